@@ -1,0 +1,314 @@
+"""The words of the program: Job, Piece, Chunk, Tokens, Encoder, Encoded, Part, Sink and the error family.
+
+Imports nothing of ours, and pyarrow and numpy only for the type checker, so that `--help` stays fast.
+
+    EmbedcliError(message, hint)      exit 1
+      UsageError                      exit 2   a flag, a column or a path that cannot be right
+        ResumeError                   exit 2   the output belongs to another job
+      InputError                      exit 1   the input cannot be read (says file:line)
+      ModelError                      exit 1   the encoder cannot be loaded or run
+      OutputError                     exit 1   the output cannot be written
+      TooManyRejects                  exit 1   more bad rows than the user allows
+    OutOfMemory                       internal: a batch did not fit; the engine halves it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+    Rows = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+
+Format = Literal["jsonl", "csv", "tsv", "parquet"]
+OutputFormat = Literal["parquet", "npy", "jsonl", "arrow"]
+Role = Literal["query", "document", "none"]
+Overflow = Literal["truncate", "error", "reject", "split", "pool"]
+Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["auto", "torch", "openvino"]
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+# Rows per chunk when nobody says otherwise; the runner takes a size that suits the device (see `runners`).
+DEFAULT_CHUNK_ROWS = 1024
+# A chunk closes early at this many bytes of text, so that rows of 10 MB do not fill the memory.
+CHUNK_TEXT_BYTES = 32 << 20
+
+
+class EmbedcliError(Exception):
+    """One sentence on what happened and where, and a hint on what to type next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.hint)
+
+
+class UsageError(EmbedcliError):
+    exit_code = 2
+
+
+class ResumeError(UsageError):
+    pass
+
+
+class InputError(EmbedcliError):
+    pass
+
+
+class ModelError(EmbedcliError):
+    pass
+
+
+class OutputError(EmbedcliError):
+    pass
+
+
+class TooManyRejects(EmbedcliError):
+    pass
+
+
+class OutOfMemory(Exception):
+    """A batch did not fit on the device. Raised by `Encoder.forward` or `collect`, handled by the engine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All the user asked for. Field names are the flag names."""
+
+    inputs: tuple[str, ...]
+    output: str
+    format: Format | None = None
+    to: OutputFormat | None = None
+    encoding: str = "utf-8"
+    text_column: str | None = None
+    id_column: str | None = None
+    template: str | None = None
+    keep: tuple[str, ...] = ()
+    model: str = DEFAULT_MODEL
+    revision: str | None = None
+    trust_remote_code: bool = False
+    offline: bool = False
+    cache_dir: str | None = None
+    as_: Role | None = None
+    prompt_name: str | None = None
+    prompt: str | None = None
+    max_seq_length: int | None = None
+    overflow: Overflow = "truncate"
+    split_overlap: int = 0
+    normalize: bool | None = None
+    truncate_dim: int | None = None
+    precision: Precision = "float32"
+    device: str = "auto"
+    engine: EngineName = "auto"
+    dtype: Dtype = "auto"
+    batch_tokens: int | None = None
+    chunk_rows: int | None = None
+    threads: int | None = None
+    on_bad_row: Literal["reject", "fail"] = "reject"
+    max_rejects: str | None = None
+    overwrite: bool = False
+    update: bool = False
+    reuse: tuple[str, ...] = ()
+    runner: Literal["local", "processes", "ray"] = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    part_size: int = 256 << 20
+    shard: tuple[int, int] | None = None
+    base_url: str | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_concurrency: int | None = None
+    ranges_from: str | None = None
+    limit: int | None = None
+    max_seconds: float | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the rows and their texts: no speed knob, no output path, no model (see `Encoder.identity`)."""
+        names = (
+            "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "overflow",
+            "split_overlap", "normalize", "truncate_dim", "precision", "chunk_rows",
+        )  # fmt: skip
+        every = asdict(self)
+        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in names}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The address of some rows: cheap to send, and the same whatever the runner.
+
+    `unit` says what `start` and `stop` count: "bytes" (JSONL: the lines that begin in the range),
+    "rows" (Parquet: whole row groups), or "all" (a stream that can only be read from its beginning).
+    """
+
+    index: int
+    path: str
+    start: int = 0
+    stop: int | None = None
+    unit: Literal["bytes", "rows", "all"] = "all"
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that got no vector, and why. `line` counts from 1 (for Parquet: the row, from 1)."""
+
+    source: str
+    line: int
+    reason: str
+    id: Any = None
+    raw: str = ""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How rows are read, decided once per job by `sources.plan` and the same for all its pieces.
+
+    `id_type` and `keep_types` are Arrow types; `id_column` None means generated int64 row numbers.
+    """
+
+    text_column: str | None
+    template: str | None
+    id_column: str | None
+    id_type: pa.DataType
+    keep_types: Mapping[str, pa.DataType]
+    source_column: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `sources.plan` found out before any model is loaded."""
+
+    pieces: tuple[Piece, ...]
+    columns: Columns
+    formats: Mapping[str, Format]
+    total_bytes: int | None
+    total_rows: int | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows in input order, columnar. The sorting window, the part file and the resume step.
+
+    `ids` and `texts` have one entry per good row; `kept` is a table with the kept columns of the same rows.
+    `lines[i]` is where row i stands in its source (from 1). `read` counts good rows and rejects;
+    `done_bytes` is how far the reader of this piece has come in its file, for the progress bar.
+    """
+
+    piece: Piece
+    seq: int
+    ids: pa.Array
+    texts: Sequence[str]
+    kept: pa.Table
+    lines: Sequence[int]
+    rejects: tuple[Reject, ...] = ()
+    read: int = 0
+    done_bytes: int = 0
+    last: bool = False
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.piece.index, self.seq
+
+
+@dataclass
+class Tokens:
+    """A ragged array: row i is `ids[offsets[i]:offsets[i + 1]]`, already cut to the encoder's limit.
+
+    `full` holds the token count of each whole text, special tokens and prompt included. A row whose
+    length is 0 has nothing the encoder knows and is rejected.
+    """
+
+    ids: Ints
+    offsets: Rows
+    full: Ints
+    payload: Any = None
+
+    @property
+    def lengths(self) -> Rows:
+        return self.offsets[1:] - self.offsets[:-1]
+
+
+class Encoder(Protocol):
+    """One model on one device. Every encoder passes tests/test_encoder_contract.py.
+
+    `lanes` is how many batches may be in flight; `batch_tokens` the padded-token budget it likes best;
+    `multiple` what sequence lengths are padded up to; `dim` the width of `collect`'s rows.
+    """
+
+    dim: int
+    lanes: int
+    batch_tokens: int
+    multiple: int
+    empty_reason: str
+
+    def space(self) -> dict[str, Any]:
+        """What decides the vectors, and the facts recorded with them (JSON values only)."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Tokenize each text once, prompt included."""
+
+    def forward(self, tokens: Tokens, rows: Rows) -> Any:
+        """Start one batch. Raises OutOfMemory if it does not fit."""
+
+    def collect(self, output: Any) -> Floats:
+        """Wait for a batch: float32 [len(rows), dim], in the order of `rows`."""
+
+    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+        """The same rows again in float32, one by one: the second chance of rows that came out non-finite."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the engine makes of a chunk: one entry per output row.
+
+    `rows[i]` is the chunk row that output row i belongs to: ascending, repeated for windows, absent for rejects.
+    `vectors` is float32 [n, dim]; `text_hash` uint8 [n, 16]; `extra` holds further columns (window offsets).
+    """
+
+    chunk: Chunk
+    rows: Rows
+    vectors: Floats
+    n_tokens: Ints
+    truncated: Bools
+    text_hash: NDArray[np.uint8]
+    rejects: tuple[Reject, ...] = ()
+    extra: Mapping[str, pa.Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part file: `path`, its rows in and out, and the hash of the ids and texts it was made from."""
+
+    key: tuple[int, int]
+    path: str
+    rows: int
+    read: int
+    rejects: int
+    source_hash: str
+    stats: Mapping[str, int] = field(default_factory=dict)
+
+
+class Sink(Protocol):
+    """Where parts become the output the user named."""
+
+    def write(self, encoded: Encoded) -> Part:
+        """Whole on disk, or not there."""
+
+    def finish(self, parts: Sequence[Part]) -> None:
+        """Publish the output: whole, under its own name, or an OutputError and nothing."""

@@ -1,0 +1,73 @@
+"""Float vectors to stored vectors and back: float16, int8/uint8 by ranges, packed bits. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from embedcli.contracts import Floats, Precision
+
+DTYPES: dict[str, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "binary": np.int8,
+    "ubinary": np.uint8,
+}
+
+
+def width(dim: int, precision: Precision) -> int:
+    """How many stored values a vector of `dim` floats becomes: packed bits need an eighth, rounded up."""
+    return -(-dim // 8) if precision in ("binary", "ubinary") else dim
+
+
+def ranges_of(vectors: Floats) -> Floats:
+    """float32 [2, dim]: the lowest and highest value of each column of a sample."""
+    return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
+
+
+def store(vectors: Floats, precision: Precision, ranges: Floats | None = None) -> NDArray[Any]:
+    """Vectors [n, dim] in their stored form [n, width(dim)].
+
+    The formulas are those of sentence_transformers.util.quantize_embeddings: int8/uint8 divide
+    each column's range into 255 steps (values outside the sampled range are clipped to it), binary
+    keeps the sign bit, packed eight to a byte.
+    """
+    if precision == "float32":
+        return vectors
+    if precision == "float16":
+        return vectors.astype(np.float16)
+    if precision in ("binary", "ubinary"):
+        bits = np.packbits(vectors > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if ranges is None:
+        raise ValueError(f"{precision} needs ranges")
+    steps = step(ranges)
+    level = np.clip((vectors - ranges[0]) / steps, 0, 255)
+    return level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8)
+
+
+def restore(stored: NDArray[Any], precision: Precision, dim: int, ranges: Floats | None = None) -> Floats:
+    """The best float32 [n, dim] for stored vectors: bits become -1 and 1, int8/uint8 the middle of their step."""
+    if precision in ("float32", "float16"):
+        return stored.astype(np.float32)
+    if precision in ("binary", "ubinary"):
+        raw = stored if precision == "ubinary" else (stored.astype(np.int16) + 128).astype(np.uint8)
+        return np.unpackbits(np.ascontiguousarray(raw), axis=-1)[:, :dim].astype(np.float32) * 2 - 1
+    if ranges is None:
+        raise ValueError(f"{precision} needs ranges")
+    level = stored.astype(np.float32)
+    # uint8 was cut downwards, int8 towards zero: the middle lies half a step above, or half a step outwards.
+    middle = level + 0.5 if precision == "uint8" else level + 0.5 * np.sign(level) + 128
+    return np.asarray(ranges[0] + middle * step(ranges), np.float32)
+
+
+def step(ranges: Floats) -> Floats:
+    """float32 [dim]: the width of one of 255 steps; a column that never varied gets 1, so that it divides."""
+    steps = (ranges[1] - ranges[0]) / 255
+    return np.where(steps > 0, steps, 1).astype(np.float32)
