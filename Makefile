@@ -1,0 +1,85 @@
+# Set-up and every check. `make` lists the targets; PYTHON=python3.12 picks another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+WHEEL_VENV := .venv-wheel
+BIN := $(VENV)/bin
+EXTRAS := bundled,chinese,word-vectors,dev
+SAMPLE := sample_data/texts.jsonl
+BENCH_INPUT ?= $(SAMPLE)
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NEEDS := pyproject.toml constraints.txt
+
+unexport PYTHONPATH
+.DEFAULT_GOAL := help
+.PHONY: help demo test format format-check lint types imports docs docs-check pytest wheel bench samples clean
+
+help:  ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run  ## set up, embed the sample rows, show what came out
+	$(BIN)/embedcli encode $(SAMPLE) out.parquet --overwrite
+	@$(BIN)/python scripts/show.py out.parquet $(SAMPLE)
+
+test: format-check lint imports types docs-check wheel pytest  ## set up and run every check
+
+format: $(VENV)/.dev  ## rewrite the code in the project's format, with lint's safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+format-check: $(VENV)/.dev  ## is the code formatted?
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev  ## ruff's rules
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev  ## do the rooms import downwards only?
+	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.dev  ## write the generated parts of the documentation anew
+	$(BIN)/python scripts/docs.py
+
+docs-check: $(VENV)/.dev  ## are the generated parts of the documentation up to date?
+	$(BIN)/python scripts/docs.py --check
+
+pytest: $(VENV)/.dev  ## the tests; PYTEST_ADDOPTS="-k name" picks some
+	$(BIN)/python -m pytest
+
+wheel: $(VENV)/.dev  ## build the wheel and try it in an environment without development packages
+	rm -rf dist
+	$(BIN)/python -m hatchling build --target wheel
+	@$(MAKE) --no-print-directory $(WHEEL_VENV)/.run
+	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) --no-deps --force-reinstall dist/*.whl
+	$(WHEEL_VENV)/bin/python -m pip check
+	$(WHEEL_VENV)/bin/python -I scripts/smoke_wheel.py sample_data
+
+bench: $(VENV)/.dev  ## embedcli beside SentenceTransformer.encode; BENCH_INPUT=FILE picks the rows
+	$(BIN)/embedcli bench $(BENCH_INPUT)
+
+samples: $(VENV)/.dev  ## write the CSV and Parquet sample files from the JSONL one
+	$(BIN)/python scripts/make_samples.py
+
+clean:  ## remove both environments, caches and built files
+	rm -rf $(VENV) $(WHEEL_VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache out.parquet*
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedcli needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.created $(NEEDS)
+	$(BIN)/python $(PIP_INSTALL) -e '.[bundled]'
+	@touch $@
+
+# The development set-up includes what the demo needs, so that no one waits twice.
+$(VENV)/.dev: $(VENV)/.created $(NEEDS)
+	$(BIN)/python $(PIP_INSTALL) -e '.[$(EXTRAS)]'
+	@touch $(VENV)/.run $@
+
+$(WHEEL_VENV)/.run: $(NEEDS)
+	$(PYTHON) -m venv --clear $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$(ls dist/*.whl)[bundled]"
+	@touch $@
