@@ -132,6 +132,9 @@ class Job:
     rpm: int | None = None
     tpm: int | None = None
     max_concurrency: int | None = None
+    request_timeout: float = 600
+    retry_cap: float = 3600
+    patience: float = 8 * 3600
     ranges_from: str | None = None
     limit: int | None = None
     max_seconds: float | None = None
