@@ -1,0 +1,85 @@
+"""Encoders: which one a job needs, and what it is called before it is loaded.
+
+Each module offers `load`: transformer.load(job, files, recipe, notify), compiled.load(files, recipe, job, build,
+notify), static.load(files, job), remote.load(job, notify); static and remote also offer `identity(...)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from embedcli.contracts import Encoder, Job, UsageError
+
+if TYPE_CHECKING:
+    from embedcli.encoders.files import ModelFiles
+    from embedcli.encoders.recipe import Recipe
+
+REMOTE = "openai:"
+Notify = Callable[[str], None]
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet) -> Encoder:
+    """The encoder of a job, ready to run. `notify` gets one line for each thing the user should know.
+
+    Raises ModelError where the model cannot be found or loaded, UsageError where the job asks for what it cannot do.
+    """
+    if job.model.startswith(REMOTE):
+        from embedcli.encoders import remote
+
+        return remote.load(job, notify)
+    files = files or _resolve(job)
+    if files.kind == "static":
+        from embedcli.encoders import static
+
+        return static.load(files, job, notify)
+    return _load_transformer(job, files, notify)
+
+
+def identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
+    """What decides the vectors of a job, found without loading its model: the same before and after a run."""
+    if job.model.startswith(REMOTE):
+        from embedcli.encoders import remote
+
+        return remote.identity(job)
+    files = files or _resolve(job)
+    if files.kind == "static":
+        from embedcli.encoders import static
+
+        return static.identity(files, job)
+    from embedcli.encoders import devices, recipe
+
+    return recipe.identity(files, recipe.recipe(files, job), devices.dtype_class(job))
+
+
+def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
+    from embedcli.encoders import devices
+    from embedcli.encoders.recipe import recipe
+
+    made = recipe(files, job)
+    for note in made.notes:
+        notify(note)
+    cpu = devices.on_cpu(job)
+    if job.engine == "openvino" and not cpu:
+        raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
+    if job.engine != "torch" and cpu:
+        from embedcli.encoders import compiled
+
+        return compiled.load(files, made, job, lambda: _torch(job, files, made, notify), notify)
+    return _torch(job, files, made, notify)
+
+
+def _torch(job: Job, files: ModelFiles, made: Recipe, notify: Notify) -> Any:
+    from embedcli.encoders import transformer
+
+    return transformer.load(job, files, made, notify)
+
+
+def _resolve(job: Job) -> ModelFiles:
+    from embedcli.encoders.catalog import resolve
+
+    return resolve(job)
