@@ -1,0 +1,119 @@
+"""Write the generated parts of the documentation, or check with --check that they are up to date.
+
+README.md          <!-- help:COMMAND --> ... <!-- end -->   the real `embedcli COMMAND --help`
+docs/architecture.md      <!-- modules --> ... <!-- end -->   first docstring line of every module
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "embedcli"
+README = Path("README.md")
+ARCHITECTURE = Path("docs/architecture.md")
+WIDTH = "100"
+
+
+def main() -> int:
+    """0 when the documents say what they should, or were made to; 1 and a diff when --check finds them stale."""
+    stale = {name: text for name, text in generated().items() if text != (ROOT / name).read_text("utf-8")}
+    if "--check" in sys.argv[1:]:
+        for name, text in stale.items():
+            sys.stdout.writelines(changes(name, text))
+        return 1 if stale else 0
+    for name, text in stale.items():
+        (ROOT / name).write_text(text, "utf-8")
+        print(f"wrote {name}")
+    return 0
+
+
+def generated() -> dict[Path, str]:
+    """What the documents should say: their own text with every block filled in."""
+    helps = {f"help:{name}": f"```text\n{text}\n```" for name, text in help_texts().items()}
+    return {
+        README: fill(README, helps),
+        ARCHITECTURE: fill(ARCHITECTURE, {"modules": module_table()}),
+    }
+
+
+def fill(document: Path, blocks: Mapping[str, str]) -> str:
+    """The text of `document` with each block between its markers. Exits when a marker is missing or unknown."""
+    text = (ROOT / document).read_text("utf-8")
+    present = set(re.findall(r"^<!-- (help:\S+|modules) -->$", text, re.MULTILINE))
+    if present != set(blocks):
+        lost = [f"no block for {name}" for name in sorted(set(blocks) - present)]
+        idle = [f"nothing generates {name}" for name in sorted(present - set(blocks))]
+        sys.exit(f"{document}: {'; '.join(lost + idle)}")
+    for name, body in blocks.items():
+        marker = f"<!-- {name} -->\n"
+        start = text.index(marker) + len(marker)
+        text = text[:start] + body + "\n" + text[text.index("<!-- end -->", start) :]
+    return text
+
+
+def help_texts() -> dict[str, str]:
+    """`embedcli --help` under the name "embedcli", then the help of each command under its own."""
+    return {"embedcli": help_text(), **{name: help_text(name) for name in commands()}}
+
+
+def commands() -> list[str]:
+    """Every command a user can see, in the order of the app."""
+    from typer.main import get_command
+
+    from embedcli.cli import app
+
+    group = get_command(app)
+    return [name for name, command in group.commands.items() if not command.hidden]  # type: ignore[attr-defined]
+
+
+def help_text(*command: str) -> str:
+    """What the installed program prints, at a width that no terminal decides."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EMBEDCLI_")}
+    env = {**kept, "COLUMNS": WIDTH, "NO_COLOR": "1", "TERM": "dumb"}
+    program = Path(sys.executable).with_name("embedcli")
+    done = subprocess.run([program, *command, "--help"], env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"embedcli {' '.join(command)} --help failed:\n{done.stderr}")
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def module_table() -> str:
+    """One row per module: its path under src/embedcli and the first line of its docstring."""
+    rows = [f"| `{module}` | {first_line(path)} |" for module, path in modules()]
+    return "\n".join(["| module | one line |", "|---|---|", *rows])
+
+
+def modules() -> list[tuple[str, Path]]:
+    """Modules in path order; a package stands for its `__init__.py`, before what it holds."""
+    named = {str(path.relative_to(PACKAGE)): path for path in PACKAGE.rglob("*.py")}
+    shown = {name.removesuffix("__init__.py") or "__init__.py": path for name, path in named.items()}
+    return sorted(shown.items())
+
+
+def first_line(path: Path) -> str:
+    doc = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    if not doc:
+        sys.exit(f"{path.relative_to(ROOT)} has no docstring: its first line goes into {ARCHITECTURE}.")
+    return doc.splitlines()[0].rstrip(".").replace("|", "\\|")
+
+
+def changes(name: Path, text: str) -> list[str]:
+    """A unified diff from the document as it is to the document as it should be."""
+    old = (ROOT / name).read_text("utf-8")
+    return list(
+        difflib.unified_diff(
+            old.splitlines(keepends=True), text.splitlines(keepends=True), str(name), f"{name} (generated)"
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
