@@ -1,0 +1,142 @@
+"""The rooms of the house: who may import what, how large things grow, and what a start costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "embedcli"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# The one module that may import a heavy library, and only inside functions.
+OWNER = {
+    "torch": "encoders/transformer.py",
+    "transformers": "encoders/transformer.py",
+    "sentence_transformers": "encoders/transformer.py",
+    "openvino": "encoders/compiled.py",
+    "gensim": "encoders/static.py",
+    "jieba": "encoders/static.py",
+    "httpx": "encoders/remote.py",
+    "openai": "encoders/remote.py",
+    "fsspec": "storage.py",
+    "ray": "runners.py",
+    "matplotlib": "report.py",
+    "plotly": "report.py",
+}
+# Allowed anywhere, but not at start: `embedcli --help` needs none of them.
+LATE = {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "safetensors", "model2vec"}
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_MEDIAN_FUNCTION_LINES = 13
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """(top-level package, is it inside a function?) of each import that runs; type checking runs none."""
+    if is_type_checking(node):
+        return
+    if isinstance(node, ast.Import):
+        yield from ((alias.name.partition(".")[0], inside) for alias in node.names)
+    if isinstance(node, ast.ImportFrom) and node.module:
+        yield node.module.partition(".")[0], inside
+    inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child, inside)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_heavy_libraries_stay_with_their_owner(path: Path) -> None:
+    for library, inside in imports(parsed(path)):
+        if library in OWNER:
+            assert name_of(path) == OWNER[library], f"only {OWNER[library]} imports {library}"
+            assert inside, f"{library} is imported inside functions only"
+
+
+def test_the_import_scanner_sees_what_it_should() -> None:
+    code = """
+import torch.nn
+if TYPE_CHECKING:
+    import ray
+def f():
+    from openvino import Core
+"""
+    assert list(imports(ast.parse(code))) == [("torch", False), ("openvino", True)]
+
+
+def test_help_starts_without_heavy_libraries() -> None:
+    code = """
+import sys
+sys.argv = ["embedcli", "--help"]
+from embedcli.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stderr.split())
+    assert "encode" in done.stdout
+    assert "embedcli" in loaded
+    assert not loaded & (set(OWNER) | LATE)
+
+
+def test_files_and_functions_stay_small() -> None:
+    lengths: dict[str, int] = {}
+    for path in SOURCES:
+        assert len(path.read_text("utf-8").splitlines()) <= MAX_FILE_LINES, f"split {name_of(path)}"
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                lengths[f"{name_of(path)}:{node.name}:{node.lineno}"] = node.end_lineno - node.lineno + 1
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}
+    assert median(lengths.values()) < MAX_MEDIAN_FUNCTION_LINES
+
+
+def test_what_is_imported_is_declared() -> None:
+    """A library that only the development environment brings would break the installed program."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in ("dev", "test")}
+    declared = {normal(line) for line in [*project["dependencies"], *chain(*extras.values())]}
+    homes = importlib.metadata.packages_distributions()
+    used = {library for path in SOURCES for library, _ in imports(parsed(path))}
+    foreign = used - set(sys.stdlib_module_names) - {"embedcli"}
+    missing = {library for library in foreign if not {normal(home) for home in homes.get(library, [])} & declared}
+    assert missing == set()
+
+
+def normal(requirement: str) -> str:
+    """The canonical name of a distribution in a requirement line."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found, requirement
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def test_constraints_pin_every_declared_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    pins = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    assert {normal(line) for line in lines} - {normal(pin) for pin in pins} == {"embedcli"}
