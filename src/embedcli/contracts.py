@@ -1,4 +1,4 @@
-"""The words of the program: Job, Piece, Chunk, Tokens, Encoder, Encoded, Part, Sink and the error family.
+"""The words of the program: Job, Piece, Chunk, Tokens, Encoder, Encoded, Part, Outcome and the error family.
 
 Imports nothing of ours, and pyarrow and numpy only for the type checker, so that `--help` stays fast.
 
@@ -282,6 +282,7 @@ class Encoded:
 
     `rows[i]` is the chunk row that output row i belongs to: ascending, repeated for windows, absent for rejects.
     `vectors` is float32 [n, dim]; `text_hash` uint8 [n, 16]; `extra` holds further columns (window offsets).
+    `lost_tokens` is how many tokens of the rows' texts the encoder never read.
     """
 
     chunk: Chunk
@@ -292,6 +293,7 @@ class Encoded:
     text_hash: NDArray[np.uint8]
     rejects: tuple[Reject, ...] = ()
     extra: Mapping[str, pa.Array] = field(default_factory=dict)
+    lost_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -304,14 +306,30 @@ class Part:
     read: int
     rejects: int
     source_hash: str
-    stats: Mapping[str, int] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Sink(Protocol):
-    """Where parts become the output the user named."""
+class Watch(Protocol):
+    """Who follows a run: gets sentences for people, and is told when work begins and how far it is."""
 
-    def write(self, encoded: Encoded) -> Part:
-        """Whole on disk, or not there."""
+    def line(self, text: str) -> None:
+        """One sentence for stderr."""
 
-    def finish(self, parts: Sequence[Part]) -> None:
-        """Publish the output: whole, under its own name, or an OutputError and nothing."""
+    def begin(self, plan: Plan, meter: Any) -> None:
+        """The encoder is loaded; rows start to flow and `meter` to count."""
+
+    def progress(self, rows: int, done_bytes: int) -> None:
+        """`rows` rows in all are on disk, `done_bytes` of the inputs are read."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the exit code, why, and its numbers. `totals` covers the whole output, resumed parts included."""
+
+    exit_code: int
+    reason: str
+    totals: Mapping[str, int]
+    space: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    resumed_rows: int = 0
+    damaged_parts: int = 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,13 +33,20 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 _END = object()
+# How often a waiting consumer looks whether it is cancelled; an item that arrives is taken at once.
+POLL_SECONDS = 0.2
+# How long a cancelled run waits for a thread that may hang in a read; the thread is a daemon and dies with us.
+LEAVE_SECONDS = 2.0
 
 
-def ahead(step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2) -> Iterator[B]:
+def ahead(
+    step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
+) -> Iterator[B]:
     """Yield what `step(items)` yields, in order, made in a thread at most `depth` items ahead.
 
     An error in the thread is raised here, once, as itself. The thread owns `items` and closes it, so
     closing the last iterator of a chain shuts every earlier one down and no thread is left over.
+    When `cancel` is set the iterator ends at once, even if the thread hangs in a read that never returns.
     """
     queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
     stop = Event()
@@ -77,7 +84,12 @@ def ahead(step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth:
     thread.start()
     try:
         while True:
-            item, error = queue.get()
+            try:
+                item, error = queue.get(timeout=POLL_SECONDS)
+            except Empty:
+                if cancel is not None and cancel.is_set():
+                    return
+                continue
             if error is not None:
                 raise error
             if item is _END:
@@ -85,7 +97,7 @@ def ahead(step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth:
             yield item
     finally:
         stop.set()
-        thread.join()
+        thread.join(LEAVE_SECONDS if cancel is not None and cancel.is_set() else None)
 
 
 @dataclass
@@ -224,7 +236,7 @@ def encode(
         for work in Device(encoder, settings, meter, control).run(stream):
             yield finish(work, encoder, settings)
 
-    return ahead(forward, ahead(tokenize, chunks))
+    return ahead(forward, ahead(tokenize, chunks, cancel=control.now), cancel=control.now)
 
 
 def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) -> Work:
@@ -423,7 +435,8 @@ def finish(work: Work, encoder: Encoder, settings: Settings) -> Encoded:
         Reject(chunk.piece.path, chunk.lines[row], work.reasons[int(inverse[row])], chunk.ids[int(row)].as_py(), chunk.texts[row])
         for row in np.flatnonzero(~good)
     )
-    return Encoded(chunk, rows, vectors, n_tokens, truncated, work.hashes[rows], rejects)
+    lost = int((work.tokens.full - work.tokens.lengths)[source].sum())
+    return Encoded(chunk, rows, vectors, n_tokens, truncated, work.hashes[rows], rejects, lost_tokens=lost)
 
 
 def shape(vectors: Floats, truncate_dim: int | None, normalize: bool | None) -> Floats:

@@ -1,0 +1,53 @@
+"""argv to one call to exit code: the only room that knows Typer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from embedcli.cli.encode import encode
+
+app = typer.Typer(
+    name="embedcli",
+    help="Batch text embedding: tables in, vectors beside their ids out, no row lost.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(value: bool) -> None:
+    """Print the version and the versions of the libraries that decide vectors, then leave."""
+    if not value:
+        return
+    from importlib import metadata
+
+    from embedcli import __version__
+
+    lines = [f"embedcli {__version__}"]
+    for name in ("torch", "sentence-transformers", "transformers", "tokenizers", "openvino", "pyarrow"):
+        try:
+            lines.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lines.append(f"{name} not installed")
+    typer.echo("\n".join(lines))
+    raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
+    """Batch text embedding: tables in, vectors beside their ids out, no row lost."""
+
+
+app.command()(encode)
+
+
+def main() -> None:
+    """The console script."""
+    app()

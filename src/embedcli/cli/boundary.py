@@ -1,0 +1,81 @@
+"""The one place where errors become sentences and exit codes, and where process-wide settings are made."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import typer
+
+from embedcli.contracts import EmbedcliError, UsageError
+
+VERBOSE = "EMBEDCLI_VERBOSE"
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Run a command so that each error ends in one or two lines on stderr and the right exit code."""
+
+    @functools.wraps(command)
+    def inner(*args: Any, **values: Any) -> None:
+        try:
+            command(*args, **values)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except BaseException as error:
+            raise typer.Exit(fail(error)) from None
+
+    return inner
+
+
+def fail(error: BaseException) -> int:
+    """Say what happened; the exit code for it. A traceback only when verbose."""
+    message, hint, code = told(error)
+    if os.environ.get(VERBOSE):
+        traceback.print_exception(error)
+    lines = [f"error: {message}"] + ([f"hint: {hint}"] if hint else [])
+    for line in lines:
+        print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)  # noqa: T201
+    return code
+
+
+def told(error: BaseException) -> tuple[str, str, int]:
+    """An error's sentence, what to type next, and its exit code."""
+    if isinstance(error, EmbedcliError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, BrokenPipeError):
+        silence_stdout()
+        return "stdout was closed before all rows were written", "read to the end, or write to a file", 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "run the same command again to go on", 130
+    if isinstance(error, MemoryError):
+        return "out of memory", "lower --chunk-rows or --batch-tokens", 1
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "check the path and its permissions", 1
+    kind = type(error).__name__
+    return f"unexpected {kind}: {error}", "this is a defect: run again with -v and report what it prints", 1
+
+
+def silence_stdout() -> None:
+    """Point stdout at nowhere, so that the interpreter's last flush cannot fail on a closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
+    """Before any library is imported: no telemetry, no network if --offline, tracebacks if verbose."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if flags.get("offline"):
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
+    if verbose:
+        os.environ[VERBOSE] = "1"
+    positive = ("limit", "max_seconds", "batch_tokens", "chunk_rows", "threads", "truncate_dim", "max_seq_length")
+    for name in positive:
+        value = flags.get(name)
+        if value is not None and value <= 0:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is not positive", "give a number above zero")

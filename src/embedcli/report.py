@@ -1,0 +1,256 @@
+"""Numbers for people: progress on stderr, the summary, the run report in JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from embedcli import __version__, storage
+from embedcli.contracts import EmbedcliError, Job, Outcome, Plan
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from embedcli.engine import Meter
+
+Style = Literal["auto", "rich", "plain", "none"]
+# A plain progress line at most this often, and a watchdog line after this long without any batch.
+PLAIN_SECONDS = 30.0
+WATCHDOG_SECONDS = 60.0
+
+
+class Follower:
+    """Follows a run on stderr: sentences, a bar or plain lines, and a word when a stage hangs."""
+
+    def __init__(self, style: Style = "auto", quiet: bool = False, out: TextIO | None = None) -> None:
+        self.out = out or sys.stderr
+        terminal = self.out.isatty()
+        self.style: Style = ("rich" if terminal else "plain") if style == "auto" else style
+        self.quiet = quiet
+        self.stamped = not terminal
+        self.notes: list[str] = []
+        self._meter: Meter | None = None
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._by_bytes = False
+        self._said = time.monotonic()
+        self._over = Event()
+        self._total_rows: int | None = None
+
+    def line(self, text: str) -> None:
+        """One sentence on stderr, with the UTC time when stderr is not a terminal."""
+        self.notes.append(text)
+        if not self.quiet:
+            self._write(text)
+
+    def error(self, text: str) -> None:
+        """Like `line`, also when quiet."""
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} " if self.stamped else ""
+        line = stamp + text.encode("utf-8", "backslashreplace").decode()
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            with suppress(BrokenPipeError):
+                print(line, file=self.out, flush=True)
+
+    def begin(self, plan: Plan, meter: Meter) -> None:
+        """Start the bar or the plain lines, and the watchdog."""
+        self._meter = meter
+        self._said = time.monotonic()
+        self._total_rows = plan.total_rows
+        self._by_bytes = plan.total_rows is None and plan.total_bytes is not None
+        if self.style == "rich" and not self.quiet:
+            self._bar = _bar(self.out)
+            total = plan.total_rows if plan.total_rows is not None else plan.total_bytes
+            self._task = self._bar.add_task("embedding", total=total, speed="", rows=0)
+            self._bar.start()
+        elif self.style == "plain":
+            self.line("embedding begins")
+        Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def progress(self, rows: int, done_bytes: int) -> None:
+        """Move the bar, or say a line when the last one is old."""
+        meter = self._meter
+        if meter is None:
+            return
+        speed = meter.fed_tokens / meter.forward_seconds if meter.forward_seconds else 0.0
+        if self._bar is not None:
+            done = done_bytes if self._by_bytes else rows
+            self._bar.update(self._task, completed=done, rows=rows, speed=f"{speed:,.0f} tokens/s")
+        elif self.style == "plain" and time.monotonic() - self._said >= PLAIN_SECONDS:
+            self._said = time.monotonic()
+            of = f" of {self._total_rows:,}" if self._total_rows else ""
+            self.line(f"{rows:,}{of} rows, {speed:,.0f} tokens/s")
+
+    def end(self) -> None:
+        """Take the bar away. Safe to call twice."""
+        self._over.set()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _watch(self) -> None:
+        while not self._over.wait(WATCHDOG_SECONDS / 4):
+            meter = self._meter
+            if meter is None or time.monotonic() - meter.beat < WATCHDOG_SECONDS:
+                continue
+            meter.beat = time.monotonic()
+            now = time.monotonic()
+            busy = ", ".join(f"{name} for {now - since:.0f} s" for name, since in list(meter.busy.items()))
+            self.line(f"no progress for {WATCHDOG_SECONDS:.0f} s; busy stages: {busy or 'none'}")
+
+
+def _bar(out: TextIO) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=Console(file=out),
+        transient=True,
+    )
+
+
+@dataclass
+class RunReport:
+    """Everything one run has to say, as `--report` writes it."""
+
+    job: Job
+    exit_code: int
+    reason: str
+    seconds: float
+    started: str
+    meter: Meter
+    outcome: Outcome | None = None
+    hint: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report's content: no secrets are in a Job, so none are here."""
+        meter = self.meter
+        outcome = self.outcome
+        totals = dict(outcome.totals) if outcome else {}
+        tokens = totals.get("tokens", 0)
+        return {
+            "embedcli": __version__,
+            "started": self.started,
+            "seconds": round(self.seconds, 3),
+            "exit_code": self.exit_code,
+            "reason": self.reason,
+            "hint": self.hint,
+            "rows": totals | {"resumed": outcome.resumed_rows if outcome else 0, "this_run": meter.rows},
+            "truncated_rows": totals.get("truncated", 0),
+            "unread_token_share": share(totals.get("lost_tokens", 0), tokens),
+            "padding_share": share(meter.padded_tokens - meter.fed_tokens, meter.padded_tokens),
+            "rows_per_second": rate(meter.rows, self.seconds),
+            "tokens_per_second": rate(meter.fed_tokens, self.seconds),
+            "stage_seconds": {name: round(value, 3) for name, value in meter.seconds.items()},
+            "bottleneck": bottleneck(meter),
+            "device_idle_share": share(meter.idle_seconds, meter.forward_seconds),
+            "counters": {
+                name: getattr(meter, name)
+                for name in ("batches", "sequences", "fed_tokens", "padded_tokens", "reused", "duplicates")
+            },
+            "out_of_memory": meter.out_of_memory,
+            "batch_tokens": meter.batch_tokens,
+            "retried_rows": meter.retried_rows,
+            "damaged_parts": outcome.damaged_parts if outcome else 0,
+            "peak_memory_mb": peak_memory_mb(),
+            "space": dict(outcome.space) if outcome else {},
+            "files": list(outcome.files) if outcome else [],
+            "job": asdict(self.job),
+            "notes": self.notes,
+        }
+
+    def summary(self) -> list[str]:
+        """The run in a few aligned lines."""
+        made = self.as_json()
+        rows, space = made["rows"], made["space"]
+        rejected = f", {rows.get('rejects', 0):,} rejected"
+        lines = [("rows", f"{rows.get('read', 0):,} in, {rows.get('rows', 0):,} embedded{rejected}")]
+        if rows["resumed"]:
+            lines.append(("resumed", f"{rows['resumed']:,} rows were there already"))
+        lines.append(("tokens", tokens_line(made)))
+        if self.meter.batches:
+            lines.append(("padding", f"{made['padding_share']:.1%} of the tokens computed"))
+            speed = f"{made['rows_per_second']:,.0f} rows/s, {made['tokens_per_second']:,.0f} tokens/s"
+            lines.append(("speed", f"{speed}, {self.seconds:.1f} s in all"))
+            lines.append(("stages", stages_line(self.meter)))
+        lines += [("note", note) for note in troubles(made)]
+        lines.append(("memory", f"{made['peak_memory_mb']:,.0f} MB at most"))
+        if space:
+            how = ", ".join(str(space[key]) for key in ("engine", "device", "dtype") if space.get(key))
+            lines.append(("model", f"{space.get('model')} ({how}), {space.get('dim')} dimensions"))
+        lines += [("output", path) for path in made["files"]]
+        return [f"{name:<8}  {text}" for name, text in lines]
+
+
+def tokens_line(made: Mapping[str, Any]) -> str:
+    rows = made["rows"]
+    text = f"{rows.get('tokens', 0):,}"
+    if made["truncated_rows"]:
+        part = share(made["truncated_rows"], rows["rows"])
+        text += f"; {made['truncated_rows']:,} rows ({part:.1%}) truncated, {made['unread_token_share']:.1%} of all tokens never read"
+    return text
+
+
+def stages_line(meter: Meter) -> str:
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in meter.seconds.items())
+    return f"{times}; {bottleneck(meter)} is the bottleneck"
+
+
+def troubles(made: Mapping[str, Any]) -> list[str]:
+    """What went wrong and was mended."""
+    found = []
+    if made["out_of_memory"]:
+        found.append(f"out of memory {made['out_of_memory']} times: batches were cut to {made['batch_tokens']:,} tokens")
+    if made["retried_rows"]:
+        found.append(f"{made['retried_rows']} rows had non-finite vectors and were tried again in float32")
+    if made["damaged_parts"]:
+        found.append(f"{made['damaged_parts']} damaged parts were made again")
+    return found
+
+
+def bottleneck(meter: Meter) -> str:
+    return max(meter.seconds, key=lambda name: meter.seconds[name])
+
+
+def share(part: float, whole: float) -> float:
+    return round(part / whole, 6) if whole else 0.0
+
+
+def rate(count: float, seconds: float) -> float:
+    return round(count / seconds, 3) if seconds else 0.0
+
+
+def peak_memory_mb() -> float:
+    """The largest resident size of this process so far, in MB (10**6 bytes)."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def write_json(path: str, content: Mapping[str, Any]) -> None:
+    """Write a report whole, or raise an OutputError."""
+    storage.write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def explained(error: EmbedcliError) -> list[str]:
+    """An error as people read it: what and where, then what to type next."""
+    return [f"error: {error.message}"] + ([f"hint: {error.hint}"] if error.hint else [])

@@ -1,0 +1,321 @@
+"""The wiring: plan, load, and pull chunks through the engine into the ledger or onto stdout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedcli import __version__, checkpoint, encoders, engine, sinks, sources, storage
+from embedcli.contracts import (
+    DEFAULT_CHUNK_ROWS,
+    Chunk,
+    Encoded,
+    Encoder,
+    Job,
+    Outcome,
+    OutputError,
+    Plan,
+    TooManyRejects,
+    UsageError,
+    Watch,
+)
+from embedcli.engine import Control, Meter, Settings
+from embedcli.tables import Layout
+
+if TYPE_CHECKING:
+    from embedcli.encoders.files import ModelFiles
+
+STOPPED = 75
+INTERRUPTED = 130
+TOTALS = ("read", "rows", "rejects", "tokens", "truncated", "lost_tokens")
+
+
+@dataclass
+class Run:
+    """A job on its way: what it reads and runs on, what it counts, and who follows it."""
+
+    job: Job
+    plan: Plan
+    files: ModelFiles | None
+    watch: Watch
+    control: Control
+    meter: Meter
+    read: int = 0
+    open_pieces: set[int] = field(default_factory=set)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All chunks of the plan; `read` is the reader's own count, one side of the conservation law."""
+        self.open_pieces = {piece.index for piece in self.plan.pieces}
+        for chunk in sources.read(self.job, self.plan, self.plan.pieces):
+            self.read += chunk.read
+            if chunk.last:
+                self.open_pieces.discard(chunk.piece.index)
+            yield chunk
+
+    def encode(self, chunks: Iterable[Chunk], encoder: Encoder) -> Iterator[Encoded]:
+        """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""
+        job = self.job
+        settings = Settings(
+            prompt=str(encoder.space().get("prompt") or ""),
+            batch_tokens=job.batch_tokens,
+            overflow=job.overflow,
+            split_overlap=job.split_overlap,
+            truncate_dim=job.truncate_dim,
+            normalize=job.normalize,
+        )
+
+        def read(stream: Iterator[Chunk]) -> Iterator[Chunk]:
+            return self.meter.timed("read", stream)
+
+        ahead = engine.ahead(read, chunks, cancel=self.control.now)
+        return engine.encode(ahead, encoder, settings, self.meter, self.control)
+
+    def wrote(self, encoded: Encoded, rejects: int) -> None:
+        """Tell who follows, and stop if a number of rejects is exceeded."""
+        self.meter.rows += len(encoded.rows)
+        self.meter.done_bytes = encoded.chunk.done_bytes
+        self.watch.progress(self.read, encoded.chunk.done_bytes)
+        refuse_rejects(self.job, rejects, None)
+
+    def balance(self, totals: dict[str, int]) -> None:
+        """OutputError unless every row read has a vector or a reject, and every piece was read to its end."""
+        if self.open_pieces or not totals["read"] == self.read == totals["rows"] + totals["rejects"]:
+            raise OutputError(
+                f"{self.read} rows were read, but {totals['rows']} embedded and {totals['rejects']} rejected "
+                f"({len(self.open_pieces)} pieces of the input not read to their end); nothing was published",
+                "this should never happen: please report it with the run report",
+            )
+
+
+def run(job: Job, watch: Watch, control: Control, meter: Meter) -> Outcome:
+    """Encode the job's rows into its output; whatever happens, what is done stays done.
+
+    Raises the EmbedcliError of the stage that failed, as itself.
+    """
+    plan = sources.plan(job)
+    for note in plan.columns.notes:
+        watch.line(note)
+    this = Run(job, plan, encoders.resolve(job), watch, control, meter)
+    if job.output == "-":
+        this.job = replace(job, chunk_rows=job.chunk_rows or suited_chunk_rows(this))
+        return run_stream(this)
+    ledger = checkpoint.Ledger(checkpoint.target(job.output, job.to), tolerant=job.update)
+    ledger.acquire()
+    try:
+        return run_local(this, ledger)
+    finally:
+        ledger.release()
+
+
+def run_local(this: Run, ledger: checkpoint.Ledger) -> Outcome:
+    """One process, one device: every missing chunk is encoded, then the output is published."""
+    job = this.job
+    done = None if job.overwrite else checkpoint.finished(ledger.target)
+    job = this.job = replace(job, chunk_rows=chunk_rows(this, ledger, done))
+    identity = job_identity(job, this.plan, this.files)
+    if done is not None and not job.update:
+        return nothing_to_do(this, identity, done, ledger)
+    ledger.begin(identity, overwrite=job.overwrite)
+    with closing(encoders.load(job, this.files, this.watch.line)) as encoder:
+        space, layout = space_of(job, encoder), layout_of(job, this.plan, encoder)
+        this.watch.begin(this.plan, this.meter)
+        with closing(this.encode(ledger.missing(this.chunks()), encoder)) as stream:  # type: ignore[type-var]
+            for encoded in stream:
+                with this.meter.stage("write"):
+                    ledger.add(encoded, layout)
+                this.wrote(encoded, ledger.rejected)
+    if this.control.reason is not None:
+        return stopped(this, ledger.totals(), "run the same command again to go on")
+    totals = ledger.totals()
+    this.balance(totals)
+    refuse_rejects(job, totals["rejects"], this.read)
+    with this.meter.stage("write"):
+        ledger.close(layout, space)
+    remember(ledger.target, this.plan)
+    return ended(totals, space, tuple(ledger.target.files()), this.read - sum(ledger.added), len(ledger.damaged))
+
+
+def run_stream(this: Run) -> Outcome:
+    """Rows to stdout as they are done: nothing to resume, rejects as JSON lines among the notes on stderr."""
+    job = this.job
+    kind = sinks.output_format(job.output, job.to)
+    totals = dict.fromkeys(TOTALS, 0)
+    with closing(encoders.load(job, this.files, this.watch.line)) as encoder:
+        space = space_of(job, encoder)
+        sink = sinks.Stream(kind, layout_of(job, this.plan, encoder), {sinks.SPACE_KEY: space})
+        this.watch.begin(this.plan, this.meter)
+        with closing(this.encode(this.chunks(), encoder)) as stream:  # type: ignore[type-var]
+            for encoded in stream:
+                with this.meter.stage("write"):
+                    sink.write(encoded)
+                rejects = count(totals, encoded)
+                for line in rejects:
+                    this.watch.line("rejected " + line.decode().rstrip("\n"))
+                this.wrote(encoded, totals["rejects"])
+        sink.close()
+    if this.control.reason is not None:
+        return stopped(this, totals, "stdout holds only the rows so far")
+    this.balance(totals)
+    refuse_rejects(job, totals["rejects"], totals["read"])
+    return ended(totals, space)
+
+
+def count(totals: dict[str, int], encoded: Encoded) -> list[bytes]:
+    """Add a chunk to the totals; its rejects as JSON lines."""
+    rejects = sorted((*encoded.chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
+    totals["read"] += encoded.chunk.read
+    totals["rejects"] += len(rejects)
+    totals["rows"] += len(set(encoded.rows.tolist()))
+    totals["tokens"] += int(encoded.n_tokens.sum())
+    totals["truncated"] += int(encoded.truncated.sum())
+    totals["lost_tokens"] += encoded.lost_tokens
+    return [checkpoint.reject_line(reject) for reject in rejects]
+
+
+# What decides a job
+
+
+def chunk_rows(this: Run, ledger: checkpoint.Ledger, done: checkpoint.Finished | None) -> int:
+    """The user's choice, else that of the interrupted or finished run, else what suits the encoder."""
+    job = this.job
+    adopted = ledger.adopted("chunk_rows") or (done.job.get("job", {}).get("chunk_rows") if done else None)
+    return job.chunk_rows or (None if job.overwrite else adopted) or suited_chunk_rows(this)
+
+
+def suited_chunk_rows(this: Run) -> int:
+    """Rows per chunk: few where a row takes long (a kill costs one chunk), many where batches are large."""
+    from embedcli.encoders.devices import on_cpu
+
+    if this.files is not None and this.files.kind == "static":
+        return 16 * DEFAULT_CHUNK_ROWS
+    if this.files is None or on_cpu(this.job):
+        return DEFAULT_CHUNK_ROWS
+    return 16 * DEFAULT_CHUNK_ROWS
+
+
+def job_identity(job: Job, plan: Plan, files: ModelFiles | None) -> dict[str, Any]:
+    """Everything that decides the output's rows and vectors, as the manifest records it."""
+    columns = plan.columns
+    mine = {
+        "text_column": columns.text_column,
+        "id_column": columns.id_column,
+        "id_type": str(columns.id_type),
+        "keep": {name: str(kind) for name, kind in columns.keep_types.items()},
+        "inputs": inputs_of(plan) or list(job.inputs),
+    }
+    return {**job.identity(), **mine, **encoders.identity(job, files)}
+
+
+def space_of(job: Job, encoder: Encoder) -> dict[str, Any]:
+    """The vector space as outputs record it: the encoder's facts and what was done to its vectors."""
+    space = encoder.space()
+    return {
+        **space,
+        "dim": output_dim(job, encoder),
+        "truncate_dim": job.truncate_dim,
+        "precision": job.precision,
+        "overflow": job.overflow,
+        "versions": {"embedcli": __version__, **space.get("versions", {})},
+    }
+
+
+def output_dim(job: Job, encoder: Encoder) -> int:
+    """The width of the vectors after --truncate-dim; UsageError if it is wider than the encoder's."""
+    if job.truncate_dim is None:
+        return encoder.dim
+    if not 1 <= job.truncate_dim <= encoder.dim:
+        raise UsageError(
+            f"--truncate-dim {job.truncate_dim} is not between 1 and the encoder's {encoder.dim} dimensions",
+            f"use --truncate-dim {max(1, encoder.dim // 2)}, or leave it out",
+        )
+    return job.truncate_dim
+
+
+def layout_of(job: Job, plan: Plan, encoder: Encoder) -> Layout:
+    return Layout(plan.columns, output_dim(job, encoder), job.precision, job.overflow == "split")
+
+
+def inputs_of(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(piece.path for piece in plan.pieces))
+
+
+# Ends
+
+
+def ended(
+    totals: dict[str, int], space: dict[str, Any], files: tuple[str, ...] = (), resumed: int = 0, damaged: int = 0
+) -> Outcome:
+    rejects = totals["rejects"]
+    reason = f"{rejects} rows were rejected" if rejects else "all rows embedded"
+    return Outcome(3 if rejects else 0, reason, totals, space, files, resumed, damaged)
+
+
+def stopped(this: Run, totals: dict[str, int], what_next: str) -> Outcome:
+    code = INTERRUPTED if this.control.reason == "SIGINT" else STOPPED
+    return Outcome(code, f"stopped by {this.control.reason}: {what_next}", totals)
+
+
+def nothing_to_do(
+    this: Run, identity: dict[str, Any], done: checkpoint.Finished, ledger: checkpoint.Ledger
+) -> Outcome:
+    """The output is finished: check that it is of this very job and input, and leave it as it is."""
+    output = ledger.target.output
+    checkpoint.refuse_changed(done.job.get("job", {}), identity, output, output)
+    if not seen_before(ledger.target, this.plan):
+        now = checkpoint.joined_hash([checkpoint.source_hash(chunk) for chunk in this.chunks()])
+        if now != done.source_hash:
+            raise checkpoint.changed_input(", ".join(identity["inputs"][:3]), done.source_hash, now, output)
+        remember(ledger.target, this.plan)
+    ledger.remove_stage()
+    totals = {key: int(done.job[key]) for key in TOTALS}
+    return Outcome(0, "nothing to do: the output is finished", totals, done.space, (), totals["read"])
+
+
+def refuse_rejects(job: Job, rejects: int, read: int | None) -> None:
+    """Apply --max-rejects: a number at once, a share (`0.1%`) when all rows are `read`."""
+    if job.max_rejects is None:
+        return
+    text = job.max_rejects.strip()
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else None
+        allowed = float(text) if share is None else share * (read or 0)
+    except ValueError:
+        raise UsageError(f"--max-rejects {text!r} is neither a number nor a share", "use e.g. 100 or 0.1%") from None
+    if (share is None or read is not None) and rejects > allowed:
+        raise TooManyRejects(
+            f"{rejects} rows were rejected, more than --max-rejects {text} allows; the output was not published",
+            "look at the rejected rows in the staged parts, mend the input, or raise --max-rejects",
+        )
+
+
+# What finished outputs looked like: only a shortcut, the content hash decides
+
+
+def remember(target: checkpoint.Target, plan: Plan) -> None:
+    """Note size and time of inputs and output, so that the next run of a finished job need not read them."""
+    stamp = checkpoint.stamp(target, inputs_of(plan))
+    if stamp is not None:
+        note = _note(target)
+        with suppress(OSError, OutputError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            storage.write_bytes(str(note), json.dumps(stamp).encode())
+
+
+def seen_before(target: checkpoint.Target, plan: Plan) -> bool:
+    """Whether inputs and output look as they did when this output was last found finished."""
+    try:
+        return bool(json.loads(_note(target).read_bytes()) == checkpoint.stamp(target, inputs_of(plan)))
+    except (OSError, ValueError):
+        return False
+
+
+def _note(target: checkpoint.Target) -> Path:
+    from embedcli.encoders.files import cache_home
+
+    name = hashlib.sha256(str(Path(target.output).resolve()).encode()).hexdigest()[:32]
+    return cache_home() / "finished" / f"{name}.json"

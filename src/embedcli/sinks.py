@@ -1,0 +1,238 @@
+"""Where tables become files: parquet, npy + ids, jsonl, arrow; the stdout stream; and nowhere (for measuring)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedcli import precision, storage
+from embedcli.contracts import OutputFormat, UsageError
+from embedcli.tables import ROW_GROUP_BYTES, Layout, regrouped, vectors_of
+
+if TYPE_CHECKING:
+    from embedcli.contracts import Encoded
+
+SPACE_KEY = "embedcli"
+JOB_KEY = "embedcli.job"
+Metadata = dict[str, Any]
+
+ENDINGS: dict[str, OutputFormat] = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".npy": "npy",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+
+
+def output_format(output: str, to: OutputFormat | None) -> OutputFormat:
+    """The format of an output: `to` if given, else by the name's ending; stdout is JSONL, a folder Parquet."""
+    if to is not None:
+        return to
+    if output == "-":
+        return "jsonl"
+    if output.endswith("/") or Path(output).is_dir():
+        return "parquet"
+    ending = Path(output).suffix.lower()
+    if ending not in ENDINGS:
+        raise UsageError(
+            f"cannot tell the output format of {output!r} from its name",
+            f"use --to parquet|npy|jsonl|arrow, or a name that ends in {', '.join(ENDINGS)} or / for a folder",
+        )
+    return ENDINGS[ending]
+
+
+def encoded_metadata(metadata: Metadata) -> dict[str, str]:
+    """Arrow key-value metadata: each value as canonical JSON, so that equal jobs give equal bytes."""
+    return {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in metadata.items()}
+
+
+@contextmanager
+def parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> Iterator[pq.ParquetWriter]:
+    """A Parquet writer with page checksums; vectors and hashes plain, everything else zstd with dictionaries."""
+    plain = ("embedding", "text_hash")
+    names = [field.name for field in schema if field.name not in plain and not pa.types.is_nested(field.type)]
+    full = schema.with_metadata(encoded_metadata(metadata))
+    codecs = {name: "ZSTD" for name in names}
+    with pq.ParquetWriter(
+        target,
+        full,
+        compression=codecs or "NONE",
+        use_dictionary=[field.name for field in schema if field.name in names and pa.types.is_string(field.type)],
+        write_statistics=names,
+        write_page_checksum=True,
+    ) as writer:
+        yield writer
+
+
+def parquet_bytes(table: pa.Table, metadata: Metadata) -> pa.Buffer:
+    """A table as one whole Parquet file in memory."""
+    sink = pa.BufferOutputStream()
+    with parquet_writer(sink, table.schema, metadata) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def read_parquet(path: str | Path) -> pa.Table:
+    """A part file as a table, its page checksums verified."""
+    return pq.read_table(str(path), page_checksum_verification=True, partitioning=None)
+
+
+def row_group_rows(layout: Layout) -> int:
+    """Rows per row group: ROW_GROUP_BYTES of stored vectors."""
+    return max(1, ROW_GROUP_BYTES // layout.row_bytes)
+
+
+def merge_parquet(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
+    with storage.replacing(target) as temporary:
+        with parquet_writer(str(temporary), layout.schema(), metadata) as writer:
+            for group in regrouped(tables, row_group_rows(layout)):
+                writer.write_table(group, row_group_size=group.num_rows)
+        check_rows(pq.read_metadata(str(temporary)).num_rows, rows, target)
+    return [target]
+
+
+def merge_arrow(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
+    written = 0
+    schema = layout.schema().with_metadata(encoded_metadata(metadata))
+    with storage.replacing(target) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+            written += table.num_rows
+        check_rows(written, rows, target)
+    return [target]
+
+
+def merge_npy(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
+    """`NAME.npy` [rows, width], memory-mappable, and `NAME.ids.parquet` with all the other columns."""
+    ids = ids_path(target)
+    schema = pa.schema([field for field in layout.schema() if field.name != "embedding"])
+    written = 0
+    with storage.replacing(target) as vectors_temporary, storage.replacing(ids) as ids_temporary:
+        header = {"descr": np.dtype(precision.DTYPES[layout.precision]).str, "fortran_order": False}
+        with open(vectors_temporary, "wb") as out, parquet_writer(str(ids_temporary), schema, metadata) as writer:
+            np.lib.format.write_array_header_1_0(out, {**header, "shape": (rows, layout.width)})
+            for table in regrouped(tables, row_group_rows(layout)):
+                np.ascontiguousarray(vectors_of(table)).tofile(out)
+                writer.write_table(table.drop_columns(["embedding"]))
+                written += table.num_rows
+        check_rows(written, rows, target)
+    return [target, ids]
+
+
+def merge_jsonl(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
+    """One JSON object a line, and `NAME.space.json` with the metadata that the other formats carry inside."""
+    written = 0
+    sidecar = space_path(target)
+    with storage.replacing(target) as temporary, storage.replacing(sidecar) as note:
+        Path(note).write_text(json.dumps(metadata, sort_keys=True, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        with open(temporary, "wb") as out:
+            for table in tables:
+                out.writelines(json_lines(table))
+                written += table.num_rows
+        check_rows(written, rows, target)
+    return [target, sidecar]
+
+
+class Merge(Protocol):
+    def __call__(
+        self, tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int
+    ) -> list[str]: ...
+
+
+MERGES: dict[OutputFormat, Merge] = {
+    "parquet": merge_parquet,
+    "npy": merge_npy,
+    "jsonl": merge_jsonl,
+    "arrow": merge_arrow,
+}
+
+
+def companions(output: str, kind: OutputFormat) -> list[str]:
+    """Every file an output consists of, the named one last to appear."""
+    return [output, *([ids_path(output)] if kind == "npy" else [space_path(output)] if kind == "jsonl" else [])]
+
+
+def ids_path(output: str) -> str:
+    return output.removesuffix(".npy") + ".ids.parquet"
+
+
+def space_path(output: str) -> str:
+    return output + ".space.json"
+
+
+def check_rows(written: int, rows: int, target: str) -> None:
+    """The last look before a file gets its name: as many rows in it as the parts hold."""
+    if written != rows:
+        raise AssertionError(f"{target}: {written} rows were merged where the parts hold {rows}")
+
+
+def json_lines(table: pa.Table) -> Iterator[bytes]:
+    """Each row as one line of JSON; the hash in hex, bytes in base64, times in ISO form."""
+    import orjson
+
+    vectors = vectors_of(table)
+    others = table.drop_columns(["embedding"]).to_pylist()
+    at = table.schema.get_field_index("embedding")
+    for row, vector in zip(others, vectors, strict=True):
+        row["text_hash"] = row["text_hash"].hex()
+        items = list(row.items())
+        whole = dict([*items[:at], ("embedding", vector), *items[at:]])
+        yield orjson.dumps(whole, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        import base64
+
+        return base64.b64encode(value).decode()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+class Stream:
+    """stdout as a sink: JSONL lines or one Arrow IPC stream, chunk by chunk, in order."""
+
+    def __init__(self, kind: OutputFormat, layout: Layout, metadata: Metadata, out: BinaryIO | None = None) -> None:
+        if kind not in ("jsonl", "arrow"):
+            raise UsageError(f"{kind} cannot be streamed to stdout", "use --to jsonl or --to arrow, or name a file")
+        self.out = out or sys.stdout.buffer
+        self.layout = layout
+        self.schema = layout.schema().with_metadata(encoded_metadata(metadata))
+        self.writer = pa.ipc.new_stream(self.out, self.schema) if kind == "arrow" else None
+
+    def write(self, encoded: Encoded) -> None:
+        table = self.layout.table(encoded)
+        if self.writer is None:
+            self.out.writelines(json_lines(table))
+        else:
+            self.writer.write_table(table.replace_schema_metadata(self.schema.metadata))
+        self.out.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.out.flush()
+
+
+def folder_parts(rows: Sequence[int], row_bytes: int, part_size: int) -> list[tuple[int, int]]:
+    """Ranges [first, last) of successive chunks, each as many as fit in `part_size` bytes of vectors, at least one."""
+    ranges: list[tuple[int, int]] = []
+    first = held = 0
+    for i, count in enumerate(rows):
+        if i > first and (held + count) * row_bytes > part_size:
+            ranges.append((first, i))
+            first, held = i, 0
+        held += count
+    return [*ranges, (first, len(rows))] if rows else ranges

@@ -1,0 +1,106 @@
+"""Encoded chunks as Arrow tables: the output schema, the stored vector column, row groups. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import precision
+
+if TYPE_CHECKING:
+    from embedcli.contracts import Columns, Encoded, Floats, Precision
+
+# Vectors per row group: readers load whole row groups, and some fail on very large ones; 16-64 MB is safe.
+ROW_GROUP_BYTES = 32 << 20
+RESERVED = ("embedding", "n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The output's columns: vectors of `dim` floats stored in `precision`, the id's type, and the kept columns."""
+
+    columns: Columns
+    dim: int
+    precision: Precision
+    windows: bool = False
+    ranges: Floats | None = None
+
+    @property
+    def id_name(self) -> str:
+        return "row" if self.columns.id_column is None else "id"
+
+    @property
+    def width(self) -> int:
+        return precision.width(self.dim, self.precision)
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * int(np.dtype(precision.DTYPES[self.precision]).itemsize)
+
+    def schema(self) -> pa.Schema:
+        """`id` or `row`, `embedding`, counts and hash, window offsets if any, then the kept columns."""
+        value = pa.from_numpy_dtype(precision.DTYPES[self.precision])
+        vector = pa.list_(pa.field("element", value, nullable=False), self.width)
+        fields = [
+            pa.field(self.id_name, self.columns.id_type),
+            pa.field("embedding", vector, nullable=False),
+            pa.field("n_tokens", pa.int32()),
+            pa.field("truncated", pa.bool_()),
+            pa.field("text_hash", pa.binary(16)),
+        ]
+        if self.windows:
+            fields += [pa.field("window", pa.int32()), pa.field("char_start", pa.int64()), pa.field("char_end", pa.int64())]
+        return pa.schema([*fields, *self.kept()])
+
+    def kept(self) -> list[pa.Field]:
+        fields = [pa.field(name, kind) for name, kind in self.columns.keep_types.items()]
+        return [*fields, pa.field("source", pa.string())] if self.columns.source_column else fields
+
+    def table(self, encoded: Encoded) -> pa.Table:
+        """One table row per output row of a chunk, under `schema()`."""
+        schema = self.schema()
+        rows = pa.array(encoded.rows)
+        stored = np.ascontiguousarray(precision.store(encoded.vectors, self.precision, self.ranges))
+        vector = schema.field("embedding").type
+        arrays: list[Any] = [
+            encoded.chunk.ids.take(rows),
+            pa.FixedSizeListArray.from_arrays(pa.array(stored.reshape(-1)), type=vector),
+            pa.array(encoded.n_tokens, pa.int32()),
+            pa.array(encoded.truncated, pa.bool_()),
+            pa.FixedSizeBinaryArray.from_buffers(
+                pa.binary(16), len(rows), [None, pa.py_buffer(np.ascontiguousarray(encoded.text_hash))]
+            ),
+        ]
+        arrays += [encoded.extra[name] for name in ("window", "char_start", "char_end") if self.windows]
+        kept = encoded.chunk.kept.take(rows)
+        arrays += [kept.column(field.name) for field in self.kept()]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of exactly `rows` rows, the last one shorter."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        held.append(table)
+        count += table.num_rows
+        while count >= rows:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, rows)
+            held = [whole.slice(rows)]
+            count -= rows
+    if count:
+        yield pa.concat_tables(held)
+
+
+def vectors_of(table: pa.Table) -> Any:
+    """The stored vectors [rows, width] of a table, in the dtype they are stored in."""
+    column = table.column("embedding").combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # zero rows
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(table.num_rows, column.type.list_size)
