@@ -8,10 +8,8 @@ digest, so a damaged part is noticed. There is no journal that could fall out of
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from embedcli import sinks, storage
-from embedcli.contracts import Chunk, Encoded, OutputError, OutputFormat, Part, Reject, ResumeError
+from embedcli.contracts import Chunk, Encoded, OutputError, Part, Reject
+from embedcli.outputs import MANIFEST, Target, changed_input, refuse_changed
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -27,37 +26,7 @@ if TYPE_CHECKING:
     from embedcli.tables import Layout
 
 PART_KEY = "embedcli.part"
-MANIFEST = "_manifest.json"
 DIGEST_HEX = 32
-
-
-@dataclass(frozen=True)
-class Target:
-    """An output path as the user gave it, and what follows from it."""
-
-    output: str
-    kind: OutputFormat
-    folder: bool
-
-    @property
-    def stage(self) -> Path:
-        return Path(self.output) / "_parts" if self.folder else Path(self.output + ".parts")
-
-    @property
-    def rejects(self) -> Path:
-        return Path(self.output) / "_rejects.jsonl" if self.folder else Path(self.output + ".rejects.jsonl")
-
-    @property
-    def marker(self) -> Path:
-        """The file whose presence says that the output is finished."""
-        return Path(self.output) / MANIFEST if self.folder else Path(self.output)
-
-    def files(self) -> list[str]:
-        return [str(self.marker)] if self.folder else sinks.companions(self.output, self.kind)
-
-
-def target(output: str, to: OutputFormat | None) -> Target:
-    return Target(output, sinks.output_format(output, to), output.endswith("/") or Path(output).is_dir())
 
 
 def source_hash(chunk: Chunk) -> str:
@@ -67,7 +36,12 @@ def source_hash(chunk: Chunk) -> str:
         raw = text.encode()
         state.update(b"%d:" % len(raw))
         state.update(raw)
-    rest = [chunk.ids.to_pylist(), chunk.kept.to_pydict(), [(r.line, r.reason, r.raw) for r in chunk.rejects], chunk.read]
+    rest = [
+        chunk.ids.to_pylist(),
+        chunk.kept.to_pydict(),
+        [(r.line, r.reason, r.raw) for r in chunk.rejects],
+        chunk.read,
+    ]
     state.update(repr(rest).encode("utf-8", "surrogatepass"))
     return state.hexdigest()
 
@@ -239,8 +213,7 @@ class Ledger:
             self.target.rejects.unlink(missing_ok=True)
             return
         with storage.replacing(str(self.target.rejects)) as temporary, open(temporary, "wb") as out:
-            for path in files:
-                out.write(path.read_bytes())
+            out.writelines(path.read_bytes() for path in files)
 
     def _publish_folder(self, parts: Sequence[Part], layout: Layout, metadata: sinks.Metadata) -> None:
         self.target.marker.unlink(missing_ok=True)
@@ -354,81 +327,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return loaded if isinstance(loaded, dict) else {}
-
-
-# Refusals
-
-
-def refuse_changed(old: Mapping[str, Any], new: Mapping[str, Any], where: str, output: str) -> None:
-    """ResumeError naming the first key that differs, its old and its new value, and the ways out."""
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
-            raise ResumeError(
-                f"{output} belongs to another job: {key} was {_short(old.get(key))}, now {_short(new.get(key))} ({where})",
-                "use --overwrite to start again, --update to keep the vectors of unchanged rows, or another output",
-            )
-
-
-def changed_input(path: str, old: str, new: str, output: str) -> ResumeError:
-    return ResumeError(
-        f"{path} has changed since {output} was begun: a finished part was made from rows with hash {old[:12]}, now {new[:12]}",
-        "use --overwrite to start again, or --update to keep the vectors of unchanged rows",
-    )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-# Finished outputs
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a finished output says of itself."""
-
-    space: Mapping[str, Any]
-    job: Mapping[str, Any]
-
-    @property
-    def source_hash(self) -> str:
-        return str(self.job.get("source_hash", ""))
-
-
-def finished(target: Target) -> Finished | None:
-    """The record inside a finished output; None if there is no output; ResumeError if it is not one of ours."""
-    if not target.marker.exists():
-        return None
-    foreign = ResumeError(
-        f"{target.output} exists and does not say what made it", "use --overwrite to replace it, or another output"
-    )
-    try:
-        raw = _metadata(target)
-        return Finished(json.loads(raw[sinks.SPACE_KEY]), json.loads(raw[sinks.JOB_KEY]))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise foreign from None
-
-
-def _metadata(target: Target) -> dict[str, str]:
-    import pyarrow as pa
-
-    if target.folder or target.kind == "jsonl":
-        path = target.marker if target.folder else Path(sinks.space_path(target.output))
-        return {key: json.dumps(value) for key, value in json.loads(path.read_bytes()).items()}
-    if target.kind == "arrow":
-        with pa.memory_map(target.output) as source:
-            found = pa.ipc.open_file(source).schema.metadata or {}
-    else:
-        path = sinks.ids_path(target.output) if target.kind == "npy" else target.output
-        found = pq.read_schema(path).metadata or {}
-    return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
-
-
-def stamp(target: Target, inputs: Sequence[str]) -> dict[str, Any] | None:
-    """Size and modification time of every input and of the output; None when an input is a stream."""
-    try:
-        files = [*inputs, str(target.marker)]
-        return {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in files}
-    except OSError:
-        return None

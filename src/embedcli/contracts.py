@@ -324,7 +324,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the exit code, why, and its numbers. `totals` covers the whole output, resumed parts included."""
+    """How a run ended: the exit code, why, and its numbers; `totals` covers resumed parts too."""
 
     exit_code: int
     reason: str

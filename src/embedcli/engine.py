@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
-from queue import Empty, Full, Queue
-from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,158 +23,11 @@ from embedcli.contracts import (
     Reject,
     Tokens,
 )
+from embedcli.handover import ahead
+from embedcli.meter import Control, Meter
 
 if TYPE_CHECKING:
     from embedcli.contracts import Bools, Floats, Ints, Rows
-
-A = TypeVar("A")
-B = TypeVar("B")
-_END = object()
-# How often a waiting consumer looks whether it is cancelled; an item that arrives is taken at once.
-POLL_SECONDS = 0.2
-# How long a cancelled run waits for a thread that may hang in a read; the thread is a daemon and dies with us.
-LEAVE_SECONDS = 2.0
-
-
-def ahead(
-    step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
-) -> Iterator[B]:
-    """Yield what `step(items)` yields, in order, made in a thread at most `depth` items ahead.
-
-    An error in the thread is raised here, once, as itself. The thread owns `items` and closes it, so
-    closing the last iterator of a chain shuts every earlier one down and no thread is left over.
-    When `cancel` is set the iterator ends at once, even if the thread hangs in a read that never returns.
-    """
-    queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
-    stop = Event()
-    source = iter(items)
-
-    def put(item: object, error: BaseException | None = None) -> bool:
-        while not stop.is_set():
-            try:
-                queue.put((item, error), timeout=0.1)
-                return True
-            except Full:
-                continue
-        return False
-
-    def run() -> None:
-        made: Iterator[B] | None = None
-        failure: BaseException | None = None
-        try:
-            made = step(source)
-            for item in made:
-                if not put(item):
-                    break
-        except BaseException as error:
-            failure = error
-        for stream in (made, source):
-            try:
-                close = getattr(stream, "close", None)
-                if close is not None:
-                    close()
-            except BaseException as error:
-                failure = failure or error
-        put(_END, failure)
-
-    thread = Thread(target=run, name=getattr(step, "__name__", "step"), daemon=True)
-    thread.start()
-    try:
-        while True:
-            try:
-                item, error = queue.get(timeout=POLL_SECONDS)
-            except Empty:
-                if cancel is not None and cancel.is_set():
-                    return
-                continue
-            if error is not None:
-                raise error
-            if item is _END:
-                return
-            yield item
-    finally:
-        stop.set()
-        thread.join(LEAVE_SECONDS if cancel is not None and cancel.is_set() else None)
-
-
-@dataclass
-class Meter:
-    """What the stages counted. Each field is written by one stage only; seconds are busy seconds per stage."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("read", "tokenize", "forward", "write"), 0.0))
-    rows: int = 0
-    reused: int = 0
-    duplicates: int = 0
-    tokens: int = 0
-    fed_tokens: int = 0
-    padded_tokens: int = 0
-    batches: int = 0
-    sequences: int = 0
-    idle_seconds: float = 0.0
-    forward_seconds: float = 0.0
-    retried_rows: int = 0
-    out_of_memory: int = 0
-    batch_tokens: int = 0
-    done_bytes: int = 0
-    busy: dict[str, float] = field(default_factory=dict)
-    beat: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count the time spent inside as busy seconds of stage `name`."""
-        begun = time.perf_counter()
-        self.busy[name] = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - begun
-            self.busy.pop(name, None)
-            self.beat = time.monotonic()
-
-    def timed(self, name: str, items: Iterable[A]) -> Iterator[A]:
-        """Yield `items`, counting the time each takes to make as busy seconds of stage `name`."""
-        source = iter(items)
-        try:
-            while True:
-                with self.stage(name):
-                    item = next(source, _END)
-                if item is _END:
-                    return
-                yield item  # type: ignore[misc]
-        finally:
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-
-
-class Control:
-    """When to stop early: `now` drops the chunk in hand, `soon` lets it finish and starts no other."""
-
-    def __init__(self, limit: int | None = None, max_seconds: float | None = None) -> None:
-        self.now = Event()
-        self.reason: str | None = None
-        self._limit = limit
-        self._rows = 0
-        self._until = None if max_seconds is None else time.monotonic() + max_seconds
-
-    def stop(self, reason: str) -> None:
-        """Ask for a stop at the next batch."""
-        self.reason = reason
-        self.now.set()
-
-    def soon(self, rows: int) -> bool:
-        """Whether no further chunk may begin; `rows` are those of the chunk that would. One chunk always may."""
-        if self._rows == 0 or rows == 0:
-            self._rows += rows
-            return self.now.is_set()
-        if self._limit is not None and self._rows >= self._limit:
-            self.reason = f"--limit {self._limit}"
-        elif self._until is not None and time.monotonic() >= self._until:
-            self.reason = "--max-seconds"
-        else:
-            self._rows += rows
-            return self.now.is_set()
-        return True
 
 
 @dataclass(frozen=True)
@@ -410,13 +260,15 @@ def unusable(vectors: Floats) -> Bools:
     """bool [n]: rows with a NaN, an infinity, or nothing but zeros."""
     if not vectors.size:
         return np.zeros(len(vectors), bool)
-    return ~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1)
+    return np.asarray(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
 
 
 def finish(work: Work, encoder: Encoder, settings: Settings) -> Encoded:
     """Scatter the distinct vectors back to the rows of the chunk."""
     chunk, inverse = work.chunk, work.inverse
-    good = np.array([int(i) not in work.reasons for i in inverse], bool) if work.reasons else np.ones(len(inverse), bool)
+    good = (
+        np.array([int(i) not in work.reasons for i in inverse], bool) if work.reasons else np.ones(len(inverse), bool)
+    )
     rows = np.flatnonzero(good)
     fresh = inverse[rows] >= 0
     source = inverse[rows][fresh]
@@ -431,12 +283,15 @@ def finish(work: Work, encoder: Encoder, settings: Settings) -> Encoded:
         vectors[~fresh] = work.known.vectors
         n_tokens[~fresh] = work.known.n_tokens
         truncated[~fresh] = work.known.truncated
-    rejects = tuple(
-        Reject(chunk.piece.path, chunk.lines[row], work.reasons[int(inverse[row])], chunk.ids[int(row)].as_py(), chunk.texts[row])
-        for row in np.flatnonzero(~good)
-    )
+    rejects = tuple(_refused(work, int(row)) for row in np.flatnonzero(~good))
     lost = int((work.tokens.full - work.tokens.lengths)[source].sum())
     return Encoded(chunk, rows, vectors, n_tokens, truncated, work.hashes[rows], rejects, lost_tokens=lost)
+
+
+def _refused(work: Work, row: int) -> Reject:
+    chunk = work.chunk
+    reason = work.reasons[int(work.inverse[row])]
+    return Reject(chunk.piece.path, chunk.lines[row], reason, chunk.ids[row].as_py(), chunk.texts[row])
 
 
 def shape(vectors: Floats, truncate_dim: int | None, normalize: bool | None) -> Floats:

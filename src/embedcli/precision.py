@@ -41,9 +41,9 @@ def store(vectors: Floats, precision: Precision, ranges: Floats | None = None) -
     if precision == "float32":
         return vectors
     if precision == "float16":
-        return vectors.astype(np.float16)
+        return np.asarray(vectors, np.float16)
     if precision in ("binary", "ubinary"):
-        bits = np.packbits(vectors > 0, axis=-1)
+        bits = np.asarray(np.packbits(vectors > 0, axis=-1), np.uint8)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     if ranges is None:
         raise ValueError(f"{precision} needs ranges")

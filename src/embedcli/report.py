@@ -18,7 +18,7 @@ from embedcli.contracts import EmbedcliError, Job, Outcome, Plan
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from embedcli.engine import Meter
+    from embedcli.meter import Meter
 
 Style = Literal["auto", "rich", "plain", "none"]
 # A plain progress line at most this often, and a watchdog line after this long without any batch.
@@ -205,7 +205,8 @@ def tokens_line(made: Mapping[str, Any]) -> str:
     text = f"{rows.get('tokens', 0):,}"
     if made["truncated_rows"]:
         part = share(made["truncated_rows"], rows["rows"])
-        text += f"; {made['truncated_rows']:,} rows ({part:.1%}) truncated, {made['unread_token_share']:.1%} of all tokens never read"
+        text += f"; {made['truncated_rows']:,} rows ({part:.1%}) truncated, "
+        text += f"{made['unread_token_share']:.1%} of all tokens never read"
     return text
 
 
@@ -218,7 +219,9 @@ def troubles(made: Mapping[str, Any]) -> list[str]:
     """What went wrong and was mended."""
     found = []
     if made["out_of_memory"]:
-        found.append(f"out of memory {made['out_of_memory']} times: batches were cut to {made['batch_tokens']:,} tokens")
+        found.append(
+            f"out of memory {made['out_of_memory']} times: batches were cut to {made['batch_tokens']:,} tokens"
+        )
     if made["retried_rows"]:
         found.append(f"{made['retried_rows']} rows had non-finite vectors and were tried again in float32")
     if made["damaged_parts"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcli import __version__, checkpoint, encoders, engine, sinks, sources, storage
+from embedcli import __version__, checkpoint, encoders, engine, outputs, sinks, sources, storage
 from embedcli.contracts import (
     DEFAULT_CHUNK_ROWS,
     Chunk,
@@ -24,7 +24,9 @@ from embedcli.contracts import (
     UsageError,
     Watch,
 )
-from embedcli.engine import Control, Meter, Settings
+from embedcli.engine import Settings
+from embedcli.handover import ahead
+from embedcli.meter import Control, Meter
 from embedcli.tables import Layout
 
 if TYPE_CHECKING:
@@ -72,8 +74,7 @@ class Run:
         def read(stream: Iterator[Chunk]) -> Iterator[Chunk]:
             return self.meter.timed("read", stream)
 
-        ahead = engine.ahead(read, chunks, cancel=self.control.now)
-        return engine.encode(ahead, encoder, settings, self.meter, self.control)
+        return engine.encode(ahead(read, chunks, cancel=self.control.now), encoder, settings, self.meter, self.control)
 
     def wrote(self, encoded: Encoded, rejects: int) -> None:
         """Tell who follows, and stop if a number of rejects is exceeded."""
@@ -104,7 +105,7 @@ def run(job: Job, watch: Watch, control: Control, meter: Meter) -> Outcome:
     if job.output == "-":
         this.job = replace(job, chunk_rows=job.chunk_rows or suited_chunk_rows(this))
         return run_stream(this)
-    ledger = checkpoint.Ledger(checkpoint.target(job.output, job.to), tolerant=job.update)
+    ledger = checkpoint.Ledger(outputs.target(job.output, job.to), tolerant=job.update)
     ledger.acquire()
     try:
         return run_local(this, ledger)
@@ -115,7 +116,7 @@ def run(job: Job, watch: Watch, control: Control, meter: Meter) -> Outcome:
 def run_local(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     """One process, one device: every missing chunk is encoded, then the output is published."""
     job = this.job
-    done = None if job.overwrite else checkpoint.finished(ledger.target)
+    done = None if job.overwrite else outputs.finished(ledger.target)
     job = this.job = replace(job, chunk_rows=chunk_rows(this, ledger, done))
     identity = job_identity(job, this.plan, this.files)
     if done is not None and not job.update:
@@ -180,7 +181,7 @@ def count(totals: dict[str, int], encoded: Encoded) -> list[bytes]:
 # What decides a job
 
 
-def chunk_rows(this: Run, ledger: checkpoint.Ledger, done: checkpoint.Finished | None) -> int:
+def chunk_rows(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | None) -> int:
     """The user's choice, else that of the interrupted or finished run, else what suits the encoder."""
     job = this.job
     adopted = ledger.adopted("chunk_rows") or (done.job.get("job", {}).get("chunk_rows") if done else None)
@@ -260,16 +261,14 @@ def stopped(this: Run, totals: dict[str, int], what_next: str) -> Outcome:
     return Outcome(code, f"stopped by {this.control.reason}: {what_next}", totals)
 
 
-def nothing_to_do(
-    this: Run, identity: dict[str, Any], done: checkpoint.Finished, ledger: checkpoint.Ledger
-) -> Outcome:
+def nothing_to_do(this: Run, identity: dict[str, Any], done: outputs.Finished, ledger: checkpoint.Ledger) -> Outcome:
     """The output is finished: check that it is of this very job and input, and leave it as it is."""
     output = ledger.target.output
-    checkpoint.refuse_changed(done.job.get("job", {}), identity, output, output)
+    outputs.refuse_changed(done.job.get("job", {}), identity, output, output)
     if not seen_before(ledger.target, this.plan):
         now = checkpoint.joined_hash([checkpoint.source_hash(chunk) for chunk in this.chunks()])
         if now != done.source_hash:
-            raise checkpoint.changed_input(", ".join(identity["inputs"][:3]), done.source_hash, now, output)
+            raise outputs.changed_input(", ".join(identity["inputs"][:3]), done.source_hash, now, output)
         remember(ledger.target, this.plan)
     ledger.remove_stage()
     totals = {key: int(done.job[key]) for key in TOTALS}
@@ -296,9 +295,9 @@ def refuse_rejects(job: Job, rejects: int, read: int | None) -> None:
 # What finished outputs looked like: only a shortcut, the content hash decides
 
 
-def remember(target: checkpoint.Target, plan: Plan) -> None:
+def remember(target: outputs.Target, plan: Plan) -> None:
     """Note size and time of inputs and output, so that the next run of a finished job need not read them."""
-    stamp = checkpoint.stamp(target, inputs_of(plan))
+    stamp = outputs.stamp(target, inputs_of(plan))
     if stamp is not None:
         note = _note(target)
         with suppress(OSError, OutputError):
@@ -306,15 +305,15 @@ def remember(target: checkpoint.Target, plan: Plan) -> None:
             storage.write_bytes(str(note), json.dumps(stamp).encode())
 
 
-def seen_before(target: checkpoint.Target, plan: Plan) -> bool:
+def seen_before(target: outputs.Target, plan: Plan) -> bool:
     """Whether inputs and output look as they did when this output was last found finished."""
     try:
-        return bool(json.loads(_note(target).read_bytes()) == checkpoint.stamp(target, inputs_of(plan)))
+        return bool(json.loads(_note(target).read_bytes()) == outputs.stamp(target, inputs_of(plan)))
     except (OSError, ValueError):
         return False
 
 
-def _note(target: checkpoint.Target) -> Path:
+def _note(target: outputs.Target) -> Path:
     from embedcli.encoders.files import cache_home
 
     name = hashlib.sha256(str(Path(target.output).resolve()).encode()).hexdigest()[:32]

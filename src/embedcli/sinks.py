@@ -63,7 +63,7 @@ def parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> Iterat
     plain = ("embedding", "text_hash")
     names = [field.name for field in schema if field.name not in plain and not pa.types.is_nested(field.type)]
     full = schema.with_metadata(encoded_metadata(metadata))
-    codecs = {name: "ZSTD" for name in names}
+    codecs = dict.fromkeys(names, "ZSTD")
     with pq.ParquetWriter(
         target,
         full,

@@ -53,7 +53,11 @@ class Layout:
             pa.field("text_hash", pa.binary(16)),
         ]
         if self.windows:
-            fields += [pa.field("window", pa.int32()), pa.field("char_start", pa.int64()), pa.field("char_end", pa.int64())]
+            fields += [
+                pa.field("window", pa.int32()),
+                pa.field("char_start", pa.int64()),
+                pa.field("char_end", pa.int64()),
+            ]
         return pa.schema([*fields, *self.kept()])
 
     def kept(self) -> list[pa.Field]:

@@ -26,7 +26,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             sys.stdout.flush()
         except (typer.Exit, typer.Abort):
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  this is the boundary
             raise typer.Exit(fail(error)) from None
 
     return inner
@@ -55,7 +55,11 @@ def told(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, MemoryError):
         return "out of memory", "lower --chunk-rows or --batch-tokens", 1
     if isinstance(error, OSError):
-        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), "check the path and its permissions", 1
+        return (
+            f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
+            "check the path and its permissions",
+            1,
+        )
     kind = type(error).__name__
     return f"unexpected {kind}: {error}", "this is a defect: run again with -v and report what it prints", 1
 

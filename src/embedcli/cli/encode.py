@@ -20,9 +20,17 @@ from embedcli.contracts import Job, UsageError
 @guarded
 @takes(EVERY_FLAG)
 def encode(
-    paths: Annotated[list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files, globs, folders or -; last, the output.")],
-    report: Annotated[str | None, typer.Option("--report", help="Write the run report as JSON.", envvar="EMBEDCLI_REPORT", show_envvar=False)] = None,
-    progress: Annotated[Literal["auto", "rich", "plain", "none"], typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False)] = "auto",
+    paths: Annotated[
+        list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files, globs, folders or -; last, the output.")
+    ],
+    report: Annotated[
+        str | None,
+        typer.Option("--report", help="Write the run report as JSON.", envvar="EMBEDCLI_REPORT", show_envvar=False),
+    ] = None,
+    progress: Annotated[
+        Literal["auto", "rich", "plain", "none"],
+        typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.")] = False,
     *,
@@ -47,17 +55,19 @@ def encode(
 def followed(job: Job, report_path: str | None, progress: Any, quiet: bool) -> int:
     """Run a job with progress, summary and report; the exit code. The report is written after failures too."""
     from embedcli import report, runners
-    from embedcli.engine import Control, Meter
+    from embedcli.meter import Control, Meter
 
     watch = report.Follower(progress, quiet)
     meter, control = Meter(), Control(job.limit, job.max_seconds)
-    made = report.RunReport(replace(job), 1, "", 0.0, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", meter, notes=watch.notes)
+    made = report.RunReport(
+        replace(job), 1, "", 0.0, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", meter, notes=watch.notes
+    )
     begun = time.perf_counter()
     try:
         with stopped_by_signals(control):
             made.outcome = runners.run(job, watch, control, meter)
         made.exit_code, made.reason = made.outcome.exit_code, made.outcome.reason
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  the report tells of every failure
         watch.end()
         made.reason, made.hint, made.exit_code = told(error)
         fail(error)

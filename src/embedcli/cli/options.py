@@ -41,7 +41,9 @@ FLAGS = (
     Flag("prompt", str, "--prompt", "Text put before every row, as it is."),
     Flag("max_seq_length", int, "--max-seq-length", "Tokens read of each row, at most."),
     Flag("overflow", Overflow, "--overflow", "What to do with rows longer than that."),
-    Flag("split_overlap", int, "--split-overlap", "Tokens shared by neighbouring windows of --overflow split and pool."),
+    Flag(
+        "split_overlap", int, "--split-overlap", "Tokens shared by neighbouring windows of --overflow split and pool."
+    ),
     Flag("normalize", bool, "--normalize/--no-normalize", "Vectors of length 1, or not; default: as the model does."),
     Flag("truncate_dim", int, "--truncate-dim", "Keep the first N dimensions, then renormalise."),
     Flag("precision", Precision, "--precision", "What is stored."),
@@ -99,7 +101,9 @@ def parameter(flag: Flag) -> inspect.Parameter:
     decls = flag.decls.split(",")
     option = typer.Option(*decls, help=flag.help, envvar=environment_name(flag), show_envvar=False)
     value = list(default) if isinstance(default, tuple) else default
-    return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[kind, option])
+    return inspect.Parameter(
+        flag.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[kind, option]
+    )
 
 
 def environment_name(flag: Flag) -> str:

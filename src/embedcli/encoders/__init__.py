@@ -40,6 +40,11 @@ def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet) -> 
     return _load_transformer(job, files, notify)
 
 
+def resolve(job: Job) -> ModelFiles | None:
+    """The files of a job's model, fetched if need be; None for a hosted model. Raises ModelError."""
+    return None if job.model.startswith(REMOTE) else _resolve(job)
+
+
 def identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
     """What decides the vectors of a job, found without loading its model: the same before and after a run."""
     if job.model.startswith(REMOTE):

@@ -1,0 +1,95 @@
+"""The one concurrency primitive: `ahead` runs a step over a stream in a thread, a few items ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Any, Generic, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+_END = object()
+# How often a waiting consumer looks whether it is cancelled; an item that arrives is taken at once.
+POLL_SECONDS = 0.2
+# How long a cancelled run waits for a thread that may hang in a read; the thread is a daemon and dies with us.
+LEAVE_SECONDS = 2.0
+
+
+def ahead(
+    step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
+) -> Iterator[B]:
+    """Yield what `step(items)` yields, in order, made in a thread at most `depth` items ahead.
+
+    An error in the thread is raised here, once, as itself. The thread owns `items` and closes it, so
+    closing the last iterator of a chain shuts every earlier one down and no thread is left over.
+    When `cancel` is set the iterator ends at once, even if the thread hangs in a read that never returns.
+    """
+    stage = _Stage(step, iter(items), depth)
+    stage.thread.start()
+    try:
+        yield from stage.arriving(cancel or Event())
+    finally:
+        stage.stop.set()
+        stage.thread.join(LEAVE_SECONDS if cancel is not None and cancel.is_set() else None)
+
+
+class _Stage(Generic[A, B]):
+    """A thread that pulls from `source` through `step` and puts (item, error) pairs on a bounded queue."""
+
+    def __init__(self, step: Callable[[Iterator[A]], Iterator[B]], source: Iterator[A], depth: int) -> None:
+        self.step = step
+        self.source = source
+        self.stop = Event()
+        self.queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
+        self.thread = Thread(target=self._run, name=getattr(step, "__name__", "step"), daemon=True)
+
+    def arriving(self, cancel: Event) -> Iterator[B]:
+        while True:
+            try:
+                item, error = self.queue.get(timeout=POLL_SECONDS)
+            except Empty:
+                if cancel.is_set():
+                    return
+                continue
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item
+
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            self._pump()
+        except BaseException as error:  # noqa: BLE001  raised again, as itself, in the consumer's thread
+            failure = error
+        self._put(_END, failure)
+
+    def _pump(self) -> None:
+        try:
+            made = self.step(self.source)
+            try:
+                for item in made:
+                    if not self._put(item):
+                        return
+            finally:
+                close(made)
+        finally:
+            close(self.source)
+
+    def _put(self, item: object, error: BaseException | None = None) -> bool:
+        while not self.stop.is_set():
+            try:
+                self.queue.put((item, error), timeout=POLL_SECONDS)
+                return True
+            except Full:
+                continue
+        return False
+
+
+def close(stream: object) -> None:
+    """Close an iterator that can be closed (a generator); leave others alone."""
+    closing = getattr(stream, "close", None)
+    if closing is not None:
+        closing()

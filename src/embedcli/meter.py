@@ -1,0 +1,94 @@
+"""What the stages count, and when to stop early."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TypeVar
+
+from embedcli.handover import close
+
+A = TypeVar("A")
+_END = object()
+STAGES = ("read", "tokenize", "forward", "write")
+
+
+@dataclass
+class Meter:
+    """What the stages counted. Each field is written by one stage only; seconds are busy seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    rows: int = 0
+    reused: int = 0
+    duplicates: int = 0
+    tokens: int = 0
+    fed_tokens: int = 0
+    padded_tokens: int = 0
+    batches: int = 0
+    sequences: int = 0
+    idle_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    retried_rows: int = 0
+    out_of_memory: int = 0
+    batch_tokens: int = 0
+    done_bytes: int = 0
+    busy: dict[str, float] = field(default_factory=dict)
+    beat: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time spent inside as busy seconds of stage `name`."""
+        begun = time.perf_counter()
+        self.busy[name] = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - begun
+            self.busy.pop(name, None)
+            self.beat = time.monotonic()
+
+    def timed(self, name: str, items: Iterable[A]) -> Iterator[A]:
+        """Yield `items`, counting the time each takes to make as busy seconds of stage `name`."""
+        source = iter(items)
+        try:
+            while True:
+                with self.stage(name):
+                    item = next(source, _END)
+                if item is _END:
+                    return
+                yield item  # type: ignore[misc]
+        finally:
+            close(source)
+
+
+class Control:
+    """When to stop early: `now` drops the chunk in hand, `soon` lets it finish and starts no other."""
+
+    def __init__(self, limit: int | None = None, max_seconds: float | None = None) -> None:
+        self.now = Event()
+        self.reason: str | None = None
+        self._limit = limit
+        self._rows = 0
+        self._until = None if max_seconds is None else time.monotonic() + max_seconds
+
+    def stop(self, reason: str) -> None:
+        """Ask for a stop at the next batch."""
+        self.reason = reason
+        self.now.set()
+
+    def soon(self, rows: int) -> bool:
+        """Whether no further chunk may begin; `rows` are those of the chunk that would. One chunk always may."""
+        if self._rows == 0 or rows == 0:
+            self._rows += rows
+            return self.now.is_set()
+        if self._limit is not None and self._rows >= self._limit:
+            self.reason = f"--limit {self._limit}"
+        elif self._until is not None and time.monotonic() >= self._until:
+            self.reason = "--max-seconds"
+        else:
+            self._rows += rows
+            return self.now.is_set()
+        return True
