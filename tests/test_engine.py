@@ -1,0 +1,174 @@
+"""Laws of the engine: each row once and in its place, whatever the batches; faults lose nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedcli.contracts import Chunk, InputError, ModelError
+from embedcli.engine import Known, Settings, encode, shape, text_hashes
+from embedcli.meter import Control, Meter
+
+WORDS = ["amber", "basil", "cedar", "delta", "ember", "fjord", "grove"]
+TEXTS = [" ".join(WORDS[: 1 + i % 7]) + f" n{i}" for i in range(50)]
+
+
+def run(chunks: list[Chunk], encoder: Any, meter: Meter | None = None, **values: Any) -> list[Any]:
+    return list(encode(iter(chunks), encoder, Settings(**values), meter or Meter(), Control()))
+
+
+def expected(encoder: Any, texts: list[str]) -> Any:
+    tokens = FakeEncoder.tokenize(encoder, texts)
+    return np.stack([encoder.vector(tokens, i) for i in range(len(texts))])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(TEXTS), max_size=40), min_size=1, max_size=6),
+    st.integers(1, 200),
+    st.integers(1, 4),
+)
+def test_each_row_gets_its_own_vector(groups: list[list[str]], budget: int, lanes: int) -> None:
+    encoder = FakeEncoder(lanes=lanes, batch_tokens=budget)
+    results = run([chunk(texts, seq=i) for i, texts in enumerate(groups)], encoder)
+    assert [result.chunk.seq for result in results] == list(range(len(groups)))
+    for result, texts in zip(results, groups, strict=True):
+        assert result.rows.tolist() == list(range(len(texts)))
+        if texts:
+            np.testing.assert_array_equal(result.vectors, expected(encoder, texts))
+    assert encoder.most_flying <= lanes
+
+
+def test_budget_is_held_and_each_distinct_text_is_tokenized_and_encoded_once() -> None:
+    encoder = FakeEncoder(batch_tokens=40)
+    meter = Meter()
+    run([chunk(TEXTS * 3)], encoder, meter)
+    assert encoder.tokenized == TEXTS
+    assert max(encoder.widths) <= 40
+    assert sum(len(rows) for rows in encoder.forwards) == len(TEXTS)
+    assert (meter.sequences, meter.duplicates) == (50, 100)
+
+
+def test_counts_of_tokens_and_truncation() -> None:
+    encoder = FakeEncoder(limit=3)
+    result = run([chunk(["a b c d e", "a b", "a b c"])], encoder)[0]
+    assert result.n_tokens.tolist() == [5, 2, 3]
+    assert result.truncated.tolist() == [True, False, False]
+    assert result.lost_tokens == 2
+
+
+def test_rows_without_tokens_are_rejected_not_zero() -> None:
+    result = run([chunk(["a", " ", "b"])], FakeEncoder())[0]
+    assert result.rows.tolist() == [0, 2]
+    assert [(reject.line, reject.reason, reject.id) for reject in result.rejects] == [(2, "no known word", "0-0-1")]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_out_of_memory_halves_the_budget_and_loses_nothing(late: bool, lanes: int) -> None:
+    encoder = TightEncoder(room=30, late=late, lanes=lanes, batch_tokens=200)
+    meter = Meter()
+    results = run([chunk(TEXTS, seq=i) for i in range(3)], encoder, meter)
+    for result in results:
+        np.testing.assert_array_equal(result.vectors, expected(encoder, TEXTS))
+    assert meter.out_of_memory > 0
+    assert meter.batch_tokens <= 30
+    assert encoder.flying == 0
+
+
+def test_a_row_that_never_fits_is_named() -> None:
+    with pytest.raises(ModelError, match=r"in\.jsonl:2: this row alone"):
+        run([chunk(["a", "a b c d e"])], TightEncoder(room=4))
+
+
+def test_non_finite_rows_are_retried_then_rejected() -> None:
+    encoder, meter = NanEncoder(), Meter()
+    texts = ["fine one", "nan here", "always here", "fine two"]
+    result = run([chunk(texts)], encoder, meter)[0]
+    assert result.rows.tolist() == [0, 1, 3]
+    np.testing.assert_array_equal(result.vectors, expected(encoder, texts)[[0, 1, 3]])
+    assert [reject.line for reject in result.rejects] == [3]
+    assert meter.retried_rows == 2
+
+
+@pytest.mark.parametrize("method", ["tokenize", "forward", "collect"])
+def test_a_failing_stage_ends_the_run_with_its_own_error_and_no_thread(method: str) -> None:
+    before = threading.active_count()
+    chunks = [chunk(TEXTS, seq=i) for i in range(5)]
+    with pytest.raises(ZeroDivisionError, match=f"{method} failed"):
+        run(chunks, FailingEncoder(method, at=3))
+    assert threading.active_count() == before
+
+
+def test_few_chunks_are_in_flight() -> None:
+    taken = 0
+
+    def source() -> Iterator[Chunk]:
+        nonlocal taken
+        for i in range(40):
+            taken += 1
+            yield chunk(TEXTS, seq=i)
+
+    stream = encode(source(), FakeEncoder(), Settings(), Meter(), Control())
+    for done in range(1, 41):
+        next(stream)
+        # Two hand-overs of depth 2, one chunk in each thread's hands, one whose last batch is in flight.
+        assert taken <= done + 9
+
+
+def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
+    encoder = FakeEncoder()
+    known = Known(np.array([1]), np.full((1, 8), 7, np.float32), np.array([9], np.int32), np.array([True]))
+    result = run([chunk(["a b", "c d", "e f"])], encoder, known=lambda hashes: known)[0]
+    assert result.vectors[1].tolist() == [7.0] * 8
+    assert (result.n_tokens.tolist(), result.truncated.tolist()) == ([2, 9, 2], [False, True, False])
+    assert encoder.tokenized == ["a b", "e f"]
+
+
+def test_overflow_error_names_the_row_before_any_forward_pass() -> None:
+    encoder = FakeEncoder(limit=3)
+    with pytest.raises(InputError, match=r"in\.jsonl:2: the text has 5 tokens, and the encoder reads 3"):
+        run([chunk(["a", "a b c d e"])], encoder, overflow="error")
+    assert not encoder.forwards
+
+
+def test_overflow_reject() -> None:
+    result = run([chunk(["a", "a b c d e"])], FakeEncoder(limit=3), overflow="reject")[0]
+    assert result.rows.tolist() == [0]
+    assert result.rejects[0].reason == "too long: 5 tokens, and the encoder reads 3"
+
+
+def test_a_stop_drops_the_chunk_in_hand() -> None:
+    control = Control()
+    stream = encode((chunk(TEXTS, seq=i) for i in range(10)), FakeEncoder(), Settings(), Meter(), control)
+    next(stream)
+    control.stop("SIGTERM")
+    assert len(list(stream)) < 9
+
+
+def test_a_limit_lets_whole_chunks_through_and_always_one() -> None:
+    for limit, whole in ((1, 1), (50, 1), (51, 2), (500, 10)):
+        control = Control(limit=limit)
+        chunks = (chunk(TEXTS, seq=i) for i in range(10))
+        assert len(list(encode(chunks, FakeEncoder(), Settings(), Meter(), control))) == whole
+        assert (control.reason is not None) == (whole < 10)
+
+
+def test_truncated_dimensions_are_renormalised() -> None:
+    vectors = np.array([[3, 4, 12]], np.float32)
+    np.testing.assert_allclose(shape(vectors, 2, None), [[0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(shape(vectors, 2, False), [[3, 4]])
+    assert shape(vectors, None, None) is vectors
+
+
+def test_hashes_depend_on_text_and_prompt() -> None:
+    plain, prompted = text_hashes(["a", "b"], ""), text_hashes(["a", "b"], "query: ")
+    assert len({row.tobytes() for row in (*plain, *prompted)}) == 4
+    np.testing.assert_array_equal(text_hashes(["query: a"], ""), prompted[:1])
