@@ -27,7 +27,7 @@ OWNER = {
     "openvino": "encoders/compiled.py",
     "gensim": "encoders/static.py",
     "jieba": "encoders/static.py",
-    "httpx": "encoders/remote.py",
+    "httpx2": "encoders/endpoint.py",
     "openai": "encoders/remote.py",
     "fsspec": "storage.py",
     "ray": "runners.py",
