@@ -1,0 +1,27 @@
+"""Where bytes come from and go to: list inputs, open them decompressed, replace outputs whole.
+
+A path becomes a file system in one place, `files_of`; today that is this machine's, and stdin.
+Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
+"""
+
+from embedcli.storage.inputs import Input, open_input, open_seekable
+from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder, write_bytes
+from embedcli.storage.places import expand, file_identity, files_of, input_errors, natural, shown, where
+
+__all__ = [
+    "Input",
+    "expand",
+    "file_identity",
+    "files_of",
+    "input_errors",
+    "natural",
+    "open_input",
+    "open_seekable",
+    "os_errors",
+    "replacing",
+    "shown",
+    "sweep",
+    "sync_folder",
+    "where",
+    "write_bytes",
+]

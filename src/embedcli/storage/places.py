@@ -1,0 +1,167 @@
+"""Paths: which file system one belongs to, and which files the user's inputs name."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from embedcli.contracts import InputError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Kind = Literal["file", "folder", "stream"]
+
+# A folder is read by these endings; `.json` is left out, for folders keep their settings in such files.
+DATA_ENDING = re.compile(r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
+
+
+class Raw(Protocol):
+    """Bytes as they lie in the file. `read` returns at least one byte unless the end is reached."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+    def seek(self, offset: int, /) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def shown(path: str) -> str:
+    """A path as text: bytes of a name that are not UTF-8 become escapes such as \\xff."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def where(path: str, line: int | None = None) -> str:
+    """`file:line` for a message, on one line whatever the name is."""
+    name = "stdin" if path == "-" else shown(path).replace("\n", "\\n").replace("\r", "\\r")
+    return name if line is None else f"{name}:{line}"
+
+
+@contextmanager
+def input_errors(path: str) -> Iterator[None]:
+    """Errors of the operating system become InputError with the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{where(path)}: cannot be read: {reason}", "check the path and its permissions") from error
+
+
+class LocalFiles:
+    """This machine's files."""
+
+    def kind(self, path: str) -> Kind | None:
+        """What `path` is: a stream is a pipe or a device, which can be read only once. None: nothing there."""
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISDIR(mode):
+            return "folder"
+        return "file" if stat.S_ISREG(mode) else "stream"
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder that are not folders themselves."""
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if not entry.is_dir()]
+
+    def matches(self, pattern: str) -> list[str]:
+        return [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
+
+    def identity(self, path: str) -> dict[str, int]:
+        status = os.stat(path)
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def open(self, path: str) -> Raw:
+        return open(path, "rb", buffering=0)
+
+    def open_seekable(self, path: str) -> pa.NativeFile:
+        import pyarrow as pa
+
+        return pa.OSFile(os.fsencode(path))
+
+
+def files_of(path: str) -> LocalFiles:
+    """The file system a path belongs to. UsageError for an address whose scheme is not known."""
+    scheme = re.match(r"([a-z][a-z0-9+.-]+)://", path)
+    if scheme is None or os.path.lexists(path):
+        return LocalFiles()
+    raise UsageError(f"{where(path)}: {scheme[1]}:// addresses cannot be read yet", "copy the file here first")
+
+
+def expand(inputs: Sequence[str]) -> tuple[str, ...]:
+    """The files that `inputs` name, in order: files, globs, folders (their data files), `-` for stdin.
+
+    Files of a folder or glob are in natural order (part-2 before part-10), without those whose names
+    begin with `_` or `.`. Raises UsageError for what is not there, InputError for what cannot be read.
+    """
+    found = tuple(path for given in inputs for path in _expanded(given))
+    if not found:
+        raise UsageError("No input was named", "name a file, a folder, a glob, or - for stdin")
+    if found.count("-") > 1:
+        raise UsageError("stdin (-) is named twice, and can be read only once", "name it once")
+    return found
+
+
+def _expanded(given: str) -> list[str]:
+    if given == "-":
+        return [given]
+    files = files_of(given)
+    with input_errors(given):
+        kind = files.kind(given)
+        if kind == "folder":
+            return _data_files(given, files.names(given))
+        if kind is not None:
+            return [given]
+        if given and glob.has_magic(given):
+            return _matching(given, files.matches(given))
+    raise _missing(given)
+
+
+def _data_files(folder: str, names: list[str]) -> list[str]:
+    data = [name for name in names if DATA_ENDING.search(name) and not name.startswith(("_", "."))]
+    if not data:
+        raise UsageError(
+            f"{where(folder)}: no data files lie in this folder",
+            "it is read by the endings .jsonl, .ndjson, .csv, .tsv, .parquet, and these with .gz, .zst, .bz2, .xz; "
+            f"a glob reads others, and subfolders: '{where(folder.rstrip('/'))}/**/*.json'",
+        )
+    return [os.path.join(folder, name) for name in sorted(data, key=natural)]
+
+
+def _matching(pattern: str, paths: list[str]) -> list[str]:
+    hidden = () if os.path.basename(pattern).startswith("_") else ("_", ".")
+    kept = [path for path in paths if not os.path.basename(path).startswith(hidden or ".")]
+    if not kept:
+        raise UsageError(
+            f"{where(pattern)}: no file matches", "check the pattern, and quote it if the shell changes it"
+        )
+    return sorted(kept, key=natural)
+
+
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """A sort key under which numbers count as numbers."""
+    pieces = [piece for piece in re.split(r"([0-9]+)", name) if piece]
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces], name
+
+
+def _missing(path: str) -> UsageError:
+    folder, name = os.path.split(path)
+    with suppress(OSError):
+        close = get_close_matches(name, os.listdir(folder or "."), n=1)
+        if close:
+            return UsageError(f"{where(path)}: no such file", f"did you mean {where(os.path.join(folder, close[0]))} ?")
+    return UsageError(f"{where(path)}: no such file or folder", "check the path; it is relative to the current folder")
+
+
+def file_identity(path: str) -> dict[str, int]:
+    """`size` in bytes and `mtime_ns` of a file; empty for what can be read only once. InputError if it is gone."""
+    files = files_of(path)
+    with input_errors(path):
+        return files.identity(path) if path != "-" and files.kind(path) == "file" else {}
