@@ -2,6 +2,7 @@
 
 README.md          <!-- help:COMMAND --> ... <!-- end -->   the real `embedcli COMMAND --help`
 docs/architecture.md      <!-- modules --> ... <!-- end -->   first docstring line of every module
+docs/architecture.md       <!-- layers --> ... <!-- end -->   the layers that import-linter checks
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,14 +42,14 @@ def generated() -> dict[Path, str]:
     helps = {f"help:{name}": f"```text\n{text}\n```" for name, text in help_texts().items()}
     return {
         README: fill(README, helps),
-        ARCHITECTURE: fill(ARCHITECTURE, {"modules": module_table()}),
+        ARCHITECTURE: fill(ARCHITECTURE, {"modules": module_table(), "layers": layer_block()}),
     }
 
 
 def fill(document: Path, blocks: Mapping[str, str]) -> str:
     """The text of `document` with each block between its markers. Exits when a marker is missing or unknown."""
     text = (ROOT / document).read_text("utf-8")
-    present = set(re.findall(r"^<!-- (help:\S+|modules) -->$", text, re.MULTILINE))
+    present = set(re.findall(r"^<!-- (help:\S+|modules|layers) -->$", text, re.MULTILINE))
     if present != set(blocks):
         lost = [f"no block for {name}" for name in sorted(set(blocks) - present)]
         idle = [f"nothing generates {name}" for name in sorted(present - set(blocks))]
@@ -96,6 +98,13 @@ def modules() -> list[tuple[str, Path]]:
     named = {str(path.relative_to(PACKAGE)): path for path in PACKAGE.rglob("*.py")}
     shown = {name.removesuffix("__init__.py") or "__init__.py": path for name, path in named.items()}
     return sorted(shown.items())
+
+
+def layer_block() -> str:
+    """The layers of the first import contract, top to bottom."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    return "\n".join(["```text", *(re.sub(r"[()]", "", layer) for layer in layers), "```"])
 
 
 def first_line(path: Path) -> str:
