@@ -48,8 +48,8 @@ def store(vectors: Floats, precision: Precision, ranges: Floats | None = None) -
     if ranges is None:
         raise ValueError(f"{precision} needs ranges")
     steps = step(ranges)
-    level = np.clip((vectors - ranges[0]) / steps, 0, 255)
-    return level.astype(np.uint8) if precision == "uint8" else (level - 128).astype(np.int8)
+    level = np.clip((vectors - ranges[0]) / steps, 0, 255).astype(np.uint8)
+    return level if precision == "uint8" else np.asarray(level.astype(np.int16) - 128, np.int8)
 
 
 def restore(stored: NDArray[Any], precision: Precision, dim: int, ranges: Floats | None = None) -> Floats:
@@ -61,13 +61,11 @@ def restore(stored: NDArray[Any], precision: Precision, dim: int, ranges: Floats
         return np.unpackbits(np.ascontiguousarray(raw), axis=-1)[:, :dim].astype(np.float32) * 2 - 1
     if ranges is None:
         raise ValueError(f"{precision} needs ranges")
-    level = stored.astype(np.float32)
-    # uint8 was cut downwards, int8 towards zero: the middle lies half a step above, or half a step outwards.
-    middle = level + 0.5 if precision == "uint8" else level + 0.5 * np.sign(level) + 128
-    return np.asarray(ranges[0] + middle * step(ranges), np.float32)
+    level = stored.astype(np.float32) + (0 if precision == "uint8" else 128)
+    return np.asarray(ranges[0] + (level + 0.5) * step(ranges), np.float32)
 
 
 def step(ranges: Floats) -> Floats:
     """float32 [dim]: the width of one of 255 steps; a column that never varied gets 1, so that it divides."""
     steps = (ranges[1] - ranges[0]) / 255
-    return np.where(steps > 0, steps, 1).astype(np.float32)
+    return np.asarray(np.where(steps > 0, steps, 1), np.float32)
