@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from embedcli.cli.encode import encode
+from embedcli.cli.models import models, pull
 
 app = typer.Typer(
     name="embedcli",
@@ -46,6 +47,8 @@ def root(
 
 
 app.command()(encode)
+app.command()(models)
+app.command()(pull)
 
 
 def main() -> None:

@@ -1,0 +1,92 @@
+"""`embedcli models` and `embedcli pull`: which names are known, what is here, and how to get more."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from embedcli.cli.boundary import guarded, set_environment
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CacheDir = Annotated[str | None, typer.Option("--cache-dir", help="Where hub models are kept.")]
+
+
+@guarded
+def models(
+    compiled: Annotated[bool, typer.Option("--compiled", help="List the compiled models in the cache.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Empty the cache of compiled models.")] = False,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """List the known model names and which of them are on this machine."""
+    set_environment({})
+    if clear:
+        from embedcli.encoders import compiled as engine
+
+        note(f"{engine.clear()} compiled models removed")
+    elif compiled:
+        show(compiled_rows(), as_json)
+    else:
+        show(known_rows(cache_dir), as_json)
+
+
+@guarded
+def pull(
+    model: Annotated[str, typer.Argument(help="A name from `embedcli models`, or a hub id.")],
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Fetch a model into the local cache, for machines that run offline later."""
+    set_environment({})
+    from embedcli.encoders import catalog
+
+    files = catalog.pull(model, revision, cache_dir)
+    note(f"{files.name} is in {files.folder}" + (f", revision {files.revision}" if files.revision else ""))
+
+
+def known_rows(cache_dir: str | None) -> list[dict[str, Any]]:
+    """One row per known name: its hub id, where it is on this machine, what it is for."""
+    from embedcli.encoders import catalog
+    from embedcli.encoders.known import KNOWN
+
+    return [
+        {
+            "name": entry.alias,
+            "local": catalog.present(entry, cache_dir) or "",
+            "id": entry.id,
+            "notes": entry.notes,
+            "prompts": ", ".join(entry.prompts or ()),
+        }
+        for entry in KNOWN
+    ]
+
+
+def compiled_rows() -> list[dict[str, Any]]:
+    """One row per compiled model in the cache, with its size in MB."""
+    from embedcli.encoders import compiled
+
+    return [
+        {"name": c.name, "mb": round(c.bytes / 1e6, 1), "key": c.key, "created": c.created} for c in compiled.cached()
+    ]
+
+
+def show(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Rows on stdout: JSON lines' cousin for programs, or aligned columns for people."""
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    if not rows:
+        note("nothing there yet")
+        return
+    table = [list(rows[0]), *[[str(value) for value in row.values()] for row in rows]]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def note(text: str) -> None:
+    """A sentence for people, on stderr."""
+    typer.echo(text, file=sys.stderr)
