@@ -45,7 +45,7 @@ def tokens_of(text: str) -> int:
 
 @dataclass
 class Seen:
-    """One request as it arrived."""
+    """One request as it arrived; header names in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -301,8 +301,9 @@ class FakeServer:
         return [text for seen in self.seen for text in seen.texts]
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
-        length = int(handler.headers["Content-Length"])
-        seen = Seen(handler.path, dict(handler.headers), json.loads(handler.rfile.read(length)))
+        headers = {name.lower(): value for name, value in handler.headers.items()}
+        length = int(headers["content-length"])
+        seen = Seen(handler.path, headers, json.loads(handler.rfile.read(length)))
         with self._lock:
             self.seen.append(seen)
             fault = self.faults.popleft() if self.faults else self.usual
@@ -340,7 +341,7 @@ class FakeServer:
 
     def refusal(self, seen: Seen) -> tuple[int, str] | None:
         body, texts = seen.body, seen.texts
-        given = seen.headers.get("Authorization")
+        given = seen.headers.get("authorization")
         tokens = sum(map(tokens_of, texts))
         poisoned = [text for text in texts if self.refuses(text)]
         rules = (

@@ -217,9 +217,9 @@ def test_a_stopped_clock_wakes_its_waiters() -> None:
 
 
 @given(st.lists(st.integers(0, 400), max_size=80), st.lists(st.tuples(st.integers(2, 30), st.integers(2, 2000))))
-def test_limits_cut_into_allowed_requests(tokens: list[int], refused: list[tuple[int, int]]) -> None:
+def test_limits_cut_into_allowed_requests(tokens: list[int], learned: list[tuple[int, int]]) -> None:
     limits = Limits(inputs=20, tokens=1500)
-    for inputs, size in refused:
+    for inputs, size in learned:
         limits.learn(inputs, size)
     cuts = list(limits.cut(tokens))
     assert [place for start, stop in cuts for place in range(start, stop)] == list(range(len(tokens)))
@@ -228,14 +228,15 @@ def test_limits_cut_into_allowed_requests(tokens: list[int], refused: list[tuple
         assert limits.allow(stop - start, sum(tokens[start:stop]))
 
 
-def test_a_refused_size_forbids_only_what_is_larger_in_both_senses() -> None:
+def test_a_learned_size_forbids_only_what_is_larger_in_both_senses() -> None:
     limits = Limits()
     limits.learn(64, 32_000)
-    assert not limits.allow(64, 32_000)
-    assert not limits.allow(100, 40_000)
-    assert limits.allow(63, 40_000)
-    assert limits.allow(1000, 31_999)
+    assert limits.allow(64, 40_000)
+    assert limits.allow(1000, 32_000)
+    assert not limits.allow(65, 32_001)
     assert limits.allow(1, 10**9)
     limits.learn(32, 16_000)
-    assert not limits.allow(40, 20_000)
-    assert limits.allow(31, 300_000)
+    assert not limits.allow(33, 16_001)
+    assert limits.allow(32, 300_000)
+    limits.learn(40, 20_000)
+    assert not limits.allow(33, 16_001)

@@ -10,24 +10,26 @@ MAX_TOKENS = 300_000
 
 
 class Limits:
-    """Sizes of requests that may be tried: nothing at least as large in both senses as a refused one."""
+    """Sizes of requests that may be tried: nothing larger in both senses than what a refusal left possible."""
 
     def __init__(self, inputs: int = MAX_INPUTS, tokens: int = MAX_TOKENS) -> None:
         self._inputs = inputs
         self._tokens = tokens
-        self._refused: list[tuple[int, int]] = []
+        self._most: list[tuple[int, int]] = []
 
     def allow(self, inputs: int, tokens: int) -> bool:
         """Whether a request of this size may be tried; a single text always may."""
         if inputs == 1:
             return True
         within = inputs <= self._inputs and tokens <= self._tokens
-        return within and not any(inputs >= n and tokens >= size for n, size in self._refused)
+        return within and not any(inputs > n and tokens > size for n, size in self._most)
 
     def learn(self, inputs: int, tokens: int) -> None:
-        """Remember that a request of this size was refused although each of its texts was accepted."""
-        kept = [(n, size) for n, size in self._refused if n < inputs or size < tokens]
-        self._refused = [*kept, (inputs, tokens)]
+        """Remember that requests of this size were accepted where a larger one of the same texts was refused."""
+        if not self.allow(inputs + 1, tokens + 1):
+            return
+        kept = [(n, size) for n, size in self._most if n < inputs or size < tokens]
+        self._most = [*kept, (inputs, tokens)]
 
     def cut(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
         """(start, stop) of successive requests that cover texts of these token counts."""

@@ -60,6 +60,7 @@ def load(job: Job, notify: Notify, *, clock: Clock | None = None, rng: random.Ra
     Raises UsageError for an address, key or flag that cannot be right, ModelError when the server cannot serve.
     """
     _refuse_flags(job)
+    resolve_prompt(job, {}, None)
     where = address(job)
     key = read_key(where)
     clock = clock or Clock()
@@ -102,6 +103,7 @@ class RemoteEncoder:
         self.batch_tokens = min(BATCH_TOKENS, job.tpm or BATCH_TOKENS)
         self._job = job
         self._name = job.model.removeprefix(HOSTED_PREFIX)
+        self._prompt = resolve_prompt(job, {}, None)[0]
         self._endpoint = endpoint
         self._clock = clock
         self._counter = counter(job, notify)
@@ -133,7 +135,7 @@ class RemoteEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Count tokens (`space()["token_counting"]` says how). `ids` are zeros: the server makes the real ones."""
-        return prepare(texts, identity(self._job)["prompt"], self._counter, self._limit)
+        return prepare(texts, self._prompt, self._counter, self._limit)
 
     def forward(self, tokens: Tokens, rows: Rows) -> tuple[Tokens, Rows, list[Future[Block]]]:
         """Start as many requests as these rows need."""
@@ -216,7 +218,7 @@ class RemoteEncoder:
         half = len(texts) // 2
         left, right = self._block(texts[:half], counts[:half]), self._block(texts[half:], counts[half:])
         if not left.refused and not right.refused:
-            self._limits.learn(len(texts), int(counts.sum()))
+            self._limits.learn(len(texts) - half, int(max(counts[:half].sum(), counts[half:].sum())))
         refused = left.refused | {half + i: reason for i, reason in right.refused.items()}
         return Block(np.concatenate((left.vectors, right.vectors)), refused)
 
