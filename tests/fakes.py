@@ -141,7 +141,9 @@ class FailingEncoder(FakeEncoder):
 COLUMNS = Columns("text", None, "id", pa.string(), {})
 
 
-def chunk(texts: Sequence[str], seq: int = 0, piece: int = 0, rejects: tuple[Reject, ...] = (), last: bool = True) -> Chunk:
+def chunk(
+    texts: Sequence[str], seq: int = 0, piece: int = 0, rejects: tuple[Reject, ...] = (), last: bool = True
+) -> Chunk:
     """A chunk of `texts` whose ids tell piece, chunk and row."""
     ids = pa.array([f"{piece}-{seq}-{i}" for i in range(len(texts))], pa.string())
     kept = pa.table({"id": ids}).select([])

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedcli.contracts import Chunk, InputError, ModelError
-from embedcli.engine import Known, Settings, encode, shape, text_hashes
+from embedcli.contracts import Chunk, InputError, Known, ModelError
+from embedcli.engine import Settings, encode, shape, text_hashes
 from embedcli.meter import Control, Meter
+from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
 
 WORDS = ["amber", "basil", "cedar", "delta", "ember", "fjord", "grove"]
 TEXTS = [" ".join(WORDS[: 1 + i % 7]) + f" n{i}" for i in range(50)]
@@ -126,7 +126,7 @@ def test_few_chunks_are_in_flight() -> None:
 def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
     encoder = FakeEncoder()
     known = Known(np.array([1]), np.full((1, 8), 7, np.float32), np.array([9], np.int32), np.array([True]))
-    result = run([chunk(["a b", "c d", "e f"])], encoder, known=lambda hashes: known)[0]
+    result = run([chunk(["a b", "c d", "e f"])], encoder, known=lambda chunk, hashes: known)[0]
     assert result.vectors[1].tolist() == [7.0] * 8
     assert (result.n_tokens.tolist(), result.truncated.tolist()) == ([2, 9, 2], [False, True, False])
     assert encoder.tokenized == ["a b", "e f"]

@@ -86,24 +86,18 @@ class Ledger:
         """Find the parts of the same job; ResumeError if they belong to another one."""
         self.job = dict(job)
         manifest = self.target.stage / MANIFEST
-        if overwrite:
+        old = {} if overwrite else _json(manifest)
+        if old:
+            refuse_changed(old, self.job, str(manifest), self.target.output)
+        else:
             self.discard()
-        elif manifest.exists():
-            self._same(_json(manifest), str(manifest))
-        if not manifest.exists():
-            self._drop_parts()
             storage.write_bytes(str(manifest), json.dumps(self.job, indent=1, ensure_ascii=False).encode())
         for path in sorted(self.target.stage.glob("part-*.parquet")):
             self._found[_key(path)] = path
 
     def adopted(self, name: str) -> Any:
         """A value of the interrupted job's manifest, for what the user left open; None without one."""
-        manifest = self.target.stage / MANIFEST
-        return _json(manifest).get(name) if manifest.exists() else None
-
-    def _same(self, old: Mapping[str, Any], where: str) -> None:
-        if old:
-            refuse_changed(old, self.job, where, self.target.output)
+        return _json(self.target.stage / MANIFEST).get(name)
 
     def discard(self) -> None:
         """Forget all parts; the finished output, if any, stays until a new one replaces it."""
@@ -153,7 +147,7 @@ class Ledger:
     def _forget(self, part: Part) -> None:
         Path(part.path).unlink(missing_ok=True)
 
-    def add(self, encoded: Encoded, layout: Layout) -> Part:
+    def add(self, encoded: Encoded, layout: Layout, changes: Mapping[str, int] | None = None) -> Part:
         """Write a chunk's part and its rejects: on disk and synced when this returns, or an OutputError."""
         chunk = encoded.chunk
         rejects = sorted((*chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
@@ -168,6 +162,7 @@ class Ledger:
             "tokens": int(encoded.n_tokens.sum()),
             "truncated": int(encoded.truncated.sum()),
             "lost_tokens": encoded.lost_tokens,
+            "changes": dict(changes or {}),
             "rejects_file": None,
         }
         if rejects:
@@ -190,6 +185,11 @@ class Ledger:
         parts = list(self.parts.values())
         sums = {name: sum(getattr(part, name) for part in parts) for name in ("read", "rows", "rejects")}
         return sums | {name: sum(part.stats[name] for part in parts) for name in ("tokens", "truncated", "lost_tokens")}
+
+    def changes(self) -> dict[str, int]:
+        """Sums over all parts: rows added, changed and reused by --update or --reuse."""
+        counts = [part.stats["changes"] for part in self.parts.values()]
+        return {name: sum(count.get(name, 0) for count in counts) for name in ("added", "changed", "reused")}
 
     def close(self, layout: Layout, space: Mapping[str, Any]) -> None:
         """Publish rejects and output, then remove the stage. The caller has checked that no row is missing."""
@@ -276,7 +276,10 @@ def read_part(path: Path) -> Part:
 
 
 def part_of(path: Path, facts: Mapping[str, Any]) -> Part:
-    stats = {name: facts[name] for name in ("vectors", "tokens", "truncated", "lost_tokens", "last", "rejects_file")}
+    stats = {
+        name: facts[name]
+        for name in ("vectors", "tokens", "truncated", "lost_tokens", "last", "changes", "rejects_file")
+    }
     counts = (facts["rows"], facts["read"], facts["rejects"])
     return Part(_key(path), str(path), *counts, facts["source_hash"], stats)
 

@@ -297,6 +297,16 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Vectors that need no forward pass: `rows` of the chunk (ascending), float32 [n, dim], and their counts."""
+
+    rows: Rows
+    vectors: Floats
+    n_tokens: Ints
+    truncated: Bools
+
+
+@dataclass(frozen=True)
 class Part:
     """A finished part file: `path`, its rows in and out, and the hash of the ids and texts it was made from."""
 
@@ -333,3 +343,4 @@ class Outcome:
     files: tuple[str, ...] = ()
     resumed_rows: int = 0
     damaged_parts: int = 0
+    changes: Mapping[str, int] | None = None

@@ -17,6 +17,7 @@ from embedcli.contracts import (
     Encoded,
     Encoder,
     InputError,
+    Known,
     ModelError,
     OutOfMemory,
     Overflow,
@@ -27,20 +28,10 @@ from embedcli.handover import ahead
 from embedcli.meter import Control, Meter
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Bools, Floats, Ints, Rows
+    from embedcli.contracts import Bools, Floats, Rows
 
 
-@dataclass(frozen=True)
-class Known:
-    """Vectors that need no forward pass: `rows` of the chunk (ascending), float32 [n, dim], and their counts."""
-
-    rows: Rows
-    vectors: Floats
-    n_tokens: Ints
-    truncated: Bools
-
-
-Lookup = Callable[[Any], Known]
+Lookup = Callable[[Chunk, Any], Known]
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def encode(
 def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) -> Work:
     """Hash, look up, deduplicate and tokenize the rows of a chunk."""
     hashes = text_hashes(chunk.texts, settings.prompt)
-    known = settings.known(hashes) if settings.known is not None else None
+    known = settings.known(chunk, hashes) if settings.known is not None else None
     known_rows = set(known.rows.tolist()) if known is not None else ()
     first: dict[str, int] = {}
     inverse = np.full(len(chunk.texts), -1, np.int64)

@@ -169,6 +169,7 @@ class RunReport:
             "out_of_memory": meter.out_of_memory,
             "batch_tokens": meter.batch_tokens,
             "retried_rows": meter.retried_rows,
+            "changes": dict(outcome.changes) if outcome and outcome.changes else None,
             "damaged_parts": outcome.damaged_parts if outcome else 0,
             "peak_memory_mb": peak_memory_mb(),
             "space": dict(outcome.space) if outcome else {},
@@ -185,6 +186,8 @@ class RunReport:
         lines = [("rows", f"{rows.get('read', 0):,} in, {rows.get('rows', 0):,} embedded{rejected}")]
         if rows["resumed"]:
             lines.append(("resumed", f"{rows['resumed']:,} rows were there already"))
+        if made["changes"]:
+            lines.append(("changes", ", ".join(f"{count:,} {name}" for name, count in made["changes"].items())))
         lines.append(("tokens", tokens_line(made)))
         if self.meter.batches:
             lines.append(("padding", f"{made['padding_share']:.1%} of the tokens computed"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcli import __version__, checkpoint, encoders, engine, outputs, sinks, sources, storage
+from embedcli import __version__, checkpoint, encoders, engine, outputs, reuse, sinks, sources, storage
 from embedcli.contracts import (
     DEFAULT_CHUNK_ROWS,
     Chunk,
@@ -20,6 +20,7 @@ from embedcli.contracts import (
     Outcome,
     OutputError,
     Plan,
+    ResumeError,
     TooManyRejects,
     UsageError,
     Watch,
@@ -59,7 +60,7 @@ class Run:
                 self.open_pieces.discard(chunk.piece.index)
             yield chunk
 
-    def encode(self, chunks: Iterable[Chunk], encoder: Encoder) -> Iterator[Encoded]:
+    def encode(self, chunks: Iterable[Chunk], encoder: Encoder, store: reuse.Store | None = None) -> Iterator[Encoded]:
         """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""
         job = self.job
         settings = Settings(
@@ -69,6 +70,7 @@ class Run:
             split_overlap=job.split_overlap,
             truncate_dim=job.truncate_dim,
             normalize=job.normalize,
+            known=store.lookup if store is not None else None,
         )
 
         def read(stream: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -115,30 +117,55 @@ def run(job: Job, watch: Watch, control: Control, meter: Meter) -> Outcome:
 
 def run_local(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     """One process, one device: every missing chunk is encoded, then the output is published."""
-    job = this.job
-    done = None if job.overwrite else outputs.finished(ledger.target)
-    job = this.job = replace(job, chunk_rows=chunk_rows(this, ledger, done))
+    done = None if this.job.overwrite else outputs.finished(ledger.target)
+    job = this.job = replace(this.job, chunk_rows=chunk_rows(this, ledger, done))
     identity = job_identity(job, this.plan, this.files)
-    if done is not None and not job.update:
-        return nothing_to_do(this, identity, done, ledger)
+    if done is not None:
+        outcome = nothing_to_do(this, identity, done, ledger)
+        if outcome is not None:
+            return outcome
     ledger.begin(identity, overwrite=job.overwrite)
     with closing(encoders.load(job, this.files, this.watch.line)) as encoder:
         space, layout = space_of(job, encoder), layout_of(job, this.plan, encoder)
+        store = store_of(job, identity, layout, ledger, replaced=done is not None)
         this.watch.begin(this.plan, this.meter)
-        with closing(this.encode(ledger.missing(this.chunks()), encoder)) as stream:  # type: ignore[type-var]
+        chunks = store.see(this.chunks()) if store is not None else this.chunks()
+        with closing(this.encode(ledger.missing(chunks), encoder, store)) as stream:  # type: ignore[type-var]
             for encoded in stream:
                 with this.meter.stage("write"):
-                    ledger.add(encoded, layout)
+                    ledger.add(encoded, layout, store.counts.pop(encoded.chunk.key) if store else None)
                 this.wrote(encoded, ledger.rejected)
     if this.control.reason is not None:
         return stopped(this, ledger.totals(), "run the same command again to go on")
+    return publish(this, ledger, layout, space, store)
+
+
+def publish(
+    this: Run, ledger: checkpoint.Ledger, layout: Layout, space: dict[str, Any], store: reuse.Store | None
+) -> Outcome:
+    """Check that no row is missing, then give the output its name."""
     totals = ledger.totals()
     this.balance(totals)
-    refuse_rejects(job, totals["rejects"], this.read)
+    refuse_rejects(this.job, totals["rejects"], this.read)
+    changes = None
+    if store is not None:
+        changes = ledger.changes() | {"removed": store.removed()}
+        store.close()
     with this.meter.stage("write"):
         ledger.close(layout, space)
     remember(ledger.target, this.plan)
-    return ended(totals, space, tuple(ledger.target.files()), this.read - sum(ledger.added), len(ledger.damaged))
+    outcome = ended(totals, space, tuple(ledger.target.files()))
+    return replace(
+        outcome, resumed_rows=this.read - sum(ledger.added), damaged_parts=len(ledger.damaged), changes=changes
+    )
+
+
+def store_of(
+    job: Job, identity: dict[str, Any], layout: Layout, ledger: checkpoint.Ledger, *, replaced: bool
+) -> reuse.Store | None:
+    """The vectors that --update and --reuse may take over; None without either."""
+    paths = [*([job.output] if job.update and replaced else []), *job.reuse]
+    return reuse.open_store(paths, identity, layout, ledger.target.stage) if paths else None
 
 
 def run_stream(this: Run) -> Outcome:
@@ -248,12 +275,10 @@ def inputs_of(plan: Plan) -> list[str]:
 # Ends
 
 
-def ended(
-    totals: dict[str, int], space: dict[str, Any], files: tuple[str, ...] = (), resumed: int = 0, damaged: int = 0
-) -> Outcome:
+def ended(totals: dict[str, int], space: dict[str, Any], files: tuple[str, ...] = ()) -> Outcome:
     rejects = totals["rejects"]
     reason = f"{rejects} rows were rejected" if rejects else "all rows embedded"
-    return Outcome(3 if rejects else 0, reason, totals, space, files, resumed, damaged)
+    return Outcome(3 if rejects else 0, reason, totals, space, files)
 
 
 def stopped(this: Run, totals: dict[str, int], what_next: str) -> Outcome:
@@ -261,18 +286,39 @@ def stopped(this: Run, totals: dict[str, int], what_next: str) -> Outcome:
     return Outcome(code, f"stopped by {this.control.reason}: {what_next}", totals)
 
 
-def nothing_to_do(this: Run, identity: dict[str, Any], done: outputs.Finished, ledger: checkpoint.Ledger) -> Outcome:
-    """The output is finished: check that it is of this very job and input, and leave it as it is."""
+def nothing_to_do(
+    this: Run, identity: dict[str, Any], done: outputs.Finished, ledger: checkpoint.Ledger
+) -> Outcome | None:
+    """The output is finished, of this very job and input: leave it as it is. None if --update must look closer.
+
+    Raises ResumeError if the job or the input has changed and the user did not say --update.
+    """
     output = ledger.target.output
-    outputs.refuse_changed(done.job.get("job", {}), identity, output, output)
-    if not seen_before(ledger.target, this.plan):
-        now = checkpoint.joined_hash([checkpoint.source_hash(chunk) for chunk in this.chunks()])
-        if now != done.source_hash:
-            raise outputs.changed_input(", ".join(identity["inputs"][:3]), done.source_hash, now, output)
-        remember(ledger.target, this.plan)
+    if this.job.update and "-" in identity["inputs"]:
+        return None  # stdin can be read only once
+    try:
+        outputs.refuse_changed(done.job.get("job", {}), identity, output, output)
+        refuse_changed_input(this, identity, done, ledger)
+    except ResumeError:
+        if this.job.update:
+            this.read = 0
+            return None
+        raise
     ledger.remove_stage()
     totals = {key: int(done.job[key]) for key in TOTALS}
     return Outcome(0, "nothing to do: the output is finished", totals, done.space, (), totals["read"])
+
+
+def refuse_changed_input(
+    this: Run, identity: dict[str, Any], done: outputs.Finished, ledger: checkpoint.Ledger
+) -> None:
+    """ResumeError unless the inputs still hold what the output was made from; read anew only if they look other."""
+    if seen_before(ledger.target, this.plan):
+        return
+    now = checkpoint.joined_hash([checkpoint.source_hash(chunk) for chunk in this.chunks()])
+    if now != done.source_hash:
+        raise outputs.changed_input(", ".join(identity["inputs"][:3]), done.source_hash, now, ledger.target.output)
+    remember(ledger.target, this.plan)
 
 
 def refuse_rejects(job: Job, rejects: int, read: int | None) -> None:

@@ -56,6 +56,8 @@ FLAGS = (
     Flag("on_bad_row", Literal["reject", "fail"], "--on-bad-row", "Put bad rows aside, or stop at the first."),
     Flag("max_rejects", str, "--max-rejects", "Fail beyond this number, or share (0.1%), of rejected rows."),
     Flag("overwrite", bool, "--overwrite", "Replace an existing output and forget unfinished parts."),
+    Flag("update", bool, "--update", "Replace a finished output, keeping the vectors of unchanged rows."),
+    Flag("reuse", list[str], "--reuse", "Take vectors of equal texts from another finished output; repeatable."),
     Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run goes on."),
     Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run goes on."),
     Flag("base_url", str, "--base-url", "Endpoint of an openai: model; its key comes from OPENAI_API_KEY."),

@@ -1,0 +1,192 @@
+"""Vectors of finished outputs by text hash, for --update and --reuse: only what changed is encoded again.
+
+In memory stay 38 bytes per old row: hash 16, position 4, counts 5, id hash 8, order 4, seen 1. The vectors lie
+in a file in the staging folder and are read at random by memory map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedcli import precision, sinks
+from embedcli.contracts import Chunk, Known, ResumeError, UsageError
+from embedcli.outputs import Finished, Target, finished, target
+from embedcli.tables import Layout, vectors_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from embedcli.contracts import Bools, Rows
+
+# What two outputs must have in common for a vector of one to stand in the other.
+SPACE_KEYS = (
+    "fingerprint", "pooling", "prompt", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision", "overflow",
+)  # fmt: skip
+BLOCK_ROWS = 1 << 14
+
+
+def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, stage: Path) -> Store:
+    """The rows of the finished outputs `paths`, the first one being what --update replaces.
+
+    Raises ResumeError if one of them is in another vector space, UsageError if it is not a finished output.
+    """
+    found: list[tuple[Target, Finished]] = []
+    for path in paths:
+        old = target(path, None)
+        done = finished(old)
+        if done is None:
+            raise UsageError(f"{path} is not a finished output", "name a finished output of embedcli")
+        refuse_other_space(path, done.job.get("job", {}), job)
+        found.append((old, done))
+    return Store([old for old, _ in found], layout, stage)
+
+
+def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """ResumeError naming the first key by which two outputs' vectors are not comparable."""
+    for key in SPACE_KEYS:
+        if old.get(key) != new.get(key):
+            raise ResumeError(
+                f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
+                "use --overwrite to encode all rows again, or give the settings that made it",
+            )
+    if new.get("overflow") == "split":
+        raise ResumeError(f"{path} holds windows, which --update cannot take over", "use --overwrite")
+
+
+class Store:
+    """Old rows by text hash and by id. `lookup` serves the engine, `see` counts what the new input still has.
+
+    `counts` holds, per chunk that was looked up, how many of its rows are added, changed and reused.
+    """
+
+    def __init__(self, olds: Sequence[Target], layout: Layout, stage: Path) -> None:
+        self.layout = layout
+        self.counts: dict[tuple[int, int], dict[str, int]] = {}
+        self.file = stage / "reuse.bin"
+        hashes, ids, tokens, truncated = self._copy(olds)
+        order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.uint32)
+        self._high, self._low = hashes[order, 0].copy(), hashes[order, 1].copy()
+        self._order, self._tokens, self._truncated = order, tokens, truncated
+        self._ids = np.sort(ids)
+        self._seen = np.zeros(len(ids), bool)
+        dtype = precision.DTYPES[layout.precision]
+        shape = (len(order), layout.width)
+        self._vectors: Any = np.memmap(self.file, dtype, "r", shape=shape) if len(order) else np.zeros(shape, dtype)
+
+    def _copy(self, olds: Sequence[Target]) -> tuple[NDArray[np.uint64], NDArray[np.uint64], Any, Bools]:
+        hashes, ids, tokens, truncated = [], [], [], []
+        with open(self.file, "wb") as out:
+            for i, old in enumerate(olds):
+                for table in old_tables(old):
+                    np.ascontiguousarray(vectors_of(table)).tofile(out)
+                    hashes.append(halves(b"".join(table.column("text_hash").to_pylist())))
+                    # Only the replaced output's ids count as added, changed or removed.
+                    ids += [id_hashes(table.column(0))] if i == 0 else []
+                    tokens.append(table.column("n_tokens").to_numpy().astype(np.int32))
+                    truncated.append(table.column("truncated").to_numpy(zero_copy_only=False).astype(bool))
+        return (
+            np.concatenate(hashes) if hashes else np.zeros((0, 2), np.uint64),
+            np.concatenate(ids) if ids else np.zeros(0, np.uint64),
+            np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
+            np.concatenate(truncated) if truncated else np.zeros(0, bool),
+        )
+
+    def lookup(self, chunk: Chunk, hashes: NDArray[np.uint8]) -> Known:
+        """The rows of a chunk whose text is in the store, with their vectors."""
+        where = self._find(halves(hashes.tobytes()))
+        rows = np.flatnonzero(where >= 0)
+        old = self._order[where[rows]]
+        stored = np.asarray(self._vectors[old])
+        vectors = precision.restore(stored, self.layout.precision, self.layout.dim, self.layout.ranges)
+        fresh = self._known_ids(id_hashes(chunk.ids))[where < 0]
+        changed = int(fresh.sum())
+        self.counts[chunk.key] = {"added": len(fresh) - changed, "changed": changed, "reused": len(rows)}
+        return Known(rows, vectors, self._tokens[old], self._truncated[old])
+
+    def _find(self, wanted: NDArray[np.uint64]) -> Rows:
+        """int64 [n]: the place of each hash in the sorted arrays, -1 where it is not."""
+        at = np.searchsorted(self._high, wanted[:, 0])
+        found = np.full(len(wanted), -1, np.int64)
+        open_ = np.arange(len(wanted))
+        while len(open_):
+            open_ = open_[(at[open_] < len(self._high))]
+            open_ = open_[self._high[at[open_]] == wanted[open_, 0]]
+            same = self._low[at[open_]] == wanted[open_, 1]
+            found[open_[same]] = at[open_[same]]
+            open_ = open_[~same]
+            at[open_] += 1
+        return found
+
+    def _known_ids(self, ids: NDArray[np.uint64]) -> Bools:
+        at = np.minimum(np.searchsorted(self._ids, ids), max(0, len(self._ids) - 1))
+        return np.asarray(self._ids[at] == ids) if len(self._ids) else np.zeros(len(ids), bool)
+
+    def see(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Pass chunks on, noting which old ids the new input still has."""
+        for chunk in chunks:
+            ids = id_hashes(chunk.ids)
+            known = ids[self._known_ids(ids)]
+            for side in ("left", "right"):
+                at = np.searchsorted(self._ids, known, side=side) - (side == "right")
+                self._seen[at] = True
+            yield chunk
+
+    def removed(self) -> int:
+        """How many old rows' ids none of the chunks seen so far has."""
+        firsts = np.searchsorted(self._ids, self._ids)
+        return int((~self._seen[firsts]).sum())
+
+    def close(self) -> None:
+        """Drop the vectors' file."""
+        self._vectors = None
+        self.file.unlink(missing_ok=True)
+
+
+def halves(digests: bytes) -> NDArray[np.uint64]:
+    """uint64 [n, 2] of n 16-byte hashes."""
+    return np.frombuffer(digests, np.uint64).reshape(-1, 2)
+
+
+def id_hashes(ids: Any) -> NDArray[np.uint64]:
+    """uint64 [n]: BLAKE2b-64 of each id's text form."""
+    digests = b"".join(blake2b(repr(value).encode(), digest_size=8).digest() for value in ids.to_pylist())
+    return np.frombuffer(digests, np.uint64)
+
+
+def old_tables(old: Target) -> Iterator[pa.Table]:
+    """The rows of a finished output in order: id first, then embedding, n_tokens, truncated, text_hash."""
+    names = ["embedding", "n_tokens", "truncated", "text_hash"]
+    if old.folder:
+        for path in sorted(Path(old.output).glob("part-*." + old.kind)):
+            yield from old_tables(Target(str(path), old.kind, folder=False))
+    elif old.kind == "parquet":
+        yield from _parquet_tables(old.output, names)
+    elif old.kind == "npy":
+        vectors = np.load(old.output, mmap_mode="r")
+        at = 0
+        for table in _parquet_tables(sinks.ids_path(old.output), names[1:]):
+            block = np.ascontiguousarray(vectors[at : at + table.num_rows])
+            at += table.num_rows
+            column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), vectors.shape[1])
+            yield table.append_column("embedding", column)
+    elif old.kind == "arrow":
+        with pa.memory_map(old.output) as source:
+            reader = pa.ipc.open_file(source)
+            for i in range(reader.num_record_batches):
+                yield pa.Table.from_batches([reader.get_batch(i)])
+    else:
+        raise UsageError(f"{old.output}: the vectors of a JSONL output cannot be taken over", "use --overwrite")
+
+
+def _parquet_tables(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        first = file.schema_arrow.names[0]
+        for batch in file.iter_batches(BLOCK_ROWS, columns=[first, *names]):
+            yield pa.Table.from_batches([batch])

@@ -1,0 +1,205 @@
+"""The ledger: parts are whole or not there, damage is noticed, two jobs never mix."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from embedcli import checkpoint, outputs
+from embedcli.contracts import Chunk, OutputError, Reject, ResumeError
+from embedcli.engine import Settings, encode
+from embedcli.meter import Control, Meter
+from embedcli.tables import Layout
+from fakes import COLUMNS, FakeEncoder, chunk
+
+JOB = {"model": "fake", "prompt": ""}
+LAYOUT = Layout(COLUMNS, 8, "float32")
+BAD = Reject("in.jsonl", 99, "bad JSON", None, "{oops")
+
+
+def chunks() -> list[Chunk]:
+    first = chunk([f"row {i}" for i in range(20)], seq=0, last=False)
+    return [first, chunk([f"line {i}" for i in range(7)], seq=1, rejects=(BAD,))]
+
+
+def opened(output: Path, job: dict[str, Any] = JOB, **values: Any) -> checkpoint.Ledger:
+    ledger = checkpoint.Ledger(outputs.target(str(output), None), **values)
+    ledger.acquire()
+    ledger.begin(job, overwrite=False)
+    return ledger
+
+
+def fill(ledger: checkpoint.Ledger, source: list[Chunk]) -> int:
+    """Encode what is missing; how many chunks that were."""
+    made = 0
+    for encoded in encode(ledger.missing(iter(source)), FakeEncoder(), Settings(), Meter(), Control()):
+        ledger.add(encoded, LAYOUT)
+        made += 1
+    return made
+
+
+def finish(output: Path) -> None:
+    ledger = opened(output)
+    fill(ledger, chunks())
+    ledger.close(LAYOUT, {"model": "fake"})
+
+
+def parts(output: Path) -> list[Path]:
+    return sorted(Path(f"{output}.parts").glob("part-*.parquet"))
+
+
+def test_a_finished_output_leaves_no_other_file(tmp_path: Path) -> None:
+    finish(tmp_path / "out.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "out.parquet.rejects.jsonl"]
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column("id").to_pylist() == [f"0-0-{i}" for i in range(20)] + [f"0-1-{i}" for i in range(7)]
+    reject = json.loads((tmp_path / "out.parquet.rejects.jsonl").read_text())
+    assert reject == {"source": "in.jsonl", "line": 99, "id": None, "reason": "bad JSON", "raw": "{oops"}
+
+
+def test_resume_keeps_sound_parts_and_gives_the_same_bytes(tmp_path: Path) -> None:
+    finish(tmp_path / "a.parquet")
+    ledger = opened(tmp_path / "b.parquet")
+    assert fill(ledger, chunks()[:1]) == 1
+    ledger.release()
+    again = opened(tmp_path / "b.parquet")
+    assert fill(again, chunks()) == 1
+    again.close(LAYOUT, {"model": "fake"})
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def flip(path: Path, at: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", ["flip early", "flip late", "truncate", "empty", "rejects", "no rejects"])
+def test_damage_is_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
+    finish(tmp_path / "a.parquet")
+    ledger = opened(tmp_path / "b.parquet")
+    fill(ledger, chunks())
+    ledger.release()
+    victim = parts(tmp_path / "b.parquet")[1]
+    rejects = next(victim.parent.glob("rejects-*"))
+    match damage:
+        case "flip early":
+            flip(victim, 0.1)
+        case "flip late":
+            flip(victim, 0.97)
+        case "truncate":
+            victim.write_bytes(victim.read_bytes()[:-5])
+        case "empty":
+            victim.write_bytes(b"")
+        case "rejects":
+            flip(rejects, 0.5)
+        case _:
+            rejects.unlink()
+    again = opened(tmp_path / "b.parquet")
+    assert fill(again, chunks()) == 1
+    assert again.damaged == [str(victim)]
+    again.close(LAYOUT, {"model": "fake"})
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_changed_job_is_refused_naming_the_key(tmp_path: Path) -> None:
+    opened(tmp_path / "out.parquet").release()
+    with pytest.raises(ResumeError, match='prompt was "", now "query: "') as caught:
+        opened(tmp_path / "out.parquet", JOB | {"prompt": "query: "})
+    assert "--overwrite" in caught.value.hint
+    assert "--update" in caught.value.hint
+
+
+@pytest.mark.parametrize("change", ["text", "id", "kept", "fewer"])
+def test_a_changed_input_is_refused(tmp_path: Path, change: str) -> None:
+    import pyarrow as pa
+
+    ledger = opened(tmp_path / "out.parquet")
+    fill(ledger, chunks())
+    ledger.release()
+    first, second = chunks()
+    match change:
+        case "text":
+            first = replace(first, texts=["other", *first.texts[1:]])
+        case "id":
+            first = replace(first, ids=pa.array(["x", *first.ids.to_pylist()[1:]]))
+        case "kept":
+            first = replace(first, kept=pa.table({"year": list(range(20))}))
+        case _:
+            first = chunk(list(first.texts[:-1]), seq=0, last=False)
+    with pytest.raises(ResumeError, match=r"in\.jsonl has changed"):
+        fill(opened(tmp_path / "out.parquet"), [first, second])
+
+
+def test_with_update_changed_chunks_are_made_again(tmp_path: Path) -> None:
+    ledger = opened(tmp_path / "out.parquet")
+    fill(ledger, chunks())
+    ledger.release()
+    first, second = chunks()
+    changed = replace(first, texts=["other", *first.texts[1:]])
+    assert fill(opened(tmp_path / "out.parquet", tolerant=True), [changed, second]) == 1
+
+
+def test_a_damaged_manifest_forgets_the_parts(tmp_path: Path) -> None:
+    ledger = opened(tmp_path / "out.parquet")
+    fill(ledger, chunks())
+    ledger.release()
+    (tmp_path / "out.parquet.parts" / "_manifest.json").write_text("{ torn")
+    assert fill(opened(tmp_path / "out.parquet"), chunks()) == 2
+
+
+def test_the_second_process_is_refused_and_a_dead_one_keeps_no_lock(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; import test_checkpoint as t\n"
+        "held = t.opened(Path(sys.argv[2])); print('held', flush=True); sys.stdin.read()"
+    )
+    output = tmp_path / "out.parquet"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(output)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match="another embedcli is writing"):
+            opened(output)
+        holder.kill()
+    opened(output).release()
+
+
+def test_an_output_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out.parquet").write_bytes(b"somebody's data")
+    with pytest.raises(ResumeError, match="does not say what made it"):
+        outputs.finished(outputs.target(str(tmp_path / "out.parquet"), None))
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.jsonl", "out.arrow", "out/"])
+def test_a_finished_output_says_what_made_it(tmp_path: Path, name: str) -> None:
+    output = str(tmp_path / name.rstrip("/")) + ("/" if name.endswith("/") else "")
+    ledger = checkpoint.Ledger(outputs.target(output, None))
+    ledger.acquire()
+    ledger.begin(JOB, overwrite=False)
+    fill(ledger, chunks())
+    ledger.close(LAYOUT, {"model": "fake"})
+    done = outputs.finished(outputs.target(output, None))
+    assert done is not None
+    assert dict(done.space) == {"model": "fake"}
+    assert done.job["job"] == JOB
+    assert (done.job["read"], done.job["rows"], done.job["rejects"]) == (28, 27, 1)
+
+
+def test_npy_is_memory_mappable_and_in_step_with_its_ids(tmp_path: Path) -> None:
+    finish(tmp_path / "out.npy")
+    finish(tmp_path / "out.parquet")
+    vectors = np.load(tmp_path / "out.npy", mmap_mode="r")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert vectors.shape == (27, 8)
+    np.testing.assert_array_equal(vectors, np.array(table.column("embedding").to_pylist(), np.float32))
+    ids = pq.read_table(tmp_path / "out.ids.parquet")
+    assert ids.equals(table.drop_columns(["embedding"]))
