@@ -1,0 +1,373 @@
+"""Static vectors: model2vec folders, sentence-transformers StaticEmbedding models, files of word vectors.
+
+All of them are the mean of table rows, and need neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+import numpy as np
+
+from embedcli.contracts import Job, ModelError, Tokens, UsageError
+from embedcli.encoders.bag import Bag, unit
+from embedcli.encoders.files import ModelFiles, read_json, sha256
+from embedcli.encoders.keyedvectors import sidecar
+from embedcli.encoders.pieces import WholeTexts, ragged, replaced, tokenizing
+from embedcli.encoders.recipe import Recipe, read_modules
+from embedcli.encoders.recipe import identity as recipe_identity
+from embedcli.encoders.recipe import recipe as read_recipe
+from embedcli.encoders.tensors import AGAIN, header, tensor
+from embedcli.encoders.words import WordSplitter
+from embedcli.encoders.wordvectors import Layout, layout
+from embedcli.encoders.wordvectors import read as read_vectors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+    from embedcli.contracts import Floats, Rows
+    from embedcli.encoders.pieces import Ragged
+
+Format = Layout | Literal["model2vec", "static-embedding"]
+Notify = Callable[[str], None]
+
+WEIGHTS = "model.safetensors"
+# What model2vec itself takes for a model that does not say.
+MODEL2VEC_LIMIT = 512
+# A batch keeps one thread busy for about 10 ms; fewer tokens cost more hand-overs, more leave the other core idle.
+BATCH_TOKENS = 1 << 16
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a job makes of a static model: the limit in tokens (None: none) and whether vectors get length 1."""
+
+    format: Format
+    folder: Path
+    limit: int | None
+    normalize: bool
+    recipe: Recipe
+
+
+class Reader(Protocol):
+    """Texts to rows of a table."""
+
+    def __call__(self, texts: Sequence[str]) -> Tokens: ...
+
+    def close(self) -> None: ...
+
+
+def recognise(path: Path) -> Format | None:
+    """How the static vectors of a folder or file are stored; None where it holds none. Reads headers only."""
+    if path.is_file():
+        return layout(path)
+    try:
+        folder = _embedding_folder(path)
+        names = header(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else {}
+    except ModelError:
+        return None
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    if "embeddings" in names and names.keys() <= {"embeddings", "weights", "mapping"}:
+        return "model2vec"
+    return "static-embedding" if names.keys() == {"embedding.weight"} else None
+
+
+def identity(files: ModelFiles, job: Job) -> dict[str, Any]:
+    """What decides the vectors, found without loading the table."""
+    return _identity(files, _settings(files, job))
+
+
+def load(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
+    """The encoder of a static model. Raises ModelError where its files are damaged or do not fit each other."""
+    _refuse_engine(job, notify)
+    settings = _settings(files, job)
+    for note in settings.recipe.notes:
+        notify(note)
+    threads = _threads(job)
+    bag, reader = _parts(settings, threads, notify)
+    facts = {"dim": bag.dim, "engine": "numpy", "format": settings.format}
+    return StaticEncoder(bag, reader, settings.normalize, _identity(files, settings) | facts, threads)
+
+
+class StaticEncoder:
+    """Means over tokens, computed in threads: `lanes` batches at a time, each with its whole cost in `forward`."""
+
+    multiple = 1
+
+    def __init__(self, bag: Bag, reader: Reader, normalize: bool, space: dict[str, Any], threads: int) -> None:
+        self.dim = bag.dim
+        self.lanes = threads
+        self.batch_tokens = BATCH_TOKENS
+        self.empty_reason = "no known word"
+        self._bag = bag
+        self._reader = reader
+        self._normalize = normalize
+        self._space = space
+        self._pool = ThreadPoolExecutor(threads, "forward")
+
+    def space(self) -> dict[str, Any]:
+        return dict(self._space)
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        return self._reader(texts)
+
+    def forward(self, tokens: Tokens, rows: Rows) -> Future[Floats]:
+        return self._pool.submit(self.exact, tokens, rows)
+
+    def collect(self, output: Future[Floats]) -> Floats:
+        return output.result()
+
+    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+        made = self._bag.means(tokens, rows)
+        return unit(made) if self._normalize else made
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._reader.close()
+
+
+class TokenReader:
+    """Texts to token ids the way model2vec and StaticEmbedding read them: no special tokens, cut at `limit`.
+
+    `characters` cuts a text before it is tokenized, as model2vec does; `unknown` is left out after the cut.
+    `Tokens.full` counts the whole text in the same way, so it exceeds the length exactly where something was lost.
+    """
+
+    def __init__(
+        self,
+        whole: WholeTexts,
+        *,
+        limit: int | None,
+        prompt: str = "",
+        characters: int | None = None,
+        unknown: int | None = None,
+        left: bool = False,
+    ) -> None:
+        self._whole = whole
+        self._limit = limit
+        self._prompt = prompt
+        self._characters = characters
+        self._unknown = unknown
+        self._left = left
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        prompted = [self._prompt + text for text in texts] if self._prompt else texts
+        whole = self._whole(prompted)
+        most = self._characters
+        long = [i for i, text in enumerate(prompted) if len(text) > most] if most is not None else []
+        shortened = replaced(whole, long, self._whole([prompted[i][:most] for i in long])) if long else whole
+        all_ids, all_offsets = self._without_unknown(whole)
+        ids, offsets = self._without_unknown(self._cut(shortened))
+        full = np.diff(all_offsets).astype(np.int32)
+        for i in long:
+            kept = ids[offsets[i] : offsets[i + 1]]
+            # Cut inside a word, a text can have as many tokens as before, or more: it is still not the whole.
+            if not np.array_equal(kept, all_ids[all_offsets[i] : all_offsets[i + 1]]):
+                full[i] = max(full[i], len(kept) + 1)
+        return Tokens(ids, offsets, full)
+
+    def close(self) -> None:
+        self._whole.close()
+
+    def _cut(self, made: Ragged) -> Ragged:
+        ids, offsets = made
+        lengths = np.diff(offsets)
+        if self._limit is None or lengths.max(initial=0) <= self._limit:
+            return made
+        kept = np.minimum(lengths, self._limit)
+        ends = np.concatenate([[0], np.cumsum(kept)])
+        starts = offsets[1:] - kept if self._left else offsets[:-1]
+        return ids[np.repeat(starts - ends[:-1], kept) + np.arange(ends[-1])], ends
+
+    def _without_unknown(self, made: Ragged) -> Ragged:
+        if self._unknown is None:
+            return made
+        ids, offsets = made
+        known = ids != self._unknown
+        if known.all():
+            return made
+        return ids[known], np.concatenate([[0], np.cumsum(known)])[offsets]
+
+
+class WordReader:
+    """Texts to the numbers of the words that a vocabulary knows; only those are counted and cut at `limit`."""
+
+    def __init__(self, splitter: WordSplitter, *, limit: int | None, prompt: str = "") -> None:
+        self._splitter = splitter
+        self._limit = limit
+        self._prompt = prompt
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        rows = [self._splitter.ids(self._prompt + text) for text in texts]
+        full = np.fromiter(map(len, rows), np.int32, len(rows))
+        return Tokens(*ragged([row[: self._limit] for row in rows]), full)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _settings(files: ModelFiles, job: Job) -> Settings:
+    found = recognise(files.folder)
+    if found is None:
+        _refuse(files.folder)
+    made = read_recipe(files, job)
+    folder = _embedding_folder(files.folder) if files.folder.is_dir() else files.folder
+    limit: int | None = None
+    normalize = made.has_normalize
+    if found == "model2vec":
+        config = read_json(folder / "config.json")
+        limit = config.get("max_length", MODEL2VEC_LIMIT)
+        normalize = bool(config.get("normalize", False))
+    elif found == "static-embedding":
+        limit = _truncation(folder).get("max_length")
+    if job.max_seq_length is not None:
+        limit = job.max_seq_length
+    return Settings(found, folder, limit, normalize if job.normalize is None else job.normalize, made)
+
+
+def _identity(files: ModelFiles, settings: Settings) -> dict[str, Any]:
+    own = recipe_identity(files, settings.recipe, "float32")
+    beside = sidecar(files.folder)
+    if settings.format == "keyed-vectors" and beside.is_file():
+        own["fingerprint"] = hashlib.sha256(f"{files.fingerprint} {sha256(beside)}".encode()).hexdigest()
+    return own | {"pooling": "mean", "max_seq_length": settings.limit, "normalize": settings.normalize}
+
+
+def _embedding_folder(folder: Path) -> Path:
+    """Where the table and the tokenizer are: modules.json may name a subfolder."""
+    modules = read_modules(folder)
+    if modules[0][0] != "StaticEmbedding":
+        return folder
+    for kind, _ in modules[1:]:
+        if kind != "Normalize":
+            raise ModelError(
+                f"{folder} follows its static vectors with {kind}, which is not supported", "use another model"
+            )
+    return folder / modules[0][1]
+
+
+def _refuse(path: Path) -> NoReturn:
+    if path.is_dir() and any(path.rglob("pytorch_model.bin")):
+        raise ModelError(
+            f"{path} keeps its static vectors in a pickle (pytorch_model.bin), which could run code",
+            "load it where you trust it with sentence-transformers and save it again: model.save(PATH)",
+        )
+    raise ModelError(
+        f"{path} holds no static vectors that can be read",
+        "give a model2vec or StaticEmbedding folder, or a word2vec, GloVe, fastText .vec or KeyedVectors file",
+    )
+
+
+def _refuse_engine(job: Job, notify: Notify) -> None:
+    if job.engine != "auto":
+        raise UsageError(
+            f"--engine {job.engine} cannot run static vectors: they are summed, not computed by a network",
+            "leave --engine out",
+        )
+    if job.device not in ("auto", "cpu"):
+        notify(f"static vectors are summed on the CPU; --device {job.device} changes nothing")
+    if job.dtype not in ("auto", "float32"):
+        notify(f"static vectors are summed in float32; --dtype {job.dtype} changes nothing")
+
+
+def _threads(job: Job) -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return job.threads or min(MOST_THREADS, usable)
+
+
+def _parts(settings: Settings, threads: int, notify: Notify) -> tuple[Bag, Reader]:
+    if settings.format == "model2vec":
+        return _model2vec(settings, threads)
+    if settings.format == "static-embedding":
+        return _static_embedding(settings, threads)
+    return _word_vectors(settings, notify)
+
+
+def _model2vec(settings: Settings, threads: int) -> tuple[Bag, TokenReader]:
+    tokenizer = _tokenizer(settings.folder)
+    vocabulary = tokenizer.get_vocab()
+    bag = _bag(settings.folder / WEIGHTS, max(vocabulary.values(), default=-1))
+    characters = None
+    if settings.limit is not None:
+        characters = settings.limit * int(np.median(list(map(len, vocabulary))))
+    reader = TokenReader(
+        tokenizing(tokenizer, threads),
+        limit=settings.limit,
+        prompt=settings.recipe.prompt,
+        characters=characters,
+        unknown=_unknown(tokenizer, settings.folder),
+    )
+    return bag, reader
+
+
+def _static_embedding(settings: Settings, threads: int) -> tuple[Bag, TokenReader]:
+    tokenizer = _tokenizer(settings.folder)
+    bag = _bag(settings.folder / WEIGHTS, max(tokenizer.get_vocab().values(), default=-1))
+    left = _truncation(settings.folder).get("direction") == "Left"
+    whole = tokenizing(tokenizer, threads)
+    return bag, TokenReader(whole, limit=settings.limit, prompt=settings.recipe.prompt, left=left)
+
+
+def _word_vectors(settings: Settings, notify: Notify) -> tuple[Bag, WordReader]:
+    found = read_vectors(settings.folder)
+    for note in found.notes:
+        notify(note)
+    splitter = WordSplitter(found.index)
+    return Bag(found.vectors), WordReader(splitter, limit=settings.limit, prompt=settings.recipe.prompt)
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:
+        raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}", AGAIN) from error
+
+
+def _bag(path: Path, last: int) -> Bag:
+    """The table of a file with its mapping and weights, each with an entry for every id up to `last`."""
+    names = header(path)
+    table = tensor(path, "embeddings" if "embeddings" in names else "embedding.weight")
+    mapping = tensor(path, "mapping") if "mapping" in names else None
+    weights = tensor(path, "weights") if "weights" in names else None
+    sizes = [len(part) for part in (table if mapping is None else mapping, weights) if part is not None]
+    if table.ndim != 2 or min(sizes) <= last or (mapping is not None and not _points_into(mapping, len(table))):
+        raise ModelError(f"{path} has vectors for {min(sizes)} tokens, its tokenizer knows {last + 1}", AGAIN)
+    return Bag(
+        np.asarray(table, np.float32),
+        None if mapping is None else np.asarray(mapping, np.int64),
+        None if weights is None else np.asarray(weights, np.float32),
+    )
+
+
+def _points_into(mapping: NDArray[Any], size: int) -> bool:
+    return mapping.dtype.kind in "iu" and int(mapping.min(initial=0)) >= 0 and int(mapping.max(initial=0)) < size
+
+
+def _unknown(tokenizer: Tokenizer, folder: Path) -> int | None:
+    """The id that model2vec leaves out of the mean."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    if hasattr(tokenizer.model, "unk_token"):
+        return None if token is None else tokenizer.token_to_id(token)
+    number = read_json(folder / "tokenizer.json")["model"].get("unk_id")
+    return None if number is None else int(number)
+
+
+def _truncation(folder: Path) -> dict[str, Any]:
+    """The truncation that a tokenizer.json asks for; read without parsing its vocabulary."""
+    text = (folder / "tokenizer.json").read_text("utf-8")
+    at = re.search(r'"truncation"\s*:\s*', text)
+    made = json.JSONDecoder().raw_decode(text, at.end())[0] if at else None
+    return made if isinstance(made, dict) else {}
