@@ -38,7 +38,8 @@ class Recipe:
     """What decides a model's vectors besides its weights, resolved for one job.
 
     `positions` is the longest padded sequence the model can take (None: any). `normalize` says whether the vectors
-    come out with length 1; `has_normalize` whether the model's own pipeline does it. `prompt` is prepended to each
+    come out with length 1; `has_normalize` whether the model's own pipeline does it; `saved` whether there is such a
+    pipeline (modules.json) or a raw Hugging Face folder. `prompt` is prepended to each
     text as is. `custom_code` names the files and classes that would run with --trust-remote-code and only then.
     """
 
@@ -53,6 +54,7 @@ class Recipe:
     prompt_source: str
     include_prompt: bool
     truncate_dim: int | None
+    saved: bool
     modules: tuple[str, ...] = ()
     custom_code: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
         prompt_source=source,
         include_prompt=include_prompt,
         truncate_dim=job.truncate_dim or saved.get("truncate_dim"),
+        saved=(folder / "modules.json").is_file(),
         modules=tuple(kind for kind, _ in modules),
         custom_code=code,
         notes=_notes(files, job, prompts, modules),

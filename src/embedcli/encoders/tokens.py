@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from embedcli.contracts import Rows
+    from embedcli.contracts import Ints, Rows
 
 # One slice of texts is tokenized at a time: an Encoding takes about 150 bytes per token until it is dropped.
 SLICE_CHARACTERS = 1 << 20
@@ -63,11 +63,7 @@ class FastTokenizer:
             for i, encoding in enumerate(encodings):
                 full[start + i] = len(encoding)
                 rows.append(self._cut(encoding.ids))
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        ids = np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
-        return Tokens(ids, offsets, full)
+        return ragged(rows, full)
 
     def _encode(self, texts: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         for start, stop in _slices(texts):
@@ -89,6 +85,14 @@ class FastTokenizer:
         ids = self._cut(self._tokenizer.encode(self.prompt).ids)
         special = {number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (ids[-1] in special) if ids else 0
+
+
+def ragged(rows: Sequence[Sequence[int]], full: Ints) -> Tokens:
+    """Lists of token ids as Tokens."""
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Tokens(np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets, full)
 
 
 def _specials(tokenizer: Tokenizer) -> tuple[int, int]:

@@ -1,0 +1,368 @@
+"""PyTorch: sentence-transformers pipelines and raw Hugging Face models, fed with our own batches."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedcli.contracts import Job, ModelError, OutOfMemory, Tokens, UsageError
+from embedcli.encoders import onednn
+from embedcli.encoders.files import ModelFiles
+from embedcli.encoders.ownwords import OwnWords, Texts, agrees
+from embedcli.encoders.recipe import Recipe, identity
+from embedcli.encoders.tokens import FastTokenizer, pad
+
+if TYPE_CHECKING:
+    from embedcli.contracts import Floats, Rows
+
+log = logging.getLogger(__name__)
+
+# Padded tokens per batch. CPU: activations should stay in cache; rows/s over `encode` for all-MiniLM-L6-v2 on two
+# cores, packed layers: 512: 1.8, 1024: 2.0, 2048: 1.9, 4096: 1.6, 16384: 1.0. Accelerators want width.
+BATCH_TOKENS = {"cpu": 1536, "cuda": 65536, "xpu": 32768, "mps": 8192}
+# Lengths are padded up to a multiple, so that few shapes occur: MPS keeps a graph per shape, tensor cores like 8.
+MULTIPLE = {"cpu": 8, "cuda": 8, "xpu": 8, "mps": 16}
+PROBE = ("a", "The same model must give the same vector, whoever multiplies its matrices.", "向量 vecteur вектор")
+SAME_COSINE = 0.999999
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class TransformerEncoder:
+    """A sentence-transformers pipeline on one device.
+
+    `model` maps features to `sentence_embedding` as the job wants it (its Normalize module added or dropped);
+    `tokenizer` is a FastTokenizer, or None where the model's own must be used. Both are what a converter needs;
+    convert before the first `forward`, which packs the linear layers on a CPU.
+    """
+
+    lanes: int
+    empty_reason = "no token left of the text"
+
+    def __init__(self, job: Job, files: ModelFiles, recipe: Recipe, notify: Callable[[str], None]) -> None:
+        import torch
+
+        self.device = choose_device(job.device)
+        self.dtype = choose_dtype(job.dtype, self.device)
+        self._job, self._files, self.recipe, self._notify = job, files, recipe, notify
+        kind = self.device.partition(":")[0]
+        self.lanes = 1 if kind == "cpu" else 2
+        self.batch_tokens = BATCH_TOKENS.get(kind, 16384)
+        self.multiple = MULTIPLE.get(kind, 8)
+        _threads(job.threads)
+        self.model = self._load(self.dtype)
+        self.words = self._choose_words()
+        self.tokenizer = self.words if isinstance(self.words, FastTokenizer) else None
+        self._exact_model: Any = None
+        plain = kind == "cpu" and self.dtype == "float32" and not isinstance(self.words, Texts)
+        self._packable = plain and onednn.available(torch)
+        self.dim = int(self._probe().shape[1])
+
+    def space(self) -> dict[str, Any]:
+        """What decides the vectors, with the device, dtype and library versions that made them."""
+        import torch
+
+        return {
+            **identity(self._files, self.recipe, "float32" if self.dtype == "float32" else "half"),
+            "dim": self.dim,
+            "dtype": self.dtype,
+            "engine": "torch",
+            "device": self.device,
+            "versions": {name: _version(name) for name in ("sentence-transformers", "transformers", "tokenizers")}
+            | {"torch": torch.__version__},
+        }
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Each text once, prompt first, cut to the model's limit."""
+        return self.words.tokenize(texts)
+
+    def forward(self, tokens: Tokens, rows: Rows) -> Any:
+        """Start one batch; on an accelerator nothing waits for it. Raises OutOfMemory if it does not fit."""
+        if self._packable:
+            self._packable = False
+            self._pack()
+        with _memory():
+            return self._start(self.model, self._features(tokens, rows))
+
+    def collect(self, output: Any) -> Floats:
+        """float32 [rows, dim], once the device has made them."""
+        vectors, ready = output
+        with _memory():
+            if ready is not None:
+                ready.synchronize()
+            made: Floats = vectors.float().cpu().numpy()
+        return made
+
+    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+        """The same rows in float32, one by one, so that no other row's padding or overflow touches them."""
+        model = self.model if self.dtype == "float32" else self._exact()
+        with _memory():
+            singles = [self._features(tokens, rows[i : i + 1]) for i in range(len(rows))]
+            made = [self.collect(self._start(model, features)) for features in singles]
+        return np.concatenate(made) if made else np.empty((0, self.dim), np.float32)
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.model = self._exact_model = None
+        gc.collect()
+        _empty_cache(self.device)
+
+    def _load(self, dtype: str) -> Any:
+        with _quiet(), _load_errors(self._files):
+            import torch
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer(
+                str(self._files.folder),
+                device=self.device,
+                # Only where the files need it: with the flag a model that transformers knows would run its own copy.
+                trust_remote_code=bool(self.recipe.custom_code),
+                local_files_only=True,
+                model_kwargs={"dtype": getattr(torch, dtype)},
+            )
+            return normalized(model.eval(), self.recipe)
+
+    def _choose_words(self) -> FastTokenizer | OwnWords | Texts:
+        """Our tokenizer where it gives the model's own ids, else the model's own, else its whole preprocessing."""
+        recipe, model = self.recipe, self.model
+        if not _takes_token_ids(model, recipe):
+            return Texts(model, recipe, self._job.as_)
+        own = model.tokenizer
+        backend = getattr(own, "backend_tokenizer", None)
+        if backend is not None and agrees(own, recipe.max_seq_length):
+            return FastTokenizer(
+                backend,
+                limit=recipe.max_seq_length,
+                prompt=recipe.prompt,
+                pad_id=own.pad_token_id or 0,
+                pad_left=own.padding_side == "left",
+                cut_left=own.truncation_side == "left",
+            )
+        self._notify(f"{self._files.name} has no fast tokenizer: its own is used")
+        return OwnWords(own, limit=recipe.max_seq_length, prompt=recipe.prompt)
+
+    def _features(self, tokens: Tokens, rows: Rows) -> dict[str, Any]:
+        if isinstance(self.words, Texts):
+            return self.words.features(tokens, rows, self.device)
+        ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
+        features = {"input_ids": self._put(ids), "attention_mask": self._put(mask)}
+        if "token_type_ids" in self.model.tokenizer.model_input_names:
+            features["token_type_ids"] = features["input_ids"].new_zeros(ids.shape)
+        if self.prompt_length:
+            features["prompt_length"] = self.prompt_length
+        return features
+
+    @property
+    def prompt_length(self) -> int | None:
+        """The tokens of the prompt that pooling must leave out, or None when it takes all."""
+        if self.recipe.include_prompt or isinstance(self.words, Texts):
+            return None
+        return self.words.prompt_length or None
+
+    def _put(self, array: Any) -> Any:
+        import torch
+
+        tensor = torch.from_numpy(array)
+        if self.device.startswith("cuda"):
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def _start(self, model: Any, features: dict[str, Any]) -> tuple[Any, Any]:
+        import torch
+
+        with torch.inference_mode():
+            vectors = model(features, **getattr(self.words, "arguments", {}))["sentence_embedding"].float()
+            if self.recipe.normalize and self.dtype != "float32":
+                # A half-precision Normalize module leaves lengths off by 1e-3.
+                vectors = torch.nn.functional.normalize(vectors, dim=-1)
+            if not self.device.startswith("cuda"):
+                return vectors, None
+            host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
+            host.copy_(vectors, non_blocking=True)
+            ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            ready.record(torch.cuda.current_stream(vectors.device))
+            return host, ready
+
+    def _probe(self) -> Floats:
+        with _load_errors(self._files):
+            tokens = self.tokenize(PROBE)
+            rows = np.flatnonzero(tokens.lengths)
+            return self.collect(self._start(self.model, self._features(tokens, rows)))
+
+    def _pack(self) -> None:
+        """Pack the linear layers; where that fails or changes a vector, the model is loaded again as it was."""
+        import torch
+
+        before = self._probe()
+        try:
+            count = onednn.pack(torch, self.model)
+            after = self._probe() if count else before
+            lowest = float(cosines(before, after).min())
+        except (RuntimeError, AttributeError, TypeError, ModelError) as error:
+            log.debug("linear layers are not packed: %s", error)
+            lowest = 0.0
+        if lowest < SAME_COSINE:
+            log.debug("packed linear layers differ (cosine %s): plain ones are used", lowest)
+            self.model = self._load(self.dtype)
+
+    def _exact(self) -> Any:
+        if self._exact_model is None:
+            self._exact_model = self._load("float32")
+        return self._exact_model
+
+
+def load(job: Job, files: ModelFiles, recipe: Recipe, notify: Callable[[str], None]) -> TransformerEncoder:
+    """Load a model on the job's device.
+
+    Raises UsageError for a device or dtype that is not here, ModelError where the model cannot be loaded or run.
+    """
+    return TransformerEncoder(job, files, recipe, notify)
+
+
+def choose_device(name: str) -> str:
+    """The torch device for --device; auto is the first of cuda, xpu, mps, cpu that is here."""
+    here = devices()
+    if name == "auto":
+        return here[0]
+    wanted = f"{name}:0" if name in ("cuda", "xpu") else name
+    if wanted not in here:
+        raise UsageError(f"there is no device {name!r} here", f"--device can be: {', '.join(['auto', *here])}")
+    return wanted
+
+
+def devices() -> list[str]:
+    """Every torch device of this machine, best first, with its index."""
+    import torch
+
+    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        here += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    return [*here, "cpu"]
+
+
+def choose_dtype(name: str, device: str) -> str:
+    """The torch dtype for --dtype; auto is float32 on a CPU, else bfloat16 where the device has it, else float16."""
+    import torch
+
+    if device == "cpu":
+        if name == "bfloat16" and not _cpu_has("bf16"):
+            raise UsageError("this CPU has no bfloat16 instructions", "use --dtype float32")
+        if name == "float16" and not _cpu_has("fp16"):
+            raise UsageError("this CPU has no float16 instructions", "use --dtype float32")
+        return "float32" if name == "auto" else name
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    return "bfloat16" if device.startswith("xpu") else "float16"
+
+
+def _cpu_has(kind: str) -> bool:
+    import torch
+
+    ask = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", None)
+    return bool(ask and ask())
+
+
+def normalized(model: Any, recipe: Recipe) -> Any:
+    """The pipeline with a Normalize module at its end if and only if the job wants vectors of length 1."""
+    from sentence_transformers.sentence_transformer import modules
+
+    ends_so = isinstance(model[-1], modules.Normalize)
+    if ends_so and not recipe.normalize:
+        del model[-1]
+    elif recipe.normalize and not ends_so:
+        model.append(modules.Normalize())
+    return model
+
+
+def cosines(a: Floats, b: Floats) -> Floats:
+    """float32 [n]: the cosine of each row of `a` with the same row of `b`; 1 where both are zero."""
+    dots = (a * b).sum(axis=1)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    same = (a == b).all(axis=1)
+    made: Floats = np.where(norms > 0, dots / np.maximum(norms, np.finfo(np.float32).tiny), same).astype(np.float32)
+    return made
+
+
+def _takes_token_ids(model: Any, recipe: Recipe) -> bool:
+    """Whether the pipeline begins with a text transformer whose input is token ids and a mask, nothing else."""
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    first = model[0]
+    if type(first) is not Transformer or model.tokenizer is None or "text" not in first.modality_config:
+        return False
+    # A saved pipeline with a chat template is fed through it; a raw folder's template was not made for embedding.
+    return "message" not in first.modality_config or not recipe.saved
+
+
+def _threads(count: int | None) -> None:
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def _version(name: str) -> str:
+    from importlib.metadata import version
+
+    return version(name)
+
+
+def _empty_cache(device: str) -> None:
+    import torch
+
+    backend = getattr(torch, device.partition(":")[0], None)
+    if backend is not None and hasattr(backend, "empty_cache"):
+        backend.empty_cache()
+
+
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Turn any device's refusal to allocate into OutOfMemory."""
+    refused = ""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        refused = str(error) or "out of memory"
+        if not isinstance(error, MemoryError) and not any(words in refused.lower() for words in OUT_OF_MEMORY):
+            raise
+    if refused:
+        # Raised outside the handler: inside, the error's frames would keep the batch's memory.
+        raise OutOfMemory(refused)
+
+
+@contextmanager
+def _load_errors(files: ModelFiles) -> Iterator[None]:
+    try:
+        yield
+    except (ModelError, UsageError):
+        raise
+    except Exception as error:
+        told = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise ModelError(
+            f"{files.name} cannot be loaded from {files.folder}: {told}",
+            "check that the folder is whole and that the installed transformers knows its architecture (-v shows more)",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """While loading: no progress bars, and the libraries' warnings go to logging, which prints only with -v."""
+    from transformers.utils import logging as told
+
+    told.disable_progress_bar()  # type: ignore[no-untyped-call]
+    told.disable_default_handler()
+    told.enable_propagation()
+    for name in ("transformers", "sentence_transformers", "huggingface_hub"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
