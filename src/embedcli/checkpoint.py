@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PART_KEY = "embedcli.part"
 DIGEST_HEX = 32
+STATS = ("vectors", "tokens", "truncated", "lost_tokens", "last", "changes", "rejects_file")
 
 
 def source_hash(chunk: Chunk) -> str:

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from embedcli import batching
 from embedcli.contracts import (
@@ -23,12 +24,14 @@ from embedcli.contracts import (
     Overflow,
     Reject,
     Tokens,
+    UsageError,
 )
 from embedcli.handover import ahead
 from embedcli.meter import Control, Meter
+from embedcli.windows import Windows, pool, split, spread, whole
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Bools, Floats, Rows
+    from embedcli.contracts import Bools, Floats, Ints, Rows
 
 
 Lookup = Callable[[Chunk, Any], Known]
@@ -49,17 +52,26 @@ class Settings:
 
 @dataclass
 class Work:
-    """A chunk on its way through the device: distinct texts, their tokens, and where their vectors go."""
+    """A chunk on its way through the device: its distinct texts as sequences, and where their vectors go.
+
+    `inverse` tells the distinct text of each row (-1: known already); `reasons` why a sequence gets no vector.
+    """
 
     chunk: Chunk
     hashes: Any
     known: Known | None
     inverse: Rows
-    texts: list[str]
+    windows: Windows
     tokens: Tokens
     vectors: Floats
     reasons: dict[int, str]
     left: int = 0
+
+    def where(self, sequence: int) -> str:
+        """file:line of the first row that a sequence belongs to."""
+        text = int(np.searchsorted(self.windows.starts, sequence, side="right")) - 1
+        row = int(np.flatnonzero(self.inverse == text)[0])
+        return f"{self.chunk.piece.path}:{self.chunk.lines[row]}"
 
 
 def encode(
@@ -75,7 +87,7 @@ def encode(
 
     def forward(stream: Iterator[Work]) -> Iterator[Encoded]:
         for work in Device(encoder, settings, meter, control).run(stream):
-            yield finish(work, encoder, settings)
+            yield finish(work, settings)
 
     return ahead(forward, ahead(tokenize, chunks, cancel=control.now), cancel=control.now)
 
@@ -91,14 +103,28 @@ def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) ->
         if row not in known_rows:
             inverse[row] = first.setdefault(text, len(first))
     texts = list(first)
-    tokens = encoder.tokenize(texts)
     fresh = int((inverse >= 0).sum())
     meter.reused += len(chunk.texts) - fresh
     meter.duplicates += fresh - len(texts)
+    windows, tokens = tokenized(texts, encoder, settings)
     reasons = {int(i): encoder.empty_reason for i in np.flatnonzero(tokens.lengths == 0)}
-    work = Work(chunk, hashes, known, inverse, texts, tokens, np.zeros((len(texts), encoder.dim), np.float32), reasons)
+    vectors = np.zeros((len(windows.sequences), encoder.dim), np.float32)
+    work = Work(chunk, hashes, known, inverse, windows, tokens, vectors, reasons)
     overflowed(work, settings)
     return work
+
+
+def tokenized(texts: list[str], encoder: Encoder, settings: Settings) -> tuple[Windows, Tokens]:
+    """Texts as sequences and their tokens; long texts as windows if --overflow is split or pool."""
+    tokens = encoder.tokenize(texts)
+    long = tokens.full > tokens.lengths
+    if settings.overflow not in ("split", "pool") or not long.any():
+        return whole(texts), tokens
+    spans = getattr(encoder, "spans", None)
+    if spans is None:
+        raise UsageError(f"--overflow {settings.overflow} needs a model with a tokenizer of its own", "use truncate")
+    windows = split(texts, long, lambda text: spans(text, settings.split_overlap))
+    return windows, encoder.tokenize(windows.sequences)
 
 
 def text_hashes(texts: Sequence[str], prompt: str) -> Any:
@@ -120,9 +146,8 @@ def overflowed(work: Work, settings: Settings) -> None:
     for i in np.flatnonzero(work.tokens.full > lengths):
         reason = f"{int(work.tokens.full[i])} tokens, and the encoder reads {int(lengths[i])}"
         if settings.overflow == "error":
-            row = int(np.flatnonzero(work.inverse == i)[0])
             raise InputError(
-                f"{work.chunk.piece.path}:{work.chunk.lines[row]}: the text has {reason}",
+                f"{work.where(int(i))}: the text has {reason}",
                 "use --overflow truncate, reject, split or pool, or a larger --max-seq-length",
             )
         work.reasons[int(i)] = f"too long: {reason}"
@@ -201,9 +226,8 @@ class Device:
     def _halve(self, work: Work, rows: Rows) -> None:
         self.meter.out_of_memory += 1
         if len(rows) == 1:
-            row = int(np.flatnonzero(work.inverse == rows[0])[0])
             raise ModelError(
-                f"{work.chunk.piece.path}:{work.chunk.lines[row]}: this row alone does not fit in the device's memory",
+                f"{work.where(int(rows[0]))}: this row alone does not fit in the device's memory",
                 "lower --max-seq-length, or use --device cpu",
             )
         while self.flying:
@@ -254,34 +278,75 @@ def unusable(vectors: Floats) -> Bools:
     return np.asarray(~np.isfinite(vectors).all(axis=1) | ~vectors.any(axis=1))
 
 
-def finish(work: Work, encoder: Encoder, settings: Settings) -> Encoded:
-    """Scatter the distinct vectors back to the rows of the chunk."""
-    chunk, inverse = work.chunk, work.inverse
-    good = (
-        np.array([int(i) not in work.reasons for i in inverse], bool) if work.reasons else np.ones(len(inverse), bool)
+def finish(work: Work, settings: Settings) -> Encoded:
+    """Scatter the sequences' vectors back to the rows of the chunk, several rows for a text in windows."""
+    bad = bad_texts(work)
+    good = np.array([int(text) not in bad for text in work.inverse], bool)
+    kept = np.flatnonzero(good)
+    made = from_sequences(work, settings)
+    fresh = work.inverse[kept] >= 0
+    at, source = spread(work.inverse[kept][fresh], made.starts)
+    rows = np.concatenate([kept[~fresh], kept[fresh][at]])
+    order = np.argsort(rows, kind="stable")
+    known = work.known or Known(rows[:0], made.vectors[:0], made.n_tokens[:0], made.truncated[:0])
+    extra = {}
+    if settings.overflow == "split":
+        extra = window_columns(work.windows, source)
+    return Encoded(
+        chunk=work.chunk,
+        rows=rows[order],
+        vectors=np.concatenate([known.vectors, made.vectors[source]])[order],
+        n_tokens=np.concatenate([known.n_tokens, made.n_tokens[source]])[order],
+        truncated=np.concatenate([known.truncated, made.truncated[source]])[order],
+        text_hash=work.hashes[rows[order]],
+        rejects=tuple(_refused(work, int(row), bad) for row in np.flatnonzero(~good)),
+        extra=extra,
+        lost_tokens=int(made.lost[source].sum()),
     )
-    rows = np.flatnonzero(good)
-    fresh = inverse[rows] >= 0
-    source = inverse[rows][fresh]
-    shaped = shape(work.vectors, settings.truncate_dim, settings.normalize)
-    vectors = np.empty((len(rows), shaped.shape[1]), np.float32)
-    n_tokens = np.empty(len(rows), np.int32)
-    truncated = np.empty(len(rows), bool)
-    vectors[fresh] = shaped[source]
-    n_tokens[fresh] = work.tokens.full[source]
-    truncated[fresh] = (work.tokens.full > work.tokens.lengths)[source]
-    if work.known is not None and len(work.known.rows):
-        vectors[~fresh] = work.known.vectors
-        n_tokens[~fresh] = work.known.n_tokens
-        truncated[~fresh] = work.known.truncated
-    rejects = tuple(_refused(work, int(row)) for row in np.flatnonzero(~good))
-    lost = int((work.tokens.full - work.tokens.lengths)[source].sum())
-    return Encoded(chunk, rows, vectors, n_tokens, truncated, work.hashes[rows], rejects, lost_tokens=lost)
 
 
-def _refused(work: Work, row: int) -> Reject:
+@dataclass(frozen=True)
+class Made:
+    """Finished vectors and counts, one per sequence, or one per text when windows were pooled."""
+
+    vectors: Floats
+    n_tokens: Ints
+    truncated: Bools
+    lost: Ints
+    starts: Rows
+
+
+def from_sequences(work: Work, settings: Settings) -> Made:
+    """Pool the windows if --overflow is pool, then cut and renormalise for --truncate-dim."""
+    tokens, windows, vectors = work.tokens, work.windows, work.vectors
+    lost = (tokens.full - tokens.lengths).astype(np.int32)
+    counts, starts = tokens.full, windows.starts
+    if settings.overflow == "pool" and len(windows.sequences):
+        vectors = pool(vectors, tokens.full, starts, settings.normalize)
+        counts, lost = np.add.reduceat(counts, starts[:-1]), np.add.reduceat(lost, starts[:-1])
+        starts = np.arange(len(starts))
+    return Made(shape(vectors, settings.truncate_dim, settings.normalize), counts, lost > 0, lost, starts)
+
+
+def bad_texts(work: Work) -> dict[int, str]:
+    """The distinct texts that get no vector, with the reason of their first bad sequence."""
+    owners = work.windows.owners
+    return {int(owners[i]): work.reasons[i] for i in sorted(work.reasons, reverse=True)}
+
+
+def window_columns(windows: Windows, source: Rows) -> dict[str, pa.Array]:
+    """`window`, counted from 0 in each text, and the characters it covers."""
+    inside = np.arange(len(windows.sequences)) - windows.starts[windows.owners]
+    return {
+        "window": pa.array(inside[source].astype(np.int32)),
+        "char_start": pa.array(windows.spans[source, 0]),
+        "char_end": pa.array(windows.spans[source, 1]),
+    }
+
+
+def _refused(work: Work, row: int, bad: dict[int, str]) -> Reject:
     chunk = work.chunk
-    reason = work.reasons[int(work.inverse[row])]
+    reason = bad[int(work.inverse[row])]
     return Reject(chunk.piece.path, chunk.lines[row], reason, chunk.ids[row].as_py(), chunk.texts[row])
 
 

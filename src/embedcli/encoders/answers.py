@@ -67,6 +67,12 @@ def vector(embedding: Any) -> Floats:
     return made
 
 
+def normalized(vectors: Floats) -> Floats:
+    """The same directions with length 1; rows of zeros stay zeros."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
+
+
 def _lenient(content: bytes) -> Any:
     # Python servers write NaN and Infinity, which are not JSON, when a vector is not finite.
     try:

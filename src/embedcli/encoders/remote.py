@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from embedcli.contracts import Job, ModelError, Tokens, UsageError
-from embedcli.encoders.answers import Answer, Malformed, decode
+from embedcli.encoders.answers import Answer, Malformed, decode, normalized
 from embedcli.encoders.counting import HOSTED_PREFIX, Asked, counter, limit_of, prepare
 from embedcli.encoders.endpoint import Address, Endpoint, Refused, address, read_key
 from embedcli.encoders.known import known
@@ -59,9 +59,8 @@ def load(job: Job, notify: Notify, *, clock: Clock | None = None, rng: random.Ra
 
     Raises UsageError for an address, key or flag that cannot be right, ModelError when the server cannot serve.
     """
-    _refuse_flags(job)
-    resolve_prompt(job, {}, None)
     where = address(job)
+    _refuse_flags(job, where)
     key = read_key(where)
     clock = clock or Clock()
     for note in _notes(job, where, key):
@@ -158,7 +157,8 @@ class RemoteEncoder:
         for block in blocks:
             tokens.payload.refused.update({int(rows[at + i]): reason for i, reason in block.refused.items()})
             at += len(block.vectors)
-        return self._normalized(np.concatenate([block.vectors for block in blocks]))
+        vectors = np.concatenate([block.vectors for block in blocks])
+        return normalized(vectors) if self._job.normalize else vectors
 
     def exact(self, tokens: Tokens, rows: Rows) -> Floats:
         """The same rows asked for again, one by one; refused ones stay NaN without being sent again."""
@@ -196,12 +196,6 @@ class RemoteEncoder:
         """Stop, and close the connections."""
         self.stop()
         self._endpoint.close()
-
-    def _normalized(self, vectors: Floats) -> Floats:
-        if not self._job.normalize:
-            return vectors
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
 
     def _start(self, asked: Asked, rows: Rows, counts: Rows) -> Future[Block]:
         texts = [asked.texts[row] for row in rows.tolist()]
@@ -320,7 +314,10 @@ def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _refuse_flags(job: Job) -> None:
+def _refuse_flags(job: Job, where: Address) -> None:
+    resolve_prompt(job, {}, None)
+    if job.offline and not where.loopback:
+        raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
     if job.overflow in ("split", "pool"):
         raise UsageError(
             f"--overflow {job.overflow} needs the model's own tokens, which a hosted model does not give",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+# A look at the first rows of each of 10,000 files should not read gigabytes.
+LOOK_BYTES = 64 << 10
+
 
 @dataclass
 class _Once:
@@ -86,16 +89,17 @@ class Input:
     `codec` how it is compressed (None: not at all, and then `seek` works on a file).
     """
 
-    def __init__(self, path: str, raw: Raw, size: int | None) -> None:
+    def __init__(self, path: str, raw: Raw, size: int | None, portion: int = RAW_BYTES) -> None:
         self.path = path
         self.size = size
         self.position = 0
         self._raw = raw
+        self._portion = portion
         self.codec, self._blocks = decompressed(self._pull)
 
     def _pull(self, size: int) -> bytes:
         with input_errors(self.path):
-            data = self._raw.read(size) or b""
+            data = self._raw.read(min(size, self._portion)) or b""
         self.position += len(data)
         return data
 
@@ -130,7 +134,8 @@ class Input:
 def open_input(path: str, *, look: bool = False) -> Input:
     """Open an input for reading; its compression is told by its first bytes, never by its name.
 
-    A pipe can be read once; with `look` what is read of it stays there for the reading that follows.
+    `look` reads in small portions, and what it takes from a pipe stays there for the reading that follows;
+    otherwise a pipe can be read only once.
     """
     files = files_of(path)
     with input_errors(path):
@@ -138,7 +143,7 @@ def open_input(path: str, *, look: bool = False) -> Input:
         size = None if stream else files.identity(path)["size"]
         raw = _stream(path, look=look) if stream else files.open(path)
     try:
-        return Input(path, raw, size)
+        return Input(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
     except BaseException:
         raw.close()
         raise

@@ -1,0 +1,78 @@
+"""Long texts as windows: which sequences a text becomes, and how their vectors become rows again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from embedcli.contracts import Bools, Floats, Ints, Rows
+
+Spans = Callable[[str], Sequence[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Sequences in the order of their texts: text t owns sequences `starts[t]` to `starts[t + 1]`.
+
+    `spans` is int64 [sequences, 2]: the characters of its text that a sequence covers.
+    """
+
+    sequences: list[str]
+    starts: Rows
+    spans: Rows
+
+    @property
+    def owners(self) -> Rows:
+        """int64 [sequences]: the text each sequence belongs to."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+
+def whole(texts: Sequence[str]) -> Windows:
+    """Each text as one sequence."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    spans = np.stack([np.zeros_like(lengths), lengths], axis=1)
+    return Windows(list(texts), np.arange(len(texts) + 1), spans)
+
+
+def split(texts: Sequence[str], long: Bools, spans_of: Spans) -> Windows:
+    """Texts marked `long` as the windows that `spans_of` finds in them, the others whole."""
+    sequences: list[str] = []
+    spans: list[tuple[int, int]] = []
+    starts = [0]
+    for text, cut in zip(texts, long, strict=True):
+        found = spans_of(text) if cut else [(0, len(text))]
+        spans += found
+        sequences += [text[start:stop] for start, stop in found]
+        starts.append(len(sequences))
+    return Windows(sequences, np.array(starts), np.array(spans, np.int64).reshape(-1, 2))
+
+
+def pool(vectors: Floats, weights: Ints, starts: Rows, normalize: bool | None) -> Floats:
+    """Token-weighted mean of each text's windows: float32 [texts, dim] from [sequences, dim].
+
+    A text of several windows is renormalised to length 1 unless `normalize` is False; one of a single window
+    keeps its vector as it is.
+    """
+    counts = np.diff(starts)
+    if not len(counts) or (counts == 1).all():
+        return vectors
+    weight = weights.astype(np.float64)[:, None]
+    sums = np.add.reduceat(vectors * weight, starts[:-1], axis=0)
+    means = sums / np.add.reduceat(weight, starts[:-1], axis=0)
+    if normalize is not False:
+        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    means[counts == 1] = vectors[starts[:-1][counts == 1]]
+    return means.astype(np.float32)
+
+
+def spread(texts: Rows, starts: Rows) -> tuple[Rows, Rows]:
+    """For rows that hold texts `texts`: which row each output row belongs to, and its sequence."""
+    counts = np.diff(starts)[texts]
+    rows = np.repeat(np.arange(len(texts)), counts)
+    ends = np.cumsum(counts)
+    inside = np.arange(len(rows)) - np.repeat(ends - counts, counts)
+    return rows, starts[:-1][texts][rows] + inside
