@@ -34,6 +34,8 @@ OWNER = {
     "matplotlib": "report.py",
     "plotly": "report.py",
 }
+# Run by path, each in a process of its own, and imported by nobody: the other side of a comparison.
+PROGRAMS = PACKAGE / "bench" / "programs"
 # Allowed anywhere, but not at start: `embedcli --help` needs none of them.
 LATE = {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "safetensors", "model2vec"}
 
@@ -67,12 +69,17 @@ def imports(node: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
         yield from imports(child, inside)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@pytest.mark.parametrize("path", [path for path in SOURCES if PROGRAMS not in path.parents], ids=name_of)
 def test_heavy_libraries_stay_with_their_owner(path: Path) -> None:
     for library, inside in imports(parsed(path)):
         if library in OWNER:
             assert name_of(path) == OWNER[library], f"only {OWNER[library]} imports {library}"
             assert inside, f"{library} is imported inside functions only"
+
+
+def test_nobody_imports_the_programs() -> None:
+    assert [name_of(path) for path in SOURCES if re.search(r"import.*\bprograms\b", path.read_text("utf-8"))] == []
+    assert not (PROGRAMS / "__init__.py").exists()
 
 
 def test_the_import_scanner_sees_what_it_should() -> None:
