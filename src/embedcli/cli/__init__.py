@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from embedcli.cli.encode import encode
+from embedcli.cli.inspect import inspect
 from embedcli.cli.models import models, pull
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def root(
 
 
 app.command()(encode)
+app.command()(inspect)
 app.command()(models)
 app.command()(pull)
 

@@ -1,0 +1,45 @@
+"""What an input holds, counted in one pass: rows, rejects by reason, text lengths in characters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from embedcli import sources
+from embedcli.contracts import Job
+from embedcli.vectors.statistics import Spread
+
+
+def describe_input(job: Job) -> dict[str, Any]:
+    """Everything `embedcli inspect` says of an input, as JSON values. No model is loaded.
+
+    Raises UsageError where no text column can be found, InputError where a file cannot be read.
+    """
+    plan = sources.plan(job)
+    lengths, reasons = Spread(), Counter[str]()
+    rows = characters = 0
+    for chunk in sources.read(job, plan, plan.pieces):
+        counts = np.fromiter(map(len, chunk.texts), np.int64, len(chunk.texts))
+        lengths.add(counts)
+        characters += int(counts.sum())
+        rows += chunk.read
+        reasons.update(reject.reason.partition(":")[0] for reject in chunk.rejects)
+    return {
+        "path": ", ".join(job.inputs),
+        "kind": "input",
+        "files": {path: plan.formats[path] for path in dict.fromkeys(piece.path for piece in plan.pieces)},
+        "bytes": plan.total_bytes,
+        "rows": rows,
+        "good_rows": lengths.count,
+        "rejected": sum(reasons.values()),
+        "rejects": dict(reasons.most_common()),
+        "text_column": plan.columns.text_column,
+        "template": plan.columns.template,
+        "id_column": plan.columns.id_column,
+        "id_type": str(plan.columns.id_type),
+        "columns": {name: str(kind) for name, kind in plan.columns.keep_types.items()},
+        "notes": list(plan.columns.notes),
+        "characters": {"total": characters, **(lengths.summary(median=0.5, p95=0.95) or {})},
+    }
