@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample_data" / "texts.jsonl"
 BUILDERS: dict[str, Callable[[Path], None]] = {}
-SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIZE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 VOCABULARY = 900
 
 Builder = Callable[[Path], None]
@@ -394,7 +394,7 @@ def _modernbert(folder: Path) -> None:
     made = ModernBertConfig(
         vocab_size=words.get_vocab_size(),
         max_position_embeddings=1024,
-        global_attn_every_n_layers=2,
+        layer_types=["full_attention", "sliding_attention"],
         local_attention=16,
         pad_token_id=0,
         cls_token_id=2,
@@ -417,17 +417,17 @@ def _deberta(folder: Path) -> None:
     from transformers import DebertaV2Config, DebertaV2Model
 
     words = unigram(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), "[UNK]", "[CLS]", "[SEP]")
-    made = DebertaV2Config(
-        vocab_size=words.get_vocab_size(),
-        relative_attention=True,
-        position_buckets=16,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
-        type_vocab_size=0,
-        **SIZE,
-    )
+    shape = SIZE | {
+        "vocab_size": words.get_vocab_size(),
+        "relative_attention": True,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    }
+    made = DebertaV2Config(**shape)
     config = BERT | {"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": False}
     save(folder, DebertaV2Model(made), words, config, 256)
     pipeline(folder, pooling(), limit=256)

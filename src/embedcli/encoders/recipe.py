@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from embedcli.contracts import Job, UsageError
+from embedcli.contracts import Job, ModelError, UsageError
 from embedcli.encoders.files import ModelFiles, read_json
 from embedcli.encoders.known import known
 
@@ -72,6 +72,7 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
     if code and not job.trust_remote_code:
         _refuse_code(files, code)
     saved = _optional(folder / "config_sentence_transformers.json")
+    _refuse_kind(files, str(saved.get("model_type", "SentenceTransformer")))
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, include_prompt = _pooling(folder, modules)
@@ -188,6 +189,14 @@ def _refuse_code(files: ModelFiles, code: tuple[str, ...]) -> None:
         f"{files.name} brings its own Python code, which would run on this machine: {', '.join(code)}",
         f"read it in {files.folder}, then add --trust-remote-code if you trust it",
     )
+
+
+def _refuse_kind(files: ModelFiles, kind: str) -> None:
+    if kind != "SentenceTransformer":
+        raise ModelError(
+            f"{files.name} was saved as a {kind}, which does not make one vector per text",
+            "take an embedding model (see `embedcli models`)",
+        )
 
 
 def _pooling(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, bool]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from embedcli.batching import padded
 from embedcli.contracts import Tokens, UsageError
+from embedcli.encoders.cuts import spans
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,6 +65,26 @@ class FastTokenizer:
                 full[start + i] = len(encoding)
                 rows.append(self._cut(encoding.ids))
         return ragged(rows, full)
+
+    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+        """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out.
+
+        Windows end at a sentence or word end when one is near, and begin about `overlap` tokens before the last
+        one's end. Raises UsageError when the overlap leaves a window no token of its own.
+        """
+        if self.limit is None:
+            return [(0, len(text))]
+        room = self.limit - self._before - self._after - self.prompt_length
+        if overlap >= room:
+            raise UsageError(
+                f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
+                "give less, or raise --max-seq-length",
+            )
+        offsets = np.array(self._tokenizer.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)
+        return spans(text, offsets[:, 0].copy(), offsets[:, 1].copy(), room, overlap, self._excess)
+
+    def _excess(self, window: str) -> int:
+        return len(self._tokenizer.encode(self.prompt + window)) - (self.limit or 0)
 
     def _encode(self, texts: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
         for start, stop in _slices(texts):

@@ -58,6 +58,8 @@ class TransformerEncoder:
         self.model = self._load(self.dtype)
         self.words = self._choose_words()
         self.tokenizer = self.words if isinstance(self.words, FastTokenizer) else None
+        if self.tokenizer is not None:
+            self.spans = self.tokenizer.spans
         self._exact_model: Any = None
         plain = kind == "cpu" and self.dtype == "float32" and not isinstance(self.words, Texts)
         self._packable = plain and onednn.available(torch)
