@@ -179,7 +179,10 @@ class Reject:
 class Columns:
     """How rows are read, decided once per job by `sources.plan` and the same for all its pieces.
 
-    `id_type` and `keep_types` are Arrow types; `id_column` None means generated int64 row numbers.
+    `id_type` and `keep_types` are Arrow types; `id_column` None means generated int64 row numbers, which count
+    every row, good or bad, from 0. With `source_column` the kept columns end with `source`, the input's name.
+    `json_columns` are kept columns whose values are stored as JSON text, for they have no type of their own.
+    `notes` are sentences for the user: what was guessed.
     """
 
     text_column: str | None
@@ -189,11 +192,16 @@ class Columns:
     keep_types: Mapping[str, pa.DataType]
     source_column: bool = False
     notes: tuple[str, ...] = ()
+    json_columns: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `sources.plan` found out before any model is loaded."""
+    """What `sources.plan` found out before any model is loaded.
+
+    `pieces[i].index` is i, and the pieces cover every row of the inputs once, in order. `total_bytes` are those
+    of the files (None with stdin), `total_rows` is known for Parquet only.
+    """
 
     pieces: tuple[Piece, ...]
     columns: Columns
@@ -208,7 +216,8 @@ class Chunk:
 
     `ids` and `texts` have one entry per good row; `kept` is a table with the kept columns of the same rows.
     `lines[i]` is where row i stands in its source (from 1). `read` counts good rows and rejects;
-    `done_bytes` is how far the reader of this piece has come in its file, for the progress bar.
+    `done_bytes` is how many bytes of the inputs this reading has consumed so far, for the progress bar.
+    The last chunk of a piece has `last`; a piece without rows has one, empty chunk.
     """
 
     piece: Piece

@@ -1,0 +1,171 @@
+"""A look at the beginning of each input: its format, its columns, and how it can be cut into pieces."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from embedcli import storage
+from embedcli.contracts import Format, InputError, UsageError
+from embedcli.sources import delimited, jsonl, parquet
+from embedcli.sources.text import BOM
+from embedcli.sources.values import kept_type
+from embedcli.storage import where
+
+# Plain JSONL is cut into pieces of this size; a line belongs to the piece in which it begins.
+PIECE_BYTES = 64 << 20
+# A look takes this many characters of a JSONL file at most, and at least one row.
+LOOK_CHARS = 4 << 20
+
+ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|tab|parquet|pq)(\.(gz|gzip|zst|zstd|bz2|xz))?$", re.IGNORECASE)
+FORMATS: Mapping[str, Format] = {
+    "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv", "tsv": "tsv", "tab": "tsv",
+    "parquet": "parquet", "pq": "parquet",
+}  # fmt: skip
+CONVERT = "convert it to JSONL, CSV, TSV or Parquet first"
+FOREIGN = {
+    b"PK\x03\x04": ("a zip archive or an Excel file", "unpack it first: unzip -p FILE.zip | embedcli encode - OUTPUT"),
+    b"ARROW1": ("an Arrow IPC file", CONVERT),
+    b"ORC": ("an ORC file", CONVERT),
+    b"Obj\x01": ("an Avro file", CONVERT),
+    b"\x93NUMPY": ("a NumPy array", CONVERT),
+    b"%PDF": ("a PDF", CONVERT),
+    b"SQLite format 3\0": ("an SQLite database", CONVERT),
+    b"\x04\x22\x4d\x18": ("lz4-compressed", "decompress it first: lz4 -dc FILE | embedcli encode - OUTPUT"),
+}
+UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the beginning of one input shows.
+
+    `kinds` are its columns and their types (as found in the first rows, for JSONL), `twice` the names that more
+    than one column has; no columns: nothing to see. `rows` are the first rows of JSONL, `trouble` is what is
+    wrong with the first bad one. `ranges` are the addresses of its pieces, `total` its rows if known.
+    """
+
+    path: str
+    format: Format
+    kinds: Mapping[str, pa.DataType]
+    unit: Literal["bytes", "rows", "all"]
+    ranges: Sequence[tuple[int, int | None]] = ((0, None),)
+    size: int | None = None
+    total: int | None = None
+    rows: Sequence[dict[str, Any]] = ()
+    trouble: str = ""
+    twice: frozenset[str] = frozenset()
+
+
+def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
+    """Look at one input; `rows` JSONL rows at most. InputError or UsageError if it is nothing we can read."""
+    with storage.open_input(path, look=True) as source:
+        head = source.read()
+        kind = forced or format_of(path, head, encoding)
+        if kind == "parquet":
+            return _look_at_parquet(source)
+        if encoding == "utf-8" and head.startswith(UTF16_BOMS):
+            raise InputError(f"{where(path)}: is not UTF-8, it begins with the mark of UTF-16", "use --encoding utf-16")
+        blocks = chain([head], source)
+        if kind == "jsonl":
+            return _look_at_jsonl(source, blocks, encoding, rows)
+        header = delimited.Table(blocks, path, kind, encoding).header
+        return Look(path, kind, {name: pa.string() for name in header if name}, "all", size=source.size)
+
+
+def format_of(path: str, head: bytes, encoding: str) -> Format:
+    """The format of a file that begins with `head`: by magic bytes, then by its name, then by the first line."""
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    for magic, (what, hint) in FOREIGN.items():
+        if head.startswith(magic):
+            raise InputError(f"{where(path)}: is {what}, not a table of rows", hint)
+    ending = ENDING.search(path)
+    named = FORMATS[ending[1].lower()] if ending else _sniffed(path, head, encoding)
+    if named == "parquet":
+        raise InputError(
+            f"{where(path)}: is named like Parquet, but is not", "is it whole? --format names another format"
+        )
+    return named
+
+
+def _sniffed(path: str, head: bytes, encoding: str) -> Format:
+    text = head.decode(encoding, "replace").removeprefix(BOM).lstrip()
+    first = text.partition("\n")[0]
+    if not text or text[0] in "{[":
+        return "jsonl"
+    if "\t" in first:
+        return "tsv"
+    if "," in first:
+        return "csv"
+    raise UsageError(
+        f"{where(path)}: neither its name nor its first line tells the format",
+        "use --format jsonl, csv, tsv or parquet; lines of plain text become rows with: "
+        "jq -cR '{text: .}' FILE | embedcli encode - OUTPUT",
+    )
+
+
+def _look_at_parquet(source: storage.Input) -> Look:
+    if source.size is None:
+        raise InputError(f"{where(source.path)}: Parquet cannot be read from a pipe", "name the file itself")
+    if source.codec is not None:
+        raise InputError(
+            f"{where(source.path)}: Parquet inside {source.codec} cannot be read",
+            "decompress it; Parquet is compressed",
+        )
+    with parquet.opened(source.path) as file:
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        kinds = {field.name: parquet.plain(field.type) for field in schema}
+        twice = frozenset(name for name, times in Counter(schema.names).items() if times > 1)
+        ranges = parquet.row_ranges(file.metadata)
+    return Look(source.path, "parquet", kinds, "rows", ranges, source.size, total=rows, twice=twice)
+
+
+def _look_at_jsonl(source: storage.Input, blocks: Iterable[bytes], encoding: str, rows: int) -> Look:
+    lines = _first_lines(jsonl.stream_lines(blocks, encoding, source.path), rows)
+    first = next((line for line in lines if line.strip()), "")
+    if first.lstrip()[:1] in ("[", b"["):
+        raise InputError(
+            f"{where(source.path)}: is one JSON array, not one JSON object a line",
+            "make it JSONL first: jq -c '.[]' FILE | embedcli encode - OUTPUT",
+        )
+    parsed = jsonl.parse(lines, encoding)
+    good = [row for i, row in enumerate(parsed.rows) if i not in parsed.faults]
+    ranged = encoding == "utf-8" and source.codec is None and source.size is not None
+    return Look(
+        source.path,
+        "jsonl",
+        {name: kind_of([row.get(name) for row in good]) for name in dict.fromkeys(chain.from_iterable(good))},
+        "bytes" if ranged else "all",
+        byte_ranges(source.size or 0) if ranged else ((0, None),),
+        size=source.size,
+        rows=good,
+        trouble=next(iter(parsed.faults.values()), ""),
+    )
+
+
+def _first_lines(stream: Iterator[list[Any]], rows: int) -> list[Any]:
+    """The first lines: `rows` or LOOK_CHARS of them, and the same however the stream is portioned."""
+    taken, size = [], 0
+    for line in chain.from_iterable(stream):
+        taken.append(line)
+        size += len(line)
+        if len(taken) >= rows or size >= LOOK_CHARS:
+            break
+    return taken
+
+
+def kind_of(values: list[Any]) -> pa.DataType:
+    """What a JSONL column holds: its Arrow type, string if some values are strings, null for anything else."""
+    return kept_type(values) or (pa.string() if str in set(map(type, values)) else pa.null())
+
+
+def byte_ranges(size: int) -> list[tuple[int, int | None]]:
+    """[start, stop) of each piece of a plain JSONL file; one empty range for an empty file."""
+    return [(start, min(start + PIECE_BYTES, size)) for start in range(0, max(1, size), PIECE_BYTES)]

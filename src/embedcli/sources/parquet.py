@@ -1,0 +1,218 @@
+"""Parquet: only the columns that are needed, a few thousand rows at a time, checked by whole columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embedcli import storage
+from embedcli.contracts import InputError, Piece
+from embedcli.sources.fields import Fields, weights
+from embedcli.sources.rows import (
+    BAD_ENCODING,
+    MISSING_ID,
+    Fault,
+    Faults,
+    Rows,
+    good_positions,
+    picked,
+)
+from embedcli.sources.text import printable
+from embedcli.sources.values import is_string
+
+# A piece is whole row groups up to these bounds; one larger row group is a piece of its own.
+PIECE_ROWS = 1 << 18
+PIECE_BYTES = 256 << 20
+# What is decoded at once: few enough rows that a column of long texts stays within some 16 MiB.
+BATCH_ROWS = 4096
+BATCH_BYTES = 16 << 20
+# Column chunks are read through a buffer of this size, not whole.
+BUFFER_BYTES = 1 << 20
+# Arrow cannot take rows from these; on disk they are the same.
+VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
+@contextmanager
+def opened(path: str) -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; whatever is wrong with it is an InputError."""
+    with storage.open_seekable(path) as raw, arrow_errors(path):
+        yield pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+
+
+@contextmanager
+def arrow_errors(path: str) -> Iterator[None]:
+    """Errors of Arrow become InputError with the path."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{storage.where(path)}: cannot be read as Parquet: {reason}", "is the file whole?") from error
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """A column's type in the output: dictionaries and views become what they stand for, every other type stays."""
+    if pa.types.is_dictionary(kind):
+        return plain(kind.value_type)
+    return VIEWS.get(kind, kind)
+
+
+def row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
+    """(first row, row after the last) of each piece; one empty range if the file has no rows."""
+    ranges: list[tuple[int, int]] = []
+    start = stop = size = 0
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        if stop > start and (stop - start + group.num_rows > PIECE_ROWS or size + group.total_byte_size > PIECE_BYTES):
+            ranges.append((start, stop))
+            start, size = stop, 0
+        stop += group.num_rows
+        size += group.total_byte_size
+    return [*ranges, (start, stop)] if stop > start or not ranges else ranges
+
+
+def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
+    """The rows of a piece: whole row groups, from row `piece.start` to `piece.stop`."""
+    position, rows = 0, (piece.stop or 0) - piece.start
+    with opened(piece.path) as file:
+        groups = _groups(file.metadata, piece)
+        columns = [name for name in fields.names if name in file.schema_arrow.names]
+        size = _batch_rows(file.metadata, groups, set(columns))
+        share = _share(file, piece)
+        for batch in file.iter_batches(size, row_groups=groups, columns=columns, use_threads=False):
+            lines = range(position + 1, position + 1 + batch.num_rows)
+            position += batch.num_rows
+            yield _rows(batch, fields, lines, share * position // max(1, rows))
+    if position != rows:
+        raise InputError(f"{storage.where(piece.path)}: has other rows than when it was planned", "start again")
+
+
+def _share(file: pq.ParquetFile, piece: Piece) -> int:
+    """The piece's share of the file in bytes, by rows; the shares of all pieces add up to the file's size."""
+    size, rows = storage.file_identity(piece.path).get("size", 0), max(1, int(file.metadata.num_rows))
+    return size * (piece.stop or 0) // rows - size * piece.start // rows
+
+
+def _groups(metadata: pq.FileMetaData, piece: Piece) -> list[int]:
+    """The row groups that begin in the piece."""
+    groups, row = [], 0
+    for i in range(metadata.num_row_groups):
+        if piece.start <= row < (piece.stop or 0):
+            groups.append(i)
+        row += metadata.row_group(i).num_rows
+    return groups
+
+
+def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], names: set[str]) -> int:
+    """Rows per batch: as many as have BATCH_BYTES in the needed columns, in the row group with the longest rows."""
+    longest = 1
+    for i in groups:
+        group = metadata.row_group(i)
+        columns = (group.column(k) for k in range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
+        longest = max(longest, size // max(1, group.num_rows))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // longest))
+
+
+def _rows(batch: pa.RecordBatch, fields: Fields, lines: range, done: int) -> Rows:
+    faults: Faults = {}
+    columns = fields.columns
+    values = {name: _python(_column(batch, name), faults) for name in fields.text_names}
+    texts = fields.texts(values, faults, clean=True)
+    ids = None if columns.id_column is None else _ids(_column(batch, columns.id_column), columns.id_type, faults)
+    kept = {name: _kept(_column(batch, name), kind, faults) for name, kind in columns.keep_types.items()}
+    good = good_positions(len(lines), faults)
+    known = {i: _known_id(ids, i) for i in faults}
+    if faults:
+        texts = picked(texts, good)
+        at = pa.array(good, pa.int64())
+        ids = None if ids is None else ids.take(at)
+        kept = {name: array.take(at) for name, array in kept.items()}
+    return Rows(
+        texts=texts,
+        ids=ids,
+        kept=pa.table(kept, schema=fields.schema()),
+        good=good,
+        lines=lines,
+        weights=weights(texts, kept),
+        faults=[Fault(i, faults[i], known[i], _shown(values, i)) for i in sorted(faults)],
+        span=len(lines),
+        done=done,
+    )
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column of the batch, its dictionary decoded; nulls if the file lacks it."""
+    at = batch.schema.get_field_index(name)
+    if at < 0:
+        return pa.nulls(batch.num_rows, pa.string())
+    array = batch.column(at)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _python(array: pa.Array, faults: Faults) -> list[Any]:
+    """The values as Python objects; a fault and null for those that are not UTF-8."""
+    try:
+        return array.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        values = []
+    for i in range(len(array)):
+        try:
+            values.append(array[i].as_py())
+        except UnicodeDecodeError as error:
+            faults.setdefault(i, f"{BAD_ENCODING}: byte 0x{error.object[error.start]:02x} at byte {error.start}")
+            values.append(None)
+    return values
+
+
+def _ids(array: pa.Array, kind: pa.DataType, faults: Faults) -> pa.Array:
+    """The ids in their output type, and faults for those that are null, empty or not UTF-8."""
+    array = _cast(array, kind)
+    missing = array.is_null()
+    if is_string(kind):
+        missing = pc.or_kleene(missing, pc.equal(pc.binary_length(array), 0))
+    for i in np.flatnonzero(missing.to_numpy(zero_copy_only=False)):
+        faults.setdefault(int(i), MISSING_ID)
+    return _valid(array, faults)
+
+
+def _kept(array: pa.Array, kind: pa.DataType, faults: Faults) -> pa.Array:
+    return _valid(_cast(array, kind), faults)
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    return array if array.type == kind else array.cast(kind)
+
+
+def _valid(array: pa.Array, faults: Faults) -> pa.Array:
+    """The same array, and faults for rows that hold strings which are not UTF-8."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        for i in range(len(array)):
+            try:
+                array.slice(i, 1).validate(full=True)
+            except pa.ArrowInvalid as error:
+                faults.setdefault(i, f"{BAD_ENCODING}: {error}")
+    return array
+
+
+def _known_id(ids: pa.Array | None, i: int) -> Any:
+    """The id of a bad row, if it has one that can be written down."""
+    if ids is None:
+        return None
+    try:
+        value = ids[i].as_py()
+    except UnicodeDecodeError:
+        return None
+    return value if value is None or type(value) in (int, str) else str(value)
+
+
+def _shown(values: dict[str, list[Any]], i: int) -> str:
+    return printable(json.dumps({name: column[i] for name, column in values.items()}, ensure_ascii=False, default=str))

@@ -1,0 +1,70 @@
+"""What a job will read, found out before any model is loaded: pieces, formats, columns."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+from embedcli import storage
+from embedcli.contracts import Job, Piece, Plan, UsageError
+from embedcli.sources.columns import resolve
+from embedcli.sources.looks import Look, look_at
+from embedcli.sources.text import encoding_name
+
+# Types of JSONL columns are told from this many rows of the inputs together,
+SAMPLE_ROWS = 1000
+# and this many rows of every input show whether it has the columns.
+FEW_ROWS = 100
+
+
+def plan(job: Job) -> Plan:
+    """List the inputs, look at the beginning of each, choose the columns, cut the inputs into pieces.
+
+    Parquet is read as far as its footer, other files as far as their first rows. Raises UsageError for inputs,
+    columns or templates that cannot be right, InputError for inputs that cannot be read.
+    """
+    encoding = encoding_name(job.encoding)
+    looks: list[Look] = []
+    rows: list[dict[str, Any]] = []
+    for path in inputs(job):
+        look = look_at(path, job.format, encoding, max(FEW_ROWS, SAMPLE_ROWS - len(rows)))
+        rows += look.rows[: SAMPLE_ROWS - len(rows)]
+        looks.append(replace(look, rows=()))
+    addresses = [(look, start, stop) for look in looks for start, stop in look.ranges]
+    return Plan(
+        pieces=tuple(Piece(i, look.path, start, stop, look.unit) for i, (look, start, stop) in enumerate(addresses)),
+        columns=resolve(job, looks, rows),
+        formats={look.path: look.format for look in looks},
+        total_bytes=total([look.size for look in looks]),
+        total_rows=total([look.total for look in looks]),
+    )
+
+
+def total(numbers: list[int | None]) -> int | None:
+    """The sum, or None if one is not known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def inputs(job: Job) -> tuple[str, ...]:
+    """The input files; what the job itself writes beside them is none of them. UsageError if none are left."""
+    paths = storage.expand(job.inputs)
+    if job.output == "-":
+        return paths
+    own = own_paths(job.output)
+    named = next((path for path in job.inputs if os.path.realpath(path) in own), None)
+    if named is not None:
+        raise UsageError(f"{storage.where(named)}: is the input and the output", "choose another output")
+    folder = os.path.join(os.path.realpath(job.output), "")
+    left = tuple(p for p in paths if os.path.realpath(p) not in own and not os.path.realpath(p).startswith(folder))
+    if not left:
+        raise UsageError(f"{storage.where(job.output)}: every input is part of the output", "choose another output")
+    return left
+
+
+def own_paths(output: str) -> frozenset[str]:
+    """What a job may write next to its input under names that look like data."""
+    real = os.path.realpath(output)
+    stem = real.removesuffix(".npy")
+    return frozenset({real, f"{real}.rejects.jsonl", f"{stem}.ids.parquet"})
