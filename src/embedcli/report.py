@@ -161,6 +161,7 @@ class RunReport:
             "tokens_per_second": rate(meter.fed_tokens, self.seconds),
             "stage_seconds": {name: round(value, 3) for name, value in meter.seconds.items()},
             "bottleneck": bottleneck(meter),
+            "forward_seconds": round(meter.forward_seconds, 3),
             "device_idle_share": share(meter.idle_seconds, meter.forward_seconds),
             "counters": {
                 name: getattr(meter, name)
