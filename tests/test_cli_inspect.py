@@ -150,3 +150,54 @@ def test_spread_holds_an_even_share_beyond_its_limit(sizes: list[int]) -> None:
         assert held[0] == 0
         assert start - held[-1] <= spread._step
         assert (spread.least, spread.most) == (0, start - 1)
+
+
+ROWS = [
+    {"id": "a", "text": "one", "lang": "en"},
+    {"id": "b", "text": "three", "lang": "fr"},
+    {"id": "c", "text": None, "lang": "en"},
+    {"id": "d", "text": "", "lang": "en"},
+    {"id": "e", "text": "sevenths", "lang": None},
+]
+
+
+def test_an_input_is_told_by_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS) + "{oops\n")
+    code, out, err = run(str(path), "--json")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert (found["kind"], found["rows"], found["good_rows"], found["rejected"]) == ("input", 6, 3, 3)
+    assert found["rejects"] == {"text is missing or null": 1, "text is empty": 1, "bad JSON": 1}
+    assert found["columns"] == {"id": "string", "text": "string", "lang": "string"}
+    assert (found["text_column"], found["id_column"]) == ("text", "id")
+    assert found["characters"] == {"total": 16, "min": 3, "median": 5, "p95": pytest.approx(7.7), "max": 8}
+    told = {line[:10].rstrip(): line[10:].lstrip() for line in run(str(path))[1].splitlines()}
+    assert told["rows"] == "6, of which 3 can be embedded"
+    assert told["characters"].startswith("16 in all; per row 3 to 8, median 5")
+
+
+def test_samples_are_the_same_rows_in_every_format(sample_data: Path) -> None:
+    found = [
+        json.loads(run(str(sample_data / f"texts.{ending}"), "--json")[1]) for ending in ("jsonl", "csv", "parquet")
+    ]
+    for key in ("rows", "good_rows", "characters", "columns", "text_column", "id_column"):
+        assert found[0][key] == found[1][key] == found[2][key], key
+
+
+def test_input_flags_are_obeyed(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    found = json.loads(run(str(path), "--format", "jsonl", "--template", "{lang?}: {id}", "--json")[1])
+    assert (found["good_rows"], found["characters"]["max"]) == (5, 5)
+    code, _, err = run(str(path), "--format", "jsonl", "--text-column", "txt")
+    assert code == 2
+    assert "'txt'" in err
+    assert "lang" in err
+
+
+def test_an_empty_input_is_an_input(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("")
+    code, out, _ = run(str(tmp_path / "in.jsonl"), "--json")
+    assert (code, json.loads(out)["rows"]) == (0, 0)
+    assert run(str(tmp_path / "in.jsonl"))[0] == 0

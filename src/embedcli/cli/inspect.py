@@ -43,7 +43,7 @@ def described(file: str, flags: dict[str, Any]) -> dict[str, Any]:
         return describe(vectors.open_output(file))
     from embedcli.vectors.texts import describe_input
 
-    return describe_input(Job(inputs=(file,), output="", **flags))
+    return describe_input(Job(inputs=(file,), output="-", **flags))
 
 
 def output_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -56,7 +56,9 @@ def output_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("damage", damage(found)),
     ]
     if found["tokens"]:
-        facts.append(("tokens", "{total:,} in all; per row {min:g} to {max:g}, median {median:g}".format(**found["tokens"])))
+        facts.append(
+            ("tokens", "{total:,} in all; per row {min:g} to {max:g}, median {median:g}".format(**found["tokens"]))
+        )
     if found["truncated_rows"] is not None:
         facts.append(("truncated", f"{found['truncated_rows']:,} rows ({found['truncated_share'] or 0:.2%})"))
     facts += [("ids", ids(found["ids"])), ("columns", columns(found["columns"]))]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
 import pyarrow.compute as pc
 
 from embedcli.vectors.output import Block, Output
@@ -166,5 +165,3 @@ def row_norms(vectors: Floats) -> NDArray[Any]:
     if odd.any():  # very large numbers overflow in float32, but are numbers
         lengths[odd] = np.linalg.norm(vectors[odd].astype(np.float64), axis=1)
     return np.asarray(lengths)
-
-

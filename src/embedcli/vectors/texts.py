@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from embedcli import sources
 from embedcli.contracts import Job
+from embedcli.sources.looks import look_at
 from embedcli.vectors.statistics import Spread
+
+# JSONL rows whose keys are looked at.
+LOOK_ROWS = 1000
 
 
 def describe_input(job: Job) -> dict[str, Any]:
@@ -39,7 +44,16 @@ def describe_input(job: Job) -> dict[str, Any]:
         "template": plan.columns.template,
         "id_column": plan.columns.id_column,
         "id_type": str(plan.columns.id_type),
-        "columns": {name: str(kind) for name, kind in plan.columns.keep_types.items()},
+        "columns": columns_in(job, list(plan.formats)),
         "notes": list(plan.columns.notes),
         "characters": {"total": characters, **(lengths.summary(median=0.5, p95=0.95) or {})},
     }
+
+
+def columns_in(job: Job, paths: Sequence[str]) -> dict[str, str]:
+    """All columns of the inputs and their types; those of JSONL as its first rows show them."""
+    found: dict[str, str] = {}
+    for path in paths:
+        for name, kind in look_at(path, job.format, job.encoding, LOOK_ROWS).kinds.items():
+            found.setdefault(name, str(kind))
+    return found

@@ -1,0 +1,94 @@
+"""`embedcli search`: the rows of an output nearest to some words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import typer
+
+from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.options import takes
+from embedcli.cli.show import Json, note, short, show_json, show_table
+from embedcli.contracts import Job, UsageError
+
+FLAGS = (
+    "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
+    "text_column", "id_column", "template", "format", "encoding",
+)  # fmt: skip
+READING = ("text_column", "id_column", "template", "format", "encoding")
+
+
+@guarded
+@takes(FLAGS)
+def search(
+    output: Annotated[str, typer.Argument(help="An output of encode.")],
+    words: Annotated[list[str] | None, typer.Argument(help="What to look for.")] = None,
+    *,
+    count: Annotated[int, typer.Option("-k", "--count", help="Rows to show for each query.", min=1)] = 10,
+    queries: Annotated[
+        str | None,
+        typer.Option("--queries", help="Look for each row of this file, read by the flags of encode."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("-o", "--to-file", help="Write the hits to this file: .jsonl or .parquet.")
+    ] = None,
+    show: Annotated[
+        list[str] | None, typer.Option("--show", help="Column to show; repeatable; default: every kept text.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", help="Text put before each query; default: the model's for queries.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Where the same model lies now; default: as recorded.")
+    ] = None,
+    metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="How rows are scored.")] = "cosine",
+    as_json: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Find the rows of OUTPUT nearest to WORDS: exact, with the model and query prompt that OUTPUT names.
+
+    Prints score, id and the kept columns; for --queries one JSON line per hit, or a file.
+    """
+    set_environment(flags)
+    if bool(words) == (queries is not None):
+        raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
+    from embedcli.vectors import open_output
+    from embedcli.vectors.rowfiles import write_rows
+    from embedcli.vectors.searching import Query, Searcher, default_columns
+
+    opened = open_output(output)
+    columns = default_columns(opened, show or [])
+    loading = {name: value for name, value in flags.items() if name not in READING}
+    with Searcher(opened, notify=note, prompt=prompt, model=model, **loading) as searcher:
+        if queries is not None:
+            file = Job(inputs=(queries,), output="-", **{name: flags[name] for name in READING})
+            hits = found_in_file(searcher, file, (count, columns, metric))
+            write_rows(hits, to or "-")
+            return
+        found = searcher.find([Query(" ".join(words or []))], count, columns, metric)
+    if to is not None:
+        write_rows(iter(found), to)
+    elif as_json:
+        show_json(found)
+    else:
+        show_hits(found, columns)
+
+
+def found_in_file(searcher: Any, file: Job, how: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+    """The hits of all queries in a file, in order, batch by batch."""
+    from embedcli.vectors.searching import in_batches, queries_in
+
+    for batch in in_batches(queries_in(file)):
+        yield from searcher.find(batch, *how)
+
+
+def show_hits(found: list[dict[str, Any]], columns: list[str]) -> None:
+    if not columns:
+        note("no text was kept; encode with --keep COLUMN to see it here")
+    rows = [
+        {"score": f"{hit['score']:.4f}", "id": str(hit["id"])}
+        | {name: short(str(hit[name] if hit[name] is not None else "")) for name in columns}
+        for hit in found
+    ]
+    show_table(rows, right=["score"])

@@ -1,0 +1,147 @@
+"""Texts in memory to vectors, through the same engine as files; and queries in the space of an output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import encoders, engine
+from embedcli.contracts import DEFAULT_CHUNK_ROWS, Chunk, Encoder, InputError, Job, Piece, UsageError
+from embedcli.encoders.known import known
+from embedcli.meter import Control, Meter
+
+if TYPE_CHECKING:
+    from embedcli.contracts import Floats
+    from embedcli.vectors.output import Output
+
+Notify = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+    """Tell nobody."""
+
+
+class Texts:
+    """An encoder for texts in memory. Use it as a context manager, or `close` it.
+
+    `dim` is the width of its vectors, `space` what made them.
+    """
+
+    def __init__(self, job: Job, notify: Notify = quiet) -> None:
+        self.job = job
+        self.meter = Meter()
+        self._encoder: Encoder = encoders.load(job, notify=notify)
+        self.space: Mapping[str, Any] = self._encoder.space()
+        self.dim = min(self._encoder.dim, job.truncate_dim or self._encoder.dim)
+
+    def encode(self, texts: Sequence[str]) -> Floats:
+        """float32 [len(texts), dim], in the order of `texts`. InputError, naming it, for a text without a vector."""
+        settings = engine.Settings(
+            prompt=str(self.space.get("prompt") or ""),
+            batch_tokens=self.job.batch_tokens,
+            overflow=self.job.overflow,
+            split_overlap=self.job.split_overlap,
+            truncate_dim=self.job.truncate_dim,
+            normalize=self.job.normalize,
+        )
+        made = np.empty((len(texts), self.dim), np.float32)
+        for done in engine.encode(in_chunks(texts), self._encoder, settings, self.meter, Control()):
+            for reject in done.rejects:
+                raise InputError(f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}")
+            start = done.chunk.lines[0] - 1
+            made[start : start + len(done.vectors)] = done.vectors
+        return made
+
+    def close(self) -> None:
+        self._encoder.close()
+
+    def __enter__(self) -> Texts:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def in_chunks(texts: Sequence[str], rows: int = DEFAULT_CHUNK_ROWS) -> Iterator[Chunk]:
+    """Texts as the engine takes them; their ids and lines are their places, lines from 1."""
+    for seq, start in enumerate(range(0, len(texts), rows)):
+        some = list(texts[start : start + rows])
+        for place, text in enumerate(some, start + 1):
+            check_text(text, place)
+        places = range(start + 1, start + 1 + len(some))
+        yield Chunk(
+            piece=Piece(0, "texts"),
+            seq=seq,
+            ids=pa.array(places, pa.int64()),
+            texts=some,
+            kept=pa.table({"": pa.nulls(len(some))}).select([]),
+            lines=places,
+            read=len(some),
+            last=start + rows >= len(texts),
+        )
+
+
+def check_text(text: Any, place: int) -> None:
+    """InputError unless `text` is a string that can be written as UTF-8."""
+    if not isinstance(text, str):
+        raise InputError(f"text {place} is of type {type(text).__name__}, not a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"text {place} holds a lone surrogate", "mend its encoding") from None
+
+
+# Queries in the space of an output
+
+
+def query_job(output: Output, what_for: str, **flags: Any) -> Job:
+    """The job whose vectors can be compared with those of `output`: its model and revision, the query prompt.
+
+    `flags` override what is recorded: a prompt, or where the model now lies. UsageError for an output without a
+    space, or when the model on this machine is not the one that made it.
+    """
+    space = output.known_space(what_for)
+    given = {name: value for name, value in flags.items() if value is not None}
+    recorded: dict[str, Any] = {
+        "model": space["model"],
+        "revision": space.get("revision"),
+        "max_seq_length": space.get("max_seq_length"),
+        "normalize": space.get("normalize"),
+        "truncate_dim": space.get("truncate_dim"),
+        "as_": "query",
+        "prompt": query_prompt(space),
+    }
+    if "model" in given:
+        recorded["revision"] = None
+    return checked(Job(**{"inputs": (), "output": "", **recorded, **given}), space, output.path)
+
+
+def query_prompt(space: Mapping[str, Any]) -> str | None:
+    """The makers' prompt for queries where the rows were given theirs for documents; None: the model's own."""
+    family = known(str(space["model"]))
+    prompts = (family.prompts if family else None) or {}
+    stood = space.get("prompt")
+    return prompts.get("query") if stood and prompts.get("document") == stood else None
+
+
+def checked(job: Job, space: Mapping[str, Any], path: str) -> Job:
+    """The same job, if its model is the one of `space`; else a UsageError."""
+    wanted = space.get("fingerprint")
+    found = encoders.identity(job).get("fingerprint") if wanted else None
+    if wanted and found != wanted:
+        raise UsageError(
+            f"{path} was made with another version of {space['model']}: its files have the fingerprint "
+            f"{str(wanted)[:12]}, those found {str(found)[:12]}",
+            "give the folder of that version with --model, or encode the rows again",
+        )
+    return job
+
+
+def prompt_note(space: Mapping[str, Any], query: Mapping[str, Any]) -> str | None:
+    """A word of warning where rows had a prompt and queries have none."""
+    if space.get("prompt") and not query.get("prompt"):
+        return f"the rows were embedded with the prompt {space['prompt']!r}, the query without one; see --prompt"
+    return None
