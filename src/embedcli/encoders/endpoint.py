@@ -121,7 +121,7 @@ class Endpoint:
         self._client = httpx2.Client(
             headers=_headers(where, key),
             timeout=httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout), pool=None),
-            limits=httpx2.Limits(max_connections=lanes, max_keepalive_connections=lanes),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=lanes),
             # No proxy is asked for a server on this machine, whatever the environment says.
             trust_env=not where.loopback,
         )
