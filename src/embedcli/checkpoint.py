@@ -81,6 +81,10 @@ class Ledger:
                     f"another embedcli is writing {self.target.output}", "wait for it, or choose another output"
                 ) from None
             storage.sweep(self.target.stage)
+            if self.target.folder:
+                storage.sweep(parent)
+            for file in (*self.target.files(), str(self.target.rejects)):
+                storage.sweep(Path(file).parent, Path(file).name)
         self._lock = lock
 
     def begin(self, job: Mapping[str, Any], *, overwrite: bool) -> None:

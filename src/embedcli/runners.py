@@ -234,7 +234,8 @@ def job_identity(job: Job, plan: Plan, files: ModelFiles | None) -> dict[str, An
         "id_column": columns.id_column,
         "id_type": str(columns.id_type),
         "keep": {name: str(kind) for name, kind in columns.keep_types.items()},
-        "inputs": inputs_of(plan) or list(job.inputs),
+        # Names without folders: the content is compared by hash, and a moved folder is no other job.
+        "inputs": [Path(path).name for path in inputs_of(plan)],
     }
     return {**job.identity(), **mine, **encoders.identity(job, files)}
 
@@ -317,7 +318,7 @@ def refuse_changed_input(
         return
     now = checkpoint.joined_hash([checkpoint.source_hash(chunk) for chunk in this.chunks()])
     if now != done.source_hash:
-        raise outputs.changed_input(", ".join(identity["inputs"][:3]), done.source_hash, now, ledger.target.output)
+        raise outputs.changed_input(", ".join(inputs_of(this.plan)[:3]), done.source_hash, now, ledger.target.output)
     remember(ledger.target, this.plan)
 
 

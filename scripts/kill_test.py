@@ -1,0 +1,136 @@
+"""Kill `embedcli encode` with SIGKILL at random moments, resume, and compare with an uninterrupted run, byte by byte.
+
+    python scripts/kill_test.py --kills 1000 [--seed 1]
+
+Every kill hits a run of the same job in the state the kills before left it in; when a run gets through, its output
+and rejects must equal the reference and no other file may be left. Exit 1 at the first difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WORDS = 400
+ROWS = 6000
+CHUNK_ROWS = 64
+OUTPUTS = ("out.parquet", "out.npy", "out.jsonl")
+
+
+def main() -> int:
+    """Kill until the wanted number is reached; print what was hit."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        make_inputs(home, chance)
+        hits: collections.Counter[str] = collections.Counter()
+        finished = 0
+        references = {output: reference(home, output) for output in OUTPUTS}
+        while sum(hits.values()) < options.kills:
+            output = OUTPUTS[finished % len(OUTPUTS)]
+            seconds, files = references[output]
+            hits.update(until_finished(home, output, seconds, chance, options.kills - sum(hits.values())))
+            compare(home, output, files)
+            finished += 1
+    where = ", ".join(f"{place} {count}" for place, count in sorted(hits.items()))
+    print(f"{sum(hits.values())} kills survived ({where}); {finished} outputs equal to an uninterrupted run, 0 rows lost")
+    return 0
+
+
+def make_inputs(home: Path, chance: random.Random) -> None:
+    """Word vectors and rows, some of them bad, in `home`."""
+    words = [f"word{i}" for i in range(WORDS)]
+    numbers = [" ".join(f"{chance.gauss(0, 1):.4f}" for _ in range(32)) for _ in words]
+    vectors = [f"{word} {values}" for word, values in zip(words, numbers, strict=True)]
+    (home / "words.txt").write_text(f"{WORDS} 32\n" + "\n".join(vectors) + "\n")
+    rows = [
+        f'{{"id": "r{i}", "text": "{" ".join(chance.choices(words, k=chance.randint(1, 60)))}"}}'
+        if i % 97
+        else "{bad json"
+        for i in range(ROWS)
+    ]
+    (home / "in.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def command(home: Path, output: str) -> list[str]:
+    """The job, small chunks so that there is much to interrupt."""
+    python = [sys.executable, "-m", "embedcli", "encode", str(home / "in.jsonl"), str(home / output)]
+    return [*python, "-m", str(home / "words.txt"), "--chunk-rows", str(CHUNK_ROWS), "-q", "--progress", "none"]
+
+
+def reference(home: Path, output: str) -> tuple[float, dict[str, bytes]]:
+    """How long an uninterrupted run takes, and the bytes of all its files. They are removed again."""
+    subprocess.run(command(home, output), check=False)
+    for path in outputs(home):
+        path.unlink()
+    begun = time.perf_counter()
+    done = subprocess.run(command(home, output), check=False)
+    seconds = time.perf_counter() - begun
+    if done.returncode != 3:
+        raise SystemExit(f"the uninterrupted run ended with exit code {done.returncode}, not 3 (some rows rejected)")
+    files = {path.name: path.read_bytes() for path in outputs(home)}
+    for path in outputs(home):
+        path.unlink()
+    return seconds, files
+
+
+def until_finished(
+    home: Path, output: str, seconds: float, chance: random.Random, most: int
+) -> collections.Counter[str]:
+    """Kill and run again until a run gets through, or `most` kills are spent; where the kills hit."""
+    hits: collections.Counter[str] = collections.Counter()
+    while True:
+        with subprocess.Popen(command(home, output)) as process:
+            if sum(hits.values()) < most:
+                try:
+                    process.wait(chance.uniform(0, seconds * 1.1))
+                except subprocess.TimeoutExpired:
+                    hits[place(home, output)] += 1
+                    process.kill()
+                    process.wait()
+                    continue
+            if process.wait() in (0, 3):
+                return hits
+        raise SystemExit(f"a resumed run ended with exit code {process.returncode}")
+
+
+def place(home: Path, output: str) -> str:
+    """What the run was doing, as the files tell."""
+    names = {path.name for path in home.iterdir()}
+    stage = home / f"{output}.parts"
+    if any(name.startswith(f".{output}") for name in names):
+        return "merging"
+    if not stage.exists():
+        return "published" if output in names else "starting"
+    return "writing parts" if any(stage.glob("part-*")) else "starting"
+
+
+def outputs(home: Path) -> list[Path]:
+    """Everything but the inputs."""
+    return sorted(path for path in home.iterdir() if path.name not in ("words.txt", "in.jsonl"))
+
+
+def compare(home: Path, output: str, files: dict[str, bytes]) -> None:
+    """Exit unless exactly the reference's files are there, with its bytes; then remove them."""
+    found = {path.name: path.read_bytes() for path in outputs(home) if path.is_file()}
+    left = [path.name for path in outputs(home) if path.name not in files]
+    if left or set(found) != set(files):
+        raise SystemExit(f"{output}: files {sorted(found)} and leftovers {left}, expected {sorted(files)}")
+    for name, data in files.items():
+        if found[name] != data:
+            raise SystemExit(f"{name} differs from the uninterrupted run's")
+        (home / name).unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
