@@ -14,7 +14,7 @@ from embedcli import storage
 from embedcli.contracts import Format, InputError, Piece
 from embedcli.sources.fields import Fields, assembled
 from embedcli.sources.rows import BAD_CSV, BAD_ENCODING, WRONG_WIDTH, Faults, Rows
-from embedcli.sources.text import MAX_ROW_BYTES, Decoder, bad_byte, cut_at_newlines, encodable, printable
+from embedcli.sources.text import MAX_ROW_BYTES, RAW_CHARS, Decoder, bad_byte, cut_at_newlines, encodable, printable
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 BATCH_ROWS = 2048
@@ -35,12 +35,12 @@ class Batch:
     broken: dict[int, str] = field(default_factory=dict)
 
     def column(self, at: int | None) -> list[str | None]:
-        """The values of column `at`; null for all rows if there is none, and for rows with a fault."""
+        """The values of column `at`; null for all rows if there is none, and for rows that are too short."""
         if at is None:
             return [None] * len(self.rows)
         if not self.faults:
             return [row[at] for row in self.rows]
-        return [None if i in self.faults else row[at] for i, row in enumerate(self.rows)]
+        return [row[at] if at < len(row) else None for row in self.rows]
 
 
 class Table:
@@ -52,7 +52,7 @@ class Table:
         self._decoder = Decoder(encoding, path)
         self._encoding = encoding
         self._portion = io.StringIO()
-        self._text = ""
+        self._text = self._tail = ""
         lines = chain.from_iterable(self._portions(blocks))
         self._reader = csv.reader(lines, delimiter=DELIMITERS[kind], strict=True)
         self._next_line = 1
@@ -60,7 +60,7 @@ class Table:
 
     def _portions(self, blocks: Iterable[bytes]) -> Iterator[io.StringIO]:
         for text in cut_at_newlines(self._decoder.decoded(blocks), self.path):
-            self._text = text
+            self._text, self._tail = text, self._text[-RAW_CHARS:]
             self._portion = io.StringIO(text, newline="")
             yield self._portion
 
@@ -104,18 +104,21 @@ class Table:
                 "mend the quote: one that is part of a quoted field is written twice",
             ) from error
         span = f" (lines {first} to {last})" if last > first else ""
-        batch.faults[len(batch.rows)] = f"{BAD_CSV}: {error}{span}"
+        batch.faults[len(batch.rows)] = f"{BAD_CSV}: {error}{span}".replace("\t", "tab")
         batch.broken[len(batch.rows)] = printable(self._last_lines(last - first + 1))
         batch.rows.append([])
         batch.lines.append(first)
         self._next_line = last + 1
 
     def _last_lines(self, count: int) -> str:
-        """The last lines the reader took, as far as they stand in the current portion."""
-        start = end = self._portion.tell()
-        for _ in range(count):
-            start = self._text.rfind("\n", 0, max(0, start - 1)) + 1
-        return self._text[start:end].rstrip("\r\n")
+        """The beginning of the last lines the reader took, as far as they are still at hand."""
+        start = self._portion.tell()
+        while count and start:
+            start = self._text.rfind("\n", 0, start - 1) + 1
+            count -= 1
+        head = self._tail.splitlines(keepends=True)[-count:] if count else []
+        text = "".join(head) + self._text[start : min(self._portion.tell(), start + RAW_CHARS)]
+        return text.rstrip("\r\n")
 
     def _checked(self, batch: Batch) -> Batch:
         """The same, with faults for rows that are ragged or hold bytes that could not be decoded."""

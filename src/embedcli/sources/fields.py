@@ -23,7 +23,7 @@ from embedcli.sources.rows import (
     picked,
 )
 from embedcli.sources.template import Template, parse
-from embedcli.sources.text import encodable
+from embedcli.sources.text import encodable, printable
 
 Values = Mapping[str, list[Any]]
 
@@ -131,4 +131,5 @@ def weights(texts: list[str], kept: Mapping[str, pa.Array]) -> Any:
 
 def known_id(ids: list[Any] | None, i: int) -> Any:
     """The id of a bad row, if it has one."""
-    return ids[i] if ids is not None and type(ids[i]) in (int, str) else None
+    value = None if ids is None or type(ids[i]) not in (int, str) else ids[i]
+    return (printable(value) or None) if type(value) is str else value

@@ -123,7 +123,8 @@ def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], names: set[str
 def _rows(batch: pa.RecordBatch, fields: Fields, lines: range, done: int) -> Rows:
     faults: Faults = {}
     columns = fields.columns
-    values = {name: _python(_column(batch, name), faults) for name in fields.text_names}
+    sources = {name: _column(batch, name) for name in fields.text_names}
+    values = {name: _python(array, name, faults) for name, array in sources.items()}
     texts = fields.texts(values, faults, clean=True)
     ids = None if columns.id_column is None else _ids(_column(batch, columns.id_column), columns.id_type, faults)
     kept = {name: _kept(_column(batch, name), kind, faults) for name, kind in columns.keep_types.items()}
@@ -141,7 +142,7 @@ def _rows(batch: pa.RecordBatch, fields: Fields, lines: range, done: int) -> Row
         good=good,
         lines=lines,
         weights=weights(texts, kept),
-        faults=[Fault(i, faults[i], known[i], _shown(values, i)) for i in sorted(faults)],
+        faults=[Fault(i, faults[i], known[i], _shown(sources, i)) for i in sorted(faults)],
         span=len(lines),
         done=done,
     )
@@ -156,7 +157,7 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _python(array: pa.Array, faults: Faults) -> list[Any]:
+def _python(array: pa.Array, name: str, faults: Faults) -> list[Any]:
     """The values as Python objects; a fault and null for those that are not UTF-8."""
     try:
         return array.to_pylist()  # type: ignore[no-any-return]
@@ -166,7 +167,8 @@ def _python(array: pa.Array, faults: Faults) -> list[Any]:
         try:
             values.append(array[i].as_py())
         except UnicodeDecodeError as error:
-            faults.setdefault(i, f"{BAD_ENCODING}: byte 0x{error.object[error.start]:02x} at byte {error.start}")
+            byte = f"byte 0x{error.object[error.start]:02x} at byte {error.start} of column {name!r}"
+            faults.setdefault(i, f"{BAD_ENCODING}: {byte}")
             values.append(None)
     return values
 
@@ -211,8 +213,15 @@ def _known_id(ids: pa.Array | None, i: int) -> Any:
         value = ids[i].as_py()
     except UnicodeDecodeError:
         return None
-    return value if value is None or type(value) in (int, str) else str(value)
+    return value if type(value) is int else None if value is None else printable(str(value)) or None
 
 
-def _shown(values: dict[str, list[Any]], i: int) -> str:
-    return printable(json.dumps({name: column[i] for name, column in values.items()}, ensure_ascii=False, default=str))
+def _shown(columns: dict[str, pa.Array], i: int) -> str:
+    """A bad row's text columns as JSON; bytes that are not UTF-8 as escapes."""
+    row = {}
+    for name, column in columns.items():
+        try:
+            row[name] = column[i].as_py()
+        except UnicodeDecodeError as error:
+            row[name] = error.object.decode("utf-8", "backslashreplace")
+    return printable(json.dumps(row, ensure_ascii=False, default=str))
