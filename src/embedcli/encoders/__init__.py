@@ -74,7 +74,7 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
     if job.engine != "torch" and cpu:
         from embedcli.encoders import compiled
 
-        return compiled.load(files, made, job, lambda: _torch(job, files, made, notify), notify)
+        return compiled.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
     return _torch(job, files, made, notify)
 
 

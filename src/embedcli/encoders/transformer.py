@@ -6,7 +6,7 @@ import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.ownwords import OwnWords, Texts, agrees
 from embedcli.encoders.recipe import Recipe, identity
 from embedcli.encoders.tokens import FastTokenizer, pad
+from embedcli.encoders.tracing import Traced, traced
 
 if TYPE_CHECKING:
     from embedcli.contracts import Floats, Rows
@@ -166,6 +167,13 @@ class TransformerEncoder:
             return None
         return self.words.prompt_length or None
 
+    def traced(self) -> AbstractContextManager[Traced]:
+        """The pipeline for a converter; see tracing.traced. Before the first `forward`, and with a `tokenizer`."""
+        import torch
+        from transformers import masking_utils
+
+        return traced(self, torch, masking_utils)
+
     def _put(self, array: Any) -> Any:
         import torch
 
@@ -254,9 +262,9 @@ def choose_dtype(name: str, device: str) -> str:
     import torch
 
     if device == "cpu":
-        if name == "bfloat16" and not _cpu_has("bf16"):
+        if name == "bfloat16" and not cpu_has("bf16"):
             raise UsageError("this CPU has no bfloat16 instructions", "use --dtype float32")
-        if name == "float16" and not _cpu_has("fp16"):
+        if name == "float16" and not cpu_has("fp16"):
             raise UsageError("this CPU has no float16 instructions", "use --dtype float32")
         return "float32" if name == "auto" else name
     if name != "auto":
@@ -266,7 +274,8 @@ def choose_dtype(name: str, device: str) -> str:
     return "bfloat16" if device.startswith("xpu") else "float16"
 
 
-def _cpu_has(kind: str) -> bool:
+def cpu_has(kind: str) -> bool:
+    """Whether this CPU has instructions for `kind`, bf16 or fp16."""
     import torch
 
     ask = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", None)

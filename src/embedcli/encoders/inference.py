@@ -1,0 +1,85 @@
+"""Infer requests of a compiled network, many at a time, and what its errors mean. OpenVINO's objects are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedcli.contracts import OutOfMemory
+
+if TYPE_CHECKING:
+    from embedcli.contracts import Floats, Rows
+
+OUT_OF_MEMORY = ("can not allocate", "cannot allocate", "bad_alloc", "out of memory", "not enough memory")
+# OpenVINO puts the place in its own source before what happened.
+PLACES = ("Exception from ", "Check '")
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A request under way, with the arrays it reads."""
+
+    request: Any
+    inputs: Mapping[str, Any]
+
+
+class Requests:
+    """The infer requests of one compiled network; each runs one batch at a time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._names = {name for port in compiled.inputs for name in port.names}
+        self._idle: list[Any] = []
+        self._running: set[Running] = set()
+        # Two for each stream: as one ends, the next has its batch.
+        self.lanes = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+    def start(self, ids: Rows, mask: Rows) -> Running:
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs = {name: array for name, array in inputs.items() if name in self._names}
+        with memory():
+            running = Running(self._idle.pop() if self._idle else self._compiled.create_infer_request(), inputs)
+            running.request.start_async(inputs, share_inputs=True)
+        self._running.add(running)
+        return running
+
+    def finish(self, running: Running) -> Floats:
+        self._running.discard(running)
+        with memory():
+            running.request.wait()
+            made: Floats = np.array(running.request.get_output_tensor(0).data, np.float32)
+        self._idle.append(running.request)
+        return made
+
+    def close(self) -> None:
+        while self._running:
+            with suppress(RuntimeError):
+                self._running.pop().request.wait()
+        self._idle.clear()
+        self._compiled = None
+
+
+@contextmanager
+def memory() -> Iterator[None]:
+    """Turn a refusal to allocate into OutOfMemory."""
+    refused = ""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        refused = told(error)
+        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
+            raise
+    if refused:
+        # Raised outside the handler: inside, the error's frames would keep the batch's memory.
+        raise OutOfMemory(refused)
+
+
+def told(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    best = next((line for line in lines if not line.startswith(PLACES)), lines[0] if lines else type(error).__name__)
+    return best[:300]
