@@ -29,11 +29,12 @@ TEXTS = [
 def model_folder(path: Path, prompts: Mapping[str, str] | None = None, dim: int = DIM) -> Path:
     """A StaticEmbedding and Normalize: words of one topic lie near each other, prompts far from all."""
     from safetensors.numpy import save_file
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     words = [word for topic in TOPICS.values() for word in topic.split()]
     vocabulary = {word: i for i, word in enumerate(["[UNK]", *words, "query", "passage", ":"])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()  # drops control characters: such a text has no token
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     random = np.random.default_rng(7)
     centers = random.standard_normal((len(TOPICS), dim)) * 2

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders, engine
-from embedcli.contracts import DEFAULT_CHUNK_ROWS, Chunk, Encoder, InputError, Job, Piece, UsageError
+from embedcli.contracts import DEFAULT_CHUNK_ROWS, Chunk, Encoded, Encoder, InputError, Job, Piece, UsageError
 from embedcli.encoders.known import known
 from embedcli.meter import Control, Meter
 
@@ -39,6 +39,16 @@ class Texts:
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """float32 [len(texts), dim], in the order of `texts`. InputError, naming it, for a text without a vector."""
+        made = np.empty((len(texts), self.dim), np.float32)
+        for done in self.encoded(texts):
+            for reject in done.rejects:
+                raise InputError(f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}")
+            start = done.chunk.lines[0] - 1
+            made[start : start + len(done.vectors)] = done.vectors
+        return made
+
+    def encoded(self, texts: Sequence[str]) -> Iterator[Encoded]:
+        """The same as the engine makes them, chunk by chunk: with windows, token counts and rejects."""
         settings = engine.Settings(
             prompt=str(self.space.get("prompt") or ""),
             batch_tokens=self.job.batch_tokens,
@@ -47,13 +57,7 @@ class Texts:
             truncate_dim=self.job.truncate_dim,
             normalize=self.job.normalize,
         )
-        made = np.empty((len(texts), self.dim), np.float32)
-        for done in engine.encode(in_chunks(texts), self._encoder, settings, self.meter, Control()):
-            for reject in done.rejects:
-                raise InputError(f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}")
-            start = done.chunk.lines[0] - 1
-            made[start : start + len(done.vectors)] = done.vectors
-        return made
+        return engine.encode(in_chunks(texts), self._encoder, settings, self.meter, Control())
 
     def close(self) -> None:
         self._encoder.close()
@@ -116,7 +120,22 @@ def query_job(output: Output, what_for: str, **flags: Any) -> Job:
     }
     if "model" in given:
         recorded["revision"] = None
-    return checked(Job(**{"inputs": (), "output": "", **recorded, **given}), space, output.path)
+    return checked(Job(**{"inputs": (), "output": "-", **recorded, **given}), space, output.path)
+
+
+def recorded_job(output: Output, what_for: str, **flags: Any) -> Job:
+    """The job that made `output`, as far as its vectors go, to make them again. `flags` override what is recorded."""
+    space, made = output.known_space(what_for), output.job.get("job") or {}
+    given = {name: value for name, value in flags.items() if value is not None}
+    recorded: dict[str, Any] = {
+        name: space.get(name) for name in ("model", "revision", "max_seq_length", "normalize", "truncate_dim")
+    }
+    recorded |= {name: made[name] for name in ("text_column", "template", "id_column", "format") if made.get(name)}
+    recorded |= {name: made[name] for name in ("overflow", "split_overlap", "encoding") if name in made}
+    recorded["prompt"] = space.get("prompt") or ""
+    if "model" in given:
+        recorded["revision"] = None
+    return checked(Job(**{"inputs": (), "output": "-", **recorded, **given}), space, output.path)
 
 
 def query_prompt(space: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,77 @@
+"""`embedcli verify`: is an output what it says it is?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.options import takes
+from embedcli.cli.show import Json, note, show_facts, show_json
+
+FLAGS = (
+    "trust_remote_code",
+    "offline",
+    "cache_dir",
+    "device",
+    "engine",
+    "dtype",
+    "threads",
+    "batch_tokens",
+    "base_url",
+)
+
+
+@guarded
+@takes(FLAGS)
+def verify(
+    output: Annotated[str, typer.Argument(help="An output of encode.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT...", help="What it was made from; default: as recorded.")
+    ] = None,
+    *,
+    rows: Annotated[int, typer.Option("--rows", help="Rows to encode again, drawn at random.", min=0)] = 100,
+    every: Annotated[bool, typer.Option("--all", help="Encode every row again.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.")] = 0,
+    least: Annotated[
+        float | None, typer.Option("--min-cosine", help="What a vector made again must reach; default: by precision.")
+    ] = None,
+    only_output: Annotated[
+        bool, typer.Option("--only-output", help="Look at the output alone: no input, no model.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option("-m", "--model", help="Where the same model lies now; default: as recorded.")
+    ] = None,
+    as_json: Json = False,
+    flags: dict[str, Any],
+) -> None:
+    """Check OUTPUT: row counts, ids, values, checksums; then ids and texts of all rows against INPUT,
+    and the vectors of some by encoding them again.
+
+    Exit code 0: all holds; 1: something does not, and the ids are shown.
+    """
+    set_environment(flags)
+    from embedcli.vectors import open_output
+    from embedcli.vectors.verifying import verify as checked
+    from embedcli.vectors.verifying import verify_file
+
+    opened = open_output(output)
+    if only_output:
+        checks = verify_file(opened)
+    else:
+        given = {"seed": seed, "least": least, "notify": note, "model": model, **flags}
+        checks = checked(opened, tuple(inputs or ()), None if every else rows, **given)
+    ok = all(check.ok for check in checks)
+    if as_json:
+        show_json({"path": output, "ok": ok, "checks": [check.as_json() for check in checks]})
+    else:
+        show_facts((check.name, told(check)) for check in checks)
+    if not ok:
+        raise typer.Exit(1)
+
+
+def told(check: Any) -> str:
+    """Whether a check holds, what it found, and the ids for which it does not."""
+    ids = f": {', '.join(map(str, check.ids))}" if check.ids and not check.ok else ""
+    return f"{'ok' if check.ok else 'FAILED':<6}  {check.detail}{ids}"
