@@ -245,7 +245,6 @@ class SkippingClock(Clock):
         return super().now() + self.skipped
 
     def wait(self, seconds: float) -> None:
-        super().wait(0)
         self.skipped += seconds
 
 
@@ -472,13 +471,17 @@ def test_usage_is_what_the_server_reports(server: FakeServer, load: Load) -> Non
     assert encoder.usage()["tokens_reported"] is False
 
 
-def test_a_stop_wakes_a_request_that_waits(server: FakeServer, notes: list[str]) -> None:
-    encoder = remote.load(job_for(server), notes.append)
+@pytest.mark.parametrize("way", ["stop", "close"])
+def test_a_stop_wakes_a_request_that_waits(server: FakeServer, way: str) -> None:
+    stop, waits = threading.Event(), threading.Event()
+    encoder = remote.load(job_for(server), lambda line: waits.set() if "429" in line else None, stop=stop)
     server.faults.append(fake.status(429, {"Retry-After": "3000"}))
     output = encoder.forward(tokens := encoder.tokenize(["a"]), np.array([0]))
-    while not notes or "trying again" not in notes[-1]:
-        threading.Event().wait(0.001)
-    encoder.stop()
+    waits.wait()
+    if way == "stop":
+        stop.set()
+    else:
+        encoder.close()
     with pytest.raises(ModelError, match="stopped while requests were waiting"):
         encoder.collect(output)
     assert tokens.payload.refused == {}
@@ -486,10 +489,18 @@ def test_a_stop_wakes_a_request_that_waits(server: FakeServer, notes: list[str])
     encoder.close()
 
 
+def test_a_stop_wakes_a_load_that_waits(server: FakeServer) -> None:
+    stop = threading.Event()
+    server.faults.append(fake.status(429, {"Retry-After": "3000"}))
+    with pytest.raises(ModelError, match="stopped while requests were waiting"):
+        remote.load(job_for(server), lambda line: stop.set() if "429" in line else None, stop=stop)
+
+
 def test_the_space_says_what_decides_the_vectors(server: FakeServer, load: Load) -> None:
     space = load().space()
     assert space["model"] == "openai:fake-embedding"
     assert space["endpoint"] == "127.0.0.1"
+    assert space["base_url"] == server.base_url
     assert space["reported_model"] == fake.MODEL
     assert space["token_counting"] == "estimate"
     known_before = remote.identity(job_for(server))
@@ -503,6 +514,23 @@ def chunk_of(texts: list[str]) -> Chunk:
     ids = pa.array([f"id{row}" for row in range(len(texts))])
     kept = pa.table({}).slice(0, 0)
     return Chunk(Piece(0, "in.jsonl"), 0, ids, texts, kept, list(range(1, len(texts) + 1)), (), len(texts), last=True)
+
+
+@pytest.mark.parametrize("overflow", ["split", "pool"])
+def test_long_texts_as_windows(server: FakeServer, load: Load, overflow: Any) -> None:
+    texts = ["short", "a sentence with some words in it. " * 30]
+    encoder = load(max_seq_length=20, overflow=overflow)
+    settings = engine.Settings(overflow=overflow, split_overlap=3)
+    [made] = engine.encode([chunk_of(texts)], encoder, settings, meter.Meter(), meter.Control())
+    assert all(text == "short" or text in texts[1] for text in server.sent)
+    assert max(encoder._counter.count(server.sent)) <= 20
+    assert len(server.sent) > 10
+    assert set(made.rows.tolist()) == {0, 1}
+    assert made.lost_tokens == 0
+    if overflow == "split":
+        starts, stops = (made.extra[name].to_pylist()[1:] for name in ("char_start", "char_end"))
+        windows = [texts[1][start:stop] for start, stop in zip(starts, stops, strict=True)]
+        assert {*windows} == {*server.sent} - {"short"}
 
 
 def test_the_engine_rejects_what_the_server_refuses_and_keeps_the_rest(server: FakeServer, load: Load) -> None:

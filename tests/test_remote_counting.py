@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from embedcli.contracts import Job
+from embedcli.contracts import Job, UsageError
 from embedcli.encoders import counting
 from embedcli.encoders.counting import Asked, Estimate, counter, limit_of, prepare
 
@@ -50,6 +51,31 @@ def test_a_cut_is_the_longest_beginning_that_fits(text: str, limit: int) -> None
         assert estimate.count([text[: len(head) + 1]])[0] > limit
 
 
+@given(st.text(min_size=1))
+def test_the_estimates_tokens_lie_in_order_and_cover_the_text(text: str) -> None:
+    starts, stops = Estimate().marks(text)
+    assert len(starts) == len(stops) == Estimate().count([text])[0]
+    assert (starts[0], stops[-1]) == (0, len(text))
+    assert (starts < stops).all()
+    assert (np.diff(starts) >= 0).all()
+    assert (np.diff(stops) >= 0).all()
+
+
+@given(st.text(min_size=1), st.integers(6, 40), st.integers(0, 5))
+def test_windows_lose_nothing_and_fit(text: str, limit: int, overlap: int) -> None:
+    found = counting.windows(text, "ab ", Estimate(), limit, overlap)
+    assert (found[0][0], found[-1][1]) == (0, len(text))
+    for (start, stop), (following, _) in pairwise(found):
+        assert start < following <= stop
+    assert all(Estimate().count(["ab " + text[start:stop]])[0] <= limit or stop - start == 1 for start, stop in found)
+
+
+def test_an_overlap_that_leaves_nothing_new() -> None:
+    with pytest.raises(UsageError, match="--split-overlap 5 leaves nothing new for a window of 5 tokens"):
+        counting.windows("words " * 20, "", Estimate(), 5, 5)
+    assert counting.windows("words " * 20, "", Estimate(), None, 5) == [(0, 120)]
+
+
 def test_an_estimate_is_said_to_be_one() -> None:
     notes: list[str] = []
     made = counter(OPENAI, notes.append)
@@ -81,6 +107,8 @@ def test_the_models_own_tokenizer_counts_exactly(folder: Path) -> None:
     assert made.cut("one  two three two", 5) == "one  two three"
     assert made.cut("one two", 4) == "one two"
     assert made.cut("one two", 2) == ""
+    assert [part.tolist() for part in made.marks("one  two")] == [[0, 5], [3, 8]]
+    assert counting.windows("one two three two", "", made, 4, 0) == [(0, 8), (8, 17)]
 
 
 def test_a_tokenizer_in_the_local_cache_is_found(folder: Path, tmp_path: Path) -> None:
@@ -113,6 +141,8 @@ def test_tiktoken_counts_as_openai_does() -> None:
     assert made.count(["and ban", "<|endoftext|>", ""]).tolist() == [1 + 1 + 2, 13, 0]
     assert made.cut("and ban", 3) == "and b"
     assert made.cut("aé", 2) == "a"
+    assert [part.tolist() for part in made.marks("and ban")] == [[0, 3, 4, 5], [3, 4, 5, 7]]
+    assert [part.tolist() for part in made.marks("éa")] == [[0, 0, 1], [0, 1, 2]]
 
 
 def test_prepare_counts_the_prompt_and_cuts_to_the_limit() -> None:

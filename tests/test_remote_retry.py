@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from email.utils import formatdate
+from threading import Event
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,8 @@ class FakeClock(Clock):
         return 1_700_000_000 + self.time
 
     def wait(self, seconds: float) -> None:
-        super().wait(0)
+        if self._closed.is_set():
+            raise Closed
         self.waits.append(seconds)
         self.time += max(0.0, seconds)
 
@@ -209,11 +211,22 @@ def test_long_waits_are_told_at_most_once_a_minute() -> None:
     assert "retry 4" in notes[1]
 
 
-def test_a_stopped_clock_wakes_its_waiters() -> None:
+def test_a_closed_clock_wakes_its_waiters() -> None:
     clock = Clock()
-    clock.stop()
+    clock.close()
     with pytest.raises(Closed):
         clock.wait(3600)
+
+
+def test_a_stop_from_outside_wakes_the_waiters_and_is_not_set_by_a_close() -> None:
+    stop = Event()
+    clock = Clock(stop)
+    clock.wait(0.001)
+    clock.close()
+    assert not stop.is_set()
+    stop.set()
+    with pytest.raises(Closed):
+        Clock(stop).wait(3600)
 
 
 @given(st.lists(st.integers(0, 400), max_size=80), st.lists(st.tuples(st.integers(2, 30), st.integers(2, 2000))))

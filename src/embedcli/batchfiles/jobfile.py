@@ -32,7 +32,7 @@ def remember(job: Job, requests: str) -> str:
     every = asdict(job)
     kept: dict[str, Any] = {name: every[name] for name in FIELDS}
     kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
-    kept["base_url"] = address(job).url.removesuffix("/embeddings")
+    kept["base_url"] = address(job).base_url
     path = path_of(requests)
     storage.write_bytes(path, orjson.dumps(kept, option=orjson.OPT_INDENT_2) + b"\n")
     return path

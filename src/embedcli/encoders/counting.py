@@ -7,6 +7,7 @@ lies in the folder or in the local Hugging Face cache under the model's name.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from embedcli.contracts import Tokens
+from embedcli.contracts import Tokens, UsageError
+from embedcli.encoders.cuts import spans
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Floats, Ints, Job
+    from embedcli.contracts import Floats, Ints, Job, Rows
 
 HOSTED_PREFIX = "openai:"
 # The limit of every OpenAI embedding model, from the reference of POST /v1/embeddings.
@@ -58,6 +60,9 @@ class Counter(Protocol):
     def cut(self, text: str, limit: int) -> str:
         """The longest beginning of `text` that counts at most `limit` tokens."""
 
+    def marks(self, text: str) -> tuple[Rows, Rows]:
+        """Where each token of `text`, without special ones, begins and ends: int64 [tokens] in characters, twice."""
+
 
 class Estimate:
     """Tokens from the scripts a text is written in."""
@@ -77,6 +82,13 @@ class Estimate:
     def cut(self, text: str, limit: int) -> str:
         """The longest beginning of `text` whose estimate is at most `limit`."""
         return text[: int(np.searchsorted(np.cumsum(weights(text), dtype=np.float64), limit, side="right"))]
+
+    def marks(self, text: str) -> tuple[Rows, Rows]:
+        """A token begins and ends where the sum of the shares passes a whole number."""
+        sums = np.cumsum(weights(text), dtype=np.float64)
+        whole = np.arange(math.ceil(sums[-1] - 1e-6) if len(sums) else 0)
+        starts = np.searchsorted(sums, whole + 1e-6, side="right")
+        return starts, np.minimum(np.searchsorted(sums, whole + 1 - 1e-6) + 1, len(text))
 
 
 def weights(text: str) -> Floats:
@@ -122,6 +134,11 @@ class Tiktoken:
         head = self._encoding.decode_bytes(self._encoding.encode_ordinary(text)[:limit])
         return str(head.decode("utf-8", "ignore"))
 
+    def marks(self, text: str) -> tuple[Rows, Rows]:
+        """A token that holds part of a character begins at that character."""
+        _, starts = self._encoding.decode_with_offsets(self._encoding.encode_ordinary(text))
+        return np.array(starts, np.int64), np.array([*starts[1:], len(text)][: len(starts)], np.int64)
+
 
 class OwnTokenizer:
     """The tokenizer of the served model, when its files lie on this machine."""
@@ -146,6 +163,12 @@ class OwnTokenizer:
         if room >= len(plain.ids):
             return text
         return text[: plain.offsets[room - 1][1]] if room > 0 else ""
+
+    def marks(self, text: str) -> tuple[Rows, Rows]:
+        """As the tokenizer reports them."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        starts, stops = np.array(offsets, np.int64).reshape(-1, 2).T
+        return starts.copy(), stops.copy()
 
 
 def counter(job: Job, notify: Callable[[str], None]) -> Counter:
@@ -183,6 +206,26 @@ def prepare(texts: Sequence[str], prompt: str, count: Counter, limit: int | None
             lengths[row] = limit if sent[row] else 0
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
     return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full, Asked(sent))
+
+
+def windows(text: str, prompt: str, count: Counter, limit: int | None, overlap: int) -> list[tuple[int, int]]:
+    """A text as (start, stop) in characters, each within `limit` tokens with the prompt, about `overlap` shared.
+
+    Raises UsageError when the overlap leaves a window no token of its own.
+    """
+    if limit is None:
+        return [(0, len(text))]
+    starts, stops = count.marks(text)
+    room = limit - max(0, int(count.count([prompt + text])[0]) - len(starts))
+    if overlap >= room:
+        raise UsageError(
+            f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
+            "give less, or raise --max-seq-length",
+        )
+    # Tokens that are parts of one character become one, so that every window begins further on than the last.
+    first = np.flatnonzero(np.diff(starts, prepend=-1))
+    starts, stops = starts[first], stops[np.append(first[1:], len(stops)) - 1]
+    return spans(text, starts, stops, room, overlap, lambda window: int(count.count([prompt + window])[0]) - limit)
 
 
 def _tiktoken() -> Counter | None:

@@ -60,6 +60,11 @@ class Address:
     basic: str = field(default="", repr=False)
 
     @property
+    def base_url(self) -> str:
+        """What to give as --base-url, without user, password and query."""
+        return self.url.removesuffix("/embeddings")
+
+    @property
     def official(self) -> bool:
         """Whether this is OpenAI's own server, which always wants a key."""
         return self.host == "api.openai.com"

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Lock, Semaphore, Thread
+from threading import Event, Lock, Semaphore, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import orjson
 
 from embedcli.contracts import Job, ModelError, Tokens, UsageError
 from embedcli.encoders.answers import Answer, Malformed, decode, normalized
-from embedcli.encoders.counting import HOSTED_PREFIX, Asked, counter, limit_of, prepare
+from embedcli.encoders.counting import HOSTED_PREFIX, Asked, counter, limit_of, prepare, windows
 from embedcli.encoders.endpoint import Address, Endpoint, Refused, address, read_key
 from embedcli.encoders.known import known
 from embedcli.encoders.limits import MAX_TOKENS, Limits
@@ -36,6 +36,7 @@ PROBE = "a"
 UNREACHABLE_AT_START = 60.0
 # After this many refused texts in a row with none accepted, the probe is asked again: is it the texts or the server?
 REFUSALS_TO_DOUBT = 8
+STOPPED = ("stopped while requests were waiting", "run the same command to go on")
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,24 @@ class Block:
     refused: dict[int, str]
 
 
-def load(job: Job, notify: Notify, *, clock: Clock | None = None, rng: random.Random | None = None) -> RemoteEncoder:
+def load(
+    job: Job,
+    notify: Notify,
+    *,
+    stop: Event | None = None,
+    clock: Clock | None = None,
+    rng: random.Random | None = None,
+) -> RemoteEncoder:
     """The hosted encoder of `--model openai:NAME`, after one request that proves address, key and model.
 
-    Raises UsageError for an address, key or flag that cannot be right, ModelError when the server cannot serve.
+    Once `stop` is set, nothing waits or is tried again: ModelError instead; requests on the wire end by themselves.
+    `notify` is called from several threads. Raises UsageError for an address, key or flag that cannot be right,
+    ModelError when the server cannot serve.
     """
     where = address(job)
     _refuse_flags(job, where)
     key = read_key(where)
-    clock = clock or Clock()
+    clock = clock or Clock(stop)
     for note in _notes(job, where, key):
         notify(note)
     lanes = job.max_concurrency or DEFAULT_LANES
@@ -70,6 +80,9 @@ def load(job: Job, notify: Notify, *, clock: Clock | None = None, rng: random.Ra
     endpoint = Endpoint(where, key, model=name, timeout=job.request_timeout, lanes=lanes, clock=clock)
     try:
         return RemoteEncoder(job, endpoint, clock, notify, rng or random.Random())
+    except Closed:
+        endpoint.close()
+        raise ModelError(*STOPPED) from None
     except BaseException:
         endpoint.close()
         raise
@@ -107,6 +120,7 @@ class RemoteEncoder:
         self._clock = clock
         self._counter = counter(job, notify)
         self._limit = limit_of(job, self._counter.exact)
+        _refuse_windows(job, self._limit)
         self._limits = Limits(tokens=min(MAX_TOKENS, job.tpm or MAX_TOKENS))
         self._pace = Pace(clock, job.rpm, job.tpm)
         self._patience = Patience(job.patience, job.retry_cap)
@@ -126,6 +140,7 @@ class RemoteEncoder:
             **identity(self._job),
             "max_seq_length": self._limit,
             "engine": "remote",
+            "base_url": self._endpoint.where.base_url,
             "dim": self.dim,
             "dimensions": self._style.dimensions,
             "reported_model": self._reported_model,
@@ -152,13 +167,17 @@ class RemoteEncoder:
         try:
             blocks = [future.result() for future in futures]
         except Closed:
-            raise ModelError("stopped while requests were waiting", "run the same command to go on") from None
+            raise ModelError(*STOPPED) from None
         at = 0
         for block in blocks:
             tokens.payload.refused.update({int(rows[at + i]): reason for i, reason in block.refused.items()})
             at += len(block.vectors)
         vectors = np.concatenate([block.vectors for block in blocks])
         return normalized(vectors) if self._job.normalize else vectors
+
+    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+        """Windows of a text as (start, stop) in characters, each within the limit with the prompt."""
+        return windows(text, self._prompt, self._counter, self._limit, overlap)
 
     def exact(self, tokens: Tokens, rows: Rows) -> Floats:
         """The same rows asked for again, one by one; refused ones stay NaN without being sent again."""
@@ -188,13 +207,9 @@ class RemoteEncoder:
                 "waited_seconds": round(self._retrier.waited_seconds, 3),
             }
 
-    def stop(self) -> None:
-        """Give up what is waiting or would be tried again; requests on the wire end by themselves. For any thread."""
-        self._clock.stop()
-
     def close(self) -> None:
-        """Stop, and close the connections."""
-        self.stop()
+        """Give up what is waiting or would be tried again, and close the connections. For any thread, any time."""
+        self._clock.close()
         self._endpoint.close()
 
     def _start(self, asked: Asked, rows: Rows, counts: Rows) -> Future[Block]:
@@ -318,16 +333,19 @@ def _refuse_flags(job: Job, where: Address) -> None:
     resolve_prompt(job, {}, None)
     if job.offline and not where.loopback:
         raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
-    if job.overflow in ("split", "pool"):
-        raise UsageError(
-            f"--overflow {job.overflow} needs the model's own tokens, which a hosted model does not give",
-            "use --overflow truncate, error or reject, or cut the texts before",
-        )
     for name in ("rpm", "tpm", "max_concurrency", "request_timeout", "patience"):
         value = getattr(job, name)
         if value is not None and value <= 0:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
+
+
+def _refuse_windows(job: Job, limit: int | None) -> None:
+    if job.overflow in ("split", "pool") and limit is None:
+        raise UsageError(
+            f"--overflow {job.overflow} needs the model's limit, which a server does not tell",
+            "give --max-seq-length, with some reserve where token counts are estimates",
+        )
 
 
 def _notes(job: Job, where: Address, key: str) -> Iterator[str]:

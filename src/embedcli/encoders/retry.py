@@ -44,10 +44,11 @@ class Again(Exception):
 
 
 class Clock:
-    """Time and waiting in one place, so that tests can bring their own."""
+    """Time and waiting in one place, so that tests can bring their own. `stop` is whoever else may end all waits."""
 
-    def __init__(self) -> None:
-        self._stop = Event()
+    def __init__(self, stop: Event | None = None) -> None:
+        self._closed = Event()
+        self._stop = stop or self._closed
 
     def now(self) -> float:
         """Seconds on a clock that never goes back."""
@@ -58,13 +59,19 @@ class Clock:
         return time.time()
 
     def wait(self, seconds: float) -> None:
-        """Return after `seconds`, or raise Closed as soon as `stop` is called."""
-        if self._stop.wait(max(0.0, seconds)):
-            raise Closed
+        """Return after `seconds`, or raise Closed soon after `close` or the stop that was given."""
+        until = time.monotonic() + seconds
+        while not (self._stop.is_set() or self._closed.is_set()):
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            # Nothing waits for two events at once: the other one is looked at four times a second.
+            self._stop.wait(min(left, 0.25))
+        raise Closed
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Wake every waiter for good."""
-        self._stop.set()
+        self._closed.set()
 
 
 class Pace:
