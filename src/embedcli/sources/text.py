@@ -61,12 +61,16 @@ class Decoder:
     def _decode(self, block: bytes, *, final: bool) -> str:
         state = self._decoder.getstate()
         try:
-            return self._decoder.decode(block, final)
-        except UnicodeDecodeError:
-            self._decoder.setstate(state)
+            try:
+                return self._decoder.decode(block, final)
+            except UnicodeDecodeError:
+                self.dirty = True
+                return self._marked(state, block, final)
         except UnicodeError as error:
             raise InputError(f"{where(self._path)}: not {self._encoding}: {error}", "try another --encoding") from error
-        self.dirty = True
+
+    def _marked(self, state: tuple[bytes, int], block: bytes, final: bool) -> str:
+        self._decoder.setstate(state)
         self._decoder.errors = MARK
         try:
             return self._decoder.decode(block, final)
