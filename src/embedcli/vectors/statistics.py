@@ -47,9 +47,13 @@ class Spread:
             self._size = len(self._held[0])
             self._step *= 2
 
+    def values(self) -> NDArray[Any]:
+        """The numbers themselves, or the even sample of them."""
+        return np.concatenate(self._held) if self._held else np.empty(0)
+
     def quantile(self, share: float) -> float:
         """The value below which `share` of the numbers lie."""
-        return float(np.quantile(np.concatenate(self._held), share))
+        return float(np.quantile(self.values(), share))
 
     def summary(self, **quantiles: float) -> dict[str, float] | None:
         """`min`, the named quantiles and `max`; None if there was no number."""
@@ -114,7 +118,7 @@ def describe(output: Output) -> dict[str, Any]:
     return {
         "path": output.path,
         "kind": "output",
-        "bytes": sum(Path(part.path).stat().st_size for part in output.parts),
+        "bytes": file_bytes(output),
         "files": len(output.parts),
         "rows": rows,
         "rejected": output.job.get("rejects"),
@@ -130,6 +134,11 @@ def describe(output: Output) -> dict[str, Any]:
         "columns": {field.name: str(field.type) for field in output.schema},
         "space": dict(output.space),
     }
+
+
+def file_bytes(output: Output) -> int:
+    """The size of the files with the vectors."""
+    return sum(Path(part.path).stat().st_size for part in output.parts)
 
 
 def ids_json(output: Output, duplicates: list[tuple[Any, int]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from embedcli.vectors.statistics import row_norms
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.contracts import Floats
+    from embedcli.contracts import Bools, Floats
 
 Metric = Literal["cosine", "dot"]
 
@@ -58,8 +58,10 @@ class Best:
         return [Hits(rows, scores) for rows, scores in zip(self._rows, self._scores, strict=True)]
 
 
-def search(output: Output, queries: Floats, k: int, metric: Metric = "cosine") -> list[Hits]:
-    """The `k` rows with the highest score for each of `queries` [q, dim], over all rows of the output.
+def search(
+    output: Output, queries: Floats, k: int, metric: Metric = "cosine", *, only: Bools | None = None
+) -> list[Hits]:
+    """The `k` rows with the highest score for each of `queries` [q, dim], over all rows of the output, or `only` some.
 
     The queries stay float32 whatever the rows are stored in: each row is scored as sentence-transformers rescores
     its candidates, by the query's own numbers against the stored ones, but every row is a candidate.
@@ -73,6 +75,8 @@ def search(output: Output, queries: Floats, k: int, metric: Metric = "cosine") -
         if metric == "cosine" and not exact:
             lengths = row_norms(vectors)
             scores = scores / np.where(lengths > 0, lengths, 1)
+        if only is not None:
+            scores = np.where(only[block.start : block.start + len(block)], scores, np.nan)
         best.add(scores, block.start)
     return best.hits()
 

@@ -1,0 +1,111 @@
+"""`embedcli compare`: what another model, precision or setting changes, on the same rows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.show import Json, note, short, show_json, show_table, size
+from embedcli.contracts import UsageError
+
+BAR = 40
+RIGHT = ("rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst")
+
+
+@guarded
+def compare(
+    outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT OTHER...", help="Outputs of the same rows.")],
+    count: Annotated[int, typer.Option("-k", "--count", help="Neighbours of each row.", min=1)] = 10,
+    rows: Annotated[
+        int, typer.Option("--rows", help="Rows whose neighbours are compared, drawn at random.", min=1)
+    ] = 1000,
+    moved: Annotated[int, typer.Option("--moved", help="Rows to show that moved most.", min=0)] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.")] = 0,
+    picture: Annotated[str | None, typer.Option("--plot", help="Draw the spread: .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare OUTPUT with each OTHER on the rows they share by id.
+
+    cosine: of each row's two vectors, where the dimensions are the same. neighbours: the share of a row's K
+    nearest rows that stay the same. Where model and prompt are the same, both are asked with the finer vectors.
+    """
+    set_environment({})
+    if len(outputs) < 2:
+        raise UsageError("compare needs two outputs or more", "embedcli compare out.parquet other.parquet")
+    from embedcli.vectors import open_output
+    from embedcli.vectors.comparing import compare as compared
+
+    first = open_output(outputs[0])
+    made = [compared(first, open_output(path), k=count, rows=rows, moved=moved, seed=seed) for path in outputs[1:]]
+    found = [one.as_json() for one in made]
+    if picture is not None:
+        from embedcli.vectors.pictures import draw_comparisons
+
+        draw_comparisons(found, picture)
+        note(f"the picture is in {picture}")
+    if as_json:
+        show_json(found)
+    else:
+        show(found)
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    """A table with one line for each file, then for each the spread and the rows that moved most."""
+    first, shared = found[0]["first"], found[0]["shared_rows"]
+    typer.echo(f"{first['path']}: {first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}\n")
+    show_table(
+        [line(one) for one in found], right=["rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst"]
+    )
+    for one in found:
+        typer.echo(f"\n{one['second']['path']}")
+        if one["cosine_histogram"]:
+            bars("cosine", steps(one["cosine_histogram"]))
+        bars(f"of {one['k']} neighbours kept", [(str(i), n) for i, n in enumerate(one["overlap_histogram"])])
+        if one["moved"]:
+            typer.echo(f"moved most, by {one['moved_by']}")
+            show_table([moved_line(row) for row in one["moved"]], right=["similarity"])
+    if shared < first["rows"]:
+        note(f"{first['rows'] - shared:,} rows of {first['path']} are not in every other file")
+
+
+def line(one: dict[str, Any]) -> dict[str, str]:
+    second, cosine, overlap = one["second"], one["cosine"], one["overlap"]
+    told = {"cosine min": "-", "5%": "-", "median": "-"}
+    if cosine:
+        told = {"cosine min": f"{cosine['min']:.5f}", "5%": f"{cosine['p05']:.5f}", "median": f"{cosine['median']:.5f}"}
+    kept = {"neighbours": f"{overlap['mean']:.1%}", "worst": f"{overlap['min']:.0%}"} if overlap else {}
+    return {
+        "other": second["path"],
+        "rows": f"{one['shared_rows']:,}",
+        "dim": str(second["dim"]),
+        "precision": second["precision"],
+        "size": size(second["bytes"]),
+        **told,
+        **({"neighbours": "-", "worst": "-"} | kept),
+    }
+
+
+def steps(found: dict[str, Any]) -> list[tuple[str, int]]:
+    """A histogram's bins by where they begin."""
+    width = (found["to"] - found["from"]) / len(found["counts"])
+    return [(f"{found['from'] + i * width:.5f}", count) for i, count in enumerate(found["counts"])]
+
+
+def bars(title: str, counts: list[tuple[str, int]]) -> None:
+    """Counts as bars of at most BAR characters; empty ends are left out."""
+    filled = [i for i, (_, count) in enumerate(counts) if count]
+    most = max((count for _, count in counts), default=0)
+    if not most:
+        return
+    typer.echo(title)
+    for name, count in counts[filled[0] : filled[-1] + 1]:
+        typer.echo(f"  {name:>8}  {count:>9,}  {'#' * -(-count * BAR // most)}".rstrip())
+
+
+def moved_line(row: dict[str, Any]) -> dict[str, str]:
+    kept = " | ".join(
+        short(str(value), 60) for name, value in row.items() if name not in ("similarity", "id") and value
+    )
+    return {"similarity": f"{row['similarity']:.5f}", "id": str(row["id"]), "row": kept}
