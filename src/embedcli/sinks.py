@@ -98,6 +98,7 @@ def merge_parquet(tables: Iterable[pa.Table], target: str, layout: Layout, metad
         with parquet_writer(str(temporary), layout.schema(), metadata) as writer:
             for group in regrouped(tables, row_group_rows(layout)):
                 writer.write_table(group, row_group_size=group.num_rows)
+                del group
         check_rows(pq.read_metadata(str(temporary)).num_rows, rows, target)
     return [target]
 
@@ -126,6 +127,7 @@ def merge_npy(tables: Iterable[pa.Table], target: str, layout: Layout, metadata:
                 np.ascontiguousarray(vectors_of(table)).tofile(out)
                 writer.write_table(table.drop_columns(["embedding"]))
                 written += table.num_rows
+                del table
         check_rows(written, rows, target)
     return [target, ids]
 
