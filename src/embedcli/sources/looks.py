@@ -15,7 +15,6 @@ from embedcli import storage
 from embedcli.contracts import Format, InputError, UsageError
 from embedcli.sources import delimited, jsonl, parquet
 from embedcli.sources.text import BOM
-from embedcli.sources.values import kept_type
 from embedcli.storage import where
 
 # Plain JSONL is cut into pieces of this size; a line belongs to the piece in which it begins.
@@ -39,6 +38,7 @@ FOREIGN = {
     b"SQLite format 3\0": ("an SQLite database", CONVERT),
     b"\x04\x22\x4d\x18": ("lz4-compressed", "decompress it first: lz4 -dc FILE | embedcli encode - OUTPUT"),
 }
+KINDS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -46,7 +46,7 @@ UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 class Look:
     """What the beginning of one input shows.
 
-    `kinds` are its columns and their types (as found in the first rows, for JSONL), `twice` the names that more
+    `kinds` are its columns and their types (for JSONL, what most of the first rows hold), `twice` the names that more
     than one column has; no columns: nothing to see. `rows` are the first rows of JSONL, `trouble` is what is
     wrong with the first bad one. `ranges` are the addresses of its pieces, `total` its rows if known.
     """
@@ -162,8 +162,9 @@ def _first_lines(stream: Iterator[list[Any]], rows: int) -> list[Any]:
 
 
 def kind_of(values: list[Any]) -> pa.DataType:
-    """What a JSONL column holds: its Arrow type, string if some values are strings, null for anything else."""
-    return kept_type(values) or (pa.string() if str in set(map(type, values)) else pa.null())
+    """What most values of a JSONL column are, as an Arrow type: null if nested, or if there are none."""
+    counts = Counter(kind for kind in map(type, values) if kind is not type(None))
+    return KINDS.get(counts.most_common(1)[0][0], pa.null()) if counts else pa.null()
 
 
 def byte_ranges(size: int) -> list[tuple[int, int | None]]:
