@@ -279,8 +279,10 @@ def _text2vec_multilingual(folder: Path) -> None:
 
 
 @model("text2vec-base-multilingual-raw")
-def _text2vec_multilingual_raw(folder: Path) -> None:
-    bert(folder, xlmr_words(), XLMR, pad_token_id=0)
+def _text2vec_multilingual_raw(place: Path) -> None:
+    """The same network and words without the files of sentence-transformers."""
+    own = shutil.ignore_patterns("modules.json", "*_Pooling", "sentence_bert_config.json", "config_sentence*")
+    shutil.copytree(folder("text2vec-base-multilingual"), place, ignore=own)
 
 
 @model("text2vec-base-chinese")
@@ -541,3 +543,50 @@ def _bilingual(folder: Path) -> None:
     }
     write(folder / "config.json", config | own)
     pipeline(folder, pooling(), NORMALIZE, limit=512)
+
+
+TOKENIZATION = """
+from transformers import PreTrainedTokenizer
+
+
+class CharacterTokenizer(PreTrainedTokenizer):
+    \"\"\"One token per character, in Python.\"\"\"
+
+    model_input_names = ["input_ids", "attention_mask"]
+
+    @property
+    def vocab_size(self):
+        return 300
+
+    def get_vocab(self):
+        return {self._convert_id_to_token(i): i for i in range(300)} | self.added_tokens_encoder
+
+    def _tokenize(self, text):
+        return list(text)
+
+    def _convert_token_to_id(self, token):
+        return 4 + ord(token) % 296
+
+    def _convert_id_to_token(self, index):
+        return chr(index)
+
+    def build_inputs_with_special_tokens(self, one, two=None):
+        return [self.cls_token_id, *one, self.sep_token_id]
+
+    def save_vocabulary(self, folder, filename_prefix=None):
+        return ()
+"""
+
+
+@model("slow-tokenizer")
+def _slow(folder: Path) -> None:
+    """A tokenizer written in Python, as some languages' are."""
+    bert(folder, bert_words(), BERT)
+    (folder / "tokenizer.json").unlink()
+    write(folder / "tokenization_characters.py", TOKENIZATION)
+    own = {
+        "tokenizer_class": "CharacterTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_characters.CharacterTokenizer", None]},
+    }
+    write(folder / "tokenizer_config.json", BERT | own | {"model_max_length": 512})
+    pipeline(folder, pooling(), limit=64)

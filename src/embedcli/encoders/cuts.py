@@ -59,15 +59,16 @@ def _stop(text: str, start: int, first: int, stops: NDArray[np.int64], room: int
 
 
 def _near_end(text: str, start: int, stop: int) -> int:
-    """The last sentence end, else word end, in the last part of `text[start:stop]`, else `stop`."""
-    if text[stop : stop + 1].isspace() and SENTENCE_END.search(text, stop - 1, stop + 1):
-        return stop
+    """The last sentence or word end in the last part of `text[start:stop]`, else `stop`; then past one blank."""
     low = stop - int((stop - start) * NEAR)
     for end in (SENTENCE_END, WORD_END):
-        ends = [match.end() for match in end.finditer(text, low, min(stop + 1, len(text))) if match.end() <= stop]
+        # One character more is searched, so that an end right at `stop` is seen.
+        ends = [match.end() for match in end.finditer(text, low, min(stop + 1, len(text)))]
+        ends = [found for found in ends if found <= stop or text[stop].isspace()]
         if ends:
-            return ends[-1]
-    return stop
+            stop = ends[-1]
+            break
+    return stop + 1 if text[stop : stop + 1].isspace() else stop
 
 
 def _next_start(text: str, starts: NDArray[np.int64], first: int, stop: int, overlap: int) -> int:
@@ -81,6 +82,8 @@ def _next_start(text: str, starts: NDArray[np.int64], first: int, stop: int, ove
         return stop
     for token in range(back, max(first, back - overlap), -1):
         begin = int(starts[token])
-        if text[begin - 1].isspace() or text[begin].isspace():
+        if text[begin].isspace():
+            return begin + 1
+        if text[begin - 1].isspace():
             return begin
     return int(starts[back])

@@ -93,7 +93,7 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
         saved=(folder / "modules.json").is_file(),
         modules=tuple(kind for kind, _ in modules),
         custom_code=code,
-        notes=_notes(files, job, prompts, modules),
+        notes=_notes(files, job, prompts, prompt, source),
     )
 
 
@@ -255,10 +255,12 @@ def _positions(config: dict[str, Any]) -> int | None:
     return held - 2 if config.get("model_type") in OFFSET_POSITIONS else held
 
 
-def _notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], modules: list[tuple[str, str]]) -> tuple[str, ...]:
+def _notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
     notes = []
     if not (files.folder / "modules.json").is_file() and files.kind == "transformer":
         notes.append(f"{files.name} has no modules.json: {_raw_pooling(files.folder)} pooling is used")
+    if prompt or job.as_ in ("query", "document"):
+        notes.append(f"prompt: {prompt!r} ({source})")
     family = known(files.name)
     if family and family.prompts and not any(prompts.values()) and job.prompt is None and job.as_ != "none":
         wanted = " or ".join(f"--prompt {text!r} for {_plural(role)}" for role, text in family.prompts.items())
