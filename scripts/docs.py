@@ -1,8 +1,8 @@
 """Write the generated parts of the documentation, or check with --check that they are up to date.
 
-README.md          <!-- help:COMMAND --> ... <!-- end -->   the real `embedcli COMMAND --help`
-docs/architecture.md      <!-- modules --> ... <!-- end -->   first docstring line of every module
-docs/architecture.md       <!-- layers --> ... <!-- end -->   the layers that import-linter checks
+README.md             <!-- commands --> ... <!-- end -->   the real `--help` of every command
+docs/architecture.md   <!-- layers --> ... <!-- end -->   the layers that import-linter checks
+docs/architecture.md  <!-- modules --> ... <!-- end -->   first docstring line of every module
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ def main() -> int:
 
 def generated() -> dict[Path, str]:
     """What the documents should say: their own text with every block filled in."""
-    helps = {f"help:{name}": f"```text\n{text}\n```" for name, text in help_texts().items()}
     return {
-        README: fill(README, helps),
+        README: fill(README, {"commands": command_sections()}),
         ARCHITECTURE: fill(ARCHITECTURE, {"modules": module_table(), "layers": layer_block()}),
     }
 
@@ -49,7 +48,7 @@ def generated() -> dict[Path, str]:
 def fill(document: Path, blocks: Mapping[str, str]) -> str:
     """The text of `document` with each block between its markers. Exits when a marker is missing or unknown."""
     text = (ROOT / document).read_text("utf-8")
-    present = set(re.findall(r"^<!-- (help:\S+|modules|layers) -->$", text, re.MULTILINE))
+    present = set(re.findall(r"^<!-- (commands|layers|modules) -->$", text, re.MULTILINE))
     if present != set(blocks):
         lost = [f"no block for {name}" for name in sorted(set(blocks) - present)]
         idle = [f"nothing generates {name}" for name in sorted(present - set(blocks))]
@@ -61,9 +60,14 @@ def fill(document: Path, blocks: Mapping[str, str]) -> str:
     return text
 
 
-def help_texts() -> dict[str, str]:
-    """`embedcli --help` under the name "embedcli", then the help of each command under its own."""
-    return {"embedcli": help_text(), **{name: help_text(name) for name in commands()}}
+def command_sections() -> str:
+    """What `embedcli --help` prints, then a section for each command."""
+    sections = [fenced(help_text()), *(f"### embedcli {name}\n\n{fenced(help_text(name))}" for name in commands())]
+    return "\n\n".join(sections)
+
+
+def fenced(text: str) -> str:
+    return f"```text\n{text}\n```"
 
 
 def commands() -> list[str]:
@@ -104,7 +108,7 @@ def layer_block() -> str:
     """The layers of the first import contract, top to bottom."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
-    return "\n".join(["```text", *(re.sub(r"[()]", "", layer) for layer in layers), "```"])
+    return fenced("\n".join(re.sub(r"[()]", "", layer) for layer in layers))
 
 
 def first_line(path: Path) -> str:
