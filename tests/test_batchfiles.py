@@ -356,6 +356,7 @@ def test_no_job_or_two_beside_the_results(tmp_path: Path) -> None:
         (b"[1, 2]", "is not a line"),
         (b'{"custom_id": "x"}', "is not a line"),
         (b'{"id": "x", "response": null}', "is not a line"),
+        (b'{"custom_id": "0-0-0-%032d", "response": "x"}' % 0, "is not a line"),
         (b"\xff\xfe", "is not a line"),
     ],
 )
@@ -400,7 +401,17 @@ def test_results_without_any_answer(rows: Path, tmp_path: Path) -> None:
         batchfiles.load([empty], job_for(Path("-")), quiet)
 
 
-@given(st.binary(max_size=80) | st.from_regex(rb'\{"custom_id": ?"\d-\d-\d-[0-9a-f]{32}", "response": .{0,40}\}'))
+JSON = st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda some: st.lists(some) | st.dictionaries(
+    st.sampled_from(["status_code", "body", "data", "index", "embedding", "error", "message", "code", "usage"]), some,
+))  # fmt: skip
+
+
+@settings(max_examples=25)
+@given(st.binary(max_size=80) | st.tuples(JSON, JSON).map(lambda made: json.dumps(
+    {"custom_id": "0-0-0-" + "0" * 32, "response": made[0], "error": made[1]}
+).encode()))  # fmt: skip
 def test_any_line_is_parsed_or_refused(raw: bytes) -> None:
     with suppress(ValueError):
-        parse(raw)
+        line = parse(raw)
+        assert line is not None
+        assert bool(line.answer) + bool(line.refused) + bool(line.again) == 1

@@ -171,17 +171,20 @@ def parse(raw: bytes) -> Line | None:
         return None
     line = Line(bytes.fromhex(found[1]), int(found[2] or 0))
     response = made.get("response") or {}
-    status, body = response.get("status_code"), response.get("body")
-    said, code = complaint(orjson.dumps(body or made.get("error") or {}))
-    if status in REFUSALS:
-        line.refused = f"the server refused the text: {status}: {said}"
-    elif status != 200 or made.get("error"):
-        line.again = f"{status or code or 'no answer'}: {said}".rstrip(": ")
-    else:
+    if not isinstance(response, dict):
+        raise ValueError
+    status, body, error = response.get("status_code"), response.get("body"), made.get("error")
+    if status == 200 and not error:
         try:
             line.answer = unpack(body, 1)
-        except Malformed as error:
-            line.again = f"the answer {error}"
+        except Malformed as malformed:
+            line.again = f"the answer {malformed}"
+        return line
+    said, code = complaint(orjson.dumps(body or error or {}))
+    if status in REFUSALS:
+        line.refused = f"the server refused the text: {status}: {said}"
+    else:
+        line.again = f"{status or code or 'no answer'}: {said}".rstrip(": ")
     return line
 
 
