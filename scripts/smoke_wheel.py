@@ -54,7 +54,7 @@ def check_installation() -> None:
 
 
 def run(*arguments: str) -> None:
-    """Run the console script offline, with no hub cache; compiled models are cached as long as the environment lives."""
+    """Run the console script offline, with no hub cache; compiled models are cached while the environment lives."""
     own = {"HF_HOME": str(Path.cwd() / "hf"), "EMBEDCLI_CACHE": str(Path(sys.prefix, "cache")), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([PROGRAM, *arguments], env={**os.environ, **own}, capture_output=True, text=True, check=False)
     expect(done.returncode == 0, f"embedcli {' '.join(arguments)} succeeds, but exit {done.returncode}:\n{done.stderr}")

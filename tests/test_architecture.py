@@ -31,8 +31,7 @@ OWNER = {
     "openai": "encoders/remote.py",
     "fsspec": "storage.py",
     "ray": "runners.py",
-    "matplotlib": "report.py",
-    "plotly": "report.py",
+    "matplotlib": "vectors/pictures.py",
 }
 # Run by path, each in a process of its own, and imported by nobody: the other side of a comparison.
 PROGRAMS = PACKAGE / "bench" / "programs"
