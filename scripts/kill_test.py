@@ -43,7 +43,9 @@ def main() -> int:
             compare(home, output, files)
             finished += 1
     where = ", ".join(f"{place} {count}" for place, count in sorted(hits.items()))
-    print(f"{sum(hits.values())} kills survived ({where}); {finished} outputs equal to an uninterrupted run, 0 rows lost")
+    print(
+        f"{sum(hits.values())} kills survived ({where}); {finished} outputs equal to an uninterrupted run, 0 rows lost"
+    )
     return 0
 
 

@@ -111,7 +111,9 @@ def test_damage_is_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_changed_job_is_refused_naming_the_key(tmp_path: Path) -> None:
-    opened(tmp_path / "out.parquet").release()
+    ledger = opened(tmp_path / "out.parquet")
+    fill(ledger, chunks()[:1])
+    ledger.release()
     with pytest.raises(ResumeError, match='prompt was "", now "query: "') as caught:
         opened(tmp_path / "out.parquet", JOB | {"prompt": "query: "})
     assert "--overwrite" in caught.value.hint

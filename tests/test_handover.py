@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedcli.handover import ahead
+from embedcli.handover import IDLE, ahead, ahead_or_idle
 
 
 def double(items: Iterator[int]) -> Iterator[int]:
@@ -88,6 +88,21 @@ def test_closing_the_last_iterator_closes_the_source() -> None:
     chain.close()  # type: ignore[attr-defined]
     assert closed.is_set()
     assert not threads()
+
+
+def test_a_waiting_consumer_is_told_that_nothing_comes() -> None:
+    go_on = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        go_on.wait()
+        yield 2
+
+    stream = ahead_or_idle(double, source())
+    assert next(stream) == 2
+    assert next(stream) is IDLE
+    go_on.set()
+    assert [item for item in stream if item is not IDLE] == [4]
 
 
 def test_cancel_ends_a_wait_for_a_source_that_hangs() -> None:

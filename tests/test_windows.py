@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeEncoder, chunk
 
 from embedcli.contracts import UsageError
 from embedcli.engine import Settings, encode
 from embedcli.meter import Control, Meter
 from embedcli.windows import pool, split, spread, whole
+from fakes import FakeEncoder, chunk
 
 
 class Splitting(FakeEncoder):
@@ -76,7 +76,9 @@ def test_a_text_with_one_bad_window_is_rejected_whole() -> None:
         def exact(self, tokens: Any, rows: Any) -> Any:
             return np.full((len(rows), self.dim), np.nan, np.float32)
 
-    encoded = next(encode(iter([chunk(["a b c d", "f g"])]), Nan(limit=3), Settings(overflow="split"), Meter(), Control()))
+    encoded = next(
+        encode(iter([chunk(["a b c d", "f g"])]), Nan(limit=3), Settings(overflow="split"), Meter(), Control())
+    )
     assert encoded.rows.tolist() == [1]
     assert [reject.line for reject in encoded.rejects] == [1]
 

@@ -248,15 +248,13 @@ class Ledger:
         self.release()
 
     def release(self) -> None:
-        """Give the lock back. An empty stage is removed with it."""
+        """Give the lock back. A stage without parts holds nothing to go on from and is removed with it."""
         if self._lock is None:
             return
         lock, self._lock = self._lock, None
-        try:
-            if [path.name for path in self.target.stage.iterdir()] == ["_lock"]:
-                shutil.rmtree(self.target.stage, ignore_errors=True)
-        except OSError:
-            pass  # the stage is gone already
+        stage = self.target.stage
+        if stage.exists() and not any(stage.glob("part-*")):
+            shutil.rmtree(stage, ignore_errors=True)
         lock.release()
 
 

@@ -26,7 +26,7 @@ from embedcli.contracts import (
     Tokens,
     UsageError,
 )
-from embedcli.handover import ahead
+from embedcli.handover import Idle, ahead, ahead_or_idle
 from embedcli.meter import Control, Meter
 from embedcli.windows import Windows, pool, split, spread, whole
 
@@ -85,11 +85,11 @@ def encode(
                 work = prepare(chunk, encoder, settings, meter)
             yield work
 
-    def forward(stream: Iterator[Work]) -> Iterator[Encoded]:
+    def forward(stream: Iterator[Work | Idle]) -> Iterator[Encoded]:
         for work in Device(encoder, settings, meter, control).run(stream):
             yield finish(work, settings)
 
-    return ahead(forward, ahead(tokenize, chunks, cancel=control.now), cancel=control.now)
+    return ahead(forward, ahead_or_idle(tokenize, chunks, cancel=control.now), cancel=control.now)
 
 
 def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) -> Work:
@@ -165,10 +165,13 @@ class Device:
         self.flying: deque[tuple[Work, Rows, Any]] = deque()
         self.waiting: deque[Work] = deque()
 
-    def run(self, works: Iterator[Work]) -> Iterator[Work]:
+    def run(self, works: Iterator[Work | Idle]) -> Iterator[Work]:
         """Yield each Work when the vectors of all its rows are in place, in the order they came."""
         begun = time.perf_counter()
         for work in self._arriving(works):
+            if isinstance(work, Idle):
+                yield from self._drain()
+                continue
             if self.control.soon(len(work.chunk.texts)):
                 break
             self.waiting.append(work)
@@ -178,13 +181,17 @@ class Device:
                 self._start(work, rows)
                 yield from self._ready()
             self.meter.forward_seconds = time.perf_counter() - begun
+        yield from self._drain()
+        self.meter.forward_seconds = time.perf_counter() - begun
+
+    def _drain(self) -> Iterator[Work]:
+        """Land what is in flight: at the end, and when no input comes, so that finished rows do not wait for more."""
         while self.flying and not self.control.now.is_set():
             self._land()
             yield from self._ready()
         yield from self._ready()
-        self.meter.forward_seconds = time.perf_counter() - begun
 
-    def _arriving(self, works: Iterator[Work]) -> Iterator[Work]:
+    def _arriving(self, works: Iterator[Work | Idle]) -> Iterator[Work | Idle]:
         while True:
             begun = time.perf_counter()
             work = next(works, None)

@@ -10,6 +10,13 @@ from typing import Any, Generic, TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 _END = object()
+
+
+class Idle:
+    """The type of IDLE."""
+
+
+IDLE = Idle()
 # How often a waiting consumer looks whether it is cancelled; an item that arrives is taken at once.
 POLL_SECONDS = 0.2
 # How long a cancelled run waits for a thread that may hang in a read; the thread is a daemon and dies with us.
@@ -25,6 +32,15 @@ def ahead(
     closing the last iterator of a chain shuts every earlier one down and no thread is left over.
     When `cancel` is set the iterator ends at once, even if the thread hangs in a read that never returns.
     """
+    for item in ahead_or_idle(step, items, depth, cancel):
+        if item is not IDLE:
+            yield item  # type: ignore[misc]
+
+
+def ahead_or_idle(
+    step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
+) -> Iterator[B | Idle]:
+    """Like `ahead`, and yields IDLE whenever nothing has come for POLL_SECONDS."""
     stage = _Stage(step, iter(items), depth)
     stage.thread.start()
     try:
@@ -44,13 +60,14 @@ class _Stage(Generic[A, B]):
         self.queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
         self.thread = Thread(target=self._run, name=getattr(step, "__name__", "step"), daemon=True)
 
-    def arriving(self, cancel: Event) -> Iterator[B]:
+    def arriving(self, cancel: Event) -> Iterator[B | Idle]:
         while True:
             try:
                 item, error = self.queue.get(timeout=POLL_SECONDS)
             except Empty:
                 if cancel.is_set():
                     return
+                yield IDLE
                 continue
             if error is not None:
                 raise error

@@ -65,10 +65,14 @@ class Meter:
 
 
 class Control:
-    """When to stop early: `now` drops the chunk in hand, `soon` lets it finish and starts no other."""
+    """When to stop early: `now` drops the chunk in hand, `soon` lets it finish and starts no other.
+
+    `begun` is set once rows flow: from then on a stop is orderly, before it there is nothing to keep.
+    """
 
     def __init__(self, limit: int | None = None, max_seconds: float | None = None) -> None:
         self.now = Event()
+        self.begun = False
         self.reason: str | None = None
         self._limit = limit
         self._rows = 0

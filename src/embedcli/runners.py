@@ -73,6 +73,8 @@ class Run:
             known=store.lookup if store is not None else None,
         )
 
+        self.control.begun = True
+
         def read(stream: Iterator[Chunk]) -> Iterator[Chunk]:
             return self.meter.timed("read", stream)
 

@@ -16,6 +16,14 @@ from embedcli.contracts import EmbedcliError, UsageError
 VERBOSE = "EMBEDCLI_VERBOSE"
 
 
+class Interrupted(BaseException):
+    """A signal that came before rows flowed, or a second one after it: leave at once."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.code = 130 if name == "SIGINT" else 75
+
+
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Run a command so that each error ends in one or two lines on stderr and the right exit code."""
 
@@ -50,8 +58,8 @@ def told(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, BrokenPipeError):
         silence_stdout()
         return "stdout was closed before all rows were written", "read to the end, or write to a file", 1
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "run the same command again to go on", 130
+    if isinstance(error, KeyboardInterrupt | Interrupted):
+        return "interrupted", "run the same command again to go on", getattr(error, "code", 130)
     if isinstance(error, MemoryError):
         return "out of memory", "lower --chunk-rows or --batch-tokens", 1
     if isinstance(error, OSError):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcli.cli.boundary import fail, guarded, set_environment, told
+from embedcli.cli.boundary import Interrupted, fail, guarded, set_environment, told
 from embedcli.cli.options import EVERY_FLAG, takes
 from embedcli.contracts import Job, UsageError
 
@@ -85,12 +85,13 @@ def followed(job: Job, report_path: str | None, progress: Any, quiet: bool) -> i
 
 @contextmanager
 def stopped_by_signals(control: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a stop after the batch in hand; a second SIGINT interrupts at once."""
+    """SIGINT and SIGTERM stop after the batch in hand; a second one, or one before any row, leaves at once."""
 
     def handle(number: int, frame: object) -> None:
-        if control.now.is_set():
-            raise KeyboardInterrupt
-        control.stop(signal.Signals(number).name)
+        name = signal.Signals(number).name
+        if control.now.is_set() or not control.begun:
+            raise Interrupted(name)
+        control.stop(name)
 
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

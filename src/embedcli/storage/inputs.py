@@ -72,6 +72,8 @@ _STREAMS: dict[str, _Once] = {}
 
 def _stream(path: str, *, look: bool) -> _View:
     stdin = sys.stdin.buffer if path == "-" and sys.stdin is not None else None
+    # Unbuffered: a thread that waits in a buffered read holds a lock that Python needs to exit.
+    stdin = getattr(stdin, "raw", stdin)
     if path == "-" and stdin is None:
         raise InputError("stdin is closed", "name a file, or feed rows to stdin")
     once = _STREAMS.get(path)
