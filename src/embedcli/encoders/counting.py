@@ -183,7 +183,8 @@ def counter(job: Job, notify: Callable[[str], None]) -> Counter:
 
 def _remedy(name: str) -> str:
     if name in OPENAI_MODELS:
-        return "pip install tiktoken, then once: python -c \"import tiktoken; tiktoken.get_encoding('cl100k_base')\""
+        fetch = "import tiktoken; tiktoken.get_encoding('cl100k_base')"
+        return f"pip install 'embedcli[accurate-counts]', then once: python -c \"{fetch}\""
     return f"fetch the model's tokenizer into the local Hugging Face cache: hf download {name} tokenizer.json"
 
 
