@@ -5,8 +5,9 @@ Inputs are opened through `open_input` (a stream) or `open_seekable` (random acc
 """
 
 from embedcli.storage.inputs import Input, open_input, open_seekable
-from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder, write_bytes
+from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder
 from embedcli.storage.places import expand, file_identity, files_of, input_errors, natural, shown, where
+from embedcli.storage.writing import write_bytes, writing
 
 __all__ = [
     "Input",
@@ -24,4 +25,5 @@ __all__ = [
     "sync_folder",
     "where",
     "write_bytes",
+    "writing",
 ]

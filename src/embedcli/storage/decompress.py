@@ -145,13 +145,14 @@ def _plain(head: bytes, pull: Pull) -> Iterator[bytes]:
 
 
 def _gathered(portions: Iterator[bytes]) -> Iterator[bytes]:
-    held: list[bytes] = []
+    held, size = [], 0
     for portion in portions:
         held.append(portion)
-        if sum(map(len, held)) >= OUT_BYTES:
+        size += len(portion)
+        if size >= OUT_BYTES:
             yield b"".join(held)
-            held.clear()
-    if held:
+            held, size = [], 0
+    if size:
         yield b"".join(held)
 
 

@@ -67,12 +67,6 @@ def replacing(path: str) -> Iterator[str]:
         sync_folder(os.path.dirname(target))
 
 
-def write_bytes(path: str, data: bytes) -> None:
-    """Write a small file whole, or not at all. OutputError if it cannot be written."""
-    with replacing(path) as temporary, open(temporary, "wb") as out:
-        out.write(data)
-
-
 def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
