@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from embedcli.cli.bench import bench
 from embedcli.cli.encode import encode
 from embedcli.cli.inspect import inspect
 from embedcli.cli.models import models, pull
@@ -49,6 +50,7 @@ def root(
 
 app.command()(encode)
 app.command()(inspect)
+app.command()(bench)
 app.command()(models)
 app.command()(pull)
 

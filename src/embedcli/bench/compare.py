@@ -1,0 +1,180 @@
+"""The same rows through embedcli and through other libraries, in turn, and what the runs say about each other."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from embedcli.bench import field as fields
+from embedcli.bench import machine
+from embedcli.bench.contenders import PROGRAMS, Contender, Failed, Lap, Ours, Peer
+from embedcli.bench.field import Field, Notify, Subject
+from embedcli.bench.outcome import Laps, Measured, outcome
+from embedcli.bench.processes import run
+from embedcli.bench.rows import Rows, gather
+from embedcli.contracts import Job, ModelError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure: the job's inputs and encoder, `arguments` with the same encoder flags for measured processes."""
+
+    job: Job
+    arguments: tuple[str, ...] = ()
+    rounds: int = 3
+    rows: int | None = None
+    peers: bool = True
+    peer_python: str = ""
+
+
+@dataclass
+class Bench:
+    """A comparison under way. Every contender has a folder of its own for what its last run left."""
+
+    request: Request
+    subject: Subject
+    rows: Rows
+    folder: Path
+    notify: Notify
+    field: Field
+
+    def lap(self, contender: Contender, rows: Path) -> Lap:
+        return contender.lap(rows, self.home(contender))
+
+    def home(self, contender: Contender) -> Path:
+        home = self.folder / contender.name.replace(" ", "-")
+        home.mkdir(exist_ok=True)
+        return home
+
+
+def compare(request: Request, notify: Notify) -> dict[str, Any]:
+    """All figures of one comparison, as `--json` writes them (docs/speed.md says what each is).
+
+    Raises UsageError where there is nothing to compare, ModelError where embedcli or the baseline does not run.
+    """
+    where = machine.describe()
+    subject = fields.subject(request.job, request.arguments)
+    with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
+        folder = Path(name)
+        rows = gather(request.job, request.rows, folder)
+        field = Field(fields.variants(subject), fields.baseline(subject))
+        bench = Bench(request, subject, rows, folder, notify, field)
+        prepare(bench)
+        laps, products = measure(bench)
+        few = measure_few(bench)
+        results = {contender.name: contender.result(bench.home(contender)) for contender in bench.field.every()}
+        names = [Path(path).name for path in request.job.inputs]
+        return outcome(Measured(where, subject, names, rows.texts, bench.field, laps, products, few, results))
+
+
+# Getting ready
+
+
+def prepare(bench: Bench) -> None:
+    """Warm every cache with a ten-row run of each, name our variants, choose the peers and their batch sizes."""
+    field = bench.field
+    bench.notify(f"{len(bench.rows.texts):,} rows; a ten-row run of each first, to fill the caches")
+    field.ours = named_variants(bench, field.ours)
+    if bench.subject.static:
+        field.baseline = settled(bench, field.baseline)
+    must_run(bench, field.baseline)
+    if not bench.request.peers:
+        return
+    python = bench.request.peer_python or field.baseline.python
+    peers, field.missing = fields.candidates(bench.subject, python, bench.folder, bench.notify)
+    for peer in peers:
+        try:
+            bench.notify(f"{peer.name}: choosing its batch size")
+            chosen = fields.best_batch(peer, bench.rows.some, bench.home(peer))
+        except Failed as error:
+            field.missing[peer.name] = f"it failed: {error}"
+            continue
+        if chosen.name != field.baseline.name:
+            field.peers.append(chosen)
+
+
+def settled(bench: Bench, peer: Peer) -> Peer:
+    """The baseline with its best batch size on all rows."""
+    try:
+        return fields.best_batch(peer, bench.rows.every, bench.home(peer))
+    except Failed as error:
+        raise ModelError(f"{peer.name} cannot run this model: {error}", "there is nothing to compare with") from error
+
+
+def named_variants(bench: Bench, ours: Sequence[Ours]) -> list[Ours]:
+    """Our variants under what they turned out to be; one that turns out to be another is left out."""
+    found: dict[str, Ours] = {}
+    for variant in ours:
+        try:
+            space = bench.lap(variant, bench.rows.few).report["space"]
+        except Failed as error:
+            if variant is ours[0]:
+                raise ModelError(f"embedcli could not encode ten rows: {error}", "try `embedcli encode`") from error
+            bench.field.missing[variant.name] = str(error)
+            continue
+        name = " ".join(str(part) for part in ("embedcli", space.get("engine"), short(space.get("dtype"))) if part)
+        found.setdefault(name, replace(variant, name=name))
+    return list(found.values())
+
+
+def short(dtype: object) -> str:
+    return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), "")
+
+
+def must_run(bench: Bench, contender: Contender) -> None:
+    try:
+        bench.lap(contender, bench.rows.few)
+    except Failed as error:
+        raise ModelError(f"{contender.name} cannot run: {error}", "there is nothing to compare with") from error
+
+
+# Measuring
+
+
+def measure(bench: Bench) -> tuple[Laps, list[dict[str, float]]]:
+    """Every contender once a round, in turn, and the machine's best matrix products in the same round."""
+    laps: Laps = {contender.name: [] for contender in bench.field.every()}
+    products = []
+    for number in range(bench.request.rounds):
+        if not bench.subject.static:
+            products.append(matrix_products(bench))
+        for contender in bench.field.every():
+            laps[contender.name].append(bench.lap(contender, bench.rows.every))
+            last = laps[contender.name][-1]
+            bench.notify(f"round {number + 1} of {bench.request.rounds}: {contender.name} {last.seconds:.1f} s")
+    return laps, products
+
+
+def matrix_products(bench: Bench) -> dict[str, float]:
+    """GFLOP/s by number format; empty where they cannot be measured."""
+    target = bench.folder / "products.json"
+    threads = bench.request.job.threads
+    command = [
+        bench.field.baseline.python,
+        str(PROGRAMS / "matmul.py"),
+        str(target),
+        *([str(threads)] if threads else []),
+    ]
+    done = run(command, bench.folder / "products.txt")
+    if done.code:
+        bench.notify(f"the machine's matrix products could not be measured: {done.last_words}")
+        return {}
+    made: dict[str, float] = json.loads(target.read_text("utf-8"))
+    return made
+
+
+def measure_few(bench: Bench) -> Laps:
+    """A ten-row job of ours and of the baseline, in turn: what a start costs. Its results land beside the others."""
+    pair: list[Contender] = [bench.field.ours[0], bench.field.baseline]
+    few = bench.folder / "few"
+    few.mkdir()
+    laps: Laps = {contender.name: [] for contender in pair}
+    for _ in range(bench.request.rounds):
+        for contender in pair:
+            laps[contender.name].append(contender.lap(bench.rows.few, few))
+    bench.notify("ten-row jobs measured")
+    return laps

@@ -1,0 +1,85 @@
+"""What a measurement ran on: the processor, its cores and memory, and the versions of what was timed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "embedcli",
+    "numpy",
+    "tokenizers",
+    "openvino",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "model2vec",
+    "fastembed",
+    "onnxruntime",
+)
+# What Linux calls bfloat16 arithmetic on x86 and on ARM.
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def describe() -> dict[str, Any]:
+    """The machine as JSON: names, counts, GB of memory, versions, and how busy it was already."""
+    return {
+        "processor": processor(),
+        "cores": cores(),
+        "memory_gb": memory_gb(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": versions(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def processor() -> str:
+    """The processor's own name with its family and model, which tell generations of one name apart."""
+    facts = _cpuinfo()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if facts.get(key)]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> float | None:
+    """Physical memory in GB (10**9 bytes), where the system tells."""
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
+    except (ValueError, OSError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """The installed ones of the packages that are timed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def computes_bfloat16() -> bool:
+    """Whether the processor has bfloat16 arithmetic, as far as the system tells."""
+    facts = _cpuinfo()
+    return bool(BFLOAT16_FLAGS & set((facts.get("flags") or facts.get("Features") or "").split()))
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}

@@ -1,0 +1,130 @@
+"""Another library embeds rows the way its own users would: a program of its own, which needs nothing of embedcli.
+
+usage: peer.py SETTINGS.json
+
+Settings: library (a key of LIBRARIES), model (a folder), rows (JSONL with `text`), vectors (.npy to write), facts
+(JSON to write), batch_sizes, and what the library is told: device, dtype, threads, prompt, max_seq_length,
+normalize, truncate_dim, backend, dim. With several batch sizes each is timed and no vectors are written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Settings = dict[str, Any]
+Encode = Callable[[Sequence[str], int], Any]
+
+
+def main() -> None:
+    settings = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    begun = time.perf_counter()
+    with open(settings["rows"], encoding="utf-8") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    encode = LIBRARIES[settings["library"]](settings)
+    facts: dict[str, Any] = {"load_seconds": time.perf_counter() - begun, "encode_seconds": {}}
+    sizes = settings["batch_sizes"]
+    if len(sizes) > 1:
+        # The first call of a library sets things up; a choice between batch sizes is not to depend on it.
+        encode(texts[:32], 32)
+    for size in sizes:
+        begun = time.perf_counter()
+        vectors = encode(texts, size)
+        facts["encode_seconds"][str(size)] = time.perf_counter() - begun
+    if len(sizes) == 1:
+        np.save(settings["vectors"], np.asarray(vectors, np.float32))
+    Path(settings["facts"]).write_text(json.dumps(facts), "utf-8")
+
+
+def sentence_transformers(settings: Settings) -> Encode:
+    """`SentenceTransformer.encode`, its model in the asked number format whatever its files hold."""
+    if settings.get("threads"):
+        importlib.import_module("torch").set_num_threads(settings["threads"])
+    backend = settings.get("backend", "torch")
+    kept = {"model_kwargs": {"dtype": settings["dtype"]}} if backend == "torch" else {"backend": backend}
+    model = importlib.import_module("sentence_transformers").SentenceTransformer(
+        settings["model"],
+        device=settings["device"],
+        truncate_dim=settings["truncate_dim"],
+        trust_remote_code=settings["trust_remote_code"],
+        **kept,
+    )
+    if settings["max_seq_length"]:
+        model.max_seq_length = settings["max_seq_length"]
+
+    def encode(texts: Sequence[str], batch_size: int) -> Any:
+        return model.encode(
+            texts,
+            batch_size=batch_size,
+            prompt=settings["prompt"] or None,
+            normalize_embeddings=settings["normalize"],
+            show_progress_bar=False,
+            convert_to_tensor=settings["dtype"] != "float32",
+        )
+
+    if settings["dtype"] == "float32":
+        return encode
+    return lambda texts, batch_size: encode(texts, batch_size).float().cpu().numpy()
+
+
+def model2vec(settings: Settings) -> Encode:
+    """`StaticModel.encode` with its parallel workers on, whatever the number of rows."""
+    model = importlib.import_module("model2vec").StaticModel.from_pretrained(
+        settings["model"], normalize=settings["normalize"], force_download=False
+    )
+    prompt, limit = settings["prompt"], settings["max_seq_length"]
+
+    def encode(texts: Sequence[str], batch_size: int) -> Any:
+        prompted = [prompt + text for text in texts] if prompt else list(texts)
+        return model.encode(prompted, max_length=limit, batch_size=batch_size, multiprocessing_threshold=0)
+
+    return encode
+
+
+def fastembed(settings: Settings) -> Encode:
+    """`TextEmbedding.embed` on the model's own ONNX file, as a custom model, with the same limit as everyone."""
+    library = importlib.import_module("fastembed")
+    description = importlib.import_module("fastembed.common.model_description")
+    library.TextEmbedding.add_custom_model(
+        model="local/model",
+        pooling=getattr(description.PoolingType, settings["pooling"].upper()),
+        normalization=settings["normalize"],
+        sources=description.ModelSource(hf="local/model"),
+        dim=settings["dim"],
+        model_file="model.onnx",
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        lay_out(Path(settings["model"]), Path(folder), settings["max_seq_length"])
+        model = library.TextEmbedding("local/model", specific_model_path=folder, threads=settings["threads"])
+    prompt = settings["prompt"]
+    return lambda texts, size: np.stack(list(model.embed([prompt + text for text in texts], batch_size=size)))
+
+
+def lay_out(model: Path, folder: Path, limit: int | None) -> None:
+    """The model's files as fastembed expects them: all in one folder, the limit in the tokenizer's configuration."""
+    for file in model.glob("*.json"):
+        shutil.copy(file, folder)
+    (folder / "model.onnx").symlink_to((model / "onnx" / "model.onnx").resolve())
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(config | {"model_max_length": limit or config.get("model_max_length", 512)}), "utf-8")
+
+
+LIBRARIES: dict[str, Callable[[Settings], Encode]] = {
+    "sentence-transformers": sentence_transformers,
+    "model2vec": model2vec,
+    "fastembed": fastembed,
+}
+
+
+if __name__ == "__main__":
+    main()

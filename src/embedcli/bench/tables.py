@@ -1,0 +1,153 @@
+"""The figures of a measurement as plain text of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH = 80
+LABEL = 10
+NAME = 28
+# Above this load before the first run, times say little and ratios somewhat.
+BUSY = 0.5
+
+
+def comparison(made: Mapping[str, Any]) -> str:
+    """What `compare` found, as people read it."""
+    blocks = [
+        setting(made),
+        speeds(made),
+        ratios(made),
+        *([few(made)] if made["ten_rows"] else []),
+        *([missing(made)] if made["missing"] else []),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def setting(made: Mapping[str, Any]) -> list[str]:
+    """The machine, the rows, the model, and how often each ran."""
+    rows, model = made["input"], made["model"]
+    text = f"{rows['rows']:,} of {', '.join(rows['names'])}, {rows['tokens']:,} tokens read"
+    if rows["duplicates"]:
+        text += f", {rows['duplicates']:,} texts that came before"
+    limit = f", {model['max_seq_length']} tokens at most" if model["max_seq_length"] else ""
+    return [
+        *on_machine(made["machine"]),
+        *labelled("rows", text),
+        *labelled("model", f"{model['name']}, {model['dim']} dimensions{limit}"),
+        *labelled("runs", f"{made['rounds']} of each, in turn, each a process of its own; medians"),
+    ]
+
+
+def on_machine(machine: Mapping[str, Any]) -> list[str]:
+    memory = f", {machine['memory_gb']:.0f} GB" if machine["memory_gb"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    where = f"{machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}"
+    if machine["load_before"] >= BUSY:
+        where += f"; other programs were running (load {machine['load_before']:.1f})"
+    return [*labelled("machine", where), *labelled("versions", f"python {machine['python']}, {versions}")]
+
+
+def speeds(made: Mapping[str, Any]) -> list[str]:
+    """One line per contender: its speed while encoding, its padding, its times and its memory."""
+    heads = ("rows/s", "tokens/s", "padding", "process", "encode", "memory")
+    lines = [row("", heads)]
+    for name, its in made["contenders"].items():
+        cells = (
+            f"{its['rows_per_second']:,.0f}",
+            f"{its['tokens_per_second']:,.0f}",
+            percent(its["padding_share"]),
+            f"{its['process_seconds']:.1f} s",
+            f"{its['encode_seconds']:.1f} s",
+            f"{its['peak_memory_mb']:,.0f} MB",
+        )
+        lines.append(row(name, cells))
+    return lines
+
+
+def ratios(made: Mapping[str, Any]) -> list[str]:
+    """One line per contender: times faster than the baseline, the arithmetic it reaches, and its fidelity."""
+    heads = ("process", "encode", "GFLOP/s", "of best", "idle", "cosine")
+    best = ", ".join(f"{speed:,.0f} in {name}" for name, speed in made["matrix_product_gflops"].items())
+    lines = [f"times faster than {made['baseline']}, paired run by run"]
+    if best:
+        lines[0] += f"; best matrix product, GFLOP/s: {best}"
+    lines = [*textwrap.wrap(lines[0], WIDTH), row("", heads)]
+    for name, its in made["contenders"].items():
+        cells = (
+            f"{its['process_ratio']['median']:.2f}x",
+            f"{its['encode_ratio']['median']:.2f}x",
+            "" if its.get("useful_gflops") is None else f"{its['useful_gflops']:,.0f}",
+            percent(its.get("share_of_matrix_product")),
+            percent(its.get("device_idle_share")),
+            cosine(its["lowest_cosine"]),
+        )
+        lines.append(row(name, cells))
+    return lines
+
+
+def few(made: Mapping[str, Any]) -> list[str]:
+    """What a ten-row job takes."""
+    seconds = made["ten_rows"]["process_seconds"].items()
+    text = ", ".join(f"{name} {value:.2f} s" for name, value in seconds)
+    return labelled("ten rows", f"{text}: {made['ten_rows']['process_ratio']['median']:.1f}x")
+
+
+def missing(made: Mapping[str, Any]) -> list[str]:
+    """Who did not take part, and why."""
+    return [line for name, why in made["missing"].items() for line in labelled("missing", f"{name}: {why}")]
+
+
+def tuning(made: Mapping[str, Any]) -> str:
+    """The curve of budgets."""
+    heads = ("rows/s", "tokens/s", "padding", "encode", "memory", "")
+    lines = [*on_machine(made["machine"]), *labelled("model", made["model"]), "", row("batch tokens", heads)]
+    for budget in made["budgets"]:
+        cells = (
+            f"{budget['rows_per_second']:,.0f}",
+            f"{budget['tokens_per_second']:,.0f}",
+            percent(budget["padding_share"]),
+            f"{budget['encode_seconds']:.1f} s",
+            f"{budget['peak_memory_mb']:,.0f} MB",
+            "default" if budget["batch_tokens"] == made["default"] else "",
+        )
+        lines.append(row(f"{budget['batch_tokens']:,}", cells))
+    return "\n".join(lines)
+
+
+def memory(made: Mapping[str, Any]) -> str:
+    """Peak memory by number of rows."""
+    lines = [*on_machine(made["machine"]), "", row("rows", ("memory", "process", "rows/s"))]
+    for run in made["runs"]:
+        cells = (
+            f"{run['peak_memory_mb']:,.0f} MB",
+            f"{run['process_seconds']:.1f} s",
+            f"{run['rows_per_second']:,.0f}",
+        )
+        lines.append(row(f"{run['rows']:,}", cells))
+    return "\n".join([*lines, f"growth {made['growth_mb']:,.0f} MB; it may be {made['allowed_mb']:,.0f} MB"])
+
+
+def row(name: str, cells: Sequence[str]) -> str:
+    """A name and right-aligned cells that share the rest of the width."""
+    wide = (9, 9, 8, 9, 9, 8) if len(cells) == 6 else (12,) * len(cells)
+    line = name[:NAME].ljust(NAME) + "".join(cell.rjust(width) for cell, width in zip(cells, wide, strict=True))
+    return line.rstrip()
+
+
+def labelled(label: str, text: str) -> list[str]:
+    """A label and its text, wrapped beside it."""
+    lines = textwrap.wrap(text, WIDTH - LABEL, break_long_words=False) or [""]
+    return [(label if i == 0 else "").ljust(LABEL) + line for i, line in enumerate(lines)]
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def cosine(value: float) -> str:
+    """Enough digits to see how far from 1: 0.99993, or 1-3e-07 nearer to it."""
+    if value >= 1:
+        return "1"
+    return f"1-{1 - value:.0e}" if value > 0.9999 else f"{value:.5f}"

@@ -1,0 +1,136 @@
+"""`embedcli bench`: measured figures as a table on stdout, what is going on on stderr, everything as JSON."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, takes
+from embedcli.contracts import EmbedcliError, Job, UsageError
+
+Notify = Callable[[str], None]
+# The width that small published static models have.
+STATIC_DIMENSIONS = 256
+
+
+@guarded
+@takes((*ENCODER_FLAGS, *INPUT_FLAGS))
+def bench(
+    paths: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help="Rows to encode; not needed with --memory.")
+    ] = None,
+    *,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each, in turn.")] = 3,
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Only the first N rows.")] = None,
+    tune: Annotated[bool, typer.Option("--tune", help="Rows per second by --batch-tokens.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Peak memory with 10,000 and with 1,000,000 rows.")] = False,
+    static: Annotated[
+        bool, typer.Option("--static", help="Static vectors, made with the model's tokenizer, beside model2vec.")
+    ] = False,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Other libraries too, where installed.")] = True,
+    peer_python: Annotated[
+        str, typer.Option("--peer-python", help="Python of another environment, where peers are installed.")
+    ] = "",
+    json: Annotated[str | None, typer.Option("--json", help="Write all figures as JSON.")] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress lines.")] = False,
+    flags: dict[str, Any],
+) -> None:
+    """Measure embedcli beside SentenceTransformer.encode, and beside other libraries that are installed.
+
+    The same rows go through each in turn, each run a process of its own. The table has medians; ratios
+    are of runs of the same round. What each figure means stands in docs/speed.md.
+    """
+    from embedcli import report
+    from embedcli.bench import tables
+
+    set_environment(flags)
+    if not paths and not memory:
+        raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
+    notify = quietly if quiet else say
+    asked = Asked(tuple(paths or ()), flags, {"rounds": rounds, "rows": rows})
+    if memory:
+        made, table = measured_memory(notify), tables.memory
+    elif tune:
+        made, table = measured_budgets(asked, notify), tables.tuning
+    else:
+        asked.values.update(peers=peers, peer_python=peer_python)
+        made, table = measured_field(asked, static, notify), tables.comparison
+    sys.stdout.write(table(made) + "\n")
+    if json is not None:
+        report.write_json(json, made)
+    if memory and made["growth_mb"] > made["allowed_mb"]:
+        raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed: inputs, the flags of the job, and values of `compare.Request`."""
+
+    paths: tuple[str, ...]
+    flags: dict[str, Any]
+    values: dict[str, Any]
+
+    def request(self, **changed: Any) -> Any:
+        """The `compare.Request`, with changed flags."""
+        from embedcli.bench.compare import Request
+
+        flags = self.flags | changed
+        return Request(Job(inputs=self.paths, output="", **flags), arguments(flags), **self.values)
+
+
+def measured_memory(notify: Notify) -> dict[str, Any]:
+    from embedcli.bench import memory
+
+    return memory.measure(notify)
+
+
+def measured_budgets(asked: Asked, notify: Notify) -> dict[str, Any]:
+    from embedcli.bench.tune import tune
+
+    return tune(asked.request(), notify)
+
+
+def measured_field(asked: Asked, static: bool, notify: Notify) -> dict[str, Any]:
+    """The comparison; with `static`, on vectors made for it with the tokenizer of the model."""
+    from embedcli.bench.compare import compare
+
+    if not static:
+        return compare(asked.request(), notify)
+    from embedcli.bench.synthetic import borrowed_model
+    from embedcli.encoders import catalog
+
+    own = catalog.resolve(asked.request().job)
+    with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
+        made = borrowed_model(Path(name) / "static", own.folder, STATIC_DIMENSIONS)
+        return compare(asked.request(model=str(made)), notify)
+
+
+def arguments(flags: Mapping[str, Any]) -> tuple[str, ...]:
+    """The encoder flags that differ from their defaults, as they would be typed."""
+    found: list[str] = []
+    for name in ENCODER_FLAGS:
+        value = flags[name]
+        if value == getattr(Job, name):
+            continue
+        spelled = BY_NAME[name].decls.split(",")[-1].split("/")
+        if isinstance(value, bool):
+            found.append(spelled[0] if value else spelled[-1])
+        else:
+            found += [spelled[0], str(value)]
+    return tuple(found)
+
+
+def say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def quietly(line: str) -> None:
+    """Say nothing."""
