@@ -77,7 +77,7 @@ class Estimate:
         lengths = np.array([len(text) for text in texts])
         sums = np.concatenate(([0.0], np.cumsum(weights("".join(texts)), dtype=np.float64)))
         ends = np.cumsum(lengths)
-        return np.ceil(sums[ends] - sums[ends - lengths] - 1e-6).astype(np.int32)
+        return np.asarray(np.ceil(sums[ends] - sums[ends - lengths] - 1e-6), np.int32)
 
     def cut(self, text: str, limit: int) -> str:
         """The longest beginning of `text` whose estimate is at most `limit`."""
