@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedcli import sources
 from embedcli.contracts import InputError, Job
 from embedcli.vectors.encoding import Notify, Texts, prompt_note, query_job, quiet
 from embedcli.vectors.output import Output
@@ -68,6 +67,8 @@ def without_empty_prompt(notify: Notify) -> Notify:
 
 def queries_in(job: Job) -> Iterator[Query]:
     """The queries of a file, by the same flags as the rows of `encode`. InputError at the first that is none."""
+    from embedcli import sources  # a search for words reads no file of rows, and must start fast
+
     plan = sources.plan(job)
     for chunk in sources.read(job, plan, plan.pieces):
         for reject in chunk.rejects:

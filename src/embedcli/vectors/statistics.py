@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from embedcli.vectors.output import Block, Output
 
@@ -108,7 +107,7 @@ def describe(output: Output) -> dict[str, Any]:
         norms.add(lengths[fine])
         rows += len(block)
         if "truncated" in names:
-            truncated += pc.sum(block.table["truncated"]).as_py() or 0
+            truncated += int(block.table["truncated"].to_numpy().sum())
         if "n_tokens" in names:
             counts = block.table["n_tokens"].to_numpy()
             tokens.add(counts)
