@@ -13,7 +13,7 @@ import pytest
 
 from embedcli import sources
 from embedcli.contracts import Columns, InputError, Job, UsageError
-from embedcli.sources import planning, template
+from embedcli.sources import looks, planning, template
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -454,3 +454,27 @@ def test_only_the_beginning_of_many_files_is_kept_while_planning(tmp_path: Path)
     job = job_of(tmp_path)
     assert len(sources.plan(job).pieces) == 30
     assert [Path(path).name for path in planning.inputs(job)] == [f"{i}.jsonl" for i in range(30)]
+
+
+@pytest.mark.parametrize("limit", [1, 30, 64, 1000])
+@pytest.mark.parametrize("portion", [1, 10, 1 << 16])
+def test_a_look_is_bounded_and_the_same_however_bytes_arrive(
+    limit: int, portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", *({"id": i, "text": "x" * i} for i in range(20)))
+    monkeypatch.setattr(looks, "LOOK_BYTES", limit)
+    monkeypatch.setattr("embedcli.storage.inputs.LOOK_BYTES", portion)
+    look = looks.look_at(str(path), None, "utf-8", 15)
+    ends = [at for at, byte in enumerate(path.read_bytes(), 1) if byte == ord("\n")]
+    whole = sum(1 for end in ends if end <= limit)
+    assert [row["id"] for row in look.rows] == list(range(min(15, max(1, whole))))
+
+
+def test_a_long_line_does_not_keep_a_look_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as out:
+        out.write(b'{"id": 1, "text": "a"}\n')
+        out.truncate(10 << 30)
+    plan = sources.plan(job_of(path))
+    assert len(plan.pieces) == 160
+    assert [(piece.start, piece.stop) for piece in plan.pieces[-2:]] == [(158 << 26, 159 << 26), (159 << 26, 160 << 26)]

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -19,8 +19,8 @@ from embedcli.storage import where
 
 # Plain JSONL is cut into pieces of this size; a line belongs to the piece in which it begins.
 PIECE_BYTES = 64 << 20
-# A look takes this many characters of a JSONL file at most, and at least one row.
-LOOK_CHARS = 4 << 20
+# A look takes this many bytes of a JSONL file at most, and at least one line.
+LOOK_BYTES = 4 << 20
 
 ENDING = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|tab|parquet|pq)(\.(gz|gzip|zst|zstd|bz2|xz))?$", re.IGNORECASE)
 FORMATS: Mapping[str, Format] = {
@@ -128,7 +128,7 @@ def _look_at_parquet(source: storage.Input) -> Look:
 
 
 def _look_at_jsonl(source: storage.Input, blocks: Iterable[bytes], encoding: str, rows: int) -> Look:
-    lines = _first_lines(jsonl.stream_lines(blocks, encoding, source.path), rows)
+    lines = _first_lines(blocks, encoding, source.path, rows)
     first = next((line for line in lines if line.strip()), "")
     if first.lstrip()[:1] in ("[", b"["):
         raise InputError(
@@ -150,15 +150,33 @@ def _look_at_jsonl(source: storage.Input, blocks: Iterable[bytes], encoding: str
     )
 
 
-def _first_lines(stream: Iterator[list[Any]], rows: int) -> list[Any]:
-    """The first lines: `rows` or LOOK_CHARS of them, and the same however the stream is portioned."""
-    taken, size = [], 0
-    for line in chain.from_iterable(stream):
-        taken.append(line)
-        size += len(line)
-        if len(taken) >= rows or size >= LOOK_CHARS:
-            break
-    return taken
+def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, rows: int) -> list[Any]:
+    """The first lines: `rows` of them, or those in LOOK_BYTES; the same however the stream is portioned."""
+    beginning = Beginning(blocks)
+    lines = list(islice(chain.from_iterable(jsonl.stream_lines(beginning, encoding, path)), rows + 1))
+    return lines[:-1] if beginning.cut or len(lines) > rows else lines
+
+
+@dataclass
+class Beginning:
+    """The first LOOK_BYTES of a stream, or its first line if that is longer. `cut` if the last line is not whole."""
+
+    blocks: Iterable[bytes]
+    cut: bool = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = lines = 0
+        for block in self.blocks:
+            room = LOOK_BYTES - size if lines else max(LOOK_BYTES - size, block.find(b"\n") + 1 or len(block))
+            part = block[:room]
+            size += len(part)
+            lines += part.count(b"\n")
+            if part:
+                yield part
+                self.cut = not part.endswith(b"\n")
+            if len(part) < len(block):
+                return
+        self.cut = False
 
 
 def kind_of(values: list[Any]) -> pa.DataType:
