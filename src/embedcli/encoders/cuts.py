@@ -39,7 +39,9 @@ def spans(
         found.append((start, stop))
         if stop == len(text):
             return found
-        start = _next_start(text, starts, first, stop, overlap)
+        following = _next_start(text, starts, first, stop, overlap)
+        # Several tokens can stand for one character (bytes of an emoji): a window of it alone overlaps nothing.
+        start = following if following > start else stop
 
 
 def _stop(text: str, start: int, first: int, stops: NDArray[np.int64], room: int, excess: Callable[[str], int]) -> int:
