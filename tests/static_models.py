@@ -50,6 +50,8 @@ TEXTS = [
 
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789é"
+# As in a real vocabulary, half of the tokens have more than a few letters: model2vec cuts by their median.
+LONG = [f"filler{i:03d}" for i in range(400)]
 MARKS = "!(),-./;[]{}_?\uff0c\u3002"
 
 
@@ -59,9 +61,8 @@ def wordpiece(**options: Any) -> Any:
 
     words = [word.lower() for word in WORDS if word != "café"]
     letters = [*LETTERS, *(f"##{letter}" for letter in LETTERS if letter not in "qy")]
-    # As in a real vocabulary, half of the tokens have more than a few letters: model2vec cuts by their median.
-    long = [f"filler{i:03d}" for i in range(150)]
-    every = dict.fromkeys(["[PAD]", "[UNK]", *words, "cafe", "##ing", *letters, *MARKS, *"中文本和狐", "The", *long])
+    letters += [*MARKS, *"中文本和狐", "The", *LONG]
+    every = dict.fromkeys(["[PAD]", "[UNK]", *words, "cafe", "##ing", *letters])
     made = Tokenizer(models.WordPiece({token: i for i, token in enumerate(every)}, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(**options)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -82,7 +83,7 @@ def wordlevel() -> Any:
 def unigram() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    pieces = ["\u2581", *(f"\u2581{word.lower()}" for word in WORDS), *LETTERS, "the", "ing", "er"]
+    pieces = ["\u2581", *(f"\u2581{word.lower()}" for word in WORDS), *LETTERS, "the", "ing", "er", *LONG]
     scored = [("<unk>", 0.0), *((piece, -1.0 - i / 10) for i, piece in enumerate(dict.fromkeys(pieces)))]
     made = Tokenizer(models.Unigram(scored, unk_id=0))
     made.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -93,7 +94,7 @@ def byte_pairs() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     merges = [("t", "h"), ("th", "e"), ("o", "x"), ("f", "ox"), ("\u0120", "the")]
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges), *LONG]
     made = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return made
@@ -103,7 +104,7 @@ def table(rows: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((rows, dim), np.float32)
 
 
-def load(path: Path, said: list[str] | None = None, **options: Any) -> Encoder:
+def load(path: Path, said: list[str] | None = None, **options: Any) -> static.StaticEncoder:
     """The encoder of the model at `path`, found and loaded as a job finds and loads it."""
     job = Job((), "", model=str(path), **options)
     return static.load(catalog.resolve(job), job, (said if said is not None else []).append)

@@ -275,6 +275,16 @@ def test_words_are_cut_at_the_limit_and_counted(tmp_path: Path) -> None:
     assert tokens.full.tolist() == [3, 2, 1]
 
 
+def test_windows_hold_as_many_known_words_as_fit(tmp_path: Path) -> None:
+    encoder = load(write(keyed(), tmp_path / "vectors.txt", "text"), max_seq_length=2)
+    text = "the unknown fox, stone-the xyzzy bridge. fox"
+    windows = [text[start:stop] for start, stop in encoder.spans(text, 0)]
+    assert "".join(windows) == text
+    tokens = encoder.tokenize(windows)
+    assert tokens.full.tolist() == tokens.lengths.tolist()
+    assert int(tokens.full.sum()) == 6
+
+
 def test_chinese_is_split_by_jieba(tmp_path: Path) -> None:
     vectors = keyed(CHINESE)
     encoder = load(write(vectors, tmp_path / "vectors.bin", "binary"))
@@ -282,6 +292,8 @@ def test_chinese_is_split_by_jieba(tmp_path: Path) -> None:
     wanted = [["我们", "喜欢", "北京", "的", "天安门"], ["机器", "学习", "ok"], ["ok"]]
     np.testing.assert_allclose(made, [vectors.get_mean_vector(some, pre_normalize=False) for some in wanted], atol=1e-6)
     assert encoder.tokenize(["它们"]).lengths.tolist() == [0]
+    limited = load(tmp_path / "vectors.bin", max_seq_length=2)
+    assert limited.spans("我们喜欢北京的天安门", 0) == [(0, 4), (4, 7), (7, 10)]
 
 
 def test_jieba_is_silent_and_leaves_no_file(tmp_path: Path) -> None:

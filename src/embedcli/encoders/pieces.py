@@ -50,6 +50,11 @@ class WholeTexts:
     def __call__(self, texts: Sequence[str]) -> Ragged:
         return joined([self._slice(some) for some in slices(texts)])
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text stands, as (start, stop) in characters."""
+        offsets: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return offsets
+
     def _slice(self, texts: Sequence[str]) -> Ragged:
         return ragged([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
 

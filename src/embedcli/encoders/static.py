@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from embedcli.contracts import Job, ModelError, Tokens, UsageError
+from embedcli.contracts import Job, ModelError, UsageError
 from embedcli.encoders.bag import Bag, unit
 from embedcli.encoders.files import ModelFiles, read_json, sha256
 from embedcli.encoders.keyedvectors import sidecar
-from embedcli.encoders.pieces import WholeTexts, ragged, replaced, tokenizing
+from embedcli.encoders.pieces import tokenizing
+from embedcli.encoders.readers import TokenReader, WordReader
 from embedcli.encoders.recipe import Recipe, read_modules
 from embedcli.encoders.recipe import identity as recipe_identity
 from embedcli.encoders.recipe import recipe as read_recipe
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from embedcli.contracts import Floats, Rows
-    from embedcli.encoders.pieces import Ragged
+    from embedcli.contracts import Floats, Rows, Tokens
 
 Format = Layout | Literal["model2vec", "static-embedding"]
 Notify = Callable[[str], None]
+Reader = TokenReader | WordReader
 
 WEIGHTS = "model.safetensors"
 # What model2vec itself takes for a model that does not say.
@@ -57,14 +58,6 @@ class Settings:
     limit: int | None
     normalize: bool
     recipe: Recipe
-
-
-class Reader(Protocol):
-    """Texts to rows of a table."""
-
-    def __call__(self, texts: Sequence[str]) -> Tokens: ...
-
-    def close(self) -> None: ...
 
 
 def recognise(path: Path) -> Format | None:
@@ -122,6 +115,10 @@ class StaticEncoder:
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         return self._reader(texts)
 
+    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+        """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out."""
+        return self._reader.spans(text, overlap)
+
     def forward(self, tokens: Tokens, rows: Rows) -> Future[Floats]:
         return self._pool.submit(self.exact, tokens, rows)
 
@@ -135,86 +132,6 @@ class StaticEncoder:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._reader.close()
-
-
-class TokenReader:
-    """Texts to token ids the way model2vec and StaticEmbedding read them: no special tokens, cut at `limit`.
-
-    `characters` cuts a text before it is tokenized, as model2vec does; `unknown` is left out after the cut.
-    `Tokens.full` counts the whole text in the same way, so it exceeds the length exactly where something was lost.
-    """
-
-    def __init__(
-        self,
-        whole: WholeTexts,
-        *,
-        limit: int | None,
-        prompt: str = "",
-        characters: int | None = None,
-        unknown: int | None = None,
-        left: bool = False,
-    ) -> None:
-        self._whole = whole
-        self._limit = limit
-        self._prompt = prompt
-        self._characters = characters
-        self._unknown = unknown
-        self._left = left
-
-    def __call__(self, texts: Sequence[str]) -> Tokens:
-        prompted = [self._prompt + text for text in texts] if self._prompt else texts
-        whole = self._whole(prompted)
-        most = self._characters
-        long = [i for i, text in enumerate(prompted) if len(text) > most] if most is not None else []
-        shortened = replaced(whole, long, self._whole([prompted[i][:most] for i in long])) if long else whole
-        all_ids, all_offsets = self._without_unknown(whole)
-        ids, offsets = self._without_unknown(self._cut(shortened))
-        full = np.diff(all_offsets).astype(np.int32)
-        for i in long:
-            kept = ids[offsets[i] : offsets[i + 1]]
-            # Cut inside a word, a text can have as many tokens as before, or more: it is still not the whole.
-            if not np.array_equal(kept, all_ids[all_offsets[i] : all_offsets[i + 1]]):
-                full[i] = max(full[i], len(kept) + 1)
-        return Tokens(ids, offsets, full)
-
-    def close(self) -> None:
-        self._whole.close()
-
-    def _cut(self, made: Ragged) -> Ragged:
-        ids, offsets = made
-        lengths = np.diff(offsets)
-        if self._limit is None or lengths.max(initial=0) <= self._limit:
-            return made
-        kept = np.minimum(lengths, self._limit)
-        ends = np.concatenate([[0], np.cumsum(kept)])
-        starts = offsets[1:] - kept if self._left else offsets[:-1]
-        return ids[np.repeat(starts - ends[:-1], kept) + np.arange(ends[-1])], ends
-
-    def _without_unknown(self, made: Ragged) -> Ragged:
-        if self._unknown is None:
-            return made
-        ids, offsets = made
-        known = ids != self._unknown
-        if known.all():
-            return made
-        return ids[known], np.concatenate([[0], np.cumsum(known)])[offsets]
-
-
-class WordReader:
-    """Texts to the numbers of the words that a vocabulary knows; only those are counted and cut at `limit`."""
-
-    def __init__(self, splitter: WordSplitter, *, limit: int | None, prompt: str = "") -> None:
-        self._splitter = splitter
-        self._limit = limit
-        self._prompt = prompt
-
-    def __call__(self, texts: Sequence[str]) -> Tokens:
-        rows = [self._splitter.ids(self._prompt + text) for text in texts]
-        full = np.fromiter(map(len, rows), np.int32, len(rows))
-        return Tokens(*ragged([row[: self._limit] for row in rows]), full)
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def _settings(files: ModelFiles, job: Job) -> Settings:

@@ -38,8 +38,20 @@ class WordSplitter:
 
     def ids(self, text: str) -> list[int]:
         """The vocabulary's numbers of the words of a text, in order."""
-        cut = self._cut if self._cut is not None and HAN.search(text) else self._word.findall
-        return self._look_up(cut(text))
+        return self._look_up(self._words(text))
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where the word of each of these numbers stands in the text, as (start, stop) in characters."""
+        found: list[tuple[int, int]] = []
+        stop = 0
+        for word in self._words(text):
+            start = text.index(word, stop)
+            stop = start + len(word)
+            found += [(start, stop)] * len(self._look_up([word]))
+        return found
+
+    def _words(self, text: str) -> list[str]:
+        return self._cut(text) if self._cut is not None and HAN.search(text) else self._word.findall(text)
 
     def _look_up(self, words: Sequence[str]) -> list[int]:
         found: list[int] = []
