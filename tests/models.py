@@ -77,7 +77,7 @@ def wordpiece(special: tuple[str, ...], start: str, end: str) -> Any:
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(special), show_progress=False)
     made.train_from_iterator(texts(), trainer)
-    return templated(made, f"{start} $A {end}", (start, end))
+    return templated(made, f"{start} $A {end}".strip(), (start, end))
 
 
 def unigram(special: tuple[str, ...], unk: str, start: str, end: str) -> Any:
@@ -90,7 +90,7 @@ def unigram(special: tuple[str, ...], unk: str, start: str, end: str) -> Any:
         vocab_size=VOCABULARY, special_tokens=list(special), unk_token=unk, show_progress=False
     )
     made.train_from_iterator(texts(), trainer)
-    return templated(made, f"{start} $A {end}", (start, end))
+    return templated(made, f"{start} $A {end}".strip(), (start, end))
 
 
 def byte_bpe(special: tuple[str, ...], template: str) -> Any:
@@ -125,7 +125,7 @@ def metaspace_bpe(special: tuple[str, ...], template: str) -> Any:
 def templated(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
     from tokenizers.processors import TemplateProcessing
 
-    ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(special)]
+    ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(special) if token]
     tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=ids)
     return tokenizer
 
@@ -503,6 +503,22 @@ def rewrite(folder: Path) -> None:
     made.save_pretrained(str(again), create_model_card=False)
     shutil.rmtree(folder)
     os.replace(again, folder)
+
+
+@model("potion-base-8M")
+def _potion(place: Path) -> None:
+    """A static model as model2vec writes it: one row of a table per token."""
+    import torch
+    from safetensors.torch import save_file
+
+    words = wordpiece(("[PAD]", "[UNK]"), "", "")
+    generator = torch.Generator().manual_seed(8)
+    place.mkdir(parents=True)
+    words.save(str(place / "tokenizer.json"))
+    save_file(
+        {"embeddings": torch.randn((words.get_vocab_size(), 16), generator=generator)}, place / "model.safetensors"
+    )
+    write(place / "config.json", {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True})
 
 
 CONFIGURATION = """

@@ -21,7 +21,7 @@ from reference import encode, encoded, job, load, lowest_cosine, samples, senten
 SAME = 0.99999
 TRUSTED = {"bilingual-embedding-base", "slow-tokenizer"}
 # What sentence-transformers cannot do itself: it fails on rows longer than the positions (see below).
-PIPELINES = sorted(set(models.BUILDERS) - {"xlm-roberta-raw"})
+PIPELINES = sorted(set(models.BUILDERS) - {"xlm-roberta-raw", "potion-base-8M"})
 
 
 def forty() -> list[str]:
@@ -227,6 +227,10 @@ def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch
         transformer.choose_dtype("bfloat16", "cpu")
 
 
+def layers(encoder: Any) -> set[str]:
+    return {type(module).__name__ for module in encoder.model.modules()}
+
+
 def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -235,7 +239,7 @@ def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypat
     texts, folder = samples()[:10], models.folder("bge-small-en-v1.5")
     packed = load(folder)
     made = encode(packed, texts)
-    assert "PackedLinear" in str(packed.model)
+    assert "PackedLinear" in layers(packed)
 
     def wrong(torch: Any, model: Any) -> int:
         model[0].model.encoder.layer[0].output.dense.bias.data += 1
@@ -244,7 +248,7 @@ def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypat
     monkeypatch.setattr(onednn, "pack", wrong)
     plain = load(folder)
     np.testing.assert_allclose(encode(plain, texts), made, atol=1e-5)
-    assert "PackedLinear" not in str(plain.model)
+    assert "PackedLinear" not in layers(plain)
 
 
 def test_a_device_that_is_not_here_is_refused_by_naming_those_that_are() -> None:
@@ -322,7 +326,7 @@ def test_an_unknown_architecture_is_one_sentence(tmp_path: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("name", sorted(set(models.BUILDERS) - TRUSTED))
+@pytest.mark.parametrize("name", sorted(set(models.BUILDERS) - TRUSTED - {"potion-base-8M"}))
 def test_the_recipe_read_from_files_is_what_gets_loaded(name: str) -> None:
     folder = models.folder(name)
     made = recipe(catalog.resolve(job(folder)), job(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,15 +42,21 @@ def _commit(repo: Path, revision: str) -> str | None:
 
 
 def download(name: str, revision: str | None, where: Path, hint: str = "") -> Path:
-    """Fetch what embedding needs of a model, one weight format only; returns its snapshot folder."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """Fetch what embedding needs of a model, one weight format only; returns its snapshot folder.
 
+    Progress bars go to stderr if that is a terminal. Raises ModelError with what to do.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         info = HfApi().model_info(name, revision=revision)
         files = wanted(sibling.rfilename for sibling in info.siblings or ())
-        return Path(snapshot_download(name, revision=info.sha, cache_dir=where, allow_patterns=files))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        # By the revision's name, not its commit: only then is the name found in the cache next time.
+        return Path(snapshot_download(name, revision=revision, cache_dir=where, allow_patterns=files))
+    except Exception as error:
         raise explained(error, name, revision, hint) from error
 
 

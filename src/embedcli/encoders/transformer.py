@@ -61,6 +61,7 @@ class TransformerEncoder:
         self.tokenizer = self.words if isinstance(self.words, FastTokenizer) else None
         if self.tokenizer is not None:
             self.spans = self.tokenizer.spans
+        self._typed = self.tokenizer is not None and "token_type_ids" in self.model.tokenizer.model_input_names
         self._exact_model: Any = None
         plain = kind == "cpu" and self.dtype == "float32" and not isinstance(self.words, Texts)
         self._packable = plain and onednn.available(torch)
@@ -154,7 +155,7 @@ class TransformerEncoder:
             return self.words.features(tokens, rows, self.device)
         ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
         features = {"input_ids": self._put(ids), "attention_mask": self._put(mask)}
-        if "token_type_ids" in self.model.tokenizer.model_input_names:
+        if self._typed:
             features["token_type_ids"] = features["input_ids"].new_zeros(ids.shape)
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length
@@ -202,6 +203,8 @@ class TransformerEncoder:
         with _load_errors(self._files):
             tokens = self.tokenize(PROBE)
             rows = np.flatnonzero(tokens.lengths)
+            if not len(rows):
+                return np.empty((0, int(self.model.get_embedding_dimension())), np.float32)
             return self.collect(self._start(self.model, self._features(tokens, rows)))
 
     def _pack(self) -> None:
