@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 WORDS = 400
-ROWS = 6000
 CHUNK_ROWS = 64
 OUTPUTS = ("out.parquet", "out.npy", "out.jsonl")
 
@@ -27,12 +26,13 @@ def main() -> int:
     """Kill until the wanted number is reached; print what was hit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        make_inputs(home, chance)
+        make_inputs(home, options.rows, chance)
         hits: collections.Counter[str] = collections.Counter()
         finished = 0
         references = {output: reference(home, output) for output in OUTPUTS}
@@ -49,7 +49,7 @@ def main() -> int:
     return 0
 
 
-def make_inputs(home: Path, chance: random.Random) -> None:
+def make_inputs(home: Path, count: int, chance: random.Random) -> None:
     """Word vectors and rows, some of them bad, in `home`."""
     words = [f"word{i}" for i in range(WORDS)]
     numbers = [" ".join(f"{chance.gauss(0, 1):.4f}" for _ in range(32)) for _ in words]
@@ -59,7 +59,7 @@ def make_inputs(home: Path, chance: random.Random) -> None:
         f'{{"id": "r{i}", "text": "{" ".join(chance.choices(words, k=chance.randint(1, 60)))}"}}'
         if i % 97
         else "{bad json"
-        for i in range(ROWS)
+        for i in range(count)
     ]
     (home / "in.jsonl").write_text("\n".join(rows) + "\n")
 

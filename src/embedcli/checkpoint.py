@@ -1,7 +1,7 @@
 """What is done, is it the same job, and the final merge: manifest, part files, lock.
 
 A single-file output stages its parts in `OUTPUT.parts/`, a folder output in `OUTPUT/_parts/`. A part is done when
-its file is there: it is written under a temporary name, flushed, and renamed to a name that holds its own BLAKE2b
+its file is there: it is written under a temporary name, flushed, and renamed to a name that holds its own SHA-256
 digest, so a damaged part is noticed. There is no journal that could fall out of step.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -318,7 +318,7 @@ def joined_hash(hashes: Sequence[str]) -> str:
 
 
 def _digest(data: Any) -> str:
-    return blake2b(data, digest_size=DIGEST_HEX // 2).hexdigest()
+    return sha256(data).hexdigest()[:DIGEST_HEX]
 
 
 def _key(path: Path) -> tuple[int, int]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from embedcli.contracts import Bools, Floats, Ints, Rows
 
 
+NOT_FINITE = "the encoder's vector is not finite, or zero, in float32 too"
 Lookup = Callable[[Chunk, Any], Known]
 
 
@@ -86,8 +87,13 @@ def encode(
             yield work
 
     def forward(stream: Iterator[Work | Idle]) -> Iterator[Encoded]:
-        for work in Device(encoder, settings, meter, control).run(stream):
-            yield finish(work, settings)
+        try:
+            for work in Device(encoder, settings, meter, control).run(stream):
+                yield finish(work, settings)
+        except ModelError:
+            # A hosted encoder gives up its waiting requests this way when the run is stopped.
+            if not control.now.is_set():
+                raise
 
     return ahead(forward, ahead_or_idle(tokenize, chunks, cancel=control.now), cancel=control.now)
 
@@ -261,17 +267,20 @@ class Device:
         bad = unusable(vectors)
         if bad.any():
             vectors = np.array(vectors)
-            self.meter.retried_rows += int(bad.sum())
-            vectors[bad] = self.encoder.exact(work.tokens, rows[bad])
+            told = {int(i): self._reason(work, int(i)) for i in rows[bad]}
+            again = bad & np.array([told.get(int(i)) is None for i in rows])
+            if again.any():
+                self.meter.retried_rows += int(again.sum())
+                vectors[again] = self.encoder.exact(work.tokens, rows[again])
             for i in rows[unusable(vectors)]:
-                work.reasons[int(i)] = self._reason(work, int(i))
+                work.reasons[int(i)] = told.get(int(i)) or NOT_FINITE
         work.vectors[rows] = vectors
         work.left -= len(rows)
 
-    def _reason(self, work: Work, i: int) -> str:
+    def _reason(self, work: Work, i: int) -> str | None:
+        """Why the encoder refused a sequence, if it knows."""
         say = getattr(self.encoder, "reason", None)
-        told = say(work.tokens, i) if say is not None else None
-        return told or "the encoder's vector is not finite, or zero, in float32 too"
+        return say(work.tokens, i) if say is not None else None
 
     def _ready(self) -> Iterator[Work]:
         while self.waiting and self.waiting[0].left == 0:

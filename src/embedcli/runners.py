@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcli import __version__, checkpoint, encoders, engine, outputs, reuse, sinks, sources, storage
+from embedcli import __version__, checkpoint, encoders, engine, outputs, reuse, sinks, sources
 from embedcli.contracts import (
     DEFAULT_CHUNK_ROWS,
     Chunk,
@@ -59,6 +59,10 @@ class Run:
             if chunk.last:
                 self.open_pieces.discard(chunk.piece.index)
             yield chunk
+
+    def load(self) -> Encoder:
+        """The job's encoder, ready to run."""
+        return encoders.load(self.job, self.files, self.watch.line, self.control.now)
 
     def encode(self, chunks: Iterable[Chunk], encoder: Encoder, store: reuse.Store | None = None) -> Iterator[Encoded]:
         """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""
@@ -127,7 +131,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger) -> Outcome:
         if outcome is not None:
             return outcome
     ledger.begin(identity, overwrite=job.overwrite)
-    with closing(encoders.load(job, this.files, this.watch.line)) as encoder:
+    with closing(this.load()) as encoder:
         space, layout = space_of(job, encoder), layout_of(job, this.plan, encoder)
         store = store_of(job, identity, layout, ledger, replaced=done is not None)
         this.watch.begin(this.plan, this.meter)
@@ -175,7 +179,7 @@ def run_stream(this: Run) -> Outcome:
     job = this.job
     kind = sinks.output_format(job.output, job.to)
     totals = dict.fromkeys(TOTALS, 0)
-    with closing(encoders.load(job, this.files, this.watch.line)) as encoder:
+    with closing(this.load()) as encoder:
         space = space_of(job, encoder)
         sink = sinks.Stream(kind, layout_of(job, this.plan, encoder), {sinks.SPACE_KEY: space})
         this.watch.begin(this.plan, this.meter)
@@ -349,9 +353,9 @@ def remember(target: outputs.Target, plan: Plan) -> None:
     stamp = outputs.stamp(target, inputs_of(plan))
     if stamp is not None:
         note = _note(target)
-        with suppress(OSError, OutputError):
+        with suppress(OSError):  # a torn note does not match and costs a reading of the input
             note.parent.mkdir(parents=True, exist_ok=True)
-            storage.write_bytes(str(note), json.dumps(stamp).encode())
+            note.write_text(json.dumps(stamp), "utf-8")
 
 
 def seen_before(target: outputs.Target, plan: Plan) -> bool:

@@ -94,22 +94,25 @@ def row_group_rows(layout: Layout) -> int:
 
 
 def merge_parquet(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
-    with storage.replacing(target) as temporary:
-        with parquet_writer(str(temporary), layout.schema(), metadata) as writer:
+    written = 0
+    with storage.writing(target) as out:
+        with parquet_writer(out, layout.schema(), metadata) as writer:
             for group in regrouped(tables, row_group_rows(layout)):
                 writer.write_table(group, row_group_size=group.num_rows)
+                written += group.num_rows
                 del group
-        check_rows(pq.read_metadata(str(temporary)).num_rows, rows, target)
+        check_rows(written, rows, target)
     return [target]
 
 
 def merge_arrow(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
     written = 0
     schema = layout.schema().with_metadata(encoded_metadata(metadata))
-    with storage.replacing(target) as temporary, pa.ipc.new_file(str(temporary), schema) as writer:
-        for table in tables:
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
-            written += table.num_rows
+    with storage.writing(target) as out:
+        with pa.ipc.new_file(out, schema) as writer:
+            for table in tables:
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
+                written += table.num_rows
         check_rows(written, rows, target)
     return [target]
 
@@ -118,13 +121,14 @@ def merge_npy(tables: Iterable[pa.Table], target: str, layout: Layout, metadata:
     """`NAME.npy` [rows, width], memory-mappable, and `NAME.ids.parquet` with all the other columns."""
     ids = ids_path(target)
     schema = pa.schema([field for field in layout.schema() if field.name != "embedding"])
+    descr = np.dtype(precision.DTYPES[layout.precision]).str
+    header = {"descr": descr, "fortran_order": False, "shape": (rows, layout.width)}
     written = 0
-    with storage.replacing(target) as vectors_temporary, storage.replacing(ids) as ids_temporary:
-        header = {"descr": np.dtype(precision.DTYPES[layout.precision]).str, "fortran_order": False}
-        with open(vectors_temporary, "wb") as out, parquet_writer(str(ids_temporary), schema, metadata) as writer:
-            np.lib.format.write_array_header_1_0(out, {**header, "shape": (rows, layout.width)})
+    with storage.writing(target) as vectors, storage.writing(ids) as others:
+        np.lib.format.write_array_header_1_0(vectors, header)
+        with parquet_writer(others, schema, metadata) as writer:
             for table in regrouped(tables, row_group_rows(layout)):
-                np.ascontiguousarray(vectors_of(table)).tofile(out)
+                vectors.write(memoryview(np.ascontiguousarray(vectors_of(table))))
                 writer.write_table(table.drop_columns(["embedding"]))
                 written += table.num_rows
                 del table
@@ -136,12 +140,11 @@ def merge_jsonl(tables: Iterable[pa.Table], target: str, layout: Layout, metadat
     """One JSON object a line, and `NAME.space.json` with the metadata that the other formats carry inside."""
     written = 0
     sidecar = space_path(target)
-    with storage.replacing(target) as temporary, storage.replacing(sidecar) as note:
-        Path(note).write_text(json.dumps(metadata, sort_keys=True, ensure_ascii=False, indent=1) + "\n", "utf-8")
-        with open(temporary, "wb") as out:
-            for table in tables:
-                out.writelines(json_lines(table))
-                written += table.num_rows
+    with storage.writing(target) as out, storage.writing(sidecar) as note:
+        note.write((json.dumps(metadata, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode())
+        for table in tables:
+            out.writelines(json_lines(table))
+            written += table.num_rows
         check_rows(written, rows, target)
     return [target, sidecar]
 

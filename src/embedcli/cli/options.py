@@ -64,6 +64,9 @@ FLAGS = (
     Flag("rpm", int, "--rpm", "Requests per minute, at most."),
     Flag("tpm", int, "--tpm", "Tokens per minute, at most."),
     Flag("max_concurrency", int, "--max-concurrency", "Requests under way at once."),
+    Flag("request_timeout", float, "--request-timeout", "Seconds one request may take."),
+    Flag("retry_cap", float, "--retry-cap", "Longest wait before a retry, in seconds, whatever the server asks."),
+    Flag("patience", float, "--patience", "Seconds to keep trying one request before giving up."),
 )
 BY_NAME = {flag.name: flag for flag in FLAGS}
 MODEL_FLAGS = ("model", "revision", "trust_remote_code", "offline", "cache_dir")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from embedcli.contracts import Encoder, Job, UsageError
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from embedcli.encoders.files import ModelFiles
     from embedcli.encoders.recipe import Recipe
 
@@ -23,15 +25,16 @@ def _quiet(line: str) -> None:
     pass
 
 
-def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet) -> Encoder:
+def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None) -> Encoder:
     """The encoder of a job, ready to run. `notify` gets one line for each thing the user should know.
 
+    Once `stop` is set, a hosted encoder waits for nothing any more and raises ModelError.
     Raises ModelError where the model cannot be found or loaded, UsageError where the job asks for what it cannot do.
     """
     if job.model.startswith(REMOTE):
         from embedcli.encoders import remote
 
-        return remote.load(job, notify)
+        return remote.load(job, notify, stop=stop)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders import static

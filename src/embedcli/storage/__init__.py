@@ -4,10 +4,10 @@ A path becomes a file system in one place, `files_of`; today that is this machin
 Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 
+from embedcli.storage.disk import write_bytes, writing
 from embedcli.storage.inputs import Input, open_input, open_seekable
 from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder
 from embedcli.storage.places import expand, file_identity, files_of, input_errors, natural, shown, where
-from embedcli.storage.writing import write_bytes, writing
 
 __all__ = [
     "Input",

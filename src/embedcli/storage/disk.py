@@ -1,0 +1,78 @@
+"""The one place where output bytes leave this process, and a second look at them before they get their name."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from embedcli.contracts import OutputError
+from embedcli.storage.outputs import os_errors, replacing
+from embedcli.storage.places import where
+
+BUFFER_BYTES = 1 << 20
+# Opens a new file for writing, unbuffered. A seam: the tests put disks behind it that fail or lie.
+open_raw: Callable[[str], io.RawIOBase] = lambda path: io.FileIO(path, "wb")  # noqa: E731
+
+
+class Out(io.BufferedIOBase):
+    """A file that only grows. It keeps the digest of what it was given, to compare with what the disk gives back."""
+
+    def __init__(self, path: str) -> None:
+        self._file = io.BufferedWriter(open_raw(path), BUFFER_BYTES)
+        # SHA-1 is the fastest digest of the standard library where the CPU helps; it guards against faults only.
+        self.digest = hashlib.sha1(usedforsecurity=False)
+        self._size = 0
+
+    def write(self, data: Any, /) -> int:
+        """Take all of `data`. Raises OSError if the disk does not."""
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        self._file.write(view)
+        self._size += len(view)
+        return len(view)
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            super().close()
+
+
+@contextmanager
+def writing(path: str) -> Iterator[BinaryIO]:
+    """A file object whose bytes become `path` when the block ends well: whole, on disk, and read back as written.
+
+    Reading back costs a pass through the page cache; it is what notices a disk that drops or tears a write and
+    reports success. Raises OutputError; then `path` is as it was before.
+    """
+    with replacing(path) as temporary, os_errors(path):
+        out = Out(temporary)
+        try:
+            yield out  # type: ignore[misc]
+        finally:
+            out.close()
+        with open(temporary, "rb") as back:
+            same = hashlib.file_digest(back, lambda: hashlib.sha1(usedforsecurity=False)).digest()
+        if same != out.digest.digest():
+            raise OutputError(
+                f"{where(path)}: the disk does not give back what was written to it", "choose another disk"
+            )
+
+
+def write_bytes(path: str, data: Any) -> None:
+    """Write a small file whole, or not at all. OutputError if it cannot be written."""
+    with writing(path) as out:
+        out.write(data)
