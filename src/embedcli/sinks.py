@@ -128,7 +128,7 @@ def merge_npy(tables: Iterable[pa.Table], target: str, layout: Layout, metadata:
         np.lib.format.write_array_header_1_0(vectors, header)
         with parquet_writer(others, schema, metadata) as writer:
             for table in regrouped(tables, row_group_rows(layout)):
-                vectors.write(memoryview(np.ascontiguousarray(vectors_of(table))))
+                vectors.write(np.ascontiguousarray(vectors_of(table)).data)
                 writer.write_table(table.drop_columns(["embedding"]))
                 written += table.num_rows
                 del table
