@@ -13,6 +13,8 @@ from embedcli.contracts import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from embedcli.vectors.mapping import Map
+
 ENDINGS = (".png", ".svg", ".pdf")
 DOTS_PER_INCH = 150
 
@@ -33,6 +35,27 @@ def save(drawn: Figure, path: str) -> None:
     with storage.replacing(path) as temporary:
         metadata: dict[str, Any] = {"Date": None} if path.endswith(".svg") else {}
         drawn.savefig(temporary, format=path.rsplit(".", 1)[1], dpi=DOTS_PER_INCH, metadata=metadata)
+
+
+def draw_map(made: Map, path: str) -> None:
+    """The map as a scatter plot with a legend or a colour bar."""
+    drawn = figure(path, 9, 7)
+    axes = drawn.subplots()
+    x, y, area = made.points[:, 0], made.points[:, 1], min(30.0, 20_000 / len(made.points))
+    color = made.color
+    if color is None:
+        axes.scatter(x, y, s=area, linewidths=0, alpha=0.8)
+    elif color.names is None:
+        shares = np.array([np.nan if value < 0 else value for value in color.values])
+        shown = axes.scatter(x, y, s=area, c=shares, cmap="viridis", vmin=0, vmax=1, linewidths=0, alpha=0.8)
+        drawn.colorbar(shown, label=color.name, ticks=[0, 1]).ax.set_yticklabels([color.low, color.high])
+    else:
+        values = np.array(color.values)
+        for i, name in enumerate(color.names):
+            axes.scatter(x[values == i], y[values == i], s=area, label=name, linewidths=0, alpha=0.8)
+        drawn.legend(title=color.name, loc="outside right upper", frameon=False, markerscale=2)
+    axes.set(title=f"{made.title}\n{made.about}", xticks=[], yticks=[], aspect="equal")
+    save(drawn, path)
 
 
 def draw_comparisons(found: Sequence[dict[str, Any]], path: str) -> None:
