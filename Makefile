@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 EXTRAS := accurate-counts,bundled,chinese,plot,dev
 SAMPLE := sample_data/texts.jsonl
 BENCH_INPUT ?= $(SAMPLE)
+KILLS ?= 100
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NEEDS := pyproject.toml constraints.txt
 
 unexport PYTHONPATH
 .DEFAULT_GOAL := help
-.PHONY: help demo test format format-check lint types imports docs docs-check pytest wheel bench samples clean
+.PHONY: help demo test format format-check lint types imports docs docs-check pytest wheel bench kill-test samples clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +59,9 @@ wheel: $(VENV)/.dev  ## build the wheel and try it in an environment without dev
 
 bench: $(VENV)/.dev  ## embedcli beside SentenceTransformer.encode; BENCH_INPUT=FILE picks the rows
 	$(BIN)/embedcli bench $(BENCH_INPUT)
+
+kill-test: $(VENV)/.dev  ## SIGKILL at random moments, resume, compare byte by byte; KILLS=1000
+	$(BIN)/python scripts/kill_test.py --kills $(KILLS)
 
 samples: $(VENV)/.dev  ## write the CSV and Parquet sample files from the JSONL one
 	$(BIN)/python scripts/make_samples.py

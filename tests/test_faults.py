@@ -17,7 +17,6 @@ import pytest
 
 import jobs
 from embedcli.storage import disk as storage_disk
-from embedcli.storage import outputs as storage_outputs
 
 ROWS = jobs.rows(120)
 OUTPUTS = ("out.parquet", "out.npy", "out.jsonl", "out.arrow", "out/")
@@ -130,9 +129,9 @@ def test_an_error_of_fsync_is_an_error(
     while True:
         at, calls = at + 1, 0
         clear(tmp_path)
-        monkeypatch.setattr(storage_outputs.os, "fsync", failing)
+        monkeypatch.setattr(os, "fsync", failing)
         done = jobs.run(*job("out.parquet"))
-        monkeypatch.setattr(storage_outputs.os, "fsync", sync)
+        monkeypatch.setattr(os, "fsync", sync)
         if calls < at:
             break
         assert done.code == 1, f"fsync number {at} failed, and the run ended with {done.code}"

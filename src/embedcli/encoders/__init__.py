@@ -77,7 +77,8 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
     if job.engine != "torch" and cpu:
         from embedcli.encoders import compiled
 
-        return compiled.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
+        encoder: Encoder = compiled.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
+        return encoder
     return _torch(job, files, made, notify)
 
 
