@@ -13,7 +13,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from embedcli import __version__, storage
-from embedcli.contracts import EmbedcliError, Job, Outcome, Plan
+from embedcli.contracts import Job, Outcome, Plan
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -181,27 +181,31 @@ class RunReport:
 
     def summary(self) -> list[str]:
         """The run in a few aligned lines."""
-        made = self.as_json()
-        rows, space = made["rows"], made["space"]
-        rejected = f", {rows.get('rejects', 0):,} rejected"
-        lines = [("rows", f"{rows.get('read', 0):,} in, {rows.get('rows', 0):,} embedded{rejected}")]
-        if rows["resumed"]:
-            lines.append(("resumed", f"{rows['resumed']:,} rows were there already"))
-        if made["changes"]:
-            lines.append(("changes", ", ".join(f"{count:,} {name}" for name, count in made["changes"].items())))
-        lines.append(("tokens", tokens_line(made)))
-        if self.meter.batches:
-            lines.append(("padding", f"{made['padding_share']:.1%} of the tokens computed"))
-            speed = f"{made['rows_per_second']:,.0f} rows/s, {made['tokens_per_second']:,.0f} tokens/s"
-            lines.append(("speed", f"{speed}, {self.seconds:.1f} s in all"))
-            lines.append(("stages", stages_line(self.meter)))
-        lines += [("note", note) for note in troubles(made)]
-        lines.append(("memory", f"{made['peak_memory_mb']:,.0f} MB at most"))
-        if space:
-            how = ", ".join(str(space[key]) for key in ("engine", "device", "dtype") if space.get(key))
-            lines.append(("model", f"{space.get('model')} ({how}), {space.get('dim')} dimensions"))
-        lines += [("output", path) for path in made["files"]]
-        return [f"{name:<8}  {text}" for name, text in lines]
+        return summary_lines(self.as_json())
+
+
+def summary_lines(made: Mapping[str, Any]) -> list[str]:
+    """A report's content in a few aligned lines."""
+    rows, space = made["rows"], made["space"]
+    rejected = f", {rows.get('rejects', 0):,} rejected"
+    lines = [("rows", f"{rows.get('read', 0):,} in, {rows.get('rows', 0):,} embedded{rejected}")]
+    if rows["resumed"]:
+        lines.append(("resumed", f"{rows['resumed']:,} rows were there already"))
+    if made["changes"]:
+        lines.append(("changes", ", ".join(f"{count:,} {name}" for name, count in made["changes"].items())))
+    lines.append(("tokens", tokens_line(made)))
+    if made["counters"]["batches"]:
+        lines.append(("padding", f"{made['padding_share']:.1%} of the tokens computed"))
+        speed = f"{made['rows_per_second']:,.0f} rows/s, {made['tokens_per_second']:,.0f} tokens/s"
+        lines.append(("speed", f"{speed}, {made['seconds']:.1f} s in all"))
+        lines.append(("stages", stages_line(made)))
+    lines += [("note", note) for note in troubles(made)]
+    lines.append(("memory", f"{made['peak_memory_mb']:,.0f} MB at most"))
+    if space:
+        how = ", ".join(str(space[key]) for key in ("engine", "device", "dtype") if space.get(key))
+        lines.append(("model", f"{space.get('model')} ({how}), {space.get('dim')} dimensions"))
+    lines += [("output", path) for path in made["files"]]
+    return [f"{name:<8}  {text}" for name, text in lines]
 
 
 def tokens_line(made: Mapping[str, Any]) -> str:
@@ -214,9 +218,9 @@ def tokens_line(made: Mapping[str, Any]) -> str:
     return text
 
 
-def stages_line(meter: Meter) -> str:
-    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in meter.seconds.items())
-    return f"{times}; {bottleneck(meter)} is the bottleneck"
+def stages_line(made: Mapping[str, Any]) -> str:
+    times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in made["stage_seconds"].items())
+    return f"{times}; {made['bottleneck']} is the bottleneck"
 
 
 def troubles(made: Mapping[str, Any]) -> list[str]:
@@ -256,8 +260,3 @@ def peak_memory_mb() -> float:
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Write a report whole, or raise an OutputError."""
     storage.write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def explained(error: EmbedcliError) -> list[str]:
-    """An error as people read it: what and where, then what to type next."""
-    return [f"error: {error.message}"] + ([f"hint: {error.hint}"] if error.hint else [])
