@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,4 +71,19 @@ def draw_comparisons(found: Sequence[dict[str, Any]], path: str) -> None:
         kept = one["overlap_histogram"]
         right.bar(range(len(kept)), kept)
         right.set(xlabel=f"of {one['k']} neighbours kept", ylabel="rows")
+    save(drawn, path)
+
+
+def draw_stages(made: Mapping[str, Any], path: str) -> None:
+    """Busy seconds of each stage beside the whole run; stages work at the same time, so bars may add up to more."""
+    stages = {"whole run": made["seconds"], **made["stage_seconds"]}
+    drawn = figure(path, 9, 0.6 + 0.5 * len(stages))
+    axes = drawn.subplots()
+    names = list(stages)
+    colors = ["0.75" if name == "whole run" else "C3" if name == made["bottleneck"] else "C0" for name in names]
+    bars = axes.barh(names, list(stages.values()), color=colors)
+    axes.bar_label(bars, [f"{seconds:.1f} s" for seconds in stages.values()], padding=4)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set(xlabel="seconds", title=f"{made['started']}  {made['reason']}")
     save(drawn, path)

@@ -1,0 +1,69 @@
+"""`embedcli report`: the summary that the run itself printed, from the file it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from embedcli.cli import app
+from searchable import TEXTS, model_folder
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(map(str, args)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run report, and what the run said on stderr."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = [{"id": i, "text": text} for i, text in enumerate([*TEXTS, ""])]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = model_folder(folder / "model")
+    args = ("encode", folder / "in.jsonl", folder / "out.parquet", "-m", model, "--report", folder / "run.json")
+    code, _, err = run(*args)
+    assert code == 3
+    return folder / "run.json", err
+
+
+def test_it_says_what_the_run_said(made: tuple[Path, str]) -> None:
+    path, said = made
+    code, out, err = run("report", path)
+    assert (code, err) == (0, "")
+    summary = [
+        line for line in out.splitlines() if line.startswith(("rows ", "tokens ", "model ", "output ", "stages "))
+    ]
+    assert len(summary) == 5
+    assert all(line in said for line in summary)
+    assert "ended     1 rows were rejected" in out
+
+
+def test_the_timeline_shows_busy_shares(made: tuple[Path, str], tmp_path: Path) -> None:
+    content = json.loads(made[0].read_text())
+    content |= {"seconds": 10.0, "stage_seconds": {"read": 1.0, "forward": 10.0, "write": 0.0}, "bottleneck": "forward"}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    lines = run("report", tmp_path / "run.json")[1].splitlines()[-3:]
+    assert [line.split() for line in lines] == [
+        ["read", "#####", "10%"], ["forward", "#" * 50, "100%"], ["write", "0%"],
+    ]  # fmt: skip
+
+
+def test_json_and_picture(made: tuple[Path, str], tmp_path: Path) -> None:
+    assert json.loads(run("report", made[0], "--json")[1]) == json.loads(made[0].read_text())
+    pytest.importorskip("matplotlib")
+    assert run("report", made[0], "--plot", tmp_path / "run.svg")[0] == 0
+    assert b"whole run" in (tmp_path / "run.svg").read_bytes()
+
+
+def test_what_is_no_report_is_refused(made: tuple[Path, str], tmp_path: Path) -> None:
+    for content in ("{}", "[]", "oops"):
+        (tmp_path / "x.json").write_text(content)
+        code, out, err = run("report", tmp_path / "x.json")
+        assert (code, out) == (1, "")
+        assert "is not a run report" in err
+    code, _, err = run("report", tmp_path / "nothing.json")
+    assert (code, "nothing.json" in err) == (1, True)
