@@ -7,9 +7,15 @@ from typing import Annotated
 import typer
 
 from embedcli.cli.bench import bench
+from embedcli.cli.compare import compare
 from embedcli.cli.encode import encode
+from embedcli.cli.evaluate import evaluate
 from embedcli.cli.inspect import inspect
 from embedcli.cli.models import models, pull
+from embedcli.cli.plot import plot
+from embedcli.cli.search import search
+from embedcli.cli.told import report
+from embedcli.cli.verify import verify
 
 app = typer.Typer(
     name="embedcli",
@@ -50,6 +56,12 @@ def root(
 
 app.command()(encode)
 app.command()(inspect)
+app.command()(search)
+app.command()(verify)
+app.command()(compare)
+app.command("eval")(evaluate)
+app.command()(plot)
+app.command()(report)
 app.command()(bench)
 app.command()(models)
 app.command()(pull)
