@@ -32,10 +32,11 @@ def spans(
     long when it is tokenized by itself; the window is then cut shorter.
     """
     found: list[tuple[int, int]] = []
+    end = len(text.rstrip())
     start = 0
     while True:
         first = int(np.searchsorted(starts, start))
-        stop = _stop(text, start, first, stops, room, excess)
+        stop = _stop(text, end, start, first, stops, room, excess)
         found.append((start, stop))
         if stop == len(text):
             return found
@@ -44,15 +45,17 @@ def spans(
         start = following if following > start else stop
 
 
-def _stop(text: str, start: int, first: int, stops: NDArray[np.int64], room: int, excess: Callable[[str], int]) -> int:
-    """The end of the window that begins at `start`, whose first token is `first`."""
+def _stop(
+    text: str, end: int, start: int, first: int, stops: NDArray[np.int64], room: int, excess: Callable[[str], int]
+) -> int:
+    """The end of the window that begins at `start`, whose first token is `first`; from `end` on all is blank."""
     tokens = room
     while True:
         last = first + tokens
         stop = len(text)
         if last < len(stops):
             stop = _near_end(text, start, max(int(stops[last - 1]), start + 1))
-        if stop < len(text) and not text[stop:].strip():
+        if stop >= end:
             stop = len(text)
         over = excess(text[start:stop])
         if over <= 0 or tokens == 1:
