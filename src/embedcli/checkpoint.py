@@ -110,7 +110,7 @@ class Ledger:
         self._drop_parts()
 
     def _drop_parts(self) -> None:
-        for pattern in ("part-*", "rejects-*"):
+        for pattern in ("part-*", "rejects-*", "_ranges.json"):
             for path in self.target.stage.glob(pattern):
                 path.unlink(missing_ok=True)
 

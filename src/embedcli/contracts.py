@@ -143,7 +143,7 @@ class Job:
         """What decides the rows and their texts: no speed knob, no output path, no model (see `Encoder.identity`)."""
         names = (
             "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "overflow",
-            "split_overlap", "normalize", "truncate_dim", "precision", "chunk_rows",
+            "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",
         )  # fmt: skip
         every = asdict(self)
         return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in names}
@@ -343,7 +343,10 @@ class Watch(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the exit code, why, and its numbers; `totals` covers resumed parts too."""
+    """How a run ended: the exit code, why, and its numbers; `totals` covers resumed parts too.
+
+    `usage` is what the encoder says this run has cost: `tokens` and `requests`, where it counts them.
+    """
 
     exit_code: int
     reason: str
@@ -353,3 +356,4 @@ class Outcome:
     resumed_rows: int = 0
     damaged_parts: int = 0
     changes: Mapping[str, int] | None = None
+    usage: Mapping[str, Any] | None = None

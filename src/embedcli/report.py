@@ -139,6 +139,7 @@ class RunReport:
     outcome: Outcome | None = None
     hint: str = ""
     notes: list[str] = field(default_factory=list)
+    price_per_mtok: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The report's content: no secrets are in a Job, so none are here."""
@@ -172,11 +173,27 @@ class RunReport:
             "retried_rows": meter.retried_rows,
             "changes": dict(outcome.changes) if outcome and outcome.changes else None,
             "damaged_parts": outcome.damaged_parts if outcome else 0,
+            "usage": dict(outcome.usage) if outcome and outcome.usage else None,
+            "cost": self.cost(),
             "peak_memory_mb": peak_memory_mb(),
             "space": dict(outcome.space) if outcome else {},
             "files": list(outcome.files) if outcome else [],
             "job": asdict(self.job),
             "notes": self.notes,
+        }
+
+    def cost(self) -> dict[str, Any] | None:
+        """What this run's tokens cost at the user's price: those the server counted, else those that were fed."""
+        if self.price_per_mtok is None:
+            return None
+        usage = self.outcome.usage if self.outcome else None
+        counted = usage is not None and usage.get("tokens_reported", True)
+        tokens = int(usage["tokens"]) if usage is not None and counted else self.meter.fed_tokens
+        return {
+            "amount": money(tokens, self.price_per_mtok),
+            "tokens": tokens,
+            "price_per_mtok": self.price_per_mtok,
+            "counted_by": "server" if counted else "embedcli",
         }
 
     def summary(self) -> list[str]:
@@ -216,6 +233,16 @@ def tokens_line(made: Mapping[str, Any]) -> str:
         text += f"; {made['truncated_rows']:,} rows ({part:.1%}) truncated, "
         text += f"{made['unread_token_share']:.1%} of all tokens never read"
     return text
+
+
+def money(tokens: float, price_per_mtok: float) -> float:
+    """The price of some tokens, in the currency of the price per million tokens."""
+    return round(tokens * price_per_mtok / 1e6, 8)
+
+
+def cost_line(cost: Mapping[str, Any]) -> str:
+    how = "tokens as the server counts them" if cost["counted_by"] == "server" else "tokens"
+    return f"{cost['amount']:,.6g} for {cost['tokens']:,} {how}, at {cost['price_per_mtok']:g} per million"
 
 
 def stages_line(made: Mapping[str, Any]) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcli import __version__, checkpoint, encoders, engine, outputs, reuse, sinks, sources
+import numpy as np
+
+from embedcli import __version__, calibration, checkpoint, encoders, engine, outputs, reuse, sinks, sources
 from embedcli.contracts import (
-    DEFAULT_CHUNK_ROWS,
     Chunk,
     Encoded,
     Encoder,
@@ -31,10 +32,13 @@ from embedcli.meter import Control, Meter
 from embedcli.tables import Layout
 
 if TYPE_CHECKING:
+    from embedcli.contracts import Floats
     from embedcli.encoders.files import ModelFiles
 
 STOPPED = 75
 INTERRUPTED = 130
+Notify = Callable[[str], None]
+Load = Callable[[Job, Notify], Encoder]
 TOTALS = ("read", "rows", "rejects", "tokens", "truncated", "lost_tokens")
 
 
@@ -48,6 +52,8 @@ class Run:
     watch: Watch
     control: Control
     meter: Meter
+    loader: Load | None = None
+    usage: Mapping[str, Any] | None = None
     read: int = 0
     open_pieces: set[int] = field(default_factory=set)
 
@@ -62,12 +68,14 @@ class Run:
 
     def load(self) -> Encoder:
         """The job's encoder, ready to run."""
+        if self.loader is not None:
+            return self.loader(self.job, self.watch.line)
         return encoders.load(self.job, self.files, self.watch.line, self.control.now)
 
-    def encode(self, chunks: Iterable[Chunk], encoder: Encoder, store: reuse.Store | None = None) -> Iterator[Encoded]:
-        """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""
+    def settings(self, encoder: Encoder, store: reuse.Store | None = None) -> Settings:
+        """What the engine needs of the job."""
         job = self.job
-        settings = Settings(
+        return Settings(
             prompt=str(encoder.space().get("prompt") or ""),
             batch_tokens=job.batch_tokens,
             overflow=job.overflow,
@@ -77,6 +85,9 @@ class Run:
             known=store.lookup if store is not None else None,
         )
 
+    def encode(self, chunks: Iterable[Chunk], encoder: Encoder, store: reuse.Store | None = None) -> Iterator[Encoded]:
+        """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""
+        settings = self.settings(encoder, store)
         self.control.begun = True
 
         def read(stream: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -91,6 +102,11 @@ class Run:
         self.watch.progress(self.read, encoded.chunk.done_bytes)
         refuse_rejects(self.job, rejects, None)
 
+    def used(self, encoder: Encoder) -> None:
+        """Remember what the encoder says of requests and tokens, if it says anything."""
+        say = getattr(encoder, "usage", None)
+        self.usage = say() if say is not None else None
+
     def balance(self, totals: dict[str, int]) -> None:
         """OutputError unless every row read has a vector or a reject, and every piece was read to its end."""
         if self.open_pieces or not totals["read"] == self.read == totals["rows"] + totals["rejects"]:
@@ -101,18 +117,28 @@ class Run:
             )
 
 
-def run(job: Job, watch: Watch, control: Control, meter: Meter) -> Outcome:
+def run(job: Job, watch: Watch, control: Control, meter: Meter, load: Load | None = None) -> Outcome:
     """Encode the job's rows into its output; whatever happens, what is done stays done.
 
+    `load` makes the encoder in the place of `encoders.load`: one that gives the vectors the job's model would give.
     Raises the EmbedcliError of the stage that failed, as itself.
     """
     plan = sources.plan(job)
     for note in plan.columns.notes:
         watch.line(note)
-    this = Run(job, plan, encoders.resolve(job), watch, control, meter)
-    if job.output == "-":
-        this.job = replace(job, chunk_rows=job.chunk_rows or suited_chunk_rows(this))
-        return run_stream(this)
+    this = Run(job, plan, encoders.resolve(job), watch, control, meter, load)
+    return replace(run_to_stdout(this) if job.output == "-" else run_to_disk(this), usage=this.usage)
+
+
+def run_to_stdout(this: Run) -> Outcome:
+    job = this.job
+    this.job = replace(job, chunk_rows=job.chunk_rows or encoders.chunk_rows(job, this.files))
+    return run_stream(this)
+
+
+def run_to_disk(this: Run) -> Outcome:
+    """The run between taking the output's lock and giving it back."""
+    job = this.job
     ledger = checkpoint.Ledger(outputs.target(job.output, job.to), tolerant=job.update)
     ledger.acquire()
     try:
@@ -132,7 +158,8 @@ def run_local(this: Run, ledger: checkpoint.Ledger) -> Outcome:
             return outcome
     ledger.begin(identity, overwrite=job.overwrite)
     with closing(this.load()) as encoder:
-        space, layout = space_of(job, encoder), layout_of(job, this.plan, encoder)
+        ranges = ranges_of(this, encoder, ledger.target.stage, done if job.update else None)
+        space, layout = space_of(job, encoder, ranges), layout_of(job, this.plan, encoder, ranges)
         store = store_of(job, identity, layout, ledger, replaced=done is not None)
         this.watch.begin(this.plan, this.meter)
         chunks = store.see(this.chunks()) if store is not None else this.chunks()
@@ -141,6 +168,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger) -> Outcome:
                 with this.meter.stage("write"):
                     ledger.add(encoded, layout, store.counts.pop(encoded.chunk.key) if store else None)
                 this.wrote(encoded, ledger.rejected)
+        this.used(encoder)
     if this.control.reason is not None:
         return stopped(this, ledger.totals(), "run the same command again to go on")
     return publish(this, ledger, layout, space, store)
@@ -180,8 +208,9 @@ def run_stream(this: Run) -> Outcome:
     kind = sinks.output_format(job.output, job.to)
     totals = dict.fromkeys(TOTALS, 0)
     with closing(this.load()) as encoder:
-        space = space_of(job, encoder)
-        sink = sinks.Stream(kind, layout_of(job, this.plan, encoder), {sinks.SPACE_KEY: space})
+        ranges = ranges_of(this, encoder, None, None)
+        space = space_of(job, encoder, ranges)
+        sink = sinks.Stream(kind, layout_of(job, this.plan, encoder, ranges), {sinks.SPACE_KEY: space})
         this.watch.begin(this.plan, this.meter)
         with closing(this.encode(this.chunks(), encoder)) as stream:  # type: ignore[type-var]
             for encoded in stream:
@@ -192,6 +221,7 @@ def run_stream(this: Run) -> Outcome:
                     this.watch.line("rejected " + line.decode().rstrip("\n"))
                 this.wrote(encoded, totals["rejects"])
         sink.close()
+        this.used(encoder)
     if this.control.reason is not None:
         return stopped(this, totals, "stdout holds only the rows so far")
     this.balance(totals)
@@ -218,18 +248,7 @@ def chunk_rows(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | No
     """The user's choice, else that of the interrupted or finished run, else what suits the encoder."""
     job = this.job
     adopted = ledger.adopted("chunk_rows") or (done.job.get("job", {}).get("chunk_rows") if done else None)
-    return job.chunk_rows or (None if job.overwrite else adopted) or suited_chunk_rows(this)
-
-
-def suited_chunk_rows(this: Run) -> int:
-    """Rows per chunk: few where a row takes long (a kill costs one chunk), many where batches are large."""
-    from embedcli.encoders.devices import on_cpu
-
-    if this.files is not None and this.files.kind == "static":
-        return 16 * DEFAULT_CHUNK_ROWS
-    if this.files is None or on_cpu(this.job):
-        return DEFAULT_CHUNK_ROWS
-    return 16 * DEFAULT_CHUNK_ROWS
+    return job.chunk_rows or (None if job.overwrite else adopted) or encoders.chunk_rows(job, this.files)
 
 
 def job_identity(job: Job, plan: Plan, files: ModelFiles | None) -> dict[str, Any]:
@@ -246,33 +265,32 @@ def job_identity(job: Job, plan: Plan, files: ModelFiles | None) -> dict[str, An
     return {**job.identity(), **mine, **encoders.identity(job, files)}
 
 
-def space_of(job: Job, encoder: Encoder) -> dict[str, Any]:
+def ranges_of(this: Run, encoder: Encoder, stage: Path | None, done: outputs.Finished | None) -> Floats | None:
+    """float32 [2, dim] for int8 and uint8: those of the output that is updated, else a sample's; None otherwise."""
+    if not calibration.needed(this.job):
+        return None
+    if done is not None and done.space.get("ranges"):
+        return np.array(done.space["ranges"], np.float32)
+    chunks = sources.read(this.job, this.plan, this.plan.pieces)
+    return calibration.ranges_for(this.job, chunks, encoder, this.settings(encoder), stage)
+
+
+def space_of(job: Job, encoder: Encoder, ranges: Floats | None = None) -> dict[str, Any]:
     """The vector space as outputs record it: the encoder's facts and what was done to its vectors."""
     space = encoder.space()
     return {
         **space,
-        "dim": output_dim(job, encoder),
+        "dim": encoders.output_dim(job, encoder.dim),
         "truncate_dim": job.truncate_dim,
         "precision": job.precision,
+        **({} if ranges is None else {"ranges": ranges.tolist()}),
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
 
 
-def output_dim(job: Job, encoder: Encoder) -> int:
-    """The width of the vectors after --truncate-dim; UsageError if it is wider than the encoder's."""
-    if job.truncate_dim is None:
-        return encoder.dim
-    if not 1 <= job.truncate_dim <= encoder.dim:
-        raise UsageError(
-            f"--truncate-dim {job.truncate_dim} is not between 1 and the encoder's {encoder.dim} dimensions",
-            f"use --truncate-dim {max(1, encoder.dim // 2)}, or leave it out",
-        )
-    return job.truncate_dim
-
-
-def layout_of(job: Job, plan: Plan, encoder: Encoder) -> Layout:
-    return Layout(plan.columns, output_dim(job, encoder), job.precision, job.overflow == "split")
+def layout_of(job: Job, plan: Plan, encoder: Encoder, ranges: Floats | None = None) -> Layout:
+    return Layout(plan.columns, encoders.output_dim(job, encoder.dim), job.precision, job.overflow == "split", ranges)
 
 
 def inputs_of(plan: Plan) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcli.cli.boundary import Interrupted, fail, guarded, set_environment, told
-from embedcli.cli.options import EVERY_FLAG, takes
+from embedcli.cli.options import EVERY_FLAG, Price, takes
 from embedcli.contracts import Job, UsageError
 
 
@@ -31,6 +31,7 @@ def encode(
         Literal["auto", "rich", "plain", "none"],
         typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
     ] = "auto",
+    price: Price = None,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.")] = False,
     *,
@@ -48,11 +49,13 @@ def encode(
     if len(paths) < 2:
         raise UsageError("encode needs an input and an output", "embedcli encode in.jsonl out.parquet")
     job = Job(inputs=tuple(paths[:-1]), output=paths[-1], **flags)
-    code = followed(job, report, progress, quiet)
+    code = followed(job, report, progress, quiet, price)
     raise typer.Exit(code)
 
 
-def followed(job: Job, report_path: str | None, progress: Any, quiet: bool) -> int:
+def followed(
+    job: Job, report_path: str | None, progress: Any, quiet: bool, price: float | None = None, load: Any = None
+) -> int:
     """Run a job with progress, summary and report; the exit code. The report is written after failures too."""
     from embedcli import report, runners
     from embedcli.meter import Control, Meter
@@ -60,12 +63,19 @@ def followed(job: Job, report_path: str | None, progress: Any, quiet: bool) -> i
     watch = report.Follower(progress, quiet)
     meter, control = Meter(), Control(job.limit, job.max_seconds)
     made = report.RunReport(
-        replace(job), 1, "", 0.0, f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", meter, notes=watch.notes
+        replace(job),
+        1,
+        "",
+        0.0,
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        meter,
+        notes=watch.notes,
+        price_per_mtok=price,
     )
     begun = time.perf_counter()
     try:
         with stopped_by_signals(control):
-            made.outcome = runners.run(job, watch, control, meter)
+            made.outcome = runners.run(job, watch, control, meter, load)
         made.exit_code, made.reason = made.outcome.exit_code, made.outcome.reason
     except BaseException as error:  # noqa: BLE001  the report tells of every failure
         watch.end()

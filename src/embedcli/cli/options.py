@@ -47,6 +47,7 @@ FLAGS = (
     Flag("normalize", bool, "--normalize/--no-normalize", "Vectors of length 1, or not; default: as the model does."),
     Flag("truncate_dim", int, "--truncate-dim", "Keep the first N dimensions, then renormalise."),
     Flag("precision", Precision, "--precision", "What is stored."),
+    Flag("ranges_from", str, "--ranges-from", "Take the int8/uint8 ranges of another output, not from a sample."),
     Flag("device", str, "--device", "auto, cpu, cuda, cuda:1, cuda:0,cuda:1, mps, xpu."),
     Flag("engine", EngineName, "--engine", "What computes."),
     Flag("dtype", Dtype, "--dtype", "Number format of the computation."),
@@ -76,6 +77,17 @@ ENCODER_FLAGS = (
     "device", "engine", "dtype", "batch_tokens", "threads", "base_url", "rpm", "tpm", "max_concurrency",
 )  # fmt: skip
 EVERY_FLAG = tuple(BY_NAME)
+
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-mtok",
+        min=0,
+        help="Price of a million tokens: shows the cost.",
+        envvar="EMBEDCLI_PRICE_PER_MTOK",
+        show_envvar=False,
+    ),
+]
 
 
 def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:

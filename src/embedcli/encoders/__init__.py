@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.contracts import Encoder, Job, UsageError
+from embedcli.contracts import DEFAULT_CHUNK_ROWS, Encoder, Job, UsageError
 
 if TYPE_CHECKING:
     from threading import Event
@@ -62,6 +62,29 @@ def identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
     from embedcli.encoders import devices, recipe
 
     return recipe.identity(files, recipe.recipe(files, job), devices.dtype_class(job))
+
+
+def chunk_rows(job: Job, files: ModelFiles | None) -> int:
+    """Rows per chunk: few where a row takes long (a kill costs one chunk), many where batches are large."""
+    from embedcli.encoders.devices import on_cpu
+
+    if files is not None and files.kind == "static":
+        return 16 * DEFAULT_CHUNK_ROWS
+    if files is None or on_cpu(job):
+        return DEFAULT_CHUNK_ROWS
+    return 16 * DEFAULT_CHUNK_ROWS
+
+
+def output_dim(job: Job, dim: int) -> int:
+    """The width of vectors of `dim` floats after --truncate-dim; UsageError if it is wider than they are."""
+    if job.truncate_dim is None:
+        return dim
+    if not 1 <= job.truncate_dim <= dim:
+        raise UsageError(
+            f"--truncate-dim {job.truncate_dim} is not between 1 and the encoder's {dim} dimensions",
+            f"use --truncate-dim {max(1, dim // 2)}, or leave it out",
+        )
+    return job.truncate_dim
 
 
 def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:

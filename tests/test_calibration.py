@@ -1,0 +1,103 @@
+"""int8 and uint8: one set of ranges for the whole output, whatever runs made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import jobs
+from embedcli import calibration, precision
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    jobs.word_model(tmp_path)
+    jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(300))
+    return tmp_path
+
+
+def encode(folder: Path, output: str, *flags: object) -> jobs.Ended:
+    source = [] if "in.other.jsonl" in flags else [folder / "in.jsonl"]
+    given = [folder / flag if flag == "in.other.jsonl" else flag for flag in flags]
+    inputs = [flag for flag in given if str(flag).endswith("in.other.jsonl")]
+    rest = [flag for flag in given if flag not in inputs]
+    return jobs.run("encode", *source, *inputs, folder / output, "-m", folder / "words.txt", "--chunk-rows", 50, *rest)
+
+
+def stored(path: Path) -> Any:
+    return np.array(pq.read_table(path).column("embedding").to_pylist())
+
+
+def ranges(path: Path) -> Any:
+    return np.array(json.loads(pq.read_schema(path).metadata[b"embedcli"])["ranges"], np.float32)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8"])
+def test_ranges_are_recorded_and_hold_for_every_part(folder: Path, kind: Any) -> None:
+    assert encode(folder, "plain.parquet").code == 0
+    done = encode(folder, "out.parquet", "--precision", kind)
+    assert done.code == 0, done.err
+    plain = stored(folder / "plain.parquet").astype(np.float32)
+    found = ranges(folder / "out.parquet")
+    # All rows are in a sample of 2,000, so the ranges are those of all vectors.
+    np.testing.assert_array_equal(found, precision.ranges_of(plain))
+    np.testing.assert_array_equal(stored(folder / "out.parquet"), precision.store(plain, kind, found))
+
+
+def test_two_runs_are_equal_to_one(folder: Path) -> None:
+    encode(folder, "a.parquet", "--precision", "int8")
+    assert encode(folder, "b.parquet", "--precision", "int8", "--limit", 100).code == 75
+    assert encode(folder, "b.parquet", "--precision", "int8").code == 0
+    assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+
+
+def test_update_and_ranges_from_keep_the_ranges(folder: Path) -> None:
+    encode(folder, "out.parquet", "--precision", "int8")
+    before = ranges(folder / "out.parquet")
+    jobs.write_jsonl(folder / "in.other.jsonl", jobs.rows(40, seed=9))
+    assert (
+        encode(
+            folder, "b.parquet", "in.other.jsonl", "--precision", "int8", "--ranges-from", folder / "out.parquet"
+        ).code
+        == 0
+    )
+    np.testing.assert_array_equal(ranges(folder / "b.parquet"), before)
+    jobs.write_jsonl(folder / "in.jsonl", jobs.rows(300)[:100])
+    assert encode(folder, "out.parquet", "--precision", "int8", "--update").code == 0
+    np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
+
+
+def test_stdin_needs_ranges_from_somewhere(folder: Path) -> None:
+    source = (folder / "in.jsonl").read_bytes()
+    flags = ["--format", "jsonl", "-m", folder / "words.txt", "--precision", "int8"]
+    done = jobs.run_apart("encode", "-", folder / "out.parquet", *flags, stdin=source)
+    assert done.code == 2
+    assert "--ranges-from" in done.err
+    encode(folder, "a.parquet", "--precision", "int8")
+    done = jobs.run_apart("encode", "-", "-", *flags, "--ranges-from", folder / "a.parquet", stdin=source)
+    assert done.code == 0, done.err
+    first = json.loads(done.out.splitlines()[0])["embedding"]
+    assert first == stored(folder / "a.parquet")[0].tolist()
+
+
+def test_an_output_without_ranges_is_refused(folder: Path) -> None:
+    encode(folder, "plain.parquet")
+    done = encode(folder, "out.parquet", "--precision", "int8", "--ranges-from", folder / "plain.parquet")
+    assert done.code == 2
+    assert "records no ranges" in done.err
+
+
+def test_the_sample_does_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fakes import chunk
+
+    monkeypatch.setattr(calibration, "SAMPLE_ROWS", 20)
+    texts = [f"text {i}" for i in range(200)]
+    one = calibration.sample([chunk(texts + texts[:50])])
+    other = calibration.sample([chunk(texts[i : i + 7][::-1]) for i in reversed(range(0, 200, 7))])
+    assert one == other
+    assert len(set(one)) == 20
