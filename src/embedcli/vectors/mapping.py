@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -121,10 +121,10 @@ def pca(vectors: Floats) -> tuple[Floats, float]:
 def umap(vectors: Floats, seed: int) -> Floats:
     """UMAP's points [n, 2]. UsageError if it is not installed."""
     try:
-        from umap import UMAP  # type: ignore[import-not-found,unused-ignore]
+        library: Any = import_module("umap")
     except ImportError:
         raise UsageError("--method umap needs umap-learn", "pip install 'embedcli[umap]'") from None
-    made = UMAP(n_components=2, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
+    made = library.UMAP(n_components=2, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
     return np.asarray(made, np.float32)
 
 
