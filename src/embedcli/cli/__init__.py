@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from embedcli.cli.batch import batch
 from embedcli.cli.bench import bench
 from embedcli.cli.compare import compare
 from embedcli.cli.encode import encode
 from embedcli.cli.evaluate import evaluate
 from embedcli.cli.inspect import inspect
 from embedcli.cli.models import models, pull
+from embedcli.cli.plan import plan
 from embedcli.cli.plot import plot
 from embedcli.cli.search import search
 from embedcli.cli.told import report
@@ -55,6 +57,7 @@ def root(
 
 
 app.command()(encode)
+app.command()(plan)
 app.command()(inspect)
 app.command()(search)
 app.command()(verify)
@@ -63,6 +66,7 @@ app.command("eval")(evaluate)
 app.command()(plot)
 app.command()(report)
 app.command()(bench)
+app.add_typer(batch)
 app.command()(models)
 app.command()(pull)
 

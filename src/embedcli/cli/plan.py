@@ -1,0 +1,106 @@
+"""`embedcli plan`: what a job would read, write, take and cost, before it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, Price, takes
+from embedcli.cli.show import Json, note, show_facts, show_json, show_table, size
+
+FLAGS = (*INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "chunk_rows")
+
+
+@guarded
+@takes(FLAGS)
+def plan(
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, folders or -.")],
+    sample: Annotated[
+        int | None, typer.Option("--sample", help="Estimate tokens from N random rows instead of all.", min=2)
+    ] = None,
+    price: Price = None,
+    as_json: Json = False,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Tell what encoding INPUT... would read, write, take and cost. Nothing is written.
+
+    Tokens, rows that would be truncated, distinct texts, bad rows by reason, size on disk by precision and
+    format, and time on this machine from a short measured run. An openai: model is asked nothing.
+    """
+    set_environment(flags)
+    from embedcli.contracts import Job
+    from embedcli.planning import Wanted, estimate
+
+    found = estimate(Job(inputs=tuple(inputs), output="-", **flags), Wanted(sample, price), note)
+    if as_json:
+        show_json(found)
+        return
+    show_facts(facts(found))
+    if found["output_bytes"]:
+        show_sizes(found["output_bytes"])
+
+
+def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The estimate in a few lines."""
+    formats = ", ".join(sorted(set(found["inputs"].values())))
+    known = f", {size(found['bytes'])}" if found["bytes"] is not None else ""
+    lines = [
+        ("input", f"{len(found['inputs'])} files ({formats}{known})"),
+        ("rows", f"{found['rows']:,}, of which {found['rows'] - found['rejected']:,} would be embedded"),
+    ]
+    lines += [("rejected", f"{count:,} rows: {reason}") for reason, count in found["rejects"].items()]
+    lines += [("distinct", f"{found['distinct_texts']:,} texts"), ("tokens", tokens(found["tokens"]))]
+    if found["truncated_rows"]:
+        lost = f"{found['lost_token_share']:.1%} of all tokens never read"
+        lines.append(("truncated", f"{found['truncated_rows']:,} rows ({found['truncated_share']:.1%}), {lost}"))
+    else:
+        lines.append(("truncated", "no row"))
+    if found["output_rows"] != found["rows"] - found["rejected"]:
+        lines.append(("windows", f"{found['output_rows']:,} output rows"))
+    lines += [("model", found["model"] + (f", {found['dim']} dimensions" if found["dim"] else ""))]
+    lines += [("time", duration(found["time"]))]
+    if found["cost"]:
+        lines.append(("cost", cost(found["cost"])))
+    if not found["output_bytes"]:
+        lines.append(("size", "unknown: only the server knows the dimensions; --truncate-dim N tells"))
+    return lines
+
+
+def tokens(made: dict[str, Any]) -> str:
+    text = f"{made['total']:,}" if made["exact"] else f"about {made['total']:,}"
+    if made["standard_error"]["total"]:
+        text += f", standard error {made['standard_error']['total']:,.0f}, from {made['sampled_rows']:,} rows"
+    if made["sent"] != made["total"]:
+        text += f"; {made['sent']:,} go through the model"
+    return f"{text} (counted by {made['counting']})"
+
+
+def duration(made: dict[str, Any]) -> str:
+    """The whole job's time, and what it was told from."""
+    if made["seconds"] is not None:
+        speed = f"{made['tokens_per_second']:,.0f} tokens/s ({made['device']})"
+        return f"about {spelled(made['seconds'])} on this machine; {made['measured_rows']:,} rows ran at {speed}"
+    if made.get("at_least_seconds"):
+        return f"at least {spelled(made['at_least_seconds'])}, as --tpm allows no more"
+    return "unknown: it depends on the server" if "at_least_seconds" in made else "unknown: no row could be encoded"
+
+
+def cost(made: dict[str, Any]) -> str:
+    error = f", standard error {made['standard_error']:,.3g}" if made["standard_error"] else ""
+    return f"{made['amount']:,.6g}{error}, at {made['price_per_mtok']:g} per million tokens"
+
+
+def spelled(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 12 min, 3.5 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def show_sizes(made: dict[str, dict[str, int]]) -> None:
+    """Precisions down, formats across."""
+    rows = [{"size": kind} | {form: size(count) for form, count in forms.items()} for kind, forms in made.items()]
+    show_table(rows, right=list(next(iter(made.values()))))
