@@ -6,26 +6,26 @@ import gc
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import Job, ModelError, OutOfMemory, Tokens, UsageError
+from embedcli.contracts import Job, ModelError, OutOfMemory, UsageError
 from embedcli.encoders import compiled_cache as cache
 from embedcli.encoders import probe
 from embedcli.encoders.compiled_cache import Cached, cached, clear
+from embedcli.encoders.compiled_encoder import Asked, CompiledEncoder, Network
 from embedcli.encoders.files import ModelFiles
-from embedcli.encoders.inference import Requests, memory, told
-from embedcli.encoders.recipe import Recipe, identity
-from embedcli.encoders.tokens import FastTokenizer, pad
+from embedcli.encoders.inference import memory, told
+from embedcli.encoders.recipe import Recipe
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Encoder, Floats, Rows
+    from embedcli.contracts import Encoder
 
     Build = Callable[[Job], Any]
     Notify = Callable[[str], None]
@@ -34,10 +34,6 @@ __all__ = ["Cached", "CompiledEncoder", "cached", "clear", "load"]
 
 log = logging.getLogger(__name__)
 
-# Padded tokens per batch, so that activations stay in cache.
-BATCH_TOKENS = 1024
-# Kernels are made per shape and kept, so lengths are padded up.
-MULTIPLE = 8
 # Streams that take one batch each, as many as suit the cores. Not pinned: several processes would pin to the same
 # cores, and on two cores pinning gains nothing. A blob without its weights is small, and starts as fast.
 OPTIONS = {"PERFORMANCE_HINT": "THROUGHPUT", "ENABLE_CPU_PINNING": False, "CACHE_MODE": "OPTIMIZE_SIZE"}
@@ -56,113 +52,6 @@ class NotConvertible(Exception):
         self.lasting = lasting
 
 
-class CompiledEncoder:
-    """A compiled sentence-transformers pipeline on the CPU. `lanes` batches run at the same time."""
-
-    empty_reason = "no token left of the text"
-    batch_tokens = BATCH_TOKENS
-    multiple = MULTIPLE
-
-    def __init__(self, asked: Asked, runtime: Runtime, network: Network) -> None:
-        self._asked, self._runtime, self._network = asked, runtime, network
-        self._recipe = asked.recipe
-        self.words = network.tokenizer(asked.recipe, asked.recipe.max_seq_length)
-        self.dim = int(network.facts["dim"])
-        self.dtype = asked.dtype
-        self._main = Requests(runtime.compile(network, self.dtype))
-        self._exact = self._main if self.dtype == "float32" else None
-        self.lanes = self._main.lanes
-
-    def space(self) -> dict[str, Any]:
-        """What decides the vectors, with the dtype and library versions that made them."""
-        return {
-            **identity(self._asked.files, self._recipe, "float32" if self.dtype == "float32" else "half"),
-            "dim": self.dim,
-            "dtype": self.dtype,
-            "engine": "openvino",
-            "device": "cpu",
-            "versions": {name: cache.installed(name) for name in ("openvino", "tokenizers")},
-        }
-
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Each text once, prompt first, cut to the model's limit."""
-        return self.words.tokenize(texts)
-
-    def forward(self, tokens: Tokens, rows: Rows) -> Any:
-        """Start one batch and return at once. Raises OutOfMemory if it does not fit."""
-        return self._main.start(*self._padded(tokens, rows))
-
-    def collect(self, output: Any) -> Floats:
-        """float32 [rows, dim], once they are there. Raises OutOfMemory if they did not fit."""
-        return self._finished(self._main.finish(output))
-
-    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
-        """The same rows in float32, one by one, so that no other row's padding touches them."""
-        if self._exact is None:
-            self._exact = Requests(self._runtime.compile(self._network, "float32"))
-        requests = self._exact
-        made = [requests.finish(requests.start(*self._padded(tokens, rows[i : i + 1]))) for i in range(len(rows))]
-        return self._finished(np.concatenate(made)) if made else np.empty((0, self.dim), np.float32)
-
-    def close(self) -> None:
-        """Wait for what still runs, and give the memory back."""
-        for requests in (self._main, self._exact):
-            if requests is not None:
-                requests.close()
-
-    def _padded(self, tokens: Tokens, rows: Rows) -> tuple[Any, Any]:
-        words = self.words
-        return pad(tokens, rows, self.multiple, words.pad_id, words.pad_left, self._recipe.positions)
-
-    def _finished(self, vectors: Floats) -> Floats:
-        if not self._recipe.normalize:
-            return vectors
-        # As torch.nn.functional.normalize: a length below 1e-12 counts as 1e-12.
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        made: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
-        return made
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be loaded, and for which job."""
-
-    files: ModelFiles
-    recipe: Recipe
-    job: Job
-
-    @property
-    def dtype(self) -> str:
-        return "float32" if self.job.dtype == "auto" else self.job.dtype
-
-    @property
-    def folder(self) -> Path:
-        return cache.home() / cache.key(self.files, self.recipe)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A converted pipeline: the network (in memory, else in `folder`), its facts, and its words as JSON."""
-
-    facts: Mapping[str, Any]
-    words: str
-    folder: Path | None = None
-    graph: Any = None
-
-    def tokenizer(self, recipe: Recipe, limit: int | None) -> FastTokenizer:
-        from tokenizers import Tokenizer
-
-        facts = self.facts
-        return FastTokenizer(
-            Tokenizer.from_str(self.words),
-            limit=limit,
-            prompt=recipe.prompt,
-            pad_id=facts["pad_id"],
-            pad_left=facts["pad_left"],
-            cut_left=facts["cut_left"],
-        )
-
-
 class Runtime:
     """OpenVINO's CPU, for one job. Raises UsageError for a dtype it has not."""
 
@@ -175,14 +64,9 @@ class Runtime:
             raise UsageError(f"this CPU has no {asked.dtype} instructions", "use --dtype float32")
 
     def convert(self, traced: Any) -> Any:
-        """The graph of a traced pipeline. Raises NotConvertible."""
-        try:
-            with memory(), _undisturbed():
-                return self._openvino.convert_model(traced.module, example_input=traced.example)
-        except OutOfMemory as error:
-            raise NotConvertible(f"the memory does not suffice to convert it ({error})", lasting=False) from error
-        except Exception as error:
-            raise NotConvertible(f"OpenVINO cannot convert it: {told(error)}") from error
+        """The graph of a traced pipeline. Raises whatever the model's own code raises."""
+        with memory(), _undisturbed():
+            return self._openvino.convert_model(traced.module, example_input=traced.example)
 
     def save(self, graph: Any, folder: Path) -> None:
         self._openvino.save_model(graph, str(folder / "model.xml"), compress_to_fp16=False)
@@ -253,7 +137,7 @@ def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Noti
     try:
         encoder: Encoder = _load(asked, torch, notify)
     except OutOfMemory as error:
-        raise ModelError(f"{files.name} does not fit in memory: {error}", "use a smaller model") from error
+        reason = f"the memory does not suffice to compile it ({error})"
     except NotConvertible as error:
         reason = error.reason
         if error.lasting:
@@ -276,6 +160,7 @@ def _load(asked: Asked, torch: Torch, notify: Notify) -> CompiledEncoder:
             raise NotConvertible(facts["reason"], lasting=False)
         runtime = Runtime(asked)
         if facts:
+            _fits(asked, facts)
             return _open(asked, runtime, facts)
     except cache.Unusable as error:
         log.debug("%s: compiled again", error)
@@ -290,7 +175,7 @@ def _open(asked: Asked, runtime: Runtime, facts: Mapping[str, Any]) -> CompiledE
     folder = asked.folder
     try:
         network = Network(facts, (folder / "tokenizer.json").read_text("utf-8"), folder)
-        return CompiledEncoder(asked, runtime, network)
+        return CompiledEncoder(asked, network, runtime.compile)
     except (OSError, RuntimeError) as error:
         raise cache.Unusable(f"{folder} cannot be opened: {told(error)}") from error
 
@@ -315,7 +200,7 @@ def _convert(asked: Asked, runtime: Runtime, torch: Torch, notify: Notify) -> Co
     # A full disk may show as a network that differs, so only the one in memory says that the model does.
     _check(asked, runtime, network, wanted, torch)
     notify(f"{asked.files.name} will be compiled again at the next start, as it cannot be kept: {trouble}")
-    return CompiledEncoder(asked, runtime, network)
+    return CompiledEncoder(asked, network, runtime.compile)
 
 
 def _converted(asked: Asked, runtime: Runtime, torch: Torch) -> tuple[Network, probe.Probe]:
@@ -323,7 +208,7 @@ def _converted(asked: Asked, runtime: Runtime, torch: Torch) -> tuple[Network, p
     built = torch.float32()
     if built.tokenizer is None:
         raise NotConvertible("it has no fast tokenizer, or reads more than token ids")
-    with built.traced() as traced:
+    with _otherwise("OpenVINO cannot convert it"), built.traced() as traced:
         graph = runtime.convert(traced)
     own = built.model.tokenizer
     facts = {
@@ -333,29 +218,57 @@ def _converted(asked: Asked, runtime: Runtime, torch: Torch) -> tuple[Network, p
         "cut_left": own.truncation_side == "left",
     }
     network = Network(facts, own.backend_tokenizer.to_str(), graph=graph)
-    most = probe.longest(asked.recipe.positions, traced.size)
-    wanted = probe.probe(network.tokenizer(asked.recipe, None), built, most)
+    wanted, whole = _probe(asked, network, built, traced.size)
+    facts |= {"dim": int(wanted.wanted.shape[1]), "most_tokens": None if whole else wanted.longest}
+    _fits(asked, facts)
     if traced.length_dependent and wanted.longest < (asked.recipe.positions or np.inf):
         raise NotConvertible(f"its position encoding changes with a row's length beyond {wanted.longest} tokens")
-    facts |= {"dim": int(wanted.wanted.shape[1]), "checked_tokens": wanted.longest}
     return network, wanted
+
+
+def _probe(asked: Asked, network: Network, built: Any, size: int) -> tuple[probe.Probe, bool]:
+    """The probe with PyTorch's vectors. It has a row of all positions the model claims to have, if that is true."""
+    words = network.tokenizer(asked.recipe, None)
+    most = probe.longest(asked.recipe.positions, size)
+    try:
+        return probe.probe(words, built, most), True
+    except (RuntimeError, IndexError) as error:
+        log.debug("%s does not take %s tokens: %s", asked.files.name, most, error)
+    with _otherwise("it fails in PyTorch"):
+        return probe.probe(words, built, min(most, asked.recipe.max_seq_length or most)), False
+
+
+def _fits(asked: Asked, facts: Mapping[str, Any]) -> None:
+    """Beyond its real positions PyTorch fails, and OpenVINO reads zeros: such a limit is not for it."""
+    most, limit = facts.get("most_tokens"), asked.recipe.max_seq_length
+    if most and (limit is None or limit > most):
+        raise NotConvertible(f"it is known to take {most} tokens, and the limit is {limit}", lasting=False)
 
 
 def _check(asked: Asked, runtime: Runtime, network: Network, wanted: probe.Probe, torch: Torch) -> None:
     """Compare with PyTorch in float32. Raises NotConvertible."""
     exactly = replace(asked, job=replace(asked.job, dtype="float32"))
     try:
-        encoder = CompiledEncoder(exactly, runtime, network)
+        encoder = CompiledEncoder(exactly, network, runtime.compile)
         if not probe.same_words(encoder, torch.float32(), wanted.texts):
             raise NotConvertible("its tokenizer gives other tokens once it is stored")
         difference = probe.difference(wanted, encoder)
         encoder.close()
-    except OutOfMemory as error:
-        raise NotConvertible(f"the memory does not suffice to check it ({error})", lasting=False) from error
     except RuntimeError as error:
         raise NotConvertible(f"OpenVINO cannot run it: {told(error)}") from error
     if difference:
         raise NotConvertible(difference)
+
+
+@contextmanager
+def _otherwise(reason: str) -> Iterator[None]:
+    """Whatever a model's own code may raise means that it runs on PyTorch."""
+    try:
+        yield
+    except (NotConvertible, OutOfMemory):
+        raise
+    except Exception as error:
+        raise NotConvertible(f"{reason}: {told(error)}") from error
 
 
 def _openvino() -> Any:
