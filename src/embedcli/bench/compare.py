@@ -43,7 +43,17 @@ class Bench:
     field: Field
 
     def lap(self, contender: Contender, rows: Path) -> Lap:
+        """One run, its results in the contender's own folder. Raises Failed."""
         return contender.lap(rows, self.home(contender))
+
+    def sure(self, contender: Contender, rows: Path, folder: Path | None = None) -> Lap:
+        """One run of what ran before, or must run. Raises ModelError."""
+        try:
+            return contender.lap(rows, folder or self.home(contender))
+        except Failed as error:
+            raise ModelError(
+                f"{contender.name} failed: {error}", "nothing can be compared; look at that run first"
+            ) from error
 
     def home(self, contender: Contender) -> Path:
         home = self.folder / contender.name.replace(" ", "-")
@@ -81,7 +91,7 @@ def prepare(bench: Bench) -> None:
     field.ours = named_variants(bench, field.ours)
     if bench.subject.static:
         field.baseline = settled(bench, field.baseline)
-    must_run(bench, field.baseline)
+    bench.sure(field.baseline, bench.rows.few)
     if not bench.request.peers:
         return
     python = bench.request.peer_python or field.baseline.python
@@ -125,13 +135,6 @@ def short(dtype: object) -> str:
     return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), "")
 
 
-def must_run(bench: Bench, contender: Contender) -> None:
-    try:
-        bench.lap(contender, bench.rows.few)
-    except Failed as error:
-        raise ModelError(f"{contender.name} cannot run: {error}", "there is nothing to compare with") from error
-
-
 # Measuring
 
 
@@ -143,7 +146,7 @@ def measure(bench: Bench) -> tuple[Laps, list[dict[str, float]]]:
         if not bench.subject.static:
             products.append(matrix_products(bench))
         for contender in bench.field.every():
-            laps[contender.name].append(bench.lap(contender, bench.rows.every))
+            laps[contender.name].append(bench.sure(contender, bench.rows.every))
             last = laps[contender.name][-1]
             bench.notify(f"round {number + 1} of {bench.request.rounds}: {contender.name} {last.seconds:.1f} s")
     return laps, products
@@ -175,6 +178,6 @@ def measure_few(bench: Bench) -> Laps:
     laps: Laps = {contender.name: [] for contender in pair}
     for _ in range(bench.request.rounds):
         for contender in pair:
-            laps[contender.name].append(contender.lap(bench.rows.few, few))
+            laps[contender.name].append(bench.sure(contender, bench.rows.few, few))
     bench.notify("ten-row jobs measured")
     return laps

@@ -51,7 +51,7 @@ def outcome(measured: Measured) -> dict[str, Any]:
             "duplicates": laps[field.ours[0].name][0].report["counters"]["duplicates"],
         },
         "model": {
-            "name": measured.subject.files.name,
+            "name": model_name(measured.subject),
             "dim": int(first.vectors.shape[1]),
             "max_seq_length": measured.subject.recipe.max_seq_length,
             "prompt": measured.subject.recipe.prompt,
@@ -64,6 +64,11 @@ def outcome(measured: Measured) -> dict[str, Any]:
         "ten_rows": few_figures(measured.few, field.baseline.name),
         "missing": dict(field.missing),
     }
+
+
+def model_name(subject: Subject) -> str:
+    """What the model is called; of a folder its last name, the rest belongs to the machine."""
+    return subject.files.folder.name if subject.files.where == "path" else subject.files.name
 
 
 def figures(measured: Measured, contender: Contender, shape: Shape | None) -> dict[str, Any]:
@@ -81,6 +86,7 @@ def figures(measured: Measured, contender: Contender, shape: Shape | None) -> di
         "padding_share": padding(measured, contender, lengths),
         "process_ratio": ratio([lap.seconds for lap in base], [lap.seconds for lap in laps]),
         "encode_ratio": ratio([lap.encode_seconds for lap in base], [lap.encode_seconds for lap in laps]),
+        "cpu_ratio": ratio([lap.cpu_seconds for lap in base], [lap.cpu_seconds for lap in laps]),
         "lowest_cosine": fidelity(measured, contender),
     }
     if shape is not None:
@@ -126,11 +132,11 @@ def number_format(contender: Contender, laps: Sequence[Lap]) -> str:
 
 def padding(measured: Measured, contender: Contender, lengths: Rows) -> float | None:
     """The padded share of all computed tokens: counted by embedcli, found by sentence-transformers' rule for it."""
+    if measured.subject.static:
+        return None
     if isinstance(contender, Ours):
         return middle([lap.report["padding_share"] for lap in measured.laps[contender.name]])
     if not isinstance(contender, Peer) or contender.settings["library"] != "sentence-transformers":
-        return None
-    if measured.subject.static:
         return None
     size = int(contender.settings["batch_sizes"][0])
     return numbers.padding_share(lengths, numbers.longest_first(measured.texts), size)

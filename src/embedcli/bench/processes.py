@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+MEASURE = Path(__file__).parent / "programs" / "measure.py"
 # Settings of the user reach a measured embedcli as flags, once; only where its cache is stays in the environment.
 KEPT = {"EMBEDCLI_CACHE"}
 
@@ -33,28 +35,28 @@ class Finished:
 
 
 def run(command: Sequence[str], log: Path) -> Finished:
-    """Run a command to its end, its stderr kept in the file `log`. It is killed if we are interrupted."""
+    """Run a command to its end, its stderr kept in the file `log`. It is killed if we are interrupted.
+
+    Raises OSError when there is no such command.
+    """
+    result = log.with_name(log.name + ".json")
+    result.unlink(missing_ok=True)
+    measured = [sys.executable, "-S", "-E", str(MEASURE), str(result), *command]
+    nothing = subprocess.DEVNULL
     with log.open("wb") as stderr:
-        begun = time.perf_counter()
         process = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, env=environment()
+            measured, stdin=nothing, stdout=nothing, stderr=stderr, env=environment(), start_new_session=True
         )
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            process.wait()
         except BaseException:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-        seconds = time.perf_counter() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Finished(
-        process.returncode,
-        seconds,
-        usage.ru_utime + usage.ru_stime,
-        usage.ru_maxrss * unit / 1e6,
-        log.read_text("utf-8", "replace"),
-    )
+    told = log.read_text("utf-8", "replace")
+    if not result.exists():
+        raise OSError(f"{command[0]} could not be run: {told.strip().rpartition(chr(10))[2]}")
+    return Finished(**json.loads(result.read_text("utf-8")), stderr=told)
 
 
 def environment() -> dict[str, str]:

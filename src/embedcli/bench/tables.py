@@ -8,7 +8,7 @@ from typing import Any
 
 WIDTH = 80
 LABEL = 10
-NAME = 28
+NAME = 30
 # Above this load before the first run, times say little and ratios somewhat.
 BUSY = 0.5
 
@@ -19,6 +19,7 @@ def comparison(made: Mapping[str, Any]) -> str:
         setting(made),
         speeds(made),
         ratios(made),
+        inside(made),
         *([few(made)] if made["ten_rows"] else []),
         *([missing(made)] if made["missing"] else []),
     ]
@@ -51,16 +52,16 @@ def on_machine(machine: Mapping[str, Any]) -> list[str]:
 
 def speeds(made: Mapping[str, Any]) -> list[str]:
     """One line per contender: its speed while encoding, its padding, its times and its memory."""
-    heads = ("rows/s", "tokens/s", "padding", "process", "encode", "memory")
-    lines = [row("", heads)]
+    lines = [row("medians", ("rows/s", "tokens/s", "padding", "process", "encode", "memory"))]
+    lines.append(row("", ("", "", "", "s", "s", "MB")))
     for name, its in made["contenders"].items():
         cells = (
             f"{its['rows_per_second']:,.0f}",
             f"{its['tokens_per_second']:,.0f}",
             percent(its["padding_share"]),
-            f"{its['process_seconds']:.1f} s",
-            f"{its['encode_seconds']:.1f} s",
-            f"{its['peak_memory_mb']:,.0f} MB",
+            seconds(its["process_seconds"]),
+            seconds(its["encode_seconds"]),
+            f"{its['peak_memory_mb']:,.0f}",
         )
         lines.append(row(name, cells))
     return lines
@@ -68,30 +69,39 @@ def speeds(made: Mapping[str, Any]) -> list[str]:
 
 def ratios(made: Mapping[str, Any]) -> list[str]:
     """One line per contender: times faster than the baseline, the arithmetic it reaches, and its fidelity."""
-    heads = ("process", "encode", "GFLOP/s", "of best", "idle", "cosine")
-    best = ", ".join(f"{speed:,.0f} in {name}" for name, speed in made["matrix_product_gflops"].items())
-    lines = [f"times faster than {made['baseline']}, paired run by run"]
+    lines = textwrap.wrap(f"times faster than {made['baseline']}, each run beside its run of the same round", WIDTH)
+    best = ", ".join(f"{speed:,.0f} GFLOP/s in {name}" for name, speed in made["matrix_product_gflops"].items())
     if best:
-        lines[0] += f"; best matrix product, GFLOP/s: {best}"
-    lines = [*textwrap.wrap(lines[0], WIDTH), row("", heads)]
+        lines += textwrap.wrap(f"the machine's best matrix product: {best}", WIDTH)
+    lines.append(row("", ("process", "encode", "cpu", "GFLOP/s", "of best", "cosine")))
     for name, its in made["contenders"].items():
         cells = (
-            f"{its['process_ratio']['median']:.2f}x",
-            f"{its['encode_ratio']['median']:.2f}x",
+            f"{its['process_ratio']['median']:.2f}",
+            f"{its['encode_ratio']['median']:.2f}",
+            f"{its['cpu_ratio']['median']:.2f}",
             "" if its.get("useful_gflops") is None else f"{its['useful_gflops']:,.0f}",
             percent(its.get("share_of_matrix_product")),
-            percent(its.get("device_idle_share")),
             cosine(its["lowest_cosine"]),
         )
         lines.append(row(name, cells))
     return lines
 
 
+def inside(made: Mapping[str, Any]) -> list[str]:
+    """What embedcli's reports say of the encode seconds: when its device stage had nothing to do, and tokenizing."""
+    ours = {name: its for name, its in made["contenders"].items() if "device_idle_share" in its}
+    idle = ", ".join(f"{percent(its['device_idle_share'])} ({name})" for name, its in ours.items())
+    tokens = ", ".join(f"{percent(its['tokenize_share'])} ({name})" for name, its in ours.items())
+    return labelled("idle", f"device stage waiting for rows: {idle}") + labelled("tokens", f"tokenizing: {tokens}")
+
+
 def few(made: Mapping[str, Any]) -> list[str]:
     """What a ten-row job takes."""
-    seconds = made["ten_rows"]["process_seconds"].items()
-    text = ", ".join(f"{name} {value:.2f} s" for name, value in seconds)
-    return labelled("ten rows", f"{text}: {made['ten_rows']['process_ratio']['median']:.1f}x")
+    times = made["ten_rows"]["process_seconds"].items()
+    text = ", ".join(f"{name} {value:.2f} s" for name, value in times)
+    return labelled(
+        "ten rows", f"whole process: {text}; {made['ten_rows']['process_ratio']['median']:.1f} times faster"
+    )
 
 
 def missing(made: Mapping[str, Any]) -> list[str]:
@@ -102,7 +112,9 @@ def missing(made: Mapping[str, Any]) -> list[str]:
 def tuning(made: Mapping[str, Any]) -> str:
     """The curve of budgets."""
     heads = ("rows/s", "tokens/s", "padding", "encode", "memory", "")
-    lines = [*on_machine(made["machine"]), *labelled("model", made["model"]), "", row("batch tokens", heads)]
+    lines = [*on_machine(made["machine"]), *labelled("model", made["model"])]
+    lines += labelled("rows", f"{made['rows']:,}, medians of {made['rounds']} runs")
+    lines += ["", row("batch tokens", heads)]
     for budget in made["budgets"]:
         cells = (
             f"{budget['rows_per_second']:,.0f}",
@@ -131,9 +143,8 @@ def memory(made: Mapping[str, Any]) -> str:
 
 def row(name: str, cells: Sequence[str]) -> str:
     """A name and right-aligned cells that share the rest of the width."""
-    wide = (9, 9, 8, 9, 9, 8) if len(cells) == 6 else (12,) * len(cells)
-    line = name[:NAME].ljust(NAME) + "".join(cell.rjust(width) for cell, width in zip(cells, wide, strict=True))
-    return line.rstrip()
+    width = (8, 10, 8, 8, 8, 8)
+    return (name[:NAME].ljust(NAME) + "".join(cell.rjust(w) for cell, w in zip(cells, width, strict=False))).rstrip()
 
 
 def labelled(label: str, text: str) -> list[str]:
@@ -142,8 +153,12 @@ def labelled(label: str, text: str) -> list[str]:
     return [(label if i == 0 else "").ljust(LABEL) + line for i, line in enumerate(lines)]
 
 
+def seconds(value: float) -> str:
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
+
+
 def percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+    return "" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
 def cosine(value: float) -> str:

@@ -19,7 +19,7 @@ from embedcli.contracts import ModelError
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
 
 
-def tune(request: Request, notify: Notify, budgets: tuple[int, ...] = BUDGETS) -> dict[str, Any]:
+def tune(request: Request, notify: Notify) -> dict[str, Any]:
     """Every budget once a round, in turn; medians, as `--json` writes them. Raises ModelError if a run fails."""
     where = machine.describe()
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
@@ -27,9 +27,9 @@ def tune(request: Request, notify: Notify, budgets: tuple[int, ...] = BUDGETS) -
         rows = gather(request.job, request.rows, folder)
         notify(f"{len(rows.texts):,} rows; a ten-row run first, to fill the caches")
         default = lap(Ours("embedcli", request.arguments), rows.few, folder)
-        laps: dict[int, list[Lap]] = {budget: [] for budget in budgets}
+        laps: dict[int, list[Lap]] = {budget: [] for budget in BUDGETS}
         for number in range(request.rounds):
-            for budget in budgets:
+            for budget in BUDGETS:
                 own = Ours("embedcli", (*request.arguments, "--batch-tokens", str(budget)))
                 laps[budget].append(lap(own, rows.every, folder))
                 seconds = laps[budget][-1].encode_seconds
