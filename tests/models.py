@@ -521,6 +521,20 @@ def _potion(place: Path) -> None:
     write(place / "config.json", {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True})
 
 
+@model("w2v-light-tencent-chinese")
+def _word2vec(place: Path) -> None:
+    """One binary word2vec file in a folder, under the name of the published one: words and single characters."""
+    import numpy as np
+
+    words = sorted({word for text in texts() for word in text.split()} | {sign for text in texts() for sign in text})
+    words = [word for word in words if word.strip()]
+    table = np.random.default_rng(9).standard_normal((len(words), 20)).astype("<f4")
+    place.mkdir(parents=True)
+    lines = [word.encode() + b" " + row.tobytes() + b"\n" for word, row in zip(words, table, strict=True)]
+    head = f"{len(words)} 20\n".encode()
+    (place / "light_Tencent_AILab_ChineseEmbedding.bin").write_bytes(head + b"".join(lines))
+
+
 CONFIGURATION = """
 from transformers import XLMRobertaConfig
 
