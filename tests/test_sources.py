@@ -149,7 +149,7 @@ def test_rejects_are_bounded_in_length_and_can_be_printed(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 1000, 4096, 10**9])
 def test_byte_ranges_of_any_size_give_the_same_rows(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"text": "é" * (i % 10) or None} for i in range(20)], newline="\n\n")
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "é" * (i % 10) or None} for i in range(11)], newline="\n\n")
     whole = read_all(path)
     monkeypatch.setattr(looks, "PIECE_BYTES", size)
     job = job_of(path)
@@ -258,6 +258,20 @@ def test_a_chunk_closes_early_when_its_texts_are_long(tmp_path: Path, monkeypatc
     plan = sources.plan(job)
     sizes = [[len(t) for t in chunk.texts] for chunk in sources.read(job, plan, plan.pieces)]
     assert sizes == [[10, 2000], [10, 400, 400, 400], [10]]
+
+
+def test_chunks_are_the_same_however_a_stream_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contracts, "CHUNK_TEXT_BYTES", 500)
+    rows = [{"text": "x" * (i % 90 + 1), "kept": "y" * (i % 70), "n": i} for i in range(500)]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    seen = []
+    for portion in (1 << 20, 1000, 7):
+        feed(monkeypatch, data, portion)
+        job = job_of("-", format="jsonl", keep=("kept", "n"), chunk_rows=20)
+        plan = sources.plan(job)
+        seen.append([(chunk.texts, chunk.kept.to_pylist()) for chunk in sources.read(job, plan, plan.pieces)])
+    assert seen[0] == seen[1] == seen[2]
+    assert min(len(texts) for texts, _ in seen[0][:-1]) < 8
 
 
 def test_a_chunk_closes_early_when_its_rejects_are_many(tmp_path: Path) -> None:
@@ -423,7 +437,7 @@ def feed(monkeypatch: pytest.MonkeyPatch, data: bytes, portion: int = 1000) -> N
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Pipe(data, portion))))
 
 
-@pytest.mark.parametrize("portion", [1, 100, 1 << 20])
+@pytest.mark.parametrize("portion", [13, 1000, 1 << 20])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
 def test_stdin_gives_the_same_rows_as_the_file(
     kind: Format, portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -619,3 +633,37 @@ def test_a_parquet_file_that_changes_after_planning_is_noticed(tmp_path: Path) -
     parquet_of(tmp_path / "a.parquet", 30, 10)
     with pytest.raises(InputError, match="has other rows than when it was planned"):
         list(sources.read(job, plan, plan.pieces))
+
+
+# One bad row among good ones
+
+
+@pytest.mark.parametrize("column", ["id", "text", "kept", "mixed"])
+def test_half_a_surrogate_pair_costs_one_row_wherever_it_is(column: str, tmp_path: Path) -> None:
+    rows = [{"id": f"{i}", "text": "a", "kept": "b", "mixed": {"c": "d"}} for i in range(9)]
+    value: Any = {"c": "\ud83d"} if column == "mixed" else "\ud83d"
+    path = jsonl(tmp_path / "a.jsonl", [*rows, {**rows[0], "id": "bad", column: value}, *rows])
+    result = read_all(path, keep=("kept", "mixed"))
+    assert (len(result.texts), reasons(result), result.rejects[0].line) == (18, ["lone surrogate"], 10)
+    assert result.kept[0] == {"kept": "b", "mixed": '{"c":"d"}'}
+
+
+def test_json_texts_are_the_same_beside_a_row_that_is_not_plain_json(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": "é", "x": {"é": [1, 2.5, None, "\u2028"]}}, {"text": "b", "x": 1}]
+    plain = jsonl(tmp_path / "a.jsonl", rows)
+    awkward_too = jsonl(tmp_path / "b.jsonl", [*rows, {"text": "c", "x": float("nan")}])
+    assert read_all(awkward_too, keep=("x",)).kept == [*read_all(plain, keep=("x",)).kept, {"x": "NaN"}]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_file_that_ends_within_a_character(kind: Format, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(b"text\na\ncaf\xc3" if kind == "csv" else b'{"text": "a"}\n{"text": "caf\xc3')
+    result = read_all(path)
+    assert (result.texts, reasons(result)) == (["a"], ["bad encoding"])
+
+
+def test_long_rows_of_a_csv_are_parsed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcli.storage.inputs.RAW_BYTES", 5000)
+    table = delimited.Table([b"text\n", *[b"x" * 999 + b"\n"] * 50], "a.csv", "csv", "utf-8")
+    assert max(len(batch.rows) for batch in table.batches()) < 5

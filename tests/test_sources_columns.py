@@ -90,6 +90,12 @@ def test_a_guess_has_the_right_type(tmp_path: Path) -> None:
         assert (columns.text_column, columns.id_column) == ("body", None)
 
 
+def test_a_sparse_column_is_still_guessed(tmp_path: Path) -> None:
+    rows = [{"id": None, "text": None}] * 5 + [{"id": 1, "text": "a"}, {"id": "b", "text": 2}, {"id": 2, "text": "c"}]
+    columns = columns_of(write(tmp_path / "a.jsonl", *rows))
+    assert (columns.text_column, columns.id_column, columns.id_type) == ("text", "id", pa.int64())
+
+
 def test_no_guess_is_made_among_several(tmp_path: Path) -> None:
     error = refusal(write(tmp_path / "a.csv", {"alpha": 1, "beta": 2}))
     assert "which column holds the text? its columns are 'alpha', 'beta'" in error.message

@@ -156,7 +156,6 @@ def read(piece: Piece, fields: Fields, kind: Format, encoding: str) -> Generator
                 lines=batch.lines,
                 span=span,
                 done=source.position,
-                clean=True,
             )
 
 

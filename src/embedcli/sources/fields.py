@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,21 +90,26 @@ def assembled(
     lines: Any,
     span: int,
     done: int,
-    clean: bool,
+    odd: Collection[int] = (),
 ) -> Rows:
-    """Rows from plain values, one list per column. `faults` holds what is known already; `raw` shows a bad row."""
-    texts = fields.texts(values, faults, clean=clean)
+    """Rows from plain values, one list per column.
+
+    `faults` holds what is known already, `raw` shows a bad row, `odd` are the positions of rows whose values may
+    hold NaN or lone surrogates.
+    """
+    texts = fields.texts(values, faults, clean=not odd)
     columns = fields.columns
     id_values = None if columns.id_column is None else values[columns.id_column]
     ids = None if id_values is None else scalars.id_array(id_values, columns.id_type, faults)
     kept_values = {
-        name: scalars.json_texts(values[name], clean=clean) if name in columns.json_columns else values[name]
+        name: scalars.json_texts(values[name], odd) if name in columns.json_columns else values[name]
         for name in columns.keep_types
     }
     kept = {
         name: scalars.kept_array(kept_values[name], name, kind, faults) for name, kind in columns.keep_types.items()
     }
     good = good_positions(len(lines), faults)
+    strings = [picked(kept_values[name], good) for name, kind in columns.keep_types.items() if scalars.is_string(kind)]
     if faults:
         texts = picked(texts, good)
         if id_values is not None:
@@ -116,17 +121,17 @@ def assembled(
         kept=pa.table(kept, schema=fields.schema()),
         good=good,
         lines=lines,
-        weights=weights(texts, kept),
+        weights=weights([texts, *strings]),
         faults=[Fault(i, faults[i], known_id(id_values, i), raw(i)) for i in sorted(faults)],
         span=span,
         done=done,
     )
 
 
-def weights(texts: list[str], kept: Mapping[str, pa.Array]) -> Any:
-    """[rows]: the characters of each text, and the bytes of its kept values on the average of these rows."""
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    return lengths + sum(array.nbytes for array in kept.values()) // max(1, len(texts))
+def weights(strings: Sequence[Sequence[str | None]]) -> Any:
+    """[rows]: the characters in each row's text and kept strings. They depend on nothing but the row."""
+    lengths = [np.fromiter((len(value or "") for value in column), np.int64, len(column)) for column in strings]
+    return sum(lengths[1:], start=lengths[0])
 
 
 def known_id(ids: list[Any] | None, i: int) -> Any:

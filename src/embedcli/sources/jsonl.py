@@ -24,14 +24,14 @@ INT64_DIGITS = 20
 class Parsed:
     """Some lines as objects; a line that is none has an empty object and a fault. Blank lines are left out.
 
-    `places` are the line numbers within these lines, from 0; `clean` if no value can be NaN or a lone surrogate.
+    `places` are the line numbers within these lines, from 0; `odd` the rows that may hold NaN or lone surrogates.
     """
 
     lines: list[Any]
     places: Any
     rows: list[dict[str, Any]]
     faults: Faults
-    clean: bool
+    odd: set[int]
 
 
 def parse(lines: list[Any], encoding: str = "utf-8") -> Parsed:
@@ -39,10 +39,10 @@ def parse(lines: list[Any], encoding: str = "utf-8") -> Parsed:
     try:
         rows = list(map(orjson.loads, lines))
         if set(map(type, rows)) <= {dict}:
-            return Parsed(lines, range(len(lines)), rows, {}, clean=True)
+            return Parsed(lines, range(len(lines)), rows, {}, set())
     except ValueError:
         pass  # one by one below
-    found = Parsed([], [], [], {}, clean=True)
+    found = Parsed([], [], [], {}, set())
     for place, line in enumerate(lines):
         if line.strip():
             _parse_one(line, place, encoding, found)
@@ -56,7 +56,7 @@ def _parse_one(line: Line, place: int, encoding: str, found: Parsed) -> None:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         row, reason = _second_try(line, encoding, error)
-        found.clean = False
+        found.odd.add(len(found.lines))
     if reason is None and type(row) is not dict:
         reason = NOT_OBJECT
     if reason is not None:
@@ -106,7 +106,7 @@ def read(piece: Piece, fields: Fields, encoding: str) -> Generator[Rows, None, N
                 lines=_numbered(parsed.places, span + 1),
                 span=len(lines),
                 done=min(source.position, piece.stop or source.position) - piece.start,
-                clean=parsed.clean,
+                odd=parsed.odd,
             )
             span += len(lines)
 

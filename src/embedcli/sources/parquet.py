@@ -141,11 +141,16 @@ def _rows(batch: pa.RecordBatch, fields: Fields, lines: range, done: int) -> Row
         kept=pa.table(kept, schema=fields.schema()),
         good=good,
         lines=lines,
-        weights=weights(texts, kept),
+        weights=_weights(texts, kept),
         faults=[Fault(i, faults[i], known[i], _shown(sources, i)) for i in sorted(faults)],
         span=len(lines),
         done=done,
     )
+
+
+def _weights(texts: list[str], kept: dict[str, pa.Array]) -> Any:
+    """[rows]: the characters of each text, and the bytes of its kept values on the average of the batch."""
+    return weights([texts]) + sum(array.nbytes for array in kept.values()) // max(1, len(texts))
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:

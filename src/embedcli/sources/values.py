@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import orjson
@@ -116,8 +116,14 @@ def _misfit(value: Any, kind: pa.DataType, reason: str) -> str | None:
     return SURROGATE if type(value) is str and not encodable(value) else None
 
 
-def json_texts(values: list[Any], *, clean: bool) -> list[str | None]:
-    """Each value as JSON text, null as null. Values that are not `clean` may hold NaN or lone surrogates."""
-    if clean:
-        return [None if value is None else orjson.dumps(value).decode() for value in values]
-    return [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+def json_texts(values: list[Any], odd: Collection[int]) -> list[str | None]:
+    """Each value as JSON text, null as null. The values at `odd` positions may hold NaN or lone surrogates."""
+    return [
+        None if value is None else json_text(value) if i in odd else orjson.dumps(value).decode()
+        for i, value in enumerate(values)
+    ]
+
+
+def json_text(value: Any) -> str:
+    """As orjson writes it, but NaN and Infinity stay what they are."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
