@@ -62,7 +62,8 @@ def pool(vectors: Floats, weights: Ints, starts: Rows, normalize: bool | None) -
         return vectors
     weight = weights.astype(np.float64)[:, None]
     sums = np.add.reduceat(vectors * weight, starts[:-1], axis=0)
-    means = sums / np.add.reduceat(weight, starts[:-1], axis=0)
+    # A text without a token gets zeros, not a division by zero; its row is rejected.
+    means = sums / np.maximum(np.add.reduceat(weight, starts[:-1], axis=0), 1)
     if normalize is not False:
         means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     means[counts == 1] = vectors[starts[:-1][counts == 1]]

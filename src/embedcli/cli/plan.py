@@ -21,6 +21,16 @@ def plan(
         int | None, typer.Option("--sample", help="Estimate tokens from N random rows instead of all.", min=2)
     ] = None,
     price: Price = None,
+    measure: Annotated[
+        float,
+        typer.Option(
+            "--measure-seconds",
+            help="How long the encoder is measured; 0 leaves the time out.",
+            min=0,
+            envvar="EMBEDCLI_MEASURE_SECONDS",
+            show_envvar=False,
+        ),
+    ] = 2.0,
     as_json: Json = False,
     *,
     flags: dict[str, Any],
@@ -34,7 +44,7 @@ def plan(
     from embedcli.contracts import Job
     from embedcli.planning import Wanted, estimate
 
-    found = estimate(Job(inputs=tuple(inputs), output="-", **flags), Wanted(sample, price), note)
+    found = estimate(Job(inputs=tuple(inputs), output="-", **flags), Wanted(sample, price, measure), note)
     if as_json:
         show_json(found)
         return
@@ -85,7 +95,7 @@ def duration(made: dict[str, Any]) -> str:
         return f"about {spelled(made['seconds'])} on this machine; {made['measured_rows']:,} rows ran at {speed}"
     if made.get("at_least_seconds"):
         return f"at least {spelled(made['at_least_seconds'])}, as --tpm allows no more"
-    return "unknown: it depends on the server" if "at_least_seconds" in made else "unknown: no row could be encoded"
+    return "unknown: it depends on the server" if "at_least_seconds" in made else "unknown: nothing was measured"
 
 
 def cost(made: dict[str, Any]) -> str:

@@ -27,18 +27,17 @@ Notify = Callable[[str], None]
 # Rows for the measured run; their texts are kept, so that long ones are kept in part.
 TIMED_ROWS = 2048
 TIMED_CHARACTERS = 100_000
-MEASURED_SECONDS = 2.0
 # Widths in OpenAI's reference of its embedding models; of other hosted models only the server knows.
 HOSTED_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How to estimate: from `sample` rows (None: all), for a price per million tokens, measuring for `seconds`."""
+    """How to estimate: from `sample` rows (None: all), for a price per million tokens, measured for `seconds`."""
 
     sample: int | None = None
     price_per_mtok: float | None = None
-    seconds: float = MEASURED_SECONDS
+    seconds: float = 2.0
 
 
 class Hosted:

@@ -44,10 +44,10 @@ def measure(texts: Sequence[str], encoder: Encoder, settings: Settings, chunk_ro
     """Encode `texts`, over and over, for about `seconds` after a warm-up; the vectors are dropped."""
     if settings.overflow in ("error", "reject"):
         settings = replace(settings, overflow="truncate")
-    if not texts:
+    if not texts or not seconds:
         return Speed(0.0, 0, 0, 0, 1.0)
-    warm, took = _timed(iter([chunk(texts[:WARM_ROWS], 0)]), encoder, settings, Control())
-    rows = int(warm.rows / took * seconds / CHUNKS)
+    _, took = _timed(iter([chunk(texts[:WARM_ROWS], 0)]), encoder, settings, Control())
+    rows = int(len(texts[:WARM_ROWS]) / took * seconds / CHUNKS)
     chunks = endless(texts, min(max(rows, WARM_ROWS), chunk_rows))
     meter, took = _timed(chunks, encoder, settings, Control(max_seconds=seconds))
     ratio = padding(texts, encoder, settings, chunk_rows)
