@@ -1,3 +1,34 @@
 """embedcli: batch text embedding that loses nothing and hides nothing."""
 
+from __future__ import annotations
+
+from typing import Any
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "EmbedcliError",
+    "InputError",
+    "Model",
+    "ModelError",
+    "OutputError",
+    "ResumeError",
+    "UsageError",
+    "__version__",
+    "encode_file",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first used: `import embedcli` itself loads no library."""
+    if name not in __all__:
+        raise AttributeError(f"module 'embedcli' has no attribute {name!r}")
+    from importlib import import_module
+
+    home = "embedcli.contracts" if name.endswith("Error") else "embedcli.api"
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

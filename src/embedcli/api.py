@@ -1,0 +1,113 @@
+"""The Python interface: `embedcli.load(model).encode(texts)` and `embedcli.encode_file(inputs, output)`.
+
+Both run the engine that the command line runs. Errors are `embedcli.EmbedcliError`, with a message and a hint.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from embedcli import runners
+from embedcli.contracts import DEFAULT_MODEL, Job, Outcome, Plan, UsageError
+from embedcli.meter import Control, Meter
+from embedcli.vectors.encoding import Texts
+
+if TYPE_CHECKING:
+    from embedcli.contracts import Floats
+
+Notify = Callable[[str], None]
+Path = str | os.PathLike[str]
+
+
+class Model:
+    """A loaded encoder. `dim` is the width of its vectors, `space` what decides them.
+
+    Close it, or use it as a context manager, to free the device. Not for several threads at a time.
+    """
+
+    def __init__(self, job: Job, notify: Notify) -> None:
+        self._texts = Texts(job, notify)
+        self.dim = self._texts.dim
+        self.space = dict(self._texts.space)
+
+    def encode(self, texts: Iterable[str]) -> Floats:
+        """float32 [n, dim]: one vector for each text, in their order.
+
+        InputError, naming the text by its place from 1, where one is no string or has nothing the encoder knows.
+        """
+        if isinstance(texts, str | bytes):
+            raise UsageError("encode takes several texts, and got a single one", "encode([text])[0]")
+        return self._texts.encode(texts if isinstance(texts, list | tuple) else list(texts))
+
+    def close(self) -> None:
+        self._texts.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(model: Path = DEFAULT_MODEL, *, notify: Notify | None = None, **flags: Any) -> Model:
+    """Load an encoder for texts in memory.
+
+    `flags` are those of `embedcli encode` with underscores: `as_="query"`, `device="cuda"`, `truncate_dim=128`,
+    `normalize=True`, `offline=True`... `notify` is called with each sentence that the command line would print.
+    Raises ModelError or UsageError.
+    """
+    return Model(job_of((), "-", model, flags), notify or silent)
+
+
+def encode_file(
+    inputs: Path | Sequence[Path],
+    output: Path,
+    *,
+    model: Path = DEFAULT_MODEL,
+    notify: Notify | None = None,
+    **flags: Any,
+) -> Outcome:
+    """Embed the rows of files into an output, as `embedcli encode INPUTS OUTPUT` does: resumable, whole or not there.
+
+    `flags` are the command's, with underscores: `keep=["title"]`, `precision="int8"`, `overwrite=True`... The outcome's
+    exit code is 0 when all rows were embedded, 3 when some were rejected, 75 when a limit stopped the run early;
+    its `totals` count rows. Raises an EmbedcliError where the command would end with 1 or 2.
+    """
+    several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    job = job_of([os.fspath(path) for path in several], os.fspath(output), model, flags)
+    return runners.run(job, Listener(notify or silent), Control(job.limit, job.max_seconds), Meter())
+
+
+class Listener:
+    """contracts.Watch that hands sentences on and shows no progress."""
+
+    def __init__(self, notify: Notify) -> None:
+        self.line = notify
+
+    def begin(self, plan: Plan, meter: Any) -> None:
+        pass
+
+    def progress(self, rows: int, done_bytes: int) -> None:
+        pass
+
+
+def job_of(inputs: Sequence[str], output: str, model: Path, flags: dict[str, Any]) -> Job:
+    """A Job from keywords; lists become tuples. UsageError for a keyword that is no flag."""
+    unknown = [name for name in flags if name not in Job.__dataclass_fields__ or name in ("inputs", "output")]
+    if unknown:
+        near = "as_" if unknown[0] == "as" else ""
+        raise UsageError(
+            f"{unknown[0]!r} is no flag of embedcli encode",
+            f"did you mean {near!r}?" if near else "they are those of `embedcli encode --help`, with underscores",
+        )
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **values)
+
+
+def silent(line: str) -> None:
+    """Tell nobody."""
