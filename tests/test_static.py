@@ -87,10 +87,11 @@ def test_a_row_is_called_truncated_exactly_where_tokens_were_lost(tmp_path: Path
 
 def test_white_space_beyond_the_character_cut_loses_nothing_and_a_cut_word_does(tmp_path: Path) -> None:
     theirs = model2vec(tmp_path, wordpiece(), max_length=3)
-    texts = ["the fox" + " " * 50, "fox" * 30, "the " + " " * 50 + "fox"]
+    # The last one is cut inside filler001, one token whole and several in part.
+    texts = ["the fox" + " " * 50, "fox" * 30, "the " + " " * 50 + "fox", "the" + " " * 18 + "filler001"]
     encoder = load(tmp_path)
     tokens = encoder.tokenize(texts)
-    assert (tokens.full > tokens.lengths).tolist() == [False, True, True]
+    assert (tokens.full > tokens.lengths).tolist() == [False, True, True, True]
     np.testing.assert_allclose(encode(encoder, texts), theirs.encode(texts), atol=1e-6)
 
 

@@ -21,7 +21,10 @@ class TokenReader:
 
     `characters` cuts a text before it is tokenized, as model2vec does; `unknown` is left out after the cut.
     `Tokens.full` counts the whole text in the same way, so it exceeds the length exactly where something was lost.
+    `libraries` have a say in which ids come out.
     """
+
+    libraries = ("tokenizers",)
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class WordReader:
 
     def __init__(self, splitter: WordSplitter, *, limit: int | None, prompt: str = "") -> None:
         self._splitter = splitter
+        self.libraries = ("jieba",) if splitter.chinese else ()
         self._limit = limit
         self._prompt = prompt
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -89,7 +90,14 @@ def load(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
         notify(note)
     threads = _threads(job)
     bag, reader = _parts(settings, threads, notify)
-    facts = {"dim": bag.dim, "engine": "numpy", "format": settings.format}
+    libraries = ("numpy", *reader.libraries)
+    facts = {
+        "dim": bag.dim,
+        "engine": "numpy",
+        "device": "cpu",
+        "format": settings.format,
+        "versions": {library: version(library) for library in libraries},
+    }
     return StaticEncoder(bag, reader, settings.normalize, _identity(files, settings) | facts, threads)
 
 

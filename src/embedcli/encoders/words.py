@@ -34,7 +34,8 @@ class WordSplitter:
         self._lower = every == every.lower()
         inside = rf"[\w{_marks()}{JOINERS}]+"
         self._word = re.compile(f"{inside}(?:['{CURLY}-]{inside})*")
-        self._cut = _jieba() if is_chinese(index) else None
+        self.chinese = is_chinese(index)
+        self._cut = _jieba() if self.chinese else None
 
     def ids(self, text: str) -> list[int]:
         """The vocabulary's numbers of the words of a text, in order."""
