@@ -216,6 +216,8 @@ def summary_lines(made: Mapping[str, Any]) -> list[str]:
         speed = f"{made['rows_per_second']:,.0f} rows/s, {made['tokens_per_second']:,.0f} tokens/s"
         lines.append(("speed", f"{speed}, {made['seconds']:.1f} s in all"))
         lines.append(("stages", stages_line(made)))
+    if made.get("cost"):
+        lines.append(("cost", cost_line(made["cost"])))
     lines += [("note", note) for note in troubles(made)]
     lines.append(("memory", f"{made['peak_memory_mb']:,.0f} MB at most"))
     if space:
