@@ -627,6 +627,14 @@ def test_damaged_parquet_is_one_sentence(tmp_path: Path) -> None:
         read_all(path)
 
 
+def test_a_file_that_shrinks_after_planning_is_noticed(tmp_path: Path) -> None:
+    job = job_of(numbered(tmp_path / "a.jsonl", 50))
+    plan = sources.plan(job)
+    numbered(tmp_path / "a.jsonl", 49)
+    with pytest.raises(InputError, match="has become shorter"):
+        list(sources.read(job, plan, plan.pieces))
+
+
 def test_a_parquet_file_that_changes_after_planning_is_noticed(tmp_path: Path) -> None:
     job = job_of(parquet_of(tmp_path / "a.parquet", 50, 10))
     plan = sources.plan(job)

@@ -80,6 +80,7 @@ def test_well_known_names_and_a_lone_text_column_are_guessed_and_said(
     notes = " ".join(columns.notes)
     assert f"{text!r} (guessed; --text-column names another)" in notes
     assert (f"{id_column!r} (guessed" if id_column else "rows are numbered from 0") in notes
+    assert columns_of(path, id_column="", text_column=text).id_column is None
     assert columns_of(path, text_column=names[0], id_column=names[0]).notes == ()
 
 

@@ -58,12 +58,13 @@ def unseen(job: Job, looks: Sequence[Look], several: bool) -> Columns:
             f"{where(bad.path, 1)}: {bad.trouble}",
             "one JSON object a line is needed (jq -c . FILE makes it so), or --format names another format",
         )
-    keep = {name: pa.string() for name in job.keep if name != job.id_column}
+    id_column = job.id_column or None
+    keep = {name: pa.string() for name in job.keep if name != id_column}
     return Columns(
         text_column=None if job.template is not None else job.text_column or "text",
         template=job.template,
-        id_column=job.id_column,
-        id_type=pa.int64() if job.id_column is None else pa.string(),
+        id_column=id_column,
+        id_type=pa.int64() if id_column is None else pa.string(),
         keep_types=keep,
         source_column=several and "source" not in keep,
         notes=("The input has no rows." if bad is None else "None of the first rows can be read.",),
@@ -106,6 +107,9 @@ class Chooser:
     # Ids
 
     def _id_column(self) -> str | None:
+        """As named, or guessed; None, for generated numbers, if the name is empty or there is nothing to guess."""
+        if self.job.id_column == "":
+            return None
         if self.job.id_column is not None:
             self._require(self.job.id_column, "--id-column")
             return self.job.id_column
@@ -113,7 +117,9 @@ class Chooser:
         if name is None:
             self.notes.append("No id column was found: rows are numbered from 0 in the column row.")
         else:
-            self.notes.append(f"Ids are taken from the column {name!r} (guessed; --id-column names another).")
+            self.notes.append(
+                f"Ids are taken from the column {name!r} (guessed; --id-column names another)."
+            )
         return name
 
     def _id_type(self, name: str) -> pa.DataType:

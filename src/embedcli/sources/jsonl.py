@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from embedcli import storage
-from embedcli.contracts import Piece
+from embedcli.contracts import InputError, Piece
 from embedcli.sources.fields import Fields, assembled
 from embedcli.sources.rows import BAD_ENCODING, BAD_JSON, NOT_OBJECT, Faults, Rows
 from embedcli.sources.text import BOM, RAW_CHARS, Decoder, bad_byte, lines_of, printable, without_bom
@@ -96,6 +96,8 @@ def read(piece: Piece, fields: Fields, encoding: str) -> Generator[Rows, None, N
     """The rows of a piece. A line belongs to the piece in which it begins."""
     span = 0
     with storage.open_input(piece.path) as source:
+        if (source.size or 0) < (piece.stop or 0):
+            raise InputError(f"{storage.where(piece.path)}: has become shorter while it was read", "start again")
         for lines in _lines(source, piece, encoding):
             parsed = parse(lines, encoding)
             yield assembled(
