@@ -117,9 +117,7 @@ class Chooser:
         if name is None:
             self.notes.append("No id column was found: rows are numbered from 0 in the column row.")
         else:
-            self.notes.append(
-                f"Ids are taken from the column {name!r} (guessed; --id-column names another)."
-            )
+            self.notes.append(f"Ids are taken from the column {name!r} (guessed; --id-column names another).")
         return name
 
     def _id_type(self, name: str) -> pa.DataType:
