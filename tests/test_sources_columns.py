@@ -345,8 +345,8 @@ def test_a_template_reads_no_attributes(tmp_path: Path) -> None:
         ("a.data", b"id\ttext, more\n1\ta\n", "tsv"),
         ("a.TSV", b"text\na\n", "tsv"),
         ("a.json", b'{"text": "a"}\n', "jsonl"),
-        ("a.csv.gz", gzip.compress(b"text\na\n"), "csv"),
-        ("a.gz", gzip.compress(b"\xef\xbb\xbfid,text\n1,a\n"), "csv"),
+        ("a.csv.gz", gzip.compress(b"text\na\n", mtime=0), "csv"),
+        ("a.gz", gzip.compress(b"\xef\xbb\xbfid,text\n1,a\n", mtime=0), "csv"),
         ("a.csv", b"text\na\n", "csv"),
     ],
 )
@@ -372,7 +372,7 @@ def test_parquet_is_told_by_magic_bytes_and_any_format_can_be_forced(tmp_path: P
         ("a.xlsx", b"PK\x03\x04...", "a zip archive or an Excel file", "unzip"),
         ("a.csv", b"ARROW1\0\0", "an Arrow IPC file", "convert"),
         ("a.parquet", b"text\na\n", "named like Parquet, but is not", "whole"),
-        ("a.parquet", gzip.compress(b"PAR1"), "Parquet inside gzip", "decompress"),
+        ("a.parquet", gzip.compress(b"PAR1", mtime=0), "Parquet inside gzip", "decompress"),
         ("a.jsonl", b"not JSON at all\n", ":1: bad JSON", "--format"),
     ],
 )
