@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ def source(tmp_path: Path) -> Path:
 def server() -> Iterator[FakeServer]:
     with FakeServer(dim=DIM) as running:
         yield running
+
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def exported(folder: Path, source: Path, *flags: object) -> list[dict[str, Any]]:
@@ -70,6 +75,18 @@ def test_an_import_is_the_job_that_encode_would_run(tmp_path: Path, source: Path
     assert done.code == 0, done.err
     assert "nothing to do" in done.err
     assert server.seen == []
+
+
+def test_encode_goes_on_where_an_import_stopped(tmp_path: Path, source: Path, server: FakeServer) -> None:
+    requests = exported(tmp_path, source, "--base-url", server.base_url)
+    results = write(tmp_path / "results.jsonl", [answer(request, DIM) for request in requests])
+    flags = [tmp_path / "out.parquet", "--chunk-rows", 16]
+    assert jobs.run("batch", "import", results, *flags, "--limit", 30).code == 75
+    done = jobs.run("encode", source, *flags, "-m", MODEL, "--base-url", server.base_url)
+    assert done.code == 0, done.err
+    assert "resumed" in done.err
+    assert 0 < len(server.sent) < len(ROWS) - 30
+    assert_right(tmp_path / "out.parquet", ROWS)
 
 
 def test_refused_texts_are_rejects(tmp_path: Path, source: Path) -> None:
@@ -193,3 +210,39 @@ def test_without_a_price_there_is_no_cost(tmp_path: Path, source: Path) -> None:
     done = jobs.run("encode", source, tmp_path / "out.parquet", "-m", jobs.word_model(tmp_path), "--report", report)
     assert json.loads(report.read_bytes())["cost"] is None
     assert "cost" not in done.err
+
+
+# Documents
+
+
+def test_every_command_of_the_page_works(tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-test")
+    server.key = "sk-of-the-test"
+    jobs.write_jsonl(Path("rows.jsonl"), ROWS)
+    lines = re.findall(r"^\$ embedcli (.*)$", (DOCS / "hosted.md").read_text("utf-8"), re.MULTILINE)
+    assert {line.split()[0] for line in lines} == {"encode", "plan", "batch"}
+    for line in lines:
+        words = shlex.split(line.replace("http://localhost:8000/v1", server.base_url))
+        named = next((word for word in words if word.startswith("openai:")), None)
+        server.model = named.removeprefix("openai:") if named else server.model
+        if words[:2] == ["batch", "import"]:
+            made = [answer(request, DIM, model=server.model) for request in read("requests.jsonl")]
+            write(Path("results.jsonl"), made)
+        done = jobs.run(*words)
+        assert done.code == 0, (line, done.err)
+        assert words[0] != "plan" or done.out
+    assert_right(Path("out.parquet"), ROWS)
+    assert_right(Path("batch.parquet"), ROWS)
+    assert len(np.load("own.npy")) == len(ROWS)
+
+
+def test_the_prompts_of_known_families_are_in_the_page() -> None:
+    from embedcli.encoders.known import KNOWN
+
+    page = (DOCS / "models.md").read_text("utf-8")
+    for entry in KNOWN:
+        for prompt in (entry.prompts or {}).values():
+            for part in prompt.split("\n"):
+                assert f"`{part}`" in page, f"{entry.alias}: {part}"

@@ -241,7 +241,12 @@ def test_an_input_without_rows(tmp_path: Path, model: Path) -> None:
 
 
 def test_what_encode_would_refuse_is_refused(source: Path, model: Path) -> None:
-    for flags in (["--truncate-dim", 99], ["--text-column", "nowhere"], ["--id-column", "nowhere"]):
+    for flags in (
+        ["--truncate-dim", 99],
+        ["--text-column", "nowhere"],
+        ["--id-column", "nowhere"],
+        ["-m", "openai:other", "--overflow", "split"],
+    ):
         done = jobs.run("plan", source, "-m", model, *flags)
         assert (done.code, done.out) == (2, "")
         assert "error: " in done.err

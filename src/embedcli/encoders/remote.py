@@ -120,7 +120,7 @@ class RemoteEncoder:
         self._clock = clock
         self._counter = counter(job, notify)
         self._limit = limit_of(job, self._counter.exact)
-        _refuse_windows(job, self._limit)
+        refuse_windows(job, self._limit)
         self._limits = Limits(tokens=min(MAX_TOKENS, job.tpm or MAX_TOKENS))
         self._pace = Pace(clock, job.rpm, job.tpm)
         self._patience = Patience(job.patience, job.retry_cap)
@@ -340,7 +340,8 @@ def _refuse_flags(job: Job, where: Address) -> None:
             raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
 
 
-def _refuse_windows(job: Job, limit: int | None) -> None:
+def refuse_windows(job: Job, limit: int | None) -> None:
+    """UsageError for --overflow split and pool where nobody knows how long a window may be."""
     if job.overflow in ("split", "pool") and limit is None:
         raise UsageError(
             f"--overflow {job.overflow} needs the model's limit, which a server does not tell",

@@ -13,6 +13,7 @@ from embedcli import encoders, sources
 from embedcli.contracts import Chunk, Job, UsageError
 from embedcli.encoders.counting import HOSTED_PREFIX, counter, limit_of, prepare, windows
 from embedcli.encoders.recipe import resolve_prompt
+from embedcli.encoders.remote import refuse_windows
 from embedcli.engine import Settings
 from embedcli.meter import Meter
 from embedcli.planning.counts import Distinct, Reservoir, Tally
@@ -46,6 +47,7 @@ class Hosted:
     def __init__(self, job: Job, notify: Notify) -> None:
         self.counter = counter(job, notify)
         self.limit = limit_of(job, self.counter.exact)
+        refuse_windows(job, self.limit)
         self.prompt = resolve_prompt(job, {}, None)[0]
         self.empty_reason = "the text is empty"
 
