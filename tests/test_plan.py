@@ -154,7 +154,7 @@ def test_a_samples_standard_error_is_what_it_errs_by() -> None:
     ratios = []
     for _ in range(300):
         chance.shuffle(texts)
-        tally = Tally(sample=80)
+        tally = Tally(sample=300)
         for start in range(0, len(texts), 150):
             tally.add(texts[start : start + 150], Letters(), Settings())
         ratios.append((tally.totals()["tokens"] - true) / tally.errors()["tokens"])
