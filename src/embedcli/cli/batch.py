@@ -45,7 +45,7 @@ def export(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Write one request per distinct text of INPUT... to REQUESTS, in files the Batch API accepts.
+    """Write one request per distinct text to files that the Batch API accepts.
 
     REQUESTS.jsonl, REQUESTS-00002.jsonl and so on hold at most 50,000 requests and 200 MB each;
     REQUESTS.job.json beside them is what `batch import` needs. No request is made and no key is needed.
@@ -104,7 +104,7 @@ def import_(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Join RESULTS... with the exported rows and write OUTPUT, as encode would have.
+    """Join results with the exported rows and write OUTPUT, as encode would have.
 
     Results may come in any order and any number of files; a text the server refused becomes a reject.
     Outputs, resume, --update and exit codes are those of encode.

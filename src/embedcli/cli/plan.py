@@ -35,7 +35,7 @@ def plan(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Tell what encoding INPUT... would read, write, take and cost. Nothing is written.
+    """Tell what a job would read, write, take and cost, before it runs. Nothing is written.
 
     Tokens, rows that would be truncated, distinct texts, bad rows by reason, size on disk by precision and
     format, and time on this machine from a short measured run. An openai: model is asked nothing.
