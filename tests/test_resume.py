@@ -1,0 +1,67 @@
+"""Resume from every kind of source into every kind of output: the bytes are those of an uninterrupted run."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+import jobs
+
+ROWS = jobs.rows(230)
+
+
+def write(folder: Path, kind: str) -> list[Path]:
+    """The rows as one or more inputs of a kind."""
+    plain = jobs.write_jsonl(folder / "in.jsonl", ROWS)
+    table = pa.Table.from_pylist([{"id": row["id"], "text": row["text"]} for row in ROWS])
+    other = folder / f"in.{kind}"
+    match kind:
+        case "gz":
+            other.write_bytes(gzip.compress(plain.read_bytes()))
+        case "bz2":
+            other.write_bytes(bz2.compress(plain.read_bytes()))
+        case "csv":
+            pyarrow.csv.write_csv(table, other)
+        case "parquet":
+            pq.write_table(table, other, row_group_size=70)
+        case "two files":
+            return [plain, jobs.write_jsonl(folder / "in.2.jsonl", ROWS[:90])]
+        case _:
+            return [plain]
+    return [other]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "gz", "bz2", "csv", "parquet", "two files"])
+@pytest.mark.parametrize("output", ["out.parquet", "out/"])
+def test_stopped_twice_and_finished(tmp_path: Path, kind: str, output: str) -> None:
+    model = jobs.word_model(tmp_path)
+    inputs = write(tmp_path, kind)
+    flags = ["-m", model, "--chunk-rows", 40, "-q", *(["--format", "jsonl"] if kind in ("gz", "bz2") else [])]
+    whole = f"{tmp_path}/whole{output[3:]}"
+    assert jobs.run("encode", *inputs, whole, *flags).code == 0
+    codes = [jobs.run("encode", *inputs, f"{tmp_path}/{output}", *flags, "--limit", 80).code for _ in range(2)]
+    assert codes == [75, 75]
+    assert jobs.run("encode", *inputs, f"{tmp_path}/{output}", *flags).code == 0
+    assert contents(Path(f"{tmp_path}/{output}")) == contents(Path(whole))
+
+
+@pytest.mark.parametrize("output", ["out.npy", "out.jsonl", "out.arrow"])
+def test_other_outputs(tmp_path: Path, output: str) -> None:
+    model = jobs.word_model(tmp_path)
+    inputs = write(tmp_path, "jsonl")
+    flags = ["-m", model, "--chunk-rows", 40, "-q"]
+    whole = f"{tmp_path}/whole{output[3:]}"
+    jobs.run("encode", *inputs, whole, *flags)
+    assert jobs.run("encode", *inputs, tmp_path / output, *flags, "--limit", 80).code == 75
+    assert jobs.run("encode", *inputs, tmp_path / output, *flags, "--batch-tokens", 33).code == 0
+    assert contents(tmp_path / output) == contents(Path(whole))
+
+
+def contents(path: Path) -> list[bytes]:
+    return [file.read_bytes() for file in sorted(path.iterdir())] if path.is_dir() else [path.read_bytes()]
