@@ -20,6 +20,8 @@ from embedcli.tables import ROW_GROUP_BYTES, Layout, regrouped, vectors_of
 if TYPE_CHECKING:
     from embedcli.contracts import Encoded
 
+BYTE_BITS = 8
+VECTOR_PATH = "embedding.list.element"
 SPACE_KEY = "embedcli"
 JOB_KEY = "embedcli.job"
 Metadata = dict[str, Any]
@@ -64,6 +66,9 @@ def parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> Iterat
     names = [field.name for field in schema if field.name not in plain and not pa.types.is_nested(field.type)]
     full = schema.with_metadata(encoded_metadata(metadata))
     codecs = dict.fromkeys(names, "ZSTD")
+    if "embedding" in schema.names and schema.field("embedding").type.value_type.bit_width == BYTE_BITS:
+        # Parquet stores one-byte numbers in four: zstd takes three of them back, at 1 GB/s.
+        codecs[VECTOR_PATH] = "ZSTD"
     with pq.ParquetWriter(
         target,
         full,
