@@ -277,8 +277,14 @@ def test_other_folders_are_not_recognised(tmp_path: Path, other: str) -> None:
     assert static.recognise(tmp_path) is None
 
 
-def test_a_start_imports_no_heavy_library(tmp_path: Path) -> None:
-    model2vec(tmp_path, wordpiece())
+@pytest.mark.parametrize("kind", ["model2vec", "glove"])
+def test_a_start_imports_no_heavy_library(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model"
+    if kind == "model2vec":
+        model2vec(path, wordpiece())
+    else:
+        path = path.with_suffix(".txt")
+        path.write_text("the 1 2 3\nfox 4 5 6\n")
     code = """
 import sys
 from embedcli.contracts import Job
@@ -289,8 +295,9 @@ encoder = static.load(catalog.resolve(job), job, print)
 tokens = encoder.tokenize(["the fox", "中文"])
 encoder.collect(encoder.forward(tokens, tokens.offsets[:1]))
 heavy = {"torch", "transformers", "sentence_transformers", "model2vec", "scipy", "gensim", "jieba", "openvino"}
+heavy.add("pandas")
 print(sorted(heavy & set(sys.modules)))
 """
-    made = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    made = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "[]"
     assert made.stderr == ""

@@ -199,7 +199,8 @@ def distinct(data: Bytes, bounds: Ints) -> tuple[Ints, list[str]]:
 
     pieces = pa.StringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(data))
     coded = pieces.dictionary_encode()
-    return coded.indices.to_numpy(), coded.dictionary.to_pylist()
+    # `to_numpy` would import pandas, where that is installed: a second on a slow disk.
+    return np.frombuffer(coded.indices.buffers()[1], np.int32, len(coded)), coded.dictionary.to_pylist()
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> Ragged:

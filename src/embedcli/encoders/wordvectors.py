@@ -16,6 +16,8 @@ from embedcli.contracts import ModelError
 if TYPE_CHECKING:
     from typing import Any
 
+    from numpy.typing import NDArray
+
     from embedcli.contracts import Floats
 
 Stream = IO[bytes] | gzip.GzipFile
@@ -156,7 +158,7 @@ def _text(path: Path, stream: Stream, count: int, dim: int, line: int) -> tuple[
     vectors = np.empty((count, dim), np.float32)
     words: list[bytes] = []
     for block in _lines(stream):
-        lines = _without_end(block, count - len(words), path, line)
+        lines = [one.rstrip() for one in _without_end(block, count - len(words), path, line)]
         if lines:
             some, numbers = _parsed(path, lines, dim, line)
             vectors[len(words) : len(words) + len(some)] = numbers
@@ -184,25 +186,36 @@ def _parsed(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[b
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    fields = pc.split_pattern(pa.array([one.rstrip() for one in lines], pa.binary()), b" ")
-    if not pc.all(pc.equal(pc.list_value_length(fields), dim + 1)).as_py():
+    # Arrays are made from buffers: `pa.array` and `to_numpy` import pandas where that is installed.
+    lengths = np.fromiter(map(len, lines), np.int64, len(lines))
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(lines))]
+    fields = pc.split_pattern(pa.Array.from_buffers(pa.binary(), len(lines), buffers), b" ")
+    if (np.diff(np.frombuffer(fields.buffers()[1], np.int32, len(lines) + 1)) != dim + 1).any():
         return _parsed_slowly(path, lines, dim, line)
     flat = fields.flatten()
-    numbers = np.ones(len(flat), np.bool_)
-    numbers[:: dim + 1] = False
-    chosen = flat.filter(pa.array(numbers))
+    first = np.zeros(len(flat), np.bool_)
+    first[:: dim + 1] = True
+    words, chosen = flat.filter(_mask(first)), flat.filter(_mask(~first))
     try:
         made = pa.StringArray.from_buffers(len(chosen), *chosen.buffers()[1:]).cast(pa.float32())
     except pa.ArrowInvalid:
         return _parsed_slowly(path, lines, dim, line)
-    return flat.filter(pa.array(~numbers)).to_pylist(), made.to_numpy().reshape(-1, dim)
+    return words.to_pylist(), np.frombuffer(made.buffers()[1], np.float32, len(made)).reshape(-1, dim)
+
+
+def _mask(chosen: NDArray[np.bool_]) -> Any:
+    import pyarrow as pa
+
+    bits = np.packbits(chosen, bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(chosen), [None, pa.py_buffer(bits)])
 
 
 def _parsed_slowly(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[bytes], Any]:
     """Line by line: for words with spaces in them, and to find the damaged line."""
     words, numbers = [], np.empty((len(lines), dim), np.float32)
     for i, one in enumerate(lines):
-        fields = one.rstrip().split(b" ")
+        fields = one.split(b" ")
         head = fields[: max(1, len(fields) - dim)]
         if len(fields) - 1 < dim or any(map(_is_number, head[1:])):
             _damaged(f"{path}:{line + i}", f"it holds {len(fields) - 1} numbers, {dim} were expected")
