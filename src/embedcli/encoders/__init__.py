@@ -1,7 +1,7 @@
 """Encoders: which one a job needs, and what it is called before it is loaded.
 
 Each module offers `load`: transformer.load(job, files, recipe, notify), compiled.load(files, recipe, job, build,
-notify), static.load(files, job), remote.load(job, notify); static and remote also offer `identity(...)`.
+notify), static.load(files, job, notify), remote.load(job, notify); static and remote also offer `identity(...)`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from embedcli.encoders.files import ModelFiles
     from embedcli.encoders.recipe import Recipe
+    from embedcli.encoders.transformer import TransformerEncoder
 
 REMOTE = "openai:"
 Notify = Callable[[str], None]
@@ -105,7 +106,7 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
     return _torch(job, files, made, notify)
 
 
-def _torch(job: Job, files: ModelFiles, made: Recipe, notify: Notify) -> Any:
+def _torch(job: Job, files: ModelFiles, made: Recipe, notify: Notify) -> TransformerEncoder:
     from embedcli.encoders import transformer
 
     return transformer.load(job, files, made, notify)
