@@ -1,4 +1,4 @@
-"""Test doubles: a deterministic encoder that satisfies contracts.Encoder and no more, and doubles with one fault each."""
+"""Test doubles: a deterministic encoder that satisfies contracts.Encoder and no more, and one double per fault."""
 
 from __future__ import annotations
 

@@ -153,12 +153,13 @@ def test_rows_that_moved_and_rows_that_changed(tmp_path: Path, source: Path) -> 
 
 def test_what_cannot_be_right(tmp_path: Path, source: Path) -> None:
     results = write(tmp_path / "results.jsonl", [])
-    for arguments, says in [
+    cases: list[tuple[list[object], str]] = [
         (["export", source], "needs an input and an output"),
         (["import", results], "needs results and an output"),
         (["import", results, tmp_path / "out.parquet"], ".job.json"),
         (["export", source, tmp_path / "requests.jsonl", "-m", "all-MiniLM-L6-v2"], "hosted"),
-    ]:
+    ]
+    for arguments, says in cases:
         done = jobs.run("batch", *arguments)
         assert done.code == 2, done.err
         assert says in done.err
@@ -195,7 +196,8 @@ def test_without_usage_fed_tokens_are_billed(tmp_path: Path, source: Path, serve
     model = jobs.word_model(tmp_path)
     server.usual = fake.without_usage()
     hosted = ["-m", MODEL, "--base-url", server.base_url]
-    for name, flags in [("hosted", hosted), ("local", ["-m", model])]:
+    cases: list[tuple[str, list[object]]] = [("hosted", [*hosted]), ("local", ["-m", model])]
+    for name, flags in cases:
         report = tmp_path / f"{name}.json"
         command = ["encode", source, tmp_path / f"{name}.parquet", *flags, "--price-per-mtok", 2, "--report", report]
         assert jobs.run(*command).code == 0

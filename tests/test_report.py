@@ -72,7 +72,7 @@ def test_lone_surrogates_can_be_printed() -> None:
     out = io.TextIOWrapper(io.BytesIO(), "utf-8")
     report.Follower("none", out=out).line("a \ud800 b")
     out.flush()
-    assert b"a \\ud800 b" in out.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"a \\ud800 b" in out.buffer.getvalue()
 
 
 def test_the_summary_adds_up() -> None:

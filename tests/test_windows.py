@@ -62,7 +62,7 @@ def test_pool_is_the_token_weighted_mean_renormalised() -> None:
 def test_pool_without_normalizing_is_the_plain_mean() -> None:
     vectors = np.array([[2, 0], [0, 4], [1, 1]], np.float32)
     pooled = pool(vectors, np.array([1, 3, 5], np.int32), np.array([0, 2, 3]), False)
-    np.testing.assert_allclose(pooled, [[0.5, 3.0], [1, 1]])
+    np.testing.assert_allclose(pooled, np.array([[0.5, 3.0], [1, 1]]))
 
 
 def test_a_text_with_one_bad_window_is_rejected_whole() -> None:
