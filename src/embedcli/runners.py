@@ -158,6 +158,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger) -> Outcome:
             return outcome
     ledger.begin(identity, overwrite=job.overwrite)
     with closing(this.load()) as encoder:
+        job = this.job = with_saved_dim(job, encoder)
         ranges = ranges_of(this, encoder, ledger.target.stage, done if job.update else None)
         space, layout = space_of(job, encoder, ranges), layout_of(job, this.plan, encoder, ranges)
         store = store_of(job, identity, layout, ledger, replaced=done is not None)
@@ -208,6 +209,7 @@ def run_stream(this: Run) -> Outcome:
     kind = sinks.output_format(job.output, job.to)
     totals = dict.fromkeys(TOTALS, 0)
     with closing(this.load()) as encoder:
+        job = this.job = with_saved_dim(job, encoder)
         ranges = ranges_of(this, encoder, None, None)
         space = space_of(job, encoder, ranges)
         sink = sinks.Stream(kind, layout_of(job, this.plan, encoder, ranges), {sinks.SPACE_KEY: space})
@@ -287,6 +289,11 @@ def space_of(job: Job, encoder: Encoder, ranges: Floats | None = None) -> dict[s
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
+
+
+def with_saved_dim(job: Job, encoder: Encoder) -> Job:
+    """The job with the truncation that the model's own files ask for, unless the user named one."""
+    return job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.space().get("truncate_dim"))
 
 
 def layout_of(job: Job, plan: Plan, encoder: Encoder, ranges: Floats | None = None) -> Layout:
