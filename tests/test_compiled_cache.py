@@ -238,29 +238,28 @@ def test_a_damaged_model_in_a_cache_that_can_only_be_read(entry: Path, monkeypat
     assert snapshot(entry) == before
 
 
-def test_two_processes_compile_at_once(home: Path) -> None:
-    """Both give right vectors, one model is kept, and nothing is left over."""
+def test_of_two_processes_at_once_one_compiles(home: Path) -> None:
     pair = [child(home), child(home)]
-    for process in pair:
-        made, _ = vectors_of(process)
+    both = [vectors_of(process) for process in pair]
+    for made, _ in both:
         assert lowest_cosine(made, wanted()) >= SAME
+    assert sum(lines.count("compiling") for _, lines in both) == 1
     assert len(compiled_names(home)) == 1
-    assert told() == []
 
 
 def test_the_slower_of_two_uses_what_the_faster_kept(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model appears while ours is being compiled."""
+    """Where there are no locks: the model appears while ours is being compiled."""
     before = snapshot(entry)
     read = compiled_cache.read
     seen: list[Path] = []
 
     def late(folder: Path) -> Any:
         seen.append(folder)
-        return None if len(seen) == 1 else read(folder)
+        return None if len(seen) < 3 else read(folder)
 
     monkeypatch.setattr(compiled_cache, "read", late)
     assert len(told()) == 1
-    assert len(seen) == 2
+    assert len(seen) == 3
     assert snapshot(entry) == before
     assert compiled_names(entry.parent.parent) == [entry.name]
 

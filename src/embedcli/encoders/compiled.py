@@ -153,21 +153,31 @@ def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Noti
 
 
 def _load(asked: Asked, torch: Torch, notify: Notify) -> CompiledEncoder:
+    kept = _kept(asked)
+    if kept is not None:
+        return kept
+    runtime = Runtime(asked)
+    with cache.turn(asked.folder.name):
+        # Another process may have compiled it while this one waited.
+        return _kept(asked) or _convert(asked, runtime, torch, notify)
+
+
+def _kept(asked: Asked) -> CompiledEncoder | None:
+    """What is in the cache, or None. Raises NotConvertible where the cache says so."""
     folder = asked.folder
     try:
         facts = cache.read(folder)
-        if facts and facts.get("reason"):
+        if facts is None:
+            return None
+        if facts.get("reason"):
             raise NotConvertible(facts["reason"], lasting=False)
-        runtime = Runtime(asked)
-        if facts:
-            _fits(asked, facts)
-            return _open(asked, runtime, facts)
+        _fits(asked, facts)
+        return _open(asked, Runtime(asked), facts)
     except cache.Unusable as error:
         log.debug("%s: compiled again", error)
-        with suppress(OSError):
-            cache.discard(folder)
-        runtime = Runtime(asked)
-    return _convert(asked, runtime, torch, notify)
+    with suppress(OSError):
+        cache.discard(folder)
+    return None
 
 
 def _open(asked: Asked, runtime: Runtime, facts: Mapping[str, Any]) -> CompiledEncoder:

@@ -36,6 +36,8 @@ STORED = ("model.xml", "model.bin", "tokenizer.json")
 DRAFT = ".draft-"
 # A draft this old belongs to a process that was killed.
 STALE_SECONDS = 24 * 3600
+# Longer than converting takes: then a lock is not given back, or the model is very large.
+PATIENCE_SECONDS = 1800
 CONVERTERS = ("torch", "transformers", "sentence-transformers")
 
 
@@ -103,6 +105,23 @@ def read(folder: Path) -> dict[str, Any] | None:
 def versions() -> dict[str, str | None]:
     """The libraries that decide whether a model can be converted."""
     return {name: installed(name) for name in CONVERTERS}
+
+
+@contextmanager
+def turn(name: str) -> Iterator[None]:
+    """One process after the other. Where locks cannot be had, or one is held too long, all at once."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(cache_home() / "locks" / name)
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=PATIENCE_SECONDS)
+    except (OSError, Timeout, NotImplementedError) as error:
+        log.debug("no lock: %s", error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def discard(folder: Path) -> None:
