@@ -135,7 +135,7 @@ def test_several_files_make_one_table(tmp_path: Path) -> None:
     code, out, err = run(*paths)
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0] == f"{paths[0]}: 300 rows, 32 dimensions, float32"
+    assert lines[0] == f"{paths[0]}: 300 rows, 32 dimensions, float32, 38.4 kB of vectors"
     assert lines[2].split() == [
         "other",
         "rows",
@@ -154,11 +154,34 @@ def test_several_files_make_one_table(tmp_path: Path) -> None:
     assert "moved most, by cosine" in out
 
 
+@pytest.mark.parametrize("stored_as", PRECISIONS)
+def test_a_precision_is_tried_without_encoding_again(tmp_path: Path, stored_as: Precision) -> None:
+    vectors = unit_vectors(ROWS, DIM)
+    first = make_output(tmp_path / "a.parquet", vectors, ids=IDS, kept={"text": IDS})
+    stored = compared(first, make_output(tmp_path / "b.npy", vectors, ids=IDS, stored_as=stored_as))
+    tried = compared(first, "--precision", stored_as)
+    assert tried["second"]["path"] == f"{first} as {stored_as}"
+    assert {**tried["second"], "path": ""} == {**stored["second"], "path": ""}
+    for name in ("cosine", "overlap", "overlap_histogram"):
+        assert tried[name] == pytest.approx(stored[name], abs=1e-6)
+
+
+def test_fewer_dimensions_are_tried_without_encoding_again(tmp_path: Path) -> None:
+    vectors = unit_vectors(ROWS, DIM)
+    first = make_output(tmp_path / "a.parquet", vectors, ids=IDS)
+    stored = compared(first, make_output(tmp_path / "b.npy", unit(vectors[:, :9]), ids=IDS))
+    tried = compared(first, "--truncate-dim", 9)
+    assert tried["second"]["path"] == f"{first} cut to 9"
+    assert (tried["second"]["dim"], tried["cosine"]) == (9, None)
+    assert tried["overlap"] == pytest.approx(stored["overlap"], abs=1e-6)
+
+
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     a = make_output(tmp_path / "a.parquet", unit_vectors(5, 4), ids=list("abcde"))
     b = make_output(tmp_path / "b.parquet", unit_vectors(5, 4), ids=list("vwxyz"))
     c = make_output(tmp_path / "c.parquet", unit_vectors(5, 4), ids=list("abcdd"))
     assert (run(a)[0], "two outputs" in run(a)[2]) == (2, True)
+    assert (run(a, "--truncate-dim", 5)[0], "cannot be cut to 5" in run(a, "--truncate-dim", 5)[2]) == (2, True)
     assert (run(a, b)[0], "no row in common" in run(a, b)[2]) == (2, True)
     assert (run(a, c)[0], "more than once" in run(a, c)[2]) == (2, True)
 

@@ -11,6 +11,7 @@ __all__ = [
     "InputError",
     "Model",
     "ModelError",
+    "MtebModel",
     "OutputError",
     "ResumeError",
     "UsageError",

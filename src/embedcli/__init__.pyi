@@ -1,4 +1,5 @@
 from embedcli.api import Model as Model
+from embedcli.api import MtebModel as MtebModel
 from embedcli.api import encode_file as encode_file
 from embedcli.api import load as load
 from embedcli.contracts import EmbedcliError as EmbedcliError

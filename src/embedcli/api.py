@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,56 @@ def encode_file(
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     job = job_of([os.fspath(path) for path in several], os.fspath(output), model, flags)
     return runners.run(job, Listener(notify or silent), Control(job.limit, job.max_seconds), Meter())
+
+
+class MtebModel:
+    """What the `mteb` package takes as a model: `mteb.evaluate(embedcli.MtebModel("all-MiniLM-L6-v2"), tasks)`.
+
+    Queries get the model's prompt for queries, documents that for documents, all else none. `flags` are those of
+    `load`. Each prompt's encoder stays loaded until `close`.
+    """
+
+    def __init__(self, model: Path = DEFAULT_MODEL, revision: str | None = None, **flags: Any) -> None:
+        self._flags: dict[str, Any] = {"model": model, "revision": revision, **flags}
+        self._loaded: dict[str, Model] = {}
+        name = os.fspath(model)
+        about = {
+            "name": name if name.count("/") == 1 else f"embedcli/{name.strip('/').replace('/', '_')}",
+            "revision": revision or "local",
+            "similarity_fn_name": "cosine",
+        }
+        try:
+            library: Any = import_module("mteb.models")
+        except ImportError:
+            raise UsageError("MtebModel needs the package mteb", "pip install mteb") from None
+        self.mteb_model_meta: Any = library.ModelMeta.create_empty(overwrites=about)
+
+    def encode(self, inputs: Iterable[Any], *, prompt_type: Any = None, **kwargs: Any) -> Floats:
+        """float32 [n, dim]: the texts of mteb's batches, in order."""
+        role = str(getattr(prompt_type, "value", prompt_type) or "")
+        if role not in self._loaded:
+            asked: dict[str, Any] = {"as_": role} if role in ("query", "document") else {}
+            self._loaded[role] = load(**self._flags, **asked)
+        return self._loaded[role].encode([text for batch in inputs for text in batch["text"]])
+
+    def similarity(self, one: Any, two: Any) -> Any:
+        """Cosines [n, m] of every vector with every other, as a tensor where mteb passes tensors."""
+        return unit_like(one) @ unit_like(two).T
+
+    def similarity_pairwise(self, one: Any, two: Any) -> Any:
+        """Cosines [n] of vectors at the same place."""
+        return (unit_like(one) * unit_like(two)).sum(1)
+
+    def close(self) -> None:
+        for loaded in self._loaded.values():
+            loaded.close()
+        self._loaded = {}
+
+
+def unit_like(vectors: Any) -> Any:
+    """The vectors with length 1, in the kind of array they came in."""
+    lengths = (vectors**2).sum(1, keepdims=True) ** 0.5
+    return vectors / (lengths + (lengths == 0))
 
 
 class Listener:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from embedcli.cli.boundary import guarded, set_environment
 from embedcli.cli.show import Json, note, short, show_json, show_table, size
-from embedcli.contracts import UsageError
+from embedcli.contracts import Precision, UsageError
 
 BAR = 40
 RIGHT = ("rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst")
@@ -17,6 +17,13 @@ RIGHT = ("rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "wor
 @guarded
 def compare(
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT OTHER...", help="Outputs of the same rows.")],
+    *,
+    precision: Annotated[
+        list[str] | None, typer.Option("--precision", help="Also OUTPUT itself, stored like this; repeatable.")
+    ] = None,
+    truncate_dim: Annotated[
+        list[int] | None, typer.Option("--truncate-dim", help="Also OUTPUT itself, cut to N dimensions; repeatable.")
+    ] = None,
     count: Annotated[int, typer.Option("-k", "--count", help="Neighbours of each row.", min=1)] = 10,
     rows: Annotated[
         int, typer.Option("--rows", help="Rows whose neighbours are compared, drawn at random.", min=1)
@@ -30,15 +37,23 @@ def compare(
 
     cosine: of each row's two vectors, where the dimensions are the same. neighbours: the share of a row's K
     nearest rows that stay the same. Where model and prompt are the same, both are asked with the finer vectors.
+    --precision and --truncate-dim tell what these would cost, without encoding again.
     """
     set_environment({})
-    if len(outputs) < 2:
-        raise UsageError("compare needs two outputs or more", "embedcli compare out.parquet other.parquet")
+    if len(outputs) < 2 and not precision and not truncate_dim:
+        raise UsageError(
+            "compare needs two outputs, or a --precision or --truncate-dim to compare with",
+            "embedcli compare out.parquet other.parquet",
+        )
     from embedcli.vectors import open_output
     from embedcli.vectors.comparing import compare as compared
+    from embedcli.vectors.derived import Derived
 
     first = open_output(outputs[0])
-    made = [compared(first, open_output(path), k=count, rows=rows, moved=moved, seed=seed) for path in outputs[1:]]
+    others = [open_output(path) for path in outputs[1:]]
+    others += [Derived(first, dim=dim) for dim in truncate_dim or []]
+    others += [Derived(first, known(name)) for name in precision or []]
+    made = [compared(first, other, k=count, rows=rows, moved=moved, seed=seed) for other in others]
     found = [one.as_json() for one in made]
     if picture is not None:
         from embedcli.vectors.pictures import draw_comparisons
@@ -51,10 +66,20 @@ def compare(
         show(found)
 
 
+def known(name: str) -> Precision:
+    """A precision by its name. UsageError if there is none."""
+    if name not in get_args(Precision):
+        raise UsageError(f"--precision {name!r} is none", f"choose one of {', '.join(get_args(Precision))}")
+    return cast("Precision", name)
+
+
 def show(found: list[dict[str, Any]]) -> None:
     """A table with one line for each file, then for each the spread and the rows that moved most."""
     first, shared = found[0]["first"], found[0]["shared_rows"]
-    typer.echo(f"{first['path']}: {first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}\n")
+    about = (
+        f"{first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {size(first['bytes'])} of vectors"
+    )
+    typer.echo(f"{first['path']}: {about}\n")
     show_table(
         [line(one) for one in found], right=["rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst"]
     )

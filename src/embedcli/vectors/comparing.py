@@ -10,7 +10,7 @@ import numpy as np
 
 from embedcli.contracts import UsageError
 from embedcli.vectors.output import Output
-from embedcli.vectors.statistics import Spread, file_bytes
+from embedcli.vectors.statistics import Spread
 from embedcli.vectors.topk import Best, comparable, search, unit
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def side(output: Output) -> dict[str, Any]:
         "model": output.space.get("model"),
         "dim": output.dim,
         "precision": output.precision,
-        "bytes": file_bytes(output),
+        "bytes": output.vector_bytes,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,10 +32,11 @@ class Texts:
     """
 
     def __init__(self, job: Job, notify: Notify = quiet) -> None:
-        self.job = job
         self.meter = Meter()
         self._encoder: Encoder = encoders.load(job, notify=notify)
         self.space: Mapping[str, Any] = self._encoder.space()
+        # A truncation saved with the model holds unless the user named one.
+        self.job = job = replace(job, truncate_dim=job.truncate_dim or self.space.get("truncate_dim"))
         self.dim = min(self._encoder.dim, job.truncate_dim or self._encoder.dim)
 
     def encode(self, texts: Sequence[str]) -> Floats:

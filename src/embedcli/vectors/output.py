@@ -81,6 +81,11 @@ class Output:
             return int(self.space.get("dim") or self.width * 8)
         return self.width
 
+    @property
+    def vector_bytes(self) -> int:
+        """The size of all vectors as they are stored, without ids and other columns."""
+        return int(self.rows * self.width * self.dtype.itemsize)
+
     @cached_property
     def ranges(self) -> Floats | None:
         """float32 [2, dim]: what int8 and uint8 were scaled by."""

@@ -117,7 +117,7 @@ def describe(output: Output) -> dict[str, Any]:
     return {
         "path": output.path,
         "kind": "output",
-        "bytes": file_bytes(output),
+        "bytes": sum(Path(part.path).stat().st_size for part in output.parts),
         "files": len(output.parts),
         "rows": rows,
         "rejected": output.job.get("rejects"),
@@ -133,11 +133,6 @@ def describe(output: Output) -> dict[str, Any]:
         "columns": {field.name: str(field.type) for field in output.schema},
         "space": dict(output.space),
     }
-
-
-def file_bytes(output: Output) -> int:
-    """The size of the files with the vectors."""
-    return sum(Path(part.path).stat().st_size for part in output.parts)
 
 
 def ids_json(output: Output, duplicates: list[tuple[Any, int]]) -> dict[str, Any]:
