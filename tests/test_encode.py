@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -442,3 +443,14 @@ def test_stored_precision(tmp_path: Path, model: Path, source: Path, kind: str) 
 
     expected = precision.store(vectors(tmp_path / "a.parquet"), kind)  # type: ignore[arg-type]
     np.testing.assert_array_equal(stored.reshape(150, -1), expected)
+
+
+def test_a_run_imports_no_library_it_does_not_need(tmp_path: Path, model: Path, source: Path) -> None:
+    code = (
+        "import sys; from embedcli.cli import main\n"
+        "try: main()\n"
+        "finally: print({'pandas', 'torch', 'transformers', 'scipy', 'openvino', 'httpx2'} & set(sys.modules) or 'none')"
+    )
+    arguments = ["encode", source, tmp_path / "out.parquet", "-m", model, "-q"]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "none"
