@@ -95,7 +95,8 @@ def test_the_page_holds_every_row(output: Path, tmp_path: Path) -> None:
     assert data["id"] == [f"r{i}" for i in range(ROWS)]
     assert data["text"] == TEXTS
     assert data["color"]["counts"] == [80, 80, 80]
-    run(output, tmp_path / "again.html", "--color", "lang")
+    _, out, err = run(output, tmp_path / "again.html", "--color", "lang", "--json")
+    assert (json.loads(out)["points"], err) == (240, "")
     assert (tmp_path / "again.html").read_bytes() == (tmp_path / "map.html").read_bytes()
 
 

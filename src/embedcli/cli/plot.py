@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from embedcli.cli.boundary import guarded, set_environment
-from embedcli.cli.show import note
+from embedcli.cli.show import Json, note, show_json
 
 
 @guarded
@@ -22,6 +22,7 @@ def plot(
     rows: Annotated[int, typer.Option("--rows", help="Points at most, drawn at random.", min=2)] = 10_000,
     seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.")] = 0,
     method: Annotated[Literal["pca", "umap"], typer.Option("--method", help="How points are placed.")] = "pca",
+    as_json: Json = False,
 ) -> None:
     """Draw OUTPUT as a map on which similar rows lie near each other.
 
@@ -38,4 +39,7 @@ def plot(
         from embedcli.vectors.pictures import draw_map
 
         draw_map(made, target)
-    note(f"{target}: {made.about}")
+    if as_json:
+        show_json({"map": target, "points": len(made.ids), "about": made.about})
+    else:
+        note(f"{target}: {made.about}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,7 @@ FLAGS = (
     "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
     "text_column", "id_column", "template", "format", "encoding",
 )  # fmt: skip
+TEXT = 80
 READING = ("text_column", "id_column", "template", "format", "encoding")
 
 
@@ -86,9 +89,18 @@ def found_in_file(searcher: Any, file: Job, how: tuple[Any, ...]) -> Iterator[di
 def show_hits(found: list[dict[str, Any]], columns: list[str]) -> None:
     if not columns:
         note("no text was kept; encode with --keep COLUMN to see it here")
+    ids = max((len(str(hit["id"])) for hit in found), default=0)
+    room = text_width(len("1.0000") + 2 + ids + 2, len(columns))
     rows = [
         {"score": f"{hit['score']:.4f}", "id": str(hit["id"])}
-        | {name: short(str(hit[name] if hit[name] is not None else "")) for name in columns}
+        | {name: short(str(hit[name] if hit[name] is not None else ""), room) for name in columns}
         for hit in found
     ]
     show_table(rows, right=["score"])
+
+
+def text_width(taken: int, columns: int) -> int:
+    """Characters for each text, so that a line fits the terminal; TEXT where there is none."""
+    if not sys.stdout.isatty() or not columns:
+        return TEXT
+    return max(16, (shutil.get_terminal_size().columns - taken) // columns - 2)
