@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,24 @@ def test_words_find_their_rows(tmp_path: Path, model: Path, name: str, precision
     if precision == "float32":
         assert [hit["id"] for hit in hits] == expected(model, "mouse", 3)
         assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_search_imports_nothing_heavy(tmp_path: Path, model: Path) -> None:
+    path = embedded(tmp_path / "out.parquet", model)
+    code = f"""
+import sys
+sys.argv = ["embedcli", "search", {str(path)!r}, "mouse"]
+from embedcli.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}), "pyarrow.compute" in sys.modules, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stderr.split()
+    assert "t6" in done.stdout
+    assert not {"torch", "transformers", "sentence_transformers", "pandas", "scipy", "True"} & set(loaded)
 
 
 def test_people_see_score_id_and_text(tmp_path: Path, model: Path) -> None:

@@ -72,7 +72,7 @@ class Texts:
 
 
 def in_chunks(texts: Sequence[str], rows: int = DEFAULT_CHUNK_ROWS) -> Iterator[Chunk]:
-    """Texts as the engine takes them; their ids and lines are their places, lines from 1."""
+    """Texts as the engine takes them, without ids; their lines are their places, from 1."""
     for seq, start in enumerate(range(0, len(texts), rows)):
         some = list(texts[start : start + rows])
         for place, text in enumerate(some, start + 1):
@@ -81,7 +81,7 @@ def in_chunks(texts: Sequence[str], rows: int = DEFAULT_CHUNK_ROWS) -> Iterator[
         yield Chunk(
             piece=Piece(0, "texts"),
             seq=seq,
-            ids=pa.array(places, pa.int64()),
+            ids=pa.nulls(len(some), pa.int64()),
             texts=some,
             kept=pa.table({"": pa.nulls(len(some))}).select([]),
             lines=places,
