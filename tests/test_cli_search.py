@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from embedcli.cli import app
 from embedcli.contracts import Job
 from embedcli.vectors import searching
-from embedcli.vectors.encoding import Texts
+from embedcli.vectors.encoding import Texts, query_prompt
 from made_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 from searchable import PROMPTS, TEXTS, embedded, model_folder
 
@@ -203,3 +203,18 @@ def test_a_bad_query_ends_the_run_with_its_line(tmp_path: Path, model: Path) -> 
     code, _, err = run(path, "--queries", bad, "-o", tmp_path / "hits.jsonl")
     assert (code, "q.jsonl:2" in err) == (1, True)
     assert not (tmp_path / "hits.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "expected"),
+    [
+        ("intfloat/multilingual-e5-base", "passage: ", "query: "),
+        ("intfloat/multilingual-e5-base", "", None),
+        ("intfloat/multilingual-e5-base", "text: ", None),
+        ("sentence-transformers/all-MiniLM-L6-v2", "passage: ", None),
+    ],
+)
+def test_a_makers_prompt_for_documents_calls_for_theirs_for_queries(
+    model: str, prompt: str, expected: str | None
+) -> None:
+    assert query_prompt({"model": model, "prompt": prompt}) == expected
