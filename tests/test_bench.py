@@ -240,6 +240,7 @@ CONTENDER = {
     "encode_seconds": 100.0,
     "cpu_seconds": 200.0,
     "peak_memory_mb": 1234.0,
+    "others_share": 0.02,
     "padding_share": 0.123,
     "process_ratio": {"median": 12.34, "each": [12.34]},
     "encode_ratio": {"median": 12.34, "each": [12.34]},
@@ -256,7 +257,6 @@ MADE: dict[str, Any] = {
         "system": "Linux 6.1",
         "python": "3.11.7",
         "versions": {f"package-{i}": "1.2.3" for i in range(9)},
-        "load_before": 0.0,
     },
     "input": {"names": ["in.jsonl"], "rows": 3000, "tokens": 275000, "duplicates": 3},
     "model": {"name": "sentence-transformers/all-MiniLM-L6-v2", "dim": 384, "max_seq_length": 256},
@@ -282,10 +282,17 @@ def test_the_table_fits_eighty_columns_and_has_every_contender() -> None:
     assert text.count("12.34") == 6
     assert "1-1e-07" in text
     assert "pip install fastembed onnx" in text
-    assert "other programs" not in text
+    assert "careful" not in text
 
 
 def test_the_table_says_when_the_machine_was_busy() -> None:
-    assert "other programs were running (load 3.0)" in tables.comparison(
-        MADE | {"machine": MADE["machine"] | {"load_before": 3.0}}
-    ).replace("\n          ", " ")
+    busy = {"embedcli openvino f32": MADE["contenders"]["embedcli openvino f32"] | {"others_share": 0.4}}
+    assert "other programs took up to 40% of the processors" in tables.comparison(MADE | {"contenders": busy})
+
+
+def test_others_get_what_the_process_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    done = processes.Finished(0, seconds=10, cpu_seconds=12, peak_mb=1, stderr="")
+    assert processes.others(done, 100.0, 117.0) == 0.25
+    assert processes.others(done, 100.0, 111.0) == 0
+    assert processes.others(done, None, 111.0) is None

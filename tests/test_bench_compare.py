@@ -56,6 +56,7 @@ def test_a_comparison_has_every_contender_with_every_figure(made: dict[str, Any]
     assert (ours[0], theirs[0]) == ("embedcli numpy f32", made["baseline"])
     common = {
         "rows_per_second", "tokens_per_second", "process_seconds", "encode_seconds", "cpu_seconds", "peak_memory_mb",
+        "others_share",
         "padding_share", "process_ratio", "encode_ratio", "cpu_ratio", "lowest_cosine", "rounds",
     }  # fmt: skip
     assert set(theirs[1]) == common

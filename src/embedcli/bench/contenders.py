@@ -27,13 +27,15 @@ class Failed(Exception):
 class Lap:
     """One run: seconds of the whole process, of its processors, and of encoding alone (no start, no loading).
 
-    `report` is what embedcli's own run report said; empty for others.
+    `others_share` is what other programs took of the processors meanwhile. `report` is what embedcli's own run report
+    said; empty for others.
     """
 
     seconds: float
     cpu_seconds: float
     encode_seconds: float
     peak_mb: float
+    others_share: float | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -72,7 +74,7 @@ class Ours:
         columns = ["--text-column", "text", "--id-column", "id", "--progress", "none", "--report", str(report)]
         done = ended_well(run([*command, *columns, *self.arguments], folder / "stderr.txt"))
         told = json.loads(report.read_text("utf-8"))
-        return Lap(done.seconds, done.cpu_seconds, told["forward_seconds"], done.peak_mb, told)
+        return Lap(done.seconds, done.cpu_seconds, told["forward_seconds"], done.peak_mb, done.others_share, told)
 
     def result(self, folder: Path) -> Result:
         import numpy as np
@@ -95,7 +97,7 @@ class Peer:
     def lap(self, rows: Path, folder: Path) -> Lap:
         done, facts = self._run(rows, folder, self.settings)
         (seconds,) = facts["encode_seconds"].values()
-        return Lap(done.seconds, done.cpu_seconds, seconds, done.peak_mb)
+        return Lap(done.seconds, done.cpu_seconds, seconds, done.peak_mb, done.others_share)
 
     def result(self, folder: Path) -> Result:
         import numpy as np

@@ -25,7 +25,7 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def describe() -> dict[str, Any]:
-    """The machine as JSON: names, counts, GB of memory, versions, and how busy it was already."""
+    """The machine as JSON: names, counts, GB of memory, versions."""
     return {
         "processor": processor(),
         "cores": cores(),
@@ -33,7 +33,6 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": versions(),
-        "load_before": round(os.getloadavg()[0], 2),
     }
 
 
@@ -56,6 +55,16 @@ def memory_gb() -> float | None:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
     except (ValueError, OSError):
         return None
+
+
+def busy_seconds() -> float | None:
+    """Seconds that all cores together have worked for any program so far, where the system tells."""
+    try:
+        user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:8]
+    except (OSError, ValueError):
+        return None
+    ticks = [user, nice, system, *interrupts]
+    return sum(map(int, ticks)) / float(os.sysconf("SC_CLK_TCK"))
 
 
 def versions() -> dict[str, str]:

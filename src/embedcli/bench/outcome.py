@@ -83,6 +83,7 @@ def figures(measured: Measured, contender: Contender, shape: Shape | None) -> di
         "encode_seconds": encode,
         "cpu_seconds": middle([lap.cpu_seconds for lap in laps]),
         "peak_memory_mb": middle([lap.peak_mb for lap in laps]),
+        "others_share": busiest(laps),
         "padding_share": padding(measured, contender, lengths),
         "process_ratio": ratio([lap.seconds for lap in base], [lap.seconds for lap in laps]),
         "encode_ratio": ratio([lap.encode_seconds for lap in base], [lap.encode_seconds for lap in laps]),
@@ -95,6 +96,11 @@ def figures(measured: Measured, contender: Contender, shape: Shape | None) -> di
         made |= own_figures(laps)
     made["rounds"] = [each_round(lap) for lap in laps]
     return {name: rounded(value) for name, value in made.items()}
+
+
+def busiest(laps: Sequence[Lap]) -> float | None:
+    """The most that other programs took of the processors during one of the runs; None where not known."""
+    return max((lap.others_share for lap in laps if lap.others_share is not None), default=None)
 
 
 def own_figures(laps: Sequence[Lap]) -> dict[str, Any]:
@@ -187,6 +193,7 @@ def each_round(lap: Lap) -> dict[str, Any]:
         "encode_seconds": lap.encode_seconds,
         "cpu_seconds": lap.cpu_seconds,
         "peak_memory_mb": lap.peak_mb,
+        "others_share": lap.others_share,
     }
 
 

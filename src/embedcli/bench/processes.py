@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from embedcli.bench import machine
 
 MEASURE = Path(__file__).parent / "programs" / "measure.py"
 # Settings of the user reach a measured embedcli as flags, once; only where its cache is stays in the environment.
@@ -18,13 +20,17 @@ KEPT = {"EMBEDCLI_CACHE"}
 
 @dataclass(frozen=True)
 class Finished:
-    """How a process ended. `seconds` is from start to exit; `peak_mb` its largest resident size in 10**6 bytes."""
+    """How a process ended. `seconds` is from start to exit; `peak_mb` its largest resident size in 10**6 bytes.
+
+    `others_share` is what all other programs took of the machine's processors meanwhile, None where not known.
+    """
 
     code: int
     seconds: float
     cpu_seconds: float
     peak_mb: float
     stderr: str
+    others_share: float | None = None
 
     @property
     def last_words(self) -> str:
@@ -43,6 +49,7 @@ def run(command: Sequence[str], log: Path) -> Finished:
     result.unlink(missing_ok=True)
     measured = [sys.executable, "-S", "-E", str(MEASURE), str(result), *command]
     nothing = subprocess.DEVNULL
+    before = machine.busy_seconds()
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             measured, stdin=nothing, stdout=nothing, stderr=stderr, env=environment(), start_new_session=True
@@ -56,7 +63,15 @@ def run(command: Sequence[str], log: Path) -> Finished:
     told = log.read_text("utf-8", "replace")
     if not result.exists():
         raise OSError(f"{command[0]} could not be run: {told.strip().rpartition(chr(10))[2]}")
-    return Finished(**json.loads(result.read_text("utf-8")), stderr=told)
+    done = Finished(**json.loads(result.read_text("utf-8")), stderr=told)
+    return replace(done, others_share=others(done, before, machine.busy_seconds()))
+
+
+def others(done: Finished, before: float | None, after: float | None) -> float | None:
+    """The share of the processors' time that went to other programs, from busy seconds before and after."""
+    if before is None or after is None:
+        return None
+    return min(1.0, max(0.0, (after - before - done.cpu_seconds) / (done.seconds * (os.cpu_count() or 1))))
 
 
 def environment() -> dict[str, str]:

@@ -9,8 +9,8 @@ from typing import Any
 WIDTH = 80
 LABEL = 10
 NAME = 30
-# Above this load before the first run, times say little and ratios somewhat.
-BUSY = 0.5
+# Above this share of the processors taken by other programs, times say little and ratios not much.
+BUSY = 0.1
 
 
 def comparison(made: Mapping[str, Any]) -> str:
@@ -38,15 +38,22 @@ def setting(made: Mapping[str, Any]) -> list[str]:
         *labelled("rows", text),
         *labelled("model", f"{model['name']}, {model['dim']} dimensions{limit}"),
         *labelled("runs", f"{made['rounds']} of each, in turn, each a process of its own; medians"),
+        *disturbed(made),
     ]
+
+
+def disturbed(made: Mapping[str, Any]) -> list[str]:
+    """A warning if other programs were at work."""
+    shares = [its["others_share"] for its in made["contenders"].values() if its["others_share"] is not None]
+    if max(shares, default=0.0) < BUSY:
+        return []
+    return labelled("careful", f"during some runs other programs took up to {percent(max(shares))} of the processors")
 
 
 def on_machine(machine: Mapping[str, Any]) -> list[str]:
     memory = f", {machine['memory_gb']:.0f} GB" if machine["memory_gb"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     where = f"{machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}"
-    if machine["load_before"] >= BUSY:
-        where += f"; other programs were running (load {machine['load_before']:.1f})"
     return [*labelled("machine", where), *labelled("versions", f"python {machine['python']}, {versions}")]
 
 
