@@ -50,9 +50,10 @@ def test_what_was_written_is_read_back(tmp_path: Path, name: str, stored_as: Pre
     assert np.sum(restored * vectors, axis=1).min() > (0 if "binary" in stored_as else 0.9)
 
 
+@pytest.mark.parametrize("stored_as", PRECISIONS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_blocks_are_bounded_and_need_no_columns(tmp_path: Path, name: str) -> None:
-    made = open_output(str(make_output(tmp_path / name, unit_vectors(ROWS, DIM))))
+def test_blocks_are_bounded_and_need_no_columns(tmp_path: Path, name: str, stored_as: Precision) -> None:
+    made = open_output(str(make_output(tmp_path / name, unit_vectors(ROWS, DIM), stored_as=stored_as)))
     assert made.id_name == "row"
     sizes = [len(block) for block in made.blocks()]
     assert sum(sizes) == ROWS

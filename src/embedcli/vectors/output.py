@@ -109,10 +109,10 @@ class Output:
     def blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[Block]:
         """Yield all rows in order with the named columns; `verify` also compares page checksums.
 
-        Memory holds one block of BLOCK_BYTES of vectors, whatever the number of rows.
+        Memory holds one block of BLOCK_BYTES of vectors, counted as float32, whatever the number of rows.
         """
         self.check_columns(columns)
-        size = max(1, BLOCK_BYTES // max(1, self.width * self.dtype.itemsize))
+        size = max(1, BLOCK_BYTES // max(1, self.width * self.dtype.itemsize, self.dim * 4))
         start = 0
         for part in self.parts:
             for vectors, table in part.blocks(columns, size, verify=verify):
