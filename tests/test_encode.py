@@ -455,3 +455,17 @@ def test_a_run_imports_no_library_it_does_not_need(tmp_path: Path, model: Path, 
     arguments = ["encode", source, tmp_path / "out.parquet", "-m", model, "-q"]
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, check=True)
     assert done.stdout.decode().strip() == "none"
+
+
+def test_long_texts_become_windows_with_the_default_engine(tmp_path: Path, sample_data: Path) -> None:
+    source = sample_data / "texts.jsonl"
+    done = jobs.run("encode", source, tmp_path / "out.parquet", "--overflow", "split", "--keep", "text", "-q")
+    assert done.code == 0, done.err
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert len(rows) > 205
+    assert len({row["id"] for row in rows}) == 205
+    assert max(row["n_tokens"] for row in rows) <= 256
+    whole = [row for row in rows if row["window"] == 0]
+    assert all(row["char_start"] == 0 for row in whole)
+    ends = {row["id"]: row["char_end"] for row in rows}
+    assert all(ends[row["id"]] == len(row["text"]) for row in whole)

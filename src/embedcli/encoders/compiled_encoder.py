@@ -79,6 +79,7 @@ class CompiledEncoder:
         self._asked, self._network, self._compile = asked, network, compile
         self._recipe = asked.recipe
         self.words = network.tokenizer(asked.recipe, asked.recipe.max_seq_length)
+        self.spans = self.words.spans
         self.dim = int(network.facts["dim"])
         self.dtype = asked.dtype
         self._main = Requests(compile(network, self.dtype))
