@@ -19,7 +19,9 @@ from embedcli.encoders.tokens import FastTokenizer, pad
 if TYPE_CHECKING:
     from embedcli.contracts import Floats, Rows
 
-# Padded tokens per batch, so that activations stay in cache.
+# Padded tokens per batch: activations should stay in cache. Useful GFLOP/s in float32/bfloat16, all-MiniLM-L6-v2 on
+# two cores, per processor second: 512: 171/300, 1024: 175/285, 2048: 159/261, 4096: 144/261, 8192: 128/236,
+# 16384: 115/206. A network twice as wide loses 4 % at 1024 against 512, and rows of 17 tokens gain.
 BATCH_TOKENS = 1024
 # Kernels are made per shape and kept, so lengths are padded up.
 MULTIPLE = 8
