@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
 import re
-import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "embedcli"
 README = Path("README.md")
 ARCHITECTURE = Path("docs/architecture.md")
-WIDTH = "100"
+# What the program uses on any terminal of 80 columns or more.
+WIDTH = 78
 
 
 def main() -> int:
@@ -71,23 +71,32 @@ def fenced(text: str) -> str:
 
 
 def commands() -> list[str]:
-    """Every command a user can see, in the order of the app."""
+    """Every command a user can see, in the order of the app; "batch export" is a command of the group "batch"."""
     from typer.main import get_command
 
     from embedcli.cli import app
 
-    group = get_command(app)
-    return [name for name, command in group.commands.items() if not command.hidden]  # type: ignore[attr-defined]
+    return list(visible(get_command(app), ""))
 
 
-def help_text(*command: str) -> str:
-    """What the installed program prints, at a width that no terminal decides."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("EMBEDCLI_")}
-    env = {**kept, "COLUMNS": WIDTH, "NO_COLOR": "1", "TERM": "dumb"}
-    program = Path(sys.executable).with_name("embedcli")
-    done = subprocess.run([program, *command, "--help"], env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"embedcli {' '.join(command)} --help failed:\n{done.stderr}")
+def visible(group: Any, prefix: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if not command.hidden:
+            yield prefix + name
+        if hasattr(command, "commands"):
+            yield from visible(command, f"{prefix}{name} ")
+
+
+def help_text(command: str = "") -> str:
+    """What the program prints for `embedcli COMMAND --help`, at a width that no terminal decides."""
+    from typer.testing import CliRunner
+
+    from embedcli.cli import app
+
+    runner = CliRunner(env={"NO_COLOR": "1", "TERM": "dumb"})
+    done = runner.invoke(app, [*command.split(), "--help"], prog_name="embedcli", terminal_width=WIDTH)
+    if done.exit_code:
+        sys.exit(f"embedcli {command} --help failed:\n{done.output}")
     return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
 
 

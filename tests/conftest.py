@@ -20,7 +20,7 @@ OWN = {
     "HF_HOME": str(Path(CACHES.name, "huggingface")),
     "HF_HUB_OFFLINE": "1",
 }
-for name in [name for name in os.environ if name.startswith(("EMBEDCLI_", "HF_", "OPENAI_"))]:
+for name in [name for name in os.environ if name.startswith(("EMBEDCLI_", "HF_", "MAKE", "MFLAGS", "OPENAI_"))]:
     del os.environ[name]
 os.environ.update(OWN)
 
