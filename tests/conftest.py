@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# The caches must be chosen before the first test module imports a library that reads them.
-CACHES = tempfile.TemporaryDirectory(prefix="embedcli-tests-")
+# The caches must be chosen before the first test module imports a library that reads them. The processes of one
+# run share them: the first that needs a compiled model compiles it for all.
+SHARED = "TESTS_OF_EMBEDCLI_CACHES"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    CACHES = tempfile.TemporaryDirectory(prefix="embedcli-tests-")
+    os.environ[SHARED] = CACHES.name
 OWN = {
-    "EMBEDCLI_CACHE": str(Path(CACHES.name, "embedcli")),
-    "HF_HOME": str(Path(CACHES.name, "huggingface")),
+    "EMBEDCLI_CACHE": str(Path(os.environ[SHARED], "embedcli")),
+    "HF_HOME": str(Path(os.environ[SHARED], "huggingface")),
     "HF_HUB_OFFLINE": "1",
 }
 for name in [name for name in os.environ if name.startswith(("EMBEDCLI_", "HF_", "MAKE", "MFLAGS", "OPENAI_"))]:
