@@ -19,8 +19,10 @@ help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run  ## set up, embed the sample rows, show what came out
-	$(BIN)/embedcli encode $(SAMPLE) out.parquet --overwrite
-	@$(BIN)/python scripts/show.py out.parquet $(SAMPLE)
+	$(BIN)/embedcli encode $(SAMPLE) out.parquet --keep text --keep lang --overwrite
+	@$(BIN)/python scripts/show.py out.parquet
+	@printf "\nThe rows nearest to \"my charger is too hot\":\n\n"
+	@$(BIN)/embedcli search out.parquet "my charger is too hot" -k 3
 
 test: format-check lint imports types docs-check wheel pytest  ## set up and run every check
 
