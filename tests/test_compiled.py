@@ -170,6 +170,22 @@ def test_positions_that_are_not_there_are_not_used() -> None:
 # Precision
 
 
+def test_threads() -> None:
+    assert openvino(threads=1)._main._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert openvino(threads=1).lanes == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "wanted"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", None), ("", None)]
+)
+def test_a_container_may_have_less_than_the_machine(
+    limit: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(limit)
+    assert compiled._quota() == wanted
+
+
 def has(dtype: str) -> bool:
     core = compiled.Runtime(openvino()._asked)._core
     return compiled.CAPABILITY[dtype] in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -332,7 +348,7 @@ class Refusing:
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
-    "message", ["Can not allocate 8589934592 bytes", "std::bad_alloc", "x\nCannot allocate memory"]
+    "message", ["Failed to allocate 8589934592 bytes of memory", "std::bad_alloc", "x\nCannot allocate memory"]
 )
 def test_a_refusal_to_allocate_is_out_of_memory(message: str, late: bool) -> None:
     requests = inference.Requests(Refusing(message, late))

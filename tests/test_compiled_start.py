@@ -28,6 +28,26 @@ assert encoder.space()["engine"] == "openvino"
 encoder.close()
 print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
 """
+FULL = """
+import resource, sys
+import numpy as np
+from embedcli import encoders
+from embedcli.contracts import Job, OutOfMemory
+from embedcli.encoders.tokens import ragged
+def rows(count, length):
+    return ragged([[7] * length] * count, np.full(count, length, np.int32)), np.arange(count)
+encoder = encoders.load(Job(inputs=(), output="", model=sys.argv[1], device="cpu"))
+small, large = rows(3, 9), rows(20_000, 256)
+before = encoder.collect(encoder.forward(*small))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[2]) << 20),) * 2)
+for _ in range(2):
+    try:
+        encoder.collect(encoder.forward(*large))
+    except OutOfMemory:
+        print("out of memory")
+np.testing.assert_allclose(encoder.collect(encoder.forward(*small)), before, atol=1e-6)
+"""
 # Python runs a module of this name before anything else, in the processes that a library starts too.
 LISTEN = """
 import os, sys
@@ -88,6 +108,15 @@ def test_a_later_start_imports_no_pytorch_and_tries_no_connection(folder: Path) 
     assert {"openvino", "tokenizers"} <= set(err.splitlines()[-1].split())
     assert attempts == ""
     assert out == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+@pytest.mark.parametrize("megabytes", ["10", "300"])
+def test_a_batch_that_does_not_fit_can_be_tried_smaller(folder: Path, megabytes: str) -> None:
+    """Too little for its arrays, or enough for those and too little for the network."""
+    run(folder, "--verbose")
+    out, _, _ = run(folder, megabytes, code=FULL)
+    assert out == "out of memory\n" * 2
 
 
 def test_the_listener_hears(folder: Path) -> None:

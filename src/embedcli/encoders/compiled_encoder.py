@@ -12,7 +12,7 @@ import numpy as np
 from embedcli.contracts import Job, Tokens
 from embedcli.encoders import compiled_cache as cache
 from embedcli.encoders.files import ModelFiles
-from embedcli.encoders.inference import Requests
+from embedcli.encoders.inference import Requests, memory
 from embedcli.encoders.recipe import Recipe, identity
 from embedcli.encoders.tokens import FastTokenizer, pad
 
@@ -105,7 +105,8 @@ class CompiledEncoder:
 
     def forward(self, tokens: Tokens, rows: Rows) -> Any:
         """Start one batch and return at once. Raises OutOfMemory if it does not fit."""
-        return self._main.start(*self._padded(tokens, rows))
+        with memory():
+            return self._main.start(*self._padded(tokens, rows))
 
     def collect(self, output: Any) -> Floats:
         """float32 [rows, dim], once they are there. Raises OutOfMemory if they did not fit."""

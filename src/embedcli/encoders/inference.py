@@ -14,9 +14,16 @@ from embedcli.contracts import OutOfMemory
 if TYPE_CHECKING:
     from embedcli.contracts import Floats, Rows
 
-OUT_OF_MEMORY = ("can not allocate", "cannot allocate", "bad_alloc", "out of memory", "not enough memory")
-# OpenVINO puts the place in its own source before what happened.
-PLACES = ("Exception from ", "Check '")
+OUT_OF_MEMORY = (
+    "failed to allocate",
+    "can not allocate",
+    "cannot allocate",
+    "bad_alloc",
+    "out of memory",
+    "not enough memory",
+)
+# OpenVINO puts places in its own source before what happened.
+PLACE = "Exception from "
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +87,5 @@ def memory() -> Iterator[None]:
 
 def told(error: BaseException) -> str:
     """What an error says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    best = next((line for line in lines if not line.startswith(PLACES)), lines[0] if lines else type(error).__name__)
-    return best[:300]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if lines[0].startswith(PLACE) else 0][:300]
