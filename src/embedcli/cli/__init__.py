@@ -12,6 +12,7 @@ from embedcli.cli.compare import compare
 from embedcli.cli.encode import encode
 from embedcli.cli.evaluate import evaluate
 from embedcli.cli.inspect import inspect
+from embedcli.cli.merge import merge
 from embedcli.cli.models import models, pull
 from embedcli.cli.plan import plan
 from embedcli.cli.plot import plot
@@ -57,6 +58,7 @@ def root(
 
 
 app.command()(encode)
+app.command()(merge)
 app.command()(plan)
 app.command()(inspect)
 app.command()(search)
