@@ -140,9 +140,10 @@ class RunReport:
     hint: str = ""
     notes: list[str] = field(default_factory=list)
     price_per_mtok: float | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The report's content: no secrets are in a Job, so none are here."""
+        """The report's content, without the secrets that an address may hold: nothing else in a Job is one."""
         meter = self.meter
         outcome = self.outcome
         totals = dict(outcome.totals) if outcome else {}
@@ -178,7 +179,11 @@ class RunReport:
             "peak_memory_mb": peak_memory_mb(),
             "space": dict(outcome.space) if outcome else {},
             "files": list(outcome.files) if outcome else [],
-            "job": asdict(self.job),
+            "job": {name: public(name, value) for name, value in asdict(self.job).items()},
+            "settings": {
+                flag: {**one, "value": public(flag.replace("-", "_"), one["value"])}
+                for flag, one in self.settings.items()
+            },
             "notes": self.notes,
         }
 
@@ -268,6 +273,15 @@ def troubles(made: Mapping[str, Any]) -> list[str]:
 
 def bottleneck(meter: Meter) -> str:
     return max(meter.seconds, key=lambda name: meter.seconds[name])
+
+
+def public(name: str, value: Any) -> Any:
+    """A flag's value as it may be shown: an address loses user, password and query."""
+    if name != "base_url" or not value:
+        return value
+    scheme, separator, rest = str(value).partition("?")[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def share(part: float, whole: float) -> float:

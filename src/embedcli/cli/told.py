@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from embedcli.cli.boundary import guarded, set_environment
-from embedcli.cli.show import Json, note, show_json
+from embedcli.cli.show import Json, clean, note, show_json
 from embedcli.contracts import InputError
 
 BAR = 50
@@ -35,8 +35,20 @@ def report(
         return
     from embedcli.report import summary_lines
 
-    lines = [f"{'started':<8}  {made['started']}", *summary_lines(made), f"{'ended':<8}  {made['reason']}", ""]
-    typer.echo("\n".join([*lines, *timeline(made)]))
+    lines = [f"{'started':<8}  {made['started']}", *summary_lines(made), f"{'ended':<8}  {made['reason']}"]
+    lines += [f"{'setting':<8}  --{flag} {spelled(one['value'])} ({one['from']})" for flag, one in settings(made)]
+    typer.echo("\n".join([*map(clean, lines), "", *timeline(made)]))
+
+
+def settings(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The flags that were not left at their defaults."""
+    return list(made.get("settings", {}).items())
+
+
+def spelled(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def loaded(file: str) -> dict[str, Any]:
