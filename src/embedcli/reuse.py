@@ -57,7 +57,9 @@ def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]
                 "use --overwrite to encode all rows again, or give the settings that made it",
             )
     if new.get("overflow") == "split":
-        raise ResumeError(f"{path} holds windows, which --update cannot take over", "use --overwrite")
+        raise ResumeError(
+            f"{path} holds windows, which --update cannot take over", "use --overwrite to encode all rows again"
+        )
 
 
 class Store:
@@ -182,7 +184,10 @@ def old_tables(old: Target) -> Iterator[pa.Table]:
             for i in range(reader.num_record_batches):
                 yield pa.Table.from_batches([reader.get_batch(i)])
     else:
-        raise UsageError(f"{old.output}: the vectors of a JSONL output cannot be taken over", "use --overwrite")
+        raise UsageError(
+            f"{old.output}: the vectors of a JSONL output cannot be taken over",
+            "use --overwrite to encode all rows again",
+        )
 
 
 def _parquet_tables(path: str, names: Sequence[str]) -> Iterator[pa.Table]:

@@ -127,7 +127,9 @@ def read(file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(file).read_text("utf-8"))
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {error.strerror}", "--config names the configuration file") from None
+        raise UsageError(
+            f"{file}: cannot be read: {error.strerror}", "check the path that --config or EMBEDCLI_CONFIG gives"
+        ) from None
     except ValueError as error:
         raise UsageError(f"{file}: is not TOML: {error}", 'write lines such as model = "all-MiniLM-L6-v2"') from None
 

@@ -36,7 +36,10 @@ def os_errors(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OutputError(f"{where(path)}: cannot be written: {reason}", HINTS.get(error.errno or 0, "")) from error
+        raise OutputError(
+            f"{where(path)}: cannot be written: {reason}",
+            HINTS.get(error.errno or 0, "check the path, or choose another output"),
+        ) from error
 
 
 @contextmanager

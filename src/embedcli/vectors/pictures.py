@@ -22,7 +22,7 @@ DOTS_PER_INCH = 150
 def figure(path: str, width: float, height: float) -> Figure:
     """An empty figure, in inches. UsageError if `path` has no known ending or matplotlib is missing."""
     if not path.endswith(ENDINGS):
-        raise UsageError(f"{path}: pictures end in {', '.join(ENDINGS)}", "choose such a name")
+        raise UsageError(f"{path}: pictures end in {', '.join(ENDINGS)}", "choose a name such as picture.png")
     try:
         from matplotlib.figure import Figure
     except ImportError:
