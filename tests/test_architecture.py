@@ -29,8 +29,8 @@ OWNER = {
     "jieba": "encoders/words.py",
     "httpx2": "encoders/endpoint.py",
     "openai": "encoders/remote.py",
-    "fsspec": "storage.py",
-    "ray": "runners.py",
+    "fsspec": "storage/remote.py",
+    "ray": "runners/cluster.py",
     "matplotlib": "vectors/pictures.py",
 }
 # Run by path, each in a process of its own, and imported by nobody: the other side of a comparison.

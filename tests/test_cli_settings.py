@@ -11,7 +11,7 @@ import pytest
 
 import jobs
 from embedcli.cli import app
-from embedcli.cli.settings import flattened, options_of, variable
+from embedcli.cli.settings import Command, flattened, options_of, variable
 
 
 @pytest.fixture
@@ -130,6 +130,14 @@ def test_every_shared_flag_has_the_variable_of_its_name() -> None:
     found = [(one.flag, one.variable) for _, options in flattened(options_of(app)) for one in options.values()]
     assert len(found) > 100
     assert [(flag, name) for flag, name in found if name not in (None, variable(flag))] == []
+
+
+def test_every_command_takes_settings() -> None:
+    commands = [
+        *app.registered_commands,
+        *(one for group in app.registered_groups for one in group.typer_instance.registered_commands),
+    ]
+    assert [one.name for one in commands if one.cls is not Command] == []
 
 
 def test_a_report_shows_no_secret_of_an_address(here: Path) -> None:

@@ -20,8 +20,8 @@ TEXTS = errors.collected()
 # What a hint begins with: a verb, or the program to type.
 VERBS = (
     "add", "check", "choose", "compare", "copy", "decompress", "did", "drop", "encode", "export", "fetch", "free",
-    "get", "give", "import", "leave", "load", "look", "lower", "make", "mend", "name", "put", "raise", "read",
-    "reinstall", "remove", "rename", "run", "save", "see", "set", "take", "try", "use", "wait", "write",
+    "get", "give", "import", "install", "leave", "load", "look", "lower", "make", "mend", "name", "put", "raise",
+    "read", "reinstall", "remove", "rename", "run", "save", "see", "set", "start", "take", "try", "use", "wait", "write",
 )  # fmt: skip
 PROGRAMS = ("embedcli", "pip")
 NAMES = ("Parquet", "OpenVINO", "MtebModel")

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import blake2b
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def ranges_of_output(path: str) -> Floats:
 
 
 def ranges_for(
-    job: Job, chunks: Iterable[Chunk], encoder: Encoder, settings: engine.Settings, stage: Path | None
+    job: Job, chunks: Iterable[Chunk], encoder: Encoder, settings: engine.Settings, stage: str | None
 ) -> Floats:
     """float32 [2, dim]: from --ranges-from, else as noted in `stage`, else from a sample of `chunks`, then noted there.
 
@@ -48,9 +47,9 @@ def ranges_for(
     """
     if job.ranges_from is not None:
         return ranges_of_output(job.ranges_from)
-    note = stage / FILE if stage is not None else None
-    if note is not None and note.exists():
-        return np.array(json.loads(note.read_bytes()), np.float32)
+    note = storage.join(stage, FILE) if stage is not None else None
+    if note is not None and storage.exists(note):
+        return np.array(json.loads(storage.read_bytes(note)), np.float32)
     if "-" in job.inputs:
         raise UsageError(
             f"--precision {job.precision} needs ranges from all over the input, and stdin can be read only once",
@@ -58,7 +57,7 @@ def ranges_for(
         )
     ranges = precision.ranges_of(vectors_of(sample(chunks), encoder, settings))
     if note is not None:
-        storage.write_bytes(str(note), json.dumps(ranges.tolist()).encode())
+        storage.write_bytes(note, json.dumps(ranges.tolist()).encode())
     return ranges
 
 

@@ -126,7 +126,9 @@ class Job:
     runner: Literal["local", "processes", "ray"] = "local"
     workers: int | None = None
     ray_address: str | None = None
-    part_size: int = 256 << 20
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    part_size: int = 256_000_000
     shard: tuple[int, int] | None = None
     base_url: str | None = None
     rpm: int | None = None
@@ -165,6 +167,17 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Successive pieces: what one worker takes at a time, and what one file (or a few) of a folder output holds.
+
+    The shares of a plan are the same whatever the runner, the number of workers or shards.
+    """
+
+    index: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
 class Reject:
     """A row that got no vector, and why. `line` counts from 1 (for Parquet: the row, from 1)."""
 
@@ -200,7 +213,8 @@ class Plan:
     """What `sources.plan` found out before any model is loaded.
 
     `pieces[i].index` is i, and the pieces cover every row of the inputs once, in order. `total_bytes` are those
-    of the files (None with stdin), `total_rows` is known for Parquet only.
+    of the files (None with stdin), `total_rows` is known for Parquet only; `piece_rows` is about how many rows each
+    piece has.
     """
 
     pieces: tuple[Piece, ...]
@@ -208,6 +222,7 @@ class Plan:
     formats: Mapping[str, Format]
     total_bytes: int | None
     total_rows: int | None
+    piece_rows: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,10 @@ class Control:
         self._rows = 0
         self._until = None if max_seconds is None else time.monotonic() + max_seconds
 
+    def remaining(self) -> float | None:
+        """Seconds left of --max-seconds; None without it."""
+        return None if self._until is None else max(0.001, self._until - time.monotonic())
+
     def stop(self, reason: str) -> None:
         """Ask for a stop at the next batch."""
         self.reason = reason

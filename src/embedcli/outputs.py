@@ -6,14 +6,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedcli import sinks
-from embedcli.contracts import OutputFormat, ResumeError
+from embedcli import sinks, storage
+from embedcli.contracts import EmbedcliError, InputError, OutputFormat, ResumeError
 
 MANIFEST = "_manifest.json"
 
@@ -27,24 +26,51 @@ class Target:
     folder: bool
 
     @property
-    def stage(self) -> Path:
-        return Path(self.output) / "_parts" if self.folder else Path(self.output + ".parts")
+    def stage(self) -> str:
+        """Where parts lie until the output is published."""
+        return storage.join(self.output, "_parts") if self.folder else self.output + ".parts"
 
     @property
-    def rejects(self) -> Path:
-        return Path(self.output) / "_rejects.jsonl" if self.folder else Path(self.output + ".rejects.jsonl")
+    def rejects(self) -> str:
+        return storage.join(self.output, "_rejects.jsonl") if self.folder else self.output + ".rejects.jsonl"
 
     @property
-    def marker(self) -> Path:
+    def marker(self) -> str:
         """The file whose presence says that the output is finished."""
-        return Path(self.output) / MANIFEST if self.folder else Path(self.output)
+        return storage.join(self.output, MANIFEST) if self.folder else self.output
 
     def files(self) -> list[str]:
-        return [str(self.marker)] if self.folder else sinks.companions(self.output, self.kind)
+        return [self.marker] if self.folder else sinks.companions(self.output, self.kind)
+
+    def make_stage(self) -> None:
+        """Make the staging folder; the folder it lies in must be there. OutputError if it is not."""
+        with storage.os_errors(self.stage):
+            storage.files_of(self.stage).make_folder(self.stage, parents=False)
+
+    def sealed(self, name: str) -> str:
+        """Where a finished file of a folder output waits: the stage, or its own place where nothing can be renamed."""
+        return storage.join(self.stage if self._renames else self.output, name)
+
+    def published(self, name: str) -> str:
+        """Where a file of a folder output is in the end."""
+        return storage.join(self.output, name)
+
+    def publish(self, names: Sequence[str]) -> None:
+        """Move sealed files to their places; those that are there already stay."""
+        for name in names:
+            if self._renames and storage.exists(self.sealed(name)):
+                with storage.os_errors(self.published(name)):
+                    os.replace(self.sealed(name), self.published(name))
+        if self._renames:
+            storage.sync_folder(self.output)
+
+    @property
+    def _renames(self) -> bool:
+        return bool(storage.files_of(self.output).renames)
 
 
 def target(output: str, to: OutputFormat | None) -> Target:
-    return Target(output, sinks.output_format(output, to), output.endswith("/") or Path(output).is_dir())
+    return Target(output, sinks.output_format(output, to), output.endswith("/") or storage.is_folder(output))
 
 
 # Refusals
@@ -90,7 +116,7 @@ class Finished:
 
 def finished(target: Target) -> Finished | None:
     """The record inside a finished output; None if there is no output; ResumeError if it is not one of ours."""
-    if not target.marker.exists():
+    if not storage.exists(target.marker):
         return None
     foreign = ResumeError(
         f"{target.output} exists and does not say what made it", "use --overwrite to replace it, or another output"
@@ -98,27 +124,25 @@ def finished(target: Target) -> Finished | None:
     try:
         raw = _metadata(target)
         return Finished(json.loads(raw[sinks.SPACE_KEY]), json.loads(raw[sinks.JOB_KEY]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, InputError):
         raise foreign from None
 
 
 def _metadata(target: Target) -> dict[str, str]:
     if target.folder or target.kind == "jsonl":
-        path = target.marker if target.folder else Path(sinks.space_path(target.output))
-        return {key: json.dumps(value) for key, value in json.loads(path.read_bytes()).items()}
-    if target.kind == "arrow":
-        with pa.memory_map(target.output) as source:
-            found = pa.ipc.open_file(source).schema.metadata or {}
-    else:
-        table = sinks.ids_path(target.output) if target.kind == "npy" else target.output
-        found = pq.read_schema(table).metadata or {}
+        path = target.marker if target.folder else sinks.space_path(target.output)
+        return {key: json.dumps(value) for key, value in json.loads(storage.read_bytes(path)).items()}
+    path = sinks.ids_path(target.output) if target.kind == "npy" else target.output
+    with storage.open_seekable(path) as source:
+        schema = pa.ipc.open_file(source).schema if target.kind == "arrow" else pq.read_schema(source)
+        found = schema.metadata or {}
     return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
 
 
 def stamp(target: Target, inputs: Sequence[str]) -> dict[str, Any] | None:
     """Size and modification time of every input and of the output; None when an input is a stream."""
     try:
-        files = [*inputs, str(target.marker)]
-        return {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in files}
-    except OSError:
+        files = {path: storage.file_identity(path) for path in (*inputs, target.marker)}
+    except EmbedcliError:
         return None
+    return files if all(files.values()) else None

@@ -1,11 +1,12 @@
 """Vectors of finished outputs by text hash, for --update and --reuse: only what changed is encoded again.
 
 In memory stay 38 bytes per old row: hash 16, position 4, counts 5, id hash 8, order 4, seen 1. The vectors lie
-in a file in the staging folder and are read at random by memory map.
+in a file in `folder` and are read at random by memory map.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedcli import precision, sinks
+from embedcli import precision, sinks, storage
 from embedcli.contracts import Chunk, Known, ResumeError, UsageError
 from embedcli.outputs import Finished, Target, finished, target
 from embedcli.tables import Layout, vectors_of
@@ -32,7 +33,7 @@ SPACE_KEYS = (
 BLOCK_ROWS = 1 << 14
 
 
-def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, stage: Path) -> Store:
+def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, folder: str) -> Store:
     """The rows of the finished outputs `paths`, the first one being what --update replaces.
 
     Raises ResumeError if one of them is in another vector space, UsageError if it is not a finished output.
@@ -45,7 +46,7 @@ def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, sta
             raise UsageError(f"{path} is not a finished output", "name a finished output of embedcli")
         refuse_other_space(path, done.job.get("job", {}), job)
         found.append((old, done))
-    return Store([old for old, _ in found], layout, stage)
+    return Store([old for old, _ in found], layout, folder)
 
 
 def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -68,10 +69,10 @@ class Store:
     `counts` holds, per chunk that was looked up, how many of its rows are added, changed and reused.
     """
 
-    def __init__(self, olds: Sequence[Target], layout: Layout, stage: Path) -> None:
+    def __init__(self, olds: Sequence[Target], layout: Layout, folder: str) -> None:
         self.layout = layout
         self.counts: dict[tuple[int, int], dict[str, int]] = {}
-        self.file = stage / "reuse.bin"
+        self.file = Path(folder) / "reuse.bin"
         hashes, ids, tokens, truncated = self._copy(olds)
         order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.uint32)
         self._high, self._low = hashes[order, 0].copy(), hashes[order, 1].copy()
@@ -166,8 +167,8 @@ def old_tables(old: Target) -> Iterator[pa.Table]:
     """The rows of a finished output in order: id first, then embedding, n_tokens, truncated, text_hash."""
     names = ["embedding", "n_tokens", "truncated", "text_hash"]
     if old.folder:
-        for path in sorted(Path(old.output).glob("part-*." + old.kind)):
-            yield from old_tables(Target(str(path), old.kind, folder=False))
+        for name in json.loads(storage.read_bytes(old.marker))["parts"]:
+            yield from old_tables(Target(old.published(name), old.kind, folder=False))
     elif old.kind == "parquet":
         yield from _parquet_tables(old.output, names)
     elif old.kind == "npy":

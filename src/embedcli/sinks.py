@@ -43,7 +43,7 @@ def output_format(output: str, to: OutputFormat | None) -> OutputFormat:
         return to
     if output == "-":
         return "jsonl"
-    if output.endswith("/") or Path(output).is_dir():
+    if output.endswith("/") or storage.is_folder(output):
         return "parquet"
     ending = Path(output).suffix.lower()
     if ending not in ENDINGS:
@@ -88,9 +88,10 @@ def parquet_bytes(table: pa.Table, metadata: Metadata) -> pa.Buffer:
     return sink.getvalue()
 
 
-def read_parquet(path: str | Path) -> pa.Table:
+def read_parquet(path: str) -> pa.Table:
     """A part file as a table, its page checksums verified."""
-    return pq.read_table(str(path), page_checksum_verification=True, partitioning=None)
+    with storage.open_seekable(path) as source:
+        return pq.read_table(source, page_checksum_verification=True)
 
 
 def row_group_rows(layout: Layout) -> int:

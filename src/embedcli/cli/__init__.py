@@ -12,6 +12,7 @@ from embedcli.cli.compare import compare
 from embedcli.cli.encode import encode
 from embedcli.cli.evaluate import evaluate
 from embedcli.cli.inspect import inspect
+from embedcli.cli.merge import merge
 from embedcli.cli.models import models, pull
 from embedcli.cli.plan import plan
 from embedcli.cli.plot import plot
@@ -70,6 +71,7 @@ def root(
 
 
 app.command(cls=Command)(encode)
+app.command(cls=Command)(merge)
 app.command(cls=Command)(plan)
 app.command(cls=Command)(inspect)
 app.command(cls=Command)(search)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcli.contracts import Dtype, EngineName, Format, Job, OutputFormat, Overflow, Precision, Role
+from embedcli.contracts import Dtype, EngineName, Format, Job, OutputFormat, Overflow, Precision, Role, UsageError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,31 @@ class Flag:
     decls: str
     help: str
     panel: str = ""
+    default: Any = None
+    parse: Callable[[Any], Any] | None = None
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """3/16 as (3, 16). UsageError for what is no share of a whole."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
+    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise UsageError(f"--shard {text} is not a share K/N with K from 1 to N", "use e.g. --shard 3/16")
+    return number, of
+
+
+def bytes_of(text: str) -> int:
+    """256MB, 1GiB or a plain number as bytes."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    size = 0
+    if found:
+        power = " kmgt".index(found[2].lower() or " ")
+        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    if size < 1:
+        raise UsageError(f"--part-size {text} is not a size", "use e.g. 256MB, 1GiB or a number of bytes")
+    return size
 
 
 FLAGS = (
@@ -61,6 +87,15 @@ FLAGS = (
     Flag("reuse", list[str], "--reuse", "Take vectors of equal texts from another finished output; repeatable."),
     Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run goes on."),
     Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run goes on."),
+    Flag(
+        "part_size", str, "--part-size", "Vectors per file of a folder output, about.", default="256MB", parse=bytes_of
+    ),
+    Flag("shard", str, "--shard", "Do share K of N (3/16) of the input; the last to end merges.", parse=shard_of),
+    Flag("runner", Literal["local", "processes", "ray"], "--runner", "Where it runs: here, a process per device, Ray."),
+    Flag("workers", int, "--workers", "Processes, or actors on a Ray cluster."),
+    Flag("ray_address", str, "--ray-address", "Address of a Ray cluster; without it, this machine alone."),
+    Flag("num_cpus", float, "--num-cpus", "Processors that each Ray actor reserves.  [default: 1]"),
+    Flag("num_gpus", float, "--num-gpus", "GPUs, or a share of one, that each Ray actor reserves."),
     Flag("base_url", str, "--base-url", "Endpoint of an openai: model; its key comes from OPENAI_API_KEY."),
     Flag("rpm", int, "--rpm", "Requests per minute, at most."),
     Flag("tpm", int, "--tpm", "Tokens per minute, at most."),
@@ -99,6 +134,7 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[...,
 
         def wrapper(**values: Any) -> None:
             flags = {flag.name: values.pop(flag.name) for flag in chosen}
+            flags |= {flag.name: flag.parse(flags[flag.name]) for flag in chosen if flag.parse is not None}
             command(**values, flags={name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})
 
         extra = [parameter(flag) for flag in chosen]
@@ -113,7 +149,7 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[...,
 
 def parameter(flag: Flag) -> inspect.Parameter:
     """The Typer option of a flag, with Job's default and its EMBEDCLI_ variable."""
-    default = _default(flag.name)
+    default = _default(flag.name) if flag.default is None else flag.default
     kind = flag.kind if default is not None else flag.kind | None
     decls = flag.decls.split(",")
     option = typer.Option(*decls, help=flag.help, envvar=environment_name(flag), show_envvar=False)

@@ -18,7 +18,11 @@ from embedcli.sources.text import BOM
 from embedcli.storage import where
 
 # Plain JSONL is cut into pieces of this size; a line belongs to the piece in which it begins.
-PIECE_BYTES = 64 << 20
+# Some 30,000 rows of 500 bytes: a worker that dies costs one piece, and 10 GB have 640 of them.
+PIECE_BYTES = 16 << 20
+# What a row is taken to need where no look tells: a guess that only decides how pieces are grouped.
+ROW_BYTES = 500.0
+PACKED_ROW_BYTES = 150.0
 # A look takes this many bytes of a JSONL file at most, and at least one line.
 LOOK_BYTES = 4 << 20
 
@@ -48,7 +52,8 @@ class Look:
 
     `kinds` are its columns and their types (for JSONL, what most of the first rows hold), `twice` the names that more
     than one column has; no columns: nothing to see. `rows` are the first rows of JSONL, `trouble` is what is
-    wrong with the first bad one. `ranges` are the addresses of its pieces, `total` its rows if known.
+    wrong with the first bad one. `ranges` are the addresses of its pieces, `total` its rows if known, `row_bytes` about
+    how many bytes of the file a row takes.
     """
 
     path: str
@@ -61,6 +66,7 @@ class Look:
     rows: Sequence[dict[str, Any]] = ()
     trouble: str = ""
     twice: frozenset[str] = frozenset()
+    row_bytes: float = ROW_BYTES
 
 
 def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
@@ -76,7 +82,9 @@ def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
         if kind == "jsonl":
             return _look_at_jsonl(source, blocks, encoding, rows)
         header = delimited.Table(blocks, path, kind, encoding).header
-        return Look(path, kind, {name: pa.string() for name in header if name}, "all", size=source.size)
+        bytes_each = ROW_BYTES if source.codec is None else PACKED_ROW_BYTES
+        kinds = {name: pa.string() for name in header if name}
+        return Look(path, kind, kinds, "all", size=source.size, row_bytes=bytes_each)
 
 
 def format_of(path: str, head: bytes, encoding: str) -> Format:
@@ -148,6 +156,7 @@ def _look_at_jsonl(source: storage.Input, blocks: Iterable[bytes], encoding: str
         size=source.size,
         rows=good,
         trouble=next(iter(parsed.faults.values()), ""),
+        row_bytes=sum(map(len, lines)) / len(lines) + 1 if ranged and lines else PACKED_ROW_BYTES,
     )
 
 

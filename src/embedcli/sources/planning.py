@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from array import array
 from dataclasses import replace
 from typing import Any
 
 from embedcli import storage
-from embedcli.contracts import Job, Piece, Plan, UsageError
+from embedcli.contracts import Job, Piece, Plan, Share, UsageError
 from embedcli.sources.columns import resolve
 from embedcli.sources.looks import Look, look_at
 from embedcli.sources.text import encoding_name
@@ -38,7 +39,33 @@ def plan(job: Job) -> Plan:
         formats={look.path: look.format for look in looks},
         total_bytes=total([look.size for look in looks]),
         total_rows=total([look.total for look in looks]),
+        piece_rows=array("q", (about_rows(look, start, stop) for look, start, stop in addresses)),
     )
+
+
+def about_rows(look: Look, start: int, stop: int | None) -> int:
+    """About how many rows a piece has: exact for Parquet, else by the size of the first rows."""
+    if look.unit == "rows":
+        return (stop or 0) - start
+    size = (stop if stop is not None else look.size or 0) - start
+    return max(1, int(size / look.row_bytes))
+
+
+def shares(plan: Plan, rows: int) -> list[Share]:
+    """The pieces of a plan in successive shares of about `rows` rows, the same however often and wherever it is asked.
+
+    A piece is never cut: one that has more rows is a share of its own.
+    """
+    found: list[Share] = []
+    taken: list[Piece] = []
+    held = 0
+    for piece, about in zip(plan.pieces, plan.piece_rows, strict=True):
+        if taken and held + about > rows:
+            found.append(Share(len(found), tuple(taken)))
+            taken, held = [], 0
+        taken.append(piece)
+        held += about
+    return [*found, Share(len(found), tuple(taken))] if taken else found
 
 
 def total(numbers: list[int | None]) -> int | None:

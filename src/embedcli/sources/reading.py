@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never
@@ -23,13 +23,13 @@ class Start(NamedTuple):
 
 
 def read(
-    job: Job, plan: Plan, pieces: Iterable[Piece], starts: Sequence[Start] | None = None
+    job: Job, plan: Plan, pieces: Iterable[Piece], starts: Mapping[int, Start] | None = None
 ) -> Generator[Chunk, None, None]:
     """The rows of some pieces of the plan, in their order, as chunks of `job.chunk_rows` good rows.
 
     The chunks of a piece are the same whichever other pieces are read. Every row is in a chunk or among its
     rejects. A piece ends with a chunk that has `last`. With `on_bad_row` "fail" the first bad row raises
-    InputError `file:line: reason`. `starts` (see `row_starts`) spares counting rows before pieces that do not
+    InputError `file:line: reason`. `starts` (by piece, see `row_starts`) spares counting rows before pieces that do not
     follow each other; only generated ids need it. Closing the iterator closes the files.
     """
     fields = Fields.of(plan.columns)
@@ -105,7 +105,7 @@ class Places:
 
     job: Job
     plan: Plan
-    starts: Sequence[Start] | None
+    starts: Mapping[int, Start] | None
     _row: int = 0
     _next: int = 0
     _after: tuple[str, int | None, int | None] | None = None

@@ -5,20 +5,44 @@ Inputs are opened through `open_input` (a stream) or `open_seekable` (random acc
 """
 
 from embedcli.storage.disk import write_bytes, writing
+from embedcli.storage.folders import (
+    base,
+    exists,
+    is_folder,
+    join,
+    lock,
+    make_folder,
+    names,
+    parent,
+    read_bytes,
+    remove,
+    remove_folder,
+)
 from embedcli.storage.inputs import Input, open_input, open_seekable
 from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder
 from embedcli.storage.places import expand, file_identity, files_of, input_errors, natural, shown, where
 
 __all__ = [
     "Input",
+    "base",
+    "exists",
     "expand",
     "file_identity",
     "files_of",
     "input_errors",
+    "is_folder",
+    "join",
+    "lock",
+    "make_folder",
+    "names",
     "natural",
     "open_input",
     "open_seekable",
     "os_errors",
+    "parent",
+    "read_bytes",
+    "remove",
+    "remove_folder",
     "replacing",
     "shown",
     "sweep",

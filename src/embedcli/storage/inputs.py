@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli.contracts import InputError
 from embedcli.storage.decompress import RAW_BYTES, Damaged, decompressed
-from embedcli.storage.places import Raw, files_of, input_errors, where
+from embedcli.storage.local import Raw
+from embedcli.storage.places import files_of, input_errors, where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,31 +5,15 @@ from __future__ import annotations
 import glob
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Literal, Protocol
 
 from embedcli.contracts import InputError, UsageError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Kind = Literal["file", "folder", "stream"]
+from embedcli.storage.local import LocalFiles
 
 # A folder is read by these endings; `.json` is left out, for folders keep their settings in such files.
 DATA_ENDING = re.compile(r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
-
-
-class Raw(Protocol):
-    """Bytes as they lie in the file. `read` returns at least one byte unless the end is reached."""
-
-    def read(self, size: int, /) -> bytes | None: ...
-
-    def seek(self, offset: int, /) -> int: ...
-
-    def close(self) -> None: ...
 
 
 def shown(path: str) -> str:
@@ -51,40 +35,6 @@ def input_errors(path: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{where(path)}: cannot be read: {reason}", "check the path and its permissions") from error
-
-
-class LocalFiles:
-    """This machine's files."""
-
-    def kind(self, path: str) -> Kind | None:
-        """What `path` is: a stream is a pipe or a device, which can be read only once. None: nothing there."""
-        try:
-            mode = os.stat(path).st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if stat.S_ISDIR(mode):
-            return "folder"
-        return "file" if stat.S_ISREG(mode) else "stream"
-
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder that are not folders themselves."""
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if not entry.is_dir()]
-
-    def matches(self, pattern: str) -> list[str]:
-        return [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
-
-    def identity(self, path: str) -> dict[str, int]:
-        status = os.stat(path)
-        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-    def open(self, path: str) -> Raw:
-        return open(path, "rb", buffering=0)
-
-    def open_seekable(self, path: str) -> pa.NativeFile:
-        import pyarrow as pa
-
-        return pa.OSFile(os.fsencode(path))
 
 
 def files_of(path: str) -> LocalFiles:

@@ -109,7 +109,7 @@ def rows_check(output: Output, found: dict[str, Any]) -> Check:
 
 def rejects_listed(output: Output) -> int | None:
     """Lines of the rejects file beside the output; None if it is not there."""
-    path = outputs.Target(output.path, "parquet", Path(output.path).is_dir()).rejects
+    path = Path(outputs.Target(output.path, "parquet", Path(output.path).is_dir()).rejects)
     if not path.exists():
         return None
     with path.open("rb") as lines:

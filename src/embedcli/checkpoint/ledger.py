@@ -1,0 +1,322 @@
+"""The parts of one output: found, added, sealed by shares, published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from embedcli import sinks, storage
+from embedcli.checkpoint import parts as staged
+from embedcli.checkpoint import shares as sealing
+from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
+from embedcli.checkpoint.shares import Record
+from embedcli.contracts import Chunk, Encoded, OutputError, Part, Share
+from embedcli.outputs import MANIFEST, Target, changed_input, refuse_changed
+
+if TYPE_CHECKING:
+    from embedcli.tables import Layout
+
+DEFAULT_PART_SIZE = 256_000_000
+LOCK = "_lock"
+
+
+class Ledger:
+    """The parts of one output. Holds the output's lock until `release`; a dead process keeps none.
+
+    A share of the input whose chunks are all done is sealed: a record says so, and in a folder output its parts
+    have become its final files. `shares` are those of the plan; single-file outputs of one process have none.
+    """
+
+    def __init__(self, target: Target, *, tolerant: bool = False, lock: str = LOCK) -> None:
+        self.target = target
+        self.job: dict[str, Any] = {}
+        self.tolerant = tolerant
+        self.added: list[int] = []
+        self.rejected = 0
+        self.parts: dict[tuple[int, int], Part] = {}
+        self.sealed: dict[int, Record] = {}
+        self.damaged: list[str] = []
+        self.open_shares: list[Share] = []
+        self._lock_name = lock
+        self._hashes: dict[tuple[int, int], str] = {}
+        self._found: dict[tuple[int, int], str] = {}
+        self._inside: dict[tuple[int, int], Part] = {}
+        self._unlock: Callable[[], None] | None = None
+
+    # Opening
+
+    def acquire(self) -> None:
+        """Take the lock and sweep what a dead process left; OutputError if another process holds it."""
+        stage = self.target.stage
+        if self.target.folder:
+            storage.make_folder(storage.parent(stage))
+        self.target.make_stage()
+        self._unlock = storage.lock(self._path(self._lock_name), self.target.output)
+        if self._lock_name == LOCK:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        storage.sweep(self.target.stage)
+        if self.target.folder:
+            storage.sweep(storage.parent(self.target.stage))
+        for file in (*self.target.files(), self.target.rejects):
+            storage.sweep(storage.parent(file), storage.base(file))
+
+    def begin(self, job: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Find the parts of the same job; ResumeError if they belong to another one."""
+        self.job = dict(job)
+        manifest = self._path(MANIFEST)
+        old = {} if overwrite else _json(manifest)
+        if old:
+            refuse_changed(old, self.job, manifest, self.target.output)
+        else:
+            self.discard()
+            storage.write_bytes(manifest, json.dumps(self.job, indent=1, ensure_ascii=False).encode())
+        for name in storage.names(self.target.stage, PART_NAME):
+            self._found[key_of(name)] = self._path(name)
+
+    def join(self, job: Mapping[str, Any]) -> None:
+        """Take part in a run that another process has begun; OutputError if its stage cannot be seen from here."""
+        if _json(self._path(MANIFEST)) != json.loads(json.dumps(job)):
+            raise OutputError(
+                f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
+                "choose an output that all machines share: a network folder, or an s3:// address",
+            )
+        self.job = dict(job)
+        for name in storage.names(self.target.stage, PART_NAME):
+            self._found[key_of(name)] = self._path(name)
+
+    def begin_shares(self, shares: Sequence[Share], *, unread: bool = True) -> list[Share]:
+        """Find the shares that are sealed and sound; returns those that must be read, which is all unless `unread`.
+
+        A sealed share whose inputs look as they did needs no reading; the others are compared chunk by chunk.
+        """
+        records, damaged = sealing.read_records(self.target.stage)
+        self.damaged += damaged
+        for path in damaged:
+            storage.remove(path)
+        left = []
+        for share in shares:
+            record = records.get(share.index)
+            if record is not None and not self._take(record, share):
+                record = None
+            if record is None:
+                self.open_shares.append(share)
+            if record is None or not unread or not sealing.unchanged(record, share):
+                left.append(share)
+        return left
+
+    def gather(self, shares: int) -> list[int]:
+        """Count all sealed shares of a job of which only the stage is known; the numbers of those that are missing."""
+        self.job = _json(self._path(MANIFEST))
+        for name in storage.names(self.target.stage, PART_NAME):
+            self._found[key_of(name)] = self._path(name)
+        records, damaged = sealing.read_records(self.target.stage)
+        self.damaged += damaged
+        for record in records.values():
+            if self._whole(record):
+                self._count(record)
+        return [index for index in range(shares) if index not in self.sealed]
+
+    def _whole(self, record: Record) -> bool:
+        parts = {part.key: part for part in record.parts}
+        whole = all(complete(parts, piece) for piece in {piece for piece, _ in parts})
+        sound = whole and all(staged.rejects_sound(self.target.stage, part) for part in record.parts)
+        return sound and (sealing.files_sound(self.target, record.files) if record.files else self._parts_sound(record))
+
+    def _take(self, record: Record, share: Share) -> bool:
+        """Count a sealed share as done, or undo its seal."""
+        changed = self.tolerant and not sealing.unchanged(record, share)
+        if not changed and self._whole(record):
+            self._count(record)
+            return True
+        if not changed:
+            self.damaged.append(f"share {record.index}")
+        self._unseal(record)
+        return False
+
+    def _parts_sound(self, record: Record) -> bool:
+        return not self.target.folder and all(self._sound(part.key) is not None for part in record.parts)
+
+    def _count(self, record: Record) -> None:
+        self.sealed[record.index] = record
+        self._inside |= {part.key: part for part in record.parts}
+        self.rejected += sum(part.rejects for part in record.parts)
+
+    def _unseal(self, record: Record) -> None:
+        for name in storage.names(self.target.stage, rf"share-{record.index:06d}-"):
+            storage.remove(self._path(name))
+        for file in record.files:
+            storage.remove(self.target.sealed(file["name"]))
+
+    def adopted(self, name: str) -> Any:
+        """A value of the interrupted job's manifest, for what the user left open; None without one."""
+        return _json(self._path(MANIFEST)).get(name)
+
+    def discard(self) -> None:
+        """Forget all parts; the finished output, if any, stays until a new one replaces it."""
+        storage.remove(self._path(MANIFEST))
+        for name in storage.names(self.target.stage, r"part-|rejects-|share-|_ranges\.json|_starts\.json|_space\.json"):
+            storage.remove(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return storage.join(self.target.stage, name)
+
+    # Parts
+
+    def missing(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Yield the chunks that have no sound part yet; count the others as done.
+
+        A part made from other ids or texts than the chunk holds now means a changed input: ResumeError,
+        or, with --update, the part is made again.
+        """
+        for chunk in chunks:
+            digest = source_hash(chunk)
+            self._hashes[chunk.key] = digest
+            inside = self._inside.get(chunk.key)
+            part = inside or self._sound(chunk.key)
+            if part is not None and part.source_hash != digest:
+                if inside or not self.tolerant:
+                    raise changed_input(chunk.piece.path, part.source_hash, digest, self.target.output)
+                storage.remove(part.path)
+                part = None
+            if part is None:
+                yield chunk
+            elif not inside:
+                self.parts[chunk.key] = part
+                self.rejected += part.rejects
+
+    def _sound(self, key: tuple[int, int]) -> Part | None:
+        path = self._found.get(key)
+        if path is None:
+            return None
+        try:
+            return read_part(path)
+        except OutputError:
+            self.damaged.append(path)
+            storage.remove(path)
+            return None
+
+    def add(self, encoded: Encoded, layout: Layout, changes: Mapping[str, int] | None = None) -> Part:
+        """Write a chunk's part and its rejects: on disk and synced when this returns, or an OutputError."""
+        chunk = encoded.chunk
+        source = self._hashes.pop(chunk.key, None) or source_hash(chunk)
+        part = staged.write_part(self.target.stage, encoded, layout, source, changes or {})
+        self.parts[chunk.key] = part
+        self.rejected += part.rejects
+        self.added.append(part.read)
+        return part
+
+    # Shares
+
+    def seal_ready(self, layout: Layout, space: Mapping[str, Any]) -> None:
+        """Seal the shares at hand whose every chunk has its part, in order."""
+        while self.open_shares and all(complete(self.parts, piece.index) for piece in self.open_shares[0].pieces):
+            self.seal(self.open_shares.pop(0), layout, space)
+
+    def seal(self, share: Share, layout: Layout, space: Mapping[str, Any]) -> Record:
+        """Write the files of a share, if this is a folder output, and its record; then its parts are not needed."""
+        wanted = {piece.index for piece in share.pieces}
+        parts = tuple(self.parts[key] for key in sorted(self.parts) if key[0] in wanted)
+        files: tuple[dict[str, Any], ...] = ()
+        if self.target.folder:
+            size = int(self.job.get("part_size") or DEFAULT_PART_SIZE)
+            metadata = {sinks.SPACE_KEY: dict(space)}
+            files = sealing.write_files(self.target, share, parts, layout, metadata, size)
+        record = Record(share.index, parts, sealing.looks(share), files)
+        sealing.write_record(self.target.stage, record)
+        for part in parts:
+            if files:
+                storage.remove(part.path)
+            del self.parts[part.key]
+        self.sealed[share.index] = record
+        return record
+
+    def receive(self, record: Record) -> None:
+        """Count a share that another process has sealed."""
+        self._count(record)
+        self.added.append(record.read)
+
+    # Closing
+
+    def all_parts(self) -> list[Part]:
+        """Every part in the order of the input, those of sealed shares too."""
+        inside = {part.key: part for record in self.sealed.values() for part in record.parts}
+        every = inside | self.parts
+        return [every[key] for key in sorted(every)]
+
+    def totals(self) -> dict[str, int]:
+        """Sums over all parts: read, rows, rejects, tokens, truncated, lost_tokens."""
+        parts = self.all_parts()
+        sums = {name: sum(getattr(part, name) for part in parts) for name in ("read", "rows", "rejects")}
+        return sums | {name: sum(part.stats[name] for part in parts) for name in ("tokens", "truncated", "lost_tokens")}
+
+    def changes(self) -> dict[str, int]:
+        """Sums over all parts: rows added, changed and reused by --update or --reuse."""
+        counts = [part.stats["changes"] for part in self.all_parts()]
+        return {name: sum(count.get(name, 0) for count in counts) for name in ("added", "changed", "reused")}
+
+    def close(self, layout: Layout, space: Mapping[str, Any]) -> None:
+        """Publish rejects and output, then remove the stage. The caller has checked that no row is missing."""
+        totals = self.totals()
+        parts = self.all_parts()
+        metadata = {
+            sinks.SPACE_KEY: dict(space),
+            sinks.JOB_KEY: {"job": self.job, "source_hash": joined_hash([p.source_hash for p in parts]), **totals},
+        }
+        self._publish_rejects(parts)
+        if self.target.folder:
+            self._publish_folder(metadata)
+        else:
+            rows = sum(part.stats["vectors"] for part in parts)
+            sinks.MERGES[self.target.kind](staged.tables(parts), self.target.output, layout, metadata, rows)
+        self.remove_stage()
+
+    def _publish_rejects(self, parts: Sequence[Part]) -> None:
+        files = [self._path(str(part.stats["rejects_file"])) for part in parts if part.rejects]
+        if not files:
+            storage.remove(self.target.rejects)
+            return
+        with storage.writing(self.target.rejects) as out:
+            for path in files:
+                out.write(storage.read_bytes(path))
+
+    def _publish_folder(self, metadata: sinks.Metadata) -> None:
+        """Give the sealed files their names; the manifest, written last, says that the output is whole."""
+        records = [self.sealed[index] for index in sorted(self.sealed)]
+        names = [str(file["name"]) for record in records for file in record.files]
+        storage.remove(self.target.marker)
+        for stale in storage.names(self.target.output, "part-"):
+            if stale not in names:
+                storage.remove(storage.join(self.target.output, stale))
+        self.target.publish(names)
+        named = [name for name in names if name.endswith("." + self.target.kind) and not name.endswith(".ids.parquet")]
+        text = json.dumps({**metadata, "parts": named}, indent=1, ensure_ascii=False)
+        storage.write_bytes(self.target.marker, text.encode())
+
+    def remove_stage(self) -> None:
+        """Remove the staging folder, the lock last, while it is still held."""
+        for name in storage.names(self.target.stage):
+            if name != self._lock_name:
+                storage.remove(self._path(name))
+        storage.remove_folder(self.target.stage)
+        self.release()
+
+    def release(self) -> None:
+        """Give the lock back. A stage without parts holds nothing to go on from and is removed with it."""
+        if self._unlock is None:
+            return
+        unlock, self._unlock = self._unlock, None
+        if self._lock_name == LOCK and not storage.names(self.target.stage, "part-|share-|_lock-"):
+            storage.remove_folder(self.target.stage)
+        unlock()
+
+
+def _json(path: str) -> dict[str, Any]:
+    """A manifest, or {} when a kill or a hand damaged it: its parts are then made again."""
+    try:
+        loaded = json.loads(storage.read_bytes(path))
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}

@@ -1,0 +1,32 @@
+"""`embedcli merge`: publish an output whose shards are all done."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from embedcli.cli.boundary import guarded
+from embedcli.contracts import OutputFormat
+
+
+@guarded
+def merge(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output that the shards have in common.")],
+    to: Annotated[OutputFormat | None, typer.Option("--to", help="Its format, when the name does not tell.")] = None,
+    max_rejects: Annotated[
+        str | None, typer.Option("--max-rejects", help="Fail beyond this number, or share (0.1%), of rejected rows.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+) -> None:
+    """Publish an output whose shards (`encode --shard K/N`) are all done, after checking that no row is missing.
+
+    The last shard does it by itself; this is for when it could not. Exit codes as of encode.
+    """
+    from embedcli import runners
+
+    outcome = runners.merge(output, to, max_rejects)
+    if not quiet:
+        counted = f"{outcome.totals['read']:,} rows: " if outcome.totals else ""
+        typer.echo(f"{output}: {counted}{outcome.reason}", err=True)
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,91 @@
+"""How runs end: published, stopped, or with nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from embedcli import checkpoint, outputs, storage
+from embedcli.contracts import Outcome, Plan, ResumeError
+from embedcli.runners.facts import inputs_of
+from embedcli.runners.running import TOTALS, Run
+
+STOPPED = 75
+INTERRUPTED = 130
+
+
+def ended(totals: dict[str, int], space: dict[str, Any], files: tuple[str, ...] = ()) -> Outcome:
+    rejects = totals["rejects"]
+    reason = f"{rejects} rows were rejected" if rejects else "all rows embedded"
+    return Outcome(3 if rejects else 0, reason, totals, space, files)
+
+
+def stopped(this: Run, totals: dict[str, int], what_next: str) -> Outcome:
+    code = INTERRUPTED if this.control.reason == "SIGINT" else STOPPED
+    return Outcome(code, f"stopped by {this.control.reason}: {what_next}", totals)
+
+
+def nothing_to_do(
+    this: Run, identity: dict[str, Any], done: outputs.Finished, ledger: checkpoint.Ledger
+) -> Outcome | None:
+    """The output is finished, of this very job and input: leave it as it is. None if --update must look closer.
+
+    Raises ResumeError if the job or the input has changed and the user did not say --update.
+    """
+    output = ledger.target.output
+    if this.job.update and "-" in identity["inputs"]:
+        return None  # stdin can be read only once
+    try:
+        outputs.refuse_changed(done.job.get("job", {}), identity, output, output)
+        refuse_changed_input(this, done, ledger)
+    except ResumeError:
+        if this.job.update:
+            this.read = 0
+            return None
+        raise
+    ledger.remove_stage()
+    totals = {key: int(done.job[key]) for key in TOTALS}
+    return Outcome(0, "nothing to do: the output is finished", totals, dict(done.space), (), totals["read"])
+
+
+def refuse_changed_input(this: Run, done: outputs.Finished, ledger: checkpoint.Ledger) -> None:
+    """ResumeError unless the inputs still hold what the output was made from; read anew only if they look other."""
+    if seen_before(ledger.target, this.plan):
+        return
+    now = checkpoint.joined_hash([checkpoint.source_hash(chunk) for chunk in this.chunks()])
+    if now != done.source_hash:
+        raise outputs.changed_input(", ".join(inputs_of(this.plan)[:3]), done.source_hash, now, ledger.target.output)
+    remember(ledger.target, this.plan)
+
+
+# What finished outputs looked like: only a shortcut, the content hash decides
+
+
+def remember(target: outputs.Target, plan: Plan) -> None:
+    """Note size and time of inputs and output, so that the next run of a finished job need not read them."""
+    stamp = outputs.stamp(target, inputs_of(plan))
+    if stamp is not None:
+        note = _note(target)
+        with suppress(OSError):  # a torn note does not match and costs a reading of the input
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps(stamp), "utf-8")
+
+
+def seen_before(target: outputs.Target, plan: Plan) -> bool:
+    """Whether inputs and output look as they did when this output was last found finished."""
+    try:
+        return bool(json.loads(_note(target).read_bytes()) == outputs.stamp(target, inputs_of(plan)))
+    except (OSError, ValueError):
+        return False
+
+
+def _note(target: outputs.Target) -> Path:
+    from embedcli.encoders.files import cache_home
+
+    local = storage.files_of(target.output).renames
+    place = os.path.realpath(target.output) if local else target.output
+    return cache_home() / "finished" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,93 @@
+"""This machine's files: what every file system here must be able to do."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Kind = Literal["file", "folder", "stream"]
+
+
+class Raw(Protocol):
+    """Bytes as they lie in the file. `read` returns at least one byte unless the end is reached."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+    def seek(self, offset: int, /) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Taken(Exception):
+    """Another process holds the lock."""
+
+
+class LocalFiles:
+    """This machine's files. Every method raises OSError for what the system refuses."""
+
+    # Whether a finished file can take another name in no time: object stores copy instead.
+    renames = True
+
+    def kind(self, path: str) -> Kind | None:
+        """What `path` is: a stream is a pipe or a device, which can be read only once. None: nothing there."""
+        try:
+            mode = os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISDIR(mode):
+            return "folder"
+        return "file" if stat.S_ISREG(mode) else "stream"
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder that are not folders themselves."""
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if not entry.is_dir()]
+
+    def matches(self, pattern: str) -> list[str]:
+        return [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
+
+    def identity(self, path: str) -> dict[str, int]:
+        status = os.stat(path)
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+    def open(self, path: str) -> Raw:
+        return open(path, "rb", buffering=0)
+
+    def open_seekable(self, path: str) -> pa.NativeFile:
+        import pyarrow as pa
+
+        return pa.OSFile(os.fsencode(path))
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def make_folder(self, path: str, *, parents: bool = True) -> None:
+        if parents:
+            os.makedirs(path, exist_ok=True)
+        elif not os.path.isdir(path):
+            os.mkdir(path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove a folder with all that is in it; what cannot be removed stays."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def lock(self, path: str) -> Callable[[], None]:
+        """Take the lock `path`, which a dead process does not keep; what gives it back. Raises Taken."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Taken from None
+        return lock.release
