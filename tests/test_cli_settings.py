@@ -133,10 +133,8 @@ def test_every_shared_flag_has_the_variable_of_its_name() -> None:
 
 
 def test_every_command_takes_settings() -> None:
-    commands = [
-        *app.registered_commands,
-        *(one for group in app.registered_groups for one in group.typer_instance.registered_commands),
-    ]
+    groups = [group.typer_instance for group in app.registered_groups if group.typer_instance]
+    commands = [one for group in (app, *groups) for one in group.registered_commands]
     assert [one.name for one in commands if one.cls is not Command] == []
 
 
