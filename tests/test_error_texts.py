@@ -25,7 +25,7 @@ VERBS = (
     "write",
 )  # fmt: skip
 PROGRAMS = ("embedcli", "pip")
-NAMES = ("Parquet", "OpenVINO", "MtebModel")
+NAMES = ("Parquet", "OpenVINO", "MtebModel", "Lance")
 # Hints that begin with something else: a defect, which nothing to type cures, or a fact before the action.
 NOT_ACTIONS = (
     "this is a defect",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import jobs
@@ -118,14 +119,11 @@ def torn(folder: str) -> int:
 
 
 def test_what_is_raised_while_rows_are_made_comes_back_as_itself(tmp_path: Path) -> None:
-    def rows() -> Any:
-        raise OutputError("the part is damaged", "run again")
-        yield
+    def damaged(number: int) -> pa.Table:
+        raise OutputError(f"part {number} is damaged", "run again")
 
-    import pyarrow as pa
-
-    with pytest.raises(OutputError, match="the part is damaged"):
-        lancefolder.write(rows(), str(tmp_path / "new"), pa.schema([("id", pa.int64())]))
+    with pytest.raises(OutputError, match="part 3 is damaged"):
+        lancefolder.write(map(damaged, [3]), str(tmp_path / "new"), pa.schema([("id", pa.int64())]))
 
 
 def test_what_a_dead_process_left_is_swept_and_a_living_one_keeps_its_own(here: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -162,6 +163,7 @@ class RunReport:
             "rows_per_second": rate(meter.rows, self.seconds),
             "tokens_per_second": rate(meter.fed_tokens, self.seconds),
             "stage_seconds": {name: round(value, 3) for name, value in meter.seconds.items()},
+            "timeline": meter.timeline(),
             "bottleneck": bottleneck(meter),
             "forward_seconds": round(meter.forward_seconds, 3),
             "device_idle_share": share(meter.idle_seconds, meter.forward_seconds),
@@ -302,4 +304,7 @@ def peak_memory_mb() -> float:
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Write a report whole, or raise an OutputError."""
-    storage.write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    # Numbers of a list stand on one line. A line break inside a text is written as \\n, so only lists match.
+    text = re.sub(r"\[\n[\d\s.,e-]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
+    storage.write_bytes(path, text.encode())
