@@ -4,6 +4,7 @@ README.md             <!-- commands --> ... <!-- end -->   the real `--help` of 
 docs/architecture.md   <!-- layers --> ... <!-- end -->   the layers that import-linter checks
 docs/architecture.md  <!-- modules --> ... <!-- end -->   first docstring line of every module
 tests/error_texts.md                                      every error text of the source
+docs/embedcli.1                                           the man page, from the same help
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import errors
+import manpage
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "embedcli"
 README = Path("README.md")
 ARCHITECTURE = Path("docs/architecture.md")
 ERRORS = Path("tests/error_texts.md")
+MAN = Path("docs/embedcli.1")
 # What the program uses on any terminal of 80 columns or more.
 WIDTH = 78
 
@@ -53,6 +56,7 @@ def generated() -> dict[Path, str]:
         README: fill(README, {"commands": command_sections()}),
         ARCHITECTURE: fill(ARCHITECTURE, {"modules": module_table(), "layers": layer_block()}),
         ERRORS: errors.table(),
+        MAN: man_page(),
     }
 
 
@@ -69,6 +73,13 @@ def fill(document: Path, blocks: Mapping[str, str]) -> str:
         start = text.index(marker) + len(marker)
         text = text[:start] + body + "\n" + text[text.index("<!-- end -->", start) :]
     return text
+
+
+def man_page() -> str:
+    """docs/embedcli.1, which the wheel installs as share/man/man1/embedcli.1."""
+    import embedcli
+
+    return manpage.page(embedcli.__version__, {name: help_text(name) for name in ("", *commands())})
 
 
 def command_sections() -> str:
