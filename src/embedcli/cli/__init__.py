@@ -88,4 +88,4 @@ app.command(cls=Command)(pull)
 
 def main() -> None:
     """The console script."""
-    app()
+    app(prog_name="embedcli")
