@@ -248,19 +248,17 @@ class Device:
             )
         while self.flying:
             self._land()
-        width = batching.padded(int(work.tokens.lengths[rows].max()), self.encoder.multiple)
-        self.budget = max(1, min(self.budget, width * len(rows)) // 2)
+        self.budget = max(1, min(self.budget, batching.cost(work.tokens.lengths[rows], self.encoder.multiple)) // 2)
         self.meter.batch_tokens = self.budget
         for half in np.array_split(rows, 2):
             self._start(work, half)
 
     def _count(self, work: Work, rows: Rows) -> None:
         lengths = work.tokens.lengths[rows]
-        width = batching.padded(int(lengths.max()), self.encoder.multiple)
         self.meter.batches += 1
         self.meter.sequences += len(rows)
         self.meter.fed_tokens += int(lengths.sum())
-        self.meter.padded_tokens += width * len(rows)
+        self.meter.padded_tokens += batching.cost(lengths, self.encoder.multiple)
 
     def _place(self, work: Work, rows: Rows, vectors: Floats) -> None:
         if vectors.shape != (len(rows), self.encoder.dim):
