@@ -129,7 +129,7 @@ def test_what_is_not_there_is_refused(
 def test_stdin_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="named twice"):
         storage.expand(["-", "-"])
-    with pytest.raises(UsageError, match="No input was named"):
+    with pytest.raises(UsageError, match="no input was named"):
         storage.expand([])
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
 
 Format = Literal["jsonl", "csv", "tsv", "parquet"]
-OutputFormat = Literal["parquet", "npy", "jsonl", "arrow"]
+OutputFormat = Literal["parquet", "npy", "jsonl", "arrow", "lance"]
 Role = Literal["query", "document", "none"]
 Overflow = Literal["truncate", "error", "reject", "split", "pool"]
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]

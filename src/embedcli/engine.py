@@ -128,7 +128,10 @@ def tokenized(texts: list[str], encoder: Encoder, settings: Settings) -> tuple[W
         return whole(texts), tokens
     spans = getattr(encoder, "spans", None)
     if spans is None:
-        raise UsageError(f"--overflow {settings.overflow} needs a model with a tokenizer of its own", "use truncate")
+        raise UsageError(
+            f"--overflow {settings.overflow} needs a model with a tokenizer of its own",
+            "use --overflow truncate, error or reject",
+        )
     windows = split(texts, long, lambda text: spans(text, settings.split_overlap))
     return windows, encoder.tokenize(windows.sequences)
 
@@ -260,7 +263,8 @@ class Device:
     def _place(self, work: Work, rows: Rows, vectors: Floats) -> None:
         if vectors.shape != (len(rows), self.encoder.dim):
             raise ModelError(
-                f"the encoder returned an array of shape {vectors.shape} for {len(rows)} rows of {self.encoder.dim}"
+                f"the encoder returned an array of shape {vectors.shape} for {len(rows)} rows of {self.encoder.dim}",
+                "this is a defect of the encoder: please report it, with the name of the model",
             )
         bad = unusable(vectors)
         if bad.any():

@@ -54,7 +54,7 @@ class Bench:
             return contender.lap(rows, folder or self.home(contender))
         except Failed as error:
             raise ModelError(
-                f"{contender.name} failed: {error}", "nothing can be compared; look at that run first"
+                f"{contender.name} failed: {error}", "run it alone first: nothing can be compared without it"
             ) from error
 
     def home(self, contender: Contender) -> Path:
@@ -116,7 +116,7 @@ def settled(bench: Bench, peer: Peer) -> Peer:
     try:
         return fields.best_batch(peer, bench.rows.every, bench.home(peer))
     except Failed as error:
-        raise ModelError(f"{peer.name} cannot run this model: {error}", "there is nothing to compare with") from error
+        raise ModelError(f"{peer.name} cannot run this model: {error}", "choose a model that it can run") from error
 
 
 def named_variants(bench: Bench, ours: Sequence[Ours]) -> list[Ours]:

@@ -23,7 +23,7 @@ from embedcli.runners.processes import LOOK_SECONDS, TRIES, WorkerTraceback
 from embedcli.runners.running import Run
 from embedcli.runners.work import Done, Setup, Task, Worker
 
-CONNECT = "is the cluster up, and is the address right? ray://HEAD:10001, HEAD:6379, or auto on one of its machines"
+CONNECT = "start the cluster, or check the address: ray://HEAD:10001, HEAD:6379, or auto on one of its machines"
 
 
 class Actor:
@@ -166,7 +166,7 @@ def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Iterator[dict[str, An
         if isinstance(row, BaseException):
             raise EmbedcliError(
                 f"the Ray cluster failed: {type(row).__name__}: {first_line(row)}",
-                "what is done stays done: run the same command again to go on",
+                "run the same command again to go on: what is done stays done",
             ) from row
         yield row
 

@@ -146,7 +146,7 @@ def note_space(stage: str, layout: Layout, space: dict[str, Any], shares: int) -
             raise OutputError(
                 f"{storage.where(note)}: other workers of this job made vectors of another kind: {key} "
                 f"is {old['space'].get(key)!r} there, {space.get(key)!r} here",
-                "let all machines use the same settings, or start again with --overwrite",
+                "use the same settings on all machines, or start again with --overwrite",
             )
 
 

@@ -52,7 +52,10 @@ def arrow_errors(path: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{storage.where(path)}: cannot be read as Parquet: {reason}", "is the file whole?") from error
+        raise InputError(
+            f"{storage.where(path)}: cannot be read as Parquet: {reason}",
+            "check that the file is whole, or fetch it again",
+        ) from error
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -89,7 +92,10 @@ def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
             position += batch.num_rows
             yield _rows(batch, fields, lines, share * position // max(1, rows))
     if position != rows:
-        raise InputError(f"{storage.where(piece.path)}: has other rows than when it was planned", "start again")
+        raise InputError(
+            f"{storage.where(piece.path)}: has other rows than when it was planned",
+            "run the same command again when nothing writes to the file",
+        )
 
 
 def _share(file: pq.ParquetFile, piece: Piece) -> int:

@@ -44,7 +44,10 @@ class Texts:
         made = np.empty((len(texts), self.dim), np.float32)
         for done in self.encoded(texts):
             for reject in done.rejects:
-                raise InputError(f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}")
+                raise InputError(
+                    f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
+                    "leave it out, or mend it",
+                )
             start = done.chunk.lines[0] - 1
             made[start : start + len(done.vectors)] = done.vectors
         return made
@@ -93,7 +96,7 @@ def in_chunks(texts: Sequence[str], rows: int = DEFAULT_CHUNK_ROWS) -> Iterator[
 def check_text(text: Any, place: int) -> None:
     """InputError unless `text` is a string that can be written as UTF-8."""
     if not isinstance(text, str):
-        raise InputError(f"text {place} is of type {type(text).__name__}, not a string")
+        raise InputError(f"text {place} is of type {type(text).__name__}, not a string", "give strings")
     try:
         text.encode()
     except UnicodeEncodeError:
