@@ -1,11 +1,12 @@
-"""What an accelerator's driver says when it refuses or fails, as errors of ours."""
+"""What PyTorch and its drivers say when they refuse or fail, as errors of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from embedcli.contracts import ModelError, OutOfMemory
+from embedcli.contracts import ModelError, OutOfMemory, UsageError
+from embedcli.encoders.files import ModelFiles
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 # A device that has failed once answers nothing any more in this process.
@@ -33,3 +34,18 @@ def device_faults(device: str) -> Iterator[None]:
     if refused:
         # Raised outside the handler: inside, the error's frames would keep the batch's memory.
         raise OutOfMemory(refused)
+
+
+@contextmanager
+def load_errors(files: ModelFiles) -> Iterator[None]:
+    """Turn whatever loading a model raises into a ModelError that names its folder."""
+    try:
+        yield
+    except (ModelError, UsageError):
+        raise
+    except Exception as error:
+        told = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise ModelError(
+            f"{files.name} cannot be loaded from {files.folder}: {told}",
+            "check that the folder is whole and that the installed transformers knows its architecture (-v shows more)",
+        ) from error

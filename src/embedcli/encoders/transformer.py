@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.contracts import Job, ModelError, Tokens, UsageError
-from embedcli.encoders import onednn, unpadded
-from embedcli.encoders.faults import device_faults
+from embedcli.encoders import budget, onednn, unpadded
+from embedcli.encoders.faults import device_faults, load_errors
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.ownwords import OwnWords, Texts, agrees
 from embedcli.encoders.recipe import Recipe, identity
@@ -71,6 +71,8 @@ class TransformerEncoder:
         self._flat: unpadded.Flat | None = None
         self.dim = int(self._probe().shape[1])
         self._unpad(unpadded.kernel_for)
+        if kind == "cuda":
+            self._fit(budget.Gauge(torch, self.device))
 
     def space(self) -> dict[str, Any]:
         """What decides the vectors, with the device, dtype and library versions that made them."""
@@ -122,7 +124,7 @@ class TransformerEncoder:
         _empty_cache(self.device)
 
     def _load(self, dtype: str) -> Any:
-        with _quiet(), _load_errors(self._files):
+        with _quiet(), load_errors(self._files):
             import torch
             from sentence_transformers import SentenceTransformer
 
@@ -209,7 +211,7 @@ class TransformerEncoder:
             return host, ready
 
     def _probe(self, texts: Sequence[str] = PROBE) -> Floats:
-        with _load_errors(self._files):
+        with load_errors(self._files):
             tokens = self.tokenize(texts)
             rows = np.flatnonzero(tokens.lengths)
             if not len(rows):
@@ -238,6 +240,21 @@ class TransformerEncoder:
             self.model = self._load(self.dtype)
         else:
             self.multiple = 0
+
+    def _fit(self, gauge: budget.Gauge) -> None:
+        """Lower the token budget to what the device's memory holds."""
+        if isinstance(self.words, Texts):
+            return
+        tokens = self.tokenize(PROBE)
+        longest = self.recipe.max_seq_length or self.recipe.positions or 512
+
+        def run(count: int) -> int:
+            rows = budget.rows_of(int(tokens.ids[-1]), count // longest, longest)
+            every = np.arange(count // longest)
+            return gauge.peak_of(lambda: self.collect(self.forward(rows, every)))
+
+        self.batch_tokens = budget.fitting(self.batch_tokens, longest, gauge.free, run)
+        log.debug("batches of %s tokens at most", self.batch_tokens)
 
     def _pack(self) -> None:
         """Pack the linear layers; where that fails or changes a vector, the model is loaded again as it was."""
@@ -368,20 +385,6 @@ def _empty_cache(device: str) -> None:
     backend = getattr(torch, device.partition(":")[0], None)
     if backend is not None and hasattr(backend, "empty_cache"):
         backend.empty_cache()
-
-
-@contextmanager
-def _load_errors(files: ModelFiles) -> Iterator[None]:
-    try:
-        yield
-    except (ModelError, UsageError):
-        raise
-    except Exception as error:
-        told = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        raise ModelError(
-            f"{files.name} cannot be loaded from {files.folder}: {told}",
-            "check that the folder is whole and that the installed transformers knows its architecture (-v shows more)",
-        ) from error
 
 
 @contextmanager
