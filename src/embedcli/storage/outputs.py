@@ -7,12 +7,14 @@ import fcntl
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedcli.contracts import OutputError
-from embedcli.storage.places import where
+from embedcli.storage.local import alive
+from embedcli.storage.places import is_local, objects_of, where
 
 HINTS = {
     errno.ENOSPC: "free some space, or choose an output on another disk",
@@ -45,7 +47,12 @@ def replacing(path: str) -> Iterator[str]:
 
     If the block or the disk fails, `path` is as it was before and the temporary file is gone. Errors of the
     operating system become OutputError. A link is followed; what is not a regular file is never replaced.
+    For an address the temporary path lies on this machine, and is uploaded when the block ends well.
     """
+    if not is_local(path):
+        with _uploaded(path) as temporary:
+            yield temporary
+        return
     with os_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isfile(target):
@@ -65,6 +72,15 @@ def replacing(path: str) -> Iterator[str]:
         finally:
             os.close(claim)
         sync_folder(os.path.dirname(target))
+
+
+@contextmanager
+def _uploaded(path: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
+        temporary = os.path.join(folder, "out" + os.path.splitext(path)[1])
+        yield temporary
+        with open(temporary, "rb") as spooled:
+            objects_of(path).upload(path, spooled, os.path.getsize(temporary))
 
 
 def _sync(path: str) -> None:
@@ -95,8 +111,10 @@ def _temporary(target: str) -> str:
 def sweep(folder: str | Path, name: str | None = None) -> list[str]:
     """Remove temporary files that `replacing` left in `folder` (for output `name`, or all); returns their names.
 
-    Files of a process that is still at work stay.
+    Files of a process that is still at work stay. Nothing is left at an address: what is uploaded has its own name.
     """
+    if not is_local(str(folder)):
+        return []
     prefix = None if name is None else os.path.basename(_temporary(name)).rsplit("-", 1)[0]
     removed = []
     with os_errors(str(folder)):
@@ -122,16 +140,6 @@ def _in_use(temporary: str, pid: int) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        return _alive(pid)
+        return alive(pid)
     finally:
         os.close(descriptor)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # alive, and another user's
-    return True
