@@ -32,19 +32,19 @@ class Store:
 
     def put(self, key: str, data: bytes) -> str:
         """Put an object; its address."""
-        with self.fs.open_output_stream(f"{BUCKET}/{key}") as out:
+        with self.fs.open_output_stream(f"{BUCKET}/{key}", compression=None) as out:
             out.write(data)
         return f"s3://{BUCKET}/{key}"
 
     def get(self, key: str) -> bytes:
-        with self.fs.open_input_stream(f"{BUCKET}/{key}") as source:
+        with self.fs.open_input_stream(f"{BUCKET}/{key}", compression=None) as source:
             return bytes(source.read())
 
     def names(self, prefix: str) -> list[str]:
         """Every object whose name begins with the prefix, but for the empty ones that stand for folders."""
         import pyarrow.fs as pafs
 
-        folder, _, start = f"{BUCKET}/{prefix}".rpartition("/")
+        folder, _, _ = f"{BUCKET}/{prefix}".rpartition("/")
         found = self.fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
         names = [info.path.removeprefix(f"{BUCKET}/") for info in found if info.type == pafs.FileType.File]
         return sorted(name for name in names if name.startswith(prefix))

@@ -142,7 +142,7 @@ class RunReport:
     price_per_mtok: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The report's content: no secrets are in a Job, so none are here."""
+        """The report's content, without secrets."""
         meter = self.meter
         outcome = self.outcome
         totals = dict(outcome.totals) if outcome else {}
@@ -178,7 +178,7 @@ class RunReport:
             "peak_memory_mb": peak_memory_mb(),
             "space": dict(outcome.space) if outcome else {},
             "files": list(outcome.files) if outcome else [],
-            "job": asdict(self.job),
+            "job": without_secrets(asdict(self.job)),
             "notes": self.notes,
         }
 
@@ -240,6 +240,17 @@ def tokens_line(made: Mapping[str, Any]) -> str:
 def money(tokens: float, price_per_mtok: float) -> float:
     """The price of some tokens, in the currency of the price per million tokens."""
     return round(tokens * price_per_mtok / 1e6, 8)
+
+
+def without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's settings, with *** for passwords and tokens in addresses."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [clean(one) for one in value]
+        return storage.masked(value) if isinstance(value, str) else value
+
+    return {name: clean(value) for name, value in job.items()}
 
 
 def cost_line(cost: Mapping[str, Any]) -> str:

@@ -22,13 +22,24 @@ from embedcli.storage.folders import (
 )
 from embedcli.storage.inputs import Input, open_input, open_seekable
 from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder
-from embedcli.storage.places import expand, file_identity, files_of, input_errors, is_local, natural, shown, where
+from embedcli.storage.places import (
+    check_writable,
+    expand,
+    file_identity,
+    files_of,
+    input_errors,
+    is_local,
+    natural,
+    shown,
+    where,
+)
 from embedcli.storage.secrets import masked
 
 __all__ = [
     "Input",
     "Refused",
     "base",
+    "check_writable",
     "exists",
     "expand",
     "file_identity",

@@ -62,8 +62,8 @@ def writing(path: str) -> Iterator[BinaryIO]:
     nameless file on this machine until it is whole, and is uploaded then.
     """
     if not is_local(path):
-        with _spooled(path) as out:
-            yield out
+        with _spooled(path) as spooled:
+            yield spooled
         return
     with replacing(path) as temporary, os_errors(path):
         out = Out(open_raw(temporary))

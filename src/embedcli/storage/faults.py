@@ -19,13 +19,13 @@ DENIED = re.compile(
     re.IGNORECASE,
 )
 UNREACHABLE = re.compile(
-    r"NETWORK_CONNECTION|curlCode|couldn.t connect|could not connect|cannot connect|could not resolve|timed? ?out"
-    r"|REQUEST_TIMEOUT|timeout|name or service not known|name resolution|disconnected"
-    r"|connection (refused|reset|aborted)|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|\b50[0234]\b|payload is not completed|UNAVAILABLE",
+    r"NETWORK_CONNECTION|curlCode|couldn.t connect|could not connect|cannot connect|ConnectError|could not resolve"
+    r"|timed? ?out|REQUEST_TIMEOUT|timeout|name or service not known|name resolution|disconnected|UNAVAILABLE"
+    r"|connection (refused|reset|aborted)|SLOW_DOWN|INTERNAL_FAILURE|\b50[0234]\b|payload is not completed",
     re.IGNORECASE,
 )
 # Their errors are not all OSErrors; any other error is a defect of ours, and stays one.
-LIBRARIES = {"aiohttp", "azure", "fsspec", "httpx", "huggingface_hub", "pyarrow"}
+LIBRARIES = {"aiohttp", "azure", "fsspec", "httpcore2", "httpx", "httpx2", "huggingface_hub", "pyarrow"}
 SHORT = "one read fewer bytes than asked for"
 CREDENTIALS = {
     "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and what they allow; "

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from embedcli.contracts import EmbedcliError
 from embedcli.storage.local import Taken, alive
 
 # A dead owner's lease runs out after LEASE_SECONDS; a living owner renews it four times as often.
-LEASE_SECONDS = float(os.environ.get("EMBEDCLI_LEASE_SECONDS") or 60)
+LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 0.3
 
 
@@ -109,6 +110,6 @@ def this_host() -> str:
     """This boot of this machine and, in a container, this container: where a process id means one process."""
     marks = [socket.gethostname()]
     with suppress(OSError):
-        marks.append(open("/proc/sys/kernel/random/boot_id").read().strip())
+        marks.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         marks.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(marks)

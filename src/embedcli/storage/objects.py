@@ -60,6 +60,13 @@ class RemoteFiles:
         except FileNotFoundError:
             return None
 
+    def missing(self, path: str) -> str:
+        """What is not there, when `path` is not."""
+        bucket = "/".join(path.split("/")[:3])
+        if self._client.raw is None and self.kind(bucket) is None:
+            return f"there is no bucket {bucket}"
+        return "no such file" + (" or folder" if self._client.lists else "")
+
     def names(self, folder: str) -> list[str]:
         """The names in a folder that are not folders themselves."""
         return [info.base_name for info in self._listed(folder, recursive=False)]
@@ -104,7 +111,8 @@ class RemoteFiles:
     # Reading
 
     def open(self, path: str) -> Raw:
-        return self._opened(path)
+        opened: Raw = self._opened(path)
+        return opened
 
     def open_seekable(self, path: str) -> pa.NativeFile:
         import pyarrow as pa
@@ -158,7 +166,7 @@ class RemoteFiles:
                 self._client.raw.pipe_file(self._client.name(path), bytes(data))
             else:
                 # One write and then close: a signal cannot come in between, and a failed write never completes.
-                stream = self._fs.open_output_stream(self._client.name(path))
+                stream = self._fs.open_output_stream(self._client.name(path), compression=None)
                 stream.write(data)
                 stream.close()
         self._check(path, memoryview(data))
@@ -311,11 +319,8 @@ def _expression(pattern: str) -> str:
         hidden = "" if name.startswith(".") else r"(?!\.)"
         pieces = re.findall(r"\[!?\]?[^\]]*\]|\*+|\?|[^*?\[]+|\[", name)
         found.append(hidden + "".join(map(_piece, pieces)) + "/")
-    return (
-        "".join(found).removesuffix("/")
-        if pattern.rsplit("/", maxsplit=1)[-1] != "**"
-        else "".join(found) + r"(?!\.)[^/]*"
-    )
+    made = "".join(found)
+    return made.removesuffix("/") if not pattern.endswith("**") else made + r"(?!\.)[^/]*"
 
 
 def _piece(text: str) -> str:

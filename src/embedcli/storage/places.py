@@ -59,6 +59,12 @@ def files_of(path: str) -> LocalFiles | RemoteFiles:
     return LocalFiles() if is_local(path) else objects_of(path)
 
 
+def check_writable(output: str) -> None:
+    """UsageError for an address that can only be read."""
+    if not is_local(output):
+        objects_of(output).make_folder(output)
+
+
 def expand(inputs: Sequence[str]) -> tuple[str, ...]:
     """The files that `inputs` name, in order: files, globs, folders (their data files), `-` for stdin.
 
@@ -118,7 +124,7 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 def _missing(path: str) -> UsageError:
     if not is_local(path):
-        return UsageError(f"{where(path)}: no such file or folder", "check the address; folders end where names begin")
+        return UsageError(f"{where(path)}: {objects_of(path).missing(path)}", "check the address")
     folder, name = os.path.split(path)
     with suppress(OSError):
         close = get_close_matches(name, os.listdir(folder or "."), n=1)

@@ -20,7 +20,7 @@ FIRST_BYTES = 64 << 10
 LARGEST_BYTES = 8 << 20
 # Columns of a Parquet file are read side by side: so many windows are kept.
 WINDOWS = 4
-ATTEMPTS = 3
+ATTEMPTS = 2
 PAUSE_SECONDS = 0.5
 
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pyarrow.fs as pafs
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "http", "https")
-# A server that does not answer at all is given up after a minute or so: attempts x (connect + request).
+# A server that does not answer at all is given up after a minute or so: ATTEMPTS x REQUEST_SECONDS.
 CONNECT_SECONDS = 10
-REQUEST_SECONDS = 30
+REQUEST_SECONDS = 20
 ATTEMPTS = 3
 # extra, or None where the core brings it along
 EXTRAS = {"http": "http", "az": "azure", "hf": None}
@@ -45,7 +45,7 @@ def client_of(path: str) -> Client:
     """The client for an address. UsageError for a scheme nobody serves, or with the extra that is missing."""
     kind = family(path)
     if kind not in ("s3", "gs", "az", "hf", "http"):
-        near = get_close_matches(kind, SCHEMES, n=1)
+        near = get_close_matches(kind, SCHEMES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}:// ? " if near else ""
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         hint = "write the path without file://" if kind == "file" else f"{hint}addresses begin with {known}"
@@ -142,13 +142,13 @@ def _fsspec(kind: str, origin: str) -> Client:
             f"{kind}:// addresses need {error.name or 'a further package'}, which is not installed",
             f"pip install 'embedcli[{extra}]'" if extra else "pip install --upgrade huggingface_hub fsspec",
         ) from error
-    name = (lambda path: whole(path)) if kind == "http" else (lambda path: str(raw._strip_protocol(whole(path))))
+    name = whole if kind == "http" else (lambda path: str(raw._strip_protocol(whole(path))))
     fs = pafs.PyFileSystem(pafs.FSSpecHandler(raw))
     return Client(fs, name, raw, lists=kind != "http", writes=kind not in ("http", "hf"))
 
 
 def _raw(kind: str, origin: str) -> Any:
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     if kind == "http":
         import aiohttp
@@ -159,6 +159,6 @@ def _raw(kind: str, origin: str) -> Any:
         return fsspec.filesystem(origin, client_kwargs=client, use_listings_cache=False)
     if kind == "hf":
         return fsspec.filesystem("hf", use_listings_cache=False)
-    import adlfs  # noqa: F401  tells which package is missing
+    import adlfs  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401  tells what is missing
 
     return fsspec.core.url_to_fs(origin, anon=False, use_listings_cache=False)[0]

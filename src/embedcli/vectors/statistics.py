@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli import storage
 from embedcli.vectors.output import Block, Output
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def describe(output: Output) -> dict[str, Any]:
     return {
         "path": output.path,
         "kind": "output",
-        "bytes": sum(Path(part.path).stat().st_size for part in output.parts),
+        "bytes": sum(storage.file_identity(part.path)["size"] for part in output.parts),
         "files": len(output.parts),
         "rows": rows,
         "rejected": output.job.get("rejects"),
