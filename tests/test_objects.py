@@ -23,6 +23,7 @@ import web_server
 from embedcli import storage
 from embedcli.contracts import InputError, OutputError, UsageError
 from embedcli.storage import lease, objects, remote, secrets
+from embedcli.storage.local import Taken
 from embedcli.storage.ranged import FIRST_BYTES, LARGEST_BYTES, RangedFile
 
 ROWS = jobs.rows(240)
@@ -65,7 +66,7 @@ def flags(place: Path) -> list[object]:
 
 
 def encode(store: s3_server.Store, place: Path, *arguments: object, **environment: str) -> jobs.Ended:
-    return jobs.run_apart("encode", *arguments, *flags(place), **{**store.environment, **environment})
+    return jobs.run_apart("encode", *arguments, *flags(place), stdin=None, **(store.environment | environment))
 
 
 def table_of(data: bytes) -> Any:
@@ -274,7 +275,7 @@ def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.Mon
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     memory = Memory()
     memory.intruder = b'{"token": "theirs", "host": "elsewhere", "pid": 1}'
-    with pytest.raises(lease.Taken):
+    with pytest.raises(Taken):
         lease.take(memory, "a")
     assert memory.held["a"] == memory.intruder
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from embedcli import storage
 from embedcli.contracts import InputError, OutputError, UsageError
 from embedcli.storage import decompress
+from embedcli.storage.local import LocalFiles
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -110,7 +111,7 @@ def test_names_that_are_not_utf8_can_be_opened_and_shown(tmp_path: Path) -> None
         ("data/*.csv", "no file matches", "pattern"),
         ("empty", "no data files lie in this folder", ".parquet"),
         ("data/rows.jsonl/a", "no such file or folder", ""),
-        ("s3://bucket/a.jsonl", "s3:// addresses cannot be read yet", "copy"),
+        ("s4://bucket/a.jsonl", "s4:// addresses are not known", "s3://"),
         ("", "no such file", ""),
     ],
 )
@@ -145,7 +146,7 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     with pytest.raises(InputError, match=f"{tmp_path}: cannot be read: Permission denied"):
         storage.expand([str(tmp_path)])
-    monkeypatch.setattr(storage.places.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
+    monkeypatch.setattr(LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read: Permission denied"):
         storage.open_input(str(path))
 

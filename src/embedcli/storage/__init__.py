@@ -33,7 +33,7 @@ from embedcli.storage.places import (
     shown,
     where,
 )
-from embedcli.storage.secrets import masked
+from embedcli.storage.secrets import masked, without_query
 
 __all__ = [
     "Input",
@@ -66,6 +66,7 @@ __all__ = [
     "sweep",
     "sync_folder",
     "where",
+    "without_query",
     "write_bytes",
     "writing",
 ]

@@ -40,6 +40,11 @@ def whole(path: str) -> str:
     return _WHOLE.get(path, path)
 
 
+def without_query(path: str) -> str:
+    """A web address as far as its file's name goes; anything else as it is."""
+    return path.partition("?")[0] if (scheme_of(path) or "").startswith("http") else path
+
+
 def clean(text: str) -> str:
     """A message of a library without the secrets of the addresses in it."""
     return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+", lambda found: _masked(found[0]), text)

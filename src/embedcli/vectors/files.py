@@ -56,7 +56,7 @@ def kind_of(path: str) -> OutputFormat:
     with storage.open_input(path, look=True) as source:
         start = source.read()[:16] if source.codec is None else b""
     found = next((kind for magic, kind in MAGIC if start.startswith(magic)), None)
-    if found is None and not start and storage.exists(sinks.space_path(path)):
+    if found is None and not start and lies_beside(path, sinks.space_path(path)):
         return "jsonl"
     if found is None:
         raise UsageError(
@@ -64,6 +64,11 @@ def kind_of(path: str) -> OutputFormat:
             "give an output of `embedcli encode`: Parquet, npy, Arrow or JSON lines",
         )
     return found
+
+
+def lies_beside(path: str, companion: str) -> bool:
+    """Whether a file's companion is there. A web address with a query has none: nobody knows the companion's query."""
+    return storage.without_query(path) == path and storage.exists(companion)
 
 
 def open_rows(path: str) -> Rows:
@@ -201,7 +206,7 @@ class NpyRows:
         self.count, self.width = self._vectors.shape
         self.dtype: np.dtype[Any] = self._vectors.dtype
         beside = sinks.ids_path(path)
-        self._ids = pq.ParquetFile(storage.open_seekable(beside)) if storage.exists(beside) else None
+        self._ids = pq.ParquetFile(storage.open_seekable(beside)) if lies_beside(path, beside) else None
         self.schema = pa.schema([]) if self._ids is None else self._ids.schema_arrow.remove_metadata()
         self.metadata: Mapping[str, Any] = {} if self._ids is None else decoded(self._ids.schema_arrow.metadata)
         if self._ids is not None and self._ids.metadata.num_rows != self.count:
@@ -278,7 +283,7 @@ class JsonlRows:
     def __init__(self, path: str) -> None:
         self.path = path
         beside = sinks.space_path(path)
-        found = storage.read_bytes(beside) if storage.exists(beside) else b"{}"
+        found = storage.read_bytes(beside) if lies_beside(path, beside) else b"{}"
         self.metadata: Mapping[str, Any] = json.loads(found)
         first = next(self._rows(), None) or {}
         self.column = next((name for name in VECTOR_NAMES if isinstance(first.get(name), list)), VECTOR_NAMES[0])
