@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from embedcli import storage
 from embedcli.contracts import InputError, OutputError, UsageError
 from embedcli.storage import decompress
-from embedcli.storage.local import LocalFiles
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -146,7 +145,7 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     with pytest.raises(InputError, match=f"{tmp_path}: cannot be read: Permission denied"):
         storage.expand([str(tmp_path)])
-    monkeypatch.setattr(LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
+    monkeypatch.setattr(storage.local.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read: Permission denied"):
         storage.open_input(str(path))
 

@@ -290,10 +290,10 @@ def rate(count: float, seconds: float) -> float:
 
 
 def peak_memory_mb() -> float:
-    """The largest resident size of this process so far, in MB (10**6 bytes)."""
+    """The largest resident size so far of this process or of a worker that has ended, in MB (10**6 bytes)."""
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 

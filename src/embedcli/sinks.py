@@ -90,8 +90,8 @@ def parquet_bytes(table: pa.Table, metadata: Metadata) -> pa.Buffer:
 
 def read_parquet(path: str) -> pa.Table:
     """A part file as a table, its page checksums verified."""
-    with storage.open_seekable(path) as source:
-        return pq.read_table(source, page_checksum_verification=True)
+    with storage.open_seekable(path) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        return file.read()
 
 
 def row_group_rows(layout: Layout) -> int:

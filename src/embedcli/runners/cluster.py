@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import queue
 import threading
 import traceback
@@ -44,17 +45,21 @@ class Actor:
         pass
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do the task of one dataset row. The encoder is loaded with the first."""
+        """Do the task of one dataset row. The encoder is loaded with the first.
+
+        Task and answer are pickled by us: Ray would try each as an Arrow value first, and complain.
+        """
+        task: Task = pickle.loads(row["task"])  # noqa: S301  made by the driver of this very run
         answer: dict[str, Any] = {"done": None, "error": None, "traceback": "", "stopped": None}
         try:
             if self.worker is None:
                 self.worker = Worker(self.setup, self, self.control)
-            answer["done"] = self.worker.work(row["task"])
+            answer["done"] = self.worker.work(task)
             answer["stopped"] = self.control.reason
         except Exception as error:  # noqa: BLE001  raised by the driver
             answer["error"], answer["traceback"] = error, traceback.format_exc()
         notes, self.notes = self.notes, []
-        return {"task": row["task"], "answer": answer | {"notes": notes}}
+        return {"task": row["task"], "answer": pickle.dumps(answer | {"notes": notes})}
 
 
 def done_by_ray(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
@@ -65,7 +70,7 @@ def done_by_ray(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, N
         for attempt in range(TRIES):
             again = []
             for row in rows_of(this, setup, tasks):
-                answer = row["answer"]
+                answer = pickle.loads(row["answer"])  # noqa: S301  made by a worker of this very run
                 for note in [note for note in answer["notes"] if note not in told]:
                     told.add(note)
                     this.watch.line(note)
@@ -77,7 +82,7 @@ def done_by_ray(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, N
                     this.control.reason = this.control.reason or answer["stopped"]
                 elif answer["error"] is not None:
                     refuse(answer, last=attempt == TRIES - 1)
-                    again.append(row["task"])
+                    again.append(pickle.loads(row["task"]))  # noqa: S301  our own
             if this.control.reason is not None or not again:
                 return
             this.watch.line(f"{len(again)} shares failed and are done once more")
@@ -98,7 +103,7 @@ def refuse(answer: dict[str, Any], *, last: bool) -> None:
 def started(this: Run) -> Any:
     """The ray module, connected to the cluster of --ray-address, or to one of this machine alone."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ImportError:
@@ -119,6 +124,7 @@ def quiet_progress() -> None:
     """Ray Data's own bars and notes stay away from stderr: the run has its own."""
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -132,10 +138,10 @@ def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Iterator[dict[str, An
 
     workers = min(this.job.workers or cluster_workers(this), len(tasks))
     setup = replace(setup, job=replace(this.job, runner="local", workers=None, threads=threads_of(this)))
-    data = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks)).map(
+    data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)).map(
         Actor,  # type: ignore[arg-type]
         fn_constructor_args=(setup, this.control.remaining()),
-        concurrency=workers,
+        compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=this.job.num_cpus or 1,
         num_gpus=this.job.num_gpus or 0,
     )

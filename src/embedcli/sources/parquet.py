@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedcli import storage
@@ -183,6 +182,8 @@ def _ids(array: pa.Array, kind: pa.DataType, faults: Faults) -> pa.Array:
     array = _cast(array, kind)
     missing = array.is_null()
     if is_string(kind):
+        import pyarrow.compute as pc  # 0.1 s, which other formats need not pay
+
         missing = pc.or_kleene(missing, pc.equal(pc.binary_length(array), 0))
     for i in np.flatnonzero(missing.to_numpy(zero_copy_only=False)):
         faults.setdefault(int(i), MISSING_ID)
