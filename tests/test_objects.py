@@ -10,7 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.csv
@@ -358,6 +358,39 @@ def test_what_the_store_holds_is_compared(here: s3_server.Store, monkeypatch: py
     for data in (b"wrote", b"longer"):
         with pytest.raises(OutputError, match="does not hold what was written"):
             storage.write_bytes("s3://data/altered/a", data)
+
+
+# fsspec
+
+
+def test_what_fsspec_serves_is_written_and_read_as_well(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec's store in memory stands in for Azure's: the same calls, no server."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Azure(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "az"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.removeprefix("az://").strip("/")
+
+    monkeypatch.setattr(remote, "_raw", lambda *_: Azure())
+    remote._fsspec.cache_clear()
+    for output in ("az://box/out.parquet", "az://box/folder/"):
+        done = jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--limit", 60)
+        assert done.code == 75, done.err
+        assert jobs.run("encode", place / "rows.jsonl", output, *flags(place)).code == 0
+        assert jobs.run("verify", output, place / "rows.jsonl").code == 0
+    assert Azure().cat_file("/box/out.parquet") == (place / "whole.parquet").read_bytes()
+    assert [
+        name for name in Azure.store if "_lock" in name or ("part-0000" in name and "folder/part" not in name)
+    ] == []
+    assert storage.expand(["az://box/*.parquet"]) == ("az://box/out.parquet",)
+    remote._fsspec.cache_clear()
 
 
 # Ranges

@@ -23,8 +23,8 @@ SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "http", "https")
 CONNECT_SECONDS = 10
 REQUEST_SECONDS = 20
 ATTEMPTS = 3
-# extra, or None where the core brings it along
-EXTRAS = {"http": "http", "az": "azure", "hf": None}
+# What fsspec needs, and the extra that brings it.
+NEEDS = {"http": ("aiohttp", "http"), "az": ("adlfs", "azure")}
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ def _fsspec(kind: str, origin: str) -> Client:
     try:
         raw = _raw(kind, origin)
     except ImportError as error:
-        extra = EXTRAS[kind]
+        package, extra = NEEDS.get(kind, ("huggingface_hub", ""))
         raise UsageError(
-            f"{kind}:// addresses need {error.name or 'a further package'}, which is not installed",
-            f"pip install 'embedcli[{extra}]'" if extra else "pip install --upgrade huggingface_hub fsspec",
+            f"{kind}:// addresses need {package}, which is not installed",
+            f"pip install 'embedcli[{extra}]'" if extra else f"pip install --upgrade {package}",
         ) from error
     name = whole if kind == "http" else (lambda path: str(raw._strip_protocol(whole(path))))
     fs = pafs.PyFileSystem(pafs.FSSpecHandler(raw))
@@ -148,7 +148,7 @@ def _fsspec(kind: str, origin: str) -> Client:
 
 
 def _raw(kind: str, origin: str) -> Any:
-    import fsspec  # type: ignore[import-untyped]
+    import fsspec
 
     if kind == "http":
         import aiohttp
@@ -159,6 +159,4 @@ def _raw(kind: str, origin: str) -> Any:
         return fsspec.filesystem(origin, client_kwargs=client, use_listings_cache=False)
     if kind == "hf":
         return fsspec.filesystem("hf", use_listings_cache=False)
-    import adlfs  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401  tells what is missing
-
     return fsspec.core.url_to_fs(origin, anon=False, use_listings_cache=False)[0]
