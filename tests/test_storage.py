@@ -110,7 +110,7 @@ def test_names_that_are_not_utf8_can_be_opened_and_shown(tmp_path: Path) -> None
         ("data/*.csv", "no file matches", "pattern"),
         ("empty", "no data files lie in this folder", ".parquet"),
         ("data/rows.jsonl/a", "no such file or folder", ""),
-        ("s3://bucket/a.jsonl", "s3:// addresses cannot be read yet", "copy"),
+        ("s4://bucket/a.jsonl", "s4:// addresses are not known", "s3://"),
         ("", "no such file", ""),
     ],
 )

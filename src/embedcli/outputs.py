@@ -137,6 +137,8 @@ def finished(target: Target) -> Finished | None:
     try:
         raw = _metadata(target)
         return Finished(json.loads(raw[sinks.SPACE_KEY]), json.loads(raw[sinks.JOB_KEY]))
+    except storage.Refused:
+        raise
     except (OSError, ValueError, KeyError, TypeError, InputError):
         raise foreign from None
 

@@ -278,9 +278,11 @@ def bottleneck(meter: Meter) -> str:
 
 
 def public(name: str, value: Any) -> Any:
-    """A flag's value as it may be shown: an address loses user, password and query."""
+    """A flag's value as it may be shown: addresses without secrets, that of an endpoint without user and query."""
+    if isinstance(value, list | tuple):
+        return [public(name, one) for one in value]
     if name != "base_url" or not value:
-        return value
+        return storage.masked(value) if isinstance(value, str) else value
     scheme, separator, rest = str(value).partition("?")[0].rpartition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"

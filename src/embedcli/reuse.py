@@ -172,7 +172,7 @@ def old_tables(old: Target) -> Iterator[pa.Table]:
     elif old.kind == "parquet":
         yield from _parquet_tables(old.output, names)
     elif old.kind == "npy":
-        vectors = np.load(old.output, mmap_mode="r")
+        vectors = np.load(storage.nearby(old.output), mmap_mode="r")
         at = 0
         for table in _parquet_tables(sinks.ids_path(old.output), names[1:]):
             block = np.ascontiguousarray(vectors[at : at + table.num_rows])
@@ -180,7 +180,7 @@ def old_tables(old: Target) -> Iterator[pa.Table]:
             column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), vectors.shape[1])
             yield table.append_column("embedding", column)
     elif old.kind == "arrow":
-        with pa.memory_map(old.output) as source:
+        with pa.memory_map(storage.nearby(old.output)) as source:
             reader = pa.ipc.open_file(source)
             for i in range(reader.num_record_batches):
                 yield pa.Table.from_batches([reader.get_batch(i)])
@@ -195,7 +195,7 @@ def old_tables(old: Target) -> Iterator[pa.Table]:
 
 
 def _parquet_tables(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with storage.open_seekable(path) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
         first = file.schema_arrow.names[0]
         for batch in file.iter_batches(BLOCK_ROWS, columns=[first, *names]):
             yield pa.Table.from_batches([batch])

@@ -16,7 +16,7 @@ SHARE = 0.4
 
 
 def fitting(wanted: int, longest: int, free: Callable[[], int], peak: Callable[[int], int]) -> int:
-    """Tokens per batch: `wanted`, or what fits into SHARE of the `free` bytes, but at least one row of `longest` tokens.
+    """Tokens per batch: `wanted`, or what fits into SHARE of the `free` bytes, but at least one row of `longest`.
 
     `peak(tokens)` runs a batch of that many tokens in rows of `longest` and returns the bytes that it needed. If even
     the trial batch does not fit, batches are of one row, and what is too long for that is told when it comes.

@@ -245,16 +245,14 @@ class TransformerEncoder:
         """Lower the token budget to what the device's memory holds."""
         if isinstance(self.words, Texts):
             return
-        tokens = self.tokenize(PROBE)
+        word = int(self.tokenize(PROBE).ids[-1])
         longest = self.recipe.max_seq_length or self.recipe.positions or 512
 
         def run(count: int) -> int:
-            rows = budget.rows_of(int(tokens.ids[-1]), count // longest, longest)
-            every = np.arange(count // longest)
+            rows, every = budget.rows_of(word, count // longest, longest), np.arange(count // longest)
             return gauge.peak_of(lambda: self.collect(self.forward(rows, every)))
 
         self.batch_tokens = budget.fitting(self.batch_tokens, longest, gauge.free, run)
-        log.debug("batches of %s tokens at most", self.batch_tokens)
 
     def _pack(self) -> None:
         """Pack the linear layers; where that fails or changes a vector, the model is loaded again as it was."""

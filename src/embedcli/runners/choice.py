@@ -28,6 +28,7 @@ def run(job: Job, watch: Watch, control: Control, meter: Meter, load: Load | Non
     Raises the EmbedcliError of the stage that failed, as itself.
     """
     job = with_runner(job)
+    storage.check_writable(job.output)
     plan = sources.plan(job)
     for note in plan.columns.notes:
         watch.line(note)

@@ -94,7 +94,7 @@ def format_of(path: str, head: bytes, encoding: str) -> Format:
     for magic, (what, hint) in FOREIGN.items():
         if head.startswith(magic):
             raise InputError(f"{where(path)}: is {what}, not a table of rows", hint)
-    ending = ENDING.search(path)
+    ending = ENDING.search(storage.without_query(path))
     named = FORMATS[ending[1].lower()] if ending else _sniffed(path, head, encoding)
     if named == "parquet":
         raise InputError(

@@ -80,18 +80,23 @@ def inputs(job: Job) -> tuple[str, ...]:
     if job.output == "-":
         return paths
     own = own_paths(job.output)
-    named = next((path for path in job.inputs if os.path.realpath(path) in own), None)
+    named = next((path for path in job.inputs if place_of(path) in own), None)
     if named is not None:
         raise UsageError(f"{storage.where(named)}: is the input and the output", "choose another output")
-    folder = os.path.join(os.path.realpath(job.output), "")
-    left = tuple(p for p in paths if os.path.realpath(p) not in own and not os.path.realpath(p).startswith(folder))
+    folder = os.path.join(place_of(job.output), "")
+    left = tuple(p for p in paths if place_of(p) not in own and not place_of(p).startswith(folder))
     if not left:
         raise UsageError(f"{storage.where(job.output)}: every input is part of the output", "choose another output")
     return left
 
 
+def place_of(path: str) -> str:
+    """One name for a path, however it is written: links are followed; an address has but one."""
+    return os.path.realpath(path) if storage.is_local(path) else storage.masked(path.rstrip("/"))
+
+
 def own_paths(output: str) -> frozenset[str]:
     """What a job may write next to its input under names that look like data."""
-    real = os.path.realpath(output)
+    real = place_of(output)
     stem = real.removesuffix(".npy")
     return frozenset({real, f"{real}.rejects.jsonl", f"{stem}.ids.parquet"})

@@ -1,10 +1,11 @@
 """Where bytes come from and go to: list inputs, open them decompressed, replace outputs whole.
 
-A path becomes a file system in one place, `files_of`; today that is this machine's, and stdin.
+A path becomes a file system in one place, `files_of`; this machine's, that of an address, or stdin.
 Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 
 from embedcli.storage.disk import write_bytes, writing
+from embedcli.storage.faults import Refused
 from embedcli.storage.folders import (
     base,
     exists,
@@ -13,6 +14,7 @@ from embedcli.storage.folders import (
     lock,
     make_folder,
     names,
+    nearby,
     parent,
     read_bytes,
     remove,
@@ -20,23 +22,39 @@ from embedcli.storage.folders import (
 )
 from embedcli.storage.inputs import Input, open_input, open_seekable
 from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder
-from embedcli.storage.places import expand, file_identity, files_of, input_errors, natural, shown, where
+from embedcli.storage.places import (
+    check_writable,
+    expand,
+    file_identity,
+    files_of,
+    input_errors,
+    is_local,
+    natural,
+    shown,
+    where,
+)
+from embedcli.storage.secrets import masked, without_query
 from embedcli.storage.trees import replacing_folder
 
 __all__ = [
     "Input",
+    "Refused",
     "base",
+    "check_writable",
     "exists",
     "expand",
     "file_identity",
     "files_of",
     "input_errors",
     "is_folder",
+    "is_local",
     "join",
     "lock",
     "make_folder",
+    "masked",
     "names",
     "natural",
+    "nearby",
     "open_input",
     "open_seekable",
     "os_errors",
@@ -50,6 +68,7 @@ __all__ = [
     "sweep",
     "sync_folder",
     "where",
+    "without_query",
     "write_bytes",
     "writing",
 ]

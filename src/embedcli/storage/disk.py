@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from embedcli.contracts import OutputError
 from embedcli.storage.outputs import os_errors, replacing
-from embedcli.storage.places import where
+from embedcli.storage.places import is_local, objects_of, where
 
 BUFFER_BYTES = 1 << 20
 # Opens a new file for writing, unbuffered. A seam: the tests put disks behind it that fail or lie.
@@ -20,8 +22,8 @@ open_raw: Callable[[str], io.RawIOBase] = lambda path: io.FileIO(path, "wb")  # 
 class Out(io.BufferedIOBase):
     """A file that only grows. It keeps the digest of what it was given, to compare with what the disk gives back."""
 
-    def __init__(self, path: str) -> None:
-        self._file = io.BufferedWriter(open_raw(path), BUFFER_BYTES)
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._file = io.BufferedWriter(raw, BUFFER_BYTES)
         # SHA-1 is the fastest digest of the standard library where the CPU helps; it guards against faults only.
         self.digest = hashlib.sha1(usedforsecurity=False)
         self._size = 0
@@ -56,10 +58,15 @@ def writing(path: str) -> Iterator[BinaryIO]:
     """A file object whose bytes become `path` when the block ends well: whole, on disk, and read back as written.
 
     Reading back costs a pass through the page cache; it is what notices a disk that drops or tears a write and
-    reports success. Raises OutputError; then `path` is as it was before.
+    reports success. Raises OutputError; then `path` is as it was before. What goes to an address lies in a
+    nameless file on this machine until it is whole, and is uploaded then.
     """
+    if not is_local(path):
+        with _spooled(path) as spooled:
+            yield spooled
+        return
     with replacing(path) as temporary, os_errors(path):
-        out = Out(temporary)
+        out = Out(open_raw(temporary))
         try:
             yield out  # type: ignore[misc]
         finally:
@@ -72,7 +79,24 @@ def writing(path: str) -> Iterator[BinaryIO]:
             )
 
 
+@contextmanager
+def _spooled(path: str) -> Iterator[BinaryIO]:
+    with os_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
+        out = Out(os.fdopen(os.dup(raw.fileno()), "wb", buffering=0))
+        try:
+            yield out  # type: ignore[misc]
+        finally:
+            out.close()
+        raw.seek(0)
+        if hashlib.file_digest(raw, lambda: hashlib.sha1(usedforsecurity=False)).digest() != out.digest.digest():
+            raise OutputError("the temporary folder does not give back what was written to it", "set TMPDIR to another")
+        objects_of(path).upload(path, raw, out.tell())
+
+
 def write_bytes(path: str, data: Any) -> None:
     """Write a small file whole, or not at all. OutputError if it cannot be written."""
+    if not is_local(path):
+        objects_of(path).put(path, data)
+        return
     with writing(path) as out:
         out.write(data)

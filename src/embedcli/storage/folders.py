@@ -8,7 +8,7 @@ from collections.abc import Callable
 from embedcli.contracts import OutputError
 from embedcli.storage.local import Taken
 from embedcli.storage.outputs import os_errors
-from embedcli.storage.places import files_of, where
+from embedcli.storage.places import files_of, input_errors, is_local, where
 
 
 def join(folder: str, name: str) -> str:
@@ -51,6 +51,12 @@ def read_bytes(path: str) -> bytes:
         return bytes(source.read())
 
 
+def nearby(path: str) -> str:
+    """The path of a file's content on this machine: its own, or that of a copy made once per process."""
+    with input_errors(path):
+        return files_of(path).nearby(path)
+
+
 def remove(path: str) -> None:
     """Remove a file, if it is there."""
     with os_errors(path):
@@ -75,5 +81,7 @@ def lock(path: str, output: str) -> Callable[[], None]:
             return files_of(path).lock(path)
         except Taken:
             raise OutputError(
-                f"another embedcli is writing {where(output)}", "wait for it, or choose another output"
+                f"another embedcli is writing {where(output)}",
+                "wait for it, or choose another output"
+                + ("" if is_local(path) else "; if it is dead, its lease runs out within a minute"),
             ) from None

@@ -30,6 +30,17 @@ class Taken(Exception):
     """Another process holds the lock."""
 
 
+def alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # alive, and another user's
+    return True
+
+
 class LocalFiles:
     """This machine's files. Every method raises OSError for what the system refuses."""
 
@@ -65,6 +76,9 @@ class LocalFiles:
         import pyarrow as pa
 
         return pa.OSFile(os.fsencode(path))
+
+    def nearby(self, path: str) -> str:
+        return path
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""

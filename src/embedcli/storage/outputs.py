@@ -8,12 +8,14 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedcli.contracts import OutputError
-from embedcli.storage.places import where
+from embedcli.storage.local import alive
+from embedcli.storage.places import is_local, objects_of, where
 
 HINTS = {
     errno.ENOSPC: "free some space, or choose an output on another disk",
@@ -49,7 +51,12 @@ def replacing(path: str) -> Iterator[str]:
 
     If the block or the disk fails, `path` is as it was before and the temporary file is gone. Errors of the
     operating system become OutputError. A link is followed; what is not a regular file is never replaced.
+    For an address the temporary path lies on this machine, and is uploaded when the block ends well.
     """
+    if not is_local(path):
+        with _uploaded(path) as temporary:
+            yield temporary
+        return
     with os_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isfile(target):
@@ -69,6 +76,15 @@ def replacing(path: str) -> Iterator[str]:
         finally:
             os.close(claim)
         sync_folder(os.path.dirname(target))
+
+
+@contextmanager
+def _uploaded(path: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
+        temporary = os.path.join(folder, "out" + os.path.splitext(path)[1])
+        yield temporary
+        with open(temporary, "rb") as spooled:
+            objects_of(path).upload(path, spooled, os.path.getsize(temporary))
 
 
 def make_durable(path: str) -> None:
@@ -100,8 +116,10 @@ def temporary_name(target: str) -> str:
 def sweep(folder: str | Path, name: str | None = None) -> list[str]:
     """Remove temporary files that `replacing` left in `folder` (for output `name`, or all); returns their names.
 
-    Files of a process that is still at work stay.
+    Files of a process that is still at work stay. Nothing is left at an address: what is uploaded has its own name.
     """
+    if not is_local(str(folder)):
+        return []
     prefix = None if name is None else os.path.basename(temporary_name(name)).rsplit("-", 1)[0]
     removed = []
     with os_errors(str(folder)):
@@ -128,7 +146,7 @@ def _in_use(temporary: str, pid: int) -> bool:
     try:
         descriptor = os.open(temporary, os.O_RDWR)
     except IsADirectoryError:
-        return _alive(pid)
+        return alive(pid)
     except OSError:
         return False
     try:
@@ -137,16 +155,6 @@ def _in_use(temporary: str, pid: int) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        return _alive(pid)
+        return alive(pid)
     finally:
         os.close(descriptor)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # alive, and another user's
-    return True

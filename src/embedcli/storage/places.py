@@ -8,17 +8,22 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from embedcli.contracts import InputError, UsageError
 from embedcli.storage.local import LocalFiles
+from embedcli.storage.secrets import masked, scheme_of
+
+if TYPE_CHECKING:
+    from embedcli.storage.objects import RemoteFiles
 
 # A folder is read by these endings; `.json` is left out, for folders keep their settings in such files.
 DATA_ENDING = re.compile(r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 
 
 def shown(path: str) -> str:
-    """A path as text: bytes of a name that are not UTF-8 become escapes such as \\xff."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as text: bytes of a name that are not UTF-8 become escapes such as \\xff, secrets of an address ***."""
+    return os.fsencode(masked(path)).decode("utf-8", "backslashreplace")
 
 
 def where(path: str, line: int | None = None) -> str:
@@ -37,21 +42,37 @@ def input_errors(path: str) -> Iterator[None]:
         raise InputError(f"{where(path)}: cannot be read: {reason}", "check the path and its permissions") from error
 
 
-def files_of(path: str) -> LocalFiles:
-    """The file system a path belongs to. UsageError for an address whose scheme is not known."""
-    scheme = re.match(r"([a-z][a-z0-9+.-]+)://", path)
-    if scheme is None or os.path.lexists(path):
-        return LocalFiles()
-    raise UsageError(f"{where(path)}: {scheme[1]}:// addresses cannot be read yet", "copy the file here first")
+def is_local(path: str) -> bool:
+    """Whether a path is this machine's; what has the form of an address is one unless a file has that very name."""
+    return scheme_of(path) is None or os.path.lexists(path)
+
+
+def objects_of(path: str) -> RemoteFiles:
+    """The files of an address. UsageError for one whose scheme is not known, or whose extra is not installed."""
+    from embedcli.storage.objects import files_at
+
+    return files_at(path)
+
+
+def files_of(path: str) -> LocalFiles | RemoteFiles:
+    """The file system a path belongs to. UsageError for an address that nobody serves."""
+    return LocalFiles() if is_local(path) else objects_of(path)
+
+
+def check_writable(output: str) -> None:
+    """UsageError for an address that can only be read."""
+    if not is_local(output):
+        objects_of(output).make_folder(output)
 
 
 def expand(inputs: Sequence[str]) -> tuple[str, ...]:
     """The files that `inputs` name, in order: files, globs, folders (their data files), `-` for stdin.
 
     Files of a folder or glob are in natural order (part-2 before part-10), without those whose names
-    begin with `_` or `.`. Raises UsageError for what is not there, InputError for what cannot be read.
+    begin with `_` or `.`. Addresses come without their secrets, which this process remembers.
+    Raises UsageError for what is not there, InputError for what cannot be read.
     """
-    found = tuple(path for given in inputs for path in _expanded(given))
+    found = tuple(path for given in inputs for path in _expanded(masked(given)))
     if not found:
         raise UsageError("no input was named", "name a file, a folder, a glob, or - for stdin")
     if found.count("-") > 1:
@@ -102,6 +123,8 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def _missing(path: str) -> UsageError:
+    if not is_local(path):
+        return UsageError(f"{where(path)}: {objects_of(path).missing(path)}", "check the address")
     folder, name = os.path.split(path)
     with suppress(OSError):
         close = get_close_matches(name, os.listdir(folder or "."), n=1)

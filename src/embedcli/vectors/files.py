@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -57,7 +56,7 @@ def kind_of(path: str) -> OutputFormat:
     with storage.open_input(path, look=True) as source:
         start = source.read()[:16] if source.codec is None else b""
     found = next((kind for magic, kind in MAGIC if start.startswith(magic)), None)
-    if found is None and not start and Path(sinks.space_path(path)).exists():
+    if found is None and not start and lies_beside(path, sinks.space_path(path)):
         return "jsonl"
     if found is None:
         raise UsageError(
@@ -65,6 +64,11 @@ def kind_of(path: str) -> OutputFormat:
             "give an output of `embedcli encode`: Parquet, npy, Arrow or JSON lines",
         )
     return found
+
+
+def lies_beside(path: str, companion: str) -> bool:
+    """Whether a file's companion is there. A web address with a query has none: nobody knows the companion's query."""
+    return storage.without_query(path) == path and storage.exists(companion)
 
 
 def open_rows(path: str) -> Rows:
@@ -196,7 +200,7 @@ class NpyRows:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._vectors = np.load(storage.nearby(path), mmap_mode="r", allow_pickle=False)
         if self._vectors.ndim != 2:
             raise UsageError(
                 f"{storage.where(path)}: holds an array of shape {self._vectors.shape}, not of rows",
@@ -205,7 +209,7 @@ class NpyRows:
         self.count, self.width = self._vectors.shape
         self.dtype: np.dtype[Any] = self._vectors.dtype
         beside = sinks.ids_path(path)
-        self._ids = pq.ParquetFile(storage.open_seekable(beside)) if Path(beside).exists() else None
+        self._ids = pq.ParquetFile(storage.open_seekable(beside)) if lies_beside(path, beside) else None
         self.schema = pa.schema([]) if self._ids is None else self._ids.schema_arrow.remove_metadata()
         self.metadata: Mapping[str, Any] = {} if self._ids is None else decoded(self._ids.schema_arrow.metadata)
         if self._ids is not None and self._ids.metadata.num_rows != self.count:
@@ -241,7 +245,7 @@ class ArrowRows:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = pa.ipc.open_file(pa.memory_map(path))
+        self._file = pa.ipc.open_file(pa.memory_map(storage.nearby(path)))
         schema = self._file.schema
         self.column = vector_column(schema, path)
         self.schema = without(schema, self.column)
@@ -281,8 +285,9 @@ class JsonlRows:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        beside = Path(sinks.space_path(path))
-        self.metadata: Mapping[str, Any] = json.loads(beside.read_bytes()) if beside.exists() else {}
+        beside = sinks.space_path(path)
+        found = storage.read_bytes(beside) if lies_beside(path, beside) else b"{}"
+        self.metadata: Mapping[str, Any] = json.loads(found)
         first = next(self._rows(), None) or {}
         self.column = next((name for name in VECTOR_NAMES if isinstance(first.get(name), list)), VECTOR_NAMES[0])
         if first and self.column not in first:
@@ -298,7 +303,7 @@ class JsonlRows:
     @cached_property
     def count(self) -> int:
         """How many rows there are; they are counted once."""
-        with open(self.path, "rb") as lines:
+        with open(storage.nearby(self.path), "rb") as lines:
             return sum(1 for line in lines if line.strip())
 
     def blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[Slab]:
@@ -314,7 +319,7 @@ class JsonlRows:
     def _rows(self) -> Iterator[dict[str, Any]]:
         import orjson
 
-        with open(self.path, "rb") as lines:
+        with open(storage.nearby(self.path), "rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     try:

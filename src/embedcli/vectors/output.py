@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -169,52 +168,56 @@ def open_output(path: str) -> Output:
 
     UsageError if nothing is there or it holds no vectors, InputError if it is damaged.
     """
+    path = storage.masked(path)
     lance = lancefolder.is_lance(path)
-    if Path(path).is_dir() and not lance:
+    if storage.is_folder(path) and not lance:
         return _open_folder(path)
-    _refuse_unfinished(Path(path), Path(path.rstrip("/") + ".parts"))
-    rows = LanceRows(path) if lance and Path(path).is_dir() else open_rows(storage.expand([path])[0])
+    _refuse_unfinished(path, path.rstrip("/") + ".parts")
+    rows = LanceRows(path) if lance and storage.is_folder(path) else open_rows(storage.expand([path])[0])
     return Output(path, [rows], rows.metadata)
 
 
 def is_output(path: str) -> bool:
     """Whether `path` is a file or folder with vectors, rather than rows to be embedded."""
-    if Path(path).is_dir():
+    path = storage.masked(path)
+    if storage.is_folder(path):
         if lancefolder.is_lance(path):
             return True
-        return (Path(path) / MANIFEST).exists() or (Path(path) / "_parts").exists()
+        return storage.exists(storage.join(path, MANIFEST)) or storage.exists(storage.join(path, "_parts"))
     try:
         open_rows(path)
+    except storage.Refused:
+        raise
     except (UsageError, InputError):
         return False
     return True
 
 
 def _open_folder(path: str) -> Output:
-    folder, manifest = Path(path), Path(path) / MANIFEST
-    if manifest.exists():
+    manifest = storage.join(path, MANIFEST)
+    if storage.exists(manifest):
         metadata = _manifest(manifest)
-        names = [str(name) for name in metadata.get("parts", [])]
-        missing = next((name for name in names if not (folder / name).exists()), None)
+        parts = [storage.join(path, str(name)) for name in metadata.get("parts", [])]
+        missing = next((part for part in parts if not storage.exists(part)), None)
         if missing is not None:
-            raise InputError(f"{storage.where(str(folder / missing))}: is missing", "make the output again")
-        return Output(path, [open_rows(str(folder / name)) for name in names], metadata)
-    _refuse_unfinished(manifest, folder / "_parts")
-    parts = [open_rows(file) for file in storage.expand([path])]
-    return Output(path, parts, parts[0].metadata)
+            raise InputError(f"{storage.where(missing)}: is missing", "make the output again")
+        return Output(path, [open_rows(part) for part in parts], metadata)
+    _refuse_unfinished(manifest, storage.join(path, "_parts"))
+    found = [open_rows(file) for file in storage.expand([path])]
+    return Output(path, found, found[0].metadata)
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: str) -> dict[str, Any]:
     try:
-        made = json.loads(path.read_bytes())
+        made = json.loads(storage.read_bytes(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{storage.where(str(path))}: cannot be read: {error}", "make the output again") from None
+        raise InputError(f"{storage.where(path)}: cannot be read: {error}", "make the output again") from None
     return cast("dict[str, Any]", made)
 
 
-def _refuse_unfinished(marker: Path, stage: Path) -> None:
-    if not marker.exists() and stage.exists():
+def _refuse_unfinished(marker: str, stage: str) -> None:
+    if not storage.exists(marker) and storage.exists(stage):
         raise UsageError(
-            f"{storage.where(str(marker))}: is not finished; its parts lie in {storage.where(str(stage))}",
+            f"{storage.where(marker)}: is not finished; its parts lie in {storage.where(stage)}",
             "run the same `embedcli encode` again to finish it",
         )

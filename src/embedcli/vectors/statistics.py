@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli import storage
 from embedcli.vectors.output import Block, Output
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def describe(output: Output) -> dict[str, Any]:
     return {
         "path": output.path,
         "kind": "output",
-        "bytes": sum(size_of(Path(part.path)) for part in output.parts),
+        "bytes": sum(size_of(part.path) for part in output.parts),
         "files": len(output.parts),
         "rows": rows,
         "rejected": output.job.get("rejects"),
@@ -170,7 +171,8 @@ def row_norms(vectors: Floats) -> NDArray[Any]:
     return np.asarray(lengths)
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+def size_of(path: str) -> int:
+    """Bytes of a file, or of all files in a folder of this machine (a Lance dataset)."""
+    if storage.is_folder(path):
+        return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+    return int(storage.file_identity(path)["size"])

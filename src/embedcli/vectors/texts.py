@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from embedcli import sources
+from embedcli import sources, storage
 from embedcli.contracts import Job
 from embedcli.sources.looks import look_at
 from embedcli.vectors.statistics import Spread
@@ -32,7 +32,7 @@ def describe_input(job: Job) -> dict[str, Any]:
         rows += chunk.read
         reasons.update(reject.reason.partition(":")[0] for reject in chunk.rejects)
     return {
-        "path": ", ".join(job.inputs),
+        "path": ", ".join(map(storage.masked, job.inputs)),
         "kind": "input",
         "files": {path: plan.formats[path] for path in dict.fromkeys(piece.path for piece in plan.pieces)},
         "bytes": plan.total_bytes,

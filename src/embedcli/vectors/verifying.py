@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli import outputs, precision, sources
+from embedcli import outputs, precision, sources, storage
 from embedcli.contracts import Job, UsageError
 from embedcli.engine import text_hashes
 from embedcli.vectors.encoding import Notify, Texts, quiet, recorded_job
@@ -109,10 +108,10 @@ def rows_check(output: Output, found: dict[str, Any]) -> Check:
 
 def rejects_listed(output: Output) -> int | None:
     """Lines of the rejects file beside the output; None if it is not there."""
-    path = Path(outputs.Target(output.path, "parquet", Path(output.path).is_dir()).rejects)
-    if not path.exists():
+    path = outputs.Target(output.path, "parquet", storage.is_folder(output.path)).rejects
+    if not storage.exists(path):
         return None
-    with path.open("rb") as lines:
+    with open(storage.nearby(path), "rb") as lines:
         return sum(1 for line in lines if line.strip())
 
 
@@ -318,11 +317,11 @@ def recorded_inputs(output: Output) -> tuple[str, ...]:
     names = (output.job.get("job") or {}).get("inputs") or ()
     found = []
     for name in names:
-        places = (Path(name), Path(output.path).parent / Path(name).name)
-        there = next((place for place in places if place.is_file()), None)
+        places = (name, storage.join(storage.parent(output.path), storage.base(name)))
+        there = next((place for place in places if storage.files_of(place).kind(place) == "file"), None)
         if there is None:
             raise UsageError(f"{name}, the input of {output.path}, is not here", f"embedcli verify {output.path} INPUT")
-        found.append(str(there))
+        found.append(there)
     if not found:
         raise UsageError(f"{output.path} does not name its input", f"embedcli verify {output.path} INPUT")
     return tuple(found)
