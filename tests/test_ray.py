@@ -158,6 +158,17 @@ def test_the_output_is_the_same_to_the_byte(
     assert len(made[0]) > 5 or name != "out/"
 
 
+@pytest.mark.usefixtures("two_nodes")
+def test_ray_data_reads_a_folder_output_as_it_stands(whole: dict[str, bytes], tmp_path: Path) -> None:
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(data)
+    rows = ray.data.read_parquet(str(tmp_path)).take_all()
+    parts = [pq.read_table(pa.BufferReader(data)) for name, data in whole.items() if "part-" in name]
+    wanted = {row["id"]: row["embedding"] for part in parts for row in part.to_pylist()}
+    assert len(rows) == len(wanted)
+    assert {row["id"]: list(row["embedding"]) for row in rows} == wanted
+
+
 # What dies in the middle
 
 
