@@ -366,7 +366,9 @@ def test_no_new_share_begins_after_max_seconds(actor: Any) -> None:
 
 
 def this_run(**values: Any) -> Any:
-    return SimpleNamespace(job=Job(("in",), "out", runner="ray", **values), control=Control(), watch=Silent())
+    return SimpleNamespace(
+        job=Job(("in",), "out", runner="ray", **values), control=Control(), watch=Silent(), meter=Meter()
+    )
 
 
 @pytest.mark.parametrize(

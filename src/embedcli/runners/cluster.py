@@ -18,8 +18,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from embedcli import checkpoint, outputs, storage
@@ -140,34 +141,37 @@ def done_by_ray(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, N
     ray = imported(this)
     ours = not ray.is_initialized()
     over = threading.Event()
-    try:
-        if ours:
-            connect(this, ray, over)
-        if not this.control.now.is_set():
-            yield from done_by_actors(this, setup, tasks)
-    finally:
-        if ours:
-            ray.shutdown()
-        over.set()
+    # Ray prints to stdout what its daemons say of workers that died, whatever it was told of logs.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            if ours:
+                connect(this, ray, over)
+            if not this.control.now.is_set():
+                yield from done_by_actors(this, setup, tasks)
+        finally:
+            if ours:
+                ray.shutdown()
+            over.set()
 
 
 def done_by_actors(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
     """The same, once Ray is there. Shares that failed for no reason of the user's are done once more."""
     told: set[str] = set()
     for attempt in range(TRIES):
-        again = []
-        for row in rows_of(this, setup, tasks):
-            answer = pickle.loads(row["answer"])  # noqa: S301  made by a worker of this very run
-            tell(this, answer["notes"], told)
-            if answer["done"] is not None:
-                this.meter.rows += sum(part.rows for part in answer["done"].record.parts)
-                yield answer["done"]
-                this.watch.progress(this.meter.rows, 0)
-            elif answer["stopped"] is not None:
-                this.control.reason = this.control.reason or answer["stopped"]
-            elif answer["error"] is not None:
-                refuse(this, answer, last=attempt == TRIES - 1)
-                again.append(pickle.loads(row["task"]))  # noqa: S301  our own
+        again: list[Task] = []
+        with closing(rows_of(this, setup, tasks)) as rows:
+            for row in rows:
+                answer = pickle.loads(row["answer"])  # noqa: S301  made by a worker of this very run
+                tell(this, answer["notes"], told)
+                if answer["done"] is not None:
+                    this.meter.rows += sum(part.rows for part in answer["done"].record.parts)
+                    yield answer["done"]
+                    this.watch.progress(this.meter.rows, 0)
+                elif answer["error"] is not None:
+                    refuse(this, answer, last=attempt == TRIES - 1)
+                    again.append(pickle.loads(row["task"]))  # noqa: S301  our own
+                else:
+                    this.control.reason = this.control.reason or answer["stopped"]
         if this.control.reason is not None or not again:
             return
         this.watch.line(f"{len(again)} shares failed and are done once more")
@@ -274,8 +278,13 @@ def refuse_unreachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
-def aside(this: Run, make: Callable[[], Iterable[A]], seconds: float | None) -> Iterator[A]:
-    """What `make()` holds, waited for in a thread, so that a signal is not. Ends when the run is to, or time is up."""
+def aside(
+    this: Run, make: Callable[[], Iterable[A]], seconds: float | None, halt: Callable[[], None] | None = None
+) -> Generator[A, None, None]:
+    """What `make()` holds, waited for in a thread, so that a signal is not. Ends when the run is to, or time is up.
+
+    `halt` makes the thread end; without it, the thread is left behind.
+    """
     inbox: queue.SimpleQueue[tuple[A | None, BaseException | None]] = queue.SimpleQueue()
 
     def fill() -> None:
@@ -286,22 +295,29 @@ def aside(this: Run, make: Callable[[], Iterable[A]], seconds: float | None) -> 
         except BaseException as error:  # noqa: BLE001  raised where the items are read
             inbox.put((None, error))
 
-    threading.Thread(target=fill, name="ray", daemon=True).start()
-    until = None if seconds is None else time.monotonic() + seconds
-    while not this.control.now.is_set() and (until is None or time.monotonic() < until):
-        with suppress(queue.Empty):
-            item, error = inbox.get(timeout=LOOK_SECONDS)
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
+    thread = threading.Thread(target=fill, name="ray", daemon=True)
+    thread.start()
+    try:
+        until = None if seconds is None else time.monotonic() + seconds
+        while not this.control.now.is_set() and (until is None or time.monotonic() < until):
+            this.meter.beat = time.monotonic()  # Ray notices workers that are gone: a long share is no stage that hangs
+            with suppress(queue.Empty):
+                item, error = inbox.get(timeout=LOOK_SECONDS)
+                if isinstance(error, StopIteration):
+                    return
+                if error is not None:
+                    raise error
+                yield item  # type: ignore[misc]
+    finally:
+        if halt is not None:
+            halt()
+            thread.join(REACH_SECONDS)
 
 
 # The dataset
 
 
-def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Iterator[dict[str, Any]]:
+def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Generator[dict[str, Any], None, None]:
     """Answers as they come: a row of the dataset is a share, and a block, so that a worker that dies costs one."""
     import ray.data
 
@@ -317,16 +333,32 @@ def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Iterator[dict[str, An
         num_cpus=job.num_cpus or 1,
         num_gpus=job.num_gpus or 0,
     )
-    answers = aside(this, data.iter_rows, None if left is None else left + GRACE_SECONDS)
-    for _ in tasks:
-        try:
-            row = next(answers, None)
-        except Exception as error:
-            raise failed(error) from error
-        if row is None:
-            this.control.reason = this.control.reason or "--max-seconds"
-            return
-        yield row
+    answers = aside(this, data.iter_rows, None if left is None else left + GRACE_SECONDS, partial(halt, data))
+    came = 0
+    with closing(answers):
+        while (row := next_of(answers)) is not None:
+            came += 1
+            yield row
+    if came < len(tasks):
+        this.control.reason = this.control.reason or "--max-seconds"
+
+
+def next_of(answers: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+    try:
+        return next(answers, None)
+    except Exception as error:
+        raise failed(error) from error
+
+
+def halt(data: Any) -> None:
+    """End the execution of a dataset, from another thread than the one that waits for its rows.
+
+    Ray ends the whole process, exit code 1, when one of its threads asks it for more after `ray.shutdown`.
+    """
+    end = getattr(data, "_synchronize_progress_bar", None)
+    if end is not None:
+        with suppress(Exception):
+            end()
 
 
 def failed(error: BaseException) -> EmbedcliError:
