@@ -26,6 +26,7 @@ from embedcli import checkpoint, outputs, runners, sources, storage
 from embedcli.cli import boundary
 from embedcli.contracts import Job, Outcome, OutputError, Plan, Share, UsageError
 from embedcli.meter import Control, Meter
+from embedcli.runners import actor as actor_side
 from embedcli.runners import cluster, work
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'embedcli[ray]'")
@@ -303,7 +304,7 @@ def test_an_error_nobody_thought_of(
 
 
 @pytest.fixture
-def actor(home: Path, tmp_path: Path) -> tuple[cluster.Actor, dict[str, bytes]]:
+def actor(home: Path, tmp_path: Path) -> tuple[actor_side.Actor, dict[str, bytes]]:
     """An actor in this process, and a row of its dataset, for a run whose stage is begun."""
     job = job_of(home, f"{tmp_path}/out/", runner="local", workers=None)
     ledger = checkpoint.Ledger(outputs.target(job.output, None))
@@ -312,10 +313,10 @@ def actor(home: Path, tmp_path: Path) -> tuple[cluster.Actor, dict[str, bytes]]:
     plan = sources.plan(job)
     setup = work.Setup(job, plan, ledger.job, 1)
     task = work.Task(Share(0, plan.pieces), None)
-    return cluster.Actor(setup, cluster.Place(), None), {"task": pickle.dumps(task)}
+    return actor_side.Actor(setup, actor_side.Place(), None), {"task": pickle.dumps(task)}
 
 
-def answer_of(actor: cluster.Actor, row: dict[str, bytes]) -> dict[str, Any]:
+def answer_of(actor: actor_side.Actor, row: dict[str, bytes]) -> dict[str, Any]:
     made: dict[str, Any] = pickle.loads(actor(row)["answer"])  # noqa: S301  made a line ago
     return made
 
@@ -341,10 +342,10 @@ def test_an_output_that_workers_do_not_share(actor: Any, tmp_path: Path) -> None
 def test_a_share_that_takes_each_worker_with_it(actor: Any, tmp_path: Path) -> None:
     one, row = actor
     stage = outputs.target(f"{tmp_path}/out/", None).stage
-    for death in range(cluster.DEATHS):
+    for death in range(actor_side.DEATHS):
         storage.write_bytes(storage.join(stage, f"try-{one.run}-000000-{death}"), b"")
     error = answer_of(one, row)["error"]
-    assert f"{cluster.DEATHS} workers died while they worked on share 0" in error.message
+    assert f"{actor_side.DEATHS} workers died while they worked on share 0" in error.message
 
 
 def test_marks_of_living_workers_go(actor: Any, tmp_path: Path) -> None:

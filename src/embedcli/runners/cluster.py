@@ -12,128 +12,32 @@ import pickle
 import platform
 import queue
 import re
-import secrets
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from embedcli import checkpoint, outputs, storage
-from embedcli.contracts import EmbedcliError, ModelError, UsageError
-from embedcli.meter import Control
-from embedcli.runners.processes import LOOK_SECONDS, TRIES, WorkerTraceback, portable
+from embedcli.contracts import EmbedcliError, UsageError
+from embedcli.runners.actor import GO_ON, Actor, Place
+from embedcli.runners.processes import LOOK_SECONDS, TRIES, WorkerTraceback
 from embedcli.runners.running import Run
-from embedcli.runners.work import Done, Setup, Task, Worker, refuse_other_version
+from embedcli.runners.work import Done, Setup, Task
 
 A = TypeVar("A")
 CONNECT = "is the cluster up, and is the address right? HEAD:6379, or auto on one of its machines"
-GO_ON = "what is done stays done: run the same command again to go on"
 # A head that is up answers at once, and a driver is let in within seconds; Ray itself would try for minutes.
 REACH_SECONDS = 10.0
 CONNECT_SECONDS = 60.0
 # Workers end the chunk in hand after --max-seconds; the driver waits so much longer for them.
 GRACE_SECONDS = 60.0
-# A share may lose so many workers: machines go at any time, but a share that takes each with it must end.
-DEATHS = 4
 # What a cluster of this machine alone holds of our objects: tasks and records, no rows and no vectors.
 STORE_BYTES = 100 << 20
-# Choices of the driver's user that hold for the workers too. Keys are none of them: each machine has its own.
-SHARED_ENVIRONMENT = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
-
-@dataclass(frozen=True)
-class Place:
-    """What workers take over from the driver: where relative paths begin, settings, and the run's own name."""
-
-    folder: str = field(default_factory=os.getcwd)
-    environment: dict[str, str] = field(
-        default_factory=lambda: {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
-    )
-    run: str = field(default_factory=lambda: secrets.token_hex(4))
-
-
-# In the worker
-
-
-class Actor:
-    """One worker as Ray runs it. It sends errors back as values, so that each reaches the user as itself."""
-
-    def __init__(self, setup: Setup, place: Place, seconds: float | None) -> None:
-        os.environ.update(place.environment)
-        with suppress(OSError):  # only relative paths need it, and they are then reported as not found
-            os.chdir(place.folder)
-        self.setup, self.run = setup, place.run
-        self.control = Control(None, seconds)
-        self.notes: list[str] = []
-        self.worker: Worker | None = None
-
-    def line(self, text: str) -> None:
-        self.notes.append(text)
-
-    def begin(self, plan: Any, meter: Any) -> None:
-        pass
-
-    def progress(self, rows: int, done_bytes: int) -> None:
-        pass
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do the task of one dataset row. The encoder is loaded with the first.
-
-        Task and answer are pickled by us: Ray would try each as an Arrow value first, and complain.
-        """
-        answer: dict[str, Any] = {
-            "done": None,
-            "error": None,
-            "traceback": "",
-            "stopped": None,
-            "host": platform.node(),
-        }
-        try:
-            answer["done"] = self._work(pickle.loads(row["task"]))  # noqa: S301  made by the driver of this very run
-            answer["stopped"] = self.control.reason
-        except Exception as error:  # noqa: BLE001  raised by the driver
-            answer["error"], answer["traceback"] = portable(error)
-        notes, self.notes = self.notes, []
-        return {"task": row["task"], "answer": pickle.dumps(answer | {"notes": notes})}
-
-    def _work(self, task: Task) -> Done | None:
-        if self.control.reason is not None:
-            return None
-        refuse_other_version(self.setup)
-        with self._tried(task.share.index):
-            if self.worker is None:
-                self.worker = Worker(self.setup, self, self.control)
-            return self.worker.work(task)
-
-    @contextmanager
-    def _tried(self, share: int) -> Iterator[None]:
-        """Leave a mark in the stage while a share is worked on; ModelError if too many are there of dead workers.
-
-        Ray itself would give a share to one worker after the other, for ever.
-        """
-        ledger = checkpoint.Ledger(outputs.target(self.setup.job.output, self.setup.job.to))
-        ledger.join(self.setup.identity)
-        marks = [storage.join(ledger.target.stage, f"try-{self.run}-{share:06d}-{i}") for i in range(DEATHS)]
-        mark = next((mark for mark in marks if not storage.exists(mark)), None)
-        if mark is None:
-            raise ModelError(
-                f"{DEATHS} workers died while they worked on share {share}",
-                "is there enough memory? lower --batch-tokens, or reserve more by --num-cpus; " + GO_ON,
-            )
-        storage.write_bytes(mark, b"")
-        try:
-            yield
-        finally:
-            storage.remove(mark)
-
-
-# In the driver
 
 
 def done_by_ray(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
