@@ -3,6 +3,8 @@
 README.md             <!-- commands --> ... <!-- end -->   the real `--help` of every command
 docs/architecture.md   <!-- layers --> ... <!-- end -->   the layers that import-linter checks
 docs/architecture.md  <!-- modules --> ... <!-- end -->   first docstring line of every module
+tests/error_texts.md                                      every error text of the source
+docs/embedcli.1                                           the man page, from the same help
 """
 
 from __future__ import annotations
@@ -16,17 +18,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import errors
+import manpage
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "embedcli"
 README = Path("README.md")
 ARCHITECTURE = Path("docs/architecture.md")
+ERRORS = Path("tests/error_texts.md")
+MAN = Path("docs/embedcli.1")
 # What the program uses on any terminal of 80 columns or more.
 WIDTH = 78
 
 
 def main() -> int:
     """0 when the documents say what they should, or were made to; 1 and a diff when --check finds them stale."""
-    stale = {name: text for name, text in generated().items() if text != (ROOT / name).read_text("utf-8")}
+    stale = {name: text for name, text in generated().items() if text != content(name)}
     if "--check" in sys.argv[1:]:
         for name, text in stale.items():
             sys.stdout.writelines(changes(name, text))
@@ -37,11 +45,18 @@ def main() -> int:
     return 0
 
 
+def content(name: Path) -> str:
+    """What a file says now; nothing where there is none."""
+    return (ROOT / name).read_text("utf-8") if (ROOT / name).exists() else ""
+
+
 def generated() -> dict[Path, str]:
     """What the documents should say: their own text with every block filled in."""
     return {
         README: fill(README, {"commands": command_sections()}),
         ARCHITECTURE: fill(ARCHITECTURE, {"modules": module_table(), "layers": layer_block()}),
+        ERRORS: errors.table(),
+        MAN: man_page(),
     }
 
 
@@ -58,6 +73,13 @@ def fill(document: Path, blocks: Mapping[str, str]) -> str:
         start = text.index(marker) + len(marker)
         text = text[:start] + body + "\n" + text[text.index("<!-- end -->", start) :]
     return text
+
+
+def man_page() -> str:
+    """docs/embedcli.1, which the wheel installs as share/man/man1/embedcli.1."""
+    import embedcli
+
+    return manpage.page(embedcli.__version__, {name: help_text(name) for name in ("", *commands())})
 
 
 def command_sections() -> str:
@@ -129,7 +151,7 @@ def first_line(path: Path) -> str:
 
 def changes(name: Path, text: str) -> list[str]:
     """A unified diff from the document as it is to the document as it should be."""
-    old = (ROOT / name).read_text("utf-8")
+    old = content(name)
     return list(
         difflib.unified_diff(
             old.splitlines(keepends=True), text.splitlines(keepends=True), str(name), f"{name} (generated)"

@@ -19,7 +19,15 @@ from pathlib import Path
 
 WORDS = 400
 CHUNK_ROWS = 64
-OUTPUTS = ("out.parquet", "out.npy", "out.jsonl")
+INPUTS = 4
+# Every kind of staging: one file merged at the end, a folder sealed share by share, workers that outlive their parent.
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "out.parquet": (),
+    "out/": ("--part-size", "20kB"),
+    "out.npy": (),
+    "workers/": ("--part-size", "20kB", "--workers", "2"),
+    "out.jsonl": (),
+}
 
 
 def main() -> int:
@@ -37,7 +45,7 @@ def main() -> int:
         finished = 0
         references = {output: reference(home, output) for output in OUTPUTS}
         while sum(hits.values()) < options.kills:
-            output = OUTPUTS[finished % len(OUTPUTS)]
+            output = list(OUTPUTS)[finished % len(OUTPUTS)]
             seconds, files = references[output]
             hits.update(until_finished(home, output, seconds, chance, options.kills - sum(hits.values())))
             compare(home, output, files)
@@ -61,28 +69,29 @@ def make_inputs(home: Path, count: int, chance: random.Random) -> None:
         else "{bad json"
         for i in range(count)
     ]
-    (home / "in.jsonl").write_text("\n".join(rows) + "\n")
+    each = -(-count // INPUTS)
+    for i in range(INPUTS):
+        (home / f"in-{i}.jsonl").write_text("\n".join(rows[i * each : (i + 1) * each]) + "\n")
 
 
 def command(home: Path, output: str) -> list[str]:
     """The job, small chunks so that there is much to interrupt."""
-    python = [sys.executable, "-m", "embedcli", "encode", str(home / "in.jsonl"), str(home / output)]
+    inputs = [str(home / f"in-{i}.jsonl") for i in range(INPUTS)]
+    python = [sys.executable, "-m", "embedcli", "encode", *inputs, f"{home}/{output}", *OUTPUTS[output]]
     return [*python, "-m", str(home / "words.txt"), "--chunk-rows", str(CHUNK_ROWS), "-q", "--progress", "none"]
 
 
 def reference(home: Path, output: str) -> tuple[float, dict[str, bytes]]:
     """How long an uninterrupted run takes, and the bytes of all its files. They are removed again."""
     subprocess.run(command(home, output), check=False)
-    for path in outputs(home):
-        path.unlink()
+    clear(home)
     begun = time.perf_counter()
     done = subprocess.run(command(home, output), check=False)
     seconds = time.perf_counter() - begun
     if done.returncode != 3:
         raise SystemExit(f"the uninterrupted run ended with exit code {done.returncode}, not 3 (some rows rejected)")
-    files = {path.name: path.read_bytes() for path in outputs(home)}
-    for path in outputs(home):
-        path.unlink()
+    files = found(home)
+    clear(home)
     return seconds, files
 
 
@@ -108,30 +117,41 @@ def until_finished(
 
 def place(home: Path, output: str) -> str:
     """What the run was doing, as the files tell."""
-    names = {path.name for path in home.iterdir()}
-    stage = home / f"{output}.parts"
-    if any(name.startswith(f".{output}") for name in names):
+    folder = output.endswith("/")
+    stage = home / output / "_parts" if folder else home / f"{output}.parts"
+    if any(name.startswith(f".{output}") for name in outputs(home)):
         return "merging"
     if not stage.exists():
-        return "published" if output in names else "starting"
-    return "writing parts" if any(stage.glob("part-*")) else "starting"
+        return "published" if outputs(home) else "starting"
+    if folder and any(name.startswith(f"{output}part-") for name in outputs(home)):
+        return "publishing"
+    return "writing parts" if any(stage.glob("part-*")) or any(stage.glob("share-*")) else "starting"
 
 
-def outputs(home: Path) -> list[Path]:
-    """Everything but the inputs."""
-    return sorted(path for path in home.iterdir() if path.name not in ("words.txt", "in.jsonl"))
+def outputs(home: Path) -> list[str]:
+    """Every file but the inputs."""
+    names = (path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != "words.txt" and not name.startswith("in-"))
+
+
+def found(home: Path) -> dict[str, bytes]:
+    return {name: (home / name).read_bytes() for name in outputs(home)}
+
+
+def clear(home: Path) -> None:
+    for name in outputs(home):
+        (home / name).unlink()
 
 
 def compare(home: Path, output: str, files: dict[str, bytes]) -> None:
     """Exit unless exactly the reference's files are there, with its bytes; then remove them."""
-    found = {path.name: path.read_bytes() for path in outputs(home) if path.is_file()}
-    left = [path.name for path in outputs(home) if path.name not in files]
-    if left or set(found) != set(files):
-        raise SystemExit(f"{output}: files {sorted(found)} and leftovers {left}, expected {sorted(files)}")
+    now = found(home)
+    if now.keys() != files.keys():
+        raise SystemExit(f"{output}: files {sorted(now)}, expected {sorted(files)}")
     for name, data in files.items():
-        if found[name] != data:
+        if now[name] != data:
             raise SystemExit(f"{name} differs from the uninterrupted run's")
-        (home / name).unlink()
+    clear(home)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ def check_installation() -> None:
     package = Path(found.origin).parent if found and found.origin else Path()
     expect(package.is_relative_to(sys.prefix), f"embedcli comes from {sys.prefix}, not {package}")
     expect((package / "py.typed").exists(), "py.typed is in the wheel")
+    expect(Path(sys.prefix, "share", "man", "man1", "embedcli.1").exists(), "the man page is in the wheel")
     metadata = importlib.metadata.metadata("embedcli")
     expect(metadata["License-Expression"] == "Apache-2.0", "the wheel says its licence")
     near = [name for name in DEVELOPMENT if importlib.util.find_spec(name)]

@@ -302,6 +302,16 @@ def _text2vec_paraphrase(folder: Path) -> None:
     pipeline(folder, pooling(), limit=256)
 
 
+@model("text2vec-base-chinese-sentence")
+def _text2vec_sentence(folder: Path) -> None:
+    """An ERNIE network without task embeddings."""
+    from transformers import ErnieConfig, ErnieModel
+
+    words = bert_words()
+    save(folder, ErnieModel(ErnieConfig(vocab_size=words.get_vocab_size(), **SIZE)), words, BERT, 512)
+    pipeline(folder, pooling(), limit=256)
+
+
 @model("text2vec-large-chinese")
 def _text2vec_large(folder: Path) -> None:
     """LERT weights are a BERT's; a raw folder."""
@@ -369,6 +379,12 @@ def _bge(folder: Path) -> None:
     pipeline(folder, pooling("cls"), NORMALIZE, limit=512)
 
 
+@model("gte-small")
+def _gte(folder: Path) -> None:
+    bert(folder, bert_words(), BERT)
+    pipeline(folder, pooling(), NORMALIZE, limit=512)
+
+
 @model("m3e-base")
 def _m3e(folder: Path) -> None:
     bert(folder, bert_words(), BERT)
@@ -390,6 +406,19 @@ def _instruct(folder: Path) -> None:
 
 @model("modernbert-embed-base")
 def _modernbert(folder: Path) -> None:
+    modernbert(folder)
+    pipeline(folder, pooling(), NORMALIZE, limit=1024)
+    prompts(folder, {"query": "search_query: ", "document": "search_document: "})
+
+
+@model("gte-modernbert-base")
+def _gte_modernbert(folder: Path) -> None:
+    modernbert(folder)
+    pipeline(folder, pooling("cls"), limit=1024)
+
+
+def modernbert(folder: Path) -> None:
+    """A network with full and sliding attention."""
     from transformers import ModernBertConfig, ModernBertModel
 
     words = byte_bpe(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "[CLS] $A [SEP]")
@@ -410,8 +439,6 @@ def _modernbert(folder: Path) -> None:
         "model_input_names": ["input_ids", "attention_mask"],
     }
     save(folder, ModernBertModel(made), words, config, 1024)
-    pipeline(folder, pooling(), NORMALIZE, limit=1024)
-    prompts(folder, {"query": "search_query: ", "document": "search_document: "})
 
 
 @model("deberta-v2-base")

@@ -124,7 +124,7 @@ def test_what_cannot_be_drawn_is_refused(output: Path, tmp_path: Path) -> None:
     code, _, err = run(output, tmp_path / "map.docx")
     assert (code, ".png" in err) == (2, True)
     code, _, err = run(make_output(tmp_path / "one.parquet", unit_vectors(1, 4)), tmp_path / "map.html")
-    assert (code, "a map needs two or more" in err) == (1, True)
+    assert (code, "a map needs two rows, and it has 1" in err) == (1, True)
 
 
 # In a browser

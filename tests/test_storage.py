@@ -129,7 +129,7 @@ def test_what_is_not_there_is_refused(
 def test_stdin_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="named twice"):
         storage.expand(["-", "-"])
-    with pytest.raises(UsageError, match="No input was named"):
+    with pytest.raises(UsageError, match="no input was named"):
         storage.expand([])
 
 
@@ -145,7 +145,7 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     with pytest.raises(InputError, match=f"{tmp_path}: cannot be read: Permission denied"):
         storage.expand([str(tmp_path)])
-    monkeypatch.setattr(storage.places.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
+    monkeypatch.setattr(storage.local.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read: Permission denied"):
         storage.open_input(str(path))
 

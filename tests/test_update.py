@@ -145,7 +145,7 @@ def test_what_is_not_a_finished_output_is_refused(folder: Path) -> None:
 
 def test_memory_per_old_row(folder: Path) -> None:
     encode(folder, "out.parquet")
-    store = Store([target(str(folder / "out.parquet"), None)], Layout(COLUMNS, jobs.DIM, "float32"), folder)
+    store = Store([target(str(folder / "out.parquet"), None)], Layout(COLUMNS, jobs.DIM, "float32"), str(folder))
     arrays = [
         value for value in vars(store).values() if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)
     ]
@@ -155,7 +155,7 @@ def test_memory_per_old_row(folder: Path) -> None:
 
 def test_equal_first_halves_of_hashes_are_told_apart(folder: Path) -> None:
     encode(folder, "out.parquet")
-    store = Store([target(str(folder / "out.parquet"), None)], Layout(COLUMNS, jobs.DIM, "float32"), folder)
+    store = Store([target(str(folder / "out.parquet"), None)], Layout(COLUMNS, jobs.DIM, "float32"), str(folder))
     store._high = np.zeros_like(store._high)
     order = np.argsort(store._low)
     store._low, store._order = store._low[order], store._order[order]

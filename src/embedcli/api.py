@@ -151,10 +151,10 @@ def job_of(inputs: Sequence[str], output: str, model: Path, flags: dict[str, Any
     """A Job from keywords; lists become tuples. UsageError for a keyword that is no flag."""
     unknown = [name for name in flags if name not in Job.__dataclass_fields__ or name in ("inputs", "output")]
     if unknown:
-        near = "as_" if unknown[0] == "as" else ""
+        hint = "they are those of `embedcli encode --help`, with underscores"
         raise UsageError(
             f"{unknown[0]!r} is no flag of embedcli encode",
-            f"did you mean {near!r}?" if near else "they are those of `embedcli encode --help`, with underscores",
+            "did you mean 'as_'?" if unknown[0] == "as" else hint,
         )
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **values)

@@ -15,17 +15,27 @@ def pack(lengths: Rows, budget: Callable[[], int], multiple: int = 1) -> Iterato
     """Yield index arrays that cover every row once, longest rows first.
 
     A batch costs rows x width padded tokens, where width is its longest length rounded up to
-    `multiple`; it stays within `budget()`, asked anew for each batch, unless it holds a single row.
+    `multiple`, or, with 0, the sum of its lengths; it stays within `budget()`, asked anew for each
+    batch, unless it holds a single row.
     """
     order = np.argsort(-lengths, kind="stable")
+    before = np.concatenate([[0], np.cumsum(lengths[order])])
     at = 0
     while at < len(order):
-        width = padded(int(lengths[order[at]]), multiple)
-        rows = order[at : at + max(1, budget() // max(1, width))]
+        if multiple:
+            count = budget() // max(1, padded(int(lengths[order[at]]), multiple))
+        else:
+            count = int(np.searchsorted(before, before[at] + budget(), side="right")) - 1 - at
+        rows = order[at : at + max(1, count)]
         yield rows
         at += len(rows)
 
 
+def cost(lengths: Rows, multiple: int) -> int:
+    """The tokens that a batch of rows of these lengths computes, padding included."""
+    return len(lengths) * padded(int(lengths.max()), multiple) if multiple else int(lengths.sum())
+
+
 def padded(length: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that holds `length` tokens."""
-    return -(-length // multiple) * multiple
+    """The smallest multiple of `multiple` that holds `length` tokens; 0 pads nothing."""
+    return -(-length // multiple) * multiple if multiple else length

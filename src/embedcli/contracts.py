@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
 
 Format = Literal["jsonl", "csv", "tsv", "parquet"]
-OutputFormat = Literal["parquet", "npy", "jsonl", "arrow"]
+OutputFormat = Literal["parquet", "npy", "jsonl", "arrow", "lance"]
 Role = Literal["query", "document", "none"]
 Overflow = Literal["truncate", "error", "reject", "split", "pool"]
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
@@ -273,7 +273,7 @@ class Encoder(Protocol):
     """One model on one device. Every encoder passes tests/test_encoder_contract.py.
 
     `lanes` is how many batches may be in flight; `batch_tokens` the padded-token budget it likes best;
-    `multiple` what sequence lengths are padded up to; `dim` the width of `collect`'s rows.
+    `multiple` what sequence lengths are padded up to (0: rows are not padded); `dim` the width of `collect`'s rows.
     """
 
     dim: int

@@ -128,7 +128,10 @@ def tokenized(texts: list[str], encoder: Encoder, settings: Settings) -> tuple[W
         return whole(texts), tokens
     spans = getattr(encoder, "spans", None)
     if spans is None:
-        raise UsageError(f"--overflow {settings.overflow} needs a model with a tokenizer of its own", "use truncate")
+        raise UsageError(
+            f"--overflow {settings.overflow} needs a model with a tokenizer of its own",
+            "use --overflow truncate, error or reject",
+        )
     windows = split(texts, long, lambda text: spans(text, settings.split_overlap))
     return windows, encoder.tokenize(windows.sequences)
 
@@ -245,24 +248,23 @@ class Device:
             )
         while self.flying:
             self._land()
-        width = batching.padded(int(work.tokens.lengths[rows].max()), self.encoder.multiple)
-        self.budget = max(1, min(self.budget, width * len(rows)) // 2)
+        self.budget = max(1, min(self.budget, batching.cost(work.tokens.lengths[rows], self.encoder.multiple)) // 2)
         self.meter.batch_tokens = self.budget
         for half in np.array_split(rows, 2):
             self._start(work, half)
 
     def _count(self, work: Work, rows: Rows) -> None:
         lengths = work.tokens.lengths[rows]
-        width = batching.padded(int(lengths.max()), self.encoder.multiple)
         self.meter.batches += 1
         self.meter.sequences += len(rows)
         self.meter.fed_tokens += int(lengths.sum())
-        self.meter.padded_tokens += width * len(rows)
+        self.meter.padded_tokens += batching.cost(lengths, self.encoder.multiple)
 
     def _place(self, work: Work, rows: Rows, vectors: Floats) -> None:
         if vectors.shape != (len(rows), self.encoder.dim):
             raise ModelError(
-                f"the encoder returned an array of shape {vectors.shape} for {len(rows)} rows of {self.encoder.dim}"
+                f"the encoder returned an array of shape {vectors.shape} for {len(rows)} rows of {self.encoder.dim}",
+                "this is a defect of the encoder: please report it, with the name of the model",
             )
         bad = unusable(vectors)
         if bad.any():

@@ -7,13 +7,46 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from embedcli.handover import close
 
 A = TypeVar("A")
 _END = object()
 STAGES = ("read", "tokenize", "forward", "write")
+# A lane of a run's picture has at most so many bins; they begin at this width and double as the run goes on.
+BINS = 512
+FIRST_WIDTH = 0.01
+
+
+@dataclass
+class Lane:
+    """When a stage was busy, in constant memory: `bins` of `width` seconds each, every one with its busy seconds."""
+
+    width: float = FIRST_WIDTH
+    bins: list[float] = field(default_factory=list)
+
+    def add(self, begun: float, ended: float) -> None:
+        """Count a busy time, in seconds since the run began."""
+        while ended >= self.width * BINS:
+            self.coarsen()
+        last = int(ended / self.width)
+        self.bins += [0.0] * (last + 1 - len(self.bins))
+        for i in range(int(begun / self.width), last + 1):
+            self.bins[i] += min(ended, (i + 1) * self.width) - max(begun, i * self.width)
+
+    def coarsen(self) -> None:
+        """Double the width of the bins."""
+        bins = [*self.bins, 0.0]
+        self.bins = [bins[i] + bins[i + 1] for i in range(0, len(self.bins), 2)]
+        self.width *= 2
+
+    def at_width(self, width: float) -> list[float]:
+        """The busy share of each bin of `width` seconds, a power of two times this lane's own."""
+        lane = Lane(self.width, list(self.bins))
+        while lane.width < width:
+            lane.coarsen()
+        return [min(1.0, round(busy / lane.width, 3)) for busy in lane.bins]
 
 
 @dataclass
@@ -37,6 +70,8 @@ class Meter:
     done_bytes: int = 0
     busy: dict[str, float] = field(default_factory=dict)
     beat: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.perf_counter)
+    lanes: dict[str, Lane] = field(default_factory=lambda: {name: Lane() for name in STAGES})
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -46,9 +81,25 @@ class Meter:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - begun
+            ended = time.perf_counter()
+            self.seconds[name] += ended - begun
+            self.lanes[name].add(begun - self.begun, ended - self.begun)
             self.busy.pop(name, None)
             self.beat = time.monotonic()
+
+    def timeline(self) -> dict[str, Any] | None:
+        """Busy shares over time: `seconds` per bin, and for each stage `busy` [bins]. None if nothing was timed."""
+        width = max(lane.width for lane in self.lanes.values())
+        busy = {name: lane.at_width(width) for name, lane in self.lanes.items()}
+        length = max(map(len, busy.values()))
+        return (
+            {
+                "seconds": width,
+                "busy": {name: shares + [0.0] * (length - len(shares)) for name, shares in busy.items()},
+            }
+            if length
+            else None
+        )
 
     def timed(self, name: str, items: Iterable[A]) -> Iterator[A]:
         """Yield `items`, counting the time each takes to make as busy seconds of stage `name`."""

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedcli import sinks, storage
-from embedcli.contracts import EmbedcliError, InputError, OutputFormat, ResumeError
+from embedcli import lancefolder, sinks, storage
+from embedcli.contracts import EmbedcliError, InputError, OutputFormat, ResumeError, UsageError
 
 MANIFEST = "_manifest.json"
 
@@ -70,7 +70,20 @@ class Target:
 
 
 def target(output: str, to: OutputFormat | None) -> Target:
-    return Target(output, sinks.output_format(output, to), output.endswith("/") or storage.is_folder(output))
+    kind = sinks.output_format(output, to)
+    if kind == "lance":
+        return lance_target(output)
+    return Target(output, kind, output.endswith("/") or storage.is_folder(output))
+
+
+def lance_target(output: str) -> Target:
+    """A Lance dataset is a folder to the system and one file to us. UsageError where none can be made."""
+    lancefolder.require()
+    if not storage.files_of(output).renames:
+        raise UsageError(
+            f"{storage.where(output)}: Lance datasets are made on this machine only", "write to a folder, then copy it"
+        )
+    return Target(output.rstrip("/"), "lance", folder=False)
 
 
 # Refusals
@@ -133,9 +146,17 @@ def _metadata(target: Target) -> dict[str, str]:
         path = target.marker if target.folder else sinks.space_path(target.output)
         return {key: json.dumps(value) for key, value in json.loads(storage.read_bytes(path)).items()}
     path = sinks.ids_path(target.output) if target.kind == "npy" else target.output
+    if target.kind == "lance":
+        return readable(lancefolder.opened(path).schema.metadata)
     with storage.open_seekable(path) as source:
         schema = pa.ipc.open_file(source).schema if target.kind == "arrow" else pq.read_schema(source)
-        found = schema.metadata or {}
+        found = schema.metadata
+    return readable(found)
+
+
+def readable(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+    """The key-value pairs that embedcli wrote."""
+    found = metadata or {}
     return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
 
 

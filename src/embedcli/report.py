@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -140,9 +141,10 @@ class RunReport:
     hint: str = ""
     notes: list[str] = field(default_factory=list)
     price_per_mtok: float | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """The report's content: no secrets are in a Job, so none are here."""
+        """The report's content, without the secrets that an address may hold: nothing else in a Job is one."""
         meter = self.meter
         outcome = self.outcome
         totals = dict(outcome.totals) if outcome else {}
@@ -161,6 +163,7 @@ class RunReport:
             "rows_per_second": rate(meter.rows, self.seconds),
             "tokens_per_second": rate(meter.fed_tokens, self.seconds),
             "stage_seconds": {name: round(value, 3) for name, value in meter.seconds.items()},
+            "timeline": meter.timeline(),
             "bottleneck": bottleneck(meter),
             "forward_seconds": round(meter.forward_seconds, 3),
             "device_idle_share": share(meter.idle_seconds, meter.forward_seconds),
@@ -178,7 +181,11 @@ class RunReport:
             "peak_memory_mb": peak_memory_mb(),
             "space": dict(outcome.space) if outcome else {},
             "files": list(outcome.files) if outcome else [],
-            "job": asdict(self.job),
+            "job": {name: public(name, value) for name, value in asdict(self.job).items()},
+            "settings": {
+                flag: {**one, "value": public(flag.replace("-", "_"), one["value"])}
+                for flag, one in self.settings.items()
+            },
             "notes": self.notes,
         }
 
@@ -270,6 +277,15 @@ def bottleneck(meter: Meter) -> str:
     return max(meter.seconds, key=lambda name: meter.seconds[name])
 
 
+def public(name: str, value: Any) -> Any:
+    """A flag's value as it may be shown: an address loses user, password and query."""
+    if name != "base_url" or not value:
+        return value
+    scheme, separator, rest = str(value).partition("?")[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def share(part: float, whole: float) -> float:
     return round(part / whole, 6) if whole else 0.0
 
@@ -279,13 +295,16 @@ def rate(count: float, seconds: float) -> float:
 
 
 def peak_memory_mb() -> float:
-    """The largest resident size of this process so far, in MB (10**6 bytes)."""
+    """The largest resident size so far of this process or of a worker that has ended, in MB (10**6 bytes)."""
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Write a report whole, or raise an OutputError."""
-    storage.write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    # Numbers of a list stand on one line. A line break inside a text is written as \\n, so only lists match.
+    text = re.sub(r"\[\n[\d\s.,e-]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
+    storage.write_bytes(path, text.encode())

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedcli import precision, sinks, storage
+from embedcli import lancefolder, precision, sinks, storage
 from embedcli.contracts import Chunk, Known, ResumeError, UsageError
 from embedcli.outputs import Finished, Target, finished, target
 from embedcli.tables import Layout, vectors_of
@@ -58,7 +58,9 @@ def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]
                 "use --overwrite to encode all rows again, or give the settings that made it",
             )
     if new.get("overflow") == "split":
-        raise ResumeError(f"{path} holds windows, which --update cannot take over", "use --overwrite")
+        raise ResumeError(
+            f"{path} holds windows, which --update cannot take over", "use --overwrite to encode all rows again"
+        )
 
 
 class Store:
@@ -182,8 +184,14 @@ def old_tables(old: Target) -> Iterator[pa.Table]:
             reader = pa.ipc.open_file(source)
             for i in range(reader.num_record_batches):
                 yield pa.Table.from_batches([reader.get_batch(i)])
+    elif old.kind == "lance":
+        for batch in lancefolder.opened(old.output).to_batches():
+            yield pa.Table.from_batches([batch])
     else:
-        raise UsageError(f"{old.output}: the vectors of a JSONL output cannot be taken over", "use --overwrite")
+        raise UsageError(
+            f"{old.output}: the vectors of a JSONL output cannot be taken over",
+            "use --overwrite to encode all rows again",
+        )
 
 
 def _parquet_tables(path: str, names: Sequence[str]) -> Iterator[pa.Table]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedcli import precision, storage
+from embedcli import lancefolder, precision, storage
 from embedcli.contracts import OutputFormat, UsageError
 from embedcli.tables import ROW_GROUP_BYTES, Layout, regrouped, vectors_of
 
@@ -34,13 +34,18 @@ ENDINGS: dict[str, OutputFormat] = {
     ".ndjson": "jsonl",
     ".arrow": "arrow",
     ".feather": "arrow",
+    lancefolder.ENDING: "lance",
 }
 
 
 def output_format(output: str, to: OutputFormat | None) -> OutputFormat:
     """The format of an output: `to` if given, else by the name's ending; stdout is JSONL, a folder Parquet."""
+    if to == "lance" and not lancefolder.is_lance(output) and output != "-":
+        raise UsageError(f"{output}: the name of a Lance dataset ends in .lance", "name the output so")
     if to is not None:
         return to
+    if lancefolder.is_lance(output):
+        return "lance"
     if output == "-":
         return "jsonl"
     if output.endswith("/") or storage.is_folder(output):
@@ -49,7 +54,7 @@ def output_format(output: str, to: OutputFormat | None) -> OutputFormat:
     if ending not in ENDINGS:
         raise UsageError(
             f"cannot tell the output format of {output!r} from its name",
-            f"use --to parquet|npy|jsonl|arrow, or a name that ends in {', '.join(ENDINGS)} or / for a folder",
+            f"use --to parquet|npy|jsonl|arrow|lance, or a name that ends in {', '.join(ENDINGS)} or / for a folder",
         )
     return ENDINGS[ending]
 
@@ -90,8 +95,8 @@ def parquet_bytes(table: pa.Table, metadata: Metadata) -> pa.Buffer:
 
 def read_parquet(path: str) -> pa.Table:
     """A part file as a table, its page checksums verified."""
-    with storage.open_seekable(path) as source:
-        return pq.read_table(source, page_checksum_verification=True)
+    with storage.open_seekable(path) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
+        return file.read()
 
 
 def row_group_rows(layout: Layout) -> int:
@@ -155,6 +160,14 @@ def merge_jsonl(tables: Iterable[pa.Table], target: str, layout: Layout, metadat
     return [target, sidecar]
 
 
+def merge_lance(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
+    """A Lance dataset, under its name when it is whole; unlike files it is not read back after it was written."""
+    schema = layout.schema().with_metadata(encoded_metadata(metadata))
+    with storage.replacing_folder(target) as folder:
+        check_rows(lancefolder.write(tables, folder, schema), rows, target)
+    return [target]
+
+
 class Merge(Protocol):
     def __call__(
         self, tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int
@@ -166,6 +179,7 @@ MERGES: dict[OutputFormat, Merge] = {
     "npy": merge_npy,
     "jsonl": merge_jsonl,
     "arrow": merge_arrow,
+    "lance": merge_lance,
 }
 
 

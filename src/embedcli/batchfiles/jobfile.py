@@ -49,9 +49,14 @@ def recall(results: Sequence[str], output: str, file: str | None = None) -> Job:
         made: dict[str, Any] = {name: kept[name] for name in FIELDS}
         made |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
     except OSError as error:
-        raise UsageError(f"{storage.where(path)}: cannot be read: {error.strerror}", "give the *.job.json") from None
+        raise UsageError(
+            f"{storage.where(path)}: cannot be read: {error.strerror}",
+            "name with --job the *.job.json that `batch export` wrote",
+        ) from None
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{storage.where(path)}: is not what `batch export` writes", "export again") from None
+        raise UsageError(
+            f"{storage.where(path)}: is not what `batch export` writes", "run `embedcli batch export` again"
+        ) from None
     return Job(output=output, **made)
 
 
@@ -60,8 +65,8 @@ def _beside(results: Sequence[str]) -> str:
     found = [str(path) for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
     if len(found) == 1:
         return found[0]
-    there = f"{len(found)} files {', '.join(found[:3])}" if found else f"no *{SUFFIX}"
+    there = f"are {len(found)} files ({', '.join(found[:3])})" if found else f"is no *{SUFFIX}"
     raise UsageError(
-        f"there is {there} beside the results, and the import needs the one of its export",
-        "name the *.job.json that `batch export` wrote beside the requests",
+        f"there {there} beside the results, and the import needs the one of its export",
+        "name with --job the *.job.json that `batch export` wrote beside the requests",
     )

@@ -91,7 +91,7 @@ def _old(job: Job, output: str) -> set[str]:
     if not job.model.startswith(HOSTED_PREFIX):
         raise UsageError("batch export needs a hosted model", f"give --model {HOSTED_PREFIX}NAME")
     if job.overflow != "truncate":
-        raise UsageError(f"--overflow {job.overflow} does not apply to batch files", "leave it out")
+        raise UsageError(f"--overflow {job.overflow} does not apply to batch files", "leave --overflow out")
     first = Path(output).absolute()
     numbered = re.compile(re.escape(first.stem) + r"-\d{5,}\.jsonl")
     beside = first.parent.iterdir() if first.parent.is_dir() else ()

@@ -96,7 +96,10 @@ class Results:
         raw = os.pread(self._files[number].fileno(), int(self._sizes[place]), int(self._offsets[place]))
         line = parse(raw)
         if line is None:
-            raise InputError(f"{storage.where(self._paths[number])}: changed while it was read", "run again")
+            raise InputError(
+                f"{storage.where(self._paths[number])}: changed while it was read",
+                "run the same command again when nothing writes to it",
+            )
         return line
 
     def close(self) -> None:
@@ -142,10 +145,14 @@ class Results:
     def _check(self, answer: Answer, where: str) -> None:
         dim = answer.vectors.shape[1]
         if self.dim not in (0, dim):
-            raise InputError(f"{where}: a vector of {dim} dimensions, after some of {self.dim}", "import one job only")
+            raise InputError(
+                f"{where}: a vector of {dim} dimensions, after some of {self.dim}",
+                "import the results of one export at a time",
+            )
         if self.model is not None and answer.model not in (None, self.model):
             raise InputError(
-                f"{where}: an answer of model {answer.model}, after some of {self.model}", "import one job"
+                f"{where}: an answer of model {answer.model}, after some of {self.model}",
+                "import the results of one export at a time",
             )
         self.dim = dim
         self.model = self.model or answer.model
@@ -295,7 +302,9 @@ def load(paths: Sequence[str], job: Job, notify: Callable[[str], None], *, allow
     if not job.model.startswith(HOSTED_PREFIX):
         raise UsageError("batch import needs the hosted model of its export", f"give --model {HOSTED_PREFIX}NAME")
     if "-" in job.inputs:
-        raise UsageError("batch import reads the rows twice, and standard input only once", "name a file as input")
+        raise UsageError(
+            "batch import reads the rows twice, and standard input only once", "give the file with --input"
+        )
     results = Results(paths)
     try:
         for line in _told(results):

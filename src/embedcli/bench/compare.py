@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from embedcli.bench import cards, machine
 from embedcli.bench import field as fields
-from embedcli.bench import machine
 from embedcli.bench.contenders import PROGRAMS, Contender, Failed, Lap, Ours, Peer
 from embedcli.bench.field import Field, Notify, Subject
 from embedcli.bench.outcome import Laps, Measured, outcome
 from embedcli.bench.processes import run
 from embedcli.bench.rows import Rows, gather
 from embedcli.contracts import Job, ModelError
+from embedcli.encoders import devices
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Bench:
     folder: Path
     notify: Notify
     field: Field
+    peaks: Mapping[str, float] | None = None
 
     def lap(self, contender: Contender, rows: Path) -> Lap:
         """One run, its results in the contender's own folder. Raises Failed."""
@@ -52,7 +54,7 @@ class Bench:
             return contender.lap(rows, folder or self.home(contender))
         except Failed as error:
             raise ModelError(
-                f"{contender.name} failed: {error}", "nothing can be compared; look at that run first"
+                f"{contender.name} failed: {error}", "run it alone first: nothing can be compared without it"
             ) from error
 
     def home(self, contender: Contender) -> Path:
@@ -74,6 +76,8 @@ def compare(request: Request, notify: Notify) -> dict[str, Any]:
         field = Field(fields.variants(subject), fields.baseline(subject))
         bench = Bench(request, subject, rows, folder, notify, field)
         prepare(bench)
+        if not devices.on_cpu(request.job):
+            where["accelerator"] = accelerator(bench)
         laps, products = measure(bench)
         few = measure_few(bench)
         results = {contender.name: contender.result(bench.home(contender)) for contender in bench.field.every()}
@@ -89,7 +93,7 @@ def prepare(bench: Bench) -> None:
     field = bench.field
     bench.notify(f"{len(bench.rows.texts):,} rows; a ten-row run of each first, to fill the caches")
     field.ours = named_variants(bench, field.ours)
-    if bench.subject.static:
+    if bench.subject.static or not devices.on_cpu(bench.request.job):
         field.baseline = settled(bench, field.baseline)
     bench.sure(field.baseline, bench.rows.few)
     if not bench.request.peers:
@@ -112,7 +116,7 @@ def settled(bench: Bench, peer: Peer) -> Peer:
     try:
         return fields.best_batch(peer, bench.rows.every, bench.home(peer))
     except Failed as error:
-        raise ModelError(f"{peer.name} cannot run this model: {error}", "there is nothing to compare with") from error
+        raise ModelError(f"{peer.name} cannot run this model: {error}", "choose a model that it can run") from error
 
 
 def named_variants(bench: Bench, ours: Sequence[Ours]) -> list[Ours]:
@@ -138,18 +142,37 @@ def short(dtype: object) -> str:
 # Measuring
 
 
-def measure(bench: Bench) -> tuple[Laps, list[dict[str, float]]]:
+def measure(bench: Bench) -> tuple[Laps, list[Mapping[str, float]]]:
     """Every contender once a round, in turn, and the machine's best matrix products in the same round."""
     laps: Laps = {contender.name: [] for contender in bench.field.every()}
-    products = []
+    products: list[Mapping[str, float]] = []
     for number in range(bench.request.rounds):
         if not bench.subject.static:
-            products.append(matrix_products(bench))
+            products.append(bench.peaks or matrix_products(bench))
         for contender in bench.field.every():
             laps[contender.name].append(bench.sure(contender, bench.rows.every))
             last = laps[contender.name][-1]
             bench.notify(f"round {number + 1} of {bench.request.rounds}: {contender.name} {last.seconds:.1f} s")
     return laps, products
+
+
+def accelerator(bench: Bench) -> dict[str, Any]:
+    """The card's name, its matrix products as measured, and its dense peak with its source where it is known.
+
+    What computing is compared with is then that peak, in every round, else the measured products.
+    """
+    target = bench.folder / "card.json"
+    device = str(bench.lap(bench.field.ours[0], bench.rows.few).report["space"]["device"])
+    command = [bench.field.baseline.python, str(PROGRAMS / "card.py"), str(target), device]
+    done = run(command, bench.folder / "card.txt")
+    if done.code:
+        bench.notify(f"the card's matrix products could not be measured: {done.last_words}")
+        return {"name": device}
+    made: dict[str, Any] = json.loads(target.read_text("utf-8"))
+    known = cards.peak(made["name"])
+    bench.peaks = known.gflops() if known is not None else made["products"]
+    source = known.source if known is not None else "measured with torch: the card is in no table here"
+    return {"name": made["name"], "measured_gflops": made["products"], "peak_gflops": bench.peaks, "source": source}
 
 
 def matrix_products(bench: Bench) -> dict[str, float]:

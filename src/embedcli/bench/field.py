@@ -104,12 +104,15 @@ def variants(subject: Subject) -> list[Ours]:
 def baseline(subject: Subject) -> Peer:
     """What everything is compared with: `SentenceTransformer.encode`, batch 32, float32; model2vec for its models.
 
-    The batch size of model2vec is left open, for `best_batch`.
+    The batch size of model2vec is left open, for `best_batch`; so is that of an accelerator, where float16 is compared.
 
     Raises UsageError where no other library reads the model, ModelError where that library is missing.
     """
     if not subject.static:
-        return peer(subject, "sentence-transformers", "sentence-transformers 32")
+        if devices.on_cpu(subject.job):
+            return peer(subject, "sentence-transformers", "sentence-transformers 32")
+        half = {"dtype": "float16"}
+        return peer(subject, "sentence-transformers", "sentence-transformers f16", settings=half)
     if subject.format == "model2vec":
         if absent("model2vec", sys.executable):
             raise ModelError("model2vec, which these vectors are compared with, is missing", INSTALL["model2vec"])

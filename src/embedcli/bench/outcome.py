@@ -149,8 +149,15 @@ def padding(measured: Measured, contender: Contender, lengths: Rows) -> float | 
 
 
 def fidelity(measured: Measured, contender: Contender) -> float:
-    """The lowest cosine between a contender's vectors and the baseline's, over the rows that both have."""
-    ours, theirs = measured.results[contender.name], measured.results[measured.field.baseline.name]
+    """The lowest cosine between a contender's vectors and the reference's, over the rows that both have.
+
+    The reference is the baseline, or, where that computes in half precision, the same library in float32.
+    """
+    single = [peer for peer in measured.field.peers if peer.settings["library"] == "sentence-transformers"]
+    exact = [peer for peer in single if peer.settings["dtype"] == "float32" and "backend" not in peer.settings]
+    baseline = measured.field.baseline
+    reference = exact[0] if exact and baseline.settings["dtype"] != "float32" else baseline
+    ours, theirs = measured.results[contender.name], measured.results[reference.name]
     _, left, right = np.intersect1d(ours.rows, theirs.rows, return_indices=True)
     return numbers.lowest_cosine(ours.vectors[left], theirs.vectors[right])
 

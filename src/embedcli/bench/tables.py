@@ -54,7 +54,9 @@ def on_machine(machine: Mapping[str, Any]) -> list[str]:
     memory = f", {machine['memory_gb']:.0f} GB" if machine["memory_gb"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     where = f"{machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}"
-    return [*labelled("machine", where), *labelled("versions", f"python {machine['python']}, {versions}")]
+    card = machine.get("accelerator")
+    cards = labelled("card", card["name"]) if card else []
+    return [*labelled("machine", where), *cards, *labelled("versions", f"python {machine['python']}, {versions}")]
 
 
 def speeds(made: Mapping[str, Any]) -> list[str]:
@@ -78,8 +80,10 @@ def ratios(made: Mapping[str, Any]) -> list[str]:
     """One line per contender: times faster than the baseline, the arithmetic it reaches, and its fidelity."""
     lines = textwrap.wrap(f"times faster than {made['baseline']}, each run beside its run of the same round", WIDTH)
     best = ", ".join(f"{speed:,.0f} GFLOP/s in {name}" for name, speed in made["matrix_product_gflops"].items())
+    card = made["machine"].get("accelerator")
     if best:
-        lines += textwrap.wrap(f"the machine's best matrix product: {best}", WIDTH)
+        what = f"dense peak ({card['source']})" if card else "the machine's best matrix product"
+        lines += textwrap.wrap(f"{what}: {best}", WIDTH)
     lines.append(row("", ("process", "encode", "cpu", "GFLOP/s", "of best", "cosine")))
     for name, its in made["contenders"].items():
         cells = (

@@ -81,7 +81,7 @@ class Ledger:
         if _json(self._path(MANIFEST)) != json.loads(json.dumps(job)):
             raise OutputError(
                 f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
-                "the output must be a path that all machines share: a network folder, or s3://...",
+                "choose an output that all machines share: a network folder, or an s3:// address",
             )
         self.job = dict(job)
         for name in storage.names(self.target.stage, PART_NAME):

@@ -17,6 +17,7 @@ from embedcli.cli.models import models, pull
 from embedcli.cli.plan import plan
 from embedcli.cli.plot import plot
 from embedcli.cli.search import search
+from embedcli.cli.settings import Command, configure
 from embedcli.cli.told import report
 from embedcli.cli.verify import verify
 
@@ -50,29 +51,41 @@ def show_version(value: bool) -> None:
 
 @app.callback()
 def root(
+    ctx: typer.Context,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="Flags from this TOML file, not from ./embedcli.toml or [tool.embedcli] of ./pyproject.toml.",
+            envvar="EMBEDCLI_CONFIG",
+            show_envvar=False,
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show versions and exit.")
     ] = False,
 ) -> None:
     """Batch text embedding: tables in, vectors beside their ids out, no row lost."""
+    configure(ctx, config, app)
 
 
-app.command()(encode)
-app.command()(merge)
-app.command()(plan)
-app.command()(inspect)
-app.command()(search)
-app.command()(verify)
-app.command()(compare)
-app.command("eval")(evaluate)
-app.command()(plot)
-app.command()(report)
-app.command()(bench)
+app.command(cls=Command)(encode)
+app.command(cls=Command)(merge)
+app.command(cls=Command)(plan)
+app.command(cls=Command)(inspect)
+app.command(cls=Command)(search)
+app.command(cls=Command)(verify)
+app.command(cls=Command)(compare)
+app.command("eval", cls=Command)(evaluate)
+app.command(cls=Command)(plot)
+app.command(cls=Command)(report)
+app.command(cls=Command)(bench)
 app.add_typer(batch)
-app.command()(models)
-app.command()(pull)
+app.command(cls=Command)(models)
+app.command(cls=Command)(pull)
 
 
 def main() -> None:
     """The console script."""
-    app()
+    app(prog_name="embedcli")

@@ -10,6 +10,8 @@ import typer
 from embedcli.cli.boundary import guarded, set_environment
 from embedcli.cli.encode import followed
 from embedcli.cli.options import INPUT_FLAGS, Price, takes
+from embedcli.cli.settings import Command
+from embedcli.cli.settings import given as settings_of
 from embedcli.cli.show import note
 from embedcli.contracts import Job, UsageError
 
@@ -30,7 +32,7 @@ batch = typer.Typer(
 )
 
 
-@batch.command("export")
+@batch.command("export", cls=Command)
 @guarded
 @takes(EXPORT_FLAGS)
 def export(
@@ -78,10 +80,11 @@ def exported(made: Any, price: float | None) -> list[str]:
     return [f"{name:<8}  {text}" for name, text in lines]
 
 
-@batch.command("import")
+@batch.command("import", cls=Command)
 @guarded
 @takes(IMPORT_FLAGS)
 def import_(
+    ctx: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(metavar="RESULTS... OUTPUT", help="Result and error files of the batches; last, the output."),
@@ -100,8 +103,8 @@ def import_(
         Literal["auto", "rich", "plain", "none"], typer.Option("--progress", help="How progress is shown.")
     ] = "auto",
     price: Price = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
     *,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
     flags: dict[str, Any],
 ) -> None:
     """Join results with the exported rows and write OUTPUT, as encode would have.
@@ -124,4 +127,4 @@ def import_(
     def load(job: Job, notify: Any) -> Any:
         return batchfiles.load(results, job, notify, allow_missing=allow_missing)
 
-    raise typer.Exit(followed(job, report, progress, quiet, price, load))
+    raise typer.Exit(followed(job, report, progress, quiet, price, load, settings_of(ctx)))

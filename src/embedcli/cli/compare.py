@@ -69,7 +69,7 @@ def compare(
 def known(name: str) -> Precision:
     """A precision by its name. UsageError if there is none."""
     if name not in get_args(Precision):
-        raise UsageError(f"--precision {name!r} is none", f"choose one of {', '.join(get_args(Precision))}")
+        raise UsageError(f"there is no --precision {name!r}", f"choose one of {', '.join(get_args(Precision))}")
     return cast("Precision", name)
 
 

@@ -14,12 +14,14 @@ import typer
 
 from embedcli.cli.boundary import Interrupted, fail, guarded, set_environment, told
 from embedcli.cli.options import EVERY_FLAG, Price, takes
+from embedcli.cli.settings import Given, announced, given
 from embedcli.contracts import Job, UsageError
 
 
 @guarded
 @takes(EVERY_FLAG)
 def encode(
+    ctx: typer.Context,
     paths: Annotated[
         list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files, globs, folders or -; last, the output.")
     ],
@@ -49,12 +51,18 @@ def encode(
     if len(paths) < 2:
         raise UsageError("encode needs an input and an output", "embedcli encode in.jsonl out.parquet")
     job = Job(inputs=tuple(paths[:-1]), output=paths[-1], **flags)
-    code = followed(job, report, progress, quiet, price)
+    code = followed(job, report, progress, quiet, price, settings=given(ctx))
     raise typer.Exit(code)
 
 
 def followed(
-    job: Job, report_path: str | None, progress: Any, quiet: bool, price: float | None = None, load: Any = None
+    job: Job,
+    report_path: str | None,
+    progress: Any,
+    quiet: bool,
+    price: float | None = None,
+    load: Any = None,
+    settings: Given | None = None,
 ) -> int:
     """Run a job with progress, summary and report; the exit code. The report is written after failures too."""
     from embedcli import report, runners
@@ -71,7 +79,10 @@ def followed(
         meter,
         notes=watch.notes,
         price_per_mtok=price,
+        settings=settings or {},
     )
+    for line in announced(settings or {}):
+        watch.line(line)
     begun = time.perf_counter()
     try:
         with stopped_by_signals(control):

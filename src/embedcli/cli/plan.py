@@ -58,7 +58,7 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     formats = ", ".join(sorted(set(found["inputs"].values())))
     known = f", {size(found['bytes'])}" if found["bytes"] is not None else ""
     lines = [
-        ("input", f"{len(found['inputs'])} files ({formats}{known})"),
+        ("input", f"{len(found['inputs'])} file{'s' * (len(found['inputs']) != 1)} ({formats}{known})"),
         ("rows", f"{found['rows']:,}, of which {found['rows'] - found['rejected']:,} would be embedded"),
     ]
     lines += [("rejected", f"{count:,} rows: {reason}") for reason, count in found["rejects"].items()]

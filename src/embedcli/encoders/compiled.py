@@ -40,6 +40,7 @@ OPTIONS = {"PERFORMANCE_HINT": "THROUGHPUT", "ENABLE_CPU_PINNING": False, "CACHE
 # OpenVINO would take bfloat16 by itself where the CPU has it, and instead of a float16 that it has not.
 PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 CAPABILITY = {"bfloat16": "BF16", "float16": "FP16"}
+CONVERTER = "openvino.tools.ovc"
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -66,7 +67,9 @@ class Runtime:
     def convert(self, traced: Any) -> Any:
         """The graph of a traced pipeline. Raises whatever the model's own code raises."""
         with memory(), _undisturbed():
-            return self._openvino.convert_model(traced.module, example_input=traced.example)
+            from openvino.tools.ovc import convert_model
+
+            return convert_model(traced.module, example_input=traced.example)
 
     def save(self, graph: Any, folder: Path) -> None:
         self._openvino.save_model(graph, str(folder / "model.xml"), compress_to_fp16=False)
@@ -284,10 +287,16 @@ def _otherwise(reason: str) -> Iterator[None]:
 def _openvino() -> Any:
     """OpenVINO, unable to report its use: importing it and converting both would otherwise try to reach its maker."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    if "openvino" not in sys.modules:
+        # It does without its converter, whose import takes as long as a third of its own; `convert` imports it.
+        sys.modules[CONVERTER] = None  # type: ignore[assignment]
     try:
         import openvino
     except ImportError as error:
         raise NotConvertible(f"OpenVINO cannot be imported: {told(error)}", lasting=False) from error
+    finally:
+        if CONVERTER in sys.modules and sys.modules[CONVERTER] is None:
+            del sys.modules[CONVERTER]
     return openvino
 
 

@@ -191,7 +191,9 @@ def clear() -> int:
         except FileNotFoundError:
             log.debug("%s is gone already", folder)
         except OSError as error:
-            raise ModelError(f"{folder} cannot be deleted: {error.strerror}", "check who owns it") from error
+            raise ModelError(
+                f"{folder} cannot be deleted: {error.strerror}", "check its owner and permissions"
+            ) from error
     return count
 
 

@@ -148,4 +148,7 @@ def _large(path: Path) -> Any:
     try:
         return np.load(beside, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ModelError(f"its vectors in {beside} cannot be read: {error}", "copy both files") from error
+        raise ModelError(
+            f"its vectors in {beside} cannot be read: {error}",
+            "put both files side by side again: they belong together",
+        ) from error

@@ -107,7 +107,7 @@ def identity(job: Job) -> dict[str, Any]:
 class RemoteEncoder:
     """contracts.Encoder over HTTP. `forward` starts requests, `collect` waits for them."""
 
-    multiple = 1
+    multiple = 0
     empty_reason = "the text is empty"
 
     def __init__(self, job: Job, endpoint: Endpoint, clock: Clock, notify: Notify, rng: random.Random) -> None:

@@ -104,7 +104,7 @@ def load(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
 class StaticEncoder:
     """Means over tokens, computed in threads: `lanes` batches at a time, each with its whole cost in `forward`."""
 
-    multiple = 1
+    multiple = 0
 
     def __init__(self, bag: Bag, reader: Reader, normalize: bool, space: dict[str, Any], threads: int) -> None:
         self.dim = bag.dim

@@ -6,13 +6,14 @@ import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import Job, ModelError, OutOfMemory, Tokens, UsageError
-from embedcli.encoders import onednn
+from embedcli.contracts import Job, ModelError, Tokens, UsageError
+from embedcli.encoders import onednn, unpadded
+from embedcli.encoders.faults import device_faults
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.ownwords import OwnWords, Texts, agrees
 from embedcli.encoders.recipe import Recipe, identity
@@ -32,7 +33,8 @@ BATCH_TOKENS = {"cpu": 1536, "cuda": 65536, "xpu": 32768, "mps": 8192}
 MULTIPLE = {"cpu": 8, "cuda": 8, "xpu": 8, "mps": 16}
 PROBE = ("a", "The same model must give the same vector, whoever multiplies its matrices.", "向量 vecteur вектор")
 SAME_COSINE = 0.999999
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+# In half precision another order of sums moves a vector by some 1e-5; wrong positions or masks by 1e-2 and more.
+UNPADDED_COSINE = 0.9999
 
 
 class TransformerEncoder:
@@ -66,7 +68,9 @@ class TransformerEncoder:
         self._exact_model: Any = None
         plain = kind == "cpu" and self.dtype == "float32" and not isinstance(self.words, Texts)
         self._packable = plain and onednn.available(torch)
+        self._flat: unpadded.Flat | None = None
         self.dim = int(self._probe().shape[1])
+        self._unpad(unpadded.kernel_for)
 
     def space(self) -> dict[str, Any]:
         """What decides the vectors, with the device, dtype and library versions that made them."""
@@ -91,13 +95,13 @@ class TransformerEncoder:
         if self._packable:
             self._packable = False
             self._pack()
-        with _memory():
+        with device_faults(self.device):
             return self._start(self.model, self._features(tokens, rows))
 
     def collect(self, output: Any) -> Floats:
         """float32 [rows, dim], once the device has made them."""
         vectors, ready = output
-        with _memory():
+        with device_faults(self.device):
             if ready is not None:
                 ready.synchronize()
             made: Floats = vectors.float().cpu().numpy()
@@ -106,7 +110,7 @@ class TransformerEncoder:
     def exact(self, tokens: Tokens, rows: Rows) -> Floats:
         """The same rows in float32, one by one, so that no other row's padding or overflow touches them."""
         model = self.model if self.dtype == "float32" else self._exact()
-        with _memory():
+        with device_faults(self.device):
             singles = [self._features(tokens, rows[i : i + 1]) for i in range(len(rows))]
             made = [self.collect(self._start(model, features)) for features in singles]
         return np.concatenate(made) if made else np.empty((0, self.dim), np.float32)
@@ -154,10 +158,13 @@ class TransformerEncoder:
     def _features(self, tokens: Tokens, rows: Rows) -> dict[str, Any]:
         if isinstance(self.words, Texts):
             return self.words.features(tokens, rows, self.device)
-        ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
-        features = {"input_ids": self._put(ids), "attention_mask": self._put(mask)}
+        if self._flat is not None:
+            features = self._flat.features(tokens, rows, self._put)
+        else:
+            ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
+            features = {"input_ids": self._put(ids), "attention_mask": self._put(mask)}
         if self._typed:
-            features["token_type_ids"] = features["input_ids"].new_zeros(ids.shape)
+            features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length
         return features
@@ -187,7 +194,8 @@ class TransformerEncoder:
     def _start(self, model: Any, features: dict[str, Any]) -> tuple[Any, Any]:
         import torch
 
-        with torch.inference_mode():
+        batch = nullcontext() if self._flat is None else self._flat.running(features)
+        with torch.inference_mode(), batch:
             vectors = model(features, **getattr(self.words, "arguments", {}))["sentence_embedding"].float()
             if self.recipe.normalize and self.dtype != "float32":
                 # A half-precision Normalize module leaves lengths off by 1e-3.
@@ -200,13 +208,36 @@ class TransformerEncoder:
             ready.record(torch.cuda.current_stream(vectors.device))
             return host, ready
 
-    def _probe(self) -> Floats:
+    def _probe(self, texts: Sequence[str] = PROBE) -> Floats:
         with _load_errors(self._files):
-            tokens = self.tokenize(PROBE)
+            tokens = self.tokenize(texts)
             rows = np.flatnonzero(tokens.lengths)
             if not len(rows):
                 return np.empty((0, int(self.model.get_embedding_dimension())), np.float32)
             return self.collect(self._start(self.model, self._features(tokens, rows)))
+
+    def _unpad(self, kernel_for: Callable[..., unpadded.Kernel | None]) -> None:
+        """Leave padding out where there is a kernel for it and the vectors stay; else the model is loaded anew."""
+        import torch
+        import transformers
+
+        if isinstance(self.words, Texts) or not unpadded.pools(self.model):
+            return
+        kernel = kernel_for(torch, self.device, self.dtype, self.model[0].auto_model)
+        if kernel is None:
+            return
+        # A row longer than the sliding windows of the networks that have them.
+        texts = [*PROBE, " ".join(PROBE * 30)]
+        before, lowest = self._probe(texts), 0.0
+        with suppress(unpadded.Unsupported, RuntimeError, TypeError, ValueError, KeyError, IndexError, ModelError):
+            self._flat = unpadded.install(torch, transformers, self.model[0], kernel)
+            lowest = float(cosines(before, self._probe(texts)).min()) if self._flat is not None else 0.0
+        if lowest < UNPADDED_COSINE:
+            log.debug("rows are padded: without padding the lowest cosine is %s", lowest)
+            self._flat = None
+            self.model = self._load(self.dtype)
+        else:
+            self.multiple = 0
 
     def _pack(self) -> None:
         """Pack the linear layers; where that fails or changes a vector, the model is loaded again as it was."""
@@ -337,21 +368,6 @@ def _empty_cache(device: str) -> None:
     backend = getattr(torch, device.partition(":")[0], None)
     if backend is not None and hasattr(backend, "empty_cache"):
         backend.empty_cache()
-
-
-@contextmanager
-def _memory() -> Iterator[None]:
-    """Turn any device's refusal to allocate into OutOfMemory."""
-    refused = ""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        refused = str(error) or "out of memory"
-        if not isinstance(error, MemoryError) and not any(words in refused.lower() for words in OUT_OF_MEMORY):
-            raise
-    if refused:
-        # Raised outside the handler: inside, the error's frames would keep the batch's memory.
-        raise OutOfMemory(refused)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def per_row(table: pa.Table, layout: Layout, form: OutputFormat) -> float:
     # Parquet has no type of one byte: only its writer knows what an int8 takes.
     whole = form == "parquet"
     weighed = table if whole else table.drop_columns(["embedding"])
-    weigh = arrow_bytes if form == "arrow" else parquet_bytes
+    weigh = arrow_bytes if form in ("arrow", "lance") else parquet_bytes
     return float((0 if whole else layout.row_bytes) + (weigh(weighed) - weigh(weighed.slice(0, 0))) / table.num_rows)
 
 

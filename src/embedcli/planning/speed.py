@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from embedcli import batching, engine
@@ -87,5 +86,5 @@ def padding(texts: Sequence[str], encoder: Encoder, settings: Settings, chunk_ro
         lengths = lengths[lengths > 0]
         read += int(lengths.sum())
         for rows in batching.pack(lengths, lambda: budget, encoder.multiple):
-            computed += len(rows) * batching.padded(int(np.max(lengths[rows])), encoder.multiple)
+            computed += batching.cost(lengths[rows], encoder.multiple)
     return computed / read if read else 1.0

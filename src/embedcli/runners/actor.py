@@ -17,7 +17,7 @@ from embedcli.meter import Control
 from embedcli.runners.processes import portable
 from embedcli.runners.work import Done, Setup, Task, Worker, refuse_other_version
 
-GO_ON = "what is done stays done: run the same command again to go on"
+GO_ON = "run the same command again to go on: what is done stays done"
 # A share may lose so many workers: machines go at any time, but a share that takes each with it must end.
 DEATHS = 4
 # Choices of the driver's user that hold for the workers too. Keys are none of them: each machine has its own.
@@ -98,7 +98,7 @@ class Actor:
         if mark is None:
             raise ModelError(
                 f"{DEATHS} workers died while they worked on share {share}",
-                "is there enough memory? lower --batch-tokens, or reserve more by --num-cpus; " + GO_ON,
+                "lower --batch-tokens, or reserve more by --num-cpus, if memory ran out; " + GO_ON,
             )
         storage.write_bytes(mark, b"")
         try:

@@ -149,11 +149,14 @@ def merge(output: str, to: OutputFormat | None = None, max_rejects: str | None =
             some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             raise OutputError(
                 f"{storage.where(output)}: {len(missing)} of {count} shares are missing ({some})",
-                f"share i belongs to shard i % N + 1 of N: run shard {missing[0]} % N + 1 of N first",
+                "run `encode --shard K/N` for them first: share I is of shard K = I % N + 1",
             )
         totals = ledger.totals()
         if totals["read"] != totals["rows"] + totals["rejects"]:
-            raise OutputError(f"{storage.where(output)}: rows are missing from the shares", "please report this")
+            raise OutputError(
+                f"{storage.where(output)}: rows are missing from the shares",
+                "this should never happen: please report it",
+            )
         job = Job((), output, max_rejects=max_rejects)
         refuse_rejects(job, totals["rejects"], totals["read"])
         ledger.close(layout, space)

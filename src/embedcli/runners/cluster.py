@@ -29,7 +29,7 @@ from embedcli.runners.running import Run
 from embedcli.runners.work import Done, Setup, Task
 
 A = TypeVar("A")
-CONNECT = "is the cluster up, and is the address right? HEAD:6379, or auto on one of its machines"
+CONNECT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
 # A head that is up answers at once, and a driver is let in within seconds; Ray itself would try for minutes.
 REACH_SECONDS = 10.0
 CONNECT_SECONDS = 60.0
@@ -115,7 +115,7 @@ def imported(this: Run) -> Any:
     if "," in this.job.device:
         raise UsageError(
             f"--device {this.job.device} does not go together with --runner ray",
-            "Ray gives each worker its own device: --num-gpus 1 --workers N",
+            "use --num-gpus 1 --workers N: Ray gives each worker a device of its own",
         )
     for name in ("ray", "ray.data"):  # the run has bars and notes of its own
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -13,7 +13,7 @@ from embedcli.contracts import Outcome, Share, UsageError
 from embedcli.meter import Meter
 from embedcli.runners import local
 from embedcli.runners.ends import stopped
-from embedcli.runners.facts import noted_space, ranges_of, shares_of, starts_of
+from embedcli.runners.facts import ranges_of, shares_of, starts_of, tell_idle
 from embedcli.runners.running import Run, refuse_rejects
 from embedcli.runners.work import Done, Setup, Task, tasks_of, worker_devices
 
@@ -22,14 +22,16 @@ def run_shared(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     """Every missing share is done by some worker; then the output is published."""
     refuse_streams(this)
     folder = ledger.target.folder
-    shares = shares_of(this.job, this.plan, folder=folder)
+    every = shares_of(this.job, this.plan, folder=folder)
+    shares = local.of_shard(every, this.job.shard)
+    tell_idle(this, shares, every)
     left = ledger.begin_shares(shares)
     compare_sealed(this, ledger, [share for share in left if share.index in ledger.sealed])
     this.read = sum(record.read for record in ledger.sealed.values())
     todo = [share for share in shares if share.index not in ledger.sealed]
     if todo:
         tasks = list(tasks_of(todo, starts_of(this, ledger.target.stage)))
-        setup = Setup(this.job, replace(this.plan, pieces=()), ledger.job, len(shares), this.loader)
+        setup = Setup(this.job, replace(this.plan, pieces=()), ledger.job, len(every), this.loader)
         this.open_pieces = {piece.index for share in todo for piece in share.pieces}
         prepare_ranges(this, ledger)
         this.watch.begin(this.plan, this.meter)
@@ -39,8 +41,7 @@ def run_shared(this: Run, ledger: checkpoint.Ledger) -> Outcome:
                 take(this, ledger, one)
         if this.control.reason is not None:
             return stopped(this, ledger.totals(), "run the same command again to go on")
-    layout, space, _ = noted_space(ledger.target.stage)
-    return local.publish(this, ledger, layout, space, None)
+    return local.publish_noted(this, ledger)
 
 
 def pool(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:

@@ -102,6 +102,20 @@ def shares_of(job: Job, plan: Plan, *, folder: bool) -> list[Share]:
     return sources.shares(plan, max(1, rows))
 
 
+def tell_idle(this: Run, mine: list[Share], every: list[Share]) -> None:
+    """Say it if there are fewer shares than hands."""
+    number = "this shard" if this.job.shard is not None and not mine else None
+    if number is None and len(every) < (this.job.workers or 1):
+        number = "some workers"
+    if number is not None:
+        how = (
+            "a smaller --part-size gives more"
+            if outputs.target(this.job.output, this.job.to).folder
+            else ("JSONL is cut every 16 MiB, Parquet by row groups, other files not at all")
+        )
+        this.watch.line(f"{number} will have nothing to do: the input is cut into {len(every)} shares; {how}")
+
+
 def starts_of(this: Run, stage: str) -> dict[int, sources.Start] | None:
     """Where each piece starts, counted once for all runs and noted in the stage; None if ids need no counting."""
     if this.plan.columns.id_column is not None:
@@ -132,7 +146,7 @@ def note_space(stage: str, layout: Layout, space: dict[str, Any], shares: int) -
             raise OutputError(
                 f"{storage.where(note)}: other workers of this job made vectors of another kind: {key} "
                 f"is {old['space'].get(key)!r} there, {space.get(key)!r} here",
-                "let all machines use the same settings, or start again with --overwrite",
+                "use the same settings on all machines, or start again with --overwrite",
             )
 
 

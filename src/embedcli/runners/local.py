@@ -19,6 +19,7 @@ from embedcli.runners.facts import (
     shares_of,
     space_of,
     starts_of,
+    tell_idle,
     with_saved_dim,
 )
 from embedcli.runners.running import TOTALS, Run, refuse_rejects
@@ -31,8 +32,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | Non
     shares = shares_of(job, this.plan, folder=ledger.target.folder) if ledger.target.folder or job.shard else []
     pieces = missing_pieces(this, ledger, shares)
     if shares and not pieces:
-        layout, space, _ = noted_space(ledger.target.stage)
-        return publish(this, ledger, layout, space, None)
+        return publish_noted(this, ledger)
     with closing(this.load()) as encoder, scratch() as folder:
         job = this.job = with_saved_dim(job, encoder)
         ranges = ranges_of(this, encoder, ledger.target.stage, done if job.update else None)
@@ -65,6 +65,7 @@ def missing_pieces(this: Run, ledger: checkpoint.Ledger, shares: list[Share]) ->
     if not shares:
         return list(this.plan.pieces)
     mine = of_shard(shares, job.shard)
+    tell_idle(this, mine, shares)
     left = ledger.begin_shares(mine, unread=not (job.update or job.reuse))
     known = {share.index for share in left}
     this.read += sum(record.read for index, record in ledger.sealed.items() if index not in known)
@@ -106,6 +107,14 @@ def publish(
     return replace(
         outcome, resumed_rows=this.read - sum(ledger.added), damaged_parts=len(ledger.damaged), changes=changes
     )
+
+
+def publish_noted(this: Run, ledger: checkpoint.Ledger) -> Outcome:
+    """Publish what was encoded before, no model loaded; a shard that has nothing to do ends as it is."""
+    if this.job.shard is not None and not ledger.sealed:
+        return shard_ended(this, ledger, ledger.totals(), {})
+    layout, space, _ = noted_space(ledger.target.stage)
+    return publish(this, ledger, layout, space, None)
 
 
 def shard_ended(this: Run, ledger: checkpoint.Ledger, totals: dict[str, int], space: dict[str, Any]) -> Outcome:

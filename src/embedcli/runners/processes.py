@@ -210,7 +210,7 @@ class Pool:
         how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         error = ModelError(
             f"a worker on {worker.device} died ({how})",
-            "is there enough memory? lower --workers or --batch-tokens; what is done stays done: run again to go on",
+            "lower --workers or --batch-tokens if memory ran out, then run the same command again to go on",
         )
         self._again(worker, error)
 

@@ -128,7 +128,10 @@ class Chooser:
                 kind = scalars.id_type([row.get(name) for row in self.rows]) or pa.null()
             if pa.types.is_null(kind) or pa.types.is_nested(kind):
                 held = "neither whole numbers nor strings" if look.format == "jsonl" else f"{kind}, and no ids"
-                raise UsageError(f"{where(look.path)}: column {name!r} holds {held}", self._names(look))
+                raise UsageError(
+                    f"{where(look.path)}: column {name!r} holds {held}",
+                    f"name another with --id-column; {self._names(look)}",
+                )
             kinds.append((look.path, kind))
         return self._unified(name, kinds)
 
@@ -167,7 +170,10 @@ class Chooser:
             if kind is None or usable(kind):
                 continue
             if look.format != "jsonl":
-                raise UsageError(f"{where(look.path)}: column {name!r} holds {kind}, and {lack}", self._names(look))
+                raise UsageError(
+                    f"{where(look.path)}: column {name!r} holds {kind}, and {lack}",
+                    f"name another with --text-column; {self._names(look)}",
+                )
             self.notes.append(f"The first rows of {where(look.path)} have {lack} in the column {name!r}.")
 
     # Kept columns
@@ -204,7 +210,9 @@ class Chooser:
         try:
             pa.nulls(1, kind).take(pa.array([0]))
         except pa.ArrowNotImplementedError:
-            raise UsageError(f"--keep {name}: columns of type {kind} cannot be kept", "leave it out") from None
+            raise UsageError(
+                f"--keep {name}: columns of type {kind} cannot be kept", f"leave --keep {name} out"
+            ) from None
         return kind, bool(lines) and from_json is None
 
     # What there is

@@ -97,7 +97,10 @@ def read(piece: Piece, fields: Fields, encoding: str) -> Generator[Rows, None, N
     span = 0
     with storage.open_input(piece.path) as source:
         if (source.size or 0) < (piece.stop or 0):
-            raise InputError(f"{storage.where(piece.path)}: has become shorter while it was read", "start again")
+            raise InputError(
+                f"{storage.where(piece.path)}: has become shorter while it was read",
+                "run the same command again when nothing writes to the file",
+            )
         for lines in _lines(source, piece, encoding):
             parsed = parse(lines, encoding)
             yield assembled(

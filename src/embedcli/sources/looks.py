@@ -98,7 +98,8 @@ def format_of(path: str, head: bytes, encoding: str) -> Format:
     named = FORMATS[ending[1].lower()] if ending else _sniffed(path, head, encoding)
     if named == "parquet":
         raise InputError(
-            f"{where(path)}: is named like Parquet, but is not", "is it whole? --format names another format"
+            f"{where(path)}: is named like Parquet, but is not",
+            "fetch it again if it is cut, or name its format with --format",
         )
     return named
 

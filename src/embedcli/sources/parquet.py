@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedcli import storage
@@ -53,7 +52,10 @@ def arrow_errors(path: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{storage.where(path)}: cannot be read as Parquet: {reason}", "is the file whole?") from error
+        raise InputError(
+            f"{storage.where(path)}: cannot be read as Parquet: {reason}",
+            "check that the file is whole, or fetch it again",
+        ) from error
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
@@ -90,7 +92,10 @@ def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
             position += batch.num_rows
             yield _rows(batch, fields, lines, share * position // max(1, rows))
     if position != rows:
-        raise InputError(f"{storage.where(piece.path)}: has other rows than when it was planned", "start again")
+        raise InputError(
+            f"{storage.where(piece.path)}: has other rows than when it was planned",
+            "run the same command again when nothing writes to the file",
+        )
 
 
 def _share(file: pq.ParquetFile, piece: Piece) -> int:
@@ -183,6 +188,8 @@ def _ids(array: pa.Array, kind: pa.DataType, faults: Faults) -> pa.Array:
     array = _cast(array, kind)
     missing = array.is_null()
     if is_string(kind):
+        import pyarrow.compute as pc  # 0.1 s, which other formats need not pay
+
         missing = pc.or_kleene(missing, pc.equal(pc.binary_length(array), 0))
     for i in np.flatnonzero(missing.to_numpy(zero_copy_only=False)):
         faults.setdefault(int(i), MISSING_ID)

@@ -11,7 +11,7 @@ from embedcli.contracts import UsageError
 from embedcli.sources.rows import EMPTY_TEXT, MISSING_FIELD, NOT_FIELD, Faults
 
 TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-HELP = 'for example --template "title: {title} body: {body?}", where ? allows a missing value and {{ is a brace'
+HELP = 'write it like --template "title: {title} body: {body?}", where ? allows a missing value and {{ is a brace'
 
 
 @dataclass(frozen=True)

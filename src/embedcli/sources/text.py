@@ -23,7 +23,7 @@ def encoding_name(encoding: str) -> str:
         "".encode(info.name)
     except (LookupError, ValueError, UnicodeError):
         raise UsageError(
-            f"--encoding {encoding!r} is not a known text encoding", "for example utf-8, latin-1, utf-16, gbk"
+            f"--encoding {encoding!r} is not a known text encoding", "use a name such as utf-8, latin-1, utf-16, gbk"
         ) from None
     return "utf-8" if info.name == "utf-8-sig" else info.name
 
@@ -147,7 +147,8 @@ def lines_of(blocks: Iterable[AnyStr], newline: AnyStr, path: str) -> Iterator[l
 
 def too_long(path: str, line: int) -> InputError:
     return InputError(
-        f"{where(path, line)}: this row is longer than {MAX_ROW_BYTES >> 20} MiB", "is it a file with one row a line?"
+        f"{where(path, line)}: this row is longer than {MAX_ROW_BYTES >> 20} MiB",
+        "check that the file has one row a line",
     )
 
 
@@ -163,5 +164,8 @@ def cut_at_newlines(blocks: Iterable[str], path: str) -> Iterator[str]:
         parts.append(block[end:])
         held += len(block) - end
         if held > MAX_ROW_BYTES:
-            raise InputError(f"{where(path)}: a line is longer than {MAX_ROW_BYTES >> 20} MiB", "is it a table?")
+            raise InputError(
+                f"{where(path)}: a line is longer than {MAX_ROW_BYTES >> 20} MiB",
+                "check that the file is a table, with one row a line",
+            )
     yield "".join(parts)

@@ -21,6 +21,7 @@ from embedcli.storage.folders import (
 from embedcli.storage.inputs import Input, open_input, open_seekable
 from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder
 from embedcli.storage.places import expand, file_identity, files_of, input_errors, natural, shown, where
+from embedcli.storage.trees import replacing_folder
 
 __all__ = [
     "Input",
@@ -44,6 +45,7 @@ __all__ = [
     "remove",
     "remove_folder",
     "replacing",
+    "replacing_folder",
     "shown",
     "sweep",
     "sync_folder",

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,7 +37,10 @@ def os_errors(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OutputError(f"{where(path)}: cannot be written: {reason}", HINTS.get(error.errno or 0, "")) from error
+        raise OutputError(
+            f"{where(path)}: cannot be written: {reason}",
+            HINTS.get(error.errno or 0, "check the path, or choose another output"),
+        ) from error
 
 
 @contextmanager
@@ -50,13 +54,13 @@ def replacing(path: str) -> Iterator[str]:
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isfile(target):
             raise OutputError(f"{where(path)}: is not a regular file, and is not replaced", "choose another output")
-        temporary = _temporary(target)
+        temporary = temporary_name(target)
         claim = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             with suppress(OSError):  # some network file systems have no such lock; then the process id decides
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
-            _sync(temporary)
+            make_durable(temporary)
             os.replace(temporary, target)
         except BaseException:
             with suppress(OSError):
@@ -67,7 +71,8 @@ def replacing(path: str) -> Iterator[str]:
         sync_folder(os.path.dirname(target))
 
 
-def _sync(path: str) -> None:
+def make_durable(path: str) -> None:
+    """What a file holds, or which names a folder has, is on disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -78,13 +83,13 @@ def _sync(path: str) -> None:
 def sync_folder(folder: str) -> None:
     """Make the names in a folder durable, where the file system can."""
     try:
-        _sync(folder)
+        make_durable(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
             raise
 
 
-def _temporary(target: str) -> str:
+def temporary_name(target: str) -> str:
     """`.NAME.tmp-PID` beside the target; a long name is shortened to its digest."""
     folder, name = os.path.split(target)
     raw = os.fsencode(name)
@@ -97,7 +102,7 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
 
     Files of a process that is still at work stay.
     """
-    prefix = None if name is None else os.path.basename(_temporary(name)).rsplit("-", 1)[0]
+    prefix = None if name is None else os.path.basename(temporary_name(name)).rsplit("-", 1)[0]
     removed = []
     with os_errors(str(folder)):
         for entry in os.listdir(folder):
@@ -105,15 +110,25 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
             if not found or prefix not in (None, found[1]) or _in_use(os.path.join(folder, entry), int(found[2])):
                 continue
             with suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, entry))
+                drop(os.path.join(folder, entry))
                 removed.append(entry)
     return removed
+
+
+def drop(path: str) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def _in_use(temporary: str, pid: int) -> bool:
     """Whether its writer is alive: it holds a lock on the file, which ends with the process."""
     try:
         descriptor = os.open(temporary, os.O_RDWR)
+    except IsADirectoryError:
+        return _alive(pid)
     except OSError:
         return False
     try:

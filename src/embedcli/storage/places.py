@@ -53,7 +53,7 @@ def expand(inputs: Sequence[str]) -> tuple[str, ...]:
     """
     found = tuple(path for given in inputs for path in _expanded(given))
     if not found:
-        raise UsageError("No input was named", "name a file, a folder, a glob, or - for stdin")
+        raise UsageError("no input was named", "name a file, a folder, a glob, or - for stdin")
     if found.count("-") > 1:
         raise UsageError("stdin (-) is named twice, and can be read only once", "name it once")
     return found
@@ -106,7 +106,7 @@ def _missing(path: str) -> UsageError:
     with suppress(OSError):
         close = get_close_matches(name, os.listdir(folder or "."), n=1)
         if close:
-            return UsageError(f"{where(path)}: no such file", f"did you mean {where(os.path.join(folder, close[0]))} ?")
+            return UsageError(f"{where(path)}: no such file", f"did you mean {where(os.path.join(folder, close[0]))}?")
     return UsageError(f"{where(path)}: no such file or folder", "check the path; it is relative to the current folder")
 
 

@@ -44,7 +44,10 @@ class Texts:
         made = np.empty((len(texts), self.dim), np.float32)
         for done in self.encoded(texts):
             for reject in done.rejects:
-                raise InputError(f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}")
+                raise InputError(
+                    f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
+                    "leave it out, or mend it",
+                )
             start = done.chunk.lines[0] - 1
             made[start : start + len(done.vectors)] = done.vectors
         return made
@@ -93,7 +96,7 @@ def in_chunks(texts: Sequence[str], rows: int = DEFAULT_CHUNK_ROWS) -> Iterator[
 def check_text(text: Any, place: int) -> None:
     """InputError unless `text` is a string that can be written as UTF-8."""
     if not isinstance(text, str):
-        raise InputError(f"text {place} is of type {type(text).__name__}, not a string")
+        raise InputError(f"text {place} is of type {type(text).__name__}, not a string", "give strings")
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -150,6 +153,7 @@ def query_prompt(space: Mapping[str, Any]) -> str | None:
 
 def checked(job: Job, space: Mapping[str, Any], path: str) -> Job:
     """The same job, if its model is the one of `space`; else a UsageError."""
+    refuse_other_endpoint(job, space, path)
     wanted = space.get("fingerprint")
     found = encoders.identity(job).get("fingerprint") if wanted else None
     if wanted and found != wanted:
@@ -159,6 +163,19 @@ def checked(job: Job, space: Mapping[str, Any], path: str) -> Job:
             "give the folder of that version with --model, or encode the rows again",
         )
     return job
+
+
+def refuse_other_endpoint(job: Job, space: Mapping[str, Any], path: str) -> None:
+    """UsageError where texts and key would go to another server than the one that made the rows, unasked."""
+    wanted = space.get("endpoint")
+    if not wanted or job.base_url or not job.model.startswith(encoders.REMOTE):
+        return
+    found = encoders.identity(job)["endpoint"]
+    if found != wanted:
+        raise UsageError(
+            f"{path} was made by {wanted}, and this would ask {found}",
+            f"add --base-url {space.get('base_url')}, or name another server that has the same model",
+        )
 
 
 def prompt_note(space: Mapping[str, Any], query: Mapping[str, Any]) -> str | None:

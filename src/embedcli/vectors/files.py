@@ -145,7 +145,7 @@ class ParquetRows:
             for vectors in self._vectors(group, rows, size, verify):
                 table = next(tables)
                 if len(vectors) != table.num_rows:
-                    raise InputError(f"{storage.where(self.path)}: its columns differ in length")
+                    raise InputError(f"{storage.where(self.path)}: its columns differ in length", "make the file again")
                 yield vectors, table
 
     def take(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
@@ -198,7 +198,10 @@ class NpyRows:
         self.path = path
         self._vectors = np.load(path, mmap_mode="r", allow_pickle=False)
         if self._vectors.ndim != 2:
-            raise UsageError(f"{storage.where(path)}: holds an array of shape {self._vectors.shape}, not of rows")
+            raise UsageError(
+                f"{storage.where(path)}: holds an array of shape {self._vectors.shape}, not of rows",
+                "give an array of two dimensions, a vector in each row",
+            )
         self.count, self.width = self._vectors.shape
         self.dtype: np.dtype[Any] = self._vectors.dtype
         beside = sinks.ids_path(path)

@@ -82,7 +82,9 @@ def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> Pai
             made.second.append(two)
             made.scores.append(number(value, score, path, line))
     if len(made.scores) < 2:
-        raise InputError(f"{storage.where(path)}: holds {len(made.scores)} pairs; a correlation needs two or more")
+        raise InputError(
+            f"{storage.where(path)}: a correlation needs two pairs, and it has {len(made.scores)}", "give more pairs"
+        )
     return made
 
 
@@ -139,7 +141,10 @@ def _trec_lines(path: str) -> Iterator[tuple[str, str, float]]:
         for number_, line in enumerate(lines, 1):
             fields = line.split()
             if len(fields) != 4:
-                raise InputError(f"{storage.where(path, number_)}: has {len(fields)} fields, not four")
+                raise InputError(
+                    f"{storage.where(path, number_)}: has {len(fields)} fields, not four",
+                    "write TREC qrels: query_id iteration document_id relevance",
+                )
             yield fields[0], fields[2], number(fields[3], "relevance", path, number_)
 
 

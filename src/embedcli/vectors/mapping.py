@@ -63,7 +63,7 @@ def make_map(output: Output, *, rows: int, seed: int, method: Method, color: str
     columns = [name for name in (label or default_label(output), color) if name]
     output.check_columns(columns)
     if output.rows < 2:
-        raise InputError(f"{output.path} holds {output.rows} rows", "a map needs two or more")
+        raise InputError(f"{output.path}: a map needs two rows, and it has {output.rows}", "encode more rows")
     positions = np.sort(np.random.default_rng(seed).choice(output.rows, min(rows, output.rows), replace=False))
     vectors = vectors_at(output, positions)
     fine = np.isfinite(vectors).all(axis=1)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow as pa
 
-from embedcli import precision, sinks, storage
+from embedcli import lancefolder, precision, sinks, storage
 from embedcli.contracts import InputError, UsageError
 from embedcli.outputs import MANIFEST
 from embedcli.vectors.files import Rows, open_rows
+from embedcli.vectors.lancerows import LanceRows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,16 +169,19 @@ def open_output(path: str) -> Output:
 
     UsageError if nothing is there or it holds no vectors, InputError if it is damaged.
     """
-    if Path(path).is_dir():
+    lance = lancefolder.is_lance(path)
+    if Path(path).is_dir() and not lance:
         return _open_folder(path)
-    _refuse_unfinished(Path(path), Path(path + ".parts"))
-    rows = open_rows(storage.expand([path])[0])
+    _refuse_unfinished(Path(path), Path(path.rstrip("/") + ".parts"))
+    rows = LanceRows(path) if lance and Path(path).is_dir() else open_rows(storage.expand([path])[0])
     return Output(path, [rows], rows.metadata)
 
 
 def is_output(path: str) -> bool:
     """Whether `path` is a file or folder with vectors, rather than rows to be embedded."""
     if Path(path).is_dir():
+        if lancefolder.is_lance(path):
+            return True
         return (Path(path) / MANIFEST).exists() or (Path(path) / "_parts").exists()
     try:
         open_rows(path)

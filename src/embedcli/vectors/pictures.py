@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,7 @@ DOTS_PER_INCH = 150
 def figure(path: str, width: float, height: float) -> Figure:
     """An empty figure, in inches. UsageError if `path` has no known ending or matplotlib is missing."""
     if not path.endswith(ENDINGS):
-        raise UsageError(f"{path}: pictures end in {', '.join(ENDINGS)}", "choose such a name")
+        raise UsageError(f"{path}: pictures end in {', '.join(ENDINGS)}", "choose a name such as picture.png")
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -75,15 +77,51 @@ def draw_comparisons(found: Sequence[dict[str, Any]], path: str) -> None:
 
 
 def draw_stages(made: Mapping[str, Any], path: str) -> None:
+    """How busy each stage was: over time where the report says it, else in all. `.html` holds the picture as a page."""
+    page = path.endswith(".html")
+    drawn = figure("page.svg" if page else path, 9, 3)
+    axes = drawn.subplots()
+    axes.set(xlabel="seconds", title=f"{made['started']}  {made['reason']}")
+    if made.get("timeline"):
+        lanes(axes, made)
+    else:
+        bars(axes, made)
+    if page:
+        save_page(drawn, path, f"{made['started']}: stages of a run")
+    else:
+        save(drawn, path)
+
+
+def lanes(axes: Any, made: Mapping[str, Any]) -> None:
+    """One lane per stage: at each time, as high as its busy share."""
+    width, busy = made["timeline"]["seconds"], made["timeline"]["busy"]
+    for place, (name, shares) in enumerate(reversed(busy.items())):
+        edges = np.minimum(np.arange(len(shares) + 1) * width, made["seconds"])
+        color = "C3" if name == made["bottleneck"] else "C0"
+        axes.stairs(place + 0.85 * np.array(shares), edges, baseline=place, fill=True, color=color)
+    part = {name: made["stage_seconds"].get(name, 0.0) / (made["seconds"] or 1) for name in reversed(busy)}
+    axes.set_yticks(np.arange(len(busy)) + 0.4, [f"{name}\n{share:.0%} busy" for name, share in part.items()])
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(0, made["seconds"] or 1), ylim=(-0.05, len(busy)))
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def bars(axes: Any, made: Mapping[str, Any]) -> None:
     """Busy seconds of each stage beside the whole run; stages work at the same time, so bars may add up to more."""
     stages = {"whole run": made["seconds"], **made["stage_seconds"]}
-    drawn = figure(path, 9, 0.6 + 0.5 * len(stages))
-    axes = drawn.subplots()
     names = list(stages)
     colors = ["0.75" if name == "whole run" else "C3" if name == made["bottleneck"] else "C0" for name in names]
-    bars = axes.barh(names, list(stages.values()), color=colors)
-    axes.bar_label(bars, [f"{seconds:.1f} s" for seconds in stages.values()], padding=4)
+    drawn = axes.barh(names, list(stages.values()), color=colors)
+    axes.bar_label(drawn, [f"{seconds:.1f} s" for seconds in stages.values()], padding=4)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set(xlabel="seconds", title=f"{made['started']}  {made['reason']}")
-    save(drawn, path)
+
+
+def save_page(drawn: Figure, path: str, title: str) -> None:
+    """A page that holds the picture and needs nothing else."""
+    kept = io.StringIO()
+    drawn.savefig(kept, format="svg", metadata={"Date": None})
+    picture = kept.getvalue().partition("<svg")[2]
+    page = f'<!doctype html>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n<svg{picture}'
+    storage.write_bytes(path, page.encode())

@@ -117,7 +117,7 @@ def describe(output: Output) -> dict[str, Any]:
     return {
         "path": output.path,
         "kind": "output",
-        "bytes": sum(Path(part.path).stat().st_size for part in output.parts),
+        "bytes": sum(size_of(Path(part.path)) for part in output.parts),
         "files": len(output.parts),
         "rows": rows,
         "rejected": output.job.get("rejects"),
@@ -168,3 +168,9 @@ def row_norms(vectors: Floats) -> NDArray[Any]:
     if odd.any():  # very large numbers overflow in float32, but are numbers
         lengths[odd] = np.linalg.norm(vectors[odd].astype(np.float64), axis=1)
     return np.asarray(lengths)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

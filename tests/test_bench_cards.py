@@ -1,0 +1,104 @@
+"""Benchmarks on an accelerator: peaks with their source, a baseline in float16; run here with the CPU in its place."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import models
+from embedcli.bench import cards, compare, field, machine, outcome, tables
+from embedcli.bench.contenders import Lap, Ours, Result
+from embedcli.bench.rows import Rows
+from embedcli.contracts import Job
+
+
+@pytest.mark.parametrize(
+    ("name", "half"),
+    [
+        ("NVIDIA H200", 989.5),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A10G", 70),
+        ("NVIDIA A10", 125),
+        ("NVIDIA L4", 121),
+        ("NVIDIA L40S", 362),
+        ("Tesla T4", 65),
+        ("NVIDIA GeForce RTX 4090", 165.2),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        ("AMD Instinct MI300X", None),
+    ],
+)
+def test_peaks_are_found_by_the_drivers_names(name: str, half: float | None) -> None:
+    found = cards.peak(name)
+    assert (found.half if found else None) == half
+    assert found is None or found.source
+
+
+class Named:
+    """A contender that has a name and ran on the CPU, in the place of a card."""
+
+    name = "embedcli torch f32"
+
+
+@pytest.fixture
+def as_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcli.encoders.devices.on_cpu", lambda job: False)
+
+
+def subject() -> field.Subject:
+    return field.subject(Job((), "", model=str(models.folder("gte-small")), engine="torch", device="cpu"), ())
+
+
+@pytest.mark.usefixtures("as_a_card")
+def test_the_baseline_computes_in_float16_and_float32_takes_part(tmp_path: Path) -> None:
+    made = field.baseline(subject())
+    assert (made.name, made.settings["dtype"]) == ("sentence-transformers f16", "float16")
+    peers, _ = field.candidates(subject(), sys.executable, tmp_path, lambda line: None)
+    assert ("sentence-transformers", "float32") in [(peer.name, peer.settings["dtype"]) for peer in peers]
+    assert field.variants(subject()) == [Ours("embedcli", ())]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_computing_is_compared_with_the_cards_peak(
+    known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program that measures the card's own products is run for real."""
+    monkeypatch.setattr(cards, "peak", lambda name: cards.Peak(2, 1, "a data sheet") if known else None)
+    lap = Lap(1, 1, 1, 1, report={"space": {"device": "cpu"}})
+    monkeypatch.setattr(compare.Bench, "lap", lambda *_: lap)
+    fields = field.Field([Named()], field.baseline(subject()))  # type: ignore[list-item]
+    rows = Rows(["a"], tmp_path, tmp_path, tmp_path)
+    bench = compare.Bench(compare.Request(subject().job), subject(), rows, tmp_path, lambda line: None, fields)
+    made = compare.accelerator(bench)
+    assert made["name"] == "cpu"
+    assert set(made["measured_gflops"]) == {"float32", "bfloat16", "float16"}
+    assert min(made["measured_gflops"].values()) > 0
+    peaks = {"float32": 1000, "bfloat16": 2000, "float16": 2000} if known else made["measured_gflops"]
+    assert (bench.peaks, made["peak_gflops"]) == (peaks, peaks)
+    assert ("a data sheet" in made["source"]) == known
+    text = "\n".join(tables.on_machine(machine.describe() | {"accelerator": made}))
+    assert "card      cpu" in text
+
+
+@pytest.mark.usefixtures("as_a_card")
+def test_fidelity_is_to_float32(tmp_path: Path) -> None:
+    baseline = field.baseline(subject())
+    exact = field.peer(subject(), "sentence-transformers", "sentence-transformers 32")
+    fields = field.Field([Named()], baseline, [exact])  # type: ignore[list-item]
+    rows = np.arange(2)
+    ours = Result(rows, np.array([[1, 0], [0, 1]], np.float32))
+    results = {
+        Named.name: ours,
+        exact.name: Result(rows, np.array([[1, 0], [0.6, 0.8]], np.float32)),
+        baseline.name: ours,
+    }
+    measured = SimpleNamespace(field=fields, results=results)
+    assert outcome.fidelity(measured, Named()) == pytest.approx(0.8)  # type: ignore[arg-type]
+    fields.peers.clear()
+    assert outcome.fidelity(measured, Named()) == pytest.approx(1)  # type: ignore[arg-type]

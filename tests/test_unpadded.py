@@ -1,0 +1,193 @@
+"""Batches without padding give the vectors of padded ones, or are not used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import models
+from embedcli import encoders
+from embedcli.contracts import Job, ModelError, OutOfMemory, UsageError
+from embedcli.encoders import transformer, unpadded
+from embedcli.encoders.faults import device_faults
+from embedcli.encoders.tokens import ragged
+from reference import encode, lowest_cosine, samples
+
+UNPADDED = [
+    "all-MiniLM-L6-v2-shape", "text2vec-base-multilingual", "text2vec-base-chinese-sentence", "multilingual-e5-base",
+    "bge-small-en-v1.5", "instruct-model", "modernbert-embed-base", "gte-modernbert-base", "Qwen3-Embedding-0.6B",
+    "embeddinggemma-300m",
+]  # fmt: skip
+PADDED = ["all-mpnet-base-v2", "deberta-v2-base", "bilingual-embedding-base"]
+
+
+def load(name: str, **flags: Any) -> Any:
+    job = Job((), "", model=str(models.folder(name)), device="cpu", engine="torch", trust_remote_code=True, **flags)
+    return encoders.load(job)
+
+
+def without_padding(encoder: Any) -> Any:
+    encoder._unpad(lambda torch, device, dtype, network: unpadded.by_rows(torch))
+    return encoder
+
+
+@pytest.mark.parametrize("name", UNPADDED)
+def test_vectors_are_those_of_the_padded_path(name: str) -> None:
+    encoder = load(name)
+    texts = samples()[:24]
+    padded = encode(encoder, texts)
+    flat = without_padding(encoder)
+    assert flat.multiple == 0
+    assert flat._flat is not None
+    made = encode(flat, texts)
+    assert not np.array_equal(made, padded), "the padded path was used"
+    assert lowest_cosine(made, padded) >= 0.99999
+    encoder.close()
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_networks_with_no_place_for_another_attention_stay_padded(name: str) -> None:
+    encoder = without_padding(load(name))
+    assert (encoder._flat, encoder.multiple) == (None, 8)
+    texts = samples()[:6]
+    assert lowest_cosine(encode(encoder, texts), encode(load(name), texts)) >= 0.99999
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"), [("multilingual-e5-base", "first_position"), ("modernbert-embed-base", "by_rows")]
+)
+def test_vectors_that_differ_are_noticed(name: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions from 0 in a network that counts from 2, and sliding windows that are ignored."""
+    right = unpadded.by_rows(torch)
+    if broken == "first_position":
+        monkeypatch.setattr(unpadded, "first_position", lambda torch, network: 0)
+    else:
+        monkeypatch.setattr(
+            unpadded, "by_rows", lambda torch: lambda q, k, v, spans, scale, _: right(q, k, v, spans, scale, (1, 1))
+        )
+    encoder = without_padding(load(name))
+    assert (encoder._flat, encoder.multiple) == (None, 8)
+    texts = samples()[:6]
+    assert lowest_cosine(encode(encoder, texts), encode(load(name), texts)) >= 0.99999
+
+
+def test_a_kernel_that_fails_is_not_used() -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    encoder = load("all-MiniLM-L6-v2-shape")
+    encoder._unpad(lambda *_: failing)
+    assert (encoder._flat, encoder.multiple) == (None, 8)
+    assert np.isfinite(encode(encoder, samples()[:4])).all()
+
+
+def test_rows_are_tried_again_one_by_one_without_padding_too() -> None:
+    encoder = without_padding(load("multilingual-e5-base"))
+    tokens = encoder.tokenize(samples()[:5])
+    rows = np.array([3, 1])
+    together = encoder.collect(encoder.forward(tokens, rows))
+    np.testing.assert_allclose(encoder.exact(tokens, rows), together, atol=1e-5)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_flattened_rows_keep_their_tokens_and_places(lengths: list[int], first: int, chance: Any) -> None:
+    tokens = ragged([[100 * i + j for j in range(n)] for i, n in enumerate(lengths)], np.array(lengths, np.int32))
+    rows = np.array(chance.sample(range(len(lengths)), chance.randint(1, len(lengths))))
+    ids, places, bounds, longest = unpadded.flattened(tokens, rows, first)
+    assert longest == max(lengths[row] for row in rows)
+    for row, start, stop in zip(rows, bounds, bounds[1:], strict=False):
+        assert ids[start:stop].tolist() == [100 * row + j for j in range(lengths[row])]
+        assert places[start:stop].tolist() == list(range(first, first + lengths[row]))
+
+
+class Cards:
+    """torch as a machine with a card sees it."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self.cuda = self
+        self.get_device_capability = lambda device: capability
+
+
+class Network:
+    def __init__(self, width: int) -> None:
+        self.config = type("Config", (), {"hidden_size": 4 * width, "num_attention_heads": 4})()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "capability", "width", "there"),
+    [
+        ("cuda:0", "bfloat16", (9, 0), 64, True),
+        ("cuda:0", "float16", (8, 0), 32, True),
+        ("cuda:0", "float32", (9, 0), 64, False),
+        ("cuda:0", "bfloat16", (7, 5), 64, False),
+        ("cuda:0", "bfloat16", (9, 0), 20, False),
+        ("cuda:0", "bfloat16", (9, 0), 512, False),
+        ("cpu", "float32", (9, 0), 64, False),
+        ("mps", "float16", (9, 0), 64, False),
+    ],
+)
+def test_kernels_are_for_new_cards_and_half_precision(
+    device: str, dtype: str, capability: tuple[int, int], width: int, there: bool
+) -> None:
+    found = unpadded.kernel_for(Cards(capability), device, dtype, Network(width))
+    assert (found is not None) == there
+
+
+@pytest.mark.parametrize("style", ["2.10", "2.12"])
+@pytest.mark.parametrize("window", [unpadded.FULL, (-1, 0), (3, 3), (3, 0)])
+def test_torchs_kernel_is_called_by_the_signature_it_has(
+    style: str, window: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both signatures, each doing what `by_rows` does: the same numbers come out."""
+    plain = unpadded.by_rows(torch)
+
+    def new(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        assert enable_gqa == (key.shape[1] != query.shape[1])
+        return plain(query, key, value, unpadded.Spans(cu_seq_q, max_q), scale, window_size)
+
+    def old(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        return plain(query, key, value, unpadded.Spans(cu_seq_q, max_q), None, (-1, 0) if is_causal else (-1, -1))
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", new if style == "2.12" else old)
+    kernel = unpadded.torch_varlen(torch)
+    assert kernel is not None
+    made = torch.Generator().manual_seed(1)
+    q = torch.randn(11, 4, 8, generator=made)
+    k, v = (torch.randn(11, 2, 8, generator=made) for _ in range(2))
+    spans = unpadded.Spans(torch.tensor([0, 4, 11], dtype=torch.int32), 7)
+    if style == "2.10" and window[0] > 0:
+        with pytest.raises(unpadded.Unsupported):
+            kernel(q, k, v, spans, 0.3, window)
+        return
+    torch.testing.assert_close(kernel(q, k, v, spans, 0.3, window), plain(q, k, v, spans, 0.3, window))
+
+
+def test_the_installed_torch_has_a_signature_we_know() -> None:
+    assert unpadded.torch_varlen(torch) is not None
+
+
+# Devices that refuse or fail
+
+
+def test_a_failing_device_is_a_sentence_and_a_full_one_is_out_of_memory() -> None:
+    with pytest.raises(OutOfMemory), device_faults("cuda:0"):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+    with pytest.raises(ModelError, match="cuda:0 failed: CUDA error: an illegal") as caught, device_faults("cuda:0"):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
+    assert "run the same command again" in caught.value.hint
+    with pytest.raises(RuntimeError, match="shapes"), device_faults("cuda:0"):
+        raise RuntimeError("shapes cannot be multiplied")
+
+
+def test_no_such_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    assert transformer.choose_device("auto") == "cuda:0"
+    assert transformer.choose_device("cuda") == "cuda:0"
+    with pytest.raises(UsageError, match=r"no device 'cuda:7' here") as caught:
+        transformer.choose_device("cuda:7")
+    assert "cuda:1" in caught.value.hint
