@@ -83,7 +83,7 @@ def serve(pipe: Connection, setup: Setup, seconds: float | None) -> None:
                 break
         worker.close()
     except BaseException as error:  # noqa: BLE001  the parent raises it
-        telling.send("failed", *_portable(error))
+        telling.send("failed", *portable(error))
 
 
 def _listen(pipe: Connection, inbox: queue.SimpleQueue[Task | None], control: Control) -> None:
@@ -100,7 +100,8 @@ def _listen(pipe: Connection, inbox: queue.SimpleQueue[Task | None], control: Co
         inbox.put(message)
 
 
-def _portable(error: BaseException) -> tuple[BaseException, str]:
+def portable(error: BaseException) -> tuple[BaseException, str]:
+    """An error that can cross to the parent, and its traceback as text."""
     text = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301  our own error, a moment old
