@@ -137,7 +137,7 @@ def finished(target: Target) -> Finished | None:
     try:
         raw = _metadata(target)
         return Finished(json.loads(raw[sinks.SPACE_KEY]), json.loads(raw[sinks.JOB_KEY]))
-    except storage.Refused:
+    except storage.StoreRefused:
         raise
     except (OSError, ValueError, KeyError, TypeError, InputError):
         raise foreign from None

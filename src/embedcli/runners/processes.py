@@ -12,6 +12,7 @@ import pickle
 import queue
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -177,6 +178,7 @@ class Pool:
         except (EOFError, OSError):
             self._died(worker)
             return None
+        self.this.meter.beat = time.monotonic()
         match kind:
             case "line":
                 self._line(rest[0])

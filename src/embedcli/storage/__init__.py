@@ -5,7 +5,7 @@ Inputs are opened through `open_input` (a stream) or `open_seekable` (random acc
 """
 
 from embedcli.storage.disk import write_bytes, writing
-from embedcli.storage.faults import Refused
+from embedcli.storage.faults import StoreRefused
 from embedcli.storage.folders import (
     base,
     exists,
@@ -38,7 +38,7 @@ from embedcli.storage.trees import replacing_folder
 
 __all__ = [
     "Input",
-    "Refused",
+    "StoreRefused",
     "base",
     "check_writable",
     "exists",

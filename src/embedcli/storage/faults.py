@@ -38,15 +38,15 @@ CREDENTIALS = {
 FAMILIES = {"gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
 
 
-class Refused(EmbedcliError):
+class StoreRefused(EmbedcliError):
     """The server says no, or cannot be asked: never the same as a file that is not there."""
 
 
-class InputRefused(Refused, InputError):
+class InputRefused(StoreRefused, InputError):
     """What was asked for could not be read."""
 
 
-class OutputRefused(Refused, OutputError):
+class OutputRefused(StoreRefused, OutputError):
     """What was to be written could not be."""
 
 
@@ -57,7 +57,7 @@ def family(path: str) -> str:
 
 @contextmanager
 def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
-    """Errors of the libraries become Refused, with the address and a remedy; FileNotFoundError stays as it is."""
+    """Errors of the libraries become StoreRefused, with the address and a remedy; FileNotFoundError stays as it is."""
     try:
         yield
     except EmbedcliError:

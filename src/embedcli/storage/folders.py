@@ -80,8 +80,7 @@ def lock(path: str, output: str) -> Callable[[], None]:
         try:
             return files_of(path).lock(path)
         except Taken:
-            raise OutputError(
-                f"another embedcli is writing {where(output)}",
-                "wait for it, or choose another output"
-                + ("" if is_local(path) else "; if it is dead, its lease runs out within a minute"),
-            ) from None
+            hint = "wait for it, or choose another output"
+            if not is_local(path):
+                hint = "wait for it (a dead one keeps its lease for a minute), or choose another output"
+            raise OutputError(f"another embedcli is writing {where(output)}", hint) from None

@@ -32,7 +32,7 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class RemoteFiles:
-    """The files of one address's server. FileNotFoundError for what is not there, Refused for all other trouble."""
+    """The files of one address's server. FileNotFoundError for what is not there, StoreRefused for all other trouble."""
 
     # An object cannot be renamed: it is written under its own name, and appears when its upload is complete.
     renames = False
@@ -270,7 +270,7 @@ def _text(value: bytes | str) -> str:
 def _altered(path: str) -> OutputError:
     return OutputRefused(
         f"{masked(path)}: the store does not hold what was written to it",
-        "does another program write there? run the same command again",
+        "run the same command again, once no other program writes there",
     )
 
 

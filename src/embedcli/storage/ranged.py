@@ -27,7 +27,7 @@ PAUSE_SECONDS = 0.5
 class RangedFile(io.RawIOBase):
     """An object as a read-only file. `fetch(start, size)` gives bytes of it, fewer only by a fault.
 
-    Memory: WINDOWS x LARGEST_BYTES. Raises Refused when the server cannot be asked, also after ATTEMPTS tries.
+    Memory: WINDOWS x LARGEST_BYTES. Raises StoreRefused when the server cannot be asked, also after ATTEMPTS tries.
     """
 
     def __init__(self, path: str, size: int, fetch: Fetch, close: Callable[[], Any] = lambda: None) -> None:
@@ -103,7 +103,10 @@ class RangedFile(io.RawIOBase):
             try:
                 data = self._fetch(at, size)
                 if len(data) != size:
-                    raise InputRefused(f"{masked(self.path)}: {SHORT}", "has it changed? run the same command again")
+                    raise InputRefused(
+                        f"{masked(self.path)}: {SHORT}",
+                        "run the same command again, once nothing writes to it any more",
+                    )
                 return data
             except EmbedcliError as error:
                 if attempt == ATTEMPTS or not passing(error):

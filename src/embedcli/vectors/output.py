@@ -186,7 +186,7 @@ def is_output(path: str) -> bool:
         return storage.exists(storage.join(path, MANIFEST)) or storage.exists(storage.join(path, "_parts"))
     try:
         open_rows(path)
-    except storage.Refused:
+    except storage.StoreRefused:
         raise
     except (UsageError, InputError):
         return False
