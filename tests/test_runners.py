@@ -489,6 +489,18 @@ def test_workers_have_their_devices_in_turn() -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
+def test_the_report_covers_all_workers(home: Path, tmp_path: Path) -> None:
+    encode(home, f"{tmp_path}/out.parquet", "--workers", 2, "--report", tmp_path / "run.json")
+    made = json.loads((tmp_path / "run.json").read_text())
+    assert made["rows"]["rows"] == made["rows"]["this_run"] - made["rows"]["rejects"] == 901
+    assert made["counters"]["fed_tokens"] == made["rows"]["tokens"]
+    busy = made["timeline"]["busy"]
+    for name in ("read", "tokenize", "forward", "write"):
+        assert made["stage_seconds"][name] > 0
+        assert sum(busy[name]) * made["timeline"]["seconds"] * 2 == pytest.approx(made["stage_seconds"][name], rel=0.2)
+
+
+@pytest.mark.usefixtures("small_pieces")
 def test_stored_precision_has_one_set_of_ranges(home: Path, tmp_path: Path) -> None:
     made = []
     for runner in (locally, by_processes, by_shards):

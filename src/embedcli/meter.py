@@ -26,14 +26,21 @@ class Lane:
     width: float = FIRST_WIDTH
     bins: list[float] = field(default_factory=list)
 
-    def add(self, begun: float, ended: float) -> None:
-        """Count a busy time, in seconds since the run began."""
+    def add(self, begun: float, ended: float, weight: float = 1.0) -> None:
+        """Count a busy time, in seconds since the run began; of one of several workers only its `weight`."""
         while ended >= self.width * BINS:
             self.coarsen()
         last = int(ended / self.width)
         self.bins += [0.0] * (last + 1 - len(self.bins))
         for i in range(int(begun / self.width), last + 1):
-            self.bins[i] += min(ended, (i + 1) * self.width) - max(begun, i * self.width)
+            self.bins[i] += weight * (min(ended, (i + 1) * self.width) - max(begun, i * self.width))
+
+    def absorb(self, other: Lane, later: float, weight: float) -> None:
+        """Add another lane, which began `later` seconds after this one, with a weight."""
+        for i, busy in enumerate(other.bins):
+            if busy > 0:
+                begun = later + i * other.width
+                self.add(begun, begun + other.width, weight * busy / other.width)
 
     def coarsen(self) -> None:
         """Double the width of the bins."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ import typer
 from embedcli.cli.boundary import guarded, set_environment
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+GAP = "  "
 CacheDir = Annotated[str | None, typer.Option("--cache-dir", help="Where hub models are kept.")]
 
 
@@ -81,10 +84,29 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         note("nothing there yet")
         return
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table_of(rows, room):
+        typer.echo(line)
+
+
+def table_of(rows: list[dict[str, Any]], room: int | None = None) -> list[str]:
+    """Aligned columns. Where there is too little room, hub ids and prompts are left to --json, and notes are wrapped."""
     table = [list(rows[0]), *[[str(value) for value in row.values()] for row in rows]]
+    lines = aligned(table)
+    if room is None or max(map(len, lines)) <= room or "notes" not in table[0]:
+        return lines
+    kept = [table[0].index(name) for name in ("name", "local", "notes")]
+    table = [[line[i] for i in kept] for line in table]
+    before = sum(max(len(line[i]) for line in table) + len(GAP) for i in range(2))
+    cells = [(line, textwrap.wrap(line[2], max(20, room - before)) or [""]) for line in table]
+    return aligned(
+        [[*(line[:2] if i == 0 else ("", "")), part] for line, parts in cells for i, part in enumerate(parts)]
+    )
+
+
+def aligned(table: list[list[str]]) -> list[str]:
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return [GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
 
 
 def note(text: str) -> None:

@@ -61,17 +61,23 @@ def take(this: Run, ledger: checkpoint.Ledger, one: Done) -> None:
     ledger.damaged += [f"share {one.record.index}"] * one.damaged
     this.read += one.read
     this.open_pieces -= {part.key[0] for part in one.record.parts}
-    absorb(this.meter, one.meter, len(worker_devices(this.job)))
+    absorb(this.meter, one.meter, len(worker_devices(this.job)), together=this.job.runner == "processes")
     if one.usage is not None:
         had = this.usage or {}
         this.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}
     refuse_rejects(this.job, ledger.rejected, None)
 
 
-def absorb(whole: Meter, part: Meter, workers: int) -> None:
-    """Add a worker's counts; seconds of the device become those of the run, in which `workers` devices work at once."""
+def absorb(whole: Meter, part: Meter, workers: int, *, together: bool) -> None:
+    """Add a worker's counts; seconds of the device become those of the run, in which `workers` devices work at once.
+
+    Workers that are `together` on one machine have one clock, so that the run's picture can show them.
+    """
+    later = part.begun - whole.begun
     for name in whole.seconds:
         whole.seconds[name] += part.seconds[name]
+        if together:
+            whole.lanes[name].absorb(part.lanes[name], later, 1 / workers)
     for field in fields(Meter):
         value = getattr(part, field.name)
         if field.name == "batch_tokens":
