@@ -90,7 +90,7 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 
 def table_of(rows: list[dict[str, Any]], room: int | None = None) -> list[str]:
-    """Aligned columns. Where there is too little room, hub ids and prompts are left to --json, and notes are wrapped."""
+    """Aligned columns. Where there is little room, hub ids and prompts are left to --json, and notes are wrapped."""
     table = [list(rows[0]), *[[str(value) for value in row.values()] for row in rows]]
     lines = aligned(table)
     if room is None or max(map(len, lines)) <= room or "notes" not in table[0]:
