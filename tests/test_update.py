@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,38 @@ def test_memory_per_old_row(folder: Path) -> None:
         value for value in vars(store).values() if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)
     ]
     assert sum(array.nbytes for array in arrays) <= 40 * COUNT
+    store.close()
+
+
+def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All arrays that numpy and Arrow hold at once, on top of one block of rows."""
+    blocks, block = 24, 1 << 12
+    chance = np.random.default_rng(1)
+
+    def tables(_: object) -> Iterator[pa.Table]:
+        for i in range(blocks):
+            vectors = pa.array(np.zeros(block, np.float32))
+            yield pa.table(
+                {
+                    "id": pa.array(range(i * block, (i + 1) * block)),
+                    "embedding": pa.FixedSizeListArray.from_arrays(vectors, 1),
+                    "n_tokens": pa.array(np.ones(block, np.int32)),
+                    "truncated": pa.array(np.zeros(block, bool)),
+                    "text_hash": pa.array([chance.bytes(16) for _ in range(block)], pa.binary(16)),
+                }
+            )
+
+    monkeypatch.setattr("embedcli.reuse.old_tables", tables)
+    tracemalloc.start()
+    try:
+        store = Store([target(str(tmp_path / "out.parquet"), None)], Layout(COLUMNS, 1, "float32"), str(tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    rows = blocks * block
+    assert len(store._order) == rows
+    assert peak <= 40 * rows
+    assert [path.name for path in tmp_path.iterdir()] == ["reuse.bin"]
     store.close()
 
 

@@ -1,6 +1,6 @@
 """Vectors of finished outputs by text hash, for --update and --reuse: only what changed is encoded again.
 
-In memory stay 38 bytes per old row: hash 16, position 4, counts 5, id hash 8, order 4, seen 1. The vectors lie
+In memory stay 34 bytes per old row: hash 16, position 4, counts 5, id hash 8, seen 1; never more while it is made. Vectors lie
 in a file in `folder` and are read at random by memory map.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ SPACE_KEYS = (
     "fingerprint", "pooling", "prompt", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision", "overflow",
 )  # fmt: skip
 BLOCK_ROWS = 1 << 14
+COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
 
 def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, folder: str) -> Store:
@@ -73,33 +75,48 @@ class Store:
         self.layout = layout
         self.counts: dict[tuple[int, int], dict[str, int]] = {}
         self.file = Path(folder) / "reuse.bin"
-        hashes, ids, tokens, truncated = self._copy(olds)
-        order = np.lexsort((hashes[:, 1], hashes[:, 0])).astype(np.uint32)
-        self._high, self._low = hashes[order, 0].copy(), hashes[order, 1].copy()
-        self._order, self._tokens, self._truncated = order, tokens, truncated
-        self._ids = np.sort(ids)
-        self._seen = np.zeros(len(ids), bool)
+        self._copy(olds)
+        # One column at a time, so that sorting never needs more than the finished store: 32 bytes per old row.
+        high, low = self._column("high", np.uint64), self._column("low", np.uint64)
+        order = np.argsort(high, kind="stable")
+        self._high = high[order]
+        del high
+        self._low = low[order]
+        del low
+        self._order = order.astype(np.uint32)
+        del order
+        self._tokens, self._truncated = self._column("tokens", np.int32), self._column("truncated", np.bool_)
+        self._ids = self._column("ids", np.uint64)
+        self._ids.sort()
+        self._seen = np.zeros(len(self._ids), bool)
         dtype = precision.DTYPES[layout.precision]
-        shape = (len(order), layout.width)
-        self._vectors: Any = np.memmap(self.file, dtype, "r", shape=shape) if len(order) else np.zeros(shape, dtype)
+        shape = (len(self._order), layout.width)
+        self._vectors: Any = np.memmap(self.file, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
 
-    def _copy(self, olds: Sequence[Target]) -> tuple[NDArray[np.uint64], NDArray[np.uint64], Any, Bools]:
-        hashes, ids, tokens, truncated = [], [], [], []
-        with open(self.file, "wb") as out:
+    def _copy(self, olds: Sequence[Target]) -> None:
+        """Vectors and columns of the old rows into files, a block at a time."""
+        with ExitStack() as stack:
+            out = stack.enter_context(open(self.file, "wb"))
+            columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in COLUMNS}
             for i, old in enumerate(olds):
                 for table in old_tables(old):
                     np.ascontiguousarray(vectors_of(table)).tofile(out)
-                    hashes.append(halves(b"".join(table.column("text_hash").to_pylist())))
-                    # Only the replaced output's ids count as added, changed or removed.
-                    ids += [id_hashes(table.column(0))] if i == 0 else []
-                    tokens.append(table.column("n_tokens").to_numpy().astype(np.int32))
-                    truncated.append(table.column("truncated").to_numpy(zero_copy_only=False).astype(bool))
-        return (
-            np.concatenate(hashes) if hashes else np.zeros((0, 2), np.uint64),
-            np.concatenate(ids) if ids else np.zeros(0, np.uint64),
-            np.concatenate(tokens) if tokens else np.zeros(0, np.int32),
-            np.concatenate(truncated) if truncated else np.zeros(0, bool),
-        )
+                    hashes = halves(b"".join(table.column("text_hash").to_pylist()))
+                    hashes[:, 0].tofile(columns["high"])
+                    hashes[:, 1].tofile(columns["low"])
+                    if i == 0:  # only the replaced output's ids count as added, changed or removed
+                        id_hashes(table.column(0)).tofile(columns["ids"])
+                    table.column("n_tokens").to_numpy().astype(np.int32).tofile(columns["tokens"])
+                    table.column("truncated").to_numpy(zero_copy_only=False).astype(bool).tofile(columns["truncated"])
+
+    def _path(self, name: str) -> Path:
+        return self.file.with_name(f"reuse.{name}")
+
+    def _column(self, name: str, kind: Any) -> Any:
+        """One column of the old rows, whose file is then gone."""
+        made = np.fromfile(self._path(name), kind)
+        self._path(name).unlink()
+        return made
 
     def lookup(self, chunk: Chunk, hashes: NDArray[np.uint8]) -> Known:
         """The rows of a chunk whose text is in the store, with their vectors."""
