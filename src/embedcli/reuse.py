@@ -1,7 +1,7 @@
 """Vectors of finished outputs by text hash, for --update and --reuse: only what changed is encoded again.
 
-In memory stay 34 bytes per old row: hash 16, position 4, counts 5, id hash 8, seen 1; never more while it is made. Vectors lie
-in a file in `folder` and are read at random by memory map.
+In memory stay 34 bytes per old row: hash 16, position 4, counts 5, id hash 8, seen 1; never more while it is made.
+The vectors lie in a file in `folder` and are read at random by memory map.
 """
 
 from __future__ import annotations
