@@ -379,7 +379,7 @@ def test_signals_stop_all_workers_and_keep_what_is_done(
     process.send_signal(number)
     told = process.communicate()[1]
     assert process.returncode == code, told
-    assert staged(output) >= 5
+    assert staged(output) >= 1  # several parts become one record when their share is sealed
     subprocess.run(cut(big(home, output)), check=True, capture_output=True)
     assert held(output) == whole
 

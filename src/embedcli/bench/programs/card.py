@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = ("float32", "bfloat16", "float16")
-SIZES = {"cpu": (256, 512)}
+SIZES = {"cpu": (128,)}
 TRIES = 3
 TIMES = 10
 
