@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from typer.testing import CliRunner
+
+from embedcli.contracts import Plan
 
 DIM = 16
 WORDS = [f"word{i}" for i in range(120)]
@@ -48,6 +52,38 @@ def rows(count: int, seed: int = 1) -> list[dict[str, Any]]:
 def write_jsonl(path: Path, made: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), "utf-8")
     return path
+
+
+def mixed_inputs(folder: Path) -> None:
+    """In `folder`: the model, and 900 good rows and four bad ones as JSONL, CSV and Parquet of row groups of 40."""
+    word_model(folder)
+    made = rows(900)
+    lines = [json.dumps(row) for row in made[:500]]
+    lines[7:7] = ["{broken", "", '{"id": 5, "text": null}', '{"id": "unknown", "text": "zzz"}']
+    (folder / "in.a.jsonl").write_text("\n".join(lines) + "\n")
+    header = "id,text,n\n"
+    (folder / "in.b.csv").write_text(header + "".join(f"{r['id']},{r['text']},{r['n']}\n" for r in made[500:700]))
+    pq.write_table(pa.Table.from_pylist(made[700:]), folder / "in.c.parquet", row_group_size=40)
+
+
+def mixed_paths(folder: Path) -> tuple[str, ...]:
+    return tuple(str(folder / name) for name in ("in.a.jsonl", "in.b.csv", "in.c.parquet"))
+
+
+class Silent:
+    """A watch that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+    def begin(self, plan: Plan, meter: Any) -> None:
+        pass
+
+    def progress(self, rows: int, done_bytes: int) -> None:
+        pass
 
 
 def run(*arguments: object) -> Ended:

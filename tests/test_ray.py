@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
@@ -24,7 +23,7 @@ import jobs
 import ray_loads
 from embedcli import checkpoint, outputs, runners, sources, storage
 from embedcli.cli import boundary
-from embedcli.contracts import Job, Outcome, OutputError, Plan, Share, UsageError
+from embedcli.contracts import Job, Outcome, OutputError, Share, UsageError
 from embedcli.meter import Control, Meter
 from embedcli.runners import actor as actor_side
 from embedcli.runners import cluster, work
@@ -65,14 +64,7 @@ def two_nodes() -> Iterator[Any]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Inputs of three formats, with bad rows, and the model."""
     folder = tmp_path_factory.mktemp("ray")
-    jobs.word_model(folder)
-    made = jobs.rows(900)
-    lines = [json.dumps(row) for row in made[:500]]
-    lines[7:7] = ["{broken", "", '{"id": 5, "text": null}', '{"id": "unknown", "text": "zzz"}']
-    (folder / "in.a.jsonl").write_text("\n".join(lines) + "\n")
-    header = "id,text,n\n"
-    (folder / "in.b.csv").write_text(header + "".join(f"{r['id']},{r['text']},{r['n']}\n" for r in made[500:700]))
-    pq.write_table(pa.Table.from_pylist(made[700:]), folder / "in.c.parquet", row_group_size=40)
+    jobs.mixed_inputs(folder)
     return folder
 
 
@@ -81,33 +73,13 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     ray_loads.small_pieces(lambda module, name, value: monkeypatch.setattr(f"{module}.{name}", value))
 
 
-class Silent:
-    """A watch that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def begin(self, plan: Plan, meter: Any) -> None:
-        pass
-
-    def progress(self, rows: int, done_bytes: int) -> None:
-        pass
-
-
-def inputs(home: Path) -> tuple[str, ...]:
-    return tuple(str(home / name) for name in ("in.a.jsonl", "in.b.csv", "in.c.parquet"))
-
-
 def job_of(home: Path, output: Path | str, **values: Any) -> Job:
     asked: dict[str, Any] = {"chunk_rows": 16, "text_column": "text", "part_size": 4000, "runner": "ray", "workers": 2}
-    return Job(inputs(home), str(output), model=str(home / "words.txt"), **(asked | values))
+    return Job(jobs.mixed_paths(home), str(output), model=str(home / "words.txt"), **(asked | values))
 
 
-def run(job: Job, load: Any = None, watch: Silent | None = None) -> Outcome:
-    return runners.run(job, watch or Silent(), Control(job.limit, job.max_seconds), Meter(), load)
+def run(job: Job, load: Any = None, watch: jobs.Silent | None = None) -> Outcome:
+    return runners.run(job, watch or jobs.Silent(), Control(job.limit, job.max_seconds), Meter(), load)
 
 
 def held(output: str | Path) -> dict[str, bytes]:
@@ -215,7 +187,7 @@ def halfway(two_nodes: Any, home: Path, tmp_path: Path) -> Iterator[Any]:
     """A driver in a process of its own, whose two workers have done shares and now wait."""
     log = log_of(tmp_path)
     command = [sys.executable, ray_loads.__file__, log, two_nodes.address, f"{tmp_path}/out/", str(home / "words.txt")]
-    with subprocess.Popen([*command, *inputs(home)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as own:
+    with subprocess.Popen([*command, *jobs.mixed_paths(home)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as own:
         try:
             jobs.wait_for(lambda: len(list(Path(log).glob("waits-*"))) == 2, own)
             yield own
@@ -280,7 +252,7 @@ def test_max_seconds(home: Path, tmp_path: Path, whole: dict[str, bytes]) -> Non
 @pytest.mark.usefixtures("two_nodes")
 def test_an_error_for_the_user_is_raised_as_itself(home: Path, tmp_path: Path) -> None:
     asked = ("--model", home / "words.txt", "--on-bad-row", "fail", "--part-size", 4000)
-    ended = jobs.run("encode", *inputs(home), f"{tmp_path}/out/", *asked, "--runner", "ray", "--workers", 2)
+    ended = jobs.run("encode", *jobs.mixed_paths(home), f"{tmp_path}/out/", *asked, "--runner", "ray", "--workers", 2)
     assert ended.code == 1
     assert ended.out == ""
     assert f"error: {home}/in.a.jsonl:8: " in ended.err
@@ -291,7 +263,7 @@ def test_an_error_for_the_user_is_raised_as_itself(home: Path, tmp_path: Path) -
 def test_an_error_nobody_thought_of(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log, watch = log_of(tmp_path), Silent()
+    log, watch = log_of(tmp_path), jobs.Silent()
     with pytest.raises(ZeroDivisionError) as raised:
         run(job_of(home, f"{tmp_path}/out/", workers=1), ray_loads.Fails(log), watch)
     assert ray_loads.loads(Path(log)) == 2
@@ -368,7 +340,7 @@ def test_no_new_share_begins_after_max_seconds(actor: Any) -> None:
 
 def this_run(**values: Any) -> Any:
     return SimpleNamespace(
-        job=Job(("in",), "out", runner="ray", **values), control=Control(), watch=Silent(), meter=Meter()
+        job=Job(("in",), "out", runner="ray", **values), control=Control(), watch=jobs.Silent(), meter=Meter()
     )
 
 
@@ -429,7 +401,7 @@ def test_this_machine_alone(home: Path, tmp_path: Path) -> None:
     """Only data on stdout, only sentences of ours on stderr, and nothing left running."""
     before = daemons()
     asked = ("--model", home / "words.txt", "--runner", "ray", "--workers", 1, "--progress", "plain")
-    ended = jobs.run_apart("encode", *inputs(home), tmp_path / "out.parquet", *asked, "--text-column", "text")
+    ended = jobs.run_apart("encode", *jobs.mixed_paths(home), tmp_path / "out.parquet", *asked, "--text-column", "text")
     assert ended.code == 3, ended.err
     assert ended.out == ""
     assert [line for line in ended.err.splitlines() if not line.startswith("20")] == []

@@ -33,14 +33,7 @@ SMALL = ("--part-size", "4000")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Inputs of three formats, with bad rows, and the model."""
     folder = tmp_path_factory.mktemp("runners")
-    jobs.word_model(folder)
-    made = jobs.rows(900)
-    lines = [json.dumps(row) for row in made[:500]]
-    lines[7:7] = ["{broken", "", '{"id": 5, "text": null}', '{"id": "unknown", "text": "zzz"}']
-    (folder / "in.a.jsonl").write_text("\n".join(lines) + "\n")
-    header = "id,text,n\n"
-    (folder / "in.b.csv").write_text(header + "".join(f"{r['id']},{r['text']},{r['n']}\n" for r in made[500:700]))
-    pq.write_table(pa.Table.from_pylist(made[700:]), folder / "in.c.parquet", row_group_size=40)
+    jobs.mixed_inputs(folder)
     jobs.write_jsonl(folder / "big.jsonl", jobs.rows(BIG))
     return folder
 
@@ -52,13 +45,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcli.sources.parquet.PIECE_ROWS", 40)
 
 
-def inputs(home: Path) -> list[str]:
-    return [str(home / name) for name in ("in.a.jsonl", "in.b.csv", "in.c.parquet")]
-
-
 def encode(home: Path, output: str, *more: object) -> jobs.Ended:
     asked = ("--model", home / "words.txt", "--chunk-rows", 16, "--text-column", "text")
-    return jobs.run("encode", *inputs(home), output, *asked, *more)
+    return jobs.run("encode", *jobs.mixed_paths(home), output, *asked, *more)
 
 
 def held(output: str) -> dict[str, bytes]:
@@ -418,25 +407,11 @@ class Faulty:
         return encoder
 
 
-class Silent:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def line(self, text: str) -> None:
-        self.lines.append(text)
-
-    def begin(self, plan: Any, meter: Any) -> None:
-        pass
-
-    def progress(self, rows: int, done_bytes: int) -> None:
-        pass
-
-
 def faulty_run(home: Path, tmp_path: Path, times: int, error: BaseException) -> tuple[contracts.Outcome, list[str]]:
     (tmp_path / "note").write_bytes(b"")
     files = (str(home / "in.c.parquet"),)
     job = Job(files, f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2, chunk_rows=16)
-    watch = Silent()
+    watch = jobs.Silent()
     outcome = runners.run(job, watch, Control(), Meter(), Faulty(tmp_path / "note", times, error))
     return outcome, watch.lines
 
@@ -470,7 +445,7 @@ def test_a_worker_of_another_version_is_refused(home: Path) -> None:
     columns = contracts.Columns("text", None, None, pa.int64(), {})
     setup = work.Setup(Job((), "x.parquet"), contracts.Plan((), columns, {}, None, None), {}, 1, version="9.9")
     with pytest.raises(contracts.EmbedcliError, match=r"9\.9"):
-        work.Worker(setup, Silent(), Control())
+        work.Worker(setup, jobs.Silent(), Control())
 
 
 def test_a_worker_that_cannot_see_the_output_says_so(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Target:
 
     def sealed(self, name: str) -> str:
         """Where a finished file of a folder output waits: the stage, or its own place where nothing can be renamed."""
-        return storage.join(self.stage if self._renames else self.output, name)
+        return storage.join(self.stage if storage.is_local(self.output) else self.output, name)
 
     def published(self, name: str) -> str:
         """Where a file of a folder output is in the end."""
@@ -57,16 +57,13 @@ class Target:
 
     def publish(self, names: Sequence[str]) -> None:
         """Move sealed files to their places; those that are there already stay."""
+        if not storage.is_local(self.output):
+            return
         for name in names:
-            if self._renames and storage.exists(self.sealed(name)):
+            if storage.exists(self.sealed(name)):
                 with storage.os_errors(self.published(name)):
                     os.replace(self.sealed(name), self.published(name))
-        if self._renames:
-            storage.sync_folder(self.output)
-
-    @property
-    def _renames(self) -> bool:
-        return bool(storage.files_of(self.output).renames)
+        storage.sync_folder(self.output)
 
 
 def target(output: str, to: OutputFormat | None) -> Target:
@@ -79,7 +76,7 @@ def target(output: str, to: OutputFormat | None) -> Target:
 def lance_target(output: str) -> Target:
     """A Lance dataset is a folder to the system and one file to us. UsageError where none can be made."""
     lancefolder.require()
-    if not storage.files_of(output).renames:
+    if not storage.is_local(output):
         raise UsageError(
             f"{storage.where(output)}: Lance datasets are made on this machine only", "write to a folder, then copy it"
         )

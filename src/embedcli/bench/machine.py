@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from embedcli.encoders.cores import cores
+
 PACKAGES = (
     "embedcli",
     "numpy",
@@ -42,11 +44,6 @@ def processor() -> str:
     name = facts.get("model name") or platform.processor() or platform.machine()
     numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if facts.get(key)]
     return f"{name} ({', '.join(numbers)})" if numbers else name
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_gb() -> float | None:

@@ -73,8 +73,7 @@ class Ledger:
         else:
             self.discard()
             storage.write_bytes(manifest, json.dumps(self.job, indent=1, ensure_ascii=False).encode())
-        for name in storage.names(self.target.stage, PART_NAME):
-            self._found[key_of(name)] = self._path(name)
+        self._find_parts()
 
     def join(self, job: Mapping[str, Any]) -> None:
         """Take part in a run that another process has begun; OutputError if its stage cannot be seen from here."""
@@ -84,6 +83,9 @@ class Ledger:
                 "choose an output that all machines share: a network folder, or an s3:// address",
             )
         self.job = dict(job)
+        self._find_parts()
+
+    def _find_parts(self) -> None:
         for name in storage.names(self.target.stage, PART_NAME):
             self._found[key_of(name)] = self._path(name)
 
@@ -110,8 +112,7 @@ class Ledger:
     def gather(self, shares: int) -> list[int]:
         """Count all sealed shares of a job of which only the stage is known; the numbers of those that are missing."""
         self.job = _json(self._path(MANIFEST))
-        for name in storage.names(self.target.stage, PART_NAME):
-            self._found[key_of(name)] = self._path(name)
+        self._find_parts()
         records, damaged = sealing.read_records(self.target.stage)
         self.damaged += damaged
         for record in records.values():
@@ -298,7 +299,7 @@ class Ledger:
     def remove_stage(self) -> None:
         """Remove the staging folder, the lock last, while it is still held."""
         # An object store removes a whole folder in a few requests; one by one takes three for each part.
-        one_by_one = storage.files_of(self.target.stage).renames
+        one_by_one = storage.is_local(self.target.stage)
         for name in storage.names(self.target.stage) if one_by_one else ():
             if name != self._lock_name:
                 storage.remove(self._path(name))

@@ -80,7 +80,7 @@ def write_files(
 def described(path: str) -> dict[str, Any]:
     """Name, size and digest of a file; object stores keep their own digests, so there it is left out."""
     facts = {"name": storage.base(path), "size": storage.file_identity(path)["size"]}
-    return facts | ({"sha256": file_digest(path)} if storage.files_of(path).renames else {})
+    return facts | ({"sha256": file_digest(path)} if storage.is_local(path) else {})
 
 
 def file_digest(path: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from embedcli.contracts import ModelError, OutOfMemory, UsageError
+from embedcli.contracts import ModelError, UsageError
 from embedcli.encoders.files import ModelFiles
+from embedcli.encoders.inference import memory, told
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 # A device that has failed once answers nothing any more in this process.
@@ -16,24 +17,16 @@ FAILED = ("cuda error", "cuda driver", "cudnn", "cublas", "device-side", "hip er
 @contextmanager
 def device_faults(device: str) -> Iterator[None]:
     """Turn a refusal to allocate into OutOfMemory, and a device that fails into a ModelError."""
-    refused = ""
     try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        told = str(error).lower()
-        if isinstance(error, MemoryError) or any(words in told for words in OUT_OF_MEMORY):
-            refused = str(error) or "out of memory"
-        elif device != "cpu" and any(words in told for words in FAILED):
-            line = next(line for line in str(error).splitlines() if line.strip())
-            raise ModelError(
-                f"the device {device} failed: {line[:300]}",
-                "run the same command again to go on; if it fails again, look at the driver, or use --device cpu",
-            ) from error
-        else:
+        with memory(OUT_OF_MEMORY):
+            yield
+    except RuntimeError as error:
+        if device == "cpu" or not any(words in str(error).lower() for words in FAILED):
             raise
-    if refused:
-        # Raised outside the handler: inside, the error's frames would keep the batch's memory.
-        raise OutOfMemory(refused)
+        raise ModelError(
+            f"the device {device} failed: {told(error)}",
+            "run the same command again to go on; if it fails again, look at the driver, or use --device cpu",
+        ) from error
 
 
 @contextmanager
@@ -44,8 +37,8 @@ def load_errors(files: ModelFiles) -> Iterator[None]:
     except (ModelError, UsageError):
         raise
     except Exception as error:
-        told = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise ModelError(
-            f"{files.name} cannot be loaded from {files.folder}: {told}",
+            f"{files.name} cannot be loaded from {files.folder}: {first}",
             "check that the folder is whole and that the installed transformers knows its architecture (-v shows more)",
         ) from error

@@ -71,14 +71,14 @@ class Requests:
 
 
 @contextmanager
-def memory() -> Iterator[None]:
-    """Turn a refusal to allocate into OutOfMemory."""
+def memory(signs: tuple[str, ...] = OUT_OF_MEMORY) -> Iterator[None]:
+    """Turn a refusal to allocate into OutOfMemory; `signs` are the words by which a library says it."""
     refused = ""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         refused = told(error)
-        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in OUT_OF_MEMORY):
+        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in signs):
             raise
     if refused:
         # Raised outside the handler: inside, the error's frames would keep the batch's memory.

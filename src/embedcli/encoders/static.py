@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 
 from embedcli.contracts import Job, ModelError, UsageError
 from embedcli.encoders.bag import Bag, unit
+from embedcli.encoders.cores import cores
 from embedcli.encoders.files import ModelFiles, read_json, sha256
 from embedcli.encoders.keyedvectors import sidecar
 from embedcli.encoders.pieces import tokenizing
@@ -207,8 +207,7 @@ def _refuse_engine(job: Job, notify: Notify) -> None:
 
 
 def _threads(job: Job) -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return job.threads or min(MOST_THREADS, usable)
+    return job.threads or min(MOST_THREADS, cores())
 
 
 def _parts(settings: Settings, threads: int, notify: Notify) -> tuple[Bag, Reader]:

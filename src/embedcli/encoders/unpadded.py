@@ -110,16 +110,13 @@ class Flat:
     def features(self, tokens: Tokens, rows: Rows, put: Callable[[Any], Any]) -> dict[str, Any]:
         """The rows one after another, under the names by which sentence-transformers' pooling knows them."""
         ids, places, bounds, longest = flattened(tokens, rows, self.first)
-        ends = put(bounds)
         owners = np.repeat(np.arange(len(rows)), tokens.lengths[rows])
         return {
             "input_ids": put(ids[None]),
             "position_ids": put(places[None]),
             "seq_idx": put(owners[None]),
-            "cu_seq_lens_q": ends,
-            "cu_seq_lens_k": ends,
+            "cu_seq_lens_q": put(bounds),
             "max_length_q": longest,
-            "max_length_k": longest,
         }
 
     @contextmanager

@@ -91,9 +91,10 @@ class Actor:
 
         Ray itself would give a share to one worker after the other, for ever.
         """
-        ledger = checkpoint.Ledger(outputs.target(self.setup.job.output, self.setup.job.to))
-        ledger.join(self.setup.identity)
-        marks = [storage.join(ledger.target.stage, f"try-{self.run}-{share:06d}-{i}") for i in range(DEATHS)]
+        target = outputs.target(self.setup.job.output, self.setup.job.to)
+        if self.worker is None:  # no mark in a folder that is not the run's
+            checkpoint.Ledger(target).join(self.setup.identity)
+        marks = [storage.join(target.stage, f"try-{self.run}-{share:06d}-{i}") for i in range(DEATHS)]
         mark = next((mark for mark in marks if not storage.exists(mark)), None)
         if mark is None:
             raise ModelError(

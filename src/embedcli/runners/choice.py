@@ -158,8 +158,7 @@ def merge(output: str, to: OutputFormat | None = None, max_rejects: str | None =
                 f"{storage.where(output)}: rows are missing from the shares",
                 "this should never happen: please report it",
             )
-        job = Job((), output, max_rejects=max_rejects)
-        refuse_rejects(job, totals["rejects"], totals["read"])
+        refuse_rejects(max_rejects, totals["rejects"], totals["read"])
         ledger.close(layout, space)
     finally:
         ledger.release()

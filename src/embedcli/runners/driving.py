@@ -13,7 +13,7 @@ from embedcli.contracts import Outcome, Share, UsageError
 from embedcli.meter import Meter
 from embedcli.runners import local
 from embedcli.runners.ends import stopped
-from embedcli.runners.facts import ranges_of, shares_of, starts_of, tell_idle
+from embedcli.runners.facts import inputs_of, ranges_of, shares_of, starts_of, tell_idle
 from embedcli.runners.running import Run, refuse_rejects
 from embedcli.runners.work import Done, Setup, Task, tasks_of, worker_devices
 
@@ -65,7 +65,7 @@ def take(this: Run, ledger: checkpoint.Ledger, one: Done) -> None:
     if one.usage is not None:
         had = this.usage or {}
         this.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}
-    refuse_rejects(this.job, ledger.rejected, None)
+    refuse_rejects(this.job.max_rejects, ledger.rejected, None)
 
 
 def absorb(whole: Meter, part: Meter, workers: int, *, together: bool) -> None:
@@ -90,7 +90,7 @@ def absorb(whole: Meter, part: Meter, workers: int, *, together: bool) -> None:
 
 def refuse_streams(this: Run) -> None:
     """UsageError for an input that only this process could read, and only once."""
-    for path in dict.fromkeys(piece.path for piece in this.plan.pieces):
+    for path in inputs_of(this.plan):
         if storage.files_of(path).kind(path) == "stream":
             raise UsageError(
                 f"{storage.where(path)}: is a pipe, which only one process can read",

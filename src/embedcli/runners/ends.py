@@ -86,6 +86,5 @@ def seen_before(target: outputs.Target, plan: Plan) -> bool:
 def _note(target: outputs.Target) -> Path:
     from embedcli.encoders.files import cache_home
 
-    local = storage.files_of(target.output).renames
-    place = os.path.realpath(target.output) if local else target.output
+    place = os.path.realpath(target.output) if storage.is_local(target.output) else target.output
     return cache_home() / "finished" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | Non
     pieces = missing_pieces(this, ledger, shares)
     if shares and not pieces:
         return publish_noted(this, ledger)
-    with closing(this.load()) as encoder, scratch() as folder:
+    with closing(this.load()) as encoder, tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
         job = this.job = with_saved_dim(job, encoder)
         ranges = ranges_of(this, encoder, ledger.target.stage, done if job.update else None)
         space, layout = space_of(job, encoder, ranges), layout_of(job, this.plan, encoder, ranges)
@@ -80,13 +80,6 @@ def of_shard(shares: list[Share], shard: tuple[int, int] | None) -> list[Share]:
     return [share for share in shares if share.index % of == number - 1]
 
 
-@contextmanager
-def scratch() -> Iterator[str]:
-    """A folder on this machine for what --update and --reuse look up."""
-    with tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
-        yield folder
-
-
 def publish(
     this: Run, ledger: checkpoint.Ledger, layout: Layout, space: dict[str, Any], store: reuse.Store | None
 ) -> Outcome:
@@ -95,7 +88,7 @@ def publish(
     this.balance(totals)
     if this.job.shard is not None:
         return shard_ended(this, ledger, totals, space)
-    refuse_rejects(this.job, totals["rejects"], this.read)
+    refuse_rejects(this.job.max_rejects, totals["rejects"], this.read)
     changes = None
     if store is not None:
         changes = ledger.changes() | {"removed": store.removed()}
@@ -165,7 +158,7 @@ def run_to_stdout(this: Run) -> Outcome:
     if this.control.reason is not None:
         return stopped(this, totals, "stdout holds only the rows so far")
     this.balance(totals)
-    refuse_rejects(job, totals["rejects"], totals["read"])
+    refuse_rejects(job.max_rejects, totals["rejects"], totals["read"])
     return ended(totals, space)
 
 

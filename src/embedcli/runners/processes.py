@@ -7,7 +7,6 @@ has its share done once more by another; a worker that fails with a sentence for
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import queue
 import signal
@@ -22,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from embedcli.contracts import EmbedcliError, Job, ModelError
+from embedcli.encoders.cores import cores
 from embedcli.meter import Control
 from embedcli.runners.running import Run
 from embedcli.runners.work import Done, Setup, Task, Worker, worker_devices
@@ -256,5 +256,5 @@ def done_by_processes(this: Run, setup: Setup, tasks: list[Task]) -> Generator[D
 
 def job_of(job: Job, device: str, workers: int) -> Job:
     """The job as one of several workers on this machine does it: its own device, its share of the processors."""
-    threads = job.threads or max(1, len(os.sched_getaffinity(0)) // workers)
+    threads = job.threads or max(1, cores() // workers)
     return replace(job, device=device, threads=threads, runner="local", workers=None, max_seconds=None)

@@ -81,7 +81,7 @@ class Run:
         self.meter.rows += len(encoded.rows)
         self.meter.done_bytes = encoded.chunk.done_bytes
         self.watch.progress(self.read, encoded.chunk.done_bytes)
-        refuse_rejects(self.job, rejects, None)
+        refuse_rejects(self.job.max_rejects, rejects, None)
 
     def used(self, encoder: Encoder) -> None:
         """Remember what the encoder says of requests and tokens, if it says anything."""
@@ -98,11 +98,11 @@ class Run:
             )
 
 
-def refuse_rejects(job: Job, rejects: int, read: int | None) -> None:
+def refuse_rejects(most: str | None, rejects: int, read: int | None) -> None:
     """Apply --max-rejects: a number at once, a share (`0.1%`) when all rows are `read`."""
-    if job.max_rejects is None:
+    if most is None:
         return
-    text = job.max_rejects.strip()
+    text = most.strip()
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else None
         allowed = float(text) if share is None else share * (read or 0)

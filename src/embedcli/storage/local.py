@@ -44,9 +44,6 @@ def alive(pid: int) -> bool:
 class LocalFiles:
     """This machine's files. Every method raises OSError for what the system refuses."""
 
-    # Whether a finished file can take another name in no time: object stores copy instead.
-    renames = True
-
     def kind(self, path: str) -> Kind | None:
         """What `path` is: a stream is a pipe or a device, which can be read only once. None: nothing there."""
         try:

@@ -34,9 +34,6 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 class RemoteFiles:
     """The files of one server. FileNotFoundError for what is not there, StoreRefused for all other trouble."""
 
-    # An object cannot be renamed: it is written under its own name, and appears when its upload is complete.
-    renames = False
-
     def __init__(self, client: Client) -> None:
         self._client = client
         self._fs = client.fs
