@@ -48,8 +48,8 @@ docs: $(VENV)/.dev  ## write the generated parts of the documentation anew
 docs-check: $(VENV)/.dev  ## are the generated parts of the documentation up to date?
 	$(BIN)/python scripts/docs.py --check
 
-pytest: $(VENV)/.dev  ## the tests, a file at a time per core; PYTEST_ADDOPTS="-k name" picks some
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+pytest: $(VENV)/.dev  ## the tests, on up to four cores; PYTEST_ADDOPTS="-k name" picks some
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 wheel: $(VENV)/.dev  ## build the wheel and try it in an environment without development packages
 	rm -rf dist

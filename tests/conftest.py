@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
+import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.testing
 from hypothesis import settings
+
+# Hundreds of processes are started: each would compile the program's modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+MEMORY = Path("/dev/shm")
+ROOM = 4 << 30
+
+
+def in_memory() -> bool:
+    """Whether there is a file system in memory with room for what tests write, and programs may run there."""
+    try:
+        status = os.statvfs(MEMORY)
+    except OSError:
+        return False
+    return (
+        os.access(MEMORY, os.W_OK)
+        and not status.f_flag & os.ST_NOEXEC
+        and shutil.disk_usage(MEMORY).free > ROOM
+    )
+
+
+# Every output is synced to disk, part by part: in memory that costs nothing, and is the same call.
+if "PYTEST_XDIST_WORKER" not in os.environ and "TMPDIR" not in os.environ and in_memory():
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 # The caches must be chosen before the first test module imports a library that reads them. The processes of one
 # run share them: the first that needs a compiled model compiles it for all.
@@ -32,7 +61,43 @@ os.environ.update(OWN)
 settings.register_profile("tests", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("tests")
 
+# The program's commands are made of their functions once, not at every call: they do not change.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# Files whose tests run one after the other in one process, as they share what is expensive there: here, PyTorch and
+# the small models that it has loaded.
+TOGETHER = (
+    "test_compiled", "test_fidelity", "test_compiled_cache", "test_models_doc", "test_encoder_contract",
+    "test_unpadded", "test_tokens", "test_vectors_topk", "test_bench_cards",
+)  # fmt: skip
+# The slowest first, so that all processes end at about the same time.
+SLOWEST = ("test_ray", "test_runners", "test_faults", "test_objects", "test_encode", "test_bench_compare", "test_recipes")
+
+
+def group_of(item: str) -> str:
+    """What is not shared out among processes: the tests of a file, or of all files of TOGETHER."""
+    name = Path(item.partition("::")[0]).stem
+    return TOGETHER[0] if name in TOGETHER else name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: at for at, name in enumerate((TOGETHER[0], *SLOWEST))}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Like --dist loadfile, with the groups of `group_of` for files, in the order of collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -23,20 +23,30 @@ from embedcli import encoders
 from embedcli.contracts import ModelError
 from embedcli.encoders import catalog, compiled, compiled_cache
 from embedcli.encoders.recipe import recipe
+from jobs import wait_for
 from reference import encode, job, load, lowest_cosine, samples
 
 SAME = 0.99999
 MODEL = "all-MiniLM-L6-v2-shape"
 TEXTS = samples()[:12]
-# Run in a process of its own: argv is the model's folder; stdout gets the vectors, stderr the lines told.
+# Run in a process of its own: argv is the model's folder, and a file that is there when it waits for its turn;
+# stdout gets the vectors, stderr the lines told, and the heavy libraries that were imported.
 ENCODE = """
 import sys
+from pathlib import Path
 from embedcli import encoders
 from embedcli.contracts import Job
+from embedcli.encoders import compiled_cache
 from reference import encode, samples
+turn = compiled_cache.turn
+def waiting(name):
+    Path(sys.argv[2]).touch()
+    return turn(name)
+compiled_cache.turn = waiting
 job = Job(inputs=(), output="", model=sys.argv[1], device="cpu", engine="openvino")
 encoder = encoders.load(job, notify=lambda line: print(line, file=sys.stderr))
 sys.stdout.buffer.write(encode(encoder, samples()[:12]).tobytes())
+print(*{"torch"} & set(sys.modules), file=sys.stderr)
 """
 
 
@@ -87,7 +97,7 @@ def told() -> list[str]:
 def child(home: Path) -> subprocess.Popen[bytes]:
     here = str(Path(__file__).parent)
     return subprocess.Popen(
-        [sys.executable, "-c", ENCODE, str(models.folder(MODEL))],
+        [sys.executable, "-c", ENCODE, str(models.folder(MODEL)), str(home.with_name("waiting"))],
         env={**os.environ, "EMBEDCLI_CACHE": str(home), "PYTHONPATH": here},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -240,12 +250,22 @@ def test_a_damaged_model_in_a_cache_that_can_only_be_read(entry: Path, monkeypat
     assert snapshot(entry) == before
 
 
-def test_of_two_processes_at_once_one_compiles(home: Path) -> None:
-    pair = [child(home), child(home)]
-    both = [vectors_of(process) for process in pair]
-    for made, _ in both:
-        assert lowest_cosine(made, wanted()) >= SAME
-    assert sum(lines.count("compiling") for _, lines in both) == 1
+def test_of_two_processes_at_once_one_compiles(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other comes while this one is at it, waits, and then needs no PyTorch."""
+    wanted()
+    converted, others = compiled._converted, []
+
+    def slowly(*args: Any) -> Any:
+        others.append(child(home))
+        wait_for(home.with_name("waiting").exists, others[0])
+        return converted(*args)
+
+    monkeypatch.setattr(compiled, "_converted", slowly)
+    assert len(told()) == 1
+    (other,) = others
+    made, lines = vectors_of(other)
+    assert lowest_cosine(made, wanted()) >= SAME
+    assert lines.split() == []
     assert len(compiled_names(home)) == 1
 
 

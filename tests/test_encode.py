@@ -119,7 +119,8 @@ def test_every_source_gives_the_same_vectors(tmp_path: Path, model: Path, source
     inputs = [other, *options] if form == "two files" else [other]
     flags = [] if form == "two files" else options
     assert jobs.run("encode", source, tmp_path / "a.parquet", "-m", model).code == 0
-    done = jobs.run_apart("encode", *inputs, tmp_path / "b.parquet", "-m", model, *flags, stdin=stdin)
+    job = ("encode", *inputs, tmp_path / "b.parquet", "-m", model, *flags)
+    done = jobs.run(*job) if stdin is None else jobs.run_apart(*job, stdin=stdin)
     assert done.code == 0, done.err
     ours, theirs = pq.read_table(tmp_path / "a.parquet"), pq.read_table(tmp_path / "b.parquet")
     assert ours.column("id").to_pylist() == theirs.column("id").to_pylist()
@@ -139,17 +140,18 @@ def test_every_output_holds_the_same(tmp_path: Path, model: Path, source: Path, 
     jobs.run("encode", source, tmp_path / "a.parquet", "-m", model)
     expected = pq.read_table(tmp_path / "a.parquet")
     output = name.split(maxsplit=1)[0] if name.startswith("-") else f"{tmp_path}/{name}"
-    done = subprocess.run(
-        jobs.command("encode", source, output, "-m", model, *(["--to", "arrow"] if "arrow" in name else [])),
-        capture_output=True,
-        check=True,
-    )
+    job = ("encode", source, output, "-m", model, *(["--to", "arrow"] if "arrow" in name else []))
+    streamed = b""
+    if output == "-":
+        streamed = subprocess.run(jobs.command(*job), capture_output=True, check=True).stdout
+    else:
+        assert jobs.run(*job).code == 0
     if name == "out.npy":
         found = np.load(tmp_path / "out.npy", mmap_mode="r")
         np.testing.assert_array_equal(found, vectors(tmp_path / "a.parquet"))
         assert pq.read_table(tmp_path / "out.ids.parquet").equals(expected.drop_columns(["embedding"]))
     elif name in ("out.jsonl", "-"):
-        text = (tmp_path / "out.jsonl").read_text() if name == "out.jsonl" else done.stdout.decode()
+        text = (tmp_path / "out.jsonl").read_text() if name == "out.jsonl" else streamed.decode()
         lines = [json.loads(line) for line in text.splitlines()]
         assert list(lines[0]) == expected.schema.names
         assert [line["id"] for line in lines] == expected.column("id").to_pylist()
@@ -161,7 +163,7 @@ def test_every_output_holds_the_same(tmp_path: Path, model: Path, source: Path, 
         elif name == "out.arrow":
             found = pa.ipc.open_file(tmp_path / "out.arrow").read_all()
         else:
-            found = pa.ipc.open_stream(done.stdout).read_all()
+            found = pa.ipc.open_stream(streamed).read_all()
         assert found.select(expected.schema.names).equals(expected)
 
 

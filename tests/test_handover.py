@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from embedcli import handover
 from embedcli.handover import IDLE, ahead, ahead_or_idle
 
 
@@ -105,7 +106,8 @@ def test_a_waiting_consumer_is_told_that_nothing_comes() -> None:
     assert [item for item in stream if item is not IDLE] == [4]
 
 
-def test_cancel_ends_a_wait_for_a_source_that_hangs() -> None:
+def test_cancel_ends_a_wait_for_a_source_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "LEAVE_SECONDS", 0.01)
     hang, cancel = threading.Event(), threading.Event()
 
     def source() -> Iterator[int]:

@@ -54,19 +54,16 @@ def place(tmp_path_factory: pytest.TempPathFactory, store: s3_server.Store) -> P
 
 @pytest.fixture
 def here(store: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> s3_server.Store:
-    """The store as this process finds it."""
+    """The store as this process finds it. A lease is not waited for: only tests of processes have a rival."""
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     remote._own.cache_clear()
     return store
 
 
 def flags(place: Path) -> list[object]:
     return ["-m", place / "words.txt", "--chunk-rows", 20, "-q"]
-
-
-def encode(store: s3_server.Store, place: Path, *arguments: object, **environment: str) -> jobs.Ended:
-    return jobs.run_apart("encode", *arguments, *flags(place), stdin=None, **(store.environment | environment))
 
 
 def table_of(data: bytes) -> Any:
@@ -84,9 +81,8 @@ def test_every_format_is_read_as_from_a_file(name: str, here: s3_server.Store, p
 
 
 def test_one_run_writes_what_a_local_run_writes_and_leaves_nothing_else(store: s3_server.Store, place: Path) -> None:
-    done = encode(
-        store, place, "s3://data/in/rows.jsonl", "s3://data/one/out.parquet", "--report", "s3://data/one/r.json"
-    )
+    job = ("encode", "s3://data/in/rows.jsonl", "s3://data/one/out.parquet", *flags(place))
+    done = jobs.run_apart(*job, "--report", "s3://data/one/r.json", stdin=None, **store.environment)
     assert (done.code, done.err) == (0, "")
     assert store.get("one/out.parquet") == (place / "whole.parquet").read_bytes()
     assert store.names("one/") == ["one/out.parquet", "one/r.json"]
@@ -188,39 +184,41 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.parametrize(("name", "parts"), [("out.parquet", 1), ("out.parquet", 7), ("folder/", 4)])
-def test_killed_and_run_again_gives_the_same(name: str, parts: int, store: s3_server.Store, place: Path) -> None:
+def test_killed_and_run_again_gives_the_same(name: str, parts: int, here: s3_server.Store, place: Path) -> None:
     output = f"data/kill{parts}/{name}"
-    kill(started(store, place, output, parts))
-    assert f"kill{parts}/{name}" not in store.names(f"kill{parts}/")
+    kill(started(here, place, output, parts))
+    assert f"kill{parts}/{name}" not in here.names(f"kill{parts}/")
     report = place / f"kill{parts}.json"
-    done = encode(store, place, "s3://data/in/rows.jsonl", f"s3://{output}", "--report", report)
+    done = jobs.run("encode", "s3://data/in/rows.jsonl", f"s3://{output}", *flags(place), "--report", report)
     assert (done.code, done.err) == (0, "")
     assert json.loads(report.read_text())["rows"]["resumed"] >= 20 * parts
-    left = store.names(f"kill{parts}/")
+    left = here.names(f"kill{parts}/")
     data = next(key for key in left if key.endswith(".parquet"))
-    assert table_of(store.get(data)).equals(table_of((place / "whole.parquet").read_bytes()))
+    assert table_of(here.get(data)).equals(table_of((place / "whole.parquet").read_bytes()))
     assert [key for key in left if "parts" in key or "_lock" in key] == []
 
 
-def test_a_damaged_part_is_noticed_and_made_again(store: s3_server.Store, place: Path, tmp_path: Path) -> None:
-    kill(started(store, place, "data/damage/out.parquet", 3))
-    part = store.names("damage/out.parquet.parts/part-")[0]
-    store.put(part, store.get(part)[:-3] + b"xxx")
-    done = encode(store, place, "s3://data/in/rows.jsonl", "s3://data/damage/out.parquet", "--report", tmp_path / "r")
+def test_a_damaged_part_is_noticed_and_made_again(here: s3_server.Store, place: Path, tmp_path: Path) -> None:
+    output = "s3://data/damage/out.parquet"
+    assert jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place), "--limit", 60).code == 75
+    part = here.names("damage/out.parquet.parts/part-")[0]
+    here.put(part, here.get(part)[:-3] + b"xxx")
+    done = jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place), "--report", tmp_path / "r")
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "r").read_text())["damaged_parts"] == 1
-    assert store.get("damage/out.parquet") == (place / "whole.parquet").read_bytes()
+    assert here.get("damage/out.parquet") == (place / "whole.parquet").read_bytes()
 
 
-def test_a_second_writer_is_refused_until_the_first_is_dead(store: s3_server.Store, place: Path) -> None:
-    first = started(store, place, "data/two/out.parquet", 1)
+def test_a_second_writer_is_refused_until_the_first_is_dead(here: s3_server.Store, place: Path) -> None:
+    first = started(here, place, "data/two/out.parquet", 1)
+    job = ("encode", "s3://data/in/rows.jsonl", "s3://data/two/out.parquet", *flags(place))
     try:
-        second = encode(store, place, "s3://data/in/rows.jsonl", "s3://data/two/out.parquet")
+        second = jobs.run(*job)
     finally:
         kill(first)
     assert second.code == 1
     assert "another embedcli is writing s3://data/two/out.parquet" in second.err
-    assert encode(store, place, "s3://data/in/rows.jsonl", "s3://data/two/out.parquet").code == 0
+    assert jobs.run(*job).code == 0
 
 
 def test_a_bucket_that_vanishes_is_told(store: s3_server.Store, place: Path) -> None:
@@ -305,13 +303,18 @@ def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path) -
     assert jobs.left_in(tmp_path) == []
 
 
-def test_denied_and_unreachable(store: s3_server.Store, place: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("here")
+def test_denied_and_unreachable(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with web_server.serving(tmp_path, "denied") as denied:
-        done = encode(store, place, "s3://data/in/rows.jsonl", tmp_path / "o.npy", AWS_ENDPOINT_URL=f"http://{denied}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{denied}")
+        remote._own.cache_clear()
+        done = jobs.run("encode", "s3://data/in/rows.jsonl", tmp_path / "o.npy", *flags(place))
     assert done.code == 1
     assert "access is denied" in done.err
     assert "check AWS_ACCESS_KEY_ID" in done.err
-    done = encode(store, place, place / "rows.jsonl", "s3://data/x/o.npy", AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    remote._own.cache_clear()
+    done = jobs.run("encode", place / "rows.jsonl", "s3://data/x/o.npy", *flags(place))
     assert done.code == 1
     assert "cannot be reached" in done.err
     assert "AWS_ENDPOINT_URL" in done.err
@@ -379,6 +382,7 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
             return "/" + path.removeprefix("az://").strip("/")
 
     monkeypatch.setattr(remote, "_raw", lambda *_: Azure())
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     remote._fsspec.cache_clear()
     for output in ("az://box/out.parquet", "az://box/folder/"):
         done = jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--limit", 60)

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,13 +29,19 @@ from embedcli.meter import Control, Meter
 from embedcli.runners import actor as actor_side
 from embedcli.runners import cluster, work
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'embedcli[ray]'")
-pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'embedcli[ray]'")
+pytestmark = [
+    pytest.mark.skipif(
+        not all(map(find_spec, ("ray", "pandas"))), reason="Ray Data is not installed: pip install 'embedcli[ray]'"
+    ),
+    # Ray warns of settings that it makes itself.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+]
 
-# Ray warns of settings that it makes itself.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
-
-NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+# No web page, no autoscaler, and logs stay in their files.
+NODE: dict[str, Any] = {
+    "num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False, "include_log_monitor": False,
+    "no_monitor": True,
+}  # fmt: skip
 # A node is missed after a second, not after a quarter of a minute.
 ALERT = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
 
@@ -45,6 +52,7 @@ ABOUT_A_SHARE = 200
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[Any]:
     """A Ray of two nodes with one processor each, and this process as its driver."""
+    import ray
     from ray.cluster_utils import Cluster
 
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -135,6 +143,8 @@ def test_the_output_is_the_same_to_the_byte(
 def test_ray_data_reads_a_folder_output_as_it_stands(whole: dict[str, bytes], tmp_path: Path) -> None:
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
+    import ray.data
+
     rows = ray.data.read_parquet(str(tmp_path)).take_all()
     parts = [pq.read_table(pa.BufferReader(data)) for name, data in whole.items() if "part-" in name]
     wanted = {row["id"]: row["embedding"] for part in parts for row in part.to_pylist()}

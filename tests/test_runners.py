@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -81,6 +82,22 @@ def by_shards_of_workers(home: Path, output: str, *more: object) -> jobs.Ended:
     return encode(home, output, "--shard", "1/2", *more)
 
 
+@pytest.fixture(scope="module")
+def local(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], dict[str, bytes]]:
+    """What a local run makes of an output of this name, with ids of this kind. Each is made once."""
+    made: dict[tuple[str, str], dict[str, bytes]] = {}
+
+    def of(name: str, ids: str) -> dict[str, bytes]:
+        if (name, ids) not in made:
+            output = f"{tmp_path_factory.mktemp('local')}/{name}"
+            ended = locally(home, output, *SMALL)
+            assert ended.code == 3, ended.err
+            made[name, ids] = held(output)
+        return made[name, ids]
+
+    return of
+
+
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("name", ["out.parquet", "out/"])
 @pytest.mark.parametrize(
@@ -88,20 +105,17 @@ def by_shards_of_workers(home: Path, output: str, *more: object) -> jobs.Ended:
     [(by_processes, "id"), (by_processes, "generated"), (by_shards, "generated"), (by_shards_of_workers, "id")],
 )
 def test_the_output_is_the_same_to_the_byte(
-    home: Path, tmp_path: Path, runner: Runner, ids: str, name: str, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, runner: Runner, ids: str, name: str, local: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if ids == "generated":
         monkeypatch.setattr("embedcli.sources.columns.ID_NAMES", ())
-    made = []
-    for one in (locally, runner):
-        output = f"{tmp_path}/{one.__name__}/{name}"
-        os.mkdir(f"{tmp_path}/{one.__name__}")
-        ended = one(home, output, "--part-size", "4000")
-        assert ended.code == 3, ended.err
-        made.append(held(output))
-    assert made[0].keys() == made[1].keys()
-    assert [key for key in made[0] if made[0][key] != made[1][key]] == []
-    assert len(made[0]) > 5 or name != "out/"
+    wanted = local(name, ids)
+    ended = runner(home, f"{tmp_path}/{name}", *SMALL)
+    assert ended.code == 3, ended.err
+    made = held(f"{tmp_path}/{name}")
+    assert made.keys() == wanted.keys()
+    assert [key for key in made if made[key] != wanted[key]] == []
+    assert len(made) > 5 or name != "out/"
 
 
 # Shares
@@ -232,57 +246,57 @@ def test_shards_of_other_jobs_are_refused(home: Path, tmp_path: Path) -> None:
 # Damage and change after a kill
 
 
-def begun(home: Path, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def begin(home: Path, output: str) -> None:
     """All shares sealed, nothing published: as a kill before publishing leaves it."""
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.Ledger, "close", lambda *_: (_ for _ in ()).throw(OutputError("killed")))
-        assert encode(home, output, "--part-size", "4000").code == 1
+        assert encode(home, output, *SMALL).code == 1
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.fixture
+def begun(small_pieces: None, home: Path, tmp_path: Path) -> str:
+    """A folder output as `begin` leaves it."""
+    if not (home / "begun").exists():
+        begin(home, f"{home}/begun/")
+    shutil.copytree(home / "begun", tmp_path / "out")
+    return f"{tmp_path}/out/"
+
+
 @pytest.mark.parametrize("what", ["part", "share", "rejects"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
-def test_damage_to_what_is_sealed_is_noticed(
-    home: Path, tmp_path: Path, what: str, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, output = f"{tmp_path}/whole/", f"{tmp_path}/out/"
-    encode(home, whole, "--part-size", "4000")
-    begun(home, output, monkeypatch)
-    victim = min(Path(output, "_parts").glob(what + "-*"))
+def test_damage_to_what_is_sealed_is_noticed(home: Path, begun: str, local: Any, what: str, damage: str) -> None:
+    victim = min(Path(begun, "_parts").glob(what + "-*"))
     data = victim.read_bytes()
     if damage == "gone":
         victim.unlink()
     else:
         victim.write_bytes(data[:-9] if damage == "cut" else data[:50] + bytes([data[50] ^ 1]) + data[51:])
-    ended = encode(home, output, *(["--workers", 2] if damage == "flip" else []), "--part-size", "4000")
+    ended = encode(home, begun, *(["--workers", 2] if damage == "flip" else []), *SMALL)
     assert ended.code == 3, ended.err
-    assert held(output) == held(whole)
+    assert held(begun) == local("out/", "id")
     assert ("damaged" in ended.err) == (what != "share" or damage != "gone")
 
 
-@pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_sealed_is_not_read_again_while_its_input_looks_the_same(
-    home: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+    home: Path, begun: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = f"{tmp_path}/out/"
-    begun(home, output, monkeypatch)
     monkeypatch.setattr("embedcli.sources.read", lambda *_, **__: pytest.fail("was read"))
     monkeypatch.setattr("embedcli.encoders.load", lambda *_, **__: pytest.fail("was loaded"))
-    ended = encode(home, output, "--workers", workers, "--part-size", "4000")
+    ended = encode(home, begun, "--workers", workers, *SMALL)
     assert ended.code == 3, ended.err
 
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_changed_input_of_a_sealed_share_is_refused(
-    home: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, workers: int
 ) -> None:
     moved = tmp_path / "in"
     moved.mkdir()
     for name in ("in.a.jsonl", "in.b.csv", "in.c.parquet", "words.txt"):
         (moved / name).write_bytes((home / name).read_bytes())
-    begun(moved, f"{tmp_path}/out/", monkeypatch)
+    begin(moved, f"{tmp_path}/out/")
     text = (moved / "in.b.csv").read_text()
     (moved / "in.b.csv").write_text(text.replace("word1", "word2", 1))
     changed = encode(moved, f"{tmp_path}/out/", "--workers", workers, "--part-size", "4000")
@@ -316,9 +330,16 @@ def children(pid: int) -> list[int]:
     return [pid for pid in found if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
+def finish(home: Path, output: str, *more: object) -> jobs.Ended:
+    """The same run in this process, to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looks, "PIECE_BYTES", 8000)
+        return jobs.run(*big(home, output, *more)[3:])
+
+
 @pytest.fixture(scope="module")
 def whole(home: Path) -> dict[str, bytes]:
-    subprocess.run(cut(big(home, f"{home}/whole/")), check=True, capture_output=True)
+    assert finish(home, f"{home}/whole/").code == 0
     return held(f"{home}/whole/")
 
 
@@ -342,8 +363,8 @@ def test_a_killed_run_leaves_no_process_and_goes_on_under_any_runner(
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < until, "workers outlive their parent"
         time.sleep(0.02)
-    done = subprocess.run(cut(big(home, output, *again)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = finish(home, output, *again)
+    assert done.code == 0, done.err
     assert held(output) == whole
 
 
@@ -369,7 +390,7 @@ def test_signals_stop_all_workers_and_keep_what_is_done(
     told = process.communicate()[1]
     assert process.returncode == code, told
     assert staged(output) >= 1  # several parts become one record when their share is sealed
-    subprocess.run(cut(big(home, output)), check=True, capture_output=True)
+    assert finish(home, output).code == 0
     assert held(output) == whole
 
 

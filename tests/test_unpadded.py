@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,14 @@ UNPADDED = [
     "embeddinggemma-300m",
 ]  # fmt: skip
 PADDED = ["all-mpnet-base-v2", "deberta-v2-base", "bilingual-embedding-base"]
+
+
+@pytest.fixture
+def torch() -> Any:
+    """Imported when the first test wants it: not in every process that only collects the tests."""
+    import torch
+
+    return torch
 
 
 def load(name: str, **flags: Any) -> Any:
@@ -61,7 +68,9 @@ def test_networks_with_no_place_for_another_attention_stay_padded(name: str) -> 
 @pytest.mark.parametrize(
     ("name", "broken"), [("multilingual-e5-base", "first_position"), ("modernbert-embed-base", "by_rows")]
 )
-def test_vectors_that_differ_are_noticed(name: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vectors_that_differ_are_noticed(
+    name: str, broken: str, torch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Positions from 0 in a network that counts from 2, and sliding windows that are ignored."""
     right = unpadded.by_rows(torch)
     if broken == "first_position":
@@ -141,7 +150,7 @@ def test_kernels_are_for_new_cards_and_half_precision(
 @pytest.mark.parametrize("style", ["2.10", "2.12"])
 @pytest.mark.parametrize("window", [unpadded.FULL, (-1, 0), (3, 3), (3, 0)])
 def test_torchs_kernel_is_called_by_the_signature_it_has(
-    style: str, window: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    style: str, window: tuple[int, int], torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both signatures, each doing what `by_rows` does: the same numbers come out."""
     plain = unpadded.by_rows(torch)
@@ -167,7 +176,7 @@ def test_torchs_kernel_is_called_by_the_signature_it_has(
     torch.testing.assert_close(kernel(q, k, v, spans, 0.3, window), plain(q, k, v, spans, 0.3, window))
 
 
-def test_the_installed_torch_has_a_signature_we_know() -> None:
+def test_the_installed_torch_has_a_signature_we_know(torch: Any) -> None:
     assert unpadded.torch_varlen(torch) is not None
 
 

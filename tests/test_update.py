@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,24 +155,24 @@ def test_memory_per_old_row(folder: Path) -> None:
 
 
 def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All arrays that numpy and Arrow hold at once, on top of one block of rows."""
+    """All arrays that numpy and Arrow hold at once, on top of the blocks of rows, which are there before."""
     blocks, block = 24, 1 << 12
     chance = np.random.default_rng(1)
 
-    def tables(_: object) -> Iterator[pa.Table]:
-        for i in range(blocks):
-            vectors = pa.array(np.zeros(block, np.float32))
-            yield pa.table(
-                {
-                    "id": pa.array(range(i * block, (i + 1) * block)),
-                    "embedding": pa.FixedSizeListArray.from_arrays(vectors, 1),
-                    "n_tokens": pa.array(np.ones(block, np.int32)),
-                    "truncated": pa.array(np.zeros(block, bool)),
-                    "text_hash": pa.array([chance.bytes(16) for _ in range(block)], pa.binary(16)),
-                }
-            )
+    def table(i: int) -> pa.Table:
+        vectors = pa.array(np.zeros(block, np.float32))
+        return pa.table(
+            {
+                "id": pa.array(range(i * block, (i + 1) * block)),
+                "embedding": pa.FixedSizeListArray.from_arrays(vectors, 1),
+                "n_tokens": pa.array(np.ones(block, np.int32)),
+                "truncated": pa.array(np.zeros(block, bool)),
+                "text_hash": pa.array([chance.bytes(16) for _ in range(block)], pa.binary(16)),
+            }
+        )
 
-    monkeypatch.setattr("embedcli.reuse.old_tables", tables)
+    made = list(map(table, range(blocks)))
+    monkeypatch.setattr("embedcli.reuse.old_tables", lambda _: iter(made))
     tracemalloc.start()
     try:
         store = Store([target(str(tmp_path / "out.parquet"), None)], Layout(COLUMNS, 1, "float32"), str(tmp_path))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sentence_transformers.util import quantization
 
 from embedcli import precision
 from embedcli.contracts import Precision
@@ -54,6 +53,8 @@ def test_search_finds_what_full_scoring_finds(
 @pytest.mark.parametrize("stored_as", ["binary", "ubinary"])
 def test_bits_rank_as_sentence_transformers_rescores_them(tmp_path: Path, stored_as: Precision) -> None:
     """Its rescoring multiplies the float query by the unpacked bits; every row a candidate, the order is ours."""
+    from sentence_transformers.util import quantization
+
     vectors, queries = unit_vectors(300, 64), unit_vectors(4, 64, seed=5)
     made = open_output(str(make_output(tmp_path / "out.parquet", vectors, stored_as=stored_as)))
     packed = quantization.quantize_embeddings(vectors, "ubinary")
