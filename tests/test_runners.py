@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -460,6 +461,29 @@ def test_a_sentence_for_the_user_ends_the_run_at_once(home: Path, tmp_path: Path
         faulty_run(home, tmp_path, 99, UsageError("no such thing", "try another"))
     assert caught.value.hint == "try another"
     assert len((tmp_path / "note").read_bytes()) <= 2
+
+
+class Imported:
+    """Loads the word vectors, and fails with the names of the libraries that its process has imported by then."""
+
+    def __call__(self, job: Job, notify: Any) -> Any:
+        from embedcli import encoders
+
+        encoder = encoders.load(job)
+
+        def told(texts: Any) -> Any:
+            raise UsageError(" ".join({"pandas", "torch", "scipy", "openvino", "numpy"} & set(sys.modules)), "")
+
+        encoder.tokenize = told  # type: ignore[method-assign]
+        return encoder
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_worker_imports_no_library_it_does_not_need(home: Path, tmp_path: Path) -> None:
+    job = Job((str(home / "in.c.parquet"),), f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2)
+    with pytest.raises(UsageError) as caught:
+        runners.run(job, jobs.Silent(), Control(), Meter(), Imported())
+    assert caught.value.message == "numpy"
 
 
 def test_a_worker_of_another_version_is_refused(home: Path) -> None:

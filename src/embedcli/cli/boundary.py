@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from importlib.abc import MetaPathFinder
 from typing import Any
 
 import typer
@@ -88,32 +87,11 @@ def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
     if verbose:
         os.environ[VERBOSE] = "1"
     if flags:
+        from embedcli.tables import light_arrow
+
         light_arrow()
     positive = ("limit", "max_seconds", "batch_tokens", "chunk_rows", "threads", "truncate_dim", "max_seq_length")
     for name in positive:
         value = flags.get(name)
         if value is not None and value <= 0:
             raise UsageError(f"--{name.replace('_', '-')} {value} is not positive", "give a number above zero")
-
-
-def light_arrow() -> None:
-    """Let pyarrow find no pandas: it imports it at the first array made of Python values, half a second for nothing.
-
-    pyarrow looks once and remembers; other libraries that want pandas still find it afterwards.
-    """
-    if "pandas" in sys.modules:
-        return
-    finder = _NoPandas()
-    sys.meta_path.insert(0, finder)
-    try:
-        import pyarrow as pa
-
-        pa.array([0])
-    finally:
-        sys.meta_path.remove(finder)
-
-
-class _NoPandas(MetaPathFinder):
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ImportError("pandas is not needed here")

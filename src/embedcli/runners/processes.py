@@ -25,6 +25,7 @@ from embedcli.encoders.cores import cores
 from embedcli.meter import Control
 from embedcli.runners.running import Run
 from embedcli.runners.work import Done, Setup, Task, Worker, worker_devices
+from embedcli.tables import light_arrow
 
 # How long the parent waits before it looks whether it is to stop.
 LOOK_SECONDS = 0.2
@@ -71,6 +72,7 @@ def serve(pipe: Connection, setup: Setup, seconds: float | None) -> None:
     """A worker process: takes tasks from the pipe until it is told that there are no more, or the parent is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and tells
+    light_arrow()
     telling, control = _Telling(pipe), Control(None, seconds)
     inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, inbox, control), name="listener", daemon=True).start()
