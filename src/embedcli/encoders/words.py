@@ -6,6 +6,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from embedcli.contracts import ModelError
@@ -77,7 +78,9 @@ def is_chinese(index: Mapping[str, int]) -> bool:
     return sum(1 for word in index if HAN.search(word)) >= CHINESE_SHARE * max(1, len(index))
 
 
+@cache
 def _marks() -> str:
+    """Every combining mark of Unicode."""
     every = map(chr, range(FIRST_MARK, LAST_MARK + 1))
     return "".join(mark for mark in every if unicodedata.category(mark).startswith("M"))
 
