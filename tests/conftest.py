@@ -70,7 +70,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # the small models that it has loaded.
 TOGETHER = (
     "test_compiled", "test_fidelity", "test_compiled_cache", "test_models_doc", "test_encoder_contract",
-    "test_unpadded", "test_tokens", "test_vectors_topk", "test_bench_cards",
+    "test_unpadded", "test_tokens", "test_vectors_topk", "test_bench_cards", "test_budget",
 )  # fmt: skip
 # The slowest first, so that all processes end at about the same time.
 SLOWEST = ("test_ray", "test_runners", "test_faults", "test_objects", "test_encode", "test_bench_compare", "test_recipes")
