@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import typer.testing
 from hypothesis import settings
 
@@ -31,11 +32,7 @@ def in_memory() -> bool:
         status = os.statvfs(MEMORY)
     except OSError:
         return False
-    return (
-        os.access(MEMORY, os.W_OK)
-        and not status.f_flag & os.ST_NOEXEC
-        and shutil.disk_usage(MEMORY).free > ROOM
-    )
+    return os.access(MEMORY, os.W_OK) and not status.f_flag & os.ST_NOEXEC and shutil.disk_usage(MEMORY).free > ROOM
 
 
 # Every output is synced to disk, part by part: in memory that costs nothing, and is the same call.
@@ -62,7 +59,7 @@ settings.register_profile("tests", deadline=None, derandomize=True, max_examples
 settings.load_profile("tests")
 
 # The program's commands are made of their functions once, not at every call: they do not change.
-typer.testing._get_command = functools.cache(typer.testing._get_command)
+vars(typer.testing)["_get_command"] = functools.cache(typer.main.get_command)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,7 +70,10 @@ TOGETHER = (
     "test_unpadded", "test_tokens", "test_vectors_topk", "test_bench_cards", "test_budget",
 )  # fmt: skip
 # The slowest first, so that all processes end at about the same time.
-SLOWEST = ("test_ray", "test_runners", "test_faults", "test_objects", "test_encode", "test_bench_compare", "test_recipes")
+SLOWEST = (
+    "test_ray", "test_runners", "test_faults", "test_objects", "test_recipes", "test_bench_compare", "test_encode",
+    "test_compiled_start",
+)  # fmt: skip
 
 
 def group_of(item: str) -> str:
@@ -92,7 +92,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Like --dist loadfile, with the groups of `group_of` for files, in the order of collection."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class Groups(LoadScopeScheduling):
+    class Groups(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import shutil
@@ -62,7 +63,7 @@ def two_nodes() -> Iterator[Any]:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # where workers find the loaders
         made = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": ALERT})
         made.add_node(**NODE)
-        ray.init(address=made.address, log_to_driver=False, logging_level="CRITICAL")
+        ray.init(address=made.address, log_to_driver=False, logging_level=logging.CRITICAL)
         yield made
         ray.shutdown()
         made.shutdown()  # type: ignore[no-untyped-call]

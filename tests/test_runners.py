@@ -290,9 +290,7 @@ def test_what_is_sealed_is_not_read_again_while_its_input_looks_the_same(
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_changed_input_of_a_sealed_share_is_refused(
-    home: Path, tmp_path: Path, workers: int
-) -> None:
+def test_a_changed_input_of_a_sealed_share_is_refused(home: Path, tmp_path: Path, workers: int) -> None:
     moved = tmp_path / "in"
     moved.mkdir()
     for name in ("in.a.jsonl", "in.b.csv", "in.c.parquet", "words.txt"):

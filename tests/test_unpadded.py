@@ -68,9 +68,7 @@ def test_networks_with_no_place_for_another_attention_stay_padded(name: str) -> 
 @pytest.mark.parametrize(
     ("name", "broken"), [("multilingual-e5-base", "first_position"), ("modernbert-embed-base", "by_rows")]
 )
-def test_vectors_that_differ_are_noticed(
-    name: str, broken: str, torch: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_that_differ_are_noticed(name: str, broken: str, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions from 0 in a network that counts from 2, and sliding windows that are ignored."""
     right = unpadded.by_rows(torch)
     if broken == "first_position":
