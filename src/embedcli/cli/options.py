@@ -81,7 +81,7 @@ FLAGS = (
         "compile",
         bool,
         "--compile/--no-compile",
-        "Compile the PyTorch engine's network (torch.compile): minutes of waiting, for long runs on a card.",
+        "Compile the PyTorch engine's network: slow to start, for long runs on a card.",
     ),
     Flag("batch_tokens", int, "--batch-tokens", "Padded tokens per batch."),
     Flag("chunk_rows", int, "--chunk-rows", "Rows per part: what a kill can cost."),

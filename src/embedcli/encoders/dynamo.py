@@ -1,12 +1,13 @@
 """torch.compile for a pipeline: the layers that repeat, in place, by one graph for all of them.
 
-Embeddings, masks and pooling stay as they are: they are little work, and full of branches. Compiling layer by layer
-takes a fraction of the time of a whole network, as equal layers share their graphs. `torch` is handed in: one module
-owns that import.
+Embeddings, masks and pooling stay as they are: they are little work, and full of branches. Equal layers share their
+graphs, so that a deep network takes no longer to compile than a shallow one. `torch` is handed in: one module owns
+that import.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from importlib import import_module
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from embedcli.contracts import Floats
 
 BACKEND: Any = "inductor"
-# TODO counts
-MOST_GRAPHS = 8
+# Sizes are symbols in the graphs (dynamic=True): over 400 varied rows by four token budgets, 288 to 484 batches, eight
+# kinds of network took 1 to 6 graphs: with mask or none, one row or more, by kind of layer; without padding 1 or 2.
+# A graph for each shape would be 58 with lengths in steps of 8, 17 in steps of 64, and 107 without padding.
+# torch's own limit, 8, is one for all models of a process.
+MOST_GRAPHS = 32
 # Compiled in this process: worker processes could outlive it. Remote caches would reach the network.
 OPTIONS = {
     "compile_threads": 1,
@@ -37,6 +41,13 @@ INSTALLS = "TORCH_INDUCTOR_INSTALL_GXX"
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
+def prepare() -> None:
+    """Before torch is imported, which chooses its cache early: ours, unless the user has named one; no network."""
+    os.environ.setdefault(CACHE, str(cache_home() / "inductor"))
+    os.environ.update(ENVIRONMENT)
+    os.environ.pop(INSTALLS, None)
+
+
 def install(torch: Any, pipeline: Any, probe: Callable[[], Floats], least: float) -> str | None:
     """Compile each of the layers that repeat, at its first batch. None, or why they should be restored.
 
@@ -46,7 +57,7 @@ def install(torch: Any, pipeline: Any, probe: Callable[[], Floats], least: float
     try:
         unpadded.outside_graphs(torch)
         found = layers(torch, pipeline)
-        arguments = _arguments()
+        arguments = _arguments(torch)
         for layer in found:
             layer.compile(dynamic=True, **arguments)
         lowest = float(cosines(before, probe()).min())
@@ -84,11 +95,11 @@ def why(error: BaseException) -> str:
     return said if said == kind else f"{kind}: {said}"
 
 
-def _arguments() -> dict[str, Any]:
-    os.environ.setdefault(CACHE, str(cache_home() / "inductor"))
-    os.environ.update(ENVIRONMENT)
-    os.environ.pop(INSTALLS, None)
+def _arguments(torch: Any) -> dict[str, Any]:
+    limited = "recompile_limit" in inspect.signature(torch.compile).parameters
+    limit = {"recompile_limit": MOST_GRAPHS} if limited else {}
     if BACKEND != "inductor":
-        return {"backend": BACKEND}
+        return {"backend": BACKEND, **limit}
     known = import_module("torch._inductor.config")
-    return {"backend": BACKEND, "options": {name: value for name, value in OPTIONS.items() if hasattr(known, name)}}
+    options = {name: value for name, value in OPTIONS.items() if hasattr(known, name)}
+    return {"backend": BACKEND, "options": options, **limit}

@@ -54,6 +54,8 @@ class TransformerEncoder:
     empty_reason = "no token left of the text"
 
     def __init__(self, job: Job, files: ModelFiles, recipe: Recipe, notify: Callable[[str], None]) -> None:
+        if job.compile:
+            dynamo.prepare()
         import torch
 
         self.device = choose_device(job.device)
