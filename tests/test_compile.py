@@ -241,7 +241,8 @@ def test_a_run_goes_on_with_and_without_it(tmp_path: Path, backend: Callable[...
 def test_inductor_compiles_into_a_cache_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own, which leaves none behind: that would keep the pipes open that are read to their end."""
     monkeypatch.delenv(dynamo.CACHE, raising=False)
-    source = jobs.write_jsonl(tmp_path / "in.jsonl", [{"id": i, "text": text[:40]} for i, text in enumerate(samples()[:3])])
+    rows = [{"id": i, "text": text[:40]} for i, text in enumerate(samples()[:3])]
+    source = jobs.write_jsonl(tmp_path / "in.jsonl", rows)
     command = ["encode", source, "-m", models.folder(BERT), "--engine", "torch", "--device", "cpu", "--threads", 1]
     made, plain = tmp_path / "made.parquet", tmp_path / "plain.parquet"
     ended = jobs.run_apart(*command, made, "--compile", EMBEDCLI_CACHE=str(tmp_path / "cache"))
