@@ -71,8 +71,8 @@ TOGETHER = (
 )  # fmt: skip
 # The slowest first, so that all processes end at about the same time.
 SLOWEST = (
-    "test_ray", "test_runners", "test_faults", "test_objects", "test_recipes", "test_bench_compare", "test_encode",
-    "test_compiled_start",
+    "test_ray", "test_compile", "test_runners", "test_faults", "test_objects", "test_recipes", "test_bench_compare",
+    "test_encode", "test_compiled_start",
 )  # fmt: skip
 
 
