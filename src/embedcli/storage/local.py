@@ -69,6 +69,11 @@ class LocalFiles:
     def open(self, path: str) -> Raw:
         return open(path, "rb", buffering=0)
 
+    def open_sized(self, path: str) -> tuple[Raw, int]:
+        """An open file and its size in bytes."""
+        file = open(path, "rb", buffering=0)
+        return file, os.fstat(file.fileno()).st_size
+
     def open_seekable(self, path: str) -> pa.NativeFile:
         import pyarrow as pa
 

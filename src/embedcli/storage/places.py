@@ -134,7 +134,9 @@ def _missing(path: str) -> UsageError:
 
 
 def file_identity(path: str) -> dict[str, int]:
-    """`size` in bytes and `mtime_ns` of a file; empty for what can be read only once. InputError if it is gone."""
+    """`size` in bytes and `mtime_ns` of a file; empty for what can be read only once, or is not there."""
     files = files_of(path)
-    with input_errors(path):
-        return files.identity(path) if path != "-" and files.kind(path) == "file" else {}
+    with input_errors(path), suppress(FileNotFoundError):
+        if path != "-" and (not is_local(path) or files.kind(path) == "file"):
+            return files.identity(path)
+    return {}
