@@ -29,7 +29,7 @@ CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
 # Prints its port and ends with its stdin: it cannot outlive the tests, however they end.
 # pyarrow leaves a download open while it asks for a part: one thread would never answer that.
 EMULATOR = """
-import http.server, logging, sys
+import http.server, logging, os, sys
 http.server.HTTPServer = http.server.ThreadingHTTPServer
 from gcp_storage_emulator.server import create_server
 logging.disable(logging.CRITICAL)
@@ -37,6 +37,7 @@ server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="data")
 server.start()
 print(server._api._httpd.socket.getsockname()[1], flush=True)
 sys.stdin.read()
+os._exit(0)
 """
 # Node ends with its stdin as well.
 AZURITE = (

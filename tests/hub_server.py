@@ -78,12 +78,10 @@ class Handler(BaseHTTPRequestHandler):
             return
         deep = query.get("recursive") == ["True"] or query.get("recursive") == ["true"]
         start = len(f"{folder}/") if folder else 0
-        entries = {
-            name if deep or "/" not in name[start:] else name[: name.index("/", start)]: name for name in names
-        }
+        entries = {name if deep or "/" not in name[start:] else name[: name.index("/", start)]: name for name in names}
         paths = list(entries)
         if deep:
-            folders = {name[:at.start()] for name in names for at in re.finditer("/", name) if at.start() >= start}
+            folders = {name[: at.start()] for name in names for at in re.finditer("/", name) if at.start() >= start}
             paths = sorted({*paths, *folders})
         first = int(query.get("cursor", ["0"])[0])
         made = [self.entry(repo, path) for path in paths[first : first + PAGE]]

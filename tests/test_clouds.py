@@ -67,6 +67,10 @@ def forget() -> None:
     remote._fsspec.cache_clear()
 
 
+def same(data: bytes, place: Path) -> bool:
+    return data == (place / "whole.parquet").read_bytes()
+
+
 def vectors(path: Path) -> pa.Table:
     return pq.read_table(path).select(["id", "embedding"])
 
@@ -209,4 +213,86 @@ def test_wrong_credentials_are_told_and_not_shown(cloud: clouds.Cloud, place: Pa
         done = encode(cloud, place, place / "rows.jsonl", cloud.address("o.npy"), "-v", **environment)
         assert (done.code, "access is denied" in done.err or "credentials" in done.err) == (1, True), done.err
         assert secret not in done.err
+    assert time.monotonic() - begun < PATIENCE
+
+
+# The Hugging Face Hub
+
+
+@pytest.fixture(scope="module")
+def hub(place: Path) -> Iterator[hub_server.Hub]:
+    lines = (place / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    rows = {
+        "rows.jsonl": b"".join(lines),
+        "deep/rows.parquet": (place / "rows.parquet").read_bytes(),
+        "many/a-2.jsonl": b"".join(lines[:50]),
+        "many/a-10.jsonl": b"".join(lines[50:100]),
+        "many/a-11.jsonl": b"".join(lines[100:200]),
+        "many/a-12.jsonl": b"".join(lines[200:]),
+    }
+    files = {f"me/open/{name}": data for name, data in rows.items()}
+    with hub_server.running(files | {"me/gated/rows.jsonl": b"".join(lines)}, frozenset({"me/gated"})) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "deep/rows.parquet", "many", "many/a-*.jsonl", "**/*.parquet"])
+def test_a_data_set_is_read(
+    name: str, hub: hub_server.Hub, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(hub, monkeypatch)
+    done = jobs.run("encode", f"hf://datasets/me/open/{name}", tmp_path / "o.parquet", *flags(place))
+    assert (done.code, done.err) == (0, "")
+    assert vectors(tmp_path / "o.parquet").equals(vectors(place / "whole.parquet"))
+
+
+def use(hub: hub_server.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process find the hub: its client reads the environment only once, when it is imported."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    address = f"http://{hub.address}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    forget()
+
+
+def from_hub(hub: hub_server.Hub, place: Path, address: str, **environment: str) -> jobs.Ended:
+    return jobs.run_apart("encode", address, "-", *flags(place), stdin=None, **(hub.environment | environment))
+
+
+def test_a_command_finds_the_hub_by_its_environment(hub: hub_server.Hub, place: Path) -> None:
+    done = from_hub(hub, place, "hf://datasets/me/open/deep/rows.parquet", HF_TOKEN=hub_server.TOKEN)
+    assert (done.code, len(done.out.splitlines()), done.err) == (0, 240, "")
+    done = from_hub(hub, place, "hf://datasets/me/nothing/rows.jsonl")
+    assert (done.code, "there is no such repository or revision, or it is private" in done.err) == (1, True), done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "code", "told"),
+    [
+        ("datasets/me/gated/rows.jsonl", "", 1, "the repository is gated"),
+        ("datasets/me/gated/rows.jsonl", hub_server.TOKEN, 1, "the repository is gated"),
+        ("datasets/me/nothing/rows.jsonl", hub_server.TOKEN, 1, "there is no such repository or revision"),
+        ("datasets/me/open@v9/rows.jsonl", "", 1, "there is no such repository or revision"),
+        ("datasets/me/open/rows.jsonl", "hf_wr0ng", 1, "access is denied"),
+        ("datasets/me/open/nothing.jsonl", "", 2, "no such file or folder"),
+        ("datasets/me/open/*.csv", "", 2, "no file matches"),
+        ("datasets/me", "", 2, "names no repository"),
+    ],
+)
+def test_what_the_hub_refuses(
+    name: str, token: str, code: int, told: str, hub: hub_server.Hub, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(hub, monkeypatch)
+    monkeypatch.setenv("HF_TOKEN", token)
+    done = jobs.run("encode", f"hf://{name}", "-", *flags(place))
+    assert (done.code, told in done.err) == (code, True), done.err
+    assert "hint: " in done.err
+    assert not token or token not in done.err
+
+
+def test_an_unreachable_hub_is_told_soon(hub: hub_server.Hub, place: Path) -> None:
+    begun = time.monotonic()
+    done = from_hub(hub, place, "hf://datasets/me/open/rows.jsonl", HF_ENDPOINT="http://127.0.0.1:9")
+    assert (done.code, "cannot be reached" in done.err) == (1, True), done.err
     assert time.monotonic() - begun < PATIENCE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 
 from embedcli.contracts import EmbedcliError, InputError, OutputError
 from embedcli.storage.secrets import clean, masked, scheme_of, whole
@@ -31,6 +32,8 @@ UNREACHABLE = re.compile(
 )
 # Their errors are not all OSErrors; any other error is a defect of ours, and stays one.
 LIBRARIES = {"aiohttp", "azure", "fsspec", "httpcore2", "httpx", "httpx2", "huggingface_hub", "pyarrow"}
+# Azure's libraries list every place where they looked for credentials.
+LONGEST_TEXT = 400
 SHORT = "one read fewer bytes than asked for"
 CREDENTIALS = {
     "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and what they allow; "
@@ -116,7 +119,7 @@ def told(path: str, error: BaseException, *, writing: bool) -> EmbedcliError:
     kind = OutputRefused if writing else InputRefused
     verb = "written" if writing else "read"
     text = " ".join(clean(f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)).split())
-    text = text or type(error).__name__
+    text = shorten(text or type(error).__name__, LONGEST_TEXT, placeholder=" ...")
     what = f"{masked(path)}: cannot be {verb}"
     if NO_BUCKET.search(text):
         return no_bucket(path, kind, verb)

@@ -71,8 +71,7 @@ class LocalFiles:
 
     def open_sized(self, path: str) -> tuple[Raw, int]:
         """An open file and its size in bytes."""
-        file = open(path, "rb", buffering=0)
-        return file, os.fstat(file.fileno()).st_size
+        return self.open(path), os.path.getsize(path)
 
     def open_seekable(self, path: str) -> pa.NativeFile:
         import pyarrow as pa

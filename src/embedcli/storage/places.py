@@ -110,9 +110,9 @@ def _matching(pattern: str, paths: list[str]) -> list[str]:
     hidden = () if os.path.basename(pattern).startswith("_") else ("_", ".")
     kept = [path for path in paths if not os.path.basename(path).startswith(hidden or ".")]
     if not kept:
-        raise UsageError(
-            f"{where(pattern)}: no file matches", "check the pattern, and quote it if the shell changes it"
-        )
+        reason = "no such file or folder" if is_local(pattern) else objects_of(pattern).missing(pattern)
+        reason = "no file matches" if reason.startswith("no such") else reason
+        raise UsageError(f"{where(pattern)}: {reason}", "check the pattern, and quote it if the shell changes it")
     return sorted(kept, key=natural)
 
 

@@ -172,15 +172,18 @@ def _raw(kind: str, origin: str) -> Any:
 
 def _azure(origin: str) -> Any:
     """adlfs with limits: by itself it tries for a minute and a half to reach a server that is not there."""
+    import logging
+
     from adlfs import AzureBlobFileSystem
     from azure.storage.blob.aio import BlobServiceClient
 
     class Azure(AzureBlobFileSystem):  # type: ignore[misc]
         def do_connect(self) -> None:
             super().do_connect()
-            self.service_client = BlobServiceClient(
-                self.service_client.url,
-                credential=self.service_client.credential,
+            unbounded: Any = self.service_client
+            self.service_client: Any = BlobServiceClient(
+                unbounded.url,
+                credential=unbounded.credential,
                 retry_total=ATTEMPTS - 1,
                 initial_backoff=1,
                 increment_base=2,
@@ -188,4 +191,6 @@ def _azure(origin: str) -> Any:
                 read_timeout=REQUEST_SECONDS,
             )
 
+    # It logs what it then raises, on stderr.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     return Azure(**Azure._get_kwargs_from_urls(origin), anon=False, use_listings_cache=False)
