@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import glob
 import hashlib
 import os
 import re
@@ -19,6 +18,7 @@ from embedcli.contracts import OutputError, UsageError
 from embedcli.storage import lease
 from embedcli.storage.faults import OutputRefused, creating, family, reaching
 from embedcli.storage.local import Kind, Raw
+from embedcli.storage.patterns import expression, halves
 from embedcli.storage.ranged import READY, Fetch, RangedFile
 from embedcli.storage.remote import Client, client_of
 from embedcli.storage.secrets import masked
@@ -86,9 +86,9 @@ class RemoteFiles:
             raise UsageError(
                 f"{masked(pattern)}: no such file, and web servers list none", "check the address, and name each file"
             )
-        fixed, magic = _halves(pattern)
+        fixed, magic = halves(pattern)
         top = self._client.name(fixed).rstrip("/")
-        wanted = re.compile(_expression(magic), re.DOTALL)
+        wanted = re.compile(expression(magic), re.DOTALL)
         deep = "/" in magic
         keys = (info.path.removeprefix(top).lstrip("/") for info in self._listed(fixed, recursive=deep))
         return [f"{fixed}/{key}" for key in keys if wanted.fullmatch(key)]
@@ -369,35 +369,3 @@ def _copied(path: str, version: str) -> str:
 def _scratch() -> tempfile.TemporaryDirectory[str]:
     """Removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="embedcli-")
-
-
-def _halves(pattern: str) -> tuple[str, str]:
-    """A pattern as the folder before its first * ? or [, and the rest."""
-    scheme, _, rest = pattern.partition("://")
-    names = rest.split("/")
-    first = next(i for i, name in enumerate(names) if glob.has_magic(name))
-    return f"{scheme}://{'/'.join(names[:first])}", "/".join(names[first:])
-
-
-def _expression(pattern: str) -> str:
-    """A shell pattern as a regular expression, by the rules of `glob`: names that begin with a dot are not matched."""
-    found = []
-    for name in pattern.split("/"):
-        if name == "**":
-            found.append(r"(?:[^./][^/]*/)*")
-            continue
-        hidden = "" if name.startswith(".") else r"(?!\.)"
-        pieces = re.findall(r"\[!?\]?[^\]]*\]|\*+|\?|[^*?\[]+|\[", name)
-        found.append(hidden + "".join(map(_piece, pieces)) + "/")
-    made = "".join(found)
-    return made.removesuffix("/") if not pattern.endswith("**") else made + r"(?!\.)[^/]*"
-
-
-def _piece(text: str) -> str:
-    if text.startswith("*"):
-        return "[^/]*"
-    if text == "?":
-        return "[^/]"
-    if text.startswith("[") and len(text) > 1:
-        return text.replace("\\", "\\\\").replace("[!", "[^", 1)
-    return re.escape(text)

@@ -174,14 +174,13 @@ def _azure(origin: str) -> Any:
     """adlfs with limits: by itself it tries for a minute and a half to reach a server that is not there."""
     import logging
 
-    from adlfs import AzureBlobFileSystem
-    from azure.storage.blob.aio import BlobServiceClient
+    import fsspec
 
-    class Azure(AzureBlobFileSystem):  # type: ignore[misc]
+    class Azure(fsspec.get_filesystem_class("az")):  # type: ignore[misc]
         def do_connect(self) -> None:
             super().do_connect()
             unbounded: Any = self.service_client
-            self.service_client: Any = BlobServiceClient(
+            self.service_client: Any = type(unbounded)(
                 unbounded.url,
                 credential=unbounded.credential,
                 retry_total=ATTEMPTS - 1,
