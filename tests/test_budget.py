@@ -39,6 +39,16 @@ def test_a_card_that_the_trial_fills_goes_row_by_row() -> None:
     assert budget.fitting(65536, 512, lambda: GB, full) == 512
 
 
+def test_a_card_that_does_not_tell_takes_what_is_wanted() -> None:
+    def untold(device: str) -> None:
+        raise RuntimeError("The device doesn't support querying the available free memory")
+
+    card: Any = Card(0, 0)
+    card.mem_get_info = untold
+    assert budget.Gauge(card, "xpu:0").free() is None
+    assert budget.fitting(65536, 512, lambda: None, lambda tokens: tokens) == 65536
+
+
 def test_the_trial_is_of_the_longest_rows() -> None:
     tried: list[int] = []
 
@@ -51,10 +61,10 @@ def test_the_trial_is_of_the_longest_rows() -> None:
 
 
 class Card:
-    """torch.cuda of a card with some memory, of which a model takes a part."""
+    """torch, and its module of a card, with some memory, of which a model takes a part."""
 
     def __init__(self, free: int, peak: int) -> None:
-        self.cuda = self
+        self.cuda = self.xpu = self
         self.memory_reserved = lambda device: 5000
         self.memory_allocated = lambda device: 3000
         self.mem_get_info = lambda device: (free, free)
@@ -62,8 +72,10 @@ class Card:
         self.max_memory_allocated = lambda device: 3000 + peak
 
 
-@pytest.mark.parametrize(("free", "wanted"), [(10**12, 1536), (20_000, 256)])
-def test_an_encoder_asks_the_card(free: int, wanted: int) -> None:
+@pytest.mark.parametrize(
+    ("device", "free", "wanted"), [("cuda:0", 10**12, 1536), ("cuda:0", 20_000, 256), ("xpu:0", 20_000, 256)]
+)
+def test_an_encoder_asks_the_card(device: str, free: int, wanted: int) -> None:
     """On the CPU, with a made-up card: a real batch of the longest rows runs."""
     job = Job((), "", model=str(models.folder("all-MiniLM-L6-v2-shape")), device="cpu", engine="torch", threads=1)
     encoder: Any = encoders.load(job)
@@ -76,7 +88,7 @@ def test_an_encoder_asks_the_card(free: int, wanted: int) -> None:
         return forward(tokens, rows)
 
     encoder.forward = counted
-    encoder._fit(budget.Gauge(Card(free, 2_000_000), "cuda:0"))
+    encoder._fit(budget.Gauge(Card(free, 2_000_000), device))
     assert (before, encoder.batch_tokens) == (1536, wanted)
     assert ran == [6]
     encoder.close()

@@ -382,7 +382,7 @@ def test_the_identity_is_json_and_changes_with_what_decides_the_vectors() -> Non
         {"prompt": "x"},
     ):
         assert made(**values) != base, values
-    for speed in ({"batch_tokens": 9}, {"threads": 1}, {"device": "cpu"}, {"engine": "torch"}):
+    for speed in ({"batch_tokens": 9}, {"threads": 1}, {"device": "cpu"}, {"engine": "torch"}, {"compile": True}):
         assert made(**speed) == base, speed
 
 

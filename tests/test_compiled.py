@@ -324,6 +324,40 @@ def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 # Memory
 
 
+class Counting:
+    """A compiled network that notes when its requests are made and started."""
+
+    inputs = ()
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def get_property(self, name: str) -> int:
+        return 2
+
+    def create_infer_request(self) -> Counting:
+        self.seen.append("made")
+        return self
+
+    def start_async(self, inputs: Any, share_inputs: bool) -> None:
+        self.seen.append("started")
+
+    def wait(self) -> None:
+        pass
+
+
+def test_no_request_is_made_while_others_run() -> None:
+    """Making one waits for those that run, so that the second core would idle through the first batch."""
+    compiled = Counting()
+    requests = inference.Requests(compiled)
+    for _ in range(requests.lanes):
+        requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
+    assert compiled.seen == ["made"] * 4 + ["started"] * 4
+    # More than the lanes, as rows that are computed again take: nothing is refused.
+    requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
+    requests.close()
+
+
 class Refusing:
     """A compiled network whose requests fail with one message."""
 

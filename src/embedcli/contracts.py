@@ -115,6 +115,7 @@ class Job:
     device: str = "auto"
     engine: EngineName = "auto"
     dtype: Dtype = "auto"
+    compile: bool = False
     batch_tokens: int | None = None
     chunk_rows: int | None = None
     threads: int | None = None

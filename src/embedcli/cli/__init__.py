@@ -8,6 +8,7 @@ import typer
 
 from embedcli.cli.batch import batch
 from embedcli.cli.bench import bench
+from embedcli.cli.boundary import ended_at_once
 from embedcli.cli.compare import compare
 from embedcli.cli.encode import encode
 from embedcli.cli.evaluate import evaluate
@@ -88,4 +89,4 @@ app.command(cls=Command)(pull)
 
 def main() -> None:
     """The console script."""
-    app(prog_name="embedcli")
+    ended_at_once(lambda: app(prog_name="embedcli"))

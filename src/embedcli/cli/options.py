@@ -77,6 +77,12 @@ FLAGS = (
     Flag("device", str, "--device", "auto, cpu, cuda, cuda:1, cuda:0,cuda:1, mps, xpu."),
     Flag("engine", EngineName, "--engine", "What computes."),
     Flag("dtype", Dtype, "--dtype", "Number format of the computation."),
+    Flag(
+        "compile",
+        bool,
+        "--compile/--no-compile",
+        "Compile the PyTorch engine's network: slow to start, for long runs on a card.",
+    ),
     Flag("batch_tokens", int, "--batch-tokens", "Padded tokens per batch."),
     Flag("chunk_rows", int, "--chunk-rows", "Rows per part: what a kill can cost."),
     Flag("threads", int, "--threads", "CPU threads for the computation."),
@@ -109,7 +115,7 @@ MODEL_FLAGS = ("model", "revision", "trust_remote_code", "offline", "cache_dir")
 INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding")
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",
-    "device", "engine", "dtype", "batch_tokens", "threads", "base_url", "rpm", "tpm", "max_concurrency",
+    "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "rpm", "tpm", "max_concurrency",
 )  # fmt: skip
 EVERY_FLAG = tuple(BY_NAME)
 

@@ -35,11 +35,13 @@ def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, sto
     if job.model.startswith(REMOTE):
         from embedcli.encoders import remote
 
+        _refuse_compiling(job, "a hosted model is computed elsewhere")
         return remote.load(job, notify, stop=stop)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders import static
 
+        _refuse_compiling(job, "static vectors are summed, not computed by a network")
         return static.load(files, job, notify)
     return _load_transformer(job, files, notify)
 
@@ -99,11 +101,18 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
     if job.engine == "openvino" and not cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
     if job.engine != "torch" and cpu:
+        if job.compile:
+            raise UsageError("--compile is of the PyTorch engine", "add --engine torch")
         from embedcli.encoders import compiled
 
         encoder: Encoder = compiled.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
         return encoder
     return _torch(job, files, made, notify)
+
+
+def _refuse_compiling(job: Job, reason: str) -> None:
+    if job.compile:
+        raise UsageError(f"--compile is of the PyTorch engine: {reason}", "leave --compile out")
 
 
 def _torch(job: Job, files: ModelFiles, made: Recipe, notify: Notify) -> TransformerEncoder:

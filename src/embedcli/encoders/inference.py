@@ -40,10 +40,12 @@ class Requests:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._names = {name for port in compiled.inputs for name in port.names}
-        self._idle: list[Any] = []
         self._running: set[Running] = set()
         # Two for each stream: as one ends, the next has its batch.
         self.lanes = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        with memory():
+            # Made now: making one waits for those that run.
+            self._idle = [compiled.create_infer_request() for _ in range(self.lanes)]
 
     def start(self, ids: Rows, mask: Rows) -> Running:
         inputs = {"input_ids": ids, "attention_mask": mask}

@@ -79,6 +79,15 @@ def difference(probe: Probe, encoder: Encoder) -> str | None:
     return None
 
 
+def cosines(a: Floats, b: Floats) -> Floats:
+    """float32 [n]: the cosine of each row of `a` with the same row of `b`; 1 where both are zero."""
+    dots = (a * b).sum(axis=1)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    same = (a == b).all(axis=1)
+    made: Floats = np.where(norms > 0, dots / np.maximum(norms, np.finfo(np.float32).tiny), same).astype(np.float32)
+    return made
+
+
 def batches(count: int) -> list[Rows]:
     """Rows alone, few and many together, long beside short; the last, longest row appears twice."""
     every = np.arange(count)

@@ -7,15 +7,18 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedcli.contracts import Job, ModelError, Tokens, UsageError
-from embedcli.encoders import budget, onednn, unpadded
-from embedcli.encoders.faults import device_faults, load_errors
+from embedcli.encoders import budget, dynamo, onednn, unpadded
+from embedcli.encoders.copies import Copies
+from embedcli.encoders.faults import device_faults, load_errors, out_of_memory
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.ownwords import OwnWords, Texts, agrees
+from embedcli.encoders.probe import cosines
 from embedcli.encoders.recipe import Recipe, identity
 from embedcli.encoders.tokens import FastTokenizer, pad
 from embedcli.encoders.tracing import Traced, traced
@@ -35,6 +38,8 @@ PROBE = ("a", "The same model must give the same vector, whoever multiplies its 
 SAME_COSINE = 0.999999
 # In half precision another order of sums moves a vector by some 1e-5; wrong positions or masks by 1e-2 and more.
 UNPADDED_COSINE = 0.9999
+# With a row longer than the sliding windows of the networks that have them.
+LONG_PROBE = (*PROBE, " ".join(PROBE * 30))
 
 
 class TransformerEncoder:
@@ -49,6 +54,8 @@ class TransformerEncoder:
     empty_reason = "no token left of the text"
 
     def __init__(self, job: Job, files: ModelFiles, recipe: Recipe, notify: Callable[[str], None]) -> None:
+        if job.compile:
+            dynamo.prepare()
         import torch
 
         self.device = choose_device(job.device)
@@ -58,6 +65,7 @@ class TransformerEncoder:
         self.lanes = 1 if kind == "cpu" else 2
         self.batch_tokens = BATCH_TOKENS.get(kind, 16384)
         self.multiple = MULTIPLE.get(kind, 8)
+        self._copies = Copies(torch, self.device)
         _threads(job.threads)
         self.model = self._load(self.dtype)
         self.words = self._choose_words()
@@ -69,9 +77,12 @@ class TransformerEncoder:
         plain = kind == "cpu" and self.dtype == "float32" and not isinstance(self.words, Texts)
         self._packable = plain and onednn.available(torch)
         self._flat: unpadded.Flat | None = None
+        self._compile_errors: tuple[type[BaseException], ...] = ()
         self.dim = int(self._probe().shape[1])
         self._unpad(unpadded.kernel_for)
-        if kind == "cuda":
+        if job.compile:
+            self._compile()
+        if kind in budget.KINDS:
             self._fit(budget.Gauge(torch, self.device))
 
     def space(self) -> dict[str, Any]:
@@ -84,7 +95,7 @@ class TransformerEncoder:
             "dtype": self.dtype,
             "engine": "torch",
             "device": self.device,
-            "versions": {name: _version(name) for name in ("sentence-transformers", "transformers", "tokenizers")}
+            "versions": {name: version(name) for name in ("sentence-transformers", "transformers", "tokenizers")}
             | {"torch": torch.__version__},
         }
 
@@ -98,7 +109,7 @@ class TransformerEncoder:
             self._packable = False
             self._pack()
         with device_faults(self.device):
-            return self._start(self.model, self._features(tokens, rows))
+            return self._run(self.model, tokens, rows)
 
     def collect(self, output: Any) -> Floats:
         """float32 [rows, dim], once the device has made them."""
@@ -113,15 +124,14 @@ class TransformerEncoder:
         """The same rows in float32, one by one, so that no other row's padding or overflow touches them."""
         model = self.model if self.dtype == "float32" else self._exact()
         with device_faults(self.device):
-            singles = [self._features(tokens, rows[i : i + 1]) for i in range(len(rows))]
-            made = [self.collect(self._start(model, features)) for features in singles]
+            made = [self.collect(self._run(model, tokens, rows[i : i + 1])) for i in range(len(rows))]
         return np.concatenate(made) if made else np.empty((0, self.dim), np.float32)
 
     def close(self) -> None:
         """Give the model's memory back."""
         self.model = self._exact_model = None
         gc.collect()
-        _empty_cache(self.device)
+        self._copies.empty_cache()
 
     def _load(self, dtype: str) -> Any:
         with _quiet(), load_errors(self._files):
@@ -161,10 +171,10 @@ class TransformerEncoder:
         if isinstance(self.words, Texts):
             return self.words.features(tokens, rows, self.device)
         if self._flat is not None:
-            features = self._flat.features(tokens, rows, self._put)
+            features = self._flat.features(tokens, rows, self._copies.put)
         else:
             ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
-            features = {"input_ids": self._put(ids), "attention_mask": self._put(mask)}
+            features = {"input_ids": self._copies.put(ids), "attention_mask": self._copies.put(mask)}
         if self._typed:
             features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
@@ -185,13 +195,15 @@ class TransformerEncoder:
 
         return traced(self, torch, masking_utils)
 
-    def _put(self, array: Any) -> Any:
-        import torch
-
-        tensor = torch.from_numpy(array)
-        if self.device.startswith("cuda"):
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+    def _run(self, model: Any, tokens: Tokens, rows: Rows) -> tuple[Any, Any]:
+        """Start a batch; if its shape cannot be compiled, nothing is compiled from here on."""
+        try:
+            return self._start(model, self._features(tokens, rows))
+        except self._compile_errors as error:
+            if out_of_memory(error):
+                raise
+            self._uncompile(dynamo.why(error))
+        return self._start(model, self._features(tokens, rows))
 
     def _start(self, model: Any, features: dict[str, Any]) -> tuple[Any, Any]:
         import torch
@@ -202,13 +214,7 @@ class TransformerEncoder:
             if self.recipe.normalize and self.dtype != "float32":
                 # A half-precision Normalize module leaves lengths off by 1e-3.
                 vectors = torch.nn.functional.normalize(vectors, dim=-1)
-            if not self.device.startswith("cuda"):
-                return vectors, None
-            host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
-            host.copy_(vectors, non_blocking=True)
-            ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            ready.record(torch.cuda.current_stream(vectors.device))
-            return host, ready
+            return self._copies.fetch(vectors)
 
     def _probe(self, texts: Sequence[str] = PROBE) -> Floats:
         with load_errors(self._files):
@@ -228,18 +234,34 @@ class TransformerEncoder:
         kernel = kernel_for(torch, self.device, self.dtype, self.model[0].auto_model)
         if kernel is None:
             return
-        # A row longer than the sliding windows of the networks that have them.
-        texts = [*PROBE, " ".join(PROBE * 30)]
-        before, lowest = self._probe(texts), 0.0
+        before, lowest = self._probe(LONG_PROBE), 0.0
         with suppress(unpadded.Unsupported, RuntimeError, TypeError, ValueError, KeyError, IndexError, ModelError):
             self._flat = unpadded.install(torch, transformers, self.model[0], kernel)
-            lowest = float(cosines(before, self._probe(texts)).min()) if self._flat is not None else 0.0
+            lowest = float(cosines(before, self._probe(LONG_PROBE)).min()) if self._flat is not None else 0.0
         if lowest < UNPADDED_COSINE:
             log.debug("rows are padded: without padding the lowest cosine is %s", lowest)
             self._flat = None
             self.model = self._load(self.dtype)
         else:
             self.multiple = 0
+
+    def _compile(self) -> None:
+        """Compile the layers; where that fails or moves a vector, they run as they are, and that is said."""
+        import torch
+
+        self._notify("compiling the network with torch.compile: the first batches of each shape wait")
+        least = SAME_COSINE if self.dtype == "float32" else UNPADDED_COSINE
+        with _quiet():
+            fault = dynamo.install(torch, self.model, lambda: self._probe(LONG_PROBE), least)
+        if fault is not None:
+            self._uncompile(fault)
+        else:
+            self._packable, self._compile_errors = False, dynamo.errors(torch)
+
+    def _uncompile(self, reason: str) -> None:
+        dynamo.restore(self.model)
+        self._compile_errors = ()
+        self._notify(f"the network runs without torch.compile: {reason}")
 
     def _fit(self, gauge: budget.Gauge) -> None:
         """Lower the token budget to what the device's memory holds."""
@@ -344,15 +366,6 @@ def normalized(model: Any, recipe: Recipe) -> Any:
     return model
 
 
-def cosines(a: Floats, b: Floats) -> Floats:
-    """float32 [n]: the cosine of each row of `a` with the same row of `b`; 1 where both are zero."""
-    dots = (a * b).sum(axis=1)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    same = (a == b).all(axis=1)
-    made: Floats = np.where(norms > 0, dots / np.maximum(norms, np.finfo(np.float32).tiny), same).astype(np.float32)
-    return made
-
-
 def _takes_token_ids(model: Any, recipe: Recipe) -> bool:
     """Whether the pipeline begins with a text transformer whose input is token ids and a mask, nothing else."""
     from sentence_transformers.sentence_transformer.modules import Transformer
@@ -369,20 +382,6 @@ def _threads(count: int | None) -> None:
         import torch
 
         torch.set_num_threads(count)
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import version
-
-    return version(name)
-
-
-def _empty_cache(device: str) -> None:
-    import torch
-
-    backend = getattr(torch, device.partition(":")[0], None)
-    if backend is not None and hasattr(backend, "empty_cache"):
-        backend.empty_cache()
 
 
 @contextmanager

@@ -88,16 +88,44 @@ def attend(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
 ) -> tuple[Any, None]:
     """transformers' attention, [1, heads, tokens, width] each, over rows that lie one after another."""
-    if _now.spans is None or _now.kernel is None:
-        raise Unsupported("no batch is at hand")
     if any(more.get(name) is not None for name in ("softcap", "s_aux")):
         raise Unsupported("softcap and attention sinks")
     causal, sliding = more.get("is_causal"), more.get("sliding_window")
     causal = bool(getattr(module, "is_causal", False)) if causal is None else causal
     reach = -1 if sliding is None else sliding - 1
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    made = _now.kernel(q, k, v, _now.spans, scaling, (reach, 0 if causal else reach))
+    made = (_outside.attention or attention)(q, k, v, scaling, reach, 0 if causal else reach)
     return made.unsqueeze(0), None
+
+
+def attention(q: Any, k: Any, v: Any, scale: float | None, before: int, after: int) -> Any:
+    """Attention over the batch that this thread is computing, in a window of `before` and `after` tokens."""
+    if _now.spans is None or _now.kernel is None:
+        raise Unsupported("no batch is at hand")
+    return _now.kernel(q, k, v, _now.spans, scale, (before, after))
+
+
+class _Outside:
+    """`attention` as an operator of torch's, once there is one."""
+
+    attention: Callable[..., Any] | None = None
+
+
+_outside = _Outside()
+
+
+def outside_graphs(torch: Any) -> None:
+    """From here on attention is an operator that compilers do not look into: which batch it is about, they would
+    take from the thread that compiles, once and for all."""
+    if _outside.attention is None:
+        schema = "(Tensor q, Tensor k, Tensor v, float? scale, SymInt before, SymInt after) -> Tensor"
+        made = torch.library.custom_op("embedcli::attention", _contiguous, mutates_args=(), schema=schema)
+        made.register_fake(lambda q, k, v, scale, before, after: q.new_empty((*q.shape[:2], v.shape[2])))
+        _outside.attention = made
+
+
+def _contiguous(q: Any, k: Any, v: Any, scale: float | None, before: int, after: int) -> Any:
+    return attention(q, k, v, scale, before, after).contiguous()
 
 
 @dataclass(frozen=True)
