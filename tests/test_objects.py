@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -281,7 +282,9 @@ def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.Mon
 # Faults
 
 
-def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path) -> None:
+def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+
     def err(*arguments: object) -> tuple[int, str]:
         done = jobs.run("encode", *arguments, *flags(place))
         return done.code, done.err

@@ -162,7 +162,7 @@ def readable(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
 def stamp(target: Target, inputs: Sequence[str]) -> dict[str, Any] | None:
     """Size and modification time of every input and of the output; None when an input is a stream."""
     try:
-        files = {path: storage.file_identity(path) for path in (*inputs, target.marker)}
+        files = storage.identities((*inputs, target.marker))
     except EmbedcliError:
         return None
     return files if all(files.values()) else None

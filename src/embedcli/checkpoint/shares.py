@@ -52,7 +52,7 @@ def record_of(stage: str, made: Mapping[str, Any]) -> Record:
 
 def looks(share: Share) -> dict[str, Any]:
     """How the inputs of a share look now: size and time of each, {} for what can be read only once."""
-    return {path: storage.file_identity(path) for path in dict.fromkeys(piece.path for piece in share.pieces)}
+    return storage.identities([piece.path for piece in share.pieces])
 
 
 def unchanged(record: Record, share: Share) -> bool:

@@ -121,7 +121,7 @@ def starts_of(this: Run, stage: str) -> dict[int, sources.Start] | None:
     if this.plan.columns.id_column is not None:
         return None
     note = storage.join(stage, STARTS_FILE)
-    looks = {path: storage.file_identity(path) for path in inputs_of(this.plan)}
+    looks = storage.identities(inputs_of(this.plan))
     if storage.exists(note):
         made = json.loads(storage.read_bytes(note))
         if made["inputs"] == looks and all(looks.values()):

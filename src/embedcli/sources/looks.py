@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Literal
@@ -71,6 +72,10 @@ class Look:
 
 def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
     """Look at one input; `rows` JSONL rows at most. InputError or UsageError if it is nothing we can read."""
+    if not storage.is_local(path) and (forced or by_name(path)) == "parquet":
+        # A store is asked for the footer alone; what is no Parquet file is looked at like any other.
+        with suppress(parquet.Unreadable):
+            return _look_at_footer(path)
     with storage.open_input(path, look=True) as source:
         head = source.read()
         kind = forced or format_of(path, head, encoding)
@@ -94,14 +99,19 @@ def format_of(path: str, head: bytes, encoding: str) -> Format:
     for magic, (what, hint) in FOREIGN.items():
         if head.startswith(magic):
             raise InputError(f"{where(path)}: is {what}, not a table of rows", hint)
-    ending = ENDING.search(storage.without_query(path))
-    named = FORMATS[ending[1].lower()] if ending else _sniffed(path, head, encoding)
+    named = by_name(path) or _sniffed(path, head, encoding)
     if named == "parquet":
         raise InputError(
             f"{where(path)}: is named like Parquet, but is not",
             "fetch it again if it is cut, or name its format with --format",
         )
     return named
+
+
+def by_name(path: str) -> Format | None:
+    """The format that a file's name tells."""
+    ending = ENDING.search(storage.without_query(path))
+    return FORMATS[ending[1].lower()] if ending else None
 
 
 def _sniffed(path: str, head: bytes, encoding: str) -> Format:
@@ -128,12 +138,16 @@ def _look_at_parquet(source: storage.Input) -> Look:
             f"{where(source.path)}: Parquet inside {source.codec} cannot be read",
             "decompress it; Parquet is compressed",
         )
-    with parquet.opened(source.path) as file:
+    return _look_at_footer(source.path)
+
+
+def _look_at_footer(path: str) -> Look:
+    with parquet.opened(path) as (file, size):
         schema, rows = file.schema_arrow, file.metadata.num_rows
         kinds = {field.name: parquet.plain(field.type) for field in schema}
         twice = frozenset(name for name, times in Counter(schema.names).items() if times > 1)
         ranges = parquet.row_ranges(file.metadata)
-    return Look(source.path, "parquet", kinds, "rows", ranges, source.size, total=rows, twice=twice)
+    return Look(path, "parquet", kinds, "rows", ranges, size, total=rows, twice=twice)
 
 
 def _look_at_jsonl(source: storage.Input, blocks: Iterable[bytes], encoding: str, rows: int) -> Look:

@@ -38,21 +38,26 @@ BUFFER_BYTES = 1 << 20
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
+class Unreadable(InputError):
+    """The file is there, and is not one that Arrow reads as Parquet."""
+
+
 @contextmanager
-def opened(path: str) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file; whatever is wrong with it is an InputError."""
+def opened(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+    """An open Parquet file and its size in bytes; whatever is wrong with it is an InputError."""
     with storage.open_seekable(path) as raw, arrow_errors(path):
-        yield pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+        size = int(raw.size())
+        yield pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True), size
 
 
 @contextmanager
 def arrow_errors(path: str) -> Iterator[None]:
-    """Errors of Arrow become InputError with the path."""
+    """Errors of Arrow become Unreadable with the path."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(
+        raise Unreadable(
             f"{storage.where(path)}: cannot be read as Parquet: {reason}",
             "check that the file is whole, or fetch it again",
         ) from error
@@ -82,11 +87,11 @@ def row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
 def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
     """The rows of a piece: whole row groups, from row `piece.start` to `piece.stop`."""
     position, rows = 0, (piece.stop or 0) - piece.start
-    with opened(piece.path) as file:
+    with opened(piece.path) as (file, file_size):
         groups = _groups(file.metadata, piece)
         columns = [name for name in fields.names if name in file.schema_arrow.names]
         size = _batch_rows(file.metadata, groups, set(columns))
-        share = _share(file, piece)
+        share = _share(file_size, file.metadata.num_rows, piece)
         for batch in file.iter_batches(size, row_groups=groups, columns=columns, use_threads=False):
             lines = range(position + 1, position + 1 + batch.num_rows)
             position += batch.num_rows
@@ -98,10 +103,9 @@ def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
         )
 
 
-def _share(file: pq.ParquetFile, piece: Piece) -> int:
-    """The piece's share of the file in bytes, by rows; the shares of all pieces add up to the file's size."""
-    size, rows = storage.file_identity(piece.path).get("size", 0), max(1, int(file.metadata.num_rows))
-    return size * (piece.stop or 0) // rows - size * piece.start // rows
+def _share(size: int, rows: int, piece: Piece) -> int:
+    """The piece's share of a file of `size` bytes, by rows; the shares of all pieces add up to the file's size."""
+    return size * (piece.stop or 0) // max(1, rows) - size * piece.start // max(1, rows)
 
 
 def _groups(metadata: pq.FileMetaData, piece: Piece) -> list[int]:

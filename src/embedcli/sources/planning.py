@@ -28,7 +28,7 @@ def plan(job: Job) -> Plan:
     encoding = encoding_name(job.encoding)
     looks: list[Look] = []
     rows: list[dict[str, Any]] = []
-    for path in inputs(job):
+    for path in storage.opened_ahead(inputs(job), str):
         look = look_at(path, job.format, encoding, max(FEW_ROWS, SAMPLE_ROWS - len(rows)))
         rows += look.rows[: SAMPLE_ROWS - len(rows)]
         looks.append(replace(look, rows=()))

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
+from embedcli import storage
 from embedcli.contracts import DEFAULT_CHUNK_ROWS, Chunk, Job, Piece, Plan
 from embedcli.sources import delimited, jsonl, parquet
 from embedcli.sources.chunks import Chunker, LinesBefore
@@ -35,7 +36,7 @@ def read(
     fields = Fields.of(plan.columns)
     places = Places(job, plan, starts)
     done = 0
-    for piece in pieces:
+    for piece in storage.opened_ahead(pieces, read_first):
         chunker = Chunker(
             piece=piece,
             fields=fields,
@@ -52,6 +53,11 @@ def read(
         done = last.done_bytes
         places.passed(piece, chunker)
         yield last
+
+
+def read_first(piece: Piece) -> str | None:
+    """The path of a piece that is read from where a file is read first; None for one within a file of lines."""
+    return None if piece.unit == "bytes" and piece.start else piece.path
 
 
 def rows_of(job: Job, plan: Plan, piece: Piece, fields: Fields) -> Generator[Rows, None, None]:

@@ -34,6 +34,7 @@ from embedcli.storage.places import (
     where,
 )
 from embedcli.storage.secrets import masked, without_query
+from embedcli.storage.soon import identities, opened_ahead
 from embedcli.storage.trees import replacing_folder
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "expand",
     "file_identity",
     "files_of",
+    "identities",
     "input_errors",
     "is_folder",
     "is_local",
@@ -57,6 +59,7 @@ __all__ = [
     "nearby",
     "open_input",
     "open_seekable",
+    "opened_ahead",
     "os_errors",
     "parent",
     "read_bytes",

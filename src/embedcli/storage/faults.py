@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 
 from embedcli.contracts import EmbedcliError, InputError, OutputError
 from embedcli.storage.secrets import clean, masked, scheme_of, whole
 
 NO_BUCKET = re.compile(
-    r"NO_SUCH_BUCKET|NoSuchBucket|specified bucket does not exist|bucket.{0,80}not found", re.IGNORECASE
+    r"NO_SUCH_BUCKET|NoSuchBucket|specified bucket does not exist|bucket.{0,80}not found"
+    r"|ContainerNotFound|specified container does not exist",
+    re.IGNORECASE,
 )
+GATED = re.compile(r"gated repo|GatedRepo", re.IGNORECASE)
+NO_REPOSITORY = re.compile(r"(repository|revision) not found|invalid repository id", re.IGNORECASE)
 DENIED = re.compile(
     r"ACCESS_DENIED|AccessDenied|SIGNATURE_DOES_NOT_MATCH|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|EXPIRED_TOKEN"
     r"|\b40[13]\b|Forbidden|Unauthorized|Unauthenticated|PermissionDenied|Permission denied|MISSING_AUTHENTICATION"
+    r"|AuthorizationFailure|AuthenticationFailed|failed to authenticate|AzureSigningError|access token is required"
     r"|no credentials|could not.{0,40}credential|ClientAuthenticationError|GatedRepo|RepositoryNotFound",
     re.IGNORECASE,
 )
@@ -26,6 +32,8 @@ UNREACHABLE = re.compile(
 )
 # Their errors are not all OSErrors; any other error is a defect of ours, and stays one.
 LIBRARIES = {"aiohttp", "azure", "fsspec", "httpcore2", "httpx", "httpx2", "huggingface_hub", "pyarrow"}
+# Azure's libraries list every place where they looked for credentials.
+LONGEST_TEXT = 400
 SHORT = "one read fewer bytes than asked for"
 CREDENTIALS = {
     "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and what they allow; "
@@ -64,7 +72,7 @@ def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
         raise
     except Exception as error:
         cause = _cause(error)
-        missing = isinstance(cause, FileNotFoundError) and not NO_BUCKET.search(str(cause))
+        missing = isinstance(cause, FileNotFoundError) and not _whole_store_missing(cause)
         if missing or not (isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] in LIBRARIES):
             raise
         made = told(path, cause, writing=writing)
@@ -72,9 +80,34 @@ def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
         raise made from (error if whole(masked(path)) == masked(path) else None)
 
 
+@contextmanager
+def creating(path: str) -> Iterator[None]:
+    """`reaching` for a new object: nothing but its bucket or container can be missing."""
+    try:
+        with reaching(path, writing=True):
+            yield
+    except FileNotFoundError as error:
+        raise no_bucket(path, OutputRefused, "written") from error
+
+
+def no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
+    store = "container" if family(path) == "az" else "bucket"
+    return kind(
+        f"{masked(path)}: cannot be {verb}: there is no such {store}",
+        "check its name and its region or endpoint; embedcli makes none",
+    )
+
+
+def _whole_store_missing(error: FileNotFoundError) -> bool:
+    """Whether it is not one file that is missing, but all of the bucket, container or repository."""
+    return bool(NO_BUCKET.search(str(error)) or NO_REPOSITORY.search(str(error)))
+
+
 def _cause(error: Exception) -> Exception:
     """What fsspec calls a missing file is any trouble of a web server: its cause tells which."""
     cause = error.__cause__
+    if type(error) is RuntimeError and isinstance(cause, Exception):
+        return cause  # adlfs
     known = (
         isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and "aiohttp" in type(cause).__module__
     )
@@ -86,11 +119,15 @@ def told(path: str, error: BaseException, *, writing: bool) -> EmbedcliError:
     kind = OutputRefused if writing else InputRefused
     verb = "written" if writing else "read"
     text = " ".join(clean(f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)).split())
-    text = text or type(error).__name__
+    text = shorten(text or type(error).__name__, LONGEST_TEXT, placeholder=" ...")
     what = f"{masked(path)}: cannot be {verb}"
     if NO_BUCKET.search(text):
+        return no_bucket(path, kind, verb)
+    if family(path) == "hf" and NO_REPOSITORY.search(text):
+        return kind(f"{what}: there is no such repository or revision, or it is private", CREDENTIALS["hf"])
+    if family(path) == "hf" and GATED.search(text):
         return kind(
-            f"{what}: there is no such bucket", "check its name and its region or endpoint; embedcli makes none"
+            f"{what}: the repository is gated", "get access on its page, then use `hf auth login` or set HF_TOKEN"
         )
     if DENIED.search(text):
         return kind(f"{what}: access is denied ({text})", CREDENTIALS.get(family(path), "check the credentials"))

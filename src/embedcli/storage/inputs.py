@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedcli.contracts import InputError
 from embedcli.storage.decompress import RAW_BYTES, Damaged, decompressed
 from embedcli.storage.local import Raw
-from embedcli.storage.places import files_of, input_errors, where
+from embedcli.storage.places import files_of, input_errors, is_local, where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,9 +142,8 @@ def open_input(path: str, *, look: bool = False) -> Input:
     """
     files = files_of(path)
     with input_errors(path):
-        stream = path == "-" or files.kind(path) == "stream"
-        size = None if stream else files.identity(path)["size"]
-        raw = _stream(path, look=look) if stream else files.open(path)
+        stream = path == "-" or (is_local(path) and files.kind(path) == "stream")
+        raw, size = (_stream(path, look=look), None) if stream else files.open_sized(path)
     try:
         return Input(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
     except BaseException:

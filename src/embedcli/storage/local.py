@@ -69,6 +69,10 @@ class LocalFiles:
     def open(self, path: str) -> Raw:
         return open(path, "rb", buffering=0)
 
+    def open_sized(self, path: str) -> tuple[Raw, int]:
+        """An open file and its size in bytes."""
+        return self.open(path), os.path.getsize(path)
+
     def open_seekable(self, path: str) -> pa.NativeFile:
         import pyarrow as pa
 

@@ -110,9 +110,9 @@ def _matching(pattern: str, paths: list[str]) -> list[str]:
     hidden = () if os.path.basename(pattern).startswith("_") else ("_", ".")
     kept = [path for path in paths if not os.path.basename(path).startswith(hidden or ".")]
     if not kept:
-        raise UsageError(
-            f"{where(pattern)}: no file matches", "check the pattern, and quote it if the shell changes it"
-        )
+        reason = "no such file or folder" if is_local(pattern) else objects_of(pattern).missing(pattern)
+        reason = "no file matches" if reason.startswith("no such") else reason
+        raise UsageError(f"{where(pattern)}: {reason}", "check the pattern, and quote it if the shell changes it")
     return sorted(kept, key=natural)
 
 
@@ -134,7 +134,9 @@ def _missing(path: str) -> UsageError:
 
 
 def file_identity(path: str) -> dict[str, int]:
-    """`size` in bytes and `mtime_ns` of a file; empty for what can be read only once. InputError if it is gone."""
+    """`size` in bytes and `mtime_ns` of a file; empty for what can be read only once, or is not there."""
     files = files_of(path)
-    with input_errors(path):
-        return files.identity(path) if path != "-" and files.kind(path) == "file" else {}
+    with input_errors(path), suppress(FileNotFoundError):
+        if path != "-" and (not is_local(path) or files.kind(path) == "file"):
+            return files.identity(path)
+    return {}

@@ -6,11 +6,14 @@ import io
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedcli.contracts import EmbedcliError
 from embedcli.storage.faults import SHORT, InputRefused, passing
 from embedcli.storage.secrets import masked
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Fetch = Callable[[int, int], bytes]
 
@@ -20,6 +23,10 @@ FIRST_BYTES = 64 << 10
 LARGEST_BYTES = 8 << 20
 # Columns of a Parquet file are read side by side: so many windows are kept.
 WINDOWS = 4
+# An object of this size is fetched whole: a request costs as much waiting as the bytes.
+SMALL_BYTES = 256 << 10
+# Files that were opened ahead (storage.soon), for who opens them next.
+READY: dict[str, Future[RangedFile]] = {}
 ATTEMPTS = 2
 PAUSE_SECONDS = 0.5
 
@@ -77,6 +84,11 @@ class RangedFile(io.RawIOBase):
             self._windows.clear()
             self._close()
         super().close()
+
+    def warm(self, *, at_end: bool) -> None:
+        """Fetch what is read first: all of a small object, else FIRST_BYTES of its beginning or end."""
+        size = self._size if self._size <= SMALL_BYTES else FIRST_BYTES
+        self._load(self._size - size if at_end else 0, size)
 
     def _held(self, at: int) -> tuple[int, bytes] | None:
         for start, data in self._windows.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from embedcli.contracts import UsageError
-from embedcli.storage.faults import family, reaching
+from embedcli.storage.faults import CREDENTIALS, InputRefused, family, reaching
 from embedcli.storage.secrets import masked, whole
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "http", "https")
 CONNECT_SECONDS = 10
 REQUEST_SECONDS = 20
 ATTEMPTS = 3
+# gs:// counts no attempts: it tries again for so long.
+RETRY_SECONDS = 10
 # What fsspec needs, and the extra that brings it.
 NEEDS = {"http": ("aiohttp", "http"), "az": ("adlfs", "azure")}
 
@@ -50,6 +52,8 @@ def client_of(path: str) -> Client:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         hint = "write the path without file://" if kind == "file" else f"{hint}addresses begin with {known}"
         raise UsageError(f"{masked(path)}: {kind}:// addresses are not known", hint)
+    if kind == "hf" and "/" not in path.partition("://")[2].rstrip("/").removeprefix("datasets/"):
+        raise UsageError(f"{masked(path)}: names no repository", "write it as hf://datasets/OWNER/NAME/PATH")
     if kind in ("s3", "gs"):
         return _own(kind, _bucket(path))
     return _fsspec(kind, _origin(kind, path))
@@ -120,7 +124,7 @@ def _region_of(bucket: str) -> str | None:
 def _gs() -> pafs.FileSystem:
     import pyarrow.fs as pafs
 
-    limit = timedelta(seconds=ATTEMPTS * REQUEST_SECONDS)
+    limit = timedelta(seconds=RETRY_SECONDS)
     host = os.environ.get("STORAGE_EMULATOR_HOST")
     if host:
         split = urlsplit(host if "://" in host else f"http://{host}")
@@ -142,6 +146,10 @@ def _fsspec(kind: str, origin: str) -> Client:
             f"{kind}:// addresses need {package}, which is not installed",
             f"pip install 'embedcli[{extra}]'" if extra else f"pip install --upgrade {package}",
         ) from error
+    except ValueError as error:
+        raise InputRefused(
+            f"{kind}:// addresses cannot be read: the credentials are missing or not well-formed", CREDENTIALS[kind]
+        ) from error
     name = whole if kind == "http" else (lambda path: str(raw._strip_protocol(whole(path))))
     fs = pafs.PyFileSystem(pafs.FSSpecHandler(raw))
     return Client(fs, name, raw, lists=kind != "http", writes=kind not in ("http", "hf"))
@@ -159,4 +167,29 @@ def _raw(kind: str, origin: str) -> Any:
         return fsspec.filesystem(origin, client_kwargs=client, use_listings_cache=False)
     if kind == "hf":
         return fsspec.filesystem("hf", use_listings_cache=False)
-    return fsspec.core.url_to_fs(origin, anon=False, use_listings_cache=False)[0]
+    return _azure(origin)
+
+
+def _azure(origin: str) -> Any:
+    """adlfs with limits: by itself it tries for a minute and a half to reach a server that is not there."""
+    import logging
+
+    import fsspec
+
+    class Azure(fsspec.get_filesystem_class("az")):  # type: ignore[misc]
+        def do_connect(self) -> None:
+            super().do_connect()
+            unbounded: Any = self.service_client
+            self.service_client: Any = type(unbounded)(
+                unbounded.url,
+                credential=unbounded.credential,
+                retry_total=ATTEMPTS - 1,
+                initial_backoff=1,
+                increment_base=2,
+                connection_timeout=CONNECT_SECONDS,
+                read_timeout=REQUEST_SECONDS,
+            )
+
+    # It logs what it then raises, on stderr.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
+    return Azure(**Azure._get_kwargs_from_urls(origin), anon=False, use_listings_cache=False)
