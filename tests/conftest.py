@@ -35,9 +35,11 @@ def in_memory() -> bool:
     return os.access(MEMORY, os.W_OK) and not status.f_flag & os.ST_NOEXEC and shutil.disk_usage(MEMORY).free > ROOM
 
 
-# Every output is synced to disk, part by part: in memory that costs nothing, and is the same call.
+# Every output is synced to disk, part by part: in memory that costs nothing, and is the same call. Nothing stays there;
+# with TMPDIR set, what tests write lies there, and stays. A short name: sockets lie there too, and theirs are limited.
 if "PYTEST_XDIST_WORKER" not in os.environ and "TMPDIR" not in os.environ and in_memory():
-    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+    WRITTEN = tempfile.TemporaryDirectory(prefix="t-", dir=MEMORY, ignore_cleanup_errors=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = WRITTEN.name
 
 # The caches must be chosen before the first test module imports a library that reads them. The processes of one
 # run share them: the first that needs a compiled model compiles it for all.
