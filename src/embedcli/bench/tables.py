@@ -122,7 +122,7 @@ def missing(made: Mapping[str, Any]) -> list[str]:
 
 def tuning(made: Mapping[str, Any]) -> str:
     """The curve of budgets."""
-    heads = ("rows/s", "tokens/s", "padding", "encode", "memory", "")
+    heads = ("rows/s", "tokens/s", "padding", "s", "MB", "")
     lines = [*on_machine(made["machine"]), *labelled("model", made["model"])]
     lines += labelled("rows", f"{made['rows']:,}, medians of {made['rounds']} runs")
     lines += ["", row("batch tokens", heads)]
@@ -131,8 +131,8 @@ def tuning(made: Mapping[str, Any]) -> str:
             f"{budget['rows_per_second']:,.0f}",
             f"{budget['tokens_per_second']:,.0f}",
             percent(budget["padding_share"]),
-            f"{budget['encode_seconds']:.1f} s",
-            f"{budget['peak_memory_mb']:,.0f} MB",
+            f"{budget['encode_seconds']:.1f}",
+            f"{budget['peak_memory_mb']:,.0f}",
             "default" if budget["batch_tokens"] == made["default"] else "",
         )
         lines.append(row(f"{budget['batch_tokens']:,}", cells))
