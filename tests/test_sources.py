@@ -367,6 +367,32 @@ def test_a_truncated_file_is_an_error_that_names_file_and_byte(codec: str, tmp_p
     )
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\r\n\r\n"])
+def test_csv_fields_are_told_by_what_the_header_has(mark: str, start: str, tmp_path: Path) -> None:
+    """Spreadsheets write semicolons where the comma is the decimal mark."""
+    path = tmp_path / "a.csv"
+    rows = ['"id"{}text{}n', '1{}"a, b; c|d\te"{}3,5', '2{}"two\r\nlines, ""quoted"""{}x', "3{}short"]
+    number = '"3,5"' if mark == "," else "3,5"
+    content = "\r\n".join(rows).replace("3,5", number).replace("{}", mark)
+    path.write_text(f"{start}{content}\r\n", "utf-8", newline="")
+    result = read_all(path, keep=("n",))
+    assert result.ids == ["1", "2"]
+    assert result.texts == ["a, b; c|d\te", 'two\r\nlines, "quoted"']
+    assert [row["n"] for row in result.kept] == ["3,5", "x"]
+    assert [reject.reason for reject in result.rejects] == ["wrong number of columns: 2 instead of 3"]
+    assert result.rejects[0].raw == f"3{mark}short"
+    notes = sources.plan(job_of(path)).columns.notes
+    told = f"The fields of {path} are separated by {mark!r} (seen in its header)."
+    assert (told in notes) == (mark != ",")
+
+
+@pytest.mark.parametrize("header", ["text", '"a;b",text', "text, a;b|c", '"te;xt"'])
+def test_a_comma_or_a_single_name_leaves_csv_as_it_is(header: str) -> None:
+    assert delimited.delimiter_of(header + "\na;b\n", "csv") == ","
+    assert delimited.delimiter_of(header + "\na;b\n", "tsv") == "\t"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030"])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
 def test_other_encodings_give_the_same_rows(kind: Format, encoding: str, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ class Chooser:
 
     def columns(self, several: bool) -> Columns:
         job = self.job
+        self._note_delimiters()
         id_column = self._id_column()
         text_column = None if job.template is not None else self._text_column(id_column)
         self._check_template()
@@ -103,6 +104,14 @@ class Chooser:
             notes=tuple(self.notes),
             json_columns=json_columns,
         )
+
+    def _note_delimiters(self) -> None:
+        unusual = [look for look in self.looks if look.delimiter]
+        if unusual:
+            first, more = unusual[0], f" and {len(unusual) - 1} other inputs" if unusual[1:] else ""
+            self.notes.append(
+                f"The fields of {where(first.path)}{more} are separated by {first.delimiter!r} (seen in its header)."
+            )
 
     # Ids
 

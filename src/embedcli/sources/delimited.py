@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -17,6 +18,8 @@ from embedcli.sources.rows import BAD_CSV, BAD_ENCODING, WRONG_WIDTH, Faults, Ro
 from embedcli.sources.text import MAX_ROW_BYTES, RAW_CHARS, Decoder, bad_byte, cut_at_newlines, encodable, printable
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+# What spreadsheets write to .csv files where the comma is the decimal mark, and what databases do.
+OTHER_DELIMITERS = ";\t|"
 BATCH_ROWS = 2048
 # A broken row that swallows more lines than this is a quote that was never closed, and most of the file is lost in it.
 MAX_SWALLOWED = 100
@@ -44,7 +47,7 @@ class Batch:
 
 
 class Table:
-    """A delimited file on its way: its `header`, then its rows in batches."""
+    """A delimited file on its way: its `header` and `delimiter`, then its rows in batches."""
 
     def __init__(self, blocks: Iterable[bytes], path: str, kind: Format, encoding: str) -> None:
         csv.field_size_limit(MAX_ROW_BYTES)
@@ -53,8 +56,11 @@ class Table:
         self._encoding = encoding
         self._portion = io.StringIO()
         self._text = self._tail = ""
-        lines = chain.from_iterable(self._portions(blocks))
-        self._reader = csv.reader(lines, delimiter=DELIMITERS[kind], strict=True)
+        portions = self._portions(blocks)
+        first = [portion for portion in (next(portions, None),) if portion is not None]
+        self.delimiter = delimiter_of(self._text, kind)
+        lines = chain.from_iterable(chain(first, portions))
+        self._reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         self._next_line = 1
         self.header = self._header()
 
@@ -139,6 +145,21 @@ class Table:
         return f"{BAD_ENCODING}: byte 0x{mark[0]:02x} at byte {offset} of field {at + 1}"
 
 
+def delimiter_of(text: str, kind: Format) -> str:
+    """The format's own delimiter; for CSV another one where the first line has it and no comma."""
+    line = text.lstrip("\r\n").partition("\n")[0]
+    if kind != "csv" or len(_cut(line, ",")) > 1:
+        return DELIMITERS[kind]
+    most = max(OTHER_DELIMITERS, key=lambda mark: len(_cut(line, mark)))
+    return most if len(_cut(line, most)) > 1 else DELIMITERS[kind]
+
+
+def _cut(line: str, delimiter: str) -> list[str]:
+    with suppress(csv.Error):  # it is told when the header itself is read
+        return next(csv.reader([line], delimiter=delimiter), [])
+    return []
+
+
 def read(piece: Piece, fields: Fields, kind: Format, encoding: str) -> Generator[Rows, None, None]:
     """All rows of a file; it is one piece."""
     line = 1
@@ -152,7 +173,7 @@ def read(piece: Piece, fields: Fields, kind: Format, encoding: str) -> Generator
                 fields,
                 {name: batch.column(at) for name, at in places.items()},
                 batch.faults,
-                partial(_shown, batch, DELIMITERS[kind]),
+                partial(_shown, batch, table.delimiter),
                 lines=batch.lines,
                 span=span,
                 done=source.position,

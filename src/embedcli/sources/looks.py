@@ -54,7 +54,7 @@ class Look:
     `kinds` are its columns and their types (for JSONL, what most of the first rows hold), `twice` the names that more
     than one column has; no columns: nothing to see. `rows` are the first rows of JSONL, `trouble` is what is
     wrong with the first bad one. `ranges` are the addresses of its pieces, `total` its rows if known, `row_bytes` about
-    how many bytes of the file a row takes.
+    how many bytes of the file a row takes, `delimiter` what tells its fields if it is not what the format says.
     """
 
     path: str
@@ -68,6 +68,7 @@ class Look:
     trouble: str = ""
     twice: frozenset[str] = frozenset()
     row_bytes: float = ROW_BYTES
+    delimiter: str = ""
 
 
 def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
@@ -86,10 +87,11 @@ def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
         blocks = chain([head], source)
         if kind == "jsonl":
             return _look_at_jsonl(source, blocks, encoding, rows)
-        header = delimited.Table(blocks, path, kind, encoding).header
+        table = delimited.Table(blocks, path, kind, encoding)
         bytes_each = ROW_BYTES if source.codec is None else PACKED_ROW_BYTES
-        kinds = {name: pa.string() for name in header if name}
-        return Look(path, kind, kinds, "all", size=source.size, row_bytes=bytes_each)
+        kinds = {name: pa.string() for name in table.header if name}
+        unusual = table.delimiter if table.delimiter != delimited.DELIMITERS[kind] else ""
+        return Look(path, kind, kinds, "all", size=source.size, row_bytes=bytes_each, delimiter=unusual)
 
 
 def format_of(path: str, head: bytes, encoding: str) -> Format:
