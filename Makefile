@@ -49,7 +49,7 @@ docs-check: $(VENV)/.dev  ## are the generated parts of the documentation up to 
 	$(BIN)/python scripts/docs.py --check
 
 pytest: $(VENV)/.dev  ## the tests, on up to four cores; PYTEST_ADDOPTS="-k name" picks some
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 wheel: $(VENV)/.dev  ## build the wheel and try it in an environment without development packages
 	rm -rf dist

@@ -381,7 +381,13 @@ class Refusing:
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
-    "message", ["Failed to allocate 8589934592 bytes of memory", "std::bad_alloc", "x\nCannot allocate memory"]
+    "message",
+    [
+        "Failed to allocate 8589934592 bytes of memory",
+        "std::bad_alloc",
+        "x\nCannot allocate memory",
+        "Exception from src/node.cpp:823:\n[CPU] Subgraph node with name 'attention' can't allocate memory",
+    ],
 )
 def test_a_refusal_to_allocate_is_out_of_memory(message: str, late: bool) -> None:
     requests = inference.Requests(Refusing(message, late))

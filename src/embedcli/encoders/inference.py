@@ -18,6 +18,7 @@ OUT_OF_MEMORY = (
     "failed to allocate",
     "can not allocate",
     "cannot allocate",
+    "can't alloc",
     "bad_alloc",
     "out of memory",
     "not enough memory",
