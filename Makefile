@@ -48,7 +48,7 @@ docs: $(VENV)/.dev  ## write the generated parts of the documentation anew
 docs-check: $(VENV)/.dev  ## are the generated parts of the documentation up to date?
 	$(BIN)/python scripts/docs.py --check
 
-pytest: $(VENV)/.dev  ## the tests, on up to four cores; PYTEST_ADDOPTS="-k name" picks some
+pytest: $(VENV)/.dev  ## the tests, by one process more than cores, four at most; PYTEST_ADDOPTS="-k name" picks some
 	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
 wheel: $(VENV)/.dev  ## build the wheel and try it in an environment without development packages
