@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
-from embedcli.contracts import Plan
+from embedcli.contracts import Watch
 
 DIM = 16
 WORDS = [f"word{i}" for i in range(120)]
@@ -70,7 +70,7 @@ def mixed_paths(folder: Path) -> tuple[str, ...]:
     return tuple(str(folder / name) for name in ("in.a.jsonl", "in.b.csv", "in.c.parquet"))
 
 
-class Silent:
+class Silent(Watch):
     """A watch that remembers what it was told."""
 
     def __init__(self) -> None:
@@ -78,12 +78,6 @@ class Silent:
 
     def line(self, text: str) -> None:
         self.lines.append(text)
-
-    def begin(self, plan: Plan, meter: Any) -> None:
-        pass
-
-    def progress(self, rows: int, done_bytes: int) -> None:
-        pass
 
 
 def run(*arguments: object) -> Ended:

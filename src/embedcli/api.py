@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from embedcli import runners
-from embedcli.contracts import DEFAULT_MODEL, Job, Outcome, Plan, UsageError
+from embedcli.contracts import DEFAULT_MODEL, Job, Outcome, UsageError, Watch
 from embedcli.meter import Control, Meter
 from embedcli.vectors.encoding import Texts
 
@@ -134,17 +134,14 @@ def unit_like(vectors: Any) -> Any:
     return vectors / (lengths + (lengths == 0))
 
 
-class Listener:
-    """contracts.Watch that hands sentences on and shows no progress."""
+class Listener(Watch):
+    """A watch that hands sentences on and shows no progress."""
 
     def __init__(self, notify: Notify) -> None:
-        self.line = notify
+        self._notify = notify
 
-    def begin(self, plan: Plan, meter: Any) -> None:
-        pass
-
-    def progress(self, rows: int, done_bytes: int) -> None:
-        pass
+    def line(self, text: str) -> None:
+        self._notify(text)
 
 
 def job_of(inputs: Sequence[str], output: str, model: Path, flags: dict[str, Any]) -> Job:

@@ -344,8 +344,11 @@ class Part:
     stats: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Watch(Protocol):
-    """Who follows a run: gets sentences for people, and is told when work begins and how far it is."""
+class Watch:
+    """Who follows a run: gets sentences for people, and is told when work begins and how far it is.
+
+    A follower inherits from it, and what it has no use for does nothing.
+    """
 
     def line(self, text: str) -> None:
         """One sentence for stderr."""

@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from embedcli import __version__, storage
-from embedcli.contracts import Job, Outcome, Plan
+from embedcli.contracts import Job, Outcome, Plan, Watch
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,7 +27,7 @@ PLAIN_SECONDS = 30.0
 WATCHDOG_SECONDS = 60.0
 
 
-class Follower:
+class Follower(Watch):
     """Follows a run on stderr: sentences, a bar or plain lines, and a word when a stage hangs."""
 
     def __init__(self, style: Style = "auto", quiet: bool = False, out: TextIO | None = None) -> None:

@@ -14,11 +14,6 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 FAILED = ("cuda error", "cuda driver", "cudnn", "cublas", "device-side", "hip error", "mps backend", "xpu", "sycl")
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had."""
-    return any(words in str(error).lower() for words in OUT_OF_MEMORY)
-
-
 @contextmanager
 def device_faults(device: str) -> Iterator[None]:
     """Turn a refusal to allocate into OutOfMemory, and a device that fails into a ModelError."""

@@ -73,15 +73,20 @@ class Requests:
         self._compiled = None
 
 
+def out_of_memory(error: BaseException, signs: tuple[str, ...] = OUT_OF_MEMORY) -> bool:
+    """Whether an error says that memory could not be had; `signs` are the words by which a library says it."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in signs)
+
+
 @contextmanager
 def memory(signs: tuple[str, ...] = OUT_OF_MEMORY) -> Iterator[None]:
-    """Turn a refusal to allocate into OutOfMemory; `signs` are the words by which a library says it."""
+    """Turn a refusal to allocate into OutOfMemory; `signs` as in `out_of_memory`."""
     refused = ""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         refused = told(error)
-        if not isinstance(error, MemoryError) and not any(words in str(error).lower() for words in signs):
+        if not out_of_memory(error, signs):
             raise
     if refused:
         # Raised outside the handler: inside, the error's frames would keep the batch's memory.

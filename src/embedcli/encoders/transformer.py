@@ -15,8 +15,9 @@ import numpy as np
 from embedcli.contracts import Job, ModelError, Tokens, UsageError
 from embedcli.encoders import budget, dynamo, onednn, unpadded
 from embedcli.encoders.copies import Copies
-from embedcli.encoders.faults import device_faults, load_errors, out_of_memory
+from embedcli.encoders.faults import OUT_OF_MEMORY, device_faults, load_errors
 from embedcli.encoders.files import ModelFiles
+from embedcli.encoders.inference import out_of_memory
 from embedcli.encoders.ownwords import OwnWords, Texts, agrees
 from embedcli.encoders.probe import cosines
 from embedcli.encoders.recipe import Recipe, identity
@@ -200,7 +201,7 @@ class TransformerEncoder:
         try:
             return self._start(model, self._features(tokens, rows))
         except self._compile_errors as error:
-            if out_of_memory(error):
+            if out_of_memory(error, OUT_OF_MEMORY):
                 raise
             self._uncompile(dynamo.why(error))
         return self._start(model, self._features(tokens, rows))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedcli import checkpoint, outputs, storage
-from embedcli.contracts import ModelError
+from embedcli.contracts import ModelError, Watch
 from embedcli.meter import Control
 from embedcli.runners.processes import portable
 from embedcli.runners.work import Done, Setup, Task, Worker, refuse_other_version
@@ -35,7 +35,7 @@ class Place:
     run: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
-class Actor:
+class Actor(Watch):
     """One worker as Ray runs it. It sends errors back as values, so that each reaches the user as itself."""
 
     def __init__(self, setup: Setup, place: Place, seconds: float | None) -> None:
@@ -49,12 +49,6 @@ class Actor:
 
     def line(self, text: str) -> None:
         self.notes.append(text)
-
-    def begin(self, plan: Any, meter: Any) -> None:
-        pass
-
-    def progress(self, rows: int, done_bytes: int) -> None:
-        pass
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do the task of one dataset row. The encoder is loaded with the first.

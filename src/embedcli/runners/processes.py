@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from embedcli.contracts import EmbedcliError, Job, ModelError
+from embedcli.contracts import EmbedcliError, Job, ModelError, Watch
 from embedcli.encoders.cores import cores
 from embedcli.meter import Control
 from embedcli.runners.running import Run
@@ -47,7 +47,7 @@ class WorkerTraceback(Exception):
 # In the worker
 
 
-class _Telling:
+class _Telling(Watch):
     """The worker's Watch: sentences and progress go to the parent."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -60,9 +60,6 @@ class _Telling:
 
     def line(self, text: str) -> None:
         self.send("line", text)
-
-    def begin(self, plan: Any, meter: Any) -> None:
-        pass
 
     def progress(self, rows: int, done_bytes: int) -> None:
         self.send("progress", rows, done_bytes)

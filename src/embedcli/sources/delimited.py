@@ -57,9 +57,9 @@ class Table:
         self._portion = io.StringIO()
         self._text = self._tail = ""
         portions = self._portions(blocks)
-        first = [portion for portion in (next(portions, None),) if portion is not None]
+        first = next(portions, self._portion)
         self.delimiter = delimiter_of(self._text, kind)
-        lines = chain.from_iterable(chain(first, portions))
+        lines = chain.from_iterable(chain([first], portions))
         self._reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         self._next_line = 1
         self.header = self._header()

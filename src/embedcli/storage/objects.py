@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -111,11 +111,9 @@ class RemoteFiles:
         with reaching(path):
             if self._client.raw is not None:
                 info = self._client.raw.info(self._client.name(path))
-                known = next((str(info[key]) for key in VERSION_KEYS if info.get(key)), "")
-                return info.get("size"), known
+                return info.get("size"), _version_in(info)
             with self._fs.open_input_file(self._client.name(path)) as file:
-                facts = _facts(file)
-                return file.size(), next((facts[key] for key in VERSION_KEYS if facts.get(key)), "")
+                return file.size(), _version_in(_facts(file))
 
     # Reading
 
@@ -321,6 +319,11 @@ def _read_at(file: Any, start: int, count: int) -> bytes:
 
 def _native_at(file: Any, start: int, count: int) -> bytes:
     return bytes(file.read_at(count, start))
+
+
+def _version_in(facts: Mapping[str, Any]) -> str:
+    """The first of VERSION_KEYS that a store tells; empty if it tells none."""
+    return next((str(facts[key]) for key in VERSION_KEYS if facts.get(key)), "")
 
 
 def _digest(facts: dict[str, str]) -> str:
