@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from typer.testing import CliRunner
 
 from embedcli.bench import memory, numbers, tables
 from embedcli.bench.compare import Request, compare
-from embedcli.bench.contenders import Contender, Failed, Ours, Peer
+from embedcli.bench.contenders import Contender, Failed, Lap, Ours, Peer
 from embedcli.bench.field import subject
 from embedcli.bench.rows import write
 from embedcli.bench.synthetic import word_model
+from embedcli.bench.together import figures, together
 from embedcli.bench.tune import tune
 from embedcli.cli import app
 from embedcli.contracts import Job, ModelError, UsageError
@@ -100,6 +102,48 @@ def test_budgets_are_run_in_turn_and_the_default_is_marked(place: Path, monkeypa
     assert last.endswith("default")
 
 
+def test_several_workers_are_measured_beside_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcli.bench.together.find_spec", lambda name: None)
+    target, words = place / "together.json", ["bench", str(place / "in.jsonl"), "-m", str(place / "model")]
+    done = CliRunner().invoke(app, [*words, "--workers", "2", "--rounds", "1", "--json", str(target)])
+    assert done.exit_code == 0, done.output
+    made = json.loads(target.read_text())
+    assert list(made["runners"]) == ["one process", "2 processes"]
+    assert list(made["missing"]) == ["Ray, 2 workers"]
+    assert made["runners"]["one process"]["ratio"] == {"median": 1.0, "each": [1.0]}
+    two = made["runners"]["2 processes"]
+    assert two["process_seconds"] > 0 < two["start_seconds"]
+    assert max(map(len, done.stdout.splitlines())) <= tables.WIDTH
+    assert "pip install 'embedcli[ray]'" in done.stdout
+
+
+def test_the_start_is_not_compared() -> None:
+    def pair(start: float, whole: float, runner: str = "ray") -> tuple[Lap, Lap]:
+        report = {"job": {"runner": runner}}
+        return Lap(start, 0, 0, 0), Lap(whole, 0, 0, 0, 0.5, report)
+
+    made = figures([pair(10, 30), pair(14, 34), pair(12, 32)], [pair(1, 9), pair(1, 10), pair(1, 11)])
+    assert made["start_seconds"] == 12
+    assert made["working_seconds"] == 20
+    assert made["ratio"]["each"] == pytest.approx([8 / 18, 9 / 22, 10 / 20], rel=1e-5)
+    assert made["ratio"]["median"] == made["ratio"]["each"][0]
+    assert made["others_share"] is None
+    assert figures([pair(1, 2, "processes")], [pair(1, 2)])["others_share"] == 0.5
+
+
+def test_a_runner_that_fails_is_named_and_one_process_must_not(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcli.bench.together.find_spec", lambda name: None)
+    made = together(
+        replace(request_of(place, rounds=1), arguments=("--model", str(place / "model"), "--limit", "1000")), 2, print
+    )
+    assert list(made["runners"]) == ["one process"]
+    assert "--limit does not go together" in made["missing"]["2 processes"]
+    with pytest.raises(ModelError, match="embedcli failed"):
+        together(replace(request_of(place), arguments=("--model", str(place / "none"))), 2, print)
+    with pytest.raises(UsageError, match="20 files"):
+        together(request_of(place, rows=39), 2, print)
+
+
 def test_memory_is_measured_for_each_number_of_rows() -> None:
     made = memory.measure(lambda line: None, counts=(10, 30))
     assert [run["rows"] for run in made["runs"]] == [10, 30]
@@ -114,9 +158,11 @@ def test_generated_rows_are_all_different() -> None:
 
 
 def test_the_command_prints_a_table_and_writes_json(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder of its input, too: nothing there is its output."""
     monkeypatch.setattr("embedcli.bench.tune.BUDGETS", (64,))
+    monkeypatch.chdir(place)
     target = place / "made.json"
-    words = ["bench", str(place / "in.jsonl"), "-m", str(place / "model"), "--tune", "--rounds", "1"]
+    words = ["bench", "in.jsonl", "-m", str(place / "model"), "--tune", "--rounds", "1"]
     done = CliRunner().invoke(app, [*words, "--json", str(target)])
     assert done.exit_code == 0, done.output
     assert "batch tokens" in done.stdout

@@ -403,6 +403,15 @@ def test_no_room_for_a_worker(home: Path, tmp_path: Path) -> None:
         run(job_of(home, f"{tmp_path}/out/", device="cuda:0,cuda:1"))
 
 
+def test_a_worker_holds_a_second_share_only_where_shares_are_many() -> None:
+    job = Job(("in",), "out", workers=2)
+    assert [cluster.at_hand(shares, job) for shares in (1, 2 * cluster.MANY_SHARES - 1, 2 * cluster.MANY_SHARES)] == [
+        1,
+        1,
+        2,
+    ]
+
+
 def test_machines_without_embedcli() -> None:
     error = cluster.failed(RuntimeError("ray::MapWorker.__init__()\nModuleNotFoundError: No module named 'embedcli'"))
     assert isinstance(error, UsageError)

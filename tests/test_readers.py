@@ -1,7 +1,6 @@
 """A folder output as it stands, opened by the tools that people point at folders of Parquet files.
 
-Those that look at a folder's underscore files too (Polars, Hugging Face datasets) take a pattern. Ray Data reads one in
-tests/test_ray.py, where a Ray runs.
+Ray Data reads one in tests/test_ray.py, where a Ray runs.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ def by_duckdb(duckdb: Any, folder: Path) -> Table:
 
 
 def by_polars(polars: Any, folder: Path) -> Table:
-    return dict(polars.read_parquet(folder / "*.parquet").to_dict(as_series=False))
+    return dict(polars.scan_parquet(folder, hidden_file_prefix="_").collect().to_dict(as_series=False))
 
 
 def by_pandas(pandas: Any, folder: Path) -> Table:
@@ -58,7 +57,7 @@ def by_pandas(pandas: Any, folder: Path) -> Table:
 
 def by_datasets(datasets: Any, folder: Path) -> Table:
     datasets.disable_progress_bars()
-    return dict(datasets.load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train").to_dict())
+    return dict(datasets.load_dataset(str(folder), split="train").to_dict())
 
 
 READERS: dict[str, Callable[[Any, Path], Table]] = {

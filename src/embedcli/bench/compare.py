@@ -22,7 +22,10 @@ from embedcli.encoders import devices
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: the job's inputs and encoder, `arguments` with the same encoder flags for measured processes."""
+    """What to measure: the job's inputs and encoder, `arguments` with the same encoder flags for measured processes.
+
+    `few` is whether a job of ten rows is measured, too.
+    """
 
     job: Job
     arguments: tuple[str, ...] = ()
@@ -30,6 +33,7 @@ class Request:
     rows: int | None = None
     peers: bool = True
     peer_python: str = ""
+    few: bool = True
 
 
 @dataclass
@@ -79,7 +83,7 @@ def compare(request: Request, notify: Notify) -> dict[str, Any]:
         if not devices.on_cpu(request.job):
             where["accelerator"] = accelerator(bench)
         laps, products = measure(bench)
-        few = measure_few(bench)
+        few = measure_few(bench) if request.few else {}
         results = {contender.name: contender.result(bench.home(contender)) for contender in bench.field.every()}
         names = [Path(path).name for path in request.job.inputs]
         return outcome(Measured(where, subject, names, rows.texts, bench.field, laps, products, few, results))

@@ -67,10 +67,11 @@ class Ours:
 
     name: str
     arguments: tuple[str, ...]
+    output: str = "out.parquet"
 
     def lap(self, rows: Path, folder: Path) -> Lap:
         report = folder / "report.json"
-        command = [sys.executable, "-m", "embedcli", "encode", str(rows), str(folder / "out.parquet"), "--overwrite"]
+        command = [sys.executable, "-m", "embedcli", "encode", str(rows), f"{folder}/{self.output}", "--overwrite"]
         columns = ["--text-column", "text", "--id-column", "id", "--progress", "none", "--report", str(report)]
         done = ended_well(run([*command, *columns, *self.arguments], folder / "stderr.txt"))
         told = json.loads(report.read_text("utf-8"))
@@ -80,7 +81,7 @@ class Ours:
         import numpy as np
         import pyarrow.parquet as pq
 
-        table = pq.read_table(folder / "out.parquet", columns=["id", "embedding", "n_tokens"]).combine_chunks()
+        table = pq.read_table(folder / self.output, columns=["id", "embedding", "n_tokens"]).combine_chunks()
         column = table["embedding"].combine_chunks()
         vectors = np.asarray(column.flatten(), np.float32).reshape(len(table), -1)
         return Result(table["id"].to_numpy(), vectors, table["n_tokens"].to_numpy().astype(np.int64))

@@ -173,7 +173,9 @@ def read_lengths(measured: Measured) -> Rows:
 
 
 def few_figures(few: Laps, baseline: str) -> dict[str, Any]:
-    """Whole-process seconds of a ten-row job, and embedcli's ratio to the baseline."""
+    """Whole-process seconds of a ten-row job, and embedcli's ratio to the baseline; empty if none was run."""
+    if not few:
+        return {}
     seconds = {name: [lap.seconds for lap in laps] for name, laps in few.items()}
     ours = next(name for name in seconds if name != baseline)
     return {

@@ -57,7 +57,7 @@ def good_texts(job: Job, limit: int | None) -> Iterator[str]:
                 return
 
 
-def write(path: Path, texts: Sequence[str]) -> None:
-    """JSONL with the row number as `id`, and `text`."""
+def write(path: Path, texts: Sequence[str], first: int = 0) -> None:
+    """JSONL with the row number, from `first`, as `id`, and `text`."""
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts))
+        file.writelines(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts, first))

@@ -38,13 +38,13 @@ def setting(made: Mapping[str, Any]) -> list[str]:
         *labelled("rows", text),
         *labelled("model", f"{model['name']}, {model['dim']} dimensions{limit}"),
         *labelled("runs", f"{made['rounds']} of each, in turn, each a process of its own; medians"),
-        *disturbed(made),
+        *disturbed(made["contenders"]),
     ]
 
 
-def disturbed(made: Mapping[str, Any]) -> list[str]:
+def disturbed(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A warning if other programs were at work."""
-    shares = [its["others_share"] for its in made["contenders"].values() if its["others_share"] is not None]
+    shares = [its["others_share"] for its in measured.values() if its["others_share"] is not None]
     if max(shares, default=0.0) < BUSY:
         return []
     return labelled("careful", f"during some runs other programs took up to {percent(max(shares))} of the processors")
@@ -139,6 +139,48 @@ def tuning(made: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def together(made: Mapping[str, Any]) -> str:
+    """What `together` found: each runner's times, and its speed after the start beside one process."""
+    lines = [*on_machine(made["machine"])]
+    lines += labelled("rows", f"{made['rows']:,} in {made['files']} files")
+    lines += labelled("runs", f"{made['rounds']} of each, in turn; medians; ratios are of runs of the same round")
+    lines += disturbed(made["runners"])
+    lines += ["", row("seconds", ("process", "start", "after", "ratio"))]
+    for name, its in made["runners"].items():
+        times = [seconds(its[key]) for key in ("process_seconds", "start_seconds", "working_seconds")]
+        lines.append(row(name, (*times, f"{its['ratio']['median']:.2f}")))
+    return "\n".join([*lines, *(["", *missing(made)] if made["missing"] else [])])
+
+
+def shapes(made: Mapping[str, Any]) -> str:
+    """What `shapes` found: for every size and kind of rows a line of embedcli's, one of the baseline's, and stages."""
+    cells = [(name, kind, its) for name, kinds in made["shapes"].items() for kind, its in kinds.items()]
+    first = cells[0][2]
+    lines = [*on_machine(first["machine"]), *labelled("runs", f"{made['rounds']} of each, in turn; medians"), ""]
+    lines.append(row("medians", ("rows/s", "tokens/s", "times", "of best", "idle", "cosine")))
+    shares = ["", "share of the encode seconds, stages side by side"]
+    for name, kind, its in cells:
+        ours, base = next(iter(its["contenders"])), its["baseline"]
+        lines.append(f"{name} network, {kind} rows ({its['input']['rows']:,})")
+        lines += [row(f"  {who}", shape_cells(its["contenders"][who])) for who in (ours, base)]
+        own = its["contenders"][ours]
+        spent = (f"{stage} {percent(s / own['encode_seconds'])}" for stage, s in own["stage_seconds"].items())
+        shares += labelled(f"{name} {kind}", ", ".join(spent), 13)
+    best = ", ".join(f"{speed:,.0f} GFLOP/s in {what}" for what, speed in first["matrix_product_gflops"].items())
+    return "\n".join([*lines, *shares, *(["", *labelled("best", best)] if best else [])])
+
+
+def shape_cells(its: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{its['rows_per_second']:,.0f}",
+        f"{its['tokens_per_second']:,.0f}",
+        f"{its['encode_ratio']['median']:.2f}",
+        percent(its.get("share_of_matrix_product")),
+        percent(its.get("device_idle_share")),
+        cosine(its["lowest_cosine"]),
+    )
+
+
 def memory(made: Mapping[str, Any]) -> str:
     """Peak memory by number of rows."""
     lines = [*on_machine(made["machine"]), "", row("rows", ("memory", "process", "rows/s"))]
@@ -158,10 +200,10 @@ def row(name: str, cells: Sequence[str]) -> str:
     return (name[:NAME].ljust(NAME) + "".join(cell.rjust(w) for cell, w in zip(cells, width, strict=False))).rstrip()
 
 
-def labelled(label: str, text: str) -> list[str]:
+def labelled(label: str, text: str, width: int = LABEL) -> list[str]:
     """A label and its text, wrapped beside it."""
-    lines = textwrap.wrap(text, WIDTH - LABEL, break_long_words=False) or [""]
-    return [(label if i == 0 else "").ljust(LABEL) + line for i, line in enumerate(lines)]
+    lines = textwrap.wrap(text, WIDTH - width, break_long_words=False) or [""]
+    return [(label if i == 0 else "").ljust(width) + line for i, line in enumerate(lines)]
 
 
 def seconds(value: float) -> str:

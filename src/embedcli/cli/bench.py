@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ STATIC_DIMENSIONS = 256
 @takes((*ENCODER_FLAGS, *INPUT_FLAGS))
 def bench(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT", help="Rows to encode; not needed with --memory.")
+        list[str] | None, typer.Argument(metavar="INPUT", help="Rows to encode; not needed with --memory or --shapes.")
     ] = None,
     *,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each, in turn.")] = 3,
@@ -34,6 +34,15 @@ def bench(
     static: Annotated[
         bool, typer.Option("--static", help="Static vectors, made with the model's tokenizer, beside model2vec.")
     ] = False,
+    shapes: Annotated[
+        str | None,
+        typer.Option(
+            "--shapes", metavar="SIZES", help="Random networks: small,base,large or some of them, rows of three kinds."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="One process beside N, and beside Ray with N workers.")
+    ] = None,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Other libraries too, where installed.")] = True,
     peer_python: Annotated[
         str, typer.Option("--peer-python", help="Python of another environment, where peers are installed.")
@@ -51,7 +60,7 @@ def bench(
     from embedcli.bench import tables
 
     set_environment(flags)
-    if not paths and not memory:
+    if not paths and not memory and shapes is None:
         raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
     notify = quietly if quiet else say
     asked = Asked(tuple(paths or ()), flags, {"rounds": rounds, "rows": rows})
@@ -59,6 +68,10 @@ def bench(
         made, table = measured_memory(notify), tables.memory
     elif tune:
         made, table = measured_budgets(asked, notify), tables.tuning
+    elif shapes is not None:
+        made, table = measured_shapes(asked, shapes, notify), tables.shapes
+    elif workers is not None:
+        made, table = measured_workers(asked, workers, notify), tables.together
     else:
         asked.values.update(peers=peers, peer_python=peer_python)
         made, table = measured_field(asked, static, notify), tables.comparison
@@ -77,12 +90,12 @@ class Asked:
     flags: dict[str, Any]
     values: dict[str, Any]
 
-    def request(self, **changed: Any) -> Any:
-        """The `compare.Request`, with changed flags."""
+    def request(self, *paths: str, **changed: Any) -> Any:
+        """The `compare.Request`, with other inputs and changed flags."""
         from embedcli.bench.compare import Request
 
         flags = self.flags | changed
-        return Request(Job(inputs=self.paths, output="", **flags), arguments(flags), **self.values)
+        return Request(Job(inputs=paths or self.paths, output="-", **flags), arguments(flags), **self.values)
 
 
 def measured_memory(notify: Notify) -> dict[str, Any]:
@@ -95,6 +108,21 @@ def measured_budgets(asked: Asked, notify: Notify) -> dict[str, Any]:
     from embedcli.bench.tune import tune
 
     return tune(asked.request(), notify)
+
+
+def measured_shapes(asked: Asked, names: str, notify: Notify) -> dict[str, Any]:
+    from embedcli.bench.shapes import shapes
+
+    def asking(model: Path, rows: Path) -> Any:
+        return replace(asked.request(str(rows), model=str(model)), rows=None, peers=False, few=False)
+
+    return shapes([name.strip() for name in names.split(",")], asked.request(), asking, notify)
+
+
+def measured_workers(asked: Asked, workers: int, notify: Notify) -> dict[str, Any]:
+    from embedcli.bench.together import together
+
+    return together(asked.request(), workers, notify)
 
 
 def measured_field(asked: Asked, static: bool, notify: Notify) -> dict[str, Any]:

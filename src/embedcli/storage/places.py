@@ -60,7 +60,9 @@ def files_of(path: str) -> LocalFiles | RemoteFiles:
 
 
 def check_writable(output: str) -> None:
-    """UsageError for an address that can only be read."""
+    """UsageError for an address that can only be read, or that is none."""
+    if not output:
+        raise UsageError("the output has no name", "name a file, a folder/, or - for stdout")
     if not is_local(output):
         objects_of(output).make_folder(output)
 
