@@ -10,6 +10,8 @@ from textwrap import shorten
 from embedcli.contracts import EmbedcliError, InputError, OutputError
 from embedcli.storage.secrets import clean, masked, scheme_of, whole
 
+# What holds a store's objects, in its own words.
+BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
 NO_BUCKET = re.compile(
     r"NO_SUCH_BUCKET|NoSuchBucket|specified bucket does not exist|bucket.{0,80}not found"
     r"|ContainerNotFound|specified container does not exist",
@@ -91,9 +93,8 @@ def creating(path: str) -> Iterator[None]:
 
 
 def no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
-    store = "container" if family(path) == "az" else "bucket"
     return kind(
-        f"{masked(path)}: cannot be {verb}: there is no such {store}",
+        f"{masked(path)}: cannot be {verb}: there is no such {BUCKETS.get(family(path), 'bucket')}",
         "check its name and its region or endpoint; embedcli makes none",
     )
 

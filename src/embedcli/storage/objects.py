@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from embedcli.contracts import OutputError, UsageError
 from embedcli.storage import lease
-from embedcli.storage.faults import OutputRefused, creating, family, reaching
+from embedcli.storage.faults import BUCKETS, OutputRefused, creating, family, reaching
 from embedcli.storage.local import Kind, Raw
 from embedcli.storage.patterns import expression, halves
 from embedcli.storage.ranged import READY, Fetch, RangedFile
@@ -71,7 +71,7 @@ class RemoteFiles:
     def missing(self, path: str) -> str:
         """What is not there, when `path` is not."""
         bucket = "/".join(path.split("/")[:3])
-        what = {"s3": "bucket", "gs": "bucket", "az": "container"}.get(family(path))
+        what = BUCKETS.get(family(path))
         if what is not None and self.kind(bucket) is None:
             return f"there is no {what} {bucket}"
         return "no such file" + (" or folder" if self._client.lists else "")
