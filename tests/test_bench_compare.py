@@ -170,6 +170,22 @@ def test_the_command_prints_a_table_and_writes_json(place: Path, monkeypatch: py
     assert json.loads(target.read_text())["rows"] == len(TEXTS)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "bench needs rows to encode"),
+        (["--tune"], "bench needs rows to encode"),
+        (["in.jsonl", "--memory"], "bench --memory makes its own rows"),
+        (["in.jsonl", "--shapes", "small"], "leave in.jsonl out"),
+        (["in.jsonl", "--tune", "--workers", "2"], "--tune and --workers do not go together"),
+    ],
+)
+def test_one_thing_is_measured_at_a_time(words: list[str], says: str) -> None:
+    done = CliRunner().invoke(app, ["bench", *words])
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
 def test_a_growing_memory_is_an_error_after_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [{"rows": n, "peak_memory_mb": n, "process_seconds": 1.0, "rows_per_second": 1.0} for n in (10, 1000)]
     where = {

@@ -18,6 +18,8 @@ from embedcli.contracts import EmbedcliError, Job, UsageError
 Notify = Callable[[str], None]
 # The width that small published static models have.
 STATIC_DIMENSIONS = 256
+# What is measured on rows that bench makes.
+OWN_ROWS = ("--memory", "--shapes")
 
 
 @guarded
@@ -60,13 +62,14 @@ def bench(
     from embedcli.bench import tables
 
     set_environment(flags)
-    if not paths and not memory and shapes is None:
-        raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
+    mode = mode_of(
+        {"--memory": memory, "--tune": tune, "--static": static, "--shapes": shapes, "--workers": workers}, paths
+    )
     notify = quietly if quiet else say
     asked = Asked(tuple(paths or ()), flags, {"rounds": rounds, "rows": rows})
-    if memory:
+    if mode == "--memory":
         made, table = measured_memory(notify), tables.memory
-    elif tune:
+    elif mode == "--tune":
         made, table = measured_budgets(asked, notify), tables.tuning
     elif shapes is not None:
         made, table = measured_shapes(asked, shapes, notify), tables.shapes
@@ -80,6 +83,19 @@ def bench(
         report.write_json(json, made)
     if memory and made["growth_mb"] > made["allowed_mb"]:
         raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
+
+
+def mode_of(given: Mapping[str, Any], paths: list[str] | None) -> str | None:
+    """The one flag that says what is measured, None without; UsageError for two, and for rows where none are read."""
+    modes = [flag for flag, value in given.items() if value not in (None, False)]
+    if len(modes) > 1:
+        raise UsageError(f"{modes[0]} and {modes[1]} do not go together", "measure one thing at a time")
+    mode = modes[0] if modes else None
+    if mode in OWN_ROWS and paths:
+        raise UsageError(f"bench {mode} makes its own rows", f"leave {paths[0]} out")
+    if mode not in OWN_ROWS and not paths:
+        raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
+    return mode
 
 
 @dataclass(frozen=True)
