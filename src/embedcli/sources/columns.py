@@ -11,6 +11,7 @@ import pyarrow as pa
 from embedcli.contracts import Columns, InputError, Job, UsageError
 from embedcli.sources import values as scalars
 from embedcli.sources.looks import Look
+from embedcli.sources.nested import value_in
 from embedcli.sources.template import parse
 from embedcli.storage import where
 
@@ -124,7 +125,9 @@ class Chooser:
             return self.job.id_column
         name = self._guess(ID_NAMES, lambda kind: scalars.is_string(kind) or pa.types.is_integer(kind))
         if name is None:
-            self.notes.append("No id column was found: rows are numbered from 0 in the column row.")
+            odd = self._guess(ID_NAMES, lambda kind: True)
+            held = f" ({odd!r} holds {self.looks[0].kinds[odd]})" if odd is not None else ""
+            self.notes.append(f"No id column was found{held}: rows are numbered from 0 in the column row.")
         else:
             self.notes.append(f"Ids are taken from the column {name!r} (guessed; --id-column names another).")
         return name
@@ -132,10 +135,10 @@ class Chooser:
     def _id_type(self, name: str) -> pa.DataType:
         kinds: list[tuple[str, pa.DataType]] = []
         for look in self.looks:
-            kind = look.kinds[name]
+            kind = look.kind(name)
             if look.format == "jsonl":
-                kind = scalars.id_type([row.get(name) for row in self.rows]) or pa.null()
-            if pa.types.is_null(kind) or pa.types.is_nested(kind):
+                kind = scalars.id_type([value_in(row, name) for row in self.rows])
+            if kind is None or pa.types.is_null(kind) or pa.types.is_nested(kind):
                 held = "neither whole numbers nor strings" if look.format == "jsonl" else f"{kind}, and no ids"
                 raise UsageError(
                     f"{where(look.path)}: column {name!r} holds {held}",
@@ -150,10 +153,11 @@ class Chooser:
         name = self.job.text_column
         if name is not None:
             self._require(name, "--text-column")
-            self._check_text(name, scalars.is_string, "no text")
+            self._check_text(name, scalars.is_text, "no text")
             return name
-        strings = [n for n in self.common if n != id_column and self._all(n, scalars.is_string)]
-        name = self._guess(TEXT_NAMES, scalars.is_string, strings) or (strings[0] if len(strings) == 1 else None)
+        others = [n for n in self.common if n != id_column]
+        strings = [n for n in self.looks[0].names if n != id_column and self._all(n, scalars.is_string)]
+        name = self._guess(TEXT_NAMES, scalars.is_text, others) or (strings[0] if len(strings) == 1 else None)
         if name is None:
             raise UsageError(
                 f"{where(self.looks[0].path)}: which column holds the text? {self._names(self.looks[0])}",
@@ -170,12 +174,12 @@ class Chooser:
             self._require(name, "--template")
         for name in template.names:
             self._require_somewhere(name, "--template")
-            self._check_text(name, lambda k: scalars.is_string(k) or pa.types.is_integer(k), "no text or whole numbers")
+            self._check_text(name, lambda k: scalars.is_text(k) or pa.types.is_integer(k), "no text or whole numbers")
 
     def _check_text(self, name: str, usable: Callable[[pa.DataType], bool], lack: str) -> None:
         """Parquet says what a column holds; of JSONL only the first rows are known, and others may follow."""
         for look in self.looks:
-            kind = look.kinds.get(name)
+            kind = look.kind(name)
             if kind is None or usable(kind):
                 continue
             if look.format != "jsonl":
@@ -204,13 +208,13 @@ class Chooser:
         return keep, frozenset(json_columns)
 
     def _kept_type(self, name: str) -> tuple[pa.DataType, bool]:
-        values = [row.get(name) for row in self.rows]
+        values = [value_in(row, name) for row in self.rows]
         from_json = scalars.kept_type(values)
         lines = [look for look in self.looks if look.format == "jsonl"]
         others = [look for look in self.looks if look.format != "jsonl"]
         for look in others:
             self._require(name, "--keep", [look])
-        kinds = [(look.path, look.kinds[name]) for look in others]
+        kinds = [(look.path, look.kind(name) or pa.null()) for look in others]
         kinds += [(look.path, from_json or pa.string()) for look in lines[:1]]
         if lines and from_json is None:
             seen = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
@@ -227,7 +231,8 @@ class Chooser:
     # What there is
 
     def _all(self, name: str, usable: Callable[[pa.DataType], bool]) -> bool:
-        return all(usable(look.kinds[name]) for look in self.looks)
+        kinds = [look.kind(name) for look in self.looks]
+        return all(kind is not None and usable(kind) for kind in kinds)
 
     def _guess(
         self, names: Sequence[str], usable: Callable[[pa.DataType], bool], among: Sequence[str] | None = None
@@ -241,17 +246,17 @@ class Chooser:
 
     def _require(self, name: str, flag: str, looks: Sequence[Look] | None = None) -> None:
         for look in self.looks if looks is None else looks:
-            if name not in look.kinds:
+            if look.kind(name) is None:
                 raise self._no_column(name, flag, look)
             if name in look.twice:
                 raise UsageError(f"{where(look.path)}: has more than one column {name!r}", "rename one of them")
 
     def _require_somewhere(self, name: str, flag: str) -> None:
-        if not any(name in look.kinds for look in self.looks):
+        if all(look.kind(name) is None for look in self.looks):
             raise self._no_column(name, flag, self.looks[0])
 
     def _no_column(self, name: str, flag: str, look: Look) -> UsageError:
-        lower = {known.lower(): known for known in look.kinds}
+        lower = {known.lower(): known for known in look.names}
         close = get_close_matches(name.lower(), lower, n=1)
         hint = f"did you mean {lower[close[0]]!r}? {flag} takes a name as it stands there" if close else ""
         return UsageError(
@@ -260,7 +265,7 @@ class Chooser:
         )
 
     def _names(self, look: Look) -> str:
-        names = [repr(name) for name in look.kinds]
+        names = [repr(name) for name in look.names]
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         return f"its columns are {', '.join(names[:SHOWN_NAMES])}{more}"
 

@@ -13,6 +13,7 @@ import orjson
 from embedcli import storage
 from embedcli.contracts import InputError, Piece
 from embedcli.sources.fields import Fields, assembled
+from embedcli.sources.nested import value_in
 from embedcli.sources.rows import BAD_ENCODING, BAD_JSON, NOT_OBJECT, Faults, Rows
 from embedcli.sources.text import BOM, RAW_CHARS, Decoder, bad_byte, lines_of, printable, without_bom
 
@@ -105,7 +106,7 @@ def read(piece: Piece, fields: Fields, encoding: str) -> Generator[Rows, None, N
             parsed = parse(lines, encoding)
             yield assembled(
                 fields,
-                {name: [row.get(name) for row in parsed.rows] for name in fields.names},
+                {name: _column(parsed.rows, name) for name in fields.names},
                 parsed.faults,
                 partial(_shown, parsed.lines),
                 lines=_numbered(parsed.places, span + 1),
@@ -114,6 +115,12 @@ def read(piece: Piece, fields: Fields, encoding: str) -> Generator[Rows, None, N
                 odd=parsed.odd,
             )
             span += len(lines)
+
+
+def _column(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    if "." in name:
+        return [value_in(row, name) for row in rows]
+    return [row.get(name) for row in rows]
 
 
 def count(piece: Piece, encoding: str) -> tuple[int, int]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.contracts import Format, InputError, UsageError
-from embedcli.sources import delimited, jsonl, parquet
+from embedcli.sources import delimited, jsonl, nested, parquet
 from embedcli.sources.text import BOM
 from embedcli.storage import where
 
@@ -43,7 +43,9 @@ FOREIGN = {
     b"SQLite format 3\0": ("an SQLite database", CONVERT),
     b"\x04\x22\x4d\x18": ("lz4-compressed", "decompress it first: lz4 -dc FILE | embedcli encode - OUTPUT"),
 }
-KINDS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+# Fields of objects that lie deeper than this are no columns.
+DEEPEST = 20
+KINDS: Mapping[type | None, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -69,6 +71,16 @@ class Look:
     twice: frozenset[str] = frozenset()
     row_bytes: float = ROW_BYTES
     delimiter: str = ""
+
+    def kind(self, name: str) -> pa.DataType | None:
+        """The type of a column, or of a field of an object (`nested`); None if the input has none of that name."""
+        found = nested.kind_in(self.kinds, name)
+        return None if found is None else parquet.plain(found)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns; of one that holds objects their fields."""
+        return list(nested.names_in(self.kinds))
 
 
 def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
@@ -166,7 +178,7 @@ def _look_at_jsonl(source: storage.Input, blocks: Iterable[bytes], encoding: str
     return Look(
         source.path,
         "jsonl",
-        {name: kind_of([row.get(name) for row in good]) for name in dict.fromkeys(chain.from_iterable(good))},
+        kinds_of(good),
         "bytes" if ranged else "all",
         byte_ranges(source.size or 0) if ranged else ((0, None),),
         size=source.size,
@@ -205,10 +217,18 @@ class Beginning:
         self.cut = False
 
 
-def kind_of(values: list[Any]) -> pa.DataType:
-    """What most values of a JSONL column are, as an Arrow type: null if nested, or if there are none."""
+def kind_of(values: list[Any], depth: int = 0) -> pa.DataType:
+    """What most values of a JSONL column are, as an Arrow type: null for lists, or if there are no values."""
     counts = Counter(kind for kind in map(type, values) if kind is not type(None))
-    return KINDS.get(counts.most_common(1)[0][0], pa.null()) if counts else pa.null()
+    most = counts.most_common(1)[0][0] if counts else None
+    if most is not dict or depth == DEEPEST:
+        return KINDS.get(most, pa.null())
+    return pa.struct(list(kinds_of([value for value in values if type(value) is dict], depth + 1).items()))
+
+
+def kinds_of(rows: list[dict[str, Any]], depth: int = 0) -> dict[str, pa.DataType]:
+    """The columns of some rows, or the fields of some objects, and what most of their values are."""
+    return {name: kind_of([row.get(name) for row in rows], depth) for name in dict.fromkeys(chain.from_iterable(rows))}
 
 
 def byte_ranges(size: int) -> list[tuple[int, int | None]]:

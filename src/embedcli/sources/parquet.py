@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from embedcli import storage
 from embedcli.contracts import InputError, Piece
 from embedcli.sources.fields import Fields, weights
+from embedcli.sources.nested import array_in, kind_in
 from embedcli.sources.rows import (
     BAD_ENCODING,
     MISSING_ID,
@@ -24,7 +25,7 @@ from embedcli.sources.rows import (
     picked,
 )
 from embedcli.sources.text import printable
-from embedcli.sources.values import is_string
+from embedcli.sources.values import BYTES, is_string
 
 # A piece is whole row groups up to these bounds; one larger row group is a piece of its own.
 PIECE_ROWS = 1 << 18
@@ -89,7 +90,8 @@ def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
     position, rows = 0, (piece.stop or 0) - piece.start
     with opened(piece.path) as (file, file_size):
         groups = _groups(file.metadata, piece)
-        columns = [name for name in fields.names if name in file.schema_arrow.names]
+        kinds = {field.name: field.type for field in file.schema_arrow}
+        columns = [name for name in fields.names if kind_in(kinds, name) is not None]
         size = _batch_rows(file.metadata, groups, set(columns))
         share = _share(file_size, file.metadata.num_rows, piece)
         for batch in file.iter_batches(size, row_groups=groups, columns=columns, use_threads=False):
@@ -124,15 +126,20 @@ def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], names: set[str
     for i in groups:
         group = metadata.row_group(i)
         columns = (group.column(k) for k in range(group.num_columns))
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
+        size = sum(c.total_uncompressed_size for c in columns if _needed(c.path_in_schema, names))
         longest = max(longest, size // max(1, group.num_rows))
     return max(1, min(BATCH_ROWS, BATCH_BYTES // longest))
+
+
+def _needed(path: str, names: Iterable[str]) -> bool:
+    """Whether a column chunk belongs to one of the columns, or of the fields, that are read."""
+    return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
 def _rows(batch: pa.RecordBatch, fields: Fields, lines: range, done: int) -> Rows:
     faults: Faults = {}
     columns = fields.columns
-    sources = {name: _column(batch, name) for name in fields.text_names}
+    sources = {name: _as_text(_column(batch, name)) for name in fields.text_names}
     values = {name: _python(array, name, faults) for name, array in sources.items()}
     texts = fields.texts(values, faults, clean=True)
     ids = None if columns.id_column is None else _ids(_column(batch, columns.id_column), columns.id_type, faults)
@@ -164,11 +171,17 @@ def _weights(texts: list[str], kept: dict[str, pa.Array]) -> Any:
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
     """A column of the batch, its dictionary decoded; nulls if the file lacks it."""
-    at = batch.schema.get_field_index(name)
-    if at < 0:
+    array = array_in(batch, name)
+    if array is None:
         return pa.nulls(batch.num_rows, pa.string())
-    array = batch.column(at)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _as_text(array: pa.Array) -> pa.Array:
+    """Bytes as the UTF-8 that they should be; what is none shows when it is decoded."""
+    if array.type == pa.binary_view():
+        array = array.cast(pa.binary())
+    return array.view(BYTES[array.type]) if array.type in BYTES else array
 
 
 def _python(array: pa.Array, name: str, faults: Faults) -> list[Any]:

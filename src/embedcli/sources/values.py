@@ -18,6 +18,7 @@ Judge = Callable[[Any], str | None]
 # Whole numbers in this range are exact as float64.
 EXACT = range(-(1 << 53), (1 << 53) + 1)
 WHOLE = {pa.int64(): range(-(1 << 63), 1 << 63), pa.uint64(): range(1 << 64)}
+BYTES = {pa.binary(): pa.string(), pa.large_binary(): pa.large_string()}
 NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -31,6 +32,11 @@ NAMES = {
 def is_string(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds text: string, large_string or string_view."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type may hold text: strings, and bytes, as older programs write strings into Parquet."""
+    return is_string(kind) or kind in BYTES
 
 
 def python_types(kind: pa.DataType) -> frozenset[type]:
