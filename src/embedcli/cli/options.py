@@ -55,7 +55,7 @@ FLAGS = (
     Flag("trust_remote_code", bool, "--trust-remote-code", "Run Python code that comes with the model."),
     Flag("offline", bool, "--offline", "Never touch the network."),
     Flag("cache_dir", str, "--cache-dir", "Where hub models are kept."),
-    Flag("text_column", str, "--text-column", "Column to embed, or a field of one (_source.title); guessed when not given."),
+    Flag("text_column", str, "--text-column", "Column to embed, or a field (_source.title); guessed when not given."),
     Flag("id_column", str, "--id-column", "Column with the ids; guessed when not given, else row numbers."),
     Flag("template", str, "--template", "Text made of columns: 'title: {title} body: {body}'; {name?} may be missing."),
     Flag("keep", list[str], "--keep", "Column to carry over to the output; repeatable."),
