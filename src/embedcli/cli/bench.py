@@ -89,7 +89,7 @@ def mode_of(given: Mapping[str, Any], paths: list[str] | None) -> str | None:
     """The one flag that says what is measured, None without; UsageError for two, and for rows where none are read."""
     modes = [flag for flag, value in given.items() if value not in (None, False)]
     if len(modes) > 1:
-        raise UsageError(f"{modes[0]} and {modes[1]} do not go together", "measure one thing at a time")
+        raise UsageError(f"{modes[0]} and {modes[1]} do not go together", "leave one of them out")
     mode = modes[0] if modes else None
     if mode in OWN_ROWS and paths:
         raise UsageError(f"bench {mode} makes its own rows", f"leave {paths[0]} out")
