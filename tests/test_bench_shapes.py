@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,22 @@ def comparison(rows: int) -> dict[str, Any]:
     }
 
 
-def test_the_command_measures_every_size_and_kind(words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_measures_every_size_and_kind(
+    words: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Request] = []
+    made_of: list[tuple[Path, int, int]] = []
+
+    def copied(folder: Path, *of: Any) -> Path:
+        made_of.append(of)
+        return Path(shutil.copytree(network, folder))
 
     def compared(request: Request, notify: Any) -> dict[str, Any]:
         asked.append(request)
         return comparison(len(Path(request.job.inputs[0]).read_text().splitlines()))
 
     monkeypatch.setattr(shapes, "compare", compared)
-    monkeypatch.setattr(shapes, "SIZES", {"small": (1, 12), "base": (1, 24), "large": (1, 36)})
+    monkeypatch.setattr(shapes, "network", copied)
     flags = ["-m", str(words), "--rows", "30", "--rounds", "2", "--threads", "1", "--json", str(tmp_path / "made.json")]
     done = CliRunner().invoke(app, ["bench", "--shapes", "small, large", *flags])
     assert done.exit_code == 0, done.output
@@ -104,6 +112,7 @@ def test_the_command_measures_every_size_and_kind(words: Path, tmp_path: Path, m
     }
     assert all(one.arguments[:2] == ("--model", one.job.model) != ("--model", str(words)) for one in asked)
     assert not any(Path(one.job.model).exists() for one in asked)
+    assert made_of == [(words, 6, 384), (words, 24, 1024)]
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= tables.WIDTH
     assert sum("network, " in line for line in lines) == 6
