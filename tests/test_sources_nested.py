@@ -108,6 +108,15 @@ def test_a_job_on_fields_is_known_again_and_searched(tmp_path: Path) -> None:
     assert json.loads(done.out)[0]["id"] == 7
 
 
+@BOTH
+def test_inspect_names_the_fields(ending: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"in.{ending}", *DUMP[:2])
+    done = jobs.run("inspect", path, "--text-column", "_source.body", "--json")
+    assert done.code == 0, done.err
+    kinds = {"_id": "string", "_source.title": "string", "_source.body": "string"}
+    assert json.loads(done.out)["columns"] == kinds | {"_source.meta.n": "int64", "_source.meta.lang": "string"}
+
+
 def test_what_lies_very_deep_is_no_column(tmp_path: Path) -> None:
     deep: Any = "text"
     for _ in range(300):

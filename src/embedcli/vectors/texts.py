@@ -51,9 +51,10 @@ def describe_input(job: Job) -> dict[str, Any]:
 
 
 def columns_in(job: Job, paths: Sequence[str]) -> dict[str, str]:
-    """All columns of the inputs and their types; those of JSONL as its first rows show them."""
+    """All columns of the inputs, or fields of those that hold objects, and their types; JSONL shows them by its first rows."""
     found: dict[str, str] = {}
     for path in paths:
-        for name, kind in look_at(path, job.format, job.encoding, LOOK_ROWS).kinds.items():
-            found.setdefault(name, str(kind))
+        look = look_at(path, job.format, job.encoding, LOOK_ROWS)
+        for name in look.names:
+            found.setdefault(name, str(look.kind(name)))
     return found
