@@ -51,7 +51,7 @@ def describe_input(job: Job) -> dict[str, Any]:
 
 
 def columns_in(job: Job, paths: Sequence[str]) -> dict[str, str]:
-    """All columns of the inputs, or fields of those that hold objects, and their types; JSONL shows them by its first rows."""
+    """All columns of the inputs, of objects their fields, and their types; of JSONL those of its first rows."""
     found: dict[str, str] = {}
     for path in paths:
         look = look_at(path, job.format, job.encoding, LOOK_ROWS)
