@@ -96,7 +96,7 @@ class Browser:
         self.call("Browser.close")
         os.close(self._to)
         os.close(self._from)
-        self._process.wait(timeout=20)
+        self._process.wait(timeout=60)
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:

@@ -21,6 +21,8 @@ from typer.testing import CliRunner
 from embedcli.contracts import Watch
 
 DIM = 16
+# Seconds after which a process hangs, on however slow and busy a machine.
+PATIENCE = 600
 WORDS = [f"word{i}" for i in range(120)]
 
 
@@ -96,12 +98,17 @@ def command(*arguments: object) -> list[str]:
 def run_apart(*arguments: object, stdin: bytes | None = None, **environment: str) -> Ended:
     """`embedcli ARGUMENTS` in a process of its own."""
     done = subprocess.run(
-        command(*arguments), input=stdin, capture_output=True, env=os.environ | environment, check=False, timeout=120
+        command(*arguments),
+        input=stdin,
+        capture_output=True,
+        env=os.environ | environment,
+        check=False,
+        timeout=PATIENCE,
     )
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = PATIENCE) -> None:
     """Wait until a process has come so far; fail if it ends or takes longer than it possibly can."""
     until = time.monotonic() + seconds
     while not condition():

@@ -71,7 +71,7 @@ def running() -> Iterator[Store]:
         yield Store(environment(address), fs)
     finally:
         process.stdin.close()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import jobs
+
 PROGRAM = """
 import atexit, sys, threading, time
 from embedcli.cli.boundary import ended_at_once
@@ -30,7 +32,7 @@ SAID = ["data that is not flushed", "a thread's last word", "a library's own end
 
 def ended(last: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM.format(last=last)]
-    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=jobs.PATIENCE)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 75, 130])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import jobs
+
 SHELLS = ("bash", "zsh", "fish")
 # How each shell completes a line without a terminal. zsh's own listing needs one: its helper prints what it was given.
 DRIVERS = {
@@ -52,7 +54,7 @@ def completed(shell: str, program: Path, line: str, last: str) -> str:
         cwd=program,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=jobs.PATIENCE,
         check=False,
     )
     return done.stdout

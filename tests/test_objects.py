@@ -239,7 +239,7 @@ def test_a_bucket_that_vanishes_is_told(store: s3_server.Store, place: Path) -> 
     try:
         jobs.wait_for(lambda: removed(store, "vanishing"), process)
         process.send_signal(signal.SIGCONT)
-        error = process.communicate(timeout=60)[1].decode()
+        error = process.communicate(timeout=jobs.PATIENCE)[1].decode()
     finally:
         kill(process)
     assert process.returncode == 1, error

@@ -185,14 +185,14 @@ def test_a_node_that_goes(two_nodes: Any, home: Path, tmp_path: Path, whole: dic
     driver.start()
     waited_for(lambda: bool(list(Path(log).glob("waits-*"))) or not driver.is_alive())
     two_nodes.remove_node(lost, allow_graceful=False)
-    driver.join(60)
+    driver.join(jobs.PATIENCE)
     two_nodes.add_node(**NODE)
     assert [getattr(one, "exit_code", one) for one in ended] == [3]
     assert held(tmp_path / "out") == whole
 
 
 def waited_for(condition: Callable[[], bool]) -> None:
-    with subprocess.Popen(["sleep", "60"]) as clock:
+    with subprocess.Popen(["sleep", str(jobs.PATIENCE)]) as clock:
         jobs.wait_for(condition, clock)
         clock.kill()
 
@@ -239,7 +239,7 @@ def waiting_workers(tmp_path: Path) -> list[int]:
 def test_sigterm_keeps_what_is_done(halfway: Any, home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     done = sealed(tmp_path)
     halfway.send_signal(signal.SIGTERM)
-    out, err = halfway.communicate(timeout=60)
+    out, err = halfway.communicate(timeout=jobs.PATIENCE)
     assert halfway.returncode == 75
     assert out == b""
     assert "run the same command again" in err.decode()

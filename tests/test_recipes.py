@@ -19,11 +19,13 @@ from typing import Any
 
 import pytest
 
+import jobs
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "recipes.md"
 COMMANDS = ("jq", "make", "gzip", "zcat", "split", "xargs", "duckdb", "embedding-atlas")
 PROGRAMS = Path(sys.executable).parent
-LIMIT = 300
+LIMIT = 900
 
 
 @dataclass
@@ -117,7 +119,7 @@ server.cleanup()
         assert server.stdout
         yield server.stdout.readline().strip()
         server.stdin.close()
-        server.wait(timeout=60)
+        server.wait(timeout=jobs.PATIENCE)
 
 
 def missing(recipe: Recipe) -> list[str]:
