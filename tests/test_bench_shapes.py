@@ -49,7 +49,7 @@ def test_rows_have_the_tokens_that_were_asked_for(kind: shapes.Kind, network: Pa
     lengths = kind.lengths(40)
     tokenizer = shapes.tokenizer_of(network)
     tokenizer.no_padding()
-    texts = shapes.texts_of(network, lengths)
+    texts = shapes.Words.of(network).texts(lengths)
     assert [len(tokenizer.encode(text).ids) for text in texts] == lengths.tolist()
     assert lengths.max() <= shapes.LIMIT
     assert len(set(texts)) == len(texts)
@@ -69,7 +69,7 @@ def test_longer_rows_are_fewer(network: Path) -> None:
 
 
 def figures(**more: Any) -> dict[str, Any]:
-    both = {"rows_per_second": 1234.5, "tokens_per_second": 98765.4, "lowest_cosine": 1.0}
+    both = {"rows_per_second": 1234.5, "tokens_per_second": 98765.4, "lowest_cosine": 1.0, "others_share": None}
     return {**both, "encode_ratio": {"median": 2.5}, "share_of_matrix_product": 0.42, **more}
 
 

@@ -405,11 +405,8 @@ def test_no_room_for_a_worker(home: Path, tmp_path: Path) -> None:
 
 def test_a_worker_holds_a_second_share_only_where_shares_are_many() -> None:
     job = Job(("in",), "out", workers=2)
-    assert [cluster.at_hand(shares, job) for shares in (1, 2 * cluster.MANY_SHARES - 1, 2 * cluster.MANY_SHARES)] == [
-        1,
-        1,
-        2,
-    ]
+    many = 2 * cluster.MANY_SHARES
+    assert [cluster.at_hand(shares, job) for shares in (1, many - 1, many)] == [1, 1, 2]
 
 
 def test_machines_without_embedcli() -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
+from embedcli.sources import looks
 from embedcli.sources.nested import value_in
 from test_sources_columns import columns_of, read, refusal, write
 
@@ -81,18 +82,18 @@ def test_a_lone_string_is_guessed_where_it_lies(ending: str, tmp_path: Path) -> 
 def test_only_the_fields_that_are_needed_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And their sizes decide how many rows are read at once."""
     path = write(tmp_path / "in.parquet", *({"id": i, "d": {"t": "x" * 500, "u": "y" * 500}} for i in range(100)))
-    asked: list[tuple[int, list[str]]] = []
+    asked: list[tuple[int, tuple[str, ...]]] = []
     iterate = pq.ParquetFile.iter_batches
 
     def noted(self: Any, size: int, **options: Any) -> Any:
         for batch in iterate(self, size, **options):
-            asked.append((size, [field.name for field in batch.schema.field("d").type]))
+            asked.append((size, tuple(field.name for field in batch.schema.field("d").type)))
             yield batch
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", noted)
     monkeypatch.setattr("embedcli.sources.parquet.BATCH_BYTES", 20)
     assert len(read(path, text_column="d.t")[1]) == 100
-    assert {fields for _, fields in [(size, tuple(fields)) for size, fields in asked]} == {("t",)}
+    assert {fields for _, fields in asked} == {("t",)}
     assert max(size for size, _ in asked) < 100
 
 
@@ -124,6 +125,24 @@ def test_what_lies_very_deep_is_no_column(tmp_path: Path) -> None:
     path = write(tmp_path / "in.jsonl", {"id": 1, "text": "one", "deep": deep})
     assert read(path)[1] == ["one"]
     assert "there is no column" in refusal(path, text_column="deep" + ".a" * 300).message
+
+
+def test_an_object_with_names_of_its_own_in_every_row(tmp_path: Path) -> None:
+    """A map: each row's names are looked at once, not once for every row."""
+    rows = [{"id": i, "text": "one", "scores": {f"doc{i}-{j}": 0.5 for j in range(3)}} for i in range(200)]
+    path = write(tmp_path / "in.jsonl", *rows)
+    assert columns_of(path).text_column == "text"
+    assert read(path, keep=("scores.doc7-1",))[2][7:9] == [{"scores.doc7-1": 0.5}, {"scores.doc7-1": None}]
+    calls: list[int] = []
+
+    class Row(dict[str, Any]):
+        def items(self) -> Any:
+            calls.append(1)
+            return super().items()
+
+    kinds = looks.kinds_of([Row(row) for row in rows])
+    assert kinds["scores"].num_fields == 600
+    assert len(calls) == 200
 
 
 # Bytes

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from embedcli.bench.processes import Finished, run
+from embedcli.contracts import ModelError
 
 if TYPE_CHECKING:
     from embedcli.contracts import Floats, Rows
@@ -117,6 +118,14 @@ class Peer:
         command = [self.python, str(PROGRAMS / "peer.py"), str(folder / "settings.json")]
         done = ended_well(run(command, folder / "stderr.txt"))
         return done, json.loads((folder / "facts.json").read_text("utf-8"))
+
+
+def sure(own: Ours, rows: Path, folder: Path) -> Lap:
+    """A run of ours, which has to go well. Raises ModelError."""
+    try:
+        return own.lap(rows, folder)
+    except Failed as error:
+        raise ModelError(f"embedcli failed: {error}", "try `embedcli encode` with the same flags") from error
 
 
 def ended_well(done: Finished) -> Finished:

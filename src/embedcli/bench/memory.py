@@ -11,11 +11,10 @@ import numpy as np
 
 from embedcli import __version__
 from embedcli.bench import machine
-from embedcli.bench.contenders import Lap, Ours
+from embedcli.bench.contenders import Lap, Ours, sure
 from embedcli.bench.field import Notify
 from embedcli.bench.outcome import rounded
 from embedcli.bench.synthetic import word_model
-from embedcli.bench.tune import lap
 
 COUNTS = (10_000, 1_000_000)
 ALLOWED_MB = 150.0
@@ -35,7 +34,7 @@ def measure(notify: Notify, counts: tuple[int, ...] = COUNTS) -> dict[str, Any]:
         for count in counts:
             rows = folder / "rows.jsonl"
             write(rows, words, count)
-            runs.append(figures(count, lap(own, rows, folder)))
+            runs.append(figures(count, sure(own, rows, folder)))
             notify(f"{count:,} rows: {runs[-1]['peak_memory_mb']:,.0f} MB")
     return {
         "embedcli": __version__,

@@ -56,6 +56,30 @@ class Kind:
     lengths: Callable[[int], Rows]
 
 
+@dataclass(frozen=True)
+class Words:
+    """Words that are one token each, and how many tokens every text has besides."""
+
+    known: Any
+    special: int
+
+    @classmethod
+    def of(cls, model: Path) -> Words:
+        """Those of a model's tokenizer. UsageError if it knows no whole words."""
+        tokenizer = tokenizer_of(model)
+        tokenizer.no_padding()
+        known = np.array(list(islice(whole_words(tokenizer), WORDS)))
+        if not len(known):
+            raise UsageError(f"the tokenizer of {model.name} knows no whole words", "name another model with -m")
+        return cls(known, tokenizer.num_special_tokens_to_add(is_pair=False))
+
+    def texts(self, lengths: Rows) -> list[str]:
+        """Texts of so many tokens each, special ones included, and at least one word."""
+        random = np.random.default_rng(0)
+        counts = np.maximum(1, lengths - self.special)
+        return [" ".join(self.known[random.integers(0, len(self.known), count)]) for count in counts]
+
+
 def mixed(count: int) -> Rows:
     """As documents are: half below 80 tokens, one in fifty at the limit (lognormal)."""
     drawn = np.random.default_rng(0).lognormal(np.log(80), 0.9, count)
@@ -78,18 +102,19 @@ def shapes(names: Sequence[str], request: Request, asking: Asking, notify: Notif
     for name in names:
         if name not in SIZES:
             raise UsageError(f"--shapes {name}: there is no such size", f"choose of {', '.join(SIZES)}")
-    words = catalog.resolve(request.job).folder
+    source = catalog.resolve(request.job).folder
+    words = Words.of(source)
     made: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as place, own_cache(f"{place}/cache"):
         for name in names:
             layers, width = SIZES[name]
             notify(f"{name}: a network of {layers} layers of {width} with random weights")
-            model = network(Path(place, name), words, layers, width)
+            model = network(Path(place, name), source, layers, width)
             made[name] = {}
             for kind in KINDS:
                 count = request.rows or rows_for(kind, model, CPU_FLOP if devices.on_cpu(request.job) else CARD_FLOP)
                 rows = Path(place, f"{kind.name}.jsonl")
-                write(rows, texts_of(model, kind.lengths(count)))
+                write(rows, words.texts(kind.lengths(count)))
                 notify(f"{name}, {kind.name} rows")
                 made[name][kind.name] = compare(asking(model, rows), notify)
             shutil.rmtree(model)
@@ -110,13 +135,13 @@ def own_cache(folder: str) -> Iterator[None]:
             os.environ[CACHE] = before
 
 
-def network(folder: Path, words: Path, layers: int, width: int) -> Path:
-    """A model folder of that size with the tokenizer of the model in `words`: mean pooling, vectors of length 1."""
-    tokenizer = tokenizer_of(words)
+def network(folder: Path, source: Path, layers: int, width: int) -> Path:
+    """A model folder of that size with the tokenizer of the model in `source`: mean pooling, vectors of length 1."""
+    tokenizer = tokenizer_of(source)
     folder.mkdir()
     for name in TOKENIZER:
-        if (words / name).is_file():
-            shutil.copy(words / name, folder)
+        if (source / name).is_file():
+            shutil.copy(source / name, folder)
     last = max(tokenizer.get_vocab().values())
     padding = (tokenizer.padding or {}).get("pad_id", 0)
     sizes = [str(number) for number in (layers, width, last + 1, padding)]
@@ -155,18 +180,6 @@ def rows_for(kind: Kind, model: Path, flop: float) -> int:
     assert shape is not None
     some = kind.lengths(FEWEST)
     return int(np.clip(flop / (useful_flop(some, shape) / FEWEST), FEWEST, MOST))
-
-
-def texts_of(model: Path, lengths: Rows) -> list[str]:
-    """Texts of so many tokens each, of words that are one token; the special tokens of a text count too."""
-    tokenizer = tokenizer_of(model)
-    tokenizer.no_padding()
-    special = tokenizer.num_special_tokens_to_add(is_pair=False)
-    words = np.array(list(islice(whole_words(tokenizer), WORDS)))
-    if not len(words):
-        raise UsageError(f"the tokenizer of {model.name} knows no whole words", "name another model with -m")
-    random = np.random.default_rng(0)
-    return [" ".join(words[random.integers(0, len(words), max(1, length - special))]) for length in lengths]
 
 
 def whole_words(tokenizer: Tokenizer) -> Iterator[str]:

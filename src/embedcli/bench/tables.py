@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 WIDTH = 80
@@ -38,13 +38,13 @@ def setting(made: Mapping[str, Any]) -> list[str]:
         *labelled("rows", text),
         *labelled("model", f"{model['name']}, {model['dim']} dimensions{limit}"),
         *labelled("runs", f"{made['rounds']} of each, in turn, each a process of its own; medians"),
-        *disturbed(made["contenders"]),
+        *disturbed(made["contenders"].values()),
     ]
 
 
-def disturbed(measured: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def disturbed(measured: Iterable[Mapping[str, Any]]) -> list[str]:
     """A warning if other programs were at work."""
-    shares = [its["others_share"] for its in measured.values() if its["others_share"] is not None]
+    shares = [its["others_share"] for its in measured if its["others_share"] is not None]
     if max(shares, default=0.0) < BUSY:
         return []
     return labelled("careful", f"during some runs other programs took up to {percent(max(shares))} of the processors")
@@ -79,11 +79,7 @@ def speeds(made: Mapping[str, Any]) -> list[str]:
 def ratios(made: Mapping[str, Any]) -> list[str]:
     """One line per contender: times faster than the baseline, the arithmetic it reaches, and its fidelity."""
     lines = textwrap.wrap(f"times faster than {made['baseline']}, each run beside its run of the same round", WIDTH)
-    best = ", ".join(f"{speed:,.0f} GFLOP/s in {name}" for name, speed in made["matrix_product_gflops"].items())
-    card = made["machine"].get("accelerator")
-    if best:
-        what = f"dense peak ({card['source']})" if card else "the machine's best matrix product"
-        lines += textwrap.wrap(f"{what}: {best}", WIDTH)
+    lines += textwrap.wrap(best(made), WIDTH)
     lines.append(row("", ("process", "encode", "cpu", "GFLOP/s", "of best", "cosine")))
     for name, its in made["contenders"].items():
         cells = (
@@ -96,6 +92,14 @@ def ratios(made: Mapping[str, Any]) -> list[str]:
         )
         lines.append(row(name, cells))
     return lines
+
+
+def best(made: Mapping[str, Any]) -> str:
+    """What computing is compared with; empty if nothing was measured."""
+    speeds = ", ".join(f"{speed:,.0f} GFLOP/s in {name}" for name, speed in made["matrix_product_gflops"].items())
+    card = made["machine"].get("accelerator")
+    what = f"dense peak ({card['source']})" if card else "the machine's best matrix product"
+    return f"{what}: {speeds}" if speeds else ""
 
 
 def inside(made: Mapping[str, Any]) -> list[str]:
@@ -144,7 +148,7 @@ def together(made: Mapping[str, Any]) -> str:
     lines = [*on_machine(made["machine"])]
     lines += labelled("rows", f"{made['rows']:,} in {made['files']} files")
     lines += labelled("runs", f"{made['rounds']} of each, in turn; medians; ratios are of runs of the same round")
-    lines += disturbed(made["runners"])
+    lines += disturbed(made["runners"].values())
     lines += ["", row("seconds", ("process", "start", "after", "ratio"))]
     for name, its in made["runners"].items():
         times = [seconds(its[key]) for key in ("process_seconds", "start_seconds", "working_seconds")]
@@ -156,7 +160,8 @@ def shapes(made: Mapping[str, Any]) -> str:
     """What `shapes` found: for every size and kind of rows a line of embedcli's, one of the baseline's, and stages."""
     cells = [(name, kind, its) for name, kinds in made["shapes"].items() for kind, its in kinds.items()]
     first = cells[0][2]
-    lines = [*on_machine(first["machine"]), *labelled("runs", f"{made['rounds']} of each, in turn; medians"), ""]
+    lines = [*on_machine(first["machine"]), *labelled("runs", f"{made['rounds']} of each, in turn; medians")]
+    lines += [*disturbed(figures for _, _, its in cells for figures in its["contenders"].values()), ""]
     lines.append(row("medians", ("rows/s", "tokens/s", "times", "of best", "idle", "cosine")))
     shares = ["", "share of the encode seconds, stages side by side"]
     for name, kind, its in cells:
@@ -166,8 +171,7 @@ def shapes(made: Mapping[str, Any]) -> str:
         own = its["contenders"][ours]
         spent = (f"{stage} {percent(s / own['encode_seconds'])}" for stage, s in own["stage_seconds"].items())
         shares += labelled(f"{name} {kind}", ", ".join(spent), 13)
-    best = ", ".join(f"{speed:,.0f} GFLOP/s in {what}" for what, speed in first["matrix_product_gflops"].items())
-    return "\n".join([*lines, *shares, *(["", *labelled("best", best)] if best else [])])
+    return "\n".join([*lines, *shares, "", *textwrap.wrap(best(first), WIDTH)]).rstrip()
 
 
 def shape_cells(its: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from typing import Any
 from embedcli import __version__
 from embedcli.bench import machine, numbers
 from embedcli.bench.compare import Request
-from embedcli.bench.contenders import Failed, Lap, Ours
+from embedcli.bench.contenders import Failed, Lap, Ours, sure
 from embedcli.bench.field import Notify
 from embedcli.bench.numbers import middle
 from embedcli.bench.outcome import busiest, ratio, rounded
 from embedcli.bench.rows import gather, write
-from embedcli.contracts import ModelError, UsageError
+from embedcli.contracts import UsageError
 
 # As many files as a share each: enough for several workers to be done at about the same time.
 FILES = 20
@@ -40,19 +40,18 @@ def together(request: Request, workers: int, notify: Notify) -> dict[str, Any]:
         every, first = in_files(texts, folder / "every"), in_files(texts[:FILES], folder / "first")
         contenders, missing = runners(request, workers)
         notify(f"{len(texts):,} rows in {FILES} files; one row of each first, to fill the caches")
-        lap(contenders[0], first, folder)
+        sure(contenders[0], first, folder)
         laps: dict[str, list[tuple[Lap, Lap]]] = {runner.name: [] for runner in contenders}
         for number in range(request.rounds):
             for runner in [runner for runner in contenders if runner.name not in missing]:
+                run = sure if runner.name == ALONE else Ours.lap
                 try:
-                    pair = runner.lap(first, folder), runner.lap(every, folder)
+                    laps[runner.name].append((run(runner, first, folder), run(runner, every, folder)))
                 except Failed as error:
-                    if runner.name == ALONE:
-                        raise failed(error) from error
                     missing[runner.name] = f"it failed: {error}"
                     continue
-                laps[runner.name].append(pair)
-                notify(f"round {number + 1} of {request.rounds}: {runner.name} {pair[1].seconds:.1f} s")
+                seconds = laps[runner.name][-1][1].seconds
+                notify(f"round {number + 1} of {request.rounds}: {runner.name} {seconds:.1f} s")
     measured = {name: pairs for name, pairs in laps.items() if name not in missing}
     return {
         "embedcli": __version__,
@@ -83,17 +82,6 @@ def runners(request: Request, workers: int) -> tuple[list[Ours], dict[str, str]]
     if all(map(find_spec, ("ray", "pandas"))):
         return [*found, ray], {}
     return found, {ray.name: "not installed: pip install 'embedcli[ray]'"}
-
-
-def lap(runner: Ours, rows: Path, folder: Path) -> Lap:
-    try:
-        return runner.lap(rows, folder)
-    except Failed as error:
-        raise failed(error) from error
-
-
-def failed(error: Failed) -> ModelError:
-    return ModelError(f"embedcli failed: {error}", "try `embedcli encode` with the same flags")
 
 
 def figures(pairs: Sequence[tuple[Lap, Lap]], alone: Sequence[tuple[Lap, Lap]]) -> dict[str, Any]:

@@ -9,12 +9,11 @@ from typing import Any
 from embedcli import __version__
 from embedcli.bench import machine
 from embedcli.bench.compare import Request
-from embedcli.bench.contenders import Failed, Lap, Ours
+from embedcli.bench.contenders import Lap, Ours, sure
 from embedcli.bench.field import Notify
 from embedcli.bench.numbers import middle
 from embedcli.bench.outcome import rounded
 from embedcli.bench.rows import gather
-from embedcli.contracts import ModelError
 
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
 
@@ -26,12 +25,12 @@ def tune(request: Request, notify: Notify) -> dict[str, Any]:
         folder = Path(name)
         rows = gather(request.job, request.rows, folder)
         notify(f"{len(rows.texts):,} rows; a ten-row run first, to fill the caches")
-        default = lap(Ours("embedcli", request.arguments), rows.few, folder)
+        default = sure(Ours("embedcli", request.arguments), rows.few, folder)
         laps: dict[int, list[Lap]] = {budget: [] for budget in BUDGETS}
         for number in range(request.rounds):
             for budget in BUDGETS:
                 own = Ours("embedcli", (*request.arguments, "--batch-tokens", str(budget)))
-                laps[budget].append(lap(own, rows.every, folder))
+                laps[budget].append(sure(own, rows.every, folder))
                 seconds = laps[budget][-1].encode_seconds
                 notify(f"round {number + 1} of {request.rounds}: {budget:,} tokens, {seconds:.1f} s")
     space = default.report["space"]
@@ -44,14 +43,6 @@ def tune(request: Request, notify: Notify) -> dict[str, Any]:
         "default": default.report["batch_tokens"],
         "budgets": [rounded(budget_figures(budget, its, len(rows.texts))) for budget, its in laps.items()],
     }
-
-
-def lap(own: Ours, rows: Path, folder: Path) -> Lap:
-    """A run of ours, which has to go well."""
-    try:
-        return own.lap(rows, folder)
-    except Failed as error:
-        raise ModelError(f"embedcli failed: {error}", "try `embedcli encode` with the same flags") from error
 
 
 def budget_figures(budget: int, laps: list[Lap], rows: int) -> dict[str, Any]:

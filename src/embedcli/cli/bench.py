@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,14 +62,16 @@ def bench(
     from embedcli.bench import tables
 
     set_environment(flags)
-    mode = mode_of(
-        {"--memory": memory, "--tune": tune, "--static": static, "--shapes": shapes, "--workers": workers}, paths
-    )
+    modes = {
+        "--memory": memory, "--tune": tune, "--static": static, "--shapes": shapes is not None,
+        "--workers": workers is not None,
+    }  # fmt: skip
+    check_modes([flag for flag, given in modes.items() if given], paths)
     notify = quietly if quiet else say
     asked = Asked(tuple(paths or ()), flags, {"rounds": rounds, "rows": rows})
-    if mode == "--memory":
+    if memory:
         made, table = measured_memory(notify), tables.memory
-    elif mode == "--tune":
+    elif tune:
         made, table = measured_budgets(asked, notify), tables.tuning
     elif shapes is not None:
         made, table = measured_shapes(asked, shapes, notify), tables.shapes
@@ -85,9 +87,8 @@ def bench(
         raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
 
 
-def mode_of(given: Mapping[str, Any], paths: list[str] | None) -> str | None:
-    """The one flag that says what is measured, None without; UsageError for two, and for rows where none are read."""
-    modes = [flag for flag, value in given.items() if value not in (None, False)]
+def check_modes(modes: Sequence[str], paths: list[str] | None) -> None:
+    """UsageError if two flags say what is measured, for rows where none are read, and for none where some are."""
     if len(modes) > 1:
         raise UsageError(f"{modes[0]} and {modes[1]} do not go together", "leave one of them out")
     mode = modes[0] if modes else None
@@ -95,7 +96,6 @@ def mode_of(given: Mapping[str, Any], paths: list[str] | None) -> str | None:
         raise UsageError(f"bench {mode} makes its own rows", f"leave {paths[0]} out")
     if mode not in OWN_ROWS and not paths:
         raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
-    return mode
 
 
 @dataclass(frozen=True)

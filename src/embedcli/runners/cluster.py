@@ -249,9 +249,10 @@ def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Generator[dict[str, A
 
 
 def at_hand(tasks: int, job: Job) -> int:
-    """How many shares a worker is given at a time. A second, for when it has done the first, saves it the 0.15 s in
-    which Ray notices that it is idle; but at the end a slow worker sits on a share that another would begin: only where
-    shares are many, and so that one is a small part of the work, is it worth that.
+    """How many shares a worker is given at a time: two where shares are many, so that one is a small part of the work.
+
+    The second saves a worker the 0.15 s in which Ray notices that it is idle; but at the end a slow worker sits on a
+    share that another would begin.
     """
     return 2 if tasks >= MANY_SHARES * (job.workers or 1) else 1
 

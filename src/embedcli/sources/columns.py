@@ -156,8 +156,7 @@ class Chooser:
             self._check_text(name, scalars.is_text, "no text")
             return name
         others = [n for n in self.common if n != id_column]
-        strings = [n for n in self.looks[0].names if n != id_column and self._all(n, scalars.is_string)]
-        name = self._guess(TEXT_NAMES, scalars.is_text, others) or (strings[0] if len(strings) == 1 else None)
+        name = self._guess(TEXT_NAMES, scalars.is_text, others) or self._lone_string(id_column)
         if name is None:
             raise UsageError(
                 f"{where(self.looks[0].path)}: which column holds the text? {self._names(self.looks[0])}",
@@ -165,6 +164,17 @@ class Chooser:
             )
         self.notes.append(f"Texts are taken from the column {name!r} (guessed; --text-column names another).")
         return name
+
+    def _lone_string(self, id_column: str | None) -> str | None:
+        """The only column or field that holds strings in every input; None if there are others, or none."""
+        strings = [
+            name
+            for name, kind in self.looks[0].leaves.items()
+            if name != id_column
+            and scalars.is_string(kind)
+            and all(scalars.is_string(look.leaves.get(name, pa.null())) for look in self.looks[1:])
+        ]
+        return strings[0] if len(strings) == 1 else None
 
     def _check_template(self) -> None:
         if self.job.template is None:
@@ -214,7 +224,7 @@ class Chooser:
         others = [look for look in self.looks if look.format != "jsonl"]
         for look in others:
             self._require(name, "--keep", [look])
-        kinds = [(look.path, look.kind(name) or pa.null()) for look in others]
+        kinds = [(look.path, kind) for look in others if (kind := look.kind(name)) is not None]
         kinds += [(look.path, from_json or pa.string()) for look in lines[:1]]
         if lines and from_json is None:
             seen = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
@@ -231,8 +241,7 @@ class Chooser:
     # What there is
 
     def _all(self, name: str, usable: Callable[[pa.DataType], bool]) -> bool:
-        kinds = [look.kind(name) for look in self.looks]
-        return all(kind is not None and usable(kind) for kind in kinds)
+        return all(usable(look.kinds[name]) for look in self.looks)
 
     def _guess(
         self, names: Sequence[str], usable: Callable[[pa.DataType], bool], among: Sequence[str] | None = None
@@ -256,7 +265,7 @@ class Chooser:
             raise self._no_column(name, flag, self.looks[0])
 
     def _no_column(self, name: str, flag: str, look: Look) -> UsageError:
-        lower = {known.lower(): known for known in look.names}
+        lower = {known.lower(): known for known in look.leaves}
         close = get_close_matches(name.lower(), lower, n=1)
         hint = f"did you mean {lower[close[0]]!r}? {flag} takes a name as it stands there" if close else ""
         return UsageError(
@@ -265,7 +274,7 @@ class Chooser:
         )
 
     def _names(self, look: Look) -> str:
-        names = [repr(name) for name in look.names]
+        names = [repr(name) for name in look.leaves]
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         return f"its columns are {', '.join(names[:SHOWN_NAMES])}{more}"
 

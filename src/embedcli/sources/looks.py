@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -77,10 +78,10 @@ class Look:
         found = nested.kind_in(self.kinds, name)
         return None if found is None else parquet.plain(found)
 
-    @property
-    def names(self) -> list[str]:
-        """The columns; of one that holds objects their fields."""
-        return list(nested.names_in(self.kinds))
+    @cached_property
+    def leaves(self) -> dict[str, pa.DataType]:
+        """The columns and their types; of one that holds objects its fields."""
+        return {name: parquet.plain(kind) for name, kind in nested.leaves(self.kinds)}
 
 
 def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
@@ -228,7 +229,11 @@ def kind_of(values: list[Any], depth: int = 0) -> pa.DataType:
 
 def kinds_of(rows: list[dict[str, Any]], depth: int = 0) -> dict[str, pa.DataType]:
     """The columns of some rows, or the fields of some objects, and what most of their values are."""
-    return {name: kind_of([row.get(name) for row in rows], depth) for name in dict.fromkeys(chain.from_iterable(rows))}
+    columns: defaultdict[str, list[Any]] = defaultdict(list)
+    for row in rows:  # once: objects may be maps, with names of their own in every row
+        for name, value in row.items():
+            columns[name].append(value)
+    return {name: kind_of(values, depth) for name, values in columns.items()}
 
 
 def byte_ranges(size: int) -> list[tuple[int, int | None]]:

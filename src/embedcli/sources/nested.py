@@ -27,14 +27,14 @@ def array_in(batch: pa.RecordBatch, name: str) -> pa.Array | None:
     return _found(dict(zip(batch.schema.names, batch.columns, strict=True)), name, _flat)
 
 
-def names_in(kinds: Mapping[str, pa.DataType]) -> Iterator[str]:
-    """The columns of these types; of a struct its fields."""
+def leaves(kinds: Mapping[str, pa.DataType]) -> Iterator[tuple[str, pa.DataType]]:
+    """The columns and their types; of a struct its fields."""
     for name, kind in kinds.items():
         inner = _struct(kind)
         if inner:
-            yield from (f"{name}.{leaf}" for leaf in names_in(inner))
+            yield from ((f"{name}.{leaf}", held) for leaf, held in leaves(inner))
         else:
-            yield name
+            yield name, kind
 
 
 def _json(value: Any) -> Mapping[str, Any] | None:

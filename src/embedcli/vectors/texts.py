@@ -54,7 +54,6 @@ def columns_in(job: Job, paths: Sequence[str]) -> dict[str, str]:
     """All columns of the inputs, of objects their fields, and their types; of JSONL those of its first rows."""
     found: dict[str, str] = {}
     for path in paths:
-        look = look_at(path, job.format, job.encoding, LOOK_ROWS)
-        for name in look.names:
-            found.setdefault(name, str(look.kind(name)))
+        for name, kind in look_at(path, job.format, job.encoding, LOOK_ROWS).leaves.items():
+            found.setdefault(name, str(kind))
     return found

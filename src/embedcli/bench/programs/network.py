@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-# As in BERT: heads of 64 numbers where the width allows 12 of them or more, and four times the width in between.
+# As in BERT and MiniLM: heads of 64 numbers, or narrower ones where that would be fewer than 12, and four times the
+# width in between.
 HEAD = 64
 FEWEST_HEADS = 12
 POSITIONS = 512
@@ -18,13 +19,12 @@ def main() -> None:
     from transformers import BertConfig, BertModel
 
     layers, width, words, padding = map(int, sys.argv[2:])
-    heads = max(FEWEST_HEADS, width // HEAD)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=words,
         hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=heads if width % heads == 0 else 1,
+        num_attention_heads=max(FEWEST_HEADS, width // HEAD),
         intermediate_size=4 * width,
         max_position_embeddings=POSITIONS,
         pad_token_id=padding,
