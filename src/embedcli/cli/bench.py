@@ -83,8 +83,8 @@ def bench(
     sys.stdout.write(table(made) + "\n")
     if json is not None:
         report.write_json(json, made)
-    if memory and made["growth_mb"] > made["allowed_mb"]:
-        raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
+    if memory:
+        refuse_growth(made)
 
 
 def check_modes(modes: Sequence[str], paths: list[str] | None) -> None:
@@ -112,6 +112,12 @@ class Asked:
 
         flags = self.flags | changed
         return Request(Job(inputs=paths or self.paths, output="-", **flags), arguments(flags), **self.values)
+
+
+def refuse_growth(made: Mapping[str, Any]) -> None:
+    """EmbedcliError if a million rows took more memory than ten thousand and what is allowed on top."""
+    if made["growth_mb"] > made["allowed_mb"]:
+        raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
 
 
 def measured_memory(notify: Notify) -> dict[str, Any]:
