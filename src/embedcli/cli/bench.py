@@ -16,6 +16,7 @@ from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, takes
 from embedcli.contracts import EmbedcliError, Job, UsageError
 
 Notify = Callable[[str], None]
+Table = Callable[[dict[str, Any]], str]
 # The width that small published static models have.
 STATIC_DIMENSIONS = 256
 # What is measured on rows that bench makes.
@@ -59,43 +60,33 @@ def bench(
     are of runs of the same round. What each figure means stands in docs/speed.md.
     """
     from embedcli import report
-    from embedcli.bench import tables
 
     set_environment(flags)
-    modes = {
-        "--memory": memory, "--tune": tune, "--static": static, "--shapes": shapes is not None,
-        "--workers": workers is not None,
-    }  # fmt: skip
-    check_modes([flag for flag, given in modes.items() if given], paths)
-    notify = quietly if quiet else say
-    asked = Asked(tuple(paths or ()), flags, {"rounds": rounds, "rows": rows})
-    if memory:
-        made, table = measured_memory(notify), tables.memory
-    elif tune:
-        made, table = measured_budgets(asked, notify), tables.tuning
-    elif shapes is not None:
-        made, table = measured_shapes(asked, shapes, notify), tables.shapes
-    elif workers is not None:
-        made, table = measured_workers(asked, workers, notify), tables.together
-    else:
-        asked.values.update(peers=peers, peer_python=peer_python)
-        made, table = measured_field(asked, static, notify), tables.comparison
+    given = {"--memory": memory, "--tune": tune, "--static": static, "--shapes": shapes, "--workers": workers}
+    mode = mode_of([flag for flag, value in given.items() if value not in (None, False)], paths)
+    values = {"rounds": rounds, "rows": rows, "peers": peers, "peer_python": peer_python}
+    asked = Asked(tuple(paths or ()), flags, values)
+    made, table = measured(mode, given.get(mode), asked, quietly if quiet else say)
     sys.stdout.write(table(made) + "\n")
     if json is not None:
         report.write_json(json, made)
-    if memory:
-        refuse_growth(made)
+    if mode == "--memory" and made["growth_mb"] > made["allowed_mb"]:
+        raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
 
 
-def check_modes(modes: Sequence[str], paths: list[str] | None) -> None:
-    """UsageError if two flags say what is measured, for rows where none are read, and for none where some are."""
+def mode_of(modes: Sequence[str], paths: list[str] | None) -> str:
+    """The flag that says what is measured, "" for none.
+
+    UsageError if two flags say it, for rows where none are read, and for none where some are.
+    """
     if len(modes) > 1:
         raise UsageError(f"{modes[0]} and {modes[1]} do not go together", "leave one of them out")
-    mode = modes[0] if modes else None
+    mode = modes[0] if modes else ""
     if mode in OWN_ROWS and paths:
         raise UsageError(f"bench {mode} makes its own rows", f"leave {paths[0]} out")
     if mode not in OWN_ROWS and not paths:
         raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
+    return mode
 
 
 @dataclass(frozen=True)
@@ -114,10 +105,20 @@ class Asked:
         return Request(Job(inputs=paths or self.paths, output="-", **flags), arguments(flags), **self.values)
 
 
-def refuse_growth(made: Mapping[str, Any]) -> None:
-    """EmbedcliError if a million rows took more memory than ten thousand and what is allowed on top."""
-    if made["growth_mb"] > made["allowed_mb"]:
-        raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
+def measured(mode: str, value: Any, asked: Asked, notify: Notify) -> tuple[dict[str, Any], Table]:
+    """The figures that a mode asks for, and what makes a table of them; `value` is what its flag was given."""
+    from embedcli.bench import tables
+
+    match mode:
+        case "--memory":
+            return measured_memory(notify), tables.memory
+        case "--tune":
+            return measured_budgets(asked, notify), tables.tuning
+        case "--shapes":
+            return measured_shapes(asked, value, notify), tables.shapes
+        case "--workers":
+            return measured_workers(asked, value, notify), tables.together
+    return measured_field(asked, mode == "--static", notify), tables.comparison
 
 
 def measured_memory(notify: Notify) -> dict[str, Any]:
