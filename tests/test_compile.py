@@ -19,7 +19,6 @@ import models
 from embedcli import encoders
 from embedcli.contracts import Job, OutOfMemory, UsageError
 from embedcli.encoders import dynamo, unpadded
-from embedcli.encoders.copies import Copies
 from reference import encode, lowest_cosine, samples, varied
 
 BERT = "all-MiniLM-L6-v2-shape"
@@ -270,79 +269,3 @@ def test_nothing_of_the_compiler_reaches_the_network(monkeypatch: pytest.MonkeyP
     assert dynamo.INSTALLS not in os.environ
     assert os.environ["TORCH_WARM_POOL"] == "0"
     assert os.environ[dynamo.CACHE] == "the user's"
-
-
-# Copies
-
-
-class Card:
-    """torch and its module of a card, which note what they are asked for."""
-
-    float32 = "float32"
-
-    def __init__(self, kind: str) -> None:
-        self.calls: list[Any] = []
-        setattr(self, kind, self)
-
-    def note(self, *call: Any) -> Card:
-        self.calls.append(call)
-        return self
-
-    def from_numpy(self, array: Any) -> Card:
-        return self.note("from_numpy")
-
-    def pin_memory(self) -> Card:
-        return self.note("pin_memory")
-
-    def to(self, device: str, **how: Any) -> Card:
-        return self.note("to", device, how)
-
-    shape, device = (2, 3), "card:1"
-
-    def empty(self, shape: Any, **how: Any) -> Card:
-        return self.note("empty", shape, how)
-
-    def copy_(self, source: Any, **how: Any) -> Card:
-        return self.note("copy_", how)
-
-    def Event(self) -> Card:  # noqa: N802
-        return self.note("Event")
-
-    def current_stream(self, device: str) -> str:
-        return f"stream of {device}"
-
-    def record(self, stream: str) -> None:
-        self.note("record", stream)
-
-
-@pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_copies_of_cards_with_events_do_not_wait(kind: str) -> None:
-    card: Any = Card(kind)
-    copies = Copies(card, f"{kind}:1")
-    copies.put(np.zeros(3))
-    assert card.calls == [("from_numpy",), ("pin_memory",), ("to", f"{kind}:1", {"non_blocking": True})]
-    card.calls.clear()
-    host, ready = copies.fetch(card)
-    assert host is ready is card
-    assert card.calls == [
-        ("empty", (2, 3), {"dtype": "float32", "pin_memory": True}),
-        ("copy_", {"non_blocking": True}),
-        ("Event",),
-        ("record", "stream of card:1"),
-    ]
-
-
-def test_copies_of_other_devices_wait() -> None:
-    card: Any = Card("mps")
-    copies = Copies(card, "mps")
-    copies.put(np.zeros(3))
-    assert card.calls == [("from_numpy",), ("to", "mps", {})]
-    assert copies.fetch(card) == (card, None)
-    assert len(card.calls) == 2
-
-
-@pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_the_installed_torch_has_what_copies_and_budgets_ask_for(kind: str) -> None:
-    module = getattr(torch, kind)
-    asked = ("Event", "current_stream", "mem_get_info", "memory_allocated", "memory_reserved", "max_memory_allocated")
-    assert [name for name in (*asked, "reset_peak_memory_stats", "empty_cache") if not hasattr(module, name)] == []

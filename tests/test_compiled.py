@@ -17,7 +17,7 @@ import models
 from embedcli import encoders
 from embedcli.contracts import ModelError, OutOfMemory, Tokens, UsageError
 from embedcli.encoders import compiled, compiled_cache, inference, probe, tracing
-from embedcli.encoders.tokens import ragged
+from embedcli.encoders.tokens import as_tokens
 from reference import encode, encoded, job, load, lowest_cosine, samples, varied
 
 SAME = 0.99999
@@ -60,7 +60,7 @@ def random_tokens(lengths: tuple[int, ...], seed: int = 0) -> Tokens:
     """Rows of so many tokens, any ids that every small vocabulary has."""
     random = np.random.default_rng([seed, *lengths])
     rows = [random.integers(5, 400, length).tolist() for length in lengths]
-    return ragged(rows, np.array(lengths, np.int32))
+    return as_tokens(rows, np.array(lengths, np.int32))
 
 
 def together(encoder: Any, tokens: Tokens) -> Any:

@@ -33,9 +33,9 @@ import resource, sys
 import numpy as np
 from embedcli import encoders
 from embedcli.contracts import Job, OutOfMemory
-from embedcli.encoders.tokens import ragged
+from embedcli.encoders.tokens import as_tokens
 def rows(count, length):
-    return ragged([[7] * length] * count, np.full(count, length, np.int32)), np.arange(count)
+    return as_tokens([[7] * length] * count, np.full(count, length, np.int32)), np.arange(count)
 encoder = encoders.load(Job(inputs=(), output="", model=sys.argv[1], device="cpu"))
 small, large = rows(3, 9), rows(20_000, 256)
 before = encoder.collect(encoder.forward(*small))

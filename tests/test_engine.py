@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from embedcli.contracts import Chunk, InputError, Known, ModelError
-from embedcli.engine import Settings, encode, shape, text_hashes
+from embedcli.engine import Settings, encode, shape, text_hashes, unusable
 from embedcli.meter import Control, Meter
 from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
 
@@ -96,6 +97,13 @@ def test_non_finite_rows_are_retried_then_rejected() -> None:
     np.testing.assert_array_equal(result.vectors, expected(encoder, texts)[[0, 1, 3]])
     assert [reject.line for reject in result.rejects] == [3]
     assert meter.retried_rows == 2
+
+
+@given(arrays(np.float32, st.tuples(st.integers(0, 5), st.integers(0, 4))))
+@example(np.array([[3e38, 1e38], [1e-30, 0], [0, 0], [np.inf, -np.inf], [np.nan, 1]], np.float32))
+def test_rows_without_a_use_are_those_with_an_odd_number_or_only_zeros(vectors: Any) -> None:
+    odd = [bool(row.size) and (not np.isfinite(row).all() or not row.any()) for row in vectors]
+    assert unusable(vectors).tolist() == odd
 
 
 @pytest.mark.parametrize("method", ["tokenize", "forward", "collect"])

@@ -215,7 +215,9 @@ def test_half_precision_weights_are_float32_on_a_cpu(tmp_path: Path) -> None:
 
 
 def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    if transformer.cpu_has("bf16"):
+    import torch
+
+    if devices.cpu_has(torch, "bf16"):
         encoder = load(models.folder("all-MiniLM-L6-v2-shape"), dtype="bfloat16")
         texts = samples()[:20]
         made = encode(encoder, texts)
@@ -223,9 +225,9 @@ def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch
         np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
         exact = encoder.exact(encoder.tokenize(texts), np.arange(3))
         assert lowest_cosine(exact, theirs("all-MiniLM-L6-v2-shape", texts[:3])) >= SAME
-    monkeypatch.setattr(transformer, "cpu_has", lambda kind: False)
+    monkeypatch.setattr(devices, "cpu_has", lambda torch, kind: False)
     with pytest.raises(UsageError, match="no bfloat16"):
-        transformer.choose_dtype("bfloat16", "cpu")
+        devices.dtype(torch, "bfloat16", "cpu")
 
 
 def layers(encoder: Any) -> set[str]:
@@ -256,7 +258,9 @@ def test_a_device_that_is_not_here_is_refused_by_naming_those_that_are() -> None
     with pytest.raises(UsageError, match="no device 'cuda:7'") as caught:
         load(models.folder("m3e-base"), device="cuda:7")
     assert "cpu" in caught.value.hint
-    assert transformer.choose_device("auto") == transformer.devices()[0]
+    import torch
+
+    assert transformer.choose_device("auto") == devices.here(torch)[0]
 
 
 def test_the_dtype_class_is_known_before_torch_is_imported() -> None:

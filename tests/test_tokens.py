@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 
 import models
 from embedcli.contracts import Tokens, UsageError
-from embedcli.encoders import catalog, ownwords
+from embedcli.encoders import catalog, ownwords, pieces
 from embedcli.encoders import tokens as tokens_module
 from embedcli.encoders.tokens import FastTokenizer, pad
 from reference import job, load, samples, sentence_transformer, varied
@@ -42,6 +43,14 @@ def own(name: str) -> Any:
 def fast(name: str, **values: Any) -> FastTokenizer:
     """Ours, on a copy, so that neither sees the other's settings."""
     return FastTokenizer(Tokenizer.from_str(own(name).backend_tokenizer.to_str()), **({"limit": None} | values))
+
+
+@pytest.fixture(autouse=True, scope="module", params=[0, tokens_module.FEW_CHARACTERS], ids=["many", "few"])
+def _few(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A few texts are tokenized whole, many by pieces where the tokenizer allows it: the tokens are the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens_module, "FEW_CHARACTERS", request.param)
+        yield
 
 
 def rows(tokens: Tokens) -> list[list[int]]:
@@ -93,7 +102,7 @@ def test_no_prompt_has_no_tokens() -> None:
 
 def test_slicing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fast(KINDS[1], limit=20).tokenize(samples())
-    monkeypatch.setattr(tokens_module, "SLICE_CHARACTERS", 100)
+    monkeypatch.setattr(pieces, "SLICE_CHARACTERS", 100)
     sliced = fast(KINDS[1], limit=20).tokenize(samples())
     np.testing.assert_array_equal(sliced.ids, whole.ids)
     np.testing.assert_array_equal(sliced.offsets, whole.offsets)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import models
 from embedcli import encoders
 from embedcli.contracts import Job, ModelError, OutOfMemory, UsageError
-from embedcli.encoders import transformer, unpadded
+from embedcli.encoders import devices, transformer, unpadded
 from embedcli.encoders.faults import device_faults
-from embedcli.encoders.tokens import ragged
+from embedcli.encoders.tokens import as_tokens
 from reference import encode, lowest_cosine, samples
 
 UNPADDED = [
@@ -103,7 +103,7 @@ def test_rows_are_tried_again_one_by_one_without_padding_too() -> None:
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_flattened_rows_keep_their_tokens_and_places(lengths: list[int], first: int, chance: Any) -> None:
-    tokens = ragged([[100 * i + j for j in range(n)] for i, n in enumerate(lengths)], np.array(lengths, np.int32))
+    tokens = as_tokens([[100 * i + j for j in range(n)] for i, n in enumerate(lengths)], np.array(lengths, np.int32))
     rows = np.array(chance.sample(range(len(lengths)), chance.randint(1, len(lengths))))
     ids, places, bounds, longest = unpadded.flattened(tokens, rows, first)
     assert longest == max(lengths[row] for row in rows)
@@ -192,7 +192,7 @@ def test_a_failing_device_is_a_sentence_and_a_full_one_is_out_of_memory() -> Non
 
 
 def test_no_such_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformer, "devices", lambda: ["cuda:0", "cuda:1", "cpu"])
+    monkeypatch.setattr(devices, "here", lambda torch: ["cuda:0", "cuda:1", "cpu"])
     assert transformer.choose_device("auto") == "cuda:0"
     assert transformer.choose_device("cuda") == "cuda:0"
     with pytest.raises(UsageError, match=r"no device 'cuda:7' here") as caught:

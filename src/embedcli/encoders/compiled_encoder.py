@@ -125,6 +125,7 @@ class CompiledEncoder:
         for requests in (self._main, self._exact):
             if requests is not None:
                 requests.close()
+        self.words.close()
 
     def _padded(self, tokens: Tokens, rows: Rows) -> tuple[Any, Any]:
         words = self.words

@@ -5,11 +5,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 # Kinds of device whose torch module has streams and events. Not MPS: its copies to the host are not ordered with
 # reads of the host's memory, and torch gives no event for them; there every copy waits.
 EVENTS = ("cuda", "xpu")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Vectors, whether each of them is finite and not zero, and the event to wait for before either is read.
+
+    Without an event the vectors may be read at once, and nobody has looked at them.
+    """
+
+    vectors: Any
+    sound: Any = None
+    ready: Any = None
 
 
 class Copies:
@@ -27,15 +40,18 @@ class Copies:
             return tensor.to(self._device)
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def fetch(self, vectors: Any) -> tuple[Any, Any]:
-        """Float32 vectors on their way to the host, and the event to wait for; None if they may be read at once."""
+    def fetch(self, vectors: Any) -> Fetched:
+        """Float32 vectors [rows, dim] on their way to the host, looked at on the device where nobody waits for that."""
         if self._module is None:
-            return vectors, None
-        host = self._torch.empty(vectors.shape, dtype=self._torch.float32, pin_memory=True)
-        host.copy_(vectors, non_blocking=True)
-        ready = self._module.Event()
-        ready.record(self._module.current_stream(vectors.device))
-        return host, ready
+            return Fetched(vectors)
+        sound = self._torch.isfinite(vectors).all() & vectors.any(1).all()
+        fetched = Fetched(self._home(vectors), self._home(sound), self._module.Event())
+        fetched.ready.record(self._module.current_stream(vectors.device))
+        return fetched
+
+    def _home(self, tensor: Any) -> Any:
+        host = self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return host.copy_(tensor, non_blocking=True)
 
     def empty_cache(self) -> None:
         """Give back what torch keeps of the device's memory."""

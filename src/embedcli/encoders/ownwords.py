@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.contracts import Tokens
-from embedcli.encoders.tokens import FastTokenizer, ragged
+from embedcli.encoders.tokens import FastTokenizer, as_tokens
 
 if TYPE_CHECKING:
     from embedcli.contracts import Role, Rows
@@ -48,7 +48,7 @@ class OwnWords:
         if self._limit is not None:
             for i in np.flatnonzero(full > self._limit):
                 rows[i] = self._tokenizer(prompted[i], truncation=True, max_length=self._limit)["input_ids"]
-        return ragged(rows, full)
+        return as_tokens(rows, full)
 
     def _count_prompt(self) -> int:
         if not self._prompt:

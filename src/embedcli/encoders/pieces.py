@@ -1,4 +1,4 @@
-"""Texts to token ids for static models, a piece at a time where the tokenizer allows it: the same ids, much sooner."""
+"""Texts to token ids, a piece at a time where the tokenizer allows it: the same ids, much sooner."""
 
 from __future__ import annotations
 
@@ -42,13 +42,16 @@ class WholeTexts:
     Nothing is cut or padded, whatever the tokenizer's own settings.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, threads: int = 1) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        # A tokenizer uses all cores by itself; what Python does with its results, one: with two slices at a time
+        # the others need not wait for that.
+        self._pool = ThreadPoolExecutor(threads, "tokenize")
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
-        return joined([self._slice(some) for some in slices(texts)])
+        return joined(list(self._pool.map(self._slice, slices(texts))))
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """Where each token of a text stands, as (start, stop) in characters."""
@@ -59,7 +62,8 @@ class WholeTexts:
         return ragged([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
 
     def close(self) -> None:
-        """Nothing is held."""
+        """End the threads."""
+        self._pool.shutdown()
 
 
 class ByPieces(WholeTexts):
@@ -67,22 +71,22 @@ class ByPieces(WholeTexts):
 
     A piece ends at ASCII white space, at an ASCII punctuation mark and around Han characters. BERT's tokenizer ends
     a word there too, and looks at nothing beyond it, so the ids of a text are those of its pieces in a row.
+    Texts of up to `few` characters together are tokenized whole.
     """
 
-    def __init__(self, tokenizer: Tokenizer, threads: int = 1) -> None:
-        super().__init__(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, threads: int = 1, few: int = 0) -> None:
+        super().__init__(tokenizer, threads)
+        self._few = few
         self._model = tokenizer.model
         self._lower = bool(getattr(tokenizer.normalizer, "lowercase", False))
         self._han = bool(getattr(tokenizer.normalizer, "handle_chinese_chars", False))
         self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self._known: dict[str, tuple[int, ...]] = {}
-        self._pool = ThreadPoolExecutor(threads, "tokenize")
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
-        return joined(list(self._pool.map(self._slice, slices(texts))))
-
-    def close(self) -> None:
-        self._pool.shutdown()
+        if self._few and sum(map(len, texts)) <= self._few:
+            return joined([super(ByPieces, self)._slice(some) for some in slices(texts)])
+        return super().__call__(texts)
 
     def _slice(self, texts: Sequence[str]) -> Ragged:
         # An added token is matched inside a text before any splitting.
@@ -102,11 +106,8 @@ class ByPieces(WholeTexts):
         found = self._ids(words)
         flat, starts = ragged(found)
         counts = np.diff(starts)[codes]
-        ends = np.zeros(len(codes) + 1, np.int64)
-        np.cumsum(counts, out=ends[1:])
-        gather = np.repeat(starts[codes] - ends[:-1], counts)
-        gather += np.arange(len(gather))
-        return flat[gather], ends[np.searchsorted(bounds, rows)]
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        return flat[ranges(starts[codes], counts)], ends[np.searchsorted(bounds, rows)]
 
     def _ids(self, words: list[str]) -> list[tuple[int, ...]]:
         """The token ids of each word, from memory where it has come before."""
@@ -135,9 +136,9 @@ class ByPieces(WholeTexts):
         self._known.update(new)
 
 
-def tokenizing(tokenizer: Tokenizer, threads: int) -> WholeTexts:
-    """The fastest way that gives `tokenizer`'s own ids."""
-    return ByPieces(tokenizer, threads) if splits(tokenizer) else WholeTexts(tokenizer)
+def tokenizing(tokenizer: Tokenizer, threads: int, few: int = 0) -> WholeTexts:
+    """The fastest way that gives `tokenizer`'s own ids, up to `threads` parts of the texts at a time."""
+    return ByPieces(tokenizer, threads, few) if splits(tokenizer) else WholeTexts(tokenizer, threads)
 
 
 def splits(tokenizer: Tokenizer) -> bool:
@@ -208,6 +209,14 @@ def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
     return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
+
+
+def ranges(starts: Rows, counts: Rows) -> Rows:
+    """starts[0], starts[0] + 1, ... `counts[0]` numbers, then those from starts[1], and so on."""
+    ends = np.cumsum(counts)
+    made = np.repeat(starts - (ends - counts), counts)
+    made += np.arange(len(made))
+    return made
 
 
 def joined(parts: Sequence[Ragged]) -> Ragged:

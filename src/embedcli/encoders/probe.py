@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.contracts import Tokens
-from embedcli.encoders.tokens import ragged
+from embedcli.encoders.tokens import as_tokens
 
 if TYPE_CHECKING:
     from embedcli.contracts import Encoder, Floats, Rows
@@ -60,7 +60,7 @@ def probe(words: Any, encoder: Any, most: int) -> Probe:
 def cut(tokens: Tokens, most: int) -> Tokens:
     """The first `most` tokens of each row."""
     rows = np.split(tokens.ids, tokens.offsets[1:-1])
-    return ragged([row[:most].tolist() for row in rows], tokens.full)
+    return as_tokens([row[:most].tolist() for row in rows], tokens.full)
 
 
 def difference(probe: Probe, encoder: Encoder) -> str | None:

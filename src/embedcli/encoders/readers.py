@@ -9,7 +9,8 @@ import numpy as np
 
 from embedcli.contracts import Tokens, UsageError
 from embedcli.encoders.cuts import spans
-from embedcli.encoders.pieces import WholeTexts, ragged, replaced
+from embedcli.encoders.pieces import WholeTexts, replaced
+from embedcli.encoders.tokens import as_tokens
 from embedcli.encoders.words import WordSplitter
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class WordReader:
     def __call__(self, texts: Sequence[str]) -> Tokens:
         rows = [self._splitter.ids(self._prompt + text) for text in texts]
         full = np.fromiter(map(len, rows), np.int32, len(rows))
-        return Tokens(*ragged([row[: self._limit] for row in rows]), full)
+        return as_tokens([row[: self._limit] for row in rows], full)
 
     def spans(self, text: str, overlap: int) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters, each read whole; `overlap` in words."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedcli.batching import padded
 from embedcli.contracts import Tokens, UsageError
 from embedcli.encoders.cuts import spans
+from embedcli.encoders.pieces import ragged, ranges, tokenizing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from embedcli.contracts import Ints, Rows
 
-# One slice of texts is tokenized at a time: an Encoding takes about 150 bytes per token until it is dropped.
-SLICE_CHARACTERS = 1 << 20
+# Up to here texts are tokenized whole: what tokenizing by pieces imports takes longer than it saves.
+FEW_CHARACTERS = 1 << 18
 
 
 class FastTokenizer:
     """A `tokenizers.Tokenizer` with the truncation of transformers done on its output, so that nothing read is lost
     from the count: `Tokens.full` is the whole text's, `Tokens.lengths` what is left after the cut.
 
-    `limit` is the longest row in tokens, special tokens and prompt included (None: no limit). Raises UsageError
-    when the limit leaves no room for the text.
+    `limit` is the longest row in tokens, special tokens and prompt included (None: no limit). Up to `threads` parts
+    of a call are tokenized at a time. Raises UsageError when the limit leaves no room for the text.
     """
 
     def __init__(
@@ -39,32 +39,32 @@ class FastTokenizer:
         pad_id: int = 0,
         pad_left: bool = False,
         cut_left: bool = False,
+        threads: int = 1,
     ) -> None:
-        self._side = "left" if cut_left else "right"
+        self._cut_left = cut_left
         self._tokenizer = tokenizer
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        self._words = tokenizing(tokenizer, threads, FEW_CHARACTERS)
         self.limit = limit
         self.prompt = prompt
         self.pad_id = pad_id
         self.pad_left = pad_left
         self._before, self._after = _specials(tokenizer)
-        if limit is not None and limit <= self._before + self._after:
+        self._specials = len(self._before) + len(self._after)
+        if limit is not None and limit <= self._specials:
             raise UsageError(
-                f"--max-seq-length {limit} leaves no room for text beside {self._before + self._after} special tokens",
-                f"give at least {self._before + self._after + 1}",
+                f"--max-seq-length {limit} leaves no room for text beside {self._specials} special tokens",
+                f"give at least {self._specials + 1}",
             )
         self.prompt_length = self._count_prompt()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Each text once, prompt first; rows longer than the limit cut as transformers cuts them."""
-        rows: list[list[int]] = []
-        full = np.empty(len(texts), np.int32)
-        for start, encodings in self._encode(texts):
-            for i, encoding in enumerate(encodings):
-                full[start + i] = len(encoding)
-                rows.append(self._cut(encoding.ids))
-        return ragged(rows, full)
+        prompted = [self.prompt + text for text in texts] if self.prompt else texts
+        return self._framed(*self._words(prompted))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._words.close()
 
     def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out.
@@ -74,7 +74,7 @@ class FastTokenizer:
         """
         if self.limit is None:
             return [(0, len(text))]
-        room = self.limit - self._before - self._after - self.prompt_length
+        room = self.limit - self._specials - self.prompt_length
         if overlap >= room:
             raise UsageError(
                 f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
@@ -86,54 +86,43 @@ class FastTokenizer:
     def _excess(self, window: str) -> int:
         return len(self._tokenizer.encode(self.prompt + window)) - (self.limit or 0)
 
-    def _encode(self, texts: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-        for start, stop in _slices(texts):
-            prompted = [self.prompt + text for text in texts[start:stop]]
-            yield start, self._tokenizer.encode_batch_fast(prompted)
-
-    def _cut(self, ids: list[int]) -> list[int]:
-        if self.limit is None or len(ids) <= self.limit:
-            return ids
-        room = self.limit - self._before - self._after
-        content = ids[self._before : len(ids) - self._after]
-        kept = content[-room:] if self._side == "left" else content[:room]
-        return ids[: self._before] + kept + ids[len(ids) - self._after :]
+    def _framed(self, ids: Ints, bounds: Rows) -> Tokens:
+        """The texts' own tokens, row i in `bounds[i:i + 2]`, cut to the limit and between the special ones."""
+        counts = np.diff(bounds)
+        kept = counts if self.limit is None else np.minimum(counts, self.limit - self._specials)
+        first = bounds[1:] - kept if self._cut_left else bounds[:-1]
+        offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(kept + self._specials, out=offsets[1:])
+        framed = np.empty(offsets[-1], np.int32)
+        framed[ranges(offsets[:-1] + len(self._before), kept)] = ids[ranges(first, kept)]
+        for i, token in enumerate(self._before):
+            framed[offsets[:-1] + i] = token
+        for i, token in enumerate(reversed(self._after), 1):
+            framed[offsets[1:] - i] = token
+        return Tokens(framed, offsets, (counts + self._specials).astype(np.int32))
 
     def _count_prompt(self) -> int:
         """The prompt's tokens as sentence-transformers counts them: alone, less one trailing special token."""
         if not self.prompt:
             return 0
-        ids = self._cut(self._tokenizer.encode(self.prompt).ids)
+        bare = self._tokenizer.encode(self.prompt, add_special_tokens=False).ids
+        ids = self._framed(*ragged([bare])).ids.tolist()
         special = {number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (ids[-1] in special) if ids else 0
 
 
-def ragged(rows: Sequence[Sequence[int]], full: Ints) -> Tokens:
-    """Lists of token ids as Tokens."""
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return Tokens(np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets, full)
+def as_tokens(rows: Sequence[Sequence[int]], full: Ints) -> Tokens:
+    """Lists of token ids, already cut, as Tokens."""
+    return Tokens(*ragged(rows), full)
 
 
-def _specials(tokenizer: Tokenizer) -> tuple[int, int]:
-    """How many special tokens the tokenizer puts before and after a text."""
-    mask = tokenizer.encode("a").special_tokens_mask
+def _specials(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    made = tokenizer.encode("a")
+    mask = made.special_tokens_mask
     before = mask.index(0) if 0 in mask else len(mask)
     after = mask[::-1].index(0) if 0 in mask else 0
-    return before, after
-
-
-def _slices(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Bounds of consecutive slices of at most SLICE_CHARACTERS, one text at least."""
-    start = size = 0
-    for i, text in enumerate(texts):
-        if i > start and size + len(text) > SLICE_CHARACTERS:
-            yield start, i
-            start, size = i, 0
-        size += len(text)
-    if start < len(texts):
-        yield start, len(texts)
+    return made.ids[:before], made.ids[len(mask) - after :]
 
 
 def pad(

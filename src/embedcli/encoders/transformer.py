@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import Job, ModelError, Tokens, UsageError
-from embedcli.encoders import budget, dynamo, onednn, unpadded
-from embedcli.encoders.copies import Copies
+from embedcli.contracts import Job, ModelError, Tokens
+from embedcli.encoders import budget, devices, dynamo, onednn, unpadded
+from embedcli.encoders.copies import Copies, Fetched
+from embedcli.encoders.cores import cores
 from embedcli.encoders.faults import OUT_OF_MEMORY, device_faults, load_errors
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.inference import out_of_memory
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 BATCH_TOKENS = {"cpu": 1536, "cuda": 65536, "xpu": 32768, "mps": 8192}
 # Lengths are padded up to a multiple, so that few shapes occur: MPS keeps a graph per shape, tensor cores like 8.
 MULTIPLE = {"cpu": 8, "cuda": 8, "xpu": 8, "mps": 16}
+# Threads that tokenize for a card: what they hand over goes through Python, one at a time. A CPU has other work.
+MOST_THREADS = 4
 PROBE = ("a", "The same model must give the same vector, whoever multiplies its matrices.", "向量 vecteur вектор")
 SAME_COSINE = 0.999999
 # In half precision another order of sums moves a vector by some 1e-5; wrong positions or masks by 1e-2 and more.
@@ -60,7 +63,7 @@ class TransformerEncoder:
         import torch
 
         self.device = choose_device(job.device)
-        self.dtype = choose_dtype(job.dtype, self.device)
+        self.dtype = devices.dtype(torch, job.dtype, self.device)
         self._job, self._files, self.recipe, self._notify = job, files, recipe, notify
         kind = self.device.partition(":")[0]
         self.lanes = 1 if kind == "cpu" else 2
@@ -104,7 +107,7 @@ class TransformerEncoder:
         """Each text once, prompt first, cut to the model's limit."""
         return self.words.tokenize(texts)
 
-    def forward(self, tokens: Tokens, rows: Rows) -> Any:
+    def forward(self, tokens: Tokens, rows: Rows) -> Fetched:
         """Start one batch; on an accelerator nothing waits for it. Raises OutOfMemory if it does not fit."""
         if self._packable:
             self._packable = False
@@ -112,14 +115,17 @@ class TransformerEncoder:
         with device_faults(self.device):
             return self._run(self.model, tokens, rows)
 
-    def collect(self, output: Any) -> Floats:
+    def collect(self, output: Fetched) -> Floats:
         """float32 [rows, dim], once the device has made them."""
-        vectors, ready = output
         with device_faults(self.device):
-            if ready is not None:
-                ready.synchronize()
-            made: Floats = vectors.float().cpu().numpy()
+            if output.ready is not None:
+                output.ready.synchronize()
+            made: Floats = output.vectors.float().cpu().numpy()
         return made
+
+    def sound(self, output: Fetched) -> bool:
+        """Whether the device has seen that every vector of a collected batch is finite and not zero."""
+        return output.sound is not None and bool(output.sound)
 
     def exact(self, tokens: Tokens, rows: Rows) -> Floats:
         """The same rows in float32, one by one, so that no other row's padding or overflow touches them."""
@@ -131,6 +137,8 @@ class TransformerEncoder:
     def close(self) -> None:
         """Give the model's memory back."""
         self.model = self._exact_model = None
+        if self.tokenizer is not None:
+            self.tokenizer.close()
         gc.collect()
         self._copies.empty_cache()
 
@@ -164,6 +172,7 @@ class TransformerEncoder:
                 pad_id=own.pad_token_id or 0,
                 pad_left=own.padding_side == "left",
                 cut_left=own.truncation_side == "left",
+                threads=self._job.threads or min(MOST_THREADS, cores()) if self.lanes > 1 else 1,
             )
         self._notify(f"{self._files.name} has no fast tokenizer: its own is used")
         return OwnWords(own, limit=recipe.max_seq_length, prompt=recipe.prompt)
@@ -196,7 +205,7 @@ class TransformerEncoder:
 
         return traced(self, torch, masking_utils)
 
-    def _run(self, model: Any, tokens: Tokens, rows: Rows) -> tuple[Any, Any]:
+    def _run(self, model: Any, tokens: Tokens, rows: Rows) -> Fetched:
         """Start a batch; if its shape cannot be compiled, nothing is compiled from here on."""
         try:
             return self._start(model, self._features(tokens, rows))
@@ -206,7 +215,7 @@ class TransformerEncoder:
             self._uncompile(dynamo.why(error))
         return self._start(model, self._features(tokens, rows))
 
-    def _start(self, model: Any, features: dict[str, Any]) -> tuple[Any, Any]:
+    def _start(self, model: Any, features: dict[str, Any]) -> Fetched:
         import torch
 
         batch = nullcontext() if self._flat is None else self._flat.running(features)
@@ -309,50 +318,9 @@ def load(job: Job, files: ModelFiles, recipe: Recipe, notify: Callable[[str], No
 
 def choose_device(name: str) -> str:
     """The torch device for --device; auto is the first of cuda, xpu, mps, cpu that is here."""
-    here = devices()
-    if name == "auto":
-        return here[0]
-    wanted = f"{name}:0" if name in ("cuda", "xpu") else name
-    if wanted not in here:
-        raise UsageError(f"there is no device {name!r} here", f"--device can be: {', '.join(['auto', *here])}")
-    return wanted
-
-
-def devices() -> list[str]:
-    """Every torch device of this machine, best first, with its index."""
     import torch
 
-    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if hasattr(torch, "xpu") and torch.xpu.is_available():
-        here += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
-    if torch.backends.mps.is_available():
-        here.append("mps")
-    return [*here, "cpu"]
-
-
-def choose_dtype(name: str, device: str) -> str:
-    """The torch dtype for --dtype; auto is float32 on a CPU, else bfloat16 where the device has it, else float16."""
-    import torch
-
-    if device == "cpu":
-        if name == "bfloat16" and not cpu_has("bf16"):
-            raise UsageError("this CPU has no bfloat16 instructions", "use --dtype float32")
-        if name == "float16" and not cpu_has("fp16"):
-            raise UsageError("this CPU has no float16 instructions", "use --dtype float32")
-        return "float32" if name == "auto" else name
-    if name != "auto":
-        return name
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return "bfloat16" if device.startswith("xpu") else "float16"
-
-
-def cpu_has(kind: str) -> bool:
-    """Whether this CPU has instructions for `kind`, bf16 or fp16."""
-    import torch
-
-    ask = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", None)
-    return bool(ask and ask())
+    return devices.chosen(torch, name)
 
 
 def normalized(model: Any, recipe: Recipe) -> Any:
