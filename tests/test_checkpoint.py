@@ -53,7 +53,7 @@ def finish(output: Path) -> None:
 
 
 def parts(output: Path) -> list[Path]:
-    return sorted(Path(f"{output}.parts").glob("part-*.parquet"))
+    return sorted(Path(f"{output}.parts").glob("part-*.arrow"))
 
 
 def test_a_finished_output_leaves_no_other_file(tmp_path: Path) -> None:
@@ -106,6 +106,22 @@ def test_damage_is_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
     again = opened(tmp_path / "b.parquet")
     assert fill(again, chunks()) == 1
     assert again.damaged == [str(victim)]
+    again.close(LAYOUT, {"model": "fake"})
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.97])
+def test_damage_before_the_merge_ends_the_run_and_is_made_again(tmp_path: Path, at: float) -> None:
+    finish(tmp_path / "a.parquet")
+    ledger = opened(tmp_path / "b.parquet")
+    fill(ledger, chunks())
+    flip(parts(tmp_path / "b.parquet")[1], at)
+    with pytest.raises(OutputError, match="the part is damaged"):
+        ledger.close(LAYOUT, {"model": "fake"})
+    ledger.release()
+    assert not (tmp_path / "b.parquet").exists()
+    again = opened(tmp_path / "b.parquet")
+    assert fill(again, chunks()) == 1
     again.close(LAYOUT, {"model": "fake"})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 

@@ -8,7 +8,6 @@ from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedcli import sinks, storage
 from embedcli.contracts import Chunk, Encoded, OutputError, Part, Reject
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 PART_KEY = "embedcli.part"
 DIGEST_HEX = 32
 STATS = ("vectors", "tokens", "truncated", "lost_tokens", "last", "changes", "rejects_file")
-PART_NAME = r"part-\d+-\d+-[0-9a-f]+\.parquet$"
+PART_NAME = r"part-\d+-\d+-[0-9a-f]+\.arrow$"
 
 
 def source_hash(chunk: Chunk) -> str:
@@ -66,26 +65,33 @@ def write_part(stage: str, encoded: Encoded, layout: Layout, source: str, change
         lines = b"".join(reject_line(reject) for reject in rejects)
         facts["rejects_file"] = f"rejects-{name}-{digest(lines)}.jsonl"
         storage.write_bytes(storage.join(stage, str(facts["rejects_file"])), lines)
-    data = sinks.parquet_bytes(layout.table(encoded), {PART_KEY: facts})
-    path = storage.join(stage, f"part-{name}-{digest(data)}.parquet")
+    data = sinks.arrow_bytes(layout.table(encoded), {PART_KEY: facts})
+    path = storage.join(stage, f"part-{name}-{digest(data)}.arrow")
     storage.write_bytes(path, data)
     return part_of(path, facts)
 
 
 def read_part(path: str) -> Part:
+    """A part that is whole, with its rejects; OutputError if it is not."""
+    part = part_of(path, json.loads(opened(path).schema.metadata[PART_KEY.encode()]))
+    if not rejects_sound(storage.parent(path), part):
+        raise damaged(path)
+    return part
+
+
+def opened(path: str) -> pa.ipc.RecordBatchFileReader:
     """A part whose bytes match the digest in its name; OutputError if they do not."""
-    damaged = OutputError(
-        f"{storage.where(path)}: the part is damaged", "run the same command again: it will be made again"
-    )
     with storage.os_errors(path):
         data = storage.read_bytes(path)
     if not named_after(path, data):
-        raise damaged
-    metadata = pq.read_metadata(pa.BufferReader(data)).metadata or {}
-    part = part_of(path, json.loads(metadata[PART_KEY.encode()]))
-    if not rejects_sound(storage.parent(path), part):
-        raise damaged
-    return part
+        raise damaged(path)
+    return pa.ipc.open_file(pa.BufferReader(data))
+
+
+def damaged(path: str) -> OutputError:
+    return OutputError(
+        f"{storage.where(path)}: the part is damaged", "run the same command again: it will be made again"
+    )
 
 
 def rejects_sound(stage: str, part: Part) -> bool:
@@ -113,9 +119,9 @@ def facts_of(part: Part) -> dict[str, Any]:
 
 
 def tables(parts: Sequence[Part]) -> Iterator[Any]:
-    """The parts' rows, one table each, page checksums verified."""
+    """The parts' rows, one table each. OutputError for a part that is no longer as it was written."""
     for part in parts:
-        yield sinks.read_parquet(part.path).replace_schema_metadata(None)
+        yield opened(part.path).read_all().replace_schema_metadata(None)
 
 
 def reject_line(reject: Reject) -> bytes:
