@@ -1,13 +1,16 @@
-"""The end of the process: nothing is lost by not taking the libraries down."""
+"""The process: few heaps while it runs, and at its end nothing is lost by not taking the libraries down."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import jobs
+from embedcli.cli import boundary
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -57,3 +60,24 @@ def test_a_last_flush_that_fails_is_told() -> None:
         done = ended("sys.exit(0)", full.fileno())
     assert done.returncode != 0
     assert "No space left on device" in done.stderr
+
+
+def test_few_heaps_are_kept_unless_the_user_wants_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(mallopt=lambda *call: asked.append(call)))
+    for name in ("MALLOC_ARENA_MAX", "ARROW_DEFAULT_MEMORY_POOL"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    boundary.keep_few_heaps()
+    assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "system"
+    assert asked == [(boundary.M_ARENA_MAX, int(os.environ["MALLOC_ARENA_MAX"]))]
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "mimalloc")
+    boundary.keep_few_heaps()
+    assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "mimalloc"
+    assert asked[1] == (boundary.M_ARENA_MAX, 7)
+
+
+def test_a_c_library_without_heaps_to_count_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace())
+    boundary.keep_few_heaps()
