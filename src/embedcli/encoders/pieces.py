@@ -59,6 +59,9 @@ class WholeTexts:
         return offsets
 
     def _slice(self, texts: Sequence[str]) -> Ragged:
+        return self._whole(texts)
+
+    def _whole(self, texts: Sequence[str]) -> Ragged:
         return ragged([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
 
     def close(self) -> None:
@@ -85,7 +88,7 @@ class ByPieces(WholeTexts):
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
         if self._few and sum(map(len, texts)) <= self._few:
-            return joined([super(ByPieces, self)._slice(some) for some in slices(texts)])
+            return self._whole(texts)
         return super().__call__(texts)
 
     def _slice(self, texts: Sequence[str]) -> Ragged:
@@ -95,7 +98,7 @@ class ByPieces(WholeTexts):
             return self._split(texts)
         there = set(whole)
         made = self._split(["" if i in there else text for i, text in enumerate(texts)])
-        return replaced(made, whole, super()._slice([texts[i] for i in whole]))
+        return replaced(made, whole, self._whole([texts[i] for i in whole]))
 
     def _split(self, texts: Sequence[str]) -> Ragged:
         data, rows = utf8(texts)
