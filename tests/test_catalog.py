@@ -273,6 +273,9 @@ def test_a_remembered_hash_is_never_a_stale_one(tmp_path: Path, monkeypatch: pyt
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))
     assert files.sha256(file) == hashlib.sha256(b"two").hexdigest()
+    file.write_bytes(b"six")
+    os.utime(file, ns=(1, 1))
+    assert files.sha256(file) == hashlib.sha256(b"six").hexdigest(), "with the same size and time"
 
 
 def test_hashing_works_where_nothing_can_be_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -108,6 +110,45 @@ def test_damage_is_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
     assert again.damaged == [str(victim)]
     again.close(LAYOUT, {"model": "fake"})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+@pytest.mark.parametrize("name", ["out.npy", "out.jsonl"])
+def test_vectors_never_lie_beside_the_record_of_others(
+    name: str, fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An output in two files that is made anew from other rows, and dies as one of them appears."""
+    finish(tmp_path / name)
+    old = (tmp_path / name).read_bytes()
+    new = [chunk([f"other {i}" for i in range(9)])]
+    job = JOB | {"prompt": "query: "}
+    ledger = checkpoint.Ledger(outputs.target(str(tmp_path / name), None))
+    ledger.acquire()
+    ledger.begin(job, overwrite=True)
+    fill(ledger, new)
+    replace, left = os.replace, [fails]
+
+    def failing(source: str, target: str) -> None:
+        if Path(target).parent == tmp_path:
+            if not left[0]:
+                raise OSError(errno.EIO, "no more")
+            left[0] -= 1
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError):
+        ledger.close(LAYOUT, {"model": "fake"})
+    monkeypatch.setattr(os, "replace", replace)
+    ledger.release()
+    assert (fails == 0) == ((tmp_path / name).read_bytes() == old)
+    assert outputs.finished(outputs.target(str(tmp_path / name), None)) is None
+    again = opened(tmp_path / name, job)
+    assert fill(again, new) == 0
+    again.close(LAYOUT, {"model": "fake"})
+    done = outputs.finished(outputs.target(str(tmp_path / name), None))
+    assert done is not None
+    assert done.job["job"] == job
+    assert done.job["rows"] == 9
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.97])

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 import jobs
+from embedcli.checkpoint.ledger import Ledger
 
 ROWS = jobs.rows(150)
 
@@ -471,3 +473,57 @@ def test_long_texts_become_windows_with_the_default_engine(tmp_path: Path, sampl
     assert all(row["char_start"] == 0 for row in whole)
     ends = {row["id"]: row["char_end"] for row in rows}
     assert all(ends[row["id"]] == len(row["text"]) for row in whole)
+
+
+def test_rows_that_are_appended_while_a_job_runs_are_not_forgotten(
+    tmp_path: Path, model: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, more = Ledger.add, [json.dumps({"id": "late", "text": ROWS[0]["text"]}) + "\n"]
+
+    def appending(self: Ledger, *values: Any) -> Any:
+        if more:
+            with source.open("a") as file:
+                file.write(more.pop())
+        return add(self, *values)
+
+    monkeypatch.setattr(Ledger, "add", appending)
+    command = ("encode", source, tmp_path / "out.parquet", "--model", model, "--id-column", "id")
+    assert jobs.run(*command).code == 0
+    assert "late" not in pq.read_table(tmp_path / "out.parquet")["id"].to_pylist()
+    again = jobs.run(*command)
+    assert again.code == 2
+    assert "has changed" in again.err
+    assert jobs.run(*command, "--update").code == 0
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist()[-1] == "late"
+
+
+def test_a_folder_output_takes_and_leaves_what_is_not_its_own(tmp_path: Path, model: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = ROWS[:30]
+    inputs = [tmp_path / "c.jsonl", data / "a.jsonl", data / "part-b.jsonl"]
+    for i, path in enumerate(inputs):
+        jobs.write_jsonl(path, rows[10 * i : 10 * i + 10])
+    (data / "part-notes.csv").write_text("mine")
+    command = ("encode", *inputs, f"{data}/", "--model", model)
+    assert jobs.run(*command).code == 0
+    assert pa.dataset.dataset(sorted(data.glob("*.parquet"))).count_rows() == 30
+    assert jobs.run(*command, "--overwrite").code == 0
+    assert (data / "part-notes.csv").read_text() == "mine"
+    assert all(path.exists() for path in inputs)
+
+
+def test_files_with_the_names_of_parts_that_nobody_vouches_for_are_not_replaced(
+    tmp_path: Path, model: Path, source: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    foreign = tmp_path / "data" / "part-00000.parquet"
+    foreign.write_bytes(b"somebody's")
+    command = ("encode", source, f"{tmp_path}/data/", "--model", model)
+    refused = jobs.run(*command)
+    assert refused.code == 2
+    assert "part-00000.parquet: a file of this name is there" in refused.err
+    assert foreign.read_bytes() == b"somebody's"
+    assert jobs.left_in(tmp_path / "data") == ["part-00000.parquet"]
+    assert jobs.run(*command, "--overwrite").code == 0
+    assert pq.read_table(foreign).num_rows == len(ROWS)

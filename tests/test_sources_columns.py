@@ -451,8 +451,33 @@ def test_what_the_job_writes_is_not_its_input(tmp_path: Path) -> None:
     folder = tmp_path / "parts"
     folder.mkdir()
     write(folder / "part-0.jsonl", {"text": "a"})
-    plan = sources.plan(job_of(tmp_path / "**" / "*.jsonl", output=f"{folder}/"))
-    assert [Path(piece.path).name for piece in plan.pieces] == ["a.jsonl", "out.parquet.rejects.jsonl"]
+    write(folder / "part-00000.jsonl", {"text": "a"})
+    write(folder / "part-00001-002.jsonl", {"text": "a"})
+    write(folder / "_rejects.jsonl", {"text": "a"})
+    every = tmp_path / "**" / "*.json*"
+    before, foreign = ["a.jsonl", "out.parquet.rejects.jsonl"], ["part-0.jsonl"]
+    assert names_of(every, f"{folder}/") == [*before, *foreign, "part-00000.jsonl", "part-00001-002.jsonl"]
+    (folder / "_manifest.json").write_text("{}")
+    assert names_of(every, f"{folder}/") == [*before, *foreign]
+    with pytest.raises(UsageError, match=r"part-00000\.jsonl: is the input and the output"):
+        names_of(folder / "part-00000.jsonl", f"{folder}/")
+    assert names_of(folder / "part-0.jsonl", f"{folder}/") == foreign
+
+
+def names_of(inputs: Path, output: str) -> list[str]:
+    return [Path(piece.path).name for piece in sources.plan(job_of(inputs, output=output)).pieces]
+
+
+@pytest.mark.parametrize("name", ["o.jsonl", "o.npy", "o.parquet"])
+def test_what_lies_beside_a_file_output_is_not_its_input(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", {"text": "a"})
+    stage = tmp_path / f"{name}.parts"
+    stage.mkdir()
+    for own in (name, f"{name}.space.json", f"{name}.rejects.jsonl", f"{stage}/rejects-000000-000000-aa.jsonl"):
+        (tmp_path / own).write_text('{"text": "own"}\n')
+    assert names_of(tmp_path / "**" / "*.json*", str(tmp_path / name)) == ["a.jsonl"]
+    with pytest.raises(UsageError, match="is the input and the output"):
+        names_of(tmp_path / f"{name}.space.json", str(tmp_path / name))
 
 
 def test_only_the_beginning_of_many_files_is_kept_while_planning(tmp_path: Path) -> None:

@@ -160,7 +160,9 @@ def test_natural_order_is_an_order(names: list[str]) -> None:
 def test_identity_is_size_and_time(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"123")
-    assert storage.file_identity(str(path)) == {"size": 3, "mtime_ns": path.stat().st_mtime_ns}
+    status = path.stat()
+    times = {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    assert storage.file_identity(str(path)) == {"size": 3} | times
     assert storage.file_identity("-") == storage.file_identity("/dev/null") == {}
     path.unlink()
     assert storage.file_identity(str(path)) == {}
@@ -352,6 +354,24 @@ storage.write_bytes({str(tmp_path / "out.bin")!r}, bytes(100_000))
     assert "OutputError" in done.stderr
     assert "File too large" in done.stderr
     assert left(tmp_path) == {}
+
+
+def test_what_a_dead_process_left_beside_the_target_of_a_link_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.bin").symlink_to(tmp_path / "real" / "file.bin")
+    left = tmp_path / "real" / ".file.bin.tmp-999999999"
+    left.write_bytes(b"")
+    assert storage.sweep_beside(str(tmp_path / "link.bin")) == [left.name]
+    assert not left.exists()
+
+
+def test_a_folder_that_another_process_makes_first_is_there(tmp_path: Path) -> None:
+    files = storage.files_of(str(tmp_path))
+    files.make_folder(str(tmp_path / "new"), parents=False)
+    files.make_folder(str(tmp_path / "new"), parents=False)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        files.make_folder(str(tmp_path / "file"), parents=False)
 
 
 def test_links_are_followed_and_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:

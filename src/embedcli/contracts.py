@@ -37,6 +37,11 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "torch", "openvino"]
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
+# In a folder output: what says that it is finished, where it is staged, and the names of its files, whatever their
+# format. What else lies there is somebody else's.
+MANIFEST = "_manifest.json"
+STAGE = "_parts"
+PART_FILE = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
 # Rows per chunk when nobody says otherwise; the runner takes a size that suits the device (see `runners`).
 DEFAULT_CHUNK_ROWS = 1024
 # A chunk closes early at this many bytes of text, so that rows of 10 MB do not fill the memory.
@@ -215,7 +220,7 @@ class Plan:
 
     `pieces[i].index` is i, and the pieces cover every row of the inputs once, in order. `total_bytes` are those
     of the files (None with stdin), `total_rows` is known for Parquet only; `piece_rows` is about how many rows each
-    piece has.
+    piece has. `seen` is size and time of each local input before anything of it was read.
     """
 
     pieces: tuple[Piece, ...]
@@ -224,6 +229,7 @@ class Plan:
     total_bytes: int | None
     total_rows: int | None
     piece_rows: Sequence[int] = ()
+    seen: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

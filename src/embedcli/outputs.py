@@ -12,9 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import lancefolder, sinks, storage
-from embedcli.contracts import EmbedcliError, InputError, OutputFormat, ResumeError, UsageError
-
-MANIFEST = "_manifest.json"
+from embedcli.contracts import MANIFEST, STAGE, EmbedcliError, InputError, OutputFormat, ResumeError, UsageError
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Target:
     @property
     def stage(self) -> str:
         """Where parts lie until the output is published."""
-        return storage.join(self.output, "_parts") if self.folder else self.output + ".parts"
+        return storage.join(self.output, STAGE) if self.folder else self.output + ".parts"
 
     @property
     def rejects(self) -> str:
@@ -38,6 +36,11 @@ class Target:
     def marker(self) -> str:
         """The file whose presence says that the output is finished."""
         return storage.join(self.output, MANIFEST) if self.folder else self.output
+
+    @property
+    def record(self) -> str:
+        """The file that holds what a finished output says of itself."""
+        return self.marker if self.folder else sinks.record_path(self.output, self.kind)
 
     def files(self) -> list[str]:
         return [self.marker] if self.folder else sinks.companions(self.output, self.kind)
@@ -125,8 +128,13 @@ class Finished:
 
 
 def finished(target: Target) -> Finished | None:
-    """The record inside a finished output; None if there is no output; ResumeError if it is not one of ours."""
+    """The record inside a finished output; None if there is no output; ResumeError if it is not one of ours.
+
+    An output without its record, with a stage of ours, is one whose publishing was cut short: it is not finished.
+    """
     if not storage.exists(target.marker):
+        return None
+    if not storage.exists(target.record) and storage.exists(storage.join(target.stage, MANIFEST)):
         return None
     foreign = ResumeError(
         f"{target.output} exists and does not say what made it", "use --overwrite to replace it, or another output"
@@ -141,10 +149,9 @@ def finished(target: Target) -> Finished | None:
 
 
 def _metadata(target: Target) -> dict[str, str]:
+    path = target.record
     if target.folder or target.kind == "jsonl":
-        path = target.marker if target.folder else sinks.space_path(target.output)
         return {key: json.dumps(value) for key, value in json.loads(storage.read_bytes(path)).items()}
-    path = sinks.ids_path(target.output) if target.kind == "npy" else target.output
     if target.kind == "lance":
         return readable(lancefolder.opened(path).schema.metadata)
     with storage.open_seekable(path) as source:
@@ -159,10 +166,14 @@ def readable(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
 
 
-def stamp(target: Target, inputs: Sequence[str]) -> dict[str, Any] | None:
-    """Size and modification time of every input and of the output; None when an input is a stream."""
+def stamp(target: Target, inputs: Sequence[str], seen: Mapping[str, Mapping[str, int]]) -> dict[str, Any] | None:
+    """Size and modification time of every input and of the output; None when an input is a stream.
+
+    Those inputs that were `seen` are told as they were then, the others as they are now.
+    """
     try:
-        files = storage.identities((*inputs, target.marker))
+        files = storage.identities((*(path for path in inputs if path not in seen), target.marker))
     except EmbedcliError:
         return None
+    files |= {path: dict(seen[path]) for path in inputs if path in seen}
     return files if all(files.values()) else None

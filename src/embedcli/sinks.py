@@ -132,13 +132,15 @@ def merge_arrow(tables: Iterable[pa.Table], target: str, layout: Layout, metadat
 
 
 def merge_npy(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
-    """`NAME.npy` [rows, width], memory-mappable, and `NAME.ids.parquet` with all the other columns."""
+    """`NAME.npy` [rows, width], memory-mappable, and `NAME.ids.parquet` with all the other columns, which comes last:
+    it says what both were made from.
+    """
     ids = ids_path(target)
     schema = pa.schema([field for field in layout.schema() if field.name != "embedding"])
     descr = np.dtype(precision.DTYPES[layout.precision]).str
     header = {"descr": descr, "fortran_order": False, "shape": (rows, layout.width)}
     written = 0
-    with storage.writing(target) as vectors, storage.writing(ids) as others:
+    with storage.writing_both(target, ids) as (vectors, others):
         np.lib.format.write_array_header_1_0(vectors, header)
         with parquet_writer(others, schema, metadata) as writer:
             for table in regrouped(tables, row_group_rows(layout)):
@@ -151,10 +153,10 @@ def merge_npy(tables: Iterable[pa.Table], target: str, layout: Layout, metadata:
 
 
 def merge_jsonl(tables: Iterable[pa.Table], target: str, layout: Layout, metadata: Metadata, rows: int) -> list[str]:
-    """One JSON object a line, and `NAME.space.json` with the metadata that the other formats carry inside."""
+    """One JSON object a line, and then `NAME.space.json` with the metadata that the other formats carry inside."""
     written = 0
     sidecar = space_path(target)
-    with storage.writing(target) as out, storage.writing(sidecar) as note:
+    with storage.writing_both(target, sidecar) as (out, note):
         note.write((json.dumps(metadata, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode())
         for table in tables:
             out.writelines(json_lines(table))
@@ -187,8 +189,13 @@ MERGES: dict[OutputFormat, Merge] = {
 
 
 def companions(output: str, kind: OutputFormat) -> list[str]:
-    """Every file an output consists of, the named one last to appear."""
-    return [output, *([ids_path(output)] if kind == "npy" else [space_path(output)] if kind == "jsonl" else [])]
+    """Every file an output consists of, the named one first."""
+    return list(dict.fromkeys((output, record_path(output, kind))))
+
+
+def record_path(output: str, kind: OutputFormat) -> str:
+    """The file of an output that holds its metadata; where it is not the output itself, it is published last."""
+    return ids_path(output) if kind == "npy" else space_path(output) if kind == "jsonl" else output
 
 
 def ids_path(output: str) -> str:

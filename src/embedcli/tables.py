@@ -89,7 +89,7 @@ class Layout:
 
 
 def numbers(values: Any) -> Any:
-    """A numpy array as an Arrow array over the same memory; `pa.array` would first import numpy.ma, 20 ms of a start."""
+    """A numpy array as an Arrow array over the same memory; `pa.array` would import numpy.ma, 20 ms of a start."""
     kept = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(kept.dtype), len(kept), [None, pa.py_buffer(kept)])
 

@@ -11,8 +11,8 @@ from embedcli.checkpoint import parts as staged
 from embedcli.checkpoint import shares as sealing
 from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
 from embedcli.checkpoint.shares import Record
-from embedcli.contracts import Chunk, Encoded, OutputError, Part, Share
-from embedcli.outputs import MANIFEST, Target, changed_input, refuse_changed
+from embedcli.contracts import MANIFEST, PART_FILE, Chunk, Encoded, OutputError, Part, Share, UsageError
+from embedcli.outputs import Target, changed_input, refuse_changed
 
 if TYPE_CHECKING:
     from embedcli.tables import Layout
@@ -61,7 +61,7 @@ class Ledger:
         if self.target.folder:
             storage.sweep(storage.parent(self.target.stage))
         for file in (*self.target.files(), self.target.rejects):
-            storage.sweep(storage.parent(file), storage.base(file))
+            storage.sweep_beside(file)
 
     def begin(self, job: Mapping[str, Any], *, overwrite: bool) -> None:
         """Find the parts of the same job; ResumeError if they belong to another one."""
@@ -71,9 +71,22 @@ class Ledger:
         if old:
             refuse_changed(old, self.job, manifest, self.target.output)
         else:
+            if not overwrite:
+                self._refuse_foreign()
             self.discard()
             storage.write_bytes(manifest, json.dumps(self.job, indent=1, ensure_ascii=False).encode())
         self._find_parts()
+
+    def _refuse_foreign(self) -> None:
+        """UsageError if the folder has files with the names of ours, and nothing in it says that we made them."""
+        if not self.target.folder or storage.exists(self.target.marker):
+            return
+        for name in storage.names(self.target.output, PART_FILE)[:1]:
+            raise UsageError(
+                f"{storage.where(storage.join(self.target.output, name))}: a file of this name is there, "
+                "and nothing says that embedcli made it",
+                "choose another folder, or use --overwrite to replace it",
+            )
 
     def join(self, job: Mapping[str, Any]) -> None:
         """Take part in a run that another process has begun; OutputError if its stage cannot be seen from here."""
@@ -288,7 +301,7 @@ class Ledger:
         records = [self.sealed[index] for index in sorted(self.sealed)]
         names = [str(file["name"]) for record in records for file in record.files]
         storage.remove(self.target.marker)
-        for stale in storage.names(self.target.output, "part-"):
+        for stale in storage.names(self.target.output, PART_FILE):
             if stale not in names:
                 storage.remove(storage.join(self.target.output, stale))
         self.target.publish(names)

@@ -195,12 +195,15 @@ def fingerprint(folder: Path) -> str:
 
 
 def sha256(file: Path) -> str:
-    """The hex SHA-256 of a file's bytes, remembered by real path, size and modification time."""
+    """The hex SHA-256 of a file's bytes, remembered by real path, inode, size, and times of modification and change.
+
+    The time of modification alone can be set to anything: unpacked archives and image layers do.
+    """
     real = file.resolve()
     stat = real.stat()
     if stat.st_size < MEMO_BYTES:
         return hashlib.sha256(real.read_bytes()).hexdigest()
-    key = f"{real}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    key = f"{real}\0{stat.st_ino}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
     memo = cache_home() / "sha256" / hashlib.sha256(str(real).encode()).hexdigest()[:32]
     known = _recall(memo, key)
     if known:

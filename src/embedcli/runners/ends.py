@@ -66,8 +66,11 @@ def refuse_changed_input(this: Run, done: outputs.Finished, ledger: checkpoint.L
 
 
 def remember(target: outputs.Target, plan: Plan) -> None:
-    """Note size and time of inputs and output, so that the next run of a finished job need not read them."""
-    stamp = outputs.stamp(target, inputs_of(plan))
+    """Note size and time of inputs and output, so that the next run of a finished job need not read them.
+
+    The inputs' are those from before they were read: what came after is not in the output, and must show.
+    """
+    stamp = outputs.stamp(target, inputs_of(plan), plan.seen)
     if stamp is not None:
         note = _note(target)
         with suppress(OSError):  # a torn note does not match and costs a reading of the input
@@ -78,7 +81,7 @@ def remember(target: outputs.Target, plan: Plan) -> None:
 def seen_before(target: outputs.Target, plan: Plan) -> bool:
     """Whether inputs and output look as they did when this output was last found finished."""
     try:
-        return bool(json.loads(_note(target).read_bytes()) == outputs.stamp(target, inputs_of(plan)))
+        return bool(json.loads(_note(target).read_bytes()) == outputs.stamp(target, inputs_of(plan), plan.seen))
     except (OSError, ValueError):
         return False
 

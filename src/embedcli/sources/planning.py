@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from embedcli import storage
-from embedcli.contracts import Job, Piece, Plan, Share, UsageError
+from embedcli import lancefolder, storage
+from embedcli.contracts import MANIFEST, PART_FILE, STAGE, Job, Piece, Plan, Share, UsageError
 from embedcli.sources.columns import resolve
 from embedcli.sources.looks import Look, look_at
 from embedcli.sources.text import encoding_name
@@ -28,7 +30,10 @@ def plan(job: Job) -> Plan:
     encoding = encoding_name(job.encoding)
     looks: list[Look] = []
     rows: list[dict[str, Any]] = []
-    for path in storage.opened_ahead(inputs(job), str):
+    paths = inputs(job)
+    # What is appended to a file from here on is not part of the plan, so the file must look changed afterwards.
+    seen = storage.identities([path for path in paths if storage.is_local(path)])
+    for path in storage.opened_ahead(paths, str):
         look = look_at(path, job.format, encoding, max(FEW_ROWS, SAMPLE_ROWS - len(rows)))
         rows += look.rows[: SAMPLE_ROWS - len(rows)]
         looks.append(replace(look, rows=()))
@@ -40,6 +45,7 @@ def plan(job: Job) -> Plan:
         total_bytes=total([look.size for look in looks]),
         total_rows=total([look.total for look in looks]),
         piece_rows=array("q", (about_rows(look, start, stop) for look, start, stop in addresses)),
+        seen=seen,
     )
 
 
@@ -79,12 +85,11 @@ def inputs(job: Job) -> tuple[str, ...]:
     paths = storage.expand(job.inputs)
     if job.output == "-":
         return paths
-    own = own_paths(job.output)
-    named = next((path for path in job.inputs if place_of(path) in own), None)
+    own = own_files(job.output)
+    named = next((path for path in job.inputs if own(place_of(path)) or place_of(path) == place_of(job.output)), None)
     if named is not None:
         raise UsageError(f"{storage.where(named)}: is the input and the output", "choose another output")
-    folder = os.path.join(place_of(job.output), "")
-    left = tuple(p for p in paths if place_of(p) not in own and not place_of(p).startswith(folder))
+    left = tuple(path for path in paths if not own(place_of(path)))
     if not left:
         raise UsageError(f"{storage.where(job.output)}: every input is part of the output", "choose another output")
     return left
@@ -95,8 +100,26 @@ def place_of(path: str) -> str:
     return os.path.realpath(path) if storage.is_local(path) else storage.masked(path.rstrip("/"))
 
 
-def own_paths(output: str) -> frozenset[str]:
-    """What a job may write next to its input under names that look like data."""
+def own_files(output: str) -> Callable[[str], bool]:
+    """Whether a place is that of a file which a job with this output writes, under a name that may look like data.
+
+    In a folder output these are the stage, what begins with `_`, and files with the names of its parts, if it was ever
+    begun: what else lies there is input like any other.
+    """
     real = place_of(output)
-    stem = real.removesuffix(".npy")
-    return frozenset({real, f"{real}.rejects.jsonl", f"{stem}.ids.parquet"})
+    if lancefolder.is_lance(output):
+        beside = (f"{real}.parts/", f"{real}/")
+        return lambda place: place in (real, f"{real}.rejects.jsonl") or place.startswith(beside)
+    if output.endswith("/") or storage.is_folder(output):
+        return _in_folder(real, any(storage.exists(storage.join(output, name)) for name in (MANIFEST, STAGE)))
+    names = {real, f"{real}.rejects.jsonl", f"{real}.space.json", f"{real.removesuffix('.npy')}.ids.parquet"}
+    return lambda place: place in names or place.startswith(f"{real}.parts/")
+
+
+def _in_folder(real: str, begun: bool) -> Callable[[str], bool]:
+    def own(place: str) -> bool:
+        folder, _, name = place.rpartition("/")
+        inside = folder == real and (name.startswith("_") or (begun and re.match(PART_FILE, name) is not None))
+        return inside or place.startswith(f"{real}/{STAGE}/")
+
+    return own

@@ -4,7 +4,7 @@ A path becomes a file system in one place, `files_of`; this machine's, that of a
 Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 
-from embedcli.storage.disk import write_bytes, writing
+from embedcli.storage.disk import write_bytes, writing, writing_both
 from embedcli.storage.faults import StoreRefused
 from embedcli.storage.folders import (
     base,
@@ -21,7 +21,7 @@ from embedcli.storage.folders import (
     remove_folder,
 )
 from embedcli.storage.inputs import Input, open_input, open_seekable
-from embedcli.storage.outputs import os_errors, replacing, sweep, sync_folder
+from embedcli.storage.outputs import os_errors, replacing, sweep, sweep_beside, sync_folder
 from embedcli.storage.places import (
     check_writable,
     expand,
@@ -69,9 +69,11 @@ __all__ = [
     "replacing_folder",
     "shown",
     "sweep",
+    "sweep_beside",
     "sync_folder",
     "where",
     "without_query",
     "write_bytes",
     "writing",
+    "writing_both",
 ]

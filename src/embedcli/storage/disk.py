@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from embedcli.contracts import OutputError
-from embedcli.storage.outputs import os_errors, replacing
+from embedcli.storage.folders import parent, remove
+from embedcli.storage.outputs import make_durable, os_errors, replacing, sync_folder
 from embedcli.storage.places import is_local, objects_of, where
 
 BUFFER_BYTES = 1 << 20
@@ -65,22 +66,47 @@ def writing(path: str) -> Iterator[BinaryIO]:
         with _spooled(path) as spooled:
             yield spooled
         return
-    with replacing(path) as temporary, os_errors(path):
-        out = Out(open_raw(temporary))
-        try:
-            yield out  # type: ignore[misc]
-        finally:
-            out.close()
-        with open(temporary, "rb") as back:
-            same = hashlib.file_digest(back, lambda: hashlib.sha1(usedforsecurity=False)).digest()
-        if same != out.digest.digest():
-            raise OutputError(
-                f"{where(path)}: the disk does not give back what was written to it", "choose another disk"
-            )
+    with replacing(path) as temporary, os_errors(path), _out(path, temporary) as out:
+        yield out
 
 
 @contextmanager
-def _spooled(path: str) -> Iterator[BinaryIO]:
+def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The same for two files that belong together: `path`, and the `record` that says what it is.
+
+    Both are whole before either appears. The old record goes before the new `path` comes, and the new one comes last:
+    where there is a record, it is true.
+    """
+    if not is_local(path):
+        with _spooled(record) as last, _spooled(path, instead_of=record) as first:
+            yield first, last
+        return
+    with replacing(record) as last_temporary, replacing(path) as first_temporary, os_errors(path):
+        with _out(path, first_temporary) as first, _out(record, last_temporary) as last:
+            yield first, last
+        for temporary in (first_temporary, last_temporary):
+            make_durable(temporary)
+        remove(record)
+        sync_folder(parent(record))
+
+
+@contextmanager
+def _out(path: str, temporary: str) -> Iterator[BinaryIO]:
+    """A temporary file of `path` to write to. OutputError if in the end it does not hold what was written."""
+    out = Out(open_raw(temporary))
+    try:
+        yield out  # type: ignore[misc]
+    finally:
+        out.close()
+    with open(temporary, "rb") as back:
+        same = hashlib.file_digest(back, lambda: hashlib.sha1(usedforsecurity=False)).digest()
+    if same != out.digest.digest():
+        raise OutputError(f"{where(path)}: the disk does not give back what was written to it", "choose another disk")
+
+
+@contextmanager
+def _spooled(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
+    """A file on this machine that is uploaded when the block ends well, after `instead_of` was removed."""
     with os_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
         out = Out(os.fdopen(os.dup(raw.fileno()), "wb", buffering=0))
         try:
@@ -90,6 +116,8 @@ def _spooled(path: str) -> Iterator[BinaryIO]:
         raw.seek(0)
         if hashlib.file_digest(raw, lambda: hashlib.sha1(usedforsecurity=False)).digest() != out.digest.digest():
             raise OutputError("the temporary folder does not give back what was written to it", "set TMPDIR to another")
+        if instead_of is not None:
+            remove(instead_of)
         objects_of(path).upload(path, raw, out.tell())
 
 

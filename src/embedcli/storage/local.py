@@ -64,7 +64,8 @@ class LocalFiles:
 
     def identity(self, path: str) -> dict[str, int]:
         status = os.stat(path)
-        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        # The time of modification can be set to anything, that of change cannot.
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
 
     def open(self, path: str) -> Raw:
         return open(path, "rb", buffering=0)
@@ -89,8 +90,12 @@ class LocalFiles:
     def make_folder(self, path: str, *, parents: bool = True) -> None:
         if parents:
             os.makedirs(path, exist_ok=True)
-        elif not os.path.isdir(path):
+            return
+        try:
             os.mkdir(path)
+        except FileExistsError:  # another process may have been first
+            if not os.path.isdir(path):
+                raise
 
     def remove_folder(self, path: str) -> None:
         """Remove a folder with all that is in it; what cannot be removed stays."""

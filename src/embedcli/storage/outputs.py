@@ -133,6 +133,12 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
     return removed
 
 
+def sweep_beside(path: str) -> list[str]:
+    """`sweep` for an output: temporary files lie beside what a link points to."""
+    real = os.path.realpath(path) if is_local(path) else path
+    return sweep(os.path.dirname(real), os.path.basename(real))
+
+
 def drop(path: str) -> None:
     """Remove a file, or a folder with all that is in it."""
     if os.path.isdir(path) and not os.path.islink(path):

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import lancefolder, precision, sinks, storage
-from embedcli.contracts import InputError, UsageError
-from embedcli.outputs import MANIFEST
+from embedcli.contracts import MANIFEST, STAGE, InputError, UsageError
 from embedcli.vectors.files import Rows, open_rows
 from embedcli.vectors.lancerows import LanceRows
 
@@ -183,7 +182,7 @@ def is_output(path: str) -> bool:
     if storage.is_folder(path):
         if lancefolder.is_lance(path):
             return True
-        return storage.exists(storage.join(path, MANIFEST)) or storage.exists(storage.join(path, "_parts"))
+        return storage.exists(storage.join(path, MANIFEST)) or storage.exists(storage.join(path, STAGE))
     try:
         open_rows(path)
     except storage.StoreRefused:
@@ -202,7 +201,7 @@ def _open_folder(path: str) -> Output:
         if missing is not None:
             raise InputError(f"{storage.where(missing)}: is missing", "make the output again")
         return Output(path, [open_rows(part) for part in parts], metadata)
-    _refuse_unfinished(manifest, storage.join(path, "_parts"))
+    _refuse_unfinished(manifest, storage.join(path, STAGE))
     found = [open_rows(file) for file in storage.expand([path])]
     return Output(path, found, found[0].metadata)
 
