@@ -208,13 +208,39 @@ def test_fail_stops_at_the_first_bad_row(tmp_path: Path, model: Path) -> None:
     assert not (tmp_path / "out.parquet").exists()
 
 
-@pytest.mark.parametrize(("allowed", "code"), [("0", 1), ("2", 3), ("1%", 1), ("50%", 3), ("many", 2)])
+@pytest.mark.parametrize(("allowed", "code"), [("0", 1), ("2", 3), ("1%", 1), ("50%", 3)])
 def test_max_rejects(tmp_path: Path, model: Path, allowed: str, code: int) -> None:
     source = tmp_path / "in.jsonl"
     source.write_bytes(b'{"id": "g", "text": "word1"}\n' * 10 + b"{not json\n" * 2)
     done = jobs.run("encode", source, tmp_path / "out.parquet", "-m", model, "--max-rejects", allowed)
     assert done.code == code, done.err
     assert (tmp_path / "out.parquet").exists() == (code == 3)
+
+
+@pytest.mark.parametrize("allowed", ["many", "-5", "nan", "200%", "1.5", ""])
+def test_what_max_rejects_cannot_be_is_said_before_the_work(
+    tmp_path: Path, model: Path, source: Path, allowed: str
+) -> None:
+    done = jobs.run("encode", source, tmp_path / "out.parquet", "-m", model, "--max-rejects", allowed)
+    assert done.code == 2
+    assert "is neither a number nor a share" in done.err
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("harm", ["gone", "empty"])
+def test_a_folder_output_without_one_of_its_parts_is_not_finished(
+    tmp_path: Path, model: Path, source: Path, harm: str
+) -> None:
+    command = ("encode", source, f"{tmp_path}/out/", "-m", model)
+    assert jobs.run(*command).code == 0
+    part = tmp_path / "out" / "part-00000.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(b"") if harm == "empty" else part.unlink()
+    done = jobs.run(*command)
+    assert done.code == 2
+    assert "part-00000.parquet: a part of a finished output is" in done.err
+    assert jobs.run(*command, "--overwrite").code == 0
+    assert part.read_bytes() == whole
 
 
 def test_zero_rows_give_an_empty_output(tmp_path: Path, model: Path) -> None:

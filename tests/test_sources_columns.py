@@ -434,6 +434,13 @@ def test_bad_rows_alone_are_rejects_if_the_columns_are_named(tmp_path: Path) -> 
     assert read(path, text_column="text")[3] == ["bad JSON: unexpected character, expected a JSON value at column 1"]
 
 
+def test_the_input_without_the_text_is_named(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", {"id": "1", "text": "a"})
+    other = write(tmp_path / "b.jsonl", {"id": "2", "texto": "b", "nota": "c"})
+    with pytest.raises(UsageError, match=r"b\.jsonl: which column holds the text\? its columns are 'id', 'texto'"):
+        sources.plan(Job(inputs=(str(first), str(other)), output="-"))
+
+
 # Outputs beside inputs
 
 

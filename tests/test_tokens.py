@@ -62,6 +62,7 @@ def rows(tokens: Tokens) -> list[list[int]]:
 @pytest.mark.parametrize("limit", [5, 64])
 def test_the_same_ids_as_the_models_own_tokenizer(name: str, prompt: str, limit: int) -> None:
     texts = varied(240)
+    limit += len(own(name)(prompt, add_special_tokens=False)["input_ids"])
     theirs = own(name)([prompt + text for text in texts], truncation=True, max_length=limit)["input_ids"]
     whole = own(name)([prompt + text for text in texts], verbose=False)["input_ids"]
     made = fast(name, limit=limit, prompt=prompt).tokenize(texts)
@@ -118,6 +119,19 @@ def test_a_limit_without_room_for_text_is_refused() -> None:
     with pytest.raises(UsageError, match="2 leaves no room") as caught:
         fast(KINDS[0], limit=2)
     assert "at least 3" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_prompt_that_fills_the_limit_is_refused(name: str) -> None:
+    """Every row would have the same tokens."""
+    prompt = "Represent this sentence for searching relevant passages: "
+    with pytest.raises(UsageError, match=r"leaves no room for text beside \d special tokens and a prompt") as caught:
+        fast(name, limit=8, prompt=prompt)
+    least = int(caught.value.hint.removeprefix("give at least "))
+    made = fast(name, limit=least, prompt=prompt).tokenize(["amber", "quartz"])
+    assert rows(made)[0] != rows(made)[1]
+    with pytest.raises(UsageError):
+        fast(name, limit=least - 1, prompt=prompt)
 
 
 @given(

@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import lancefolder, sinks, storage
-from embedcli.contracts import MANIFEST, STAGE, EmbedcliError, InputError, OutputFormat, ResumeError, UsageError
+from embedcli.contracts import (
+    MANIFEST,
+    PART_FILE,
+    STAGE,
+    EmbedcliError,
+    InputError,
+    OutputFormat,
+    ResumeError,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
@@ -141,11 +150,27 @@ def finished(target: Target) -> Finished | None:
     )
     try:
         raw = _metadata(target)
-        return Finished(json.loads(raw[sinks.SPACE_KEY]), json.loads(raw[sinks.JOB_KEY]))
+        made = Finished(json.loads(raw[sinks.SPACE_KEY]), json.loads(raw[sinks.JOB_KEY]))
+        sizes = json.loads(raw.get("sizes", "{}"))
     except storage.StoreRefused:
         raise
     except (OSError, ValueError, KeyError, TypeError, InputError):
         raise foreign from None
+    _refuse_incomplete(target, sizes)
+    return made
+
+
+def _refuse_incomplete(target: Target, sizes: Mapping[str, int]) -> None:
+    """ResumeError if a file of a finished folder output is gone, or, on this machine, has another size."""
+    there = set(storage.names(target.output, PART_FILE)) if sizes else set()
+    for name, size in sizes.items():
+        path = target.published(name)
+        if name not in there or (storage.is_local(path) and storage.file_identity(path).get("size") != size):
+            what = "is missing" if name not in there else "is not as it was written"
+            raise ResumeError(
+                f"{storage.where(path)}: a part of a finished output {what}",
+                "put it back, or use --overwrite to make the output again",
+            )
 
 
 def _metadata(target: Target) -> dict[str, str]:

@@ -306,7 +306,8 @@ class Ledger:
                 storage.remove(storage.join(self.target.output, stale))
         self.target.publish(names)
         named = [name for name in names if name.endswith("." + self.target.kind) and not name.endswith(".ids.parquet")]
-        text = json.dumps({**metadata, "parts": named}, indent=1, ensure_ascii=False)
+        sizes = {str(file["name"]): file["size"] for record in records for file in record.files}
+        text = json.dumps({**metadata, "parts": named, "sizes": sizes}, indent=1, ensure_ascii=False)
         storage.write_bytes(self.target.marker, text.encode())
 
     def remove_stage(self) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from embedcli.cli.boundary import guarded
+from embedcli.cli.options import rejects_of
 from embedcli.contracts import OutputFormat
 
 
@@ -25,7 +26,7 @@ def merge(
     """
     from embedcli import runners
 
-    outcome = runners.merge(output, to, max_rejects)
+    outcome = runners.merge(output, to, rejects_of(max_rejects))
     if not quiet:
         counted = f"{outcome.totals['read']:,} rows: " if outcome.totals else ""
         typer.echo(f"{output}: {counted}{outcome.reason}", err=True)

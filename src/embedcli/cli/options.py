@@ -37,6 +37,16 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
     return number, of
 
 
+def rejects_of(text: str | None) -> str | None:
+    """--max-rejects as it was typed. UsageError for what is neither a number of rows nor a share of them."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+    if not found or (found[2] and float(found[1]) > 100) or (not found[2] and "." in found[1]):
+        raise UsageError(f"--max-rejects {text!r} is neither a number nor a share", "use e.g. 100 or 0.1%")
+    return found[1] + found[2]
+
+
 def bytes_of(text: str) -> int:
     """256MB, 1GiB or a plain number as bytes."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
@@ -87,7 +97,13 @@ FLAGS = (
     Flag("chunk_rows", int, "--chunk-rows", "Rows per part: what a kill can cost."),
     Flag("threads", int, "--threads", "CPU threads for the computation."),
     Flag("on_bad_row", Literal["reject", "fail"], "--on-bad-row", "Put bad rows aside, or stop at the first."),
-    Flag("max_rejects", str, "--max-rejects", "Fail beyond this number, or share (0.1%), of rejected rows."),
+    Flag(
+        "max_rejects",
+        str,
+        "--max-rejects",
+        "Fail beyond this number, or share (0.1%), of rejected rows.",
+        parse=rejects_of,
+    ),
     Flag("overwrite", bool, "--overwrite", "Replace an existing output and forget unfinished parts."),
     Flag("update", bool, "--update", "Replace a finished output, keeping the vectors of unchanged rows."),
     Flag("reuse", list[str], "--reuse", "Take vectors of equal texts from another finished output; repeatable."),

@@ -50,11 +50,7 @@ class FastTokenizer:
         self.pad_left = pad_left
         self._before, self._after = _specials(tokenizer)
         self._specials = len(self._before) + len(self._after)
-        if limit is not None and limit <= self._specials:
-            raise UsageError(
-                f"--max-seq-length {limit} leaves no room for text beside {self._specials} special tokens",
-                f"give at least {self._specials + 1}",
-            )
+        self._refuse_narrow()
         self.prompt_length = self._count_prompt()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -100,6 +96,16 @@ class FastTokenizer:
         for i, token in enumerate(reversed(self._after), 1):
             framed[offsets[1:] - i] = token
         return Tokens(framed, offsets, (counts + self._specials).astype(np.int32))
+
+    def _refuse_narrow(self) -> None:
+        """UsageError if the limit leaves no token for a row's own text: every row would get the same vector."""
+        prompt = len(self._tokenizer.encode(self.prompt, add_special_tokens=False)) if self.prompt else 0
+        if self.limit is not None and self.limit <= self._specials + prompt:
+            beside = f"{self._specials} special tokens" + (f" and a prompt of {prompt}" if prompt else "")
+            raise UsageError(
+                f"--max-seq-length {self.limit} leaves no room for text beside {beside}",
+                f"give at least {self._specials + prompt + 1}",
+            )
 
     def _count_prompt(self) -> int:
         """The prompt's tokens as sentence-transformers counts them: alone, less one trailing special token."""

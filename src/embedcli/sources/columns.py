@@ -158,8 +158,9 @@ class Chooser:
         others = [n for n in self.common if n != id_column]
         name = self._guess(TEXT_NAMES, scalars.is_text, others) or self._lone_string(id_column)
         if name is None:
+            odd = self._without_text()
             raise UsageError(
-                f"{where(self.looks[0].path)}: which column holds the text? {self._names(self.looks[0])}",
+                f"{where(odd.path)}: which column holds the text? {self._names(odd)}",
                 "name it with --text-column NAME, or put several together with --template",
             )
         self.notes.append(f"Texts are taken from the column {name!r} (guessed; --text-column names another).")
@@ -239,6 +240,12 @@ class Chooser:
         return kind, bool(lines) and from_json is None
 
     # What there is
+
+    def _without_text(self) -> Look:
+        """The input that keeps the text column of others from being found, else the first."""
+        known = [{name.lower() for name, kind in look.kinds.items() if scalars.is_text(kind)} for look in self.looks]
+        wanted = next((name for name in TEXT_NAMES if any(name in names for names in known)), None)
+        return next((look for look, names in zip(self.looks, known, strict=True) if wanted not in names), self.looks[0])
 
     def _all(self, name: str, usable: Callable[[pa.DataType], bool]) -> bool:
         return all(usable(look.kinds[name]) for look in self.looks)
