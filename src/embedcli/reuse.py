@@ -59,6 +59,13 @@ def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]
                 f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
                 "use --overwrite to encode all rows again, or give the settings that made it",
             )
+    # Windows are averaged by pool alone: with the others the overlap has no part in a vector.
+    was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0
+    if new.get("overflow") == "pool" and was != now:
+        raise ResumeError(
+            f"the vectors in {path} are pooled from other windows: --split-overlap was {was}, now {now}",
+            f"use --split-overlap {was}, or encode all rows again: --overwrite, not --update, or no --reuse",
+        )
     if new.get("overflow") == "split":
         raise ResumeError(
             f"{path} holds windows, which --update cannot take over", "use --overwrite to encode all rows again"
