@@ -13,6 +13,9 @@ import pytest
 import jobs
 from embedcli import calibration, precision
 
+# Rows of one word, three times over: their vectors are longer than the means of many words.
+BEYOND = [{"id": f"b{i}", "text": f"{word} {word} {word}", "n": i} for i, word in enumerate(jobs.WORDS)]
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -70,6 +73,36 @@ def test_update_and_ranges_from_keep_the_ranges(folder: Path) -> None:
     jobs.write_jsonl(folder / "in.jsonl", jobs.rows(300)[:100])
     assert encode(folder, "out.parquet", "--precision", "int8", "--update").code == 0
     np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
+
+
+def test_levels_of_other_ranges_are_not_taken(folder: Path) -> None:
+    """--reuse takes levels as they are or not at all, and then says how they could be."""
+    encode(folder, "old.parquet", "--precision", "int8")
+    jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300), *BEYOND])
+    reusing = ("--precision", "int8", "--reuse", folder / "old.parquet")
+    done = encode(folder, "new.parquet", *reusing)
+    assert done.code == 2
+    assert f"use --ranges-from {folder / 'old.parquet'}" in " ".join(done.err.split())
+    assert jobs.left_in(folder) == ["old.parquet"]
+
+    named = ("--ranges-from", folder / "old.parquet")
+    done = encode(folder, "new.parquet", *reusing, *named)
+    assert done.code == 0, done.err
+    assert "300 reused" in done.err
+    encode(folder, "fresh.parquet", "--precision", "int8", *named)
+    assert (folder / "new.parquet").read_bytes() == (folder / "fresh.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8", "uint8", "binary", "ubinary"])
+def test_reused_rows_of_any_precision_are_those_of_a_full_run(folder: Path, kind: str) -> None:
+    encode(folder, "old.parquet", "--precision", kind)
+    done = encode(folder, "new.parquet", "--precision", kind, "--reuse", folder / "old.parquet")
+    assert done.code == 0, done.err
+    assert "300 reused" in done.err
+    assert (folder / "new.parquet").read_bytes() == (folder / "old.parquet").read_bytes()
+    for other in ("float32", "int8" if kind == "uint8" else "uint8"):
+        done = encode(folder, "other.parquet", "--precision", other, "--reuse", folder / "old.parquet")
+        assert (done.code, f"precision was '{kind}', now '{other}'" in done.err) == (2, True), done.err
 
 
 def test_stdin_needs_ranges_from_somewhere(folder: Path) -> None:

@@ -25,7 +25,7 @@ from embedcli.tables import Layout, vectors_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.contracts import Bools, Rows
+    from embedcli.contracts import Bools, Floats, Rows
 
 # What two outputs must have in common for a vector of one to stand in the other.
 SPACE_KEYS = (
@@ -47,6 +47,8 @@ def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, fol
         if done is None:
             raise UsageError(f"{path} is not a finished output", "name a finished output of embedcli")
         refuse_other_space(path, done.job.get("job", {}), job)
+        if layout.ranges is not None:
+            refuse_other_ranges(path, done, layout.ranges)
         found.append((old, done))
     return Store([old for old, _ in found], layout, folder)
 
@@ -69,6 +71,18 @@ def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]
     if new.get("overflow") == "split":
         raise ResumeError(
             f"{path} holds windows, which --update cannot take over", "use --overwrite to encode all rows again"
+        )
+
+
+def refuse_other_ranges(path: str, done: Finished, ranges: Floats) -> None:
+    """ResumeError unless the levels of int8 or uint8 vectors mean the same in both outputs.
+
+    Levels of other ranges could only be rounded a second time, to vectors that no full run gives.
+    """
+    if not np.array_equal(np.array(done.space.get("ranges") or [], np.float32), ranges):
+        raise ResumeError(
+            f"the vectors in {path} were stored with other ranges than those of the new output",
+            f"use --ranges-from {path} to store all rows with its ranges, or leave out --reuse {path}",
         )
 
 
