@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,104 @@ def test_update_and_ranges_from_keep_the_ranges(folder: Path) -> None:
     np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
 
 
+REFUSED = "were stored with other ranges than"
+
+
+def in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def assert_of_one_kind(path: Path, plain: Path) -> None:
+    """Every level of an output follows from its vector and the ranges that the output records."""
+    levels = precision.store(stored(plain).astype(np.float32), "int8", ranges(path))
+    np.testing.assert_array_equal(stored(path), levels)
+
+
+def test_parts_of_an_interrupted_run_are_not_mixed_with_those_of_other_ranges(folder: Path) -> None:
+    """--overwrite samples the changed input, --update keeps the finished output's ranges: parts are of one of them."""
+    small = ("--precision", "int8")
+    encode(folder, "out.parquet", *small)
+    before = (folder / "out.parquet").read_bytes()
+    jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300)[1:], *BEYOND])
+    assert encode(folder, "out.parquet", *small, "--overwrite", "--limit", 100).code == 75
+    refused = encode(folder, "out.parquet", *small, "--update")
+    assert refused.code == 2
+    assert f"{REFUSED} {folder / 'out.parquet'} records" in in_one_line(refused.err)
+    assert "remove those parts" in in_one_line(refused.err)
+    assert (folder / "out.parquet").read_bytes() == before
+
+    shutil.rmtree(folder / "out.parquet.parts")
+    assert encode(folder, "out.parquet", *small, "--update").code == 0
+    encode(folder, "plain.parquet")
+    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", 2), ("--shard", "1/1")])
+def test_ranges_from_an_output_that_is_made_anew_meanwhile(folder: Path, flags: tuple[object, ...]) -> None:
+    small, other = ("--precision", "int8"), folder / "in.other.jsonl"
+    named = (*small, "--ranges-from", folder / "other.parquet", *flags)
+    jobs.write_jsonl(other, jobs.rows(40, seed=9))
+    encode(folder, "other.parquet", "in.other.jsonl", *small)
+    calibrated = ranges(folder / "other.parquet")
+    begin_and_stop(folder, *named)
+    jobs.write_jsonl(other, BEYOND)
+    encode(folder, "other.parquet", "in.other.jsonl", *small, "--overwrite")
+    refused = encode(folder, "out.parquet", *named)
+    assert refused.code == 2
+    assert f"{REFUSED} {folder / 'other.parquet'} has now" in in_one_line(refused.err)
+
+    jobs.write_jsonl(other, jobs.rows(40, seed=9))
+    encode(folder, "other.parquet", "in.other.jsonl", *small, "--overwrite")
+    assert encode(folder, "out.parquet", *named).code == 0
+    np.testing.assert_array_equal(ranges(folder / "out.parquet"), calibrated)
+    encode(folder, "plain.parquet")
+    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+
+
+def begin_and_stop(folder: Path, *flags: object) -> None:
+    """A job of several chunks, some of whose parts are there; --limit is not for several processes."""
+    alone = [flag for flag in flags if flag not in ("--workers", 2)]
+    assert encode(folder, "out.parquet", *alone, "--limit", 100).code == 75
+
+
+def test_update_does_not_ignore_ranges_from(folder: Path) -> None:
+    small = ("--precision", "int8")
+    encode(folder, "out.parquet", *small)
+    jobs.write_jsonl(folder / "in.other.jsonl", BEYOND)
+    encode(folder, "other.parquet", "in.other.jsonl", *small)
+    jobs.write_jsonl(folder / "in.jsonl", jobs.rows(300)[1:])
+    refused = encode(folder, "out.parquet", *small, "--update", "--ranges-from", folder / "other.parquet")
+    assert refused.code == 2
+    assert "out.parquet was stored with other ranges than those of" in in_one_line(refused.err)
+    assert jobs.left_in(folder) == ["other.parquet", "out.parquet"]
+    same = shutil.copy(folder / "out.parquet", folder / "same.parquet")
+    assert encode(folder, "out.parquet", *small, "--update", "--ranges-from", same).code == 0
+
+
+def test_an_update_is_resumed_with_the_ranges_it_was_begun_with(folder: Path) -> None:
+    """Even when the output that they came from is gone."""
+    small = ("--precision", "int8")
+    encode(folder, "out.parquet", *small)
+    before = ranges(folder / "out.parquet")
+    jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300)[1:], *BEYOND])
+    assert encode(folder, "out.parquet", *small, "--update", "--limit", 100).code == 75
+    (folder / "out.parquet").unlink()
+    assert encode(folder, "out.parquet", *small).code == 0
+    np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
+    encode(folder, "plain.parquet")
+    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:40], lambda text: text.replace(b"1", b"2"), lambda _: b""])
+def test_a_damaged_note_of_the_ranges_is_not_believed(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    encode(folder, "a.parquet", "--precision", "int8")
+    encode(folder, "b.parquet", "--precision", "int8", "--limit", 100)
+    note = folder / "b.parquet.parts" / calibration.FILE
+    note.write_bytes(damage(note.read_bytes()))
+    assert encode(folder, "b.parquet", "--precision", "int8").code == 0
+    assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+
+
 def test_levels_of_other_ranges_are_not_taken(folder: Path) -> None:
     """--reuse takes levels as they are or not at all, and then says how they could be."""
     encode(folder, "old.parquet", "--precision", "int8")
@@ -82,7 +182,7 @@ def test_levels_of_other_ranges_are_not_taken(folder: Path) -> None:
     reusing = ("--precision", "int8", "--reuse", folder / "old.parquet")
     done = encode(folder, "new.parquet", *reusing)
     assert done.code == 2
-    assert f"use --ranges-from {folder / 'old.parquet'}" in " ".join(done.err.split())
+    assert f"use --ranges-from {folder / 'old.parquet'}" in in_one_line(done.err)
     assert jobs.left_in(folder) == ["old.parquet"]
 
     named = ("--ranges-from", folder / "old.parquet")

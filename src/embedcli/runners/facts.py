@@ -58,13 +58,19 @@ def inputs_of(plan: Plan) -> list[str]:
 
 
 def ranges_of(this: Run, encoder: Encoder, stage: str | None, done: outputs.Finished | None) -> Floats | None:
-    """float32 [2, dim] for int8 and uint8: those of the output that is updated, else a sample's; None otherwise."""
+    """float32 [2, dim] for int8 and uint8: those that are settled, else a sample's; None for other precisions.
+
+    `done` is the output that --update replaces. ResumeError where its ranges are not those asked for or begun with.
+    """
     if not calibration.needed(this.job):
         return None
-    if done is not None and done.space.get("ranges"):
-        return np.array(done.space["ranges"], np.float32)
-    chunks = sources.read(this.job, this.plan, this.plan.pieces)
-    return calibration.ranges_for(this.job, chunks, encoder, this.settings(encoder), stage)
+    recorded = done.space.get("ranges") if done is not None else None
+    kept = np.array(recorded, np.float32) if recorded else None
+    found = calibration.settled(this.job, stage, kept)
+    if found is None:
+        chunks = sources.read(this.job, this.plan, this.plan.pieces)
+        found = calibration.sampled(this.job, chunks, encoder, this.settings(encoder), stage)
+    return found
 
 
 def space_of(job: Job, encoder: Encoder, ranges: Floats | None = None) -> dict[str, Any]:
