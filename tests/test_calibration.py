@@ -13,7 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
-from embedcli import calibration, precision
+from embedcli import calibration, precision, sources
+from embedcli.contracts import Job
+from embedcli.meter import Control, Meter
+from embedcli.runners.facts import ranges_of
+from embedcli.runners.running import Run
+from fakes import FakeEncoder, chunk
 
 # Rows of one word, three times over: their vectors are longer than the means of many words.
 BEYOND = [{"id": f"b{i}", "text": f"{word} {word} {word}", "n": i} for i, word in enumerate(jobs.WORDS)]
@@ -225,9 +230,33 @@ def test_an_output_without_ranges_is_refused(folder: Path) -> None:
     assert "records no ranges" in done.err
 
 
-def test_the_sample_does_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fakes import chunk
+def test_ranges_of_another_width_are_refused(folder: Path) -> None:
+    small = ("--precision", "int8")
+    encode(folder, "short.parquet", *small, "--truncate-dim", 8)
+    for flags in ((), ("--workers", 2)):
+        done = encode(folder, "out.parquet", *small, "--ranges-from", folder / "short.parquet", *flags)
+        assert done.code == 2
+        assert f"has ranges for 8 dimensions, the vectors have {jobs.DIM}" in in_one_line(done.err)
+        assert jobs.left_in(folder) == ["short.parquet"]
 
+
+class CutEncoder(FakeEncoder):
+    """A model whose own files ask for shorter vectors."""
+
+    def space(self) -> dict[str, Any]:
+        return super().space() | {"truncate_dim": 3}
+
+
+def test_ranges_are_as_wide_as_the_model_cuts_its_vectors(folder: Path) -> None:
+    """Also for workers, whose job is the user's own."""
+    job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), precision="int8", chunk_rows=50)
+    this = Run(job, sources.plan(job), None, jobs.Silent(), Control(), Meter())
+    found = ranges_of(this, CutEncoder(), None, None)
+    assert found is not None
+    assert found.shape == (2, 3)
+
+
+def test_the_sample_does_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SAMPLE_ROWS", 20)
     texts = [f"text {i}" for i in range(200)]
     one = calibration.sample([chunk(texts + texts[:50])])

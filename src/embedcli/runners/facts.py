@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import __version__, calibration, checkpoint, encoders, outputs, precision, sources, storage
-from embedcli.contracts import Columns, Encoder, Job, OutputError, Plan, Share
+from embedcli.contracts import Columns, Encoder, Job, OutputError, Plan, Share, UsageError
 from embedcli.runners.running import Run
 from embedcli.tables import Layout
 
@@ -62,14 +62,21 @@ def ranges_of(this: Run, encoder: Encoder, stage: str | None, done: outputs.Fini
 
     `done` is the output that --update replaces. ResumeError where its ranges are not those asked for or begun with.
     """
-    if not calibration.needed(this.job):
+    job = with_saved_dim(this.job, encoder)
+    if not calibration.needed(job):
         return None
     recorded = done.space.get("ranges") if done is not None else None
     kept = np.array(recorded, np.float32) if recorded else None
-    found = calibration.settled(this.job, stage, kept)
+    found = calibration.settled(job, stage, kept)
     if found is None:
-        chunks = sources.read(this.job, this.plan, this.plan.pieces)
-        found = calibration.sampled(this.job, chunks, encoder, this.settings(encoder), stage)
+        chunks = sources.read(job, this.plan, this.plan.pieces)
+        return calibration.sampled(job, chunks, encoder, replace(this, job=job).settings(encoder), stage)
+    width = encoders.output_dim(job, encoder.dim)
+    if kept is None and found.shape[1] != width:
+        raise UsageError(
+            f"{job.ranges_from} has ranges for {found.shape[1]} dimensions, the vectors have {width}",
+            "name an output of the same model and --truncate-dim",
+        )
     return found
 
 
