@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
-from embedcli import calibration, precision
+from embedcli import calibration, precision, sources
+from embedcli.contracts import Job
+from embedcli.meter import Control, Meter
+from embedcli.runners.facts import ranges_of
+from embedcli.runners.running import Run
+from fakes import FakeEncoder, chunk
+
+# Rows of one word, three times over: their vectors are longer than the means of many words.
+BEYOND = [{"id": f"b{i}", "text": f"{word} {word} {word}", "n": i} for i, word in enumerate(jobs.WORDS)]
 
 
 @pytest.fixture
@@ -72,6 +82,134 @@ def test_update_and_ranges_from_keep_the_ranges(folder: Path) -> None:
     np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
 
 
+REFUSED = "were stored with other ranges than"
+
+
+def in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def assert_of_one_kind(path: Path, plain: Path) -> None:
+    """Every level of an output follows from its vector and the ranges that the output records."""
+    levels = precision.store(stored(plain).astype(np.float32), "int8", ranges(path))
+    np.testing.assert_array_equal(stored(path), levels)
+
+
+def test_parts_of_an_interrupted_run_are_not_mixed_with_those_of_other_ranges(folder: Path) -> None:
+    """--overwrite samples the changed input, --update keeps the finished output's ranges: parts are of one of them."""
+    small = ("--precision", "int8")
+    encode(folder, "out.parquet", *small)
+    before = (folder / "out.parquet").read_bytes()
+    jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300)[1:], *BEYOND])
+    assert encode(folder, "out.parquet", *small, "--overwrite", "--limit", 100).code == 75
+    refused = encode(folder, "out.parquet", *small, "--update")
+    assert refused.code == 2
+    assert f"{REFUSED} {folder / 'out.parquet'} records" in in_one_line(refused.err)
+    assert "remove those parts" in in_one_line(refused.err)
+    assert (folder / "out.parquet").read_bytes() == before
+
+    shutil.rmtree(folder / "out.parquet.parts")
+    assert encode(folder, "out.parquet", *small, "--update").code == 0
+    encode(folder, "plain.parquet")
+    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", 2), ("--shard", "1/1")])
+def test_ranges_from_an_output_that_is_made_anew_meanwhile(folder: Path, flags: tuple[object, ...]) -> None:
+    small, other = ("--precision", "int8"), folder / "in.other.jsonl"
+    named = (*small, "--ranges-from", folder / "other.parquet", *flags)
+    jobs.write_jsonl(other, jobs.rows(40, seed=9))
+    encode(folder, "other.parquet", "in.other.jsonl", *small)
+    calibrated = ranges(folder / "other.parquet")
+    begin_and_stop(folder, *named)
+    jobs.write_jsonl(other, BEYOND)
+    encode(folder, "other.parquet", "in.other.jsonl", *small, "--overwrite")
+    refused = encode(folder, "out.parquet", *named)
+    assert refused.code == 2
+    assert f"{REFUSED} {folder / 'other.parquet'} has now" in in_one_line(refused.err)
+
+    jobs.write_jsonl(other, jobs.rows(40, seed=9))
+    encode(folder, "other.parquet", "in.other.jsonl", *small, "--overwrite")
+    assert encode(folder, "out.parquet", *named).code == 0
+    np.testing.assert_array_equal(ranges(folder / "out.parquet"), calibrated)
+    encode(folder, "plain.parquet")
+    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+
+
+def begin_and_stop(folder: Path, *flags: object) -> None:
+    """A job of several chunks, some of whose parts are there; --limit is not for several processes."""
+    alone = [flag for flag in flags if flag not in ("--workers", 2)]
+    assert encode(folder, "out.parquet", *alone, "--limit", 100).code == 75
+
+
+def test_update_does_not_ignore_ranges_from(folder: Path) -> None:
+    small = ("--precision", "int8")
+    encode(folder, "out.parquet", *small)
+    jobs.write_jsonl(folder / "in.other.jsonl", BEYOND)
+    encode(folder, "other.parquet", "in.other.jsonl", *small)
+    jobs.write_jsonl(folder / "in.jsonl", jobs.rows(300)[1:])
+    refused = encode(folder, "out.parquet", *small, "--update", "--ranges-from", folder / "other.parquet")
+    assert refused.code == 2
+    assert "out.parquet was stored with other ranges than those of" in in_one_line(refused.err)
+    assert jobs.left_in(folder) == ["other.parquet", "out.parquet"]
+    same = shutil.copy(folder / "out.parquet", folder / "same.parquet")
+    assert encode(folder, "out.parquet", *small, "--update", "--ranges-from", same).code == 0
+
+
+def test_an_update_is_resumed_with_the_ranges_it_was_begun_with(folder: Path) -> None:
+    """Even when the output that they came from is gone."""
+    small = ("--precision", "int8")
+    encode(folder, "out.parquet", *small)
+    before = ranges(folder / "out.parquet")
+    jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300)[1:], *BEYOND])
+    assert encode(folder, "out.parquet", *small, "--update", "--limit", 100).code == 75
+    (folder / "out.parquet").unlink()
+    assert encode(folder, "out.parquet", *small).code == 0
+    np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
+    encode(folder, "plain.parquet")
+    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:40], lambda text: text.replace(b"1", b"2"), lambda _: b""])
+def test_a_damaged_note_of_the_ranges_is_not_believed(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    encode(folder, "a.parquet", "--precision", "int8")
+    encode(folder, "b.parquet", "--precision", "int8", "--limit", 100)
+    note = folder / "b.parquet.parts" / calibration.FILE
+    note.write_bytes(damage(note.read_bytes()))
+    assert encode(folder, "b.parquet", "--precision", "int8").code == 0
+    assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+
+
+def test_levels_of_other_ranges_are_not_taken(folder: Path) -> None:
+    """--reuse takes levels as they are or not at all, and then says how they could be."""
+    encode(folder, "old.parquet", "--precision", "int8")
+    jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300), *BEYOND])
+    reusing = ("--precision", "int8", "--reuse", folder / "old.parquet")
+    done = encode(folder, "new.parquet", *reusing)
+    assert done.code == 2
+    assert f"use --ranges-from {folder / 'old.parquet'}" in in_one_line(done.err)
+    assert jobs.left_in(folder) == ["old.parquet"]
+
+    named = ("--ranges-from", folder / "old.parquet")
+    done = encode(folder, "new.parquet", *reusing, *named)
+    assert done.code == 0, done.err
+    assert "300 reused" in done.err
+    encode(folder, "fresh.parquet", "--precision", "int8", *named)
+    assert (folder / "new.parquet").read_bytes() == (folder / "fresh.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8", "uint8", "binary", "ubinary"])
+def test_reused_rows_of_any_precision_are_those_of_a_full_run(folder: Path, kind: str) -> None:
+    encode(folder, "old.parquet", "--precision", kind)
+    done = encode(folder, "new.parquet", "--precision", kind, "--reuse", folder / "old.parquet")
+    assert done.code == 0, done.err
+    assert "300 reused" in done.err
+    assert (folder / "new.parquet").read_bytes() == (folder / "old.parquet").read_bytes()
+    for other in ("float32", "int8" if kind == "uint8" else "uint8"):
+        done = encode(folder, "other.parquet", "--precision", other, "--reuse", folder / "old.parquet")
+        assert (done.code, f"precision was '{kind}', now '{other}'" in done.err) == (2, True), done.err
+
+
 def test_stdin_needs_ranges_from_somewhere(folder: Path) -> None:
     source = (folder / "in.jsonl").read_bytes()
     flags = ["--format", "jsonl", "-m", folder / "words.txt", "--precision", "int8"]
@@ -92,9 +230,33 @@ def test_an_output_without_ranges_is_refused(folder: Path) -> None:
     assert "records no ranges" in done.err
 
 
-def test_the_sample_does_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fakes import chunk
+def test_ranges_of_another_width_are_refused(folder: Path) -> None:
+    small = ("--precision", "int8")
+    encode(folder, "short.parquet", *small, "--truncate-dim", 8)
+    for flags in ((), ("--workers", 2)):
+        done = encode(folder, "out.parquet", *small, "--ranges-from", folder / "short.parquet", *flags)
+        assert done.code == 2
+        assert f"has ranges for 8 dimensions, the vectors have {jobs.DIM}" in in_one_line(done.err)
+        assert jobs.left_in(folder) == ["short.parquet"]
 
+
+class CutEncoder(FakeEncoder):
+    """A model whose own files ask for shorter vectors."""
+
+    def space(self) -> dict[str, Any]:
+        return super().space() | {"truncate_dim": 3}
+
+
+def test_ranges_are_as_wide_as_the_model_cuts_its_vectors(folder: Path) -> None:
+    """Also for workers, whose job is the user's own."""
+    job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), precision="int8", chunk_rows=50)
+    this = Run(job, sources.plan(job), None, jobs.Silent(), Control(), Meter())
+    found = ranges_of(this, CutEncoder(), None, None)
+    assert found is not None
+    assert found.shape == (2, 3)
+
+
+def test_the_sample_does_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SAMPLE_ROWS", 20)
     texts = [f"text {i}" for i in range(200)]
     one = calibration.sample([chunk(texts + texts[:50])])

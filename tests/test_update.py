@@ -118,6 +118,45 @@ def test_another_space_is_refused(folder: Path, flags: list[str], key: str) -> N
     assert jobs.left_in(folder) == ["out.parquet"]
 
 
+POOLED = ("--overflow", "pool", "--max-seq-length", 8)
+
+
+@pytest.fixture
+def long_rows(folder: Path) -> Path:
+    """Rows of up to 40 words, most of which are more than one window, and an output of them that has no overlap."""
+    jobs.write_jsonl(folder / "in.jsonl", long_texts())
+    assert encode(folder, "out.parquet", *POOLED)[0].code == 0
+    return folder
+
+
+def long_texts() -> list[dict[str, Any]]:
+    return [{"id": f"r{i}", "text": " ".join(f"word{(i * k) % 120}" for k in range(1 + i % 40))} for i in range(200)]
+
+
+@pytest.mark.parametrize("flags", [("out.parquet", "--update"), ("new.parquet", "--reuse", "out.parquet")])
+def test_vectors_pooled_from_other_windows_are_refused(
+    long_rows: Path, flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(long_rows)
+    done, _ = encode(long_rows, *flags, *POOLED, "--split-overlap", 4)
+    assert done.code == 2
+    assert "--split-overlap was 0, now 4" in done.err
+    assert jobs.left_in(long_rows) == ["out.parquet"]
+    before = contents(long_rows / "out.parquet")
+    encode(long_rows, "fresh.parquet", *POOLED, "--split-overlap", 4)
+    assert contents(long_rows / "fresh.parquet") != before
+
+
+def test_an_overlap_that_pooling_does_not_use_is_no_other_space(long_rows: Path) -> None:
+    cut = ("--overflow", "truncate", *POOLED[2:])
+    encode(long_rows, "cut.parquet", *cut)
+    done, report = encode(long_rows, "cut.parquet", *cut, "--split-overlap", 4, "--update")
+    assert done.code == 0, done.err
+    assert report["changes"]["reused"] == len(long_texts())
+    job = json.loads(pq.read_schema(long_rows / "cut.parquet").metadata[b"embedcli.job"])["job"]
+    assert job["split_overlap"] == 4
+
+
 def test_vectors_are_taken_from_another_output(folder: Path) -> None:
     encode(folder, "old.parquet")
     jobs.write_jsonl(folder / "in.jsonl", edited(unique(COUNT)))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import engine, outputs, precision, storage
-from embedcli.contracts import Chunk, Encoder, Job, Piece, UsageError
+from embedcli.contracts import Chunk, Encoder, Job, Piece, ResumeError, UsageError
 from embedcli.meter import Control, Meter
 
 if TYPE_CHECKING:
@@ -38,26 +38,72 @@ def ranges_of_output(path: str) -> Floats:
     return np.array(found, np.float32)
 
 
-def ranges_for(
+def settled(job: Job, stage: str | None, kept: Floats | None = None) -> Floats | None:
+    """float32 [2, dim]: the ranges that need no sample, from now on noted in `stage`; None if there are none yet.
+
+    They are those that the job was begun with, else `kept`, the ranges of the output that --update replaces, else those
+    that --ranges-from names. ResumeError where two of these differ: an output's parts all have the ranges it records.
+    """
+    named = ranges_of_output(job.ranges_from) if job.ranges_from is not None else None
+    output = storage.where(job.output)
+    if kept is not None and named is not None and not np.array_equal(kept, named):
+        raise ResumeError(
+            f"{output} was stored with other ranges than those of {job.ranges_from}",
+            "use --overwrite to encode all rows again, or leave out --ranges-from",
+        )
+    begun, wanted = noted(stage), named if kept is None else kept
+    if begun is None:
+        if wanted is not None:
+            note(stage, wanted)
+        return wanted
+    if wanted is not None and not np.array_equal(begun, wanted):
+        parts = f"the parts in {storage.where(stage or '')} were stored with other ranges than"
+        if kept is None:
+            raise ResumeError(f"{parts} {job.ranges_from} has now", "use --overwrite to encode all rows again")
+        raise ResumeError(
+            f"{parts} {output} records",
+            "remove those parts to go on with --update, or use --overwrite to encode all rows again",
+        )
+    return begun
+
+
+def noted(stage: str | None) -> Floats | None:
+    """The ranges that `note` wrote; None if nothing did, or if they are damaged."""
+    if stage is None or not storage.exists(storage.join(stage, FILE)):
+        return None
+    try:
+        made = json.loads(storage.read_bytes(storage.join(stage, FILE)))
+        ranges = np.array(made["ranges"], np.float32)
+        return ranges if digest(ranges) == made["digest"] else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def note(stage: str | None, ranges: Floats) -> None:
+    """Write down in a stage, if there is one, which ranges all its parts have."""
+    if stage is not None:
+        text = json.dumps({"ranges": ranges.tolist(), "digest": digest(ranges)})
+        storage.write_bytes(storage.join(stage, FILE), text.encode())
+
+
+def digest(ranges: Floats) -> str:
+    return blake2b(ranges.astype(np.float32).tobytes(), digest_size=16).hexdigest()
+
+
+def sampled(
     job: Job, chunks: Iterable[Chunk], encoder: Encoder, settings: engine.Settings, stage: str | None
 ) -> Floats:
-    """float32 [2, dim]: from --ranges-from, else as noted in `stage`, else from a sample of `chunks`, then noted there.
+    """float32 [2, dim]: from a sample of `chunks`, then noted in `stage`.
 
     The sample is the SAMPLE_ROWS distinct texts with the smallest hashes: spread over the input, the same each time.
     """
-    if job.ranges_from is not None:
-        return ranges_of_output(job.ranges_from)
-    note = storage.join(stage, FILE) if stage is not None else None
-    if note is not None and storage.exists(note):
-        return np.array(json.loads(storage.read_bytes(note)), np.float32)
     if "-" in job.inputs:
         raise UsageError(
             f"--precision {job.precision} needs ranges from all over the input, and stdin can be read only once",
             "write the input to a file first, or give --ranges-from OUTPUT",
         )
     ranges = precision.ranges_of(vectors_of(sample(chunks), encoder, settings))
-    if note is not None:
-        storage.write_bytes(note, json.dumps(ranges.tolist()).encode())
+    note(stage, ranges)
     return ranges
 
 

@@ -25,7 +25,7 @@ from embedcli.tables import Layout, vectors_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.contracts import Bools, Rows
+    from embedcli.contracts import Bools, Floats, Rows
 
 # What two outputs must have in common for a vector of one to stand in the other.
 SPACE_KEYS = (
@@ -47,6 +47,8 @@ def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, fol
         if done is None:
             raise UsageError(f"{path} is not a finished output", "name a finished output of embedcli")
         refuse_other_space(path, done.job.get("job", {}), job)
+        if layout.ranges is not None:
+            refuse_other_ranges(path, done, layout.ranges)
         found.append((old, done))
     return Store([old for old, _ in found], layout, folder)
 
@@ -59,9 +61,28 @@ def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]
                 f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
                 "use --overwrite to encode all rows again, or give the settings that made it",
             )
+    # Windows are averaged by pool alone: with the others the overlap has no part in a vector.
+    was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0
+    if new.get("overflow") == "pool" and was != now:
+        raise ResumeError(
+            f"the vectors in {path} are pooled from other windows: --split-overlap was {was}, now {now}",
+            f"use --split-overlap {was}, or encode all rows again: --overwrite, not --update, or no --reuse",
+        )
     if new.get("overflow") == "split":
         raise ResumeError(
             f"{path} holds windows, which --update cannot take over", "use --overwrite to encode all rows again"
+        )
+
+
+def refuse_other_ranges(path: str, done: Finished, ranges: Floats) -> None:
+    """ResumeError unless the levels of int8 or uint8 vectors mean the same in both outputs.
+
+    Levels of other ranges could only be rounded a second time, to vectors that no full run gives.
+    """
+    if not np.array_equal(np.array(done.space.get("ranges") or [], np.float32), ranges):
+        raise ResumeError(
+            f"the vectors in {path} were stored with other ranges than those of the new output",
+            f"use --ranges-from {path} to store all rows with its ranges, or leave out --reuse {path}",
         )
 
 

@@ -109,7 +109,7 @@ def compare_sealed(this: Run, ledger: checkpoint.Ledger, shares: list[Share]) ->
 def prepare_ranges(this: Run, ledger: checkpoint.Ledger) -> None:
     """Put the ranges of int8 and uint8 into the stage, where every worker finds them."""
     stage = ledger.target.stage
-    if calibration.needed(this.job) and not storage.exists(storage.join(stage, calibration.FILE)):
+    if calibration.needed(this.job) and calibration.settled(this.job, stage) is None:
         first = replace(this, job=replace(this.job, device=worker_devices(this.job)[0]))
         with closing(first.load()) as encoder:
             ranges_of(first, encoder, stage, None)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import __version__, calibration, checkpoint, encoders, outputs, precision, sources, storage
-from embedcli.contracts import Columns, Encoder, Job, OutputError, Plan, Share
+from embedcli.contracts import Columns, Encoder, Job, OutputError, Plan, Share, UsageError
 from embedcli.runners.running import Run
 from embedcli.tables import Layout
 
@@ -58,13 +58,26 @@ def inputs_of(plan: Plan) -> list[str]:
 
 
 def ranges_of(this: Run, encoder: Encoder, stage: str | None, done: outputs.Finished | None) -> Floats | None:
-    """float32 [2, dim] for int8 and uint8: those of the output that is updated, else a sample's; None otherwise."""
-    if not calibration.needed(this.job):
+    """float32 [2, dim] for int8 and uint8: those that are settled, else a sample's; None for other precisions.
+
+    `done` is the output that --update replaces. ResumeError where its ranges are not those asked for or begun with.
+    """
+    job = with_saved_dim(this.job, encoder)
+    if not calibration.needed(job):
         return None
-    if done is not None and done.space.get("ranges"):
-        return np.array(done.space["ranges"], np.float32)
-    chunks = sources.read(this.job, this.plan, this.plan.pieces)
-    return calibration.ranges_for(this.job, chunks, encoder, this.settings(encoder), stage)
+    recorded = done.space.get("ranges") if done is not None else None
+    kept = np.array(recorded, np.float32) if recorded else None
+    found = calibration.settled(job, stage, kept)
+    if found is None:
+        chunks = sources.read(job, this.plan, this.plan.pieces)
+        return calibration.sampled(job, chunks, encoder, replace(this, job=job).settings(encoder), stage)
+    width = encoders.output_dim(job, encoder.dim)
+    if kept is None and found.shape[1] != width:
+        raise UsageError(
+            f"{job.ranges_from} has ranges for {found.shape[1]} dimensions, the vectors have {width}",
+            "name an output of the same model and --truncate-dim",
+        )
+    return found
 
 
 def space_of(job: Job, encoder: Encoder, ranges: Floats | None = None) -> dict[str, Any]:
