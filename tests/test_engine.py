@@ -133,10 +133,12 @@ def test_few_chunks_are_in_flight() -> None:
 
 def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
     encoder = FakeEncoder()
-    known = Known(np.array([1]), np.full((1, 8), 7, np.float32), np.array([9], np.int32), np.array([True]))
+    counts = (np.array([9], np.int32), np.array([True]), np.array([4], np.int32))
+    known = Known(np.array([1]), np.full((1, 8), 7, np.float32), *counts)
     result = run([chunk(["a b", "c d", "e f"])], encoder, known=lambda chunk, hashes: known)[0]
     assert result.vectors[1].tolist() == [7.0] * 8
     assert (result.n_tokens.tolist(), result.truncated.tolist()) == ([2, 9, 2], [False, True, False])
+    assert result.lost_tokens == 4
     assert encoder.tokenized == ["a b", "e f"]
 
 

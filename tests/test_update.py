@@ -250,3 +250,13 @@ def test_duplicate_ids_and_texts(folder: Path) -> None:
     assert done.code == 0, done.err
     assert report["changes"] == {"added": 0, "changed": 1, "reused": 3, "removed": 0}
     assert pa.compute.count(pq.read_table(folder / "out.parquet").column("id")).as_py() == 4
+
+
+def test_the_tokens_that_reused_rows_lost_are_counted(tmp_path: Path) -> None:
+    rows = [{"id": f"r{i}", "text": " ".join(f"word{i + j}" for j in range(8))} for i in range(6)]
+    jobs.write_jsonl(tmp_path / "in.jsonl", rows)
+    jobs.word_model(tmp_path)
+    _, plain = encode(tmp_path, "a.parquet", "--max-seq-length", 3)
+    _, reused = encode(tmp_path, "b.parquet", "--max-seq-length", 3, "--reuse", tmp_path / "a.parquet")
+    assert reused["changes"]["reused"] == 6
+    assert reused["rows"]["lost_tokens"] == plain["rows"]["lost_tokens"] == 6 * 5

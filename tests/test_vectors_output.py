@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import jobs
 from embedcli import precision
 from embedcli.contracts import InputError, Precision, UsageError
 from embedcli.vectors import is_output, open_output, output
@@ -199,3 +200,16 @@ def test_compact_protocol_fields() -> None:
     # 1: i32 -3; 2: binary "ab"; 5: struct {1: true, 3: i64 300}; 6: byte 7; 30 (long form): double
     raw = bytes([0x15, 5, 0x18, 2, 97, 98, 0x3C, 0x11, 0x26, 0xD8, 4, 0, 0x13, 7, 0x07, 60, *range(8), 0])
     assert Compact(raw).struct()[0] == {1: -3, 2: b"ab", 5: {1: True, 3: 300}, 6: 7, 30: bytes(range(8))}
+
+
+def test_large_numbers_of_a_jsonl_output_can_be_read_back(tmp_path: Path) -> None:
+    numbers = pa.array([1, 2**63 - 1, 2**64 - 1], pa.uint64())
+    pq.write_table(pa.table({"id": numbers, "text": ["word1 word2"] * 3, "n": numbers}), tmp_path / "in.parquet")
+    output, flags = tmp_path / "out.jsonl", ("-m", jobs.word_model(tmp_path), "--keep", "n")
+    assert jobs.run("encode", tmp_path / "in.parquet", output, *flags).code == 0
+    for command in (("inspect", output), ("search", output, "word1", "-k", "3")):
+        done = jobs.run(*command)
+        assert done.code == 0, done.err
+    assert str(2**64 - 1) in done.out
+    assert jobs.run("search", output, "word1", "-k", "3", "-o", tmp_path / "hits.parquet").code == 0
+    assert sorted(map(int, pq.read_table(tmp_path / "hits.parquet")["id"].to_pylist())) == numbers.to_pylist()

@@ -335,6 +335,7 @@ class Known:
     vectors: Floats
     n_tokens: Ints
     truncated: Bools
+    lost: Ints
 
 
 @dataclass(frozen=True)

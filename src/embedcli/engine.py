@@ -317,7 +317,7 @@ def finish(work: Work, settings: Settings) -> Encoded:
     at, source = spread(work.inverse[kept][fresh], made.starts)
     rows = np.concatenate([kept[~fresh], kept[fresh][at]])
     order = np.argsort(rows, kind="stable")
-    known = work.known or Known(rows[:0], made.vectors[:0], made.n_tokens[:0], made.truncated[:0])
+    known = work.known or Known(rows[:0], made.vectors[:0], made.n_tokens[:0], made.truncated[:0], made.lost[:0])
     extra = {}
     if settings.overflow == "split":
         extra = window_columns(work.windows, source)
@@ -330,7 +330,7 @@ def finish(work: Work, settings: Settings) -> Encoded:
         text_hash=work.hashes[rows[order]],
         rejects=tuple(_refused(work, int(row), bad) for row in np.flatnonzero(~good)),
         extra=extra,
-        lost_tokens=int(made.lost[source].sum()),
+        lost_tokens=int(made.lost[source].sum() + known.lost.sum()),
     )
 
 

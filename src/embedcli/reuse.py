@@ -50,7 +50,7 @@ def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, fol
         if layout.ranges is not None:
             refuse_other_ranges(path, done, layout.ranges)
         found.append((old, done))
-    return Store([old for old, _ in found], layout, folder)
+    return Store([old for old, _ in found], layout, folder, job.get("max_seq_length"))
 
 
 def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]
         if old.get(key) != new.get(key):
             raise ResumeError(
                 f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
-                "use --overwrite to encode all rows again, or give the settings that made it",
+                "give the settings that made it, or encode all rows again: --overwrite, not --update, or no --reuse",
             )
     # Windows are averaged by pool alone: with the others the overlap has no part in a vector.
     was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0
@@ -89,11 +89,13 @@ def refuse_other_ranges(path: str, done: Finished, ranges: Floats) -> None:
 class Store:
     """Old rows by text hash and by id. `lookup` serves the engine, `see` counts what the new input still has.
 
-    `counts` holds, per chunk that was looked up, how many of its rows are added, changed and reused.
+    `counts` holds, per chunk that was looked up, how many of its rows are added, changed and reused. `limit` is the
+    number of tokens that were read of a truncated row.
     """
 
-    def __init__(self, olds: Sequence[Target], layout: Layout, folder: str) -> None:
+    def __init__(self, olds: Sequence[Target], layout: Layout, folder: str, limit: int | None = None) -> None:
         self.layout = layout
+        self._limit = limit
         self.counts: dict[tuple[int, int], dict[str, int]] = {}
         self.file = Path(folder) / "reuse.bin"
         self._copy(olds)
@@ -149,7 +151,9 @@ class Store:
         fresh = self._known_ids(id_hashes(chunk.ids))[where < 0]
         changed = int(fresh.sum())
         self.counts[chunk.key] = {"added": len(fresh) - changed, "changed": changed, "reused": len(rows)}
-        return Known(rows, vectors, self._tokens[old], self._truncated[old])
+        tokens, truncated = self._tokens[old], self._truncated[old]
+        lost = np.where(truncated, tokens - (tokens if self._limit is None else self._limit), 0).astype(np.int32)
+        return Known(rows, vectors, tokens, truncated, lost)
 
     def _find(self, wanted: NDArray[np.uint64]) -> Rows:
         """int64 [n]: the place of each hash in the sorted arrays, -1 where it is not."""

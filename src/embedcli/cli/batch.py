@@ -9,7 +9,7 @@ import typer
 
 from embedcli.cli.boundary import guarded, set_environment
 from embedcli.cli.encode import followed
-from embedcli.cli.options import INPUT_FLAGS, Price, takes
+from embedcli.cli.options import INPUT_FLAGS, Price, Quiet, takes
 from embedcli.cli.settings import Command
 from embedcli.cli.settings import given as settings_of
 from embedcli.cli.show import note
@@ -104,7 +104,7 @@ def import_(
     ] = "auto",
     price: Price = None,
     *,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+    quiet: Quiet = False,
     flags: dict[str, Any],
 ) -> None:
     """Join results with the exported rows and write OUTPUT, as encode would have.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from embedcli.cli.boundary import guarded, set_environment
-from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, takes
+from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, Quiet, takes
 from embedcli.contracts import EmbedcliError, Job, UsageError
 
 Notify = Callable[[str], None]
@@ -51,7 +51,7 @@ def bench(
         str, typer.Option("--peer-python", help="Python of another environment, where peers are installed.")
     ] = "",
     json: Annotated[str | None, typer.Option("--json", help="Write all figures as JSON.")] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress lines.")] = False,
+    quiet: Quiet = False,
     flags: dict[str, Any],
 ) -> None:
     """Measure embedcli beside SentenceTransformer.encode, and beside other libraries that are installed.

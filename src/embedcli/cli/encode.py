@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcli.cli.boundary import Interrupted, fail, guarded, set_environment, told
-from embedcli.cli.options import EVERY_FLAG, Price, takes
+from embedcli.cli.options import EVERY_FLAG, Price, Quiet, Verbose, takes
 from embedcli.cli.settings import Given, announced, given
 from embedcli.contracts import Job, UsageError
 
@@ -34,8 +34,8 @@ def encode(
         typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
     ] = "auto",
     price: Price = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     *,
     flags: dict[str, Any],
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from embedcli.cli.boundary import guarded
-from embedcli.cli.options import rejects_of
+from embedcli.cli.options import Quiet, rejects_of
 from embedcli.contracts import OutputFormat
 
 
@@ -18,7 +18,7 @@ def merge(
     max_rejects: Annotated[
         str | None, typer.Option("--max-rejects", help="Fail beyond this number, or share (0.1%), of rejected rows.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Publish an output whose shards (`encode --shard K/N`) are all done, after checking that no row is missing.
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import textwrap
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -72,8 +73,14 @@ def compiled_rows() -> list[dict[str, Any]]:
     from embedcli.encoders import compiled
 
     return [
-        {"name": c.name, "mb": round(c.bytes / 1e6, 1), "key": c.key, "created": c.created} for c in compiled.cached()
+        {"name": c.name, "mb": round(c.bytes / 1e6, 1), "key": c.key, "created": day(c.created)}
+        for c in compiled.cached()
     ]
+
+
+def day(seconds: float) -> str:
+    """A time in seconds since 1970 as ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def show(rows: list[dict[str, Any]], as_json: bool) -> None:

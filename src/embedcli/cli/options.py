@@ -135,6 +135,10 @@ ENCODER_FLAGS = (
 )  # fmt: skip
 EVERY_FLAG = tuple(BY_NAME)
 
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.", envvar="EMBEDCLI_QUIET", show_envvar=False)]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.", envvar="EMBEDCLI_VERBOSE", show_envvar=False)
+]
 Price = Annotated[
     float | None,
     typer.Option(

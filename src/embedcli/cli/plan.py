@@ -67,7 +67,7 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         lost = f"{found['lost_token_share']:.1%} of all tokens never read"
         lines.append(("truncated", f"{found['truncated_rows']:,} rows ({found['truncated_share']:.1%}), {lost}"))
     else:
-        lines.append(("truncated", "no row"))
+        lines.append(("truncated", none_of(found["tokens"]["sampled_rows"], found["rows"] - found["rejected"])))
     if found["output_rows"] != found["rows"] - found["rejected"]:
         lines.append(("windows", f"{found['output_rows']:,} output rows"))
     lines += [("model", found["model"] + (f", {found['dim']} dimensions" if found["dim"] else ""))]
@@ -77,6 +77,11 @@ def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     if not found["output_bytes"]:
         lines.append(("size", "unknown: only the server knows the dimensions; --truncate-dim N tells"))
     return lines
+
+
+def none_of(looked_at: int, rows: int) -> str:
+    """What no row among those looked at means: with a sample, no more than that."""
+    return "no row" if looked_at >= rows else f"none of the {looked_at:,} rows of the sample"
 
 
 def tokens(made: dict[str, Any]) -> str:

@@ -336,7 +336,20 @@ class JsonlRows:
             raise InputError(message, "make the output again") from None
 
     def _table(self, rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in columns})
+        return pa.table({name: column_of([row.get(name) for row in rows]) for name in columns})
+
+
+def column_of(values: list[Any]) -> pa.Array:
+    """Values of JSON as a column: of their own type where they have one in common, else as JSON texts."""
+    try:
+        return pa.array(values)
+    except (OverflowError, pa.ArrowException):
+        pass
+    try:
+        return pa.array(values, pa.uint64())
+    except (OverflowError, pa.ArrowException):
+        texts = [value if isinstance(value, str | None) else json.dumps(value) for value in values]
+        return pa.array(texts, pa.string())
 
 
 def picked(table: pa.Table, positions: NDArray[np.int64]) -> pa.Table:

@@ -73,7 +73,7 @@ def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> Pai
     """The pairs of a file. `columns` names both texts and the score; InputError, with its line, for a bad row."""
     first, second, score = columns or guessed(job, path, PAIR_NAMES, "--columns TEXT_A,TEXT_B,SCORE")
     made = Pairs(name_of(path), [], [], [])
-    for chunk in rows_of(replace(job, inputs=(path,), text_column=first, keep=(second, score))):
+    for chunk in rows_of(replace(job, inputs=(path,), text_column=first, keep=(second, score)), "--columns"):
         others, scores = chunk.kept.column(second).to_pylist(), chunk.kept.column(score).to_pylist()
         for line, one, two, value in zip(chunk.lines, chunk.texts, others, scores, strict=True):
             if not isinstance(two, str) or not two.strip():
@@ -92,7 +92,7 @@ def read_labelled(job: Job, path: str, label: str | None = None) -> Labelled:
     """The texts of a file and their labels."""
     name = label or guessed(job, path, (LABEL_NAMES,), "--label COLUMN")[0]
     made = Labelled(name_of(path), [], [])
-    for chunk in rows_of(replace(job, inputs=(path,), keep=(name,))):
+    for chunk in rows_of(replace(job, inputs=(path,), keep=(name,)), "--label"):
         for line, text, value in zip(chunk.lines, chunk.texts, chunk.kept.column(name).to_pylist(), strict=True):
             if value is None:
                 raise InputError(f"{storage.where(path, line)}: {name} is missing", "mend the row")
@@ -164,9 +164,15 @@ def read_queries(task: Retrieval) -> tuple[list[str], list[str]]:
     return ids, texts
 
 
-def rows_of(job: Job) -> Iterator[Chunk]:
-    """The rows of a file, all of them good: InputError, with its line, at the first that is not."""
-    plan = sources.plan(job)
+def rows_of(job: Job, flag: str = "--keep") -> Iterator[Chunk]:
+    """The rows of a file, all of them good: InputError, with its line, at the first that is not.
+
+    `flag` is the one by which `eval` is told of the columns that a job calls kept.
+    """
+    try:
+        plan = sources.plan(job)
+    except UsageError as error:
+        raise UsageError(error.message.replace("--keep", flag), error.hint.replace("--keep", flag)) from None
     for chunk in sources.read(job, plan, plan.pieces):
         for reject in chunk.rejects:
             raise InputError(f"{storage.where(reject.source, reject.line)}: {reject.reason}", "mend the row")

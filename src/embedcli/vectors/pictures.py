@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".svg", ".pdf")
 DOTS_PER_INCH = 150
+# After the one that matplotlib brings, which has Latin, Greek, Cyrillic and Arabic.
+FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "SimHei", "Malgun Gothic",
+    "Noto Sans Devanagari", "Noto Sans Thai",
+)  # fmt: skip
 
 
 def figure(path: str, width: float, height: float) -> Figure:
@@ -26,17 +33,30 @@ def figure(path: str, width: float, height: float) -> Figure:
     if not path.endswith(ENDINGS):
         raise UsageError(f"{path}: pictures end in {', '.join(ENDINGS)}", "choose a name such as picture.png")
     try:
+        from matplotlib import rcParams
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("pictures need matplotlib", "pip install 'embedcli[plot]'") from None
+    rcParams["font.family"] = ["DejaVu Sans", *installed_fonts()]
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def installed_fonts() -> list[str]:
+    """Those of FONTS that this machine has: what one lacks, the next may have."""
+    from matplotlib.font_manager import fontManager
+
+    here = set(fontManager.get_font_names())
+    return [name for name in FONTS if name in here]
 
 
 def save(drawn: Figure, path: str) -> None:
     """Write a figure whole. The same content gives the same bytes."""
     with storage.replacing(path) as temporary:
         metadata: dict[str, Any] = {"Date": None} if path.endswith(".svg") else {}
-        drawn.savefig(temporary, format=path.rsplit(".", 1)[1], dpi=DOTS_PER_INCH, metadata=metadata)
+        with warnings.catch_warnings():
+            # A box stands for what no font has; a line for each such sign, on stderr, says no more.
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            drawn.savefig(temporary, format=path.rsplit(".", 1)[1], dpi=DOTS_PER_INCH, metadata=metadata)
 
 
 def draw_map(made: Map, path: str) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
+from embedcli.vectors.files import column_of
 
 ROWS_AT_ONCE = 10_000
 
@@ -30,7 +31,8 @@ def write_rows(rows: Iterator[dict[str, Any]], path: str) -> None:
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], path: str) -> None:
-    first = pa.Table.from_pylist(list(islice(rows, ROWS_AT_ONCE)))
+    some = list(islice(rows, ROWS_AT_ONCE))
+    first = pa.table({name: column_of([row[name] for row in some]) for name in some[0]} if some else {})
     with storage.replacing(path) as temporary, pq.ParquetWriter(temporary, first.schema) as writer:
         writer.write_table(first)
         while some := list(islice(rows, ROWS_AT_ONCE)):
