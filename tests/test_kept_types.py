@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import jobs
+from embedcli.pyvalues import rows_of, values_of
 from test_resume import contents
 
 GROUP_ROWS = 70
@@ -52,6 +54,30 @@ NESTED: dict[str, Maker] = {
 }
 
 
+def times(kind: pa.DataType, first: int, step: int) -> Maker:
+    """Numbers as times of a kind, every eleventh one null."""
+    width = pa.int32() if kind.bit_width == 32 else pa.int64()
+    numbers = [None if i % 11 == 0 else first + i * step for i in range(GROUP_ROWS)]
+    return lambda n: pa.array(numbers, width).cast(kind)
+
+
+TIMES: dict[str, Maker] = {
+    "nanoseconds": times(pa.timestamp("ns"), 0, 1_000_000_007),
+    "nanoseconds in a zone": times(pa.timestamp("ns", "Europe/Berlin"), 0, 1_000_000_007),
+    "in an unknown zone": times(pa.timestamp("us", "Mars/Base"), 0, 1),
+    "after the year 9999": times(pa.timestamp("us"), 400_000_000_000_000_000, 1),
+    "before the year 1": times(pa.timestamp("us", "Europe/Berlin"), -70_000_000_000_000_000, 1),
+    "date after the year 9999": times(pa.date32(), 4_000_000, 1),
+    "date before the year 1": times(pa.date32(), -800_000, 1),
+    "time of day": times(pa.time64("ns"), 0, 1001),
+    "duration": times(pa.duration("ns"), 0, 1001),
+    "long duration": times(pa.duration("s"), 1 << 62, 1),
+    "list of times": lambda n: pa.ListArray.from_arrays(offsets(), times(pa.timestamp("ns"), 0, 1001)(n)),
+    "struct of times": lambda n: pa.StructArray.from_arrays([times(pa.date32(), 4_000_000, 1)(n)], ["d"]),
+    "plain time": times(pa.timestamp("us", "UTC"), 0, 1_000_000),
+}
+
+
 def required() -> pa.Field:
     return pa.field("d", pa.dictionary(pa.int32(), pa.string()), nullable=False)
 
@@ -67,7 +93,7 @@ def write(path: Path, columns: dict[str, Maker]) -> list[dict[str, Any]]:
     with pq.ParquetWriter(path, tables[0].schema) as writer:
         for table in tables:
             writer.write_table(table)
-    return [row for table in tables for row in table.select(list(columns)).to_pylist()]
+    return [row for table in tables for row in rows_of(table.select(list(columns)))]
 
 
 def kept(output: Path, names: list[str]) -> list[pa.Table]:
@@ -134,3 +160,62 @@ def test_a_list_view_of_dictionaries_is_refused(tmp_path: Path) -> None:
     ended = jobs.run("encode", tmp_path / "in.parquet", tmp_path / "out.arrow", *flags)
     assert ended.code == 2
     assert "cannot be kept" in ended.err
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_times_that_python_has_no_values_for_are_kept(tmp_path: Path, output: str) -> None:
+    names = list(TIMES)
+    expected = write(tmp_path / "in.parquet", TIMES)
+    made = encode(tmp_path, names, output)
+    if output.endswith("jsonl"):
+        lines = [json.loads(line) for line in made.read_text("utf-8").splitlines()]
+        assert [{name: line[name] for name in names} for line in lines] == json.loads(
+            orjson.dumps(expected, default=str)
+        )
+        assert lines[1]["nanoseconds"] == "1970-01-01T00:00:01.000000007"
+        assert lines[1]["nanoseconds in a zone"] == "1970-01-01T01:00:01.000000007+01:00"
+        assert lines[1]["in an unknown zone"] == "1970-01-01T00:00:00.000001+00:00"
+        assert lines[1]["after the year 9999"] == "+14645-06-30T15:06:40.000001"
+        assert lines[1]["plain time"] == "1970-01-01T00:00:01+00:00"
+        assert lines[11]["nanoseconds"] is None
+        return
+    files, source = kept(made, names), pq.read_table(tmp_path / "in.parquet", columns=names)
+    assert [row for table in files for row in rows_of(table)] == expected
+    assert all(table.schema.types == source.schema.types for table in files)
+
+
+@pytest.mark.parametrize("name", [name for name in TIMES if "of times" not in name])
+def test_times_are_ids_too(tmp_path: Path, name: str) -> None:
+    expected = write(tmp_path / "in.parquet", {name: TIMES[name]})
+    table = pq.read_table(tmp_path / "in.parquet")
+    texts = pa.array(
+        [None if i == 5 else "zzz" if i == 7 else text for i, text in enumerate(table["text"].to_pylist())]
+    )
+    pq.write_table(table.select([name]).append_column("text", texts), tmp_path / "in.parquet")
+    output = tmp_path / "out.parquet"
+    flags = ["-m", jobs.word_model(tmp_path), "--id-column", name, "-q"]
+    assert jobs.run("encode", tmp_path / "in.parquet", output, *flags).code == 3
+    missing = [i for i in range(len(expected)) if expected[i][name] is None]
+    good = [row[name] for i, row in enumerate(expected) if i not in (5, 7, *missing)]
+    assert values_of(pq.read_table(output)["id"]) == good
+    rejects = [json.loads(line) for line in Path(f"{output}.rejects.jsonl").read_text("utf-8").splitlines()]
+    assert {reject["line"] - 1: reject["id"] for reject in rejects} == {
+        i: None if i in missing else str(expected[i][name]) for i in (5, 7, *missing)
+    }
+    assert jobs.run("encode", tmp_path / "in.parquet", output, *flags, "--update").code in (0, 3)
+    for command in (["inspect", output], ["verify", output, tmp_path / "in.parquet"]):
+        for form in ([], ["--json"]):
+            ended = jobs.run(*command, *form)
+            assert ended.code == 0, ended.err + ended.out
+
+
+def test_a_search_shows_times(tmp_path: Path) -> None:
+    write(tmp_path / "in.parquet", TIMES)
+    output = encode(tmp_path, list(TIMES), "out.parquet")
+    columns = [flag for name in TIMES for flag in ("--show", name)]
+    for form in ([], ["--json"]):
+        ended = jobs.run("search", output, "word1", *columns, *form)
+        assert ended.code == 0, ended.err
+        assert "1970-01-01T00:00:" in ended.out
+    ended = jobs.run("compare", output, output, "--json")
+    assert ended.code == 0, ended.err

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from embedcli import storage
 from embedcli.contracts import InputError, Piece
+from embedcli.pyvalues import value_of
 from embedcli.sources.fields import Fields, weights
 from embedcli.sources.nested import array_in, kind_in
 from embedcli.sources.rows import (
@@ -284,7 +285,7 @@ def _known_id(ids: pa.Array | None, i: int) -> Any:
     if ids is None:
         return None
     try:
-        value = ids[i].as_py()
+        value = value_of(ids[i])
     except UnicodeDecodeError:
         return None
     return value if type(value) is int else None if value is None else printable(str(value)) or None
