@@ -217,5 +217,13 @@ def test_a_search_shows_times(tmp_path: Path) -> None:
         ended = jobs.run("search", output, "word1", *columns, *form)
         assert ended.code == 0, ended.err
         assert "1970-01-01T00:00:" in ended.out
+    for ending in ("jsonl", "parquet"):
+        hits = tmp_path / f"hits.{ending}"
+        flat = [flag for name in TIMES if "of times" not in name for flag in ("--show", name)]
+        ended = jobs.run("search", output, "word1", *flat, "-k", 200, "-o", hits)
+        assert ended.code == 0, ended.err
+    assert pq.read_schema(hits).field("nanoseconds").type == pa.string()
+    assert pq.read_schema(hits).field("plain time").type == pa.timestamp("us", "UTC")
+    assert "1970-01-01T00:00:01.000000007" in pq.read_table(hits)["nanoseconds"].to_pylist()
     ended = jobs.run("compare", output, output, "--json")
     assert ended.code == 0, ended.err
