@@ -28,6 +28,7 @@ from embedcli.contracts import (
 )
 from embedcli.handover import Idle, ahead, ahead_or_idle
 from embedcli.meter import Control, Meter
+from embedcli.pyvalues import value_of
 from embedcli.windows import Windows, pool, split, spread, whole
 
 if TYPE_CHECKING:
@@ -376,7 +377,7 @@ def window_columns(windows: Windows, source: Rows) -> dict[str, pa.Array]:
 def _refused(work: Work, row: int, bad: dict[int, str]) -> Reject:
     chunk = work.chunk
     reason = bad[int(work.inverse[row])]
-    return Reject(chunk.piece.path, chunk.lines[row], reason, chunk.ids[row].as_py(), chunk.texts[row])
+    return Reject(chunk.piece.path, chunk.lines[row], reason, value_of(chunk.ids[row]), chunk.texts[row])
 
 
 def shape(vectors: Floats, truncate_dim: int | None, normalize: bool | None) -> Floats:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from embedcli import lancefolder, precision, sinks, storage
 from embedcli.contracts import Chunk, Known, ResumeError, UsageError
 from embedcli.outputs import Finished, Target, finished, target
+from embedcli.pyvalues import values_of
 from embedcli.tables import Layout, vectors_of
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def halves(digests: bytes) -> NDArray[np.uint64]:
 
 def id_hashes(ids: Any) -> NDArray[np.uint64]:
     """uint64 [n]: BLAKE2b-64 of each id's text form."""
-    digests = b"".join(blake2b(repr(value).encode(), digest_size=8).digest() for value in ids.to_pylist())
+    digests = b"".join(blake2b(repr(value).encode(), digest_size=8).digest() for value in values_of(ids))
     return np.frombuffer(digests, np.uint64)
 
 

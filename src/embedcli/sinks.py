@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from embedcli import lancefolder, precision, storage
 from embedcli.contracts import OutputFormat, UsageError
+from embedcli.pyvalues import rows_of
 from embedcli.tables import ROW_GROUP_BYTES, Layout, regrouped, vectors_of
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def json_lines(table: pa.Table) -> Iterator[bytes]:
     import orjson
 
     vectors = vectors_of(table)
-    others = table.drop_columns(["embedding"]).to_pylist()
+    others = rows_of(table.drop_columns(["embedding"]))
     at = table.schema.get_field_index("embedding")
     for row, vector in zip(others, vectors, strict=True):
         row["text_hash"] = row["text_hash"].hex()

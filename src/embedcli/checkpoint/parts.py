@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from embedcli import sinks, storage
 from embedcli.contracts import Chunk, Encoded, OutputError, Part, Reject
+from embedcli.pyvalues import values_of
 
 if TYPE_CHECKING:
     from embedcli.tables import Layout
@@ -29,8 +30,8 @@ def source_hash(chunk: Chunk) -> str:
         state.update(b"%d:" % len(raw))
         state.update(raw)
     rest = [
-        chunk.ids.to_pylist(),
-        chunk.kept.to_pydict(),
+        values_of(chunk.ids),
+        {name: values_of(chunk.kept.column(name)) for name in chunk.kept.column_names},
         [(r.line, r.reason, r.raw) for r in chunk.rejects],
         chunk.read,
     ]

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedcli.contracts import Columns, InputError, Job, UsageError
+from embedcli.sources import parquet
 from embedcli.sources import values as scalars
 from embedcli.sources.looks import Look
 from embedcli.sources.nested import value_in
@@ -231,12 +232,8 @@ class Chooser:
             seen = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
             self.notes.append(f"The kept column {name!r} has {seen} in the first rows: it is stored as JSON text.")
         kind = self._unified(name, kinds)
-        try:
-            pa.nulls(1, kind).take(pa.array([0]))
-        except pa.ArrowNotImplementedError:
-            raise UsageError(
-                f"--keep {name}: columns of type {kind} cannot be kept", f"leave --keep {name} out"
-            ) from None
+        if not parquet.keepable(kind):
+            raise UsageError(f"--keep {name}: columns of type {kind} cannot be kept", f"leave --keep {name} out")
         return kind, bool(lines) and from_json is None
 
     # What there is

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from embedcli import storage
 from embedcli.contracts import InputError, Piece
+from embedcli.pyvalues import value_of
 from embedcli.sources.fields import Fields, weights
 from embedcli.sources.nested import array_in, kind_in
 from embedcli.sources.rows import (
@@ -65,10 +66,44 @@ def arrow_errors(path: str) -> Iterator[None]:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """A column's type in the output: dictionaries and views become what they stand for, every other type stays."""
+    """A column's type in the output: dictionaries and views become what they stand for, also inside of lists, structs
+    and maps; every other type stays.
+    """
     if pa.types.is_dictionary(kind):
         return plain(kind.value_type)
-    return VIEWS.get(kind, kind)
+    inner = [kind.field(i) for i in range(kind.num_fields)]
+    made = [field.with_type(plain(field.type)) for field in inner]
+    if made == inner:
+        return VIEWS.get(kind, kind)
+    if pa.types.is_struct(kind):
+        return pa.struct(made)
+    if pa.types.is_map(kind):
+        return pa.map_(*made[0].type, keys_sorted=kind.keys_sorted)
+    return _list(kind, made[0])
+
+
+def _list(kind: pa.DataType, field: pa.Field) -> pa.DataType:
+    """A list type with another field in it. A list view stays: Arrow's cast of one loses its last values."""
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(field, kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(field)
+    return pa.list_(field) if pa.types.is_list(kind) else kind
+
+
+def keepable(kind: pa.DataType) -> bool:
+    """Whether Arrow can take rows from columns of a type, and write them with one schema in many batches."""
+    try:
+        pa.nulls(1, kind).take(pa.array([0]))
+    except pa.ArrowNotImplementedError:
+        return False
+    return not _encoded(kind)
+
+
+def _encoded(kind: pa.DataType) -> bool:
+    """Whether there are dictionaries or views inside of a type."""
+    coded = pa.types.is_dictionary(kind) or kind in VIEWS
+    return coded or any(_encoded(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
@@ -94,7 +129,7 @@ def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
         columns = [name for name in fields.names if kind_in(kinds, name) is not None]
         size = _batch_rows(file.metadata, groups, set(columns))
         share = _share(file_size, file.metadata.num_rows, piece)
-        for batch in file.iter_batches(size, row_groups=groups, columns=columns, use_threads=False):
+        for batch in _batches(file, size, groups, columns):
             lines = range(position + 1, position + 1 + batch.num_rows)
             position += batch.num_rows
             yield _rows(batch, fields, lines, share * position // max(1, rows))
@@ -103,6 +138,17 @@ def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
             f"{storage.where(piece.path)}: has other rows than when it was planned",
             "run the same command again when nothing writes to the file",
         )
+
+
+def _batches(
+    file: pq.ParquetFile, size: int, groups: Sequence[int], columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The columns of some row groups in batches of `size` rows at most."""
+    fields = [field for field in file.schema_arrow if any(_needed(name, [field.name]) for name in columns)]
+    # Arrow cannot read a dictionary inside of a column across row groups: each has a dictionary of its own.
+    apart = any(pa.types.is_nested(field.type) and _encoded(field.type) for field in fields)
+    for together in [[group] for group in groups] if apart else [groups]:
+        yield from file.iter_batches(size, row_groups=together, columns=columns, use_threads=False)
 
 
 def _share(size: int, rows: int, piece: Piece) -> int:
@@ -239,7 +285,7 @@ def _known_id(ids: pa.Array | None, i: int) -> Any:
     if ids is None:
         return None
     try:
-        value = ids[i].as_py()
+        value = value_of(ids[i])
     except UnicodeDecodeError:
         return None
     return value if type(value) is int else None if value is None else printable(str(value)) or None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.contracts import UsageError
+from embedcli.pyvalues import values_of
 from embedcli.vectors.output import Output
 from embedcli.vectors.statistics import Spread
 from embedcli.vectors.topk import Best, comparable, search, unit
@@ -149,7 +150,7 @@ def row_keys(output: Output) -> Places:
     names = [name for name in (output.id_name, "window") if name in output.schema.names]
     made = [np.empty(0, np.int64)]
     for block in output.blocks(names):
-        columns = [block.table.column(name).to_pylist() for name in names]
+        columns = [values_of(block.table.column(name)) for name in names]
         keys = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
         made.append(np.fromiter(map(hash, keys), np.int64, len(block)))
     return np.concatenate(made)

@@ -10,6 +10,7 @@ import numpy as np
 
 from embedcli import encoders
 from embedcli.contracts import Job
+from embedcli.pyvalues import values_of
 from embedcli.vectors import measures
 from embedcli.vectors.encoding import Notify, Texts, quiet
 from embedcli.vectors.labelled import Labelled, Pairs, Retrieval, Task, read_queries, rows_of
@@ -102,7 +103,7 @@ def measured_retrieval(task: Retrieval, own: Encoders, k: int) -> dict[str, floa
     for chunk in rows_of(task.documents):
         vectors = unit(own.encode(list(chunk.texts), task.document_job(own.job)))
         best.add(asked @ vectors.T, len(found_ids))
-        found_ids += map(str, chunk.ids.to_pylist())
+        found_ids += map(str, values_of(chunk.ids))
     each = []
     for id, hit in zip(ids, best.hits(), strict=True):
         relevance, found = task.relevance[id], [found_ids[row] for row in hit.rows.tolist()]

@@ -9,6 +9,7 @@ from typing import Any
 
 from embedcli import sources, storage
 from embedcli.contracts import Chunk, InputError, Job, UsageError
+from embedcli.pyvalues import values_of
 from embedcli.sources.looks import look_at
 
 # Column names that are taken without asking, in this order.
@@ -74,7 +75,7 @@ def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> Pai
     first, second, score = columns or guessed(job, path, PAIR_NAMES, "--columns TEXT_A,TEXT_B,SCORE")
     made = Pairs(name_of(path), [], [], [])
     for chunk in rows_of(replace(job, inputs=(path,), text_column=first, keep=(second, score)), "--columns"):
-        others, scores = chunk.kept.column(second).to_pylist(), chunk.kept.column(score).to_pylist()
+        others, scores = values_of(chunk.kept.column(second)), values_of(chunk.kept.column(score))
         for line, one, two, value in zip(chunk.lines, chunk.texts, others, scores, strict=True):
             if not isinstance(two, str) or not two.strip():
                 raise InputError(f"{storage.where(path, line)}: {second} is empty or no text", "mend the row")
@@ -93,7 +94,7 @@ def read_labelled(job: Job, path: str, label: str | None = None) -> Labelled:
     name = label or guessed(job, path, (LABEL_NAMES,), "--label COLUMN")[0]
     made = Labelled(name_of(path), [], [])
     for chunk in rows_of(replace(job, inputs=(path,), keep=(name,)), "--label"):
-        for line, text, value in zip(chunk.lines, chunk.texts, chunk.kept.column(name).to_pylist(), strict=True):
+        for line, text, value in zip(chunk.lines, chunk.texts, values_of(chunk.kept.column(name)), strict=True):
             if value is None:
                 raise InputError(f"{storage.where(path, line)}: {name} is missing", "mend the row")
             made.texts.append(text)
@@ -126,7 +127,7 @@ def _relevance_rows(job: Job, path: str) -> Iterator[tuple[str, str, float]]:
     # A template takes whole numbers as text too.
     reading = replace(job, inputs=(path,), text_column=None, template=f"{{{document}}}", keep=(query, grade))
     for chunk in rows_of(reading):
-        kept = (chunk.kept.column(query).to_pylist(), chunk.kept.column(grade).to_pylist())
+        kept = (values_of(chunk.kept.column(query)), values_of(chunk.kept.column(grade)))
         for line, id, asked, value in zip(chunk.lines, chunk.texts, *kept, strict=True):
             yield str(asked), id, number(value, grade, path, line)
 
@@ -152,7 +153,7 @@ def read_queries(task: Retrieval) -> tuple[list[str], list[str]]:
     """Ids and texts of the queries that have a relevant document. InputError if there are none."""
     ids, texts = [], []
     for chunk in rows_of(task.queries):
-        for id, text in zip(map(str, chunk.ids.to_pylist()), chunk.texts, strict=True):
+        for id, text in zip(map(str, values_of(chunk.ids)), chunk.texts, strict=True):
             if any(grade > 0 for grade in task.relevance.get(id, {}).values()):
                 ids.append(id)
                 texts.append(text)

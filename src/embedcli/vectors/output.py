@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from embedcli import lancefolder, precision, sinks, storage
 from embedcli.contracts import MANIFEST, STAGE, InputError, UsageError
+from embedcli.pyvalues import rows_of
 from embedcli.vectors.files import Rows, open_rows
 from embedcli.vectors.lancerows import LanceRows
 
@@ -143,7 +144,7 @@ class Output:
         for part in self.parts:
             here = sorted({row - start for row in rows if start <= row < start + part.count})
             if here:
-                taken = part.take(here, names).to_pylist()
+                taken = rows_of(part.take(here, names))
                 found |= {start + row: values for row, values in zip(here, taken, strict=True)}
             start += part.count
         return [self._named(row, found[row], columns) for row in rows]

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedcli.contracts import InputError, Job
+from embedcli.pyvalues import values_of
 from embedcli.vectors.encoding import Notify, Texts, prompt_note, query_job, quiet
 from embedcli.vectors.output import Output
 from embedcli.vectors.statistics import plain
@@ -73,7 +74,7 @@ def queries_in(job: Job) -> Iterator[Query]:
     for chunk in sources.read(job, plan, plan.pieces):
         for reject in chunk.rejects:
             raise InputError(f"{reject.source}:{reject.line}: {reject.reason}", "mend the queries; none may be lost")
-        yield from (Query(text, plain(id)) for text, id in zip(chunk.texts, chunk.ids.to_pylist(), strict=True))
+        yield from (Query(text, plain(id)) for text, id in zip(chunk.texts, values_of(chunk.ids), strict=True))
 
 
 def in_batches(queries: Iterator[Query], size: int = QUERIES_AT_ONCE) -> Iterator[list[Query]]:

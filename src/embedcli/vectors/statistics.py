@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli import storage
+from embedcli.pyvalues import values_of
 from embedcli.vectors.output import Block, Output
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Ids:
         return counts
 
     def _keys(self, block: Block) -> Iterator[Any]:
-        columns = [block.table.column(name).to_pylist() for name in self.columns]
+        columns = [values_of(block.table.column(name)) for name in self.columns]
         return iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from embedcli import outputs, precision, sources, storage
 from embedcli.contracts import Job, UsageError
 from embedcli.engine import text_hashes
+from embedcli.pyvalues import values_of
 from embedcli.vectors.encoding import Notify, Texts, quiet, recorded_job
 from embedcli.vectors.output import Output
 from embedcli.vectors.statistics import Spread, describe, plain
@@ -158,7 +159,7 @@ class Verifier:
             walk.read += chunk.read
             walk.rejected += len(chunk.rejects)
             hashes = text_hashes(chunk.texts, self._prompt)
-            for text, id, digest in zip(chunk.texts, chunk.ids.to_pylist(), hashes, strict=True):
+            for text, id, digest in zip(chunk.texts, values_of(chunk.ids), hashes, strict=True):
                 self._row(text, id, digest.tobytes(), stored)
         for row in stored.rest():
             walk.extra.add(row.id)
@@ -264,7 +265,7 @@ class Cursor:
 def stored_rows(output: Output) -> Iterator[Stored]:
     names = [name for name in (output.id_name, "text_hash", "window") if name and name in output.schema.names]
     for block in output.blocks(names):
-        ids = output.ids(block).to_pylist()
+        ids = values_of(output.ids(block))
         hashes = block.table.column("text_hash").to_pylist() if "text_hash" in names else [b""] * len(block)
         windows = block.table.column("window").to_pylist() if "window" in names else [0] * len(block)
         for i, (id, digest, window) in enumerate(zip(ids, hashes, windows, strict=True)):
