@@ -56,6 +56,8 @@ def search(
     set_environment(flags)
     if bool(words) == (queries is not None):
         raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
+    if words is not None and queries is None and not " ".join(words).strip():
+        raise UsageError("the words to look for are empty", 'embedcli search out.parquet "words to look for"')
     from embedcli.vectors import open_output
     from embedcli.vectors.rowfiles import write_rows
     from embedcli.vectors.searching import Query, Searcher, default_columns
