@@ -245,6 +245,57 @@ def test_shards_of_other_jobs_are_refused(home: Path, tmp_path: Path) -> None:
     assert "max_seq_length" in other.err
 
 
+# Shards and whole runs keep each other off
+
+
+def locked(output: str, lock: str) -> checkpoint.Ledger:
+    """An output as another process holds it that is at work."""
+    ledger = checkpoint.Ledger(outputs.target(output, None), lock=lock)
+    ledger.acquire()
+    return ledger
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("name", ["out.parquet", "out/"])
+def test_while_a_shard_is_at_work_only_shards_begin(home: Path, tmp_path: Path, name: str) -> None:
+    output = f"{tmp_path}/{name}"
+    shard = locked(output, "_lock-1-of-2")
+    for refused in (
+        encode(home, output, *SMALL),
+        encode(home, output, "--overwrite", "--limit", 100, *SMALL),
+        encode(home, output, "--workers", 2, *SMALL),
+        encode(home, output, "--shard", "1/2", *SMALL),
+    ):
+        assert refused.code == 1
+        assert f"another embedcli is writing {output}" in refused.err
+    beside = encode(home, output, "--shard", "2/2", *SMALL)
+    assert beside.code in (0, 3), beside.err
+    refused = jobs.run("merge", output)
+    assert (refused.code, "another embedcli is writing" in refused.err) == (1, True)
+    shard.release()
+    assert encode(home, output, *SMALL).code == 3
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_the_last_of_two_shards_that_end_together_merges(home: Path, tmp_path: Path) -> None:
+    output = f"{tmp_path}/out/"
+    encode(home, output, "--shard", "1/2", *SMALL)
+    other = locked(output, "_lock-1-of-2")
+    early = encode(home, output, "--shard", "2/2", *SMALL)
+    assert (early.code in (0, 3), "another shard is at work" in early.err) == (True, True)
+    other.release()
+    assert encode(home, output, "--shard", "1/2", *SMALL).code == 3
+    assert Path(output, "_manifest.json").exists()
+
+
+def test_while_a_whole_run_is_at_work_no_shard_begins(home: Path, tmp_path: Path) -> None:
+    whole = locked(f"{tmp_path}/out/", checkpoint.LOCK)
+    refused = encode(home, f"{tmp_path}/out/", "--shard", "1/2", *SMALL)
+    assert (refused.code, "another embedcli is writing" in refused.err) == (1, True)
+    whole.release()
+    assert encode(home, f"{tmp_path}/out/", "--shard", "1/1", *SMALL).code == 3
+
+
 # Damage and change after a kill
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from embedcli import sinks, storage
@@ -23,6 +24,8 @@ LOCK = "_lock"
 
 class Ledger:
     """The parts of one output. Holds the output's lock until `release`; a dead process keeps none.
+
+    A shard has a lock of its own, named `lock`, and shares the output's: shards work side by side, a whole run alone.
 
     A share of the input whose chunks are all done is sealed: a record says so, and in a folder output its parts
     have become its final files. `shares` are those of the plan; single-file outputs of one process have none.
@@ -52,9 +55,20 @@ class Ledger:
         if self.target.folder:
             storage.make_folder(storage.parent(stage))
         self.target.make_stage()
-        self._unlock = storage.lock(self._path(self._lock_name), self.target.output)
         if self._lock_name == LOCK:
+            self._unlock = storage.lock(self._path(LOCK), self.target.output)
             self._sweep()
+        else:
+            self._unlock = self._locked_as_shard()
+
+    def _locked_as_shard(self) -> Callable[[], None]:
+        """The shard's own lock, and the output's, shared; what gives both back."""
+        output = self.target.output
+        held = ExitStack()
+        with held:
+            held.callback(storage.lock(self._path(LOCK), output, shared=True))
+            held.callback(storage.lock(self._path(self._lock_name), output))
+            return held.pop_all().close
 
     def _sweep(self) -> None:
         storage.sweep(self.target.stage)
@@ -301,7 +315,7 @@ class Ledger:
         # An object store removes a whole folder in a few requests; one by one takes three for each part.
         one_by_one = storage.is_local(self.target.stage)
         for name in storage.names(self.target.stage) if one_by_one else ():
-            if name != self._lock_name:
+            if name not in (LOCK, self._lock_name):
                 storage.remove(self._path(name))
         storage.remove_folder(self.target.stage)
         self.release()

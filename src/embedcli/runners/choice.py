@@ -128,7 +128,8 @@ def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Out
         whole = merge(this.job.output, this.job.to, this.job.max_rejects)
     except OutputError as error:
         if "another embedcli" in error.message:
-            return replace(outcome, reason=f"{outcome.reason}; another shard is merging the output")
+            last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
+            return replace(outcome, reason=f"{outcome.reason}; {last}")
         raise
     return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts)
 
