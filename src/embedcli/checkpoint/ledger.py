@@ -34,6 +34,7 @@ class Ledger:
     def __init__(self, target: Target, *, tolerant: bool = False, lock: str = LOCK) -> None:
         self.target = target
         self.job: dict[str, Any] = {}
+        self.mark = ""
         self.tolerant = tolerant
         self.added: list[int] = []
         self.rejected = 0
@@ -43,7 +44,7 @@ class Ledger:
         self.open_shares: list[Share] = []
         self._lock_name = lock
         self._hashes: dict[tuple[int, int], str] = {}
-        self._found: dict[tuple[int, int], str] = {}
+        self._found: dict[tuple[int, int], list[str]] = {}
         self._inside: dict[tuple[int, int], Part] = {}
         self._unlock: Callable[[], None] | None = None
 
@@ -87,6 +88,7 @@ class Ledger:
         else:
             self.discard()
             storage.write_bytes(manifest, json.dumps(self.job, indent=1, ensure_ascii=False).encode())
+        self.mark = staged.mark_of(old or self.job)
         self._find_parts()
 
     def join(self, job: Mapping[str, Any]) -> None:
@@ -96,22 +98,43 @@ class Ledger:
                 f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
                 "choose an output that all machines share: a network folder, or an s3:// address",
             )
-        self.job = dict(job)
+        self.job, self.mark = dict(job), staged.mark_of(job)
         self._find_parts()
 
     def _find_parts(self) -> None:
         for name in storage.names(self.target.stage, PART_NAME):
-            self._found[key_of(name)] = self._path(name)
+            self._found.setdefault(key_of(name), []).append(self._path(name))
+
+    def refuse_taken_over(self) -> None:
+        """OutputError if the stage is no longer this job's: a lock may be lost, or never have been one."""
+        if staged.mark_of(_json(self._path(MANIFEST))) != self.mark:
+            raise OutputError(
+                f"{storage.where(self.target.output)}: another run has taken the output over, away from this one",
+                "run the same command again once the other has ended, or choose another output",
+            )
+
+    def _records(self) -> dict[int, Record]:
+        """The records of this job by share; those that are damaged, or another job's, are removed."""
+        records, damaged = sealing.read_records(self.target.stage)
+        self.damaged += damaged
+        foreign = [index for index, record in records.items() if record.job != self.mark]
+        for path in damaged:
+            storage.remove(path)
+        for index in foreign:
+            del records[index]
+            self._remove_record(index)
+        return records
+
+    def _remove_record(self, share: int) -> None:
+        for name in storage.names(self.target.stage, rf"share-{share:06d}-"):
+            storage.remove(self._path(name))
 
     def begin_shares(self, shares: Sequence[Share], *, unread: bool = True) -> list[Share]:
         """Find the shares that are sealed and sound; returns those that must be read, which is all unless `unread`.
 
         A sealed share whose inputs look as they did needs no reading; the others are compared chunk by chunk.
         """
-        records, damaged = sealing.read_records(self.target.stage)
-        self.damaged += damaged
-        for path in damaged:
-            storage.remove(path)
+        records = self._records()
         left = []
         for share in shares:
             record = records.get(share.index)
@@ -126,10 +149,9 @@ class Ledger:
     def gather(self, shares: int) -> list[int]:
         """Count all sealed shares of a job of which only the stage is known; the numbers of those that are missing."""
         self.job = _json(self._path(MANIFEST))
+        self.mark = staged.mark_of(self.job)
         self._find_parts()
-        records, damaged = sealing.read_records(self.target.stage)
-        self.damaged += damaged
-        for record in records.values():
+        for record in self._records().values():
             if self._whole(record):
                 self._count(record)
         return [index for index in range(shares) if index not in self.sealed]
@@ -160,8 +182,7 @@ class Ledger:
         self.rejected += sum(part.rejects for part in record.parts)
 
     def _unseal(self, record: Record) -> None:
-        for name in storage.names(self.target.stage, rf"share-{record.index:06d}-"):
-            storage.remove(self._path(name))
+        self._remove_record(record.index)
         for file in record.files:
             storage.remove(self.target.sealed(file["name"]))
 
@@ -203,21 +224,23 @@ class Ledger:
                 self.rejected += part.rejects
 
     def _sound(self, key: tuple[int, int]) -> Part | None:
-        path = self._found.get(key)
-        if path is None:
-            return None
-        try:
-            return read_part(path)
-        except OutputError:
-            self.damaged.append(path)
+        """The part of a chunk that is whole and this job's; what is damaged or another's is removed."""
+        for path in self._found.get(key, ()):
+            try:
+                part = read_part(path, self.mark)
+            except OutputError:
+                part = None
+                self.damaged.append(path)
+            if part is not None:
+                return part
             storage.remove(path)
-            return None
+        return None
 
     def add(self, encoded: Encoded, layout: Layout, changes: Mapping[str, int] | None = None) -> Part:
         """Write a chunk's part and its rejects: on disk and synced when this returns, or an OutputError."""
         chunk = encoded.chunk
         source = self._hashes.pop(chunk.key, None) or source_hash(chunk)
-        part = staged.write_part(self.target.stage, encoded, layout, source, changes or {})
+        part = staged.write_part(self.target.stage, encoded, layout, source, changes or {}, job=self.mark)
         self.parts[chunk.key] = part
         self.rejected += part.rejects
         self.added.append(part.read)
@@ -235,11 +258,12 @@ class Ledger:
         wanted = {piece.index for piece in share.pieces}
         parts = tuple(self.parts[key] for key in sorted(self.parts) if key[0] in wanted)
         files: tuple[dict[str, Any], ...] = ()
+        self.refuse_taken_over()
         if self.target.folder:
             size = int(self.job.get("part_size") or DEFAULT_PART_SIZE)
             metadata = {sinks.SPACE_KEY: dict(space)}
             files = sealing.write_files(self.target, share, parts, layout, metadata, size)
-        record = Record(share.index, parts, sealing.looks(share), files)
+        record = Record(share.index, self.mark, parts, sealing.looks(share), files)
         sealing.write_record(self.target.stage, record)
         for part in parts:
             if files:
@@ -274,6 +298,7 @@ class Ledger:
 
     def close(self, layout: Layout, space: Mapping[str, Any]) -> None:
         """Publish rejects and output, then remove the stage. The caller has checked that no row is missing."""
+        self.refuse_taken_over()
         totals = self.totals()
         parts = self.all_parts()
         metadata = {

@@ -25,9 +25,11 @@ class Record:
     """One share that is done. `files` are what a folder output holds of it, each with its size and digest.
 
     `inputs` is how the files that it was read from looked: while they look the same, they need no reading again.
+    `job` is the mark of the job that it belongs to.
     """
 
     index: int
+    job: str
     parts: tuple[Part, ...]
     inputs: Mapping[str, Any]
     files: tuple[Mapping[str, Any], ...] = ()
@@ -39,6 +41,7 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         return {
             "share": self.index,
+            "job": self.job,
             "inputs": dict(self.inputs),
             "files": list(self.files),
             "parts": [facts_of(part) for part in self.parts],
@@ -47,7 +50,7 @@ class Record:
 
 def record_of(stage: str, made: Mapping[str, Any]) -> Record:
     parts = tuple(part_of(storage.join(stage, facts["name"]), facts) for facts in made["parts"])
-    return Record(made["share"], parts, made["inputs"], tuple(made["files"]))
+    return Record(made["share"], made["job"], parts, made["inputs"], tuple(made["files"]))
 
 
 def looks(share: Share) -> dict[str, Any]:
