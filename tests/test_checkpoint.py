@@ -221,7 +221,7 @@ def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     ledger, every = opened(tmp_path / "out"), chunks()
     share = Share(0, (every[0].piece,))
-    ledger.begin_shares([share])
+    ledger.begin_shares([share], [share])
     fill(ledger, every)
     ledger.seal(share, LAYOUT, {"model": "fake"})
     manifest = tmp_path / "out" / "_parts" / "_manifest.json"
@@ -230,8 +230,8 @@ def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
         ledger.seal(share, LAYOUT, {"model": "fake"})
     ledger.release()
     again = opened(tmp_path / "out", JOB | {"model": "other"})
-    assert again.gather(1) == [0]
-    assert again.begin_shares([share]) == [share]
+    assert again.gather() == ([], 0)
+    assert again.begin_shares([share], [share]) == [share]
     assert again.damaged == []
 
 

@@ -546,7 +546,7 @@ def test_a_worker_imports_no_library_it_does_not_need(home: Path, tmp_path: Path
 
 def test_a_worker_of_another_version_is_refused(home: Path) -> None:
     columns = contracts.Columns("text", None, None, pa.int64(), {})
-    setup = work.Setup(Job((), "x.parquet"), contracts.Plan((), columns, {}, None, None), {}, 1, version="9.9")
+    setup = work.Setup(Job((), "x.parquet"), contracts.Plan((), columns, {}, None, None), {}, "", version="9.9")
     with pytest.raises(contracts.EmbedcliError, match=r"9\.9"):
         work.Worker(setup, jobs.Silent(), Control())
 
@@ -592,9 +592,9 @@ def test_a_layout_survives_its_note(tmp_path: Path) -> None:
     columns = contracts.Columns("t", None, "id", pa.string(), {"a": pa.int64(), "b": pa.string()}, source_column=True)
     layout = Layout(columns, 8, "binary", True)
     space = {"dim": 8, "precision": "binary"}
-    facts.note_space(str(tmp_path), layout, space, 3)
-    again, noted, shares = facts.noted_space(str(tmp_path))
+    facts.note_space(str(tmp_path), layout, space)
+    again, noted = facts.noted_space(str(tmp_path))
     assert again.schema() == layout.schema()
-    assert (again.row_bytes, noted, shares) == (layout.row_bytes, space, 3)
+    assert (again.row_bytes, noted) == (layout.row_bytes, space)
     with pytest.raises(OutputError, match="precision"):
-        facts.note_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"}, 3)
+        facts.note_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"})

@@ -104,6 +104,13 @@ def changed_input(path: str, old: str, new: str, output: str) -> ResumeError:
     )
 
 
+def changed_cut(path: str, output: str) -> ResumeError:
+    return ResumeError(
+        f"{path} has changed since {output} was begun: its rows lie at other places",
+        "use --overwrite to start again, or --update to keep the vectors of unchanged rows",
+    )
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else text[:197] + "..."

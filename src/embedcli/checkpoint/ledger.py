@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import sinks, storage
 from embedcli.checkpoint import parts as staged
 from embedcli.checkpoint import shares as sealing
-from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
+from embedcli.checkpoint import views
+from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, manifest_in, read_part, source_hash
 from embedcli.checkpoint.shares import Record
 from embedcli.contracts import Chunk, Encoded, OutputError, Part, Share
-from embedcli.outputs import MANIFEST, Target, changed_input, refuse_changed
+from embedcli.outputs import MANIFEST, Target, changed_cut, changed_input, refuse_changed
 
 if TYPE_CHECKING:
     from embedcli.tables import Layout
 
 DEFAULT_PART_SIZE = 256_000_000
 LOCK = "_lock"
+Reread = Callable[[Share], Iterable[Chunk]]
 
 
 class Ledger:
@@ -35,6 +38,7 @@ class Ledger:
         self.target = target
         self.job: dict[str, Any] = {}
         self.mark = ""
+        self.view = views.View((), 0, "")
         self.tolerant = tolerant
         self.added: list[int] = []
         self.rejected = 0
@@ -82,7 +86,7 @@ class Ledger:
         """Find the parts of the same job; ResumeError if they belong to another one."""
         self.job = dict(job)
         manifest = self._path(MANIFEST)
-        old = {} if overwrite else _json(manifest)
+        old = {} if overwrite else manifest_in(manifest)
         if old:
             refuse_changed(old, self.job, manifest, self.target.output)
         else:
@@ -91,14 +95,18 @@ class Ledger:
         self.mark = staged.mark_of(old or self.job)
         self._find_parts()
 
-    def join(self, job: Mapping[str, Any]) -> None:
-        """Take part in a run that another process has begun; OutputError if its stage cannot be seen from here."""
-        if _json(self._path(MANIFEST)) != json.loads(json.dumps(job)):
+    def join(self, job: Mapping[str, Any], view: str = "") -> None:
+        """Take part in a run that another process has begun; OutputError if its stage cannot be seen from here.
+
+        `view` is the name of what it saw of the inputs; whoever seals no share needs none.
+        """
+        seen = views.read_view(self.target.stage, view) if view else self.view
+        if seen is None or manifest_in(self._path(MANIFEST)) != json.loads(json.dumps(job)):
             raise OutputError(
                 f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
                 "choose an output that all machines share: a network folder, or an s3:// address",
             )
-        self.job, self.mark = dict(job), staged.mark_of(job)
+        self.job, self.mark, self.view = dict(job), staged.mark_of(job), seen
         self._find_parts()
 
     def _find_parts(self) -> None:
@@ -107,11 +115,7 @@ class Ledger:
 
     def refuse_taken_over(self) -> None:
         """OutputError if the stage is no longer this job's: a lock may be lost, or never have been one."""
-        if staged.mark_of(_json(self._path(MANIFEST))) != self.mark:
-            raise OutputError(
-                f"{storage.where(self.target.output)}: another run has taken the output over, away from this one",
-                "run the same command again once the other has ended, or choose another output",
-            )
+        staged.refuse_other_job(manifest_in(self._path(MANIFEST)), self.mark, self.target.output)
 
     def _records(self) -> dict[int, Record]:
         """The records of this job by share; those that are damaged, or another job's, are removed."""
@@ -129,32 +133,48 @@ class Ledger:
         for name in storage.names(self.target.stage, rf"share-{share:06d}-"):
             storage.remove(self._path(name))
 
-    def begin_shares(self, shares: Sequence[Share], *, unread: bool = True) -> list[Share]:
+    def begin_shares(
+        self, shares: Sequence[Share], every: Sequence[Share], *, unread: bool = True, reread: Reread | None = None
+    ) -> list[Share]:
         """Find the shares that are sealed and sound; returns those that must be read, which is all unless `unread`.
 
-        A sealed share whose inputs look as they did needs no reading; the others are compared chunk by chunk.
+        `every` are all shares of the plan. A sealed share whose inputs look as they did needs no reading. The others
+        are compared chunk by chunk: by the caller, who reads them, or here with `reread`; then what differs is undone.
         """
+        self.view = views.view_of(every)
+        views.write_view(self.target.stage, self.view)
         records = self._records()
+        for index in [index for index in records if index >= len(every)]:
+            self._undo_cut(records[index])
         left = []
         for share in shares:
             record = records.get(share.index)
-            if record is not None and not self._take(record, share):
+            if record is not None and not self._take(record, share, reread):
                 record = None
             if record is None:
                 self.open_shares.append(share)
-            if record is None or not unread or not sealing.unchanged(record, share):
+            if record is None or not unread or not self._unchanged(self.sealed[share.index]):
                 left.append(share)
         return left
 
-    def gather(self, shares: int) -> list[int]:
-        """Count all sealed shares of a job of which only the stage is known; the numbers of those that are missing."""
-        self.job = _json(self._path(MANIFEST))
+    def _unchanged(self, record: Record) -> bool:
+        return self.view.unchanged(record, numbered=self.job.get("id_column", "") is None)
+
+    def gather(self) -> tuple[list[int], int]:
+        """Count all sealed shares of a job of which only the stage is known; the missing ones' numbers, and how many.
+
+        OutputError, and nothing is counted, if they were not all made from the same inputs.
+        """
+        self.job = manifest_in(self._path(MANIFEST))
         self.mark = staged.mark_of(self.job)
         self._find_parts()
-        for record in self._records().values():
+        records = self._records()
+        view = views.agreed(self.target.stage, self.target.output, records.values())
+        count = view.shares if view is not None else 0
+        for record in records.values():
             if self._whole(record):
                 self._count(record)
-        return [index for index in range(shares) if index not in self.sealed]
+        return [index for index in range(count) if index not in self.sealed], count
 
     def _whole(self, record: Record) -> bool:
         parts = {part.key: part for part in record.parts}
@@ -162,16 +182,33 @@ class Ledger:
         sound = whole and all(staged.rejects_sound(self.target.stage, part) for part in record.parts)
         return sound and (sealing.files_sound(self.target, record.files) if record.files else self._parts_sound(record))
 
-    def _take(self, record: Record, share: Share) -> bool:
+    def _take(self, record: Record, share: Share, reread: Reread | None) -> bool:
         """Count a sealed share as done, or undo its seal."""
-        changed = self.tolerant and not sealing.unchanged(record, share)
+        if not views.of_pieces(record, share):
+            self._undo_cut(record)
+            return False
+        known = self._unchanged(record) or (reread is not None and sealing.same(record, reread(share)))
+        changed = self.tolerant and not known
         if not changed and self._whole(record):
-            self._count(record)
+            self._count(self._seen(record, share) if known else record)
             return True
         if not changed:
             self.damaged.append(f"share {record.index}")
         self._unseal(record)
         return False
+
+    def _seen(self, record: Record, share: Share) -> Record:
+        """The record, which says from now on that it is of the inputs as they look now."""
+        now = replace(record, view=self.view.name, inputs=self.view.of(share))
+        if now != record:
+            sealing.write_record(self.target.stage, now)
+        return now
+
+    def _undo_cut(self, record: Record) -> None:
+        """Undo the seal of a share that is none of the plan's; ResumeError if a changed input is to be refused."""
+        if not self.tolerant:
+            raise changed_cut(record.pieces[0].path, self.target.output)
+        self._unseal(record)
 
     def _parts_sound(self, record: Record) -> bool:
         return not self.target.folder and all(self._sound(part.key) is not None for part in record.parts)
@@ -188,12 +225,14 @@ class Ledger:
 
     def adopted(self, name: str) -> Any:
         """A value of the interrupted job's manifest, for what the user left open; None without one."""
-        return _json(self._path(MANIFEST)).get(name)
+        return manifest_in(self._path(MANIFEST)).get(name)
 
     def discard(self) -> None:
         """Forget all parts; the finished output, if any, stays until a new one replaces it."""
         storage.remove(self._path(MANIFEST))
-        for name in storage.names(self.target.stage, r"part-|rejects-|share-|_ranges\.json|_starts\.json|_space\.json"):
+        for name in storage.names(
+            self.target.stage, r"part-|rejects-|share-|inputs-|_ranges\.json|_starts\.json|_space\.json"
+        ):
             storage.remove(self._path(name))
 
     def _path(self, name: str) -> str:
@@ -263,7 +302,7 @@ class Ledger:
             size = int(self.job.get("part_size") or DEFAULT_PART_SIZE)
             metadata = {sinks.SPACE_KEY: dict(space)}
             files = sealing.write_files(self.target, share, parts, layout, metadata, size)
-        record = Record(share.index, self.mark, parts, sealing.looks(share), files)
+        record = views.record_of(share, self.view, self.mark, parts, files)
         sealing.write_record(self.target.stage, record)
         for part in parts:
             if files:
@@ -353,12 +392,3 @@ class Ledger:
         if self._lock_name == LOCK and not storage.names(self.target.stage, "part-|share-|_lock-"):
             storage.remove_folder(self.target.stage)
         unlock()
-
-
-def _json(path: str) -> dict[str, Any]:
-    """A manifest, or {} when a kill or a hand damaged it: its parts are then made again."""
-    try:
-        loaded = json.loads(storage.read_bytes(path))
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
