@@ -235,6 +235,25 @@ def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
     assert again.damaged == []
 
 
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, tolerant: bool) -> None:
+    (tmp_path / "out").mkdir()
+    ledger, every = opened(tmp_path / "out"), chunks()
+    share = Share(0, (every[0].piece,))
+    grown = Share(0, (every[0].piece, replace(every[0].piece, index=1, start=9)))
+    ledger.begin_shares([share], [share])
+    fill(ledger, every)
+    ledger.seal(share, LAYOUT, {"model": "fake"})
+    ledger.release()
+    again = opened(tmp_path / "out", tolerant=tolerant)
+    if tolerant:
+        assert again.begin_shares([grown], [grown]) == [grown]
+        assert again.sealed == {}
+    else:
+        with pytest.raises(ResumeError, match="has changed"):
+            again.begin_shares([grown], [grown])
+
+
 def test_an_output_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.parquet").write_bytes(b"somebody's data")
     with pytest.raises(ResumeError, match="does not say what made it"):

@@ -81,10 +81,13 @@ def test_an_input_that_changes_between_shards(home: Path, output: str, change: s
 def test_row_numbers_follow_the_inputs_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcli.sources.columns.ID_NAMES", ())
     assert shard(home, "out/", 1).code == 0
-    write(home, [*ROWS[:40], *ROWS[42:200]], ROWS[200:])
+    size = (home / "in.0.jsonl").stat().st_size
+    write(home, [*ROWS[:150], *ROWS[151:200]], ROWS[200:])
+    with (home / "in.0.jsonl").open("ab") as out:  # one row less, and cut at the same bytes
+        out.write(b" " * (size - out.tell() - 1) + b"\n")
     assert shard(home, "out/", 2).code == 1
     assert shard(home, "out/", 1).code == 0
-    assert ids_of(home, "out/") == list(range(398))
+    assert ids_of(home, "out/") == list(range(399))
 
 
 @pytest.mark.parametrize("more", [(), ("--workers", 2)], ids=["local", "processes"])
@@ -123,7 +126,7 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(home: Path) -> None:
     with pytest.raises(OutputError, match="has changed while share 0"):
         views.agreed(str(home), "out/", [torn])
     assert view.unchanged(whole, numbered=False)
-    assert not view.unchanged(torn, numbered=False)
+    assert not views.view_of([share]).unchanged(torn, numbered=False)
 
 
 def test_folders_may_move_between_shards(home: Path) -> None:
