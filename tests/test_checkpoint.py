@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from embedcli import checkpoint, outputs
-from embedcli.contracts import Chunk, OutputError, Reject, ResumeError
+from embedcli.contracts import Chunk, OutputError, Reject, ResumeError, Share
 from embedcli.engine import Settings, encode
 from embedcli.meter import Control, Meter
 from embedcli.tables import Layout
@@ -230,6 +230,69 @@ def test_the_second_process_is_refused_and_a_dead_one_keeps_no_lock(tmp_path: Pa
             opened(output)
         holder.kill()
     opened(output).release()
+
+
+def taken_over(output: Path) -> tuple[checkpoint.Ledger, checkpoint.Ledger]:
+    """A run at work, and one of another job that has begun anew in its stage: as where there are no locks."""
+    first = opened(output)
+    other = checkpoint.Ledger(outputs.target(str(output), None))
+    other.begin(JOB | {"model": "other"}, overwrite=True)
+    return first, other
+
+
+def test_a_part_of_another_job_is_not_used(tmp_path: Path) -> None:
+    first, other = taken_over(tmp_path / "out.parquet")
+    fill(first, chunks())
+    fill(other, chunks()[1:])
+    first.release()
+    again = opened(tmp_path / "out.parquet", JOB | {"model": "other"})
+    assert fill(again, chunks()) == 1
+    assert again.damaged == []
+
+
+def test_who_finds_another_job_in_its_stage_publishes_nothing(tmp_path: Path) -> None:
+    first, _ = taken_over(tmp_path / "out.parquet")
+    fill(first, chunks())
+    with pytest.raises(OutputError, match="another run has taken the output over"):
+        first.close(LAYOUT, {"model": "fake"})
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    ledger, every = opened(tmp_path / "out"), chunks()
+    share = Share(0, (every[0].piece,))
+    ledger.begin_shares([share], [share])
+    fill(ledger, every)
+    ledger.seal(share, LAYOUT, {"model": "fake"})
+    manifest = tmp_path / "out" / "_parts" / "_manifest.json"
+    manifest.write_text(json.dumps(JOB | {"model": "other"}))
+    with pytest.raises(OutputError, match="another run has taken the output over"):
+        ledger.seal(share, LAYOUT, {"model": "fake"})
+    ledger.release()
+    again = opened(tmp_path / "out", JOB | {"model": "other"})
+    assert again.gather() == ([], 0)
+    assert again.begin_shares([share], [share]) == [share]
+    assert again.damaged == []
+
+
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, tolerant: bool) -> None:
+    (tmp_path / "out").mkdir()
+    ledger, every = opened(tmp_path / "out"), chunks()
+    share = Share(0, (every[0].piece,))
+    grown = Share(0, (every[0].piece, replace(every[0].piece, index=1, start=9)))
+    ledger.begin_shares([share], [share])
+    fill(ledger, every)
+    ledger.seal(share, LAYOUT, {"model": "fake"})
+    ledger.release()
+    again = opened(tmp_path / "out", tolerant=tolerant)
+    if tolerant:
+        assert again.begin_shares([grown], [grown]) == [grown]
+        assert again.sealed == {}
+    else:
+        with pytest.raises(ResumeError, match="has changed"):
+            again.begin_shares([grown], [grown])
 
 
 def test_an_output_that_is_not_ours_is_refused(tmp_path: Path) -> None:

@@ -283,6 +283,12 @@ class Memory:
     def put(self, path: str, data: bytes) -> None:
         self.held[path] = self.intruder or data
 
+    def names(self, folder: str) -> list[str]:
+        return [path.removeprefix(folder + "/") for path in self.held if path.startswith(folder + "/")]
+
+    def remove(self, path: str) -> None:
+        self.held.pop(path, None)
+
 
 def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
@@ -291,6 +297,54 @@ def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.Mon
     with pytest.raises(Taken):
         lease.take(memory, "a")
     assert memory.held["a"] == memory.intruder
+
+
+def test_a_lease_is_shared_or_held_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    memory = Memory()
+    one, two = lease.take_shared(memory, "a"), lease.take_shared(memory, "a")
+    one()
+    with pytest.raises(Taken):
+        lease.take(memory, "a")
+    two()
+    assert memory.held == {}
+    alone = lease.take(memory, "a")
+    with pytest.raises(Taken):
+        lease.take_shared(memory, "a")
+    alone()
+    lease.take_shared(memory, "a")()
+
+
+@pytest.mark.parametrize("mine", ["a", "a.shared/1"])
+def test_who_comes_between_writing_and_looking_is_seen(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other has looked before we wrote, and goes on: we must not."""
+    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
+    memory, (take, other) = Memory(), (lease.take, "a.shared/1") if mine == "a" else (lease.take_shared, "a")
+
+    def put(path: str, data: bytes) -> None:
+        memory.held.setdefault(other, json.dumps({"token": "theirs", "host": "elsewhere", "pid": 1}).encode())
+        memory.held[path] = data
+
+    monkeypatch.setattr(memory, "put", put)
+    with pytest.raises(Taken):
+        take(memory, "a")
+    assert [path for path in memory.held if path != other and lease.held(memory, path)] == []
+
+
+def test_shards_and_whole_runs_keep_each_other_off(here: s3_server.Store, place: Path) -> None:
+    output = "s3://data/sharing/out.parquet"
+    job = ("encode", "s3://data/in/rows.jsonl", output, *flags(place))
+    give_back = storage.lock(f"{output}.parts/_lock", output, shared=True)
+    refused = jobs.run(*job)
+    assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
+    give_back()
+    give_back = storage.lock(f"{output}.parts/_lock", output)
+    refused = jobs.run(*job, "--shard", "1/1")
+    assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
+    give_back()
+    done = jobs.run(*job, "--shard", "1/1")
+    assert done.code == 0, done.err
+    assert here.names("sharing/") == ["sharing/out.parquet"]
 
 
 # Faults

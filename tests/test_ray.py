@@ -298,7 +298,7 @@ def actor(home: Path, tmp_path: Path) -> tuple[actor_side.Actor, dict[str, bytes
     storage.make_folder(ledger.target.stage)
     ledger.begin({"chunk_rows": 16}, overwrite=False)
     plan = sources.plan(job)
-    setup = work.Setup(job, plan, ledger.job, 1)
+    setup = work.Setup(job, plan, ledger.job, "")
     task = work.Task(Share(0, plan.pieces), None)
     return actor_side.Actor(setup, actor_side.Place(), None), {"task": pickle.dumps(task)}
 

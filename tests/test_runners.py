@@ -245,6 +245,57 @@ def test_shards_of_other_jobs_are_refused(home: Path, tmp_path: Path) -> None:
     assert "max_seq_length" in other.err
 
 
+# Shards and whole runs keep each other off
+
+
+def locked(output: str, lock: str) -> checkpoint.Ledger:
+    """An output as another process holds it that is at work."""
+    ledger = checkpoint.Ledger(outputs.target(output, None), lock=lock)
+    ledger.acquire()
+    return ledger
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("name", ["out.parquet", "out/"])
+def test_while_a_shard_is_at_work_only_shards_begin(home: Path, tmp_path: Path, name: str) -> None:
+    output = f"{tmp_path}/{name}"
+    shard = locked(output, "_lock-1-of-2")
+    for refused in (
+        encode(home, output, *SMALL),
+        encode(home, output, "--overwrite", "--limit", 100, *SMALL),
+        encode(home, output, "--workers", 2, *SMALL),
+        encode(home, output, "--shard", "1/2", *SMALL),
+    ):
+        assert refused.code == 1
+        assert f"another embedcli is writing {output}" in refused.err
+    beside = encode(home, output, "--shard", "2/2", *SMALL)
+    assert beside.code in (0, 3), beside.err
+    refused = jobs.run("merge", output)
+    assert (refused.code, "another embedcli is writing" in refused.err) == (1, True)
+    shard.release()
+    assert encode(home, output, *SMALL).code == 3
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_the_last_of_two_shards_that_end_together_merges(home: Path, tmp_path: Path) -> None:
+    output = f"{tmp_path}/out/"
+    encode(home, output, "--shard", "1/2", *SMALL)
+    other = locked(output, "_lock-1-of-2")
+    early = encode(home, output, "--shard", "2/2", *SMALL)
+    assert (early.code in (0, 3), "another shard is at work" in early.err) == (True, True)
+    other.release()
+    assert encode(home, output, "--shard", "1/2", *SMALL).code == 3
+    assert Path(output, "_manifest.json").exists()
+
+
+def test_while_a_whole_run_is_at_work_no_shard_begins(home: Path, tmp_path: Path) -> None:
+    whole = locked(f"{tmp_path}/out/", checkpoint.LOCK)
+    refused = encode(home, f"{tmp_path}/out/", "--shard", "1/2", *SMALL)
+    assert (refused.code, "another embedcli is writing" in refused.err) == (1, True)
+    whole.release()
+    assert encode(home, f"{tmp_path}/out/", "--shard", "1/1", *SMALL).code == 3
+
+
 # Damage and change after a kill
 
 
@@ -495,7 +546,7 @@ def test_a_worker_imports_no_library_it_does_not_need(home: Path, tmp_path: Path
 
 def test_a_worker_of_another_version_is_refused(home: Path) -> None:
     columns = contracts.Columns("text", None, None, pa.int64(), {})
-    setup = work.Setup(Job((), "x.parquet"), contracts.Plan((), columns, {}, None, None), {}, 1, version="9.9")
+    setup = work.Setup(Job((), "x.parquet"), contracts.Plan((), columns, {}, None, None), {}, "", version="9.9")
     with pytest.raises(contracts.EmbedcliError, match=r"9\.9"):
         work.Worker(setup, jobs.Silent(), Control())
 
@@ -541,9 +592,9 @@ def test_a_layout_survives_its_note(tmp_path: Path) -> None:
     columns = contracts.Columns("t", None, "id", pa.string(), {"a": pa.int64(), "b": pa.string()}, source_column=True)
     layout = Layout(columns, 8, "binary", True)
     space = {"dim": 8, "precision": "binary"}
-    facts.note_space(str(tmp_path), layout, space, 3)
-    again, noted, shares = facts.noted_space(str(tmp_path))
+    facts.note_space(str(tmp_path), layout, space)
+    again, noted = facts.noted_space(str(tmp_path))
     assert again.schema() == layout.schema()
-    assert (again.row_bytes, noted, shares) == (layout.row_bytes, space, 3)
+    assert (again.row_bytes, noted) == (layout.row_bytes, space)
     with pytest.raises(OutputError, match="precision"):
-        facts.note_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"}, 3)
+        facts.note_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"})

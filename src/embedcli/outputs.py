@@ -109,9 +109,27 @@ def refuse_changed(old: Mapping[str, Any], new: Mapping[str, Any], where: str, o
             )
 
 
+def refuse_foreign(target: Target) -> None:
+    """UsageError if a folder has files with the names of ours, and nothing in it says that we made them."""
+    if not target.folder or storage.exists(target.marker):
+        return
+    for name in storage.names(target.output, PART_FILE)[:1]:
+        raise UsageError(
+            f"{storage.where(target.published(name))}: a file of this name is there, and nothing says that embedcli made it",
+            "choose another folder, or use --overwrite to replace it",
+        )
+
+
 def changed_input(path: str, old: str, new: str, output: str) -> ResumeError:
     return ResumeError(
         f"{path} has changed since {output} was begun: its rows had the hash {old[:12]}, now {new[:12]}",
+        "use --overwrite to start again, or --update to keep the vectors of unchanged rows",
+    )
+
+
+def changed_cut(path: str, output: str) -> ResumeError:
+    return ResumeError(
+        f"{path} has changed since {output} was begun: its rows lie at other places",
         "use --overwrite to start again, or --update to keep the vectors of unchanged rows",
     )
 

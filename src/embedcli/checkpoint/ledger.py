@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import sinks, storage
 from embedcli.checkpoint import parts as staged
 from embedcli.checkpoint import shares as sealing
-from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
+from embedcli.checkpoint import views
+from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, manifest_in, read_part, source_hash
 from embedcli.checkpoint.shares import Record
-from embedcli.contracts import MANIFEST, PART_FILE, Chunk, Encoded, OutputError, Part, Share, UsageError
-from embedcli.outputs import Target, changed_input, refuse_changed
+from embedcli.contracts import MANIFEST, PART_FILE, Chunk, Encoded, OutputError, Part, Share
+from embedcli.outputs import Target, changed_cut, changed_input, refuse_changed, refuse_foreign
 
 if TYPE_CHECKING:
     from embedcli.tables import Layout
 
 DEFAULT_PART_SIZE = 256_000_000
 LOCK = "_lock"
+Reread = Callable[[Share], Iterable[Chunk]]
 
 
 class Ledger:
     """The parts of one output. Holds the output's lock until `release`; a dead process keeps none.
+
+    A shard has a lock of its own, named `lock`, and shares the output's: shards work side by side, a whole run alone.
 
     A share of the input whose chunks are all done is sealed: a record says so, and in a folder output its parts
     have become its final files. `shares` are those of the plan; single-file outputs of one process have none.
@@ -31,6 +37,8 @@ class Ledger:
     def __init__(self, target: Target, *, tolerant: bool = False, lock: str = LOCK) -> None:
         self.target = target
         self.job: dict[str, Any] = {}
+        self.mark = ""
+        self.view = views.View((), 0, "")
         self.tolerant = tolerant
         self.added: list[int] = []
         self.rejected = 0
@@ -40,7 +48,7 @@ class Ledger:
         self.open_shares: list[Share] = []
         self._lock_name = lock
         self._hashes: dict[tuple[int, int], str] = {}
-        self._found: dict[tuple[int, int], str] = {}
+        self._found: dict[tuple[int, int], list[str]] = {}
         self._inside: dict[tuple[int, int], Part] = {}
         self._unlock: Callable[[], None] | None = None
 
@@ -52,9 +60,20 @@ class Ledger:
         if self.target.folder:
             storage.make_folder(storage.parent(stage))
         self.target.make_stage()
-        self._unlock = storage.lock(self._path(self._lock_name), self.target.output)
         if self._lock_name == LOCK:
+            self._unlock = storage.lock(self._path(LOCK), self.target.output)
             self._sweep()
+        else:
+            self._unlock = self._locked_as_shard()
+
+    def _locked_as_shard(self) -> Callable[[], None]:
+        """The shard's own lock, and the output's, shared; what gives both back."""
+        output = self.target.output
+        held = ExitStack()
+        with held:
+            held.callback(storage.lock(self._path(LOCK), output, shared=True))
+            held.callback(storage.lock(self._path(self._lock_name), output))
+            return held.pop_all().close
 
     def _sweep(self) -> None:
         storage.sweep(self.target.stage)
@@ -67,71 +86,97 @@ class Ledger:
         """Find the parts of the same job; ResumeError if they belong to another one."""
         self.job = dict(job)
         manifest = self._path(MANIFEST)
-        old = {} if overwrite else _json(manifest)
+        old = {} if overwrite else manifest_in(manifest)
         if old:
             refuse_changed(old, self.job, manifest, self.target.output)
         else:
             if not overwrite:
-                self._refuse_foreign()
+                refuse_foreign(self.target)
             self.discard()
             storage.write_bytes(manifest, json.dumps(self.job, indent=1, ensure_ascii=False).encode())
+        self.mark = staged.mark_of(old or self.job)
         self._find_parts()
 
-    def _refuse_foreign(self) -> None:
-        """UsageError if the folder has files with the names of ours, and nothing in it says that we made them."""
-        if not self.target.folder or storage.exists(self.target.marker):
-            return
-        for name in storage.names(self.target.output, PART_FILE)[:1]:
-            raise UsageError(
-                f"{storage.where(storage.join(self.target.output, name))}: a file of this name is there, "
-                "and nothing says that embedcli made it",
-                "choose another folder, or use --overwrite to replace it",
-            )
+    def join(self, job: Mapping[str, Any], view: str = "") -> None:
+        """Take part in a run that another process has begun; OutputError if its stage cannot be seen from here.
 
-    def join(self, job: Mapping[str, Any]) -> None:
-        """Take part in a run that another process has begun; OutputError if its stage cannot be seen from here."""
-        if _json(self._path(MANIFEST)) != json.loads(json.dumps(job)):
+        `view` is the name of what it saw of the inputs; whoever seals no share needs none.
+        """
+        seen = views.read_view(self.target.stage, view) if view else self.view
+        if seen is None or manifest_in(self._path(MANIFEST)) != json.loads(json.dumps(job)):
             raise OutputError(
                 f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
                 "choose an output that all machines share: a network folder, or an s3:// address",
             )
-        self.job = dict(job)
+        self.job, self.mark, self.view = dict(job), staged.mark_of(job), seen
         self._find_parts()
 
     def _find_parts(self) -> None:
         for name in storage.names(self.target.stage, PART_NAME):
-            self._found[key_of(name)] = self._path(name)
+            self._found.setdefault(key_of(name), []).append(self._path(name))
 
-    def begin_shares(self, shares: Sequence[Share], *, unread: bool = True) -> list[Share]:
-        """Find the shares that are sealed and sound; returns those that must be read, which is all unless `unread`.
+    def refuse_taken_over(self) -> None:
+        """OutputError if the stage is no longer this job's: a lock may be lost, or never have been one."""
+        staged.refuse_other_job(manifest_in(self._path(MANIFEST)), self.mark, self.target.output)
 
-        A sealed share whose inputs look as they did needs no reading; the others are compared chunk by chunk.
-        """
+    def _records(self) -> dict[int, Record]:
+        """The records of this job by share; those that are damaged, or another job's, are removed."""
         records, damaged = sealing.read_records(self.target.stage)
         self.damaged += damaged
+        foreign = [index for index, record in records.items() if record.job != self.mark]
         for path in damaged:
             storage.remove(path)
+        for index in foreign:
+            del records[index]
+            self._remove_record(index)
+        return records
+
+    def _remove_record(self, share: int) -> None:
+        for name in storage.names(self.target.stage, rf"share-{share:06d}-"):
+            storage.remove(self._path(name))
+
+    def begin_shares(
+        self, shares: Sequence[Share], every: Sequence[Share], *, unread: bool = True, reread: Reread | None = None
+    ) -> list[Share]:
+        """Find the shares that are sealed and sound; returns those that must be read, which is all unless `unread`.
+
+        `every` are all shares of the plan. A sealed share whose inputs look as they did needs no reading. The others
+        are compared chunk by chunk: by the caller, who reads them, or here with `reread`; then what differs is undone.
+        """
+        self.view = views.view_of(every)
+        views.write_view(self.target.stage, self.view)
+        records = self._records()
+        for index in [index for index in records if index >= len(every)]:
+            self._undo_cut(records[index])
         left = []
         for share in shares:
             record = records.get(share.index)
-            if record is not None and not self._take(record, share):
+            if record is not None and not self._take(record, share, reread):
                 record = None
             if record is None:
                 self.open_shares.append(share)
-            if record is None or not unread or not sealing.unchanged(record, share):
+            if record is None or not unread or not self._unchanged(self.sealed[share.index]):
                 left.append(share)
         return left
 
-    def gather(self, shares: int) -> list[int]:
-        """Count all sealed shares of a job of which only the stage is known; the numbers of those that are missing."""
-        self.job = _json(self._path(MANIFEST))
+    def _unchanged(self, record: Record) -> bool:
+        return self.view.unchanged(record, numbered=self.job.get("id_column", "") is None)
+
+    def gather(self) -> tuple[list[int], int]:
+        """Count all sealed shares of a job of which only the stage is known; the missing ones' numbers, and how many.
+
+        OutputError, and nothing is counted, if they were not all made from the same inputs.
+        """
+        self.job = manifest_in(self._path(MANIFEST))
+        self.mark = staged.mark_of(self.job)
         self._find_parts()
-        records, damaged = sealing.read_records(self.target.stage)
-        self.damaged += damaged
+        records = self._records()
+        view = views.agreed(self.target.stage, self.target.output, records.values())
+        count = view.shares if view is not None else 0
         for record in records.values():
             if self._whole(record):
                 self._count(record)
-        return [index for index in range(shares) if index not in self.sealed]
+        return [index for index in range(count) if index not in self.sealed], count
 
     def _whole(self, record: Record) -> bool:
         parts = {part.key: part for part in record.parts}
@@ -139,16 +184,33 @@ class Ledger:
         sound = whole and all(staged.rejects_sound(self.target.stage, part) for part in record.parts)
         return sound and (sealing.files_sound(self.target, record.files) if record.files else self._parts_sound(record))
 
-    def _take(self, record: Record, share: Share) -> bool:
+    def _take(self, record: Record, share: Share, reread: Reread | None) -> bool:
         """Count a sealed share as done, or undo its seal."""
-        changed = self.tolerant and not sealing.unchanged(record, share)
+        if not views.of_pieces(record, share):
+            self._undo_cut(record)
+            return False
+        known = self._unchanged(record) or (reread is not None and sealing.same(record, reread(share)))
+        changed = self.tolerant and not known
         if not changed and self._whole(record):
-            self._count(record)
+            self._count(self._seen(record, share) if known else record)
             return True
         if not changed:
             self.damaged.append(f"share {record.index}")
         self._unseal(record)
         return False
+
+    def _seen(self, record: Record, share: Share) -> Record:
+        """The record, which says from now on that it is of the inputs as they look now."""
+        now = replace(record, view=self.view.name, inputs=self.view.of(share))
+        if now != record:
+            sealing.write_record(self.target.stage, now)
+        return now
+
+    def _undo_cut(self, record: Record) -> None:
+        """Undo the seal of a share that is none of the plan's; ResumeError if a changed input is to be refused."""
+        if not self.tolerant:
+            raise changed_cut(record.pieces[0].path, self.target.output)
+        self._unseal(record)
 
     def _parts_sound(self, record: Record) -> bool:
         return not self.target.folder and all(self._sound(part.key) is not None for part in record.parts)
@@ -159,19 +221,20 @@ class Ledger:
         self.rejected += sum(part.rejects for part in record.parts)
 
     def _unseal(self, record: Record) -> None:
-        for name in storage.names(self.target.stage, rf"share-{record.index:06d}-"):
-            storage.remove(self._path(name))
+        self._remove_record(record.index)
         for file in record.files:
             storage.remove(self.target.sealed(file["name"]))
 
     def adopted(self, name: str) -> Any:
         """A value of the interrupted job's manifest, for what the user left open; None without one."""
-        return _json(self._path(MANIFEST)).get(name)
+        return manifest_in(self._path(MANIFEST)).get(name)
 
     def discard(self) -> None:
         """Forget all parts; the finished output, if any, stays until a new one replaces it."""
         storage.remove(self._path(MANIFEST))
-        for name in storage.names(self.target.stage, r"part-|rejects-|share-|_ranges\.json|_starts\.json|_space\.json"):
+        for name in storage.names(
+            self.target.stage, r"part-|rejects-|share-|inputs-|_ranges\.json|_starts\.json|_space\.json"
+        ):
             storage.remove(self._path(name))
 
     def _path(self, name: str) -> str:
@@ -202,21 +265,23 @@ class Ledger:
                 self.rejected += part.rejects
 
     def _sound(self, key: tuple[int, int]) -> Part | None:
-        path = self._found.get(key)
-        if path is None:
-            return None
-        try:
-            return read_part(path)
-        except OutputError:
-            self.damaged.append(path)
+        """The part of a chunk that is whole and this job's; what is damaged or another's is removed."""
+        for path in self._found.get(key, ()):
+            try:
+                part = read_part(path, self.mark)
+            except OutputError:
+                part = None
+                self.damaged.append(path)
+            if part is not None:
+                return part
             storage.remove(path)
-            return None
+        return None
 
     def add(self, encoded: Encoded, layout: Layout, changes: Mapping[str, int] | None = None) -> Part:
         """Write a chunk's part and its rejects: on disk and synced when this returns, or an OutputError."""
         chunk = encoded.chunk
         source = self._hashes.pop(chunk.key, None) or source_hash(chunk)
-        part = staged.write_part(self.target.stage, encoded, layout, source, changes or {})
+        part = staged.write_part(self.target.stage, encoded, layout, source, changes or {}, job=self.mark)
         self.parts[chunk.key] = part
         self.rejected += part.rejects
         self.added.append(part.read)
@@ -234,11 +299,12 @@ class Ledger:
         wanted = {piece.index for piece in share.pieces}
         parts = tuple(self.parts[key] for key in sorted(self.parts) if key[0] in wanted)
         files: tuple[dict[str, Any], ...] = ()
+        self.refuse_taken_over()
         if self.target.folder:
             size = int(self.job.get("part_size") or DEFAULT_PART_SIZE)
             metadata = {sinks.SPACE_KEY: dict(space)}
             files = sealing.write_files(self.target, share, parts, layout, metadata, size)
-        record = Record(share.index, parts, sealing.looks(share), files)
+        record = views.record_of(share, self.view, self.mark, parts, files)
         sealing.write_record(self.target.stage, record)
         for part in parts:
             if files:
@@ -273,6 +339,7 @@ class Ledger:
 
     def close(self, layout: Layout, space: Mapping[str, Any]) -> None:
         """Publish rejects and output, then remove the stage. The caller has checked that no row is missing."""
+        self.refuse_taken_over()
         totals = self.totals()
         parts = self.all_parts()
         metadata = {
@@ -315,7 +382,7 @@ class Ledger:
         # An object store removes a whole folder in a few requests; one by one takes three for each part.
         one_by_one = storage.is_local(self.target.stage)
         for name in storage.names(self.target.stage) if one_by_one else ():
-            if name != self._lock_name:
+            if name not in (LOCK, self._lock_name):
                 storage.remove(self._path(name))
         storage.remove_folder(self.target.stage)
         self.release()
@@ -328,12 +395,3 @@ class Ledger:
         if self._lock_name == LOCK and not storage.names(self.target.stage, "part-|share-|_lock-"):
             storage.remove_folder(self.target.stage)
         unlock()
-
-
-def _json(path: str) -> dict[str, Any]:
-    """A manifest, or {} when a kill or a hand damaged it: its parts are then made again."""
-    try:
-        loaded = json.loads(storage.read_bytes(path))
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}

@@ -44,8 +44,36 @@ def joined_hash(hashes: Sequence[str]) -> str:
     return blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 
 
-def write_part(stage: str, encoded: Encoded, layout: Layout, source: str, changes: Mapping[str, int]) -> Part:
-    """A chunk's vectors and rejects in the staging folder: on disk and synced when this returns, or an OutputError."""
+def manifest_in(path: str) -> dict[str, Any]:
+    """A manifest, or {} when a kill or a hand damaged it: its parts are then made again."""
+    try:
+        loaded = json.loads(storage.read_bytes(path))
+    except (OSError, ValueError):
+        return {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def mark_of(job: Mapping[str, Any]) -> str:
+    """What parts and records carry of the job that they belong to: a digest of its manifest."""
+    return digest(json.dumps(job, sort_keys=True).encode())
+
+
+def refuse_other_job(manifest: Mapping[str, Any], mark: str, output: str) -> None:
+    """OutputError unless a manifest is of the job with this mark."""
+    if mark_of(manifest) != mark:
+        raise OutputError(
+            f"{storage.where(output)}: another run has taken the output over, away from this one",
+            "run the same command again once the other has ended, or choose another output",
+        )
+
+
+def write_part(
+    stage: str, encoded: Encoded, layout: Layout, source: str, changes: Mapping[str, int], *, job: str
+) -> Part:
+    """A chunk's vectors and rejects in the staging folder: on disk and synced when this returns, or an OutputError.
+
+    `job` is the mark of the job that it belongs to.
+    """
     chunk = encoded.chunk
     rejects = sorted((*chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
     name = f"{chunk.piece.index:06d}-{chunk.seq:06d}"
@@ -61,6 +89,7 @@ def write_part(stage: str, encoded: Encoded, layout: Layout, source: str, change
         "lost_tokens": encoded.lost_tokens,
         "changes": dict(changes),
         "rejects_file": None,
+        "job": job,
     }
     if rejects:
         lines = b"".join(reject_line(reject) for reject in rejects)
@@ -72,9 +101,12 @@ def write_part(stage: str, encoded: Encoded, layout: Layout, source: str, change
     return part_of(path, facts)
 
 
-def read_part(path: str) -> Part:
-    """A part that is whole, with its rejects; OutputError if it is not."""
-    part = part_of(path, json.loads(opened(path).schema.metadata[PART_KEY.encode()]))
+def read_part(path: str, job: str) -> Part | None:
+    """A part that is whole, with its rejects; None if it is another job's, OutputError if it is not whole."""
+    facts = json.loads(opened(path).schema.metadata[PART_KEY.encode()])
+    if facts.get("job") != job:
+        return None
+    part = part_of(path, facts)
     if not rejects_sound(storage.parent(path), part):
         raise damaged(path)
     return part

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedcli import sinks, storage
-from embedcli.checkpoint.parts import digest, facts_of, named_after, part_of, tables
-from embedcli.contracts import Part, Share
+from embedcli.checkpoint.parts import digest, facts_of, named_after, part_of, source_hash, tables
+from embedcli.contracts import Chunk, Part, Piece, Share
 
 if TYPE_CHECKING:
     from embedcli.outputs import Target
@@ -25,9 +25,14 @@ class Record:
     """One share that is done. `files` are what a folder output holds of it, each with its size and digest.
 
     `inputs` is how the files that it was read from looked: while they look the same, they need no reading again.
+    {} stands for one that changed meanwhile. `job` is the mark of the job that it belongs to, `view` the name of what
+    its run saw of all inputs.
     """
 
     index: int
+    job: str
+    view: str
+    pieces: tuple[Piece, ...]
     parts: tuple[Part, ...]
     inputs: Mapping[str, Any]
     files: tuple[Mapping[str, Any], ...] = ()
@@ -39,6 +44,9 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         return {
             "share": self.index,
+            "job": self.job,
+            "view": self.view,
+            "pieces": [astuple(piece) for piece in self.pieces],
             "inputs": dict(self.inputs),
             "files": list(self.files),
             "parts": [facts_of(part) for part in self.parts],
@@ -47,17 +55,14 @@ class Record:
 
 def record_of(stage: str, made: Mapping[str, Any]) -> Record:
     parts = tuple(part_of(storage.join(stage, facts["name"]), facts) for facts in made["parts"])
-    return Record(made["share"], parts, made["inputs"], tuple(made["files"]))
+    pieces = tuple(Piece(*piece) for piece in made["pieces"])
+    return Record(made["share"], made["job"], made["view"], pieces, parts, made["inputs"], tuple(made["files"]))
 
 
-def looks(share: Share) -> dict[str, Any]:
-    """How the inputs of a share look now: size and time of each, {} for what can be read only once."""
-    return storage.identities([piece.path for piece in share.pieces])
-
-
-def unchanged(record: Record, share: Share) -> bool:
-    """Whether the inputs look as they did, so that the share need not be read again."""
-    return all(record.inputs.values()) and record.inputs == looks(share)
+def same(record: Record, chunks: Iterable[Chunk]) -> bool:
+    """Whether these chunks are what the share was made from."""
+    made = {part.key: part.source_hash for part in record.parts}
+    return made == {chunk.key: source_hash(chunk) for chunk in chunks}
 
 
 def name_of(share: int, number: int, kind: str) -> str:
@@ -89,8 +94,13 @@ def file_digest(path: str) -> str:
 
 
 def write_record(stage: str, record: Record) -> None:
-    data = json.dumps(record.as_json(), ensure_ascii=False).encode()
-    storage.write_bytes(storage.join(stage, f"share-{record.index:06d}-{digest(data)}.json"), data)
+    """Write the record of a share, and remove those that it had before."""
+    data = json.dumps(record.as_json()).encode()
+    name = f"share-{record.index:06d}-{digest(data)}.json"
+    storage.write_bytes(storage.join(stage, name), data)
+    for old in storage.names(stage, rf"share-{record.index:06d}-"):
+        if old != name:
+            storage.remove(storage.join(stage, old))
 
 
 def sealed_shares(stage: str) -> set[int]:

@@ -70,7 +70,7 @@ def run_to_disk(this: Run) -> Outcome:
     job = this.job
     target = outputs.target(job.output, job.to)
     number = None if job.shard is None else "_lock-{}-of-{}".format(*job.shard)
-    ledger = checkpoint.Ledger(target, tolerant=job.update, lock=number or checkpoint.LOCK)
+    ledger = checkpoint.Ledger(target, tolerant=job.update or job.shard is not None, lock=number or checkpoint.LOCK)
     ledger.acquire()
     try:
         outcome = run_with(this, ledger)
@@ -120,7 +120,7 @@ def begin_in_turn(ledger: checkpoint.Ledger, begin: Callable[[], None]) -> None:
 def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Outcome:
     """The shard's own end, or, when no share is missing any more, that of the whole output."""
     count = len(shares_of(this.job, this.plan, folder=shard.target.folder))
-    missing = count - len(checkpoint.sealed_shares(shard.target.stage))
+    missing = len(set(range(count)) - checkpoint.sealed_shares(shard.target.stage))
     if missing:
         what_next = f"when all shards are done, the last one merges; or run: embedcli merge {shard.target.output}"
         return replace(outcome, reason=f"{outcome.reason}; {missing} of {count} shares are missing: {what_next}")
@@ -128,24 +128,29 @@ def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Out
         whole = merge(this.job.output, this.job.to, this.job.max_rejects)
     except OutputError as error:
         if "another embedcli" in error.message:
-            return replace(outcome, reason=f"{outcome.reason}; another shard is merging the output")
+            last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
+            return replace(outcome, reason=f"{outcome.reason}; {last}")
         raise
     return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts)
 
 
 def merge(output: str, to: OutputFormat | None = None, max_rejects: str | None = None) -> Outcome:
-    """Publish an output whose shards are all done. OutputError naming the shares that are missing."""
+    """Publish an output whose shards are all done. OutputError names missing shares, or a changed input."""
     target = outputs.target(output, to)
     done = outputs.finished(target)
     if not storage.exists(target.stage):
         if done is None:
             raise UsageError(f"{storage.where(output)}: nothing to merge", "run encode with --shard first")
         return Outcome(0, "nothing to do: the output is finished", {}, dict(done.space))
-    layout, space, count = noted_space(target.stage)
+    layout, space = noted_space(target.stage)
     ledger = checkpoint.Ledger(target)
     ledger.acquire()
     try:
-        missing = ledger.gather(count)
+        missing, count = ledger.gather()
+        if not count:
+            raise OutputError(
+                f"{storage.where(target.stage)} holds no finished shares", "run encode with --shard first"
+            )
         if missing:
             some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
             raise OutputError(

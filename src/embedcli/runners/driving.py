@@ -25,13 +25,13 @@ def run_shared(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     every = shares_of(this.job, this.plan, folder=folder)
     shares = local.of_shard(every, this.job.shard)
     tell_idle(this, shares, every)
-    left = ledger.begin_shares(shares)
+    left = ledger.begin_shares(shares, every, reread=local.rereading(this, ledger))
     compare_sealed(this, ledger, [share for share in left if share.index in ledger.sealed])
     this.read = sum(record.read for record in ledger.sealed.values())
     todo = [share for share in shares if share.index not in ledger.sealed]
     if todo:
         tasks = list(tasks_of(todo, starts_of(this, ledger.target.stage)))
-        setup = Setup(this.job, replace(this.plan, pieces=()), ledger.job, len(every), this.loader)
+        setup = Setup(this.job, replace(this.plan, pieces=()), ledger.job, ledger.view.name, this.loader)
         this.open_pieces = {piece.index for share in todo for piece in share.pieces}
         prepare_ranges(this, ledger)
         this.watch.begin(this.plan, this.meter)

@@ -147,10 +147,10 @@ def starts_of(this: Run, stage: str) -> dict[int, sources.Start] | None:
 # What workers and a later merge need to know of the output
 
 
-def note_space(stage: str, layout: Layout, space: dict[str, Any], shares: int) -> None:
+def note_space(stage: str, layout: Layout, space: dict[str, Any]) -> None:
     """Write down what the output will be; OutputError if another worker's vectors are in another space."""
     schema = base64.b64encode(layout.schema().serialize()).decode()
-    note, text = storage.join(stage, SPACE_FILE), {"space": space, "schema": schema, "shares": shares}
+    note, text = storage.join(stage, SPACE_FILE), {"space": space, "schema": schema}
     if not storage.exists(note):
         storage.write_bytes(note, json.dumps(text, ensure_ascii=False).encode())
     old = json.loads(storage.read_bytes(note))
@@ -163,15 +163,15 @@ def note_space(stage: str, layout: Layout, space: dict[str, Any], shares: int) -
             )
 
 
-def noted_space(stage: str) -> tuple[Layout, dict[str, Any], int]:
-    """What `note_space` wrote: layout, space, number of shares. OutputError if nothing did."""
+def noted_space(stage: str) -> tuple[Layout, dict[str, Any]]:
+    """What `note_space` wrote: layout and space. OutputError if nothing did."""
     note = storage.join(stage, SPACE_FILE)
     try:
         made = json.loads(storage.read_bytes(note))
     except (OSError, ValueError):
         raise OutputError(f"{storage.where(stage)} holds no finished shares", "run encode with --shard first") from None
     schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(made["schema"])))
-    return layout_from(schema, made["space"]), made["space"], int(made["shares"])
+    return layout_from(schema, made["space"]), made["space"]
 
 
 def layout_from(schema: pa.Schema, space: dict[str, Any]) -> Layout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -38,7 +38,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | Non
         ranges = ranges_of(this, encoder, ledger.target.stage, done if job.update else None)
         space, layout = space_of(job, encoder, ranges), layout_of(job, this.plan, encoder, ranges)
         if shares:
-            note_space(ledger.target.stage, layout, space, len(shares))
+            note_space(ledger.target.stage, layout, space)
         store = store_of(this, ledger, layout, done, folder)
         this.watch.begin(this.plan, this.meter)
         starts = starts_of(this, ledger.target.stage) if job.shard else None
@@ -66,10 +66,21 @@ def missing_pieces(this: Run, ledger: checkpoint.Ledger, shares: list[Share]) ->
         return list(this.plan.pieces)
     mine = of_shard(shares, job.shard)
     tell_idle(this, mine, shares)
-    left = ledger.begin_shares(mine, unread=not (job.update or job.reuse))
+    left = ledger.begin_shares(mine, shares, unread=not (job.update or job.reuse), reread=rereading(this, ledger))
     known = {share.index for share in left}
     this.read += sum(record.read for index, record in ledger.sealed.items() if index not in known)
     return [piece for share in left for piece in share.pieces]
+
+
+def rereading(this: Run, ledger: checkpoint.Ledger) -> Callable[[Share], Iterator[Chunk]] | None:
+    """How a shard compares what it has sealed with inputs that look different now; None for a whole run.
+
+    A whole run refuses a changed input, with ways out that shards have not: they do anew what differs.
+    """
+    if this.job.shard is None:
+        return None
+    apart = replace(this, read=0)
+    return lambda share: apart.chunks(share.pieces, starts_of(apart, ledger.target.stage))
 
 
 def of_shard(shares: list[Share], shard: tuple[int, int] | None) -> list[Share]:
@@ -106,7 +117,7 @@ def publish_noted(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     """Publish what was encoded before, no model loaded; a shard that has nothing to do ends as it is."""
     if this.job.shard is not None and not ledger.sealed:
         return shard_ended(this, ledger, ledger.totals(), {})
-    layout, space, _ = noted_space(ledger.target.stage)
+    layout, space = noted_space(ledger.target.stage)
     return publish(this, ledger, layout, space, None)
 
 

@@ -19,13 +19,14 @@ from embedcli.runners.running import Load, Run
 class Setup:
     """What a worker must know of a job. It crosses process and machine borders, so it holds no open thing.
 
-    `plan` has no pieces: they come with the shares. `loader` is for tests and for encoders that are borrowed.
+    `plan` has no pieces: they come with the shares. `view` names what the run saw of its inputs.
+    `loader` is for tests and for encoders that are borrowed.
     """
 
     job: Job
     plan: Plan
     identity: Mapping[str, Any]
-    shares: int
+    view: str
     loader: Load | None = None
     version: str = __version__
 
@@ -58,8 +59,9 @@ class Worker:
             storage.masked(path)  # pieces come without the secrets of their addresses: here they are remembered
         self.watch, self.control = watch, control
         self.setup = setup
-        self.ledger = checkpoint.Ledger(outputs.target(setup.job.output, setup.job.to))
-        self.ledger.join(setup.identity)
+        target = outputs.target(setup.job.output, setup.job.to)
+        self.ledger = checkpoint.Ledger(target, tolerant=setup.job.shard is not None)
+        self.ledger.join(setup.identity, setup.view)
         self.run = self._run(setup.job)
         self.encoder = self.run.load()
         self.job = with_saved_dim(setup.job, self.encoder)
@@ -67,7 +69,7 @@ class Worker:
         ranges = ranges_of(self.run, self.encoder, self.ledger.target.stage, None)
         self.layout = layout_of(self.job, setup.plan, self.encoder, ranges)
         self.space = space_of(self.job, self.encoder, ranges)
-        note_space(self.ledger.target.stage, self.layout, self.space, setup.shares)
+        note_space(self.ledger.target.stage, self.layout, self.space)
 
     def _run(self, job: Job) -> Run:
         setup = self.setup

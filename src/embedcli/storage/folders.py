@@ -74,11 +74,15 @@ def remove_folder(path: str) -> None:
         files_of(path).remove_folder(path)
 
 
-def lock(path: str, output: str) -> Callable[[], None]:
-    """Take a lock; returns what gives it back. OutputError if another process is writing `output`."""
+def lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:
+    """Take a lock; returns what gives it back. OutputError if another process is writing `output`.
+
+    Those that take it `shared` hold it together, and keep off whoever wants it alone.
+    """
     with os_errors(path):
+        files = files_of(path)
         try:
-            return files_of(path).lock(path)
+            return files.lock_shared(path) if shared else files.lock(path)
         except Taken:
             hint = "wait for it, or choose another output"
             if not is_local(path):

@@ -4,6 +4,9 @@ Object stores have no lock that ends with a process, and pyarrow's clients no co
 written, and read again after a pause: whoever finds another's name in it has lost. Two processes that start within
 that pause of each other may, if writes take longer than it, both believe they have won: then they do the same work
 twice. They cannot damage each other's: parts are named after their content, and outputs appear whole.
+
+Those that share a lease have one each, in the folder `LEASE.shared`. Whoever wants it alone writes first and looks
+into that folder then; they look for a lone owner after they have written. So never do both go on.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from embedcli.storage.local import Taken, alive
 # A dead owner's lease runs out after LEASE_SECONDS; a living owner renews it four times as often.
 LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 0.3
+SHARED = ".shared"
 
 
 class Objects(Protocol):
@@ -35,6 +39,10 @@ class Objects(Protocol):
         """The content of an object and the seconds since it was written; None if it is not there."""
 
     def put(self, path: str, data: Any) -> None: ...
+
+    def names(self, folder: str) -> list[str]: ...
+
+    def remove(self, path: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -48,13 +56,52 @@ class Owner:
 
 def take(objects: Objects, path: str) -> Callable[[], None]:
     """Take the lease at `path` and keep it renewed; returns what gives it back. Raises Taken."""
+    if held(objects, path) or shared(objects, path):
+        raise Taken
+    me = written(objects, path)
+    if owner_of(objects, path) != me:
+        raise Taken
+    if shared(objects, path):
+        write(objects, path, None)
+        raise Taken
+    return renewed(objects, path, me)
+
+
+def take_shared(objects: Objects, path: str) -> Callable[[], None]:
+    """Take a lease beside others that share it; returns what gives it back. Raises Taken if one has it alone."""
     if held(objects, path):
         raise Taken
+    mine = f"{path}{SHARED}/{secrets.token_hex(8)}"
+    me = written(objects, mine)
+    if held(objects, path):
+        objects.remove(mine)
+        raise Taken
+    give_back = renewed(objects, mine, me)
+
+    def remove() -> None:
+        give_back()
+        with suppress(EmbedcliError):  # an object that is left behind says that it is given back
+            objects.remove(mine)
+
+    return remove
+
+
+def shared(objects: Objects, path: str) -> bool:
+    """Whether living processes share the lease."""
+    folder = path + SHARED
+    return any(held(objects, f"{folder}/{name}") for name in objects.names(folder))
+
+
+def written(objects: Objects, path: str) -> Owner:
+    """Write this process into a lease, and wait until another's writing would show."""
     me = Owner(secrets.token_hex(16), this_host(), os.getpid())
     write(objects, path, me)
     time.sleep(SETTLE_SECONDS)
-    if owner_of(objects, path) != me:
-        raise Taken
+    return me
+
+
+def renewed(objects: Objects, path: str, me: Owner) -> Callable[[], None]:
+    """Keep a lease renewed; returns what gives it back."""
     over = Event()
     Thread(target=renew, args=(objects, path, me, over), name="lease", daemon=True).start()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import glob
 import os
 import shutil
@@ -24,6 +26,12 @@ class Raw(Protocol):
     def seek(self, offset: int, /) -> int: ...
 
     def close(self) -> None: ...
+
+
+# What file systems answer where another holds a lock.
+HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+# What file systems answer that have no locks at all: there, nobody holds one.
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 class Taken(Exception):
@@ -64,8 +72,7 @@ class LocalFiles:
 
     def identity(self, path: str) -> dict[str, int]:
         status = os.stat(path)
-        # The time of modification can be set to anything, that of change cannot.
-        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
     def open(self, path: str) -> Raw:
         return open(path, "rb", buffering=0)
@@ -111,3 +118,19 @@ class LocalFiles:
         except Timeout:
             raise Taken from None
         return lock.release
+
+    def lock_shared(self, path: str) -> Callable[[], None]:
+        """Hold the lock `path` beside others that share it: `lock` fails meanwhile. Raises Taken if `lock` holds it."""
+        while True:
+            claim = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(claim, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                kept = os.fstat(claim).st_nlink > 0
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    os.close(claim)
+                    raise (Taken() if error.errno in HELD else error) from None
+                kept = True
+            if kept:
+                return lambda: os.close(claim)
+            os.close(claim)  # its last owner has removed the file with the folder

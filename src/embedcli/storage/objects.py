@@ -278,6 +278,11 @@ class RemoteFiles:
         self._writable(path)
         return lease.take(self, path)
 
+    def lock_shared(self, path: str) -> Callable[[], None]:
+        """Take a lease beside others that share it, see storage.lease. Raises Taken."""
+        self._writable(path)
+        return lease.take_shared(self, path)
+
     def small(self, path: str) -> tuple[bytes, float] | None:
         """A small object whole, and its age in seconds by this machine's clock; None if it is not there."""
         try:

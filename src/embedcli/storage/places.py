@@ -136,8 +136,7 @@ def _missing(path: str) -> UsageError:
 
 
 def file_identity(path: str) -> dict[str, int]:
-    """`size` in bytes, `mtime_ns` and, on this machine, `ctime_ns` of a file; empty for what can be read only once,
-    or is not there."""
+    """`size` in bytes and `mtime_ns` of a file; empty for what can be read only once, or is not there."""
     files = files_of(path)
     with input_errors(path), suppress(FileNotFoundError):
         if path != "-" and (not is_local(path) or files.kind(path) == "file"):
