@@ -115,7 +115,8 @@ def refuse_foreign(target: Target) -> None:
         return
     for name in storage.names(target.output, PART_FILE)[:1]:
         raise UsageError(
-            f"{storage.where(target.published(name))}: a file of this name is there, and nothing says that embedcli made it",
+            f"{storage.where(target.published(name))}: a file of this name is there, "
+            "and nothing says that embedcli made it",
             "choose another folder, or use --overwrite to replace it",
         )
 
