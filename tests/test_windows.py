@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from embedcli.contracts import UsageError
 from embedcli.engine import Settings, encode
 from embedcli.meter import Control, Meter
-from embedcli.windows import pool, split, spread, whole
+from embedcli.windows import Windows, filled, pool, split, spread, whole
 from fakes import FakeEncoder, chunk
 
 
@@ -94,3 +96,39 @@ def test_spread_and_owners() -> None:
     rows, source = spread(np.array([1, 0, 0]), windows.starts)
     assert (rows.tolist(), source.tolist()) == ([0, 1, 1, 2, 2], [2, 0, 1, 0, 1])
     assert whole(["x", "yz"]).spans.tolist() == [[0, 1], [0, 2]]
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=5))
+def test_windows_without_a_token_become_part_of_others(counts: list[list[int]]) -> None:
+    """Window i of a text is its two characters from 2 * i on."""
+    texts = ["ab" * len(some) for some in counts]
+    spans = [(2 * i, 2 * i + 2) for some in counts for i in range(len(some))]
+    starts = np.concatenate([[0], np.cumsum([len(some) for some in counts])]).astype(np.int64)
+    before = Windows(["ab"] * len(spans), starts, np.array(spans, np.int64).reshape(-1, 2))
+    made = filled(texts, before, np.array([count for some in counts for count in some]))
+    for text, some, first, last in zip(texts, counts, made.starts, made.starts[1:], strict=False):
+        assert last - first == max(1, sum(count > 0 for count in some))
+        assert "".join(made.sequences[first:last]) == text
+        assert (made.spans[first][0], made.spans[last - 1][1]) == (0, len(text))
+
+
+class Forgetful(Splitting):
+    """Knows no word `x`, and cuts windows without looking at that."""
+
+    empty_reason = "no known word"
+
+    def tokenize(self, texts: Sequence[str]) -> Any:
+        return super().tokenize([" ".join(word for word in text.split() if word != "x") for text in texts])
+
+
+@pytest.mark.parametrize("overflow", ["split", "pool"])
+def test_unknown_words_at_one_end_of_a_text_do_not_cost_the_row(overflow: str) -> None:
+    texts = ["a b c d x x x", "x x x a b c d", "x x x x x"]
+    values: dict[str, Any] = {"overflow": overflow}
+    result = next(encode(iter([chunk(texts)]), Forgetful(limit=3), Settings(**values), Meter(), Control()))
+    assert sorted(set(result.rows.tolist())) == [0, 1]
+    assert [(reject.line, reject.reason) for reject in result.rejects] == [(3, "no known word")]
+    if overflow == "split":
+        starts, ends = result.extra["char_start"].to_pylist(), result.extra["char_end"].to_pylist()
+        windows = [texts[row][start:end] for row, start, end in zip(result.rows, starts, ends, strict=True)]
+        assert windows == ["a b c", "d x x x", "x x x a b c", "d"]

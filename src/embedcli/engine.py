@@ -29,7 +29,7 @@ from embedcli.contracts import (
 from embedcli.handover import Idle, ahead, ahead_or_idle
 from embedcli.meter import Control, Meter
 from embedcli.pyvalues import value_of
-from embedcli.windows import Windows, pool, split, spread, whole
+from embedcli.windows import Windows, filled, pool, split, spread, whole
 
 if TYPE_CHECKING:
     from embedcli.contracts import Bools, Floats, Ints, Rows
@@ -134,7 +134,11 @@ def tokenized(texts: list[str], encoder: Encoder, settings: Settings) -> tuple[W
             "use --overflow truncate, error or reject",
         )
     windows = split(texts, long, lambda text: spans(text, settings.split_overlap))
-    return windows, encoder.tokenize(windows.sequences)
+    tokens = encoder.tokenize(windows.sequences)
+    if not tokens.lengths.all():
+        windows = filled(texts, windows, tokens.lengths)
+        tokens = encoder.tokenize(windows.sequences)
+    return windows, tokens
 
 
 def text_hashes(texts: Sequence[str], prompt: str) -> Any:

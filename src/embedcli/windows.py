@@ -51,6 +51,28 @@ def split(texts: Sequence[str], long: Bools, spans_of: Spans) -> Windows:
     return Windows(sequences, np.array(starts), np.array(spans, np.int64).reshape(-1, 2))
 
 
+def filled(texts: Sequence[str], windows: Windows, lengths: Rows) -> Windows:
+    """The same with every window that has no token (`lengths` 0) made part of the one before it, or after it.
+
+    Words that the encoder does not know, at the end of a text, are no reason to refuse the whole of it. A text
+    without any token is one window.
+    """
+    sequences: list[str] = []
+    spans: list[tuple[int, int]] = []
+    starts = [0]
+    for text, first, last in zip(texts, windows.starts[:-1].tolist(), windows.starts[1:].tolist(), strict=True):
+        found: list[tuple[int, int]] = []
+        for i in range(first, last):
+            start, stop = windows.spans[i].tolist()
+            if found and (lengths[i] == 0 or not lengths[first:i].any()):
+                start, _ = found.pop()
+            found.append((start, stop))
+        spans += found
+        sequences += [text[start:stop] for start, stop in found]
+        starts.append(len(sequences))
+    return Windows(sequences, np.array(starts), np.array(spans, np.int64).reshape(-1, 2))
+
+
 def pool(vectors: Floats, weights: Ints, starts: Rows, normalize: bool | None) -> Floats:
     """Token-weighted mean of each text's windows: float32 [texts, dim] from [sequences, dim].
 
