@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import jobs
 from embedcli.cli import app
 from made_outputs import FORMATS, PRECISIONS, unit_vectors
 from searchable import PROMPTS, TEXTS, model_folder
@@ -235,3 +238,25 @@ def test_another_model_is_refused(copy: Path, tmp_path: Path) -> None:
     code, _, err = run("verify", copy / "out.parquet", "--model", other)
     assert code == 2
     assert "another version" in err
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([date(2026, 1, day) for day in (1, 2, 3)]),
+        pa.array([datetime(2026, 1, 1, hour) for hour in (1, 2, 3)], pa.timestamp("us", "UTC")),
+        pa.array([Decimal("1.50"), Decimal("2.25"), Decimal("3.00")]),
+        pa.array([b"\x00\xff", b"b", b"c"]),
+        pa.array([1.5, 2.5, 3.5]),
+        pa.array([1, 2**63, 2**64 - 1], pa.uint64()),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_ids_of_every_type_are_those_of_the_input(name: str, ids: Any, tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": ids, "text": ["word1 word2", "word3", "word4"]}), source)
+    assert jobs.run("encode", source, tmp_path / name, "-m", jobs.word_model(tmp_path)).code == 0
+    done = jobs.run("verify", tmp_path / name)
+    assert done.code == 0, done.out
+    assert "3 rows have the input's ids and texts" in done.out

@@ -227,6 +227,14 @@ def json_lines(table: pa.Table) -> Iterator[bytes]:
         yield orjson.dumps(whole, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
 
 
+def in_json(values: Sequence[Any]) -> list[Any]:
+    """Values as they come back from the lines that `json_lines` writes."""
+    import orjson
+
+    made: list[Any] = orjson.loads(orjson.dumps(list(values), default=_plain))
+    return made
+
+
 def _plain(value: object) -> object:
     if isinstance(value, bytes):
         import base64

@@ -14,7 +14,7 @@ import pyarrow as pa
 from embedcli import lancefolder, precision, sinks, storage
 from embedcli.contracts import MANIFEST, STAGE, InputError, UsageError
 from embedcli.pyvalues import rows_of
-from embedcli.vectors.files import Rows, open_rows
+from embedcli.vectors.files import JsonlRows, Rows, open_rows
 from embedcli.vectors.lancerows import LanceRows
 
 if TYPE_CHECKING:
@@ -91,6 +91,11 @@ class Output:
         """float32 [2, dim]: what int8 and uint8 were scaled by."""
         saved = self.space.get("ranges")
         return None if saved is None else np.asarray(saved, np.float32).reshape(2, self.dim)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether ids and kept values have the types of JSON, whatever those of the input were."""
+        return any(isinstance(part, JsonlRows) for part in self.parts)
 
     @property
     def kept(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli import outputs, precision, sources, storage
+from embedcli import outputs, precision, sinks, sources, storage
 from embedcli.contracts import Job, UsageError
 from embedcli.engine import text_hashes
 from embedcli.pyvalues import values_of
@@ -159,7 +159,9 @@ class Verifier:
             walk.read += chunk.read
             walk.rejected += len(chunk.rejects)
             hashes = text_hashes(chunk.texts, self._prompt)
-            for text, id, digest in zip(chunk.texts, values_of(chunk.ids), hashes, strict=True):
+            ids = values_of(chunk.ids)
+            ids = sinks.in_json(ids) if self.output.is_json else ids
+            for text, id, digest in zip(chunk.texts, ids, hashes, strict=True):
                 self._row(text, id, digest.tobytes(), stored)
         for row in stored.rest():
             walk.extra.add(row.id)
