@@ -256,7 +256,7 @@ def test_another_model_is_refused(copy: Path, tmp_path: Path) -> None:
 def test_ids_of_every_type_are_those_of_the_input(name: str, ids: Any, tmp_path: Path) -> None:
     source = tmp_path / "in.parquet"
     pq.write_table(pa.table({"id": ids, "text": ["word1 word2", "word3", "word4"]}), source)
-    assert jobs.run("encode", source, tmp_path / name, "-m", jobs.word_model(tmp_path)).code == 0
+    assert jobs.run("encode", source, tmp_path / name, "-m", jobs.word_model(tmp_path), "--id-column", "id").code == 0
     done = jobs.run("verify", tmp_path / name)
     assert done.code == 0, done.out
     assert "3 rows have the input's ids and texts" in done.out
