@@ -245,8 +245,8 @@ def test_sentence_transformers_is_told_the_same_as_embedcli(transformer: Path, p
     from embedcli.bench.field import peer
 
     write(tmp_path / "rows.jsonl", TEXTS[:6])
-    told = {"prompt": "query: ", "max_seq_length": 8, "truncate_dim": 16, "normalize": True}
-    words = ["--prompt", "query: ", "--max-seq-length", "8", "--truncate-dim", "16", "--normalize"]
+    told = {"prompt": "query: ", "max_seq_length": 12, "truncate_dim": 16, "normalize": True}
+    words = ["--prompt", "query: ", "--max-seq-length", "12", "--truncate-dim", "16", "--normalize"]
     arguments = ("--model", str(transformer), "--engine", "openvino", *words)
     about = subject(job(place, model=str(transformer), **told), arguments)
     contenders: list[Contender] = [Ours("ours", arguments), peer(about, "sentence-transformers", "theirs")]
