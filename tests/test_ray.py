@@ -24,6 +24,7 @@ import pytest
 import jobs
 import ray_loads
 from embedcli import checkpoint, outputs, runners, sources, storage
+from embedcli.checkpoint import views
 from embedcli.cli import boundary
 from embedcli.contracts import Job, Outcome, OutputError, Share, UsageError
 from embedcli.meter import Control, Meter
@@ -298,8 +299,11 @@ def actor(home: Path, tmp_path: Path) -> tuple[actor_side.Actor, dict[str, bytes
     storage.make_folder(ledger.target.stage)
     ledger.begin({"chunk_rows": 16}, overwrite=False)
     plan = sources.plan(job)
-    setup = work.Setup(job, plan, ledger.job, "")
-    task = work.Task(Share(0, plan.pieces), None)
+    share = Share(0, plan.pieces)
+    view = views.view_of([share])
+    views.write_view(ledger.target.stage, view)
+    setup = work.Setup(job, plan, ledger.job, view.name)
+    task = work.Task(share, None)
     return actor_side.Actor(setup, actor_side.Place(), None), {"task": pickle.dumps(task)}
 
 
