@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -112,6 +113,21 @@ def test_an_output_is_what_a_local_run_writes_and_can_be_read_back(
         assert made == {"": local.read_bytes()}
     assert json.loads(here.get("out/r.json"))["rows"]["read"] == 240
     assert jobs.run("verify", output, place / "rows.jsonl").code == 0
+
+
+def test_shards_share_the_lock_and_the_last_one_merges(here: clouds.Cloud, place: Path) -> None:
+    output = here.address("shards/out.parquet")
+    with ExitStack() as held:
+        held.callback(storage.lock(storage.join(f"{output}.parts", "_lock"), output, shared=True))
+        first = jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--shard", "1/2")
+        assert (first.code, storage.exists(output)) == (0, False)
+        whole = jobs.run("encode", place / "rows.jsonl", output, *flags(place))
+        assert "another embedcli is writing" in whole.err
+        assert whole.code == 1
+    assert jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--shard", "2/2").code == 0
+    assert [name for name in here.names("shards/") if not name.endswith("/")] == ["shards/out.parquet"]
+    made = pq.read_table(pa.BufferReader(here.get("shards/out.parquet"))).select(["id", "embedding"])
+    assert made.equals(vectors(place / "whole.parquet"))
 
 
 def test_an_object_that_changes_is_noticed(here: clouds.Cloud) -> None:

@@ -546,6 +546,9 @@ def test_files_with_the_names_of_parts_that_nobody_vouches_for_are_not_replaced(
     foreign = tmp_path / "data" / "part-00000.parquet"
     foreign.write_bytes(b"somebody's")
     command = ("encode", source, f"{tmp_path}/data/", "--model", model)
+    (tmp_path / "other" / "part-00001.parquet").mkdir(parents=True)
+    folder = jobs.run("encode", source, f"{tmp_path}/other/", "--model", model)
+    assert (folder.code, "part-00001.parquet: a file of this name is there" in folder.err) == (2, True)
     refused = jobs.run(*command)
     assert refused.code == 2
     assert "part-00000.parquet: a file of this name is there" in refused.err
@@ -553,3 +556,57 @@ def test_files_with_the_names_of_parts_that_nobody_vouches_for_are_not_replaced(
     assert jobs.left_in(tmp_path / "data") == ["part-00000.parquet"]
     assert jobs.run(*command, "--overwrite").code == 0
     assert pq.read_table(foreign).num_rows == len(ROWS)
+
+
+def test_overwrite_removes_nothing_of_a_folder_that_the_output_has_not_made(
+    tmp_path: Path, model: Path, source: Path
+) -> None:
+    folder = tmp_path / "data"
+    command = ("encode", source, f"{folder}/", "--model", model, "--overwrite")
+    assert jobs.run(*command).code == 0
+    mine = folder / "part-00077.jsonl"
+    jobs.write_jsonl(mine, ROWS[:20])
+    assert jobs.run(*command).code == 0
+    assert mine.exists()
+    both = jobs.run("encode", source, mine, f"{folder}/", "--model", model, "--overwrite")
+    assert both.code == 2
+    assert "part-00077.jsonl: is an input, and the output may need its name" in both.err
+    assert len(mine.read_text().splitlines()) == 20
+
+
+def test_a_link_to_vectors_and_one_to_their_record_stay(tmp_path: Path, model: Path, source: Path) -> None:
+    (tmp_path / "store").mkdir()
+    names = ("out.npy", "out.ids.parquet")
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path / "store" / name)
+    command = ("encode", source, tmp_path / "out.npy", "--model", model)
+    for flags in ((), ("--overwrite",), ()):
+        assert jobs.run(*command, *flags).code == 0
+        assert all((tmp_path / name).is_symlink() and (tmp_path / "store" / name).is_file() for name in names)
+
+
+def test_names_that_are_no_unicode_are_inputs_too(tmp_path: Path, model: Path) -> None:
+    name = os.fsdecode(b"b\xff.jsonl")
+    jobs.write_jsonl(tmp_path / name, ROWS[:5])
+    for output in ("out.parquet", "out.npy", "out.jsonl", "out/"):
+        done = jobs.run_apart("encode", f"{tmp_path}/b*.jsonl", f"{tmp_path}/{output}", "--model", model)
+        assert done.code == 0, done.err
+        again = jobs.run_apart("encode", f"{tmp_path}/b*.jsonl", f"{tmp_path}/{output}", "--model", model)
+        assert "nothing to do" in again.err
+
+
+@pytest.mark.parametrize("kind", ["npy", "arrow", "parquet"])
+def test_a_folder_of_any_format_is_updated_and_reused(tmp_path: Path, model: Path, kind: str) -> None:
+    source = jobs.write_jsonl(tmp_path / "in.jsonl", ROWS[:60])
+    folder = ("encode", source, f"{tmp_path}/out/", "--to", kind, "--model", model)
+    assert jobs.run(*folder).code == 0
+    jobs.write_jsonl(source, ROWS[:80])
+    for flags in (("--update",), ()):
+        done = jobs.run(*folder, *flags)
+        assert done.code == 0, done.err
+    plain, reused = tmp_path / "plain.parquet", tmp_path / "reused.parquet"
+    assert jobs.run("encode", source, plain, "--model", model).code == 0
+    done = jobs.run("encode", source, reused, "--model", model, "--reuse", f"{tmp_path}/out/")
+    assert done.code == 0, done.err
+    np.testing.assert_array_equal(vectors(reused), vectors(plain))
+    assert "80 reused" in done.err

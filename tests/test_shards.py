@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
+from embedcli import storage
 from embedcli.checkpoint import views
 from embedcli.contracts import OutputError, Piece, Share
 from embedcli.sources import looks
@@ -138,3 +141,49 @@ def test_folders_may_move_between_shards(home: Path) -> None:
     done = shard(moved, "out/", 2, "--model", home / "words.txt")
     assert done.code == 0, done.err
     assert ids_of(moved, "out/") == [row["id"] for row in ROWS]
+
+
+@pytest.mark.parametrize("kind", ["npy", "jsonl", "arrow", "parquet"])
+def test_merge_takes_the_format_that_the_shards_have(home: Path, kind: str) -> None:
+    output = f"{home}/out/"
+    assert shard(home, "out/", 1, "--to", kind).code == 0
+    other = shard(home, "out/", 2, "--to", "parquet" if kind != "parquet" else "npy")
+    assert other.code == 2
+    assert f'to was "{kind}"' in other.err
+    with ExitStack() as held:  # as if a third shard were at work: the last one does not merge
+        held.callback(storage.lock(f"{output}_parts/_lock", output, shared=True))
+        assert shard(home, "out/", 2, "--to", kind).code == 0
+        assert jobs.run("merge", output).code == 1
+    merged = jobs.run("merge", output)
+    assert merged.code == 0, merged.err
+    parts = json.loads((home / "out" / "_manifest.json").read_text())["parts"]
+    assert parts
+    assert all(name.endswith(f".{kind}") for name in parts)
+    verified = jobs.run("verify", output, home / "in.0.jsonl", home / "in.1.jsonl")
+    assert verified.code == 0, verified.out
+    again = jobs.run("merge", output)
+    assert (again.code, "nothing to do" in again.err) == (0, True)
+
+
+@pytest.mark.parametrize("removed", range(0, 14, 2))
+def test_a_merge_killed_while_it_clears_up_has_nothing_left_to_do(
+    removed: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    remove, left = storage.remove, [removed]
+
+    def dying(path: str) -> None:
+        if (home / "out" / "_manifest.json").exists():
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+        remove(path)
+
+    assert shard(home, "out/", 1).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", dying)
+        assert "Killed" in shard(home, "out/", 2).err
+    merged = jobs.run("merge", f"{home}/out/")
+    assert (merged.code, len(ids_of(home, "out/"))) == (0, 400), merged.err

@@ -463,8 +463,12 @@ def test_what_the_job_writes_is_not_its_input(tmp_path: Path) -> None:
     write(folder / "_rejects.jsonl", {"text": "a"})
     every = tmp_path / "**" / "*.json*"
     before, foreign = ["a.jsonl", "out.parquet.rejects.jsonl"], ["part-0.jsonl"]
-    assert names_of(every, f"{folder}/") == [*before, *foreign, "part-00000.jsonl", "part-00001-002.jsonl"]
-    (folder / "_manifest.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"part-00000\.jsonl: is an input, and the output may need its name"):
+        names_of(every, f"{folder}/")
+    made = ["part-00000.jsonl", "part-00001-002.jsonl"]
+    (folder / "_manifest.json").write_text(json.dumps({"parts": made}))
+    assert names_of(every, f"{folder}/") == [*before, *foreign]
+    (folder / "_manifest.json").write_text(json.dumps({"parts": made, "sizes": dict.fromkeys(made, 1)}))
     assert names_of(every, f"{folder}/") == [*before, *foreign]
     with pytest.raises(UsageError, match=r"part-00000\.jsonl: is the input and the output"):
         names_of(folder / "part-00000.jsonl", f"{folder}/")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ from embedcli.contracts import (
     ResumeError,
     UsageError,
 )
+
+# In a stage: the names of the files of the output that is being replaced.
+REPLACED = "_replaced.json"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,52 @@ def target(output: str, to: OutputFormat | None) -> Target:
     return Target(output, kind, output.endswith("/") or storage.is_folder(output))
 
 
+def begun(output: str, to: OutputFormat | None = None) -> Target:
+    """The target of an output that was begun or finished before: a folder's format is the one it has."""
+    found = target(output, to)
+    if not found.folder or to is not None:
+        return found
+    for manifest in (storage.join(found.stage, MANIFEST), found.marker):
+        made = json_in(manifest)
+        job = made.get(sinks.JOB_KEY, {}).get("job", made)
+        if job.get("to"):
+            return Target(output, job["to"], folder=True)
+    return found
+
+
+def own_parts(output: str) -> Callable[[str], bool]:
+    """Whether a file of this name in a folder output is one that embedcli has made there, and may replace or remove.
+
+    Those are the files that the finished output lists, those of an output that is being replaced, and those of shares
+    that are sealed.
+    """
+    found = Target(output, "parquet", folder=True)
+    listed = {*parts_of(json_in(found.marker)), *json_in(storage.join(found.stage, REPLACED)).get("names", ())}
+    sealed = {int(name.split("-")[1]) for name in storage.names(found.stage, "share-")}
+
+    def own(name: str) -> bool:
+        made = re.match(PART_FILE, name)
+        return name in listed or (made is not None and int(name[5:].partition("-")[0].partition(".")[0]) in sealed)
+
+    return own
+
+
+def parts_of(manifest: Mapping[str, Any]) -> set[str]:
+    """The names of all files that the manifest of a finished folder output lists."""
+    named = manifest.get("parts", ())
+    beside = {record for name in named for record in (sinks.ids_path(name), sinks.space_path(name))}
+    return {*named, *manifest.get("sizes", beside)}
+
+
+def json_in(path: str) -> dict[str, Any]:
+    """A manifest or note, {} where there is none, or a kill or a hand damaged it."""
+    try:
+        made = json.loads(storage.read_bytes(path))
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
 def lance_target(output: str) -> Target:
     """A Lance dataset is a folder to the system and one file to us. UsageError where none can be made."""
     lancefolder.require()
@@ -111,9 +161,11 @@ def refuse_changed(old: Mapping[str, Any], new: Mapping[str, Any], where: str, o
 
 def refuse_foreign(target: Target) -> None:
     """UsageError if a folder has files with the names of ours, and nothing in it says that we made them."""
-    if not target.folder or storage.exists(target.marker):
+    if not target.folder:
         return
-    for name in storage.names(target.output, PART_FILE)[:1]:
+    own = own_parts(target.output)
+    names = [*storage.names(target.output, PART_FILE), *storage.folders(target.output, PART_FILE)]
+    for name in [name for name in names if not own(name)][:1]:
         raise UsageError(
             f"{storage.where(target.published(name))}: a file of this name is there, "
             "and nothing says that embedcli made it",

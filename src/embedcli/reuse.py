@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from embedcli import lancefolder, precision, sinks, storage
 from embedcli.contracts import Chunk, Known, ResumeError, UsageError
-from embedcli.outputs import Finished, Target, finished, target
+from embedcli.outputs import Finished, Target, begun, finished
 from embedcli.pyvalues import values_of
 from embedcli.tables import Layout, vectors_of
 
@@ -43,7 +43,7 @@ def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, fol
     """
     found: list[tuple[Target, Finished]] = []
     for path in paths:
-        old = target(path, None)
+        old = begun(path)
         done = finished(old)
         if done is None:
             raise UsageError(f"{path} is not a finished output", "name a finished output of embedcli")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from embedcli.contracts import Encoded
 
 BYTE_BITS = 8
+SURROGATE = re.compile("[\ud800-\udfff]")
 VECTOR_PATH = "embedding.list.element"
 SPACE_KEY = "embedcli"
 JOB_KEY = "embedcli.job"
@@ -62,7 +64,13 @@ def output_format(output: str, to: OutputFormat | None) -> OutputFormat:
 
 def encoded_metadata(metadata: Metadata) -> dict[str, str]:
     """Arrow key-value metadata: each value as canonical JSON, so that equal jobs give equal bytes."""
-    return {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in metadata.items()}
+    return {key: json_text(value, sort_keys=True) for key, value in metadata.items()}
+
+
+def json_text(value: Any, **how: Any) -> str:
+    """JSON that can be read by people; escaped where a name that is not Unicode leaves no other way."""
+    text = json.dumps(value, ensure_ascii=False, **how)
+    return json.dumps(value, **how) if SURROGATE.search(text) else text
 
 
 @contextmanager
@@ -158,7 +166,7 @@ def merge_jsonl(tables: Iterable[pa.Table], target: str, layout: Layout, metadat
     written = 0
     sidecar = space_path(target)
     with storage.writing_both(target, sidecar) as (out, note):
-        note.write((json.dumps(metadata, sort_keys=True, ensure_ascii=False, indent=1) + "\n").encode())
+        note.write((json_text(metadata, sort_keys=True, indent=1) + "\n").encode())
         for table in tables:
             out.writelines(json_lines(table))
             written += table.num_rows

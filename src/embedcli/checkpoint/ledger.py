@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from embedcli import sinks, storage
+from embedcli import outputs, sinks, storage
 from embedcli.checkpoint import parts as staged
 from embedcli.checkpoint import shares as sealing
 from embedcli.checkpoint import views
-from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, manifest_in, read_part, source_hash
+from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
 from embedcli.checkpoint.shares import Record
 from embedcli.contracts import MANIFEST, PART_FILE, Chunk, Encoded, OutputError, Part, Share
 from embedcli.outputs import Target, changed_cut, changed_input, refuse_changed, refuse_foreign
@@ -86,14 +86,14 @@ class Ledger:
         """Find the parts of the same job; ResumeError if they belong to another one."""
         self.job = dict(job)
         manifest = self._path(MANIFEST)
-        old = {} if overwrite else manifest_in(manifest)
+        old = {} if overwrite else outputs.json_in(manifest)
         if old:
             refuse_changed(old, self.job, manifest, self.target.output)
         else:
             if not overwrite:
                 refuse_foreign(self.target)
             self.discard()
-            storage.write_bytes(manifest, json.dumps(self.job, indent=1, ensure_ascii=False).encode())
+            storage.write_bytes(manifest, sinks.json_text(self.job, indent=1).encode())
         self.mark = staged.mark_of(old or self.job)
         self._find_parts()
 
@@ -103,7 +103,7 @@ class Ledger:
         `view` is the name of what it saw of the inputs; whoever seals no share needs none.
         """
         seen = views.read_view(self.target.stage, view) if view else self.view
-        if seen is None or manifest_in(self._path(MANIFEST)) != json.loads(json.dumps(job)):
+        if seen is None or outputs.json_in(self._path(MANIFEST)) != json.loads(json.dumps(job)):
             raise OutputError(
                 f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
                 "choose an output that all machines share: a network folder, or an s3:// address",
@@ -117,7 +117,7 @@ class Ledger:
 
     def refuse_taken_over(self) -> None:
         """OutputError if the stage is no longer this job's: a lock may be lost, or never have been one."""
-        staged.refuse_other_job(manifest_in(self._path(MANIFEST)), self.mark, self.target.output)
+        staged.refuse_other_job(outputs.json_in(self._path(MANIFEST)), self.mark, self.target.output)
 
     def _records(self) -> dict[int, Record]:
         """The records of this job by share; those that are damaged, or another job's, are removed."""
@@ -167,7 +167,7 @@ class Ledger:
 
         OutputError, and nothing is counted, if they were not all made from the same inputs.
         """
-        self.job = manifest_in(self._path(MANIFEST))
+        self.job = outputs.json_in(self._path(MANIFEST))
         self.mark = staged.mark_of(self.job)
         self._find_parts()
         records = self._records()
@@ -227,7 +227,7 @@ class Ledger:
 
     def adopted(self, name: str) -> Any:
         """A value of the interrupted job's manifest, for what the user left open; None without one."""
-        return manifest_in(self._path(MANIFEST)).get(name)
+        return outputs.json_in(self._path(MANIFEST)).get(name)
 
     def discard(self) -> None:
         """Forget all parts; the finished output, if any, stays until a new one replaces it."""
@@ -367,21 +367,23 @@ class Ledger:
         """Give the sealed files their names; the manifest, written last, says that the output is whole."""
         records = [self.sealed[index] for index in sorted(self.sealed)]
         names = [str(file["name"]) for record in records for file in record.files]
+        replaced = list(filter(outputs.own_parts(self.target.output), storage.names(self.target.output, PART_FILE)))
+        # Without the marker nothing else says that they are ours.
+        storage.write_bytes(self._path(outputs.REPLACED), json.dumps({"names": [*replaced, *names]}).encode())
         storage.remove(self.target.marker)
-        for stale in storage.names(self.target.output, PART_FILE):
-            if stale not in names:
-                storage.remove(storage.join(self.target.output, stale))
+        for stale in sorted(set(replaced) - set(names)):
+            storage.remove(storage.join(self.target.output, stale))
         self.target.publish(names)
         named = [name for name in names if name.endswith("." + self.target.kind) and not name.endswith(".ids.parquet")]
         sizes = {str(file["name"]): file["size"] for record in records for file in record.files}
-        text = json.dumps({**metadata, "parts": named, "sizes": sizes}, indent=1, ensure_ascii=False)
-        storage.write_bytes(self.target.marker, text.encode())
+        manifest = metadata | {"parts": named, "sizes": sizes}
+        storage.write_bytes(self.target.marker, sinks.json_text(manifest, indent=1).encode())
 
     def remove_stage(self) -> None:
         """Remove the staging folder, the lock last, while it is still held."""
         # An object store removes a whole folder in a few requests; one by one takes three for each part.
-        one_by_one = storage.is_local(self.target.stage)
-        for name in storage.names(self.target.stage) if one_by_one else ():
+        names = storage.names(self.target.stage) if storage.is_local(self.target.stage) else []
+        for name in sorted(names, key=lambda name: name == MANIFEST):  # without it nobody looks for the others
             if name not in (LOCK, self._lock_name):
                 storage.remove(self._path(name))
         storage.remove_folder(self.target.stage)

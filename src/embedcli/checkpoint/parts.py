@@ -44,15 +44,6 @@ def joined_hash(hashes: Sequence[str]) -> str:
     return blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 
 
-def manifest_in(path: str) -> dict[str, Any]:
-    """A manifest, or {} when a kill or a hand damaged it: its parts are then made again."""
-    try:
-        loaded = json.loads(storage.read_bytes(path))
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
-
-
 def mark_of(job: Mapping[str, Any]) -> str:
     """What parts and records carry of the job that they belong to: a digest of its manifest."""
     return digest(json.dumps(job, sort_keys=True).encode())

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, outputs, sources, storage
-from embedcli.contracts import Job, Outcome, OutputError, OutputFormat, UsageError, Watch
+from embedcli.contracts import MANIFEST, Job, Outcome, OutputError, OutputFormat, UsageError, Watch
 from embedcli.runners import driving, local
 from embedcli.runners.ends import ended, nothing_to_do
 from embedcli.runners.facts import chunk_rows, job_identity, noted_space, shares_of
 from embedcli.runners.running import Load, Run, refuse_rejects
+from embedcli.tables import Layout
 
 if TYPE_CHECKING:
     from embedcli.meter import Control, Meter
@@ -84,7 +85,7 @@ def run_to_disk(this: Run) -> Outcome:
 def run_with(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     done = None if this.job.overwrite else outputs.finished(ledger.target)
     job = this.job = replace(this.job, chunk_rows=chunk_rows(this, ledger, done))
-    identity = job_identity(job, this.plan, this.files, folder=ledger.target.folder)
+    identity = job_identity(job, this.plan, this.files, ledger.target)
     if done is not None:
         outcome = nothing_to_do(this, identity, done, ledger)
         if outcome is not None:
@@ -136,35 +137,54 @@ def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Out
 
 def merge(output: str, to: OutputFormat | None = None, max_rejects: str | None = None) -> Outcome:
     """Publish an output whose shards are all done. OutputError names missing shares, or a changed input."""
-    target = outputs.target(output, to)
-    done = outputs.finished(target)
+    target = outputs.begun(output, to)
     if not storage.exists(target.stage):
-        if done is None:
-            raise UsageError(f"{storage.where(output)}: nothing to merge", "run encode with --shard first")
-        return Outcome(0, "nothing to do: the output is finished", {}, dict(done.space))
-    layout, space = noted_space(target.stage)
+        return merged_before(target)
     ledger = checkpoint.Ledger(target)
     ledger.acquire()
     try:
-        missing, count = ledger.gather()
-        if not count:
-            raise OutputError(
-                f"{storage.where(target.stage)} holds no finished shares", "run encode with --shard first"
-            )
-        if missing:
-            some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
-            raise OutputError(
-                f"{storage.where(output)}: {len(missing)} of {count} shares are missing ({some})",
-                "run `encode --shard K/N` for them first: share I is of shard K = I % N + 1",
-            )
-        totals = ledger.totals()
-        if totals["read"] != totals["rows"] + totals["rejects"]:
-            raise OutputError(
-                f"{storage.where(output)}: rows are missing from the shares",
-                "this should never happen: please report it",
-            )
+        if published(ledger):
+            ledger.remove_stage()
+            return merged_before(target)
+        totals, layout, space = gathered(ledger)
         refuse_rejects(max_rejects, totals["rejects"], totals["read"])
         ledger.close(layout, space)
     finally:
         ledger.release()
     return ended(totals, space, tuple(target.files()))
+
+
+def published(ledger: checkpoint.Ledger) -> bool:
+    """Whether the output of a stage is there, so that only its clearing up was cut short."""
+    done = outputs.finished(ledger.target)
+    begun = outputs.json_in(storage.join(ledger.target.stage, MANIFEST))
+    return done is not None and begun in ({}, done.job.get("job"))
+
+
+def merged_before(target: outputs.Target) -> Outcome:
+    """The outcome where no stage is left: another has merged it. UsageError if there is no output either."""
+    done = outputs.finished(target)
+    if done is None:
+        raise UsageError(f"{storage.where(target.output)}: nothing to merge", "run encode with --shard first")
+    return Outcome(0, "nothing to do: the output is finished", {}, dict(done.space))
+
+
+def gathered(ledger: checkpoint.Ledger) -> tuple[dict[str, int], Layout, dict[str, Any]]:
+    """The totals of all shares, how their rows are laid out, and their space. OutputError if shares are missing."""
+    where = storage.where(ledger.target.output)
+    layout, space = noted_space(ledger.target.stage)
+    missing, count = ledger.gather()
+    if not count:
+        raise OutputError(
+            f"{storage.where(ledger.target.stage)} holds no finished shares", "run encode with --shard first"
+        )
+    if missing:
+        some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        raise OutputError(
+            f"{where}: {len(missing)} of {count} shares are missing ({some})",
+            "run `encode --shard K/N` for them first: share I is of shard K = I % N + 1",
+        )
+    totals = ledger.totals()
+    if totals["read"] != totals["rows"] + totals["rejects"]:
+        raise OutputError(f"{where}: rows are missing from the shares", "this should never happen: please report it")
+    return totals, layout, space

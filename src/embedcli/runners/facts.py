@@ -37,7 +37,7 @@ def chunk_rows(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | No
     return job.chunk_rows or (None if job.overwrite else adopted) or encoders.chunk_rows(job, this.files)
 
 
-def job_identity(job: Job, plan: Plan, files: ModelFiles | None, *, folder: bool) -> dict[str, Any]:
+def job_identity(job: Job, plan: Plan, files: ModelFiles | None, target: outputs.Target) -> dict[str, Any]:
     """Everything that decides the output's rows and vectors, as the manifest records it."""
     columns = plan.columns
     mine: dict[str, Any] = {
@@ -48,8 +48,8 @@ def job_identity(job: Job, plan: Plan, files: ModelFiles | None, *, folder: bool
         # Names without folders: the content is compared by hash, and a moved folder is no other job.
         "inputs": [Path(path).name for path in inputs_of(plan)],
     }
-    if folder:
-        mine["part_size"] = job.part_size
+    if target.folder:
+        mine |= {"part_size": job.part_size, "to": target.kind}
     return {**job.identity(), **mine, **encoders.identity(job, files)}
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from embedcli import lancefolder, storage
-from embedcli.contracts import MANIFEST, PART_FILE, STAGE, Job, Piece, Plan, Share, UsageError
+from embedcli import lancefolder, outputs, storage
+from embedcli.contracts import PART_FILE, STAGE, Job, Piece, Plan, Share, UsageError
 from embedcli.sources.columns import resolve
 from embedcli.sources.looks import Look, look_at
 from embedcli.sources.text import encoding_name
@@ -92,6 +92,7 @@ def inputs(job: Job) -> tuple[str, ...]:
     left = tuple(path for path in paths if not own(place_of(path)))
     if not left:
         raise UsageError(f"{storage.where(job.output)}: every input is part of the output", "choose another output")
+    refuse_replaced(job, left)
     return left
 
 
@@ -103,23 +104,33 @@ def place_of(path: str) -> str:
 def own_files(output: str) -> Callable[[str], bool]:
     """Whether a place is that of a file which a job with this output writes, under a name that may look like data.
 
-    In a folder output these are the stage, what begins with `_`, and files with the names of its parts, if it was ever
-    begun: what else lies there is input like any other.
+    In a folder output these are the stage, what begins with `_`, and the parts that it has made: what else lies there
+    is input like any other.
     """
     real = place_of(output)
     if lancefolder.is_lance(output):
         beside = (f"{real}.parts/", f"{real}/")
         return lambda place: place in (real, f"{real}.rejects.jsonl") or place.startswith(beside)
     if output.endswith("/") or storage.is_folder(output):
-        return _in_folder(real, any(storage.exists(storage.join(output, name)) for name in (MANIFEST, STAGE)))
+        return _in_folder(real, outputs.own_parts(output))
     names = {real, f"{real}.rejects.jsonl", f"{real}.space.json", f"{real.removesuffix('.npy')}.ids.parquet"}
     return lambda place: place in names or place.startswith(f"{real}.parts/")
 
 
-def _in_folder(real: str, begun: bool) -> Callable[[str], bool]:
+def _in_folder(real: str, made: Callable[[str], bool]) -> Callable[[str], bool]:
     def own(place: str) -> bool:
         folder, _, name = place.rpartition("/")
-        inside = folder == real and (name.startswith("_") or (begun and re.match(PART_FILE, name) is not None))
-        return inside or place.startswith(f"{real}/{STAGE}/")
+        return (folder == real and (name.startswith("_") or made(name))) or place.startswith(f"{real}/{STAGE}/")
 
     return own
+
+
+def refuse_replaced(job: Job, paths: Sequence[str]) -> None:
+    """UsageError if an input in the output folder has a name that the output may give to one of its own files."""
+    folder = job.output.endswith("/") or storage.is_folder(job.output)
+    for path in paths if folder and not lancefolder.is_lance(job.output) else ():
+        parent, _, name = place_of(path).rpartition("/")
+        if parent == place_of(job.output) and re.match(PART_FILE, name):
+            raise UsageError(
+                f"{storage.where(path)}: is an input, and the output may need its name", "choose another output folder"
+            )

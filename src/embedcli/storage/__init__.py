@@ -9,6 +9,7 @@ from embedcli.storage.faults import StoreRefused
 from embedcli.storage.folders import (
     base,
     exists,
+    folders,
     is_folder,
     join,
     lock,
@@ -46,6 +47,7 @@ __all__ = [
     "expand",
     "file_identity",
     "files_of",
+    "folders",
     "identities",
     "input_errors",
     "is_folder",

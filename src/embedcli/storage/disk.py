@@ -86,8 +86,10 @@ def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             yield first, last
         for temporary in (first_temporary, last_temporary):
             make_durable(temporary)
-        remove(record)
-        sync_folder(parent(record))
+        # Of a link, what it points to: that is what is replaced.
+        old = os.path.realpath(record)
+        remove(old)
+        sync_folder(parent(old))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 
@@ -43,6 +44,14 @@ def names(folder: str, pattern: str = "") -> list[str]:
     with os_errors(folder):
         found = files.names(folder) if files.kind(folder) == "folder" else []
     return sorted(name for name in found if re.match(pattern, name, re.DOTALL))
+
+
+def folders(folder: str, pattern: str) -> list[str]:
+    """The sorted names of the folders in a folder of this machine that match a regular expression; [] elsewhere."""
+    if not is_local(folder) or not os.path.isdir(folder):
+        return []
+    with os_errors(folder), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and re.match(pattern, entry.name, re.DOTALL))
 
 
 def read_bytes(path: str) -> bytes:
