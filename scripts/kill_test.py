@@ -104,9 +104,9 @@ def until_finished(
                 try:
                     process.wait(chance.uniform(0, seconds * 1.1))
                 except subprocess.TimeoutExpired:
-                    hits[place(home, output)] += 1
                     process.kill()
                     process.wait()
+                    hits[place(home, output)] += 1
                     continue
             if process.wait() in (0, 3):
                 return hits
