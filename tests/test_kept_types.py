@@ -118,6 +118,12 @@ def encode(folder: Path, names: list[str], output: str) -> Path:
     return folder / output
 
 
+def lines_of(output: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Those columns of a JSONL output, row by row."""
+    lines = [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+    return [{name: line[name] for name in names} for line in lines]
+
+
 def in_json(value: Any) -> Any:
     """A value as JSON gives it back."""
     return json.loads(json.dumps(value, default=lambda held: held.decode() if isinstance(held, bytes) else str(held)))
@@ -129,8 +135,7 @@ def test_dictionaries_and_views_inside_of_columns_become_what_they_stand_for(tmp
     expected = write(tmp_path / "in.parquet", NESTED)
     made = encode(tmp_path, names, output)
     if output.endswith("jsonl"):
-        lines = [json.loads(line) for line in made.read_text("utf-8").splitlines()]
-        found = [{name: line[name] for name in names if name != "struct of views"} for line in lines]
+        found = lines_of(made, [name for name in names if name != "struct of views"])
         for row in expected:
             del row["struct of views"]  # bytes: base64 in JSON
         assert found == in_json(expected)
@@ -168,10 +173,8 @@ def test_times_that_python_has_no_values_for_are_kept(tmp_path: Path, output: st
     expected = write(tmp_path / "in.parquet", TIMES)
     made = encode(tmp_path, names, output)
     if output.endswith("jsonl"):
-        lines = [json.loads(line) for line in made.read_text("utf-8").splitlines()]
-        assert [{name: line[name] for name in names} for line in lines] == json.loads(
-            orjson.dumps(expected, default=str)
-        )
+        lines = lines_of(made, names)
+        assert lines == json.loads(orjson.dumps(expected, default=str))
         assert lines[1]["nanoseconds"] == "1970-01-01T00:00:01.000000007"
         assert lines[1]["nanoseconds in a zone"] == "1970-01-01T01:00:01.000000007+01:00"
         assert lines[1]["in an unknown zone"] == "1970-01-01T00:00:00.000001+00:00"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,15 +41,7 @@ def whole(texts: Sequence[str]) -> Windows:
 
 def split(texts: Sequence[str], long: Bools, spans_of: Spans) -> Windows:
     """Texts marked `long` as the windows that `spans_of` finds in them, the others whole."""
-    sequences: list[str] = []
-    spans: list[tuple[int, int]] = []
-    starts = [0]
-    for text, cut in zip(texts, long, strict=True):
-        found = spans_of(text) if cut else [(0, len(text))]
-        spans += found
-        sequences += [text[start:stop] for start, stop in found]
-        starts.append(len(sequences))
-    return Windows(sequences, np.array(starts), np.array(spans, np.int64).reshape(-1, 2))
+    return _cut(texts, [spans_of(text) if cut else [(0, len(text))] for text, cut in zip(texts, long, strict=True)])
 
 
 def filled(texts: Sequence[str], windows: Windows, lengths: Rows) -> Windows:
@@ -57,20 +50,25 @@ def filled(texts: Sequence[str], windows: Windows, lengths: Rows) -> Windows:
     Words that the encoder does not know, at the end of a text, are no reason to refuse the whole of it. A text
     without any token is one window.
     """
-    sequences: list[str] = []
-    spans: list[tuple[int, int]] = []
-    starts = [0]
-    for text, first, last in zip(texts, windows.starts[:-1].tolist(), windows.starts[1:].tolist(), strict=True):
+    every: list[list[tuple[int, int]]] = []
+    for first, last in pairwise(windows.starts.tolist()):
         found: list[tuple[int, int]] = []
         for i in range(first, last):
             start, stop = windows.spans[i].tolist()
             if found and (lengths[i] == 0 or not lengths[first:i].any()):
                 start, _ = found.pop()
             found.append((start, stop))
-        spans += found
-        sequences += [text[start:stop] for start, stop in found]
-        starts.append(len(sequences))
-    return Windows(sequences, np.array(starts), np.array(spans, np.int64).reshape(-1, 2))
+        every.append(found)
+    return _cut(texts, every)
+
+
+def _cut(texts: Sequence[str], every: Sequence[Sequence[tuple[int, int]]]) -> Windows:
+    """Each text as its windows, given by their first characters and those behind their last."""
+    sequences = [text[start:stop] for text, found in zip(texts, every, strict=True) for start, stop in found]
+    starts = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(list(map(len, every)), out=starts[1:])
+    spans = [span for found in every for span in found]
+    return Windows(sequences, starts, np.array(spans, np.int64).reshape(-1, 2))
 
 
 def pool(vectors: Floats, weights: Ints, starts: Rows, normalize: bool | None) -> Floats:

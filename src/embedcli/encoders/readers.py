@@ -9,7 +9,7 @@ import numpy as np
 
 from embedcli.contracts import Tokens, UsageError
 from embedcli.encoders.cuts import spans
-from embedcli.encoders.pieces import WholeTexts, replaced
+from embedcli.encoders.pieces import WholeTexts, ranges, replaced
 from embedcli.encoders.tokens import as_tokens
 from embedcli.encoders.words import WordSplitter
 
@@ -86,7 +86,7 @@ class TokenReader:
         kept = np.minimum(lengths, self._limit)
         ends = np.concatenate([[0], np.cumsum(kept)])
         starts = offsets[1:] - kept if self._left else offsets[:-1]
-        return ids[np.repeat(starts - ends[:-1], kept) + np.arange(ends[-1])], ends
+        return ids[ranges(starts, kept)], ends
 
     def _without_unknown(self, made: Ragged) -> Ragged:
         if self._unknown is None:

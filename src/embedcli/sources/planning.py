@@ -127,10 +127,11 @@ def _in_folder(real: str, made: Callable[[str], bool]) -> Callable[[str], bool]:
 
 def refuse_replaced(job: Job, paths: Sequence[str]) -> None:
     """UsageError if an input in the output folder has a name that the output may give to one of its own files."""
-    folder = job.output.endswith("/") or storage.is_folder(job.output)
-    for path in paths if folder and not lancefolder.is_lance(job.output) else ():
+    folder = place_of(job.output)
+    for path in paths if not lancefolder.is_lance(job.output) else ():
+        # Only in a folder can an input lie, so the output is one.
         parent, _, name = place_of(path).rpartition("/")
-        if parent == place_of(job.output) and re.match(PART_FILE, name):
+        if parent == folder and re.match(PART_FILE, name):
             raise UsageError(
                 f"{storage.where(path)}: is an input, and the output may need its name", "choose another output folder"
             )

@@ -101,9 +101,15 @@ def _out(path: str, temporary: str) -> Iterator[BinaryIO]:
     finally:
         out.close()
     with open(temporary, "rb") as back:
-        same = hashlib.file_digest(back, lambda: hashlib.sha1(usedforsecurity=False)).digest()
-    if same != out.digest.digest():
-        raise OutputError(f"{where(path)}: the disk does not give back what was written to it", "choose another disk")
+        if not _given_back(back, out):
+            raise OutputError(
+                f"{where(path)}: the disk does not give back what was written to it", "choose another disk"
+            )
+
+
+def _given_back(file: Any, out: Out) -> bool:
+    """Whether a file, read from its beginning, holds what was written."""
+    return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).digest() == out.digest.digest()
 
 
 @contextmanager
@@ -116,7 +122,7 @@ def _spooled(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
         finally:
             out.close()
         raw.seek(0)
-        if hashlib.file_digest(raw, lambda: hashlib.sha1(usedforsecurity=False)).digest() != out.digest.digest():
+        if not _given_back(raw, out):
             raise OutputError("the temporary folder does not give back what was written to it", "set TMPDIR to another")
         if instead_of is not None:
             remove(instead_of)
