@@ -22,6 +22,7 @@ from embedcli import batchfiles, engine, meter, sources
 from embedcli.batchfiles.results import Results, parse
 from embedcli.contracts import Encoded, InputError, Job, OutputError, UsageError
 from embedcli.encoders import remote
+from embedcli.sequences import Settings
 from fake_server import expected
 
 DIM = 6
@@ -91,7 +92,7 @@ def run(job: Job, paths: list[str], allow_missing: bool = False) -> Made:
     encoder = batchfiles.load(paths, job, quiet, allow_missing=allow_missing)
     plan = sources.plan(job)
     chunks = sources.read(job, plan, plan.pieces)
-    chosen = engine.Settings(prompt=encoder.space()["prompt"], truncate_dim=job.truncate_dim)
+    chosen = Settings(prompt=encoder.space()["prompt"], truncate_dim=job.truncate_dim)
     try:
         return tuple(engine.encode(chunks, encoder, chosen, meter.Meter(), meter.Control()))
     finally:

@@ -17,8 +17,9 @@ import pytest
 
 from embedcli import checkpoint, outputs
 from embedcli.contracts import Chunk, OutputError, Reject, ResumeError, Share
-from embedcli.engine import Settings, encode
+from embedcli.engine import encode
 from embedcli.meter import Control, Meter
+from embedcli.sequences import Settings
 from embedcli.tables import Layout
 from fakes import COLUMNS, FakeEncoder, chunk
 

@@ -17,8 +17,9 @@ from embedcli import engine
 from embedcli.encoders.copies import Copies, Fetched
 from embedcli.engine import unusable
 from embedcli.meter import Control, Meter
+from embedcli.sequences import Settings
 from fakes import chunk
-from reference import encode, load, samples
+from reference import encode, job, load, samples
 
 
 class Card:
@@ -83,6 +84,39 @@ def test_copies_of_cards_with_events_do_not_wait(kind: str) -> None:
     home = [("empty", (2, 3), {"dtype": "float32", "pin_memory": True}), ("copy_", {"non_blocking": True})]
     look = [("isfinite",), ("all",), ("any", 1), ("all",), ("and",)]
     assert card.calls == [*look, *home, *home, ("Event",), ("record", "stream of card:1")]
+
+
+def test_vectors_that_are_stored_in_half_come_back_so() -> None:
+    vectors = torch.tensor([[1.0, 1e6], [0.1, 0.2]])
+    fetched = Copies(Memory(), "cuda:0", half=True).fetch(vectors)
+    assert fetched.vectors.dtype == torch.float16
+    assert torch.equal(fetched.vectors, vectors.half())
+    assert bool(fetched.sound), "the numbers were looked at before they were rounded"
+
+
+@pytest.mark.parametrize(
+    ("flags", "half"),
+    [
+        ({"precision": "float16"}, True),
+        ({"precision": "float16", "truncate_dim": 8}, False),
+        ({"precision": "float16", "overflow": "pool"}, False),
+        ({"precision": "int8"}, False),
+        ({}, False),
+    ],
+)
+def test_only_what_becomes_float16_and_nothing_else_is_fetched_so(flags: Any, half: bool) -> None:
+    texts = samples()[:40]
+    encoder = load(models.folder("all-MiniLM-L6-v2-shape"), **flags)
+    encoder._copies = Copies(Memory(), "cuda:0", half=encoder._copies._half)
+    kept = Settings.of(job(**flags), "")
+    (made,) = engine.encode(iter([chunk(texts)]), encoder, kept, Meter(), Control())
+    (exact,) = engine.encode(iter([chunk(texts)]), load_plain(), kept, Meter(), Control())
+    assert np.array_equal(made.vectors, made.vectors.astype(np.float16)) == half
+    np.testing.assert_array_equal(made.vectors.astype(np.float16), exact.vectors.astype(np.float16))
+
+
+def load_plain() -> Any:
+    return load(models.folder("all-MiniLM-L6-v2-shape"))
 
 
 def test_copies_of_other_devices_wait() -> None:
@@ -178,6 +212,6 @@ def test_the_host_looks_only_where_the_card_saw_a_fault(monkeypatch: pytest.Monk
 
 
 def engine_run(encoder: Any, texts: list[str]) -> Any:
-    settings = engine.Settings(batch_tokens=256)
+    settings = Settings(batch_tokens=256)
     (made,) = engine.encode(iter([chunk(texts)]), encoder, settings, Meter(), Control())
     return made

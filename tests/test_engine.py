@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from embedcli.contracts import Chunk, InputError, Known, ModelError
-from embedcli.engine import Settings, encode, shape, text_hashes, unusable
+from embedcli.engine import encode, unusable
 from embedcli.meter import Control, Meter
+from embedcli.precision import shape
+from embedcli.sequences import Settings, text_hashes
 from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
 
 WORDS = ["amber", "basil", "cedar", "delta", "ember", "fjord", "grove"]
@@ -176,6 +178,34 @@ def test_truncated_dimensions_are_renormalised() -> None:
     np.testing.assert_allclose(shape(vectors, 2, None), [[0.6, 0.8]], rtol=1e-6)
     np.testing.assert_array_equal(shape(vectors, 2, False), [[3, 4]])
     assert shape(vectors, None, None) is vectors
+
+
+class WideEncoder(FakeEncoder):
+    """Vectors that float16 cannot hold for texts with "amber" first, nothing in the first numbers for "basil"."""
+
+    def vector(self, tokens: Any, row: int) -> Any:
+        made = super().vector(tokens, row)
+        first = int(tokens.ids[tokens.offsets[row]])
+        if first == int(FakeEncoder.tokenize(self, ["amber"]).ids[0]):
+            made = made * np.float32(1e6)
+        if first == int(FakeEncoder.tokenize(self, ["basil"]).ids[0]):
+            made[:2] = 0
+        return made
+
+
+@pytest.mark.parametrize("overflow", ["truncate", "split", "pool"])
+def test_vectors_that_cannot_be_stored_are_rejected(overflow: Any) -> None:
+    texts = ["cedar delta", "amber ember", "basil", "basil", "fjord"]
+    for flags, refused, reason in (
+        ({"precision": "float16"}, [1], "in 8 dimensions of float16 its vector would be zero or not finite"),
+        ({"truncate_dim": 2}, [2, 3], "in 2 dimensions of float32 its vector would be zero or not finite"),
+        ({"truncate_dim": 2, "precision": "float16", "normalize": False}, [1, 2, 3], "in 2 dimensions of float16"),
+        ({}, [], ""),
+    ):
+        (made,) = run([chunk(texts)], WideEncoder(), overflow=overflow, **flags)
+        assert made.rows.tolist() == [row for row in range(5) if row not in refused]
+        assert [reject.line for reject in made.rejects] == [row + 1 for row in refused]
+        assert all(reject.reason.startswith(reason) for reject in made.rejects)
 
 
 def test_hashes_depend_on_text_and_prompt() -> None:

@@ -18,6 +18,7 @@ import models
 from embedcli import encoders, engine
 from embedcli.encoders import devices, unpadded
 from embedcli.meter import Control, Meter
+from embedcli.sequences import Settings
 from fakes import chunk
 from reference import encode, job, lowest_cosine, samples, sentence_transformer
 
@@ -105,14 +106,14 @@ def test_what_does_not_fit_is_halved_and_nothing_is_lost(card: str) -> None:
     plain = encode(encoder, texts)
     start = encoder._start
 
-    def tight(model: Any, features: Any) -> Any:
-        if features["input_ids"].numel() > 500:
+    def tight(model: Any, tokens: Any, rows: Any) -> Any:
+        if tokens.lengths[rows].sum() > 500:
             torch.empty(1 << 50, dtype=torch.uint8, device=encoder.device)
-        return start(model, features)
+        return start(model, tokens, rows)
 
     encoder._start = tight
     meter = Meter()
-    (made,) = engine.encode(iter([chunk(texts)]), encoder, engine.Settings(batch_tokens=4000), meter, Control())
+    (made,) = engine.encode(iter([chunk(texts)]), encoder, Settings(batch_tokens=4000), meter, Control())
     assert meter.out_of_memory > 0
     assert meter.batch_tokens <= 500
     assert made.rows.tolist() == list(range(60))
@@ -130,7 +131,7 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     word = int(encoder.tokenize([texts[7]]).ids[2])
     for network in (encoder.model, encoder._exact()):
         network[0].auto_model.get_input_embeddings().weight.data[word] = float("nan")
-    (made,) = engine.encode(iter([chunk(texts)]), encoder, engine.Settings(), Meter(), Control())
+    (made,) = engine.encode(iter([chunk(texts)]), encoder, Settings(), Meter(), Control())
     hit = [i for i, text in enumerate(texts) if word in encoder.tokenize([text]).ids]
     assert sorted(set(range(60)) - set(made.rows.tolist())) == hit
     assert lowest_cosine(made.vectors, plain[made.rows]) >= 0.999

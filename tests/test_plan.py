@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import jobs
 from embedcli.contracts import Tokens
-from embedcli.engine import Settings
 from embedcli.planning import speed
 from embedcli.planning.counts import Distinct, Reservoir, Tally
+from embedcli.sequences import Settings
 
 LIMIT = 5
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from embedcli import precision
 
@@ -53,6 +56,17 @@ def test_bits_of_a_width_that_is_no_multiple_of_eight() -> None:
     stored = precision.store(vectors, "ubinary")
     assert stored.tolist() == [[0b10101010, 0b11000000]]
     np.testing.assert_array_equal(precision.restore(stored, "ubinary", 10), vectors)
+
+
+@given(
+    arrays(np.float32, (4, 3), elements=st.floats(-(2**20), 2**20, width=32) | st.floats(-(2**-20), 2**-20, width=32))
+)
+@example(np.array([[65519.99, 0, 0], [65520, 0, 0], [2**-25, 0, 0], [2**-25 * 1.0001, 0, 0]], np.float32))
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_what_fits_is_finite_and_not_zero_when_stored(vectors: Any) -> None:
+    for kind in ("float32", "float16"):
+        stored = np.asarray(vectors, kind)
+        assert precision.fits(vectors, kind).tolist() == (np.isfinite(stored).all(1) & stored.any(1)).tolist()
 
 
 def test_int8_without_ranges_is_refused() -> None:

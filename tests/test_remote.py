@@ -20,6 +20,7 @@ from embedcli.contracts import Chunk, Job, ModelError, Piece, UsageError
 from embedcli.encoders import remote
 from embedcli.encoders.remote import RemoteEncoder
 from embedcli.encoders.retry import Clock
+from embedcli.sequences import Settings
 from fake_server import FakeServer, expected
 from test_remote_retry import FakeClock
 
@@ -520,7 +521,7 @@ def chunk_of(texts: list[str]) -> Chunk:
 def test_long_texts_as_windows(server: FakeServer, load: Load, overflow: Any) -> None:
     texts = ["short", "a sentence with some words in it. " * 30]
     encoder = load(max_seq_length=20, overflow=overflow)
-    settings = engine.Settings(overflow=overflow, split_overlap=3)
+    settings = Settings(overflow=overflow, split_overlap=3)
     [made] = engine.encode([chunk_of(texts)], encoder, settings, meter.Meter(), meter.Control())
     assert all(text == "short" or text in texts[1] for text in server.sent)
     assert max(encoder._counter.count(server.sent)) <= 20
@@ -539,7 +540,7 @@ def test_the_engine_rejects_what_the_server_refuses_and_keeps_the_rest(server: F
     texts[3] = texts[150] = "poison"
     texts[9] = ""
     encoder = load()
-    settings = engine.Settings(batch_tokens=40, truncate_dim=4)
+    settings = Settings(batch_tokens=40, truncate_dim=4)
     [made] = engine.encode([chunk_of(texts)], encoder, settings, meter.Meter(), meter.Control())
     assert [reject.line for reject in made.rejects] == [4, 10, 151]
     assert "the server refused the text: 400" in made.rejects[0].reason

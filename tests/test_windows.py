@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedcli.contracts import UsageError
-from embedcli.engine import Settings, encode
+from embedcli.engine import encode
 from embedcli.meter import Control, Meter
+from embedcli.sequences import Settings
 from embedcli.windows import Windows, filled, pool, split, spread, whole
 from fakes import FakeEncoder, chunk
 

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.contracts import Floats, Precision
+    from embedcli.contracts import Bools, Floats, Precision
 
 DTYPES: dict[str, Any] = {
     "float32": np.float32,
@@ -19,6 +19,9 @@ DTYPES: dict[str, Any] = {
     "binary": np.int8,
     "ubinary": np.uint8,
 }
+# IEEE 754: up to half of the smallest float16, 2^-24, a number rounds to 0; from half a step above the largest, 65504,
+# to infinity.
+HALF = (2.0**-25, 65520.0)
 
 
 def width(dim: int, precision: Precision) -> int:
@@ -52,6 +55,13 @@ def store(vectors: Floats, precision: Precision, ranges: Floats | None = None) -
     return level if precision == "uint8" else np.asarray(level.astype(np.int16) - 128, np.int8)
 
 
+def fits(vectors: Floats, precision: Precision) -> Bools:
+    """bool [n]: whether finite vectors stay finite, and other than nothing but zeros, in their stored form."""
+    largest = np.abs(vectors).max(axis=1, initial=0)
+    least, most = HALF if precision == "float16" else (0, np.inf)
+    return np.asarray((largest > least) & (largest < most))
+
+
 def restore(stored: NDArray[Any], precision: Precision, dim: int, ranges: Floats | None = None) -> Floats:
     """The best float32 [n, dim] for stored vectors: bits become -1 and 1, int8/uint8 the middle of their step."""
     if precision in ("float32", "float16"):
@@ -69,3 +79,14 @@ def step(ranges: Floats) -> Floats:
     """float32 [dim]: the width of one of 255 steps; a column that never varied gets 1, so that it divides."""
     steps = (ranges[1] - ranges[0]) / 255
     return np.asarray(np.where(steps > 0, steps, 1), np.float32)
+
+
+def shape(vectors: Floats, truncate_dim: int | None, normalize: bool | None) -> Floats:
+    """The first `truncate_dim` columns, renormalised to length 1 unless `normalize` is False."""
+    if truncate_dim is None or truncate_dim >= vectors.shape[1]:
+        return vectors
+    cut = vectors[:, :truncate_dim]
+    if normalize is False:
+        return np.ascontiguousarray(cut)
+    norms = np.linalg.norm(cut, axis=1, keepdims=True)
+    return np.asarray(cut / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)

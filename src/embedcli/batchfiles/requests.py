@@ -19,7 +19,7 @@ from embedcli.batchfiles.results import Results
 from embedcli.contracts import Chunk, Job, OutputError, UsageError
 from embedcli.encoders.counting import HOSTED_PREFIX, Counter, counter, limit_of, prepare
 from embedcli.encoders.recipe import resolve_prompt
-from embedcli.engine import text_hashes
+from embedcli.sequences import text_hashes
 
 # OpenAI's limits for one batch file; for embeddings the first counts inputs, and each request here has one.
 MAX_REQUESTS = 50_000

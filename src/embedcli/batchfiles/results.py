@@ -25,7 +25,7 @@ from embedcli.encoders import remote
 from embedcli.encoders.answers import Answer, Malformed, normalized, unpack
 from embedcli.encoders.counting import HOSTED_PREFIX
 from embedcli.encoders.endpoint import complaint
-from embedcli.engine import text_hashes
+from embedcli.sequences import text_hashes
 
 if TYPE_CHECKING:
     from embedcli.contracts import Floats, Rows

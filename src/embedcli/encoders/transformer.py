@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.contracts import Job, ModelError, Tokens
-from embedcli.encoders import budget, devices, dynamo, onednn, unpadded
+from embedcli.encoders import budget, devices, dynamo, masks, onednn, unpadded
 from embedcli.encoders.copies import Copies, Fetched
 from embedcli.encoders.cores import cores
 from embedcli.encoders.faults import OUT_OF_MEMORY, device_faults, load_errors
@@ -69,7 +69,7 @@ class TransformerEncoder:
         self.lanes = 1 if kind == "cpu" else 2
         self.batch_tokens = BATCH_TOKENS.get(kind, 16384)
         self.multiple = MULTIPLE.get(kind, 8)
-        self._copies = Copies(torch, self.device)
+        self._copies = Copies(torch, self.device, half=_stored_in_half(job))
         _threads(job.threads)
         self.model = self._load(self.dtype)
         self.words = self._choose_words()
@@ -146,7 +146,9 @@ class TransformerEncoder:
         with _quiet(), load_errors(self._files):
             import torch
             from sentence_transformers import SentenceTransformer
+            from transformers import AttentionMaskInterface
 
+            masks.install(AttentionMaskInterface)
             model = SentenceTransformer(
                 str(self._files.folder),
                 device=self.device,
@@ -177,19 +179,23 @@ class TransformerEncoder:
         self._notify(f"{self._files.name} has no fast tokenizer: its own is used")
         return OwnWords(own, limit=recipe.max_seq_length, prompt=recipe.prompt)
 
-    def _features(self, tokens: Tokens, rows: Rows) -> dict[str, Any]:
+    def _features(self, tokens: Tokens, rows: Rows) -> tuple[dict[str, Any], AbstractContextManager[None]]:
+        """What the pipeline takes for a batch, on the device, and the context to run it in."""
         if isinstance(self.words, Texts):
-            return self.words.features(tokens, rows, self.device)
+            return self.words.features(tokens, rows, self.device), nullcontext()
+        batch: AbstractContextManager[None]
         if self._flat is not None:
             features = self._flat.features(tokens, rows, self._copies.put)
+            batch = self._flat.running(features)
         else:
             ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
             features = {"input_ids": self._copies.put(ids), "attention_mask": self._copies.put(mask)}
+            batch = masks.running(padded=not mask.all())
         if self._typed:
             features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length
-        return features
+        return features, batch
 
     @property
     def prompt_length(self) -> int | None:
@@ -208,17 +214,17 @@ class TransformerEncoder:
     def _run(self, model: Any, tokens: Tokens, rows: Rows) -> Fetched:
         """Start a batch; if its shape cannot be compiled, nothing is compiled from here on."""
         try:
-            return self._start(model, self._features(tokens, rows))
+            return self._start(model, tokens, rows)
         except self._compile_errors as error:
             if out_of_memory(error, OUT_OF_MEMORY):
                 raise
             self._uncompile(dynamo.why(error))
-        return self._start(model, self._features(tokens, rows))
+        return self._start(model, tokens, rows)
 
-    def _start(self, model: Any, features: dict[str, Any]) -> Fetched:
+    def _start(self, model: Any, tokens: Tokens, rows: Rows) -> Fetched:
         import torch
 
-        batch = nullcontext() if self._flat is None else self._flat.running(features)
+        features, batch = self._features(tokens, rows)
         with torch.inference_mode(), batch:
             vectors = model(features, **getattr(self.words, "arguments", {}))["sentence_embedding"].float()
             if self.recipe.normalize and self.dtype != "float32":
@@ -232,7 +238,7 @@ class TransformerEncoder:
             rows = np.flatnonzero(tokens.lengths)
             if not len(rows):
                 return np.empty((0, int(self.model.get_embedding_dimension())), np.float32)
-            return self.collect(self._start(self.model, self._features(tokens, rows)))
+            return self.collect(self._start(self.model, tokens, rows))
 
     def _unpad(self, kernel_for: Callable[..., unpadded.Kernel | None]) -> None:
         """Leave padding out where there is a kernel for it and the vectors stay; else the model is loaded anew."""
@@ -344,6 +350,11 @@ def _takes_token_ids(model: Any, recipe: Recipe) -> bool:
         return False
     # A saved pipeline with a chat template is fed through it; a raw folder's template was not made for embedding.
     return "message" not in first.modality_config or not recipe.saved
+
+
+def _stored_in_half(job: Job) -> bool:
+    """Whether a vector becomes float16 and nothing else: no other number is computed from it."""
+    return job.precision == "float16" and job.truncate_dim is None and job.overflow != "pool"
 
 
 def _threads(count: int | None) -> None:

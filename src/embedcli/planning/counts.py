@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli import engine
+from embedcli import sequences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embedcli.contracts import Rows
-    from embedcli.engine import Settings
+    from embedcli.sequences import Settings
 
 # What is known of one row: tokens of the text and of the part that is read, how many of them are sent (none for a
 # text that stands earlier in its chunk), whether it is cut, its output rows, and why it gets none.
@@ -25,7 +25,7 @@ def measured(texts: Sequence[str], encoder: Any, settings: Settings) -> Any:
     """float64 [len(texts), len(NAMES)]: the numbers of each text, as the engine would treat it."""
     if not texts:
         return np.zeros((0, len(NAMES)))
-    windows, tokens = engine.tokenized(list(texts), encoder, settings)
+    windows, tokens = sequences.tokenized(list(texts), encoder, settings)
     starts = windows.starts[:-1]
     full, read = (np.add.reduceat(counts.astype(np.int64), starts) for counts in (tokens.full, tokens.lengths))
     empty = np.minimum.reduceat(tokens.lengths, starts) == 0
@@ -129,7 +129,7 @@ class Distinct:
         self._hashes: list[Rows] = []
 
     def add(self, texts: Sequence[str]) -> None:
-        hashes = engine.text_hashes(texts, "")
+        hashes = sequences.text_hashes(texts, "")
         self._hashes.append(np.ascontiguousarray(hashes[:, :8]).view(np.int64).ravel())
 
     def count(self) -> int:

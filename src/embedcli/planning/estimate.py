@@ -14,11 +14,11 @@ from embedcli.contracts import Chunk, Job, UsageError
 from embedcli.encoders.counting import HOSTED_PREFIX, counter, limit_of, prepare, windows
 from embedcli.encoders.recipe import resolve_prompt
 from embedcli.encoders.remote import refuse_windows
-from embedcli.engine import Settings
 from embedcli.meter import Meter
 from embedcli.planning.counts import Distinct, Reservoir, Tally
 from embedcli.planning.sizes import FEW, sizes
 from embedcli.planning.speed import Speed, measure
+from embedcli.sequences import Settings
 
 if TYPE_CHECKING:
     from embedcli.contracts import Plan, Tokens
@@ -127,14 +127,7 @@ def estimate(job: Job, wanted: Wanted, notify: Notify) -> dict[str, Any]:
 def settings_of(job: Job, encoder: Any) -> Settings:
     """The engine's settings for this job, as encode would run it."""
     prompt = encoder.prompt if isinstance(encoder, Hosted) else str(encoder.space().get("prompt") or "")
-    return Settings(
-        prompt=prompt,
-        batch_tokens=job.batch_tokens,
-        overflow=job.overflow,
-        split_overlap=job.split_overlap,
-        truncate_dim=job.truncate_dim,
-        normalize=job.normalize,
-    )
+    return Settings.of(job, prompt)
 
 
 def dimensions(job: Job, encoder: Any) -> int | None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from embedcli import batching, engine
+from embedcli import batching, engine, sequences
 from embedcli.contracts import Chunk, Encoder, Piece
 from embedcli.meter import Control, Meter
 
 if TYPE_CHECKING:
-    from embedcli.engine import Settings
+    from embedcli.sequences import Settings
 
 # The first batches allocate memory and choose kernels; they are not timed.
 WARM_ROWS = 8
@@ -82,7 +82,7 @@ def padding(texts: Sequence[str], encoder: Encoder, settings: Settings, chunk_ro
     budget = settings.batch_tokens or encoder.batch_tokens
     for start in range(0, len(texts), chunk_rows):
         some = list(dict.fromkeys(texts[start : start + chunk_rows]))
-        lengths = engine.tokenized(some, encoder, settings)[1].lengths
+        lengths = sequences.tokenized(some, encoder, settings)[1].lengths
         lengths = lengths[lengths > 0]
         read += int(lengths.sum())
         for rows in batching.pack(lengths, lambda: budget, encoder.multiple):

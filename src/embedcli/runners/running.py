@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, engine, reuse, sources
 from embedcli.contracts import Chunk, Encoded, Encoder, Job, OutputError, Piece, Plan, TooManyRejects, UsageError, Watch
-from embedcli.engine import Settings
 from embedcli.handover import ahead
 from embedcli.meter import Control, Meter
+from embedcli.sequences import Settings
 
 if TYPE_CHECKING:
     from embedcli.encoders.files import ModelFiles
@@ -55,16 +55,8 @@ class Run:
 
     def settings(self, encoder: Encoder, store: reuse.Store | None = None) -> Settings:
         """What the engine needs of the job."""
-        job = self.job
-        return Settings(
-            prompt=str(encoder.space().get("prompt") or ""),
-            batch_tokens=job.batch_tokens,
-            overflow=job.overflow,
-            split_overlap=job.split_overlap,
-            truncate_dim=job.truncate_dim,
-            normalize=job.normalize,
-            known=store.lookup if store is not None else None,
-        )
+        known = store.lookup if store is not None else None
+        return Settings.of(self.job, str(encoder.space().get("prompt") or ""), known)
 
     def encode(self, chunks: Iterable[Chunk], encoder: Encoder, store: reuse.Store | None = None) -> Iterator[Encoded]:
         """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""

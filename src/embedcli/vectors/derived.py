@@ -9,7 +9,6 @@ import numpy as np
 
 from embedcli import precision as precisions
 from embedcli.contracts import UsageError
-from embedcli.engine import shape
 from embedcli.vectors.output import Block, Output
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Derived(Output):
             yield Block(block.start, precisions.store(self._cut(block), self.precision, self.ranges), block.table)
 
     def _cut(self, block: Block) -> Floats:
-        return shape(self._source.floats(block), self.dim, self.space.get("normalize") is not False)
+        return precisions.shape(self._source.floats(block), self.dim, self.space.get("normalize") is not False)
 
     def _ranges(self) -> Floats:
         low, high = np.full(self.dim, np.inf, np.float32), np.full(self.dim, -np.inf, np.float32)

@@ -13,6 +13,7 @@ from embedcli import encoders, engine
 from embedcli.contracts import DEFAULT_CHUNK_ROWS, Chunk, Encoded, Encoder, InputError, Job, Piece, UsageError
 from embedcli.encoders.known import known
 from embedcli.meter import Control, Meter
+from embedcli.sequences import Settings
 
 if TYPE_CHECKING:
     from embedcli.contracts import Floats
@@ -54,14 +55,7 @@ class Texts:
 
     def encoded(self, texts: Sequence[str]) -> Iterator[Encoded]:
         """The same as the engine makes them, chunk by chunk: with windows, token counts and rejects."""
-        settings = engine.Settings(
-            prompt=str(self.space.get("prompt") or ""),
-            batch_tokens=self.job.batch_tokens,
-            overflow=self.job.overflow,
-            split_overlap=self.job.split_overlap,
-            truncate_dim=self.job.truncate_dim,
-            normalize=self.job.normalize,
-        )
+        settings = Settings.of(self.job, str(self.space.get("prompt") or ""))
         return engine.encode(in_chunks(texts), self._encoder, settings, self.meter, Control())
 
     def close(self) -> None:

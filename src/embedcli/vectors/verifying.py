@@ -10,8 +10,8 @@ import numpy as np
 
 from embedcli import outputs, precision, sinks, sources, storage
 from embedcli.contracts import Job, UsageError
-from embedcli.engine import text_hashes
 from embedcli.pyvalues import values_of
+from embedcli.sequences import text_hashes
 from embedcli.vectors.encoding import Notify, Texts, quiet, recorded_job
 from embedcli.vectors.output import Output
 from embedcli.vectors.statistics import Spread, describe, plain

@@ -1,0 +1,57 @@
+"""Attention masks of padded batches, without a question to the device.
+
+transformers makes no mask for a batch without padding, so that faster attention can run, and to find out it reads the
+batch's padding back from the device: there the host waits for everything that it has started. But the host has packed
+the batch, and knows. transformers' `AttentionMaskInterface` is handed in: one module owns that import.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+# The attention implementations whose masks transformers leaves out where it can.
+KINDS = ("sdpa", "eager")
+
+
+class _Now(threading.local):
+    """Whether the batch that this thread is computing has padding; None where nobody has said."""
+
+    padded: bool | None = None
+
+
+_now = _Now()
+
+
+def install(interface: Any) -> None:
+    """Let masks be made by what `running` says; where it says nothing, in this thread, they are made as before."""
+    known = interface()
+    for kind in KINDS:
+        if not hasattr(known[kind], "plain"):
+            interface.register(kind, _told(known[kind]))
+
+
+@contextmanager
+def running(padded: bool) -> Iterator[None]:
+    """Within it, this thread computes a batch with or without padding."""
+    _now.padded = padded
+    try:
+        yield
+    finally:
+        _now.padded = None
+
+
+def _told(plain: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(plain)
+    def mask(*args: Any, **asked: Any) -> Any:
+        if _now.padded:
+            asked |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        elif _now.padded is False:
+            asked["attention_mask"] = None
+        return plain(*args, **asked)
+
+    mask.plain = plain  # type: ignore[attr-defined]
+    return mask
