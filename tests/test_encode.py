@@ -266,7 +266,7 @@ REFUSED = {
     "reserved column": (["--keep", "embedding"], 2, "embedding"),
     "no such model": (["-m", "./nowhere"], 1, "nowhere"),
     "wide dimension": (["--truncate-dim", "99"], 2, "between 1 and"),
-    "zero budget": (["--batch-tokens", "0"], 2, "not positive"),
+    "zero budget": (["--batch-tokens", "0"], 2, "too small"),
     "no such flag": (["--nope"], 2, "--nope"),
     "attribute in template": (["--template", "{text.__class__}"], 2, "template"),
 }

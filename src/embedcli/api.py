@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import runners
 from embedcli.contracts import DEFAULT_MODEL, Job, Outcome, UsageError, Watch
+from embedcli.flags import checked
 from embedcli.meter import Control, Meter
 from embedcli.vectors.encoding import Texts
 
@@ -145,7 +146,7 @@ class Listener(Watch):
 
 
 def job_of(inputs: Sequence[str], output: str, model: Path, flags: dict[str, Any]) -> Job:
-    """A Job from keywords; lists become tuples. UsageError for a keyword that is no flag."""
+    """A Job from keywords. UsageError for a keyword that is no flag, or a value that it cannot have."""
     unknown = [name for name in flags if name not in Job.__dataclass_fields__ or name in ("inputs", "output")]
     if unknown:
         hint = "they are those of `embedcli encode --help`, with underscores"
@@ -153,8 +154,7 @@ def job_of(inputs: Sequence[str], output: str, model: Path, flags: dict[str, Any
             f"{unknown[0]!r} is no flag of embedcli encode",
             "did you mean 'as_'?" if unknown[0] == "as" else hint,
         )
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **values)
+    return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **checked(flags))
 
 
 def silent(line: str) -> None:

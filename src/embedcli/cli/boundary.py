@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from embedcli.contracts import EmbedcliError, UsageError
+from embedcli.contracts import EmbedcliError
 
 VERBOSE = "EMBEDCLI_VERBOSE"
 HEAPS = "MALLOC_ARENA_MAX"
@@ -121,11 +121,6 @@ def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
         from embedcli.tables import light_arrow
 
         light_arrow()
-    positive = ("limit", "max_seconds", "batch_tokens", "chunk_rows", "threads", "truncate_dim", "max_seq_length")
-    for name in positive:
-        value = flags.get(name)
-        if value is not None and value <= 0:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is not positive", "give a number above zero")
 
 
 def keep_few_heaps() -> None:

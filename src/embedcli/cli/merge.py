@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from embedcli.cli.boundary import guarded
-from embedcli.cli.options import Quiet, rejects_of
+from embedcli.cli.options import Quiet
 from embedcli.contracts import OutputFormat
+from embedcli.flags import value_of
 
 
 @guarded
@@ -26,7 +27,7 @@ def merge(
     """
     from embedcli import runners
 
-    outcome = runners.merge(output, to, rejects_of(max_rejects))
+    outcome = runners.merge(output, to, value_of("max_rejects", max_rejects))
     if not quiet:
         counted = f"{outcome.totals['read']:,} rows: " if outcome.totals else ""
         typer.echo(f"{output}: {counted}{outcome.reason}", err=True)

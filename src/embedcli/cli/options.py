@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcli.contracts import Dtype, EngineName, Format, Job, OutputFormat, Overflow, Precision, Role, UsageError
+from embedcli.contracts import Dtype, EngineName, Format, Job, OutputFormat, Overflow, Precision, Role
+from embedcli.flags import checked
 
 
 @dataclass(frozen=True)
@@ -23,40 +23,6 @@ class Flag:
     help: str
     panel: str = ""
     default: Any = None
-    parse: Callable[[Any], Any] | None = None
-
-
-def shard_of(text: str | None) -> tuple[int, int] | None:
-    """3/16 as (3, 16). UsageError for what is no share of a whole."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
-    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= of:
-        raise UsageError(f"--shard {text} is not a share K/N with K from 1 to N", "use e.g. --shard 3/16")
-    return number, of
-
-
-def rejects_of(text: str | None) -> str | None:
-    """--max-rejects as it was typed. UsageError for what is neither a number of rows nor a share of them."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
-    if not found or (found[2] and float(found[1]) > 100) or (not found[2] and "." in found[1]):
-        raise UsageError(f"--max-rejects {text!r} is neither a number nor a share", "use e.g. 100 or 0.1%")
-    return found[1] + found[2]
-
-
-def bytes_of(text: str) -> int:
-    """256MB, 1GiB or a plain number as bytes."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
-    size = 0
-    if found:
-        power = " kmgt".index(found[2].lower() or " ")
-        size = int(float(found[1]) * (1024 if found[3] else 1000) ** power)
-    if size < 1:
-        raise UsageError(f"--part-size {text} is not a size", "use e.g. 256MB, 1GiB or a number of bytes")
-    return size
 
 
 FLAGS = (
@@ -97,22 +63,14 @@ FLAGS = (
     Flag("chunk_rows", int, "--chunk-rows", "Rows per part: what a kill can cost."),
     Flag("threads", int, "--threads", "CPU threads for the computation."),
     Flag("on_bad_row", Literal["reject", "fail"], "--on-bad-row", "Put bad rows aside, or stop at the first."),
-    Flag(
-        "max_rejects",
-        str,
-        "--max-rejects",
-        "Fail beyond this number, or share (0.1%), of rejected rows.",
-        parse=rejects_of,
-    ),
+    Flag("max_rejects", str, "--max-rejects", "Fail beyond this number, or share (0.1%), of rejected rows."),
     Flag("overwrite", bool, "--overwrite", "Replace an existing output and forget unfinished parts."),
     Flag("update", bool, "--update", "Replace a finished output, keeping the vectors of unchanged rows."),
     Flag("reuse", list[str], "--reuse", "Take vectors of equal texts from another finished output; repeatable."),
     Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run goes on."),
     Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run goes on."),
-    Flag(
-        "part_size", str, "--part-size", "Vectors per file of a folder output, about.", default="256MB", parse=bytes_of
-    ),
-    Flag("shard", str, "--shard", "Do share K of N (3/16) of the input; the last to end merges.", parse=shard_of),
+    Flag("part_size", str, "--part-size", "Vectors per file of a folder output, about.", default="256MB"),
+    Flag("shard", str, "--shard", "Do share K of N (3/16) of the input; the last to end merges."),
     Flag("runner", Literal["local", "processes", "ray"], "--runner", "Where it runs: here, a process per device, Ray."),
     Flag("workers", int, "--workers", "Processes, or actors on a Ray cluster."),
     Flag("ray_address", str, "--ray-address", "Address of a Ray cluster; without it, this machine alone."),
@@ -159,9 +117,8 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[...,
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
 
         def wrapper(**values: Any) -> None:
-            flags = {flag.name: values.pop(flag.name) for flag in chosen}
-            flags |= {flag.name: flag.parse(flags[flag.name]) for flag in chosen if flag.parse is not None}
-            command(**values, flags={name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})
+            given = {flag.name: values.pop(flag.name) for flag in chosen}
+            command(**values, flags=checked(given))
 
         extra = [parameter(flag) for flag in chosen]
         wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, engine, reuse, sources
-from embedcli.contracts import Chunk, Encoded, Encoder, Job, OutputError, Piece, Plan, TooManyRejects, UsageError, Watch
+from embedcli.contracts import Chunk, Encoded, Encoder, Job, OutputError, Piece, Plan, TooManyRejects, Watch
 from embedcli.handover import ahead
 from embedcli.meter import Control, Meter
 from embedcli.sequences import Settings
@@ -94,14 +94,10 @@ def refuse_rejects(most: str | None, rejects: int, read: int | None) -> None:
     """Apply --max-rejects: a number at once, a share (`0.1%`) when all rows are `read`."""
     if most is None:
         return
-    text = most.strip()
-    try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else None
-        allowed = float(text) if share is None else share * (read or 0)
-    except ValueError:
-        raise UsageError(f"--max-rejects {text!r} is neither a number nor a share", "use e.g. 100 or 0.1%") from None
+    share = float(most[:-1]) / 100 if most.endswith("%") else None
+    allowed = float(most) if share is None else share * (read or 0)
     if (share is None or read is not None) and rejects > allowed:
         raise TooManyRejects(
-            f"{rejects} rows were rejected, more than --max-rejects {text} allows; the output was not published",
+            f"{rejects} rows were rejected, more than --max-rejects {most} allows; the output was not published",
             "look at the rejected rows in the staged parts, mend the input, or raise --max-rejects",
         )
