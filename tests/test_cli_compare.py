@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -184,6 +186,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     assert (run(a, "--truncate-dim", 5)[0], "cannot be cut to 5" in run(a, "--truncate-dim", 5)[2]) == (2, True)
     assert (run(a, b)[0], "no row in common" in run(a, b)[2]) == (2, True)
     assert (run(a, c)[0], "more than once" in run(a, c)[2]) == (2, True)
+    table = pq.read_table(a)
+    pq.write_table(table.append_column("window", pa.array([0] * 5, pa.int32())), tmp_path / "d.parquet")
+    ended = run(a, tmp_path / "d.parquet")
+    assert (ended[0], "holds windows of rows, the other whole rows" in ended[2]) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["spread.png", "spread.svg"])

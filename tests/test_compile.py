@@ -64,7 +64,7 @@ def load(name: str = BERT, flat: bool = False, **flags: Any) -> tuple[Any, list[
     encoder: Any = encoders.load(job, notify=said.append)
     encoder._packable = False  # with --compile the network is compiled before its first batch, and never packed
     if flat:
-        encoder._unpad(lambda torch, device, dtype, network: unpadded.by_rows(torch))
+        encoder._unpad(lambda torch, device, dtype, network: [unpadded.by_rows(torch)])
         assert encoder._flat is not None
     return encoder, said
 

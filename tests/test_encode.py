@@ -322,14 +322,19 @@ def test_a_finished_job_is_left_alone_and_another_is_refused(tmp_path: Path, mod
     assert output.read_bytes() != before[0]
 
 
-def test_a_changed_input_is_refused_even_with_equal_size_and_time(tmp_path: Path, model: Path, source: Path) -> None:
-    output = tmp_path / "out.parquet"
+@pytest.mark.parametrize(("name", "updatable"), [("out.parquet", True), ("out.npy", True), ("out.jsonl", False)])
+def test_a_changed_input_is_refused_even_with_equal_size_and_time(
+    name: str, updatable: bool, tmp_path: Path, model: Path, source: Path
+) -> None:
+    output = tmp_path / name
     jobs.run("encode", source, output, "-m", model)
     source.write_text(source.read_text().replace("word1 ", "word2 ", 1))
     done = jobs.run("encode", source, output, "-m", model)
     assert done.code == 2
     assert "has changed" in done.err
-    assert "--update" in done.err
+    assert "--overwrite" in done.err
+    assert ("--update" in done.err) == updatable
+    assert (jobs.run("encode", source, output, "-m", model, "--update").code == 0) == updatable
 
 
 def test_a_touched_input_is_still_the_same_job(tmp_path: Path, model: Path, source: Path) -> None:
@@ -355,6 +360,24 @@ def test_a_closed_stdout_ends_in_a_sentence(tmp_path: Path, model: Path) -> None
     assert "error: stdout was closed" in said
     assert "Traceback" not in said
     assert "Exception ignored" not in said
+
+
+@pytest.mark.parametrize("to", ["jsonl", "arrow"])
+def test_a_full_disk_behind_stdout_is_told_as_such(to: str, model: Path, source: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        command = jobs.command("encode", source, "-", "-m", model, "--to", to)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+    assert done.returncode == 1
+    assert "error: stdout: cannot be written: No space left on device\nhint: free some space" in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(source: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(jobs.command("inspect", source), stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])

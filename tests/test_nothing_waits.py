@@ -80,7 +80,7 @@ def test_padded_batches_are_started_without_waiting(name: str) -> None:
 def test_batches_without_padding_are_started_without_waiting(name: str) -> None:
     """By the kernel of the installed torch, which looks at the shapes and types that it is given."""
     encoder = load(models.folder(name))
-    encoder._unpad(lambda *_: unpadded.by_rows(torch))
+    encoder._unpad(lambda *_: [unpadded.by_rows(torch)])
     kernel = unpadded.torch_varlen(torch)
     assert kernel is not None
     encoder._flat = unpadded.Flat(kernel, encoder._flat.first)

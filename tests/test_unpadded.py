@@ -39,7 +39,7 @@ def load(name: str, **flags: Any) -> Any:
 
 
 def without_padding(encoder: Any) -> Any:
-    encoder._unpad(lambda torch, device, dtype, network: unpadded.by_rows(torch))
+    encoder._unpad(lambda torch, device, dtype, network: [unpadded.by_rows(torch)])
     return encoder
 
 
@@ -83,14 +83,18 @@ def test_vectors_that_differ_are_noticed(name: str, broken: str, torch: Any, mon
     assert lowest_cosine(encode(encoder, texts), encode(load(name), texts)) >= 0.99999
 
 
-def test_a_kernel_that_fails_is_not_used() -> None:
+def test_a_kernel_that_fails_is_not_used(torch: Any) -> None:
     def failing(*_: object) -> None:
         raise RuntimeError("no kernel image is available")
 
     encoder = load("all-MiniLM-L6-v2-shape")
-    encoder._unpad(lambda *_: failing)
+    encoder._unpad(lambda *_: [failing])
     assert (encoder._flat, encoder.multiple) == (None, 8)
     assert np.isfinite(encode(encoder, samples()[:4])).all()
+    good = unpadded.by_rows(torch)
+    encoder._unpad(lambda *_: [failing, good])
+    assert encoder._flat is not None
+    assert (encoder._flat.kernel, encoder.multiple) == (good, 0), "the next one is"
 
 
 def test_rows_are_tried_again_one_by_one_without_padding_too() -> None:
@@ -141,8 +145,8 @@ class Network:
 def test_kernels_are_for_new_cards_and_half_precision(
     device: str, dtype: str, capability: tuple[int, int], width: int, there: bool
 ) -> None:
-    found = unpadded.kernel_for(Cards(capability), device, dtype, Network(width))
-    assert (found is not None) == there
+    found = unpadded.kernels(Cards(capability), device, dtype, Network(width))
+    assert bool(found) == there
 
 
 @pytest.mark.parametrize("style", ["2.10", "2.12"])

@@ -148,14 +148,14 @@ def lance_target(output: str) -> Target:
 # Refusals
 
 
-def refuse_changed(old: Mapping[str, Any], new: Mapping[str, Any], where: str, output: str) -> None:
+def refuse_changed(old: Mapping[str, Any], new: Mapping[str, Any], where: str, target: Target) -> None:
     """ResumeError naming the first key that differs, its old and its new value, and the ways out."""
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             raise ResumeError(
-                f"{output} belongs to another job ({where}): "
+                f"{target.output} belongs to another job ({where}): "
                 f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}",
-                "use --overwrite to start again, --update to keep the vectors of unchanged rows, or another output",
+                f"use --overwrite to start again, {or_update(target)}or another output",
             )
 
 
@@ -173,18 +173,23 @@ def refuse_foreign(target: Target) -> None:
         )
 
 
-def changed_input(path: str, old: str, new: str, output: str) -> ResumeError:
+def changed_input(path: str, old: str, new: str, target: Target) -> ResumeError:
     return ResumeError(
-        f"{path} has changed since {output} was begun: its rows had the hash {old[:12]}, now {new[:12]}",
-        "use --overwrite to start again, or --update to keep the vectors of unchanged rows",
+        f"{path} has changed since {target.output} was begun: its rows had the hash {old[:12]}, now {new[:12]}",
+        f"use --overwrite to start again, {or_update(target)}or another output",
     )
 
 
-def changed_cut(path: str, output: str) -> ResumeError:
+def changed_cut(path: str, target: Target) -> ResumeError:
     return ResumeError(
-        f"{path} has changed since {output} was begun: its rows lie at other places",
-        "use --overwrite to start again, or --update to keep the vectors of unchanged rows",
+        f"{path} has changed since {target.output} was begun: its rows lie at other places",
+        f"use --overwrite to start again, {or_update(target)}or another output",
     )
+
+
+def or_update(target: Target) -> str:
+    """A way out that outputs of JSON lines do not have."""
+    return "" if target.kind == "jsonl" else "--update to keep the vectors of unchanged rows, "
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import lancefolder, precision, storage
-from embedcli.contracts import OutputFormat, UsageError
+from embedcli.contracts import OutputError, OutputFormat, UsageError
 from embedcli.pyvalues import rows_of
 from embedcli.tables import ROW_GROUP_BYTES, Layout, regrouped, vectors_of
 
@@ -265,17 +265,32 @@ class Stream:
         self.writer = pa.ipc.new_stream(self.out, self.schema) if kind == "arrow" else None
 
     def write(self, encoded: Encoded) -> None:
+        """Raises OutputError where stdout takes no more."""
         table = self.layout.table(encoded)
-        if self.writer is None:
-            self.out.writelines(json_lines(table))
-        else:
-            self.writer.write_table(table.replace_schema_metadata(self.schema.metadata))
-        self.out.flush()
+        with stdout_errors():
+            if self.writer is None:
+                self.out.writelines(json_lines(table))
+            else:
+                self.writer.write_table(table.replace_schema_metadata(self.schema.metadata))
+            self.out.flush()
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.out.flush()
+        with stdout_errors():
+            if self.writer is not None:
+                self.writer.close()
+            self.out.flush()
+
+
+@contextmanager
+def stdout_errors() -> Iterator[None]:
+    """A stdout that was closed, or cannot be written, becomes OutputError."""
+    with storage.os_errors("stdout"):
+        try:
+            yield
+        except BrokenPipeError:
+            raise OutputError(
+                "stdout was closed before all rows were written", "read to the end, or write to a file"
+            ) from None
 
 
 def folder_parts(rows: Sequence[int], row_bytes: int, part_size: int) -> list[tuple[int, int]]:

@@ -88,7 +88,7 @@ class Ledger:
         manifest = self._path(MANIFEST)
         old = {} if overwrite else outputs.json_in(manifest)
         if old:
-            refuse_changed(old, self.job, manifest, self.target.output)
+            refuse_changed(old, self.job, manifest, self.target)
         else:
             if not overwrite:
                 refuse_foreign(self.target)
@@ -209,7 +209,7 @@ class Ledger:
     def _undo_cut(self, record: Record) -> None:
         """Undo the seal of a share that is none of the plan's; ResumeError if a changed input is to be refused."""
         if not self.tolerant:
-            raise changed_cut(record.pieces[0].path, self.target.output)
+            raise changed_cut(record.pieces[0].path, self.target)
         self._unseal(record)
 
     def _parts_sound(self, record: Record) -> bool:
@@ -255,7 +255,7 @@ class Ledger:
             part = inside or self._sound(chunk.key)
             if part is not None and part.source_hash != digest:
                 if inside or not self.tolerant:
-                    raise changed_input(chunk.piece.path, part.source_hash, digest, self.target.output)
+                    raise changed_input(chunk.piece.path, part.source_hash, digest, self.target)
                 storage.remove(part.path)
                 part = None
             if part is None:

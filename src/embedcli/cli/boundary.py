@@ -17,6 +17,8 @@ from embedcli.contracts import EmbedcliError
 
 VERBOSE = "EMBEDCLI_VERBOSE"
 HEAPS = "MALLOC_ARENA_MAX"
+# What shells show for a program that SIGPIPE ended: 128 and its number.
+PIPE_CLOSED = 141
 # mallopt's number for it, in glibc's malloc.h
 M_ARENA_MAX = -8
 
@@ -71,7 +73,13 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def fail(error: BaseException) -> int:
-    """Say what happened; the exit code for it. A traceback only when verbose."""
+    """Say what happened; the exit code for it. A traceback only when verbose.
+
+    Whoever reads what a command shows may stop at any line (`| head`): nothing is said, as with other programs.
+    """
+    drop_stdout()
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED
     message, hint, code = told(error)
     if os.environ.get(VERBOSE):
         traceback.print_exception(error)
@@ -85,26 +93,25 @@ def told(error: BaseException) -> tuple[str, str, int]:
     """An error's sentence, what to type next, and its exit code."""
     if isinstance(error, EmbedcliError):
         return error.message, error.hint, error.exit_code
-    if isinstance(error, BrokenPipeError):
-        silence_stdout()
-        return "stdout was closed before all rows were written", "read to the end, or write to a file", 1
     if isinstance(error, KeyboardInterrupt | Interrupted):
         return "interrupted", "run the same command again to go on", getattr(error, "code", 130)
     if isinstance(error, MemoryError):
         return "out of memory", "lower --chunk-rows or --batch-tokens", 1
     if isinstance(error, OSError):
-        return (
-            f"{error.strerror or error}: {error.filename or ''}".rstrip(": "),
-            "check the path and its permissions",
-            1,
-        )
+        from embedcli.storage import hint_of
+
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), hint_of(error), 1
     kind = type(error).__name__
     return f"unexpected {kind}: {error}", "this is a defect: run again with -v and report what it prints", 1
 
 
-def silence_stdout() -> None:
-    """Point stdout at nowhere, so that the interpreter's last flush cannot fail on a closed pipe."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def drop_stdout() -> None:
+    """If stdout takes no more, point it at nowhere, so that the interpreter's last flush cannot fail."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:

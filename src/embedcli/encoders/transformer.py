@@ -83,7 +83,7 @@ class TransformerEncoder:
         self._flat: unpadded.Flat | None = None
         self._compile_errors: tuple[type[BaseException], ...] = ()
         self.dim = int(self._probe().shape[1])
-        self._unpad(unpadded.kernel_for)
+        self._unpad(unpadded.kernels)
         if job.compile:
             self._compile()
         if kind in budget.KINDS:
@@ -240,26 +240,33 @@ class TransformerEncoder:
                 return np.empty((0, int(self.model.get_embedding_dimension())), np.float32)
             return self.collect(self._start(self.model, tokens, rows))
 
-    def _unpad(self, kernel_for: Callable[..., unpadded.Kernel | None]) -> None:
-        """Leave padding out where there is a kernel for it and the vectors stay; else the model is loaded anew."""
+    def _unpad(self, kernels: Callable[..., Sequence[unpadded.Kernel]]) -> None:
+        """Leave padding out by the first kernel that keeps the vectors; after another, load the model anew."""
         import torch
-        import transformers
 
         if isinstance(self.words, Texts) or not unpadded.pools(self.model):
             return
-        kernel = kernel_for(torch, self.device, self.dtype, self.model[0].auto_model)
-        if kernel is None:
-            return
+        for kernel in kernels(torch, self.device, self.dtype, self.model[0].auto_model):
+            if self._unpadded_by(kernel):
+                self.multiple = 0
+                return
+            has_place, self._flat = self._flat is not None, None
+            self.model = self._load(self.dtype)
+            if not has_place:
+                return
+
+    def _unpadded_by(self, kernel: unpadded.Kernel) -> bool:
+        """Whether the vectors stay with a kernel that leaves padding out."""
+        import torch
+        import transformers
+
         before, lowest = self._probe(LONG_PROBE), 0.0
         with suppress(unpadded.Unsupported, RuntimeError, TypeError, ValueError, KeyError, IndexError, ModelError):
             self._flat = unpadded.install(torch, transformers, self.model[0], kernel)
             lowest = float(cosines(before, self._probe(LONG_PROBE)).min()) if self._flat is not None else 0.0
         if lowest < UNPADDED_COSINE:
-            log.debug("rows are padded: without padding the lowest cosine is %s", lowest)
-            self._flat = None
-            self.model = self._load(self.dtype)
-        else:
-            self.multiple = 0
+            log.debug("without padding the lowest cosine is %s", lowest)
+        return lowest >= UNPADDED_COSINE
 
     def _compile(self) -> None:
         """Compile the layers; where that fails or moves a vector, they run as they are, and that is said."""

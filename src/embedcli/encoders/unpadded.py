@@ -160,13 +160,13 @@ class Flat:
 # Kernels
 
 
-def kernel_for(torch: Any, device: str, dtype: str, model: Any) -> Kernel | None:
-    """The best kernel that is installed for a device and dtype; None where rows must be padded."""
+def kernels(torch: Any, device: str, dtype: str, model: Any) -> list[Kernel]:
+    """Those that are installed for a device and dtype, the best first; none where rows must be padded."""
     if not device.startswith("cuda") or dtype == "float32":
-        return None
+        return []
     if torch.cuda.get_device_capability(device) < CAPABILITY or not _fitting(model):
-        return None
-    return flash_attn() or torch_varlen(torch)
+        return []
+    return [kernel for kernel in (flash_attn(), torch_varlen(torch)) if kernel is not None]
 
 
 def _fitting(model: Any) -> bool:

@@ -36,11 +36,11 @@ def nothing_to_do(
 
     Raises ResumeError if the job or the input has changed and the user did not say --update.
     """
-    output = ledger.target.output
+    target = ledger.target
     if this.job.update and "-" in identity["inputs"]:
         return None  # stdin can be read only once
     try:
-        outputs.refuse_changed(done.job.get("job", {}), identity, output, output)
+        outputs.refuse_changed(done.job.get("job", {}), identity, target.output, target)
         refuse_changed_input(this, done, ledger)
     except ResumeError:
         if this.job.update:
@@ -58,7 +58,7 @@ def refuse_changed_input(this: Run, done: outputs.Finished, ledger: checkpoint.L
         return
     now = checkpoint.joined_hash([checkpoint.source_hash(chunk) for chunk in this.chunks()])
     if now != done.source_hash:
-        raise outputs.changed_input(", ".join(inputs_of(this.plan)[:3]), done.source_hash, now, ledger.target.output)
+        raise outputs.changed_input(", ".join(inputs_of(this.plan)[:3]), done.source_hash, now, ledger.target)
     remember(ledger.target, this.plan)
 
 

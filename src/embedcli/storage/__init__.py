@@ -22,7 +22,7 @@ from embedcli.storage.folders import (
     remove_folder,
 )
 from embedcli.storage.inputs import Input, open_input, open_seekable
-from embedcli.storage.outputs import os_errors, replacing, sweep, sweep_beside, sync_folder
+from embedcli.storage.outputs import hint_of, os_errors, replacing, sweep, sweep_beside, sync_folder
 from embedcli.storage.places import (
     check_writable,
     expand,
@@ -48,6 +48,7 @@ __all__ = [
     "file_identity",
     "files_of",
     "folders",
+    "hint_of",
     "identities",
     "input_errors",
     "is_folder",

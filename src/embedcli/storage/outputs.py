@@ -41,8 +41,13 @@ def os_errors(path: str) -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OutputError(
             f"{where(path)}: cannot be written: {reason}",
-            HINTS.get(error.errno or 0, "check the path, or choose another output"),
+            hint_of(error),
         ) from error
+
+
+def hint_of(error: OSError) -> str:
+    """What to do about an error of the operating system."""
+    return HINTS.get(error.errno or 0, "check the path and its permissions, or choose another output")
 
 
 @contextmanager

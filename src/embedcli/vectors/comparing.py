@@ -126,6 +126,12 @@ def compare(first: Output, second: Output, *, k: int, rows: int, moved: int, see
 
 def shared_rows(first: Output, second: Output) -> Shared:
     """Match rows by id, or by position where neither file has ids. UsageError if they share none."""
+    windows = ["window" in output.schema.names for output in (first, second)]
+    if windows[0] != windows[1]:
+        raise UsageError(
+            f"one of {first.path} and {second.path} holds windows of rows, the other whole rows",
+            "compare outputs of the same --overflow",
+        )
     keys = [row_keys(output) for output in (first, second)]
     if len(keys[0]) == len(keys[1]) and np.array_equal(keys[0], keys[1]):
         every = np.arange(len(keys[0]))
