@@ -174,15 +174,9 @@ def test_threads() -> None:
     assert openvino(threads=1).lanes == 2
 
 
-@pytest.mark.parametrize(
-    ("limit", "wanted"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", None), ("", None)]
-)
-def test_a_container_may_have_less_than_the_machine(
-    limit: str, wanted: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(compiled, "QUOTA", tmp_path / "cpu.max")
-    (tmp_path / "cpu.max").write_text(limit)
-    assert compiled._quota() == wanted
+def test_threads_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "quota", lambda: 1)
+    assert openvino()._main._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
 def has(dtype: str) -> bool:

@@ -19,6 +19,8 @@ VERBOSE = "EMBEDCLI_VERBOSE"
 HEAPS = "MALLOC_ARENA_MAX"
 # What shells show for a program that SIGPIPE ended: 128 and its number.
 PIPE_CLOSED = 141
+# Of tokenizers, and of numpy's BLAS, torch and pyarrow.
+THREADS = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")
 # mallopt's number for it, in glibc's malloc.h
 M_ARENA_MAX = -8
 
@@ -123,11 +125,22 @@ def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
         os.environ["TRANSFORMERS_OFFLINE"] = "1"
     if verbose:
         os.environ[VERBOSE] = "1"
+    keep_to_quota()
     if flags:
         keep_few_heaps()
         from embedcli.tables import light_arrow
 
         light_arrow()
+
+
+def keep_to_quota() -> None:
+    """No more threads than a limit on processor time is worth, in libraries that count the machine's cores."""
+    from embedcli.encoders.cores import quota
+
+    share = quota()
+    if share is not None:
+        for name in THREADS:
+            os.environ.setdefault(name, str(share))
 
 
 def keep_few_heaps() -> None:

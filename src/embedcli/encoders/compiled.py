@@ -20,6 +20,7 @@ from embedcli.encoders import compiled_cache as cache
 from embedcli.encoders import probe
 from embedcli.encoders.compiled_cache import Cached, cached, clear
 from embedcli.encoders.compiled_encoder import Asked, CompiledEncoder, Network
+from embedcli.encoders.cores import quota
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.inference import memory, told
 from embedcli.encoders.recipe import Recipe
@@ -41,7 +42,6 @@ OPTIONS = {"PERFORMANCE_HINT": "THROUGHPUT", "ENABLE_CPU_PINNING": False, "CACHE
 PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 CAPABILITY = {"bfloat16": "BF16", "float16": "FP16"}
 CONVERTER = "openvino.tools.ovc"
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class NotConvertible(Exception):
@@ -59,7 +59,7 @@ class Runtime:
     def __init__(self, asked: Asked) -> None:
         self._openvino = _openvino()
         self._core = self._openvino.Core()
-        self._threads = asked.job.threads or _quota()
+        self._threads = asked.job.threads or quota()
         capability = CAPABILITY.get(asked.dtype)
         if capability and capability not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UsageError(f"this CPU has no {asked.dtype} instructions", "use --dtype float32")
@@ -312,12 +312,3 @@ def _undisturbed() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.handlers, root.filters = handlers, filters
-
-
-def _quota() -> int | None:
-    """The CPUs a container may use, rounded up, where its limit is on time and not on cores."""
-    try:
-        quota, period = QUOTA.read_text("ascii").split()
-        return max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError):
-        return None

@@ -15,7 +15,7 @@ import numpy as np
 from embedcli.contracts import Job, ModelError, Tokens
 from embedcli.encoders import budget, devices, dynamo, masks, onednn, unpadded
 from embedcli.encoders.copies import Copies, Fetched
-from embedcli.encoders.cores import cores
+from embedcli.encoders.cores import cores, quota
 from embedcli.encoders.faults import OUT_OF_MEMORY, device_faults, load_errors
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.inference import out_of_memory
@@ -70,7 +70,7 @@ class TransformerEncoder:
         self.batch_tokens = BATCH_TOKENS.get(kind, 16384)
         self.multiple = MULTIPLE.get(kind, 8)
         self._copies = Copies(torch, self.device, half=_stored_in_half(job))
-        _threads(job.threads)
+        _threads(job.threads or quota())
         self.model = self._load(self.dtype)
         self.words = self._choose_words()
         self.tokenizer = self.words if isinstance(self.words, FastTokenizer) else None
