@@ -24,7 +24,7 @@ from embedcli.encoders import catalog, unpadded
 from embedcli.encoders.copies import Fetched
 from embedcli.encoders.pieces import tokenizing
 from embedcli.encoders.tokens import FEW_CHARACTERS
-from embedcli.encoders.transformer import BATCH_TOKENS
+from embedcli.encoders.transformer import BATCH_TOKENS, PORTION
 from embedcli.meter import Control, Meter
 
 # Of BERT's layers: those of a batch without padding, counted with a profiler.
@@ -37,6 +37,7 @@ class Free:
     """A model's tokenizer, and a network that gives ones, at once."""
 
     lanes, multiple, batch_tokens, empty_reason = 2, 0, BATCH_TOKENS["cuda"], "no token left of the text"
+    portion = PORTION
 
     def __init__(self, real: Any, threads: int, layers: int, dim: int) -> None:
         self._real, self._operations, self.dim = real, OPERATIONS_PER_LAYER * layers, dim

@@ -15,6 +15,8 @@ from embedcli.contracts import Chunk, Columns, OutOfMemory, Piece, Reject, Token
 class FakeEncoder:
     """A token is a word; a vector is a hash of the row's words, the same whatever batch the row is in."""
 
+    portion: int | None = None
+
     def __init__(self, dim: int = 8, limit: int = 16, lanes: int = 1, batch_tokens: int = 64) -> None:
         self.dim = dim
         self.limit = limit

@@ -175,8 +175,10 @@ def test_threads() -> None:
 
 
 def test_threads_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "quota", lambda: 1)
-    assert openvino()._main._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    asked = openvino()._asked
+    for share in (1, None):
+        monkeypatch.setattr(compiled, "quota", lambda share=share: share)
+        assert compiled.Runtime(asked)._threads == share
 
 
 def has(dtype: str) -> bool:

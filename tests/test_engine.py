@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,19 @@ from embedcli.contracts import Chunk, InputError, Known, ModelError
 from embedcli.engine import encode, unusable
 from embedcli.meter import Control, Meter
 from embedcli.precision import shape
-from embedcli.sequences import Settings, text_hashes
+from embedcli.sequences import Settings, portions, prepare, text_hashes
 from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
 
 WORDS = ["amber", "basil", "cedar", "delta", "ember", "fjord", "grove"]
 TEXTS = [" ".join(WORDS[: 1 + i % 7]) + f" n{i}" for i in range(50)]
+
+
+@pytest.fixture(scope="module", params=[None, 1, 30], ids=["a chunk", "a text", "some texts"], autouse=True)
+def _portion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How many texts come at a time changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeEncoder, "portion", request.param)
+        yield
 
 
 def run(chunks: list[Chunk], encoder: Any, meter: Meter | None = None, **values: Any) -> list[Any]:
@@ -75,8 +84,10 @@ def test_rows_without_tokens_are_rejected_not_zero() -> None:
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_out_of_memory_halves_the_budget_and_loses_nothing(late: bool, lanes: int) -> None:
+@pytest.mark.parametrize("portion", [None, 400])
+def test_out_of_memory_halves_the_budget_and_loses_nothing(late: bool, lanes: int, portion: int | None) -> None:
     encoder = TightEncoder(room=30, late=late, lanes=lanes, batch_tokens=200)
+    encoder.portion = portion
     meter = Meter()
     results = run([chunk(TEXTS, seq=i) for i in range(3)], encoder, meter)
     for result in results:
@@ -146,6 +157,7 @@ def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
 
 def test_overflow_error_names_the_row_before_any_forward_pass() -> None:
     encoder = FakeEncoder(limit=3)
+    encoder.portion = None
     with pytest.raises(InputError, match=r"in\.jsonl:2: the text has 5 tokens, and the encoder reads 3"):
         run([chunk(["a", "a b c d e"])], encoder, overflow="error")
     assert not encoder.forwards
@@ -206,6 +218,26 @@ def test_vectors_that_cannot_be_stored_are_rejected(overflow: Any) -> None:
         assert made.rows.tolist() == [row for row in range(5) if row not in refused]
         assert [reject.line for reject in made.rejects] == [row + 1 for row in refused]
         assert all(reject.reason.startswith(reason) for reject in made.rejects)
+
+
+@given(st.lists(st.text(max_size=9), max_size=30), st.integers(1, 40))
+def test_portions_hold_every_text_once_and_hardly_more_than_asked_for(texts: list[str], characters: int) -> None:
+    bounds = portions(texts, characters)
+    assert (bounds[0], bounds[-1]) == (0, len(texts))
+    assert len(bounds) == 2 or bounds == sorted(set(bounds))
+    for start, stop in pairwise(bounds):
+        assert sum(map(len, texts[start : stop - 1])) <= characters + 9
+    assert portions(texts, None) == [0, len(texts)]
+
+
+def test_a_portion_is_begun_before_the_next_one_is_tokenized() -> None:
+    encoder = FakeEncoder()
+    encoder.portion = 1
+    made = prepare(chunk(["a", "b", "c"]), encoder, Settings(), Meter())
+    first = next(made)
+    assert (encoder.tokenized, first.work.whole, first.work.done) == (["a"], False, False)
+    assert [portion.first for portion in made] == [1, 2]
+    assert first.work.whole
 
 
 def test_hashes_depend_on_text_and_prompt() -> None:

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import models
-from embedcli import encoders
+from embedcli import encoders, engine
 from embedcli.contracts import Job, ModelError, OutOfMemory, UsageError
 from embedcli.encoders import devices, transformer, unpadded
 from embedcli.encoders.faults import device_faults
 from embedcli.encoders.tokens import as_tokens
+from embedcli.meter import Control, Meter
+from embedcli.sequences import Settings
+from fakes import chunk
 from reference import encode, lowest_cosine, samples
 
 UNPADDED = [
@@ -55,6 +58,25 @@ def test_vectors_are_those_of_the_padded_path(name: str) -> None:
     assert not np.array_equal(made, padded), "the padded path was used"
     assert lowest_cosine(made, padded) >= 0.99999
     encoder.close()
+
+
+def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load("all-MiniLM-L6-v2-shape")
+    texts = samples()[:40]
+    padded = encode(encoder, texts)
+    assert encoder.portion is None, "padded batches want rows of one length, from all of the chunk"
+    monkeypatch.setattr(transformer, "PORTION", 500)
+    sizes: list[int] = []
+    plain = without_padding(encoder).tokenize
+
+    def tokenize(texts: list[str]) -> Any:
+        sizes.append(len(texts))
+        return plain(texts)
+
+    monkeypatch.setattr(encoder, "tokenize", tokenize)
+    (made,) = engine.encode(iter([chunk(texts)]), encoder, Settings(), Meter(), Control())
+    assert (sum(sizes), len(sizes) > 3) == (40, True)
+    assert lowest_cosine(made.vectors, padded) >= 0.99999
 
 
 @pytest.mark.parametrize("name", PADDED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,14 @@ from embedcli.meter import Control, Meter
 from embedcli.sequences import Settings
 from embedcli.windows import Windows, filled, pool, split, spread, whole
 from fakes import FakeEncoder, chunk
+
+
+@pytest.fixture(scope="module", params=[None, 1, 9], ids=["a chunk", "a text", "some texts"], autouse=True)
+def _portion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How many texts come at a time changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeEncoder, "portion", request.param)
+        yield
 
 
 class Splitting(FakeEncoder):

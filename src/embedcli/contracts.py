@@ -281,6 +281,7 @@ class Encoder(Protocol):
 
     `lanes` is how many batches may be in flight; `batch_tokens` the padded-token budget it likes best;
     `multiple` what sequence lengths are padded up to (0: rows are not padded); `dim` the width of `collect`'s rows.
+    With `portion`, a number of characters, a chunk's texts come in such portions: a fast device need not wait for all.
     """
 
     dim: int

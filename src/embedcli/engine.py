@@ -13,7 +13,7 @@ from embedcli import batching
 from embedcli.contracts import Chunk, Encoded, Encoder, ModelError, OutOfMemory
 from embedcli.handover import Idle, ahead, ahead_or_idle
 from embedcli.meter import Control, Meter
-from embedcli.sequences import Settings, Work, finish, prepare
+from embedcli.sequences import Portion, Settings, Work, finish, prepare
 
 if TYPE_CHECKING:
     from embedcli.contracts import Bools, Floats, Rows
@@ -27,13 +27,11 @@ def encode(
 ) -> Iterator[Encoded]:
     """Yield every chunk encoded, in order. Stages run in threads; closing the iterator ends them all."""
 
-    def tokenize(stream: Iterator[Chunk]) -> Iterator[Work]:
+    def tokenize(stream: Iterator[Chunk]) -> Iterator[Portion]:
         for chunk in stream:
-            with meter.stage("tokenize"):
-                work = prepare(chunk, encoder, settings, meter)
-            yield work
+            yield from meter.timed("tokenize", prepare(chunk, encoder, settings, meter))
 
-    def forward(stream: Iterator[Work | Idle]) -> Iterator[Encoded]:
+    def forward(stream: Iterator[Portion | Idle]) -> Iterator[Encoded]:
         try:
             for work in Device(encoder, settings, meter, control).run(stream):
                 yield finish(work, settings)
@@ -54,23 +52,24 @@ class Device:
         self.control = control
         self.budget = settings.batch_tokens or encoder.batch_tokens
         meter.batch_tokens = self.budget
-        self.flying: deque[tuple[Work, Rows, Any]] = deque()
+        self.flying: deque[tuple[Portion, Rows, Any]] = deque()
         self.waiting: deque[Work] = deque()
 
-    def run(self, works: Iterator[Work | Idle]) -> Iterator[Work]:
+    def run(self, portions: Iterator[Portion | Idle]) -> Iterator[Work]:
         """Yield each Work when the vectors of all its rows are in place, in the order they came."""
         begun = time.perf_counter()
-        for work in self._arriving(works):
-            if isinstance(work, Idle):
+        for portion in self._arriving(portions):
+            if isinstance(portion, Idle):
                 yield from self._drain()
                 continue
-            if self.control.soon(len(work.chunk.texts)):
-                break
-            self.waiting.append(work)
-            for rows in self._batches(work):
+            if portion.first == 0:
+                if self.control.soon(len(portion.work.chunk.texts)):
+                    break
+                self.waiting.append(portion.work)
+            for rows in self._batches(portion):
                 if self.control.now.is_set():
                     return
-                self._start(work, rows)
+                self._start(portion, rows)
                 yield from self._ready()
             self.meter.forward_seconds = time.perf_counter() - begun
         yield from self._drain()
@@ -83,62 +82,61 @@ class Device:
             yield from self._ready()
         yield from self._ready()
 
-    def _arriving(self, works: Iterator[Work | Idle]) -> Iterator[Work | Idle]:
+    def _arriving(self, portions: Iterator[Portion | Idle]) -> Iterator[Portion | Idle]:
         while True:
             begun = time.perf_counter()
-            work = next(works, None)
+            portion = next(portions, None)
             if not self.flying:
                 self.meter.idle_seconds += time.perf_counter() - begun
-            if work is None:
+            if portion is None:
                 return
-            yield work
+            yield portion
 
-    def _batches(self, work: Work) -> Iterator[Rows]:
-        lengths = work.tokens.lengths
-        todo = np.array([i for i in range(len(lengths)) if i not in work.reasons], np.int64)
-        work.left = len(todo)
+    def _batches(self, portion: Portion) -> Iterator[Rows]:
+        lengths = portion.tokens.lengths
+        todo = np.array([i for i in range(len(lengths)) if i not in portion.reasons], np.int64)
         for order in batching.pack(lengths[todo], lambda: self.budget, self.encoder.multiple):
             yield todo[order]
 
-    def _start(self, work: Work, rows: Rows) -> None:
+    def _start(self, portion: Portion, rows: Rows) -> None:
         while len(self.flying) >= self.encoder.lanes:
             self._land()
         with self.meter.stage("forward"):
             try:
-                self.flying.append((work, rows, self.encoder.forward(work.tokens, rows)))
-                self._count(work, rows)
+                self.flying.append((portion, rows, self.encoder.forward(portion.tokens, rows)))
+                self._count(portion, rows)
                 return
             except OutOfMemory:
                 pass
-        self._halve(work, rows)
+        self._halve(portion, rows)
 
     def _land(self) -> None:
-        work, rows, output = self.flying.popleft()
+        portion, rows, output = self.flying.popleft()
         with self.meter.stage("forward"):
             try:
                 vectors = self.encoder.collect(output)
-                self._place(work, rows, vectors, self._sound(output))
+                self._place(portion, rows, vectors, self._sound(output))
                 return
             except OutOfMemory:
                 del output
-        self._halve(work, rows)
+        self._halve(portion, rows)
 
-    def _halve(self, work: Work, rows: Rows) -> None:
+    def _halve(self, portion: Portion, rows: Rows) -> None:
         self.meter.out_of_memory += 1
         if len(rows) == 1:
             raise ModelError(
-                f"{work.where(int(rows[0]))}: this row alone does not fit in the device's memory",
+                f"{portion.where(int(rows[0]))}: this row alone does not fit in the device's memory",
                 "lower --max-seq-length, or use --device cpu",
             )
         while self.flying:
             self._land()
-        self.budget = max(1, min(self.budget, batching.cost(work.tokens.lengths[rows], self.encoder.multiple)) // 2)
+        self.budget = max(1, min(self.budget, batching.cost(portion.tokens.lengths[rows], self.encoder.multiple)) // 2)
         self.meter.batch_tokens = self.budget
         for half in np.array_split(rows, 2):
-            self._start(work, half)
+            self._start(portion, half)
 
-    def _count(self, work: Work, rows: Rows) -> None:
-        lengths = work.tokens.lengths[rows]
+    def _count(self, portion: Portion, rows: Rows) -> None:
+        lengths = portion.tokens.lengths[rows]
         self.meter.batches += 1
         self.meter.sequences += len(rows)
         self.meter.fed_tokens += int(lengths.sum())
@@ -149,7 +147,7 @@ class Device:
         look = getattr(self.encoder, "sound", None)
         return look is not None and look(output)
 
-    def _place(self, work: Work, rows: Rows, vectors: Floats, sound: bool = False) -> None:
+    def _place(self, portion: Portion, rows: Rows, vectors: Floats, sound: bool = False) -> None:
         if vectors.shape != (len(rows), self.encoder.dim):
             raise ModelError(
                 f"the encoder returned an array of shape {vectors.shape} for {len(rows)} rows of {self.encoder.dim}",
@@ -158,23 +156,23 @@ class Device:
         bad = np.zeros(len(rows), bool) if sound else unusable(vectors)
         if bad.any():
             vectors = np.array(vectors)
-            told = {int(i): self._reason(work, int(i)) for i in rows[bad]}
+            told = {int(i): self._reason(portion, int(i)) for i in rows[bad]}
             again = bad & np.array([told.get(int(i)) is None for i in rows])
             if again.any():
                 self.meter.retried_rows += int(again.sum())
-                vectors[again] = self.encoder.exact(work.tokens, rows[again])
+                vectors[again] = self.encoder.exact(portion.tokens, rows[again])
             for i in rows[unusable(vectors)]:
-                work.reasons[int(i)] = told.get(int(i)) or NOT_FINITE
-        work.vectors[rows] = vectors
-        work.left -= len(rows)
+                portion.reasons[int(i)] = told.get(int(i)) or NOT_FINITE
+        portion.vectors[rows] = vectors
+        portion.left -= len(rows)
 
-    def _reason(self, work: Work, i: int) -> str | None:
+    def _reason(self, portion: Portion, i: int) -> str | None:
         """Why the encoder refused a sequence, if it knows."""
         say = getattr(self.encoder, "reason", None)
-        return say(work.tokens, i) if say is not None else None
+        return say(portion.tokens, i) if say is not None else None
 
     def _ready(self) -> Iterator[Work]:
-        while self.waiting and self.waiting[0].left == 0:
+        while self.waiting and self.waiting[0].done:
             yield self.waiting.popleft()
 
 

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 # 1024: 1.93, 1536: 2.08, 2048: 1.92, 3072: 1.97, and 16384 no gain. The accelerators' are not measured but chosen:
 # wide enough to fill them, small beside their memory.
 BATCH_TOKENS = {"cpu": 1536, "cuda": 65536, "xpu": 32768, "mps": 8192}
+# Characters of a chunk that are tokenized and batched together: some batches' worth.
+PORTION = 1 << 20
 # Lengths are padded up to a multiple, so that few shapes occur: MPS keeps a graph per shape, tensor cores like 8.
 MULTIPLE = {"cpu": 8, "cuda": 8, "xpu": 8, "mps": 16}
 # Threads that tokenize for a card: what they hand over goes through Python, one at a time. A CPU has other work.
@@ -196,6 +198,11 @@ class TransformerEncoder:
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length
         return features, batch
+
+    @property
+    def portion(self) -> int | None:
+        """Without padding a batch may be of any rows: a card begins while the rest of its chunk is tokenized."""
+        return None if self.multiple else PORTION
 
     @property
     def prompt_length(self) -> int | None:
