@@ -97,6 +97,7 @@ def test_added_tokens_are_found_in_the_raw_text() -> None:
 
 def test_slices_and_a_full_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "SLICE_CHARACTERS", 100)
+    monkeypatch.setattr(pieces, "LARGEST_SLICE", 100)
     monkeypatch.setattr(pieces, "REMEMBERED", 5)
     texts = TEXTS * 3
     made = pieces.tokenizing(wordpiece(), 2)
@@ -106,12 +107,19 @@ def test_slices_and_a_full_memory_change_nothing(monkeypatch: pytest.MonkeyPatch
 
 @given(st.lists(TEXT), st.integers(1, 40))
 def test_slices_keep_every_text_in_order(texts: list[str], size: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "SLICE_CHARACTERS", size)
-        parts = list(pieces.slices(texts))
+    parts = list(pieces.slices(texts, size))
     assert [text for part in parts for text in part] == texts
     assert all(parts)
     assert all(len(part) == 1 or sum(map(len, part)) <= size for part in parts)
+
+
+@pytest.mark.parametrize(("characters", "threads", "size"), [(900, 2, 1000), (6000, 3, 2000), (9000, 1, 4000)])
+def test_slices_are_large_as_long_as_all_threads_have_one(
+    characters: int, threads: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "SLICE_CHARACTERS", 1000)
+    monkeypatch.setattr(pieces, "LARGEST_SLICE", 4000)
+    assert pieces.ByPieces(wordpiece(), threads)._size(["a" * 100] * (characters // 100)) == size
 
 
 @given(st.lists(st.lists(st.integers(0, 9)), min_size=1), st.data())

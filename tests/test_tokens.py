@@ -104,6 +104,7 @@ def test_no_prompt_has_no_tokens() -> None:
 def test_slicing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fast(KINDS[1], limit=20).tokenize(samples())
     monkeypatch.setattr(pieces, "SLICE_CHARACTERS", 100)
+    monkeypatch.setattr(pieces, "LARGEST_SLICE", 100)
     sliced = fast(KINDS[1], limit=20).tokenize(samples())
     np.testing.assert_array_equal(sliced.ids, whole.ids)
     np.testing.assert_array_equal(sliced.offsets, whole.offsets)

@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 # 1024: 1.93, 1536: 2.08, 2048: 1.92, 3072: 1.97, and 16384 no gain. The accelerators' are not measured but chosen:
 # wide enough to fill them, small beside their memory.
 BATCH_TOKENS = {"cpu": 1536, "cuda": 65536, "xpu": 32768, "mps": 8192}
-# Characters of a chunk that are tokenized and batched together: some batches' worth.
-PORTION = 1 << 20
+# Characters of a chunk that are tokenized and batched together, on all threads: about a million tokens.
+PORTION = 1 << 22
 # Lengths are padded up to a multiple, so that few shapes occur: MPS keeps a graph per shape, tensor cores like 8.
 MULTIPLE = {"cpu": 8, "cuda": 8, "xpu": 8, "mps": 16}
 # Threads that tokenize for a card: what they hand over goes through Python, one at a time. A CPU has other work.
