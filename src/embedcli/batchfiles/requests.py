@@ -105,7 +105,7 @@ def _old(job: Job, output: str, read: set[str]) -> set[str]:
     numbered = re.compile(re.escape(first.stem) + r"-\d{5,}\.jsonl")
     beside = first.parent.iterdir() if first.parent.is_dir() else ()
     old = {str(path) for path in beside if path == first or (numbered.fullmatch(path.name) and _is_requests(path))}
-    places = {os.path.realpath(path) for path in (*old, first)}
+    places = {os.path.realpath(path) for path in (*old, str(first))}
     for path in sorted(read):
         if os.path.realpath(path) in places:
             raise UsageError(f"{storage.where(path)}: is read, and would be replaced", "choose another output")
