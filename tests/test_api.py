@@ -93,6 +93,21 @@ def test_errors_are_the_commands(model: Path, tmp_path: Path) -> None:
         embedcli.encode_file(tmp_path / "none.jsonl", tmp_path / "out.parquet", model=model)
 
 
+def test_the_model_for_mteb_takes_the_flags_of_load(model: Path) -> None:
+    pytest.importorskip("mteb")
+    batches = [{"text": ["sun", "rain"]}, {"text": ["fox"]}]
+    with pytest.raises(embedcli.UsageError, match="'batchsize' is no flag"):
+        embedcli.MtebModel(model, batchsize=3)
+    with pytest.raises(embedcli.UsageError, match="--precision 'int' is no choice"):
+        embedcli.MtebModel(model, precision="int")
+    own, fixed = embedcli.MtebModel(model), embedcli.MtebModel(model, as_="document")
+    query, document = (own.encode(batches, prompt_type=role) for role in ("query", "document"))
+    assert not np.allclose(query, document)
+    assert all(np.array_equal(fixed.encode(batches, prompt_type=role), document) for role in ("query", "document"))
+    own.close()
+    fixed.close()
+
+
 @pytest.mark.parametrize("by", ["file", "stdin"])
 def test_workers_do_not_run_the_callers_script_again(model: Path, rows: Path, tmp_path: Path, by: str) -> None:
     script = tmp_path / "script.py"
