@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -106,6 +107,18 @@ def test_the_model_for_mteb_takes_the_flags_of_load(model: Path) -> None:
     assert all(np.array_equal(fixed.encode(batches, prompt_type=role), document) for role in ("query", "document"))
     own.close()
     fixed.close()
+
+
+def test_streams_without_bytes_are_named(
+    model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("{}"))
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    with pytest.raises(embedcli.InputError, match="stdin is closed, or has no bytes"):
+        embedcli.encode_file("-", tmp_path / "out.parquet", model=model)
+    with pytest.raises(embedcli.OutputError, match="stdout is closed, or takes no bytes"):
+        embedcli.encode_file(rows, "-", model=model)
 
 
 @pytest.mark.parametrize("by", ["file", "stdin"])
