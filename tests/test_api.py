@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -83,12 +84,56 @@ def test_errors_are_the_commands(model: Path, tmp_path: Path) -> None:
             loaded.encode(["sun", "rain", "\x7f"])
         with pytest.raises(embedcli.InputError, match="text 1 holds a lone surrogate"):
             loaded.encode(["\ud800"])
+    with pytest.raises(embedcli.UsageError, match="the model is closed"):
+        loaded.encode(["sun"])
     with pytest.raises(embedcli.ModelError):
         embedcli.load(tmp_path / "nothing")
     with pytest.raises(embedcli.UsageError, match="'batchsize' is no flag"):
         embedcli.load(model, batchsize=3)
     with pytest.raises(embedcli.EmbedcliError, match="no such file"):
         embedcli.encode_file(tmp_path / "none.jsonl", tmp_path / "out.parquet", model=model)
+
+
+def test_the_model_for_mteb_takes_the_flags_of_load(model: Path) -> None:
+    pytest.importorskip("mteb")
+    batches = [{"text": ["sun", "rain"]}, {"text": ["fox"]}]
+    with pytest.raises(embedcli.UsageError, match="'batchsize' is no flag"):
+        embedcli.MtebModel(model, batchsize=3)
+    with pytest.raises(embedcli.UsageError, match="--precision 'int' is no choice"):
+        embedcli.MtebModel(model, precision="int")
+    own, fixed = embedcli.MtebModel(model), embedcli.MtebModel(model, as_="document")
+    query, document = (own.encode(batches, prompt_type=role) for role in ("query", "document"))
+    assert not np.allclose(query, document)
+    assert all(np.array_equal(fixed.encode(batches, prompt_type=role), document) for role in ("query", "document"))
+    own.close()
+    fixed.close()
+
+
+def test_streams_without_bytes_are_named(
+    model: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a notebook."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("{}"))
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    with pytest.raises(embedcli.InputError, match="stdin is closed, or has no bytes"):
+        embedcli.encode_file("-", tmp_path / "out.parquet", model=model)
+    with pytest.raises(embedcli.OutputError, match="stdout is closed, or takes no bytes"):
+        embedcli.encode_file(rows, "-", model=model)
+
+
+@pytest.mark.parametrize("by", ["file", "stdin"])
+def test_workers_do_not_run_the_callers_script_again(model: Path, rows: Path, tmp_path: Path, by: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import embedcli, sys\n"
+        "print('once')\n"
+        f"done = embedcli.encode_file({str(rows)!r}, 'out.parquet', model={str(model)!r}, workers=2)\n"
+        "print(done.totals['rows'], sys.modules['__main__'].done is done)\n"
+    )
+    command = [sys.executable, "-"] if by == "stdin" else [sys.executable, str(script)]
+    ended = subprocess.run(command, input=script.read_text(), capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == ["once", f"{len(TEXTS) * 300} True"]
 
 
 def test_import_is_light_and_names_are_there() -> None:

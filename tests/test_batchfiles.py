@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,32 @@ def test_an_older_export_is_replaced_only_when_told(rows: Path, tmp_path: Path) 
     ]  # fmt: skip
 
 
+def test_an_export_replaces_and_removes_only_request_files(rows: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dumps"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"dump-{number:05d}.jsonl").write_bytes(rows.read_bytes())
+    job = replace(job_for(rows), inputs=(str(folder),), overwrite=True)
+    with pytest.raises(OutputError, match=r"dump-00002\.jsonl: is there already, and holds no requests"):
+        batchfiles.export(job, str(folder / "dump.jsonl"), quiet, max_requests=2)
+    batchfiles.export(job, str(folder / "dump.jsonl"), quiet)
+    assert [path.read_bytes() == rows.read_bytes() for path in sorted(folder.glob("dump-*"))] == [True, True]
+    results = str(tmp_path / "results.jsonl")
+    for output in (str(folder / "dump.jsonl"), str(folder / "dump-00001.jsonl"), results):
+        with pytest.raises(UsageError, match="is read, and would be replaced"):
+            batchfiles.export(job, output, quiet, results=[results])
+
+
+def test_an_export_is_not_removed_as_its_own_forerunner(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    for _ in range(2):
+        made = batchfiles.export(job_for(rows, overwrite=True), "../requests.jsonl", quiet)
+        assert [Path(path).is_file() for path in made.files] == [True]
+
+
 @pytest.mark.parametrize("flags", [{"model": "all-MiniLM-L6-v2"}, {"overflow": "split"}, {"prompt_name": "query"}])
 def test_flags_that_do_not_fit(rows: Path, tmp_path: Path, flags: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -338,7 +365,7 @@ def test_no_job_or_two_beside_the_results(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no \*\.job\.json"):
         batchfiles.recall([str(tmp_path / "results.jsonl")], "out.npy")
     for name in ("a.job.json", "b.job.json"):
-        (tmp_path / name).write_text("[]")
+        (tmp_path / name).write_text(f'["{name}"]')
     with pytest.raises(UsageError, match="2 files"):
         batchfiles.recall([str(tmp_path / "results.jsonl")], "out.npy")
     with pytest.raises(UsageError, match="is not what `batch export` writes"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def test_what_expired_is_asked_again_and_joined(tmp_path: Path, source: Path) ->
     rest = exported(second, source, "--results", results)
     assert len(rest) == 9
     more = write(tmp_path / "more.jsonl", [answer(request, DIM) for request in rest])
+    shutil.copy(second / "requests.job.json", tmp_path / "more.job.json")
     assert jobs.run("batch", "import", results, more, tmp_path / "out.parquet").code == 0
     assert_right(tmp_path / "out.parquet", ROWS)
     allowed = jobs.run("batch", "import", results, tmp_path / "part.parquet", "--allow-missing")

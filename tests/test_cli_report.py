@@ -101,4 +101,29 @@ def test_what_is_no_report_is_refused(made: tuple[Path, str], tmp_path: Path) ->
         assert (code, out) == (1, "")
         assert "is not a run report" in err
     code, _, err = run("report", tmp_path / "nothing.json")
-    assert (code, "nothing.json" in err) == (1, True)
+    assert (code, "nothing.json: cannot be read" in err, "hint: give a file that" in err) == (1, True, True)
+
+
+def test_a_failed_run_tells_what_it_has_done(made: tuple[Path, str], tmp_path: Path) -> None:
+    good = "".join(json.dumps({"text": TEXTS[0]}) + "\n" for _ in range(300_000))
+    (tmp_path / "in.jsonl").write_text(good + "{bad\n")
+    report = tmp_path / "run.json"
+    args = ("-m", made[0].parent / "model", "--on-bad-row", "fail", "--chunk-rows", "1000", "--report", report)
+    assert run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", *args)[0] == 1
+    done = json.loads(report.read_text())["rows"]["this_run"]
+    assert done > 0
+    out = run("report", report)[1]
+    assert f"\nrows      {done:,} embedded by this run\n" in out
+    assert "tokens" not in out.replace("tokens/s", "").replace("of the tokens computed", "")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_windows_are_not_counted_as_rows(made: tuple[Path, str], tmp_path: Path, workers: int) -> None:
+    rows, report = tmp_path / "in.jsonl", tmp_path / "run.json"
+    rows.write_text("".join(json.dumps({"text": " ".join(TEXTS)}) + "\n" for _ in range(50)))
+    args = ("-m", made[0].parent / "model", "--overflow", "split", "--max-seq-length", "5", "--workers", workers)
+    assert run("encode", rows, tmp_path / "out.parquet", *args, "--report", report)[0] == 0
+    content = json.loads(report.read_text())
+    assert content["counters"]["sequences"] > 1
+    assert (content["rows"]["rows"], content["rows"]["this_run"]) == (50, 50)
+    assert content["rows_per_second"] == pytest.approx(50 / content["seconds"], rel=0.05)

@@ -106,7 +106,15 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
         ("keep = [1]", 'keep: [1] does not fit\nhint: write keep = ["words"]'),
         ("precision = 'int'", "precision: 'int' does not fit\nhint: did you mean \"int8\"?"),
         ("precision = 7", "precision: 7 does not fit\nhint: choose from float32, float16"),
-        ("count = 3", "c.toml: count is not a flag of every command\nhint: write it under [search]"),
+        ("count = 3", "c.toml: count is not a flag of every command\nhint: write it under one of [search], [compare]"),
+        ("moved = 3", "c.toml: moved is not a flag of every command\nhint: write it under [compare]"),
+        ("encode = 3", "c.toml: encode is a command, not a flag\nhint: write its flags under [encode]"),
+        ("threads = 0", "c.toml: threads: 0 does not fit\nhint: give 1 or more"),
+        ("request-timeout = inf", "request-timeout: inf does not fit\nhint: give a number"),
+        ("max-rejects = 0.1", 'max-rejects: 0.1 does not fit\nhint: write max-rejects = "0.1%"'),
+        ("max-rejects = true", 'max-rejects: True does not fit\nhint: write max-rejects = "0.1%"'),
+        ("part-size = 'big'", "part-size: 'big' does not fit\nhint: write part-size = \"256MB\""),
+        ("shard = [1, 2]", 'shard: [1, 2] does not fit\nhint: write shard = "3/16"'),
         ("[search]\ncount = 0", "count in [search]: 0 does not fit\nhint: the least is 1"),
         ("[batch]\nexport = 1", "export in [batch] is a command, not a flag\nhint: write its flags under [batch.exp"),
         ("[batch.export]\nresult = 'x'", "result in [batch.export] is no flag of embedcli batch export\nhint: did you"),
@@ -117,6 +125,34 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_is_wrong_is_named(here: Path, content: str, said: str) -> None:
     (here / "c.toml").write_text(content)
     assert said in refusal("--config", "c.toml", "inspect", "in.jsonl")
+
+
+def test_numbers_need_no_quotes(here: Path) -> None:
+    (here / "embedcli.toml").write_text('model = "words.txt"\nmax-rejects = 3\npart-size = 1000000\n')
+    made = encoded()[0]
+    assert (made["max-rejects"][1], made["part-size"][1]) == ("embedcli.toml", "embedcli.toml")
+    job = json.loads((here / "run.json").read_text())["job"]
+    assert (job["max_rejects"], job["part_size"]) == ("3", 1_000_000)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("yes", True), ("0", False), ("false", False), ("", False)])
+def test_a_variable_may_switch_tracebacks_off(
+    here: Path, monkeypatch: pytest.MonkeyPatch, value: str, shown: bool
+) -> None:
+    monkeypatch.setenv("EMBEDCLI_VERBOSE", value)
+    for command in (["encode", "none.jsonl", "out.parquet"], ["inspect", "none.jsonl"]):
+        done = jobs.run(*command)
+        assert ("Traceback" in done.err) is shown
+        assert "no such file" in done.err
+
+
+def test_what_serves_a_job_reads_the_variables_of_the_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = options_of(app)
+    wanted = {"models": ["cache-dir"], "pull": ["cache-dir"], "merge": ["max-rejects"]}
+    assert [f for command, flags in wanted.items() for f in flags if every[command][f].variable != variable(f)] == []
+    assert [f for f in ("report", "progress") if every["batch"]["import"][f].variable != variable(f)] == []
+    monkeypatch.setenv("EMBEDCLI_MAX_REJECTS", "many")
+    assert "--max-rejects 'many' is neither" in refusal("merge", "out.parquet")
 
 
 def test_a_broken_file_does_not_hide_the_help(here: Path) -> None:

@@ -66,6 +66,13 @@ def test_and_on_the_command_line(name: str, value: str, text: str, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.parametrize("command", ["verify", "compare", "plot"])
+def test_a_seed_below_zero_is_refused(command: str) -> None:
+    ended = jobs.run(command, "a.parquet", "b.html", "--seed", "-1")
+    assert ended.code == 2
+    assert "-1 is not in the range" in ended.err
+
+
 @pytest.mark.parametrize(
     ("name", "value", "made"),
     [

@@ -124,6 +124,14 @@ def test_sizes_are_those_of_the_files(tmp_path: Path, model: Path, kind: str, pr
     assert found["output_bytes"][precision][kind] == pytest.approx(real, rel=0.15)
 
 
+def test_sizes_are_told_by_rows_that_there_are(tmp_path: Path, model: Path) -> None:
+    source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3000))
+    empty = jobs.write_jsonl(tmp_path / "empty.jsonl", [])
+    alone, after = (planned(*inputs, "-m", model, "--keep", "n") for inputs in ([source], [empty, source]))
+    for kind, bytes_alone in alone["output_bytes"]["float32"].items():
+        assert after["output_bytes"]["float32"][kind] >= bytes_alone  # two inputs: there is a column `source`
+
+
 # Samples
 
 

@@ -89,13 +89,15 @@ class MtebModel:
     """What the `mteb` package takes as a model: `mteb.evaluate(embedcli.MtebModel("all-MiniLM-L6-v2"), tasks)`.
 
     Queries get the model's prompt for queries, documents that for documents, all else none. `flags` are those of
-    `load`. Each prompt's encoder stays loaded until `close`.
+    `load`; `as_` among them holds for all texts. Each prompt's encoder stays loaded until `close`. UsageError for
+    flags that cannot be right.
     """
 
     def __init__(self, model: Path = DEFAULT_MODEL, revision: str | None = None, **flags: Any) -> None:
-        self._flags: dict[str, Any] = {"model": model, "revision": revision, **flags}
+        self._flags: dict[str, Any] = {"revision": revision, **flags}
+        self._model = job_of((), "-", model, self._flags).model
         self._loaded: dict[str, Model] = {}
-        name = os.fspath(model)
+        name = self._model
         about = {
             "name": name if name.count("/") == 1 else f"embedcli/{name.strip('/').replace('/', '_')}",
             "revision": revision or "local",
@@ -112,7 +114,7 @@ class MtebModel:
         role = str(getattr(prompt_type, "value", prompt_type) or "")
         if role not in self._loaded:
             asked: dict[str, Any] = {"as_": role} if role in ("query", "document") else {}
-            self._loaded[role] = load(**self._flags, **asked)
+            self._loaded[role] = load(self._model, **asked | self._flags)
         return self._loaded[role].encode([text for batch in inputs for text in batch["text"]])
 
     def similarity(self, one: Any, two: Any) -> Any:

@@ -327,6 +327,11 @@ class Encoded:
     extra: Mapping[str, pa.Array] = field(default_factory=dict)
     lost_tokens: int = 0
 
+    @property
+    def embedded(self) -> int:
+        """How many rows of the chunk have vectors: fewer than output rows where texts became windows."""
+        return int((self.rows[1:] != self.rows[:-1]).sum()) + min(1, len(self.rows))
+
 
 @dataclass(frozen=True)
 class Known:

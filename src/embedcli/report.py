@@ -211,13 +211,14 @@ class RunReport:
 def summary_lines(made: Mapping[str, Any]) -> list[str]:
     """A report's content in a few aligned lines."""
     rows, space = made["rows"], made["space"]
-    rejected = f", {rows.get('rejects', 0):,} rejected"
-    lines = [("rows", f"{rows.get('read', 0):,} in, {rows.get('rows', 0):,} embedded{rejected}")]
+    whole = "read" in rows  # a run that failed knows only what it has done itself
+    lines = [("rows", rows_line(rows) if whole else f"{rows['this_run']:,} embedded by this run")]
     if rows["resumed"]:
         lines.append(("resumed", f"{rows['resumed']:,} rows were there already"))
     if made["changes"]:
         lines.append(("changes", ", ".join(f"{count:,} {name}" for name, count in made["changes"].items())))
-    lines.append(("tokens", tokens_line(made)))
+    if whole:
+        lines.append(("tokens", tokens_line(made)))
     if made["counters"]["batches"]:
         lines.append(("padding", f"{made['padding_share']:.1%} of the tokens computed"))
         speed = f"{made['rows_per_second']:,.0f} rows/s, {made['tokens_per_second']:,.0f} tokens/s"
@@ -232,6 +233,10 @@ def summary_lines(made: Mapping[str, Any]) -> list[str]:
         lines.append(("model", f"{space.get('model')} ({how}), {space.get('dim')} dimensions"))
     lines += [("output", path) for path in made["files"]]
     return [f"{name:<8}  {text}" for name, text in lines]
+
+
+def rows_line(rows: Mapping[str, int]) -> str:
+    return f"{rows['read']:,} in, {rows['rows']:,} embedded, {rows['rejects']:,} rejected"
 
 
 def tokens_line(made: Mapping[str, Any]) -> str:

@@ -259,7 +259,10 @@ class Stream:
     def __init__(self, kind: OutputFormat, layout: Layout, metadata: Metadata, out: BinaryIO | None = None) -> None:
         if kind not in ("jsonl", "arrow"):
             raise UsageError(f"{kind} cannot be streamed to stdout", "use --to jsonl or --to arrow, or name a file")
-        self.out = out or sys.stdout.buffer
+        taker = out or getattr(sys.stdout, "buffer", None)
+        if taker is None:  # as in a notebook
+            raise OutputError("stdout is closed, or takes no bytes", "name a file for the output")
+        self.out: BinaryIO = taker
         self.layout = layout
         self.schema = layout.schema().with_metadata(encoded_metadata(metadata))
         self.writer = pa.ipc.new_stream(self.out, self.schema) if kind == "arrow" else None

@@ -39,9 +39,9 @@ def remember(job: Job, requests: str) -> str:
 
 
 def recall(results: Sequence[str], output: str, file: str | None = None) -> Job:
-    """The exported job, now with this output: from `file`, else from the one `*.job.json` beside the results.
+    """The exported job, now with this output: from `file`, else from the `*.job.json` beside the results.
 
-    UsageError if there is none, more than one, or one that is no such file.
+    UsageError if there is none, several that differ, or one that is no such file.
     """
     path = file or _beside(results)
     try:
@@ -63,7 +63,8 @@ def recall(results: Sequence[str], output: str, file: str | None = None) -> Job:
 def _beside(results: Sequence[str]) -> str:
     folders = dict.fromkeys(Path(path).absolute().parent for path in results)
     found = [str(path) for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
-    if len(found) == 1:
+    # An export of what was missing has the same job as the export before it.
+    if found and len({Path(path).read_bytes() for path in found}) == 1:
         return found[0]
     there = f"are {len(found)} files ({', '.join(found[:3])})" if found else f"is no *{SUFFIX}"
     raise UsageError(

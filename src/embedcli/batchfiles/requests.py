@@ -15,7 +15,7 @@ import orjson
 
 from embedcli import sources, storage
 from embedcli.batchfiles import jobfile
-from embedcli.batchfiles.results import Results
+from embedcli.batchfiles.results import CUSTOM_ID, Results
 from embedcli.contracts import Chunk, Job, OutputError, UsageError
 from embedcli.encoders.counting import HOSTED_PREFIX, Counter, counter, limit_of, prepare
 from embedcli.encoders.recipe import resolve_prompt
@@ -61,14 +61,15 @@ def export(
     Files: `output`, then `STEM-00002.jsonl` and so on, each with at most `max_requests` lines and `max_bytes` bytes;
     all appear whole at the end, or none. Memory does not depend on the number of rows (but on that of `results`).
     """
-    old = _old(job, output)
+    _refuse(job)
+    old = _old(job, output, {*storage.expand(job.inputs), *results})
     made = Exported()
     count = counter(job, notify)
     made.counting = count.name
     plan = sources.plan(job)
     with ExitStack() as stack:
         known = stack.enter_context(closing(Results(results))) if results else None
-        files = _Files(stack, output, max_requests, max_bytes)
+        files = _Files(stack, output, old, max_requests, max_bytes)
         for chunk in sources.read(job, plan, plan.pieces):
             made.rejects += len(chunk.rejects)
             for request in _requests(job, chunk, count, known, made):
@@ -86,19 +87,41 @@ def export(
     return made
 
 
-def _old(job: Job, output: str) -> set[str]:
-    """Request files of an earlier export under this name; OutputError if there are some and they may not go."""
+def _refuse(job: Job) -> None:
+    """UsageError for a job that no batch file can hold."""
     if not job.model.startswith(HOSTED_PREFIX):
         raise UsageError("batch export needs a hosted model", f"give --model {HOSTED_PREFIX}NAME")
     if job.overflow != "truncate":
         raise UsageError(f"--overflow {job.overflow} does not apply to batch files", "leave --overflow out")
-    first = Path(output).absolute()
+
+
+def _old(job: Job, output: str, read: set[str]) -> set[str]:
+    """The request files of an earlier export under this name, which this one replaces or removes.
+
+    OutputError if there are some and they may not go. UsageError if the output or one of them is among the files
+    that are `read`.
+    """
+    first = Path(os.path.abspath(output))
     numbered = re.compile(re.escape(first.stem) + r"-\d{5,}\.jsonl")
     beside = first.parent.iterdir() if first.parent.is_dir() else ()
-    old = {str(path) for path in beside if path == first or numbered.fullmatch(path.name)}
+    old = {str(path) for path in beside if path == first or (numbered.fullmatch(path.name) and _is_requests(path))}
+    places = {os.path.realpath(path) for path in (*old, str(first))}
+    for path in sorted(read):
+        if os.path.realpath(path) in places:
+            raise UsageError(f"{storage.where(path)}: is read, and would be replaced", "choose another output")
     if old and not job.overwrite:
         raise OutputError(f"{storage.where(min(old))}: is there already", "remove it, or add --overwrite")
     return old
+
+
+def _is_requests(path: Path) -> bool:
+    """Whether a file begins with a request of ours."""
+    try:
+        with path.open("rb") as file:
+            line = orjson.loads(file.readline(MAX_BYTES))
+        return line["url"] == URL and CUSTOM_ID.fullmatch(line["custom_id"]) is not None
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 class _Request(NamedTuple):
@@ -136,8 +159,9 @@ def _line(job: Job, custom_id: str, text: str) -> bytes:
 class _Files:
     """Request files that are published together when the stack ends well. No text stands twice in one file."""
 
-    def __init__(self, stack: ExitStack, first: str, max_requests: int, max_bytes: int) -> None:
+    def __init__(self, stack: ExitStack, first: str, old: set[str], max_requests: int, max_bytes: int) -> None:
         self.paths: list[str] = []
+        self._old = old
         self._stack = stack
         self._first = first
         self._max_requests = max_requests
@@ -169,6 +193,9 @@ class _Files:
         self._close()
         number = len(self.paths) + 1
         path = self._first if number == 1 else f"{Path(self._first).with_suffix('')}-{number:05d}.jsonl"
+        if os.path.lexists(path) and os.path.abspath(path) not in self._old:
+            there = f"{storage.where(path)}: is there already, and holds no requests"
+            raise OutputError(there, "choose another output")
         self.paths.append(path)
         temporary = self._stack.enter_context(storage.replacing(path))
         self._out = open(temporary, "wb")  # noqa: SIM115 - closed before the stack publishes it

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from embedcli.cli.boundary import guarded, set_environment
 from embedcli.cli.encode import followed
-from embedcli.cli.options import INPUT_FLAGS, Price, Quiet, takes
+from embedcli.cli.options import INPUT_FLAGS, Price, Progress, Quiet, Report, takes
 from embedcli.cli.settings import Command
 from embedcli.cli.settings import given as settings_of
 from embedcli.cli.show import note
@@ -98,10 +98,8 @@ def import_(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Reject rows without an answer instead of stopping.")
     ] = False,
-    report: Annotated[str | None, typer.Option("--report", help="Write the run report as JSON.")] = None,
-    progress: Annotated[
-        Literal["auto", "rich", "plain", "none"], typer.Option("--progress", help="How progress is shown.")
-    ] = "auto",
+    report: Report = None,
+    progress: Progress = "auto",
     price: Price = None,
     *,
     quiet: Quiet = False,

@@ -16,6 +16,8 @@ import typer
 from embedcli.contracts import EmbedcliError
 
 VERBOSE = "EMBEDCLI_VERBOSE"
+# What the variable of a flag says when it is off, as the commands that have the flag read it.
+NO = ("", "0", "f", "false", "n", "no", "off")
 HEAPS = "MALLOC_ARENA_MAX"
 # What shells show for a program that SIGPIPE ended: 128 and its number.
 PIPE_CLOSED = 141
@@ -83,7 +85,7 @@ def fail(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):
         return PIPE_CLOSED
     message, hint, code = told(error)
-    if os.environ.get(VERBOSE):
+    if os.environ.get(VERBOSE, "").strip().lower() not in NO:
         traceback.print_exception(error)
     lines = [f"error: {message}"] + ([f"hint: {hint}"] if hint else [])
     for line in lines:

@@ -29,7 +29,7 @@ def compare(
         int, typer.Option("--rows", help="Rows whose neighbours are compared, drawn at random.", min=1)
     ] = 1000,
     moved: Annotated[int, typer.Option("--moved", help="Rows to show that moved most.", min=0)] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
     picture: Annotated[str | None, typer.Option("--plot", help="Draw the spread: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from embedcli.cli.boundary import Interrupted, fail, guarded, set_environment, told
-from embedcli.cli.options import EVERY_FLAG, Price, Quiet, Verbose, takes
+from embedcli.cli.options import EVERY_FLAG, Price, Progress, Quiet, Report, Verbose, takes
 from embedcli.cli.settings import Given, announced, given
 from embedcli.contracts import Job, UsageError
 
@@ -25,14 +25,8 @@ def encode(
     paths: Annotated[
         list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files, globs, folders or -; last, the output.")
     ],
-    report: Annotated[
-        str | None,
-        typer.Option("--report", help="Write the run report as JSON.", envvar="EMBEDCLI_REPORT", show_envvar=False),
-    ] = None,
-    progress: Annotated[
-        Literal["auto", "rich", "plain", "none"],
-        typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
-    ] = "auto",
+    report: Report = None,
+    progress: Progress = "auto",
     price: Price = None,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -17,7 +17,13 @@ def merge(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output that the shards have in common.")],
     to: Annotated[OutputFormat | None, typer.Option("--to", help="Its format, when the name does not tell.")] = None,
     max_rejects: Annotated[
-        str | None, typer.Option("--max-rejects", help="Fail beyond this number, or share (0.1%), of rejected rows.")
+        str | None,
+        typer.Option(
+            "--max-rejects",
+            help="Fail beyond this number, or share (0.1%), of rejected rows.",
+            envvar="EMBEDCLI_MAX_REJECTS",
+            show_envvar=False,
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -15,7 +15,10 @@ from embedcli.cli.boundary import guarded, set_environment
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 GAP = "  "
-CacheDir = Annotated[str | None, typer.Option("--cache-dir", help="Where hub models are kept.")]
+CacheDir = Annotated[
+    str | None,
+    typer.Option("--cache-dir", help="Where hub models are kept.", envvar="EMBEDCLI_CACHE_DIR", show_envvar=False),
+]
 
 
 @guarded

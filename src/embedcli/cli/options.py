@@ -97,6 +97,14 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.", envva
 Verbose = Annotated[
     bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.", envvar="EMBEDCLI_VERBOSE", show_envvar=False)
 ]
+Report = Annotated[
+    str | None,
+    typer.Option("--report", help="Write the run report as JSON.", envvar="EMBEDCLI_REPORT", show_envvar=False),
+]
+Progress = Annotated[
+    Literal["auto", "rich", "plain", "none"],
+    typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
+]
 Price = Annotated[
     float | None,
     typer.Option(

@@ -20,7 +20,7 @@ def plot(
         str | None, typer.Option("--label", help="Kept column shown for a point; default: the text.")
     ] = None,
     rows: Annotated[int, typer.Option("--rows", help="Points at most, drawn at random.", min=2)] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
     method: Annotated[Literal["pca", "umap"], typer.Option("--method", help="How points are placed.")] = "pca",
     as_json: Json = False,
 ) -> None:

@@ -18,10 +18,12 @@ from typer.utils import get_params_from_function
 from embedcli.cli.boundary import guarded
 from embedcli.cli.show import note
 from embedcli.contracts import EmbedcliError, UsageError
+from embedcli.flags import kinds_of, value_of
 
 OWN_FILE = "embedcli.toml"
 SHARED_FILE = "pyproject.toml"
 EXAMPLES = {str: '"words"', int: "8", float: "0.5", bool: "true or false"}
+SPELLED_EXAMPLES = {"part_size": '"256MB"', "shard": '"3/16"', "max_rejects": '"0.1%"'}
 LINE = "command line"
 Given = dict[str, dict[str, Any]]
 
@@ -50,12 +52,23 @@ class Option:
                 return given
             near = get_close_matches(str(given), choices, 1)
             raise ValueError(f'did you mean "{near[0]}"?' if near else f"choose from {', '.join(choices)}")
-        number = self.kind is float and type(given) is int
+        # As in Python: a number of bytes or of rows needs no quotes.
+        number = type(given) is int and (self.kind is float or self.parameter in SPELLED_EXAMPLES)
         if type(given) is not self.kind and not number:
-            raise ValueError(f"write {self.flag} = {'[' * self.several}{EXAMPLES[self.kind]}{']' * self.several}")
+            raise ValueError(self._example())
         if self.minimum is not None and given < self.minimum:
             raise ValueError(f"the least is {self.minimum:g}")
+        if self.parameter in kinds_of():
+            try:
+                value_of(self.parameter, given)
+            except UsageError as error:
+                raise ValueError(self._example() if self.parameter in SPELLED_EXAMPLES else error.hint) from None
         return given
+
+    def _example(self) -> str:
+        """What to write, in TOML."""
+        example = SPELLED_EXAMPLES.get(self.parameter, EXAMPLES[self.kind])
+        return f"write {self.flag} = {'[' * self.several}{example}{']' * self.several}"
 
 
 @dataclass
@@ -224,9 +237,12 @@ def refuse_unknown(key: str, file: str, commands: Commands) -> None:
     flat = [(name, one) for name, options in flattened(commands) for one in options.values()]
     if any(one.flag == dashed(key) and one.variable for _, one in flat):
         return
-    owners = [name for name, one in flat if one.flag == dashed(key)]
+    owners = ", ".join(f"[{name}]" for name, one in flat if one.flag == dashed(key))
     if owners:
-        raise UsageError(f"{file}: {key} is not a flag of every command", f"write it under [{owners[0]}]")
+        several = "one of " * ("," in owners)
+        raise UsageError(f"{file}: {key} is not a flag of every command", f"write it under {several}{owners}")
+    if key in commands:
+        raise UsageError(f"{file}: {key} is a command, not a flag", f"write its flags under [{key}]")
     known = {one.flag for _, one in flat if one.variable}
     raise UsageError(f"{file}: {key} is no flag of embedcli", nearest(key, known | set(commands)))
 

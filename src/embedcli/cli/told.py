@@ -55,9 +55,12 @@ def spelled(value: Any) -> str:
 
 def loaded(file: str) -> dict[str, Any]:
     """The content of a run report. InputError if it is none."""
-    wrong = InputError(f"{file}: is not a run report", "give a file that `embedcli encode --report FILE` wrote")
+    hint = "give a file that `embedcli encode --report FILE` wrote"
+    wrong = InputError(f"{file}: is not a run report", hint)
     try:
         made = json.loads(Path(file).read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}", hint) from None
     except ValueError:
         raise wrong from None
     if not isinstance(made, dict) or not {"embedcli", "rows", "stage_seconds", "seconds", "reason"} <= set(made):

@@ -33,7 +33,7 @@ def verify(
     *,
     rows: Annotated[int, typer.Option("--rows", help="Rows to encode again, drawn at random.", min=0)] = 100,
     every: Annotated[bool, typer.Option("--all", help="Encode every row again.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
     least: Annotated[
         float | None, typer.Option("--min-cosine", help="What a vector made again must reach; default: by precision.")
     ] = None,

@@ -84,7 +84,7 @@ class Pass:
             self.tally.add(chunk.texts, encoder, settings)
             for row, slot in self._reservoir.take(len(chunk.texts)):
                 self.texts[slot] = chunk.texts[row][:TIMED_CHARACTERS]
-            if self.few is None or len(self.few.texts) < len(chunk.texts) <= FEW:
+            if self.few is None or len(self.few.texts) < min(len(chunk.texts), FEW):
                 self.few = chunk
         self.read_seconds = meter.seconds["read"]
 

@@ -57,7 +57,7 @@ def _timed(chunks: Iterator[Chunk], encoder: Encoder, settings: Settings, contro
     meter = Meter()
     begun = time.perf_counter()
     for encoded in engine.encode(chunks, encoder, settings, meter, control):
-        meter.rows += len(encoded.rows)
+        meter.rows += encoded.embedded
     return meter, time.perf_counter() - begun
 
 

@@ -178,7 +178,7 @@ def count(totals: dict[str, int], encoded: Encoded) -> list[bytes]:
     rejects = sorted((*encoded.chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
     totals["read"] += encoded.chunk.read
     totals["rejects"] += len(rejects)
-    totals["rows"] += len(set(encoded.rows.tolist()))
+    totals["rows"] += encoded.embedded
     totals["tokens"] += int(encoded.n_tokens.sum())
     totals["truncated"] += int(encoded.truncated.sum())
     totals["lost_tokens"] += encoded.lost_tokens

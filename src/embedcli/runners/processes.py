@@ -10,14 +10,16 @@ import multiprocessing
 import pickle
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
 
 from embedcli.contracts import EmbedcliError, Job, ModelError, Watch
@@ -27,6 +29,8 @@ from embedcli.runners.running import Run
 from embedcli.runners.work import Done, Setup, Task, Worker, worker_devices
 from embedcli.tables import light_arrow
 
+# One thread at a time takes the script away and puts it back.
+SCRIPT = threading.Lock()
 # How long the parent waits before it looks whether it is to stop.
 LOOK_SECONDS = 0.2
 # A share is tried so often: once, and once more elsewhere.
@@ -113,6 +117,21 @@ def portable(error: BaseException) -> tuple[BaseException, str]:
 # In the parent
 
 
+@contextmanager
+def no_script() -> Iterator[None]:
+    """Processes that start in here do not run the caller's script again, as spawned ones do.
+
+    A worker needs nothing of it, and it may begin the same job again, or have come from stdin.
+    """
+    with SCRIPT:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+
+
 @dataclass
 class _Process:
     """A worker as the parent sees it."""
@@ -153,7 +172,8 @@ class Pool:
         process = context.Process(
             target=serve, args=(theirs, replace(self.setup, job=job), self.seconds), name="worker", daemon=True
         )
-        process.start()
+        with no_script():
+            process.start()
         theirs.close()
         return _Process(process, ours, job.device)
 

@@ -70,7 +70,7 @@ class Run:
 
     def wrote(self, encoded: Encoded, rejects: int) -> None:
         """Tell who follows, and stop if a number of rejects is exceeded."""
-        self.meter.rows += len(encoded.rows)
+        self.meter.rows += encoded.embedded
         self.meter.done_bytes = encoded.chunk.done_bytes
         self.watch.progress(self.read, encoded.chunk.done_bytes)
         refuse_rejects(self.job.max_rejects, rejects, None)

@@ -94,7 +94,7 @@ class Worker:
         return Done(record, run.read, run.meter, run.usage, len(self.ledger.damaged) - before)
 
     def _tell(self, run: Run, encoded: Encoded) -> None:
-        self.watch.progress(len(encoded.rows), encoded.chunk.done_bytes)
+        self.watch.progress(encoded.embedded, encoded.chunk.done_bytes)
 
     def close(self) -> None:
         self.encoder.close()

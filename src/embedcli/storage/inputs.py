@@ -72,11 +72,12 @@ _STREAMS: dict[str, _Once] = {}
 
 
 def _stream(path: str, *, look: bool) -> _View:
-    stdin = sys.stdin.buffer if path == "-" and sys.stdin is not None else None
+    # A notebook has a stdin of its own, without bytes.
+    stdin = getattr(sys.stdin, "buffer", None) if path == "-" else None
     # Unbuffered: a thread that waits in a buffered read holds a lock that Python needs to exit.
     stdin = getattr(stdin, "raw", stdin)
     if path == "-" and stdin is None:
-        raise InputError("stdin is closed", "name a file, or feed rows to stdin")
+        raise InputError("stdin is closed, or has no bytes", "name a file, or feed rows to stdin")
     once = _STREAMS.get(path)
     if once is None or (stdin is not None and once.raw is not stdin):
         once = _STREAMS[path] = _Once(stdin or files_of(path).open(path), owned=stdin is None)

@@ -35,13 +35,17 @@ class Texts:
     def __init__(self, job: Job, notify: Notify = quiet) -> None:
         self.meter = Meter()
         self._encoder: Encoder = encoders.load(job, notify=notify)
+        self._closed = False
         self.space: Mapping[str, Any] = self._encoder.space()
         # A truncation saved with the model holds unless the user named one.
         self.job = job = replace(job, truncate_dim=job.truncate_dim or self.space.get("truncate_dim"))
         self.dim = min(self._encoder.dim, job.truncate_dim or self._encoder.dim)
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        """float32 [len(texts), dim], in the order of `texts`. InputError, naming it, for a text without a vector."""
+        """float32 [len(texts), dim], in the order of `texts`.
+
+        InputError, naming it, for a text without a vector. UsageError once closed.
+        """
         made = np.empty((len(texts), self.dim), np.float32)
         for done in self.encoded(texts):
             for reject in done.rejects:
@@ -55,10 +59,13 @@ class Texts:
 
     def encoded(self, texts: Sequence[str]) -> Iterator[Encoded]:
         """The same as the engine makes them, chunk by chunk: with windows, token counts and rejects."""
+        if self._closed:
+            raise UsageError("the model is closed and has no encoder any more", "load it again")
         settings = Settings.of(self.job, str(self.space.get("prompt") or ""))
         return engine.encode(in_chunks(texts), self._encoder, settings, self.meter, Control())
 
     def close(self) -> None:
+        self._closed = True
         self._encoder.close()
 
     def __enter__(self) -> Texts:
