@@ -163,7 +163,7 @@ class TransformerEncoder:
         """Our tokenizer where it gives the model's own ids, else the model's own, else its whole preprocessing."""
         recipe, model = self.recipe, self.model
         if not _takes_token_ids(model, recipe):
-            return Texts(model, recipe, self._job.as_)
+            return Texts(model, recipe)
         own = model.tokenizer
         backend = getattr(own, "backend_tokenizer", None)
         if backend is not None and agrees(own, recipe.max_seq_length):
@@ -195,6 +195,8 @@ class TransformerEncoder:
             features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length
+        if self.recipe.task:
+            features["task"] = self.recipe.task
         return features, batch
 
     @property
@@ -226,7 +228,7 @@ class TransformerEncoder:
 
         features, batch = self._features(tokens, rows)
         with torch.inference_mode(), batch:
-            vectors = model(features, **getattr(self.words, "arguments", {}))["sentence_embedding"].float()
+            vectors = model(features)["sentence_embedding"].float()
             if self.recipe.normalize and self.dtype != "float32":
                 # A half-precision Normalize module leaves lengths off by 1e-3.
                 vectors = torch.nn.functional.normalize(vectors, dim=-1)
