@@ -190,7 +190,8 @@ class TransformerEncoder:
         else:
             ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
             features = {"input_ids": self._copies.put(ids), "attention_mask": self._copies.put(mask)}
-            batch = masks.running(padded=not mask.all())
+            # A model's own code may mask more of a row than its padding.
+            batch = nullcontext() if self.recipe.custom_code else masks.running(padded=not mask.all())
         if self._typed:
             features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
