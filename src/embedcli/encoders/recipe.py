@@ -40,7 +40,7 @@ class Recipe:
     """What decides a model's vectors besides its weights, resolved for one job.
 
     `positions` is the longest padded sequence the model can take (None: any). `normalize` says whether the vectors
-    come out with length 1; `has_normalize` whether the model's own pipeline does it; `saved` whether there is such a
+    come out with length 1; `has_normalize` whether the model's own pipeline ends so; `saved` whether there is such a
     pipeline (modules.json) or a raw Hugging Face folder. `prompt` is prepended to each
     text as is. `task` is the role that a model with a way for each role is told, None for its default way.
     `custom_code` names the files and classes that would run with --trust-remote-code and only then.
@@ -81,7 +81,8 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, include_prompt = _pooling(folder, modules)
     limit, positions = _limits(folder, modules, job)
-    has_normalize = any(kind == "Normalize" for kind, _ in modules)
+    # One further in front leaves the vectors at whatever length the modules behind it give them.
+    has_normalize = modules[-1][0] == "Normalize"
     return Recipe(
         pooling=pooling,
         max_seq_length=limit,
