@@ -86,12 +86,16 @@ def run_with(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     done = None if this.job.overwrite else outputs.finished(ledger.target)
     job = this.job = replace(this.job, chunk_rows=chunk_rows(this, ledger, done))
     identity = job_identity(job, this.plan, this.files, ledger.target)
+    if not job.update and outputs.replacing(ledger.target, identity):
+        done = None
     if done is not None:
         outcome = nothing_to_do(this, identity, done, ledger)
         if outcome is not None:
             return outcome
     if job.shard is None:
         ledger.begin(identity, overwrite=job.overwrite)
+        if job.overwrite:
+            storage.write_bytes(storage.join(ledger.target.stage, outputs.REPLACING), b"{}")
     else:
         begin_in_turn(ledger, lambda: ledger.begin(identity, overwrite=False))
     return local.run_local(this, ledger, done) if job.runner == "local" else driving.run_shared(this, ledger)

@@ -24,7 +24,10 @@ def ended(totals: dict[str, int], space: dict[str, Any], files: tuple[str, ...] 
     return Outcome(3 if rejects else 0, reason, totals, space, files)
 
 
-def stopped(this: Run, totals: dict[str, int], what_next: str) -> Outcome:
+def stopped(this: Run, totals: dict[str, int], what_next: str = "") -> Outcome:
+    # With the flag, what is done would be forgotten.
+    again = "run the same command without --overwrite" if this.job.overwrite else "run the same command again"
+    what_next = what_next or f"{again} to go on"
     code = INTERRUPTED if this.control.reason == "SIGINT" else STOPPED
     return Outcome(code, f"stopped by {this.control.reason}: {what_next}", totals)
 
