@@ -85,3 +85,11 @@ def test_an_interrupted_replacement_goes_on_without_the_flag(tmp_path: Path, nam
     assert json.loads((tmp_path / "run.json").read_text())["rows"]["resumed"] >= 40
     assert jobs.run("verify", output, source, "--all").code == 0
     assert "nothing to do" in jobs.run(*command).err
+
+
+def test_a_finished_job_with_rejected_rows_stays_one(tmp_path: Path) -> None:
+    source, output = jobs.write_jsonl(tmp_path / "in.jsonl", [*ROWS[:5], {"id": "bad", "text": ""}]), tmp_path / "o.npy"
+    command = ("encode", source, output, "-m", jobs.word_model(tmp_path))
+    ends = [jobs.run(*command), jobs.run(*command), jobs.run(*command, "--update"), jobs.run("merge", output)]
+    assert [done.code for done in ends] == [3, 3, 3, 3]
+    assert all("nothing to do: the output is finished; 1 rows were rejected" in done.err for done in ends[1:])

@@ -201,7 +201,7 @@ def test_merge_names_what_is_missing(home: Path, tmp_path: Path) -> None:
     encode(home, output, "--shard", "3/3", *SMALL)
     encode(home, output, "--shard", "2/3", *SMALL)
     again = jobs.run("merge", output)
-    assert again.code == 0
+    assert again.code == 3
     assert "nothing to do" in again.err
 
 

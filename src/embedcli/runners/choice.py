@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from embedcli import checkpoint, encoders, outputs, sources, storage
 from embedcli.contracts import MANIFEST, Job, Outcome, OutputError, OutputFormat, UsageError, Watch
 from embedcli.runners import driving, local
-from embedcli.runners.ends import ended, nothing_to_do
+from embedcli.runners.ends import ended, finished_before, nothing_to_do
 from embedcli.runners.facts import chunk_rows, job_identity, noted_space, shares_of
 from embedcli.runners.running import Load, Run, refuse_rejects
 from embedcli.tables import Layout
@@ -170,7 +170,7 @@ def merged_before(target: outputs.Target) -> Outcome:
     done = outputs.finished(target)
     if done is None:
         raise UsageError(f"{storage.where(target.output)}: nothing to merge", "run encode with --shard first")
-    return Outcome(0, "nothing to do: the output is finished", {}, dict(done.space))
+    return finished_before(done)
 
 
 def gathered(ledger: checkpoint.Ledger) -> tuple[dict[str, int], Layout, dict[str, Any]]:
