@@ -106,6 +106,19 @@ def test_normalize_adds_or_drops_the_models_last_step(name: str, normalize: bool
     assert encoder.space()["normalize"] is normalize
 
 
+def test_a_normalize_that_is_not_the_last_step_leaves_lengths_as_they_are(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    network = modules.Transformer(str(models.folder("m3e-base")))
+    steps = [network, modules.Pooling(32), modules.Normalize(), modules.Dense(32, 16)]
+    made = SentenceTransformer(modules=steps, device="cpu")
+    made.save(str(tmp_path / "model"))
+    encoder = load(tmp_path / "model")
+    np.testing.assert_allclose(encode(encoder, samples()[:5]), made.encode(samples()[:5]), atol=1e-5)
+    assert encoder.space()["normalize"] is False
+
+
 # Prompts
 
 

@@ -5,7 +5,9 @@ torch's meta device stands in the card's place: its tensors have no contents, so
 
 from __future__ import annotations
 
+import shutil
 import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,3 +147,30 @@ def test_what_others_compute_is_masked_as_before() -> None:
         assert torch.equal(
             masks_of(kind)(attention_mask=part, **asked), masks_of(kind).plain(attention_mask=part, **asked)
         )
+
+
+MASKING = """
+from transformers import XLMRobertaModel
+
+from .config import BilingualConfig
+
+
+class BilingualModel(XLMRobertaModel):
+    config_class = BilingualConfig
+
+    def forward(self, input_ids=None, attention_mask=None, **kwargs):
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask * (input_ids % 3 > 0), **kwargs)
+"""
+
+
+def test_a_mask_that_a_models_own_code_makes_is_kept(tmp_path: Path) -> None:
+    """In a batch without padding, too."""
+    folder = tmp_path / "masking"
+    shutil.copytree(models.folder("bilingual-embedding-base"), folder)
+    (folder / "modeling.py").write_text(MASKING, "utf-8")
+    encoder = load(folder, trust_remote_code=True, max_seq_length=16)
+    texts = [text for text in samples() if len(text) > 100][:5]
+    assert set(encoder.tokenize(texts).lengths.tolist()) == {16}
+    theirs = sentence_transformer(folder, trust=True)
+    theirs.max_seq_length = 16
+    assert lowest_cosine(encode(encoder, texts), theirs.encode(texts, show_progress_bar=False)) >= 0.999999

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,3 +66,30 @@ def test_other_outputs(tmp_path: Path, output: str) -> None:
 
 def contents(path: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted(path.iterdir())] if path.is_dir() else [path.read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out/"])
+def test_an_interrupted_replacement_goes_on_without_the_flag(tmp_path: Path, name: str) -> None:
+    model = jobs.word_model(tmp_path)
+    source, output = tmp_path / "in.jsonl", f"{tmp_path}/{name}"
+    command = ("encode", source, output, "-m", model, "--chunk-rows", 16)
+    jobs.write_jsonl(source, jobs.rows(100))
+    assert jobs.run(*command).code == 0
+    jobs.write_jsonl(source, jobs.rows(100, seed=5))
+    stopped = jobs.run(*command, "--overwrite", "--limit", 40)
+    assert (stopped.code, "without --overwrite to go on" in stopped.err) == (75, True)
+    # Another job is still compared with the finished output alone.
+    assert "prompt was" in jobs.run(*command, "--prompt", "word3 ").err
+    done = jobs.run(*command, "--report", tmp_path / "run.json")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "run.json").read_text())["rows"]["resumed"] >= 40
+    assert jobs.run("verify", output, source, "--all").code == 0
+    assert "nothing to do" in jobs.run(*command).err
+
+
+def test_a_finished_job_with_rejected_rows_stays_one(tmp_path: Path) -> None:
+    source, output = jobs.write_jsonl(tmp_path / "in.jsonl", [*ROWS[:5], {"id": "bad", "text": ""}]), tmp_path / "o.npy"
+    command = ("encode", source, output, "-m", jobs.word_model(tmp_path))
+    ends = [jobs.run(*command), jobs.run(*command), jobs.run(*command, "--update"), jobs.run("merge", output)]
+    assert [done.code for done in ends] == [3, 3, 3, 3]
+    assert all("nothing to do: the output is finished; 1 rows were rejected" in done.err for done in ends[1:])

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
+import models
 from embedcli import checkpoint, contracts, outputs, runners, sources
 from embedcli.checkpoint import shares
 from embedcli.contracts import Job, OutputError, Piece, Share, UsageError
@@ -201,7 +202,7 @@ def test_merge_names_what_is_missing(home: Path, tmp_path: Path) -> None:
     encode(home, output, "--shard", "3/3", *SMALL)
     encode(home, output, "--shard", "2/3", *SMALL)
     again = jobs.run("merge", output)
-    assert again.code == 0
+    assert again.code == 3
     assert "nothing to do" in again.err
 
 
@@ -598,3 +599,12 @@ def test_a_layout_survives_its_note(tmp_path: Path) -> None:
     assert (again.row_bytes, noted) == (layout.row_bytes, space)
     with pytest.raises(OutputError, match="precision"):
         facts.note_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"})
+
+
+def test_a_folder_output_goes_on_with_another_engine(tmp_path: Path) -> None:
+    source, command = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(60)), ("-m", models.folder("m3e-base"))
+    flags = ("--chunk-rows", 20, "--engine")
+    assert jobs.run("encode", source, f"{tmp_path}/out/", *command, "--limit", 20, *flags, "openvino").code == 75
+    done = jobs.run("encode", source, f"{tmp_path}/out/", *command, *flags, "torch")
+    assert done.code == 0, done.err
+    assert jobs.run("verify", f"{tmp_path}/out/", source, "--all").code == 0

@@ -26,6 +26,8 @@ from embedcli.contracts import (
 
 # In a stage: the names of the files of the output that is being replaced.
 REPLACED = "_replaced.json"
+# In a stage: it was begun with --overwrite, to replace a finished output whatever that was made from.
+REPLACING = "_replacing.json"
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,12 @@ def readable(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
     """The key-value pairs that embedcli wrote."""
     found = metadata or {}
     return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
+
+
+def replacing(target: Target, job: Mapping[str, Any]) -> bool:
+    """Whether an interrupted --overwrite of this very job is to go on: what it replaces is then not asked about."""
+    begun = json_in(storage.join(target.stage, MANIFEST))
+    return storage.exists(storage.join(target.stage, REPLACING)) and begun == json.loads(json.dumps(job))
 
 
 def stamp(target: Target, inputs: Sequence[str], seen: Mapping[str, Mapping[str, int]]) -> dict[str, Any] | None:

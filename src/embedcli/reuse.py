@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # What two outputs must have in common for a vector of one to stand in the other.
 SPACE_KEYS = (
-    "fingerprint", "pooling", "prompt", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision", "overflow",
+    "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
+    "overflow",
 )  # fmt: skip
 BLOCK_ROWS = 1 << 14
 COLUMNS = ("high", "low", "ids", "tokens", "truncated")

@@ -233,7 +233,7 @@ class Ledger:
         """Forget all parts; the finished output, if any, stays until a new one replaces it."""
         storage.remove(self._path(MANIFEST))
         for name in storage.names(
-            self.target.stage, r"part-|rejects-|share-|inputs-|_ranges\.json|_starts\.json|_space\.json"
+            self.target.stage, r"part-|rejects-|share-|inputs-|_(ranges|starts|space|replacing)\.json"
         ):
             storage.remove(self._path(name))
 

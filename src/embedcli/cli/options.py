@@ -64,7 +64,12 @@ FLAGS = (
     Flag("threads", int, "--threads", "CPU threads for the computation."),
     Flag("on_bad_row", Literal["reject", "fail"], "--on-bad-row", "Put bad rows aside, or stop at the first."),
     Flag("max_rejects", str, "--max-rejects", "Fail beyond this number, or share (0.1%), of rejected rows."),
-    Flag("overwrite", bool, "--overwrite", "Replace an existing output and forget unfinished parts."),
+    Flag(
+        "overwrite",
+        bool,
+        "--overwrite",
+        "Replace an existing output and forget unfinished parts; without it the next run goes on.",
+    ),
     Flag("update", bool, "--update", "Replace a finished output, keeping the vectors of unchanged rows."),
     Flag("reuse", list[str], "--reuse", "Take vectors of equal texts from another finished output; repeatable."),
     Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run goes on."),

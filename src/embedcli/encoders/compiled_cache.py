@@ -65,11 +65,12 @@ def home() -> Path:
 def key(files: ModelFiles, recipe: Recipe) -> str:
     """The name of a model's folder: the same for the same network made by the same converter.
 
-    A prompt counts only where pooling leaves it out, as its length is then part of the network. Normalising,
-    truncating and the limit are done outside the network.
+    A prompt counts only where pooling leaves it out, as its length is then part of the network; a task counts where
+    the model has a way for each. Normalising, truncating and the limit are done outside the network.
     """
     prompt = "" if recipe.include_prompt else recipe.prompt
     parts = {"format": FORMAT, "model": files.fingerprint, "openvino": installed("openvino"), "prompt": prompt}
+    parts |= {"task": recipe.task} if recipe.task else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -2,7 +2,8 @@
 
 transformers makes no mask for a batch without padding, so that faster attention can run, and to find out it reads the
 batch's padding back from the device: there the host waits for everything that it has started. But the host has packed
-the batch, and knows. transformers' `AttentionMaskInterface` is handed in: one module owns that import.
+the batch, and knows; what it says holds for a network that masks padding and nothing else. transformers'
+`AttentionMaskInterface` is handed in: one module owns that import.
 """
 
 from __future__ import annotations

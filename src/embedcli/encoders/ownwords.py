@@ -11,7 +11,7 @@ from embedcli.contracts import Tokens
 from embedcli.encoders.tokens import FastTokenizer, as_tokens
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Role, Rows
+    from embedcli.contracts import Rows
     from embedcli.encoders.recipe import Recipe
 
 # Scripts, case, an unknown sign, a special token in the text, an empty text and one beyond small limits.
@@ -60,16 +60,15 @@ class OwnWords:
 class Texts:
     """The pipeline's own preprocessing, for models with other inputs: word lists, chat templates, routers.
 
-    Nothing is known of their cut, so `full` equals the lengths. `arguments` go to every call of the model.
+    Nothing is known of their cut, so `full` equals the lengths.
     """
 
     prompt_length = 0
 
-    def __init__(self, model: Any, recipe: Recipe, role: Role | None) -> None:
+    def __init__(self, model: Any, recipe: Recipe) -> None:
         self._model = model
         self._prompt = recipe.prompt
-        task = {"task": role} if role in ("query", "document") and type(model[0]).__name__ == "Router" else {}
-        self.arguments: dict[str, Any] = task
+        self._told = {"task": recipe.task} if recipe.task else {}
         if recipe.max_seq_length is not None and getattr(model, "max_seq_length", None) is not None:
             model.max_seq_length = recipe.max_seq_length
 
@@ -86,7 +85,7 @@ class Texts:
         return {name: value.to(device) if hasattr(value, "to") else value for name, value in made.items()}
 
     def _preprocess(self, texts: list[str]) -> dict[str, Any]:
-        made: dict[str, Any] = self._model.preprocess(texts, prompt=self._prompt or None, **self.arguments)
+        made: dict[str, Any] = self._model.preprocess(texts, prompt=self._prompt or None, **self._told)
         return made
 
     def _length(self, text: str) -> int:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from embedcli.contracts import Job, ModelError, UsageError
+from embedcli.contracts import Job, ModelError, Role, UsageError
 from embedcli.encoders.files import ModelFiles, read_json
 from embedcli.encoders.known import known
 
@@ -29,6 +29,8 @@ TRANSFORMER_CONFIGS = tuple(
 ROLES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
 # These count positions from padding_idx + 1, so two of the positions in their config hold no token.
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text"}
+# A module with one way through it for queries and another for documents; Asym is its old name.
+ROUTERS = {"Router", "Asym"}
 # Above this a tokenizer's model_max_length means "no limit" (transformers writes 1e30).
 NO_LIMIT = int(1e20)
 
@@ -38,9 +40,10 @@ class Recipe:
     """What decides a model's vectors besides its weights, resolved for one job.
 
     `positions` is the longest padded sequence the model can take (None: any). `normalize` says whether the vectors
-    come out with length 1; `has_normalize` whether the model's own pipeline does it; `saved` whether there is such a
+    come out with length 1; `has_normalize` whether the model's own pipeline ends so; `saved` whether there is such a
     pipeline (modules.json) or a raw Hugging Face folder. `prompt` is prepended to each
-    text as is. `custom_code` names the files and classes that would run with --trust-remote-code and only then.
+    text as is. `task` is the role that a model with a way for each role is told, None for its default way.
+    `custom_code` names the files and classes that would run with --trust-remote-code and only then.
     """
 
     pooling: str
@@ -55,6 +58,7 @@ class Recipe:
     include_prompt: bool
     truncate_dim: int | None
     saved: bool
+    task: Role | None = None
     modules: tuple[str, ...] = ()
     custom_code: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -77,7 +81,8 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, include_prompt = _pooling(folder, modules)
     limit, positions = _limits(folder, modules, job)
-    has_normalize = any(kind == "Normalize" for kind, _ in modules)
+    # One further in front leaves the vectors at whatever length the modules behind it give them.
+    has_normalize = modules[-1][0] == "Normalize"
     return Recipe(
         pooling=pooling,
         max_seq_length=limit,
@@ -91,6 +96,7 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
         include_prompt=include_prompt,
         truncate_dim=job.truncate_dim or saved.get("truncate_dim"),
         saved=(folder / "modules.json").is_file(),
+        task=_task(files, modules, job),
         modules=tuple(kind for kind, _ in modules),
         custom_code=code,
         notes=_notes(files, job, prompts, prompt, source),
@@ -109,6 +115,7 @@ def identity(files: ModelFiles, recipe: Recipe, dtype: str) -> dict[str, Any]:
         "normalize": recipe.normalize,
         "truncate_dim": recipe.truncate_dim,
         "dtype": dtype,
+        **({"task": recipe.task} if recipe.task else {}),
     }
 
 
@@ -215,6 +222,23 @@ def _raw_pooling(folder: Path) -> str:
     config = _optional(folder / "config.json")
     causal = any(str(name).endswith("ForCausalLM") for name in (config.get("architectures") or [])[:1])
     return "lasttoken" if causal and config.get("is_causal", True) else "mean"
+
+
+def _task(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -> Role | None:
+    """The role that the ways through a model are chosen by. UsageError where one is needed and none is given."""
+    roots = [files.folder / path for kind, path in modules if kind in ROUTERS]
+    if roots and job.as_ in ("query", "document"):
+        return job.as_
+    for root in roots:
+        parameters = (_optional(root / "router_config.json") or _optional(root / "config.json")).get("parameters") or {}
+        if not (parameters.get("default_route") or parameters.get("allow_empty_key", True)) and not parameters.get(
+            "route_mappings"
+        ):
+            raise UsageError(
+                f"{files.name} encodes queries in one way and documents in another, and has no default",
+                "add --as query or --as document",
+            )
+    return None
 
 
 def _limits(folder: Path, modules: list[tuple[str, str]], job: Job) -> tuple[int | None, int | None]:

@@ -54,7 +54,7 @@ def _pipeline(encoder: Any, torch: Any) -> Any:
     if type(modules[-1]).__name__ == "Normalize":
         modules.pop()
     types = "token_type_ids" in model.tokenizer.model_input_names
-    prompt_length = encoder.prompt_length
+    prompt_length, task = encoder.prompt_length, encoder.recipe.task
 
     class Pipeline(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -67,6 +67,8 @@ def _pipeline(encoder: Any, torch: Any) -> Any:
                 features["token_type_ids"] = torch.zeros_like(input_ids)
             if prompt_length:
                 features["prompt_length"] = prompt_length
+            if task:
+                features["task"] = task
             for step in self.steps:
                 features = step(features)
             return features["sentence_embedding"].float()

@@ -165,7 +165,7 @@ class TransformerEncoder:
         """Our tokenizer where it gives the model's own ids, else the model's own, else its whole preprocessing."""
         recipe, model = self.recipe, self.model
         if not _takes_token_ids(model, recipe):
-            return Texts(model, recipe, self._job.as_)
+            return Texts(model, recipe)
         own = model.tokenizer
         backend = getattr(own, "backend_tokenizer", None)
         if backend is not None and agrees(own, recipe.max_seq_length):
@@ -192,11 +192,14 @@ class TransformerEncoder:
         else:
             ids, mask = pad(tokens, rows, self.multiple, self.words.pad_id, self.words.pad_left, self.recipe.positions)
             features = {"input_ids": self._copies.put(ids), "attention_mask": self._copies.put(mask)}
-            batch = masks.running(padded=not mask.all())
+            # A model's own code may mask more of a row than its padding.
+            batch = nullcontext() if self.recipe.custom_code else masks.running(padded=not mask.all())
         if self._typed:
             features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length
+        if self.recipe.task:
+            features["task"] = self.recipe.task
         return features, batch
 
     @property
@@ -233,7 +236,7 @@ class TransformerEncoder:
 
         features, batch = self._features(tokens, rows)
         with torch.inference_mode(), batch:
-            vectors = model(features, **getattr(self.words, "arguments", {}))["sentence_embedding"].float()
+            vectors = model(features)["sentence_embedding"].float()
             if self.recipe.normalize and self.dtype != "float32":
                 # A half-precision Normalize module leaves lengths off by 1e-3.
                 vectors = torch.nn.functional.normalize(vectors, dim=-1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from embedcli import checkpoint, encoders, outputs, sources, storage
 from embedcli.contracts import MANIFEST, Job, Outcome, OutputError, OutputFormat, UsageError, Watch
 from embedcli.runners import driving, local
-from embedcli.runners.ends import ended, nothing_to_do
+from embedcli.runners.ends import ended, finished_before, nothing_to_do
 from embedcli.runners.facts import chunk_rows, job_identity, noted_space, shares_of
 from embedcli.runners.running import Load, Run, refuse_rejects
 from embedcli.tables import Layout
@@ -86,12 +86,16 @@ def run_with(this: Run, ledger: checkpoint.Ledger) -> Outcome:
     done = None if this.job.overwrite else outputs.finished(ledger.target)
     job = this.job = replace(this.job, chunk_rows=chunk_rows(this, ledger, done))
     identity = job_identity(job, this.plan, this.files, ledger.target)
+    if not job.update and outputs.replacing(ledger.target, identity):
+        done = None
     if done is not None:
         outcome = nothing_to_do(this, identity, done, ledger)
         if outcome is not None:
             return outcome
     if job.shard is None:
         ledger.begin(identity, overwrite=job.overwrite)
+        if job.overwrite:
+            storage.write_bytes(storage.join(ledger.target.stage, outputs.REPLACING), b"{}")
     else:
         begin_in_turn(ledger, lambda: ledger.begin(identity, overwrite=False))
     return local.run_local(this, ledger, done) if job.runner == "local" else driving.run_shared(this, ledger)
@@ -166,7 +170,7 @@ def merged_before(target: outputs.Target) -> Outcome:
     done = outputs.finished(target)
     if done is None:
         raise UsageError(f"{storage.where(target.output)}: nothing to merge", "run encode with --shard first")
-    return Outcome(0, "nothing to do: the output is finished", {}, dict(done.space))
+    return finished_before(done)
 
 
 def gathered(ledger: checkpoint.Ledger) -> tuple[dict[str, int], Layout, dict[str, Any]]:

@@ -40,7 +40,7 @@ def run_shared(this: Run, ledger: checkpoint.Ledger) -> Outcome:
             for one in done:
                 take(this, ledger, one)
         if this.control.reason is not None:
-            return stopped(this, ledger.totals(), "run the same command again to go on")
+            return stopped(this, ledger.totals())
     return local.publish_noted(this, ledger)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ def ended(totals: dict[str, int], space: dict[str, Any], files: tuple[str, ...] 
     return Outcome(3 if rejects else 0, reason, totals, space, files)
 
 
-def stopped(this: Run, totals: dict[str, int], what_next: str) -> Outcome:
+def stopped(this: Run, totals: dict[str, int], what_next: str = "") -> Outcome:
+    # With the flag, what is done would be forgotten.
+    again = "run the same command without --overwrite" if this.job.overwrite else "run the same command again"
+    what_next = what_next or f"{again} to go on"
     code = INTERRUPTED if this.control.reason == "SIGINT" else STOPPED
     return Outcome(code, f"stopped by {this.control.reason}: {what_next}", totals)
 
@@ -48,8 +52,14 @@ def nothing_to_do(
             return None
         raise
     ledger.remove_stage()
-    totals = {key: int(done.job[key]) for key in TOTALS}
-    return Outcome(0, "nothing to do: the output is finished", totals, dict(done.space), (), totals["read"])
+    return replace(finished_before(done), resumed_rows=int(done.job["read"]))
+
+
+def finished_before(done: outputs.Finished) -> Outcome:
+    """The end of a run that finds its output finished: the exit code is that of the run that finished it."""
+    outcome = ended({key: int(done.job[key]) for key in TOTALS}, dict(done.space))
+    rejected = f"; {outcome.reason}" if outcome.exit_code else ""
+    return replace(outcome, reason=f"nothing to do: the output is finished{rejected}")
 
 
 def refuse_changed_input(this: Run, done: outputs.Finished, ledger: checkpoint.Ledger) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from embedcli.encoders.files import ModelFiles
 
 SPACE_FILE = "_space.json"
+# What may change between the runs and the workers of one job: the vectors stay the same but for the last digits.
+FREE = {"versions", "threads", "engine", "device"}
 STARTS_FILE = "_starts.json"
 # A share of a single-file output: a worker that dies costs at most so many chunks.
 SHARE_CHUNKS = 8
@@ -154,7 +156,7 @@ def note_space(stage: str, layout: Layout, space: dict[str, Any]) -> None:
     if not storage.exists(note):
         storage.write_bytes(note, json.dumps(text, ensure_ascii=False).encode())
     old = json.loads(storage.read_bytes(note))
-    for key in sorted({*old["space"], *space} - {"versions", "threads"}):
+    for key in sorted({*old["space"], *space} - FREE):
         if old["space"].get(key) != space.get(key):
             raise OutputError(
                 f"{storage.where(note)}: other workers of this job made vectors of another kind: {key} "

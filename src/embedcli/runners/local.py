@@ -53,7 +53,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | Non
                 this.wrote(encoded, ledger.rejected)
         this.used(encoder)
         if this.control.reason is not None:
-            return stopped(this, ledger.totals(), "run the same command again to go on")
+            return stopped(this, ledger.totals())
         if shares:
             ledger.seal_ready(layout, space)
         return publish(this, ledger, layout, space, store)

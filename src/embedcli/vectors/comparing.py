@@ -184,7 +184,7 @@ def neighbours(first: Output, second: Output, shared: Shared, sample: Places, k:
 
 
 def same_space(first: Output, second: Output) -> bool:
-    names = ("model", "fingerprint", "prompt", "pooling", "max_seq_length")
+    names = ("model", "fingerprint", "prompt", "task", "pooling", "max_seq_length")
     known = bool(first.space) and bool(second.space) and first.dim == second.dim
     return known and all(first.space.get(name) == second.space.get(name) for name in names)
 

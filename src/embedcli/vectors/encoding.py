@@ -138,7 +138,7 @@ def recorded_job(output: Output, what_for: str, **flags: Any) -> Job:
     }
     recorded |= {name: made[name] for name in ("text_column", "template", "id_column", "format") if made.get(name)}
     recorded |= {name: made[name] for name in ("overflow", "split_overlap", "encoding") if name in made}
-    recorded["prompt"] = space.get("prompt") or ""
+    recorded |= {"prompt": space.get("prompt") or "", "as_": space.get("task")}
     if "model" in given:
         recorded["revision"] = None
     return checked(Job(**{"inputs": (), "output": "-", **recorded, **given}), space, output.path)

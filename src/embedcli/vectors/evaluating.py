@@ -25,14 +25,14 @@ NDCG_AT = 10
 
 
 class Encoders:
-    """The encoders of one model, one for each prompt, and the texts and seconds they took. Loading is not counted."""
+    """The encoders of one model, one for each prompt and task; the texts and seconds they took, without loading."""
 
     def __init__(self, job: Job, notify: Notify) -> None:
         self.job = job
         self.count = 0
         self.seconds = 0.0
         self._notify = notify
-        self._loaded: dict[str, Texts] = {}
+        self._loaded: dict[tuple[str, str | None], Texts] = {}
 
     def encode(self, texts: Sequence[str], job: Job | None = None) -> Floats:
         """float32 [len(texts), dim] by the encoder of `job`, which may differ from the model's own in its prompt."""
@@ -44,10 +44,11 @@ class Encoders:
         return vectors
 
     def _encoder(self, job: Job) -> Texts:
-        prompt = str(encoders.identity(job)["prompt"])
-        if prompt not in self._loaded:
-            self._loaded[prompt] = Texts(job, self._notify)
-        return self._loaded[prompt]
+        made = encoders.identity(job)
+        key = str(made["prompt"]), made.get("task")
+        if key not in self._loaded:
+            self._loaded[key] = Texts(job, self._notify)
+        return self._loaded[key]
 
     def close(self) -> None:
         for encoder in self._loaded.values():
