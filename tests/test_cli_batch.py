@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -66,6 +67,15 @@ def test_what_comes_back_in_any_order_is_joined(tmp_path: Path, source: Path) ->
     again = jobs.run("batch", "import", *results, tmp_path / "out.parquet")
     assert again.code == 0
     assert "nothing to do" in again.err
+
+
+def test_names_that_are_no_unicode_are_exported_too(tmp_path: Path, source: Path) -> None:
+    named = source.rename(tmp_path / os.fsdecode(b"\xff.jsonl"))
+    results = write(tmp_path / "results.jsonl", [answer(request, DIM) for request in exported(tmp_path, named)])
+    done = jobs.run("batch", "import", results, tmp_path / "out.parquet", "--report", tmp_path / "run.json")
+    assert done.code == 0, done.err
+    assert_right(tmp_path / "out.parquet", ROWS)
+    assert json.loads((tmp_path / "run.json").read_bytes())["job"]["inputs"] == [str(named)]
 
 
 def test_an_import_is_the_job_that_encode_would_run(tmp_path: Path, source: Path, server: FakeServer) -> None:

@@ -616,6 +616,10 @@ def test_names_that_are_no_unicode_are_inputs_too(tmp_path: Path, model: Path) -
         assert done.code == 0, done.err
         again = jobs.run_apart("encode", f"{tmp_path}/b*.jsonl", f"{tmp_path}/{output}", "--model", model)
         assert "nothing to do" in again.err
+    report = tmp_path / "run.json"
+    done = jobs.run_apart("encode", tmp_path / name, tmp_path / "c.parquet", "--model", model, "--report", report)
+    assert done.code == 0, done.err
+    assert json.loads(report.read_text("utf-8"))["job"]["inputs"] == [str(tmp_path / name)]
 
 
 @pytest.mark.parametrize("kind", ["npy", "arrow", "parquet"])

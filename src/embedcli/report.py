@@ -314,4 +314,5 @@ def write_json(path: str, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     # Numbers of a list stand on one line. A line break inside a text is written as \\n, so only lists match.
     text = re.sub(r"\[\n[\d\s.,e-]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
-    storage.write_bytes(path, text.encode())
+    # A file name that is no Unicode holds lone surrogates, which JSON has a spelling for.
+    storage.write_bytes(path, text.encode("utf-8", "backslashreplace"))

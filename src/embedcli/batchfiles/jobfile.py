@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from embedcli import storage
 from embedcli.contracts import Job, UsageError
@@ -34,7 +33,10 @@ def remember(job: Job, requests: str) -> str:
     kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
     kept["base_url"] = address(job).base_url
     path = path_of(requests)
-    storage.write_bytes(path, orjson.dumps(kept, option=orjson.OPT_INDENT_2) + b"\n")
+    # Not orjson, which has no spelling for a file name that is no Unicode.
+    storage.write_bytes(
+        path, (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    )
     return path
 
 
@@ -45,7 +47,7 @@ def recall(results: Sequence[str], output: str, file: str | None = None) -> Job:
     """
     path = file or _beside(results)
     try:
-        kept = orjson.loads(Path(path).read_bytes())
+        kept = json.loads(Path(path).read_bytes())
         made: dict[str, Any] = {name: kept[name] for name in FIELDS}
         made |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
     except OSError as error:
