@@ -26,6 +26,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "workers": (True, "give a whole number"),
     "chunk_rows": (1.5, "give a whole number"),
     "split_overlap": (-1, "give 0 or more"),
+    "threads": (2**64, f"give {2**53} or less"),
     "max_seconds": (0, "give a number of seconds"),
     "patience": (float("nan"), "give a number"),
     "revision": (3, "give a string"),

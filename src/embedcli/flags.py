@@ -20,6 +20,8 @@ LEAST = {
     "num_cpus": 0, "num_gpus": 0,
 }  # fmt: skip
 ABOVE_ZERO = ("max_seconds", "request_timeout")
+# What JSON, numpy and Arrow all hold exactly.
+LARGEST = 2**53
 
 
 def checked(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def value_of(name: str, value: Any) -> Any:
     made = as_kind(name, kinds[0], value)
     if name in LEAST and made < LEAST[name]:
         raise UsageError(f"--{spelled(name)} {made:g} is too small", f"give {LEAST[name]} or more")
+    if isinstance(made, int) and made > LARGEST:
+        raise UsageError(f"--{spelled(name)} {made} is too large", f"give {LARGEST} or less")
     if name in ABOVE_ZERO and made <= 0:
         raise UsageError(f"--{spelled(name)} {made:g} is not above zero", "give a number of seconds")
     return made
