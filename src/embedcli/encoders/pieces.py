@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 # Text of one slice: at least so much that what Python does for each does not count, and, where words are looked up once
-# in each, up to four times that, as long as all threads have one: tokens per processor second at 2^17, 2^18 ... 2^21
-# characters, of rows of all lengths: 3.5, 4.6, 6.6, 7.0, 7.0 million.
+# in each, up to twice that, as long as all threads have one: tokens per processor second at 2^17, 2^18 ... 2^21
+# characters, of rows of all lengths: 3.5, 4.6, 6.6, 7.0, 7.0 million; a slice takes some 25 bytes per character.
 SLICE_CHARACTERS = 1 << 18
-LARGEST_SLICE = 1 << 20
+LARGEST_SLICE = 1 << 19
 # About 200 bytes each. Longer pieces hardly ever come again.
 REMEMBERED = 1 << 18
 REMEMBERED_LENGTH = 64
