@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 import models
 from embedcli import engine
 from embedcli.encoders.copies import Copies, Fetched
-from embedcli.engine import unusable
 from embedcli.meter import Control, Meter
+from embedcli.precision import unusable
 from embedcli.sequences import Settings
 from fakes import chunk
 from reference import encode, job, load, samples

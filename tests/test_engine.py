@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from embedcli.contracts import Chunk, InputError, Known, ModelError
-from embedcli.engine import encode, unusable
+from embedcli.engine import encode
 from embedcli.meter import Control, Meter
-from embedcli.precision import shape
-from embedcli.sequences import Settings, portions, prepare, text_hashes
+from embedcli.precision import shape, unusable
+from embedcli.sequences import Settings, prepare, text_hashes
 from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
 
 WORDS = ["amber", "basil", "cedar", "delta", "ember", "fjord", "grove"]
@@ -222,12 +222,17 @@ def test_vectors_that_cannot_be_stored_are_rejected(overflow: Any) -> None:
 
 @given(st.lists(st.text(max_size=9), max_size=30), st.integers(1, 40))
 def test_portions_hold_every_text_once_and_hardly_more_than_asked_for(texts: list[str], characters: int) -> None:
-    bounds = portions(texts, characters)
-    assert (bounds[0], bounds[-1]) == (0, len(texts))
-    assert len(bounds) == 2 or bounds == sorted(set(bounds))
-    for start, stop in pairwise(bounds):
-        assert sum(map(len, texts[start : stop - 1])) <= characters + 9
-    assert portions(texts, None) == [0, len(texts)]
+    encoder = FakeEncoder()
+    encoder.portion = characters
+    made = list(prepare(chunk(texts), encoder, Settings(), Meter()))
+    parts = [portion.windows.sequences for portion in made]
+    assert [text for part in parts for text in part] == list(dict.fromkeys(texts))
+    assert [portion.first for portion in made] == [0, *accumulate(map(len, parts[:-1]))]
+    assert len(parts) == 1 or all(parts)
+    for part in parts:
+        assert sum(map(len, part[:-1])) <= characters + 9
+    encoder.portion = None
+    assert len(list(prepare(chunk(texts), encoder, Settings(), Meter()))) == 1
 
 
 def test_a_portion_is_begun_before_the_next_one_is_tokenized() -> None:

@@ -1,8 +1,8 @@
-"""Lengths to batches under a padded-token budget. Pure: no I/O, no clock."""
+"""Lengths to batches under a padded-token budget, and sizes to groups. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,3 +39,16 @@ def cost(lengths: Rows, multiple: int) -> int:
 def padded(length: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that holds `length` tokens; 0 pads nothing."""
     return -(-length // multiple) * multiple if multiple else length
+
+
+def groups(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
+    """Ranges [start, stop) of successive items, each as many as come to `most` together, one at least."""
+    start = there = count = 0
+    for size in sizes:
+        if count > start and there + size > most:
+            yield start, count
+            start, there = count, 0
+        there += size
+        count += 1
+    if count > start:
+        yield start, count

@@ -13,10 +13,11 @@ from embedcli import batching
 from embedcli.contracts import Chunk, Encoded, Encoder, ModelError, OutOfMemory
 from embedcli.handover import Idle, ahead, ahead_or_idle
 from embedcli.meter import Control, Meter
+from embedcli.precision import unusable
 from embedcli.sequences import Portion, Settings, Work, finish, prepare
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Bools, Floats, Rows
+    from embedcli.contracts import Floats, Rows
 
 
 NOT_FINITE = "the encoder's vector is not finite, or zero, in float32 too"
@@ -174,15 +175,3 @@ class Device:
     def _ready(self) -> Iterator[Work]:
         while self.waiting and self.waiting[0].done:
             yield self.waiting.popleft()
-
-
-def unusable(vectors: Floats) -> Bools:
-    """bool [n]: rows with a NaN, an infinity, or nothing but zeros."""
-    if not vectors.size:
-        return np.zeros(len(vectors), bool)
-    # Their squares tell, in a quarter of the time, but for numbers so large or small that these overflow or vanish.
-    squares = np.einsum("ij,ij->i", vectors, vectors)
-    bad: Bools = ~(np.isfinite(squares) & (squares > 0))
-    odd = vectors[bad]
-    bad[bad] = ~np.isfinite(odd).all(axis=1) | ~odd.any(axis=1)
-    return bad

@@ -57,9 +57,22 @@ def store(vectors: Floats, precision: Precision, ranges: Floats | None = None) -
 
 def fits(vectors: Floats, precision: Precision) -> Bools:
     """bool [n]: whether finite vectors stay finite, and other than nothing but zeros, in their stored form."""
+    if precision != "float16":
+        return ~unusable(vectors)
     largest = np.abs(vectors).max(axis=1, initial=0)
-    least, most = HALF if precision == "float16" else (0, np.inf)
-    return np.asarray((largest > least) & (largest < most))
+    return np.asarray((largest > HALF[0]) & (largest < HALF[1]))
+
+
+def unusable(vectors: Floats) -> Bools:
+    """bool [n]: rows with a NaN, an infinity, or nothing but zeros."""
+    if not vectors.size:
+        return np.zeros(len(vectors), bool)
+    # Their squares tell, in a quarter of the time, but for numbers so large or small that these overflow or vanish.
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    bad: Bools = ~(np.isfinite(squares) & (squares > 0))
+    odd = vectors[bad]
+    bad[bad] = ~np.isfinite(odd).all(axis=1) | ~odd.any(axis=1)
+    return bad
 
 
 def restore(stored: NDArray[Any], precision: Precision, dim: int, ranges: Floats | None = None) -> Floats:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from embedcli.batching import groups
 from embedcli.contracts import (
     Chunk,
     Encoded,
@@ -122,20 +122,12 @@ def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) ->
     meter.reused += len(chunk.texts) - fresh
     meter.duplicates += fresh - len(texts)
     work = Work(chunk, hashes, known, inverse)
-    bounds = portions(texts, getattr(encoder, "portion", None))
-    for first, stop in pairwise(bounds):
+    characters = getattr(encoder, "portion", None)
+    for first, stop in groups(map(len, texts), characters) if characters and texts else [(0, len(texts))]:
         made = portion_of(work, first, texts[first:stop], encoder, settings)
         work.portions.append(made)
-        work.whole = stop == bounds[-1]
+        work.whole = stop == len(texts)
         yield made
-
-
-def portions(texts: Sequence[str], characters: int | None) -> list[int]:
-    """Where portions of about so many characters begin, and the last one ends; one of all texts for None."""
-    if characters is None or len(texts) < 2:
-        return [0, len(texts)]
-    ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
-    return [0, *(np.flatnonzero(np.diff(ends // characters)) + 1).tolist(), len(texts)]
 
 
 def portion_of(work: Work, first: int, texts: list[str], encoder: Encoder, settings: Settings) -> Portion:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedcli import lancefolder, precision, storage
+from embedcli import batching, lancefolder, precision, storage
 from embedcli.contracts import OutputError, OutputFormat, UsageError
 from embedcli.pyvalues import rows_of
 from embedcli.tables import ROW_GROUP_BYTES, Layout, regrouped, vectors_of
@@ -298,11 +298,4 @@ def stdout_errors() -> Iterator[None]:
 
 def folder_parts(rows: Sequence[int], row_bytes: int, part_size: int) -> list[tuple[int, int]]:
     """Ranges [first, last) of successive chunks, each as many as fit in `part_size` bytes of vectors, at least one."""
-    ranges: list[tuple[int, int]] = []
-    first = held = 0
-    for i, count in enumerate(rows):
-        if i > first and (held + count) * row_bytes > part_size:
-            ranges.append((first, i))
-            first, held = i, 0
-        held += count
-    return [*ranges, (first, len(rows))] if rows else ranges
+    return list(batching.groups((count * row_bytes for count in rows), part_size))

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from embedcli.cli.boundary import guarded
-from embedcli.cli.options import Quiet
+from embedcli.cli.options import Quiet, takes
 from embedcli.contracts import OutputFormat
-from embedcli.flags import value_of
 
 
 @guarded
+@takes(("max_rejects",))
 def merge(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output that the shards have in common.")],
     to: Annotated[OutputFormat | None, typer.Option("--to", help="Its format, when the name does not tell.")] = None,
-    max_rejects: Annotated[
-        str | None,
-        typer.Option(
-            "--max-rejects",
-            help="Fail beyond this number, or share (0.1%), of rejected rows.",
-            envvar="EMBEDCLI_MAX_REJECTS",
-            show_envvar=False,
-        ),
-    ] = None,
     quiet: Quiet = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """Publish an output whose shards (`encode --shard K/N`) are all done, after checking that no row is missing.
 
@@ -33,7 +26,7 @@ def merge(
     """
     from embedcli import runners
 
-    outcome = runners.merge(output, to, value_of("max_rejects", max_rejects))
+    outcome = runners.merge(output, to, flags["max_rejects"])
     if not quiet:
         counted = f"{outcome.totals['read']:,} rows: " if outcome.totals else ""
         typer.echo(f"{output}: {counted}{outcome.reason}", err=True)

@@ -12,21 +12,20 @@ from typing import Annotated, Any
 import typer
 
 from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.options import takes
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 GAP = "  "
-CacheDir = Annotated[
-    str | None,
-    typer.Option("--cache-dir", help="Where hub models are kept.", envvar="EMBEDCLI_CACHE_DIR", show_envvar=False),
-]
 
 
 @guarded
+@takes(("cache_dir",))
 def models(
     compiled: Annotated[bool, typer.Option("--compiled", help="List the compiled models in the cache.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Empty the cache of compiled models.")] = False,
     as_json: Json = False,
-    cache_dir: CacheDir = None,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """List the known model names and which of them are on this machine."""
     set_environment({})
@@ -37,20 +36,22 @@ def models(
     elif compiled:
         show(compiled_rows(), as_json)
     else:
-        show(known_rows(cache_dir), as_json)
+        show(known_rows(flags["cache_dir"]), as_json)
 
 
 @guarded
+@takes(("cache_dir",))
 def pull(
     model: Annotated[str, typer.Argument(help="A name from `embedcli models`, or a hub id.")],
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
-    cache_dir: CacheDir = None,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """Fetch a model into the local cache, for machines that run offline later."""
     set_environment({})
     from embedcli.encoders import catalog
 
-    files = catalog.pull(model, revision, cache_dir)
+    files = catalog.pull(model, revision, flags["cache_dir"])
     note(f"{files.name} is in {files.folder}" + (f", revision {files.revision}" if files.revision else ""))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from embedcli.batching import groups
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,13 +51,14 @@ class WholeTexts:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._threads = threads
         # A tokenizer uses all cores by itself; what Python does with its results, one: with two slices at a time
         # the others need not wait for that.
-        self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "tokenize")
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
-        return joined(list(self._pool.map(self._slice, slices(texts, self._size(texts)))))
+        slices = (texts[start:stop] for start, stop in groups(map(len, texts), self._size(texts)))
+        return joined(list(self._pool.map(self._slice, slices)))
 
     def _size(self, texts: Sequence[str]) -> int:
         """The characters of a slice of these texts."""
@@ -178,18 +181,6 @@ def splits(tokenizer: Tokenizer) -> bool:
         and len(added) <= MOST_ADDED_TOKENS
         and not any(token.normalized or not token.content for token in added)
     )
-
-
-def slices(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Consecutive texts of up to `size` characters together; one text at least."""
-    start = there = 0
-    for i, text in enumerate(texts):
-        if i > start and there + len(text) > size:
-            yield texts[start:i]
-            start, there = i, 0
-        there += len(text)
-    if start < len(texts):
-        yield texts[start:]
 
 
 def utf8(texts: Sequence[str], together: str) -> tuple[Bytes, Ints]:
