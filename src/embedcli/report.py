@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from embedcli import __version__, storage
+from embedcli import __version__, sinks, storage
 from embedcli.contracts import Job, Outcome, Plan, Watch
 
 if TYPE_CHECKING:
@@ -311,8 +310,7 @@ def peak_memory_mb() -> float:
 
 def write_json(path: str, content: Mapping[str, Any]) -> None:
     """Write a report whole, or raise an OutputError."""
-    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    text = sinks.json_text(content, indent=1) + "\n"
     # Numbers of a list stand on one line. A line break inside a text is written as \\n, so only lists match.
     text = re.sub(r"\[\n[\d\s.,e-]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
-    # A file name that is no Unicode holds lone surrogates, which JSON has a spelling for.
-    storage.write_bytes(path, text.encode("utf-8", "backslashreplace"))
+    storage.write_bytes(path, text.encode())

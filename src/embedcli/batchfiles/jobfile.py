@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embedcli import storage
+from embedcli import sinks, storage
 from embedcli.contracts import Job, UsageError
 from embedcli.encoders.endpoint import address
 
@@ -33,10 +33,7 @@ def remember(job: Job, requests: str) -> str:
     kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
     kept["base_url"] = address(job).base_url
     path = path_of(requests)
-    # Not orjson, which has no spelling for a file name that is no Unicode.
-    storage.write_bytes(
-        path, (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-    )
+    storage.write_bytes(path, (sinks.json_text(kept, indent=2) + "\n").encode())
     return path
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embedcli import __version__, calibration, checkpoint, encoders, outputs, precision, sources, storage
+from embedcli import __version__, calibration, checkpoint, encoders, outputs, precision, sinks, sources, storage
 from embedcli.contracts import Columns, Encoder, Job, OutputError, Plan, Share, UsageError
 from embedcli.runners.running import Run
 from embedcli.tables import Layout
@@ -154,7 +154,7 @@ def note_space(stage: str, layout: Layout, space: dict[str, Any]) -> None:
     schema = base64.b64encode(layout.schema().serialize()).decode()
     note, text = storage.join(stage, SPACE_FILE), {"space": space, "schema": schema}
     if not storage.exists(note):
-        storage.write_bytes(note, json.dumps(text, ensure_ascii=False).encode())
+        storage.write_bytes(note, sinks.json_text(text).encode())
     old = json.loads(storage.read_bytes(note))
     for key in sorted({*old["space"], *space} - FREE):
         if old["space"].get(key) != space.get(key):
