@@ -25,10 +25,8 @@ OWNER = {
     "transformers": "encoders/transformer.py",
     "sentence_transformers": "encoders/transformer.py",
     "openvino": "encoders/compiled.py",
-    "gensim": "encoders/keyedvectors.py",
     "jieba": "encoders/words.py",
     "httpx2": "encoders/endpoint.py",
-    "openai": "encoders/remote.py",
     "fsspec": "storage/remote.py",
     "ray": "runners/cluster.py",
     "matplotlib": "vectors/pictures.py",
@@ -36,7 +34,7 @@ OWNER = {
 # Run by path, each in a process of its own, and imported by nobody: the other side of a comparison.
 PROGRAMS = PACKAGE / "bench" / "programs"
 # Allowed anywhere, but not at start: `embedcli --help` needs none of them.
-LATE = {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "safetensors", "model2vec"}
+LATE = {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "safetensors"}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
