@@ -20,7 +20,7 @@ from embedcli.bench.field import BASELINE_BATCH, BATCH_SIZES, best_batch
 from embedcli.bench.model import shape_of
 from embedcli.bench.numbers import Shape
 from embedcli.bench.outcome import best_products, ratio, rounded
-from embedcli.cli.bench import arguments
+from embedcli.cli.bench import encoder_arguments
 from embedcli.cli.options import ENCODER_FLAGS
 from embedcli.contracts import InputError, Job
 
@@ -124,17 +124,17 @@ def flags(**changed: Any) -> dict[str, Any]:
 
 
 def test_default_flags_are_not_passed_on() -> None:
-    assert arguments(flags()) == ()
+    assert encoder_arguments(flags()) == ()
 
 
 def test_changed_flags_are_passed_on_as_they_are_typed() -> None:
     changed = flags(model="m", dtype="bfloat16", normalize=False, as_="query", batch_tokens=512, prompt="")
-    words = arguments(changed)
+    words = encoder_arguments(changed)
     assert words == (
         "--model", "m", "--as", "query", "--prompt", "", "--no-normalize", "--dtype", "bfloat16",
         "--batch-tokens", "512",
     )  # fmt: skip
-    assert arguments(flags(normalize=True, offline=True)) == ("--offline", "--normalize")
+    assert encoder_arguments(flags(normalize=True, offline=True)) == ("--offline", "--normalize")
 
 
 def python(code: str) -> list[str]:

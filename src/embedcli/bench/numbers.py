@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from embedcli.contracts import Floats, Rows
 
 
-# Differences of times below this are nothing.
-CLOCK_SECONDS = 0.001
-
-
 @dataclass(frozen=True)
 class Shape:
     """What decides how much a transformer computes: its parameters without embeddings, its layers and their width."""

@@ -143,61 +143,6 @@ def tuning(made: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def together(made: Mapping[str, Any]) -> str:
-    """What `together` found: each runner's times, and its speed after the start beside one process."""
-    lines = [*on_machine(made["machine"])]
-    lines += labelled("rows", f"{made['rows']:,} in {made['files']} files")
-    lines += labelled("runs", f"{made['rounds']} of each, in turn; medians; ratios are of runs of the same round")
-    lines += disturbed(made["runners"].values())
-    lines += ["", row("seconds", ("process", "start", "after", "ratio"))]
-    for name, its in made["runners"].items():
-        times = [seconds(its[key]) for key in ("process_seconds", "start_seconds", "working_seconds")]
-        lines.append(row(name, (*times, f"{its['ratio']['median']:.2f}")))
-    return "\n".join([*lines, *(["", *missing(made)] if made["missing"] else [])])
-
-
-def shapes(made: Mapping[str, Any]) -> str:
-    """What `shapes` found: for every size and kind of rows a line of embedcli's, one of the baseline's, and stages."""
-    cells = [(name, kind, its) for name, kinds in made["shapes"].items() for kind, its in kinds.items()]
-    first = cells[0][2]
-    lines = [*on_machine(first["machine"]), *labelled("runs", f"{made['rounds']} of each, in turn; medians")]
-    lines += [*disturbed(figures for _, _, its in cells for figures in its["contenders"].values()), ""]
-    lines.append(row("medians", ("rows/s", "tokens/s", "times", "of best", "idle", "cosine")))
-    shares = ["", "share of the encode seconds, stages side by side"]
-    for name, kind, its in cells:
-        ours, base = next(iter(its["contenders"])), its["baseline"]
-        lines.append(f"{name} network, {kind} rows ({its['input']['rows']:,})")
-        lines += [row(f"  {who}", shape_cells(its["contenders"][who])) for who in (ours, base)]
-        own = its["contenders"][ours]
-        spent = (f"{stage} {percent(s / own['encode_seconds'])}" for stage, s in own["stage_seconds"].items())
-        shares += labelled(f"{name} {kind}", ", ".join(spent), 13)
-    return "\n".join([*lines, *shares, "", *textwrap.wrap(best(first), WIDTH)]).rstrip()
-
-
-def shape_cells(its: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        f"{its['rows_per_second']:,.0f}",
-        f"{its['tokens_per_second']:,.0f}",
-        f"{its['encode_ratio']['median']:.2f}",
-        percent(its.get("share_of_matrix_product")),
-        percent(its.get("device_idle_share")),
-        cosine(its["lowest_cosine"]),
-    )
-
-
-def memory(made: Mapping[str, Any]) -> str:
-    """Peak memory by number of rows."""
-    lines = [*on_machine(made["machine"]), "", row("rows", ("memory", "process", "rows/s"))]
-    for run in made["runs"]:
-        cells = (
-            f"{run['peak_memory_mb']:,.0f} MB",
-            f"{run['process_seconds']:.1f} s",
-            f"{run['rows_per_second']:,.0f}",
-        )
-        lines.append(row(f"{run['rows']:,}", cells))
-    return "\n".join([*lines, f"growth {made['growth_mb']:,.0f} MB; it may be {made['allowed_mb']:,.0f} MB"])
-
-
 def row(name: str, cells: Sequence[str]) -> str:
     """A name and right-aligned cells that share the rest of the width."""
     width = (8, 10, 8, 8, 8, 8)

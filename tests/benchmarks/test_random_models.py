@@ -1,4 +1,4 @@
-"""Networks made for a measurement: their sizes, the lengths of their rows, and the table of all of them."""
+"""Transformers with random weights: their sizes, the lengths of their rows, and the table of all of them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 import embedcli
 import models
-from embedcli.bench import shapes, tables
+import random_models
+from embedcli.bench import tables
 from embedcli.bench.compare import Request
 from embedcli.bench.model import shape_of
 from embedcli.bench.numbers import Shape
-from embedcli.cli import app
 from embedcli.contracts import Job, UsageError
 
 LAYERS, WIDTH = 2, 24
@@ -31,7 +31,7 @@ def words() -> Path:
 
 @pytest.fixture(scope="module")
 def network(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shapes.network(tmp_path_factory.mktemp("networks") / "tiny", words, LAYERS, WIDTH)
+    return random_models.create_random_model(tmp_path_factory.mktemp("networks") / "tiny", words, LAYERS, WIDTH)
 
 
 def test_a_network_is_a_model_of_its_size(network: Path) -> None:
@@ -44,28 +44,28 @@ def test_a_network_is_a_model_of_its_size(network: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", shapes.KINDS, ids=lambda kind: kind.name)
-def test_rows_have_the_tokens_that_were_asked_for(kind: shapes.Kind, network: Path) -> None:
+@pytest.mark.parametrize("kind", random_models.ROW_KINDS, ids=lambda kind: kind.name)
+def test_rows_have_the_tokens_that_were_asked_for(kind: random_models.RowKind, network: Path) -> None:
     lengths = kind.lengths(40)
-    tokenizer = shapes.tokenizer_of(network)
+    tokenizer = random_models.load_tokenizer(network)
     tokenizer.no_padding()
-    texts = shapes.Words.of(network).texts(lengths)
+    texts = random_models.TextGenerator.for_model(network).generate(lengths)
     assert [len(tokenizer.encode(text).ids) for text in texts] == lengths.tolist()
-    assert lengths.max() <= shapes.LIMIT
+    assert lengths.max() <= random_models.MAX_TOKENS
     assert len(set(texts)) == len(texts)
 
 
 def test_mixed_rows_are_spread_out() -> None:
-    lengths = shapes.mixed(10_000)
+    lengths = random_models.draw_mixed_lengths(10_000)
     assert 70 < np.median(lengths) < 90
-    assert 0.01 < (lengths == shapes.LIMIT).mean() < 0.04
+    assert 0.01 < (lengths == random_models.MAX_TOKENS).mean() < 0.04
 
 
 def test_longer_rows_are_fewer(network: Path) -> None:
-    short, _, long = (shapes.rows_for(kind, network, 1e10) for kind in shapes.KINDS)
-    assert short > 20 * long > 20 * shapes.FEWEST
-    assert shapes.rows_for(shapes.KINDS[0], network, 1.0) == shapes.FEWEST
-    assert shapes.rows_for(shapes.KINDS[0], network, 1e30) == shapes.MOST
+    short, _, long = (random_models.count_rows_for(kind, network, 1e10) for kind in random_models.ROW_KINDS)
+    assert short > 20 * long > 20 * random_models.MIN_ROWS
+    assert random_models.count_rows_for(random_models.ROW_KINDS[0], network, 1.0) == random_models.MIN_ROWS
+    assert random_models.count_rows_for(random_models.ROW_KINDS[0], network, 1e30) == random_models.MAX_ROWS
 
 
 def figures(**more: Any) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def comparison(rows: int) -> dict[str, Any]:
     }
 
 
-def test_the_command_measures_every_size_and_kind(
+def test_the_program_measures_every_size_and_kind(
     words: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Request] = []
@@ -99,10 +99,10 @@ def test_the_command_measures_every_size_and_kind(
         asked.append(request)
         return comparison(len(Path(request.job.inputs[0]).read_text().splitlines()))
 
-    monkeypatch.setattr(shapes, "compare", compared)
-    monkeypatch.setattr(shapes, "network", copied)
+    monkeypatch.setattr(random_models, "compare", compared)
+    monkeypatch.setattr(random_models, "create_random_model", copied)
     flags = ["-m", str(words), "--rows", "30", "--rounds", "2", "--threads", "1", "--json", str(tmp_path / "made.json")]
-    done = CliRunner().invoke(app, ["bench", "--shapes", "small, large", *flags])
+    done = CliRunner().invoke(random_models.app, ["--sizes", "small, large", *flags])
     assert done.exit_code == 0, done.output
     made = json.loads((tmp_path / "made.json").read_text())["shapes"]
     assert [(name, *kinds) for name, kinds in made.items()] == [(name, "short", "mixed", "long") for name in made]
@@ -122,5 +122,12 @@ def test_the_command_measures_every_size_and_kind(
 def test_a_size_that_is_none(words: Path) -> None:
     request = Request(Job((), "-", model=str(words)))
     with pytest.raises(UsageError, match="no such size") as raised:
-        shapes.shapes(["small", "huge"], request, lambda model, rows: request, print)
-    assert raised.value.hint == "choose of small, base, large"
+        random_models.measure(["small", "huge"], request, lambda model, rows: request, print)
+    assert raised.value.hint == "choose from small, base, large"
+
+
+def test_rows_are_not_taken(words: Path) -> None:
+    """They are generated."""
+    done = CliRunner().invoke(random_models.app, ["in.jsonl", "--sizes", "small", "-m", str(words)])
+    assert done.exit_code == 2
+    assert "in.jsonl" in done.stderr
