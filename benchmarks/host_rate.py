@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from embedcli import api, encoders, runners
-from embedcli.bench.rows import write
+from embedcli.bench.rows import write_jsonl
 from embedcli.contracts import DEFAULT_MODEL, Tokens
 from embedcli.encoders import catalog, unpadded
 from embedcli.encoders.copies import Fetched
@@ -87,7 +87,7 @@ def main() -> None:
         generator = TextGenerator.for_model(catalog.resolve(job).folder)
         for kind in ROW_KINDS:
             rows = folder / f"{kind.name}.jsonl"
-            write(rows, generator.generate(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))
+            write_jsonl(rows, generator.generate(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))
             job = api.job_of([str(rows)], str(folder / "out.parquet"), job.model, flags)
             for size, shape in SIZES.items():
                 rates = [measure_rate(job, options.threads, *shape) for _ in range(options.repeat)]

@@ -16,11 +16,11 @@ import numpy as np
 
 from command_line import JsonPath, make_app, publish
 from embedcli import __version__
-from embedcli.bench import machine
-from embedcli.bench.contenders import Lap, Ours, sure
-from embedcli.bench.outcome import rounded
-from embedcli.bench.tables import on_machine, row
-from embedcli.cli.bench import say
+from embedcli.bench.contenders import EmbedcliRun, Timing, run_embedcli
+from embedcli.bench.machine import describe_machine
+from embedcli.bench.outcome import round_floats
+from embedcli.bench.tables import format_machine, format_row
+from embedcli.cli.bench import print_progress
 from embedcli.contracts import EmbedcliError
 from random_static_models import make_word_model
 
@@ -33,7 +33,7 @@ WORDS_PER_ROW = 8
 
 def main(json: JsonPath = None) -> None:
     """Measure the peak memory of a job with 10,000 and with 1,000,000 rows."""
-    figures = measure(say)
+    figures = measure(print_progress)
     publish(figures, format_table(figures), json)
     if figures["growth_mb"] > figures["allowed_mb"]:
         raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
@@ -52,29 +52,29 @@ def measure(notify: Callable[[str], None], row_counts: tuple[int, ...] = ROW_COU
     Raises:
         ModelError: embedcli failed.
     """
-    where = machine.describe()
+    machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         folder = Path(name)
         words = [f"word{i}" for i in range(WORDS)]
-        contender = Ours("embedcli", ("--model", str(make_word_model(folder / "model", words, DIMENSIONS))))
+        contender = EmbedcliRun("embedcli", ("--model", str(make_word_model(folder / "model", words, DIMENSIONS))))
         runs = []
         for count in row_counts:
             rows = folder / "rows.jsonl"
             write_random_rows(rows, words, count)
-            runs.append(summarize_run(count, sure(contender, rows, folder)))
+            runs.append(summarize_run(count, run_embedcli(contender, rows, folder)))
             notify(f"{count:,} rows: {runs[-1]['peak_memory_mb']:,.0f} MB")
     return {
         "embedcli": __version__,
-        "machine": where,
+        "machine": machine,
         "runs": runs,
-        "growth_mb": rounded(runs[-1]["peak_memory_mb"] - runs[0]["peak_memory_mb"]),
+        "growth_mb": round_floats(runs[-1]["peak_memory_mb"] - runs[0]["peak_memory_mb"]),
         "allowed_mb": ALLOWED_MB,
     }
 
 
-def summarize_run(count: int, timing: Lap) -> dict[str, Any]:
+def summarize_run(count: int, timing: Timing) -> dict[str, Any]:
     speed = {"rows_per_second": count / timing.seconds, "process_seconds": timing.seconds}
-    figures: dict[str, Any] = rounded({"peak_memory_mb": timing.peak_mb} | speed)
+    figures: dict[str, Any] = round_floats({"peak_memory_mb": timing.peak_mb} | speed)
     return {"rows": count} | figures
 
 
@@ -95,14 +95,14 @@ def generate_texts(words: list[str], count: int, block: int = 10_000) -> Iterato
 
 def format_table(figures: Mapping[str, Any]) -> str:
     """Peak memory by number of rows, as a text table."""
-    lines = [*on_machine(figures["machine"]), "", row("rows", ("memory", "process", "rows/s"))]
+    lines = [*format_machine(figures["machine"]), "", format_row("rows", ("memory", "process", "rows/s"))]
     for run in figures["runs"]:
         cells = (
             f"{run['peak_memory_mb']:,.0f} MB",
             f"{run['process_seconds']:.1f} s",
             f"{run['rows_per_second']:,.0f}",
         )
-        lines.append(row(f"{run['rows']:,}", cells))
+        lines.append(format_row(f"{run['rows']:,}", cells))
     return "\n".join([*lines, f"growth {figures['growth_mb']:,.0f} MB; allowed are {figures['allowed_mb']:,.0f} MB"])
 
 

@@ -25,13 +25,22 @@ import typer
 
 from command_line import JsonPath, Rounds, make_app, publish
 from embedcli import __version__
-from embedcli.bench.compare import Request, compare
-from embedcli.bench.model import shape_of
-from embedcli.bench.numbers import useful_flop
-from embedcli.bench.processes import run
-from embedcli.bench.rows import write
-from embedcli.bench.tables import WIDTH, best, cosine, disturbed, labelled, on_machine, percent, row
-from embedcli.cli.bench import make_request, say
+from embedcli.bench.compare import BenchRequest, compare
+from embedcli.bench.model import read_transformer_shape
+from embedcli.bench.numbers import count_useful_flop
+from embedcli.bench.processes import run_measured
+from embedcli.bench.rows import write_jsonl
+from embedcli.bench.tables import (
+    WIDTH,
+    format_best_products,
+    format_busy_warning,
+    format_cosine,
+    format_machine,
+    format_percent,
+    format_row,
+    with_label,
+)
+from embedcli.cli.bench import make_request, print_progress
 from embedcli.cli.boundary import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, takes
 from embedcli.contracts import ModelError, UsageError
@@ -70,11 +79,11 @@ def main(
     """Measure embedcli beside sentence-transformers on transformers with random weights."""
     set_environment(flags)
 
-    def request_for(model: Path, input_path: Path) -> Request:
+    def request_for(model: Path, input_path: Path) -> BenchRequest:
         return make_request([str(input_path)], flags | {"model": str(model)}, rounds=rounds, peers=False, few=False)
 
     names = [name.strip() for name in sizes.split(",")]
-    figures = measure(names, make_request([], flags, rounds=rounds, rows=rows), request_for, say)
+    figures = measure(names, make_request([], flags, rounds=rounds, rows=rows), request_for, print_progress)
     publish(figures, format_table(figures), json)
 
 
@@ -134,8 +143,8 @@ ROW_KINDS = (
 
 def measure(
     names: Sequence[str],
-    request: Request,
-    request_for: Callable[[Path, Path], Request],
+    request: BenchRequest,
+    request_for: Callable[[Path, Path], BenchRequest],
     notify: Callable[[str], None],
 ) -> dict[str, Any]:
     """Compare embedcli with the baseline for every size in `names` and every kind of rows.
@@ -169,7 +178,7 @@ def measure(
                 flop = CPU_FLOP if devices.on_cpu(request.job) else GPU_FLOP
                 count = request.rows or count_rows_for(kind, model, flop)
                 rows = Path(place, f"{kind.name}.jsonl")
-                write(rows, generator.generate(kind.lengths(count)))
+                write_jsonl(rows, generator.generate(kind.lengths(count)))
                 notify(f"{name}, {kind.name} rows")
                 comparisons[name][kind.name] = compare(request_for(model, rows), notify)
             shutil.rmtree(model)
@@ -178,7 +187,7 @@ def measure(
 
 @contextmanager
 def use_cache(folder: str) -> Iterator[None]:
-    """Keep compiled models in `folder` meanwhile: those of random models are useless afterwards."""
+    """Cache compiled models in `folder` meanwhile: those of random models are useless afterwards."""
     before = os.environ.get(CACHE_VARIABLE)
     os.environ[CACHE_VARIABLE] = folder
     try:
@@ -213,9 +222,13 @@ def create_random_model(folder: Path, source: Path, layers: int, width: int) -> 
     last_id = max(tokenizer.get_vocab().values())
     padding_id = (tokenizer.padding or {}).get("pad_id", 0)
     sizes = [str(number) for number in (layers, width, last_id + 1, padding_id)]
-    done = run([sys.executable, str(PROGRAMS / "random_bert.py"), str(folder), *sizes], folder.with_suffix(".txt"))
-    if done.code:
-        raise ModelError(f"no random model could be created: {done.last_words}", "install torch and transformers")
+    result = run_measured(
+        [sys.executable, str(PROGRAMS / "random_bert.py"), str(folder), *sizes], folder.with_suffix(".txt")
+    )
+    if result.code:
+        raise ModelError(
+            f"no random model could be created: {result.last_error_line}", "install torch and transformers"
+        )
     pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
     modules = [module_entry(number, name) for number, name in enumerate(MODULES)]
     (folder / "1_Pooling").mkdir()
@@ -253,10 +266,10 @@ def load_tokenizer(model: Path) -> Tokenizer:
 
 def count_rows_for(kind: RowKind, model: Path, flop: float) -> int:
     """The number of rows that need about `flop` floating-point operations."""
-    shape = shape_of(model)
+    shape = read_transformer_shape(model)
     assert shape is not None
     lengths = kind.lengths(MIN_ROWS)
-    return int(np.clip(flop / (useful_flop(lengths, shape) / MIN_ROWS), MIN_ROWS, MAX_ROWS))
+    return int(np.clip(flop / (count_useful_flop(lengths, shape) / MIN_ROWS), MIN_ROWS, MAX_ROWS))
 
 
 def find_whole_words(tokenizer: Tokenizer) -> Iterator[str]:
@@ -272,20 +285,20 @@ def format_table(figures: Mapping[str, Any]) -> str:
     """A text table: for every size and kind of rows a line of embedcli's and one of the baseline's, then stages."""
     cells = [(size, kind, one) for size, kinds in figures["shapes"].items() for kind, one in kinds.items()]
     first = cells[0][2]
-    lines = [*on_machine(first["machine"]), *labelled("runs", f"{figures['rounds']} of each, in turn; medians")]
-    lines += [*disturbed(one for _, _, comparison in cells for one in comparison["contenders"].values()), ""]
-    lines.append(row("medians", ("rows/s", "tokens/s", "times", "of best", "idle", "cosine")))
+    lines = [*format_machine(first["machine"]), *with_label("runs", f"{figures['rounds']} of each, in turn; medians")]
+    lines += [*format_busy_warning(one for _, _, comparison in cells for one in comparison["contenders"].values()), ""]
+    lines.append(format_row("medians", ("rows/s", "tokens/s", "times", "of best", "idle", "cosine")))
     shares = ["", "share of the encode seconds, stages side by side"]
     for size, kind, comparison in cells:
         contenders = comparison["contenders"]
         ours, baseline = next(iter(contenders)), comparison["baseline"]
         lines.append(f"{size} network, {kind} rows ({comparison['input']['rows']:,})")
-        lines += [row(f"  {name}", format_cells(contenders[name])) for name in (ours, baseline)]
+        lines += [format_row(f"  {name}", format_cells(contenders[name])) for name in (ours, baseline)]
         encode_seconds = contenders[ours]["encode_seconds"]
         stages = contenders[ours]["stage_seconds"].items()
-        spent = (f"{stage} {percent(seconds / encode_seconds)}" for stage, seconds in stages)
-        shares += labelled(f"{size} {kind}", ", ".join(spent), 13)
-    return "\n".join([*lines, *shares, "", *wrap(best(first), WIDTH)]).rstrip()
+        spent = (f"{stage} {format_percent(seconds / encode_seconds)}" for stage, seconds in stages)
+        shares += with_label(f"{size} {kind}", ", ".join(spent), 13)
+    return "\n".join([*lines, *shares, "", *wrap(format_best_products(first), WIDTH)]).rstrip()
 
 
 def format_cells(contender: Mapping[str, Any]) -> tuple[str, ...]:
@@ -293,9 +306,9 @@ def format_cells(contender: Mapping[str, Any]) -> tuple[str, ...]:
         f"{contender['rows_per_second']:,.0f}",
         f"{contender['tokens_per_second']:,.0f}",
         f"{contender['encode_ratio']['median']:.2f}",
-        percent(contender.get("share_of_matrix_product")),
-        percent(contender.get("device_idle_share")),
-        cosine(contender["lowest_cosine"]),
+        format_percent(contender.get("share_of_matrix_product")),
+        format_percent(contender.get("device_idle_share")),
+        format_cosine(contender["lowest_cosine"]),
     )
 
 

@@ -19,8 +19,8 @@ import typer
 
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
 from embedcli.bench.compare import compare
-from embedcli.bench.tables import comparison
-from embedcli.cli.bench import make_request, say
+from embedcli.bench.tables import format_comparison
+from embedcli.cli.bench import make_request, print_progress
 from embedcli.cli.boundary import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, takes
 from embedcli.encoders import catalog
@@ -43,8 +43,8 @@ def main(
     source = catalog.resolve(make_request(paths, flags).job).folder
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         model = make_static_model(Path(name) / "static", source, DIMENSIONS)
-        figures = compare(make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), say)
-    publish(figures, comparison(figures), json)
+        figures = compare(make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), print_progress)
+    publish(figures, format_comparison(figures), json)
 
 
 def make_word_model(folder: Path, words: Sequence[str], dim: int) -> Path:

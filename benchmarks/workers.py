@@ -20,26 +20,33 @@ import typer
 
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
 from embedcli import __version__
-from embedcli.bench import machine
-from embedcli.bench.compare import Request
-from embedcli.bench.contenders import Failed, Lap, Ours, sure
-from embedcli.bench.numbers import middle
-from embedcli.bench.outcome import busiest, ratio, rounded
-from embedcli.bench.rows import gather, write
-from embedcli.bench.tables import disturbed, labelled, missing, on_machine, row, seconds
-from embedcli.cli.bench import make_request, say
+from embedcli.bench.compare import BenchRequest
+from embedcli.bench.contenders import EmbedcliRun, RunFailed, Timing, run_embedcli
+from embedcli.bench.machine import describe_machine
+from embedcli.bench.numbers import median_or_nan
+from embedcli.bench.outcome import get_highest_others_share, round_floats, summarize_speedups
+from embedcli.bench.rows import write_dataset, write_jsonl
+from embedcli.bench.tables import (
+    format_busy_warning,
+    format_machine,
+    format_missing,
+    format_row,
+    format_seconds,
+    with_label,
+)
+from embedcli.cli.bench import make_request, print_progress
 from embedcli.cli.boundary import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, takes
 from embedcli.contracts import UsageError
 
-# Every file becomes a partition: enough of them for several workers to finish at about the same time.
+# Input files, each a partition: enough for several workers to finish at about the same time.
 FILES = 20
 ONE_PROCESS = "one process"
 # Differences of times below this are noise.
 CLOCK_SECONDS = 0.001
 
 # One round of a runner: a run on the first row of every file, and a run on all rows.
-TimingPair = tuple[Lap, Lap]
+TimingPair = tuple[Timing, Timing]
 
 
 @takes((*ENCODER_FLAGS, *INPUT_FLAGS))
@@ -54,11 +61,11 @@ def main(
 ) -> None:
     """Measure several workers, and Ray with as many, beside one process."""
     set_environment(flags)
-    figures = measure(make_request(paths, flags, rounds=rounds, rows=rows), workers, say)
+    figures = measure(make_request(paths, flags, rounds=rounds, rows=rows), workers, print_progress)
     publish(figures, format_table(figures), json)
 
 
-def measure(request: Request, workers: int, notify: Callable[[str], None]) -> dict[str, Any]:
+def measure(request: BenchRequest, workers: int, notify: Callable[[str], None]) -> dict[str, Any]:
     """Run every runner once a round, in turn.
 
     Args:
@@ -73,23 +80,23 @@ def measure(request: Request, workers: int, notify: Callable[[str], None]) -> di
         UsageError: There are fewer than two rows for every file.
         ModelError: The run in one process failed.
     """
-    where = machine.describe()
+    machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         folder = Path(name)
-        texts = gather(request.job, request.rows, folder).texts
+        texts = write_dataset(request.job, request.rows, folder).texts
         if len(texts) < 2 * FILES:
             raise UsageError(f"the rows are split into {FILES} files", f"give at least {2 * FILES} rows")
         all_rows, first_rows = write_files(texts, folder / "every"), write_files(texts[:FILES], folder / "first")
         runners, missing_runners = choose_runners(request, workers)
         notify(f"{len(texts):,} rows in {FILES} files; a run on one row of each first, to fill the caches")
-        sure(runners[0], first_rows, folder)
+        run_embedcli(runners[0], first_rows, folder)
         timings: dict[str, list[TimingPair]] = {runner.name: [] for runner in runners}
         for number in range(request.rounds):
             for runner in [runner for runner in runners if runner.name not in missing_runners]:
-                run = sure if runner.name == ONE_PROCESS else Ours.lap
+                run = run_embedcli if runner.name == ONE_PROCESS else EmbedcliRun.run
                 try:
                     timings[runner.name].append((run(runner, first_rows, folder), run(runner, all_rows, folder)))
-                except Failed as error:
+                except RunFailed as error:
                     missing_runners[runner.name] = f"it failed: {error}"
                     continue
                 last = timings[runner.name][-1][1]
@@ -97,7 +104,7 @@ def measure(request: Request, workers: int, notify: Callable[[str], None]) -> di
     measured = {name: pairs for name, pairs in timings.items() if name not in missing_runners}
     return {
         "embedcli": __version__,
-        "machine": where,
+        "machine": machine,
         "rows": len(texts),
         "files": FILES,
         "rounds": request.rounds,
@@ -111,13 +118,14 @@ def write_files(texts: Sequence[str], folder: Path) -> Path:
     folder.mkdir()
     cuts = [len(texts) * i // FILES for i in range(FILES + 1)]
     for i, (begin, end) in enumerate(pairwise(cuts)):
-        write(folder / f"rows-{i:02}.jsonl", texts[begin:end], begin)
+        write_jsonl(folder / f"rows-{i:02}.jsonl", texts[begin:end], begin)
     return folder
 
 
-def choose_runners(request: Request, workers: int) -> tuple[list[Ours], dict[str, str]]:
-    """Choose the runners, one process first, and say why any other is missing. Every file becomes a part file."""
-    alone = Ours(ONE_PROCESS, (*request.arguments, "--part-size", "1"), output="out/")
+def choose_runners(request: BenchRequest, workers: int) -> tuple[list[EmbedcliRun], dict[str, str]]:
+    """Choose the runners, one process first, and give the reason for each that is missing."""
+    # With parts of one byte, every input file becomes a partition.
+    alone = EmbedcliRun(ONE_PROCESS, (*request.arguments, "--part-size", "1"), output="out/")
     several = (*alone.arguments, "--workers", str(workers))
     runners = [alone, replace(alone, name=f"{workers} processes", arguments=several)]
     ray = replace(alone, name=f"Ray, {workers} workers", arguments=(*several, "--runner", "ray"))
@@ -131,32 +139,32 @@ def summarize_runner(pairs: Sequence[TimingPair], alone: Sequence[TimingPair]) -
     # Ray's workers are not children of the measured process: their time would count as that of other programs.
     counted = [whole for _, whole in pairs if whole.report["job"]["runner"] != "ray"]
     figures = {
-        "process_seconds": middle([whole.seconds for _, whole in pairs]),
-        "start_seconds": middle([start.seconds for start, _ in pairs]),
-        "working_seconds": middle(subtract_start(pairs)),
-        "others_share": busiest(counted),
-        "ratio": ratio(subtract_start(alone), subtract_start(pairs)),
+        "process_seconds": median_or_nan([whole.seconds for _, whole in pairs]),
+        "start_seconds": median_or_nan([start.seconds for start, _ in pairs]),
+        "working_seconds": median_or_nan(subtract_start(pairs)),
+        "others_share": get_highest_others_share(counted),
+        "ratio": summarize_speedups(subtract_start(alone), subtract_start(pairs)),
     }
-    return {name: rounded(value) for name, value in figures.items()}
+    return {name: round_floats(value) for name, value in figures.items()}
 
 
 def subtract_start(pairs: Sequence[TimingPair]) -> list[float]:
     """Seconds of each round without the median start: single starts vary more than they differ between runners."""
-    start = middle([timing.seconds for timing, _ in pairs])
+    start = median_or_nan([timing.seconds for timing, _ in pairs])
     return [max(whole.seconds - start, CLOCK_SECONDS) for _, whole in pairs]
 
 
 def format_table(figures: Mapping[str, Any]) -> str:
     """The times of each runner, and its speedup after the start over one process, as a text table."""
-    lines = [*on_machine(figures["machine"])]
-    lines += labelled("rows", f"{figures['rows']:,} in {figures['files']} files")
-    lines += labelled("runs", f"{figures['rounds']} of each, in turn; medians; ratios are of runs of the same round")
-    lines += disturbed(figures["runners"].values())
-    lines += ["", row("seconds", ("process", "start", "after", "ratio"))]
+    lines = [*format_machine(figures["machine"])]
+    lines += with_label("rows", f"{figures['rows']:,} in {figures['files']} files")
+    lines += with_label("runs", f"{figures['rounds']} of each, in turn; medians; ratios are of runs of the same round")
+    lines += format_busy_warning(figures["runners"].values())
+    lines += ["", format_row("seconds", ("process", "start", "after", "ratio"))]
     for name, runner in figures["runners"].items():
-        times = [seconds(runner[key]) for key in ("process_seconds", "start_seconds", "working_seconds")]
-        lines.append(row(name, (*times, f"{runner['ratio']['median']:.2f}")))
-    return "\n".join([*lines, *(["", *missing(figures)] if figures["missing"] else [])])
+        times = [format_seconds(runner[key]) for key in ("process_seconds", "start_seconds", "working_seconds")]
+        lines.append(format_row(name, (*times, f"{runner['ratio']['median']:.2f}")))
+    return "\n".join([*lines, *(["", *format_missing(figures)] if figures["missing"] else [])])
 
 
 app = make_app(main)

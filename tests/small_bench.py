@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from embedcli.bench.compare import Request
-from embedcli.bench.rows import write
+from embedcli.bench.compare import BenchRequest
+from embedcli.bench.rows import write_jsonl
 from embedcli.contracts import Job
 from random_static_models import make_word_model
 
@@ -17,7 +17,7 @@ TEXTS = [" ".join(WORDS[(i * j) % 50] for j in range(1, 3 + i % 7)) for i in ran
 def write_inputs(folder: Path) -> Path:
     """Write `model`, a static model, and `in.jsonl` into the folder."""
     make_word_model(folder / "model", WORDS, 16)
-    write(folder / "in.jsonl", TEXTS)
+    write_jsonl(folder / "in.jsonl", TEXTS)
     return folder
 
 
@@ -25,5 +25,5 @@ def make_job(folder: Path, **changes: Any) -> Job:
     return Job(inputs=(str(folder / "in.jsonl"),), output="", **({"model": str(folder / "model")} | changes))
 
 
-def make_small_request(folder: Path, **settings: Any) -> Request:
-    return Request(make_job(folder), ("--model", str(folder / "model")), **settings)
+def make_small_request(folder: Path, **settings: Any) -> BenchRequest:
+    return BenchRequest(make_job(folder), ("--model", str(folder / "model")), **settings)

@@ -14,52 +14,56 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedcli.bench import machine, numbers, processes, rows, tables
-from embedcli.bench.contenders import PROGRAMS, Failed, Peer, ended_well
-from embedcli.bench.field import BASELINE_BATCH, BATCH_SIZES, best_batch
-from embedcli.bench.model import shape_of
-from embedcli.bench.numbers import Shape
-from embedcli.bench.outcome import best_products, ratio, rounded
+from embedcli.bench import numbers
+from embedcli.bench.contenders import PROGRAMS, PeerLibrary, RunFailed, require_success
+from embedcli.bench.field import BASELINE_BATCH_SIZE, BATCH_SIZES, choose_batch_size
+from embedcli.bench.machine import describe_machine
+from embedcli.bench.model import read_transformer_shape
+from embedcli.bench.numbers import TransformerShape
+from embedcli.bench.outcome import get_best_products, round_floats, summarize_speedups
+from embedcli.bench.processes import ProcessResult, compute_others_share, run_measured
+from embedcli.bench.rows import FEW_ROWS, write_dataset
+from embedcli.bench.tables import WIDTH, format_comparison
 from embedcli.cli.bench import encoder_arguments
 from embedcli.cli.options import ENCODER_FLAGS
 from embedcli.contracts import InputError, Job
 
 
 def test_a_ratio_is_theirs_over_ours_round_by_round() -> None:
-    made = ratio([60.0, 66.0, 90.0], [20.0, 20.0, 25.0])
+    made = summarize_speedups([60.0, 66.0, 90.0], [20.0, 20.0, 25.0])
     assert made == {"median": 3.3, "each": [3.0, 3.3, 3.6]}
 
 
 def test_rounds_that_have_no_partner_are_no_pairs() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        ratio([1.0, 2.0], [1.0])
+        summarize_speedups([1.0, 2.0], [1.0])
 
 
 def test_useful_flop_of_two_rows() -> None:
     # 2 x 100 for each of 3 + 5 tokens, and 4 x 2 layers x 10 wide x length for each token: 80 x (9 + 25).
-    assert numbers.useful_flop(np.array([3, 5]), Shape(100, 2, 10)) == 200 * 8 + 80 * 34
+    assert numbers.count_useful_flop(np.array([3, 5]), TransformerShape(100, 2, 10)) == 200 * 8 + 80 * 34
 
 
 def test_rows_without_tokens_need_no_arithmetic() -> None:
-    assert numbers.useful_flop(np.array([0, 4, 0]), Shape(7, 1, 1)) == numbers.useful_flop(
-        np.array([4]), Shape(7, 1, 1)
+    assert numbers.count_useful_flop(np.array([0, 4, 0]), TransformerShape(7, 1, 1)) == numbers.count_useful_flop(
+        np.array([4]), TransformerShape(7, 1, 1)
     )
 
 
 def test_padding_share_of_two_batches() -> None:
     # Batches (8, 6) and (2,): 16 + 2 computed, 16 real.
-    assert numbers.padding_share(np.array([2, 8, 6]), np.array([1, 2, 0]), 2) == pytest.approx(2 / 18)
+    assert numbers.simulate_padding_share(np.array([2, 8, 6]), np.array([1, 2, 0]), 2) == pytest.approx(2 / 18)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 8))
 def test_padding_is_never_negative_and_none_with_one_row_a_batch(lengths: list[int], size: int) -> None:
     order = np.arange(len(lengths))
-    assert 0 <= numbers.padding_share(np.array(lengths), order, size) < 1
-    assert numbers.padding_share(np.array(lengths), order, 1) == 0
+    assert 0 <= numbers.simulate_padding_share(np.array(lengths), order, size) < 1
+    assert numbers.simulate_padding_share(np.array(lengths), order, 1) == 0
 
 
 def test_rows_are_ordered_as_sentence_transformers_orders_them() -> None:
-    assert numbers.longest_first(["aa", "a", "aaaa"]).tolist() == [2, 0, 1]
+    assert numbers.order_longest_first(["aa", "a", "aaaa"]).tolist() == [2, 0, 1]
 
 
 def test_the_lowest_cosine_is_that_of_the_worst_row() -> None:
@@ -71,21 +75,21 @@ def test_the_lowest_cosine_is_that_of_the_worst_row() -> None:
 
 @given(st.integers(0, 300), st.integers(1, 50))
 def test_a_spread_choice_has_each_row_once_and_no_more_than_wanted(count: int, wanted: int) -> None:
-    chosen = numbers.spread(count, wanted)
+    chosen = numbers.pick_evenly(count, wanted)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, wanted)
     assert all(0 <= row < count for row in chosen)
 
 
 def test_the_best_product_is_the_best_of_all_rounds() -> None:
-    assert best_products([{"float32": 180.0}, {"float32": 200.0, "bfloat16": 400.0}, {}]) == {
+    assert get_best_products([{"float32": 180.0}, {"float32": 200.0, "bfloat16": 400.0}, {}]) == {
         "float32": 200.0,
         "bfloat16": 400.0,
     }
 
 
 def test_rounding_keeps_six_digits_and_the_distance_to_one() -> None:
-    assert rounded({"a": [123456.789], "b": 0.999999876, "c": "x", "d": None}) == {
+    assert round_floats({"a": [123456.789], "b": 0.999999876, "c": "x", "d": None}) == {
         "a": [123457.0],
         "b": 0.999999876,
         "c": "x",
@@ -108,15 +112,15 @@ def test_a_shape_counts_what_each_token_is_multiplied_by(tmp_path: Path) -> None
     }
     safetensors(tmp_path / "model.safetensors", weights)
     (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 1, "hidden_size": 4}))
-    assert shape_of(tmp_path) == Shape(20, 1, 4)
+    assert read_transformer_shape(tmp_path) == TransformerShape(20, 1, 4)
 
 
 def test_no_shape_where_the_files_do_not_tell(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 1, "hidden_size": 4}))
-    assert shape_of(tmp_path) is None
+    assert read_transformer_shape(tmp_path) is None
     safetensors(tmp_path / "model.safetensors", {"a": (2,)})
     (tmp_path / "config.json").write_text("{}")
-    assert shape_of(tmp_path) is None
+    assert read_transformer_shape(tmp_path) is None
 
 
 def flags(**changed: Any) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def test_a_process_is_measured_from_outside(tmp_path: Path) -> None:
     ours = bytearray(400_000_000)
     ours[::4096] = b"x" * len(ours[::4096])
     code = "x = bytearray(80_000_000); x[::4096] = b'x' * len(x[::4096]); sum(range(1_000_000))"
-    done = processes.run(python(code), tmp_path / "stderr")
+    done = run_measured(python(code), tmp_path / "stderr")
     assert done.code == 0
     assert 80 < done.peak_mb < 300
     assert done.cpu_seconds > 0
@@ -154,21 +158,21 @@ def test_a_process_is_measured_from_outside(tmp_path: Path) -> None:
 
 def test_a_failure_is_told_by_its_error_line(tmp_path: Path) -> None:
     code = "import sys; sys.exit('note\\nerror: no such model\\nhint: type another')"
-    done = processes.run(python(code), tmp_path / "stderr")
-    assert (done.code, done.last_words) == (1, "error: no such model")
-    with pytest.raises(Failed, match="no such model"):
-        ended_well(done)
+    done = run_measured(python(code), tmp_path / "stderr")
+    assert (done.code, done.last_error_line) == (1, "error: no such model")
+    with pytest.raises(RunFailed, match="no such model"):
+        require_success(done)
 
 
 def test_a_command_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="/no/such/python could not be run"):
-        processes.run(["/no/such/python"], tmp_path / "stderr")
+        run_measured(["/no/such/python"], tmp_path / "stderr")
 
 
 def test_a_killed_process_has_failed(tmp_path: Path) -> None:
-    done = processes.run(python("import os; os.kill(os.getpid(), 9)"), tmp_path / "stderr")
+    done = run_measured(python("import os; os.kill(os.getpid(), 9)"), tmp_path / "stderr")
     assert done.code == -signal.SIGKILL
-    assert done.last_words == "exit code -9"
+    assert done.last_error_line == "exit code -9"
 
 
 def test_settings_of_the_user_do_not_reach_measured_processes_twice(
@@ -177,11 +181,11 @@ def test_settings_of_the_user_do_not_reach_measured_processes_twice(
     monkeypatch.setenv("EMBEDCLI_BATCH_TOKENS", "7")
     monkeypatch.setenv("EMBEDCLI_CACHE", "here")
     code = "import os, sys; print(*[k for k in os.environ if k.startswith('EMBEDCLI_')], file=sys.stderr)"
-    assert processes.run(python(code), tmp_path / "stderr").last_words == "EMBEDCLI_CACHE"
+    assert run_measured(python(code), tmp_path / "stderr").last_error_line == "EMBEDCLI_CACHE"
 
 
 def test_the_machine_has_a_name_and_versions() -> None:
-    told = machine.describe()
+    told = describe_machine()
     assert told["processor"]
     assert told["cores"] >= 1
     assert {"embedcli", "numpy", "torch"} <= set(told["versions"])
@@ -191,37 +195,37 @@ def test_everyone_gets_the_good_rows_as_plain_jsonl(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     lines = [json.dumps({"text": f"row {i}"}) for i in range(15)]
     source.write_text("\n".join([*lines[:4], "{broken", *lines[4:]]) + "\n")
-    made = rows.gather(Job(inputs=(str(source),), output=""), 12, tmp_path)
-    read = [json.loads(line) for line in made.every.read_text().splitlines()]
+    made = write_dataset(Job(inputs=(str(source),), output=""), 12, tmp_path)
+    read = [json.loads(line) for line in made.all_rows.read_text().splitlines()]
     assert [row["text"] for row in read] == [f"row {i}" for i in range(12)] == list(made.texts)
     assert [row["id"] for row in read] == list(range(12))
-    assert len(made.few.read_text().splitlines()) == rows.FEW
+    assert len(made.first_rows.read_text().splitlines()) == FEW_ROWS
 
 
 def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('{"text": ""}\n')
     with pytest.raises(InputError, match="no row"):
-        rows.gather(Job(inputs=(str(source),), output=""), None, tmp_path)
+        write_dataset(Job(inputs=(str(source),), output=""), None, tmp_path)
 
 
-class Timed(Peer):
+class Timed(PeerLibrary):
     """A peer whose batch sizes take these seconds."""
 
-    def batch_seconds(self, rows: Path, folder: Path, sizes: tuple[int, ...]) -> dict[int, float]:
+    def time_batch_sizes(self, rows: Path, folder: Path, sizes: tuple[int, ...]) -> dict[int, float]:
         assert len(sizes) == 3
         return dict(zip(sizes, (2.0, 1.0, 3.0), strict=True))
 
 
 @pytest.mark.parametrize("library", BATCH_SIZES)
 def test_a_peer_runs_with_its_fastest_batch_size_and_says_which(library: str) -> None:
-    chosen = best_batch(Timed("peer", {"library": library, "batch_sizes": [1]}), Path("rows"), Path("folder"))
+    chosen = choose_batch_size(Timed("peer", {"library": library, "batch_sizes": [1]}), Path("rows"), Path("folder"))
     best = BATCH_SIZES[library][1]
     assert (chosen.name, chosen.settings["batch_sizes"]) == (f"peer {best}", [best])
 
 
 def test_the_baseline_batch_size_is_among_those_tried() -> None:
-    for library, size in BASELINE_BATCH.items():
+    for library, size in BASELINE_BATCH_SIZE.items():
         assert size in BATCH_SIZES[library]
 
 
@@ -276,8 +280,8 @@ MADE: dict[str, Any] = {
 
 
 def test_the_table_fits_eighty_columns_and_has_every_contender() -> None:
-    text = tables.comparison(MADE)
-    assert max(map(len, text.splitlines())) <= tables.WIDTH
+    text = format_comparison(MADE)
+    assert max(map(len, text.splitlines())) <= WIDTH
     assert text.count("embedcli openvino f32") == 4
     assert text.count("12.34") == 6
     assert "1-1e-07" in text
@@ -287,12 +291,12 @@ def test_the_table_fits_eighty_columns_and_has_every_contender() -> None:
 
 def test_the_table_says_when_the_machine_was_busy() -> None:
     busy = {"embedcli openvino f32": MADE["contenders"]["embedcli openvino f32"] | {"others_share": 0.4}}
-    assert "other programs took up to 40% of the processors" in tables.comparison(MADE | {"contenders": busy})
+    assert "other programs used up to 40% of the processors" in format_comparison(MADE | {"contenders": busy})
 
 
 def test_others_get_what_the_process_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    done = processes.Finished(0, seconds=10, cpu_seconds=12, peak_mb=1, stderr="")
-    assert processes.others(done, 100.0, 117.0) == 0.25
-    assert processes.others(done, 100.0, 111.0) == 0
-    assert processes.others(done, None, 111.0) is None
+    done = ProcessResult(0, seconds=10, cpu_seconds=12, peak_mb=1, stderr="")
+    assert compute_others_share(done, 100.0, 117.0) == 0.25
+    assert compute_others_share(done, 100.0, 111.0) == 0
+    assert compute_others_share(done, None, 111.0) is None

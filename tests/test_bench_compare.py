@@ -11,12 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 import small_bench
-from embedcli.bench import numbers, tables
-from embedcli.bench.compare import Request, compare
-from embedcli.bench.contenders import Contender, Failed, Ours, Peer
-from embedcli.bench.field import subject
-from embedcli.bench.rows import write
-from embedcli.bench.tune import tune
+from embedcli.bench.compare import BenchRequest, compare
+from embedcli.bench.contenders import Contender, EmbedcliRun, PeerLibrary, RunFailed
+from embedcli.bench.field import configure_library, resolve_model
+from embedcli.bench.numbers import lowest_cosine
+from embedcli.bench.rows import write_jsonl
+from embedcli.bench.tables import WIDTH, format_batch_tokens, format_comparison
+from embedcli.bench.tune import measure_batch_tokens
 from embedcli.cli import app
 from embedcli.contracts import ModelError, UsageError
 from small_bench import TEXTS, make_job, make_small_request
@@ -71,25 +72,25 @@ def test_the_ratio_of_the_baseline_to_itself_is_one(made: dict[str, Any]) -> Non
 
 
 def test_a_comparison_is_told_in_a_table(made: dict[str, Any]) -> None:
-    text = tables.comparison(made)
-    assert max(map(len, text.splitlines())) <= tables.WIDTH
+    text = format_comparison(made)
+    assert max(map(len, text.splitlines())) <= WIDTH
     assert "30 of in.jsonl" in text
 
 
 def test_budgets_are_run_in_turn_and_the_default_is_marked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedcli.bench.tune.BUDGETS", (16, 1 << 16))
+    monkeypatch.setattr("embedcli.bench.tune.BATCH_TOKENS", (16, 1 << 16))
     said: list[str] = []
-    made = tune(make_small_request(place, rounds=1), said.append)
+    made = measure_batch_tokens(make_small_request(place, rounds=1), said.append)
     assert [its["batch_tokens"] for its in made["budgets"]] == [16, 1 << 16]
     assert made["default"] == 1 << 16
-    last = tables.tuning(made).splitlines()[-1]
+    last = format_batch_tokens(made).splitlines()[-1]
     assert last.split()[0] == "65,536"
     assert last.endswith("default")
 
 
 def test_the_command_prints_a_table_and_writes_json(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the folder of its input, too: nothing there is its output."""
-    monkeypatch.setattr("embedcli.bench.tune.BUDGETS", (64,))
+    monkeypatch.setattr("embedcli.bench.tune.BATCH_TOKENS", (64,))
     monkeypatch.chdir(place)
     target = place / "made.json"
     words = ["bench", "in.jsonl", "-m", str(place / "model"), "--tune", "--rounds", "1"]
@@ -122,7 +123,7 @@ def test_flags_of_our_own_benchmarks_are_unknown(words: list[str]) -> None:
     ("words", "says"),
     [
         ([], "needs rows"),
-        (["in.jsonl", "--model", "openai:any"], "is elsewhere"),
+        (["in.jsonl", "--model", "openai:any"], "is hosted"),
         (["in.jsonl", "--peer-python", "/no/such/python", "--rounds", "0"], "rounds"),
     ],
 )
@@ -137,11 +138,11 @@ def test_files_that_no_other_library_reads_are_refused(place: Path) -> None:
     vectors = place / "words.txt"
     vectors.write_text("2 3\na 1 2 3\nb 4 5 6\n")
     with pytest.raises(UsageError, match="nothing to compare"):
-        compare(Request(make_job(place, model=str(vectors))), lambda line: None)
+        compare(BenchRequest(make_job(place, model=str(vectors))), lambda line: None)
 
 
 def test_an_embedcli_that_fails_ends_the_comparison_with_its_words(place: Path) -> None:
-    broken = Request(make_job(place), ("--model", str(place / "model"), "--truncate-dim", "1000"), rounds=1)
+    broken = BenchRequest(make_job(place), ("--model", str(place / "model"), "--truncate-dim", "1000"), rounds=1)
     with pytest.raises(ModelError, match="truncate-dim 1000"):
         compare(broken, lambda line: None)
 
@@ -155,31 +156,32 @@ def transformer() -> Path:
 
 def test_sentence_transformers_is_told_the_same_as_embedcli(transformer: Path, place: Path, tmp_path: Path) -> None:
     """One process of each: prompt, limit and dimensions reach both, and the vectors agree."""
-    from embedcli.bench.field import peer
-
-    write(tmp_path / "rows.jsonl", TEXTS[:6])
+    write_jsonl(tmp_path / "rows.jsonl", TEXTS[:6])
     told = {"prompt": "query: ", "max_seq_length": 12, "truncate_dim": 16, "normalize": True}
     words = ["--prompt", "query: ", "--max-seq-length", "12", "--truncate-dim", "16", "--normalize"]
     arguments = ("--model", str(transformer), "--engine", "openvino", *words)
-    about = subject(make_job(place, model=str(transformer), **told), arguments)
-    contenders: list[Contender] = [Ours("ours", arguments), peer(about, "sentence-transformers", "theirs")]
+    model = resolve_model(make_job(place, model=str(transformer), **told), arguments)
+    contenders: list[Contender] = [
+        EmbedcliRun("ours", arguments),
+        configure_library(model, "sentence-transformers", "theirs"),
+    ]
     results = []
     for contender in contenders:
         home = tmp_path / contender.name
         home.mkdir()
-        lap = contender.lap(tmp_path / "rows.jsonl", home)
-        assert lap.encode_seconds < lap.seconds
-        results.append(contender.result(home))
+        timing = contender.run(tmp_path / "rows.jsonl", home)
+        assert timing.encode_seconds < timing.seconds
+        results.append(contender.load_vectors(home))
     ours, theirs = results
     assert ours.vectors.shape == theirs.vectors.shape == (6, 16)
-    assert numbers.lowest_cosine(ours.vectors, theirs.vectors) > 0.99999
+    assert lowest_cosine(ours.vectors, theirs.vectors) > 0.99999
     assert np.allclose(np.linalg.norm(theirs.vectors, axis=1), 1, atol=1e-5)
 
 
 def test_a_peer_that_fails_says_its_last_line(tmp_path: Path, place: Path) -> None:
-    peer = Peer(
+    peer = PeerLibrary(
         "peer", {"library": "model2vec", "model": str(place / "nothing"), "normalize": True, "batch_sizes": [1]}
     )
-    write(tmp_path / "rows.jsonl", TEXTS[:2])
-    with pytest.raises(Failed):
-        peer.lap(tmp_path / "rows.jsonl", tmp_path)
+    write_jsonl(tmp_path / "rows.jsonl", TEXTS[:2])
+    with pytest.raises(RunFailed):
+        peer.run(tmp_path / "rows.jsonl", tmp_path)

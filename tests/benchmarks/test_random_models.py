@@ -15,9 +15,9 @@ import embedcli
 import models
 import random_models
 from embedcli.bench import tables
-from embedcli.bench.compare import Request
-from embedcli.bench.model import shape_of
-from embedcli.bench.numbers import Shape
+from embedcli.bench.compare import BenchRequest
+from embedcli.bench.model import read_transformer_shape
+from embedcli.bench.numbers import TransformerShape
 from embedcli.contracts import Job, UsageError
 
 LAYERS, WIDTH = 2, 24
@@ -37,7 +37,7 @@ def network(words: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_network_is_a_model_of_its_size(network: Path) -> None:
     between = 4 * WIDTH
     layer = 4 * (WIDTH * WIDTH + WIDTH) + 2 * WIDTH * between + between + WIDTH + 4 * WIDTH
-    assert shape_of(network) == Shape(LAYERS * layer, LAYERS, WIDTH)
+    assert read_transformer_shape(network) == TransformerShape(LAYERS * layer, LAYERS, WIDTH)
     with embedcli.load(str(network), engine="torch") as model:
         vectors = model.encode(["a text", "and another one"])
     assert vectors.shape == (2, WIDTH)
@@ -88,14 +88,14 @@ def comparison(rows: int) -> dict[str, Any]:
 def test_the_program_measures_every_size_and_kind(
     words: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Request] = []
+    asked: list[BenchRequest] = []
     made_of: list[tuple[Path, int, int]] = []
 
     def copied(folder: Path, *of: Any) -> Path:
         made_of.append(of)
         return Path(shutil.copytree(network, folder))
 
-    def compared(request: Request, notify: Any) -> dict[str, Any]:
+    def compared(request: BenchRequest, notify: Any) -> dict[str, Any]:
         asked.append(request)
         return comparison(len(Path(request.job.inputs[0]).read_text().splitlines()))
 
@@ -120,7 +120,7 @@ def test_the_program_measures_every_size_and_kind(
 
 
 def test_a_size_that_is_none(words: Path) -> None:
-    request = Request(Job((), "-", model=str(words)))
+    request = BenchRequest(Job((), "-", model=str(words)))
     with pytest.raises(UsageError, match="no such size") as raised:
         random_models.measure(["small", "huge"], request, lambda model, rows: request, print)
     assert raised.value.hint == "choose from small, base, large"

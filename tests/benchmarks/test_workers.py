@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import small_bench
 import workers
 from embedcli.bench import tables
-from embedcli.bench.contenders import Lap
+from embedcli.bench.contenders import Timing
 from embedcli.contracts import ModelError, UsageError
 from small_bench import make_small_request
 
@@ -39,9 +39,9 @@ def test_several_workers_are_measured_beside_one(place: Path, monkeypatch: pytes
 
 
 def test_the_start_is_not_compared() -> None:
-    def pair(start: float, whole: float, runner: str = "ray") -> tuple[Lap, Lap]:
+    def pair(start: float, whole: float, runner: str = "ray") -> tuple[Timing, Timing]:
         report = {"job": {"runner": runner}}
-        return Lap(start, 0, 0, 0), Lap(whole, 0, 0, 0, 0.5, report)
+        return Timing(start, 0, 0, 0), Timing(whole, 0, 0, 0, 0.5, report)
 
     alone = [pair(1, 9), pair(1, 10), pair(1, 11)]
     figures = workers.summarize_runner([pair(10, 30), pair(14, 34), pair(12, 32)], alone)

@@ -13,7 +13,7 @@ from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, Quiet, tak
 from embedcli.contracts import Job, UsageError
 
 if TYPE_CHECKING:
-    from embedcli.bench.compare import Request
+    from embedcli.bench.compare import BenchRequest
 
 
 @guarded
@@ -42,29 +42,29 @@ def bench(
     medians; each ratio compares runs of the same round. docs/speed.md explains the figures.
     """
     from embedcli import report
-    from embedcli.bench import tables
+    from embedcli.bench.tables import format_batch_tokens, format_comparison
 
     set_environment(flags)
     if not paths:
         raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
     request = make_request(paths, flags, rounds=rounds, rows=rows, peers=peers, peer_python=peer_python)
-    notify = discard if quiet else say
+    notify = discard_line if quiet else print_progress
     if tune:
-        from embedcli.bench.tune import tune as tuned
+        from embedcli.bench.tune import measure_batch_tokens
 
-        figures = tuned(request, notify)
-        table = tables.tuning(figures)
+        figures = measure_batch_tokens(request, notify)
+        table = format_batch_tokens(figures)
     else:
         from embedcli.bench.compare import compare
 
         figures = compare(request, notify)
-        table = tables.comparison(figures)
+        table = format_comparison(figures)
     sys.stdout.write(table + "\n")
     if json is not None:
         report.write_json(json, figures)
 
 
-def make_request(paths: Sequence[str], flags: Mapping[str, Any], **settings: Any) -> Request:
+def make_request(paths: Sequence[str], flags: Mapping[str, Any], **settings: Any) -> BenchRequest:
     """Make the request to measure the job with these inputs and flags.
 
     Args:
@@ -72,9 +72,9 @@ def make_request(paths: Sequence[str], flags: Mapping[str, Any], **settings: Any
         flags: Values of job options by Job field, all encoder options among them.
         **settings: Other fields of the request.
     """
-    from embedcli.bench.compare import Request
+    from embedcli.bench.compare import BenchRequest
 
-    return Request(Job(inputs=tuple(paths), output="-", **flags), encoder_arguments(flags), **settings)
+    return BenchRequest(Job(inputs=tuple(paths), output="-", **flags), encoder_arguments(flags), **settings)
 
 
 def encoder_arguments(flags: Mapping[str, Any]) -> tuple[str, ...]:
@@ -92,10 +92,11 @@ def encoder_arguments(flags: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(arguments)
 
 
-def say(line: str) -> None:
+def print_progress(line: str) -> None:
+    """Print a line to stderr."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
-def discard(line: str) -> None:
+def discard_line(line: str) -> None:
     """Print nothing: for --quiet."""
