@@ -52,8 +52,8 @@ class InstantEncoder:
         return {**self._real.space(), "dim": self.dim}
 
     def tokenize(self, texts: Any) -> Tokens:
-        made: Tokens = self.words.tokenize(texts)
-        return made
+        tokens: Tokens = self.words.tokenize(texts)
+        return tokens
 
     def forward(self, tokens: Tokens, rows: Any) -> Fetched:
         self._flat.features(tokens, rows, lambda array: torch.from_numpy(array).clone())
@@ -101,8 +101,8 @@ def measure_rate(job: Any, threads: int, layers: int, dim: int) -> tuple[float, 
     def load(job: Any, notify: Any) -> Any:
         return InstantEncoder(encoders.load(job, notify=notify), threads, layers, dim)
 
-    done = runners.run(job, api.Listener(api.silent), Control(None, None), meter, load)
-    return done.totals["rows"] / meter.forward_seconds, done.totals["tokens"] / meter.forward_seconds
+    outcome = runners.run(job, api.Listener(api.silent), Control(None, None), meter, load)
+    return outcome.totals["rows"] / meter.forward_seconds, outcome.totals["tokens"] / meter.forward_seconds
 
 
 if __name__ == "__main__":

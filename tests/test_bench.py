@@ -30,8 +30,8 @@ from embedcli.contracts import InputError, Job
 
 
 def test_a_ratio_is_theirs_over_ours_round_by_round() -> None:
-    made = summarize_speedups([60.0, 66.0, 90.0], [20.0, 20.0, 25.0])
-    assert made == {"median": 3.3, "each": [3.0, 3.3, 3.6]}
+    speedups = summarize_speedups([60.0, 66.0, 90.0], [20.0, 20.0, 25.0])
+    assert speedups == {"median": 3.3, "each": [3.0, 3.3, 3.6]}
 
 
 def test_rounds_that_have_no_partner_are_no_pairs() -> None:
@@ -156,7 +156,7 @@ def test_a_process_is_measured_from_outside(tmp_path: Path) -> None:
     assert done.seconds > 0
 
 
-def test_a_failure_is_told_by_its_error_line(tmp_path: Path) -> None:
+def test_a_failure_shows_its_error_line(tmp_path: Path) -> None:
     code = "import sys; sys.exit('note\\nerror: no such model\\nhint: type another')"
     done = run_measured(python(code), tmp_path / "stderr")
     assert (done.code, done.last_error_line) == (1, "error: no such model")
@@ -185,21 +185,21 @@ def test_settings_of_the_user_do_not_reach_measured_processes_twice(
 
 
 def test_the_machine_has_a_name_and_versions() -> None:
-    told = describe_machine()
-    assert told["processor"]
-    assert told["cores"] >= 1
-    assert {"embedcli", "numpy", "torch"} <= set(told["versions"])
+    described = describe_machine()
+    assert described["processor"]
+    assert described["cores"] >= 1
+    assert {"embedcli", "numpy", "torch"} <= set(described["versions"])
 
 
 def test_everyone_gets_the_good_rows_as_plain_jsonl(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     lines = [json.dumps({"text": f"row {i}"}) for i in range(15)]
     source.write_text("\n".join([*lines[:4], "{broken", *lines[4:]]) + "\n")
-    made = write_dataset(Job(inputs=(str(source),), output=""), 12, tmp_path)
-    read = [json.loads(line) for line in made.all_rows.read_text().splitlines()]
-    assert [row["text"] for row in read] == [f"row {i}" for i in range(12)] == list(made.texts)
+    dataset = write_dataset(Job(inputs=(str(source),), output=""), 12, tmp_path)
+    read = [json.loads(line) for line in dataset.all_rows.read_text().splitlines()]
+    assert [row["text"] for row in read] == [f"row {i}" for i in range(12)] == list(dataset.texts)
     assert [row["id"] for row in read] == list(range(12))
-    assert len(made.first_rows.read_text().splitlines()) == FEW_ROWS
+    assert len(dataset.first_rows.read_text().splitlines()) == FEW_ROWS
 
 
 def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_an_input_without_rows_is_refused(tmp_path: Path) -> None:
         write_dataset(Job(inputs=(str(source),), output=""), None, tmp_path)
 
 
-class Timed(PeerLibrary):
+class TimedLibrary(PeerLibrary):
     """A peer whose batch sizes take these seconds."""
 
     def time_batch_sizes(self, rows: Path, folder: Path, sizes: tuple[int, ...]) -> dict[int, float]:
@@ -219,7 +219,9 @@ class Timed(PeerLibrary):
 
 @pytest.mark.parametrize("library", BATCH_SIZES)
 def test_a_peer_runs_with_its_fastest_batch_size_and_says_which(library: str) -> None:
-    chosen = choose_batch_size(Timed("peer", {"library": library, "batch_sizes": [1]}), Path("rows"), Path("folder"))
+    chosen = choose_batch_size(
+        TimedLibrary("peer", {"library": library, "batch_sizes": [1]}), Path("rows"), Path("folder")
+    )
     best = BATCH_SIZES[library][1]
     assert (chosen.name, chosen.settings["batch_sizes"]) == (f"peer {best}", [best])
 
@@ -253,7 +255,7 @@ CONTENDER = {
     "useful_gflops": 1234.0,
     "share_of_matrix_product": 0.712,
 }
-MADE: dict[str, Any] = {
+FIGURES: dict[str, Any] = {
     "machine": {
         "processor": "A processor with a long name (family 25, model 17)",
         "cores": 2,
@@ -280,7 +282,7 @@ MADE: dict[str, Any] = {
 
 
 def test_the_table_fits_eighty_columns_and_has_every_contender() -> None:
-    text = format_comparison(MADE)
+    text = format_comparison(FIGURES)
     assert max(map(len, text.splitlines())) <= WIDTH
     assert text.count("embedcli openvino f32") == 4
     assert text.count("12.34") == 6
@@ -290,8 +292,8 @@ def test_the_table_fits_eighty_columns_and_has_every_contender() -> None:
 
 
 def test_the_table_says_when_the_machine_was_busy() -> None:
-    busy = {"embedcli openvino f32": MADE["contenders"]["embedcli openvino f32"] | {"others_share": 0.4}}
-    assert "other programs used up to 40% of the processors" in format_comparison(MADE | {"contenders": busy})
+    busy = {"embedcli openvino f32": FIGURES["contenders"]["embedcli openvino f32"] | {"others_share": 0.4}}
+    assert "other programs used up to 40% of the processors" in format_comparison(FIGURES | {"contenders": busy})
 
 
 def test_others_get_what_the_process_did_not_take(monkeypatch: pytest.MonkeyPatch) -> None:

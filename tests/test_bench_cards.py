@@ -73,8 +73,8 @@ def resolve_small_model() -> MeasuredModel:
 
 @pytest.mark.usefixtures("pretend_accelerator")
 def test_the_baseline_computes_in_float16_and_float32_takes_part(tmp_path: Path) -> None:
-    made = choose_baseline(resolve_small_model())
-    assert (made.name, made.settings["dtype"]) == ("sentence-transformers f16", "float16")
+    baseline = choose_baseline(resolve_small_model())
+    assert (baseline.name, baseline.settings["dtype"]) == ("sentence-transformers f16", "float16")
     peers, _ = find_peers(resolve_small_model(), sys.executable, tmp_path, lambda line: None)
     assert ("sentence-transformers", "float32") in [(peer.name, peer.settings["dtype"]) for peer in peers]
     assert choose_embedcli_runs(resolve_small_model()) == [EmbedcliRun("embedcli", ())]
@@ -104,24 +104,24 @@ def test_computing_is_compared_with_the_cards_peak(
     monkeypatch.setattr(compare, "run_measured", measured_once)
     timing = Timing(1, 1, 1, 1, report={"space": {"device": "cpu"}})
     monkeypatch.setattr(compare.BenchSession, "run", lambda *_: timing)
-    fields = Lineup([Named()], choose_baseline(resolve_small_model()))  # type: ignore[list-item]
+    lineup = Lineup([Named()], choose_baseline(resolve_small_model()))  # type: ignore[list-item]
     rows = BenchDataset(["a"], tmp_path, tmp_path, tmp_path)
-    bench = compare.BenchSession(
+    session = compare.BenchSession(
         compare.BenchRequest(resolve_small_model().job),
         resolve_small_model(),
         rows,
         tmp_path,
         lambda line: None,
-        fields,
+        lineup,
     )
-    made = compare.measure_accelerator(bench)
-    assert made["name"] == "cpu"
-    assert set(made["measured_gflops"]) == {"float32", "bfloat16", "float16"}
-    assert min(made["measured_gflops"].values()) > 0
-    peaks = {"float32": 1000, "bfloat16": 2000, "float16": 2000} if known else made["measured_gflops"]
-    assert (bench.peak_gflops, made["peak_gflops"]) == (peaks, peaks)
-    assert ("a data sheet" in made["source"]) == known
-    text = "\n".join(format_machine(describe_machine() | {"accelerator": made}))
+    figures = compare.measure_accelerator(session)
+    assert figures["name"] == "cpu"
+    assert set(figures["measured_gflops"]) == {"float32", "bfloat16", "float16"}
+    assert min(figures["measured_gflops"].values()) > 0
+    peaks = {"float32": 1000, "bfloat16": 2000, "float16": 2000} if known else figures["measured_gflops"]
+    assert (session.peak_gflops, figures["peak_gflops"]) == (peaks, peaks)
+    assert ("a data sheet" in figures["source"]) == known
+    text = "\n".join(format_machine(describe_machine() | {"accelerator": figures}))
     assert "card      cpu" in text
 
 
@@ -129,7 +129,7 @@ def test_computing_is_compared_with_the_cards_peak(
 def test_fidelity_is_to_float32(tmp_path: Path) -> None:
     baseline = choose_baseline(resolve_small_model())
     exact = configure_library(resolve_small_model(), "sentence-transformers", "sentence-transformers 32")
-    fields = Lineup([Named()], baseline, [exact])  # type: ignore[list-item]
+    lineup = Lineup([Named()], baseline, [exact])  # type: ignore[list-item]
     rows = np.arange(2)
     ours = RunVectors(rows, np.array([[1, 0], [0, 1]], np.float32))
     results = {
@@ -137,7 +137,7 @@ def test_fidelity_is_to_float32(tmp_path: Path) -> None:
         exact.name: RunVectors(rows, np.array([[1, 0], [0.6, 0.8]], np.float32)),
         baseline.name: ours,
     }
-    measured = SimpleNamespace(lineup=fields, vectors=results)
+    measured = SimpleNamespace(lineup=lineup, vectors=results)
     assert compute_lowest_cosine(measured, Named()) == pytest.approx(0.8)  # type: ignore[arg-type]
-    fields.peers.clear()
+    lineup.peers.clear()
     assert compute_lowest_cosine(measured, Named()) == pytest.approx(1)  # type: ignore[arg-type]

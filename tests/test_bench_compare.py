@@ -30,18 +30,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(place: Path) -> dict[str, Any]:
+def figures(place: Path) -> dict[str, Any]:
     """One comparison of a single round: embedcli and model2vec on the same rows."""
-    said: list[str] = []
-    found = compare(make_small_request(place, rounds=1, rows=30), said.append)
-    assert any("round 1 of 1" in line for line in said)
-    return found
+    lines: list[str] = []
+    result = compare(make_small_request(place, rounds=1, rows=30), lines.append)
+    assert any("round 1 of 1" in line for line in lines)
+    return result
 
 
-def test_a_comparison_has_every_contender_with_every_figure(made: dict[str, Any]) -> None:
-    assert made["baseline"].startswith("model2vec ")
-    ours, theirs = made["contenders"].items()
-    assert (ours[0], theirs[0]) == ("embedcli numpy f32", made["baseline"])
+def test_a_comparison_has_every_contender_with_every_figure(figures: dict[str, Any]) -> None:
+    assert figures["baseline"].startswith("model2vec ")
+    ours, theirs = figures["contenders"].items()
+    assert (ours[0], theirs[0]) == ("embedcli numpy f32", figures["baseline"])
     common = {
         "rows_per_second", "tokens_per_second", "process_seconds", "encode_seconds", "cpu_seconds", "peak_memory_mb",
         "others_share",
@@ -49,41 +49,41 @@ def test_a_comparison_has_every_contender_with_every_figure(made: dict[str, Any]
     }  # fmt: skip
     assert set(theirs[1]) == common
     assert set(ours[1]) == common | {"batch_tokens", "device_idle_share", "tokenize_share", "stage_seconds"}
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
 
 
-def test_both_made_the_same_vectors(made: dict[str, Any]) -> None:
-    assert all(its["lowest_cosine"] > 0.99999 for its in made["contenders"].values())
+def test_both_made_the_same_vectors(figures: dict[str, Any]) -> None:
+    assert all(its["lowest_cosine"] > 0.99999 for its in figures["contenders"].values())
 
 
-def test_a_comparison_counts_rows_and_tokens(made: dict[str, Any]) -> None:
-    assert made["input"]["rows"] == 30
-    assert made["input"]["tokens"] == sum(len(text.split()) for text in TEXTS[:30])
-    assert made["input"]["duplicates"] == 30 - len(set(TEXTS[:30]))
+def test_a_comparison_counts_rows_and_tokens(figures: dict[str, Any]) -> None:
+    assert figures["input"]["rows"] == 30
+    assert figures["input"]["tokens"] == sum(len(text.split()) for text in TEXTS[:30])
+    assert figures["input"]["duplicates"] == 30 - len(set(TEXTS[:30]))
 
 
-def test_the_ratio_of_the_baseline_to_itself_is_one(made: dict[str, Any]) -> None:
-    base = made["contenders"][made["baseline"]]
+def test_the_ratio_of_the_baseline_to_itself_is_one(figures: dict[str, Any]) -> None:
+    base = figures["contenders"][figures["baseline"]]
     assert base["process_ratio"] == base["encode_ratio"] == {"median": 1.0, "each": [1.0]}
-    ours = made["contenders"]["embedcli numpy f32"]
+    ours = figures["contenders"]["embedcli numpy f32"]
     assert ours["process_ratio"]["each"][0] == pytest.approx(
         base["rounds"][0]["process_seconds"] / ours["rounds"][0]["process_seconds"], rel=1e-3
     )
 
 
-def test_a_comparison_is_told_in_a_table(made: dict[str, Any]) -> None:
-    text = format_comparison(made)
+def test_a_comparison_is_shown_in_a_table(figures: dict[str, Any]) -> None:
+    text = format_comparison(figures)
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "30 of in.jsonl" in text
 
 
 def test_budgets_are_run_in_turn_and_the_default_is_marked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcli.bench.tune.BATCH_TOKENS", (16, 1 << 16))
-    said: list[str] = []
-    made = measure_batch_tokens(make_small_request(place, rounds=1), said.append)
-    assert [its["batch_tokens"] for its in made["budgets"]] == [16, 1 << 16]
-    assert made["default"] == 1 << 16
-    last = format_batch_tokens(made).splitlines()[-1]
+    lines: list[str] = []
+    figures = measure_batch_tokens(make_small_request(place, rounds=1), lines.append)
+    assert [its["batch_tokens"] for its in figures["budgets"]] == [16, 1 << 16]
+    assert figures["default"] == 1 << 16
+    last = format_batch_tokens(figures).splitlines()[-1]
     assert last.split()[0] == "65,536"
     assert last.endswith("default")
 
@@ -154,13 +154,13 @@ def transformer() -> Path:
     return models.folder("all-MiniLM-L6-v2-shape")
 
 
-def test_sentence_transformers_is_told_the_same_as_embedcli(transformer: Path, place: Path, tmp_path: Path) -> None:
+def test_sentence_transformers_gets_the_settings_of_embedcli(transformer: Path, place: Path, tmp_path: Path) -> None:
     """One process of each: prompt, limit and dimensions reach both, and the vectors agree."""
     write_jsonl(tmp_path / "rows.jsonl", TEXTS[:6])
-    told = {"prompt": "query: ", "max_seq_length": 12, "truncate_dim": 16, "normalize": True}
+    settings = {"prompt": "query: ", "max_seq_length": 12, "truncate_dim": 16, "normalize": True}
     words = ["--prompt", "query: ", "--max-seq-length", "12", "--truncate-dim", "16", "--normalize"]
     arguments = ("--model", str(transformer), "--engine", "openvino", *words)
-    model = resolve_model(make_job(place, model=str(transformer), **told), arguments)
+    model = resolve_model(make_job(place, model=str(transformer), **settings), arguments)
     contenders: list[Contender] = [
         EmbedcliRun("ours", arguments),
         configure_library(model, "sentence-transformers", "theirs"),

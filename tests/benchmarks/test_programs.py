@@ -64,9 +64,9 @@ def test_planning_is_measured(
     monkeypatch.setattr(plan_cost, "FILES", 3)
     monkeypatch.setattr(sys, "argv", ["plan_cost.py", "parquet", "--count-rows"])
     plan_cost.main()
-    told = capsys.readouterr().out
-    assert told.startswith("parquet: 3 input splits, 1 partitions in ")
-    assert "rows before 3 splits counted" in told
+    output = capsys.readouterr().out
+    assert output.startswith("parquet: 3 input splits, 1 partitions in ")
+    assert "rows before 3 splits counted" in output
 
 
 def test_the_ledger_is_measured(
@@ -75,11 +75,8 @@ def test_the_ledger_is_measured(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["ledger_cost.py", "--parts", "2", "--rows", "5", "--rows-per-second", "80"])
     assert ledger_cost.main() == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "2 part files of up to 5 rows, 384 float32 dimensions each"
-    assert [line[:18].rstrip() for line in told[1:]] == [
-        "write a part file",
-        "verify a part file",
-        "read its rows agai",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 part files of up to 5 rows, 384 float32 dimensions each"
+    costs = ["write a part file", "verify a part file", "read its rows again"]
+    assert [line[:20].rstrip() for line in lines[1:]] == costs
     assert list(tmp_path.iterdir()) == []

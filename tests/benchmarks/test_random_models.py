@@ -88,31 +88,31 @@ def comparison(rows: int) -> dict[str, Any]:
 def test_the_program_measures_every_size_and_kind(
     words: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[BenchRequest] = []
-    made_of: list[tuple[Path, int, int]] = []
+    requests: list[BenchRequest] = []
+    created: list[tuple[Path, int, int]] = []
 
-    def copied(folder: Path, *of: Any) -> Path:
-        made_of.append(of)
+    def copy_network(folder: Path, *arguments: Any) -> Path:
+        created.append(arguments)
         return Path(shutil.copytree(network, folder))
 
-    def compared(request: BenchRequest, notify: Any) -> dict[str, Any]:
-        asked.append(request)
+    def record_request(request: BenchRequest, notify: Any) -> dict[str, Any]:
+        requests.append(request)
         return comparison(len(Path(request.job.inputs[0]).read_text().splitlines()))
 
-    monkeypatch.setattr(random_models, "compare", compared)
-    monkeypatch.setattr(random_models, "create_random_model", copied)
+    monkeypatch.setattr(random_models, "compare", record_request)
+    monkeypatch.setattr(random_models, "create_random_model", copy_network)
     flags = ["-m", str(words), "--rows", "30", "--rounds", "2", "--threads", "1", "--json", str(tmp_path / "made.json")]
     done = CliRunner().invoke(random_models.app, ["--sizes", "small, large", *flags])
     assert done.exit_code == 0, done.output
-    made = json.loads((tmp_path / "made.json").read_text())["shapes"]
-    assert [(name, *kinds) for name, kinds in made.items()] == [(name, "short", "mixed", "long") for name in made]
-    assert list(made) == ["small", "large"]
-    assert {(one.rounds, one.rows, one.peers, one.few, one.job.threads) for one in asked} == {
+    sizes = json.loads((tmp_path / "made.json").read_text())["shapes"]
+    assert [(name, *kinds) for name, kinds in sizes.items()] == [(name, "short", "mixed", "long") for name in sizes]
+    assert list(sizes) == ["small", "large"]
+    assert {(one.rounds, one.rows, one.peers, one.few, one.job.threads) for one in requests} == {
         (2, None, False, False, 1)
     }
-    assert all(one.arguments[:2] == ("--model", one.job.model) != ("--model", str(words)) for one in asked)
-    assert not any(Path(one.job.model).exists() for one in asked)
-    assert made_of == [(words, 6, 384), (words, 24, 1024)]
+    assert all(one.arguments[:2] == ("--model", one.job.model) != ("--model", str(words)) for one in requests)
+    assert not any(Path(one.job.model).exists() for one in requests)
+    assert created == [(words, 6, 384), (words, 24, 1024)]
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= tables.WIDTH
     assert sum("network, " in line for line in lines) == 6

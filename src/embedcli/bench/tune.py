@@ -53,7 +53,7 @@ def measure_batch_tokens(request: BenchRequest, notify: Notify) -> dict[str, Any
         "rows": rows,
         "rounds": request.rounds,
         "default": default.report["batch_tokens"],
-        "budgets": [round_floats(summarize_budget(budget, its, rows)) for budget, its in timings.items()],
+        "budgets": [round_floats(summarize_budget(budget, each, rows)) for budget, each in timings.items()],
     }
 
 
