@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli import report
-from embedcli.cli.boundary import guarded
+from embedcli.cli.entrypoint import guarded
+from embedcli.reporting import run_report
 
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Runs of each contender, in turn.")]
 RowLimit = Annotated[int | None, typer.Option("--rows", min=1, help="Use only the first N rows.")]
@@ -32,4 +32,4 @@ def publish(figures: Mapping[str, Any], table: str, json_path: str | None) -> No
     """Print the table, and write the figures to `json_path` if there is one."""
     sys.stdout.write(table + "\n")
     if json_path is not None:
-        report.write_json(json_path, figures)
+        run_report.write_json(json_path, figures)

@@ -18,14 +18,17 @@ from typing import Any
 import torch
 
 from embedcli import api, encoders, runners
-from embedcli.bench.rows import write_jsonl
-from embedcli.contracts import DEFAULT_MODEL, Tokens
-from embedcli.encoders import catalog, unpadded
-from embedcli.encoders.copies import Fetched
-from embedcli.encoders.pieces import tokenizing
-from embedcli.encoders.tokens import FEW_CHARACTERS
-from embedcli.encoders.transformer import BATCH_TOKENS, PORTION
-from embedcli.meter import Control, Meter
+from embedcli.benchmark.dataset import write_jsonl
+from embedcli.core.encoder import Tokens
+from embedcli.core.types import DEFAULT_MODEL
+from embedcli.encoders.tokenize.fast import FEW_CHARACTERS
+from embedcli.encoders.tokenize.word_cache import tokenizing
+from embedcli.encoders.torch import varlen_attention
+from embedcli.encoders.torch.encoder import BATCH_TOKENS, PORTION
+from embedcli.encoders.torch.transfer import Fetched
+from embedcli.models import resolve
+from embedcli.pipeline.control import Control
+from embedcli.pipeline.metrics import Meter
 from random_models import ROW_KINDS, SIZES, TextGenerator
 
 # GPU operations of one BERT layer on a batch without padding, counted with a profiler.
@@ -45,7 +48,7 @@ class InstantEncoder:
         # Replaced in place: a second tokenizer would read the model's files again.
         self.words = real.words
         self.words._words = tokenizing(self.words._tokenizer, threads, FEW_CHARACTERS)
-        self._flat = unpadded.Flat(lambda *_: None, 0)
+        self._flat = varlen_attention.Flat(lambda *_: None, 0)
         self._one = torch.ones(1)
 
     def space(self) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = api.job_of([], "-", options.model, flags)
-        generator = TextGenerator.for_model(catalog.resolve(job).folder)
+        generator = TextGenerator.for_model(resolve.resolve(job).folder)
         for kind in ROW_KINDS:
             rows = folder / f"{kind.name}.jsonl"
             write_jsonl(rows, generator.generate(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))

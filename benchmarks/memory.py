@@ -16,12 +16,12 @@ import numpy as np
 
 from command_line import JsonPath, make_app, publish
 from embedcli import __version__
-from embedcli.bench.contenders import EmbedcliRun, Timing, run_embedcli
-from embedcli.bench.machine import describe_machine
-from embedcli.bench.outcome import round_floats
-from embedcli.bench.tables import format_machine, format_row
+from embedcli.benchmark.contenders import EmbedcliRun, Timing, run_embedcli
+from embedcli.benchmark.machine import describe_machine
+from embedcli.benchmark.results import round_floats
+from embedcli.benchmark.text_tables import format_machine, format_row
 from embedcli.cli.bench import print_progress
-from embedcli.contracts import EmbedcliError
+from embedcli.core.errors import EmbedcliError
 from random_static_models import make_word_model
 
 ROW_COUNTS = (10_000, 1_000_000)

@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from embedcli import sources
-from embedcli.contracts import Job
+from embedcli import readers
+from embedcli.core.job import Job
 
 FILES = 10_000
 SPARSE_BYTES = 10_000_000_000
@@ -37,10 +37,10 @@ def main() -> None:
         peak_before = measure_peak_mb()
         started = time.perf_counter()
         job = Job(tuple(inputs), "out/", text_column="text", id_column="id")
-        plan = sources.plan(job)
-        partitions = sources.shares(plan, PARTITION_ROWS)
+        plan = readers.plan(job)
+        partitions = readers.shares(plan, PARTITION_ROWS)
         planning_seconds = time.perf_counter() - started
-        starts = sources.row_starts(job, plan) if options.count_rows else []
+        starts = readers.row_starts(job, plan) if options.count_rows else []
         counting_seconds = time.perf_counter() - started - planning_seconds
     print(
         f"{options.kind}: {len(plan.pieces)} input splits, {len(partitions)} partitions in {planning_seconds:.1f} s; "

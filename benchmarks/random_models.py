@@ -25,12 +25,11 @@ import typer
 
 from command_line import JsonPath, Rounds, make_app, publish
 from embedcli import __version__
-from embedcli.bench.compare import BenchRequest, compare
-from embedcli.bench.model import read_transformer_shape
-from embedcli.bench.numbers import count_useful_flop
-from embedcli.bench.processes import run_measured
-from embedcli.bench.rows import write_jsonl
-from embedcli.bench.tables import (
+from embedcli.benchmark.compare import BenchRequest, compare
+from embedcli.benchmark.dataset import write_jsonl
+from embedcli.benchmark.model_flops import read_transformer_shape
+from embedcli.benchmark.statistics import count_useful_flop
+from embedcli.benchmark.text_tables import (
     WIDTH,
     format_best_products,
     format_busy_warning,
@@ -40,16 +39,18 @@ from embedcli.bench.tables import (
     format_row,
     with_label,
 )
+from embedcli.benchmark.timed_process import run_measured
 from embedcli.cli.bench import make_request, print_progress
-from embedcli.cli.boundary import set_environment
+from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, takes
-from embedcli.contracts import ModelError, UsageError
-from embedcli.encoders import catalog, devices
+from embedcli.core.errors import ModelError, UsageError
+from embedcli.encoders.torch import device as torch_device
+from embedcli.models import resolve
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from embedcli.contracts import Rows
+    from embedcli.core.types import Rows
 
 PROGRAMS = Path(__file__).parent / "programs"
 CACHE_VARIABLE = "EMBEDCLI_CACHE"
@@ -165,7 +166,7 @@ def measure(
     for name in names:
         if name not in SIZES:
             raise UsageError(f"--sizes {name}: there is no such size", f"choose from {', '.join(SIZES)}")
-    source = catalog.resolve(request.job).folder
+    source = resolve.resolve(request.job).folder
     generator = TextGenerator.for_model(source)
     comparisons: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as place, use_cache(f"{place}/cache"):
@@ -175,7 +176,7 @@ def measure(
             model = create_random_model(Path(place, name), source, layers, width)
             comparisons[name] = {}
             for kind in ROW_KINDS:
-                flop = CPU_FLOP if devices.on_cpu(request.job) else GPU_FLOP
+                flop = CPU_FLOP if torch_device.on_cpu(request.job) else GPU_FLOP
                 count = request.rows or count_rows_for(kind, model, flop)
                 rows = Path(place, f"{kind.name}.jsonl")
                 write_jsonl(rows, generator.generate(kind.lengths(count)))

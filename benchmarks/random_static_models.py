@@ -18,12 +18,12 @@ import numpy as np
 import typer
 
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
-from embedcli.bench.compare import compare
-from embedcli.bench.tables import format_comparison
+from embedcli.benchmark.compare import compare
+from embedcli.benchmark.text_tables import format_comparison
 from embedcli.cli.bench import make_request, print_progress
-from embedcli.cli.boundary import set_environment
+from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, takes
-from embedcli.encoders import catalog
+from embedcli.models import resolve
 
 # The width of published small static models.
 DIMENSIONS = 256
@@ -40,7 +40,7 @@ def main(
 ) -> None:
     """Measure embedcli beside model2vec on a static model with random vectors."""
     set_environment(flags)
-    source = catalog.resolve(make_request(paths, flags).job).folder
+    source = resolve.resolve(make_request(paths, flags).job).folder
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         model = make_static_model(Path(name) / "static", source, DIMENSIONS)
         figures = compare(make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), print_progress)

@@ -20,13 +20,13 @@ import typer
 
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
 from embedcli import __version__
-from embedcli.bench.compare import BenchRequest
-from embedcli.bench.contenders import EmbedcliRun, RunFailed, Timing, run_embedcli
-from embedcli.bench.machine import describe_machine
-from embedcli.bench.numbers import median_or_nan
-from embedcli.bench.outcome import get_highest_others_share, round_floats, summarize_speedups
-from embedcli.bench.rows import write_dataset, write_jsonl
-from embedcli.bench.tables import (
+from embedcli.benchmark.compare import BenchRequest
+from embedcli.benchmark.contenders import EmbedcliRun, RunFailed, Timing, run_embedcli
+from embedcli.benchmark.dataset import write_dataset, write_jsonl
+from embedcli.benchmark.machine import describe_machine
+from embedcli.benchmark.results import get_highest_others_share, round_floats, summarize_speedups
+from embedcli.benchmark.statistics import median_or_nan
+from embedcli.benchmark.text_tables import (
     format_busy_warning,
     format_machine,
     format_missing,
@@ -35,9 +35,9 @@ from embedcli.bench.tables import (
     with_label,
 )
 from embedcli.cli.bench import make_request, print_progress
-from embedcli.cli.boundary import set_environment
+from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, takes
-from embedcli.contracts import UsageError
+from embedcli.core.errors import UsageError
 
 # Input files, each a partition: enough for several workers to finish at about the same time.
 FILES = 20

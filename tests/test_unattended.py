@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import jobs
+import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 

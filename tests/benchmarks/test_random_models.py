@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 import embedcli
 import models
 import random_models
-from embedcli.bench import tables
-from embedcli.bench.compare import BenchRequest
-from embedcli.bench.model import read_transformer_shape
-from embedcli.bench.numbers import TransformerShape
-from embedcli.contracts import Job, UsageError
+from embedcli.benchmark import text_tables
+from embedcli.benchmark.compare import BenchRequest
+from embedcli.benchmark.model_flops import read_transformer_shape
+from embedcli.benchmark.statistics import TransformerShape
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
 
 LAYERS, WIDTH = 2, 24
 
@@ -114,7 +115,7 @@ def test_the_program_measures_every_size_and_kind(
     assert not any(Path(one.job.model).exists() for one in requests)
     assert created == [(words, 6, 384), (words, 24, 1024)]
     lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= tables.WIDTH
+    assert max(map(len, lines)) <= text_tables.WIDTH
     assert sum("network, " in line for line in lines) == 6
     assert "large long   tokenize 25%, forward 100%" in lines
 

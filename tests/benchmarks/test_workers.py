@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_bench
+from small_bench import make_small_request
 from typer.testing import CliRunner
 
-import small_bench
 import workers
-from embedcli.bench import tables
-from embedcli.bench.contenders import Timing
-from embedcli.contracts import ModelError, UsageError
-from small_bench import make_small_request
+from embedcli.benchmark import text_tables
+from embedcli.benchmark.contenders import Timing
+from embedcli.core.errors import ModelError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_several_workers_are_measured_beside_one(place: Path, monkeypatch: pytes
     assert figures["runners"]["one process"]["ratio"] == {"median": 1.0, "each": [1.0]}
     two = figures["runners"]["2 processes"]
     assert two["process_seconds"] > 0 < two["start_seconds"]
-    assert max(map(len, done.stdout.splitlines())) <= tables.WIDTH
+    assert max(map(len, done.stdout.splitlines())) <= text_tables.WIDTH
     assert "pip install 'embedcli[ray]'" in done.stdout
 
 

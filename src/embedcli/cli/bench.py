@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, Quiet, takes
-from embedcli.contracts import Job, UsageError
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
 
 if TYPE_CHECKING:
-    from embedcli.bench.compare import BenchRequest
+    from embedcli.benchmark.compare import BenchRequest
 
 
 @guarded
@@ -41,8 +42,8 @@ def bench(
     The same rows go through each of them in turn, each run in a process of its own. The table shows
     medians; each ratio compares runs of the same round. docs/speed.md explains the figures.
     """
-    from embedcli import report
-    from embedcli.bench.tables import format_batch_tokens, format_comparison
+    from embedcli.benchmark.text_tables import format_batch_tokens, format_comparison
+    from embedcli.reporting import run_report
 
     set_environment(flags)
     if not paths:
@@ -50,18 +51,18 @@ def bench(
     request = make_request(paths, flags, rounds=rounds, rows=rows, peers=peers, peer_python=peer_python)
     notify = discard_line if quiet else print_progress
     if tune:
-        from embedcli.bench.tune import measure_batch_tokens
+        from embedcli.benchmark.tune_batch import measure_batch_tokens
 
         figures = measure_batch_tokens(request, notify)
         table = format_batch_tokens(figures)
     else:
-        from embedcli.bench.compare import compare
+        from embedcli.benchmark.compare import compare
 
         figures = compare(request, notify)
         table = format_comparison(figures)
     sys.stdout.write(table + "\n")
     if json is not None:
-        report.write_json(json, figures)
+        run_report.write_json(json, figures)
 
 
 def make_request(paths: Sequence[str], flags: Mapping[str, Any], **settings: Any) -> BenchRequest:
@@ -72,7 +73,7 @@ def make_request(paths: Sequence[str], flags: Mapping[str, Any], **settings: Any
         flags: Values of job options by Job field, all encoder options among them.
         **settings: Other fields of the request.
     """
-    from embedcli.bench.compare import BenchRequest
+    from embedcli.benchmark.compare import BenchRequest
 
     return BenchRequest(Job(inputs=tuple(paths), output="-", **flags), encoder_arguments(flags), **settings)
 
