@@ -316,7 +316,7 @@ CASES = [
         (
             command(f"batch export in.jsonl more.jsonl requests.jsonl {BATCH} --keep n"),
             write_batch_results,
-            command("batch import results.jsonl out.parquet --quiet"),
+            command("batch import results.jsonl out.parquet --input in.jsonl --input more.jsonl --quiet"),
         ),
     ),
     Case(

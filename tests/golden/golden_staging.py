@@ -38,6 +38,10 @@ class Staged:
     before: tuple[Command | Callable[[], object], ...] = ()
 
     @property
+    def is_sharded(self) -> bool:
+        return self.finish.startswith("--shard")
+
+    @property
     def last(self) -> Command:
         return encode(f"{self.job} {self.finish} --report {REPORT}")
 
@@ -100,7 +104,7 @@ def run_whole(staged: Staged, folder: Path) -> None:
     """Run a job without a stop, in a new folder; with all shards one after the other, if it has any."""
     prepare(staged, folder)
     with chdir(folder):
-        if staged.stop and "--shard" in staged.stop:
+        if staged.is_sharded:
             run_command(encode(f"{staged.job} {staged.stop}"))
         ended = run_command(staged.last)
         assert ended.exit_code in (0, 3), ended.stderr
@@ -120,7 +124,7 @@ def begin(staged: Staged, folder: Path, archives: Path) -> None:
             kill_between_chunks(encode(staged.job))
         else:
             ended = run_command(encode(f"{staged.job} {staged.stop}"))
-            assert ended.exit_code in ((0, 3) if "--shard" in staged.stop else (75,)), ended
+            assert ended.exit_code in ((0, 3) if staged.is_sharded else (75,)), ended
     archives.mkdir(exist_ok=True)
     pack(folder, archives / f"{staged.name}.tar.gz")
 

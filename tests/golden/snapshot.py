@@ -2,7 +2,8 @@
 
 Each file has a `content`, and an `exact` part: the digest of its bytes, and what else changes with the versions of
 the libraries that write it. `exact` is compared only where these versions are those of the record.
-Masked, and nothing else: versions of libraries, times and speeds in reports, sentences, and the port of the server.
+Masked, and nothing else: versions of libraries, times and speeds in reports, sentences, sizes of files, the base URL of
+the server, and the folder of the job.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ WRITERS = ("embedcli", "numpy", "orjson", "pyarrow", "tokenizers", "zstandard")
 UNSTABLE = {
     "started", "seconds", "reason", "hint", "notes", "stage_seconds", "timeline", "bottleneck", "forward_seconds",
     "device_idle_share", "peak_memory_mb", "rows_per_second", "tokens_per_second", "batch_tokens",
-    "padding_share", "batches", "padded_tokens", "detail",
+    "padding_share", "batches", "padded_tokens", "detail", "time",
 }  # fmt: skip
 # Values that follow from the sizes of compressed files.
 SIZES = {"sizes", "output_bytes", "bytes"}
@@ -89,9 +90,9 @@ def shortened(lines: list[str]) -> list[str]:
 
 
 def metadata_of(schema: pa.Schema) -> dict[str, Any]:
-    """Metadata of a schema by key, in order, as JSON where it is JSON."""
+    """Metadata of a schema by key, as JSON where it is JSON; sorted, as Lance returns them in a random order."""
     found: dict[str, Any] = {}
-    for key, raw in (schema.metadata or {}).items():
+    for key, raw in sorted((schema.metadata or {}).items()):
         try:
             found[key.decode()] = mask(json.loads(raw), set())
         except ValueError:
@@ -139,8 +140,9 @@ def is_named_by_digest(path: Path) -> bool:
 def describe_file(path: Path, server: str, without: str = "") -> dict[str, Any]:
     """The `content` and the `exact` part of a file; `without` is a column that is left out."""
     data = path.read_bytes()
-    # The base URL is of the same length on no two runs, so that bytes which hold it have no digest.
-    exact: dict[str, Any] = {} if without or (server and server.encode() in data) else {"sha256": digest(data)}
+    # Base URL and folder differ from run to run, so that bytes which hold them have no digest.
+    differs = (server and server.encode() in data) or str(path.parent.resolve()).encode() in data
+    exact: dict[str, Any] = {} if without or differs else {"sha256": digest(data)}
     content: Any = None
     if is_named_by_digest(path):
         content, more = staging_content(path, data)
@@ -206,7 +208,7 @@ def describe(case: Case, ended: list[Ended], server: str, folder: Path, inputs: 
         "stdout": shown,
         "files": describe_files(folder, inputs, server, "" if case.is_exact else "embedding"),
     }
-    text = json.dumps(description, ensure_ascii=False)
+    text = json.dumps(description, ensure_ascii=False).replace(str(folder.resolve()), "{folder}")
     masked: dict[str, Any] = json.loads(text.replace(server, SERVER) if server else text)
     return masked
 
