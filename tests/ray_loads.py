@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcli import encoders
-from embedcli.contracts import Encoder, Job, Tokens
+from embedcli.contracts import BaseEncoder, Job, Tokens
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Loader:
 
     folder: str
 
-    def __call__(self, job: Job, notify: Callable[[str], None]) -> Encoder:
+    def __call__(self, job: Job, notify: Callable[[str], None]) -> BaseEncoder:
         (Path(self.folder) / f"load-{os.getpid()}-{os.urandom(2).hex()}").touch()
         encoder = encoders.load(job, encoders.resolve(job), notify)
         tokenize = encoder.tokenize

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from embedcli import batching, encoders
-from embedcli.contracts import Encoder, Job
+from embedcli.contracts import BaseEncoder, Job
 from embedcli.encoders import catalog
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +29,7 @@ def load(model: str | Path = "all-MiniLM-L6-v2", **values: Any) -> Any:
     return encoders.load(job(model, **({"device": "cpu", "threads": 1} | values)))
 
 
-def encode(encoder: Encoder, texts: Sequence[str], budget: int | None = None) -> Any:
+def encode(encoder: BaseEncoder, texts: Sequence[str], budget: int | None = None) -> Any:
     """float32 [len(texts), dim]: every text through the encoder in packed batches; rows without a token stay zero."""
     tokens = encoder.tokenize(texts)
     known = np.flatnonzero(tokens.lengths)

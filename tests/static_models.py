@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcli import batching
-from embedcli.contracts import Encoder, Job
+from embedcli.contracts import BaseEncoder, Job
 from embedcli.encoders import catalog, static
 
 WORDS = [
@@ -110,7 +110,7 @@ def load(path: Path, said: list[str] | None = None, **options: Any) -> static.St
     return static.load(catalog.resolve(job), job, (said if said is not None else []).append)
 
 
-def encode(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+def encode(encoder: BaseEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """All texts through tokenize, forward and collect, packed as the engine packs them."""
     tokens = encoder.tokenize(texts)
     made = np.zeros((len(texts), encoder.dim), np.float32)

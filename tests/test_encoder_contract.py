@@ -12,23 +12,23 @@ import pytest
 
 import models
 from embedcli import batching
-from embedcli.contracts import Encoder
+from embedcli.contracts import BaseEncoder
 from fake_server import MODEL, FakeServer
 from reference import encode, load, samples
 
 
-def local(name: str, **values: Any) -> AbstractContextManager[Encoder]:
+def local(name: str, **values: Any) -> AbstractContextManager[BaseEncoder]:
     return closing(load(models.folder(name), **values))
 
 
 @contextmanager
-def hosted() -> Iterator[Encoder]:
+def hosted() -> Iterator[BaseEncoder]:
     with FakeServer(dim=8) as server, closing(load("openai:" + MODEL, base_url=server.base_url)) as encoder:
         yield encoder
 
 
 # A new encoder joins by a line here; its vectors must not need a network beyond this machine.
-MAKERS: dict[str, Callable[[], AbstractContextManager[Encoder]]] = {
+MAKERS: dict[str, Callable[[], AbstractContextManager[BaseEncoder]]] = {
     "torch": lambda: local("all-MiniLM-L6-v2-shape"),
     "torch, raw folder": lambda: local("text2vec-large-chinese"),
     "torch, left padding": lambda: local("Qwen3-Embedding-0.6B", as_="query"),
@@ -44,7 +44,7 @@ TEXTS = [*samples()[:24], "a", LONG, samples()[0]]
 
 
 @pytest.fixture(scope="module", params=MAKERS)
-def encoder(request: pytest.FixtureRequest) -> Iterator[Encoder]:
+def encoder(request: pytest.FixtureRequest) -> Iterator[BaseEncoder]:
     with MAKERS[request.param]() as made:
         yield made
 
@@ -53,12 +53,12 @@ def rows(count: int) -> Any:
     return np.arange(count)
 
 
-def test_its_numbers_are_usable(encoder: Encoder) -> None:
+def test_its_numbers_are_usable(encoder: BaseEncoder) -> None:
     assert min(encoder.dim, encoder.lanes, encoder.batch_tokens, encoder.multiple + 1) >= 1
     assert encoder.empty_reason
 
 
-def test_tokens_are_a_ragged_array_within_the_whole(encoder: Encoder) -> None:
+def test_tokens_are_a_ragged_array_within_the_whole(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     assert tokens.offsets[0] == 0
     assert tokens.offsets[-1] == len(tokens.ids)
@@ -68,7 +68,7 @@ def test_tokens_are_a_ragged_array_within_the_whole(encoder: Encoder) -> None:
     assert [array.dtype.name for array in (tokens.ids, tokens.offsets, tokens.full)] == ["int32", "int64", "int32"]
 
 
-def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: Encoder) -> None:
+def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: BaseEncoder) -> None:
     together = encoder.tokenize(TEXTS)
     for i in (0, 7, len(TEXTS) - 2):
         alone = encoder.tokenize([TEXTS[i]])
@@ -77,12 +77,12 @@ def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: Encoder) -> Non
         assert alone.full[0] == together.full[i]
 
 
-def test_no_texts_make_no_rows(encoder: Encoder) -> None:
+def test_no_texts_make_no_rows(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize([])
     assert (len(tokens.ids), tokens.offsets.tolist(), len(tokens.full)) == (0, [0], 0)
 
 
-def test_vectors_are_float32_finite_and_in_the_order_of_the_rows(encoder: Encoder) -> None:
+def test_vectors_are_float32_finite_and_in_the_order_of_the_rows(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     forward = encoder.collect(encoder.forward(tokens, rows(6)))
     backward = encoder.collect(encoder.forward(tokens, rows(6)[::-1]))
@@ -92,20 +92,20 @@ def test_vectors_are_float32_finite_and_in_the_order_of_the_rows(encoder: Encode
     assert len(np.unique(forward.round(4), axis=0)) == 6
 
 
-def test_a_rows_vector_does_not_depend_on_its_batch(encoder: Encoder) -> None:
+def test_a_rows_vector_does_not_depend_on_its_batch(encoder: BaseEncoder) -> None:
     whole = encode(encoder, TEXTS)
     np.testing.assert_allclose(encode(encoder, TEXTS, 40), whole, atol=1e-5)
     np.testing.assert_allclose(whole[-1], whole[0], atol=1e-5)
 
 
-def test_exact_gives_the_same_in_float32(encoder: Encoder) -> None:
+def test_exact_gives_the_same_in_float32(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     chosen = np.array([5, len(TEXTS) - 2, 2])
     np.testing.assert_allclose(encoder.exact(tokens, chosen), encode(encoder, TEXTS)[chosen], atol=1e-5)
     assert encoder.exact(tokens, chosen).dtype == np.float32
 
 
-def test_batches_in_flight_do_not_mix(encoder: Encoder) -> None:
+def test_batches_in_flight_do_not_mix(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     batches = list(batching.pack(tokens.lengths, lambda: 60, encoder.multiple))
     expected = [encoder.collect(encoder.forward(tokens, batch)) for batch in batches]
@@ -115,7 +115,7 @@ def test_batches_in_flight_do_not_mix(encoder: Encoder) -> None:
             np.testing.assert_allclose(encoder.collect(output), vectors, atol=1e-5)
 
 
-def test_collected_vectors_stay_what_they_are(encoder: Encoder) -> None:
+def test_collected_vectors_stay_what_they_are(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     first = encoder.collect(encoder.forward(tokens, rows(4)))
     kept = first.copy()
@@ -123,7 +123,7 @@ def test_collected_vectors_stay_what_they_are(encoder: Encoder) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_the_space_says_what_made_the_vectors_in_json(encoder: Encoder) -> None:
+def test_the_space_says_what_made_the_vectors_in_json(encoder: BaseEncoder) -> None:
     space = encoder.space()
     assert json.loads(json.dumps(space)) == space
     assert set(SPACE) <= set(space)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import engine, outputs, precision, storage
-from embedcli.contracts import Chunk, Encoder, Job, Piece, ResumeError, UsageError
+from embedcli.contracts import BaseEncoder, Chunk, Job, Piece, ResumeError, UsageError
 from embedcli.meter import Control, Meter
 from embedcli.sequences import Settings
 
@@ -91,7 +91,7 @@ def digest(ranges: Floats) -> str:
     return blake2b(ranges.astype(np.float32).tobytes(), digest_size=16).hexdigest()
 
 
-def sampled(job: Job, chunks: Iterable[Chunk], encoder: Encoder, settings: Settings, stage: str | None) -> Floats:
+def sampled(job: Job, chunks: Iterable[Chunk], encoder: BaseEncoder, settings: Settings, stage: str | None) -> Floats:
     """float32 [2, dim]: from a sample of `chunks`, then noted in `stage`.
 
     The sample is the SAMPLE_ROWS distinct texts with the smallest hashes: spread over the input, the same each time.
@@ -124,7 +124,7 @@ def sample(chunks: Iterable[Chunk]) -> list[str]:
     return [text for _, text in sorted(kept)]
 
 
-def vectors_of(texts: list[str], encoder: Encoder, settings: Settings) -> Floats:
+def vectors_of(texts: list[str], encoder: BaseEncoder, settings: Settings) -> Floats:
     """float32 [n, dim] of the texts that get a vector, shaped as the job shapes them."""
     if not texts:
         raise UsageError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.contracts import DEFAULT_CHUNK_ROWS, Encoder, Job, UsageError
+from embedcli.contracts import DEFAULT_CHUNK_ROWS, BaseEncoder, Job, UsageError
 
 if TYPE_CHECKING:
     from threading import Event
@@ -26,7 +26,7 @@ def _quiet(line: str) -> None:
     pass
 
 
-def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None) -> Encoder:
+def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None) -> BaseEncoder:
     """The encoder of a job, ready to run. `notify` gets one line for each thing the user should know.
 
     Once `stop` is set, a hosted encoder waits for nothing any more and raises ModelError.
@@ -90,7 +90,7 @@ def output_dim(job: Job, dim: int) -> int:
     return job.truncate_dim
 
 
-def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
+def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncoder:
     from embedcli.encoders import devices
     from embedcli.encoders.recipe import recipe
 
@@ -105,7 +105,7 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
             raise UsageError("--compile is of the PyTorch engine", "add --engine torch")
         from embedcli.encoders import compiled
 
-        encoder: Encoder = compiled.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
+        encoder: BaseEncoder = compiled.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
         return encoder
     return _torch(job, files, made, notify)
 

@@ -26,7 +26,7 @@ from embedcli.encoders.inference import memory, told
 from embedcli.encoders.recipe import Recipe
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Encoder
+    from embedcli.contracts import BaseEncoder
 
     Build = Callable[[Job], Any]
     Notify = Callable[[str], None]
@@ -129,7 +129,7 @@ class Torch:
             gc.collect()
 
 
-def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Notify) -> Encoder:
+def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Notify) -> BaseEncoder:
     """The compiled model, from the cache or compiled now; where it cannot be, the PyTorch side and a line on why.
 
     `build(job)` loads the PyTorch side (a TransformerEncoder); it is called on a cache miss only. Raises UsageError
@@ -138,7 +138,7 @@ def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Noti
     asked = Asked(files, recipe, job)
     torch = Torch(asked, build)
     try:
-        encoder: Encoder = _load(asked, torch, notify)
+        encoder: BaseEncoder = _load(asked, torch, notify)
     except OutOfMemory as error:
         reason = f"the memory does not suffice to compile it ({error})"
     except NotConvertible as error:
@@ -151,7 +151,7 @@ def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Noti
     if job.engine == "openvino":
         raise ModelError(f"{files.name} cannot run with --engine openvino: {reason}", "leave --engine openvino out")
     notify(f"{files.name} runs on PyTorch: {reason}")
-    fallback: Encoder = torch.wanted()
+    fallback: BaseEncoder = torch.wanted()
     return fallback
 
 

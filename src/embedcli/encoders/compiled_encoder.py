@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import Job, Tokens
+from embedcli.contracts import BaseEncoder, Job, Tokens
 from embedcli.encoders import compiled_cache as cache
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.inference import Requests, memory
@@ -67,7 +67,7 @@ class Network:
         )
 
 
-class CompiledEncoder:
+class CompiledEncoder(BaseEncoder):
     """A compiled sentence-transformers pipeline on the CPU, with `lanes` batches in flight.
 
     `compile(network, dtype)` gives OpenVINO's compiled model.
@@ -81,7 +81,6 @@ class CompiledEncoder:
         self._asked, self._network, self._compile = asked, network, compile
         self._recipe = asked.recipe
         self.words = network.tokenizer(asked.recipe, asked.recipe.max_seq_length)
-        self.spans = self.words.spans
         self.dim = int(network.facts["dim"])
         self.dtype = asked.dtype
         self._main = Requests(compile(network, self.dtype))
@@ -102,6 +101,10 @@ class CompiledEncoder:
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Each text once, prompt first, cut to the model's limit."""
         return self.words.tokenize(texts)
+
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+        """Split a text as its tokenizer does."""
+        return self.words.split_into_windows(text, overlap)
 
     def forward(self, tokens: Tokens, rows: Rows) -> Any:
         """Start one batch and return at once. Raises OutOfMemory if it does not fit."""

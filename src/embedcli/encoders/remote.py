@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import orjson
 
-from embedcli.contracts import Job, ModelError, Tokens, UsageError
+from embedcli.contracts import BaseEncoder, Job, ModelError, Tokens, UsageError
 from embedcli.encoders.answers import Answer, Malformed, decode, normalized
 from embedcli.encoders.counting import HOSTED_PREFIX, Asked, counter, limit_of, prepare, windows
 from embedcli.encoders.endpoint import Address, Endpoint, Refused, address, read_key
@@ -104,8 +104,8 @@ def identity(job: Job) -> dict[str, Any]:
     }
 
 
-class RemoteEncoder:
-    """contracts.Encoder over HTTP. `forward` starts requests, `collect` waits for them."""
+class RemoteEncoder(BaseEncoder):
+    """A hosted model, asked over HTTP. `forward` starts requests, `collect` waits for them."""
 
     multiple = 0
     empty_reason = "the text is empty"
@@ -159,7 +159,7 @@ class RemoteEncoder:
         return tokens, rows, [self._start(asked, rows[start:stop], counts[start:stop]) for start, stop in cuts]
 
     def collect(self, output: tuple[Tokens, Rows, list[Future[Block]]]) -> Floats:
-        """float32 [len(rows), dim]; rows of NaN where the server refused a text, and `reason` says why.
+        """float32 [len(rows), dim]; rows of NaN where the server refused a text, and `reject_reason` says why.
 
         Raises ModelError when patience is at its end or no attempt can help.
         """
@@ -175,7 +175,7 @@ class RemoteEncoder:
         vectors = np.concatenate([block.vectors for block in blocks])
         return normalized(vectors) if self._job.normalize else vectors
 
-    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters, each within the limit with the prompt."""
         return windows(text, self._prompt, self._counter, self._limit, overlap)
 
@@ -187,7 +187,7 @@ class RemoteEncoder:
                 made[i] = self.collect(self.forward(tokens, np.array([row])))[0]
         return made
 
-    def reason(self, tokens: Tokens, row: int) -> str | None:
+    def reject_reason(self, tokens: Tokens, row: int) -> str | None:
         """Why the server refused a row; None if it did not."""
         asked: Asked = tokens.payload
         return asked.refused.get(row)

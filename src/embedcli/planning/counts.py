@@ -12,7 +12,7 @@ from embedcli import sequences
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embedcli.contracts import Rows
+    from embedcli.contracts import Rows, TextTokenizer
     from embedcli.sequences import Settings
 
 # What is known of one row: tokens of the text and of the part that is read, how many of them are sent (none for a
@@ -21,7 +21,7 @@ NAMES = ("tokens", "read", "sent", "cut", "outputs", "empty", "too_long")
 SENT = NAMES.index("sent")
 
 
-def measured(texts: Sequence[str], encoder: Any, settings: Settings) -> Any:
+def measured(texts: Sequence[str], encoder: TextTokenizer, settings: Settings) -> Any:
     """float64 [len(texts), len(NAMES)]: the numbers of each text, as the engine would treat it."""
     if not texts:
         return np.zeros((0, len(NAMES)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, sources
-from embedcli.contracts import Chunk, Job, UsageError
+from embedcli.contracts import Chunk, Job, TextTokenizer, UsageError
 from embedcli.encoders.counting import HOSTED_PREFIX, counter, limit_of, prepare, windows
 from embedcli.encoders.recipe import resolve_prompt
 from embedcli.encoders.remote import refuse_windows
@@ -41,7 +41,7 @@ class Wanted:
     seconds: float = 2.0
 
 
-class Hosted:
+class Hosted(TextTokenizer):
     """The part of a hosted encoder that needs neither server nor key: its token counts and windows."""
 
     def __init__(self, job: Job, notify: Notify) -> None:
@@ -54,11 +54,8 @@ class Hosted:
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         return prepare(texts, self.prompt, self.counter, self.limit)
 
-    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         return windows(text, self.prompt, self.counter, self.limit, overlap)
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass
@@ -74,7 +71,7 @@ class Pass:
     read_seconds: float = 0.0
     _reservoir: Reservoir = field(default_factory=lambda: Reservoir(TIMED_ROWS, seed=1))
 
-    def run(self, chunks: Iterator[Chunk], encoder: Any, settings: Settings) -> None:
+    def run(self, chunks: Iterator[Chunk], encoder: TextTokenizer, settings: Settings) -> None:
         """Count every row of `chunks`."""
         meter = Meter()
         for chunk in meter.timed("read", chunks):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders, engine
-from embedcli.contracts import DEFAULT_CHUNK_ROWS, Chunk, Encoded, Encoder, InputError, Job, Piece, UsageError
+from embedcli.contracts import DEFAULT_CHUNK_ROWS, BaseEncoder, Chunk, Encoded, InputError, Job, Piece, UsageError
 from embedcli.encoders.known import known
 from embedcli.meter import Control, Meter
 from embedcli.sequences import Settings
@@ -34,7 +34,7 @@ class Texts:
 
     def __init__(self, job: Job, notify: Notify = quiet) -> None:
         self.meter = Meter()
-        self._encoder: Encoder = encoders.load(job, notify=notify)
+        self._encoder: BaseEncoder = encoders.load(job, notify=notify)
         self._closed = False
         self.space: Mapping[str, Any] = self._encoder.space()
         # A truncation saved with the model holds unless the user named one.
