@@ -19,7 +19,8 @@ import torch
 from embedcli import api, encoders, runners
 from embedcli.bench import shapes
 from embedcli.bench.rows import write
-from embedcli.contracts import DEFAULT_MODEL, BaseEncoder, Tokens
+from embedcli.contracts import DEFAULT_MODEL
+from embedcli.encoder import BaseEncoder, Tokens
 from embedcli.encoders import catalog, unpadded
 from embedcli.encoders.copies import Fetched
 from embedcli.encoders.pieces import tokenizing

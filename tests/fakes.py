@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedcli.contracts import BaseEncoder, Chunk, Columns, OutOfMemory, Piece, Reject, Tokens
+from embedcli.contracts import Chunk, Columns, OutOfMemory, Piece, Reject
+from embedcli.encoder import BaseEncoder, Tokens
 
 
 class FakeEncoder(BaseEncoder):

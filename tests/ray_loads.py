@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from embedcli import encoders
-from embedcli.contracts import BaseEncoder, Job, Tokens
+from embedcli.contracts import Job
+from embedcli.encoder import BaseEncoder, Tokens
 
 
 @dataclass(frozen=True)

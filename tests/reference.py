@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from embedcli import batching, encoders
-from embedcli.contracts import BaseEncoder, Job
+from embedcli.contracts import Job
+from embedcli.encoder import BaseEncoder
 from embedcli.encoders import catalog
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcli import batching
-from embedcli.contracts import BaseEncoder, Job
+from embedcli.contracts import Job
+from embedcli.encoder import BaseEncoder
 from embedcli.encoders import catalog, static
 
 WORDS = [

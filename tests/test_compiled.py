@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import models
 from embedcli import encoders
-from embedcli.contracts import ModelError, OutOfMemory, Tokens, UsageError
+from embedcli.contracts import ModelError, OutOfMemory, UsageError
+from embedcli.encoder import Tokens
 from embedcli.encoders import compiled, compiled_cache, inference, probe, tracing
 from embedcli.encoders.tokens import as_tokens
 from reference import encode, encoded, job, load, lowest_cosine, samples, varied

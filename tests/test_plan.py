@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jobs
-from embedcli.contracts import TextTokenizer, Tokens
+from embedcli.encoder import TextTokenizer, Tokens
 from embedcli.planning import speed
 from embedcli.planning.counts import Distinct, Reservoir, Tally
 from embedcli.sequences import Settings

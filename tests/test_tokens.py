@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 import models
-from embedcli.contracts import Tokens, UsageError
+from embedcli.contracts import UsageError
+from embedcli.encoder import Tokens
 from embedcli.encoders import catalog, ownwords, pieces
 from embedcli.encoders import tokens as tokens_module
 from embedcli.encoders.tokens import FastTokenizer, pad

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import engine, outputs, precision, storage
-from embedcli.contracts import BaseEncoder, Chunk, Job, Piece, ResumeError, UsageError
+from embedcli.contracts import Chunk, Job, Piece, ResumeError, UsageError
+from embedcli.encoder import BaseEncoder
 from embedcli.meter import Control, Meter
 from embedcli.sequences import Settings
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli import batching
-from embedcli.contracts import BaseEncoder, Chunk, Encoded, ModelError, OutOfMemory
+from embedcli.contracts import Chunk, Encoded, ModelError, OutOfMemory
+from embedcli.encoder import BaseEncoder
 from embedcli.handover import Idle, ahead, ahead_or_idle
 from embedcli.meter import Control, Meter
 from embedcli.precision import unusable

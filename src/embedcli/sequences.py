@@ -11,20 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.batching import groups
-from embedcli.contracts import (
-    BaseEncoder,
-    Chunk,
-    Encoded,
-    InputError,
-    Job,
-    Known,
-    Overflow,
-    Precision,
-    Reject,
-    TextTokenizer,
-    Tokens,
-    UsageError,
-)
+from embedcli.contracts import Chunk, Encoded, InputError, Job, Known, Overflow, Precision, Reject, UsageError
+from embedcli.encoder import BaseEncoder, TextTokenizer, Tokens
 from embedcli.meter import Meter
 from embedcli.precision import fits, shape
 from embedcli.pyvalues import value_of

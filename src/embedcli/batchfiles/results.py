@@ -20,7 +20,8 @@ import numpy as np
 import orjson
 
 from embedcli import sources, storage
-from embedcli.contracts import BaseEncoder, InputError, Job, Tokens, UsageError
+from embedcli.contracts import InputError, Job, UsageError
+from embedcli.encoder import BaseEncoder, Tokens
 from embedcli.encoders import remote
 from embedcli.encoders.answers import Answer, Malformed, normalized, unpack
 from embedcli.encoders.counting import HOSTED_PREFIX

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.contracts import DEFAULT_CHUNK_ROWS, BaseEncoder, Job, UsageError
+from embedcli.contracts import DEFAULT_CHUNK_ROWS, Job, UsageError
+from embedcli.encoder import BaseEncoder
 
 if TYPE_CHECKING:
     from threading import Event

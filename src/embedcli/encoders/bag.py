@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from embedcli.contracts import Floats, Ints, Rows, Tokens
+    from embedcli.contracts import Floats, Ints, Rows
+    from embedcli.encoder import Tokens
 
 # Gathered vectors of one step: they stay in the second-level cache between gathering and adding.
 BLOCK_BYTES = 1 << 20

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from embedcli.contracts import OutOfMemory, Tokens
+from embedcli.contracts import OutOfMemory
+from embedcli.encoder import Tokens
 
 # The trial batch: enough that fixed costs do not count, and small on any card that holds the model.
 TRIAL_TOKENS = 8192

@@ -26,7 +26,7 @@ from embedcli.encoders.inference import memory, told
 from embedcli.encoders.recipe import Recipe
 
 if TYPE_CHECKING:
-    from embedcli.contracts import BaseEncoder
+    from embedcli.encoder import BaseEncoder
 
     Build = Callable[[Job], Any]
     Notify = Callable[[str], None]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import BaseEncoder, Job, Tokens
+from embedcli.contracts import Job
+from embedcli.encoder import BaseEncoder, Tokens
 from embedcli.encoders import compiled_cache as cache
 from embedcli.encoders.files import ModelFiles
 from embedcli.encoders.inference import Requests, memory

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from embedcli.contracts import Tokens, UsageError
+from embedcli.contracts import UsageError
+from embedcli.encoder import Tokens
 from embedcli.encoders.cuts import spans
 
 if TYPE_CHECKING:

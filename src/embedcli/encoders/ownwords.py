@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import Tokens
+from embedcli.encoder import Tokens
 from embedcli.encoders.tokens import FastTokenizer, as_tokens
 
 if TYPE_CHECKING:

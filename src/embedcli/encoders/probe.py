@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import Tokens
+from embedcli.encoder import Tokens
 from embedcli.encoders.tokens import as_tokens
 
 if TYPE_CHECKING:
-    from embedcli.contracts import BaseEncoder, Floats, Rows
+    from embedcli.contracts import Floats, Rows
+    from embedcli.encoder import BaseEncoder
 
 # Cosine of at least 0.9999 with PyTorch, as a distance relative to its length: sqrt(2 - 2 * 0.9999).
 SAME = 0.01414

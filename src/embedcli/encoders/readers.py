@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedcli.contracts import Tokens, UsageError
+from embedcli.contracts import UsageError
+from embedcli.encoder import Tokens
 from embedcli.encoders.cuts import spans
 from embedcli.encoders.pieces import WholeTexts, ranges, replaced
 from embedcli.encoders.tokens import as_tokens

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import orjson
 
-from embedcli.contracts import BaseEncoder, Job, ModelError, Tokens, UsageError
+from embedcli.contracts import Job, ModelError, UsageError
+from embedcli.encoder import BaseEncoder, Tokens
 from embedcli.encoders.answers import Answer, Malformed, decode, normalized
 from embedcli.encoders.counting import HOSTED_PREFIX, Asked, counter, limit_of, prepare, windows
 from embedcli.encoders.endpoint import Address, Endpoint, Refused, address, read_key
@@ -333,10 +334,15 @@ def _refuse_flags(job: Job, where: Address) -> None:
     resolve_prompt(job, {}, None)
     if job.offline and not where.loopback:
         raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
-    for name in ("rpm", "tpm", "max_concurrency", "request_timeout", "patience"):
-        value = getattr(job, name)
+    flags = {
+        "rpm": job.rpm,
+        "tpm": job.tpm,
+        "max-concurrency": job.max_concurrency,
+        "request-timeout": job.request_timeout,
+        "patience": job.patience,
+    }
+    for flag, value in flags.items():
         if value is not None and value <= 0:
-            flag = name.replace("_", "-")
             raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
 
 

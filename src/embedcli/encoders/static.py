@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from embedcli.contracts import BaseEncoder, Job, ModelError, UsageError
+from embedcli.contracts import Job, ModelError, UsageError
+from embedcli.encoder import BaseEncoder
 from embedcli.encoders.bag import Bag, unit
 from embedcli.encoders.cores import cores
 from embedcli.encoders.files import ModelFiles, read_json, sha256
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from embedcli.contracts import Floats, Rows, Tokens
+    from embedcli.contracts import Floats, Rows
+    from embedcli.encoder import Tokens
 
 Format = Layout | Literal["model2vec", "static-embedding"]
 Notify = Callable[[str], None]

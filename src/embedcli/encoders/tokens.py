@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedcli.batching import padded
-from embedcli.contracts import Tokens, UsageError
+from embedcli.contracts import UsageError
+from embedcli.encoder import Tokens
 from embedcli.encoders.cuts import spans
 from embedcli.encoders.pieces import ragged, ranges, tokenizing
 

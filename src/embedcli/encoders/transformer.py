@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.contracts import BaseEncoder, Job, ModelError, Tokens
+from embedcli.contracts import Job, ModelError
+from embedcli.encoder import BaseEncoder, Tokens
 from embedcli.encoders import budget, devices, dynamo, masks, onednn, unpadded
 from embedcli.encoders.copies import Copies, Fetched
 from embedcli.encoders.cores import cores, quota

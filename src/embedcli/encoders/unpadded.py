@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Rows, Tokens
+    from embedcli.contracts import Rows
+    from embedcli.encoder import Tokens
 
 NAME = "embedcli_unpadded"
 # (query, key, value [tokens, heads, width], spans, scale, window) -> [tokens, heads, width]

@@ -12,7 +12,8 @@ from embedcli import sequences
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embedcli.contracts import Rows, TextTokenizer
+    from embedcli.contracts import Rows
+    from embedcli.encoder import TextTokenizer
     from embedcli.sequences import Settings
 
 # What is known of one row: tokens of the text and of the part that is read, how many of them are sent (none for a

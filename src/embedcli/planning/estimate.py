@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, sources
-from embedcli.contracts import Chunk, Job, TextTokenizer, UsageError
+from embedcli.contracts import Chunk, Job, UsageError
+from embedcli.encoder import TextTokenizer
 from embedcli.encoders.counting import HOSTED_PREFIX, counter, limit_of, prepare, windows
 from embedcli.encoders.recipe import resolve_prompt
 from embedcli.encoders.remote import refuse_windows
@@ -21,7 +22,8 @@ from embedcli.planning.speed import Speed, measure
 from embedcli.sequences import Settings
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Plan, Tokens
+    from embedcli.contracts import Plan
+    from embedcli.encoder import Tokens
 
 Notify = Callable[[str], None]
 

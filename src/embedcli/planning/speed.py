@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from embedcli import batching, engine, sequences
-from embedcli.contracts import BaseEncoder, Chunk, Piece
+from embedcli.contracts import Chunk, Piece
+from embedcli.encoder import BaseEncoder
 from embedcli.meter import Control, Meter
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import __version__, calibration, checkpoint, encoders, outputs, precision, sinks, sources, storage
-from embedcli.contracts import BaseEncoder, Columns, Job, OutputError, Plan, Share, UsageError
+from embedcli.contracts import Columns, Job, OutputError, Plan, Share, UsageError
+from embedcli.encoder import BaseEncoder
 from embedcli.runners.running import Run
 from embedcli.tables import Layout
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, engine, reuse, sources
-from embedcli.contracts import BaseEncoder, Chunk, Encoded, Job, OutputError, Piece, Plan, TooManyRejects, Watch
+from embedcli.contracts import Chunk, Encoded, Job, OutputError, Piece, Plan, TooManyRejects, Watch
+from embedcli.encoder import BaseEncoder
 from embedcli.handover import ahead
 from embedcli.meter import Control, Meter
 from embedcli.sequences import Settings

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders, engine
-from embedcli.contracts import DEFAULT_CHUNK_ROWS, BaseEncoder, Chunk, Encoded, InputError, Job, Piece, UsageError
+from embedcli.contracts import DEFAULT_CHUNK_ROWS, Chunk, Encoded, InputError, Job, Piece, UsageError
+from embedcli.encoder import BaseEncoder
 from embedcli.encoders.known import known
 from embedcli.meter import Control, Meter
 from embedcli.sequences import Settings
