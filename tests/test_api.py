@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from searchable import PROMPTS, TEXTS, model_folder
 from typer.testing import CliRunner
 
 import embedcli
 from embedcli.cli import app
+from searchable import PROMPTS, TEXTS, model_folder
 
 
 @pytest.fixture(scope="module")

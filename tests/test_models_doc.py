@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from jobs import run, write_jsonl
-from reference import encode as encoded
-from reference import load, lowest_cosine, samples
 
 import models
 from embedcli.models.registry import known
+from jobs import run, write_jsonl
+from reference import encode as encoded
+from reference import load, lowest_cosine, samples
 
 DOC = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text("utf-8")
 COMMANDS = re.findall(r"^\$ (embedcli encode .*)$", DOC, re.MULTILINE)

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jobs
 import pytest
+
+import jobs
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 

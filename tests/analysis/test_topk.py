@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 from embedcli.analysis.topk import Best, search, unit
 from embedcli.core import quantization as core_quantization
 from embedcli.core.types import Precision
 from embedcli.outputs import dataset
 from embedcli.outputs.dataset import open_output
+from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 SCORE = st.one_of(st.integers(-3, 3).map(float), st.just(float("nan")))
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import small_bench
-from small_bench import TEXTS, make_job, make_small_request
 from typer.testing import CliRunner
 
+import small_bench
 from embedcli.benchmark.compare import BenchRequest, compare
 from embedcli.benchmark.contenders import Contender, EmbedcliRun, PeerLibrary, RunFailed
 from embedcli.benchmark.dataset import write_jsonl
@@ -21,6 +20,7 @@ from embedcli.benchmark.text_tables import WIDTH, format_batch_tokens, format_co
 from embedcli.benchmark.tune_batch import measure_batch_tokens
 from embedcli.cli import app
 from embedcli.core.errors import ModelError, UsageError
+from small_bench import TEXTS, make_job, make_small_request
 
 
 @pytest.fixture(scope="module")

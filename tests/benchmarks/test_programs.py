@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_bench
 from typer.testing import CliRunner
 
 import ledger_cost
 import models
 import plan_cost
 import random_static_models
+import small_bench
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SHARED = {"command_line.py"}

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import small_bench
-from small_bench import make_small_request
 from typer.testing import CliRunner
 
+import small_bench
 import workers
 from embedcli.benchmark import text_tables
 from embedcli.benchmark.contenders import Timing
 from embedcli.core.errors import ModelError, UsageError
+from small_bench import make_small_request
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pyarrow.parquet as pq
 import pytest
 
+import jobs
 from embedcli.storage import atomic_write as storage_disk
 
 ROWS = jobs.rows(120)

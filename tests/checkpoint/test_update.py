@@ -7,16 +7,16 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import COLUMNS, chunk
 
+import jobs
 from embedcli.outputs.reuse import Store
 from embedcli.outputs.schema import Layout
 from embedcli.outputs.target import target
+from fakes import COLUMNS, chunk
 
 COUNT = 1000
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fake_server as fake
-import jobs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+import fake_server as fake
+import jobs
+from batch_lines import answer, expired, read, refusal, write
 from fake_server import FakeServer, expected
-from test_batch_files import answer, expired, read, refusal, write
 
 DIM = 6
 MODEL = "openai:" + fake.MODEL

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 from typer.testing import CliRunner
 
 from embedcli.analysis.compare import vectors_at
@@ -20,6 +19,7 @@ from embedcli.core import quantization
 from embedcli.core.types import Precision
 from embedcli.outputs import dataset
 from embedcli.outputs.dataset import open_output
+from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 ROWS, DIM, K = 300, 32, 7
 IDS = [f"r{i}" for i in range(ROWS)]

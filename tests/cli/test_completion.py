@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jobs
 import pytest
+
+import jobs
 
 SHELLS = ("bash", "zsh", "fish")
 # How each shell completes a line without a terminal. zsh's own listing needs one: its helper prints what it was given.

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pyarrow.parquet as pq
 import pytest
 
+import jobs
 from embedcli.cli import app
 from embedcli.cli.config_file import Command, flattened, options_of, variable
 

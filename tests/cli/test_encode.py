@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+import jobs
 from embedcli.checkpoint.ledger import Ledger
 
 ROWS = jobs.rows(150)

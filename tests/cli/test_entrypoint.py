@@ -7,9 +7,9 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import jobs
 import pytest
 
+import jobs
 from embedcli.cli import entrypoint
 
 PROGRAM = """

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
-from searchable import PROMPTS, TEXTS, TOPICS, model_folder
 from sklearn import metrics
 from typer.testing import CliRunner
 
 from embedcli.analysis.text_encoder import Texts
 from embedcli.cli import app
 from embedcli.core.job import Job
+from searchable import PROMPTS, TEXTS, TOPICS, model_folder
 
 SCORES = [float((i * 7) % 11) / 2 for i in range(len(TEXTS))]
 

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 from typer.testing import CliRunner
 
 from embedcli.analysis import inspect_output
 from embedcli.analysis.inspect_output import Spread
 from embedcli.cli import app
+from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 
 def run(*args: str) -> tuple[int, str, str]:

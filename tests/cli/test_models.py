@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jobs
-
 from embedcli.cli.models import known_rows, table_of
 from embedcli.models.registry import KNOWN
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
-from sample_outputs import FORMATS, make_output, unit_vectors
 from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
+from browser import CHROMIUM, Browser
 from embedcli.analysis.projection import colored, embedded_json, pca, scaled
 from embedcli.cli import app
+from sample_outputs import FORMATS, make_output, unit_vectors
 
 ROWS = 240
 LANGUAGES = ["en", "fr", "zh"]

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from searchable import TEXTS, model_folder
 from typer.testing import CliRunner
 
 from embedcli.cli import app
+from searchable import TEXTS, model_folder
 
 
 def run(*args: object) -> tuple[int, str, str]:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
-from searchable import PROMPTS, TEXTS, embedded, model_folder
 from typer.testing import CliRunner
 
 from embedcli.analysis import search
 from embedcli.analysis.text_encoder import Texts, query_prompt
 from embedcli.cli import app
 from embedcli.core.job import Job
+from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
+from searchable import PROMPTS, TEXTS, embedded, model_folder
 
 
 @pytest.fixture(scope="session")

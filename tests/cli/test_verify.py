@@ -10,16 +10,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sample_outputs import FORMATS, PRECISIONS, unit_vectors
-from searchable import PROMPTS, TEXTS, model_folder
 from typer.testing import CliRunner
 
+import jobs
 from embedcli.cli import app
+from sample_outputs import FORMATS, PRECISIONS, unit_vectors
+from searchable import PROMPTS, TEXTS, model_folder
 
 ROWS = [{"id": f"t{i}", "text": f"{text} {TEXTS[i % 5]}"} for i, text in enumerate(TEXTS * 5)]
 BAD = [{"id": "b1", "text": ""}, {"id": "b2", "text": "\x7f"}]

@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pytest
 
 import embedcli
+import jobs
 from embedcli.core import job_options
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job

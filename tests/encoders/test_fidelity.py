@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import encode, encoded, job, load, lowest_cosine, samples, sentence_transformer, varied
 
 import models
 from embedcli import encoders
@@ -20,6 +19,7 @@ from embedcli.encoders.torch import linear_prepack
 from embedcli.encoders.torch.device import choose_device
 from embedcli.models import resolve
 from embedcli.models.config import recipe
+from reference import encode, encoded, job, load, lowest_cosine, samples, sentence_transformer, varied
 
 SAME = 0.99999
 TRUSTED = {"bilingual-embedding-base", "slow-tokenizer"}

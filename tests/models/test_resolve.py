@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference import job
 
 import models
 from embedcli.core.errors import ModelError, UsageError
@@ -23,6 +22,7 @@ from embedcli.models import files as model_files
 from embedcli.models import hub, resolve
 from embedcli.models.config import identity, recipe, resolve_prompt
 from embedcli.models.registry import KNOWN, known
+from reference import job
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"

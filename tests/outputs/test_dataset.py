@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jobs
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
+import jobs
 from embedcli.core import quantization
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.types import Precision
@@ -20,6 +19,7 @@ from embedcli.outputs import dataset
 from embedcli.outputs.dataset import is_output, open_output
 from embedcli.outputs.parquet_pages import Compact
 from embedcli.outputs.vector_files import ParquetRows, stored
+from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 ROWS, DIM = 1000, 24
 

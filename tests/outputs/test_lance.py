@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pyarrow as pa
 import pytest
 
+import jobs
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.outputs import lance as lance_output

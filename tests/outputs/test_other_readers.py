@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pytest
 
 import embedcli
+import jobs
 
 ROWS = 60
 

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fakes import FakeEncoder, chunk
 
+import jobs
 from embedcli import readers
 from embedcli.core import quantization
 from embedcli.core.job import Job
@@ -22,6 +21,7 @@ from embedcli.pipeline.control import Control
 from embedcli.pipeline.metrics import Meter
 from embedcli.runners.context import Run
 from embedcli.runners.job_identity import ranges_of
+from fakes import FakeEncoder, chunk
 
 # Rows of one word, three times over: their vectors are longer than the means of many words.
 BEYOND = [{"id": f"b{i}", "text": f"{word} {word} {word}", "n": i} for i, word in enumerate(jobs.WORDS)]

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_columns import columns_of, read, refusal, write
 
+import jobs
 from embedcli.readers import preview
 from embedcli.readers.nested_fields import value_in
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import awkward
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+import awkward
 from embedcli import readers
 from embedcli.core import types as core_types
 from embedcli.core.errors import InputError, UsageError

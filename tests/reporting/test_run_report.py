@@ -7,13 +7,13 @@ import re
 import threading
 
 import pytest
-from fakes import COLUMNS
 
 from embedcli.core.job import Job
 from embedcli.core.types import Outcome, Plan
 from embedcli.pipeline.metrics import Meter
 from embedcli.reporting import progress, run_report
 from embedcli.reporting.progress import Follower
+from fakes import COLUMNS
 
 PLAN = Plan((), COLUMNS, {}, total_bytes=1000, total_rows=200)
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jobs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray_loads
 
+import jobs
+import ray_loads
 from embedcli import checkpoint, readers, runners, storage
 from embedcli.checkpoint import input_snapshot
 from embedcli.cli import entrypoint

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import jobs
 import models
 from embedcli import checkpoint, readers, runners
 from embedcli.checkpoint import partitions

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pyarrow.parquet as pq
 import pytest
 
+import jobs
 from embedcli import storage
 from embedcli.checkpoint import input_snapshot
 from embedcli.core.errors import OutputError

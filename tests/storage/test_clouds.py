@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import clouds
-import hub_server
-import jobs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import clouds
+import hub_server
+import jobs
 from embedcli import storage
 from embedcli.core.errors import OutputError
 from embedcli.storage import clients, lease_lock

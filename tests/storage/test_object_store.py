@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jobs
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+
+import jobs
 import s3_server
 import web_server
-
 from embedcli import storage
 from embedcli.core.errors import InputError, OutputError, UsageError
 from embedcli.storage import clients, lease_lock, object_store, url_redaction

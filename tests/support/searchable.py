@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sample_outputs import make_output
 
 from embedcli.analysis.text_encoder import Texts
 from embedcli.core.job import Job
+from sample_outputs import make_output
 
 TOPICS = {
     "animals": "cat dog fox horse mouse",

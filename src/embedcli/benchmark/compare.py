@@ -213,7 +213,7 @@ def measure_accelerator(session: BenchSession) -> dict[str, Any]:
     target = session.folder / "card.json"
     first = session.lineup.embedcli_runs[0]
     device = str(session.run(first, session.dataset.first_rows).report["space"]["device"])
-    command = [session.lineup.baseline.python, str(PROGRAMS / "card.py"), str(target), device]
+    command = [session.lineup.baseline.python, str(PROGRAMS / "gpu_matmul.py"), str(target), device]
     result = run_measured(command, session.folder / "card.txt")
     if result.code:
         session.notify(f"the accelerator's matrix products could not be measured: {result.last_error_line}")
@@ -235,7 +235,7 @@ def measure_matrix_products(session: BenchSession) -> dict[str, float]:
     threads = session.request.job.threads
     command = [
         session.lineup.baseline.python,
-        str(PROGRAMS / "matmul.py"),
+        str(PROGRAMS / "cpu_matmul.py"),
         str(target),
         *([str(threads)] if threads else []),
     ]

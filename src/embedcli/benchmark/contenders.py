@@ -143,7 +143,7 @@ class PeerLibrary:
     ) -> tuple[ProcessResult, dict[str, Any]]:
         paths = {"rows": str(rows), "vectors": str(folder / "vectors.npy"), "facts": str(folder / "facts.json")}
         (folder / "settings.json").write_text(json.dumps({**settings, **paths}), "utf-8")
-        command = [self.python, str(PROGRAMS / "peer.py"), str(folder / "settings.json")]
+        command = [self.python, str(PROGRAMS / "other_library.py"), str(folder / "settings.json")]
         result = require_success(run_measured(command, folder / "stderr.txt"))
         return result, json.loads((folder / "facts.json").read_text("utf-8"))
 

@@ -8,14 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import fake_server as fake
 import numpy as np
 import pyarrow as pa
 import pytest
-from fake_server import FakeServer, expected
 from numpy.typing import NDArray
 from test_retry import FakeClock
 
+import fake_server as fake
 from embedcli.core.batching import pack
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
@@ -26,6 +25,7 @@ from embedcli.encoders.hosted.retry import Clock
 from embedcli.pipeline import engine, metrics
 from embedcli.pipeline.control import Control
 from embedcli.pipeline.preparation import Settings
+from fake_server import FakeServer, expected
 
 DIM = 8
 WORDS = ["zero", "one", "two words", "three little words", "日本語のテキスト", "émoji 😀", "line\nbreak", '"quoted"']
@@ -376,8 +376,8 @@ def test_refused_texts_are_isolated_and_named(server: FakeServer, load: Load) ->
     assert np.flatnonzero(np.isnan(vectors).any(axis=1)).tolist() == bad
     good = [row for row in range(100) if row not in bad]
     assert np.array_equal(vectors[good], expected([texts[row] for row in good], DIM))
-    assert "the server refused the text: 400: invalid input" in str(encoder.reason(tokens, 60))
-    assert encoder.reason(tokens, 61) is None
+    assert "the server refused the text: 400: invalid input" in str(encoder.reject_reason(tokens, 60))
+    assert encoder.reject_reason(tokens, 61) is None
     assert len(server.seen) < 50
 
 

@@ -9,19 +9,19 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import fake_server as fake
-import jobs
 import numpy as np
 import pytest
-from fake_server import FakeServer
 from test_hosted_encoder import embed, job_for
 from test_retry import FakeClock
 
+import fake_server as fake
+import jobs
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted import client
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.client import Refused
+from fake_server import FakeServer
 
 KEY = "sk-live-0123456789abcdef"
 QUERY_KEY = "query+secret/99"
@@ -63,7 +63,7 @@ def test_a_server_that_echoes_the_key(server: FakeServer, code: int, caplog: pyt
     said = ""
     try:
         encoder.collect(encoder.forward(tokens, np.array([0])))
-        said = encoder.reason(tokens, 0) or ""
+        said = encoder.reject_reason(tokens, 0) or ""
     except EmbedcliError as error:
         said = everything_said(error)
     assert "***" in said

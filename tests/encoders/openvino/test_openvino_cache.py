@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import wait_for
-from reference import encode, job, load, lowest_cosine, samples
 
 import models
 from embedcli import encoders
@@ -27,6 +25,8 @@ from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import loader as openvino_loader
 from embedcli.models import resolve
 from embedcli.models.config import recipe
+from jobs import wait_for
+from reference import encode, job, load, lowest_cosine, samples
 
 SAME = 0.99999
 MODEL = "all-MiniLM-L6-v2-shape"

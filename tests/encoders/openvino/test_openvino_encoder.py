@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import encode, encoded, job, load, lowest_cosine, samples, varied
 
 import models
 from embedcli import encoders
@@ -25,6 +24,7 @@ from embedcli.encoders.openvino import infer_requests
 from embedcli.encoders.openvino import loader as openvino_loader
 from embedcli.encoders.tokenize.fast import as_tokens
 from embedcli.encoders.torch import export as torch_export
+from reference import encode, encoded, job, load, lowest_cosine, samples, varied
 
 SAME = 0.99999
 TRUSTED = {"bilingual-embedding-base", "slow-tokenizer"}

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from static_models import MARKS, TEXTS, WORDS, byte_pairs, unigram, wordlevel, wordpiece
 
 from embedcli.core.batching import groups
 from embedcli.encoders.tokenize import word_cache
+from static_models import MARKS, TEXTS, WORDS, byte_pairs, unigram, wordlevel, wordpiece
 
 OPTIONS: list[dict[str, Any]] = [
     {},

@@ -9,13 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from fakes import chunk
-from reference import encode, job, lowest_cosine, samples, sentence_transformer
 
+import jobs
 import models
 from embedcli import encoders
 from embedcli.encoders.torch import device as torch_device
@@ -24,6 +22,8 @@ from embedcli.pipeline import engine
 from embedcli.pipeline.control import Control
 from embedcli.pipeline.metrics import Meter
 from embedcli.pipeline.preparation import Settings
+from fakes import chunk
+from reference import encode, job, lowest_cosine, samples, sentence_transformer
 
 FLAT = [
     "all-MiniLM-L6-v2-shape", "text2vec-base-multilingual", "multilingual-e5-base", "bge-small-en-v1.5",
@@ -130,7 +130,7 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     plain = encode(encoder, texts)
     batch = encoder.forward(encoder.tokenize(texts), np.arange(60))
     encoder.collect(batch)
-    assert encoder.sound(batch) == (batch.ready is not None)
+    assert encoder.has_verified_vectors(batch) == (batch.ready is not None)
     word = int(encoder.tokenize([texts[7]]).ids[2])
     for network in (encoder.model, encoder._exact()):
         network[0].auto_model.get_input_embeddings().weight.data[word] = float("nan")

@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from reference import encode, lowest_cosine, samples, varied
 
+import jobs
 import models
 from embedcli import encoders
 from embedcli.core.errors import OutOfMemory, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import compile as torch_compile
 from embedcli.encoders.torch import varlen_attention
+from reference import encode, lowest_cosine, samples, varied
 
 BERT = "all-MiniLM-L6-v2-shape"
 # By model and path: layers of one kind or of two, with attention inside the graph or not.

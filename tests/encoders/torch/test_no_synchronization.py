@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import encode, load, lowest_cosine, samples, sentence_transformer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import models
 from embedcli.encoders.torch import attention_masks, varlen_attention
+from reference import encode, load, lowest_cosine, samples, sentence_transformer
 
 NETWORKS = [
     "all-MiniLM-L6-v2-shape", "text2vec-base-multilingual", "multilingual-e5-base", "bge-small-en-v1.5",

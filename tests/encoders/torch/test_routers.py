@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import encode, job, load, lowest_cosine, samples
 
 import embedcli
 import models
@@ -16,6 +15,7 @@ from embedcli.analysis.evaluate import Encoders
 from embedcli.analysis.verify import verify
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.outputs.dataset import open_output
+from reference import encode, job, load, lowest_cosine, samples
 
 SAME = 0.9999
 ROLES: Any = ("query", "document")

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import chunk
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference import encode, job, load, samples
 
 import models
 from embedcli.core.quantization import unusable
@@ -21,6 +19,8 @@ from embedcli.pipeline import engine
 from embedcli.pipeline.control import Control
 from embedcli.pipeline.metrics import Meter
 from embedcli.pipeline.preparation import Settings
+from fakes import chunk
+from reference import encode, job, load, samples
 
 
 class Card:

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import chunk
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import encode, lowest_cosine, samples
 
 import models
 from embedcli import encoders
@@ -25,6 +23,8 @@ from embedcli.pipeline import engine
 from embedcli.pipeline.control import Control
 from embedcli.pipeline.metrics import Meter
 from embedcli.pipeline.preparation import Settings
+from fakes import chunk
+from reference import encode, lowest_cosine, samples
 
 UNPADDED = [
     "all-MiniLM-L6-v2-shape", "text2vec-base-multilingual", "text2vec-base-chinese-sentence", "multilingual-e5-base",
@@ -70,7 +70,7 @@ def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPat
     encoder = load("all-MiniLM-L6-v2-shape")
     texts = samples()[:40]
     padded = encode(encoder, texts)
-    assert encoder.portion is None, "padded batches want rows of one length, from all of the chunk"
+    assert encoder.portion_characters is None, "padded batches want rows of one length, from all of the chunk"
     monkeypatch.setattr(torch_encoder, "PORTION", 500)
     sizes: list[int] = []
     plain = without_padding(encoder).tokenize
