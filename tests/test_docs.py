@@ -186,6 +186,17 @@ def test_commands_and_options_exist(page: Path) -> None:
         assert options <= known[command], f"embedcli {shlex.join(words)}"
 
 
+# Options of other programs.
+FOREIGN = {"--export-application", "--exclusive"}
+
+
+@each_page
+def test_options_named_alone_exist(page: Path) -> None:
+    known = set().union(*options_by_command().values()) | FOREIGN
+    named = re.findall(r"`(--[a-z-]+)[^`\n]*`", without_fences(page.read_text("utf-8")))
+    assert set(named) - known == set()
+
+
 def test_commands_are_found_in_pages() -> None:
     page = "Type `embedcli --help`.\n\n```sh\nembedcli encode a \\\n    b --to npy | jq . # --x\n```\n"
     assert list(shown_commands(page)) == [["encode", "a", "b", "--to", "npy"], ["--help"]]
