@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -534,6 +535,16 @@ def test_no_secret_is_shown_or_recorded(place_of: str, place: Path, tmp_path: Pa
     assert b"***" in written
 
 
+def test_worker_processes_get_the_secret_of_an_address(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "private.jsonl").write_bytes((place / "rows.jsonl").read_bytes())
+    with web_server.serving(tmp_path) as host:
+        address = f"http://{host}/private.jsonl?token={web_server.TOKEN}"
+        done = jobs.run("encode", address, tmp_path / "out.parquet", *flags(place), "--workers", 2)
+    assert (done.code, done.err) == (0, "")
+    made = pq.read_table(tmp_path / "out.parquet").select(["id", "embedding"])
+    assert made.equals(pq.read_table(place / "whole.parquet").select(["id", "embedding"]))
+
+
 def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> None:
     with web_server.serving(place) as host:
         with pytest.raises(UsageError, match="web servers list none"):
@@ -556,10 +567,23 @@ def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> Non
         ("a?token=b", "a?token=b"),
     ],
 )
-def test_secrets_are_masked_and_found_again(address: str, shown: str) -> None:
-    assert storage.masked(address) == shown
-    assert storage.masked(shown) == shown
-    assert secrets.whole(shown) == address
+def test_a_masked_address_shows_no_secret_and_still_carries_it(address: str, shown: str) -> None:
+    masked = storage.masked(address)
+    assert masked == shown
+    assert f"{masked}" == shown
+    assert json.dumps([masked]) == json.dumps([shown])
+    assert storage.masked(masked) == shown
+    assert secrets.unmasked(masked) == address
+    assert secrets.unmasked(pickle.loads(pickle.dumps(masked))) == address  # noqa: S301
     assert secrets.clean(f"GET '{address}' failed") == (
         f"GET '{shown}' failed" if "://" in address else f"GET '{address}' failed"
     )
+    # Nothing is remembered: the shown text alone does not lead back to the secret.
+    assert secrets.unmasked(str(masked)) == shown
+
+
+def test_two_addresses_that_look_the_same_keep_their_own_secrets() -> None:
+    one, two = (storage.masked(f"http://h/a.jsonl?token={secret}") for secret in ("first", "second"))
+    assert one == two == "http://h/a.jsonl?token=***"
+    assert secrets.unmasked(one) == "http://h/a.jsonl?token=first"
+    assert secrets.unmasked(two) == "http://h/a.jsonl?token=second"

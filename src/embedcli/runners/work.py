@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embedcli import __version__, checkpoint, encoders, outputs, sources, storage
+from embedcli import __version__, checkpoint, encoders, outputs, sources
 from embedcli.checkpoint import Record
 from embedcli.contracts import EmbedcliError, Encoded, Job, OutputError, Plan, Share, Watch
 from embedcli.meter import Control, Meter
@@ -55,8 +55,6 @@ class Worker:
 
     def __init__(self, setup: Setup, watch: Watch, control: Control) -> None:
         refuse_other_version(setup)
-        for path in setup.job.inputs:
-            storage.masked(path)  # pieces come without the secrets of their addresses: here they are remembered
         self.watch, self.control = watch, control
         self.setup = setup
         target = outputs.target(setup.job.output, setup.job.to)

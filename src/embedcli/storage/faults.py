@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from textwrap import shorten
 
 from embedcli.contracts import EmbedcliError, InputError, OutputError
-from embedcli.storage.secrets import clean, masked, scheme_of, whole
+from embedcli.storage.secrets import clean, has_secrets, masked, scheme_of
 
 # What holds a store's objects, in its own words.
 BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
@@ -78,8 +78,8 @@ def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
         if missing or not (isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] in LIBRARIES):
             raise
         made = told(path, cause, writing=writing)
-        # The libraries' errors carry whole addresses: with a secret in one, no traceback may show them.
-        raise made from (error if whole(masked(path)) == masked(path) else None)
+        # The libraries' errors quote the requested address: a traceback must not show its secrets.
+        raise made from (None if has_secrets(path) else error)
 
 
 @contextmanager

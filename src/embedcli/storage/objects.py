@@ -21,7 +21,7 @@ from embedcli.storage.local import Kind, Raw
 from embedcli.storage.patterns import expression, halves
 from embedcli.storage.ranged import READY, Fetch, RangedFile
 from embedcli.storage.remote import Client, client_of
-from embedcli.storage.secrets import masked
+from embedcli.storage.secrets import masked, unmasked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,7 +175,7 @@ class RemoteFiles:
 
     def nearby(self, path: str) -> str:
         """A copy on this machine, made once per process and removed at its end."""
-        return _copied(path, self._version(path)[1])
+        return _copied(unmasked(path), self._version(path)[1])
 
     def fetch_to(self, path: str, out: BinaryIO) -> None:
         """Copy a whole file; InputRefused if fewer bytes come than the server promised."""

@@ -70,9 +70,10 @@ def check_writable(output: str) -> None:
 def expand(inputs: Sequence[str]) -> tuple[str, ...]:
     """The files that `inputs` name, in order: files, globs, folders (their data files), `-` for stdin.
 
-    Files of a folder or glob are in natural order (part-2 before part-10), without those whose names
-    begin with `_` or `.`. Addresses come without their secrets, which this process remembers.
-    Raises UsageError for what is not there, InputError for what cannot be read.
+        Files of a folder or glob are in natural order (part-2 before part-10), without those whose names
+        begin with `_` or `.`. Secrets of addresses are masked (see `masked`): such an address can be shown and
+    recorded, and still be opened.
+        Raises UsageError for what is not there, InputError for what cannot be read.
     """
     found = tuple(path for given in inputs for path in _expanded(masked(given)))
     if not found:

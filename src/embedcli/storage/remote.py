@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from embedcli.contracts import UsageError
 from embedcli.storage.faults import CREDENTIALS, InputRefused, family, reaching
-from embedcli.storage.secrets import masked, whole
+from embedcli.storage.secrets import masked, unmasked
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -72,7 +72,7 @@ def _bucket(path: str) -> str:
 
 def _origin(kind: str, path: str) -> str:
     """What addresses must have in common to be served by one client."""
-    return "" if kind == "hf" else whole(path) if kind == "az" else urlsplit(whole(path)).scheme
+    return "" if kind == "hf" else unmasked(path) if kind == "az" else urlsplit(unmasked(path)).scheme
 
 
 def _after_scheme(path: str) -> str:
@@ -150,7 +150,7 @@ def _fsspec(kind: str, origin: str) -> Client:
         raise InputRefused(
             f"{kind}:// addresses cannot be read: the credentials are missing or not well-formed", CREDENTIALS[kind]
         ) from error
-    name = whole if kind == "http" else (lambda path: str(raw._strip_protocol(whole(path))))
+    name = unmasked if kind == "http" else (lambda path: str(raw._strip_protocol(unmasked(path))))
     fs = pafs.PyFileSystem(pafs.FSSpecHandler(raw))
     return Client(fs, name, raw, lists=kind != "http", writes=kind not in ("http", "hf"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 MASK = "***"
@@ -15,7 +14,6 @@ SECRET_NAME = re.compile(
 )
 # A value of any other parameter that is longer than a date or a name may be a secret too.
 LONG_VALUE = 24
-_WHOLE: dict[str, str] = {}
 
 
 def scheme_of(path: str) -> str | None:
@@ -24,20 +22,42 @@ def scheme_of(path: str) -> str | None:
     return found[1].lower() if found else None
 
 
+class MaskedAddress(str):
+    """An address as it may be shown and recorded: its text has *** for each secret.
+
+    Requests use `address`, which has the secrets. Pickling keeps them, so that workers can read the same input.
+    """
+
+    __slots__ = ("address",)
+    address: str
+
+    def __new__(cls, shown: str, address: str) -> MaskedAddress:
+        made = super().__new__(cls, shown)
+        made.address = address
+        return made
+
+    def __reduce__(self) -> tuple[type[MaskedAddress], tuple[str, str]]:
+        return MaskedAddress, (str(self), self.address)
+
+
 def masked(path: str) -> str:
-    """An address with *** for passwords and tokens; anything else as it is. `whole` finds the address again."""
-    if scheme_of(path) is None:
+    """Mask the passwords and tokens of an address with ***; return any other path as it is.
+
+    The result carries the secrets that it does not show: `unmasked` gives the address for requests.
+    """
+    if isinstance(path, MaskedAddress) or scheme_of(path) is None:
         return path
     shown = _masked(path)
-    if shown != path:
-        other = _WHOLE.setdefault(shown, path)
-        _WHOLE[shown] = path if _without_secret_names(other) == _without_secret_names(path) else other
-    return shown
+    return path if shown == path else MaskedAddress(shown, path)
 
 
-def whole(path: str) -> str:
-    """The address with its secrets, if `masked` has seen it in this process."""
-    return _WHOLE.get(path, path)
+def unmasked(path: str) -> str:
+    """The address with its secrets; a path without secrets as it is."""
+    return path.address if isinstance(path, MaskedAddress) else path
+
+
+def has_secrets(path: str) -> bool:
+    return isinstance(masked(path), MaskedAddress)
 
 
 def without_query(path: str) -> str:
@@ -68,9 +88,3 @@ def _masked_pair(pair: str) -> str:
     if not equals:
         return MASK if len(name) > LONG_VALUE else pair
     return f"{name}={MASK}" if SECRET_NAME.search(name) or len(value) > LONG_VALUE else pair
-
-
-def _without_secret_names(path: str) -> str:
-    split = urlsplit(path)
-    kept = [pair for pair in split.query.split("&") if not SECRET_NAME.search(pair.partition("=")[0])]
-    return f"{split.hostname}{split.path}?{'&'.join(kept)}"
