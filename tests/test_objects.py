@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,6 +127,35 @@ def test_folders_and_globs(here: s3_server.Store) -> None:
     }
     for given, names in expected.items():
         assert storage.expand([given]) == tuple(f"s3://data/g/{name}" for name in names), given
+
+
+def test_files_are_opened_ahead_and_the_rest_is_closed(
+    here: s3_server.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [here.put(f"ahead/{number}.jsonl", b"%d" % number) for number in range(40)]
+    opened: dict[str, RangedFile] = {}
+    real = objects.RemoteFiles.opened_warm
+    monkeypatch.setattr(
+        objects.RemoteFiles, "opened_warm", lambda self, path: opened.setdefault(path, real(self, path))
+    )
+    prefetched = storage.PrefetchedFiles()
+    items = prefetched.iterate([str(tmp_path), "-", *paths], lambda path: path)
+    assert [next(items), next(items), next(items)] == [str(tmp_path), "-", paths[0]]
+    with storage.open_input(paths[0], prefetched=prefetched) as source:
+        assert source.read() == b"0"
+        assert opened[paths[0]]._windows  # its bytes were there before it was asked for
+    assert prefetched.take(paths[0]) is None
+    with storage.open_input(paths[1]) as source:  # opened without `prefetched`: it shares nothing
+        assert source.read() == b"1"
+    assert next(items) == paths[1]
+    items.close()
+    assert prefetched.take(paths[2]) is None
+    assert paths[-1] not in opened
+    for thread in threading.enumerate():
+        if thread.name.startswith("opening"):
+            thread.join(60)
+    assert opened
+    assert all(file.closed for file in opened.values())
 
 
 def test_update_and_reuse_take_vectors_from_the_store(here: s3_server.Store, place: Path, tmp_path: Path) -> None:

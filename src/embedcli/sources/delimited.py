@@ -160,10 +160,12 @@ def _cut(line: str, delimiter: str) -> list[str]:
     return []
 
 
-def read(piece: Piece, fields: Fields, kind: Format, encoding: str) -> Generator[Rows, None, None]:
+def read(
+    piece: Piece, fields: Fields, kind: Format, encoding: str, prefetched: storage.PrefetchedFiles | None = None
+) -> Generator[Rows, None, None]:
     """All rows of a file; it is one piece."""
     line = 1
-    with storage.open_input(piece.path) as source:
+    with storage.open_input(piece.path, prefetched=prefetched) as source:
         table = Table(source, piece.path, kind, encoding)
         places = {name: table.header.index(name) if name in table.header else None for name in fields.names}
         for batch in table.batches():

@@ -93,10 +93,12 @@ def _number(digits: str) -> int | float:
     return float(digits)
 
 
-def read(piece: Piece, fields: Fields, encoding: str) -> Generator[Rows, None, None]:
+def read(
+    piece: Piece, fields: Fields, encoding: str, prefetched: storage.PrefetchedFiles | None = None
+) -> Generator[Rows, None, None]:
     """The rows of a piece. A line belongs to the piece in which it begins."""
     span = 0
-    with storage.open_input(piece.path) as source:
+    with storage.open_input(piece.path, prefetched=prefetched) as source:
         if (source.size or 0) < (piece.stop or 0):
             raise InputError(
                 f"{storage.where(piece.path)}: has become shorter while it was read",

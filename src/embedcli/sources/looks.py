@@ -84,13 +84,19 @@ class Look:
         return {name: parquet.plain(kind) for name, kind in nested.leaves(self.kinds)}
 
 
-def look_at(path: str, forced: Format | None, encoding: str, rows: int) -> Look:
+def look_at(
+    path: str,
+    forced: Format | None,
+    encoding: str,
+    rows: int,
+    prefetched: storage.PrefetchedFiles | None = None,
+) -> Look:
     """Look at one input; `rows` JSONL rows at most. InputError or UsageError if it is nothing we can read."""
     if not storage.is_local(path) and (forced or by_name(path)) == "parquet":
         # A store is asked for the footer alone; what is no Parquet file is looked at like any other.
         with suppress(parquet.Unreadable):
-            return _look_at_footer(path)
-    with storage.open_input(path, look=True) as source:
+            return _look_at_footer(path, prefetched)
+    with storage.open_input(path, look=True, prefetched=prefetched) as source:
         head = source.read()
         kind = forced or format_of(path, head, encoding)
         if kind == "parquet":
@@ -156,8 +162,8 @@ def _look_at_parquet(source: storage.Input) -> Look:
     return _look_at_footer(source.path)
 
 
-def _look_at_footer(path: str) -> Look:
-    with parquet.opened(path) as (file, size):
+def _look_at_footer(path: str, prefetched: storage.PrefetchedFiles | None = None) -> Look:
+    with parquet.opened(path, prefetched) as (file, size):
         schema, rows = file.schema_arrow, file.metadata.num_rows
         kinds = {field.name: parquet.plain(field.type) for field in schema}
         twice = frozenset(name for name, times in Counter(schema.names).items() if times > 1)

@@ -45,9 +45,9 @@ class Unreadable(InputError):
 
 
 @contextmanager
-def opened(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+def opened(path: str, prefetched: storage.PrefetchedFiles | None = None) -> Iterator[tuple[pq.ParquetFile, int]]:
     """An open Parquet file and its size in bytes; whatever is wrong with it is an InputError."""
-    with storage.open_seekable(path) as raw, arrow_errors(path):
+    with storage.open_seekable(path, prefetched=prefetched) as raw, arrow_errors(path):
         size = int(raw.size())
         yield pq.ParquetFile(raw, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True), size
 
@@ -120,10 +120,12 @@ def row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
     return [*ranges, (start, stop)] if stop > start or not ranges else ranges
 
 
-def read(piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
+def read(
+    piece: Piece, fields: Fields, prefetched: storage.PrefetchedFiles | None = None
+) -> Generator[Rows, None, None]:
     """The rows of a piece: whole row groups, from row `piece.start` to `piece.stop`."""
     position, rows = 0, (piece.stop or 0) - piece.start
-    with opened(piece.path) as (file, file_size):
+    with opened(piece.path, prefetched) as (file, file_size):
         groups = _groups(file.metadata, piece)
         kinds = {field.name: field.type for field in file.schema_arrow}
         columns = [name for name in fields.names if kind_in(kinds, name) is not None]

@@ -33,8 +33,9 @@ def plan(job: Job) -> Plan:
     paths = inputs(job)
     # What is appended to a file from here on is not part of the plan, so the file must look changed afterwards.
     seen = storage.identities([path for path in paths if storage.is_local(path)])
-    for path in storage.opened_ahead(paths, str):
-        look = look_at(path, job.format, encoding, max(FEW_ROWS, SAMPLE_ROWS - len(rows)))
+    prefetched = storage.PrefetchedFiles()
+    for path in prefetched.iterate(paths, lambda path: path):
+        look = look_at(path, job.format, encoding, max(FEW_ROWS, SAMPLE_ROWS - len(rows)), prefetched)
         rows += look.rows[: SAMPLE_ROWS - len(rows)]
         looks.append(replace(look, rows=()))
     addresses = [(look, start, stop) for look in looks for start, stop in look.ranges]

@@ -36,7 +36,8 @@ def read(
     fields = Fields.of(plan.columns)
     places = Places(job, plan, starts)
     done = 0
-    for piece in storage.opened_ahead(pieces, read_first):
+    prefetched = storage.PrefetchedFiles()
+    for piece in prefetched.iterate(pieces, read_first):
         chunker = Chunker(
             piece=piece,
             fields=fields,
@@ -46,7 +47,7 @@ def read(
             done_before=done,
             fail=job.on_bad_row == "fail",
         )
-        with closing(rows_of(job, plan, piece, fields)) as stream:
+        with closing(rows_of(job, plan, piece, fields, prefetched)) as stream:
             for rows in stream:
                 yield from chunker.add(rows)
         last = chunker.finish(piece.stop - piece.start if piece.unit == "bytes" and piece.stop is not None else None)
@@ -60,17 +61,19 @@ def read_first(piece: Piece) -> str | None:
     return None if piece.unit == "bytes" and piece.start else piece.path
 
 
-def rows_of(job: Job, plan: Plan, piece: Piece, fields: Fields) -> Generator[Rows, None, None]:
+def rows_of(
+    job: Job, plan: Plan, piece: Piece, fields: Fields, prefetched: storage.PrefetchedFiles
+) -> Generator[Rows, None, None]:
     """The reader of the piece's format."""
     encoding = encoding_name(job.encoding)
     kind = plan.formats[piece.path]
     match kind:
         case "jsonl":
-            return jsonl.read(piece, fields, encoding)
+            return jsonl.read(piece, fields, encoding, prefetched)
         case "csv" | "tsv":
-            return delimited.read(piece, fields, kind, encoding)
+            return delimited.read(piece, fields, kind, encoding, prefetched)
         case "parquet":
-            return parquet.read(piece, fields)
+            return parquet.read(piece, fields, prefetched)
     assert_never(kind)
 
 

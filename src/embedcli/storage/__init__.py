@@ -35,11 +35,12 @@ from embedcli.storage.places import (
     where,
 )
 from embedcli.storage.secrets import masked, without_query
-from embedcli.storage.soon import identities, opened_ahead
+from embedcli.storage.soon import PrefetchedFiles, identities
 from embedcli.storage.trees import replacing_folder
 
 __all__ = [
     "Input",
+    "PrefetchedFiles",
     "StoreRefused",
     "base",
     "check_writable",
@@ -62,7 +63,6 @@ __all__ = [
     "nearby",
     "open_input",
     "open_seekable",
-    "opened_ahead",
     "os_errors",
     "parent",
     "read_bytes",

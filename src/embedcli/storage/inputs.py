@@ -12,11 +12,14 @@ from embedcli.contracts import InputError
 from embedcli.storage.decompress import RAW_BYTES, Damaged, decompressed
 from embedcli.storage.local import Raw
 from embedcli.storage.places import files_of, input_errors, is_local, where
+from embedcli.storage.ranged import arrow_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
+
+    from embedcli.storage.soon import PrefetchedFiles
 
 # A look at the first rows of each of 10,000 files should not read gigabytes.
 LOOK_BYTES = 64 << 10
@@ -135,16 +138,22 @@ class Input:
         self.close()
 
 
-def open_input(path: str, *, look: bool = False) -> Input:
+def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | None = None) -> Input:
     """Open an input for reading; its compression is told by its first bytes, never by its name.
 
     `look` reads in small portions, and what it takes from a pipe stays there for the reading that follows;
-    otherwise a pipe can be read only once.
+    otherwise a pipe can be read only once. A file that is ready in `prefetched` is taken from there.
     """
     files = files_of(path)
+    raw: Raw
     with input_errors(path):
-        stream = path == "-" or (is_local(path) and files.kind(path) == "stream")
-        raw, size = (_stream(path, look=look), None) if stream else files.open_sized(path)
+        opened = prefetched.take(path) if prefetched is not None else None
+        if opened is not None:
+            raw, size = opened, opened.size()
+        elif path == "-" or (is_local(path) and files.kind(path) == "stream"):
+            raw, size = _stream(path, look=look), None
+        else:
+            raw, size = files.open_sized(path)
     try:
         return Input(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
     except BaseException:
@@ -152,7 +161,8 @@ def open_input(path: str, *, look: bool = False) -> Input:
         raise
 
 
-def open_seekable(path: str) -> pa.NativeFile:
-    """Open a file for random access as Arrow reads it."""
+def open_seekable(path: str, *, prefetched: PrefetchedFiles | None = None) -> pa.NativeFile:
+    """Open a file for random access as Arrow reads it; taken from `prefetched` if it is ready there."""
     with input_errors(path):
-        return files_of(path).open_seekable(path)
+        opened = prefetched.take(path) if prefetched is not None else None
+        return files_of(path).open_seekable(path) if opened is None else arrow_file(opened)

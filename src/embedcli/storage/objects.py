@@ -19,7 +19,7 @@ from embedcli.storage import lease
 from embedcli.storage.faults import BUCKETS, OutputRefused, creating, family, reaching
 from embedcli.storage.local import Kind, Raw
 from embedcli.storage.patterns import expression, halves
-from embedcli.storage.ranged import READY, Fetch, RangedFile
+from embedcli.storage.ranged import Fetch, RangedFile, arrow_file
 from embedcli.storage.remote import Client, client_of
 from embedcli.storage.secrets import masked, unmasked
 
@@ -127,9 +127,7 @@ class RemoteFiles:
         return opened, opened.size() if isinstance(opened, RangedFile) else os.fstat(opened.fileno()).st_size
 
     def open_seekable(self, path: str) -> pa.NativeFile:
-        import pyarrow as pa
-
-        return pa.PythonFile(self._opened(path), mode="r")
+        return arrow_file(self._opened(path))
 
     @property
     def lists(self) -> bool:
@@ -144,9 +142,6 @@ class RemoteFiles:
         return file
 
     def _opened(self, path: str) -> Any:
-        ready = READY.pop(path, None)
-        if ready is not None:
-            return ready.result()
         if not self._client.lists and not self._ranges(path):
             return open(self.nearby(path), "rb")
         return self._ranged(path)

@@ -13,7 +13,7 @@ from embedcli.storage.faults import SHORT, InputRefused, passing
 from embedcli.storage.secrets import masked
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    import pyarrow as pa
 
 Fetch = Callable[[int, int], bytes]
 
@@ -25,8 +25,6 @@ LARGEST_BYTES = 8 << 20
 WINDOWS = 4
 # An object of this size is fetched whole: a request costs as much waiting as the bytes.
 SMALL_BYTES = 256 << 10
-# Files that were opened ahead (storage.soon), for who opens them next.
-READY: dict[str, Future[RangedFile]] = {}
 ATTEMPTS = 2
 PAUSE_SECONDS = 0.5
 
@@ -125,3 +123,10 @@ class RangedFile(io.RawIOBase):
                     raise
                 time.sleep(PAUSE_SECONDS * attempt)
         raise AssertionError("unreachable")
+
+
+def arrow_file(file: Any) -> pa.NativeFile:
+    """Wrap an open Python file for Arrow."""
+    import pyarrow as pa
+
+    return pa.PythonFile(file, mode="r")
