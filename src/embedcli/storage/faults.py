@@ -1,42 +1,20 @@
-"""What went wrong with an address: errors of four client libraries as one sentence and a remedy each."""
+"""Errors of client libraries as one sentence and a hint each."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 
 from embedcli.contracts import EmbedcliError, InputError, OutputError
+from embedcli.storage.failure_kinds import FailureKind, find_cause, is_from_library
 from embedcli.storage.secrets import clean, has_secrets, masked, scheme_of
 
 # What holds a store's objects, in its own words.
 BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
-NO_BUCKET = re.compile(
-    r"NO_SUCH_BUCKET|NoSuchBucket|specified bucket does not exist|bucket.{0,80}not found"
-    r"|ContainerNotFound|specified container does not exist",
-    re.IGNORECASE,
-)
-GATED = re.compile(r"gated repo|GatedRepo", re.IGNORECASE)
-NO_REPOSITORY = re.compile(r"(repository|revision) not found|invalid repository id", re.IGNORECASE)
-DENIED = re.compile(
-    r"ACCESS_DENIED|AccessDenied|SIGNATURE_DOES_NOT_MATCH|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|EXPIRED_TOKEN"
-    r"|\b40[13]\b|Forbidden|Unauthorized|Unauthenticated|PermissionDenied|Permission denied|MISSING_AUTHENTICATION"
-    r"|AuthorizationFailure|AuthenticationFailed|failed to authenticate|AzureSigningError|access token is required"
-    r"|no credentials|could not.{0,40}credential|ClientAuthenticationError|GatedRepo|RepositoryNotFound",
-    re.IGNORECASE,
-)
-UNREACHABLE = re.compile(
-    r"NETWORK_CONNECTION|curlCode|couldn.t connect|could not connect|cannot connect|ConnectError|could not resolve"
-    r"|timed? ?out|REQUEST_TIMEOUT|timeout|name or service not known|name resolution|disconnected|UNAVAILABLE"
-    r"|connection (refused|reset|aborted)|SLOW_DOWN|INTERNAL_FAILURE|\b50[0234]\b|payload is not completed",
-    re.IGNORECASE,
-)
-# Their errors are not all OSErrors; any other error is a defect of ours, and stays one.
-LIBRARIES = {"aiohttp", "azure", "fsspec", "httpcore2", "httpx", "httpx2", "huggingface_hub", "pyarrow"}
 # Azure's libraries list every place where they looked for credentials.
 LONGEST_TEXT = 400
-SHORT = "one read fewer bytes than asked for"
+RUN_AGAIN = "run the same command again: it goes on where it stopped"
 CREDENTIALS = {
     "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and what they allow; "
     "a store that is not Amazon's also needs AWS_ENDPOINT_URL",
@@ -49,7 +27,14 @@ FAMILIES = {"gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
 
 
 class StoreRefused(EmbedcliError):
-    """The server says no, or cannot be asked: never the same as a file that is not there."""
+    """The server refuses, or cannot be asked: never the same as a file that is not there.
+
+    `is_transient`: whether trying again soon may help.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, is_transient: bool = False) -> None:
+        super().__init__(message, hint)
+        self.is_transient = is_transient
 
 
 class InputRefused(StoreRefused, InputError):
@@ -67,19 +52,26 @@ def family(path: str) -> str:
 
 @contextmanager
 def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
-    """Errors of the libraries become StoreRefused, with the address and a remedy; FileNotFoundError stays as it is."""
+    """Translate errors of the client libraries into StoreRefused, with the address and a hint.
+
+    Raises:
+        FileNotFoundError: The file is missing, or with it all of its bucket (see `RemoteFiles.missing`).
+        InputRefused, OutputRefused: All other trouble, depending on `writing`.
+    """
     try:
         yield
     except EmbedcliError:
         raise
     except Exception as error:
-        cause = _cause(error)
-        missing = isinstance(cause, FileNotFoundError) and not _whole_store_missing(cause)
-        if missing or not (isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] in LIBRARIES):
+        kind, cause = find_cause(error)
+        if isinstance(error, FileNotFoundError) and kind in (FailureKind.MISSING, FailureKind.NO_BUCKET):
             raise
-        made = told(path, cause, writing=writing)
+        if kind is FailureKind.MISSING:
+            raise FileNotFoundError(masked(path)) from None
+        if kind is FailureKind.OTHER and not is_from_library(cause):
+            raise
         # The libraries' errors quote the requested address: a traceback must not show its secrets.
-        raise made from (None if has_secrets(path) else error)
+        raise _refusal(path, kind, cause, writing=writing) from (None if has_secrets(path) else error)
 
 
 @contextmanager
@@ -89,58 +81,45 @@ def creating(path: str) -> Iterator[None]:
         with reaching(path, writing=True):
             yield
     except FileNotFoundError as error:
-        raise no_bucket(path, OutputRefused, "written") from error
+        raise _no_bucket(path, OutputRefused, "written") from error
 
 
-def no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
+def _no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
     return kind(
         f"{masked(path)}: cannot be {verb}: there is no such {BUCKETS.get(family(path), 'bucket')}",
         "check its name and its region or endpoint; embedcli makes none",
     )
 
 
-def _whole_store_missing(error: FileNotFoundError) -> bool:
-    """Whether it is not one file that is missing, but all of the bucket, container or repository."""
-    return bool(NO_BUCKET.search(str(error)) or NO_REPOSITORY.search(str(error)))
-
-
-def _cause(error: Exception) -> Exception:
-    """What fsspec calls a missing file is any trouble of a web server: its cause tells which."""
-    cause = error.__cause__
-    if type(error) is RuntimeError and isinstance(cause, Exception):
-        return cause  # adlfs
-    known = (
-        isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and "aiohttp" in type(cause).__module__
-    )
-    return cause if known and getattr(cause, "status", None) not in (404, 410) else error  # type: ignore[return-value]
-
-
-def told(path: str, error: BaseException, *, writing: bool) -> EmbedcliError:
+def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: bool) -> StoreRefused:
     """The error for the user."""
-    kind = OutputRefused if writing else InputRefused
+    refused: type[StoreRefused] = OutputRefused if writing else InputRefused
     verb = "written" if writing else "read"
-    text = " ".join(clean(f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)).split())
-    text = shorten(text or type(error).__name__, LONGEST_TEXT, placeholder=" ...")
+    text = _text_of(cause)
     what = f"{masked(path)}: cannot be {verb}"
-    if NO_BUCKET.search(text):
-        return no_bucket(path, kind, verb)
-    if family(path) == "hf" and NO_REPOSITORY.search(text):
-        return kind(f"{what}: there is no such repository or revision, or it is private", CREDENTIALS["hf"])
-    if family(path) == "hf" and GATED.search(text):
-        return kind(
-            f"{what}: the repository is gated", "get access on its page, then use `hf auth login` or set HF_TOKEN"
-        )
-    if DENIED.search(text):
-        return kind(f"{what}: access is denied ({text})", CREDENTIALS.get(family(path), "check the credentials"))
-    if UNREACHABLE.search(text) or isinstance(error, TimeoutError | ConnectionError):
-        return kind(
-            f"{what}: the server cannot be reached or does not answer ({text})",
-            "check the network" + (" and AWS_ENDPOINT_URL" if family(path) == "s3" else "") + ", "
-            "then run the same command again: it goes on where it stopped",
-        )
-    return kind(f"{what}: {text}", "run the same command again: it goes on where it stopped")
+    match kind:
+        case FailureKind.NO_BUCKET:
+            return _no_bucket(path, refused, verb)
+        case FailureKind.NO_REPOSITORY:
+            return refused(f"{what}: there is no such repository or revision, or it is private", CREDENTIALS["hf"])
+        case FailureKind.GATED:
+            return refused(
+                f"{what}: the repository is gated", "get access on its page, then use `hf auth login` or set HF_TOKEN"
+            )
+        case FailureKind.DENIED:
+            return refused(f"{what}: access is denied ({text})", CREDENTIALS.get(family(path), "check the credentials"))
+        case FailureKind.UNREACHABLE:
+            endpoint = " and AWS_ENDPOINT_URL" if family(path) == "s3" else ""
+            return refused(
+                f"{what}: the server cannot be reached or does not answer ({text})",
+                f"check the network{endpoint}, then {RUN_AGAIN}",
+                is_transient=True,
+            )
+        case _:
+            return refused(f"{what}: {text}", RUN_AGAIN)
 
 
-def passing(error: EmbedcliError) -> bool:
-    """Whether trying again soon may help."""
-    return "cannot be reached" in error.message or SHORT in error.message
+def _text_of(error: BaseException) -> str:
+    """What a library says, on one line, without the secrets of addresses."""
+    text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return shorten(" ".join(clean(text).split()) or type(error).__name__, LONGEST_TEXT, placeholder=" ...")

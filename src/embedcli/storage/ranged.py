@@ -8,8 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.contracts import EmbedcliError
-from embedcli.storage.faults import SHORT, InputRefused, passing
+from embedcli.storage.faults import InputRefused, StoreRefused
 from embedcli.storage.secrets import masked
 
 if TYPE_CHECKING:
@@ -114,12 +113,13 @@ class RangedFile(io.RawIOBase):
                 data = self._fetch(at, size)
                 if len(data) != size:
                     raise InputRefused(
-                        f"{masked(self.path)}: {SHORT}",
+                        f"{masked(self.path)}: one read fewer bytes than asked for",
                         "run the same command again, once nothing writes to it any more",
+                        is_transient=True,
                     )
                 return data
-            except EmbedcliError as error:
-                if attempt == ATTEMPTS or not passing(error):
+            except StoreRefused as error:
+                if attempt == ATTEMPTS or not error.is_transient:
                     raise
                 time.sleep(PAUSE_SECONDS * attempt)
         raise AssertionError("unreachable")
