@@ -64,8 +64,8 @@ def here(cloud: clouds.Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[cloud
 
 
 def forget() -> None:
-    remote._own.cache_clear()
-    remote._fsspec.cache_clear()
+    remote._arrow_client.cache_clear()
+    remote._fsspec_client.cache_clear()
 
 
 def same(data: bytes, place: Path) -> bool:

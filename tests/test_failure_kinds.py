@@ -14,7 +14,7 @@ from yarl import URL
 
 from embedcli.contracts import InputError, OutputError
 from embedcli.storage.failure_kinds import FailureKind, find_cause
-from embedcli.storage.faults import StoreRefused, reaching
+from embedcli.storage.faults import StoreRefused, translate_store_errors
 
 HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 REQUEST = aiohttp.RequestInfo(URL("http://h/a"), "GET", HEADERS)
@@ -114,7 +114,7 @@ def test_the_kind_is_told_by_type_status_and_code(error: Exception, kind: Failur
 def test_only_what_may_pass_is_transient(
     error: Exception, is_transient: bool, told: str, writing: bool, refused: type[Exception]
 ) -> None:
-    with pytest.raises(refused, match=told) as caught, reaching("s3://b/a", writing=writing):
+    with pytest.raises(refused, match=told) as caught, translate_store_errors("s3://b/a", writing=writing):
         raise error
     assert isinstance(caught.value, StoreRefused)
     assert caught.value.is_transient is is_transient
@@ -128,5 +128,5 @@ def test_defects_of_ours_and_missing_files_stay_what_they_are() -> None:
         (web(404), FileNotFoundError),
     ]
     for error, expected in errors:
-        with pytest.raises(expected), reaching("http://h/a"):
+        with pytest.raises(expected), translate_store_errors("http://h/a"):
             raise error

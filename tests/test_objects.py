@@ -26,8 +26,8 @@ import web_server
 from embedcli import storage
 from embedcli.contracts import InputError, OutputError, UsageError
 from embedcli.storage import lease, objects, remote, secrets
-from embedcli.storage.local import Taken
-from embedcli.storage.ranged import FIRST_BYTES, LARGEST_BYTES, RangedFile
+from embedcli.storage.local import LockHeld
+from embedcli.storage.ranged import MIN_WINDOW_BYTES, MAX_WINDOW_BYTES, RangedFile
 
 ROWS = jobs.rows(240)
 
@@ -61,7 +61,7 @@ def here(store: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> s3_server.S
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
-    remote._own.cache_clear()
+    remote._arrow_client.cache_clear()
     return store
 
 
@@ -134,9 +134,9 @@ def test_files_are_opened_ahead_and_the_rest_is_closed(
 ) -> None:
     paths = [here.put(f"ahead/{number}.jsonl", b"%d" % number) for number in range(40)]
     opened: dict[str, RangedFile] = {}
-    real = objects.RemoteFiles.opened_warm
+    real = objects.RemoteFileSystem.open_prefetched
     monkeypatch.setattr(
-        objects.RemoteFiles, "opened_warm", lambda self, path: opened.setdefault(path, real(self, path))
+        objects.RemoteFileSystem, "open_prefetched", lambda self, path: opened.setdefault(path, real(self, path))
     )
     prefetched = storage.PrefetchedFiles()
     items = prefetched.iterate([str(tmp_path), "-", *paths], lambda path: path)
@@ -290,10 +290,10 @@ def test_a_living_lease_holds_and_a_dead_one_does_not(here: s3_server.Store, mon
     with pytest.raises(OutputError, match="another embedcli is writing s3://data/o"):
         storage.lock(a_lease(here, "lease/a", "elsewhere", 1), "s3://data/o")
     with pytest.raises(OutputError):
-        storage.lock(a_lease(here, "lease/b", lease.this_host(), os.getpid()), "s3://data/o")
+        storage.lock(a_lease(here, "lease/b", lease.host_identity(), os.getpid()), "s3://data/o")
     ended = subprocess.Popen(["true"])
     ended.wait()
-    storage.lock(a_lease(here, "lease/c", lease.this_host(), ended.pid), "s3://data/o")()
+    storage.lock(a_lease(here, "lease/c", lease.host_identity(), ended.pid), "s3://data/o")()
     monkeypatch.setattr(lease, "LEASE_SECONDS", -1.0)
     give_back = storage.lock("s3://data/lease/a", "s3://data/o")
     assert json.loads(here.get("lease/a"))["token"] != "theirs"
@@ -325,7 +325,7 @@ def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.Mon
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     memory = Memory()
     memory.intruder = b'{"token": "theirs", "host": "elsewhere", "pid": 1}'
-    with pytest.raises(Taken):
+    with pytest.raises(LockHeld):
         lease.take(memory, "a")
     assert memory.held["a"] == memory.intruder
 
@@ -335,12 +335,12 @@ def test_a_lease_is_shared_or_held_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     memory = Memory()
     one, two = lease.take_shared(memory, "a"), lease.take_shared(memory, "a")
     one()
-    with pytest.raises(Taken):
+    with pytest.raises(LockHeld):
         lease.take(memory, "a")
     two()
     assert memory.held == {}
     alone = lease.take(memory, "a")
-    with pytest.raises(Taken):
+    with pytest.raises(LockHeld):
         lease.take_shared(memory, "a")
     alone()
     lease.take_shared(memory, "a")()
@@ -357,7 +357,7 @@ def test_who_comes_between_writing_and_looking_is_seen(mine: str, monkeypatch: p
         memory.held[path] = data
 
     monkeypatch.setattr(memory, "put", put)
-    with pytest.raises(Taken):
+    with pytest.raises(LockHeld):
         take(memory, "a")
     assert [path for path in memory.held if path != other and lease.held(memory, path)] == []
 
@@ -409,13 +409,13 @@ def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path, m
 def test_denied_and_unreachable(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with web_server.serving(tmp_path, "denied") as denied:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{denied}")
-        remote._own.cache_clear()
+        remote._arrow_client.cache_clear()
         done = jobs.run("encode", "s3://data/in/rows.jsonl", tmp_path / "o.npy", *flags(place))
     assert done.code == 1
     assert "access is denied" in done.err
     assert "check AWS_ACCESS_KEY_ID" in done.err
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    remote._own.cache_clear()
+    remote._arrow_client.cache_clear()
     done = jobs.run("encode", place / "rows.jsonl", "s3://data/x/o.npy", *flags(place))
     assert done.code == 1
     assert "cannot be reached" in done.err
@@ -458,8 +458,10 @@ def test_files_of_every_size_arrive_whole(size: int, here: s3_server.Store) -> N
 
 
 def test_what_the_store_holds_is_compared(here: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = objects.RemoteFiles._check
-    monkeypatch.setattr(objects.RemoteFiles, "_check", lambda self, path, _: real(self, path, memoryview(b"other")))
+    real = objects.RemoteFileSystem._verify_content
+    monkeypatch.setattr(
+        objects.RemoteFileSystem, "_verify_content", lambda self, path, _: real(self, path, memoryview(b"other"))
+    )
     for data in (b"wrote", b"longer"):
         with pytest.raises(OutputError, match="does not hold what was written"):
             storage.write_bytes("s3://data/altered/a", data)
@@ -483,9 +485,9 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
         def _strip_protocol(cls, path: str) -> str:
             return "/" + path.removeprefix("az://").strip("/")
 
-    monkeypatch.setattr(remote, "_raw", lambda *_: Azure())
+    monkeypatch.setattr(remote, "_create_fsspec", lambda *_: Azure())
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
-    remote._fsspec.cache_clear()
+    remote._fsspec_client.cache_clear()
     for output in ("az://box/out.parquet", "az://box/folder/"):
         done = jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--limit", 60)
         assert done.code == 75, done.err
@@ -496,7 +498,7 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
         name for name in Azure.store if "_lock" in name or ("part-0000" in name and "folder/part" not in name)
     ] == []
     assert storage.expand(["az://box/*.parquet"]) == ("az://box/out.parquet",)
-    remote._fsspec.cache_clear()
+    remote._fsspec_client.cache_clear()
 
 
 # Ranges
@@ -512,10 +514,10 @@ def test_reading_on_takes_few_requests_and_a_look_takes_little() -> None:
 
     file = RangedFile("s3://b/a", len(data), fetch)
     assert file.read(100) == data[:100]
-    assert asked == [FIRST_BYTES]
+    assert asked == [MIN_WINDOW_BYTES]
     assert b"".join(iter(lambda: file.read(1 << 20), b"")) == data[100:]
     assert len(asked) < 20
-    assert max(asked) <= LARGEST_BYTES
+    assert max(asked) <= MAX_WINDOW_BYTES
     file.seek(-8, 2)
     assert file.read() == data[-8:]
     assert file.read(1) == b""
@@ -605,7 +607,7 @@ def test_a_masked_address_shows_no_secret_and_still_carries_it(address: str, sho
     assert storage.masked(masked) == shown
     assert secrets.unmasked(masked) == address
     assert secrets.unmasked(pickle.loads(pickle.dumps(masked))) == address  # noqa: S301
-    assert secrets.clean(f"GET '{address}' failed") == (
+    assert secrets.mask_secrets_in_text(f"GET '{address}' failed") == (
         f"GET '{shown}' failed" if "://" in address else f"GET '{address}' failed"
     )
     # Nothing is remembered: the shown text alone does not lead back to the secret.

@@ -145,7 +145,7 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     with pytest.raises(InputError, match=f"{tmp_path}: cannot be read: Permission denied"):
         storage.expand([str(tmp_path)])
-    monkeypatch.setattr(storage.local.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
+    monkeypatch.setattr(storage.local.LocalFileSystem, "open", lambda _, path: refusing(errno.EACCES)(path))
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read: Permission denied"):
         storage.open_input(str(path))
 
@@ -206,7 +206,7 @@ def test_every_truncation_is_noticed(codec: str, tmp_path: Path) -> None:
     data = COMPRESS[codec](DATA[:500]) * 2
     path = tmp_path / "a"
     boundary = len(data) // 2
-    for end in range(decompress.LONGEST_MAGIC, len(data)):
+    for end in range(decompress.MAX_MAGIC_BYTES, len(data)):
         path.write_bytes(data[:end])
         if end == boundary:
             assert read(path) == DATA[:500]
@@ -221,7 +221,7 @@ def test_every_flipped_byte_is_noticed_or_harmless(codec: str, tmp_path: Path) -
     data = COMPRESS[codec](DATA[:500])
     path = tmp_path / "a"
     noticed = 0
-    for at in range(decompress.LONGEST_MAGIC, len(data)):
+    for at in range(decompress.MAX_MAGIC_BYTES, len(data)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
         try:
             assert read(path) == DATA[:500]

@@ -11,16 +11,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-Pull = Callable[[int], bytes]
+ReadBytes = Callable[[int], bytes]
 
 RAW_BYTES = 1 << 20
 OUT_BYTES = 256 << 10
 # One zstd byte can stand for 32 KiB, and its decoder takes no bound on output: 4 KiB give 128 MiB at worst.
 FEED_BYTES = 4 << 10
-LONGEST_MAGIC = 6
+MAX_MAGIC_BYTES = 6
 
 
-class Damaged(Exception):
+class CorruptStreamError(Exception):
     """What is wrong with a compressed stream, and at which byte of the file."""
 
     def __init__(self, reason: str, offset: int) -> None:
@@ -29,11 +29,11 @@ class Damaged(Exception):
         self.offset = offset
 
 
-class Member(Protocol):
+class StreamDecoder(Protocol):
     """One gzip member, zstd frame, or bz2 or xz stream. `hungry`: needs input to go on."""
 
     @property
-    def hungry(self) -> bool: ...
+    def needs_input(self) -> bool: ...
 
     @property
     def eof(self) -> bool: ...
@@ -51,7 +51,7 @@ class _Bounded:
         self._decoder = decoder
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         return bool(self._decoder.needs_input)
 
     @property
@@ -73,7 +73,7 @@ class _Gzip(_Bounded):
         super().__init__(zlib.decompressobj(wbits=31))
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         return not self._decoder.unconsumed_tail
 
     def decode(self, data: bytes) -> bytes:
@@ -89,7 +89,7 @@ class _Zstd(_Bounded):
         super().__init__(zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj())
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         return True
 
     def decode(self, data: bytes) -> bytes:
@@ -101,7 +101,7 @@ class _Zstd(_Bounded):
             raise ValueError(str(error)) from error
 
 
-CODECS: dict[str, Callable[[], Member]] = {
+DECODERS: dict[str, Callable[[], StreamDecoder]] = {
     "gzip": _Gzip,
     "bz2": lambda: _Bounded(bz2.BZ2Decompressor()),
     "xz": lambda: _Bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ)),
@@ -109,7 +109,7 @@ CODECS: dict[str, Callable[[], Member]] = {
 }
 
 
-def codec_of(head: bytes) -> str | None:
+def detect_codec(head: bytes) -> str | None:
     """The codec whose magic bytes `head` begins with; None if it is not compressed."""
     if head.startswith(b"\x1f\x8b\x08"):
         return "gzip"
@@ -123,28 +123,28 @@ def codec_of(head: bytes) -> str | None:
     return None
 
 
-def decompressed(pull: Pull) -> tuple[str | None, Iterator[bytes]]:
+def decompress_stream(pull: ReadBytes) -> tuple[str | None, Iterator[bytes]]:
     """The codec of a stream, and its decompressed bytes. The iterator raises Damaged."""
-    head = _filled(b"", pull)
-    codec = codec_of(head)
+    head = _read_magic(b"", pull)
+    codec = detect_codec(head)
     if codec is None:
-        return None, _plain(head, pull)
-    return codec, _gathered(_members(codec, head, pull))
+        return None, _iterate_uncompressed(head, pull)
+    return codec, _merge_small_blocks(_decompress_members(codec, head, pull))
 
 
-def _filled(head: bytes, pull: Pull) -> bytes:
-    while len(head) < LONGEST_MAGIC and (more := pull(RAW_BYTES)):
+def _read_magic(head: bytes, pull: ReadBytes) -> bytes:
+    while len(head) < MAX_MAGIC_BYTES and (more := pull(RAW_BYTES)):
         head += more
     return head
 
 
-def _plain(head: bytes, pull: Pull) -> Iterator[bytes]:
+def _iterate_uncompressed(head: bytes, pull: ReadBytes) -> Iterator[bytes]:
     while head:
         yield head
         head = pull(RAW_BYTES)
 
 
-def _gathered(portions: Iterator[bytes]) -> Iterator[bytes]:
+def _merge_small_blocks(portions: Iterator[bytes]) -> Iterator[bytes]:
     held, size = [], 0
     for portion in portions:
         held.append(portion)
@@ -156,44 +156,44 @@ def _gathered(portions: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def _members(codec: str, rest: bytes, pull: Pull) -> Iterator[bytes]:
+def _decompress_members(codec: str, rest: bytes, pull: ReadBytes) -> Iterator[bytes]:
     offset = at = 0
     while rest:
-        if codec_of(rest) != codec:
-            raise Damaged(f"the {codec} data is followed by something else", offset)
-        member = CODECS[codec]()
+        if detect_codec(rest) != codec:
+            raise CorruptStreamError(f"the {codec} data is followed by something else", offset)
+        member = DECODERS[codec]()
         while not member.eof:
             data = b""
-            if member.hungry:
+            if member.needs_input:
                 if at == len(rest):
                     rest, at = pull(RAW_BYTES), 0
                 data = rest[at : at + FEED_BYTES]
                 if not data:
-                    raise Damaged(f"the {codec} data is cut off: the file ends too early", offset)
-            yield _decoded(codec, member, data, offset)
+                    raise CorruptStreamError(f"the {codec} data is cut off: the file ends too early", offset)
+            yield _decode(codec, member, data, offset)
             at += len(data)
             offset += len(data)
         offset -= len(member.unused)
-        rest, padding = _unpadded(member.unused + rest[at:], pull)
+        rest, padding = _skip_padding(member.unused + rest[at:], pull)
         offset += padding
         at = 0
 
 
-def _decoded(codec: str, member: Member, data: bytes, offset: int) -> bytes:
+def _decode(codec: str, member: StreamDecoder, data: bytes, offset: int) -> bytes:
     try:
         return member.decode(data)
     except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as error:
-        raise Damaged(f"the {codec} data is damaged ({error})", offset) from error
+        raise CorruptStreamError(f"the {codec} data is damaged ({error})", offset) from error
 
 
-def _unpadded(rest: bytes, pull: Pull) -> tuple[bytes, int]:
+def _skip_padding(rest: bytes, pull: ReadBytes) -> tuple[bytes, int]:
     """What follows the zero bytes that may pad a member, and how many these are."""
     padding = 0
     while True:
         data = rest.lstrip(b"\0")
         padding += len(rest) - len(data)
         if data:
-            return _filled(data, pull), padding
+            return _read_magic(data, pull), padding
         rest = pull(RAW_BYTES)
         if not rest:
             return b"", padding

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from embedcli.contracts import OutputError
 from embedcli.storage.folders import parent, remove
-from embedcli.storage.outputs import make_durable, os_errors, replacing, sync_folder
+from embedcli.storage.outputs import fsync_path, os_errors, replacing, sync_folder
 from embedcli.storage.places import is_local, objects_of, where
 
 BUFFER_BYTES = 1 << 20
@@ -63,7 +63,7 @@ def writing(path: str) -> Iterator[BinaryIO]:
     nameless file on this machine until it is whole, and is uploaded then.
     """
     if not is_local(path):
-        with _spooled(path) as spooled:
+        with _spool_and_upload(path) as spooled:
             yield spooled
         return
     with replacing(path) as temporary, os_errors(path), _out(path, temporary) as out:
@@ -78,14 +78,14 @@ def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     where there is a record, it is true.
     """
     if not is_local(path):
-        with _spooled(record) as last, _spooled(path, instead_of=record) as first:
+        with _spool_and_upload(record) as last, _spool_and_upload(path, instead_of=record) as first:
             yield first, last
         return
     with replacing(record) as last_temporary, replacing(path) as first_temporary, os_errors(path):
         with _out(path, first_temporary) as first, _out(record, last_temporary) as last:
             yield first, last
         for temporary in (first_temporary, last_temporary):
-            make_durable(temporary)
+            fsync_path(temporary)
         # Of a link, what it points to: that is what is replaced.
         old = os.path.realpath(record)
         remove(old)
@@ -101,19 +101,19 @@ def _out(path: str, temporary: str) -> Iterator[BinaryIO]:
     finally:
         out.close()
     with open(temporary, "rb") as back:
-        if not _given_back(back, out):
+        if not _reads_back_as_written(back, out):
             raise OutputError(
                 f"{where(path)}: the disk does not give back what was written to it", "choose another disk"
             )
 
 
-def _given_back(file: Any, out: Out) -> bool:
+def _reads_back_as_written(file: Any, out: Out) -> bool:
     """Whether a file, read from its beginning, holds what was written."""
     return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).digest() == out.digest.digest()
 
 
 @contextmanager
-def _spooled(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
+def _spool_and_upload(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
     """A file on this machine that is uploaded when the block ends well, after `instead_of` was removed."""
     with os_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
         out = Out(os.fdopen(os.dup(raw.fileno()), "wb", buffering=0))
@@ -122,7 +122,7 @@ def _spooled(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
         finally:
             out.close()
         raw.seek(0)
-        if not _given_back(raw, out):
+        if not _reads_back_as_written(raw, out):
             raise OutputError("the temporary folder does not give back what was written to it", "set TMPDIR to another")
         if instead_of is not None:
             remove(instead_of)

@@ -8,12 +8,12 @@ from textwrap import shorten
 
 from embedcli.contracts import EmbedcliError, InputError, OutputError
 from embedcli.storage.failure_kinds import FailureKind, find_cause, is_from_library
-from embedcli.storage.secrets import clean, has_secrets, masked, scheme_of
+from embedcli.storage.secrets import mask_secrets_in_text, has_secrets, masked, parse_scheme
 
 # What holds a store's objects, in its own words.
-BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
+BUCKET_WORDS = {"s3": "bucket", "gs": "bucket", "az": "container"}
 # Azure's libraries list every place where they looked for credentials.
-LONGEST_TEXT = 400
+MAX_TEXT_CHARACTERS = 400
 RUN_AGAIN = "run the same command again: it goes on where it stopped"
 CREDENTIALS = {
     "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and what they allow; "
@@ -37,21 +37,21 @@ class StoreRefused(EmbedcliError):
         self.is_transient = is_transient
 
 
-class InputRefused(StoreRefused, InputError):
+class ObjectStoreReadError(StoreRefused, InputError):
     """What was asked for could not be read."""
 
 
-class OutputRefused(StoreRefused, OutputError):
+class ObjectStoreWriteError(StoreRefused, OutputError):
     """What was to be written could not be."""
 
 
-def family(path: str) -> str:
-    scheme = scheme_of(path) or ""
+def scheme_family(path: str) -> str:
+    scheme = parse_scheme(path) or ""
     return FAMILIES.get(scheme, scheme)
 
 
 @contextmanager
-def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
+def translate_store_errors(path: str, *, writing: bool = False) -> Iterator[None]:
     """Translate errors of the client libraries into StoreRefused, with the address and a hint.
 
     Raises:
@@ -75,25 +75,25 @@ def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def creating(path: str) -> Iterator[None]:
+def translate_create_errors(path: str) -> Iterator[None]:
     """`reaching` for a new object: nothing but its bucket or container can be missing."""
     try:
-        with reaching(path, writing=True):
+        with translate_store_errors(path, writing=True):
             yield
     except FileNotFoundError as error:
-        raise _no_bucket(path, OutputRefused, "written") from error
+        raise _no_bucket(path, ObjectStoreWriteError, "written") from error
 
 
 def _no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
     return kind(
-        f"{masked(path)}: cannot be {verb}: there is no such {BUCKETS.get(family(path), 'bucket')}",
+        f"{masked(path)}: cannot be {verb}: there is no such {BUCKET_WORDS.get(scheme_family(path), 'bucket')}",
         "check its name and its region or endpoint; embedcli makes none",
     )
 
 
 def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: bool) -> StoreRefused:
     """The error for the user."""
-    refused: type[StoreRefused] = OutputRefused if writing else InputRefused
+    refused: type[StoreRefused] = ObjectStoreWriteError if writing else ObjectStoreReadError
     verb = "written" if writing else "read"
     text = _text_of(cause)
     what = f"{masked(path)}: cannot be {verb}"
@@ -107,9 +107,11 @@ def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: boo
                 f"{what}: the repository is gated", "get access on its page, then use `hf auth login` or set HF_TOKEN"
             )
         case FailureKind.DENIED:
-            return refused(f"{what}: access is denied ({text})", CREDENTIALS.get(family(path), "check the credentials"))
+            return refused(
+                f"{what}: access is denied ({text})", CREDENTIALS.get(scheme_family(path), "check the credentials")
+            )
         case FailureKind.UNREACHABLE:
-            endpoint = " and AWS_ENDPOINT_URL" if family(path) == "s3" else ""
+            endpoint = " and AWS_ENDPOINT_URL" if scheme_family(path) == "s3" else ""
             return refused(
                 f"{what}: the server cannot be reached or does not answer ({text})",
                 f"check the network{endpoint}, then {RUN_AGAIN}",
@@ -122,4 +124,6 @@ def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: boo
 def _text_of(error: BaseException) -> str:
     """What a library says, on one line, without the secrets of addresses."""
     text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    return shorten(" ".join(clean(text).split()) or type(error).__name__, LONGEST_TEXT, placeholder=" ...")
+    return shorten(
+        " ".join(mask_secrets_in_text(text).split()) or type(error).__name__, MAX_TEXT_CHARACTERS, placeholder=" ..."
+    )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from embedcli.contracts import OutputError
-from embedcli.storage.local import Taken
+from embedcli.storage.local import LockHeld
 from embedcli.storage.outputs import os_errors
 from embedcli.storage.places import files_of, input_errors, is_local, where
 
@@ -91,8 +91,8 @@ def lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:
     with os_errors(path):
         files = files_of(path)
         try:
-            return files.lock_shared(path) if shared else files.lock(path)
-        except Taken:
+            return files.acquire_shared_lock(path) if shared else files.lock(path)
+        except LockHeld:
             hint = "wait for it, or choose another output"
             if not is_local(path):
                 hint = "wait for it (a dead one keeps its lease for a minute), or choose another output"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedcli.contracts import InputError
-from embedcli.storage.decompress import RAW_BYTES, Damaged, decompressed
-from embedcli.storage.local import Raw
+from embedcli.storage.decompress import RAW_BYTES, CorruptStreamError, decompress_stream
+from embedcli.storage.local import ReadableFile
 from embedcli.storage.places import files_of, input_errors, is_local, where
 from embedcli.storage.ranged import arrow_file
 
@@ -26,7 +26,7 @@ LOOK_BYTES = 64 << 10
 
 
 @dataclass
-class _Once:
+class _SinglePassStream:
     """A stream that can be read once. What a look at its beginning consumed is kept, and read again."""
 
     raw: Any
@@ -44,10 +44,10 @@ class _Once:
             self.raw.close()
 
 
-class _View:
+class _StreamReader:
     """One reading of a `_Once`, from its beginning."""
 
-    def __init__(self, once: _Once, *, look: bool) -> None:
+    def __init__(self, once: _SinglePassStream, *, look: bool) -> None:
         self._once = once
         self._look = look
         self._at = 0
@@ -71,22 +71,22 @@ class _View:
             self._once.finish()
 
 
-_STREAMS: dict[str, _Once] = {}
+_OPEN_STREAMS: dict[str, _SinglePassStream] = {}
 
 
-def _stream(path: str, *, look: bool) -> _View:
+def _stream(path: str, *, look: bool) -> _StreamReader:
     # A notebook has a stdin of its own, without bytes.
     stdin = getattr(sys.stdin, "buffer", None) if path == "-" else None
     # Unbuffered: a thread that waits in a buffered read holds a lock that Python needs to exit.
     stdin = getattr(stdin, "raw", stdin)
     if path == "-" and stdin is None:
         raise InputError("stdin is closed, or has no bytes", "name a file, or feed rows to stdin")
-    once = _STREAMS.get(path)
+    once = _OPEN_STREAMS.get(path)
     if once is None or (stdin is not None and once.raw is not stdin):
-        once = _STREAMS[path] = _Once(stdin or files_of(path).open(path), owned=stdin is None)
+        once = _OPEN_STREAMS[path] = _SinglePassStream(stdin or files_of(path).open(path), owned=stdin is None)
     if once.taken:
         raise InputError(f"{where(path)}: a pipe can be read only once", "write it to a file first")
-    return _View(once, look=look)
+    return _StreamReader(once, look=look)
 
 
 class Input:
@@ -96,13 +96,13 @@ class Input:
     `codec` how it is compressed (None: not at all, and then `seek` works on a file).
     """
 
-    def __init__(self, path: str, raw: Raw, size: int | None, portion: int = RAW_BYTES) -> None:
+    def __init__(self, path: str, raw: ReadableFile, size: int | None, portion: int = RAW_BYTES) -> None:
         self.path = path
         self.size = size
         self.position = 0
         self._raw = raw
         self._portion = portion
-        self.codec, self._blocks = decompressed(self._pull)
+        self.codec, self._blocks = decompress_stream(self._pull)
 
     def _pull(self, size: int) -> bytes:
         with input_errors(self.path):
@@ -114,7 +114,7 @@ class Input:
         """The next bytes, some at a time; empty at the end. InputError if they are damaged or cut off."""
         try:
             return next(self._blocks, b"")
-        except Damaged as error:
+        except CorruptStreamError as error:
             message = f"{where(self.path)}: {error.reason} at byte {error.offset}"
             raise InputError(message, "get the file again, or keep what is readable of it in a new file") from error
 
@@ -145,7 +145,7 @@ def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | N
     otherwise a pipe can be read only once. A file that is ready in `prefetched` is taken from there.
     """
     files = files_of(path)
-    raw: Raw
+    raw: ReadableFile
     with input_errors(path):
         opened = prefetched.take(path) if prefetched is not None else None
         if opened is not None:
@@ -153,7 +153,7 @@ def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | N
         elif path == "-" or (is_local(path) and files.kind(path) == "stream"):
             raw, size = _stream(path, look=look), None
         else:
-            raw, size = files.open_sized(path)
+            raw, size = files.open_with_size(path)
     try:
         return Input(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
     except BaseException:

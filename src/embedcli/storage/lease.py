@@ -24,12 +24,12 @@ from threading import Event, Thread
 from typing import Any, Protocol
 
 from embedcli.contracts import EmbedcliError
-from embedcli.storage.local import Taken, alive
+from embedcli.storage.local import LockHeld, alive
 
 # A dead owner's lease runs out after LEASE_SECONDS; a living owner renews it four times as often.
 LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 0.3
-SHARED = ".shared"
+SHARED_SUFFIX = ".shared"
 
 
 class Objects(Protocol):
@@ -57,25 +57,25 @@ class Owner:
 def take(objects: Objects, path: str) -> Callable[[], None]:
     """Take the lease at `path` and keep it renewed; returns what gives it back. Raises Taken."""
     if held(objects, path) or shared(objects, path):
-        raise Taken
+        raise LockHeld
     me = written(objects, path)
     if owner_of(objects, path) != me:
-        raise Taken
+        raise LockHeld
     if shared(objects, path):
         write(objects, path, None)
-        raise Taken
+        raise LockHeld
     return renewed(objects, path, me)
 
 
 def take_shared(objects: Objects, path: str) -> Callable[[], None]:
     """Take a lease beside others that share it; returns what gives it back. Raises Taken if one has it alone."""
     if held(objects, path):
-        raise Taken
-    mine = f"{path}{SHARED}/{secrets.token_hex(8)}"
+        raise LockHeld
+    mine = f"{path}{SHARED_SUFFIX}/{secrets.token_hex(8)}"
     me = written(objects, mine)
     if held(objects, path):
         objects.remove(mine)
-        raise Taken
+        raise LockHeld
     give_back = renewed(objects, mine, me)
 
     def remove() -> None:
@@ -88,13 +88,13 @@ def take_shared(objects: Objects, path: str) -> Callable[[], None]:
 
 def shared(objects: Objects, path: str) -> bool:
     """Whether living processes share the lease."""
-    folder = path + SHARED
+    folder = path + SHARED_SUFFIX
     return any(held(objects, f"{folder}/{name}") for name in objects.names(folder))
 
 
 def written(objects: Objects, path: str) -> Owner:
     """Write this process into a lease, and wait until another's writing would show."""
-    me = Owner(secrets.token_hex(16), this_host(), os.getpid())
+    me = Owner(secrets.token_hex(16), host_identity(), os.getpid())
     write(objects, path, me)
     time.sleep(SETTLE_SECONDS)
     return me
@@ -120,7 +120,7 @@ def held(objects: Objects, path: str) -> bool:
     owner = parsed(found[0]) if found is not None else None
     if found is None or owner is None:
         return False
-    if owner.host == this_host() and not alive(owner.pid):
+    if owner.host == host_identity() and not alive(owner.pid):
         return False
     return found[1] < LEASE_SECONDS
 
@@ -153,7 +153,7 @@ def parsed(data: bytes) -> Owner | None:
         return None
 
 
-def this_host() -> str:
+def host_identity() -> str:
     """This boot of this machine and, in a container, this container: where a process id means one process."""
     marks = [socket.gethostname()]
     with suppress(OSError):

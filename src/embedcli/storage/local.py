@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["file", "folder", "stream"]
+PathKind = Literal["file", "folder", "stream"]
 
 
-class Raw(Protocol):
+class ReadableFile(Protocol):
     """Bytes as they lie in the file. `read` returns at least one byte unless the end is reached."""
 
     def read(self, size: int, /) -> bytes | None: ...
@@ -29,12 +29,12 @@ class Raw(Protocol):
 
 
 # What file systems answer where another holds a lock.
-HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+LOCK_HELD_ERRNOS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 # What file systems answer that have no locks at all: there, nobody holds one.
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+NO_LOCK_SUPPORT_ERRNOS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
-class Taken(Exception):
+class LockHeld(Exception):
     """Another process holds the lock."""
 
 
@@ -49,10 +49,10 @@ def alive(pid: int) -> bool:
     return True
 
 
-class LocalFiles:
+class LocalFileSystem:
     """This machine's files. Every method raises OSError for what the system refuses."""
 
-    def kind(self, path: str) -> Kind | None:
+    def kind(self, path: str) -> PathKind | None:
         """What `path` is: a stream is a pipe or a device, which can be read only once. None: nothing there."""
         try:
             mode = os.stat(path).st_mode
@@ -74,10 +74,10 @@ class LocalFiles:
         status = os.stat(path)
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    def open(self, path: str) -> Raw:
+    def open(self, path: str) -> ReadableFile:
         return open(path, "rb", buffering=0)
 
-    def open_sized(self, path: str) -> tuple[Raw, int]:
+    def open_with_size(self, path: str) -> tuple[ReadableFile, int]:
         """An open file and its size in bytes."""
         return self.open(path), os.path.getsize(path)
 
@@ -116,10 +116,10 @@ class LocalFiles:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise Taken from None
+            raise LockHeld from None
         return lock.release
 
-    def lock_shared(self, path: str) -> Callable[[], None]:
+    def acquire_shared_lock(self, path: str) -> Callable[[], None]:
         """Hold the lock `path` beside others that share it: `lock` fails meanwhile. Raises Taken if `lock` holds it."""
         while True:
             claim = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -127,9 +127,9 @@ class LocalFiles:
                 fcntl.flock(claim, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 kept = os.fstat(claim).st_nlink > 0
             except OSError as error:
-                if error.errno not in NO_LOCKS:
+                if error.errno not in NO_LOCK_SUPPORT_ERRNOS:
                     os.close(claim)
-                    raise (Taken() if error.errno in HELD else error) from None
+                    raise (LockHeld() if error.errno in LOCK_HELD_ERRNOS else error) from None
                 kept = True
             if kept:
                 return lambda: os.close(claim)

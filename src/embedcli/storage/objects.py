@@ -16,11 +16,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from embedcli.contracts import OutputError, UsageError
 from embedcli.storage import lease
-from embedcli.storage.faults import BUCKETS, OutputRefused, creating, family, reaching
-from embedcli.storage.local import Kind, Raw
-from embedcli.storage.patterns import expression, halves
+from embedcli.storage.faults import (
+    BUCKET_WORDS,
+    ObjectStoreWriteError,
+    translate_create_errors,
+    scheme_family,
+    translate_store_errors,
+)
+from embedcli.storage.local import PathKind, ReadableFile
+from embedcli.storage.patterns import glob_to_regex, split_pattern
 from embedcli.storage.ranged import Fetch, RangedFile, arrow_file
-from embedcli.storage.remote import Client, client_of
+from embedcli.storage.remote import Client, get_client
 from embedcli.storage.secrets import masked, unmasked
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ VERSION_KEYS = (
 MD5 = re.compile(r"[0-9a-f]{32}")
 
 
-class RemoteFiles:
+class RemoteFileSystem:
     """The files of one server. FileNotFoundError for what is not there, StoreRefused for all other trouble."""
 
     def __init__(self, client: Client) -> None:
@@ -51,19 +57,19 @@ class RemoteFiles:
 
     # Looking
 
-    def kind(self, path: str) -> Kind | None:
+    def kind(self, path: str) -> PathKind | None:
         """What lies there; a prefix of other names is a folder."""
         import pyarrow.fs as pafs
 
         if self._client.raw is not None:
             return self._raw_kind(path)
-        with reaching(path):
+        with translate_store_errors(path):
             found = self._fs.get_file_info(self._client.name(path)).type
         return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(found)  # type: ignore[return-value]
 
-    def _raw_kind(self, path: str) -> Kind | None:
+    def _raw_kind(self, path: str) -> PathKind | None:
         try:
-            with reaching(path):
+            with translate_store_errors(path):
                 return "folder" if self._client.raw.info(self._client.name(path))["type"] == "directory" else "file"
         except FileNotFoundError:
             return None
@@ -71,7 +77,7 @@ class RemoteFiles:
     def missing(self, path: str) -> str:
         """What is not there, when `path` is not."""
         bucket = "/".join(path.split("/")[:3])
-        what = BUCKETS.get(family(path))
+        what = BUCKET_WORDS.get(scheme_family(path))
         if what is not None and self.kind(bucket) is None:
             return f"there is no {what} {bucket}"
         return "no such file" + (" or folder" if self._client.lists else "")
@@ -86,9 +92,9 @@ class RemoteFiles:
             raise UsageError(
                 f"{masked(pattern)}: no such file, and web servers list none", "check the address, and name each file"
             )
-        fixed, magic = halves(pattern)
+        fixed, magic = split_pattern(pattern)
         top = self._client.name(fixed).rstrip("/")
-        wanted = re.compile(expression(magic), re.DOTALL)
+        wanted = re.compile(glob_to_regex(magic), re.DOTALL)
         deep = "/" in magic
         keys = (info.path.removeprefix(top).lstrip("/") for info in self._listed(fixed, recursive=deep))
         return [f"{fixed}/{key}" for key in keys if wanted.fullmatch(key)]
@@ -97,7 +103,7 @@ class RemoteFiles:
         import pyarrow.fs as pafs
 
         selector = pafs.FileSelector(self._client.name(folder), allow_not_found=True, recursive=recursive)
-        with reaching(folder):
+        with translate_store_errors(folder):
             return [info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
 
     def identity(self, path: str) -> dict[str, int]:
@@ -108,20 +114,20 @@ class RemoteFiles:
         return {"size": size, "version": int.from_bytes(hashlib.blake2b(version.encode(), digest_size=6).digest())}
 
     def _version(self, path: str) -> tuple[int | None, str]:
-        with reaching(path):
+        with translate_store_errors(path):
             if self._client.raw is not None:
                 info = self._client.raw.info(self._client.name(path))
-                return info.get("size"), _version_in(info)
+                return info.get("size"), _find_version(info)
             with self._fs.open_input_file(self._client.name(path)) as file:
-                return file.size(), _version_in(_facts(file))
+                return file.size(), _find_version(_read_metadata(file))
 
     # Reading
 
-    def open(self, path: str) -> Raw:
-        opened: Raw = self._opened(path)
+    def open(self, path: str) -> ReadableFile:
+        opened: ReadableFile = self._opened(path)
         return opened
 
-    def open_sized(self, path: str) -> tuple[Raw, int]:
+    def open_with_size(self, path: str) -> tuple[ReadableFile, int]:
         """An open file and its size in bytes, by one look at the object."""
         opened = self._opened(path)
         return opened, opened.size() if isinstance(opened, RangedFile) else os.fstat(opened.fileno()).st_size
@@ -134,47 +140,53 @@ class RemoteFiles:
         """Whether this is a store, and no web server."""
         return self._client.lists
 
-    def opened_warm(self, path: str) -> RangedFile:
+    def open_prefetched(self, path: str) -> RangedFile:
         """An open file that holds the bytes which are read first: all of a small one, the footer of Parquet."""
-        file = self._ranged(path)
+        file = self._open_ranged(path)
         if file.size():
             file.warm(at_end=path.lower().endswith((".parquet", ".pq")))
         return file
 
     def _opened(self, path: str) -> Any:
-        if not self._client.lists and not self._ranges(path):
+        if not self._client.lists and not self._serves_ranges(path):
             return open(self.nearby(path), "rb")
-        return self._ranged(path)
+        return self._open_ranged(path)
 
-    def _ranged(self, path: str) -> RangedFile:
+    def _open_ranged(self, path: str) -> RangedFile:
         """An open file. fsspec's own buffers are left out: they read 5 MiB ahead of every request."""
         raw, name = self._client.raw, self._client.name(path)
-        with reaching(path):
+        with translate_store_errors(path):
             if raw is not None and raw.async_impl and self._client.lists:
-                return RangedFile(path, raw.info(name)["size"], fetching(path, partial(_part, raw, name)))
+                return RangedFile(
+                    path, raw.info(name)["size"], _translate_fetch_errors(path, partial(_fetch_part, raw, name))
+                )
             if raw is not None:
                 file = raw.open(name, "rb", cache_type="none")
-                return RangedFile(path, file.size, fetching(path, partial(_read_at, file)), file.close)
+                return RangedFile(
+                    path, file.size, _translate_fetch_errors(path, partial(_fetch_by_seek, file)), file.close
+                )
             file = self._fs.open_input_file(name)
-            return RangedFile(path, file.size(), fetching(path, partial(_native_at, file)), file.close)
+            return RangedFile(
+                path, file.size(), _translate_fetch_errors(path, partial(_fetch_from_arrow, file)), file.close
+            )
 
-    def _ranges(self, path: str) -> bool:
+    def _serves_ranges(self, path: str) -> bool:
         """Whether the server gives parts of a file: a web server may not, and then may send all of it each time."""
         if self._client.lists:
             return True
-        with reaching(path):
+        with translate_store_errors(path):
             info = self._client.raw.info(self._client.name(path))
             if info.get("size") is None or info.get("partial") is False:
                 return False
-            return info["size"] == 0 or _gives_parts(self._client.raw, self._client.name(path))
+            return info["size"] == 0 or _answers_range_requests(self._client.raw, self._client.name(path))
 
     def nearby(self, path: str) -> str:
         """A copy on this machine, made once per process and removed at its end."""
-        return _copied(unmasked(path), self._version(path)[1])
+        return _download_once(unmasked(path), self._version(path)[1])
 
-    def fetch_to(self, path: str, out: BinaryIO) -> None:
+    def download(self, path: str, out: BinaryIO) -> None:
         """Copy a whole file; InputRefused if fewer bytes come than the server promised."""
-        with reaching(path):
+        with translate_store_errors(path):
             if self._client.lists:
                 source: Any = self._opened(path)
                 with source:
@@ -186,8 +198,8 @@ class RemoteFiles:
 
     def put(self, path: str, data: Any) -> None:
         """Upload an object from memory (or a memory map): whole, or not visible. OutputRefused if it cannot be."""
-        self._writable(path)
-        with creating(path):
+        self._require_writable(path)
+        with translate_create_errors(path):
             if self._client.raw is not None:
                 self._client.raw.pipe_file(self._client.name(path), bytes(data))
             else:
@@ -195,7 +207,7 @@ class RemoteFiles:
                 stream = self._fs.open_output_stream(self._client.name(path), compression=None)
                 stream.write(data)
                 stream.close()
-        self._check(path, memoryview(data))
+        self._verify_content(path, memoryview(data))
 
     def upload(self, path: str, spooled: BinaryIO, size: int) -> None:
         """Upload a spooled file: whole, or not visible."""
@@ -209,32 +221,32 @@ class RemoteFiles:
             with pa.memory_map(name) as mapped:
                 self.put(path, mapped.read_buffer())
             return
-        self._writable(path)
-        with creating(path):
+        self._require_writable(path)
+        with translate_create_errors(path):
             self._client.raw.put_file(name, self._client.name(path))
-        self._check_size(path, size)
+        self._verify_size(path, size)
 
-    def _check(self, path: str, data: memoryview) -> None:
+    def _verify_content(self, path: str, data: memoryview) -> None:
         """Compare what the store says it has: the size, and the MD5 where it tells one."""
         if self._client.raw is not None:
-            self._check_size(path, data.nbytes)
+            self._verify_size(path, data.nbytes)
             return
-        with reaching(path, writing=True), self._fs.open_input_file(self._client.name(path)) as file:
-            tag = _digest(_facts(file))
+        with translate_store_errors(path, writing=True), self._fs.open_input_file(self._client.name(path)) as file:
+            tag = _md5_or_etag(_read_metadata(file))
             same = file.size() == data.nbytes
             # An encrypted object's ETag looks like an MD5 and is none: then only reading it back can tell.
             if same and MD5.fullmatch(tag) and hashlib.md5(data, usedforsecurity=False).hexdigest() != tag:
                 same = file.read() == data
         if not same:
-            raise _altered(path)
+            raise _altered_error(path)
 
-    def _check_size(self, path: str, size: int) -> None:
-        with reaching(path, writing=True):
+    def _verify_size(self, path: str, size: int) -> None:
+        with translate_store_errors(path, writing=True):
             there = self._client.raw.info(self._client.name(path)).get("size")
         if there != size:
-            raise _altered(path)
+            raise _altered_error(path)
 
-    def _writable(self, path: str) -> None:
+    def _require_writable(self, path: str) -> None:
         if self._client.writes:
             return
         hub = path.startswith("hf://")
@@ -249,17 +261,17 @@ class RemoteFiles:
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
-        with suppress(FileNotFoundError), reaching(path, writing=True):
+        with suppress(FileNotFoundError), translate_store_errors(path, writing=True):
             self._fs.delete_file(self._client.name(path))
 
     def make_folder(self, path: str, *, parents: bool = True) -> None:
         """Folders are only names here: nothing to make, but the address must be one that can be written to."""
-        self._writable(path)
+        self._require_writable(path)
 
     def remove_folder(self, path: str) -> None:
         """Remove all that lies under a folder."""
-        with suppress(FileNotFoundError), reaching(path, writing=True):
-            if family(path) != "gs":
+        with suppress(FileNotFoundError), translate_store_errors(path, writing=True):
+            if scheme_family(path) != "gs":
                 self._fs.delete_dir(self._client.name(path))
                 return
             # pyarrow's client of gs:// calls a folder missing that has no object of its own name.
@@ -270,18 +282,18 @@ class RemoteFiles:
 
     def lock(self, path: str) -> Callable[[], None]:
         """Take a lease, see storage.lease. Raises Taken."""
-        self._writable(path)
+        self._require_writable(path)
         return lease.take(self, path)
 
-    def lock_shared(self, path: str) -> Callable[[], None]:
+    def acquire_shared_lock(self, path: str) -> Callable[[], None]:
         """Take a lease beside others that share it, see storage.lease. Raises Taken."""
-        self._writable(path)
+        self._require_writable(path)
         return lease.take_shared(self, path)
 
     def small(self, path: str) -> tuple[bytes, float] | None:
         """A small object whole, and its age in seconds by this machine's clock; None if it is not there."""
         try:
-            with reaching(path):
+            with translate_store_errors(path):
                 if self._client.raw is not None:
                     name = self._client.name(path)
                     written = self._client.raw.modified(name)
@@ -293,61 +305,61 @@ class RemoteFiles:
             return None
 
 
-def files_at(path: str) -> RemoteFiles:
+def remote_file_system(path: str) -> RemoteFileSystem:
     """The files of an address. UsageError for one that nobody serves."""
-    return RemoteFiles(client_of(path))
+    return RemoteFileSystem(get_client(path))
 
 
-def fetching(path: str, ask: Fetch) -> Fetch:
+def _translate_fetch_errors(path: str, ask: Fetch) -> Fetch:
     """The same request, whose errors become StoreRefused."""
 
     def fetch(start: int, count: int) -> bytes:
-        with reaching(path):
+        with translate_store_errors(path):
             return bytes(ask(start, count))
 
     return fetch
 
 
-def _part(raw: Any, name: str, start: int, count: int) -> bytes:
+def _fetch_part(raw: Any, name: str, start: int, count: int) -> bytes:
     return bytes(raw.cat_file(name, start=start, end=start + count))
 
 
-def _read_at(file: Any, start: int, count: int) -> bytes:
+def _fetch_by_seek(file: Any, start: int, count: int) -> bytes:
     file.seek(start)
     return bytes(file.read(count))
 
 
-def _native_at(file: Any, start: int, count: int) -> bytes:
+def _fetch_from_arrow(file: Any, start: int, count: int) -> bytes:
     return bytes(file.read_at(count, start))
 
 
-def _version_in(facts: Mapping[str, Any]) -> str:
+def _find_version(facts: Mapping[str, Any]) -> str:
     """The first of VERSION_KEYS that a store tells; empty if it tells none."""
     return next((str(facts[key]) for key in VERSION_KEYS if facts.get(key)), "")
 
 
-def _digest(facts: dict[str, str]) -> str:
+def _md5_or_etag(facts: dict[str, str]) -> str:
     """The MD5 that a store tells, in hexadecimal; else its tag."""
     return base64.b64decode(facts["md5Hash"]).hex() if facts.get("md5Hash") else facts.get("ETag", "").strip('"')
 
 
-def _facts(file: Any) -> dict[str, str]:
+def _read_metadata(file: Any) -> dict[str, str]:
     """What the store tells of an object beside its bytes."""
-    return {_text(key): _text(value) for key, value in (file.metadata() or {}).items()}
+    return {_to_text(key): _to_text(value) for key, value in (file.metadata() or {}).items()}
 
 
-def _text(value: bytes | str) -> str:
+def _to_text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-def _altered(path: str) -> OutputError:
-    return OutputRefused(
+def _altered_error(path: str) -> OutputError:
+    return ObjectStoreWriteError(
         f"{masked(path)}: the store does not hold what was written to it",
         "run the same command again, once no other program writes there",
     )
 
 
-def _gives_parts(raw: Any, name: str) -> bool:
+def _answers_range_requests(raw: Any, name: str) -> bool:
     """Ask for one byte and look no further than the answer's status: 206 is a part."""
     import asyncio
 
@@ -360,15 +372,15 @@ def _gives_parts(raw: Any, name: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _copied(path: str, version: str) -> str:
-    files, folder = files_at(path), _scratch()
+def _download_once(path: str, version: str) -> str:
+    files, folder = remote_file_system(path), _download_folder()
     descriptor, name = tempfile.mkstemp(dir=folder.name)
     with open(descriptor, "wb") as out:
-        files.fetch_to(path, out)
+        files.download(path, out)
     return name
 
 
 @lru_cache(maxsize=1)
-def _scratch() -> tempfile.TemporaryDirectory[str]:
+def _download_folder() -> tempfile.TemporaryDirectory[str]:
     """Removed when the process ends."""
     return tempfile.TemporaryDirectory(prefix="embedcli-")

@@ -59,20 +59,20 @@ def replacing(path: str) -> Iterator[str]:
     For an address the temporary path lies on this machine, and is uploaded when the block ends well.
     """
     if not is_local(path):
-        with _uploaded(path) as temporary:
+        with _upload_on_success(path) as temporary:
             yield temporary
         return
     with os_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isfile(target):
             raise OutputError(f"{where(path)}: is not a regular file, and is not replaced", "choose another output")
-        temporary = temporary_name(target)
+        temporary = temporary_path(target)
         claim = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             with suppress(OSError):  # some network file systems have no such lock; then the process id decides
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
-            make_durable(temporary)
+            fsync_path(temporary)
             os.replace(temporary, target)
         except BaseException:
             with suppress(OSError):
@@ -84,7 +84,7 @@ def replacing(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def _uploaded(path: str) -> Iterator[str]:
+def _upload_on_success(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
         temporary = os.path.join(folder, "out" + os.path.splitext(path)[1])
         yield temporary
@@ -92,7 +92,7 @@ def _uploaded(path: str) -> Iterator[str]:
             objects_of(path).upload(path, spooled, os.path.getsize(temporary))
 
 
-def make_durable(path: str) -> None:
+def fsync_path(path: str) -> None:
     """What a file holds, or which names a folder has, is on disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -104,13 +104,13 @@ def make_durable(path: str) -> None:
 def sync_folder(folder: str) -> None:
     """Make the names in a folder durable, where the file system can."""
     try:
-        make_durable(folder)
+        fsync_path(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
             raise
 
 
-def temporary_name(target: str) -> str:
+def temporary_path(target: str) -> str:
     """`.NAME.tmp-PID` beside the target; a long name is shortened to its digest."""
     folder, name = os.path.split(target)
     raw = os.fsencode(name)
@@ -125,12 +125,12 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
     """
     if not is_local(str(folder)):
         return []
-    prefix = None if name is None else os.path.basename(temporary_name(name)).rsplit("-", 1)[0]
+    prefix = None if name is None else os.path.basename(temporary_path(name)).rsplit("-", 1)[0]
     removed = []
     with os_errors(str(folder)):
         for entry in os.listdir(folder):
             found = re.fullmatch(r"(\..+\.tmp)-([0-9]+)", entry, re.DOTALL)
-            if not found or prefix not in (None, found[1]) or _in_use(os.path.join(folder, entry), int(found[2])):
+            if not found or prefix not in (None, found[1]) or _is_in_use(os.path.join(folder, entry), int(found[2])):
                 continue
             with suppress(FileNotFoundError):
                 drop(os.path.join(folder, entry))
@@ -152,7 +152,7 @@ def drop(path: str) -> None:
         os.unlink(path)
 
 
-def _in_use(temporary: str, pid: int) -> bool:
+def _is_in_use(temporary: str, pid: int) -> bool:
     """Whether its writer is alive: it holds a lock on the file, which ends with the process."""
     try:
         descriptor = os.open(temporary, os.O_RDWR)

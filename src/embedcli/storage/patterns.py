@@ -6,7 +6,7 @@ import glob
 import re
 
 
-def halves(pattern: str) -> tuple[str, str]:
+def split_pattern(pattern: str) -> tuple[str, str]:
     """A pattern as the folder before its first * ? or [, and the rest."""
     scheme, _, rest = pattern.partition("://")
     names = rest.split("/")
@@ -14,7 +14,7 @@ def halves(pattern: str) -> tuple[str, str]:
     return f"{scheme}://{'/'.join(names[:first])}", "/".join(names[first:])
 
 
-def expression(pattern: str) -> str:
+def glob_to_regex(pattern: str) -> str:
     """A shell pattern as a regular expression, by the rules of `glob`: names that begin with a dot are not matched."""
     found = []
     for name in pattern.split("/"):
@@ -23,12 +23,12 @@ def expression(pattern: str) -> str:
             continue
         hidden = "" if name.startswith(".") else r"(?!\.)"
         pieces = re.findall(r"\[!?\]?[^\]]*\]|\*+|\?|[^*?\[]+|\[", name)
-        found.append(hidden + "".join(map(_piece, pieces)) + "/")
+        found.append(hidden + "".join(map(_translate_token, pieces)) + "/")
     made = "".join(found)
     return made.removesuffix("/") if not pattern.endswith("**") else made + r"(?!\.)[^/]*"
 
 
-def _piece(text: str) -> str:
+def _translate_token(text: str) -> str:
     if text.startswith("*"):
         return "[^/]*"
     if text == "?":

@@ -11,11 +11,11 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from embedcli.contracts import InputError, UsageError
-from embedcli.storage.local import LocalFiles
-from embedcli.storage.secrets import masked, scheme_of
+from embedcli.storage.local import LocalFileSystem
+from embedcli.storage.secrets import masked, parse_scheme
 
 if TYPE_CHECKING:
-    from embedcli.storage.objects import RemoteFiles
+    from embedcli.storage.objects import RemoteFileSystem
 
 # A folder is read by these endings; `.json` is left out, for folders keep their settings in such files.
 DATA_ENDING = re.compile(r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
@@ -44,19 +44,19 @@ def input_errors(path: str) -> Iterator[None]:
 
 def is_local(path: str) -> bool:
     """Whether a path is this machine's; what has the form of an address is one unless a file has that very name."""
-    return scheme_of(path) is None or os.path.lexists(path)
+    return parse_scheme(path) is None or os.path.lexists(path)
 
 
-def objects_of(path: str) -> RemoteFiles:
+def objects_of(path: str) -> RemoteFileSystem:
     """The files of an address. UsageError for one whose scheme is not known, or whose extra is not installed."""
-    from embedcli.storage.objects import files_at
+    from embedcli.storage.objects import remote_file_system
 
-    return files_at(path)
+    return remote_file_system(path)
 
 
-def files_of(path: str) -> LocalFiles | RemoteFiles:
+def files_of(path: str) -> LocalFileSystem | RemoteFileSystem:
     """The file system a path belongs to. UsageError for an address that nobody serves."""
-    return LocalFiles() if is_local(path) else objects_of(path)
+    return LocalFileSystem() if is_local(path) else objects_of(path)
 
 
 def check_writable(output: str) -> None:
@@ -75,7 +75,7 @@ def expand(inputs: Sequence[str]) -> tuple[str, ...]:
     recorded, and still be opened.
         Raises UsageError for what is not there, InputError for what cannot be read.
     """
-    found = tuple(path for given in inputs for path in _expanded(masked(given)))
+    found = tuple(path for given in inputs for path in _expand(masked(given)))
     if not found:
         raise UsageError("no input was named", "name a file, a folder, a glob, or - for stdin")
     if found.count("-") > 1:
@@ -83,22 +83,22 @@ def expand(inputs: Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def _expanded(given: str) -> list[str]:
+def _expand(given: str) -> list[str]:
     if given == "-":
         return [given]
     files = files_of(given)
     with input_errors(given):
         kind = files.kind(given)
         if kind == "folder":
-            return _data_files(given, files.names(given))
+            return _select_data_files(given, files.names(given))
         if kind is not None:
             return [given]
         if given and glob.has_magic(given):
-            return _matching(given, files.matches(given))
-    raise _missing(given)
+            return _select_matches(given, files.matches(given))
+    raise _missing_error(given)
 
 
-def _data_files(folder: str, names: list[str]) -> list[str]:
+def _select_data_files(folder: str, names: list[str]) -> list[str]:
     data = [name for name in names if DATA_ENDING.search(name) and not name.startswith(("_", "."))]
     if not data:
         raise UsageError(
@@ -109,7 +109,7 @@ def _data_files(folder: str, names: list[str]) -> list[str]:
     return [os.path.join(folder, name) for name in sorted(data, key=natural)]
 
 
-def _matching(pattern: str, paths: list[str]) -> list[str]:
+def _select_matches(pattern: str, paths: list[str]) -> list[str]:
     hidden = () if os.path.basename(pattern).startswith("_") else ("_", ".")
     kept = [path for path in paths if not os.path.basename(path).startswith(hidden or ".")]
     if not kept:
@@ -125,7 +125,7 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces], name
 
 
-def _missing(path: str) -> UsageError:
+def _missing_error(path: str) -> UsageError:
     if not is_local(path):
         return UsageError(f"{where(path)}: {objects_of(path).missing(path)}", "check the address")
     folder, name = os.path.split(path)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.storage.faults import InputRefused, StoreRefused
+from embedcli.storage.faults import ObjectStoreReadError, StoreRefused
 from embedcli.storage.secrets import masked
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ Fetch = Callable[[int, int], bytes]
 
 # A first request asks for this much, as a Parquet footer needs; reading on doubles it up to the largest:
 # at 30 ms a request and 1 GB/s, 8 MiB cost about as much waiting as transfer.
-FIRST_BYTES = 64 << 10
-LARGEST_BYTES = 8 << 20
+MIN_WINDOW_BYTES = 64 << 10
+MAX_WINDOW_BYTES = 8 << 20
 # Columns of a Parquet file are read side by side: so many windows are kept.
-WINDOWS = 4
+MAX_WINDOWS = 4
 # An object of this size is fetched whole: a request costs as much waiting as the bytes.
-SMALL_BYTES = 256 << 10
+SMALL_FILE_BYTES = 256 << 10
 ATTEMPTS = 2
 PAUSE_SECONDS = 0.5
 
@@ -64,9 +64,9 @@ class RangedFile(io.RawIOBase):
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:
             return b""
-        window = self._held(self._at)
+        window = self._find_window(self._at)
         if window is None or len(window[1]) - (self._at - window[0]) < wanted:
-            window = self._load(self._at, wanted)
+            window = self._load_window(self._at, wanted)
         start = self._at - window[0]
         self._at += wanted
         return window[1][start : start + wanted]
@@ -84,35 +84,35 @@ class RangedFile(io.RawIOBase):
 
     def warm(self, *, at_end: bool) -> None:
         """Fetch what is read first: all of a small object, else FIRST_BYTES of its beginning or end."""
-        size = self._size if self._size <= SMALL_BYTES else FIRST_BYTES
-        self._load(self._size - size if at_end else 0, size)
+        size = self._size if self._size <= SMALL_FILE_BYTES else MIN_WINDOW_BYTES
+        self._load_window(self._size - size if at_end else 0, size)
 
-    def _held(self, at: int) -> tuple[int, bytes] | None:
+    def _find_window(self, at: int) -> tuple[int, bytes] | None:
         for start, data in self._windows.items():
             if start <= at < start + len(data):
                 self._windows.move_to_end(start)
                 return start, data
         return None
 
-    def _load(self, at: int, wanted: int) -> tuple[int, bytes]:
+    def _load_window(self, at: int, wanted: int) -> tuple[int, bytes]:
         """Fetch a window that begins at `at`: twice the one it continues, else FIRST_BYTES, never less than wanted."""
         before = next((data for start, data in self._windows.items() if start <= at <= start + len(data)), b"")
-        ahead = min(2 * len(before), LARGEST_BYTES) if before else FIRST_BYTES
+        ahead = min(2 * len(before), MAX_WINDOW_BYTES) if before else MIN_WINDOW_BYTES
         size = min(max(wanted, ahead), self._size - at)
-        data = self._tried(at, size)
-        if size <= LARGEST_BYTES:
+        data = self._fetch_with_retry(at, size)
+        if size <= MAX_WINDOW_BYTES:
             self._windows[at] = data
             self._windows.move_to_end(at)
-        while len(self._windows) > WINDOWS:
+        while len(self._windows) > MAX_WINDOWS:
             self._windows.popitem(last=False)
         return at, data
 
-    def _tried(self, at: int, size: int) -> bytes:
+    def _fetch_with_retry(self, at: int, size: int) -> bytes:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 data = self._fetch(at, size)
                 if len(data) != size:
-                    raise InputRefused(
+                    raise ObjectStoreReadError(
                         f"{masked(self.path)}: one read fewer bytes than asked for",
                         "run the same command again, once nothing writes to it any more",
                         is_transient=True,

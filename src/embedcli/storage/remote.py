@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from embedcli.contracts import UsageError
-from embedcli.storage.faults import CREDENTIALS, InputRefused, family, reaching
+from embedcli.storage.faults import CREDENTIALS, ObjectStoreReadError, scheme_family, translate_store_errors
 from embedcli.storage.secrets import masked, unmasked
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class Client:
     writes: bool = True
 
 
-def client_of(path: str) -> Client:
+def get_client(path: str) -> Client:
     """The client for an address. UsageError for a scheme nobody serves, or with the extra that is missing."""
-    kind = family(path)
+    kind = scheme_family(path)
     if kind not in ("s3", "gs", "az", "hf", "http"):
         near = get_close_matches(kind, SCHEMES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}:// ? " if near else ""
@@ -55,11 +55,11 @@ def client_of(path: str) -> Client:
     if kind == "hf" and "/" not in path.partition("://")[2].rstrip("/").removeprefix("datasets/"):
         raise UsageError(f"{masked(path)}: names no repository", "write it as hf://datasets/OWNER/NAME/PATH")
     if kind in ("s3", "gs"):
-        return _own(kind, _bucket(path))
-    return _fsspec(kind, _origin(kind, path))
+        return _arrow_client(kind, _parse_bucket(path))
+    return _fsspec_client(kind, _client_key(kind, path))
 
 
-def _bucket(path: str) -> str:
+def _parse_bucket(path: str) -> str:
     place = path.partition("://")[2].partition("/")[0]
     if "@" in place:
         raise UsageError(
@@ -70,23 +70,23 @@ def _bucket(path: str) -> str:
     return place
 
 
-def _origin(kind: str, path: str) -> str:
+def _client_key(kind: str, path: str) -> str:
     """What addresses must have in common to be served by one client."""
     return "" if kind == "hf" else unmasked(path) if kind == "az" else urlsplit(unmasked(path)).scheme
 
 
-def _after_scheme(path: str) -> str:
+def _strip_scheme(path: str) -> str:
     return path.partition("://")[2].rstrip("/")
 
 
 @lru_cache(maxsize=64)
-def _own(kind: str, bucket: str) -> Client:
+def _arrow_client(kind: str, bucket: str) -> Client:
     address = f"{kind}://{bucket}"
-    with reaching(address):
-        return Client(_s3(bucket) if kind == "s3" else _gs(), _after_scheme)
+    with translate_store_errors(address):
+        return Client(_create_s3(bucket) if kind == "s3" else _create_gcs(), _strip_scheme)
 
 
-def _s3(bucket: str) -> pafs.FileSystem:
+def _create_s3(bucket: str) -> pafs.FileSystem:
     """Credentials by the AWS rules: environment, shared config and its AWS_PROFILE, the machine's role; never none."""
     import pyarrow.fs as pafs
 
@@ -97,7 +97,7 @@ def _s3(bucket: str) -> pafs.FileSystem:
         split = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
         settings = {"scheme": split.scheme, "endpoint_override": split.netloc + split.path.rstrip("/")}
     elif not region:
-        region = _region_of(bucket)
+        region = _find_region(bucket)
     return pafs.S3FileSystem(
         region=region or None,
         connect_timeout=CONNECT_SECONDS,
@@ -111,7 +111,7 @@ def _s3(bucket: str) -> pafs.FileSystem:
     )
 
 
-def _region_of(bucket: str) -> str | None:
+def _find_region(bucket: str) -> str | None:
     """Where a bucket of Amazon's lies; None if nobody says, and then the AWS rules decide."""
     import pyarrow.fs as pafs
 
@@ -121,7 +121,7 @@ def _region_of(bucket: str) -> str | None:
         return None
 
 
-def _gs() -> pafs.FileSystem:
+def _create_gcs() -> pafs.FileSystem:
     import pyarrow.fs as pafs
 
     limit = timedelta(seconds=RETRY_SECONDS)
@@ -135,7 +135,7 @@ def _gs() -> pafs.FileSystem:
 
 
 @lru_cache(maxsize=64)
-def _fsspec(kind: str, origin: str) -> Client:
+def _fsspec_client(kind: str, origin: str) -> Client:
     import pyarrow.fs as pafs
 
     try:
@@ -147,7 +147,7 @@ def _fsspec(kind: str, origin: str) -> Client:
             f"pip install 'embedcli[{extra}]'" if extra else f"pip install --upgrade {package}",
         ) from error
     except ValueError as error:
-        raise InputRefused(
+        raise ObjectStoreReadError(
             f"{kind}:// addresses cannot be read: the credentials are missing or not well-formed", CREDENTIALS[kind]
         ) from error
     name = unmasked if kind == "http" else (lambda path: str(raw._strip_protocol(unmasked(path))))
@@ -167,10 +167,10 @@ def _raw(kind: str, origin: str) -> Any:
         return fsspec.filesystem(origin, client_kwargs=client, use_listings_cache=False)
     if kind == "hf":
         return fsspec.filesystem("hf", use_listings_cache=False)
-    return _azure(origin)
+    return _create_azure(origin)
 
 
-def _azure(origin: str) -> Any:
+def _create_azure(origin: str) -> Any:
     """adlfs with limits: by itself it tries for a minute and a half to reach a server that is not there."""
     import logging
 

@@ -13,10 +13,10 @@ SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 # A value of any other parameter that is longer than a date or a name may be a secret too.
-LONG_VALUE = 24
+MAX_PUBLIC_CHARACTERS = 24
 
 
-def scheme_of(path: str) -> str | None:
+def parse_scheme(path: str) -> str | None:
     """The scheme of an address in lower case; None for a path of this machine."""
     found = ADDRESS.match(path)
     return found[1].lower() if found else None
@@ -45,9 +45,9 @@ def masked(path: str) -> str:
 
     The result carries the secrets that it does not show: `unmasked` gives the address for requests.
     """
-    if isinstance(path, MaskedAddress) or scheme_of(path) is None:
+    if isinstance(path, MaskedAddress) or parse_scheme(path) is None:
         return path
-    shown = _masked(path)
+    shown = _mask(path)
     return path if shown == path else MaskedAddress(shown, path)
 
 
@@ -62,15 +62,15 @@ def has_secrets(path: str) -> bool:
 
 def without_query(path: str) -> str:
     """A web address as far as its file's name goes; anything else as it is."""
-    return path.partition("?")[0] if (scheme_of(path) or "").startswith("http") else path
+    return path.partition("?")[0] if (parse_scheme(path) or "").startswith("http") else path
 
 
-def clean(text: str) -> str:
+def mask_secrets_in_text(text: str) -> str:
     """A message of a library without the secrets of the addresses in it."""
-    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+", lambda found: _masked(found[0]), text)
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+", lambda found: _mask(found[0]), text)
 
 
-def _masked(path: str) -> str:
+def _mask(path: str) -> str:
     scheme, _, rest = path.partition("://")
     place, slash, tail = rest.partition("/")
     # az://container@account/... names an account: only user:password is a secret there.
@@ -80,11 +80,11 @@ def _masked(path: str) -> str:
     if not scheme.lower().startswith("http"):
         return f"{scheme}://{place}{slash}{tail}"
     before, mark, query = f"{place}{slash}{tail}".partition("?")
-    return f"{scheme}://{before}{mark}{'&'.join(map(_masked_pair, query.split('&')))}"
+    return f"{scheme}://{before}{mark}{'&'.join(map(_mask_parameter, query.split('&')))}"
 
 
-def _masked_pair(pair: str) -> str:
+def _mask_parameter(pair: str) -> str:
     name, equals, value = pair.partition("=")
     if not equals:
-        return MASK if len(name) > LONG_VALUE else pair
-    return f"{name}={MASK}" if SECRET_NAME.search(name) or len(value) > LONG_VALUE else pair
+        return MASK if len(name) > MAX_PUBLIC_CHARACTERS else pair
+    return f"{name}={MASK}" if SECRET_NAME.search(name) or len(value) > MAX_PUBLIC_CHARACTERS else pair

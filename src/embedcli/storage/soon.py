@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Requests at a time. pyarrow's clients keep 25 connections; more would wait for one another.
-WIDTH = 16
+MAX_PARALLEL_REQUESTS = 16
 
 
 class PrefetchedFiles:
@@ -42,12 +42,12 @@ class PrefetchedFiles:
         """
         from concurrent.futures import ThreadPoolExecutor
 
-        pool = ThreadPoolExecutor(WIDTH, thread_name_prefix="opening")
+        pool = ThreadPoolExecutor(MAX_PARALLEL_REQUESTS, thread_name_prefix="opening")
         waiting: deque[tuple[T, str | None]] = deque()
         try:
             for item in items:
                 waiting.append((item, self._submit(pool, path_of(item))))
-                if len(waiting) > WIDTH:
+                if len(waiting) > MAX_PARALLEL_REQUESTS:
                     yield from self._hand_over(waiting)
             while waiting:
                 yield from self._hand_over(waiting)
@@ -72,7 +72,7 @@ class PrefetchedFiles:
         files = objects_of(path)
         if not files.lists:
             return None
-        self._futures[path] = pool.submit(files.opened_warm, path)
+        self._futures[path] = pool.submit(files.open_prefetched, path)
         return path
 
     def _hand_over(self, waiting: deque[tuple[T, str | None]]) -> Iterator[T]:
@@ -101,5 +101,5 @@ def identities(paths: Sequence[str]) -> dict[str, dict[str, int]]:
         return {path: file_identity(path) for path in paths}
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(WIDTH, thread_name_prefix="identity") as pool:
+    with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS, thread_name_prefix="identity") as pool:
         return dict(zip(paths, pool.map(file_identity, paths), strict=True))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedcli.contracts import OutputError
-from embedcli.storage.outputs import make_durable, os_errors, sync_folder, temporary_name
+from embedcli.storage.outputs import fsync_path, os_errors, sync_folder, temporary_path
 from embedcli.storage.places import where
 
 
@@ -23,14 +23,14 @@ def replacing_folder(path: str) -> Iterator[str]:
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isdir(target):
             raise OutputError(f"{where(path)}: is not a folder, and is not replaced", "choose another output")
-        room = temporary_name(target)
+        room = temporary_path(target)
         new, old = os.path.join(room, "new"), os.path.join(room, "old")
         shutil.rmtree(room, ignore_errors=True)
         os.mkdir(room)
         try:
             yield new
             sync_tree(new)
-            exchange(new, target, old)
+            swap_folders(new, target, old)
         finally:
             shutil.rmtree(room, ignore_errors=True)
         sync_folder(os.path.dirname(target))
@@ -40,11 +40,11 @@ def sync_tree(folder: str) -> None:
     """Everything in a folder is on disk when this returns."""
     for here, _, names in os.walk(folder):
         for name in names:
-            make_durable(os.path.join(here, name))
+            fsync_path(os.path.join(here, name))
         sync_folder(here)
 
 
-def exchange(new: str, target: str, old: str) -> None:
+def swap_folders(new: str, target: str, old: str) -> None:
     """Give `new` the name `target`; what had it before goes to `old`, and comes back if that fails."""
     replaced = os.path.isdir(target)
     if replaced:
