@@ -27,7 +27,7 @@ from embedcli import storage
 from embedcli.contracts import InputError, OutputError, UsageError
 from embedcli.storage import lease, objects, remote, secrets
 from embedcli.storage.local import LockHeld
-from embedcli.storage.ranged import MIN_WINDOW_BYTES, MAX_WINDOW_BYTES, RangedFile
+from embedcli.storage.ranged import MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, RangedFile
 
 ROWS = jobs.rows(240)
 

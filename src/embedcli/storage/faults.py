@@ -8,7 +8,7 @@ from textwrap import shorten
 
 from embedcli.contracts import EmbedcliError, InputError, OutputError
 from embedcli.storage.failure_kinds import FailureKind, find_cause, is_from_library
-from embedcli.storage.secrets import mask_secrets_in_text, has_secrets, masked, parse_scheme
+from embedcli.storage.secrets import has_secrets, mask_secrets_in_text, masked, parse_scheme
 
 # What holds a store's objects, in its own words.
 BUCKET_WORDS = {"s3": "bucket", "gs": "bucket", "az": "container"}

@@ -19,8 +19,8 @@ from embedcli.storage import lease
 from embedcli.storage.faults import (
     BUCKET_WORDS,
     ObjectStoreWriteError,
-    translate_create_errors,
     scheme_family,
+    translate_create_errors,
     translate_store_errors,
 )
 from embedcli.storage.local import PathKind, ReadableFile

@@ -139,7 +139,7 @@ def _fsspec_client(kind: str, origin: str) -> Client:
     import pyarrow.fs as pafs
 
     try:
-        raw = _raw(kind, origin)
+        raw = _create_fsspec(kind, origin)
     except ImportError as error:
         package, extra = NEEDS.get(kind, ("huggingface_hub", ""))
         raise UsageError(
@@ -155,7 +155,7 @@ def _fsspec_client(kind: str, origin: str) -> Client:
     return Client(fs, name, raw, lists=kind != "http", writes=kind not in ("http", "hf"))
 
 
-def _raw(kind: str, origin: str) -> Any:
+def _create_fsspec(kind: str, origin: str) -> Any:
     import fsspec
 
     if kind == "http":
