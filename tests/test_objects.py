@@ -308,13 +308,13 @@ class Memory:
         self.held: dict[str, bytes] = {}
         self.intruder: bytes | None = None
 
-    def small(self, path: str) -> tuple[bytes, float] | None:
+    def read_with_age(self, path: str) -> tuple[bytes, float] | None:
         return (self.held[path], 0.0) if path in self.held else None
 
-    def put(self, path: str, data: bytes) -> None:
+    def write_object(self, path: str, data: bytes) -> None:
         self.held[path] = self.intruder or data
 
-    def names(self, folder: str) -> list[str]:
+    def list_files(self, folder: str) -> list[str]:
         return [path.removeprefix(folder + "/") for path in self.held if path.startswith(folder + "/")]
 
     def remove(self, path: str) -> None:
@@ -326,40 +326,43 @@ def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.Mon
     memory = Memory()
     memory.intruder = b'{"token": "theirs", "host": "elsewhere", "pid": 1}'
     with pytest.raises(LockHeld):
-        lease.take(memory, "a")
+        lease.acquire_exclusive(memory, "a")
     assert memory.held["a"] == memory.intruder
 
 
 def test_a_lease_is_shared_or_held_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
     memory = Memory()
-    one, two = lease.take_shared(memory, "a"), lease.take_shared(memory, "a")
+    one, two = lease.acquire_shared(memory, "a"), lease.acquire_shared(memory, "a")
     one()
     with pytest.raises(LockHeld):
-        lease.take(memory, "a")
+        lease.acquire_exclusive(memory, "a")
     two()
     assert memory.held == {}
-    alone = lease.take(memory, "a")
+    alone = lease.acquire_exclusive(memory, "a")
     with pytest.raises(LockHeld):
-        lease.take_shared(memory, "a")
+        lease.acquire_shared(memory, "a")
     alone()
-    lease.take_shared(memory, "a")()
+    lease.acquire_shared(memory, "a")()
 
 
 @pytest.mark.parametrize("mine", ["a", "a.shared/1"])
 def test_who_comes_between_writing_and_looking_is_seen(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other has looked before we wrote, and goes on: we must not."""
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.0)
-    memory, (take, other) = Memory(), (lease.take, "a.shared/1") if mine == "a" else (lease.take_shared, "a")
+    memory, (take, other) = (
+        Memory(),
+        (lease.acquire_exclusive, "a.shared/1") if mine == "a" else (lease.acquire_shared, "a"),
+    )
 
-    def put(path: str, data: bytes) -> None:
+    def write_object(path: str, data: bytes) -> None:
         memory.held.setdefault(other, json.dumps({"token": "theirs", "host": "elsewhere", "pid": 1}).encode())
         memory.held[path] = data
 
-    monkeypatch.setattr(memory, "put", put)
+    monkeypatch.setattr(memory, "write_object", write_object)
     with pytest.raises(LockHeld):
         take(memory, "a")
-    assert [path for path in memory.held if path != other and lease.held(memory, path)] == []
+    assert [path for path in memory.held if path != other and lease.is_held(memory, path)] == []
 
 
 def test_shards_and_whole_runs_keep_each_other_off(here: s3_server.Store, place: Path) -> None:
@@ -398,9 +401,9 @@ def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path, m
     assert "without file://" in err("file:///tmp/a.jsonl", out)[1]
     for address in ("http://127.0.0.1:9/out.parquet", "hf://datasets/a/b/out.parquet"):
         code, told = err(rows, address)
-        assert (code, "can be read, not written" in told) == (2, True), told
+        assert (code, "can be read but not written" in told) == (2, True), told
     assert "pip install 'embedcli[azure]'" in err("az://a/b.jsonl", out)[1]
-    assert "credentials in an address are not read" in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
+    assert "credentials in an address are not supported" in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
     assert "hunter2" not in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
     assert jobs.left_in(tmp_path) == []
 
@@ -429,7 +432,7 @@ def test_a_server_that_never_answers_is_given_up(here: s3_server.Store, monkeypa
         silent.bind(("127.0.0.1", 0))
         silent.listen(5)
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(InputError, match="does not answer"):
+        with pytest.raises(InputError, match="does not respond"):
             storage.open_input("s3://silent/a.jsonl")
 
 
@@ -463,7 +466,7 @@ def test_what_the_store_holds_is_compared(here: s3_server.Store, monkeypatch: py
         objects.RemoteFileSystem, "_verify_content", lambda self, path, _: real(self, path, memoryview(b"other"))
     )
     for data in (b"wrote", b"longer"):
-        with pytest.raises(OutputError, match="does not hold what was written"):
+        with pytest.raises(OutputError, match="read-back check failed"):
             storage.write_bytes("s3://data/altered/a", data)
 
 
@@ -579,7 +582,7 @@ def test_worker_processes_get_the_secret_of_an_address(place: Path, tmp_path: Pa
 
 def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> None:
     with web_server.serving(place) as host:
-        with pytest.raises(UsageError, match="web servers list none"):
+        with pytest.raises(UsageError, match="web servers cannot list files"):
             storage.expand([f"http://{host}/*.jsonl"])
         with pytest.raises(UsageError, match="no such file"):
             storage.expand([f"http://{host}/nothing.jsonl"])

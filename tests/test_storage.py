@@ -108,9 +108,9 @@ def test_names_that_are_not_utf8_can_be_opened_and_shown(tmp_path: Path) -> None
         ("data/row.jsonl", "data/row.jsonl: no such file", "data/rows.jsonl"),
         ("nowhere/a.jsonl", "no such file or folder", "current folder"),
         ("data/*.csv", "no file matches", "pattern"),
-        ("empty", "no data files lie in this folder", ".parquet"),
+        ("empty", "there are no data files in this folder", ".parquet"),
         ("data/rows.jsonl/a", "no such file or folder", ""),
-        ("s4://bucket/a.jsonl", "s4:// addresses are not known", "s3://"),
+        ("s4://bucket/a.jsonl", "s4:// addresses are not supported", "s3://"),
         ("", "no such file", ""),
     ],
 )
@@ -237,7 +237,7 @@ def test_what_follows_the_data_is_not_ignored(codec: str, tmp_path: Path) -> Non
     path.write_bytes(data + b"something else")
     with pytest.raises(InputError) as caught:
         read(path)
-    assert caught.value.message == f"{path}: the {codec} data is followed by something else at byte {len(data)}"
+    assert caught.value.message == f"{path}: the {codec} data is followed by other data at byte {len(data)}"
 
 
 def test_frames_to_skip_and_long_windows_of_zstd(tmp_path: Path) -> None:

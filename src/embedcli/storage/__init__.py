@@ -1,7 +1,7 @@
-"""Where bytes come from and go to: list inputs, open them decompressed, replace outputs whole.
+"""Paths, local and remote file systems, atomic writes and locks.
 
-A path becomes a file system in one place, `files_of`; this machine's, that of an address, or stdin.
-Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
+`files_of` is the one place where a path becomes a file system: local, an object store, or a web server.
+Inputs are opened with `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 
 from embedcli.storage.disk import write_bytes, writing, writing_both

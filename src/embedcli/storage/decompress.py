@@ -1,6 +1,7 @@
-"""Decompression told by magic bytes: members and frames may follow each other, and damage never passes silently.
+"""Streaming decompression of gzip, bz2, xz and zstd, with the codec detected from magic bytes.
 
-Output comes in bounded portions whatever the ratio, and a stream that ends early is an error.
+Concatenated members and frames are supported. Output comes in blocks of bounded size whatever the compression ratio,
+and corrupt or truncated data is always an error.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ ReadBytes = Callable[[int], bytes]
 
 RAW_BYTES = 1 << 20
 OUT_BYTES = 256 << 10
-# One zstd byte can stand for 32 KiB, and its decoder takes no bound on output: 4 KiB give 128 MiB at worst.
+# One zstd byte can expand to 32 KiB, and its decoder has no output limit: 4 KiB give 128 MiB at worst.
 FEED_BYTES = 4 << 10
 MAX_MAGIC_BYTES = 6
 
 
 class CorruptStreamError(Exception):
-    """What is wrong with a compressed stream, and at which byte of the file."""
+    """A compressed stream is corrupt or truncated.
+
+    Attributes:
+        reason: What is wrong.
+        offset: The byte of the compressed file where it was noticed.
+    """
 
     def __init__(self, reason: str, offset: int) -> None:
         super().__init__(reason)
@@ -30,7 +36,7 @@ class CorruptStreamError(Exception):
 
 
 class StreamDecoder(Protocol):
-    """One gzip member, zstd frame, or bz2 or xz stream. `hungry`: needs input to go on."""
+    """Decoder of one gzip member, zstd frame, or bz2 or xz stream."""
 
     @property
     def needs_input(self) -> bool: ...
@@ -39,13 +45,13 @@ class StreamDecoder(Protocol):
     def eof(self) -> bool: ...
 
     @property
-    def unused(self) -> bytes: ...
+    def unused_data(self) -> bytes: ...
 
     def decode(self, data: bytes) -> bytes: ...
 
 
 class _Bounded:
-    """bz2 and xz: their decoders keep what they cannot put out yet."""
+    """bz2 and xz: their decoders keep input that exceeds the output limit."""
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
@@ -59,7 +65,7 @@ class _Bounded:
         return bool(self._decoder.eof)
 
     @property
-    def unused(self) -> bytes:
+    def unused_data(self) -> bytes:
         return bytes(self._decoder.unused_data)
 
     def decode(self, data: bytes) -> bytes:
@@ -67,7 +73,7 @@ class _Bounded:
 
 
 class _Gzip(_Bounded):
-    """Size and checksum at the end of the member are verified by zlib."""
+    """gzip; zlib verifies the size and checksum at the end of a member."""
 
     def __init__(self) -> None:
         super().__init__(zlib.decompressobj(wbits=31))
@@ -81,7 +87,7 @@ class _Gzip(_Bounded):
 
 
 class _Zstd(_Bounded):
-    """Frames with the longest windows too (`zstd --long=31`)."""
+    """zstd, including frames with the largest window (`zstd --long=31`)."""
 
     def __init__(self) -> None:
         import zstandard
@@ -110,45 +116,53 @@ DECODERS: dict[str, Callable[[], StreamDecoder]] = {
 
 
 def detect_codec(head: bytes) -> str | None:
-    """The codec whose magic bytes `head` begins with; None if it is not compressed."""
+    """Return the codec whose magic bytes `head` starts with; None if the data is not compressed."""
     if head.startswith(b"\x1f\x8b\x08"):
         return "gzip"
     if head.startswith(b"BZh") and head[3:4].isdigit():
         return "bz2"
     if head.startswith(b"\xfd7zXZ\x00"):
         return "xz"
-    # The second form is a frame to skip: parallel compressors begin with one.
+    # The second form is a skippable frame: parallel compressors write one first.
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         return "zstd"
     return None
 
 
-def decompress_stream(pull: ReadBytes) -> tuple[str | None, Iterator[bytes]]:
-    """The codec of a stream, and its decompressed bytes. The iterator raises Damaged."""
-    head = _read_magic(b"", pull)
+def decompress_stream(read: ReadBytes) -> tuple[str | None, Iterator[bytes]]:
+    """Detect the codec of a stream and decompress it.
+
+    Args:
+        read: Returns at most the requested number of bytes; no bytes at the end of the stream.
+
+    Returns:
+        The codec (None if the data is not compressed) and an iterator over the decompressed blocks, which raises
+        CorruptStreamError.
+    """
+    head = _read_magic(b"", read)
     codec = detect_codec(head)
     if codec is None:
-        return None, _iterate_uncompressed(head, pull)
-    return codec, _merge_small_blocks(_decompress_members(codec, head, pull))
+        return None, _iterate_uncompressed(head, read)
+    return codec, _merge_small_blocks(_decompress_members(codec, head, read))
 
 
-def _read_magic(head: bytes, pull: ReadBytes) -> bytes:
-    while len(head) < MAX_MAGIC_BYTES and (more := pull(RAW_BYTES)):
+def _read_magic(head: bytes, read: ReadBytes) -> bytes:
+    while len(head) < MAX_MAGIC_BYTES and (more := read(RAW_BYTES)):
         head += more
     return head
 
 
-def _iterate_uncompressed(head: bytes, pull: ReadBytes) -> Iterator[bytes]:
+def _iterate_uncompressed(head: bytes, read: ReadBytes) -> Iterator[bytes]:
     while head:
         yield head
-        head = pull(RAW_BYTES)
+        head = read(RAW_BYTES)
 
 
-def _merge_small_blocks(portions: Iterator[bytes]) -> Iterator[bytes]:
+def _merge_small_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
     held, size = [], 0
-    for portion in portions:
-        held.append(portion)
-        size += len(portion)
+    for block in blocks:
+        held.append(block)
+        size += len(block)
         if size >= OUT_BYTES:
             yield b"".join(held)
             held, size = [], 0
@@ -156,44 +170,44 @@ def _merge_small_blocks(portions: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def _decompress_members(codec: str, rest: bytes, pull: ReadBytes) -> Iterator[bytes]:
-    offset = at = 0
+def _decompress_members(codec: str, rest: bytes, read: ReadBytes) -> Iterator[bytes]:
+    offset = position = 0
     while rest:
         if detect_codec(rest) != codec:
-            raise CorruptStreamError(f"the {codec} data is followed by something else", offset)
-        member = DECODERS[codec]()
-        while not member.eof:
+            raise CorruptStreamError(f"the {codec} data is followed by other data", offset)
+        decoder = DECODERS[codec]()
+        while not decoder.eof:
             data = b""
-            if member.needs_input:
-                if at == len(rest):
-                    rest, at = pull(RAW_BYTES), 0
-                data = rest[at : at + FEED_BYTES]
+            if decoder.needs_input:
+                if position == len(rest):
+                    rest, position = read(RAW_BYTES), 0
+                data = rest[position : position + FEED_BYTES]
                 if not data:
                     raise CorruptStreamError(f"the {codec} data is cut off: the file ends too early", offset)
-            yield _decode(codec, member, data, offset)
-            at += len(data)
+            yield _decode(codec, decoder, data, offset)
+            position += len(data)
             offset += len(data)
-        offset -= len(member.unused)
-        rest, padding = _skip_padding(member.unused + rest[at:], pull)
+        offset -= len(decoder.unused_data)
+        rest, padding = _skip_padding(decoder.unused_data + rest[position:], read)
         offset += padding
-        at = 0
+        position = 0
 
 
-def _decode(codec: str, member: StreamDecoder, data: bytes, offset: int) -> bytes:
+def _decode(codec: str, decoder: StreamDecoder, data: bytes, offset: int) -> bytes:
     try:
-        return member.decode(data)
+        return decoder.decode(data)
     except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as error:
         raise CorruptStreamError(f"the {codec} data is damaged ({error})", offset) from error
 
 
-def _skip_padding(rest: bytes, pull: ReadBytes) -> tuple[bytes, int]:
-    """What follows the zero bytes that may pad a member, and how many these are."""
+def _skip_padding(rest: bytes, read: ReadBytes) -> tuple[bytes, int]:
+    """Return the data after the zero bytes that may pad a member, and the number of those bytes."""
     padding = 0
     while True:
         data = rest.lstrip(b"\0")
         padding += len(rest) - len(data)
         if data:
-            return _read_magic(data, pull), padding
-        rest = pull(RAW_BYTES)
+            return _read_magic(data, read), padding
+        rest = read(RAW_BYTES)
         if not rest:
             return b"", padding

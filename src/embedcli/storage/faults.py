@@ -10,26 +10,27 @@ from embedcli.contracts import EmbedcliError, InputError, OutputError
 from embedcli.storage.failure_kinds import FailureKind, find_cause, is_from_library
 from embedcli.storage.secrets import has_secrets, mask_secrets_in_text, masked, parse_scheme
 
-# What holds a store's objects, in its own words.
+# What each store calls the container of its objects.
 BUCKET_WORDS = {"s3": "bucket", "gs": "bucket", "az": "container"}
-# Azure's libraries list every place where they looked for credentials.
+# The Azure libraries list every place where they looked for credentials.
 MAX_TEXT_CHARACTERS = 400
-RUN_AGAIN = "run the same command again: it goes on where it stopped"
+RUN_AGAIN = "run the same command again; it resumes where it stopped"
 CREDENTIALS = {
     "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and what they allow; "
     "a store that is not Amazon's also needs AWS_ENDPOINT_URL",
     "gs": "check GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth application-default login",
     "az": "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING",
     "hf": "check the name, and log in with `hf auth login` or set HF_TOKEN",
-    "http": "check the address: its token may have run out; a password can stand in ~/.netrc",
+    "http": "check the address: its token may have expired; passwords can be stored in ~/.netrc",
 }
 FAMILIES = {"gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
 
 
 class StoreRefused(EmbedcliError):
-    """The server refuses, or cannot be asked: never the same as a file that is not there.
+    """The server refuses a request or cannot be reached. A file that does not exist is a FileNotFoundError instead.
 
-    `is_transient`: whether trying again soon may help.
+    Attributes:
+        is_transient: Whether trying again soon may help.
     """
 
     def __init__(self, message: str, hint: str = "", *, is_transient: bool = False) -> None:
@@ -38,14 +39,15 @@ class StoreRefused(EmbedcliError):
 
 
 class ObjectStoreReadError(StoreRefused, InputError):
-    """What was asked for could not be read."""
+    """Reading failed."""
 
 
 class ObjectStoreWriteError(StoreRefused, OutputError):
-    """What was to be written could not be."""
+    """Writing failed."""
 
 
 def scheme_family(path: str) -> str:
+    """Return s3, gs, az, hf or http for an address; its scheme if it is another; empty for a local path."""
     scheme = parse_scheme(path) or ""
     return FAMILIES.get(scheme, scheme)
 
@@ -55,8 +57,8 @@ def translate_store_errors(path: str, *, writing: bool = False) -> Iterator[None
     """Translate errors of the client libraries into StoreRefused, with the address and a hint.
 
     Raises:
-        FileNotFoundError: The file is missing, or with it all of its bucket (see `RemoteFiles.missing`).
-        InputRefused, OutputRefused: All other trouble, depending on `writing`.
+        FileNotFoundError: The file does not exist, nor perhaps its bucket: see `describe_missing_bucket`.
+        ObjectStoreReadError, ObjectStoreWriteError: Any other failure, depending on `writing`.
     """
     try:
         yield
@@ -76,7 +78,7 @@ def translate_store_errors(path: str, *, writing: bool = False) -> Iterator[None
 
 @contextmanager
 def translate_create_errors(path: str) -> Iterator[None]:
-    """`reaching` for a new object: nothing but its bucket or container can be missing."""
+    """Translate errors of creating an object: here only the bucket or container can be missing."""
     try:
         with translate_store_errors(path, writing=True):
             yield
@@ -87,12 +89,12 @@ def translate_create_errors(path: str) -> Iterator[None]:
 def _no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
     return kind(
         f"{masked(path)}: cannot be {verb}: there is no such {BUCKET_WORDS.get(scheme_family(path), 'bucket')}",
-        "check its name and its region or endpoint; embedcli makes none",
+        "check its name and its region or endpoint; embedcli does not create it",
     )
 
 
 def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: bool) -> StoreRefused:
-    """The error for the user."""
+    """Return the error for the user."""
     refused: type[StoreRefused] = ObjectStoreWriteError if writing else ObjectStoreReadError
     verb = "written" if writing else "read"
     text = _text_of(cause)
@@ -104,7 +106,8 @@ def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: boo
             return refused(f"{what}: there is no such repository or revision, or it is private", CREDENTIALS["hf"])
         case FailureKind.GATED:
             return refused(
-                f"{what}: the repository is gated", "get access on its page, then use `hf auth login` or set HF_TOKEN"
+                f"{what}: the repository is gated",
+                "request access on its page, then run `hf auth login` or set HF_TOKEN",
             )
         case FailureKind.DENIED:
             return refused(
@@ -113,7 +116,7 @@ def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: boo
         case FailureKind.UNREACHABLE:
             endpoint = " and AWS_ENDPOINT_URL" if scheme_family(path) == "s3" else ""
             return refused(
-                f"{what}: the server cannot be reached or does not answer ({text})",
+                f"{what}: the server cannot be reached or does not respond ({text})",
                 f"check the network{endpoint}, then {RUN_AGAIN}",
                 is_transient=True,
             )
@@ -122,7 +125,7 @@ def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: boo
 
 
 def _text_of(error: BaseException) -> str:
-    """What a library says, on one line, without the secrets of addresses."""
+    """Return what a library reports, on one line, without the secrets of addresses."""
     text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     return shorten(
         " ".join(mask_secrets_in_text(text).split()) or type(error).__name__, MAX_TEXT_CHARACTERS, placeholder=" ..."

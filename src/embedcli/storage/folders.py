@@ -1,4 +1,4 @@
-"""What a job keeps beside its output, on any file system: names, small files read whole, removal, and a lock."""
+"""Operations on any file system by path: names, listing, small files, removal, and locks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from embedcli.storage.places import files_of, input_errors, is_local, where
 
 
 def join(folder: str, name: str) -> str:
-    """A path in a folder, which may be an address."""
+    """Return the path of a file in a folder; both may be addresses."""
     return folder.rstrip("/") + "/" + name if folder.strip("/") else folder + name
 
 
 def base(path: str) -> str:
-    """The last name of a path."""
+    """Return the last name of a path."""
     return path.rstrip("/").rpartition("/")[2]
 
 
 def parent(path: str) -> str:
-    """The folder of a path; `.` for a bare name."""
+    """Return the folder of a path; `.` for a bare name."""
     head, slash, _ = path.rstrip("/").rpartition("/")
     return head or (slash or ".")
 
@@ -39,15 +39,28 @@ def exists(path: str) -> bool:
 
 
 def names(folder: str, pattern: str = "") -> list[str]:
-    """The sorted names of the files in a folder that match a regular expression from their beginning; [] without it."""
+    """List the files in a folder.
+
+    Args:
+        folder: A local path or an address.
+        pattern: A regular expression that names must match from their beginning.
+
+    Returns:
+        The sorted names; empty if there is no such folder.
+    """
     files = files_of(folder)
     with os_errors(folder):
-        found = files.names(folder) if files.kind(folder) == "folder" else []
+        found = files.list_files(folder) if files.kind(folder) == "folder" else []
     return sorted(name for name in found if re.match(pattern, name, re.DOTALL))
 
 
 def folders(folder: str, pattern: str) -> list[str]:
-    """The sorted names of the folders in a folder of this machine that match a regular expression; [] elsewhere."""
+    """List the folders in a local folder.
+
+    Returns:
+        The sorted names that match the regular expression `pattern` from their beginning; empty for an address and if
+        there is no such folder.
+    """
     if not is_local(folder) or not os.path.isdir(folder):
         return []
     with os_errors(folder), os.scandir(folder) as entries:
@@ -55,25 +68,25 @@ def folders(folder: str, pattern: str) -> list[str]:
 
 
 def read_bytes(path: str) -> bytes:
-    """A small file, whole. Raises OSError if it cannot be read."""
+    """Read a small file completely. Raises OSError, or StoreRefused for an address, if it cannot be read."""
     with files_of(path).open_seekable(path) as source:
         return bytes(source.read())
 
 
 def nearby(path: str) -> str:
-    """The path of a file's content on this machine: its own, or that of a copy made once per process."""
+    """Return a local path with a file's content: its own path, or that of a copy made once per process."""
     with input_errors(path):
-        return files_of(path).nearby(path)
+        return files_of(path).local_copy(path)
 
 
 def remove(path: str) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     with os_errors(path):
         files_of(path).remove(path)
 
 
 def make_folder(path: str) -> None:
-    """Make a folder and those it lies in; nothing to do where names with slashes need none."""
+    """Create a folder and its parents; object stores need none."""
     with os_errors(path):
         files_of(path).make_folder(path)
 
@@ -84,16 +97,25 @@ def remove_folder(path: str) -> None:
 
 
 def lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:
-    """Take a lock; returns what gives it back. OutputError if another process is writing `output`.
+    """Acquire the lock of an output.
 
-    Those that take it `shared` hold it together, and keep off whoever wants it alone.
+    Args:
+        path: The lock file.
+        output: The output that it guards, for the message.
+        shared: Hold the lock together with other processes that share it; nobody can then acquire it alone.
+
+    Returns:
+        The function that releases the lock.
+
+    Raises:
+        OutputError: Another process is writing `output`.
     """
     with os_errors(path):
         files = files_of(path)
         try:
-            return files.acquire_shared_lock(path) if shared else files.lock(path)
+            return files.acquire_shared_lock(path) if shared else files.acquire_lock(path)
         except LockHeld:
-            hint = "wait for it, or choose another output"
+            hint = "wait until it has finished, or choose another output"
             if not is_local(path):
-                hint = "wait for it (a dead one keeps its lease for a minute), or choose another output"
+                hint += "; the lock of a process that died on another machine expires after a minute"
             raise OutputError(f"another embedcli is writing {where(output)}", hint) from None

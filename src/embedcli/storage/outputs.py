@@ -1,4 +1,4 @@
-"""Writing: a file is replaced whole and durably, or not at all, and a dead process leaves nothing behind."""
+"""Atomic replacement of a file: complete and durable, or not at all; the leftovers of dead processes are removed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedcli.contracts import OutputError
-from embedcli.storage.local import alive
+from embedcli.storage.local import is_process_alive
 from embedcli.storage.places import is_local, objects_of, where
 
 HINTS = {
@@ -24,7 +24,7 @@ HINTS = {
     errno.EACCES: "check the permissions, or choose another path",
     errno.EPERM: "check the permissions, or choose another path",
     errno.EROFS: "the file system is read-only: choose another path",
-    errno.EIO: "the disk reports a fault: choose another disk",
+    errno.EIO: "the disk reports an error: choose another disk",
     errno.ENOENT: "create the folder first, or choose another path",
     errno.ENOTDIR: "a part of the path is not a folder: choose another path",
     errno.EISDIR: "the path is a folder: name a file",
@@ -34,7 +34,7 @@ HINTS = {
 
 @contextmanager
 def os_errors(path: str) -> Iterator[None]:
-    """Errors of the operating system become OutputError with the path and a remedy."""
+    """Translate errors of the operating system into OutputError with the path and a hint."""
     try:
         yield
     except OSError as error:
@@ -46,17 +46,26 @@ def os_errors(path: str) -> Iterator[None]:
 
 
 def hint_of(error: OSError) -> str:
-    """What to do about an error of the operating system."""
+    """Return what to do about an error of the operating system."""
     return HINTS.get(error.errno or 0, "check the path and its permissions, or choose another output")
 
 
 @contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """A temporary path in the same folder that becomes `path`, whole and on disk, when the block ends well.
+    """Replace a file with the one that the block writes.
 
-    If the block or the disk fails, `path` is as it was before and the temporary file is gone. Errors of the
-    operating system become OutputError. A link is followed; what is not a regular file is never replaced.
-    For an address the temporary path lies on this machine, and is uploaded when the block ends well.
+    If the block or the disk fails, `path` stays as it was and the temporary file is removed. A link is followed; only
+    regular files are replaced.
+
+    Args:
+        path: The file to replace or create.
+
+    Yields:
+        A temporary path in the same folder, which is renamed to `path` when the block succeeds. For an address it is
+        a local path, which is then uploaded.
+
+    Raises:
+        OutputError: The system or the store refuses, or `path` is not a regular file.
     """
     if not is_local(path):
         with _upload_on_success(path) as temporary:
@@ -65,12 +74,14 @@ def replacing(path: str) -> Iterator[str]:
     with os_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isfile(target):
-            raise OutputError(f"{where(path)}: is not a regular file, and is not replaced", "choose another output")
+            raise OutputError(
+                f"{where(path)}: is not a regular file; embedcli does not replace it", "choose another output"
+            )
         temporary = temporary_path(target)
-        claim = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            with suppress(OSError):  # some network file systems have no such lock; then the process id decides
-                fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):  # some network file systems have no locks; then the process id decides
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
             fsync_path(temporary)
             os.replace(temporary, target)
@@ -79,7 +90,7 @@ def replacing(path: str) -> Iterator[str]:
                 os.unlink(temporary)
             raise
         finally:
-            os.close(claim)
+            os.close(descriptor)
         sync_folder(os.path.dirname(target))
 
 
@@ -89,11 +100,11 @@ def _upload_on_success(path: str) -> Iterator[str]:
         temporary = os.path.join(folder, "out" + os.path.splitext(path)[1])
         yield temporary
         with open(temporary, "rb") as spooled:
-            objects_of(path).upload(path, spooled, os.path.getsize(temporary))
+            objects_of(path).upload_file(path, spooled, os.path.getsize(temporary))
 
 
 def fsync_path(path: str) -> None:
-    """What a file holds, or which names a folder has, is on disk when this returns."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -102,7 +113,7 @@ def fsync_path(path: str) -> None:
 
 
 def sync_folder(folder: str) -> None:
-    """Make the names in a folder durable, where the file system can."""
+    """Flush the names in a folder to disk, if the file system can."""
     try:
         fsync_path(folder)
     except OSError as error:
@@ -111,7 +122,7 @@ def sync_folder(folder: str) -> None:
 
 
 def temporary_path(target: str) -> str:
-    """`.NAME.tmp-PID` beside the target; a long name is shortened to its digest."""
+    """Return `.NAME.tmp-PID` beside the target; a long name is replaced by its digest."""
     folder, name = os.path.split(target)
     raw = os.fsencode(name)
     short = name if len(raw) < 230 else hashlib.blake2b(raw, digest_size=16).hexdigest()
@@ -119,9 +130,14 @@ def temporary_path(target: str) -> str:
 
 
 def sweep(folder: str | Path, name: str | None = None) -> list[str]:
-    """Remove temporary files that `replacing` left in `folder` (for output `name`, or all); returns their names.
+    """Remove the temporary files that dead processes left in a folder.
 
-    Files of a process that is still at work stay. Nothing is left at an address: what is uploaded has its own name.
+    Args:
+        folder: A local folder; object stores have no temporary files.
+        name: The output whose temporary files are removed; None for those of every output.
+
+    Returns:
+        The names of the removed files. Those of a living process stay.
     """
     if not is_local(str(folder)):
         return []
@@ -133,19 +149,19 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
             if not found or prefix not in (None, found[1]) or _is_in_use(os.path.join(folder, entry), int(found[2])):
                 continue
             with suppress(FileNotFoundError):
-                drop(os.path.join(folder, entry))
+                remove_path(os.path.join(folder, entry))
                 removed.append(entry)
     return removed
 
 
 def sweep_beside(path: str) -> list[str]:
-    """`sweep` for an output: temporary files lie beside what a link points to."""
+    """Remove the temporary files of an output; they are beside the target of a link."""
     real = os.path.realpath(path) if is_local(path) else path
     return sweep(os.path.dirname(real), os.path.basename(real))
 
 
-def drop(path: str) -> None:
-    """Remove a file, or a folder with all that is in it."""
+def remove_path(path: str) -> None:
+    """Remove a file, or a folder with its content."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
@@ -153,11 +169,11 @@ def drop(path: str) -> None:
 
 
 def _is_in_use(temporary: str, pid: int) -> bool:
-    """Whether its writer is alive: it holds a lock on the file, which ends with the process."""
+    """Whether the writer of a temporary file is alive: it holds a lock on it, which ends with the process."""
     try:
         descriptor = os.open(temporary, os.O_RDWR)
     except IsADirectoryError:
-        return alive(pid)
+        return is_process_alive(pid)
     except OSError:
         return False
     try:
@@ -166,6 +182,6 @@ def _is_in_use(temporary: str, pid: int) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        return alive(pid)
+        return is_process_alive(pid)
     finally:
         os.close(descriptor)

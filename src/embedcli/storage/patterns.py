@@ -1,4 +1,4 @@
-"""Patterns of names in a store: * and ? within a name, ** across folders."""
+"""Glob patterns for object stores: * and ? match within a name, ** across folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 
 def split_pattern(pattern: str) -> tuple[str, str]:
-    """A pattern as the folder before its first * ? or [, and the rest."""
+    """Split a pattern into the folder before its first * ? or [, and the rest."""
     scheme, _, rest = pattern.partition("://")
     names = rest.split("/")
     first = next(i for i, name in enumerate(names) if glob.has_magic(name))
@@ -15,17 +15,17 @@ def split_pattern(pattern: str) -> tuple[str, str]:
 
 
 def glob_to_regex(pattern: str) -> str:
-    """A shell pattern as a regular expression, by the rules of `glob`: names that begin with a dot are not matched."""
-    found = []
+    """Translate a pattern into a regular expression by the rules of `glob`: hidden names (.NAME) are not matched."""
+    parts = []
     for name in pattern.split("/"):
         if name == "**":
-            found.append(r"(?:[^./][^/]*/)*")
+            parts.append(r"(?:[^./][^/]*/)*")
             continue
         hidden = "" if name.startswith(".") else r"(?!\.)"
-        pieces = re.findall(r"\[!?\]?[^\]]*\]|\*+|\?|[^*?\[]+|\[", name)
-        found.append(hidden + "".join(map(_translate_token, pieces)) + "/")
-    made = "".join(found)
-    return made.removesuffix("/") if not pattern.endswith("**") else made + r"(?!\.)[^/]*"
+        tokens = re.findall(r"\[!?\]?[^\]]*\]|\*+|\?|[^*?\[]+|\[", name)
+        parts.append(hidden + "".join(map(_translate_token, tokens)) + "/")
+    regex = "".join(parts)
+    return regex.removesuffix("/") if not pattern.endswith("**") else regex + r"(?!\.)[^/]*"
 
 
 def _translate_token(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Addresses without their secrets: these are shown and recorded everywhere, while requests carry the whole address."""
+"""Mask the secrets of addresses in everything that is shown or recorded; only requests use them."""
 
 from __future__ import annotations
 
@@ -6,44 +6,48 @@ import re
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 MASK = "***"
-# Names of query parameters that carry rights or change with every signing (S3 and GCS presigned addresses, Azure SAS).
+# Query parameters that grant access or change with every signature (presigned S3 and GCS addresses, Azure SAS).
 SECRET_NAME = re.compile(
     r"token|sig|key|secret|pass|auth|cred|policy|expires|^(x-amz-.*|x-goog-.*|googleaccessid|code"
     r"|s[evprts]|spr|sip|srt|sdd|sk[a-z]{1,3})$",
     re.IGNORECASE,
 )
-# A value of any other parameter that is longer than a date or a name may be a secret too.
+# A longer value of any other parameter may be a secret too; dates and names are shorter.
 MAX_PUBLIC_CHARACTERS = 24
 
 
 def parse_scheme(path: str) -> str | None:
-    """The scheme of an address in lower case; None for a path of this machine."""
+    """Return the scheme of an address in lower case; None for a local path."""
     found = ADDRESS.match(path)
     return found[1].lower() if found else None
 
 
 class MaskedAddress(str):
-    """An address as it may be shown and recorded: its text has *** for each secret.
+    """An address whose text has *** in place of each secret, so that it can be shown and recorded.
 
-    Requests use `address`, which has the secrets. Pickling keeps them, so that workers can read the same input.
+    `address` has the secrets, for requests. Pickling keeps them, so that worker processes can read the same input.
     """
 
     __slots__ = ("address",)
     address: str
 
     def __new__(cls, shown: str, address: str) -> MaskedAddress:
-        made = super().__new__(cls, shown)
-        made.address = address
-        return made
+        masked_address = super().__new__(cls, shown)
+        masked_address.address = address
+        return masked_address
 
     def __reduce__(self) -> tuple[type[MaskedAddress], tuple[str, str]]:
         return MaskedAddress, (str(self), self.address)
 
 
 def masked(path: str) -> str:
-    """Mask the passwords and tokens of an address with ***; return any other path as it is.
+    """Replace the passwords and tokens of an address with ***.
 
-    The result carries the secrets that it does not show: `unmasked` gives the address for requests.
+    Args:
+        path: An address, or any other path, which is returned as it is.
+
+    Returns:
+        The masked address. It carries the secrets that it does not show, and can still be opened.
     """
     if isinstance(path, MaskedAddress) or parse_scheme(path) is None:
         return path
@@ -52,7 +56,7 @@ def masked(path: str) -> str:
 
 
 def unmasked(path: str) -> str:
-    """The address with its secrets; a path without secrets as it is."""
+    """Return the address with its secrets; a path without secrets as it is."""
     return path.address if isinstance(path, MaskedAddress) else path
 
 
@@ -61,12 +65,12 @@ def has_secrets(path: str) -> bool:
 
 
 def without_query(path: str) -> str:
-    """A web address as far as its file's name goes; anything else as it is."""
+    """Return a web address without its query; any other path as it is."""
     return path.partition("?")[0] if (parse_scheme(path) or "").startswith("http") else path
 
 
 def mask_secrets_in_text(text: str) -> str:
-    """A message of a library without the secrets of the addresses in it."""
+    """Mask the secrets of all addresses in the text of a library."""
     return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+", lambda found: _mask(found[0]), text)
 
 

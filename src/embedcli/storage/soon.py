@@ -70,7 +70,7 @@ class PrefetchedFiles:
         if path is None or path == "-" or path in self._futures or is_local(path):
             return None
         files = objects_of(path)
-        if not files.lists:
+        if not files.can_list:
             return None
         self._futures[path] = pool.submit(files.open_prefetched, path)
         return path
