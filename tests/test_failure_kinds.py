@@ -12,9 +12,9 @@ from huggingface_hub import errors as hub
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from embedcli.contracts import InputError, OutputError
+from embedcli.core.errors import InputError, OutputError
+from embedcli.storage.errors import StoreRefused, translate_store_errors
 from embedcli.storage.failure_kinds import FailureKind, find_cause
-from embedcli.storage.faults import StoreRefused, translate_store_errors
 
 HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
 REQUEST = aiohttp.RequestInfo(URL("http://h/a"), "GET", HEADERS)

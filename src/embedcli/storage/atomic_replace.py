@@ -1,0 +1,187 @@
+"""Atomic replacement of a file: complete and durable, or not at all; the leftovers of dead processes are removed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from embedcli.core.errors import OutputError
+from embedcli.storage.local import is_process_alive
+from embedcli.storage.paths import is_local, objects_of, where
+
+HINTS = {
+    errno.ENOSPC: "free some space, or choose an output on another disk",
+    errno.EDQUOT: "free some space, or choose an output on another disk",
+    errno.EFBIG: "raise the file size limit (ulimit -f), or choose a folder as output",
+    errno.EACCES: "check the permissions, or choose another path",
+    errno.EPERM: "check the permissions, or choose another path",
+    errno.EROFS: "the file system is read-only: choose another path",
+    errno.EIO: "the disk reports an error: choose another disk",
+    errno.ENOENT: "create the folder first, or choose another path",
+    errno.ENOTDIR: "a part of the path is not a folder: choose another path",
+    errno.EISDIR: "the path is a folder: name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+@contextmanager
+def os_errors(path: str) -> Iterator[None]:
+    """Translate errors of the operating system into OutputError with the path and a hint."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OutputError(
+            f"{where(path)}: cannot be written: {reason}",
+            hint_of(error),
+        ) from error
+
+
+def hint_of(error: OSError) -> str:
+    """Return what to do about an error of the operating system."""
+    return HINTS.get(error.errno or 0, "check the path and its permissions, or choose another output")
+
+
+@contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Replace a file with the one that the block writes.
+
+    If the block or the disk fails, `path` stays as it was and the temporary file is removed. A link is followed; only
+    regular files are replaced.
+
+    Args:
+        path: The file to replace or create.
+
+    Yields:
+        A temporary path in the same folder, which is renamed to `path` when the block succeeds. For an address it is
+        a local path, which is then uploaded.
+
+    Raises:
+        OutputError: The system or the store refuses, or `path` is not a regular file.
+    """
+    if not is_local(path):
+        with _upload_on_success(path) as temporary:
+            yield temporary
+        return
+    with os_errors(path):
+        target = os.path.realpath(path)
+        if os.path.lexists(target) and not os.path.isfile(target):
+            raise OutputError(
+                f"{where(path)}: is not a regular file; embedcli does not replace it", "choose another output"
+            )
+        temporary = temporary_path(target)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            with suppress(OSError):  # some network file systems have no locks; then the process id decides
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield temporary
+            fsync_path(temporary)
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+        finally:
+            os.close(descriptor)
+        sync_folder(os.path.dirname(target))
+
+
+@contextmanager
+def _upload_on_success(path: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
+        temporary = os.path.join(folder, "out" + os.path.splitext(path)[1])
+        yield temporary
+        with open(temporary, "rb") as spooled:
+            objects_of(path).upload_file(path, spooled, os.path.getsize(temporary))
+
+
+def fsync_path(path: str) -> None:
+    """Flush the content of a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: str) -> None:
+    """Flush the names in a folder to disk, if the file system can."""
+    try:
+        fsync_path(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
+
+
+def temporary_path(target: str) -> str:
+    """Return `.NAME.tmp-PID` beside the target; a long name is replaced by its digest."""
+    folder, name = os.path.split(target)
+    raw = os.fsencode(name)
+    short = name if len(raw) < 230 else hashlib.blake2b(raw, digest_size=16).hexdigest()
+    return os.path.join(folder, f".{short}.tmp-{os.getpid()}")
+
+
+def sweep(folder: str | Path, name: str | None = None) -> list[str]:
+    """Remove the temporary files that dead processes left in a folder.
+
+    Args:
+        folder: A local folder; object stores have no temporary files.
+        name: The output whose temporary files are removed; None for those of every output.
+
+    Returns:
+        The names of the removed files. Those of a living process stay.
+    """
+    if not is_local(str(folder)):
+        return []
+    prefix = None if name is None else os.path.basename(temporary_path(name)).rsplit("-", 1)[0]
+    removed = []
+    with os_errors(str(folder)):
+        for entry in os.listdir(folder):
+            found = re.fullmatch(r"(\..+\.tmp)-([0-9]+)", entry, re.DOTALL)
+            if not found or prefix not in (None, found[1]) or _is_in_use(os.path.join(folder, entry), int(found[2])):
+                continue
+            with suppress(FileNotFoundError):
+                remove_path(os.path.join(folder, entry))
+                removed.append(entry)
+    return removed
+
+
+def sweep_beside(path: str) -> list[str]:
+    """Remove the temporary files of an output; they are beside the target of a link."""
+    real = os.path.realpath(path) if is_local(path) else path
+    return sweep(os.path.dirname(real), os.path.basename(real))
+
+
+def remove_path(path: str) -> None:
+    """Remove a file, or a folder with its content."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _is_in_use(temporary: str, pid: int) -> bool:
+    """Whether the writer of a temporary file is alive: it holds a lock on it, which ends with the process."""
+    try:
+        descriptor = os.open(temporary, os.O_RDWR)
+    except IsADirectoryError:
+        return is_process_alive(pid)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return is_process_alive(pid)
+    finally:
+        os.close(descriptor)

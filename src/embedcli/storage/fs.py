@@ -1,0 +1,121 @@
+"""Operations on any file system by path: names, listing, small files, removal, and locks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+from embedcli.core.errors import OutputError
+from embedcli.storage.atomic_replace import os_errors
+from embedcli.storage.local import LockHeld
+from embedcli.storage.paths import files_of, input_errors, is_local, where
+
+
+def join(folder: str, name: str) -> str:
+    """Return the path of a file in a folder; both may be addresses."""
+    return folder.rstrip("/") + "/" + name if folder.strip("/") else folder + name
+
+
+def base(path: str) -> str:
+    """Return the last name of a path."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def parent(path: str) -> str:
+    """Return the folder of a path; `.` for a bare name."""
+    head, slash, _ = path.rstrip("/").rpartition("/")
+    return head or (slash or ".")
+
+
+def is_folder(path: str) -> bool:
+    with os_errors(path):
+        return files_of(path).kind(path) == "folder"
+
+
+def exists(path: str) -> bool:
+    with os_errors(path):
+        return files_of(path).kind(path) is not None
+
+
+def names(folder: str, pattern: str = "") -> list[str]:
+    """List the files in a folder.
+
+    Args:
+        folder: A local path or an address.
+        pattern: A regular expression that names must match from their beginning.
+
+    Returns:
+        The sorted names; empty if there is no such folder.
+    """
+    files = files_of(folder)
+    with os_errors(folder):
+        found = files.list_files(folder) if files.kind(folder) == "folder" else []
+    return sorted(name for name in found if re.match(pattern, name, re.DOTALL))
+
+
+def folders(folder: str, pattern: str) -> list[str]:
+    """List the folders in a local folder.
+
+    Returns:
+        The sorted names that match the regular expression `pattern` from their beginning; empty for an address and if
+        there is no such folder.
+    """
+    if not is_local(folder) or not os.path.isdir(folder):
+        return []
+    with os_errors(folder), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and re.match(pattern, entry.name, re.DOTALL))
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a small file completely. Raises OSError, or StoreRefused for an address, if it cannot be read."""
+    with files_of(path).open_seekable(path) as source:
+        return bytes(source.read())
+
+
+def nearby(path: str) -> str:
+    """Return a local path with a file's content: its own path, or that of a copy made once per process."""
+    with input_errors(path):
+        return files_of(path).local_copy(path)
+
+
+def remove(path: str) -> None:
+    """Remove a file if it exists."""
+    with os_errors(path):
+        files_of(path).remove(path)
+
+
+def make_folder(path: str) -> None:
+    """Create a folder and its parents; object stores need none."""
+    with os_errors(path):
+        files_of(path).make_folder(path)
+
+
+def remove_folder(path: str) -> None:
+    with os_errors(path):
+        files_of(path).remove_folder(path)
+
+
+def lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:
+    """Acquire the lock of an output.
+
+    Args:
+        path: The lock file.
+        output: The output that it guards, for the message.
+        shared: Hold the lock together with other processes that share it; nobody can then acquire it alone.
+
+    Returns:
+        The function that releases the lock.
+
+    Raises:
+        OutputError: Another process is writing `output`.
+    """
+    with os_errors(path):
+        files = files_of(path)
+        try:
+            return files.acquire_shared_lock(path) if shared else files.acquire_lock(path)
+        except LockHeld:
+            hint = "wait until it has finished, or choose another output"
+            if not is_local(path):
+                hint += "; the lock of a process that died on another machine expires after a minute"
+            raise OutputError(f"another embedcli is writing {where(output)}", hint) from None
