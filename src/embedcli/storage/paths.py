@@ -113,8 +113,8 @@ def _select_data_files(folder: str, names: list[str]) -> list[str]:
     if not data:
         raise UsageError(
             f"{where(folder)}: there are no data files in this folder",
-            "files that end in .jsonl, .ndjson, .csv, .tsv or .parquet are read, also with .gz, .zst, .bz2 or .xz; "
-            f"use a glob for others and for subfolders: '{where(folder.rstrip('/'))}/**/*.json'",
+            f"use a glob for other names and for subfolders: '{where(folder.rstrip('/'))}/**/*.json'; without one, only "
+            "files that end in .jsonl, .ndjson, .csv, .tsv or .parquet are read, also with .gz, .zst, .bz2 or .xz",
         )
     return [os.path.join(folder, name) for name in sorted(data, key=natural)]
 
