@@ -286,12 +286,12 @@ class RemoteFileSystem:
     # Locks
 
     def acquire_lock(self, path: str) -> Callable[[], None]:
-        """Acquire a lease, see `lease.acquire_exclusive`."""
+        """Acquire a lease, see `lease_lock.acquire_exclusive`."""
         self._require_writable(path)
         return lease_lock.acquire_exclusive(self, path)
 
     def acquire_shared_lock(self, path: str) -> Callable[[], None]:
-        """Acquire a lease that others share, see `lease.acquire_shared`."""
+        """Acquire a lease that others share, see `lease_lock.acquire_shared`."""
         self._require_writable(path)
         return lease_lock.acquire_shared(self, path)
 

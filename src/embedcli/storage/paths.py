@@ -113,8 +113,8 @@ def _select_data_files(folder: str, names: list[str]) -> list[str]:
     if not data:
         raise UsageError(
             f"{where(folder)}: there are no data files in this folder",
-            f"use a glob for other names and for subfolders: '{where(folder.rstrip('/'))}/**/*.json'; without one, only "
-            "files that end in .jsonl, .ndjson, .csv, .tsv or .parquet are read, also with .gz, .zst, .bz2 or .xz",
+            f"use a glob for other names and for subfolders: '{where(folder.rstrip('/'))}/**/*.json'; without one, "
+            "only files that end in .jsonl, .ndjson, .csv, .tsv or .parquet (also with .gz, .zst, .bz2, .xz) are read",
         )
     return [os.path.join(folder, name) for name in sorted(data, key=natural)]
 
