@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import aiohttp
@@ -118,6 +119,7 @@ def test_only_what_may_pass_is_transient(
         raise error
     assert isinstance(caught.value, StoreRefused)
     assert caught.value.is_transient is is_transient
+    assert pickle.loads(pickle.dumps(caught.value)).is_transient is is_transient  # noqa: S301
     assert caught.value.hint
 
 

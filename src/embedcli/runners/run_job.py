@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
-from embedcli.core.errors import OutputError, UsageError
+from embedcli.core.errors import OutputError, OutputLocked, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import MANIFEST, Outcome, OutputFormat, Watch
 from embedcli.outputs import target as output_target
@@ -135,11 +135,9 @@ def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Out
         return replace(outcome, reason=f"{outcome.reason}; {missing} of {count} shares are missing: {what_next}")
     try:
         whole = merge(this.job.output, this.job.to, this.job.max_rejects)
-    except OutputError as error:
-        if "another embedcli" in error.message:
-            last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
-            return replace(outcome, reason=f"{outcome.reason}; {last}")
-        raise
+    except OutputLocked:
+        last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
+        return replace(outcome, reason=f"{outcome.reason}; {last}")
     return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts)
 
 

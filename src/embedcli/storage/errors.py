@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
+from typing import Any
 
 from embedcli.core.errors import EmbedcliError, InputError, OutputError
 from embedcli.storage.failure_kinds import FailureKind, find_cause, is_from_library
@@ -36,6 +37,9 @@ class StoreRefused(EmbedcliError):
     def __init__(self, message: str, hint: str = "", *, is_transient: bool = False) -> None:
         super().__init__(message, hint)
         self.is_transient = is_transient
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *super().__reduce__(), {"is_transient": self.is_transient}
 
 
 class ObjectStoreReadError(StoreRefused, InputError):

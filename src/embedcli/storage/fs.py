@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 
-from embedcli.core.errors import OutputError
+from embedcli.core.errors import OutputLocked
 from embedcli.storage.atomic_replace import os_errors
 from embedcli.storage.local import LockHeld
 from embedcli.storage.paths import files_of, input_errors, is_local, where
@@ -108,7 +108,7 @@ def lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:
         The function that releases the lock.
 
     Raises:
-        OutputError: Another process is writing `output`.
+        OutputLocked: Another process is writing `output`.
     """
     with os_errors(path):
         files = files_of(path)
@@ -118,4 +118,4 @@ def lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:
             hint = "wait until it has finished, or choose another output"
             if not is_local(path):
                 hint += "; the lock of a process that died on another machine expires after a minute"
-            raise OutputError(f"another embedcli is writing {where(output)}", hint) from None
+            raise OutputLocked(f"another embedcli is writing {where(output)}", hint) from None
