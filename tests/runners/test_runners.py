@@ -23,7 +23,7 @@ import models
 from embedcli import checkpoint, readers, runners
 from embedcli.checkpoint import partitions
 from embedcli.core import types as core_types
-from embedcli.core.errors import EmbedcliError, OutputError, UsageError
+from embedcli.core.errors import EmbedcliError, OutputError, OutputLocked, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Piece, Share
 from embedcli.outputs import target as output_target
@@ -274,6 +274,8 @@ def test_while_a_shard_is_at_work_only_shards_begin(home: Path, tmp_path: Path, 
     ):
         assert refused.code == 1
         assert f"another embedcli is writing {output}" in refused.err
+    with pytest.raises(OutputLocked):
+        locked(output, checkpoint.LOCK)
     beside = encode(home, output, "--shard", "2/2", *SMALL)
     assert beside.code in (0, 3), beside.err
     refused = jobs.run("merge", output)

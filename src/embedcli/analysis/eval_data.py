@@ -167,15 +167,12 @@ def read_queries(task: Retrieval) -> tuple[list[str], list[str]]:
     return ids, texts
 
 
-def rows_of(job: Job, flag: str = "--keep") -> Iterator[Chunk]:
+def rows_of(job: Job, keep_option: str = "--keep") -> Iterator[Chunk]:
     """The rows of a file, all of them good: InputError, with its line, at the first that is not.
 
-    `flag` is the one by which `eval` is told of the columns that a job calls kept.
+    `keep_option` is the option of `eval` that names the columns in `job.keep`, for error messages.
     """
-    try:
-        plan = readers.plan(job)
-    except UsageError as error:
-        raise UsageError(error.message.replace("--keep", flag), error.hint.replace("--keep", flag)) from None
+    plan = readers.plan(job, keep_option)
     for chunk in readers.read(job, plan, plan.pieces):
         for reject in chunk.rejects:
             raise InputError(f"{storage.where(reject.source, reject.line)}: {reject.reason}", "mend the row")

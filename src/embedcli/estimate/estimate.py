@@ -80,7 +80,7 @@ class Pass:
         meter = Meter()
         for chunk in meter.timed("read", chunks):
             self.rows += chunk.read
-            self.rejects.update(reject.reason.partition(":")[0] for reject in chunk.rejects)
+            self.rejects.update(reject.kind for reject in chunk.rejects)
             self.distinct.add(chunk.texts)
             self.tally.add(chunk.texts, encoder, settings)
             for row, slot in self._reservoir.take(len(chunk.texts)):

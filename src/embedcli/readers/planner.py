@@ -25,11 +25,21 @@ SAMPLE_ROWS = 1000
 FEW_ROWS = 100
 
 
-def plan(job: Job) -> Plan:
+def plan(job: Job, keep_option: str = "--keep") -> Plan:
     """List the inputs, look at the beginning of each, choose the columns, cut the inputs into pieces.
 
-    Parquet is read as far as its footer, other files as far as their first rows. Raises UsageError for inputs,
-    columns or templates that cannot be right, InputError for inputs that cannot be read.
+    Parquet is read as far as its footer, other files as far as their first rows.
+
+    Args:
+        job: The job whose inputs are read.
+        keep_option: The option that named the columns in `job.keep`, for error messages.
+
+    Returns:
+        The plan: every piece of the inputs, their formats, and the columns to read.
+
+    Raises:
+        UsageError: The inputs, the columns or the template cannot be right.
+        InputError: An input cannot be read.
     """
     encoding = encoding_name(job.encoding)
     looks: list[Look] = []
@@ -45,7 +55,7 @@ def plan(job: Job) -> Plan:
     addresses = [(look, start, stop) for look in looks for start, stop in look.ranges]
     return Plan(
         pieces=tuple(Piece(i, look.path, start, stop, look.unit) for i, (look, start, stop) in enumerate(addresses)),
-        columns=resolve(job, looks, rows),
+        columns=resolve(job, looks, rows, keep_option),
         formats={look.path: look.format for look in looks},
         total_bytes=total([look.size for look in looks]),
         total_rows=total([look.total for look in looks]),

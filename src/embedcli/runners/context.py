@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, readers
@@ -28,7 +28,10 @@ TOTALS = ("read", "rows", "rejects", "tokens", "truncated", "lost_tokens")
 
 @dataclass
 class Run:
-    """A job on its way. `read` is the reader's own count of rows, one side of the conservation law."""
+    """A job on its way. `read` is the reader's own count of rows, one side of the conservation law.
+
+    `job` stays as it is given. `worker_count` is set by runners that choose the number of workers themselves.
+    """
 
     job: Job
     plan: Plan
@@ -40,6 +43,7 @@ class Run:
     usage: Mapping[str, Any] | None = None
     read: int = 0
     open_pieces: set[int] = field(default_factory=set)
+    worker_count: int | None = None
 
     def chunks(
         self, pieces: Sequence[Piece] | None = None, starts: Mapping[int, readers.Start] | None = None
@@ -62,7 +66,8 @@ class Run:
     def settings(self, encoder: BaseEncoder, store: reuse.Store | None = None) -> Settings:
         """What the engine needs of the job."""
         known = store.lookup if store is not None else None
-        return Settings.of(self.job, str(encoder.space().get("prompt") or ""), known)
+        job = with_saved_dim(self.job, encoder)
+        return Settings.of(job, str(encoder.space().get("prompt") or ""), known)
 
     def encode(
         self, chunks: Iterable[Chunk], encoder: BaseEncoder, store: reuse.Store | None = None
@@ -95,6 +100,11 @@ class Run:
                 f"({len(self.open_pieces)} pieces of the input not read to their end); nothing was published",
                 "this should never happen: please report it with the run report",
             )
+
+
+def with_saved_dim(job: Job, encoder: BaseEncoder) -> Job:
+    """The job with the truncation that the model's own files ask for, unless the user named one."""
+    return job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.space().get("truncate_dim"))
 
 
 def refuse_rejects(most: str | None, rejects: int, read: int | None) -> None:

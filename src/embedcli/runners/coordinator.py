@@ -62,7 +62,8 @@ def take(this: Run, ledger: checkpoint.Ledger, one: Done) -> None:
     ledger.damaged += [f"share {one.record.index}"] * one.damaged
     this.read += one.read
     this.open_pieces -= {part.key[0] for part in one.record.parts}
-    this.meter.add_worker(one.meter, len(worker_devices(this.job)), one_clock=this.job.runner == "processes")
+    workers = this.worker_count or len(worker_devices(this.job))
+    this.meter.add_worker(one.meter, workers, one_clock=this.job.runner == "processes")
     if one.usage is not None:
         had = this.usage or {}
         this.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}

@@ -21,7 +21,7 @@ from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.schema import Layout
 from embedcli.pipeline import calibration
-from embedcli.runners.context import Run
+from embedcli.runners.context import Run, with_saved_dim
 
 if TYPE_CHECKING:
     from embedcli.core.types import Floats
@@ -79,7 +79,7 @@ def ranges_of(this: Run, encoder: BaseEncoder, stage: str | None, done: output_t
     found = calibration.settled(job, stage, kept)
     if found is None:
         chunks = readers.read(job, this.plan, this.plan.pieces)
-        return calibration.sampled(job, chunks, encoder, replace(this, job=job).settings(encoder), stage)
+        return calibration.sampled(job, chunks, encoder, this.settings(encoder), stage)
     width = encoders.output_dim(job, encoder.dim)
     if kept is None and found.shape[1] != width:
         raise UsageError(
@@ -101,11 +101,6 @@ def space_of(job: Job, encoder: BaseEncoder, ranges: Floats | None = None) -> di
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
-
-
-def with_saved_dim(job: Job, encoder: BaseEncoder) -> Job:
-    """The job with the truncation that the model's own files ask for, unless the user named one."""
-    return job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.space().get("truncate_dim"))
 
 
 def layout_of(job: Job, plan: Plan, encoder: BaseEncoder, ranges: Floats | None = None) -> Layout:

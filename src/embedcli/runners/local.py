@@ -8,13 +8,13 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from embedcli import checkpoint, encoders
+from embedcli import checkpoint
 from embedcli.core.types import Chunk, Encoded, Outcome, Piece, Share
 from embedcli.outputs import reuse, writers
 from embedcli.outputs import target as output_target
 from embedcli.outputs.schema import Layout
 from embedcli.runners.completion import ended, remember, stopped
-from embedcli.runners.context import TOTALS, Run, refuse_rejects
+from embedcli.runners.context import TOTALS, Run, refuse_rejects, with_saved_dim
 from embedcli.runners.job_identity import (
     layout_of,
     note_space,
@@ -24,7 +24,6 @@ from embedcli.runners.job_identity import (
     space_of,
     starts_of,
     tell_idle,
-    with_saved_dim,
 )
 
 
@@ -36,7 +35,7 @@ def run_local(this: Run, ledger: checkpoint.Ledger, done: output_target.Finished
     if shares and not pieces:
         return publish_noted(this, ledger)
     with closing(this.load()) as encoder, tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
-        job = this.job = with_saved_dim(job, encoder)
+        job = with_saved_dim(job, encoder)
         ranges = ranges_of(this, encoder, ledger.target.stage, done if job.update else None)
         space, layout = space_of(job, encoder, ranges), layout_of(job, this.plan, encoder, ranges)
         if shares:
@@ -149,11 +148,11 @@ def store_of(
 
 def run_to_stdout(this: Run) -> Outcome:
     """Rows to stdout as they are done: nothing to resume, rejects as JSON lines among the notes on stderr."""
-    job = this.job = replace(this.job, chunk_rows=this.job.chunk_rows or encoders.chunk_rows(this.job, this.files))
+    job = this.job
     kind = writers.output_format(job.output, job.to)
     totals = dict.fromkeys(TOTALS, 0)
     with closing(this.load()) as encoder:
-        job = this.job = with_saved_dim(job, encoder)
+        job = with_saved_dim(job, encoder)
         ranges = ranges_of(this, encoder, None, None)
         space = space_of(job, encoder, ranges)
         sink = writers.Stream(kind, layout_of(job, this.plan, encoder, ranges), {writers.SPACE_KEY: space})
@@ -169,10 +168,10 @@ def run_to_stdout(this: Run) -> Outcome:
         sink.close()
         this.used(encoder)
     if this.control.reason is not None:
-        return stopped(this, totals, "stdout holds only the rows so far")
+        return replace(stopped(this, totals, "stdout holds only the rows so far"), usage=this.usage)
     this.balance(totals)
     refuse_rejects(job.max_rejects, totals["rejects"], totals["read"])
-    return ended(totals, space)
+    return replace(ended(totals, space), usage=this.usage)
 
 
 def count(totals: dict[str, int], encoded: Encoded) -> list[bytes]:

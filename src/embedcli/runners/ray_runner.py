@@ -229,7 +229,8 @@ def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Generator[dict[str, A
     import ray.data
 
     refuse_no_room(this)
-    job = this.job = replace(this.job, workers=min(this.job.workers or cluster_workers(this), len(tasks)))
+    this.worker_count = min(this.job.workers or cluster_workers(this), len(tasks))
+    job = replace(this.job, workers=this.worker_count)
     left = this.control.remaining()
     workers_job = replace(job, runner="local", workers=None, threads=threads_of(this), max_seconds=None)
     data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)).map(

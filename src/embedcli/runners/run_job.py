@@ -37,9 +37,11 @@ def run(job: Job, watch: Watch, control: Control, meter: Meter, load: Load | Non
     plan = readers.plan(job)
     for note in plan.columns.notes:
         watch.line(note)
-    this = Run(job, plan, encoders.resolve(job), watch, control, meter, load)
-    outcome = local.run_to_stdout(this) if job.output == "-" else run_to_disk(this)
-    return replace(outcome, usage=this.usage)
+    files = encoders.resolve(job)
+    if job.output == "-":
+        job = replace(job, chunk_rows=job.chunk_rows or encoders.chunk_rows(job, files))
+        return local.run_to_stdout(Run(job, plan, files, watch, control, meter, load))
+    return run_to_disk(Run(job, plan, files, watch, control, meter, load))
 
 
 def with_runner(job: Job) -> Job:
@@ -78,7 +80,9 @@ def run_to_disk(this: Run) -> Outcome:
     ledger = checkpoint.Ledger(target, tolerant=job.update or job.shard is not None, lock=number or checkpoint.LOCK)
     ledger.acquire()
     try:
-        outcome = run_with(this, ledger)
+        done = None if job.overwrite else output_target.finished(target)
+        this = replace(this, job=replace(job, chunk_rows=chunk_rows(this, ledger, done)))
+        outcome = replace(run_with(this, ledger, done), usage=this.usage)
     finally:
         ledger.release()
     if job.shard is None or outcome.exit_code not in (0, 3) or not storage.exists(target.stage):
@@ -86,9 +90,8 @@ def run_to_disk(this: Run) -> Outcome:
     return merged_if_last(this, ledger, outcome)
 
 
-def run_with(this: Run, ledger: checkpoint.Ledger) -> Outcome:
-    done = None if this.job.overwrite else output_target.finished(ledger.target)
-    job = this.job = replace(this.job, chunk_rows=chunk_rows(this, ledger, done))
+def run_with(this: Run, ledger: checkpoint.Ledger, done: output_target.Finished | None) -> Outcome:
+    job = this.job
     identity = job_identity(job, this.plan, this.files, ledger.target)
     if not job.update and output_target.replacing(ledger.target, identity):
         done = None
@@ -111,7 +114,7 @@ def begin_in_turn(ledger: checkpoint.Ledger, begin: Callable[[], None]) -> None:
     while True:
         try:
             unlock = storage.lock(storage.join(ledger.target.stage, "_begin"), ledger.target.output)
-        except OutputError:
+        except OutputLocked:
             if time.monotonic() > patience:
                 raise
             time.sleep(0.1)
@@ -138,7 +141,7 @@ def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Out
     except OutputLocked:
         last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
         return replace(outcome, reason=f"{outcome.reason}; {last}")
-    return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts)
+    return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts, usage=outcome.usage)
 
 
 def merge(output: str, to: OutputFormat | None = None, max_rejects: str | None = None) -> Outcome:

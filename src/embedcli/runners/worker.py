@@ -15,8 +15,8 @@ from embedcli.core.types import Encoded, Plan, Share, Watch
 from embedcli.outputs import target as output_target
 from embedcli.pipeline.control import Control
 from embedcli.pipeline.metrics import Meter
-from embedcli.runners.context import Load, Run
-from embedcli.runners.job_identity import layout_of, note_space, ranges_of, space_of, with_saved_dim
+from embedcli.runners.context import Load, Run, with_saved_dim
+from embedcli.runners.job_identity import layout_of, note_space, ranges_of, space_of
 
 
 @dataclass(frozen=True)
