@@ -374,7 +374,7 @@ def big(home: Path, output: str, *more: object) -> list[str]:
 
 
 # Pieces of 8 kB in the child, too: it has no monkeypatch.
-CUT = "import sys; from embedcli.readers import looks; looks.PIECE_BYTES = 8000; from embedcli.cli import main; main()"
+CUT = "from embedcli.readers import preview; preview.PIECE_BYTES = 8000; from embedcli.cli import main; main()"
 
 
 def cut(command: list[str]) -> list[str]:
