@@ -184,10 +184,12 @@ def message_decisions(tree: ast.Module) -> Iterator[int]:
     """Yield the lines that compare, search or edit the message of an error."""
     errors = error_names(tree)
     for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare | ast.Call):
+            continue
         texts: list[ast.expr] = []
         if isinstance(node, ast.Compare):
             texts = [node.left, *node.comparators]
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        elif isinstance(node.func, ast.Attribute):
             if node.func.attr in TEXT_METHODS:
                 texts = [node.func.value]
             elif ast.unparse(node.func.value) == "re":

@@ -66,7 +66,7 @@ class RunContext:
     def encoding_settings(self, encoder: BaseEncoder, store: reuse.ReuseStore | None = None) -> EncodingSettings:
         """What the engine needs of the job."""
         known = store.lookup if store is not None else None
-        job = with_saved_dim(self.job, encoder)
+        job = apply_saved_truncation(self.job, encoder)
         return EncodingSettings.from_job(job, str(encoder.vector_space().get("prompt") or ""), known)
 
     def encode(
@@ -104,7 +104,7 @@ class RunContext:
             )
 
 
-def with_saved_dim(job: Job, encoder: BaseEncoder) -> Job:
+def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
     """The job with the truncation that the model's own files ask for, unless the user named one."""
     return (
         job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.vector_space().get("truncate_dim"))

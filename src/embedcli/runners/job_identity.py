@@ -21,7 +21,7 @@ from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 from embedcli.pipeline import calibration
-from embedcli.runners.context import RunContext, with_saved_dim
+from embedcli.runners.context import RunContext, apply_saved_truncation
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array

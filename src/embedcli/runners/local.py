@@ -14,7 +14,7 @@ from embedcli.outputs import reuse, writers
 from embedcli.outputs import target as output_target
 from embedcli.outputs.schema import OutputLayout
 from embedcli.runners.completion import finished_result, save_finished_fingerprint, stopped_result
-from embedcli.runners.context import TOTAL_KEYS, RunContext, check_max_rejects, with_saved_dim
+from embedcli.runners.context import TOTAL_KEYS, RunContext, apply_saved_truncation, check_max_rejects
 from embedcli.runners.job_identity import (
     build_layout,
     build_vector_space,
@@ -37,7 +37,7 @@ def run_local(run: RunContext, ledger: checkpoint.Ledger, done: output_target.Fi
     if shares and not pieces:
         return publish_staged(run, ledger)
     with closing(run.load_encoder()) as encoder, tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
-        job = with_saved_dim(job, encoder)
+        job = apply_saved_truncation(job, encoder)
         ranges = resolve_ranges(run, encoder, ledger.target.staging_folder, done if job.update else None)
         space, layout = build_vector_space(job, encoder, ranges), build_layout(job, run.plan, encoder, ranges)
         if shares:
@@ -169,7 +169,7 @@ def run_to_stdout(run: RunContext) -> RunResult:
     kind = writers.resolve_output_format(job.output, job.to)
     totals = dict.fromkeys(TOTAL_KEYS, 0)
     with closing(run.load_encoder()) as encoder:
-        job = with_saved_dim(job, encoder)
+        job = apply_saved_truncation(job, encoder)
         ranges = resolve_ranges(run, encoder, None, None)
         space = build_vector_space(job, encoder, ranges)
         sink = writers.StdoutWriter(

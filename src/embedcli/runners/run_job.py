@@ -120,7 +120,7 @@ def begin_exclusively(ledger: checkpoint.Ledger, begin: Callable[[], None]) -> N
     while True:
         try:
             unlock = storage.acquire_lock(storage.join(ledger.target.staging_folder, "_begin"), ledger.target.output)
-        except OutputLocked:
+        except OutputError:
             if time.monotonic() > patience:
                 raise
             time.sleep(0.1)

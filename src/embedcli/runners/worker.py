@@ -15,7 +15,7 @@ from embedcli.core.types import EncodedChunk, InputPlan, Partition, RunObserver
 from embedcli.outputs import target as output_target
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
-from embedcli.runners.context import EncoderLoader, RunContext, with_saved_dim
+from embedcli.runners.context import EncoderLoader, RunContext, apply_saved_truncation
 from embedcli.runners.job_identity import build_layout, build_vector_space, resolve_ranges, write_vector_space
 
 
@@ -66,7 +66,7 @@ class PartitionWorker:
         self.ledger.join(setup.job_manifest, setup.snapshot_name)
         self.run = self._run(setup.job)
         self.encoder = self.run.load_encoder()
-        self.job = with_saved_dim(setup.job, self.encoder)
+        self.job = apply_saved_truncation(setup.job, self.encoder)
         # The driver has put the ranges into the stage: no worker sees the whole input.
         ranges = resolve_ranges(self.run, self.encoder, self.ledger.target.staging_folder, None)
         self.layout = build_layout(self.job, setup.plan, self.encoder, ranges)
