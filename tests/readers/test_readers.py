@@ -74,7 +74,7 @@ def read_all(*inputs: Path | str, **options: Any) -> Result:
 
 
 def reasons(result: Result) -> list[str]:
-    return [reject.reason.partition(":")[0] for reject in result.rejects]
+    return [reject.kind for reject in result.rejects]
 
 
 def jsonl(path: Path, rows: Iterable[Any], newline: str = "\n") -> Path:

@@ -64,8 +64,8 @@ def here(cloud: clouds.Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[cloud
 
 
 def forget() -> None:
-    clients._own.cache_clear()
-    clients._fsspec.cache_clear()
+    clients._arrow_client.cache_clear()
+    clients._fsspec_client.cache_clear()
 
 
 def same(data: bytes, place: Path) -> bool:
@@ -293,7 +293,7 @@ def test_a_command_finds_the_hub_by_its_environment(hub: hub_server.Hub, place: 
         ("datasets/me/open/rows.jsonl", "hf_wr0ng", 1, "access is denied"),
         ("datasets/me/open/nothing.jsonl", "", 2, "no such file or folder"),
         ("datasets/me/open/*.csv", "", 2, "no file matches"),
-        ("datasets/me", "", 2, "names no repository"),
+        ("datasets/me", "", 2, "the repository is missing"),
     ],
 )
 def test_what_the_hub_refuses(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,8 +26,8 @@ import web_server
 from embedcli import storage
 from embedcli.core.errors import InputError, OutputError, UsageError
 from embedcli.storage import clients, lease_lock, object_store, url_redaction
-from embedcli.storage.local import Taken
-from embedcli.storage.ranged_file import FIRST_BYTES, LARGEST_BYTES, RangedFile
+from embedcli.storage.local import LockHeld
+from embedcli.storage.ranged_file import MAX_WINDOW_BYTES, MIN_WINDOW_BYTES, RangedFile
 
 ROWS = jobs.rows(240)
 
@@ -59,7 +61,7 @@ def here(store: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> s3_server.S
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
-    clients._own.cache_clear()
+    clients._arrow_client.cache_clear()
     return store
 
 
@@ -125,6 +127,35 @@ def test_folders_and_globs(here: s3_server.Store) -> None:
     }
     for given, names in expected.items():
         assert storage.expand_inputs([given]) == tuple(f"s3://data/g/{name}" for name in names), given
+
+
+def test_files_are_opened_ahead_and_the_rest_is_closed(
+    here: s3_server.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [here.put(f"ahead/{number}.jsonl", b"%d" % number) for number in range(40)]
+    opened: dict[str, RangedFile] = {}
+    real = object_store.RemoteFileSystem.open_prefetched
+    monkeypatch.setattr(
+        object_store.RemoteFileSystem, "open_prefetched", lambda self, path: opened.setdefault(path, real(self, path))
+    )
+    prefetched = storage.PrefetchedFiles()
+    items = prefetched.iterate([str(tmp_path), "-", *paths], lambda path: path)
+    assert [next(items), next(items), next(items)] == [str(tmp_path), "-", paths[0]]
+    with storage.open_input(paths[0], prefetched=prefetched) as source:
+        assert source.read() == b"0"
+        assert opened[paths[0]]._windows  # its bytes were there before it was asked for
+    assert prefetched.take(paths[0]) is None
+    with storage.open_input(paths[1]) as source:  # opened without `prefetched`: it shares nothing
+        assert source.read() == b"1"
+    assert next(items) == paths[1]
+    items.close()
+    assert prefetched.take(paths[2]) is None
+    assert paths[-1] not in opened
+    for thread in threading.enumerate():
+        if thread.name.startswith("opening"):
+            thread.join(60)
+    assert opened
+    assert all(file.closed for file in opened.values())
 
 
 def test_update_and_reuse_take_vectors_from_the_store(here: s3_server.Store, place: Path, tmp_path: Path) -> None:
@@ -259,10 +290,10 @@ def test_a_living_lease_holds_and_a_dead_one_does_not(here: s3_server.Store, mon
     with pytest.raises(OutputError, match="another embedcli is writing s3://data/o"):
         storage.acquire_lock(a_lease(here, "lease/a", "elsewhere", 1), "s3://data/o")
     with pytest.raises(OutputError):
-        storage.acquire_lock(a_lease(here, "lease/b", lease_lock.this_host(), os.getpid()), "s3://data/o")
+        storage.acquire_lock(a_lease(here, "lease/b", lease_lock.host_identity(), os.getpid()), "s3://data/o")
     ended = subprocess.Popen(["true"])
     ended.wait()
-    storage.acquire_lock(a_lease(here, "lease/c", lease_lock.this_host(), ended.pid), "s3://data/o")()
+    storage.acquire_lock(a_lease(here, "lease/c", lease_lock.host_identity(), ended.pid), "s3://data/o")()
     monkeypatch.setattr(lease_lock, "LEASE_SECONDS", -1.0)
     give_back = storage.acquire_lock("s3://data/lease/a", "s3://data/o")
     assert json.loads(here.get("lease/a"))["token"] != "theirs"
@@ -277,13 +308,13 @@ class Memory:
         self.held: dict[str, bytes] = {}
         self.intruder: bytes | None = None
 
-    def small(self, path: str) -> tuple[bytes, float] | None:
+    def read_with_age(self, path: str) -> tuple[bytes, float] | None:
         return (self.held[path], 0.0) if path in self.held else None
 
-    def put(self, path: str, data: bytes) -> None:
+    def write_object(self, path: str, data: bytes) -> None:
         self.held[path] = self.intruder or data
 
-    def names(self, folder: str) -> list[str]:
+    def list_files(self, folder: str) -> list[str]:
         return [path.removeprefix(folder + "/") for path in self.held if path.startswith(folder + "/")]
 
     def remove(self, path: str) -> None:
@@ -294,41 +325,44 @@ def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.Mon
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
     memory = Memory()
     memory.intruder = b'{"token": "theirs", "host": "elsewhere", "pid": 1}'
-    with pytest.raises(Taken):
-        lease_lock.take(memory, "a")
+    with pytest.raises(LockHeld):
+        lease_lock.acquire_exclusive(memory, "a")
     assert memory.held["a"] == memory.intruder
 
 
 def test_a_lease_is_shared_or_held_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
     memory = Memory()
-    one, two = lease_lock.take_shared(memory, "a"), lease_lock.take_shared(memory, "a")
+    one, two = lease_lock.acquire_shared(memory, "a"), lease_lock.acquire_shared(memory, "a")
     one()
-    with pytest.raises(Taken):
-        lease_lock.take(memory, "a")
+    with pytest.raises(LockHeld):
+        lease_lock.acquire_exclusive(memory, "a")
     two()
     assert memory.held == {}
-    alone = lease_lock.take(memory, "a")
-    with pytest.raises(Taken):
-        lease_lock.take_shared(memory, "a")
+    alone = lease_lock.acquire_exclusive(memory, "a")
+    with pytest.raises(LockHeld):
+        lease_lock.acquire_shared(memory, "a")
     alone()
-    lease_lock.take_shared(memory, "a")()
+    lease_lock.acquire_shared(memory, "a")()
 
 
 @pytest.mark.parametrize("mine", ["a", "a.shared/1"])
 def test_who_comes_between_writing_and_looking_is_seen(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other has looked before we wrote, and goes on: we must not."""
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
-    memory, (take, other) = Memory(), (lease_lock.take, "a.shared/1") if mine == "a" else (lease_lock.take_shared, "a")
+    memory, (take, other) = (
+        Memory(),
+        (lease_lock.acquire_exclusive, "a.shared/1") if mine == "a" else (lease_lock.acquire_shared, "a"),
+    )
 
-    def put(path: str, data: bytes) -> None:
+    def write_object(path: str, data: bytes) -> None:
         memory.held.setdefault(other, json.dumps({"token": "theirs", "host": "elsewhere", "pid": 1}).encode())
         memory.held[path] = data
 
-    monkeypatch.setattr(memory, "put", put)
-    with pytest.raises(Taken):
+    monkeypatch.setattr(memory, "write_object", write_object)
+    with pytest.raises(LockHeld):
         take(memory, "a")
-    assert [path for path in memory.held if path != other and lease_lock.held(memory, path)] == []
+    assert [path for path in memory.held if path != other and lease_lock.is_held(memory, path)] == []
 
 
 def test_shards_and_whole_runs_keep_each_other_off(here: s3_server.Store, place: Path) -> None:
@@ -367,9 +401,9 @@ def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path, m
     assert "without file://" in err("file:///tmp/a.jsonl", out)[1]
     for address in ("http://127.0.0.1:9/out.parquet", "hf://datasets/a/b/out.parquet"):
         code, told = err(rows, address)
-        assert (code, "can be read, not written" in told) == (2, True), told
+        assert (code, "can be read but not written" in told) == (2, True), told
     assert "pip install 'embedcli[azure]'" in err("az://a/b.jsonl", out)[1]
-    assert "credentials in an address are not read" in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
+    assert "credentials in an address are not supported" in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
     assert "hunter2" not in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
     assert jobs.left_in(tmp_path) == []
 
@@ -378,13 +412,13 @@ def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path, m
 def test_denied_and_unreachable(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with web_server.serving(tmp_path, "denied") as denied:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{denied}")
-        clients._own.cache_clear()
+        clients._arrow_client.cache_clear()
         done = jobs.run("encode", "s3://data/in/rows.jsonl", tmp_path / "o.npy", *flags(place))
     assert done.code == 1
     assert "access is denied" in done.err
     assert "check AWS_ACCESS_KEY_ID" in done.err
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    clients._own.cache_clear()
+    clients._arrow_client.cache_clear()
     done = jobs.run("encode", place / "rows.jsonl", "s3://data/x/o.npy", *flags(place))
     assert done.code == 1
     assert "cannot be reached" in done.err
@@ -398,7 +432,7 @@ def test_a_server_that_never_answers_is_given_up(here: s3_server.Store, monkeypa
         silent.bind(("127.0.0.1", 0))
         silent.listen(5)
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(InputError, match="does not answer"):
+        with pytest.raises(InputError, match="does not respond"):
             storage.open_input("s3://silent/a.jsonl")
 
 
@@ -427,12 +461,12 @@ def test_files_of_every_size_arrive_whole(size: int, here: s3_server.Store) -> N
 
 
 def test_what_the_store_holds_is_compared(here: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = object_store.RemoteFiles._check
+    real = object_store.RemoteFileSystem._verify_content
     monkeypatch.setattr(
-        object_store.RemoteFiles, "_check", lambda self, path, _: real(self, path, memoryview(b"other"))
+        object_store.RemoteFileSystem, "_verify_content", lambda self, path, _: real(self, path, memoryview(b"other"))
     )
     for data in (b"wrote", b"longer"):
-        with pytest.raises(OutputError, match="does not hold what was written"):
+        with pytest.raises(OutputError, match="read-back check failed"):
             storage.write_bytes("s3://data/altered/a", data)
 
 
@@ -454,9 +488,9 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
         def _strip_protocol(cls, path: str) -> str:
             return "/" + path.removeprefix("az://").strip("/")
 
-    monkeypatch.setattr(clients, "_raw", lambda *_: Azure())
+    monkeypatch.setattr(clients, "_create_fsspec", lambda *_: Azure())
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
-    clients._fsspec.cache_clear()
+    clients._fsspec_client.cache_clear()
     for output in ("az://box/out.parquet", "az://box/folder/"):
         done = jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--limit", 60)
         assert done.code == 75, done.err
@@ -467,7 +501,7 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
         name for name in Azure.store if "_lock" in name or ("part-0000" in name and "folder/part" not in name)
     ] == []
     assert storage.expand_inputs(["az://box/*.parquet"]) == ("az://box/out.parquet",)
-    clients._fsspec.cache_clear()
+    clients._fsspec_client.cache_clear()
 
 
 # Ranges
@@ -483,10 +517,10 @@ def test_reading_on_takes_few_requests_and_a_look_takes_little() -> None:
 
     file = RangedFile("s3://b/a", len(data), fetch)
     assert file.read(100) == data[:100]
-    assert asked == [FIRST_BYTES]
+    assert asked == [MIN_WINDOW_BYTES]
     assert b"".join(iter(lambda: file.read(1 << 20), b"")) == data[100:]
     assert len(asked) < 20
-    assert max(asked) <= LARGEST_BYTES
+    assert max(asked) <= MAX_WINDOW_BYTES
     file.seek(-8, 2)
     assert file.read() == data[-8:]
     assert file.read(1) == b""
@@ -536,9 +570,19 @@ def test_no_secret_is_shown_or_recorded(place_of: str, place: Path, tmp_path: Pa
     assert b"***" in written
 
 
+def test_worker_processes_get_the_secret_of_an_address(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "private.jsonl").write_bytes((place / "rows.jsonl").read_bytes())
+    with web_server.serving(tmp_path) as host:
+        address = f"http://{host}/private.jsonl?token={web_server.TOKEN}"
+        done = jobs.run("encode", address, tmp_path / "out.parquet", *flags(place), "--workers", 2)
+    assert (done.code, done.err) == (0, "")
+    made = pq.read_table(tmp_path / "out.parquet").select(["id", "embedding"])
+    assert made.equals(pq.read_table(place / "whole.parquet").select(["id", "embedding"]))
+
+
 def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> None:
     with web_server.serving(place) as host:
-        with pytest.raises(UsageError, match="web servers list none"):
+        with pytest.raises(UsageError, match="web servers cannot list files"):
             storage.expand_inputs([f"http://{host}/*.jsonl"])
         with pytest.raises(UsageError, match="no such file"):
             storage.expand_inputs([f"http://{host}/nothing.jsonl"])
@@ -558,10 +602,23 @@ def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> Non
         ("a?token=b", "a?token=b"),
     ],
 )
-def test_secrets_are_masked_and_found_again(address: str, shown: str) -> None:
-    assert storage.mask_secrets(address) == shown
-    assert storage.mask_secrets(shown) == shown
-    assert url_redaction.whole(shown) == address
-    assert url_redaction.clean(f"GET '{address}' failed") == (
+def test_a_masked_address_shows_no_secret_and_still_carries_it(address: str, shown: str) -> None:
+    masked = storage.mask_secrets(address)
+    assert masked == shown
+    assert f"{masked}" == shown
+    assert json.dumps([masked]) == json.dumps([shown])
+    assert storage.mask_secrets(masked) == shown
+    assert url_redaction.unmasked(masked) == address
+    assert url_redaction.unmasked(pickle.loads(pickle.dumps(masked))) == address  # noqa: S301
+    assert url_redaction.mask_secrets_in_text(f"GET '{address}' failed") == (
         f"GET '{shown}' failed" if "://" in address else f"GET '{address}' failed"
     )
+    # Nothing is remembered: the shown text alone does not lead back to the secret.
+    assert url_redaction.unmasked(str(masked)) == shown
+
+
+def test_two_addresses_that_look_the_same_keep_their_own_secrets() -> None:
+    one, two = (storage.mask_secrets(f"http://h/a.jsonl?token={secret}") for secret in ("first", "second"))
+    assert one == two == "http://h/a.jsonl?token=***"
+    assert url_redaction.unmasked(one) == "http://h/a.jsonl?token=first"
+    assert url_redaction.unmasked(two) == "http://h/a.jsonl?token=second"

@@ -108,9 +108,9 @@ def test_names_that_are_not_utf8_can_be_opened_and_shown(tmp_path: Path) -> None
         ("data/row.jsonl", "data/row.jsonl: no such file", "data/rows.jsonl"),
         ("nowhere/a.jsonl", "no such file or folder", "current folder"),
         ("data/*.csv", "no file matches", "pattern"),
-        ("empty", "no data files lie in this folder", ".parquet"),
+        ("empty", "there are no data files in this folder", ".parquet"),
         ("data/rows.jsonl/a", "no such file or folder", ""),
-        ("s4://bucket/a.jsonl", "s4:// addresses are not known", "s3://"),
+        ("s4://bucket/a.jsonl", "s4:// addresses are not supported", "s3://"),
         ("", "no such file", ""),
     ],
 )
@@ -145,7 +145,7 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     with pytest.raises(InputError, match=f"{tmp_path}: cannot be read: Permission denied"):
         storage.expand_inputs([str(tmp_path)])
-    monkeypatch.setattr(storage.local.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
+    monkeypatch.setattr(storage.local.LocalFileSystem, "open", lambda _, path: refusing(errno.EACCES)(path))
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read: Permission denied"):
         storage.open_input(str(path))
 
@@ -208,7 +208,7 @@ def test_every_truncation_is_noticed(codec: str, tmp_path: Path) -> None:
     data = COMPRESS[codec](DATA[:500]) * 2
     path = tmp_path / "a"
     boundary = len(data) // 2
-    for end in range(compression.LONGEST_MAGIC, len(data)):
+    for end in range(compression.MAX_MAGIC_BYTES, len(data)):
         path.write_bytes(data[:end])
         if end == boundary:
             assert read(path) == DATA[:500]
@@ -223,7 +223,7 @@ def test_every_flipped_byte_is_noticed_or_harmless(codec: str, tmp_path: Path) -
     data = COMPRESS[codec](DATA[:500])
     path = tmp_path / "a"
     noticed = 0
-    for at in range(compression.LONGEST_MAGIC, len(data)):
+    for at in range(compression.MAX_MAGIC_BYTES, len(data)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
         try:
             assert read(path) == DATA[:500]
@@ -239,7 +239,7 @@ def test_what_follows_the_data_is_not_ignored(codec: str, tmp_path: Path) -> Non
     path.write_bytes(data + b"something else")
     with pytest.raises(InputError) as caught:
         read(path)
-    assert caught.value.message == f"{path}: the {codec} data is followed by something else at byte {len(data)}"
+    assert caught.value.message == f"{path}: the {codec} data is followed by other data at byte {len(data)}"
 
 
 def test_frames_to_skip_and_long_windows_of_zstd(tmp_path: Path) -> None:
