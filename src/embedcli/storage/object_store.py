@@ -65,12 +65,12 @@ class RemoteFileSystem:
         import pyarrow.fs as pafs
 
         if self._client.fsspec_fs is not None:
-            return self._raw_kind(path)
+            return self._kind_in_fsspec(path)
         with translate_store_errors(path):
             found = self._fs.get_file_info(self._client.fs_path(path)).type
         return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(found)  # type: ignore[return-value]
 
-    def _raw_kind(self, path: str) -> PathKind | None:
+    def _kind_in_fsspec(self, path: str) -> PathKind | None:
         try:
             with translate_store_errors(path):
                 return (
@@ -248,8 +248,8 @@ class RemoteFileSystem:
 
     def _verify_size(self, path: str, size: int) -> None:
         with translate_store_errors(path, writing=True):
-            there = self._client.fsspec_fs.info(self._client.fs_path(path)).get("size")
-        if there != size:
+            size_in_store = self._client.fsspec_fs.info(self._client.fs_path(path)).get("size")
+        if size_in_store != size:
             raise _altered_error(path)
 
     def _require_writable(self, path: str) -> None:
