@@ -292,7 +292,7 @@ def test_a_command_finds_the_hub_by_its_environment(hub: hub_server.Hub, workspa
 
 
 @pytest.mark.parametrize(
-    ("name", "token", "code", "told"),
+    ("name", "token", "code", "message"),
     [
         ("datasets/me/gated/rows.jsonl", "", 1, "the repository is gated"),
         ("datasets/me/gated/rows.jsonl", hub_server.TOKEN, 1, "the repository is gated"),

@@ -40,7 +40,7 @@ def store() -> Iterator[s3_server.Store]:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, store: s3_server.Store) -> Path:
-    """A folder with a model, rows.jsonl and the output of a local run, `whole.parquet`; the rows are in the store too."""
+    """A folder with a model, rows.jsonl and the output of a local run, `whole.parquet`; the rows in the store too."""
     folder = tmp_path_factory.mktemp("place")
     jobs.word_model(folder)
     data = jobs.write_jsonl(folder / "rows.jsonl", ROWS).read_bytes()
