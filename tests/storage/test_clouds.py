@@ -122,7 +122,7 @@ def test_an_output_is_what_a_local_run_writes_and_can_be_read_back(
 def test_shards_share_the_lock_and_the_last_one_merges(cloud_in_process: clouds.Cloud, workspace: Path) -> None:
     output = cloud_in_process.address("shards/out.parquet")
     with ExitStack() as held:
-        held.callback(storage.lock(storage.join(f"{output}.parts", "_lock"), output, shared=True))
+        held.callback(storage.acquire_lock(storage.join(f"{output}.parts", "_lock"), output, shared=True))
         first = jobs.run("encode", workspace / "rows.jsonl", output, *encode_options(workspace), "--shard", "1/2")
         assert (first.code, storage.exists(output)) == (0, False)
         whole = jobs.run("encode", workspace / "rows.jsonl", output, *encode_options(workspace))
@@ -150,7 +150,7 @@ def test_an_object_that_changes_is_noticed(cloud_in_process: clouds.Cloud) -> No
 def test_files_of_every_size_arrive_whole(size: int, cloud_in_process: clouds.Cloud) -> None:
     """The largest is uploaded in several requests."""
     data = os.urandom(size)
-    with storage.writing(cloud_in_process.address("sizes/a")) as out:
+    with storage.write_atomically(cloud_in_process.address("sizes/a")) as out:
         out.write(data)
     assert cloud_in_process.get("sizes/a") == data
     with storage.open_seekable(cloud_in_process.address("sizes/a")) as source:
@@ -199,9 +199,9 @@ def test_a_lease_of_another_machine_holds_while_it_is_fresh(
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
     cloud_in_process.put("lease/a", json.dumps({"token": "theirs", "host": "elsewhere", "pid": 1}).encode())
     with pytest.raises(OutputError, match="another embedcli is writing"):
-        storage.lock(cloud_in_process.address("lease/a"), cloud_in_process.address("o"))
+        storage.acquire_lock(cloud_in_process.address("lease/a"), cloud_in_process.address("o"))
     monkeypatch.setattr(lease_lock, "LEASE_SECONDS", -1.0)
-    storage.lock(cloud_in_process.address("lease/a"), cloud_in_process.address("o"))()
+    storage.acquire_lock(cloud_in_process.address("lease/a"), cloud_in_process.address("o"))()
     assert json.loads(cloud_in_process.get("lease/a")) == {}
 
 

@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from embedcli.core.errors import InputError, OutputError
-from embedcli.storage.errors import StoreRefused, translate_store_errors
+from embedcli.storage.errors import ObjectStoreError, translate_store_errors
 from embedcli.storage.failure_kinds import FailureKind, find_cause
 
 HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
@@ -117,7 +117,7 @@ def test_only_what_may_pass_is_transient(
 ) -> None:
     with pytest.raises(refused, match=told) as caught, translate_store_errors("s3://b/a", writing=writing):
         raise error
-    assert isinstance(caught.value, StoreRefused)
+    assert isinstance(caught.value, ObjectStoreError)
     assert caught.value.is_transient is is_transient
     assert pickle.loads(pickle.dumps(caught.value)).is_transient is is_transient  # noqa: S301
     assert caught.value.hint

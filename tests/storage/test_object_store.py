@@ -130,7 +130,7 @@ def test_folders_and_globs(s3: s3_server.Store) -> None:
         "s3://data/*/deep/**": ["deep/b.jsonl", "deep/er/c.csv"],
     }
     for given, names in expected.items():
-        assert storage.expand([given]) == tuple(f"s3://data/g/{name}" for name in names), given
+        assert storage.expand_inputs([given]) == tuple(f"s3://data/g/{name}" for name in names), given
 
 
 def test_files_are_opened_ahead_and_the_rest_is_closed(
@@ -303,14 +303,14 @@ def put_lease(store: s3_server.Store, key: str, host: str, pid: int) -> str:
 def test_a_living_lease_holds_and_a_dead_one_does_not(s3: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
     with pytest.raises(OutputError, match="another embedcli is writing s3://data/o"):
-        storage.lock(put_lease(s3, "lease/a", "elsewhere", 1), "s3://data/o")
+        storage.acquire_lock(put_lease(s3, "lease/a", "elsewhere", 1), "s3://data/o")
     with pytest.raises(OutputError):
-        storage.lock(put_lease(s3, "lease/b", lease_lock.host_identity(), os.getpid()), "s3://data/o")
+        storage.acquire_lock(put_lease(s3, "lease/b", lease_lock.host_identity(), os.getpid()), "s3://data/o")
     ended = subprocess.Popen(["true"])
     ended.wait()
-    storage.lock(put_lease(s3, "lease/c", lease_lock.host_identity(), ended.pid), "s3://data/o")()
+    storage.acquire_lock(put_lease(s3, "lease/c", lease_lock.host_identity(), ended.pid), "s3://data/o")()
     monkeypatch.setattr(lease_lock, "LEASE_SECONDS", -1.0)
-    give_back = storage.lock("s3://data/lease/a", "s3://data/o")
+    give_back = storage.acquire_lock("s3://data/lease/a", "s3://data/o")
     assert json.loads(s3.get("lease/a"))["token"] != "theirs"
     give_back()
     assert json.loads(s3.get("lease/a")) == {}
@@ -383,11 +383,11 @@ def test_who_comes_between_writing_and_looking_is_seen(mine: str, monkeypatch: p
 def test_shards_and_whole_runs_keep_each_other_off(s3: s3_server.Store, workspace: Path) -> None:
     output = "s3://data/sharing/out.parquet"
     job = ("encode", "s3://data/in/rows.jsonl", output, *encode_options(workspace))
-    give_back = storage.lock(f"{output}.parts/_lock", output, shared=True)
+    give_back = storage.acquire_lock(f"{output}.parts/_lock", output, shared=True)
     refused = jobs.run(*job)
     assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
     give_back()
-    give_back = storage.lock(f"{output}.parts/_lock", output)
+    give_back = storage.acquire_lock(f"{output}.parts/_lock", output)
     refused = jobs.run(*job, "--shard", "1/1")
     assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
     give_back()
@@ -455,7 +455,7 @@ def test_a_server_that_never_answers_is_given_up(s3: s3_server.Store, monkeypatc
 
 def test_a_broken_upload_is_not_visible(s3: s3_server.Store) -> None:
     def interrupted() -> None:
-        with storage.writing("s3://data/broken/out.bin") as out:
+        with storage.write_atomically("s3://data/broken/out.bin") as out:
             out.write(b"half")
             raise KeyboardInterrupt
 
@@ -468,7 +468,7 @@ def test_a_broken_upload_is_not_visible(s3: s3_server.Store) -> None:
 def test_files_of_every_size_arrive_whole(size: int, s3: s3_server.Store) -> None:
     """The largest is uploaded in several parts."""
     data = os.urandom(size)
-    with storage.writing("s3://data/sizes/a b+c%20é.bin") as out:
+    with storage.write_atomically("s3://data/sizes/a b+c%20é.bin") as out:
         out.write(data[: size // 2])
         out.write(data[size // 2 :])
     assert s3.get("sizes/a b+c%20é.bin") == data
@@ -517,7 +517,7 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
     assert [
         name for name in Azure.store if "_lock" in name or ("part-0000" in name and "folder/part" not in name)
     ] == []
-    assert storage.expand(["az://box/*.parquet"]) == ("az://box/out.parquet",)
+    assert storage.expand_inputs(["az://box/*.parquet"]) == ("az://box/out.parquet",)
     clients._fsspec_client.cache_clear()
 
 
@@ -600,13 +600,13 @@ def test_worker_processes_get_the_secret_of_an_address(workspace: Path, tmp_path
 def test_web_servers_list_nothing_and_say_no(workspace: Path, tmp_path: Path) -> None:
     with web_server.serve_folder(workspace) as host:
         with pytest.raises(UsageError, match="web servers cannot list files"):
-            storage.expand([f"http://{host}/*.jsonl"])
+            storage.expand_inputs([f"http://{host}/*.jsonl"])
         with pytest.raises(UsageError, match="no such file"):
-            storage.expand([f"http://{host}/nothing.jsonl"])
+            storage.expand_inputs([f"http://{host}/nothing.jsonl"])
     with web_server.serve_folder(workspace, "denied") as host, pytest.raises(InputError, match="access is denied"):
-        storage.expand([f"http://{host}/rows.jsonl"])
+        storage.expand_inputs([f"http://{host}/rows.jsonl"])
     with pytest.raises(InputError, match="cannot be reached"):
-        storage.expand([f"http://{host}/rows.jsonl"])
+        storage.expand_inputs([f"http://{host}/rows.jsonl"])
 
 
 @pytest.mark.parametrize(
@@ -620,11 +620,11 @@ def test_web_servers_list_nothing_and_say_no(workspace: Path, tmp_path: Path) ->
     ],
 )
 def test_a_masked_address_shows_no_secret_and_still_carries_it(address: str, shown: str) -> None:
-    masked = storage.masked(address)
+    masked = storage.mask_secrets(address)
     assert masked == shown
     assert f"{masked}" == shown
     assert json.dumps([masked]) == json.dumps([shown])
-    assert storage.masked(masked) == shown
+    assert storage.mask_secrets(masked) == shown
     assert url_redaction.unmasked(masked) == address
     assert url_redaction.unmasked(pickle.loads(pickle.dumps(masked))) == address  # noqa: S301
     assert url_redaction.mask_secrets_in_text(f"GET '{address}' failed") == (
@@ -635,7 +635,7 @@ def test_a_masked_address_shows_no_secret_and_still_carries_it(address: str, sho
 
 
 def test_two_addresses_that_look_the_same_keep_their_own_secrets() -> None:
-    one, two = (storage.masked(f"http://h/a.jsonl?token={secret}") for secret in ("first", "second"))
+    one, two = (storage.mask_secrets(f"http://h/a.jsonl?token={secret}") for secret in ("first", "second"))
     assert one == two == "http://h/a.jsonl?token=***"
     assert url_redaction.unmasked(one) == "http://h/a.jsonl?token=first"
     assert url_redaction.unmasked(two) == "http://h/a.jsonl?token=second"

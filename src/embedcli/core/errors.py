@@ -52,9 +52,9 @@ class OutputLocked(OutputError):
     """Another process is writing the output."""
 
 
-class TooManyRejects(EmbedcliError):
+class TooManyRejectsError(EmbedcliError):
     pass
 
 
-class OutOfMemory(Exception):
+class DeviceOutOfMemoryError(Exception):
     """A batch did not fit on the device. Raised by `BaseEncoder.forward` or `collect`, handled by the engine."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.atomic_replace import fsync_path, os_errors, sync_folder, temporary_path
-from embedcli.storage.paths import where
+from embedcli.storage.atomic_replace import fsync_path, sync_folder, temporary_path, translate_output_errors
+from embedcli.storage.paths import format_location
 
 
 @contextmanager
-def replacing_folder(path: str) -> Iterator[str]:
+def replace_folder_atomically(path: str) -> Iterator[str]:
     """Replace a folder with the one that the block writes.
 
     If the block or the disk fails, `path` stays as it was. An existing folder is moved away first, because no system
@@ -28,10 +28,12 @@ def replacing_folder(path: str) -> Iterator[str]:
     Raises:
         OutputError: The system refuses, or `path` is something other than a folder.
     """
-    with os_errors(path):
+    with translate_output_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isdir(target):
-            raise OutputError(f"{where(path)}: is not a folder; embedcli does not replace it", "choose another output")
+            raise OutputError(
+                f"{format_location(path)}: is not a folder; embedcli does not replace it", "choose another output"
+            )
         workspace = temporary_path(target)
         new, old = os.path.join(workspace, "new"), os.path.join(workspace, "old")
         shutil.rmtree(workspace, ignore_errors=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from embedcli.core.errors import OutputError
 from embedcli.storage.local import is_process_alive
-from embedcli.storage.paths import is_local, objects_of, where
+from embedcli.storage.paths import format_location, get_object_store, is_local
 
 HINTS = {
     errno.ENOSPC: "free some space, or choose an output on another disk",
@@ -33,25 +33,25 @@ HINTS = {
 
 
 @contextmanager
-def os_errors(path: str) -> Iterator[None]:
+def translate_output_errors(path: str) -> Iterator[None]:
     """Translate errors of the operating system into OutputError with the path and a hint."""
     try:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OutputError(
-            f"{where(path)}: cannot be written: {reason}",
-            hint_of(error),
+            f"{format_location(path)}: cannot be written: {reason}",
+            hint_for_os_error(error),
         ) from error
 
 
-def hint_of(error: OSError) -> str:
+def hint_for_os_error(error: OSError) -> str:
     """Return what to do about an error of the operating system."""
     return HINTS.get(error.errno or 0, "check the path and its permissions, or choose another output")
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[str]:
+def replace_file_atomically(path: str) -> Iterator[str]:
     """Replace a file with the one that the block writes.
 
     If the block or the disk fails, `path` stays as it was and the temporary file is removed. A link is followed; only
@@ -71,11 +71,11 @@ def replacing(path: str) -> Iterator[str]:
         with _upload_on_success(path) as temporary:
             yield temporary
         return
-    with os_errors(path):
+    with translate_output_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isfile(target):
             raise OutputError(
-                f"{where(path)}: is not a regular file; embedcli does not replace it", "choose another output"
+                f"{format_location(path)}: is not a regular file; embedcli does not replace it", "choose another output"
             )
         temporary = temporary_path(target)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -100,7 +100,7 @@ def _upload_on_success(path: str) -> Iterator[str]:
         temporary = os.path.join(folder, "out" + os.path.splitext(path)[1])
         yield temporary
         with open(temporary, "rb") as spooled:
-            objects_of(path).upload_file(path, spooled, os.path.getsize(temporary))
+            get_object_store(path).upload_file(path, spooled, os.path.getsize(temporary))
 
 
 def fsync_path(path: str) -> None:
@@ -129,7 +129,7 @@ def temporary_path(target: str) -> str:
     return os.path.join(folder, f".{short}.tmp-{os.getpid()}")
 
 
-def sweep(folder: str | Path, name: str | None = None) -> list[str]:
+def remove_stale_temporaries(folder: str | Path, name: str | None = None) -> list[str]:
     """Remove the temporary files that dead processes left in a folder.
 
     Args:
@@ -143,7 +143,7 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
         return []
     prefix = None if name is None else os.path.basename(temporary_path(name)).rsplit("-", 1)[0]
     removed = []
-    with os_errors(str(folder)):
+    with translate_output_errors(str(folder)):
         for entry in os.listdir(folder):
             found = re.fullmatch(r"(\..+\.tmp)-([0-9]+)", entry, re.DOTALL)
             if not found or prefix not in (None, found[1]) or _is_in_use(os.path.join(folder, entry), int(found[2])):
@@ -154,10 +154,10 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
     return removed
 
 
-def sweep_beside(path: str) -> list[str]:
+def remove_stale_temporaries_beside(path: str) -> list[str]:
     """Remove the temporary files of an output; they are beside the target of a link."""
     real = os.path.realpath(path) if is_local(path) else path
-    return sweep(os.path.dirname(real), os.path.basename(real))
+    return remove_stale_temporaries(os.path.dirname(real), os.path.basename(real))
 
 
 def remove_path(path: str) -> None:

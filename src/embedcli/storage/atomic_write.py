@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.atomic_replace import fsync_path, os_errors, replacing, sync_folder
-from embedcli.storage.fs import parent, remove
-from embedcli.storage.paths import is_local, objects_of, where
+from embedcli.storage.atomic_replace import fsync_path, replace_file_atomically, sync_folder, translate_output_errors
+from embedcli.storage.fs import parent_folder, remove
+from embedcli.storage.paths import format_location, get_object_store, is_local
 
 BUFFER_BYTES = 1 << 20
 # Opens a new file for writing, unbuffered. Tests replace it with disks that fail or return other bytes.
@@ -55,7 +55,7 @@ class HashingWriter(io.BufferedIOBase):
 
 
 @contextmanager
-def writing(path: str) -> Iterator[BinaryIO]:
+def write_atomically(path: str) -> Iterator[BinaryIO]:
     """Replace a file with the bytes that the block writes.
 
     The file gets its name when the block succeeds, the bytes are on disk and the read-back check has passed. Reading
@@ -75,12 +75,16 @@ def writing(path: str) -> Iterator[BinaryIO]:
         with _spool_and_upload(path) as spooled:
             yield spooled
         return
-    with replacing(path) as temporary, os_errors(path), _open_verified(path, temporary) as out:
+    with (
+        replace_file_atomically(path) as temporary,
+        translate_output_errors(path),
+        _open_verified(path, temporary) as out,
+    ):
         yield out
 
 
 @contextmanager
-def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def write_pair_atomically(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Replace two files that belong together: `path`, and the `record` that describes it.
 
     Both are complete before either appears. The old record is removed before the new `path` appears, and the new record
@@ -96,7 +100,11 @@ def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         with _spool_and_upload(record) as last, _spool_and_upload(path, instead_of=record) as first:
             yield first, last
         return
-    with replacing(record) as last_temporary, replacing(path) as first_temporary, os_errors(path):
+    with (
+        replace_file_atomically(record) as last_temporary,
+        replace_file_atomically(path) as first_temporary,
+        translate_output_errors(path),
+    ):
         with _open_verified(path, first_temporary) as first, _open_verified(record, last_temporary) as last:
             yield first, last
         for temporary in (first_temporary, last_temporary):
@@ -104,7 +112,7 @@ def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         # A link is followed: its target is replaced.
         old = os.path.realpath(record)
         remove(old)
-        sync_folder(parent(old))
+        sync_folder(parent_folder(old))
 
 
 @contextmanager
@@ -118,7 +126,8 @@ def _open_verified(path: str, temporary: str) -> Iterator[BinaryIO]:
     with open(temporary, "rb") as written:
         if not _reads_back_as_written(written, out):
             raise OutputError(
-                f"{where(path)}: read-back check failed: the file differs from what was written", "choose another disk"
+                f"{format_location(path)}: read-back check failed: the file differs from what was written",
+                "choose another disk",
             )
 
 
@@ -130,7 +139,7 @@ def _reads_back_as_written(file: Any, out: HashingWriter) -> bool:
 @contextmanager
 def _spool_and_upload(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
     """Open a nameless local file that is uploaded when the block succeeds, after `instead_of` was removed."""
-    with os_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
+    with translate_output_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
         out = HashingWriter(os.fdopen(os.dup(raw.fileno()), "wb", buffering=0))
         try:
             yield out  # type: ignore[misc]
@@ -144,13 +153,13 @@ def _spool_and_upload(path: str, instead_of: str | None = None) -> Iterator[Bina
             )
         if instead_of is not None:
             remove(instead_of)
-        objects_of(path).upload_file(path, raw, out.tell())
+        get_object_store(path).upload_file(path, raw, out.tell())
 
 
 def write_bytes(path: str, data: Any) -> None:
     """Write a small file completely or not at all. OutputError if it cannot be written."""
     if not is_local(path):
-        objects_of(path).write_object(path, data)
+        get_object_store(path).write_object(path, data)
         return
-    with writing(path) as out:
+    with write_atomically(path) as out:
         out.write(data)

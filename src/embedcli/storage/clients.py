@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from embedcli.core.errors import UsageError
 from embedcli.storage.errors import CREDENTIALS, ObjectStoreReadError, scheme_family, translate_store_errors
-from embedcli.storage.url_redaction import masked, unmasked
+from embedcli.storage.url_redaction import mask_secrets, unmasked
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -56,9 +56,11 @@ def get_client(path: str) -> Client:
         hint = f"did you mean {near[0]}:// ? " if near else ""
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         hint = "write the path without file://" if kind == "file" else f"{hint}embedcli supports {known}"
-        raise UsageError(f"{masked(path)}: {kind}:// addresses are not supported", hint)
+        raise UsageError(f"{mask_secrets(path)}: {kind}:// addresses are not supported", hint)
     if kind == "hf" and "/" not in path.partition("://")[2].rstrip("/").removeprefix("datasets/"):
-        raise UsageError(f"{masked(path)}: the repository is missing", "write it as hf://datasets/OWNER/NAME/PATH")
+        raise UsageError(
+            f"{mask_secrets(path)}: the repository is missing", "write it as hf://datasets/OWNER/NAME/PATH"
+        )
     if kind in ("s3", "gs"):
         return _arrow_client(kind, _parse_bucket(path))
     return _fsspec_client(kind, _client_key(kind, path))
@@ -68,11 +70,11 @@ def _parse_bucket(path: str) -> str:
     bucket = path.partition("://")[2].partition("/")[0]
     if "@" in bucket:
         raise UsageError(
-            f"{masked(path)}: credentials in an address are not supported",
+            f"{mask_secrets(path)}: credentials in an address are not supported",
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
         )
     if not bucket:
-        raise UsageError(f"{masked(path)}: the bucket is missing", "write it as s3://BUCKET/PATH")
+        raise UsageError(f"{mask_secrets(path)}: the bucket is missing", "write it as s3://BUCKET/PATH")
     return bucket
 
 

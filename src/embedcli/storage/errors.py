@@ -9,7 +9,7 @@ from typing import Any
 
 from embedcli.core.errors import EmbedcliError, InputError, OutputError
 from embedcli.storage.failure_kinds import FailureKind, find_cause, is_from_library
-from embedcli.storage.url_redaction import has_secrets, mask_secrets_in_text, masked, parse_scheme
+from embedcli.storage.url_redaction import has_secrets, mask_secrets, mask_secrets_in_text, parse_scheme
 
 # What each store calls the container of its objects.
 BUCKET_WORDS = {"s3": "bucket", "gs": "bucket", "az": "container"}
@@ -27,7 +27,7 @@ CREDENTIALS = {
 FAMILIES = {"gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
 
 
-class StoreRefused(EmbedcliError):
+class ObjectStoreError(EmbedcliError):
     """The server refuses a request or cannot be reached. A file that does not exist is a FileNotFoundError instead.
 
     Attributes:
@@ -42,11 +42,11 @@ class StoreRefused(EmbedcliError):
         return *super().__reduce__(), {"is_transient": self.is_transient}
 
 
-class ObjectStoreReadError(StoreRefused, InputError):
+class ObjectStoreReadError(ObjectStoreError, InputError):
     """Reading failed."""
 
 
-class ObjectStoreWriteError(StoreRefused, OutputError):
+class ObjectStoreWriteError(ObjectStoreError, OutputError):
     """Writing failed."""
 
 
@@ -73,7 +73,7 @@ def translate_store_errors(path: str, *, writing: bool = False) -> Iterator[None
         if isinstance(error, FileNotFoundError) and kind in (FailureKind.MISSING, FailureKind.NO_BUCKET):
             raise
         if kind is FailureKind.MISSING:
-            raise FileNotFoundError(masked(path)) from None
+            raise FileNotFoundError(mask_secrets(path)) from None
         if kind is FailureKind.OTHER and not is_from_library(cause):
             raise
         # The libraries' errors quote the requested address: a traceback must not show its secrets.
@@ -90,19 +90,19 @@ def translate_create_errors(path: str) -> Iterator[None]:
         raise _no_bucket(path, ObjectStoreWriteError, "written") from error
 
 
-def _no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
+def _no_bucket(path: str, kind: type[ObjectStoreError], verb: str) -> ObjectStoreError:
     return kind(
-        f"{masked(path)}: cannot be {verb}: there is no such {BUCKET_WORDS.get(scheme_family(path), 'bucket')}",
+        f"{mask_secrets(path)}: cannot be {verb}: there is no such {BUCKET_WORDS.get(scheme_family(path), 'bucket')}",
         "check its name and its region or endpoint; embedcli does not create it",
     )
 
 
-def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: bool) -> StoreRefused:
+def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: bool) -> ObjectStoreError:
     """Return the error for the user."""
-    refused: type[StoreRefused] = ObjectStoreWriteError if writing else ObjectStoreReadError
+    refused: type[ObjectStoreError] = ObjectStoreWriteError if writing else ObjectStoreReadError
     verb = "written" if writing else "read"
     text = _text_of(cause)
-    what = f"{masked(path)}: cannot be {verb}"
+    what = f"{mask_secrets(path)}: cannot be {verb}"
     match kind:
         case FailureKind.NO_BUCKET:
             return _no_bucket(path, refused, verb)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedcli.core.errors import InputError
 from embedcli.storage.compression import RAW_BYTES, CorruptStreamError, decompress_stream
 from embedcli.storage.local import ReadableFile
-from embedcli.storage.paths import files_of, input_errors, is_local, where
+from embedcli.storage.paths import format_location, get_file_system, is_local, translate_input_errors
 from embedcli.storage.ranged_file import arrow_file
 
 if TYPE_CHECKING:
@@ -84,13 +84,15 @@ def _open_stream(path: str, *, look: bool) -> _StreamReader:
         raise InputError("stdin is closed or not binary", "name a file, or pipe rows to stdin")
     stream = _OPEN_STREAMS.get(path)
     if stream is None or (stdin is not None and stream.raw is not stdin):
-        stream = _OPEN_STREAMS[path] = _SinglePassStream(stdin or files_of(path).open(path), closes_raw=stdin is None)
+        stream = _OPEN_STREAMS[path] = _SinglePassStream(
+            stdin or get_file_system(path).open(path), closes_raw=stdin is None
+        )
     if stream.is_consumed:
-        raise InputError(f"{where(path)}: a pipe can be read only once", "write it to a file first")
+        raise InputError(f"{format_location(path)}: a pipe can be read only once", "write it to a file first")
     return _StreamReader(stream, look=look)
 
 
-class Input:
+class InputStream:
     """The decompressed bytes of one input, from beginning to end.
 
     Attributes:
@@ -109,7 +111,7 @@ class Input:
         self.codec, self._blocks = decompress_stream(self._read_raw)
 
     def _read_raw(self, size: int) -> bytes:
-        with input_errors(self.path):
+        with translate_input_errors(self.path):
             data = self._raw.read(min(size, self._block_size)) or b""
         self.position += len(data)
         return data
@@ -119,12 +121,12 @@ class Input:
         try:
             return next(self._blocks, b"")
         except CorruptStreamError as error:
-            message = f"{where(self.path)}: {error.reason} at byte {error.offset}"
+            message = f"{format_location(self.path)}: {error.reason} at byte {error.offset}"
             raise InputError(message, "fetch the file again, or copy its readable part to a new file") from error
 
     def seek(self, offset: int) -> None:
         """Continue at byte `offset` of a file that is not compressed."""
-        with input_errors(self.path):
+        with translate_input_errors(self.path):
             self._raw.seek(offset)
         self.position = offset
         self._blocks = iter(lambda: self._read_raw(RAW_BYTES), b"")
@@ -135,14 +137,14 @@ class Input:
     def close(self) -> None:
         self._raw.close()
 
-    def __enter__(self) -> Input:
+    def __enter__(self) -> InputStream:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | None = None) -> Input:
+def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | None = None) -> InputStream:
     """Open an input for reading; the compression is detected from its first bytes, not from its name.
 
     Args:
@@ -154,9 +156,9 @@ def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | N
     Raises:
         InputError: The input cannot be read.
     """
-    files = files_of(path)
+    files = get_file_system(path)
     raw: ReadableFile
-    with input_errors(path):
+    with translate_input_errors(path):
         opened = prefetched.take(path) if prefetched is not None else None
         if opened is not None:
             raw, size = opened, opened.size()
@@ -165,7 +167,7 @@ def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | N
         else:
             raw, size = files.open_with_size(path)
     try:
-        return Input(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
+        return InputStream(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
     except BaseException:
         raw.close()
         raise
@@ -181,6 +183,6 @@ def open_seekable(path: str, *, prefetched: PrefetchedFiles | None = None) -> pa
     Raises:
         InputError: The file cannot be read.
     """
-    with input_errors(path):
+    with translate_input_errors(path):
         opened = prefetched.take(path) if prefetched is not None else None
-        return files_of(path).open_seekable(path) if opened is None else arrow_file(opened)
+        return get_file_system(path).open_seekable(path) if opened is None else arrow_file(opened)

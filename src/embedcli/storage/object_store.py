@@ -27,7 +27,7 @@ from embedcli.storage.errors import (
 from embedcli.storage.glob import glob_to_regex, split_pattern
 from embedcli.storage.local import PathKind, ReadableFile
 from embedcli.storage.ranged_file import Fetch, RangedFile, arrow_file
-from embedcli.storage.url_redaction import masked, unmasked
+from embedcli.storage.url_redaction import mask_secrets, unmasked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -95,7 +95,7 @@ class RemoteFileSystem:
         """Return the addresses that match a pattern: * and ? within a name, ** across folders."""
         if not self._client.can_list:
             raise UsageError(
-                f"{masked(pattern)}: no such file, and web servers cannot list files",
+                f"{mask_secrets(pattern)}: no such file, and web servers cannot list files",
                 "check the address, and name each file",
             )
         fixed, magic = split_pattern(pattern)
@@ -256,7 +256,7 @@ class RemoteFileSystem:
         if self._client.can_write:
             return
         raise UsageError(
-            f"{masked(path)}: can be read but not written",
+            f"{mask_secrets(path)}: can be read but not written",
             "write to a local folder, then: hf upload REPO FOLDER"
             if scheme_family(path) == "hf"
             else "write to a local file, or to s3://, gs:// or az://",
@@ -359,7 +359,7 @@ def _to_text(value: bytes | str) -> str:
 
 def _altered_error(path: str) -> OutputError:
     return ObjectStoreWriteError(
-        f"{masked(path)}: read-back check failed: the object differs from what was written",
+        f"{mask_secrets(path)}: read-back check failed: the object differs from what was written",
         "make sure that no other program writes there, then run the same command again",
     )
 

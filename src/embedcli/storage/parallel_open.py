@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from embedcli.core.errors import EmbedcliError
-from embedcli.storage.paths import file_identity, is_local, objects_of
+from embedcli.storage.paths import file_identity, get_object_store, is_local
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,7 +69,7 @@ class PrefetchedFiles:
         """Start opening a file; return its path if that was done."""
         if path is None or path == "-" or path in self._futures or is_local(path):
             return None
-        files = objects_of(path)
+        files = get_object_store(path)
         if not files.can_list:
             return None
         self._futures[path] = pool.submit(files.open_prefetched, path)
@@ -94,7 +94,7 @@ def _close_result(future: Future[RangedFile]) -> None:
         future.result().close()
 
 
-def identities(paths: Sequence[str]) -> dict[str, dict[str, int]]:
+def file_identities(paths: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return `file_identity` of each path; object stores are asked in parallel."""
     paths = tuple(dict.fromkeys(paths))
     if sum(not is_local(path) for path in paths) < 2:

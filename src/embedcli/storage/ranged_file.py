@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.storage.errors import ObjectStoreReadError, StoreRefused
-from embedcli.storage.url_redaction import masked
+from embedcli.storage.errors import ObjectStoreError, ObjectStoreReadError
+from embedcli.storage.url_redaction import mask_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -120,12 +120,12 @@ class RangedFile(io.RawIOBase):
                 data = self._fetch(start, size)
                 if len(data) != size:
                     raise ObjectStoreReadError(
-                        f"{masked(self.path)}: the server returned fewer bytes than requested",
+                        f"{mask_secrets(self.path)}: the server returned fewer bytes than requested",
                         "run the same command again when nothing writes to the file any more",
                         is_transient=True,
                     )
                 return data
-            except StoreRefused as error:
+            except ObjectStoreError as error:
                 if attempt == ATTEMPTS or not error.is_transient:
                     raise
                 time.sleep(PAUSE_SECONDS * attempt)

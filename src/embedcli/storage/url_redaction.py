@@ -40,7 +40,7 @@ class MaskedAddress(str):
         return MaskedAddress, (str(self), self.address)
 
 
-def masked(path: str) -> str:
+def mask_secrets(path: str) -> str:
     """Replace the passwords and tokens of an address with ***.
 
     Args:
@@ -61,10 +61,10 @@ def unmasked(path: str) -> str:
 
 
 def has_secrets(path: str) -> bool:
-    return isinstance(masked(path), MaskedAddress)
+    return isinstance(mask_secrets(path), MaskedAddress)
 
 
-def without_query(path: str) -> str:
+def strip_query(path: str) -> str:
     """Return a web address without its query; any other path as it is."""
     return path.partition("?")[0] if (parse_scheme(path) or "").startswith("http") else path
 
