@@ -28,10 +28,10 @@ from embedcli.checkpoint import input_snapshot
 from embedcli.cli import entrypoint
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Outcome, Share
+from embedcli.core.types import Partition, RunResult
 from embedcli.outputs import target as output_target
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.runners import ray_runner, worker
 from embedcli.runners import ray_worker as actor_side
 
@@ -92,8 +92,10 @@ def job_of(home: Path, output: Path | str, **values: Any) -> Job:
     return Job(jobs.mixed_paths(home), str(output), model=str(home / "words.txt"), **(asked | values))
 
 
-def run(job: Job, load: Any = None, watch: jobs.Silent | None = None) -> Outcome:
-    return runners.run(job, watch or jobs.Silent(), Control(job.limit, job.max_seconds), Meter(), load)
+def run(job: Job, load: Any = None, watch: jobs.Silent | None = None) -> RunResult:
+    return runners.run_job(
+        job, watch or jobs.Silent(), RunControl(job.limit, job.max_seconds), MetricsCollector(), load
+    )
 
 
 def held(output: str | Path) -> dict[str, bytes]:
@@ -132,7 +134,7 @@ def test_the_output_is_the_same_to_the_byte(
     home: Path, tmp_path: Path, name: str, ids: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if ids == "generated":
-        monkeypatch.setattr("embedcli.readers.columns.ID_NAMES", ())
+        monkeypatch.setattr("embedcli.readers.columns.ID_COLUMN_NAMES", ())
     made = []
     for runner in ("local", "ray"):
         (tmp_path / runner).mkdir()
@@ -178,7 +180,7 @@ def test_a_worker_that_is_killed_costs_one_chunk(home: Path, tmp_path: Path, who
 def test_a_node_that_goes(two_nodes: Any, home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     log = log_of(tmp_path)
     (lost,) = two_nodes.worker_nodes
-    ended: list[Outcome | BaseException] = []
+    ended: list[RunResult | BaseException] = []
 
     def drive() -> None:
         try:
@@ -217,7 +219,9 @@ def halfway(two_nodes: Any, home: Path, tmp_path: Path) -> Iterator[Any]:
 
 def sealed(tmp_path: Path) -> int:
     """How many shares of the stage are done."""
-    return len(checkpoint.sealed_shares(output_target.target(f"{tmp_path}/out/", None).stage))
+    return len(
+        checkpoint.list_completed_partitions(output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder)
+    )
 
 
 def test_a_driver_that_is_killed(halfway: Any, home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
@@ -288,30 +292,30 @@ def test_an_error_nobody_thought_of(
         run(job_of(home, f"{tmp_path}/out/", workers=1), ray_loads.Fails(log), watch)
     assert ray_loads.loads(Path(log)) == 2
     assert sum("failed and are done once more" in line for line in watch.lines) == 1
-    monkeypatch.setenv(entrypoint.VERBOSE, "1")
-    assert entrypoint.fail(raised.value) == 1
+    monkeypatch.setenv(entrypoint.VERBOSE_VARIABLE, "1")
+    assert entrypoint.report_error(raised.value) == 1
     shown = capsys.readouterr().err
     assert "in at_tokenize" in shown
     assert "error: unexpected ZeroDivisionError: a batch of nothing" in shown
 
 
 @pytest.fixture
-def actor(home: Path, tmp_path: Path) -> tuple[actor_side.Actor, dict[str, bytes]]:
+def actor(home: Path, tmp_path: Path) -> tuple[actor_side.RayWorker, dict[str, bytes]]:
     """An actor in this process, and a row of its dataset, for a run whose stage is begun."""
     job = job_of(home, f"{tmp_path}/out/", runner="local", workers=None)
-    ledger = checkpoint.Ledger(output_target.target(job.output, None))
-    storage.make_folder(ledger.target.stage)
+    ledger = checkpoint.Ledger(output_target.resolve_target(job.output, None))
+    storage.make_folder(ledger.target.staging_folder)
     ledger.begin({"chunk_rows": 16}, overwrite=False)
-    plan = readers.plan(job)
-    share = Share(0, plan.pieces)
-    view = input_snapshot.view_of([share])
-    input_snapshot.write_view(ledger.target.stage, view)
-    setup = worker.Setup(job, plan, ledger.job, view.name)
-    task = worker.Task(share, None)
-    return actor_side.Actor(setup, actor_side.Place(), None), {"task": pickle.dumps(task)}
+    plan = readers.plan_inputs(job)
+    share = Partition(0, plan.splits)
+    view = input_snapshot.take_snapshot([share])
+    input_snapshot.write_snapshot(ledger.target.staging_folder, view)
+    setup = worker.WorkerSetup(job, plan, ledger.job, view.name)
+    task = worker.PartitionTask(share, None)
+    return actor_side.RayWorker(setup, actor_side.DriverContext(), None), {"task": pickle.dumps(task)}
 
 
-def answer_of(actor: actor_side.Actor, row: dict[str, bytes]) -> dict[str, Any]:
+def answer_of(actor: actor_side.RayWorker, row: dict[str, bytes]) -> dict[str, Any]:
     made: dict[str, Any] = pickle.loads(actor(row)["answer"])  # noqa: S301  made a line ago
     return made
 
@@ -326,7 +330,7 @@ def test_a_worker_of_another_version(actor: Any) -> None:
 
 def test_an_output_that_workers_do_not_share(actor: Any, tmp_path: Path) -> None:
     one, row = actor
-    shutil.rmtree(output_target.target(f"{tmp_path}/out/", None).stage)
+    shutil.rmtree(output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder)
     error = answer_of(one, row)["error"]
     assert isinstance(error, OutputError)
     assert "cannot be seen there" in error.message
@@ -336,11 +340,11 @@ def test_an_output_that_workers_do_not_share(actor: Any, tmp_path: Path) -> None
 
 def test_a_share_that_takes_each_worker_with_it(actor: Any, tmp_path: Path) -> None:
     one, row = actor
-    stage = output_target.target(f"{tmp_path}/out/", None).stage
-    for death in range(actor_side.DEATHS):
+    stage = output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder
+    for death in range(actor_side.MAX_WORKER_DEATHS):
         storage.write_bytes(storage.join(stage, f"try-{one.run}-000000-{death}"), b"")
     error = answer_of(one, row)["error"]
-    assert f"{actor_side.DEATHS} workers died while they worked on share 0" in error.message
+    assert f"{actor_side.MAX_WORKER_DEATHS} workers died while they worked on share 0" in error.message
 
 
 def test_marks_of_living_workers_go(actor: Any, tmp_path: Path) -> None:
@@ -363,7 +367,10 @@ def test_no_new_share_begins_after_max_seconds(actor: Any) -> None:
 
 def this_run(**values: Any) -> Any:
     return SimpleNamespace(
-        job=Job(("in",), "out", runner="ray", **values), control=Control(), watch=jobs.Silent(), meter=Meter()
+        job=Job(("in",), "out", runner="ray", **values),
+        control=RunControl(),
+        watch=jobs.Silent(),
+        meter=MetricsCollector(),
     )
 
 
@@ -382,24 +389,26 @@ def test_an_address_where_no_cluster_is(address: str, says: str) -> None:
     over = threading.Event()
     over.set()
     with pytest.raises(UsageError, match=says) as raised:
-        ray_runner.connect(this_run(ray_address=address), SimpleNamespace(init=init), over)
+        ray_runner.connect_to_ray(this_run(ray_address=address), SimpleNamespace(init=init), over)
     assert address in raised.value.message
     assert raised.value.hint
 
 
 def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_runner, "CONNECT_SECONDS", 0.01)
-    monkeypatch.setattr(ray_runner, "refuse_unreachable", lambda address: None)
+    monkeypatch.setattr(ray_runner, "CONNECT_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(ray_runner, "check_reachable", lambda address: None)
     over = threading.Event()
     with pytest.raises(UsageError, match="nothing there answered"):
-        ray_runner.connect(this_run(ray_address="127.0.0.1:80"), SimpleNamespace(init=lambda **_: over.wait()), over)
+        ray_runner.connect_to_ray(
+            this_run(ray_address="127.0.0.1:80"), SimpleNamespace(init=lambda **_: over.wait()), over
+        )
     over.set()
 
 
 def test_a_stop_while_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
     this, over = this_run(), threading.Event()
     this.control.stop("SIGTERM")
-    ray_runner.connect(this, SimpleNamespace(init=lambda **_: over.wait()), over)
+    ray_runner.connect_to_ray(this, SimpleNamespace(init=lambda **_: over.wait()), over)
     over.set()
 
 
@@ -413,12 +422,12 @@ def test_no_room_for_a_worker(home: Path, tmp_path: Path) -> None:
 
 def test_a_worker_holds_a_second_share_only_where_shares_are_many() -> None:
     job = Job(("in",), "out", workers=2)
-    many = 2 * ray_runner.MANY_SHARES
-    assert [ray_runner.at_hand(shares, job) for shares in (1, many - 1, many)] == [1, 1, 2]
+    many = 2 * ray_runner.MANY_PARTITIONS_PER_WORKER
+    assert [ray_runner.partitions_in_flight(shares, job) for shares in (1, many - 1, many)] == [1, 1, 2]
 
 
 def test_machines_without_embedcli() -> None:
-    error = ray_runner.failed(
+    error = ray_runner.dataset_error(
         RuntimeError("ray::MapWorker.__init__()\nModuleNotFoundError: No module named 'embedcli'")
     )
     assert isinstance(error, UsageError)

@@ -24,89 +24,93 @@ from typing import Any, TypeVar
 
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job import Job
-from embedcli.runners.context import Run
-from embedcli.runners.multiprocess import LOOK_SECONDS, TRIES, WorkerTraceback
-from embedcli.runners.ray_worker import GO_ON, Actor, Place
-from embedcli.runners.worker import Done, Setup, Task
+from embedcli.runners.context import RunContext
+from embedcli.runners.multiprocess import MAX_ATTEMPTS, POLL_SECONDS, WorkerTracebackError
+from embedcli.runners.ray_worker import RESUME_HINT, DriverContext, RayWorker
+from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup
 
 A = TypeVar("A")
-CONNECT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
+CONNECT_HINT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
 # A head that is up answers at once, and a driver is let in within seconds; Ray itself would try for minutes.
-REACH_SECONDS = 10.0
-CONNECT_SECONDS = 60.0
+REACH_TIMEOUT_SECONDS = 10.0
+CONNECT_TIMEOUT_SECONDS = 60.0
 # Workers end the chunk in hand after --max-seconds; the driver waits so much longer for them.
-GRACE_SECONDS = 60.0
+STOP_GRACE_SECONDS = 60.0
 # So many shares for each worker are many: the last one is an eighth of its work at most.
-MANY_SHARES = 8
+MANY_PARTITIONS_PER_WORKER = 8
 # What a cluster of this machine alone holds of our objects: tasks and records, no rows and no vectors.
-STORE_BYTES = 100 << 20
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+OBJECT_STORE_BYTES = 100 << 20
+ANSI_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def done_by_ray(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+def run_on_ray(
+    run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
+) -> Generator[PartitionResult, None, None]:
     """What actors of a Ray cluster make of the tasks, in the order in which they are done."""
-    ray = imported(this)
+    ray = import_ray(run)
     ours = not ray.is_initialized()
     over = threading.Event()
     # Ray prints to stdout what its daemons say of workers that died, whatever it was told of logs.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         try:
             if ours:
-                connect(this, ray, over)
-            if not this.control.now.is_set():
-                yield from done_by_actors(this, setup, tasks)
+                connect_to_ray(run, ray, over)
+            if not run.control.stop_event.is_set():
+                yield from run_on_ray_workers(run, setup, tasks)
         finally:
             if ours:
                 ray.shutdown()
             over.set()
 
 
-def done_by_actors(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+def run_on_ray_workers(
+    run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
+) -> Generator[PartitionResult, None, None]:
     """The same, once Ray is there. Shares that failed for no reason of the user's are done once more."""
     told: set[str] = set()
-    for attempt in range(TRIES):
-        again: list[Task] = []
-        with closing(rows_of(this, setup, tasks)) as rows:
+    for attempt in range(MAX_ATTEMPTS):
+        again: list[PartitionTask] = []
+        with closing(iterate_answers(run, setup, tasks)) as rows:
             for row in rows:
                 answer = pickle.loads(row["answer"])  # noqa: S301  made by a worker of this very run
-                tell(this, answer["notes"], told)
+                notify_once(run, answer["notes"], told)
                 if answer["done"] is not None:
-                    this.meter.rows += sum(part.rows for part in answer["done"].record.parts)
+                    run.metrics.rows += sum(part.rows for part in answer["done"].record.parts)
                     yield answer["done"]
-                    this.watch.progress(this.meter.rows, 0)
+                    run.observer.on_progress(run.metrics.rows, 0)
                 elif answer["error"] is not None:
-                    refuse(this, answer, last=attempt == TRIES - 1)
+                    raise_permanent_error(run, answer, last=attempt == MAX_ATTEMPTS - 1)
                     again.append(pickle.loads(row["task"]))  # noqa: S301  our own
                 else:
-                    this.control.reason = this.control.reason or answer["stopped"]
-        if this.control.reason is not None or not again:
+                    run.control.reason = run.control.reason or answer["stopped"]
+        if run.control.reason is not None or not again:
             return
-        this.watch.line(f"{len(again)} shares failed and are done once more")
+        run.observer.notify(f"{len(again)} shares failed and are done once more")
         tasks = again
 
 
-def tell(this: Run, notes: list[str], told: set[str]) -> None:
+def notify_once(run: RunContext, notes: list[str], told: set[str]) -> None:
     """All workers have the same to say when they start: once is enough."""
     for note in notes:
         if note not in told:
             told.add(note)
-            this.watch.line(note)
+            run.observer.notify(note)
 
 
-def refuse(this: Run, answer: dict[str, Any], *, last: bool) -> None:
+def raise_permanent_error(run: RunContext, answer: dict[str, Any], *, last: bool) -> None:
     """Raise an error that trying again does not mend."""
     error = answer["error"]
-    error.__cause__ = WorkerTraceback(answer["traceback"])
+    error.__cause__ = WorkerTracebackError(answer["traceback"])
     if last or isinstance(error, EmbedcliError):
         if answer["host"] != platform.node():
-            this.watch.line(f"the error is of the worker on {answer['host']}")
+            run.observer.notify(f"the error is of the worker on {answer['host']}")
         raise error
 
 
 # Connecting
 
 
-def imported(this: Run) -> Any:
+def import_ray(run: RunContext) -> Any:
     """The ray module, told to be quiet and to report nothing to anyone. UsageError without it."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -115,9 +119,9 @@ def imported(this: Run) -> Any:
         import ray.data
     except ImportError:
         raise UsageError("--runner ray needs Ray Data", "pip install 'embedcli[ray]'") from None
-    if "," in this.job.device:
+    if "," in run.job.device:
         raise UsageError(
-            f"--device {this.job.device} does not go together with --runner ray",
+            f"--device {run.job.device} does not go together with --runner ray",
             "use --num-gpus 1 --workers N: Ray gives each worker a device of its own",
         )
     for name in ("ray", "ray.data"):  # the run has bars and notes of its own
@@ -128,38 +132,40 @@ def imported(this: Run) -> Any:
     return ray
 
 
-def connect(this: Run, ray: Any, over: threading.Event) -> None:
+def connect_to_ray(run: RunContext, ray: Any, over: threading.Event) -> None:
     """Join the cluster of --ray-address or RAY_ADDRESS, or start one of this machine alone; not if the run is to stop.
 
     It is done in a thread, as Ray would take over SIGTERM in this one; the thread stays until the run is over, as
     what Ray starts on Linux ends with the thread that started it.
     """
-    address = this.job.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    address = run.job.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == "local":
-        options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     where = "this machine" if address == "local" else address
 
     def joined() -> Iterator[Any]:
-        with without_own_settings():
+        with filter_log_level_line():
             ray.init(**options)
         yield
         over.wait()
 
     try:
-        refuse_unreachable(address)
-        for _ in aside(this, joined, CONNECT_SECONDS):
+        check_reachable(address)
+        for _ in iterate_in_thread(run, joined, CONNECT_TIMEOUT_SECONDS):
             return
     except EmbedcliError:
         raise
     except Exception as error:
-        raise UsageError(f"no Ray cluster at {where}: {sentence(error)}", CONNECT) from error
-    if not this.control.now.is_set():
-        raise UsageError(f"no Ray cluster at {where}: nothing there answered in {CONNECT_SECONDS:.0f} s", CONNECT)
+        raise UsageError(f"no Ray cluster at {where}: {summarize_ray_error(error)}", CONNECT_HINT) from error
+    if not run.control.stop_event.is_set():
+        raise UsageError(
+            f"no Ray cluster at {where}: nothing there answered in {CONNECT_TIMEOUT_SECONDS:.0f} s", CONNECT_HINT
+        )
 
 
 @contextmanager
-def without_own_settings() -> Iterator[None]:
+def filter_log_level_line() -> Iterator[None]:
     """stderr without the line in which Ray's core repeats its log level; all else is shown when the block ends."""
     shown = os.dup(2)
     with tempfile.TemporaryFile() as kept:
@@ -173,7 +179,7 @@ def without_own_settings() -> Iterator[None]:
             os.write(2, b"".join(line for line in kept if b"Set ray log level" not in line))
 
 
-def refuse_unreachable(address: str) -> None:
+def check_reachable(address: str) -> None:
     """OSError if nobody listens at HOST:PORT; UsageError for an address of Ray's client, which runs no datasets."""
     if address.startswith("ray://"):
         raise UsageError(
@@ -182,11 +188,11 @@ def refuse_unreachable(address: str) -> None:
         )
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_SECONDS).close()
 
 
-def aside(
-    this: Run, make: Callable[[], Iterable[A]], seconds: float | None, halt: Callable[[], None] | None = None
+def iterate_in_thread(
+    run: RunContext, make: Callable[[], Iterable[A]], seconds: float | None, halt: Callable[[], None] | None = None
 ) -> Generator[A, None, None]:
     """What `make()` holds, waited for in a thread, so that a signal is not. Ends when the run is to, or time is up.
 
@@ -206,10 +212,12 @@ def aside(
     thread.start()
     try:
         until = None if seconds is None else time.monotonic() + seconds
-        while not this.control.now.is_set() and (until is None or time.monotonic() < until):
-            this.meter.beat = time.monotonic()  # Ray notices workers that are gone: a long share is no stage that hangs
+        while not run.control.stop_event.is_set() and (until is None or time.monotonic() < until):
+            run.metrics.last_heartbeat = (
+                time.monotonic()
+            )  # Ray notices workers that are gone: a long share is no stage that hangs
             with suppress(queue.Empty):
-                item, error = inbox.get(timeout=LOOK_SECONDS)
+                item, error = inbox.get(timeout=POLL_SECONDS)
                 if isinstance(error, StopIteration):
                     return
                 if error is not None:
@@ -218,54 +226,60 @@ def aside(
     finally:
         if halt is not None:
             halt()
-            thread.join(REACH_SECONDS)
+            thread.join(REACH_TIMEOUT_SECONDS)
 
 
 # The dataset
 
 
-def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Generator[dict[str, Any], None, None]:
+def iterate_answers(
+    run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
+) -> Generator[dict[str, Any], None, None]:
     """Answers as they come: a row of the dataset is a share, and a block, so that a worker that dies costs one."""
     import ray.data
 
-    refuse_no_room(this)
-    job = this.job = replace(this.job, workers=min(this.job.workers or cluster_workers(this), len(tasks)))
-    left = this.control.remaining()
-    workers_job = replace(job, runner="local", workers=None, threads=threads_of(this), max_seconds=None)
+    check_worker_fits(run)
+    job = run.job = replace(run.job, workers=min(run.job.workers or count_cluster_workers(run), len(tasks)))
+    left = run.control.remaining_seconds()
+    workers_job = replace(job, runner="local", workers=None, threads=threads_per_worker(run), max_seconds=None)
     data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)).map(
-        Actor,  # type: ignore[arg-type]
-        fn_constructor_args=(replace(setup, job=workers_job), Place(), left),
-        compute=ray.data.ActorPoolStrategy(size=job.workers, max_tasks_in_flight_per_actor=at_hand(len(tasks), job)),
+        RayWorker,  # type: ignore[arg-type]
+        fn_constructor_args=(replace(setup, job=workers_job), DriverContext(), left),
+        compute=ray.data.ActorPoolStrategy(
+            size=job.workers, max_tasks_in_flight_per_actor=partitions_in_flight(len(tasks), job)
+        ),
         num_cpus=job.num_cpus or 1,
         num_gpus=job.num_gpus or 0,
     )
-    answers = aside(this, data.iter_rows, None if left is None else left + GRACE_SECONDS, partial(halt, data))
+    answers = iterate_in_thread(
+        run, data.iter_rows, None if left is None else left + STOP_GRACE_SECONDS, partial(stop_dataset, data)
+    )
     came = 0
     with closing(answers):
-        while (row := next_of(answers)) is not None:
+        while (row := next_answer(answers)) is not None:
             came += 1
             yield row
     if came < len(tasks):
-        this.control.reason = this.control.reason or "--max-seconds"
+        run.control.reason = run.control.reason or "--max-seconds"
 
 
-def at_hand(tasks: int, job: Job) -> int:
+def partitions_in_flight(tasks: int, job: Job) -> int:
     """How many shares a worker is given at a time: two where shares are many, so that one is a small part of the work.
 
     The second saves a worker the 0.15 s in which Ray notices that it is idle; but at the end a slow worker sits on a
     share that another would begin.
     """
-    return 2 if tasks >= MANY_SHARES * (job.workers or 1) else 1
+    return 2 if tasks >= MANY_PARTITIONS_PER_WORKER * (job.workers or 1) else 1
 
 
-def next_of(answers: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+def next_answer(answers: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
     try:
         return next(answers, None)
     except Exception as error:
-        raise failed(error) from error
+        raise dataset_error(error) from error
 
 
-def halt(data: Any) -> None:
+def stop_dataset(data: Any) -> None:
     """End the execution of a dataset, from another thread than the one that waits for its rows.
 
     Ray ends the whole process, exit code 1, when one of its threads asks it for more after `ray.shutdown`.
@@ -276,47 +290,49 @@ def halt(data: Any) -> None:
             end()
 
 
-def failed(error: BaseException) -> EmbedcliError:
+def dataset_error(error: BaseException) -> EmbedcliError:
     """What the end of a whole dataset means for the user."""
     if "No module named 'embedcli'" in str(error):
         return UsageError(
             "a machine of the cluster lacks embedcli", "install the same version, with the same extras, on all of them"
         )
-    return EmbedcliError(f"the Ray cluster failed: {type(error).__name__}: {sentence(error)}", GO_ON)
+    return EmbedcliError(f"the Ray cluster failed: {type(error).__name__}: {summarize_ray_error(error)}", RESUME_HINT)
 
 
-def sentence(error: BaseException) -> str:
+def summarize_ray_error(error: BaseException) -> str:
     """The line of an error that says most: Ray's have tracebacks of workers inside, the cause at the end."""
-    lines = [COLOURS.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
+    lines = [ANSI_COLORS.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if re.match(r"[\w.]+Error: ", line)]
     return (causes[-1:] or lines[:1] or [type(error).__name__])[0][:300]
 
 
-def threads_of(this: Run) -> int:
-    return this.job.threads or max(1, int(this.job.num_cpus or 1))
+def threads_per_worker(run: RunContext) -> int:
+    return run.job.threads or max(1, int(run.job.num_cpus or 1))
 
 
-def needs(this: Run) -> dict[str, float]:
+def worker_resources(run: RunContext) -> dict[str, float]:
     """What a worker reserves, in Ray's words."""
-    return {"CPU": this.job.num_cpus or 1, **({"GPU": this.job.num_gpus} if this.job.num_gpus else {})}
+    return {"CPU": run.job.num_cpus or 1, **({"GPU": run.job.num_gpus} if run.job.num_gpus else {})}
 
 
-def cluster_workers(this: Run) -> int:
+def count_cluster_workers(run: RunContext) -> int:
     """As many workers as the cluster has room for now."""
     import ray
 
     found = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(1, int(min(found.get(name, 0) / wanted for name, wanted in needs(this).items())))
+    return max(1, int(min(found.get(name, 0) / wanted for name, wanted in worker_resources(run).items())))
 
 
-def refuse_no_room(this: Run) -> None:
+def check_worker_fits(run: RunContext) -> None:
     """UsageError if no machine can hold a worker; on a cluster, where machines may still come, a note."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if any(all(machine.get(name, 0) >= wanted for name, wanted in needs(this).items()) for machine in machines):
+    if any(
+        all(machine.get(name, 0) >= wanted for name, wanted in worker_resources(run).items()) for machine in machines
+    ):
         return
-    wanted = " and ".join(f"{count:g} {name}" for name, count in needs(this).items())
-    if not (this.job.ray_address or os.environ.get("RAY_ADDRESS")):
+    wanted = " and ".join(f"{count:g} {name}" for name, count in worker_resources(run).items())
+    if not (run.job.ray_address or os.environ.get("RAY_ADDRESS")):
         raise UsageError(f"this machine has no {wanted} for a worker", "lower --num-cpus or --num-gpus")
-    this.watch.line(f"no machine of the cluster has {wanted} for a worker yet: waiting for one")
+    run.observer.notify(f"no machine of the cluster has {wanted} for a worker yet: waiting for one")

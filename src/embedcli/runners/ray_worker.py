@@ -13,43 +13,43 @@ from typing import Any
 
 from embedcli import checkpoint, storage
 from embedcli.core.errors import ModelError
-from embedcli.core.types import Watch
+from embedcli.core.types import RunObserver
 from embedcli.outputs import target as output_target
-from embedcli.pipeline.control import Control
-from embedcli.runners.multiprocess import portable
-from embedcli.runners.worker import Done, Setup, Task, Worker, refuse_other_version
+from embedcli.pipeline.control import RunControl
+from embedcli.runners.multiprocess import picklable_error
+from embedcli.runners.worker import PartitionResult, PartitionTask, PartitionWorker, WorkerSetup, check_worker_version
 
-GO_ON = "run the same command again to go on: what is done stays done"
+RESUME_HINT = "run the same command again to go on: what is done stays done"
 # A share may lose so many workers: machines go at any time, but a share that takes each with it must end.
-DEATHS = 4
+MAX_WORKER_DEATHS = 4
 # Choices of the driver's user that hold for the workers too. Keys are none of them: each machine has its own.
 SHARED_ENVIRONMENT = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 
 
 @dataclass(frozen=True)
-class Place:
+class DriverContext:
     """What workers take over from the driver: where relative paths begin, settings, and the run's own name."""
 
-    folder: str = field(default_factory=os.getcwd)
+    working_directory: str = field(default_factory=os.getcwd)
     environment: dict[str, str] = field(
         default_factory=lambda: {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
     )
-    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    run_id: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
-class Actor(Watch):
+class RayWorker(RunObserver):
     """One worker as Ray runs it. It sends errors back as values, so that each reaches the user as itself."""
 
-    def __init__(self, setup: Setup, place: Place, seconds: float | None) -> None:
+    def __init__(self, setup: WorkerSetup, place: DriverContext, seconds: float | None) -> None:
         os.environ.update(place.environment)
         with suppress(OSError):  # only relative paths need it, and they are then reported as not found
-            os.chdir(place.folder)
-        self.setup, self.run = setup, place.run
-        self.control = Control(None, seconds)
+            os.chdir(place.working_directory)
+        self.setup, self.run = setup, place.run_id
+        self.control = RunControl(None, seconds)
         self.notes: list[str] = []
-        self.worker: Worker | None = None
+        self.worker: PartitionWorker | None = None
 
-    def line(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.notes.append(text)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -68,18 +68,18 @@ class Actor(Watch):
             answer["done"] = self._work(pickle.loads(row["task"]))  # noqa: S301  made by the driver of this very run
             answer["stopped"] = self.control.reason
         except Exception as error:  # noqa: BLE001  raised by the driver
-            answer["error"], answer["traceback"] = portable(error)
+            answer["error"], answer["traceback"] = picklable_error(error)
         notes, self.notes = self.notes, []
         return {"task": row["task"], "answer": pickle.dumps(answer | {"notes": notes})}
 
-    def _work(self, task: Task) -> Done | None:
+    def _work(self, task: PartitionTask) -> PartitionResult | None:
         if self.control.reason is not None:
             return None
-        refuse_other_version(self.setup)
-        with self._tried(task.share.index):
+        check_worker_version(self.setup)
+        with self._tried(task.partition.index):
             if self.worker is None:
-                self.worker = Worker(self.setup, self, self.control)
-            return self.worker.work(task)
+                self.worker = PartitionWorker(self.setup, self, self.control)
+            return self.worker.process_partition(task)
 
     @contextmanager
     def _tried(self, share: int) -> Iterator[None]:
@@ -87,15 +87,17 @@ class Actor(Watch):
 
         Ray itself would give a share to one worker after the other, for ever.
         """
-        target = output_target.target(self.setup.job.output, self.setup.job.to)
+        target = output_target.resolve_target(self.setup.job.output, self.setup.job.to)
         if self.worker is None:  # no mark in a folder that is not the run's
-            checkpoint.Ledger(target).join(self.setup.identity)
-        marks = [storage.join(target.stage, f"try-{self.run}-{share:06d}-{i}") for i in range(DEATHS)]
+            checkpoint.Ledger(target).join(self.setup.job_manifest)
+        marks = [
+            storage.join(target.staging_folder, f"try-{self.run}-{share:06d}-{i}") for i in range(MAX_WORKER_DEATHS)
+        ]
         mark = next((mark for mark in marks if not storage.exists(mark)), None)
         if mark is None:
             raise ModelError(
-                f"{DEATHS} workers died while they worked on share {share}",
-                "lower --batch-tokens, or reserve more by --num-cpus, if memory ran out; " + GO_ON,
+                f"{MAX_WORKER_DEATHS} workers died while they worked on share {share}",
+                "lower --batch-tokens, or reserve more by --num-cpus, if memory ran out; " + RESUME_HINT,
             )
         storage.write_bytes(mark, b"")
         try:
