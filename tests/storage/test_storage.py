@@ -404,7 +404,7 @@ def start_writer(target: Path) -> subprocess.Popen[str]:
     code = f"""
 import sys
 from embedcli import storage
-with storage.replacing({str(target)!r}) as temporary:
+with storage.replace_file_atomically({str(target)!r}) as temporary:
     print(temporary, flush=True)
     sys.stdin.read()
 """
