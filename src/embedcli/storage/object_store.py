@@ -51,7 +51,7 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 class RemoteFileSystem:
     """The files of one server.
 
-    Every method raises FileNotFoundError for a file that does not exist and StoreRefused for any other failure.
+    Every method raises FileNotFoundError for a file that does not exist and ObjectStoreError for any other failure.
     """
 
     def __init__(self, client: Client) -> None:
@@ -191,7 +191,7 @@ class RemoteFileSystem:
         return _download_once(unmasked(path), self._version(path)[1])
 
     def download(self, path: str, out: BinaryIO) -> None:
-        """Copy a complete file. StoreRefused if fewer bytes arrive than the server announced."""
+        """Copy a complete file. ObjectStoreError if fewer bytes arrive than the server announced."""
         with translate_store_errors(path):
             if self._client.can_list:
                 source: Any = self._open(path)
@@ -316,7 +316,7 @@ def remote_file_system(path: str) -> RemoteFileSystem:
 
 
 def _translate_fetch_errors(path: str, ask: Fetch) -> Fetch:
-    """Wrap a request so that its errors become StoreRefused."""
+    """Wrap a request so that its errors become ObjectStoreError."""
 
     def fetch(start: int, count: int) -> bytes:
         with translate_store_errors(path):
