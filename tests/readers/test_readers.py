@@ -176,7 +176,7 @@ def test_ranges_do_not_depend_on_how_the_file_is_read(
     whole = read_all(path)
     monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 100)
     monkeypatch.setattr("embedcli.storage.input_stream.RAW_BYTES", blocks)
-    monkeypatch.setattr("embedcli.storage.input_stream.LOOK_BYTES", blocks)
+    monkeypatch.setattr("embedcli.storage.input_stream.PREVIEW_BYTES", blocks)
     assert read_all(path) == whole
 
 
