@@ -187,7 +187,7 @@ def parquet_of(path: Path, count: int, group: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("bound", "pieces"), [(1, 10), (10, 10), (25, 5), (1000, 1)])
+@pytest.mark.parametrize(("bound", "splits"), [(1, 10), (10, 10), (25, 5), (1000, 1)])
 def test_pieces_of_parquet_are_whole_row_groups(
     bound: int, splits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
