@@ -23,12 +23,11 @@ import zstandard
 
 import awkward
 from embedcli import readers
-from embedcli.core import types as core_types
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputFormat, InputPlan, Reject
 from embedcli.readers import csv as csv_reader
-from embedcli.readers import decoding, preview
+from embedcli.readers import chunker, decoding, preview
 from embedcli.readers import parquet as parquet_reader
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -260,7 +259,7 @@ def test_every_piece_ends_with_a_last_chunk_even_without_rows(many: InputPlan, t
 
 
 def test_a_chunk_closes_early_when_its_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 1000)
+    monkeypatch.setattr(chunker, "MAX_CHUNK_CHARACTERS", 1000)
     lengths = [10, 2000, 10, 400, 400, 400, 10]
     path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * n} for i, n in enumerate(lengths)])
     job = job_of(path)
@@ -270,7 +269,7 @@ def test_a_chunk_closes_early_when_its_texts_are_long(tmp_path: Path, monkeypatc
 
 
 def test_chunks_are_the_same_however_a_stream_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 500)
+    monkeypatch.setattr(chunker, "MAX_CHUNK_CHARACTERS", 500)
     rows = [{"text": "x" * (i % 90 + 1), "kept": "y" * (i % 70), "n": i} for i in range(500)]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     seen = []

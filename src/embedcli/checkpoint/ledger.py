@@ -19,8 +19,9 @@ from embedcli.checkpoint.part_files import (
     read_part_file,
 )
 from embedcli.checkpoint.partitions import PartitionRecord
+from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN
 from embedcli.core.errors import OutputError
-from embedcli.core.types import MANIFEST_FILE, PART_FILE_PATTERN, Chunk, EncodedChunk, PartFile, Partition
+from embedcli.core.types import Chunk, EncodedChunk, PartFile, Partition
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout

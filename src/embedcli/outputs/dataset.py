@@ -14,8 +14,8 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
+from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
 from embedcli.core.errors import InputError, UsageError
-from embedcli.core.types import MANIFEST_FILE, STAGING_FOLDER
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.lance_rows import LanceVectorFile
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # Vectors held at a time: a few of a processor's caches, and rows enough to keep its cores busy.
 BLOCK_BYTES = 8 << 20
-# What embedcli adds to the user's columns.
-EMBEDCLI_COLUMNS = ("n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class VectorDataset:
     @property
     def kept_columns(self) -> list[str]:
         """The columns that came with the rows, without ids and what embedcli adds."""
-        return [name for name in self.schema.names if name not in (self.id_name, *EMBEDCLI_COLUMNS)]
+        return [name for name in self.schema.names if name not in (self.id_name, *ROW_INFO_COLUMNS)]
 
     def require_vector_space(self, what_for: str) -> Mapping[str, Any]:
         """The space, where it is needed. UsageError for an output that does not say what made it."""

@@ -9,13 +9,15 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from embedcli.core import types as core_types
 from embedcli.core.errors import InputError
 from embedcli.core.types import Chunk, InputSplit, Reject
 from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers.row_batch import BadRow, RowBatch
 from embedcli.readers.row_builder import RowBuilder
 from embedcli.storage import format_location, format_path
+
+# A chunk closes early at this many characters of text and kept strings, so that rows of 10 MB do not fill the memory.
+MAX_CHUNK_CHARACTERS = 32 << 20
 
 
 @dataclass
@@ -111,7 +113,7 @@ class Chunker:
 
     def _full(self) -> bool:
         now = self._now
-        weight = now.characters >= core_types.MAX_CHUNK_TEXT_BYTES
+        weight = now.characters >= MAX_CHUNK_CHARACTERS
         return weight or len(now.texts) >= self.chunk_rows or len(now.rejects) >= self.chunk_rows
 
     def _fit(self, rows: RowBatch, at: int) -> int:
@@ -122,7 +124,7 @@ class Chunker:
         limits = (
             (good, self.chunk_rows - len(now.texts)),
             (bad, self.chunk_rows - len(now.rejects)),
-            (rows.characters_before, core_types.MAX_CHUNK_TEXT_BYTES - now.characters),
+            (rows.characters_before, MAX_CHUNK_CHARACTERS - now.characters),
         )
         return min(count, *(int(np.searchsorted(sums, sums[at] + room)) for sums, room in limits))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from embedcli.core.constants import RESERVED_COLUMNS
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
@@ -24,9 +25,6 @@ TEXT_COLUMN_NAMES = (
     "description", "query", "question", "title",
 )  # fmt: skip
 ID_COLUMN_NAMES = ("id", "_id", "doc_id", "docid", "document_id", "uuid", "guid", "pid", "qid")
-RESERVED_COLUMNS = frozenset(
-    {"embedding", "n_tokens", "truncated", "text_hash", "row", "window", "char_start", "char_end"}
-)
 MAX_LISTED_COLUMNS = 20
 
 

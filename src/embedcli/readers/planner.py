@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from embedcli import storage
+from embedcli.core.constants import PART_FILE_PATTERN, STAGING_FOLDER
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import PART_FILE_PATTERN, STAGING_FOLDER, InputPlan, InputSplit, Partition
+from embedcli.core.types import InputPlan, InputSplit, Partition
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import target as output_target
 from embedcli.readers.columns import resolve_columns

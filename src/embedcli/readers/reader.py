@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
 from embedcli import storage
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_CHUNK_ROWS, Chunk, InputPlan, InputSplit
+from embedcli.core.types import Chunk, InputPlan, InputSplit
 from embedcli.readers import csv as csv_reader
 from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import parquet as parquet_reader

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
+from embedcli.core.constants import MANIFEST_FILE
 from embedcli.core.errors import OutputError, OutputLocked, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import MANIFEST_FILE, OutputFormat, RunObserver, RunResult
+from embedcli.core.types import OutputFormat, RunObserver, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.outputs.schema import OutputLayout
 from embedcli.runners import coordinator, local
