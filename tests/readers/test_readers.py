@@ -26,8 +26,8 @@ from embedcli import readers
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputFormat, InputPlan, Reject
-from embedcli.readers import csv as csv_reader
 from embedcli.readers import chunker, decoding, preview
+from embedcli.readers import csv as csv_reader
 from embedcli.readers import parquet as parquet_reader
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
