@@ -13,7 +13,7 @@ from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputForma
 class Job:
     """One embedding job. The fields are named after the options of `embedcli encode`; `as_` is --as.
 
-    `job_options.validate_options` checks the values.
+    `job_options.validate_options` checks the values. The run report lists the fields in this order.
     """
 
     # Files
@@ -44,7 +44,6 @@ class Job:
     normalize: bool | None = None
     truncate_dim: int | None = None
     precision: Precision = "float32"
-    ranges_from: str | None = None
     # Inference: device, engine and the sizes that decide its speed
     device: str = "auto"
     engine: InferenceEngine = "auto"
@@ -76,6 +75,8 @@ class Job:
     request_timeout: float = 600
     retry_cap: float = 3600
     patience: float = 8 * 3600
+    # Value ranges of int8 and uint8
+    ranges_from: str | None = None
     # Partial runs
     limit: int | None = None
     max_seconds: float | None = None

@@ -1,4 +1,4 @@
-"""The data types that packages exchange: the plan of the inputs, chunks of rows, encoded chunks, part files, results."""
+"""The data types that packages exchange: input plan, chunk of rows, encoded chunk, part file, result of a run."""
 
 from __future__ import annotations
 
