@@ -396,7 +396,7 @@ def test_what_cannot_be_read_is_said_with_a_way_out(
 def test_plain_text_without_a_table_is_a_question_of_format(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("some words\n", "utf-8")
-    assert "tells the format" in refusal(path).message
+    assert "shows the format" in refusal(path).message
 
 
 # Nothing in it
