@@ -31,8 +31,6 @@ NOT_ACTIONS = (
     "this is a defect",
     "this should never happen",
     "what is finished is kept",
-    "the template names",
-    "one JSON object a line",
     "they are those of",
     "--device can be",
 )

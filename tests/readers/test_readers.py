@@ -579,7 +579,7 @@ def test_other_types_are_no_texts(kind: pa.DataType, tmp_path: Path) -> None:
     path = write_texts(tmp_path / "a.parquet", pa.nulls(3, kind), other=["a"] * 3, more=["b"] * 3)
     with pytest.raises(UsageError) as caught:
         read_all(path, text_column="text")
-    assert f"column 'text' holds {'list<element: string>' if kind == pa.list_(pa.string()) else kind}, and no text" in (
+    assert f"column 'text' holds {'list<element: string>' if kind == pa.list_(pa.string()) else kind}, not text" in (
         caught.value.message
     )
     with pytest.raises(UsageError, match="which column holds the text"):
