@@ -1,4 +1,4 @@
-"""Encoded chunks as Arrow tables: the output schema, the stored vector column, row groups. Pure."""
+"""The schema of outputs: columns, stored vectors and row groups, as Arrow tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embedcli.core import quantization
 if TYPE_CHECKING:
     from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision
 
-# Vectors per row group: readers load whole row groups, and some fail on very large ones; 16-64 MB is safe.
+# Vectors per row group. Readers load whole row groups, and some fail on very large ones; 16 to 64 MB is safe.
 ROW_GROUP_BYTES = 32 << 20
 RESERVED_COLUMNS = ("embedding", "n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
