@@ -238,7 +238,7 @@ def test_a_folder_output_without_one_of_its_parts_is_not_finished(
     part.write_bytes(b"") if harm == "empty" else part.unlink()
     done = jobs.run(*command)
     assert done.code == 2
-    assert "part-00000.parquet: a part of a finished output is" in done.err
+    assert "part-00000.parquet: a file of the finished output" in done.err
     assert jobs.run(*command, "--overwrite").code == 0
     assert part.read_bytes() == whole
 

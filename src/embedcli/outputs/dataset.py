@@ -176,7 +176,8 @@ class VectorDataset:
         for name in columns:
             if name not in self.schema.names:
                 raise UsageError(
-                    f"{storage.format_location(self.path)}: has no column {name!r}; it has {', '.join(self.schema.names)}",
+                    f"{storage.format_location(self.path)}: has no column {name!r}; "
+                    f"it has {', '.join(self.schema.names)}",
                     "Use one of these, or run `embedcli encode` again with --keep COLUMN.",
                 )
 
@@ -244,6 +245,7 @@ def _read_manifest(path: str) -> dict[str, Any]:
 def _refuse_unfinished(marker: str, staging: str) -> None:
     if not storage.exists(marker) and storage.exists(staging):
         raise UsageError(
-            f"{storage.format_location(marker)}: not finished; its part files are in {storage.format_location(staging)}",
+            f"{storage.format_location(marker)}: not finished; "
+            f"its part files are in {storage.format_location(staging)}",
             "Run the same `embedcli encode` again to finish it.",
         )

@@ -67,7 +67,8 @@ def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str,
         if old.get(key) != new.get(key):
             raise ResumeError(
                 f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
-                "Use the settings of that output, or encode all rows again: --overwrite in place of --update, or no --reuse.",
+                "Use the settings of that output, or encode all rows again: "
+                "--overwrite in place of --update, or no --reuse.",
             )
     # The overlap changes vectors with --overflow pool only, which averages the windows of a text.
     was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0

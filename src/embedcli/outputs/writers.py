@@ -66,7 +66,8 @@ def resolve_output_format(output: str, to: OutputFormat | None) -> OutputFormat:
     if ending not in FORMATS_BY_ENDING:
         raise UsageError(
             f"cannot tell the output format of {output!r} from its name",
-            f"Use --to parquet|npy|jsonl|arrow|lance, or a name that ends in {', '.join(FORMATS_BY_ENDING)} or, for a folder, /.",
+            "Use --to parquet|npy|jsonl|arrow|lance, or a name that ends in "
+            f"{', '.join(FORMATS_BY_ENDING)} or, for a folder, /.",
         )
     return FORMATS_BY_ENDING[ending]
 
@@ -159,7 +160,7 @@ def write_arrow(
 def write_npy(
     tables: Iterable[pa.Table], target: str, layout: OutputLayout, metadata: Metadata, rows: int
 ) -> list[str]:
-    """Write `NAME.npy` [rows, width], memory-mappable, then `NAME.ids.parquet` with the other columns and the metadata."""
+    """Write `NAME.npy` [rows, width], memory-mappable, then `NAME.ids.parquet` with all else."""
     ids = ids_path(target)
     schema = pa.schema([field for field in layout.schema() if field.name != "embedding"])
     descr = np.dtype(quantization.STORAGE_DTYPES[layout.precision]).str
