@@ -192,7 +192,7 @@ def test_unfinished_and_incomplete_outputs_are_refused(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "folder"))
     whole = make_output(tmp_path / "out.folder", unit_vectors(9, DIM))
     (whole / "part-00001.parquet").unlink()
-    with pytest.raises(InputError, match=r"part-00001\.parquet: is missing"):
+    with pytest.raises(InputError, match=r"part-00001\.parquet: the file is missing"):
         open_dataset(str(whole))
     with pytest.raises(UsageError, match="no such file"):
         open_dataset(str(tmp_path / "nothing.parquet"))
