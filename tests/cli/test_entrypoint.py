@@ -14,7 +14,7 @@ from embedcli.cli import entrypoint
 
 PROGRAM = """
 import atexit, sys, threading, time
-from embedcli.cli.entrypoint import ended_at_once
+from embedcli.cli.entrypoint import run_and_exit_fast
 
 class Torn:
     def __del__(self):
@@ -28,7 +28,7 @@ def program():
     sys.stdout.write("data that is not flushed\\n")
     {last}
 
-ended_at_once(program)
+run_and_exit_fast(program)
 """
 SAID = ["data that is not flushed", "a thread's last word", "a library's own end"]
 

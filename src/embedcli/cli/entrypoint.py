@@ -98,7 +98,7 @@ def describe_error(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, EmbedcliError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt | InterruptedBySignal):
-        return "interrupted", "run the same command again to go on", getattr(error, "code", 130)
+        return "interrupted", "run the same command again to go on", getattr(error, "exit_code", 130)
     if isinstance(error, MemoryError):
         return "out of memory", "lower --chunk-rows or --batch-tokens", 1
     if isinstance(error, OSError):
