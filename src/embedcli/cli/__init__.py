@@ -68,7 +68,7 @@ def root(
     ] = False,
 ) -> None:
     """Batch text embedding: tables in, vectors beside their ids out, no row lost."""
-    load_config(ctx, config, app)
+    load_config(ctx, config)
 
 
 app.command(cls=ConfigurableCommand)(encode)
