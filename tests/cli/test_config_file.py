@@ -133,7 +133,7 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
         ("shard = [1, 2]", "shard: --shard [1, 2] is not a share K/N with K from 1 to N\nhint: use e.g. --shard 3/16"),
         ("[search]\ncount = 0", "count in [search]: 0 is not in the range x>=1"),
         ("[search]\ncount = '3'", "count in [search]: '3' is not a whole number\nhint: write a whole number"),
-        ("[search]\ncount = 2.5", "count in [search]: 2.5 is not a whole number\nhint: write a whole number"),
+        ("[search]\ncount = 2.5", "count in [search]: '2.5' is not a valid int"),
         ("[search]\njson = 1", "json in [search]: 1 is not true or false\nhint: write true or false"),
         ("[search]\nmetric = 'l2'", "metric in [search]: 'l2' is not one of 'cosine', 'dot'"),
         (
