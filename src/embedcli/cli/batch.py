@@ -1,4 +1,4 @@
-"""`embedcli batch export` and `embedcli batch import`: the OpenAI Batch API, half the price and a day's patience."""
+"""`embedcli batch`: embed through the OpenAI Batch API, at half the price and within a day."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMPORT_FLAGS = (
 
 batch = typer.Typer(
     name="batch",
-    help="Embed through the files of the OpenAI Batch API: export requests, import results.",
+    help="Embed with the OpenAI Batch API: export requests, import results.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -39,20 +39,23 @@ batch = typer.Typer(
 def export_command(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT... REQUESTS", help="Files, globs or folders; last, the .jsonl of requests."),
+        typer.Argument(
+            metavar="INPUT... REQUESTS", help="Input files, globs or folders; the .jsonl file of requests comes last."
+        ),
     ],
     results: Annotated[
-        list[str] | None, typer.Option("--results", help="Results there are: only what they lack is asked; repeatable.")
+        list[str] | None,
+        typer.Option("--results", help="Results from earlier batches: export only texts that they lack; repeatable."),
     ] = None,
     price: PriceOption = None,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Write one request per distinct text to files that the Batch API accepts.
+    """Write one request per distinct text to files for the Batch API.
 
     REQUESTS.jsonl, REQUESTS-00002.jsonl and so on hold at most 50,000 requests and 200 MB each;
-    REQUESTS.job.json beside them is what `batch import` needs. No request is made and no key is needed.
-    Exit codes as of encode: 3 if some rows cannot be read.
+    `batch import` needs the file REQUESTS.job.json beside them. No request is sent and no API key is needed.
+    Exit codes are those of encode: 3 if some rows cannot be read.
     """
     set_environment(flags)
     from embedcli import openai_batch
@@ -88,16 +91,19 @@ def import_command(
     ctx: typer.Context,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="RESULTS... OUTPUT", help="Result and error files of the batches; last, the output."),
+        typer.Argument(
+            metavar="RESULTS... OUTPUT", help="Result and error files of the batches; the output comes last."
+        ),
     ],
     inputs: Annotated[
-        list[str] | None, typer.Option("-i", "--input", help="The exported rows, where they lie now; repeatable.")
+        list[str] | None,
+        typer.Option("-i", "--input", help="Where the exported rows are now; default: as recorded; repeatable."),
     ] = None,
     job_file: Annotated[
-        str | None, typer.Option("--job", help="The .job.json of the export; default: the one beside RESULTS.")
+        str | None, typer.Option("--job", help="The .job.json file of the export; default: the one beside RESULTS.")
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Reject rows without an answer instead of stopping.")
+        bool, typer.Option("--allow-missing", help="Reject rows without a result instead of failing.")
     ] = False,
     report: ReportOption = None,
     progress: ProgressOption = "auto",
@@ -106,10 +112,10 @@ def import_command(
     quiet: QuietFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Join results with the exported rows and write OUTPUT, as encode would have.
+    """Join results with the exported rows and write OUTPUT as encode does.
 
-    Results may come in any order and any number of files; a text the server refused becomes a reject.
-    Outputs, resume, --update and exit codes are those of encode.
+    Results may be in any order and in several files; a row whose text the server refused becomes a reject.
+    Outputs, resuming, --update and exit codes are those of encode.
     """
     set_environment(flags)
     from embedcli import openai_batch

@@ -1,4 +1,4 @@
-"""`embedcli compare`: what another model, precision or setting changes, on the same rows."""
+"""`embedcli compare`: differences between outputs of the same rows."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ def compare(
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT OTHER...", help="Outputs of the same rows.")],
     *,
     precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="Also OUTPUT itself, stored like this; repeatable.")
+        list[str] | None,
+        typer.Option("--precision", help="Also compare with OUTPUT stored in this precision; repeatable."),
     ] = None,
     truncate_dim: Annotated[
-        list[int] | None, typer.Option("--truncate-dim", help="Also OUTPUT itself, cut to N dimensions; repeatable.")
+        list[int] | None,
+        typer.Option("--truncate-dim", help="Also compare with OUTPUT cut to N dimensions; repeatable."),
     ] = None,
-    count: Annotated[int, typer.Option("-k", "--count", help="Neighbours of each row.", min=1)] = 10,
+    count: Annotated[int, typer.Option("-k", "--count", help="Neighbours per row.", min=1)] = 10,
     rows: Annotated[
-        int, typer.Option("--rows", help="Rows whose neighbours are compared, drawn at random.", min=1)
+        int, typer.Option("--rows", help="Number of random rows whose neighbours are compared.", min=1)
     ] = 1000,
-    moved: Annotated[int, typer.Option("--moved", help="Rows to show that moved most.", min=0)] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
-    picture: Annotated[str | None, typer.Option("--plot", help="Draw the spread: .png, .svg or .pdf.")] = None,
+    moved: Annotated[int, typer.Option("--moved", help="Number of rows to show that changed most.", min=0)] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing random rows.", min=0)] = 0,
+    picture: Annotated[
+        str | None, typer.Option("--plot", help="Draw the distributions to this file: .png, .svg or .pdf.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare OUTPUT with each OTHER on the rows they share by id.
+    """Compare OUTPUT with each OTHER on the rows whose ids are in both.
 
-    cosine: of each row's two vectors, where the dimensions are the same. neighbours: the share of a row's K
-    nearest rows that stay the same. Where model and prompt are the same, both are asked with the finer vectors.
-    --precision and --truncate-dim tell what these would cost, without encoding again.
+    cosine: similarity of a row's two vectors, if both have the same dimensions. neighbours: fraction of a row's K
+    nearest rows that stay the same. If model and prompt are the same, the more precise vectors query both outputs.
+    --precision and --truncate-dim show the loss of these options without encoding again.
     """
     set_environment({})
     if len(outputs) < 2 and not precision and not truncate_dim:
@@ -60,7 +64,7 @@ def compare(
         from embedcli.analysis.figures import draw_comparisons
 
         draw_comparisons(found, picture)
-        print_note(f"the picture is in {picture}")
+        print_note(f"plot written to {picture}")
     if as_json:
         show_json(found)
     else:

@@ -1,4 +1,4 @@
-"""`embedcli encode`: flags to a Job, one call, the summary."""
+"""`embedcli encode`: run a job with progress, summary and report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ from embedcli.core.job import Job
 def encode(
     ctx: typer.Context,
     paths: Annotated[
-        list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files, globs, folders or -; last, the output.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT... OUTPUT", help="Input files, globs, folders or - for stdin; the output comes last."
+        ),
     ],
     report: ReportOption = None,
     progress: ProgressOption = "auto",
@@ -42,13 +45,13 @@ def encode(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Embed every row of INPUT... and write the vectors beside their ids to OUTPUT.
+    """Embed every row of the inputs and write ids and vectors to OUTPUT.
 
-    The output's format follows its name: .parquet, .npy (+ .ids.parquet), .jsonl, .arrow, a folder/ of
-    parts, or - for stdout. The same command again goes on where it stopped.
+    The name of OUTPUT sets its format: .parquet, .npy (with .ids.parquet), .jsonl, .arrow, a folder/ of
+    Parquet files, or - for stdout. If a run is interrupted, the same command resumes it.
 
-    Exit codes: 0 all rows embedded, 1 failed, 2 usage or a changed job, 3 some rows rejected,
-    75 stopped early (run again), 130 Ctrl-C. Every option also reads EMBEDCLI_<NAME>.
+    Exit codes: 0 all rows embedded, 1 failed, 2 usage error or changed job, 3 some rows rejected,
+    75 stopped early (run again), 130 Ctrl-C. Every option can also be set as EMBEDCLI_<NAME>.
     """
     set_environment(flags, verbose)
     if len(paths) < 2:

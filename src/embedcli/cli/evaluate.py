@@ -1,4 +1,4 @@
-"""`embedcli eval`: a benchmark table from your own labelled files."""
+"""`embedcli eval`: evaluate models on the user's labelled rows."""
 
 from __future__ import annotations
 
@@ -24,36 +24,44 @@ INPUT_FIELDS = ("text_column", "id_column", "template", "format", "encoding")
 @handle_errors
 @with_job_options(EVALUATE_FLAGS)
 def evaluate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Labelled rows; each file is one column.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Labelled rows; each file becomes a column of the table.")
+    ],
     *,
     model: Annotated[
         list[str] | None,
-        typer.Option("-m", "--model", help="Model; repeatable, for a line each.", envvar="EMBEDCLI_MODEL"),
+        typer.Option(
+            "-m", "--model", help="Model; repeatable: each becomes a line of the table.", envvar="EMBEDCLI_MODEL"
+        ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", help="Pairs: TEXT_A,TEXT_B,SCORE; guessed when not given.")
+        str | None, typer.Option("--columns", help="Pairs: the columns TEXT_A,TEXT_B,SCORE; guessed if not given.")
     ] = None,
     queries: Annotated[
-        str | None, typer.Option("--queries", help="Retrieval: the queries; FILE has the documents.")
+        str | None, typer.Option("--queries", help="Retrieval: file of queries; FILE has the documents.")
     ] = None,
     relevance: Annotated[
-        str | None, typer.Option("--relevance", help="Retrieval: query_id, document_id, relevance; or TREC qrels.")
+        str | None,
+        typer.Option("--relevance", help="Retrieval: file with query_id, document_id and relevance, or TREC qrels."),
     ] = None,
     query_prompt: Annotated[
-        str | None, typer.Option("--query-prompt", help="Retrieval: put before each query.")
+        str | None, typer.Option("--query-prompt", help="Retrieval: text to put before each query.")
     ] = None,
     document_prompt: Annotated[
-        str | None, typer.Option("--document-prompt", help="Retrieval: put before each document.")
+        str | None, typer.Option("--document-prompt", help="Retrieval: text to put before each document.")
     ] = None,
-    count: Annotated[int, typer.Option("-k", "--count", help="Retrieval: rows per query that count.", min=1)] = 10,
-    label: Annotated[str | None, typer.Option("--label", help="Clustering: the column with the groups.")] = None,
+    count: Annotated[
+        int, typer.Option("-k", "--count", help="Retrieval: number of top results that are scored.", min=1)
+    ] = 10,
+    label: Annotated[str | None, typer.Option("--label", help="Clustering: column with the labels.")] = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Measure models on labelled rows; the first measure of each file, times 100, makes the table.
+    """Evaluate models on labelled rows.
 
-    Pairs with scores: Spearman and Pearson of the cosine. With --queries and --relevance: nDCG, recall and MAP.
-    With --label: v-measure of k-means. Several files give columns and an average, several models give lines.
+    Pairs with scores: Spearman and Pearson correlation of the cosine. With --queries and --relevance: nDCG, recall
+    and MAP. With --label: v-measure of k-means clusters. The first table shows the main measure of each file,
+    times 100, and their average; the second shows all measures.
     """
     set_environment(flags)
     from embedcli.analysis.evaluate import evaluate_model as evaluated
@@ -81,9 +89,9 @@ def read_tasks(
 
     queries, relevance, query_prompt, document_prompt = retrieval
     if (queries is None) != (relevance is None):
-        raise UsageError("--queries and --relevance belong together", "give both, and the documents as FILE")
+        raise UsageError("--queries and --relevance must be used together", "give both, and the documents as FILE")
     if sum((columns is not None, label is not None, queries is not None)) > 1:
-        raise UsageError("--columns, --label and --queries are three kinds of evaluation", "choose one")
+        raise UsageError("--columns, --label and --queries cannot be combined", "choose one of them")
     if queries is not None and relevance is not None:
         made = [read_retrieval(job, file, queries, relevance) for file in files]
         return [replace(task, query_prompt=query_prompt, document_prompt=document_prompt) for task in made]

@@ -1,4 +1,4 @@
-"""`embedcli inspect`: what is in a file, before it is embedded or after."""
+"""`embedcli inspect`: describe an input or an output."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from embedcli.cli.options import INPUT_FLAGS, with_job_options
 @handle_errors
 @with_job_options(INPUT_FLAGS)
 def inspect(
-    file: Annotated[str, typer.Argument(help="An output of encode, or an input: file, glob, folder or -.")],
+    file: Annotated[str, typer.Argument(help="Output of encode, or an input: file, glob, folder or - for stdin.")],
     as_json: JsonFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Tell what FILE holds.
+    """Describe an input or an output.
 
-    Of an output: rows, dimensions, precision, norms, non-finite values, truncated rows, ids that come twice,
-    and what made the vectors. Of an input: columns, rows, rejects by reason, text lengths in characters.
+    For an output: rows, dimensions, precision, norms, non-finite values, truncated rows, duplicate ids,
+    and the model and settings of the vectors. For an input: columns, rows, rejects by reason, text lengths
+    in characters.
     """
     set_environment(flags)
     found = describe_path(file, flags)

@@ -1,4 +1,4 @@
-"""`embedcli models` and `embedcli pull`: which names are known, what is here, and how to get more."""
+"""`embedcli models` and `embedcli pull`: list and download models."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ COLUMN_GAP = "  "
 @handle_errors
 @with_job_options(("cache_dir",))
 def models(
-    compiled: Annotated[bool, typer.Option("--compiled", help="List the compiled models in the cache.")] = False,
-    clear: Annotated[bool, typer.Option("--clear", help="Empty the cache of compiled models.")] = False,
+    compiled: Annotated[bool, typer.Option("--compiled", help="List the cached compiled models instead.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete the cached compiled models.")] = False,
     as_json: JsonLinesFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """List the known model names and which of them are on this machine."""
+    """List the known models and whether they are on this machine."""
     set_environment({})
     if clear:
         from embedcli.encoders.openvino import loader as engine
@@ -42,12 +42,12 @@ def models(
 @handle_errors
 @with_job_options(("cache_dir",))
 def pull(
-    model: Annotated[str, typer.Argument(help="A name from `embedcli models`, or a hub id.")],
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
+    model: Annotated[str, typer.Argument(help="A name listed by `embedcli models`, or a Hub ID.")],
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model.")] = None,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Fetch a model into the local cache, for machines that run offline later."""
+    """Download a model, for example for use offline."""
     set_environment({})
     from embedcli.models import resolve
 
