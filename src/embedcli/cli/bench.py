@@ -38,9 +38,9 @@ def bench(
     quiet: QuietFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Compare the speed of embedcli with sentence-transformers and other libraries.
+    """Compare the speed of embedcli with other libraries.
 
-    Each library encodes the same rows in turn, every run in its own process. The table shows medians;
+    embedcli, SentenceTransformer.encode and others encode the same rows in turn, each run in its own process. The table shows medians;
     each ratio compares runs of the same round. docs/concepts/speed.md explains the figures.
     """
     from embedcli.benchmark.text_tables import format_batch_tokens, format_comparison

@@ -45,7 +45,7 @@ def encode(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Embed every row of the inputs and write ids and vectors to OUTPUT.
+    """Embed every row of the inputs and write the vectors to OUTPUT.
 
     The name of OUTPUT sets its format: .parquet, .npy (with .ids.parquet), .jsonl, .arrow, a folder/ of
     Parquet files, or - for stdout. If a run is interrupted, the same command resumes it.
