@@ -55,7 +55,7 @@ class VectorFile(Protocol):
 
 def detect_format(path: str) -> OutputFormat:
     """What a file of vectors is by its first bytes. UsageError if it is none."""
-    with storage.open_input(path, look=True) as source:
+    with storage.open_input(path, preview=True) as source:
         start = source.read()[:16] if source.codec is None else b""
     found = next((kind for magic, kind in FORMATS_BY_MAGIC if start.startswith(magic)), None)
     if found is None and not start and companion_exists(path, writers.space_path(path)):

@@ -239,7 +239,8 @@ def iterate_answers(
     import ray.data
 
     check_worker_fits(run)
-    job = run.job = replace(run.job, workers=min(run.job.workers or count_cluster_workers(run), len(tasks)))
+    run.worker_count = min(run.job.workers or count_cluster_workers(run), len(tasks))
+    job = replace(run.job, workers=run.worker_count)
     left = run.control.remaining_seconds()
     workers_job = replace(job, runner="local", workers=None, threads=threads_per_worker(run), max_seconds=None)
     data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)).map(
