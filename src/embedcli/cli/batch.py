@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.config_file import ConfigurableCommand
-from embedcli.cli.config_file import collect_given_options as settings_of
+from embedcli.cli.config_file import ConfigurableCommand, collect_given_options
 from embedcli.cli.console import print_note
 from embedcli.cli.encode import run_job_with_reporting
 from embedcli.cli.entrypoint import handle_errors, set_environment
@@ -63,24 +62,24 @@ def export_command(
     if len(paths) < 2:
         raise UsageError("batch export needs an input and an output", "embedcli batch export in.jsonl requests.jsonl")
     job = Job(inputs=tuple(paths[:-1]), output="-", **flags)
-    made = openai_batch.export_requests(job, paths[-1], print_note, results=results or ())
-    for line in format_export(made, price):
+    export = openai_batch.export_requests(job, paths[-1], print_note, results=results or ())
+    for line in format_export(export, price):
         print_note(line)
-    raise typer.Exit(3 if made.rejects else 0)
+    raise typer.Exit(3 if export.rejects else 0)
 
 
-def format_export(made: Any, price: float | None) -> list[str]:
-    """What was exported, in a few lines."""
-    lines = [("rows", f"{made.rows + made.rejects:,} in, {made.rejects:,} that cannot be read")]
-    told = [
-        (made.duplicate_rows, "repeated"), (made.answered_rows, "answered already"), (made.empty_rows, "empty")
+def format_export(export: Any, price: float | None) -> list[str]:
+    """Return the summary of an export as lines."""
+    lines = [("rows", f"{export.rows + export.rejects:,} in, {export.rejects:,} unreadable")]
+    counts = [
+        (export.duplicate_rows, "repeated"), (export.answered_rows, "already answered"), (export.empty_rows, "empty")
     ]  # fmt: skip
-    rest = "".join(f", {count:,} {what}" for count, what in told if count)
-    lines.append(("requests", f"{made.requests:,}{rest}"))
-    lines.append(("tokens", f"{made.tokens:,} ({made.counting_method}), {made.truncated:,} texts cut"))
+    not_requested = "".join(f", {count:,} {kind}" for count, kind in counts if count)
+    lines.append(("requests", f"{export.requests:,}{not_requested}"))
+    lines.append(("tokens", f"{export.tokens:,} ({export.counting_method}), {export.truncated:,} texts truncated"))
     if price is not None:
-        lines.append(("cost", f"{made.tokens * price / 1e6:,.6g} at {price:g} per million tokens"))
-    lines += [("output", path) for path in (*made.files, made.job_file)]
+        lines.append(("cost", f"{export.tokens * price / 1e6:,.6g} at {price:g} per million tokens"))
+    lines += [("output", path) for path in (*export.files, export.job_file)]
     return [f"{name:<8}  {text}" for name, text in lines]
 
 
@@ -123,7 +122,7 @@ def import_command(
     if len(paths) < 2:
         raise UsageError("batch import needs results and an output", "embedcli batch import results.jsonl out.parquet")
     results, output = paths[:-1], paths[-1]
-    # What the export recorded stands unless it is given anew.
+    # Options given here override those that the export recorded; an empty --keep was not given.
     given = {name: value for name, value in flags.items() if name != "keep" or value}
     job = replace(openai_batch.load_job(results, output, job_file), **given)
     if inputs:
@@ -132,4 +131,4 @@ def import_command(
     def load(job: Job, notify: Any) -> Any:
         return openai_batch.load_batch_encoder(results, job, notify, allow_missing=allow_missing)
 
-    raise typer.Exit(run_job_with_reporting(job, report, progress, quiet, price, load, settings_of(ctx)))
+    raise typer.Exit(run_job_with_reporting(job, report, progress, quiet, price, load, collect_given_options(ctx)))

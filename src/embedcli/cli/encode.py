@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -70,52 +69,65 @@ def run_job_with_reporting(
     load: Any = None,
     settings: OptionSources | None = None,
 ) -> int:
-    """Run a job with progress, summary and report; the exit code. The report is written after failures too."""
+    """Run a job with progress, summary and, even if the job fails, the report.
+
+    Args:
+        job: The job.
+        report_path: Where to write the JSON report, if anywhere.
+        progress: Value of --progress.
+        quiet: Print errors only.
+        price: Price per million tokens.
+        load: Loads the encoder in place of the job's model.
+        settings: Options that are not at their defaults.
+
+    Returns:
+        The exit code.
+    """
     from embedcli import runners
     from embedcli.pipeline.control import RunControl
     from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting import run_report
     from embedcli.reporting.progress import ProgressReporter
 
-    watch = ProgressReporter(progress, quiet)
-    meter, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
-    made = run_report.RunReport(
-        replace(job),
-        1,
-        "",
-        0.0,
-        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        meter,
-        notes=watch.notes,
+    reporter = ProgressReporter(progress, quiet)
+    metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
+    report = run_report.RunReport(
+        job=job,
+        exit_code=1,
+        reason="",
+        seconds=0.0,
+        started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        metrics=metrics,
+        notes=reporter.notes,
         price_per_mtok=price,
         option_sources=settings or {},
     )
     for line in describe_config_options(settings or {}):
-        watch.notify(line)
-    begun = time.perf_counter()
+        reporter.notify(line)
+    start = time.perf_counter()
     try:
         with stop_on_signals(control):
-            made.result = runners.execute_job(job, watch, control, meter, load)
-        made.exit_code, made.reason = made.result.exit_code, made.result.reason
-    except BaseException as error:  # noqa: BLE001  the report tells of every failure
-        watch.stop()
-        made.reason, made.hint, made.exit_code = describe_error(error)
+            report.result = runners.execute_job(job, reporter, control, metrics, load)
+        report.exit_code, report.reason = report.result.exit_code, report.result.reason
+    except BaseException as error:  # noqa: BLE001  the report describes every failure
+        reporter.stop()
+        report.reason, report.hint, report.exit_code = describe_error(error)
         report_error(error)
     finally:
-        watch.stop()
-        made.seconds = time.perf_counter() - begun
-    if made.result is not None:
-        for line in made.format_summary():
-            watch.notify(line)
-        watch.notify(made.reason)
+        reporter.stop()
+        report.seconds = time.perf_counter() - start
+    if report.result is not None:
+        for line in report.format_summary():
+            reporter.notify(line)
+        reporter.notify(report.reason)
     if report_path is not None:
-        run_report.write_report(report_path, made.as_json())
-    return made.exit_code
+        run_report.write_report(report_path, report.as_json())
+    return report.exit_code
 
 
 @contextmanager
 def stop_on_signals(control: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM stop after the batch in hand; a second one, or one before any row, leaves at once."""
+    """Stop the run after the current batch on SIGINT or SIGTERM; at once on a second signal or before any row."""
 
     def handle(number: int, frame: object) -> None:
         name = signal.Signals(number).name
@@ -123,9 +135,9 @@ def stop_on_signals(control: Any) -> Iterator[None]:
             raise InterruptedBySignal(name)
         control.stop(name)
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in old.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -64,25 +64,27 @@ def evaluate(
     times 100, and their average; the second shows all measures.
     """
     set_environment(flags)
-    from embedcli.analysis.evaluate import evaluate_model as evaluated
+    from embedcli.analysis.evaluate import evaluate_model
 
-    reading = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FIELDS})
-    tasks = read_tasks(reading, files, columns, label, (queries, relevance, query_prompt, document_prompt))
-    encoding = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
-    jobs = [Job(inputs=(), output="-", model=name, **encoding) for name in model or [DEFAULT_MODEL]]
-    found = [evaluated(job, tasks, count, print_note) for job in jobs]
+    input_job = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FIELDS})
+    tasks = read_tasks(input_job, files, columns, label, (queries, relevance, query_prompt, document_prompt))
+    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
+    jobs = [Job(inputs=(), output="-", model=name, **encoder_flags) for name in model or [DEFAULT_MODEL]]
+    results = [evaluate_model(job, tasks, count, print_note) for job in jobs]
     if as_json:
-        show_json(found)
+        show_json(results)
         return
-    show_table([model_row(one) for one in found], right=[name for name in model_row(found[0]) if name != "model"])
+    show_table(
+        [model_row(result) for result in results], right=[name for name in model_row(results[0]) if name != "model"]
+    )
     typer.echo()
-    show_table(detail_rows(found), right=[one["model"] for one in found])
+    show_table(detail_rows(results), right=[result["model"] for result in results])
 
 
 def read_tasks(
     job: Job, files: list[str], columns: str | None, label: str | None, retrieval: tuple[str | None, ...]
 ) -> Any:
-    """The tasks that the files and flags describe. UsageError where they do not fit together."""
+    """Read the evaluation tasks; raise UsageError for options that contradict each other."""
     from dataclasses import replace
 
     from embedcli.analysis.eval_data import read_labelled_texts, read_pairs, read_retrieval
@@ -93,8 +95,8 @@ def read_tasks(
     if sum((columns is not None, label is not None, queries is not None)) > 1:
         raise UsageError("--columns, --label and --queries cannot be combined", "choose one of them")
     if queries is not None and relevance is not None:
-        made = [read_retrieval(job, file, queries, relevance) for file in files]
-        return [replace(task, query_prompt=query_prompt, document_prompt=document_prompt) for task in made]
+        tasks = [read_retrieval(job, file, queries, relevance) for file in files]
+        return [replace(task, query_prompt=query_prompt, document_prompt=document_prompt) for task in tasks]
     if label is not None:
         return [read_labelled_texts(job, file, label) for file in files]
     names = columns.split(",") if columns is not None else None
@@ -103,20 +105,20 @@ def read_tasks(
     return [read_pairs(job, file, names) for file in files]
 
 
-def model_row(one: dict[str, Any]) -> dict[str, str]:
-    """A model's line of the table: main measures times 100, as benchmark tables print them."""
-    main = {task["name"]: to_percent(next(iter(task["measures"].values()))) for task in one["tasks"]}
-    speed = one["rows_per_second"]
-    average = {"average": to_percent(one["average"])} if len(one["tasks"]) > 1 else {}
-    return {"model": one["model"], **main, **average, "rows/s": f"{speed:,.0f}" if speed is not None else "-"}
+def model_row(result: dict[str, Any]) -> dict[str, str]:
+    """Return a model's line of the table: main measures times 100, as benchmark tables print them."""
+    main = {task["name"]: to_percent(next(iter(task["measures"].values()))) for task in result["tasks"]}
+    speed = result["rows_per_second"]
+    average = {"average": to_percent(result["average"])} if len(result["tasks"]) > 1 else {}
+    return {"model": result["model"], **main, **average, "rows/s": f"{speed:,.0f}" if speed is not None else "-"}
 
 
-def detail_rows(found: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Every measure of every file, one column for each model."""
+def detail_rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a line for every measure of every file, with a column per model."""
     return [
         {"file": task["name"], "measure": name}
-        | {one["model"]: f"{one['tasks'][i]['measures'][name]:.4f}" for one in found}
-        for i, task in enumerate(found[0]["tasks"])
+        | {result["model"]: f"{result['tasks'][i]['measures'][name]:.4f}" for result in results}
+        for i, task in enumerate(results[0]["tasks"])
         for name in task["measures"]
     ]
 

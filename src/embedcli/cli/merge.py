@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
 from embedcli.cli.options import QuietFlag, with_job_options
 from embedcli.core.types import OutputFormat
@@ -29,8 +30,8 @@ def merge(
     """
     from embedcli import runners
 
-    outcome = runners.merge_shards(output, to, flags["max_rejects"])
+    result = runners.merge_shards(output, to, flags["max_rejects"])
     if not quiet:
-        counted = f"{outcome.totals['read']:,} rows: " if outcome.totals else ""
-        typer.echo(f"{output}: {counted}{outcome.reason}", err=True)
-    raise typer.Exit(outcome.exit_code)
+        rows = f"{result.totals['read']:,} rows: " if result.totals else ""
+        print_note(f"{output}: {rows}{result.reason}")
+    raise typer.Exit(result.exit_code)
