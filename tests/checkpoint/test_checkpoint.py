@@ -283,8 +283,8 @@ def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
     assert again.damaged_parts == []
 
 
-@pytest.mark.parametrize("tolerant", [False, True])
-def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, tolerant: bool) -> None:
+@pytest.mark.parametrize("allow_changed_input", [False, True])
+def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, allow_changed_input: bool) -> None:
     (tmp_path / "out").mkdir()
     ledger, every = opened(tmp_path / "out"), chunks()
     share = Partition(0, (every[0].input_split,))
@@ -293,8 +293,8 @@ def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path
     fill(ledger, every)
     ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     ledger.release()
-    again = opened(tmp_path / "out", allow_changed_input=tolerant)
-    if tolerant:
+    again = opened(tmp_path / "out", allow_changed_input=allow_changed_input)
+    if allow_changed_input:
         assert again.begin_partitions([grown], [grown]) == [grown]
         assert again.completed == {}
     else:

@@ -511,7 +511,7 @@ def test_a_look_is_bounded_and_the_same_however_bytes_arrive(
 ) -> None:
     path = write(tmp_path / "a.jsonl", *({"id": i, "text": "x" * i} for i in range(20)))
     monkeypatch.setattr(preview, "PREVIEW_BYTES", limit)
-    monkeypatch.setattr("embedcli.storage.input_stream.LOOK_BYTES", portion)
+    monkeypatch.setattr("embedcli.storage.input_stream.PREVIEW_BYTES", portion)
     look = preview.preview_input(str(path), None, "utf-8", 15)
     ends = [at for at, byte in enumerate(path.read_bytes(), 1) if byte == ord("\n")]
     whole = sum(1 for end in ends if end <= limit)

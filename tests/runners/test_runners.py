@@ -378,7 +378,7 @@ def big(home: Path, output: str, *more: object) -> list[str]:
 
 
 # Pieces of 8 kB in the child, too: it has no monkeypatch.
-CUT = "from embedcli.readers import preview; preview.PIECE_BYTES = 8000; from embedcli.cli import main; main()"
+CUT = "from embedcli.readers import preview; preview.JSONL_SPLIT_BYTES = 8000; from embedcli.cli import main; main()"
 
 
 def cut(command: list[str]) -> list[str]:
@@ -504,7 +504,7 @@ def faulty_run(home: Path, tmp_path: Path, times: int, error: BaseException) -> 
     files = (str(home / "in.c.parquet"),)
     job = Job(files, f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2, chunk_rows=16)
     watch = jobs.Silent()
-    outcome = runners.run_job(job, watch, RunControl(), MetricsCollector(), Faulty(tmp_path / "note", times, error))
+    outcome = runners.execute_job(job, watch, RunControl(), MetricsCollector(), Faulty(tmp_path / "note", times, error))
     return outcome, watch.lines
 
 
@@ -552,7 +552,7 @@ class Imported:
 def test_a_worker_imports_no_library_it_does_not_need(home: Path, tmp_path: Path) -> None:
     job = Job((str(home / "in.c.parquet"),), f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2)
     with pytest.raises(UsageError) as caught:
-        runners.run_job(job, jobs.Silent(), RunControl(), MetricsCollector(), Imported())
+        runners.execute_job(job, jobs.Silent(), RunControl(), MetricsCollector(), Imported())
     assert caught.value.message == "numpy"
 
 

@@ -144,7 +144,7 @@ def _relevance_rows(job: Job, path: str) -> Iterator[tuple[str, str, float]]:
 
 def _trec_lines(path: str) -> Iterator[tuple[str, str, float]]:
     """`query iteration document relevance`, separated by white space; nothing for a file of another kind."""
-    with storage.open_input(path, look=True) as source:
+    with storage.open_input(path, preview=True) as source:
         first = source.read().split(b"\n", 1)[0].split()
     if len(first) != 4 or not first[3].lstrip(b"-").isdigit():
         return

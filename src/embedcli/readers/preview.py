@@ -105,7 +105,7 @@ def preview_input(
         # A store is asked for the footer alone; what is no Parquet file is looked at like any other.
         with suppress(parquet_reader.UnreadableParquetError):
             return _look_at_footer(path, prefetched)
-    with storage.open_input(path, look=True, prefetched=prefetched) as source:
+    with storage.open_input(path, preview=True, prefetched=prefetched) as source:
         head = source.read()
         kind = forced or detect_format(path, head, encoding)
         if kind == "parquet":
@@ -209,7 +209,7 @@ def _look_at_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encodin
 
 
 def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, rows: int) -> list[Any]:
-    """The first lines: `rows` of them, or those in LOOK_BYTES; the same however the stream is portioned."""
+    """The first lines: `rows` of them, or those in PREVIEW_BYTES; the same however the stream is portioned."""
     beginning = StreamHead(blocks)
     lines = list(islice(chain.from_iterable(jsonl_reader.iterate_lines(beginning, encoding, path)), rows + 1))
     return lines[:-1] if beginning.is_last_line_cut or len(lines) > rows else lines
@@ -217,7 +217,7 @@ def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, rows: int) -
 
 @dataclass
 class StreamHead:
-    """The first LOOK_BYTES of a stream, or its first line if that is longer. `cut` if the last line is not whole."""
+    """The first PREVIEW_BYTES of a stream, or its first line if that is longer. `cut` if the last line is not whole."""
 
     blocks: Iterable[bytes]
     is_last_line_cut: bool = False

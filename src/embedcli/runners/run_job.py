@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BEGIN_TIMEOUT_SECONDS = 60.0
 
 
-def run_job(
+def execute_job(
     job: Job, watch: RunObserver, control: RunControl, meter: MetricsCollector, load: EncoderLoader | None = None
 ) -> RunResult:
     """Encode the job's rows into its output; whatever happens, what is done stays done.

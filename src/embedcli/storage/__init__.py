@@ -1,6 +1,6 @@
 """Paths, local and remote file systems, atomic writes and locks.
 
-`files_of` is the one place where a path becomes a file system: local, an object store, or a web server.
+`get_file_system` is the one place where a path becomes a file system: local, an object store, or a web server.
 Inputs are opened with `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 

@@ -58,7 +58,7 @@ def scheme_family(path: str) -> str:
 
 @contextmanager
 def translate_store_errors(path: str, *, writing: bool = False) -> Iterator[None]:
-    """Translate errors of the client libraries into StoreRefused, with the address and a hint.
+    """Translate errors of the client libraries into ObjectStoreError, with the address and a hint.
 
     Raises:
         FileNotFoundError: The file does not exist, nor perhaps its bucket: see `describe_missing_bucket`.

@@ -84,7 +84,7 @@ def find_cause(error: Exception) -> tuple[FailureKind, BaseException]:
 
 
 def is_from_library(error: BaseException) -> bool:
-    """Whether an exception comes from the operating system or from a client library, and not from a defect of ours."""
+    """Whether an exception comes from the operating system or a client library, and is not a defect of embedcli."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in LIBRARIES
 
 

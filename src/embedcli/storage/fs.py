@@ -68,7 +68,7 @@ def list_folders(folder: str, pattern: str) -> list[str]:
 
 
 def read_bytes(path: str) -> bytes:
-    """Read a small file completely. Raises OSError, or StoreRefused for an address, if it cannot be read."""
+    """Read a small file completely. Raises OSError, or ObjectStoreError for an address, if it cannot be read."""
     with get_file_system(path).open_seekable(path) as source:
         return bytes(source.read())
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedcli.storage.parallel_open import PrefetchedFiles
 
 # A preview of each of 10,000 files should not read gigabytes.
-LOOK_BYTES = 64 << 10
+PREVIEW_BYTES = 64 << 10
 
 
 @dataclass
@@ -47,18 +47,18 @@ class _SinglePassStream:
 class _StreamReader:
     """One reading of a stream, from its beginning."""
 
-    def __init__(self, stream: _SinglePassStream, *, look: bool) -> None:
+    def __init__(self, stream: _SinglePassStream, *, preview: bool) -> None:
         self._stream = stream
-        self._look = look
+        self._preview = preview
         self._position = 0
-        stream.is_consumed = stream.is_consumed or not look
+        stream.is_consumed = stream.is_consumed or not preview
 
     def read(self, size: int, /) -> bytes:
         stream = self._stream
         data = bytes(stream.previewed[self._position : self._position + size])
         if not data:
             data = stream.read_more(size)
-            if self._look:
+            if self._preview:
                 stream.previewed += data
         self._position += len(data)
         return data
@@ -67,7 +67,7 @@ class _StreamReader:
         raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
 
     def close(self) -> None:
-        if not self._look:
+        if not self._preview:
             self._stream.finish()
 
 
@@ -75,7 +75,7 @@ class _StreamReader:
 _OPEN_STREAMS: dict[str, _SinglePassStream] = {}
 
 
-def _open_stream(path: str, *, look: bool) -> _StreamReader:
+def _open_stream(path: str, *, preview: bool) -> _StreamReader:
     # A notebook replaces stdin with an object that has no bytes.
     stdin = getattr(sys.stdin, "buffer", None) if path == "-" else None
     # Unbuffered: a thread that waits in a buffered read holds a lock that Python needs to exit.
@@ -89,7 +89,7 @@ def _open_stream(path: str, *, look: bool) -> _StreamReader:
         )
     if stream.is_consumed:
         raise InputError(f"{format_location(path)}: a pipe can be read only once", "write it to a file first")
-    return _StreamReader(stream, look=look)
+    return _StreamReader(stream, preview=preview)
 
 
 class InputStream:
@@ -144,12 +144,12 @@ class InputStream:
         self.close()
 
 
-def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | None = None) -> InputStream:
+def open_input(path: str, *, preview: bool = False, prefetched: PrefetchedFiles | None = None) -> InputStream:
     """Open an input for reading; the compression is detected from its first bytes, not from its name.
 
     Args:
         path: A file, a pipe, an address, or `-` for stdin.
-        look: Preview the beginning: read in small blocks, and keep what is read of a pipe for the next reader.
+        preview: Preview the beginning: read in small blocks, and keep what is read of a pipe for the next reader.
             Otherwise a pipe can be read only once.
         prefetched: Take the file from here if it is ready.
 
@@ -163,11 +163,11 @@ def open_input(path: str, *, look: bool = False, prefetched: PrefetchedFiles | N
         if opened is not None:
             raw, size = opened, opened.size()
         elif path == "-" or (is_local(path) and files.kind(path) == "stream"):
-            raw, size = _open_stream(path, look=look), None
+            raw, size = _open_stream(path, preview=preview), None
         else:
             raw, size = files.open_with_size(path)
     try:
-        return InputStream(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
+        return InputStream(path, raw, size, PREVIEW_BYTES if preview else RAW_BYTES)
     except BaseException:
         raw.close()
         raise

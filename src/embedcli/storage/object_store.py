@@ -51,7 +51,7 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 class RemoteFileSystem:
     """The files of one server.
 
-    Every method raises FileNotFoundError for a file that does not exist and StoreRefused for any other failure.
+    Every method raises FileNotFoundError for a file that does not exist and ObjectStoreError for any other failure.
     """
 
     def __init__(self, client: Client) -> None:
@@ -65,12 +65,12 @@ class RemoteFileSystem:
         import pyarrow.fs as pafs
 
         if self._client.fsspec_fs is not None:
-            return self._raw_kind(path)
+            return self._kind_in_fsspec(path)
         with translate_store_errors(path):
             found = self._fs.get_file_info(self._client.fs_path(path)).type
         return {pafs.FileType.File: "file", pafs.FileType.Directory: "folder"}.get(found)  # type: ignore[return-value]
 
-    def _raw_kind(self, path: str) -> PathKind | None:
+    def _kind_in_fsspec(self, path: str) -> PathKind | None:
         try:
             with translate_store_errors(path):
                 return (
@@ -191,7 +191,7 @@ class RemoteFileSystem:
         return _download_once(unmasked(path), self._version(path)[1])
 
     def download(self, path: str, out: BinaryIO) -> None:
-        """Copy a complete file. StoreRefused if fewer bytes arrive than the server announced."""
+        """Copy a complete file. ObjectStoreError if fewer bytes arrive than the server announced."""
         with translate_store_errors(path):
             if self._client.can_list:
                 source: Any = self._open(path)
@@ -248,8 +248,8 @@ class RemoteFileSystem:
 
     def _verify_size(self, path: str, size: int) -> None:
         with translate_store_errors(path, writing=True):
-            there = self._client.fsspec_fs.info(self._client.fs_path(path)).get("size")
-        if there != size:
+            size_in_store = self._client.fsspec_fs.info(self._client.fs_path(path)).get("size")
+        if size_in_store != size:
             raise _altered_error(path)
 
     def _require_writable(self, path: str) -> None:
@@ -316,7 +316,7 @@ def remote_file_system(path: str) -> RemoteFileSystem:
 
 
 def _translate_fetch_errors(path: str, ask: Fetch) -> Fetch:
-    """Wrap a request so that its errors become StoreRefused."""
+    """Wrap a request so that its errors become ObjectStoreError."""
 
     def fetch(start: int, count: int) -> bytes:
         with translate_store_errors(path):

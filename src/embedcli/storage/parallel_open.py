@@ -32,7 +32,7 @@ class PrefetchedFiles:
         self._futures: dict[str, Future[RangedFile]] = {}
 
     def iterate(self, items: Iterable[T], path_of: Callable[[T], str | None]) -> Generator[T, None, None]:
-        """Yield the items in order while the files of the next WIDTH items are opened.
+        """Yield the items in order while the files of the next MAX_PARALLEL_REQUESTS items are opened.
 
         A file that nobody takes while its item is current is closed. Closing the iterator closes the rest.
 
@@ -60,7 +60,7 @@ class PrefetchedFiles:
         """Return the open file of a path, once; None if it was not opened ahead.
 
         Raises:
-            StoreRefused, FileNotFoundError: What opening it raised.
+            ObjectStoreError, FileNotFoundError: What opening it raised.
         """
         future = self._futures.pop(path, None)
         return None if future is None else future.result()

@@ -115,8 +115,9 @@ def _select_data_files(folder: str, names: list[str]) -> list[str]:
     if not data:
         raise UsageError(
             f"{format_location(folder)}: there are no data files in this folder",
-            f"use a glob for other names and for subfolders: '{format_location(folder.rstrip('/'))}/**/*.json'; without one, "
-            "only files that end in .jsonl, .ndjson, .csv, .tsv or .parquet (also with .gz, .zst, .bz2, .xz) are read",
+            f"use a glob for other names and for subfolders: '{format_location(folder.rstrip('/'))}/**/*.json'; "
+            "without one, only files that end in .jsonl, .ndjson, .csv, .tsv or .parquet are read, "
+            "also with .gz, .zst, .bz2 or .xz",
         )
     return [os.path.join(folder, name) for name in sorted(data, key=natural_sort_key)]
 

@@ -31,8 +31,8 @@ PAUSE_SECONDS = 0.5
 class RangedFile(io.RawIOBase):
     """An object as a read-only file, with a read-ahead window for each place that is read.
 
-    Memory: at most MAX_WINDOWS x MAX_WINDOW_BYTES. Reading raises StoreRefused if the server refuses, or if it cannot
-    be reached in ATTEMPTS attempts.
+    Memory: at most MAX_WINDOWS x MAX_WINDOW_BYTES. Reading raises ObjectStoreError if the server refuses, or if it
+    cannot be reached in ATTEMPTS attempts.
 
     Args:
         path: The address, for messages.
