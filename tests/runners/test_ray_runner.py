@@ -333,7 +333,7 @@ def test_an_output_that_workers_do_not_share(actor: Any, tmp_path: Path) -> None
     shutil.rmtree(output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder)
     error = answer_of(one, row)["error"]
     assert isinstance(error, OutputError)
-    assert "cannot be seen there" in error.message
+    assert "cannot be seen from this machine" in error.message
     assert "that all machines share" in error.hint
     assert list(tmp_path.rglob("try-*")) == []
 

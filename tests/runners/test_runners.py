@@ -568,7 +568,7 @@ def test_a_worker_of_another_version_is_refused(home: Path) -> None:
 def test_a_worker_that_cannot_see_the_output_says_so(tmp_path: Path) -> None:
     (tmp_path / "out" / "_parts").mkdir(parents=True)
     ledger = checkpoint.Ledger(output_target.resolve_target(f"{tmp_path}/out/", None))
-    with pytest.raises(OutputError, match="cannot be seen") as caught:
+    with pytest.raises(OutputError, match="cannot be seen from this machine") as caught:
         ledger.join({"model": "x"})
     assert "share" in caught.value.hint
 

@@ -32,7 +32,7 @@ def run_with_workers(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
     every = plan_partitions(run.job, run.plan, folder=folder)
     shares = local.select_shard(every, run.job.shard)
     warn_idle_workers(run, shares, every)
-    left = ledger.begin_partitions(shares, every, reread=local.make_rereader(run, ledger))
+    left = ledger.begin_partitions(shares, every, read_again=local.make_rereader(run, ledger))
     check_completed_partitions(run, ledger, [share for share in left if share.index in ledger.completed])
     run.rows_read = sum(record.rows_read for record in ledger.completed.values())
     todo = [share for share in shares if share.index not in ledger.completed]
@@ -69,7 +69,7 @@ def start_workers(
 def record_partition_done(run: RunContext, ledger: checkpoint.Ledger, one: PartitionResult) -> None:
     """Count a share that a worker has sealed."""
     ledger.add_completed_partition(one.record)
-    ledger.damaged_parts += [f"share {one.record.index}"] * one.damaged_parts
+    ledger.damaged_parts += [f"partition {one.record.index}"] * one.damaged_parts
     run.rows_read += one.rows_read
     run.unfinished_splits -= {part.key[0] for part in one.record.parts}
     workers = run.worker_count or len(assign_devices(run.job))

@@ -70,7 +70,7 @@ def find_missing_splits(run: RunContext, ledger: checkpoint.Ledger, shares: list
     mine = select_shard(shares, job.shard)
     warn_idle_workers(run, mine, shares)
     left = ledger.begin_partitions(
-        mine, shares, unread=not (job.update or job.reuse), reread=make_rereader(run, ledger)
+        mine, shares, skip_unchanged=not (job.update or job.reuse), read_again=make_rereader(run, ledger)
     )
     known = {share.index for share in left}
     run.rows_read += sum(record.rows_read for index, record in ledger.completed.items() if index not in known)
@@ -119,7 +119,7 @@ def check_and_publish(
     outcome = finished_result(totals, space, tuple(ledger.target.list_files()))
     return replace(
         outcome,
-        resumed_rows=run.rows_read - sum(ledger.new_parts),
+        resumed_rows=run.rows_read - ledger.rows_written,
         damaged_parts=len(ledger.damaged_parts),
         changes=changes,
     )
@@ -142,7 +142,7 @@ def shard_result(
     return replace(
         outcome,
         reason=f"shard {number}/{of}: {outcome.reason}",
-        resumed_rows=run.rows_read - sum(ledger.new_parts),
+        resumed_rows=run.rows_read - ledger.rows_written,
         damaged_parts=len(ledger.damaged_parts),
     )
 

@@ -82,7 +82,7 @@ def run_locked(run: RunContext) -> RunResult:
     target = output_target.resolve_target(job.output, job.to)
     number = None if job.shard is None else "_lock-{}-of-{}".format(*job.shard)
     ledger = checkpoint.Ledger(
-        target, keeps_other_parts=job.update or job.shard is not None, lock=number or checkpoint.LOCK_FILE
+        target, allow_changed_input=job.update or job.shard is not None, lock=number or checkpoint.LOCK_FILE
     )
     ledger.acquire()
     try:
@@ -159,7 +159,7 @@ def merge_shards(output: str, to: OutputFormat | None = None, max_rejects: str |
     ledger.acquire()
     try:
         if is_published(ledger):
-            ledger.remove_staging()
+            ledger.staging.remove()
             return find_merged_result(target)
         totals, layout, space = load_partition_records(ledger)
         check_max_rejects(max_rejects, totals["rejects"], totals["read"])

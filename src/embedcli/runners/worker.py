@@ -62,7 +62,7 @@ class PartitionWorker:
         self.observer, self.control = watch, control
         self.setup = setup
         target = output_target.resolve_target(setup.job.output, setup.job.to)
-        self.ledger = checkpoint.Ledger(target, keeps_other_parts=setup.job.shard is not None)
+        self.ledger = checkpoint.Ledger(target, allow_changed_input=setup.job.shard is not None)
         self.ledger.join(setup.job_manifest, setup.snapshot_name)
         self.run = self._run(setup.job)
         self.encoder = self.run.load_encoder()
