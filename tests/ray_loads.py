@@ -62,6 +62,14 @@ class DiesOnce(Loader):
 
 
 @dataclass(frozen=True)
+class Dies(Loader):
+    """Every worker dies of SIGKILL in its first chunk."""
+
+    def at_tokenize(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
 class Waits(Loader):
     """Each worker on `node`, or on any, does `after` chunks, then waits for its end. Says so by a file `waits-PID`."""
 

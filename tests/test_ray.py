@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
+import queue
 import shutil
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -26,15 +26,14 @@ import ray_loads
 from embedcli import checkpoint, outputs, runners, sources, storage
 from embedcli.checkpoint import views
 from embedcli.cli import boundary
-from embedcli.contracts import Job, Outcome, OutputError, Share, UsageError
+from embedcli.contracts import Job, ModelError, Outcome, OutputError, Share, UsageError
 from embedcli.meter import Control, Meter
-from embedcli.runners import actor as actor_side
-from embedcli.runners import cluster, work
+from embedcli.runners import cluster
+from embedcli.runners.actor import DriverContext, RayWorker
+from embedcli.runners.work import Setup, Task
 
 pytestmark = [
-    pytest.mark.skipif(
-        not all(map(find_spec, ("ray", "pandas"))), reason="Ray Data is not installed: pip install 'embedcli[ray]'"
-    ),
+    pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'embedcli[ray]'"),
     # Ray warns of settings that it makes itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
 ]
@@ -147,6 +146,7 @@ def test_ray_data_reads_a_folder_output_as_it_stands(
 ) -> None:
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
+    pytest.importorskip("pandas", reason="Ray Data is not installed: pip install 'ray[data]'")
     import ray.data
 
     # Ray starts 32 processes that look at the ends of files, unless it is told.
@@ -283,7 +283,7 @@ def test_an_error_nobody_thought_of(
     with pytest.raises(ZeroDivisionError) as raised:
         run(job_of(home, f"{tmp_path}/out/", workers=1), ray_loads.Fails(log), watch)
     assert ray_loads.loads(Path(log)) == 2
-    assert sum("failed and are done once more" in line for line in watch.lines) == 1
+    assert sum("a worker failed (ZeroDivisionError: a batch of nothing)" in line for line in watch.lines) == 1
     monkeypatch.setenv(boundary.VERBOSE, "1")
     assert boundary.fail(raised.value) == 1
     shown = capsys.readouterr().err
@@ -291,9 +291,31 @@ def test_an_error_nobody_thought_of(
     assert "error: unexpected ZeroDivisionError: a batch of nothing" in shown
 
 
+@pytest.mark.usefixtures("two_nodes")
+def test_a_partition_that_kills_each_worker(home: Path, tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    with pytest.raises(ModelError, match=f"{cluster.MAX_DEATHS} workers died while they encoded partition 0"):
+        run(job_of(home, f"{tmp_path}/out/", workers=1), ray_loads.Dies(log))
+    assert ray_loads.loads(Path(log)) == cluster.MAX_DEATHS
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_machines_without_embedcli(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loader(ray_loads.Loader):
+        __module__ = "only_on_the_driver"
+        __qualname__ = "Loader"
+
+    module = ModuleType(Loader.__module__)
+    monkeypatch.setattr(module, "Loader", Loader, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(UsageError, match=r"lacks embedcli or .*: .*No module named 'only_on_the_driver'") as raised:
+        run(job_of(home, f"{tmp_path}/out/"), Loader(str(tmp_path)))
+    assert raised.value.hint == "install the same version, with the same extras, on all of them"
+
+
 @pytest.fixture
-def actor(home: Path, tmp_path: Path) -> tuple[actor_side.Actor, dict[str, bytes]]:
-    """An actor in this process, and a row of its dataset, for a run whose stage is begun."""
+def worker(home: Path, tmp_path: Path) -> tuple[RayWorker, Task]:
+    """A worker in this process, and a partition, for a run whose staging folder exists."""
     job = job_of(home, f"{tmp_path}/out/", runner="local", workers=None)
     ledger = checkpoint.Ledger(outputs.target(job.output, None))
     storage.make_folder(ledger.target.stage)
@@ -302,56 +324,41 @@ def actor(home: Path, tmp_path: Path) -> tuple[actor_side.Actor, dict[str, bytes
     share = Share(0, plan.pieces)
     view = views.view_of([share])
     views.write_view(ledger.target.stage, view)
-    setup = work.Setup(job, plan, ledger.job, view.name)
-    task = work.Task(share, None)
-    return actor_side.Actor(setup, actor_side.Place(), None), {"task": pickle.dumps(task)}
+    setup = Setup(job, plan, ledger.job, view.name)
+    return RayWorker(setup, DriverContext(), None), Task(share, None)
 
 
-def answer_of(actor: actor_side.Actor, row: dict[str, bytes]) -> dict[str, Any]:
-    made: dict[str, Any] = pickle.loads(actor(row)["answer"])  # noqa: S301  made a line ago
-    return made
-
-
-def test_a_worker_of_another_version(actor: Any) -> None:
-    one, row = actor
+def test_a_worker_of_another_version(worker: Any) -> None:
+    one, task = worker
     one.setup = replace(one.setup, version="0.0.0")
-    error = answer_of(one, row)["error"]
+    error = one.encode_partition(task).error
     assert "the run was started by 0.0.0" in error.message
     assert error.hint == "install the same version on every machine"
 
 
-def test_an_output_that_workers_do_not_share(actor: Any, tmp_path: Path) -> None:
-    one, row = actor
-    shutil.rmtree(outputs.target(f"{tmp_path}/out/", None).stage)
-    error = answer_of(one, row)["error"]
+def test_an_output_that_workers_do_not_share(worker: Any, tmp_path: Path) -> None:
+    one, task = worker
+    stage = Path(outputs.target(f"{tmp_path}/out/", None).stage)
+    shutil.rmtree(stage)
+    error = one.encode_partition(task).error
     assert isinstance(error, OutputError)
     assert "cannot be seen there" in error.message
     assert "that all machines share" in error.hint
-    assert list(tmp_path.rglob("try-*")) == []
+    assert not stage.exists()
 
 
-def test_a_share_that_takes_each_worker_with_it(actor: Any, tmp_path: Path) -> None:
-    one, row = actor
-    stage = outputs.target(f"{tmp_path}/out/", None).stage
-    for death in range(actor_side.DEATHS):
-        storage.write_bytes(storage.join(stage, f"try-{one.run}-000000-{death}"), b"")
-    error = answer_of(one, row)["error"]
-    assert f"{actor_side.DEATHS} workers died while they worked on share 0" in error.message
+def test_a_worker_returns_its_record(worker: Any) -> None:
+    one, task = worker
+    result = one.encode_partition(task)
+    assert result.error is None
+    assert result.done.read == 903
 
 
-def test_marks_of_living_workers_go(actor: Any, tmp_path: Path) -> None:
-    one, row = actor
-    answer = answer_of(one, row)
-    assert answer["error"] is None
-    assert answer["done"].read == 903
-    assert list(tmp_path.rglob("try-*")) == []
-
-
-def test_no_new_share_begins_after_max_seconds(actor: Any) -> None:
-    one, row = actor
+def test_no_new_partition_begins_after_max_seconds(worker: Any) -> None:
+    one, task = worker
     one.control.reason = "--max-seconds"
-    answer = answer_of(one, row)
-    assert (answer["done"], answer["stopped"], one.worker) == (None, "--max-seconds", None)
+    result = one.encode_partition(task)
+    assert (result.done, result.stop_reason, one.worker) == (None, "--max-seconds", None)
 
 
 # Addresses
@@ -375,28 +382,43 @@ def test_an_address_where_no_cluster_is(address: str, says: str) -> None:
     def init(address: str, **_: Any) -> None:
         raise ValueError(f"Invalid address format: {address}")
 
-    over = threading.Event()
-    over.set()
-    with pytest.raises(UsageError, match=says) as raised:
-        cluster.connect(this_run(ray_address=address), SimpleNamespace(init=init), over)
+    ray = SimpleNamespace(init=init, shutdown=lambda: None)
+    with pytest.raises(UsageError, match=says) as raised, cluster.connect(this_run(ray_address=address), ray):
+        pass
     assert address in raised.value.message
     assert raised.value.hint
 
 
-def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slow_ray() -> Iterator[Any]:
+    """A Ray that connects when `answer` is set, with the order in which it was called."""
+    answer, calls = threading.Event(), queue.SimpleQueue[str]()
+
+    def init(**_: Any) -> None:
+        answer.wait()
+        calls.put("connected")
+
+    yield SimpleNamespace(init=init, shutdown=lambda: calls.put("shutdown"), answer=answer, calls=calls)
+    answer.set()
+
+
+def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch, slow_ray: Any) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.01)
     monkeypatch.setattr(cluster, "refuse_unreachable", lambda address: None)
-    over = threading.Event()
-    with pytest.raises(UsageError, match="nothing there answered"):
-        cluster.connect(this_run(ray_address="127.0.0.1:80"), SimpleNamespace(init=lambda **_: over.wait()), over)
-    over.set()
+    run = this_run(ray_address="127.0.0.1:80")
+    with pytest.raises(UsageError, match="no response within"), cluster.connect(run, slow_ray):
+        pass
 
 
-def test_a_stop_while_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    this, over = this_run(), threading.Event()
+def test_a_stop_while_connecting(slow_ray: Any) -> None:
+    """Ray is never shut down while it connects: that would abort the process."""
+    this = this_run()
     this.control.stop("SIGTERM")
-    cluster.connect(this, SimpleNamespace(init=lambda **_: over.wait()), over)
-    over.set()
+    with cluster.connect(this, slow_ray):
+        assert slow_ray.calls.empty()
+    assert slow_ray.calls.empty()
+    slow_ray.answer.set()
+    assert [slow_ray.calls.get(timeout=jobs.PATIENCE) for _ in range(2)] == ["connected", "shutdown"]
 
 
 @pytest.mark.usefixtures("two_nodes")
@@ -407,16 +429,14 @@ def test_no_room_for_a_worker(home: Path, tmp_path: Path) -> None:
         run(job_of(home, f"{tmp_path}/out/", device="cuda:0,cuda:1"))
 
 
-def test_a_worker_holds_a_second_share_only_where_shares_are_many() -> None:
-    job = Job(("in",), "out", workers=2)
-    many = 2 * cluster.MANY_SHARES
-    assert [cluster.at_hand(shares, job) for shares in (1, many - 1, many)] == [1, 1, 2]
-
-
-def test_machines_without_embedcli() -> None:
-    error = cluster.failed(RuntimeError("ray::MapWorker.__init__()\nModuleNotFoundError: No module named 'embedcli'"))
-    assert isinstance(error, UsageError)
-    assert "lacks embedcli" in error.message
+@pytest.mark.usefixtures("two_nodes")
+def test_workers_without_room_delay_nobody(home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
+    """A cluster may be too small for all workers, or still grow."""
+    log = log_of(tmp_path)
+    outcome = run(job_of(home, f"{tmp_path}/out/", workers=4, max_seconds=jobs.PATIENCE / 4), ray_loads.Loader(log))
+    assert outcome.exit_code == 3
+    assert ray_loads.loads(Path(log)) <= 2
+    assert held(tmp_path / "out") == whole
 
 
 # As a command

@@ -1,48 +1,51 @@
-"""The worker's side of a Ray cluster: an actor that does share after share, and what it takes over from the driver."""
+"""A worker on a Ray cluster: an actor that loads the encoder once and encodes one partition after another."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import platform
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from embedcli import checkpoint, outputs, storage
-from embedcli.contracts import ModelError, Watch
+from embedcli.contracts import Watch
 from embedcli.meter import Control
 from embedcli.runners.processes import portable
-from embedcli.runners.work import Done, Setup, Task, Worker, refuse_other_version
+from embedcli.runners.work import Done, Setup, Task, Worker
 
-GO_ON = "run the same command again to go on: what is done stays done"
-# A share may lose so many workers: machines go at any time, but a share that takes each with it must end.
-DEATHS = 4
-# Choices of the driver's user that hold for the workers too. Keys are none of them: each machine has its own.
+# Choices of the driver's user that apply to the workers too. API keys are not among them: each machine has its own.
 SHARED_ENVIRONMENT = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
 
 
 @dataclass(frozen=True)
-class Place:
-    """What workers take over from the driver: where relative paths begin, settings, and the run's own name."""
+class DriverContext:
+    """What workers take over from the driver: the folder that relative paths start from, and environment variables."""
 
     folder: str = field(default_factory=os.getcwd)
     environment: dict[str, str] = field(
         default_factory=lambda: {name: os.environ[name] for name in SHARED_ENVIRONMENT if name in os.environ}
     )
-    run: str = field(default_factory=lambda: secrets.token_hex(4))
 
 
-class Actor(Watch):
-    """One worker as Ray runs it. It sends errors back as values, so that each reaches the user as itself."""
+@dataclass(frozen=True)
+class PartitionResult:
+    """What a worker returns for a partition: `done`, or an error, or neither if the run has to stop."""
 
-    def __init__(self, setup: Setup, place: Place, seconds: float | None) -> None:
-        os.environ.update(place.environment)
-        with suppress(OSError):  # only relative paths need it, and they are then reported as not found
-            os.chdir(place.folder)
-        self.setup, self.run = setup, place.run
+    notes: list[str]
+    done: Done | None = None
+    stop_reason: str | None = None
+    error: BaseException | None = None
+    traceback: str = ""
+    host: str = field(default_factory=platform.node)
+
+
+class RayWorker(Watch):
+    """One worker as Ray runs it. Errors are returned as values, so that the driver can raise each as itself."""
+
+    def __init__(self, setup: Setup, context: DriverContext, seconds: float | None) -> None:
+        os.environ.update(context.environment)
+        with suppress(OSError):  # only relative paths need the folder, and they are then reported as not found
+            os.chdir(context.folder)
+        self.setup = setup
         self.control = Control(None, seconds)
         self.notes: list[str] = []
         self.worker: Worker | None = None
@@ -50,53 +53,21 @@ class Actor(Watch):
     def line(self, text: str) -> None:
         self.notes.append(text)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do the task of one dataset row. The encoder is loaded with the first.
+    def wait_until_started(self) -> None:
+        """Return as soon as Ray has placed and started this actor."""
 
-        Task and answer are pickled by us: Ray would try each as an Arrow value first, and complain.
-        """
-        answer: dict[str, Any] = {
-            "done": None,
-            "error": None,
-            "traceback": "",
-            "stopped": None,
-            "host": platform.node(),
-        }
+    def encode_partition(self, task: Task) -> PartitionResult:
+        """Encode a partition; the first call also loads the encoder."""
+        notes = self.notes = []
         try:
-            answer["done"] = self._work(pickle.loads(row["task"]))  # noqa: S301  made by the driver of this very run
-            answer["stopped"] = self.control.reason
+            return PartitionResult(notes, self._encode(task), self.control.reason)
         except Exception as error:  # noqa: BLE001  raised by the driver
-            answer["error"], answer["traceback"] = portable(error)
-        notes, self.notes = self.notes, []
-        return {"task": row["task"], "answer": pickle.dumps(answer | {"notes": notes})}
+            cause, text = portable(error)
+            return PartitionResult(notes, error=cause, traceback=text)
 
-    def _work(self, task: Task) -> Done | None:
+    def _encode(self, task: Task) -> Done | None:
         if self.control.reason is not None:
             return None
-        refuse_other_version(self.setup)
-        with self._tried(task.share.index):
-            if self.worker is None:
-                self.worker = Worker(self.setup, self, self.control)
-            return self.worker.work(task)
-
-    @contextmanager
-    def _tried(self, share: int) -> Iterator[None]:
-        """Leave a mark in the stage while a share is worked on; ModelError if too many are there of dead workers.
-
-        Ray itself would give a share to one worker after the other, for ever.
-        """
-        target = outputs.target(self.setup.job.output, self.setup.job.to)
-        if self.worker is None:  # no mark in a folder that is not the run's
-            checkpoint.Ledger(target).join(self.setup.identity)
-        marks = [storage.join(target.stage, f"try-{self.run}-{share:06d}-{i}") for i in range(DEATHS)]
-        mark = next((mark for mark in marks if not storage.exists(mark)), None)
-        if mark is None:
-            raise ModelError(
-                f"{DEATHS} workers died while they worked on share {share}",
-                "lower --batch-tokens, or reserve more by --num-cpus, if memory ran out; " + GO_ON,
-            )
-        storage.write_bytes(mark, b"")
-        try:
-            yield
-        finally:
-            storage.remove(mark)
+        if self.worker is None:
+            self.worker = Worker(self.setup, self, self.control)
+        return self.worker.work(task)

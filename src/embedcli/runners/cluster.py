@@ -1,182 +1,294 @@
-"""A Ray cluster: shares are the dataset, a stateful actor per worker loads the encoder once and does share after share.
+"""Run partitions on a Ray cluster: a pool of actors, each of which loads the encoder once.
 
-Parts go straight to the shared output; only records come back. Ray restarts actors that die and gives their share to
-another; what they had written of it stays in the stage and is taken over.
+Actors write part files straight to the shared output; only records come back to the driver. A partition whose worker
+dies is given to another one, which keeps the chunks that are already written.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 import platform
-import queue
-import re
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, redirect_stdout, suppress
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from embedcli.contracts import EmbedcliError, Job, UsageError
-from embedcli.runners.actor import GO_ON, Actor, Place
+from embedcli.contracts import EmbedcliError, Job, ModelError, UsageError
+from embedcli.runners.actor import DriverContext, PartitionResult, RayWorker
 from embedcli.runners.processes import LOOK_SECONDS, TRIES, WorkerTraceback
 from embedcli.runners.running import Run
 from embedcli.runners.work import Done, Setup, Task
 
-A = TypeVar("A")
-CONNECT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
-# A head that is up answers at once, and a driver is let in within seconds; Ray itself would try for minutes.
+RESUME_HINT = "run the same command again to continue: finished work is kept"
+CONNECT_HINT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
+# A head that is up accepts at once, and a driver is let in within seconds; Ray itself would try for minutes.
 REACH_SECONDS = 10.0
 CONNECT_SECONDS = 60.0
-# Workers end the chunk in hand after --max-seconds; the driver waits so much longer for them.
+# Workers finish their current chunk after --max-seconds; the driver waits this much longer for them.
 GRACE_SECONDS = 60.0
-# So many shares for each worker are many: the last one is an eighth of its work at most.
-MANY_SHARES = 8
-# What a cluster of this machine alone holds of our objects: tasks and records, no rows and no vectors.
+# Machines come and go, so a partition may lose this many workers; one that kills each of them has to end the run.
+MAX_DEATHS = 4
+# Object store of a cluster that is started on this machine: it holds tasks and records, never rows or vectors.
 STORE_BYTES = 100 << 20
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def done_by_ray(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
-    """What actors of a Ray cluster make of the tasks, in the order in which they are done."""
-    ray = imported(this)
-    ours = not ray.is_initialized()
-    over = threading.Event()
-    # Ray prints to stdout what its daemons say of workers that died, whatever it was told of logs.
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        try:
-            if ours:
-                connect(this, ray, over)
-            if not this.control.now.is_set():
-                yield from done_by_actors(this, setup, tasks)
-        finally:
-            if ours:
-                ray.shutdown()
-            over.set()
+def done_by_ray(run: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+    """Encode partitions with actors of a Ray cluster.
 
+    Args:
+        run: The running job; `run.job.workers` is set to the number of actors.
+        setup: What every worker has to know about the job.
+        tasks: The partitions to encode.
 
-def done_by_actors(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
-    """The same, once Ray is there. Shares that failed for no reason of the user's are done once more."""
-    told: set[str] = set()
-    for attempt in range(TRIES):
-        again: list[Task] = []
-        with closing(rows_of(this, setup, tasks)) as rows:
-            for row in rows:
-                answer = pickle.loads(row["answer"])  # noqa: S301  made by a worker of this very run
-                tell(this, answer["notes"], told)
-                if answer["done"] is not None:
-                    this.meter.rows += sum(part.rows for part in answer["done"].record.parts)
-                    yield answer["done"]
-                    this.watch.progress(this.meter.rows, 0)
-                elif answer["error"] is not None:
-                    refuse(this, answer, last=attempt == TRIES - 1)
-                    again.append(pickle.loads(row["task"]))  # noqa: S301  our own
-                else:
-                    this.control.reason = this.control.reason or answer["stopped"]
-        if this.control.reason is not None or not again:
+    Yields:
+        Finished partitions, in the order in which they are finished.
+
+    Raises:
+        EmbedcliError: The error of a worker, as itself; or a failure of the cluster.
+    """
+    ray = import_ray(run.job)
+    # Ray prints messages about dead workers to stdout, whatever `log_to_driver` says.
+    with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
+        if ray.is_initialized():
+            yield from encode_with_actors(run, setup, tasks)
             return
-        this.watch.line(f"{len(again)} shares failed and are done once more")
-        tasks = again
+        with connect(run, ray):
+            if not run.control.now.is_set():
+                yield from encode_with_actors(run, setup, tasks)
 
 
-def tell(this: Run, notes: list[str], told: set[str]) -> None:
-    """All workers have the same to say when they start: once is enough."""
-    for note in notes:
-        if note not in told:
-            told.add(note)
-            this.watch.line(note)
+def encode_with_actors(run: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+    """Yield finished partitions, once this process is connected to Ray."""
+    import ray
+
+    try:
+        refuse_no_room(run)
+        workers = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
+        run.job = replace(run.job, workers=workers)
+        with closing(ActorPool(run, setup, tasks)) as pool:
+            for result in pool.results():
+                if result.done is not None:
+                    run.meter.rows += sum(part.rows for part in result.done.record.parts)
+                    yield result.done
+                    run.watch.progress(run.meter.rows, 0)
+    except ray.exceptions.RayError as error:
+        raise EmbedcliError(f"the Ray cluster failed: {first_line(error)}", RESUME_HINT) from error
 
 
-def refuse(this: Run, answer: dict[str, Any], *, last: bool) -> None:
-    """Raise an error that trying again does not mend."""
-    error = answer["error"]
-    error.__cause__ = WorkerTraceback(answer["traceback"])
-    if last or isinstance(error, EmbedcliError):
-        if answer["host"] != platform.node():
-            this.watch.line(f"the error is of the worker on {answer['host']}")
-        raise error
+def first_line(error: BaseException) -> str:
+    """The type of an error and the first line of its message."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+class ActorPool:
+    """Actors that encode one partition at a time each. Close it.
+
+    Only actors that Ray has started get partitions: those that wait for room (for an autoscaler, say) delay nobody.
+    """
+
+    def __init__(self, run: Run, setup: Setup, tasks: list[Task]) -> None:
+        import ray
+
+        self.run, self.ray = run, ray
+        self.queue = deque(tasks)
+        # Calls that have not returned: the actor, and its partition or None while it starts.
+        self.calls: dict[Any, tuple[Any, Task | None]] = {}
+        self.idle: list[Any] = []
+        self.failures: Counter[int] = Counter()
+        self.deaths: Counter[int] = Counter()
+        self.shown_notes: set[str] = set()
+        job = replace(run.job, runner="local", workers=None, threads=count_threads(run.job), max_seconds=None)
+        self.setup, self.context = replace(setup, job=job), DriverContext()
+        self.actor_class: Any = ray.remote(RayWorker).options(
+            num_cpus=run.job.num_cpus or 1, num_gpus=run.job.num_gpus or 0, scheduling_strategy="SPREAD"
+        )
+        for _ in range(run.job.workers or 1):
+            self._start_actor()
+
+    def _start_actor(self) -> None:
+        actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining())
+        self.calls[actor.wait_until_started.remote()] = actor, None
+
+    def results(self) -> Iterator[PartitionResult]:
+        """Yield the results of workers until all partitions are finished or the run has to stop."""
+        left = self.run.control.remaining()
+        deadline = None if left is None else time.monotonic() + left + GRACE_SECONDS
+        while self.queue or any(task for _, task in self.calls.values()):
+            self._give_out()
+            finished, _ = self.ray.wait(list(self.calls), timeout=LOOK_SECONDS)
+            self.run.meter.beat = time.monotonic()  # Ray notices dead workers: a long partition is not a hang
+            if self.run.control.now.is_set():
+                return
+            if deadline is not None and time.monotonic() > deadline:
+                self.run.control.reason = self.run.control.reason or "--max-seconds"
+                return
+            for call in finished:
+                result = self._take_result(call)
+                if result is not None:
+                    self._give_out()  # first, so that the worker does not wait for the caller
+                    yield result
+
+    def _give_out(self) -> None:
+        while self.queue and self.idle:
+            actor, task = self.idle.pop(), self.queue.popleft()
+            self.calls[actor.encode_partition.remote(task)] = actor, task
+
+    def _take_result(self, call: Any) -> PartitionResult | None:
+        """The result of a call that has returned; None if there is none yet."""
+        actor, task = self.calls.pop(call)
+        try:
+            result: PartitionResult | None = self.ray.get(call)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+            if getattr(error, "actor_init_failed", False):
+                raise UsageError(
+                    f"a machine of the cluster lacks embedcli or one of its packages: {str(error).splitlines()[-1]}",
+                    "install the same version, with the same extras, on all of them",
+                ) from error
+            self._handle_death(error, actor, task)
+            return None
+        if result is not None:
+            self._show(result.notes)
+            if result.error is not None and task is not None:
+                self._handle_error(result, result.error, actor, task)
+                return None
+            if result.stop_reason is not None:
+                self.run.control.reason = self.run.control.reason or result.stop_reason
+                self.queue.clear()
+        self.idle.append(actor)
+        return result
+
+    def _handle_death(self, error: BaseException, actor: Any, task: Task | None) -> None:
+        """Retry the partition of a worker that died, unless too many have died of it."""
+        if task is None:
+            self.run.watch.line("a worker died while it started; another one is started")
+        else:
+            index = task.share.index
+            self.deaths[index] += 1
+            if self.deaths[index] >= MAX_DEATHS:
+                raise ModelError(
+                    f"{MAX_DEATHS} workers died while they encoded partition {index}",
+                    f"lower --batch-tokens, or reserve more with --num-cpus, if memory ran out; {RESUME_HINT}",
+                ) from error
+            self.run.watch.line(f"a worker died; partition {index} is encoded by another one")
+        self._replace(actor, task)
+
+    def _handle_error(self, result: PartitionResult, error: BaseException, actor: Any, task: Task) -> None:
+        """Raise an error that a retry cannot fix; after any other, retry the partition once in a new process."""
+        index = task.share.index
+        self.failures[index] += 1
+        error.__cause__ = WorkerTraceback(result.traceback)
+        if isinstance(error, EmbedcliError) or self.failures[index] >= TRIES:
+            if result.host != platform.node():
+                self.run.watch.line(f"the error was raised by the worker on {result.host}")
+            raise error
+        self.run.watch.line(f"a worker failed ({first_line(error)}); partition {index} is encoded by another one")
+        self._replace(actor, task)
+
+    def _replace(self, actor: Any, task: Task | None) -> None:
+        """Start another actor, and put the partition first in the queue."""
+        self.ray.kill(actor)
+        self._start_actor()
+        if task is not None:
+            self.queue.appendleft(task)
+
+    def _show(self, notes: list[str]) -> None:
+        """All workers say the same things when they start: once is enough."""
+        for note in notes:
+            if note not in self.shown_notes:
+                self.shown_notes.add(note)
+                self.run.watch.line(note)
+
+    def close(self) -> None:
+        """Stop all actors at once: what they have written stays."""
+        for actor in [*self.idle, *(actor for actor, _ in self.calls.values())]:
+            self.ray.kill(actor)
+        # References must not outlive the connection.
+        self.idle.clear()
+        self.calls.clear()
 
 
 # Connecting
 
 
-def imported(this: Run) -> Any:
-    """The ray module, told to be quiet and to report nothing to anyone. UsageError without it."""
+def import_ray(job: Job) -> Any:
+    """Import Ray without its logs and usage statistics.
+
+    Raises:
+        UsageError: Ray is not installed, or --device lists several devices.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
-        import ray.data
     except ImportError:
-        raise UsageError("--runner ray needs Ray Data", "pip install 'embedcli[ray]'") from None
-    if "," in this.job.device:
+        raise UsageError("--runner ray needs Ray", "pip install 'embedcli[ray]'") from None
+    if "," in job.device:
         raise UsageError(
-            f"--device {this.job.device} does not go together with --runner ray",
+            f"--device {job.device} does not go together with --runner ray",
             "use --num-gpus 1 --workers N: Ray gives each worker a device of its own",
         )
-    for name in ("ray", "ray.data"):  # the run has bars and notes of its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # the run has its own messages
     return ray
 
 
-def connect(this: Run, ray: Any, over: threading.Event) -> None:
-    """Join the cluster of --ray-address or RAY_ADDRESS, or start one of this machine alone; not if the run is to stop.
+@contextmanager
+def connect(run: Run, ray: Any) -> Iterator[None]:
+    """Join the cluster of --ray-address or RAY_ADDRESS, or start one on this machine; leave it at the end.
 
-    It is done in a thread, as Ray would take over SIGTERM in this one; the thread stays until the run is over, as
-    what Ray starts on Linux ends with the thread that started it.
+    One thread connects, waits and disconnects. In the main thread Ray would replace the handler of SIGTERM; on Linux,
+    the processes that Ray starts end with the thread that started them; and `ray.shutdown` must not run before
+    `ray.init` has returned. The block also runs if the run has to stop before there is a connection.
+
+    Raises:
+        UsageError: There is no cluster at the address.
     """
-    address = this.job.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    address = run.job.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
     where = "this machine" if address == "local" else address
+    connected, finished, errors = threading.Event(), threading.Event(), []
 
-    def joined() -> Iterator[Any]:
-        with without_own_settings():
-            ray.init(**options)
-        yield
-        over.wait()
-
-    try:
-        refuse_unreachable(address)
-        for _ in aside(this, joined, CONNECT_SECONDS):
-            return
-    except EmbedcliError:
-        raise
-    except Exception as error:
-        raise UsageError(f"no Ray cluster at {where}: {sentence(error)}", CONNECT) from error
-    if not this.control.now.is_set():
-        raise UsageError(f"no Ray cluster at {where}: nothing there answered in {CONNECT_SECONDS:.0f} s", CONNECT)
-
-
-@contextmanager
-def without_own_settings() -> Iterator[None]:
-    """stderr without the line in which Ray's core repeats its log level; all else is shown when the block ends."""
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
+    def hold_connection() -> None:
         try:
-            yield
+            refuse_unreachable(address)
+            ray.init(**options)
+            connected.set()
+            finished.wait()
+        except Exception as error:  # noqa: BLE001  raised by the main thread
+            errors.append(error)
         finally:
-            os.dup2(shown, 2)
-            os.close(shown)
-            kept.seek(0)
-            os.write(2, b"".join(line for line in kept if b"Set ray log level" not in line))
+            ray.shutdown()
+            connected.set()
+
+    thread = threading.Thread(target=hold_connection, name="ray-connection", daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while not (connected.wait(LOOK_SECONDS) or run.control.now.is_set()):
+            run.meter.beat = time.monotonic()
+            if time.monotonic() > deadline:
+                raise UsageError(f"no Ray cluster at {where}: no response within {CONNECT_SECONDS:g} s", CONNECT_HINT)
+        for error in errors:
+            if isinstance(error, EmbedcliError):
+                raise error
+            raise UsageError(f"no Ray cluster at {where}: {first_line(error)}", CONNECT_HINT) from error
+        yield
+    finally:
+        finished.set()
+        if connected.is_set():
+            thread.join(CONNECT_SECONDS)
 
 
 def refuse_unreachable(address: str) -> None:
-    """OSError if nobody listens at HOST:PORT; UsageError for an address of Ray's client, which runs no datasets."""
+    """Raise OSError if nothing listens at HOST:PORT, UsageError for an address of the Ray client."""
     if address.startswith("ray://"):
         raise UsageError(
-            f"--ray-address {address}: is an address for Ray's client, which Ray Data does not work through",
+            f"--ray-address {address}: embedcli does not work through Ray's client",
             "run embedcli on a machine of the cluster, for example by ray job submit, with --ray-address auto",
         )
     host, colon, port = address.rpartition(":")
@@ -184,138 +296,35 @@ def refuse_unreachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
-def aside(
-    this: Run, make: Callable[[], Iterable[A]], seconds: float | None, halt: Callable[[], None] | None = None
-) -> Generator[A, None, None]:
-    """What `make()` holds, waited for in a thread, so that a signal is not. Ends when the run is to, or time is up.
-
-    `halt` makes the thread end; without it, the thread is left behind.
-    """
-    inbox: queue.SimpleQueue[tuple[A | None, BaseException | None]] = queue.SimpleQueue()
-
-    def fill() -> None:
-        try:
-            for item in make():
-                inbox.put((item, None))
-            inbox.put((None, StopIteration()))
-        except BaseException as error:  # noqa: BLE001  raised where the items are read
-            inbox.put((None, error))
-
-    thread = threading.Thread(target=fill, name="ray", daemon=True)
-    thread.start()
-    try:
-        until = None if seconds is None else time.monotonic() + seconds
-        while not this.control.now.is_set() and (until is None or time.monotonic() < until):
-            this.meter.beat = time.monotonic()  # Ray notices workers that are gone: a long share is no stage that hangs
-            with suppress(queue.Empty):
-                item, error = inbox.get(timeout=LOOK_SECONDS)
-                if isinstance(error, StopIteration):
-                    return
-                if error is not None:
-                    raise error
-                yield item  # type: ignore[misc]
-    finally:
-        if halt is not None:
-            halt()
-            thread.join(REACH_SECONDS)
+# Resources
 
 
-# The dataset
+def count_threads(job: Job) -> int:
+    return job.threads or max(1, int(job.num_cpus or 1))
 
 
-def rows_of(this: Run, setup: Setup, tasks: list[Task]) -> Generator[dict[str, Any], None, None]:
-    """Answers as they come: a row of the dataset is a share, and a block, so that a worker that dies costs one."""
-    import ray.data
-
-    refuse_no_room(this)
-    job = this.job = replace(this.job, workers=min(this.job.workers or cluster_workers(this), len(tasks)))
-    left = this.control.remaining()
-    workers_job = replace(job, runner="local", workers=None, threads=threads_of(this), max_seconds=None)
-    data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)).map(
-        Actor,  # type: ignore[arg-type]
-        fn_constructor_args=(replace(setup, job=workers_job), Place(), left),
-        compute=ray.data.ActorPoolStrategy(size=job.workers, max_tasks_in_flight_per_actor=at_hand(len(tasks), job)),
-        num_cpus=job.num_cpus or 1,
-        num_gpus=job.num_gpus or 0,
-    )
-    answers = aside(this, data.iter_rows, None if left is None else left + GRACE_SECONDS, partial(halt, data))
-    came = 0
-    with closing(answers):
-        while (row := next_of(answers)) is not None:
-            came += 1
-            yield row
-    if came < len(tasks):
-        this.control.reason = this.control.reason or "--max-seconds"
+def required_resources(job: Job) -> dict[str, float]:
+    """What a worker reserves, by Ray's names."""
+    return {"CPU": job.num_cpus or 1, **({"GPU": job.num_gpus} if job.num_gpus else {})}
 
 
-def at_hand(tasks: int, job: Job) -> int:
-    """How many shares a worker is given at a time: two where shares are many, so that one is a small part of the work.
-
-    The second saves a worker the 0.15 s in which Ray notices that it is idle; but at the end a slow worker sits on a
-    share that another would begin.
-    """
-    return 2 if tasks >= MANY_SHARES * (job.workers or 1) else 1
-
-
-def next_of(answers: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    try:
-        return next(answers, None)
-    except Exception as error:
-        raise failed(error) from error
-
-
-def halt(data: Any) -> None:
-    """End the execution of a dataset, from another thread than the one that waits for its rows.
-
-    Ray ends the whole process, exit code 1, when one of its threads asks it for more after `ray.shutdown`.
-    """
-    end = getattr(data, "_synchronize_progress_bar", None)
-    if end is not None:
-        with suppress(Exception):
-            end()
-
-
-def failed(error: BaseException) -> EmbedcliError:
-    """What the end of a whole dataset means for the user."""
-    if "No module named 'embedcli'" in str(error):
-        return UsageError(
-            "a machine of the cluster lacks embedcli", "install the same version, with the same extras, on all of them"
-        )
-    return EmbedcliError(f"the Ray cluster failed: {type(error).__name__}: {sentence(error)}", GO_ON)
-
-
-def sentence(error: BaseException) -> str:
-    """The line of an error that says most: Ray's have tracebacks of workers inside, the cause at the end."""
-    lines = [COLOURS.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if re.match(r"[\w.]+Error: ", line)]
-    return (causes[-1:] or lines[:1] or [type(error).__name__])[0][:300]
-
-
-def threads_of(this: Run) -> int:
-    return this.job.threads or max(1, int(this.job.num_cpus or 1))
-
-
-def needs(this: Run) -> dict[str, float]:
-    """What a worker reserves, in Ray's words."""
-    return {"CPU": this.job.num_cpus or 1, **({"GPU": this.job.num_gpus} if this.job.num_gpus else {})}
-
-
-def cluster_workers(this: Run) -> int:
-    """As many workers as the cluster has room for now."""
+def count_fitting_workers(job: Job) -> int:
+    """The number of workers that the cluster has room for now, at least 1."""
     import ray
 
-    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(1, int(min(found.get(name, 0) / wanted for name, wanted in needs(this).items())))
+    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(min(available.get(name, 0) / amount for name, amount in required_resources(job).items())))
 
 
-def refuse_no_room(this: Run) -> None:
-    """UsageError if no machine can hold a worker; on a cluster, where machines may still come, a note."""
+def refuse_no_room(run: Run) -> None:
+    """Raise UsageError if this machine cannot hold a worker; on a cluster, which may still grow, show a note."""
     import ray
 
+    required = required_resources(run.job)
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if any(all(machine.get(name, 0) >= wanted for name, wanted in needs(this).items()) for machine in machines):
+    if any(all(machine.get(name, 0) >= amount for name, amount in required.items()) for machine in machines):
         return
-    wanted = " and ".join(f"{count:g} {name}" for name, count in needs(this).items())
-    if not (this.job.ray_address or os.environ.get("RAY_ADDRESS")):
-        raise UsageError(f"this machine has no {wanted} for a worker", "lower --num-cpus or --num-gpus")
-    this.watch.line(f"no machine of the cluster has {wanted} for a worker yet: waiting for one")
+    amounts = " and ".join(f"{amount:g} {name}" for name, amount in required.items())
+    if not (run.job.ray_address or os.environ.get("RAY_ADDRESS")):
+        raise UsageError(f"this machine has no {amounts} for a worker", "lower --num-cpus or --num-gpus")
+    run.watch.line(f"no machine of the cluster has {amounts} for a worker yet: waiting for one")
