@@ -111,14 +111,14 @@ def small_pieces(patch: Callable[[str, str, int], None]) -> None:
     patch("embedcli.sources.parquet", "PIECE_ROWS", 40)
 
 
-def main(folder: str, address: str, output: str, model: str, *inputs: str) -> int:
-    """`embedcli encode` with a loader whose workers wait in the middle."""
+def main(loader: str, folder: str, address: str, output: str, model: str, *inputs: str) -> int:
+    """`embedcli encode` with one of the loaders."""
     from embedcli.cli.encode import followed
 
     small_pieces(lambda module, name, value: setattr(import_module(module), name, value))
     asked: dict[str, Any] = {"chunk_rows": 16, "text_column": "text", "part_size": 4000, "workers": 2}
     job = Job(inputs, output, model=model, runner="ray", ray_address=address, **asked)
-    return followed(job, None, "none", False, load=Waits(folder))
+    return followed(job, None, "plain", False, load=globals()[loader](folder))
 
 
 if __name__ == "__main__":

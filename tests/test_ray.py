@@ -59,7 +59,6 @@ def two_nodes() -> Iterator[Any]:
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # where workers find the loaders
         made = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": ALERT})
         made.add_node(**NODE)
@@ -198,12 +197,26 @@ def waited_for(condition: Callable[[], bool]) -> None:
         clock.kill()
 
 
+def driver_command(loader: str, log: str, cluster: Any, home: Path, tmp_path: Path) -> list[str]:
+    """A driver as a command of its own."""
+    fixed = [sys.executable, ray_loads.__file__, loader, log, cluster.address]
+    return [*fixed, f"{tmp_path}/out/", str(home / "words.txt"), *jobs.mixed_paths(home)]
+
+
+def test_dead_workers_are_reported_on_stderr_only(two_nodes: Any, home: Path, tmp_path: Path) -> None:
+    command = driver_command("DiesOnce", log_of(tmp_path), two_nodes, home, tmp_path)
+    driver = subprocess.run(command, capture_output=True, check=False, timeout=jobs.PATIENCE)
+    assert (driver.returncode, driver.stdout) == (3, b"")
+    assert b"a worker died; partition" in driver.stderr
+    assert [line for line in driver.stderr.splitlines() if not line.startswith(b"20")] == []
+
+
 @pytest.fixture
 def halfway(two_nodes: Any, home: Path, tmp_path: Path) -> Iterator[Any]:
     """A driver in a process of its own, whose two workers have done shares and now wait."""
     log = log_of(tmp_path)
-    command = [sys.executable, ray_loads.__file__, log, two_nodes.address, f"{tmp_path}/out/", str(home / "words.txt")]
-    with subprocess.Popen([*command, *jobs.mixed_paths(home)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as own:
+    command = driver_command("Waits", log, two_nodes, home, tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as own:
         try:
             jobs.wait_for(lambda: len(list(Path(log).glob("waits-*"))) == 2, own)
             yield own
