@@ -443,10 +443,13 @@ def test_no_room_for_a_worker(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_nodes")
-def test_workers_without_room_delay_nobody(home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
+def test_workers_without_room_delay_nobody(
+    home: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cluster may be too small for all workers, or still grow."""
+    monkeypatch.setattr(cluster, "GRACE_SECONDS", 1)
     log = log_of(tmp_path)
-    outcome = run(job_of(home, f"{tmp_path}/out/", workers=4, max_seconds=jobs.PATIENCE / 4), ray_loads.Loader(log))
+    outcome = run(job_of(home, f"{tmp_path}/out/", workers=4, max_seconds=jobs.PATIENCE / 5), ray_loads.Loader(log))
     assert outcome.exit_code == 3
     assert ray_loads.loads(Path(log)) <= 2
     assert held(tmp_path / "out") == whole

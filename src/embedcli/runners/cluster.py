@@ -7,6 +7,7 @@ dies is given to another one, which keeps the chunks that are already written.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import socket
@@ -71,18 +72,15 @@ def encode_with_actors(run: Run, setup: Setup, tasks: list[Task]) -> Generator[D
         workers = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
         run.job = replace(run.job, workers=workers)
         with closing(ActorPool(run, setup, tasks)) as pool:
-            for result in pool.results():
-                if result.done is not None:
-                    run.meter.rows += sum(part.rows for part in result.done.record.parts)
-                    yield result.done
-                    run.watch.progress(run.meter.rows, 0)
+            yield from pool.results()
     except ray.exceptions.RayError as error:
-        raise EmbedcliError(f"the Ray cluster failed: {first_line(error)}", RESUME_HINT) from error
+        what = f"the Ray cluster failed: {type(error).__name__}: {first_line(error)}"
+        raise EmbedcliError(what, RESUME_HINT) from error
 
 
 def first_line(error: BaseException) -> str:
-    """The type of an error and the first line of its message."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    """The first line of an error's message, or its type if there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class ActorPool:
@@ -96,11 +94,12 @@ class ActorPool:
 
         self.run, self.ray = run, ray
         self.queue = deque(tasks)
+        self.actors: list[Any] = []
+        self.idle: list[Any] = []
         # Calls that have not returned: the actor, and its partition or None while it starts.
         self.calls: dict[Any, tuple[Any, Task | None]] = {}
-        self.idle: list[Any] = []
-        self.failures: Counter[int] = Counter()
         self.deaths: Counter[int] = Counter()
+        self.errors: Counter[int] = Counter()
         self.shown_notes: set[str] = set()
         job = replace(run.job, runner="local", workers=None, threads=count_threads(run.job), max_seconds=None)
         self.setup, self.context = replace(setup, job=job), DriverContext()
@@ -110,91 +109,94 @@ class ActorPool:
         for _ in range(run.job.workers or 1):
             self._start_actor()
 
-    def _start_actor(self) -> None:
-        actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining())
-        self.calls[actor.wait_until_started.remote()] = actor, None
-
-    def results(self) -> Iterator[PartitionResult]:
-        """Yield the results of workers until all partitions are finished or the run has to stop."""
-        left = self.run.control.remaining()
-        deadline = None if left is None else time.monotonic() + left + GRACE_SECONDS
+    def results(self) -> Iterator[Done]:
+        """Yield finished partitions until all are finished or the run has to stop."""
+        control, left = self.run.control, self.run.control.remaining()
+        deadline = math.inf if left is None else time.monotonic() + left + GRACE_SECONDS
         while self.queue or any(task for _, task in self.calls.values()):
             self._give_out()
-            finished, _ = self.ray.wait(list(self.calls), timeout=LOOK_SECONDS)
+            returned, _ = self.ray.wait(list(self.calls), timeout=LOOK_SECONDS)
             self.run.meter.beat = time.monotonic()  # Ray notices dead workers: a long partition is not a hang
-            if self.run.control.now.is_set():
+            if time.monotonic() > deadline:
+                control.reason = control.reason or "--max-seconds"
                 return
-            if deadline is not None and time.monotonic() > deadline:
-                self.run.control.reason = self.run.control.reason or "--max-seconds"
+            if control.now.is_set():
                 return
-            for call in finished:
-                result = self._take_result(call)
-                if result is not None:
+            for call in returned:
+                done = self._take_result(call)
+                if done is not None:
                     self._give_out()  # first, so that the worker does not wait for the caller
-                    yield result
+                    self.run.meter.rows += sum(part.rows for part in done.record.parts)
+                    yield done
+                    self.run.watch.progress(self.run.meter.rows, 0)
+
+    def _start_actor(self) -> None:
+        actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining())
+        self.actors.append(actor)
+        self.calls[actor.wait_until_started.remote()] = actor, None
 
     def _give_out(self) -> None:
         while self.queue and self.idle:
             actor, task = self.idle.pop(), self.queue.popleft()
             self.calls[actor.encode_partition.remote(task)] = actor, task
 
-    def _take_result(self, call: Any) -> PartitionResult | None:
-        """The result of a call that has returned; None if there is none yet."""
+    def _take_result(self, call: Any) -> Done | None:
+        """The partition that a call has finished, if any; its actor becomes idle or is replaced."""
         actor, task = self.calls.pop(call)
         try:
             result: PartitionResult | None = self.ray.get(call)
         except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
-            if getattr(error, "actor_init_failed", False):
-                raise UsageError(
-                    f"a machine of the cluster lacks embedcli or one of its packages: {str(error).splitlines()[-1]}",
-                    "install the same version, with the same extras, on all of them",
-                ) from error
             self._handle_death(error, actor, task)
             return None
-        if result is not None:
-            self._show(result.notes)
-            if result.error is not None and task is not None:
-                self._handle_error(result, result.error, actor, task)
-                return None
-            if result.stop_reason is not None:
-                self.run.control.reason = self.run.control.reason or result.stop_reason
-                self.queue.clear()
+        if result is None or task is None:
+            self.idle.append(actor)
+            return None
+        self._show(result.notes)
+        if result.error is not None:
+            self._handle_error(result, result.error, actor, task)
+            return None
+        if result.stop_reason is not None:
+            self.run.control.reason = self.run.control.reason or result.stop_reason
+            self.queue.clear()
         self.idle.append(actor)
-        return result
+        return result.done
 
-    def _handle_death(self, error: BaseException, actor: Any, task: Task | None) -> None:
-        """Retry the partition of a worker that died, unless too many have died of it."""
-        if task is None:
-            self.run.watch.line("a worker died while it started; another one is started")
-        else:
-            index = task.share.index
-            self.deaths[index] += 1
-            if self.deaths[index] >= MAX_DEATHS:
+    def _handle_death(self, error: Any, actor: Any, task: Task | None) -> None:
+        """Retry the partition of a worker that died, unless it has lost too many."""
+        if isinstance(error, self.ray.exceptions.RayActorError) and error.actor_init_failed:
+            raise UsageError(
+                f"a machine of the cluster lacks embedcli or one of its packages: {str(error).splitlines()[-1]}",
+                "install the same version, with the same extras, on all of them",
+            ) from error
+        if task is not None:
+            self.deaths[task.share.index] += 1
+            if self.deaths[task.share.index] >= MAX_DEATHS:
                 raise ModelError(
-                    f"{MAX_DEATHS} workers died while they encoded partition {index}",
+                    f"{MAX_DEATHS} workers died while they encoded partition {task.share.index}",
                     f"lower --batch-tokens, or reserve more with --num-cpus, if memory ran out; {RESUME_HINT}",
                 ) from error
-            self.run.watch.line(f"a worker died; partition {index} is encoded by another one")
-        self._replace(actor, task)
+        self._replace(actor, task, "a worker died")
 
     def _handle_error(self, result: PartitionResult, error: BaseException, actor: Any, task: Task) -> None:
         """Raise an error that a retry cannot fix; after any other, retry the partition once in a new process."""
-        index = task.share.index
-        self.failures[index] += 1
+        self.errors[task.share.index] += 1
         error.__cause__ = WorkerTraceback(result.traceback)
-        if isinstance(error, EmbedcliError) or self.failures[index] >= TRIES:
+        if isinstance(error, EmbedcliError) or self.errors[task.share.index] >= TRIES:
             if result.host != platform.node():
                 self.run.watch.line(f"the error was raised by the worker on {result.host}")
             raise error
-        self.run.watch.line(f"a worker failed ({first_line(error)}); partition {index} is encoded by another one")
-        self._replace(actor, task)
+        self._replace(actor, task, f"a worker failed ({type(error).__name__}: {first_line(error)})")
 
-    def _replace(self, actor: Any, task: Task | None) -> None:
+    def _replace(self, actor: Any, task: Task | None, reason: str) -> None:
         """Start another actor, and put the partition first in the queue."""
         self.ray.kill(actor)
+        self.actors.remove(actor)
         self._start_actor()
-        if task is not None:
+        if task is None:
+            self.run.watch.line(f"{reason} while it started; another one is started")
+        else:
             self.queue.appendleft(task)
+            self.run.watch.line(f"{reason}; partition {task.share.index} is encoded by another one")
 
     def _show(self, notes: list[str]) -> None:
         """All workers say the same things when they start: once is enough."""
@@ -204,12 +206,10 @@ class ActorPool:
                 self.run.watch.line(note)
 
     def close(self) -> None:
-        """Stop all actors at once: what they have written stays."""
-        for actor in [*self.idle, *(actor for actor, _ in self.calls.values())]:
+        """Stop all actors at once: what they have written stays. No reference outlives the connection."""
+        for actor in self.actors:
             self.ray.kill(actor)
-        # References must not outlive the connection.
-        self.idle.clear()
-        self.calls.clear()
+        self.actors, self.idle, self.calls = [], [], {}
 
 
 # Connecting
