@@ -257,6 +257,7 @@ def test_sigterm_keeps_what_is_done(halfway: Any, home: Path, tmp_path: Path, wh
     assert halfway.returncode == 75
     assert out == b""
     assert "run the same command again" in err.decode()
+    assert [line for line in err.splitlines() if not line.startswith(b"20")] == []
     waited_for(lambda: not waiting_workers(tmp_path))
     left = tmp_path / "left"
     left.mkdir()

@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import signal
 import socket
 import threading
 import time
@@ -277,11 +278,24 @@ def connect(run: Run, ray: Any) -> Iterator[None]:
             if isinstance(error, EmbedcliError):
                 raise error
             raise UsageError(f"no Ray cluster at {where}: {first_line(error)}", CONNECT_HINT) from error
+        restore_sigterm_handler()
         yield
     finally:
         finished.set()
         if connected.is_set():
             thread.join(CONNECT_SECONDS)
+        restore_sigterm_handler()
+
+
+def restore_sigterm_handler() -> None:
+    """Install Python's handler of SIGTERM again after Ray's core has replaced it.
+
+    Ray's own prints a stack trace and aborts the process (signal 6) if it has not ended 3 s after SIGTERM; after
+    `ray.shutdown`, there is no handler at all.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def refuse_unreachable(address: str) -> None:
