@@ -17,15 +17,18 @@ from typing import Any
 import torch
 
 from embedcli import api, encoders, runners
-from embedcli.bench import shapes
-from embedcli.bench.rows import write
-from embedcli.contracts import DEFAULT_MODEL, Tokens
-from embedcli.encoders import catalog, unpadded
-from embedcli.encoders.copies import Fetched
-from embedcli.encoders.pieces import tokenizing
-from embedcli.encoders.tokens import FEW_CHARACTERS
-from embedcli.encoders.transformer import BATCH_TOKENS, PORTION
-from embedcli.meter import Control, Meter
+from embedcli.benchmark import random_models
+from embedcli.benchmark.dataset import write
+from embedcli.core.encoder import Tokens
+from embedcli.core.types import DEFAULT_MODEL
+from embedcli.encoders.tokenize.fast import FEW_CHARACTERS
+from embedcli.encoders.tokenize.word_cache import tokenizing
+from embedcli.encoders.torch import varlen_attention
+from embedcli.encoders.torch.encoder import BATCH_TOKENS, PORTION
+from embedcli.encoders.torch.transfer import Fetched
+from embedcli.models import resolve
+from embedcli.pipeline.control import Control
+from embedcli.pipeline.metrics import Meter
 
 # Of BERT's layers: those of a batch without padding, counted with a profiler.
 OPERATIONS_PER_LAYER = 17
@@ -44,7 +47,7 @@ class Free:
         # By the attribute: a tokenizer of its own would read the model's files again.
         self.words = real.words
         self.words._words = tokenizing(self.words._tokenizer, threads, FEW_CHARACTERS)
-        self._flat = unpadded.Flat(lambda *_: None, 0)
+        self._flat = varlen_attention.Flat(lambda *_: None, 0)
         self._one = torch.ones(1)
 
     def space(self) -> dict[str, Any]:
@@ -83,12 +86,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
         job = api.job_of([], "-", options.model, flags)
-        words = shapes.Words.of(catalog.resolve(job).folder)
-        for kind in shapes.KINDS:
+        words = random_models.Words.of(resolve.resolve(job).folder)
+        for kind in random_models.KINDS:
             rows = home / f"{kind.name}.jsonl"
             write(rows, words.texts(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))
             job = api.job_of([str(rows)], str(home / "out.parquet"), job.model, flags)
-            for size, shape in shapes.SIZES.items():
+            for size, shape in random_models.SIZES.items():
                 rates = [rate(job, options.threads, *shape) for _ in range(options.repeat)]
                 print(f"{size:<6} {kind.name:<6} {max(rates)[0]:>9,.0f} rows/s {max(rates)[1]:>12,.0f} tokens/s")
 

@@ -19,9 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from embedcli import checkpoint, outputs, sources
-from embedcli.contracts import Chunk, Encoded, Job
-from embedcli.tables import Layout
+from embedcli import checkpoint, readers
+from embedcli.core.job import Job
+from embedcli.core.types import Chunk, Encoded
+from embedcli.outputs import target as output_target
+from embedcli.outputs.schema import Layout
 
 
 def main() -> int:
@@ -36,10 +38,10 @@ def main() -> int:
         home = Path(folder)
         job = Job((str(home / "in.jsonl"),), str(home / "out.parquet"), chunk_rows=options.rows)
         write_rows(home / "in.jsonl", options.parts * options.rows)
-        plan = sources.plan(job)
+        plan = readers.plan(job)
         layout = Layout(plan.columns, options.dim, "float32")
-        reading = spent(lambda: sum(1 for _ in sources.read(job, plan, plan.pieces)))
-        chunks = list(sources.read(job, plan, plan.pieces))
+        reading = spent(lambda: sum(1 for _ in readers.read(job, plan, plan.pieces)))
+        chunks = list(readers.read(job, plan, plan.pieces))
         encoded = list(made(chunks, options.dim))
         writing = spent(lambda: write(job, encoded, layout))
         finding = spent(lambda: find(job, chunks))
@@ -96,7 +98,7 @@ def find(job: Job, chunks: list[Chunk]) -> None:
 
 
 def opened(job: Job) -> checkpoint.Ledger:
-    ledger = checkpoint.Ledger(outputs.target(job.output, None))
+    ledger = checkpoint.Ledger(output_target.target(job.output, None))
     ledger.acquire()
     ledger.begin({"job": 1}, overwrite=False)
     return ledger

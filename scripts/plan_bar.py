@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from embedcli import sources
-from embedcli.contracts import Job
+from embedcli import readers
+from embedcli.core.job import Job
 
 FILES = 10_000
 SPARSE_BYTES = 10_000_000_000
@@ -61,10 +61,10 @@ def main(kind: str, ids: str) -> None:
         before = peak()
         begun = time.perf_counter()
         job = Job(tuple(made), "out/", text_column="text", id_column="id")
-        plan = sources.plan(job)
-        shares = sources.shares(plan, SHARE_ROWS)
+        plan = readers.plan(job)
+        shares = readers.shares(plan, SHARE_ROWS)
         planned = time.perf_counter() - begun
-        starts = sources.row_starts(job, plan) if ids == "generated" else []
+        starts = readers.row_starts(job, plan) if ids == "generated" else []
         counted = time.perf_counter() - begun - planned
     print(
         f"{kind}: {len(plan.pieces)} pieces, {len(shares)} shares in {planned:.1f} s; "

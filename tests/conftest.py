@@ -68,13 +68,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files whose tests run one after the other in one process, as they share what is expensive there: here, PyTorch and
 # the small models that it has loaded.
 TOGETHER = (
-    "test_compiled", "test_fidelity", "test_compiled_cache", "test_models_doc", "test_encoder_contract",
-    "test_unpadded", "test_tokens", "test_vectors_topk", "test_bench_cards", "test_budget",
+    "test_openvino_encoder", "test_fidelity", "test_openvino_cache", "test_models_doc", "test_encoder_contract",
+    "test_varlen_attention", "test_tokens", "test_topk", "test_bench_accelerators", "test_memory_budget",
 )  # fmt: skip
 # The slowest first, so that all processes end at about the same time.
 SLOWEST = (
-    "test_ray", "test_compile", "test_runners", "test_faults", "test_objects", "test_recipes", "test_bench_compare",
-    "test_encode", "test_compiled_start",
+    "test_ray_runner", "test_compile", "test_runners", "test_faults", "test_object_store", "test_recipes",
+    "test_bench_compare", "test_encode", "test_openvino_start",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from embedcli.cli import app
-from embedcli.cli.settings import flattened, options_of
+from embedcli.cli.config_file import flattened, options_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "embedcli.1"

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import models
-from embedcli.encoders.known import known
+from embedcli.models.registry import known
 from jobs import run, write_jsonl
 from reference import encode as encoded
 from reference import load, lowest_cosine, samples

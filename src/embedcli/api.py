@@ -12,13 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from embedcli import runners
-from embedcli.contracts import DEFAULT_MODEL, Job, Outcome, UsageError, Watch
-from embedcli.flags import checked
-from embedcli.meter import Control, Meter
-from embedcli.vectors.encoding import Texts
+from embedcli.analysis.text_encoder import Texts
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
+from embedcli.core.job_options import checked
+from embedcli.core.types import DEFAULT_MODEL, Outcome, Watch
+from embedcli.pipeline.control import Control
+from embedcli.pipeline.metrics import Meter
 
 if TYPE_CHECKING:
-    from embedcli.contracts import Floats
+    from embedcli.core.types import Floats
 
 Notify = Callable[[str], None]
 Path = str | os.PathLike[str]

@@ -6,7 +6,7 @@ digest, so a damaged part is noticed. There is no journal that could fall out of
 """
 
 from embedcli.checkpoint.ledger import LOCK, Ledger
-from embedcli.checkpoint.parts import joined_hash, reject_line, source_hash
-from embedcli.checkpoint.shares import Record, sealed_shares
+from embedcli.checkpoint.part_files import joined_hash, reject_line, source_hash
+from embedcli.checkpoint.partitions import Record, sealed_shares
 
 __all__ = ["LOCK", "Ledger", "Record", "joined_hash", "reject_line", "sealed_shares", "source_hash"]

@@ -8,17 +8,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from embedcli import outputs, sinks, storage
-from embedcli.checkpoint import parts as staged
-from embedcli.checkpoint import shares as sealing
-from embedcli.checkpoint import views
-from embedcli.checkpoint.parts import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
-from embedcli.checkpoint.shares import Record
-from embedcli.contracts import MANIFEST, PART_FILE, Chunk, Encoded, OutputError, Part, Share
-from embedcli.outputs import Target, changed_cut, changed_input, refuse_changed, refuse_foreign
+from embedcli import storage
+from embedcli.checkpoint import input_snapshot
+from embedcli.checkpoint import part_files as staged
+from embedcli.checkpoint import partitions as sealing
+from embedcli.checkpoint.part_files import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
+from embedcli.checkpoint.partitions import Record
+from embedcli.core.errors import OutputError
+from embedcli.core.types import MANIFEST, PART_FILE, Chunk, Encoded, Part, Share
+from embedcli.outputs import target as output_target
+from embedcli.outputs import writers
+from embedcli.outputs.target import Target, changed_cut, changed_input, refuse_changed, refuse_foreign
 
 if TYPE_CHECKING:
-    from embedcli.tables import Layout
+    from embedcli.outputs.schema import Layout
 
 DEFAULT_PART_SIZE = 256_000_000
 LOCK = "_lock"
@@ -38,7 +41,7 @@ class Ledger:
         self.target = target
         self.job: dict[str, Any] = {}
         self.mark = ""
-        self.view = views.View((), 0, "")
+        self.view = input_snapshot.View((), 0, "")
         self.tolerant = tolerant
         self.added: list[int] = []
         self.rejected = 0
@@ -86,14 +89,14 @@ class Ledger:
         """Find the parts of the same job; ResumeError if they belong to another one."""
         self.job = dict(job)
         manifest = self._path(MANIFEST)
-        old = {} if overwrite else outputs.json_in(manifest)
+        old = {} if overwrite else output_target.json_in(manifest)
         if old:
             refuse_changed(old, self.job, manifest, self.target)
         else:
             if not overwrite:
                 refuse_foreign(self.target)
             self.discard()
-            storage.write_bytes(manifest, sinks.json_text(self.job, indent=1).encode())
+            storage.write_bytes(manifest, writers.json_text(self.job, indent=1).encode())
         self.mark = staged.mark_of(old or self.job)
         self._find_parts()
 
@@ -102,8 +105,8 @@ class Ledger:
 
         `view` is the name of what it saw of the inputs; whoever seals no share needs none.
         """
-        seen = views.read_view(self.target.stage, view) if view else self.view
-        if seen is None or outputs.json_in(self._path(MANIFEST)) != json.loads(json.dumps(job)):
+        seen = input_snapshot.read_view(self.target.stage, view) if view else self.view
+        if seen is None or output_target.json_in(self._path(MANIFEST)) != json.loads(json.dumps(job)):
             raise OutputError(
                 f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
                 "choose an output that all machines share: a network folder, or an s3:// address",
@@ -117,7 +120,7 @@ class Ledger:
 
     def refuse_taken_over(self) -> None:
         """OutputError if the stage is no longer this job's: a lock may be lost, or never have been one."""
-        staged.refuse_other_job(outputs.json_in(self._path(MANIFEST)), self.mark, self.target.output)
+        staged.refuse_other_job(output_target.json_in(self._path(MANIFEST)), self.mark, self.target.output)
 
     def _records(self) -> dict[int, Record]:
         """The records of this job by share; those that are damaged, or another job's, are removed."""
@@ -143,8 +146,8 @@ class Ledger:
         `every` are all shares of the plan. A sealed share whose inputs look as they did needs no reading. The others
         are compared chunk by chunk: by the caller, who reads them, or here with `reread`; then what differs is undone.
         """
-        self.view = views.view_of(every)
-        views.write_view(self.target.stage, self.view)
+        self.view = input_snapshot.view_of(every)
+        input_snapshot.write_view(self.target.stage, self.view)
         records = self._records()
         for index in [index for index in records if index >= len(every)]:
             self._undo_cut(records[index])
@@ -167,11 +170,11 @@ class Ledger:
 
         OutputError, and nothing is counted, if they were not all made from the same inputs.
         """
-        self.job = outputs.json_in(self._path(MANIFEST))
+        self.job = output_target.json_in(self._path(MANIFEST))
         self.mark = staged.mark_of(self.job)
         self._find_parts()
         records = self._records()
-        view = views.agreed(self.target.stage, self.target.output, records.values())
+        view = input_snapshot.agreed(self.target.stage, self.target.output, records.values())
         count = view.shares if view is not None else 0
         for record in records.values():
             if self._whole(record):
@@ -186,7 +189,7 @@ class Ledger:
 
     def _take(self, record: Record, share: Share, reread: Reread | None) -> bool:
         """Count a sealed share as done, or undo its seal."""
-        if not views.of_pieces(record, share):
+        if not input_snapshot.of_pieces(record, share):
             self._undo_cut(record)
             return False
         known = self._unchanged(record) or (reread is not None and sealing.same(record, reread(share)))
@@ -227,7 +230,7 @@ class Ledger:
 
     def adopted(self, name: str) -> Any:
         """A value of the interrupted job's manifest, for what the user left open; None without one."""
-        return outputs.json_in(self._path(MANIFEST)).get(name)
+        return output_target.json_in(self._path(MANIFEST)).get(name)
 
     def discard(self) -> None:
         """Forget all parts; the finished output, if any, stays until a new one replaces it."""
@@ -302,9 +305,9 @@ class Ledger:
         self.refuse_taken_over()
         if self.target.folder:
             size = int(self.job.get("part_size") or DEFAULT_PART_SIZE)
-            metadata = {sinks.SPACE_KEY: dict(space)}
+            metadata = {writers.SPACE_KEY: dict(space)}
             files = sealing.write_files(self.target, share, parts, layout, metadata, size)
-        record = views.record_of(share, self.view, self.mark, parts, files)
+        record = input_snapshot.record_of(share, self.view, self.mark, parts, files)
         sealing.write_record(self.target.stage, record)
         for part in parts:
             if files:
@@ -343,15 +346,15 @@ class Ledger:
         totals = self.totals()
         parts = self.all_parts()
         metadata = {
-            sinks.SPACE_KEY: dict(space),
-            sinks.JOB_KEY: {"job": self.job, "source_hash": joined_hash([p.source_hash for p in parts]), **totals},
+            writers.SPACE_KEY: dict(space),
+            writers.JOB_KEY: {"job": self.job, "source_hash": joined_hash([p.source_hash for p in parts]), **totals},
         }
         self._publish_rejects(parts)
         if self.target.folder:
             self._publish_folder(metadata)
         else:
             rows = sum(part.stats["vectors"] for part in parts)
-            sinks.MERGES[self.target.kind](staged.tables(parts), self.target.output, layout, metadata, rows)
+            writers.MERGES[self.target.kind](staged.tables(parts), self.target.output, layout, metadata, rows)
         self.remove_stage()
 
     def _publish_rejects(self, parts: Sequence[Part]) -> None:
@@ -363,13 +366,15 @@ class Ledger:
             for path in files:
                 out.write(storage.read_bytes(path))
 
-    def _publish_folder(self, metadata: sinks.Metadata) -> None:
+    def _publish_folder(self, metadata: writers.Metadata) -> None:
         """Give the sealed files their names; the manifest, written last, says that the output is whole."""
         records = [self.sealed[index] for index in sorted(self.sealed)]
         names = [str(file["name"]) for record in records for file in record.files]
-        replaced = list(filter(outputs.own_parts(self.target.output), storage.names(self.target.output, PART_FILE)))
+        replaced = list(
+            filter(output_target.own_parts(self.target.output), storage.names(self.target.output, PART_FILE))
+        )
         # Without the marker nothing else says that they are ours.
-        storage.write_bytes(self._path(outputs.REPLACED), json.dumps({"names": [*replaced, *names]}).encode())
+        storage.write_bytes(self._path(output_target.REPLACED), json.dumps({"names": [*replaced, *names]}).encode())
         storage.remove(self.target.marker)
         for stale in sorted(set(replaced) - set(names)):
             storage.remove(storage.join(self.target.output, stale))
@@ -377,7 +382,7 @@ class Ledger:
         named = [name for name in names if name.endswith("." + self.target.kind) and not name.endswith(".ids.parquet")]
         sizes = {str(file["name"]): file["size"] for record in records for file in record.files}
         manifest = metadata | {"parts": named, "sizes": sizes}
-        storage.write_bytes(self.target.marker, sinks.json_text(manifest, indent=1).encode())
+        storage.write_bytes(self.target.marker, writers.json_text(manifest, indent=1).encode())
 
     def remove_stage(self) -> None:
         """Remove the staging folder, the lock last, while it is still held."""

@@ -8,18 +8,18 @@ import typer
 
 from embedcli.cli.batch import batch
 from embedcli.cli.bench import bench
-from embedcli.cli.boundary import ended_at_once
 from embedcli.cli.compare import compare
+from embedcli.cli.config_file import Command, configure
 from embedcli.cli.encode import encode
+from embedcli.cli.entrypoint import ended_at_once
 from embedcli.cli.evaluate import evaluate
 from embedcli.cli.inspect import inspect
 from embedcli.cli.merge import merge
 from embedcli.cli.models import models, pull
 from embedcli.cli.plan import plan
 from embedcli.cli.plot import plot
+from embedcli.cli.report import report
 from embedcli.cli.search import search
-from embedcli.cli.settings import Command, configure
-from embedcli.cli.told import report
 from embedcli.cli.verify import verify
 
 app = typer.Typer(

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.config_file import Command
+from embedcli.cli.config_file import given as settings_of
+from embedcli.cli.console import note
 from embedcli.cli.encode import followed
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import INPUT_FLAGS, Price, Progress, Quiet, Report, takes
-from embedcli.cli.settings import Command
-from embedcli.cli.settings import given as settings_of
-from embedcli.cli.show import note
-from embedcli.contracts import Job, UsageError
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
 
 EXPORT_FLAGS = (
     "model", *INPUT_FLAGS, "keep", "as_", "prompt", "max_seq_length", "normalize", "truncate_dim", "base_url",
@@ -54,12 +55,12 @@ def export(
     Exit codes as of encode: 3 if some rows cannot be read.
     """
     set_environment(flags)
-    from embedcli import batchfiles
+    from embedcli import openai_batch
 
     if len(paths) < 2:
         raise UsageError("batch export needs an input and an output", "embedcli batch export in.jsonl requests.jsonl")
     job = Job(inputs=tuple(paths[:-1]), output="-", **flags)
-    made = batchfiles.export(job, paths[-1], note, results=results or ())
+    made = openai_batch.export(job, paths[-1], note, results=results or ())
     for line in exported(made, price):
         note(line)
     raise typer.Exit(3 if made.rejects else 0)
@@ -111,18 +112,18 @@ def import_(
     Outputs, resume, --update and exit codes are those of encode.
     """
     set_environment(flags)
-    from embedcli import batchfiles
+    from embedcli import openai_batch
 
     if len(paths) < 2:
         raise UsageError("batch import needs results and an output", "embedcli batch import results.jsonl out.parquet")
     results, output = paths[:-1], paths[-1]
     # What the export recorded stands unless it is given anew.
     given = {name: value for name, value in flags.items() if name != "keep" or value}
-    job = replace(batchfiles.recall(results, output, job_file), **given)
+    job = replace(openai_batch.recall(results, output, job_file), **given)
     if inputs:
         job = replace(job, inputs=tuple(inputs))
 
     def load(job: Job, notify: Any) -> Any:
-        return batchfiles.load(results, job, notify, allow_missing=allow_missing)
+        return openai_batch.load(results, job, notify, allow_missing=allow_missing)
 
     raise typer.Exit(followed(job, report, progress, quiet, price, load, settings_of(ctx)))

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, Quiet, takes
-from embedcli.contracts import EmbedcliError, Job, UsageError
+from embedcli.core.errors import EmbedcliError, UsageError
+from embedcli.core.job import Job
 
 Notify = Callable[[str], None]
 Table = Callable[[dict[str, Any]], str]
@@ -59,7 +60,7 @@ def bench(
     The same rows go through each in turn, each run a process of its own. The table has medians; ratios
     are of runs of the same round. What each figure means stands in docs/speed.md.
     """
-    from embedcli import report
+    from embedcli.reporting import run_report
 
     set_environment(flags)
     given = {"--memory": memory, "--tune": tune, "--static": static, "--shapes": shapes, "--workers": workers}
@@ -69,7 +70,7 @@ def bench(
     made, table = measured(mode, given.get(mode), asked, quietly if quiet else say)
     sys.stdout.write(table(made) + "\n")
     if json is not None:
-        report.write_json(json, made)
+        run_report.write_json(json, made)
     if mode == "--memory" and made["growth_mb"] > made["allowed_mb"]:
         raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")
 
@@ -99,7 +100,7 @@ class Asked:
 
     def request(self, *paths: str, **changed: Any) -> Any:
         """The `compare.Request`, with other inputs and changed flags."""
-        from embedcli.bench.compare import Request
+        from embedcli.benchmark.compare import Request
 
         flags = self.flags | changed
         return Request(Job(inputs=paths or self.paths, output="-", **flags), arguments(flags), **self.values)
@@ -107,34 +108,34 @@ class Asked:
 
 def measured(mode: str, value: Any, asked: Asked, notify: Notify) -> tuple[dict[str, Any], Table]:
     """The figures that a mode asks for, and what makes a table of them; `value` is what its flag was given."""
-    from embedcli.bench import tables
+    from embedcli.benchmark import text_tables
 
     match mode:
         case "--memory":
-            return measured_memory(notify), tables.memory
+            return measured_memory(notify), text_tables.memory
         case "--tune":
-            return measured_budgets(asked, notify), tables.tuning
+            return measured_budgets(asked, notify), text_tables.tuning
         case "--shapes":
-            return measured_shapes(asked, value, notify), tables.shapes
+            return measured_shapes(asked, value, notify), text_tables.shapes
         case "--workers":
-            return measured_workers(asked, value, notify), tables.together
-    return measured_field(asked, mode == "--static", notify), tables.comparison
+            return measured_workers(asked, value, notify), text_tables.together
+    return measured_field(asked, mode == "--static", notify), text_tables.comparison
 
 
 def measured_memory(notify: Notify) -> dict[str, Any]:
-    from embedcli.bench import memory
+    from embedcli.benchmark import memory
 
     return memory.measure(notify)
 
 
 def measured_budgets(asked: Asked, notify: Notify) -> dict[str, Any]:
-    from embedcli.bench.tune import tune
+    from embedcli.benchmark.tune_batch import tune
 
     return tune(asked.request(), notify)
 
 
 def measured_shapes(asked: Asked, names: str, notify: Notify) -> dict[str, Any]:
-    from embedcli.bench.shapes import shapes
+    from embedcli.benchmark.random_models import shapes
 
     def asking(model: Path, rows: Path) -> Any:
         return replace(asked.request(str(rows), model=str(model)), rows=None, peers=False, few=False)
@@ -143,21 +144,21 @@ def measured_shapes(asked: Asked, names: str, notify: Notify) -> dict[str, Any]:
 
 
 def measured_workers(asked: Asked, workers: int, notify: Notify) -> dict[str, Any]:
-    from embedcli.bench.together import together
+    from embedcli.benchmark.workers import together
 
     return together(asked.request(), workers, notify)
 
 
 def measured_field(asked: Asked, static: bool, notify: Notify) -> dict[str, Any]:
     """The comparison; with `static`, on vectors made for it with the tokenizer of the model."""
-    from embedcli.bench.compare import compare
+    from embedcli.benchmark.compare import compare
 
     if not static:
         return compare(asked.request(), notify)
-    from embedcli.bench.synthetic import borrowed_model
-    from embedcli.encoders import catalog
+    from embedcli.benchmark.static_models import borrowed_model
+    from embedcli.models import resolve
 
-    own = catalog.resolve(asked.request().job)
+    own = resolve.resolve(asked.request().job)
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         made = borrowed_model(Path(name) / "static", own.folder, STATIC_DIMENSIONS)
         return compare(asked.request(model=str(made)), notify)

@@ -6,9 +6,10 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
-from embedcli.cli.show import Json, note, short, show_json, show_table, size
-from embedcli.contracts import Precision, UsageError
+from embedcli.cli.console import Json, note, short, show_json, show_table, size
+from embedcli.cli.entrypoint import guarded, set_environment
+from embedcli.core.errors import UsageError
+from embedcli.core.types import Precision
 
 BAR = 40
 RIGHT = ("rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst")
@@ -45,9 +46,9 @@ def compare(
             "compare needs two outputs, or a --precision or --truncate-dim to compare with",
             "embedcli compare out.parquet other.parquet",
         )
-    from embedcli.vectors import open_output
-    from embedcli.vectors.comparing import compare as compared
-    from embedcli.vectors.derived import Derived
+    from embedcli.analysis.compare import compare as compared
+    from embedcli.analysis.derived import Derived
+    from embedcli.outputs.dataset import open_output
 
     first = open_output(outputs[0])
     others = [open_output(path) for path in outputs[1:]]
@@ -56,7 +57,7 @@ def compare(
     made = [compared(first, other, k=count, rows=rows, moved=moved, seed=seed) for other in others]
     found = [one.as_json() for one in made]
     if picture is not None:
-        from embedcli.vectors.pictures import draw_comparisons
+        from embedcli.analysis.figures import draw_comparisons
 
         draw_comparisons(found, picture)
         note(f"the picture is in {picture}")

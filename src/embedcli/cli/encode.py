@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import Interrupted, fail, guarded, set_environment, told
+from embedcli.cli.config_file import Given, announced, given
+from embedcli.cli.entrypoint import Interrupted, fail, guarded, set_environment, told
 from embedcli.cli.options import EVERY_FLAG, Price, Progress, Quiet, Report, Verbose, takes
-from embedcli.cli.settings import Given, announced, given
-from embedcli.contracts import Job, UsageError
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
 
 
 @guarded
@@ -59,12 +60,15 @@ def followed(
     settings: Given | None = None,
 ) -> int:
     """Run a job with progress, summary and report; the exit code. The report is written after failures too."""
-    from embedcli import report, runners
-    from embedcli.meter import Control, Meter
+    from embedcli import runners
+    from embedcli.pipeline.control import Control
+    from embedcli.pipeline.metrics import Meter
+    from embedcli.reporting import run_report
+    from embedcli.reporting.progress import Follower
 
-    watch = report.Follower(progress, quiet)
+    watch = Follower(progress, quiet)
     meter, control = Meter(), Control(job.limit, job.max_seconds)
-    made = report.RunReport(
+    made = run_report.RunReport(
         replace(job),
         1,
         "",
@@ -94,7 +98,7 @@ def followed(
             watch.line(line)
         watch.line(made.reason)
     if report_path is not None:
-        report.write_json(report_path, made.as_json())
+        run_report.write_json(report_path, made.as_json())
     return made.exit_code
 
 

@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.console import Json, note, show_json, show_table
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import takes
-from embedcli.cli.show import Json, note, show_json, show_table
-from embedcli.contracts import DEFAULT_MODEL, Job, UsageError
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
+from embedcli.core.types import DEFAULT_MODEL
 
 FLAGS = (
     "revision", "trust_remote_code", "offline", "cache_dir", "as_", "prompt_name", "prompt", "max_seq_length",
@@ -54,7 +56,7 @@ def evaluate(
     With --label: v-measure of k-means. Several files give columns and an average, several models give lines.
     """
     set_environment(flags)
-    from embedcli.vectors.evaluating import evaluate as evaluated
+    from embedcli.analysis.evaluate import evaluate as evaluated
 
     reading = Job(inputs=(), output="-", **{name: flags[name] for name in READING})
     tasks = read(reading, files, columns, label, (queries, relevance, query_prompt, document_prompt))
@@ -73,7 +75,7 @@ def read(job: Job, files: list[str], columns: str | None, label: str | None, ret
     """The tasks that the files and flags describe. UsageError where they do not fit together."""
     from dataclasses import replace
 
-    from embedcli.vectors.labelled import read_labelled, read_pairs, read_retrieval
+    from embedcli.analysis.eval_data import read_labelled, read_pairs, read_retrieval
 
     queries, relevance, query_prompt, document_prompt = retrieval
     if (queries is None) != (relevance is None):

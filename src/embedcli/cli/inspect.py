@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.console import Json, show_facts, show_json, size
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import INPUT_FLAGS, takes
-from embedcli.cli.show import Json, show_facts, show_json, size
 
 
 @guarded
@@ -34,14 +34,14 @@ def inspect(
 
 def described(file: str, flags: dict[str, Any]) -> dict[str, Any]:
     """The description of an output or an input, whichever `file` is."""
-    from embedcli import vectors
-    from embedcli.contracts import Job
+    from embedcli.core.job import Job
+    from embedcli.outputs.dataset import is_output, open_output
 
-    if file != "-" and vectors.is_output(file):
-        from embedcli.vectors.statistics import describe
+    if file != "-" and is_output(file):
+        from embedcli.analysis.inspect_output import describe
 
-        return describe(vectors.open_output(file))
-    from embedcli.vectors.texts import describe_input
+        return describe(open_output(file))
+    from embedcli.analysis.inspect_input import describe_input
 
     return describe_input(Job(inputs=(file,), output="-", **flags))
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded
+from embedcli.cli.entrypoint import guarded
 from embedcli.cli.options import Quiet, takes
-from embedcli.contracts import OutputFormat
+from embedcli.core.types import OutputFormat
 
 
 @guarded

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import takes
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -30,7 +30,7 @@ def models(
     """List the known model names and which of them are on this machine."""
     set_environment({})
     if clear:
-        from embedcli.encoders import compiled as engine
+        from embedcli.encoders.openvino import loader as engine
 
         note(f"{engine.clear()} compiled models removed")
     elif compiled:
@@ -49,21 +49,21 @@ def pull(
 ) -> None:
     """Fetch a model into the local cache, for machines that run offline later."""
     set_environment({})
-    from embedcli.encoders import catalog
+    from embedcli.models import resolve
 
-    files = catalog.pull(model, revision, flags["cache_dir"])
+    files = resolve.pull(model, revision, flags["cache_dir"])
     note(f"{files.name} is in {files.folder}" + (f", revision {files.revision}" if files.revision else ""))
 
 
 def known_rows(cache_dir: str | None) -> list[dict[str, Any]]:
     """One row per known name: its hub id, where it is on this machine, what it is for."""
-    from embedcli.encoders import catalog
-    from embedcli.encoders.known import KNOWN
+    from embedcli.models import resolve
+    from embedcli.models.registry import KNOWN
 
     return [
         {
             "name": entry.alias,
-            "local": catalog.present(entry, cache_dir) or "",
+            "local": resolve.present(entry, cache_dir) or "",
             "id": entry.id,
             "notes": entry.notes,
             "prompts": ", ".join(entry.prompts or ()),
@@ -74,11 +74,11 @@ def known_rows(cache_dir: str | None) -> list[dict[str, Any]]:
 
 def compiled_rows() -> list[dict[str, Any]]:
     """One row per compiled model in the cache, with its size in MB."""
-    from embedcli.encoders import compiled
+    from embedcli.encoders.openvino import loader as openvino_loader
 
     return [
         {"name": c.name, "mb": round(c.bytes / 1e6, 1), "key": c.key, "created": day(c.created)}
-        for c in compiled.cached()
+        for c in openvino_loader.cached()
     ]
 
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcli.contracts import Dtype, EngineName, Format, Job, OutputFormat, Overflow, Precision, Role
-from embedcli.flags import checked
+from embedcli.core.job import Job
+from embedcli.core.job_options import checked
+from embedcli.core.types import Dtype, EngineName, Format, OutputFormat, Overflow, Precision, Role
 
 
 @dataclass(frozen=True)

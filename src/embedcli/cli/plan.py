@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.console import Json, note, show_facts, show_json, show_table, size
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, Price, takes
-from embedcli.cli.show import Json, note, show_facts, show_json, show_table, size
 
 FLAGS = (*INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "chunk_rows")
 
@@ -41,8 +41,8 @@ def plan(
     format, and time on this machine from a short measured run. An openai: model is asked nothing.
     """
     set_environment(flags)
-    from embedcli.contracts import Job
-    from embedcli.planning import Wanted, estimate
+    from embedcli.core.job import Job
+    from embedcli.estimate import Wanted, estimate
 
     found = estimate(Job(inputs=tuple(inputs), output="-", **flags), Wanted(sample, price, measure), note)
     if as_json:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
-from embedcli.cli.show import Json, note, show_json
+from embedcli.cli.console import Json, note, show_json
+from embedcli.cli.entrypoint import guarded, set_environment
 
 
 @guarded
@@ -29,14 +29,14 @@ def plot(
     An .html page works offline, with zoom, hover and search. PCA needs nothing else; UMAP is an extra, as are pictures.
     """
     set_environment({})
-    from embedcli.vectors import open_output
-    from embedcli.vectors.mapping import make_map, write_page
+    from embedcli.analysis.projection import make_map, write_page
+    from embedcli.outputs.dataset import open_output
 
     made = make_map(open_output(output), rows=rows, seed=seed, method=method, color=color, label=label)
     if target.endswith((".html", ".htm")):
         write_page(made, target)
     else:
-        from embedcli.vectors.pictures import draw_map
+        from embedcli.analysis.figures import draw_map
 
         draw_map(made, target)
     if as_json:

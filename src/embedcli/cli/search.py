@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.console import Json, note, short, show_json, show_table
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import takes
-from embedcli.cli.show import Json, note, short, show_json, show_table
-from embedcli.contracts import Job, UsageError
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
 
 FLAGS = (
     "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
@@ -58,9 +59,9 @@ def search(
         raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
     if words is not None and queries is None and not " ".join(words).strip():
         raise UsageError("the words to look for are empty", 'embedcli search out.parquet "words to look for"')
-    from embedcli.vectors import open_output
-    from embedcli.vectors.rowfiles import write_rows
-    from embedcli.vectors.searching import Query, Searcher, default_columns
+    from embedcli.analysis.hits_writer import write_rows
+    from embedcli.analysis.search import Query, Searcher, default_columns
+    from embedcli.outputs.dataset import open_output
 
     opened = open_output(output)
     columns = default_columns(opened, show or [])
@@ -82,7 +83,7 @@ def search(
 
 def found_in_file(searcher: Any, file: Job, how: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     """The hits of all queries in a file, in order, batch by batch."""
-    from embedcli.vectors.searching import in_batches, queries_in
+    from embedcli.analysis.search import in_batches, queries_in
 
     for batch in in_batches(queries_in(file)):
         yield from searcher.find(batch, *how)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.boundary import guarded, set_environment
+from embedcli.cli.console import Json, note, show_facts, show_json
+from embedcli.cli.entrypoint import guarded, set_environment
 from embedcli.cli.options import takes
-from embedcli.cli.show import Json, note, show_facts, show_json
 
 FLAGS = (
     "trust_remote_code",
@@ -52,9 +52,9 @@ def verify(
     Exit code 0: all holds; 1: something does not, and the ids are shown.
     """
     set_environment(flags)
-    from embedcli.vectors import open_output
-    from embedcli.vectors.verifying import verify as checked
-    from embedcli.vectors.verifying import verify_file
+    from embedcli.analysis.verify import verify as checked
+    from embedcli.analysis.verify import verify_file
+    from embedcli.outputs.dataset import open_output
 
     opened = open_output(output)
     if only_output:

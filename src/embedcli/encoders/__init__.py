@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.contracts import DEFAULT_CHUNK_ROWS, Encoder, Job, UsageError
+from embedcli.core.encoder import Encoder
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
+from embedcli.core.types import DEFAULT_CHUNK_ROWS
 
 if TYPE_CHECKING:
     from threading import Event
 
-    from embedcli.encoders.files import ModelFiles
-    from embedcli.encoders.recipe import Recipe
-    from embedcli.encoders.transformer import TransformerEncoder
+    from embedcli.encoders.torch.encoder import TransformerEncoder
+    from embedcli.models.config import Recipe
+    from embedcli.models.files import ModelFiles
 
 REMOTE = "openai:"
 Notify = Callable[[str], None]
@@ -33,16 +36,16 @@ def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, sto
     Raises ModelError where the model cannot be found or loaded, UsageError where the job asks for what it cannot do.
     """
     if job.model.startswith(REMOTE):
-        from embedcli.encoders import remote
+        from embedcli.encoders.hosted import encoder as hosted_encoder
 
         _refuse_compiling(job, "a hosted model is computed elsewhere")
-        return remote.load(job, notify, stop=stop)
+        return hosted_encoder.load(job, notify, stop=stop)
     files = files or _resolve(job)
     if files.kind == "static":
-        from embedcli.encoders import static
+        from embedcli.encoders.static import encoder as static_encoder
 
         _refuse_compiling(job, "static vectors are summed, not computed by a network")
-        return static.load(files, job, notify)
+        return static_encoder.load(files, job, notify)
     return _load_transformer(job, files, notify)
 
 
@@ -54,22 +57,23 @@ def resolve(job: Job) -> ModelFiles | None:
 def identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
     """What decides the vectors of a job, found without loading its model: the same before and after a run."""
     if job.model.startswith(REMOTE):
-        from embedcli.encoders import remote
+        from embedcli.encoders.hosted import encoder as hosted_encoder
 
-        return remote.identity(job)
+        return hosted_encoder.identity(job)
     files = files or _resolve(job)
     if files.kind == "static":
-        from embedcli.encoders import static
+        from embedcli.encoders.static import encoder as static_encoder
 
-        return static.identity(files, job)
-    from embedcli.encoders import devices, recipe
+        return static_encoder.identity(files, job)
+    from embedcli.encoders.torch import device as torch_device
+    from embedcli.models import config as model_config
 
-    return recipe.identity(files, recipe.recipe(files, job), devices.dtype_class(job))
+    return model_config.identity(files, model_config.recipe(files, job), torch_device.dtype_class(job))
 
 
 def chunk_rows(job: Job, files: ModelFiles | None) -> int:
     """Rows per chunk: few where a row takes long (a kill costs one chunk), many where batches are large."""
-    from embedcli.encoders.devices import on_cpu
+    from embedcli.encoders.torch.device import on_cpu
 
     if files is not None and files.kind == "static":
         return 16 * DEFAULT_CHUNK_ROWS
@@ -91,21 +95,21 @@ def output_dim(job: Job, dim: int) -> int:
 
 
 def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
-    from embedcli.encoders import devices
-    from embedcli.encoders.recipe import recipe
+    from embedcli.encoders.torch import device as torch_device
+    from embedcli.models.config import recipe
 
     made = recipe(files, job)
     for note in made.notes:
         notify(note)
-    cpu = devices.on_cpu(job)
+    cpu = torch_device.on_cpu(job)
     if job.engine == "openvino" and not cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
     if job.engine != "torch" and cpu:
         if job.compile:
             raise UsageError("--compile is of the PyTorch engine", "add --engine torch")
-        from embedcli.encoders import compiled
+        from embedcli.encoders.openvino import loader as openvino_loader
 
-        encoder: Encoder = compiled.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
+        encoder: Encoder = openvino_loader.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
         return encoder
     return _torch(job, files, made, notify)
 
@@ -116,12 +120,12 @@ def _refuse_compiling(job: Job, reason: str) -> None:
 
 
 def _torch(job: Job, files: ModelFiles, made: Recipe, notify: Notify) -> TransformerEncoder:
-    from embedcli.encoders import transformer
+    from embedcli.encoders.torch import encoder as torch_encoder
 
-    return transformer.load(job, files, made, notify)
+    return torch_encoder.load(job, files, made, notify)
 
 
 def _resolve(job: Job) -> ModelFiles:
-    from embedcli.encoders.catalog import resolve
+    from embedcli.models.resolve import resolve
 
     return resolve(job)

@@ -8,10 +8,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from embedcli import checkpoint, encoders, outputs, reuse, sinks
-from embedcli.contracts import Chunk, Encoded, Outcome, Piece, Share
-from embedcli.runners.ends import ended, remember, stopped
-from embedcli.runners.facts import (
+from embedcli import checkpoint, encoders
+from embedcli.core.types import Chunk, Encoded, Outcome, Piece, Share
+from embedcli.outputs import reuse, writers
+from embedcli.outputs import target as output_target
+from embedcli.outputs.schema import Layout
+from embedcli.runners.completion import ended, remember, stopped
+from embedcli.runners.context import TOTALS, Run, refuse_rejects
+from embedcli.runners.job_identity import (
     layout_of,
     note_space,
     noted_space,
@@ -22,11 +26,9 @@ from embedcli.runners.facts import (
     tell_idle,
     with_saved_dim,
 )
-from embedcli.runners.running import TOTALS, Run, refuse_rejects
-from embedcli.tables import Layout
 
 
-def run_local(this: Run, ledger: checkpoint.Ledger, done: outputs.Finished | None) -> Outcome:
+def run_local(this: Run, ledger: checkpoint.Ledger, done: output_target.Finished | None) -> Outcome:
     """Every missing chunk is encoded; then the output is published, if no other shard is missing."""
     job = this.job
     shares = shares_of(job, this.plan, folder=ledger.target.folder) if ledger.target.folder or job.shard else []
@@ -134,7 +136,7 @@ def shard_ended(this: Run, ledger: checkpoint.Ledger, totals: dict[str, int], sp
 
 
 def store_of(
-    this: Run, ledger: checkpoint.Ledger, layout: Layout, done: outputs.Finished | None, folder: str
+    this: Run, ledger: checkpoint.Ledger, layout: Layout, done: output_target.Finished | None, folder: str
 ) -> reuse.Store | None:
     """The vectors that --update and --reuse may take over; None without either."""
     job = this.job
@@ -148,13 +150,13 @@ def store_of(
 def run_to_stdout(this: Run) -> Outcome:
     """Rows to stdout as they are done: nothing to resume, rejects as JSON lines among the notes on stderr."""
     job = this.job = replace(this.job, chunk_rows=this.job.chunk_rows or encoders.chunk_rows(this.job, this.files))
-    kind = sinks.output_format(job.output, job.to)
+    kind = writers.output_format(job.output, job.to)
     totals = dict.fromkeys(TOTALS, 0)
     with closing(this.load()) as encoder:
         job = this.job = with_saved_dim(job, encoder)
         ranges = ranges_of(this, encoder, None, None)
         space = space_of(job, encoder, ranges)
-        sink = sinks.Stream(kind, layout_of(job, this.plan, encoder, ranges), {sinks.SPACE_KEY: space})
+        sink = writers.Stream(kind, layout_of(job, this.plan, encoder, ranges), {writers.SPACE_KEY: space})
         this.watch.begin(this.plan, this.meter)
         with closing(this.encode(this.chunks(), encoder)) as stream:  # type: ignore[type-var]
             for encoded in stream:

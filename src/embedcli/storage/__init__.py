@@ -4,9 +4,11 @@ A path becomes a file system in one place, `files_of`; this machine's, that of a
 Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 
-from embedcli.storage.disk import write_bytes, writing, writing_both
-from embedcli.storage.faults import StoreRefused
-from embedcli.storage.folders import (
+from embedcli.storage.atomic_folder import replacing_folder
+from embedcli.storage.atomic_replace import hint_of, os_errors, replacing, sweep, sweep_beside, sync_folder
+from embedcli.storage.atomic_write import write_bytes, writing, writing_both
+from embedcli.storage.errors import StoreRefused
+from embedcli.storage.fs import (
     base,
     exists,
     folders,
@@ -21,9 +23,9 @@ from embedcli.storage.folders import (
     remove,
     remove_folder,
 )
-from embedcli.storage.inputs import Input, open_input, open_seekable
-from embedcli.storage.outputs import hint_of, os_errors, replacing, sweep, sweep_beside, sync_folder
-from embedcli.storage.places import (
+from embedcli.storage.input_stream import Input, open_input, open_seekable
+from embedcli.storage.parallel_open import identities, opened_ahead
+from embedcli.storage.paths import (
     check_writable,
     expand,
     file_identity,
@@ -34,9 +36,7 @@ from embedcli.storage.places import (
     shown,
     where,
 )
-from embedcli.storage.secrets import masked, without_query
-from embedcli.storage.soon import identities, opened_ahead
-from embedcli.storage.trees import replacing_folder
+from embedcli.storage.url_redaction import masked, without_query
 
 __all__ = [
     "Input",

@@ -1,0 +1,59 @@
+"""What an input holds, counted in one pass: rows, rejects by reason, text lengths in characters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from embedcli import readers, storage
+from embedcli.analysis.inspect_output import Spread
+from embedcli.core.job import Job
+from embedcli.readers.preview import look_at
+
+# JSONL rows whose keys are looked at.
+LOOK_ROWS = 1000
+
+
+def describe_input(job: Job) -> dict[str, Any]:
+    """Everything `embedcli inspect` says of an input, as JSON values. No model is loaded.
+
+    Raises UsageError where no text column can be found, InputError where a file cannot be read.
+    """
+    plan = readers.plan(job)
+    lengths, reasons = Spread(), Counter[str]()
+    rows = characters = 0
+    for chunk in readers.read(job, plan, plan.pieces):
+        counts = np.fromiter(map(len, chunk.texts), np.int64, len(chunk.texts))
+        lengths.add(counts)
+        characters += int(counts.sum())
+        rows += chunk.read
+        reasons.update(reject.reason.partition(":")[0] for reject in chunk.rejects)
+    return {
+        "path": ", ".join(map(storage.masked, job.inputs)),
+        "kind": "input",
+        "files": {path: plan.formats[path] for path in dict.fromkeys(piece.path for piece in plan.pieces)},
+        "bytes": plan.total_bytes,
+        "rows": rows,
+        "good_rows": lengths.count,
+        "rejected": sum(reasons.values()),
+        "rejects": dict(reasons.most_common()),
+        "text_column": plan.columns.text_column,
+        "template": plan.columns.template,
+        "id_column": plan.columns.id_column,
+        "id_type": str(plan.columns.id_type),
+        "columns": columns_in(job, list(plan.formats)),
+        "notes": list(plan.columns.notes),
+        "characters": {"total": characters, **(lengths.summary(median=0.5, p95=0.95) or {})},
+    }
+
+
+def columns_in(job: Job, paths: Sequence[str]) -> dict[str, str]:
+    """All columns of the inputs, of objects their fields, and their types; of JSONL those of its first rows."""
+    found: dict[str, str] = {}
+    for path in paths:
+        for name, kind in look_at(path, job.format, job.encoding, LOOK_ROWS).leaves.items():
+            found.setdefault(name, str(kind))
+    return found

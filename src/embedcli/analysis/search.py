@@ -1,0 +1,92 @@
+"""Queries in words against an output: encode them in its space, find the rows, tell what was kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from embedcli.analysis.inspect_output import plain
+from embedcli.analysis.text_encoder import Notify, Texts, prompt_note, query_job, quiet
+from embedcli.analysis.topk import Metric, positions, search
+from embedcli.core.arrow_values import values_of
+from embedcli.core.errors import InputError
+from embedcli.core.job import Job
+from embedcli.outputs.dataset import Output
+
+# Queries that go through the rows together: enough for large matrix products, few enough for their scores.
+QUERIES_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Query:
+    """A text to look for, and its id where it came from a file."""
+
+    text: str
+    id: Any = None
+
+
+class Searcher:
+    """An output and the encoder of its queries. Loads the model; use as a context manager."""
+
+    def __init__(self, output: Output, *, notify: Notify = quiet, **flags: Any) -> None:
+        self.output = output
+        self._texts = Texts(query_job(output, "search", **flags), without_empty_prompt(notify))
+        if self._texts.dim != output.dim:
+            raise InputError(
+                f"{output.path} holds vectors of {output.dim} dimensions, its model now makes {self._texts.dim}",
+                "encode the rows again",
+            )
+        note = prompt_note(output.space, self._texts.space)
+        if note:
+            notify(note)
+
+    def find(self, queries: Sequence[Query], k: int, columns: Sequence[str], metric: Metric) -> list[dict[str, Any]]:
+        """One row per hit, queries in order, best first: query, rank, score, id, and the named columns."""
+        hits = search(self.output, self._texts.encode([query.text for query in queries]), k, metric)
+        rows = positions(hits)
+        values = dict(zip(rows, self.output.take(rows, columns), strict=True))
+        return [
+            {"query_id": query.id, "query": query.text, "rank": rank, "score": float(score), **values[int(row)]}
+            for query, hit in zip(queries, hits, strict=True)
+            for rank, (row, score) in enumerate(zip(hit.rows, hit.scores, strict=True), 1)
+        ]
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._texts.close()
+
+
+def without_empty_prompt(notify: Notify) -> Notify:
+    """The same, but silent where all there is to say is that queries have no prompt."""
+    return lambda line: None if line.startswith("prompt: ''") else notify(line)
+
+
+def queries_in(job: Job) -> Iterator[Query]:
+    """The queries of a file, by the same flags as the rows of `encode`. InputError at the first that is none."""
+    from embedcli import readers  # a search for words reads no file of rows, and must start fast
+
+    plan = readers.plan(job)
+    for chunk in readers.read(job, plan, plan.pieces):
+        for reject in chunk.rejects:
+            raise InputError(f"{reject.source}:{reject.line}: {reject.reason}", "mend the queries; none may be lost")
+        yield from (Query(text, plain(id)) for text, id in zip(chunk.texts, values_of(chunk.ids), strict=True))
+
+
+def in_batches(queries: Iterator[Query], size: int = QUERIES_AT_ONCE) -> Iterator[list[Query]]:
+    while batch := list(islice(queries, size)):
+        yield batch
+
+
+def default_columns(output: Output, asked: Sequence[str]) -> list[str]:
+    """The columns to show: those asked for, else every kept one that holds text."""
+    if asked:
+        output.check_columns(asked)
+        return list(asked)
+    kept = {name: output.schema.field(name).type for name in output.kept}
+    return [name for name, kind in kept.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]

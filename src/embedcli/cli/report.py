@@ -1,0 +1,90 @@
+"""`embedcli report`: the summary of a run again, from the file that --report wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedcli.cli.console import Json, clean, note, show_json
+from embedcli.cli.entrypoint import guarded, set_environment
+from embedcli.core.errors import InputError
+
+BAR = 50
+SHADES = " .:-=+*#"
+
+
+@guarded
+def report(
+    file: Annotated[str, typer.Argument(help="What `embedcli encode --report FILE` wrote.")],
+    picture: Annotated[str | None, typer.Option("--plot", help="Draw the stages: .png, .svg, .pdf, .html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a run's summary again, and how busy each stage was."""
+    set_environment({})
+    made = loaded(file)
+    if picture is not None:
+        from embedcli.analysis.figures import draw_stages
+
+        draw_stages(made, picture)
+        note(f"the picture is in {picture}")
+    if as_json:
+        show_json(made)
+        return
+    from embedcli.reporting.run_report import summary_lines
+
+    lines = [f"{'started':<8}  {made['started']}", *summary_lines(made), f"{'ended':<8}  {made['reason']}"]
+    lines += [f"{'setting':<8}  --{flag} {spelled(one['value'])} ({one['from']})" for flag, one in settings(made)]
+    typer.echo("\n".join([*map(clean, lines), "", *timeline(made)]))
+
+
+def settings(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The flags that were not left at their defaults."""
+    return list(made.get("settings", {}).items())
+
+
+def spelled(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def loaded(file: str) -> dict[str, Any]:
+    """The content of a run report. InputError if it is none."""
+    hint = "give a file that `embedcli encode --report FILE` wrote"
+    wrong = InputError(f"{file}: is not a run report", hint)
+    try:
+        made = json.loads(Path(file).read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}", hint) from None
+    except ValueError:
+        raise wrong from None
+    if not isinstance(made, dict) or not {"embedcli", "rows", "stage_seconds", "seconds", "reason"} <= set(made):
+        raise wrong
+    return made
+
+
+def timeline(made: Mapping[str, Any]) -> list[str]:
+    """One line per stage: how busy it was over the run, and in all. Stages work at the same time."""
+    whole = made["seconds"] or 1
+    lines = []
+    for name, seconds in made["stage_seconds"].items():
+        share = min(1.0, seconds / whole)
+        busy = (made.get("timeline") or {}).get("busy", {}).get(name)
+        lane = "#" * round(share * BAR) if busy is None else over_time(busy, made["timeline"]["seconds"], whole)
+        lines.append(f"{name:<8}  {lane:<{BAR}}  {share:4.0%}".rstrip())
+    return lines
+
+
+def over_time(busy: Sequence[float], width: float, whole: float) -> str:
+    """BAR characters for the time of a run, each darker the busier the stage was."""
+    shown = [0.0] * BAR
+    for i, share in enumerate(busy):
+        for at in range(BAR):
+            overlap = min((i + 1) * width, (at + 1) * whole / BAR) - max(i * width, at * whole / BAR)
+            shown[at] += share * max(0.0, overlap) * BAR / whole
+    return "".join(SHADES[min(len(SHADES) - 1, ceil(share * (len(SHADES) - 1) - 0.01))] for share in shown)

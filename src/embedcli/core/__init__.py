@@ -1,0 +1,1 @@
+"""Types, errors, the job, batching and quantization: no I/O and no heavy imports."""

@@ -1,0 +1,56 @@
+"""The error family and its exit codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Ints = NDArray[np.int32]
+    Rows = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+
+
+class EmbedcliError(Exception):
+    """One sentence on what happened and where, and a hint on what to type next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.hint)
+
+
+class UsageError(EmbedcliError):
+    exit_code = 2
+
+
+class ResumeError(UsageError):
+    pass
+
+
+class InputError(EmbedcliError):
+    pass
+
+
+class ModelError(EmbedcliError):
+    pass
+
+
+class OutputError(EmbedcliError):
+    pass
+
+
+class TooManyRejects(EmbedcliError):
+    pass
+
+
+class OutOfMemory(Exception):
+    """A batch did not fit on the device. Raised by `Encoder.forward` or `collect`, handled by the engine."""

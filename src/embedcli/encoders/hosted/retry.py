@@ -1,0 +1,219 @@
+"""When to send and when to send again: pace, Retry-After, jitter, patience. Knows no HTTP library."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from itertools import count
+from threading import Event, Lock
+from typing import Literal, TypeVar
+
+from embedcli.core.errors import ModelError
+
+T = TypeVar("T")
+Kind = Literal["busy", "lost", "wrong"]
+
+FIRST_BACKOFF = 0.5
+LONGEST_BACKOFF = 60.0
+# A short wait for a busy server is not worth a line to the user, and one line a minute is enough.
+QUIET_WAIT = 5.0
+NOTE_EVERY = 60.0
+
+
+class Closed(Exception):
+    """The encoder was closed while a request was waiting."""
+
+
+class Again(Exception):
+    """An attempt that failed and may succeed later.
+
+    `kind`: "busy" (429, 5xx), "lost" (timeout, dropped connection, cut body) or "wrong" (whole, but not an answer
+    to the request). `after` is the wait in seconds the server asked for. `reason` holds no secret.
+    """
+
+    def __init__(self, reason: str, kind: Kind, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.kind = kind
+        self.after = after
+
+
+class Clock:
+    """Time and waiting in one place, so that tests can bring their own. `stop` is whoever else may end all waits."""
+
+    def __init__(self, stop: Event | None = None) -> None:
+        self._closed = Event()
+        self._stop = stop or self._closed
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Seconds since 1970, for dates in headers only."""
+        return time.time()
+
+    def wait(self, seconds: float) -> None:
+        """Return after `seconds`, or raise Closed soon after `close` or the stop that was given."""
+        until = time.monotonic() + seconds
+        while not (self._stop.is_set() or self._closed.is_set()):
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            # Nothing waits for two events at once: the other one is looked at four times a second.
+            self._stop.wait(min(left, 0.25))
+        raise Closed
+
+    def close(self) -> None:
+        """Wake every waiter for good."""
+        self._closed.set()
+
+
+class Pace:
+    """A token bucket for requests and one for tokens, each as large as one request, shared by all lanes.
+
+    In any 60 seconds at most `rpm` requests start, and at most `tpm` tokens plus one request's own.
+    """
+
+    def __init__(self, clock: Clock, rpm: int | None = None, tpm: int | None = None) -> None:
+        self._clock = clock
+        self._request_gap = 60.0 / rpm if rpm else 0.0
+        self._token_gap = 60.0 / tpm if tpm else 0.0
+        self._next_request = self._next_token = self._held = -math.inf
+        self._lock = Lock()
+
+    def admit(self, tokens: int) -> None:
+        """Return when a request of `tokens` tokens may start."""
+        while (wait := self._claim(tokens)) > 0:
+            self._clock.wait(wait)
+
+    def _claim(self, tokens: int) -> float:
+        with self._lock:
+            now = self._clock.now()
+            start = max(self._next_request, self._next_token, self._held)
+            if start > now:
+                return start - now
+            self._next_request = now + self._request_gap
+            self._next_token = now + tokens * self._token_gap
+            return 0.0
+
+    def settle(self, tokens: int) -> None:
+        """Charge what a request cost beyond its estimate (negative: give it back)."""
+        with self._lock:
+            self._next_token += tokens * self._token_gap
+
+    def hold(self, seconds: float) -> None:
+        """Let no lane start a request for `seconds`."""
+        with self._lock:
+            self._held = max(self._held, self._clock.now() + seconds)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one request may go on failing, in seconds, and how often an answer may be wrong.
+
+    `total` counts from the first failure; `unreachable`, if given, bounds it where nobody answers at all.
+    A server's Retry-After is obeyed up to `retry_cap`.
+    """
+
+    total: float = 8 * 3600
+    retry_cap: float = 3600
+    wrong: int = 5
+    unreachable: float | None = None
+
+    def allowed(self, kind: Kind) -> float:
+        """Seconds for a failure of this kind."""
+        if kind == "lost" and self.unreachable is not None:
+            return min(self.total, self.unreachable)
+        return self.total
+
+
+class Retrier:
+    """Runs attempts until one succeeds, and counts what that cost. Safe for many threads."""
+
+    def __init__(self, clock: Clock, pace: Pace, notify: Callable[[str], None], rng: random.Random) -> None:
+        self.retries = 0
+        self.waited_seconds = 0.0
+        self._clock = clock
+        self._pace = pace
+        self._notify = notify
+        self._rng = rng
+        self._lock = Lock()
+        self._next_note = -math.inf
+
+    def run(self, step: Callable[[], T], tokens: int, patience: Patience) -> T:
+        """What `step()` returns, tried again after each `Again`; ModelError when patience ends."""
+        first_failure: float | None = None
+        wrong = 0
+        for attempt in count():
+            self._pace.admit(tokens)
+            try:
+                return step()
+            except Again as again:
+                now = self._clock.now()
+                first_failure = now if first_failure is None else first_failure
+                wrong += again.kind == "wrong"
+                wait = self._wait(again, attempt, patience)
+                if wrong >= patience.wrong:
+                    raise ModelError(f"{again.reason} ({wrong} times)", HINT_WRONG) from None
+                if now + wait - first_failure > patience.allowed(again.kind):
+                    raise ModelError(*_given_up(again, now - first_failure, wait)) from None
+                self._note(again, wait)
+            self._clock.wait(wait)
+        raise AssertionError("unreachable")
+
+    def _wait(self, again: Again, attempt: int, patience: Patience) -> float:
+        if again.after is None:
+            return backoff(attempt, self._rng)
+        asked = min(again.after, patience.retry_cap)
+        self._pace.hold(asked)
+        return asked + self._rng.uniform(0, min(1.0, asked))
+
+    def _note(self, again: Again, wait: float) -> None:
+        with self._lock:
+            self.retries += 1
+            self.waited_seconds += wait
+            now = self._clock.now()
+            if now < self._next_note or (wait < QUIET_WAIT and again.kind == "busy"):
+                return
+            self._next_note = now + NOTE_EVERY
+            retries = self.retries
+        self._notify(f"{again.reason}; trying again in {wait:.0f} s (retry {retries} of this run)")
+
+
+HINT_WRONG = "check --base-url and --model; what is finished is kept, the same command goes on from there"
+
+
+def _given_up(again: Again, spent: float, wait: float) -> tuple[str, str]:
+    asked = f" and asks for {again.after:.0f} s more" if again.after is not None else ""
+    hint = "what is finished is kept: run the same command again later, or give a longer --patience (seconds)"
+    if again.kind == "lost":
+        hint = "check --base-url and the network; what is finished is kept, the same command goes on from there"
+    return f"{again.reason}; given up after {spent:.0f} s{asked}", hint
+
+
+def backoff(attempt: int, rng: random.Random) -> float:
+    """Full jitter: uniform between 0 and 0.5 s doubled per attempt, at most 60 s.
+
+    Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    return rng.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt, 20)))
+
+
+def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
+    """Seconds to wait by `retry-after-ms` or `Retry-After`; None if absent or senseless.
+
+    `Retry-After` is a number of seconds or an HTTP date (RFC 9110, 10.2.3); a date that is past means 0.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) / unit
+            return max(0.0, seconds) if math.isfinite(seconds) else None
+    with suppress(ValueError):
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - wall)
+    return None

@@ -1,0 +1,1 @@
+"""The OpenVINO engine: transformers compiled for the CPU."""

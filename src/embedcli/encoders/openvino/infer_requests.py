@@ -1,0 +1,61 @@
+"""Infer requests of a compiled network, many at a time, and what its errors mean. OpenVINO's objects are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedcli.encoders.errors import memory
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Floats, Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A request under way, with the arrays it reads."""
+
+    request: Any
+    inputs: Mapping[str, Any]
+
+
+class Requests:
+    """The infer requests of one compiled network; each runs one batch at a time."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._names = {name for port in compiled.inputs for name in port.names}
+        self._running: set[Running] = set()
+        # Two for each stream: as one ends, the next has its batch.
+        self.lanes = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        with memory():
+            # Made now: making one waits for those that run.
+            self._idle = [compiled.create_infer_request() for _ in range(self.lanes)]
+
+    def start(self, ids: Rows, mask: Rows) -> Running:
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs = {name: array for name, array in inputs.items() if name in self._names}
+        with memory():
+            running = Running(self._idle.pop() if self._idle else self._compiled.create_infer_request(), inputs)
+            running.request.start_async(inputs, share_inputs=True)
+        self._running.add(running)
+        return running
+
+    def finish(self, running: Running) -> Floats:
+        self._running.discard(running)
+        with memory():
+            running.request.wait()
+            made: Floats = np.array(running.request.get_output_tensor(0).data, np.float32)
+        self._idle.append(running.request)
+        return made
+
+    def close(self) -> None:
+        while self._running:
+            with suppress(RuntimeError):
+                self._running.pop().request.wait()
+        self._idle.clear()
+        self._compiled = None

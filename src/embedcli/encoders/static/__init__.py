@@ -1,0 +1,1 @@
+"""Static embeddings and word vectors: means of table rows."""

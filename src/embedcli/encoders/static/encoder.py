@@ -1,0 +1,299 @@
+"""Static vectors: model2vec folders, sentence-transformers StaticEmbedding models, files of word vectors.
+
+All of them are the mean of table rows, and need neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import numpy as np
+
+from embedcli.core.cpu import cores
+from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.job import Job
+from embedcli.encoders.static.keyed_vectors import sidecar
+from embedcli.encoders.static.pooling import Bag, unit
+from embedcli.encoders.static.tokenizers import TokenReader, WordReader
+from embedcli.encoders.static.word_splitter import WordSplitter
+from embedcli.encoders.static.word_vectors import Layout, layout
+from embedcli.encoders.static.word_vectors import read as read_vectors
+from embedcli.encoders.tokenize.word_cache import tokenizing
+from embedcli.models.config import Recipe, read_modules
+from embedcli.models.config import identity as recipe_identity
+from embedcli.models.config import recipe as read_recipe
+from embedcli.models.files import ModelFiles, read_json, sha256
+from embedcli.models.weights import AGAIN, header, tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
+
+    from embedcli.core.encoder import Tokens
+    from embedcli.core.types import Floats, Rows
+
+Format = Layout | Literal["model2vec", "static-embedding"]
+Notify = Callable[[str], None]
+Reader = TokenReader | WordReader
+
+WEIGHTS = "model.safetensors"
+# What model2vec itself takes for a model that does not say.
+MODEL2VEC_LIMIT = 512
+# A batch keeps one thread busy for about 10 ms; fewer tokens cost more hand-overs, more leave the other core idle.
+BATCH_TOKENS = 1 << 16
+MOST_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a job makes of a static model: the limit in tokens (None: none) and whether vectors get length 1."""
+
+    format: Format
+    folder: Path
+    limit: int | None
+    normalize: bool
+    recipe: Recipe
+
+
+def recognise(path: Path) -> Format | None:
+    """How the static vectors of a folder or file are stored; None where it holds none. Reads headers only."""
+    if path.is_file():
+        return layout(path)
+    try:
+        folder = _embedding_folder(path)
+        names = header(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else {}
+    except ModelError:
+        return None
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    if "embeddings" in names and names.keys() <= {"embeddings", "weights", "mapping"}:
+        return "model2vec"
+    return "static-embedding" if names.keys() == {"embedding.weight"} else None
+
+
+def identity(files: ModelFiles, job: Job) -> dict[str, Any]:
+    """What decides the vectors, found without loading the table."""
+    return _identity(files, _settings(files, job))
+
+
+def load(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
+    """The encoder of a static model. Raises ModelError where its files are damaged or do not fit each other."""
+    _refuse_engine(job, notify)
+    settings = _settings(files, job)
+    for note in settings.recipe.notes:
+        notify(note)
+    threads = _threads(job)
+    bag, reader = _parts(settings, threads, notify)
+    libraries = ("numpy", *reader.libraries)
+    facts = {
+        "dim": bag.dim,
+        "engine": "numpy",
+        "device": "cpu",
+        "format": settings.format,
+        "versions": {library: version(library) for library in libraries},
+    }
+    return StaticEncoder(bag, reader, settings.normalize, _identity(files, settings) | facts, threads)
+
+
+class StaticEncoder:
+    """Means over tokens, computed in threads: `lanes` batches at a time, each with its whole cost in `forward`."""
+
+    multiple = 0
+
+    def __init__(self, bag: Bag, reader: Reader, normalize: bool, space: dict[str, Any], threads: int) -> None:
+        self.dim = bag.dim
+        self.lanes = threads
+        self.batch_tokens = BATCH_TOKENS
+        self.empty_reason = "no known word"
+        self._bag = bag
+        self._reader = reader
+        self._normalize = normalize
+        self._space = space
+        self._pool = ThreadPoolExecutor(threads, "forward")
+
+    def space(self) -> dict[str, Any]:
+        return dict(self._space)
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        return self._reader(texts)
+
+    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+        """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out."""
+        return self._reader.spans(text, overlap)
+
+    def forward(self, tokens: Tokens, rows: Rows) -> Future[Floats]:
+        return self._pool.submit(self.exact, tokens, rows)
+
+    def collect(self, output: Future[Floats]) -> Floats:
+        return output.result()
+
+    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+        made = self._bag.means(tokens, rows)
+        return unit(made) if self._normalize else made
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._reader.close()
+
+
+def _settings(files: ModelFiles, job: Job) -> Settings:
+    found = recognise(files.folder)
+    if found is None:
+        _refuse(files.folder)
+    made = read_recipe(files, job)
+    folder = _embedding_folder(files.folder) if files.folder.is_dir() else files.folder
+    limit: int | None = None
+    normalize = made.has_normalize
+    if found == "model2vec":
+        config = read_json(folder / "config.json")
+        limit = config.get("max_length", MODEL2VEC_LIMIT)
+        normalize = bool(config.get("normalize", False))
+    elif found == "static-embedding":
+        limit = _truncation(folder).get("max_length")
+    if job.max_seq_length is not None:
+        limit = job.max_seq_length
+    return Settings(found, folder, limit, normalize if job.normalize is None else job.normalize, made)
+
+
+def _identity(files: ModelFiles, settings: Settings) -> dict[str, Any]:
+    own = recipe_identity(files, settings.recipe, "float32")
+    beside = sidecar(files.folder)
+    if settings.format == "keyed-vectors" and beside.is_file():
+        own["fingerprint"] = hashlib.sha256(f"{files.fingerprint} {sha256(beside)}".encode()).hexdigest()
+    return own | {"pooling": "mean", "max_seq_length": settings.limit, "normalize": settings.normalize}
+
+
+def _embedding_folder(folder: Path) -> Path:
+    """Where the table and the tokenizer are: modules.json may name a subfolder."""
+    modules = read_modules(folder)
+    if modules[0][0] != "StaticEmbedding":
+        return folder
+    for kind, _ in modules[1:]:
+        if kind != "Normalize":
+            raise ModelError(
+                f"{folder} follows its static vectors with {kind}, which is not supported", "use another model"
+            )
+    return folder / modules[0][1]
+
+
+def _refuse(path: Path) -> NoReturn:
+    if path.is_dir() and any(path.rglob("pytorch_model.bin")):
+        raise ModelError(
+            f"{path} keeps its static vectors in a pickle (pytorch_model.bin), which could run code",
+            "load it where you trust it with sentence-transformers and save it again: model.save(PATH)",
+        )
+    raise ModelError(
+        f"{path} holds no static vectors that can be read",
+        "give a model2vec or StaticEmbedding folder, or a word2vec, GloVe, fastText .vec or KeyedVectors file",
+    )
+
+
+def _refuse_engine(job: Job, notify: Notify) -> None:
+    if job.engine != "auto":
+        raise UsageError(
+            f"--engine {job.engine} cannot run static vectors: they are summed, not computed by a network",
+            "leave --engine out",
+        )
+    if job.device not in ("auto", "cpu"):
+        notify(f"static vectors are summed on the CPU; --device {job.device} changes nothing")
+    if job.dtype not in ("auto", "float32"):
+        notify(f"static vectors are summed in float32; --dtype {job.dtype} changes nothing")
+
+
+def _threads(job: Job) -> int:
+    return job.threads or min(MOST_THREADS, cores())
+
+
+def _parts(settings: Settings, threads: int, notify: Notify) -> tuple[Bag, Reader]:
+    if settings.format == "model2vec":
+        return _model2vec(settings, threads)
+    if settings.format == "static-embedding":
+        return _static_embedding(settings, threads)
+    return _word_vectors(settings, notify)
+
+
+def _model2vec(settings: Settings, threads: int) -> tuple[Bag, TokenReader]:
+    tokenizer = _tokenizer(settings.folder)
+    vocabulary = tokenizer.get_vocab()
+    bag = _bag(settings.folder / WEIGHTS, max(vocabulary.values(), default=-1))
+    characters = None
+    if settings.limit is not None:
+        characters = settings.limit * int(np.median(list(map(len, vocabulary))))
+    reader = TokenReader(
+        tokenizing(tokenizer, threads),
+        limit=settings.limit,
+        prompt=settings.recipe.prompt,
+        characters=characters,
+        unknown=_unknown(tokenizer, settings.folder),
+    )
+    return bag, reader
+
+
+def _static_embedding(settings: Settings, threads: int) -> tuple[Bag, TokenReader]:
+    tokenizer = _tokenizer(settings.folder)
+    bag = _bag(settings.folder / WEIGHTS, max(tokenizer.get_vocab().values(), default=-1))
+    left = _truncation(settings.folder).get("direction") == "Left"
+    whole = tokenizing(tokenizer, threads)
+    return bag, TokenReader(whole, limit=settings.limit, prompt=settings.recipe.prompt, left=left)
+
+
+def _word_vectors(settings: Settings, notify: Notify) -> tuple[Bag, WordReader]:
+    found = read_vectors(settings.folder)
+    for note in found.notes:
+        notify(note)
+    splitter = WordSplitter(found.index)
+    return Bag(found.vectors), WordReader(splitter, limit=settings.limit, prompt=settings.recipe.prompt)
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:
+        raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}", AGAIN) from error
+
+
+def _bag(path: Path, last: int) -> Bag:
+    """The table of a file with its mapping and weights, each with an entry for every id up to `last`."""
+    names = header(path)
+    table = tensor(path, "embeddings" if "embeddings" in names else "embedding.weight")
+    mapping = tensor(path, "mapping") if "mapping" in names else None
+    weights = tensor(path, "weights") if "weights" in names else None
+    sizes = [len(part) for part in (table if mapping is None else mapping, weights) if part is not None]
+    if table.ndim != 2 or min(sizes) <= last or (mapping is not None and not _points_into(mapping, len(table))):
+        raise ModelError(f"{path} has vectors for {min(sizes)} tokens, its tokenizer knows {last + 1}", AGAIN)
+    return Bag(
+        np.asarray(table, np.float32),
+        None if mapping is None else np.asarray(mapping, np.int64),
+        None if weights is None else np.asarray(weights, np.float32),
+    )
+
+
+def _points_into(mapping: NDArray[Any], size: int) -> bool:
+    return mapping.dtype.kind in "iu" and int(mapping.min(initial=0)) >= 0 and int(mapping.max(initial=0)) < size
+
+
+def _unknown(tokenizer: Tokenizer, folder: Path) -> int | None:
+    """The id that model2vec leaves out of the mean."""
+    token = getattr(tokenizer.model, "unk_token", None)
+    if hasattr(tokenizer.model, "unk_token"):
+        return None if token is None else tokenizer.token_to_id(token)
+    number = read_json(folder / "tokenizer.json")["model"].get("unk_id")
+    return None if number is None else int(number)
+
+
+def _truncation(folder: Path) -> dict[str, Any]:
+    """The truncation that a tokenizer.json asks for; read without parsing its vocabulary."""
+    text = (folder / "tokenizer.json").read_text("utf-8")
+    at = re.search(r'"truncation"\s*:\s*', text)
+    made = json.JSONDecoder().raw_decode(text, at.end())[0] if at else None
+    return made if isinstance(made, dict) else {}

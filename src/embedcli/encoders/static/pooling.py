@@ -1,0 +1,88 @@
+"""Means of table rows: what every static encoder computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from embedcli.core.encoder import Tokens
+    from embedcli.core.types import Floats, Ints, Rows
+
+# Gathered vectors of one step: they stay in the second-level cache between gathering and adding.
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A row's vector is the mean over its ids i of `weights[i] * table[mapping[i]]`, summed in float32.
+
+    `table` is float32 [n, dim]; without `mapping` an id is its own table row, without `weights` each counts 1.
+    """
+
+    table: Floats
+    mapping: NDArray[Any] | None = None
+    weights: Floats | None = None
+
+    @property
+    def dim(self) -> int:
+        return int(self.table.shape[1])
+
+    def means(self, tokens: Tokens, rows: Rows) -> Floats:
+        """float32 [len(rows), dim], in the order of `rows`; zeros for a row without ids."""
+        out = np.zeros((len(rows), self.dim), np.float32)
+        starts, lengths = tokens.offsets[rows], tokens.lengths[rows]
+        block = max(1, BLOCK_BYTES // (4 * self.dim))
+        buffer = np.empty((block, self.dim), np.float32)
+        for length, some in _by_length(lengths):
+            if length > block:
+                for i in some:
+                    out[i] = self._long(tokens.ids[starts[i] : starts[i] + length], buffer)
+                continue
+            step, column = block // length, np.arange(length)
+            for at in range(0, len(some), step):
+                few = some[at : at + step]
+                out[few] = self._sums(tokens.ids[starts[few, None] + column], buffer)
+        return np.divide(out, np.maximum(lengths, 1)[:, None], out=out, casting="same_kind")
+
+    def _sums(self, ids: Ints, buffer: Floats) -> Floats:
+        """The sums over each row of `ids` [rows, length]."""
+        flat = ids.ravel()
+        gathered = buffer[: len(flat)]
+        # Ids were checked against the table when it was loaded; "raise" would copy the output once more.
+        np.take(self.table, flat if self.mapping is None else self.mapping[flat], axis=0, out=gathered, mode="clip")
+        if self.weights is not None:
+            gathered *= self.weights[flat, None]
+        made: Floats = gathered.reshape(*ids.shape, self.dim).sum(axis=1)
+        return made
+
+    def _long(self, ids: Ints, buffer: Floats) -> Floats:
+        """The sum of a row that does not fit the buffer; blocks are added in float64, as there may be thousands."""
+        total = np.zeros(self.dim, np.float64)
+        for at in range(0, len(ids), len(buffer)):
+            total += self._sums(ids[None, at : at + len(buffer)], buffer)[0]
+        return total.astype(np.float32)
+
+
+def _by_length(lengths: Rows) -> Iterator[tuple[int, Rows]]:
+    """Each length above 0, and where it stands."""
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+    firsts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    for some in np.split(order, firsts[1:]):
+        if len(some) and lengths[some[0]]:
+            yield int(lengths[some[0]]), some
+
+
+def unit(vectors: Floats) -> Floats:
+    """Each row divided by its Euclidean length; rows of zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    made: Floats = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return made

@@ -1,0 +1,141 @@
+"""Texts to the rows of a static model's table: by its tokenizer, or by the words that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedcli.core.encoder import Tokens
+from embedcli.core.errors import UsageError
+from embedcli.encoders.static.word_splitter import WordSplitter
+from embedcli.encoders.tokenize.fast import as_tokens
+from embedcli.encoders.tokenize.text_windows import spans
+from embedcli.encoders.tokenize.word_cache import WholeTexts, ranges, replaced
+
+if TYPE_CHECKING:
+    from embedcli.encoders.tokenize.word_cache import Ragged
+
+
+class TokenReader:
+    """Texts to token ids the way model2vec and StaticEmbedding read them: no special tokens, cut at `limit`.
+
+    `characters` cuts a text before it is tokenized, as model2vec does; `unknown` is left out after the cut.
+    `Tokens.full` counts the whole text in the same way, so it exceeds the length exactly where something was lost.
+    `libraries` have a say in which ids come out.
+    """
+
+    libraries = ("tokenizers",)
+
+    def __init__(
+        self,
+        whole: WholeTexts,
+        *,
+        limit: int | None,
+        prompt: str = "",
+        characters: int | None = None,
+        unknown: int | None = None,
+        left: bool = False,
+    ) -> None:
+        self._whole = whole
+        self._limit = limit
+        self._prompt = prompt
+        self._characters = characters
+        self._unknown = unknown
+        self._left = left
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        prompted = [self._prompt + text for text in texts] if self._prompt else texts
+        whole = self._whole(prompted)
+        most = self._characters
+        long = [i for i, text in enumerate(prompted) if len(text) > most] if most is not None else []
+        shortened = replaced(whole, long, self._whole([prompted[i][:most] for i in long])) if long else whole
+        all_ids, all_offsets = self._without_unknown(whole)
+        ids, offsets = self._without_unknown(self._cut(shortened))
+        full = np.diff(all_offsets).astype(np.int32)
+        for i in long:
+            kept = ids[offsets[i] : offsets[i + 1]]
+            # Cut inside a word, a text can have as many tokens as before, or more: it is still not the whole.
+            if not np.array_equal(kept, all_ids[all_offsets[i] : all_offsets[i + 1]]):
+                full[i] = max(full[i], len(kept) + 1)
+        return Tokens(ids, offsets, full)
+
+    def spans(self, text: str, overlap: int) -> list[tuple[int, int]]:
+        """Windows of a text as (start, stop) in characters, each read whole; `overlap` in tokens."""
+        if self._limit is None:
+            return [(0, len(text))]
+        room = self._limit - len(self._whole([self._prompt])[0])
+        return _windows(text, self._whole.places(text), room, overlap, self._excess)
+
+    def _excess(self, window: str) -> int:
+        """By how many tokens a window is too long; one with too many characters gives up the tokens in those."""
+        prompted = self._prompt + window
+        count = len(self._whole([prompted])[0])
+        extra = len(prompted) - (self._characters or len(prompted))
+        over = count - (self._limit or count)
+        return max(1, over, count * extra // len(prompted)) if extra > 0 else over
+
+    def close(self) -> None:
+        self._whole.close()
+
+    def _cut(self, made: Ragged) -> Ragged:
+        ids, offsets = made
+        lengths = np.diff(offsets)
+        if self._limit is None or lengths.max(initial=0) <= self._limit:
+            return made
+        kept = np.minimum(lengths, self._limit)
+        ends = np.concatenate([[0], np.cumsum(kept)])
+        starts = offsets[1:] - kept if self._left else offsets[:-1]
+        return ids[ranges(starts, kept)], ends
+
+    def _without_unknown(self, made: Ragged) -> Ragged:
+        if self._unknown is None:
+            return made
+        ids, offsets = made
+        known = ids != self._unknown
+        if known.all():
+            return made
+        return ids[known], np.concatenate([[0], np.cumsum(known)])[offsets]
+
+
+class WordReader:
+    """Texts to the numbers of the words that a vocabulary knows; only those are counted and cut at `limit`."""
+
+    def __init__(self, splitter: WordSplitter, *, limit: int | None, prompt: str = "") -> None:
+        self._splitter = splitter
+        self.libraries = ("jieba",) if splitter.chinese else ()
+        self._limit = limit
+        self._prompt = prompt
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        rows = [self._splitter.ids(self._prompt + text) for text in texts]
+        full = np.fromiter(map(len, rows), np.int32, len(rows))
+        return as_tokens([row[: self._limit] for row in rows], full)
+
+    def spans(self, text: str, overlap: int) -> list[tuple[int, int]]:
+        """Windows of a text as (start, stop) in characters, each read whole; `overlap` in words."""
+        if self._limit is None:
+            return [(0, len(text))]
+        room = self._limit - len(self._splitter.ids(self._prompt))
+        return _windows(text, self._splitter.places(text), room, overlap, self._excess)
+
+    def _excess(self, window: str) -> int:
+        count = len(self._splitter.ids(self._prompt + window))
+        return count - (self._limit or count)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _windows(
+    text: str, places: Sequence[tuple[int, int]], room: int, overlap: int, excess: Callable[[str], int]
+) -> list[tuple[int, int]]:
+    """Windows of a text whose tokens stand at `places`; raises UsageError where none would hold anything new."""
+    if overlap >= room:
+        raise UsageError(
+            f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
+            "give less, or raise --max-seq-length",
+        )
+    bounds = np.array(places, np.int64).reshape(-1, 2)
+    return spans(text, bounds[:, 0].copy(), bounds[:, 1].copy(), room, overlap, excess)

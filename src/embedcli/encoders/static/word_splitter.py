@@ -1,0 +1,103 @@
+"""Texts to words for word vectors: jieba for Chinese, runs of letters, marks and digits for everything else."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from embedcli.core.errors import ModelError
+
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]")
+# A vocabulary is Chinese from this share of words with Han characters on: the large English ones hold some too.
+CHINESE_SHARE = 0.1
+# Combining marks end a word for `\w`, but stand inside words of many scripts; so do the two zero-width joiners.
+FIRST_MARK, LAST_MARK = 0x300, 0xFE2F
+JOINERS = "\u200c\u200d"
+CURLY = "\u2019"
+
+
+class WordSplitter:
+    """Finds the words of a vocabulary in texts.
+
+    A word is looked up as it stands, then in lower case if the vocabulary has no capitals. One with an apostrophe or
+    hyphen that is not in the vocabulary is looked up by its parts. What is then still unknown is skipped.
+    A text with Han characters is split by jieba if the vocabulary is Chinese. Raises ModelError where jieba is
+    needed and not installed.
+    """
+
+    def __init__(self, index: Mapping[str, int]) -> None:
+        self._index = index
+        every = "\n".join(index)
+        self._lower = every == every.lower()
+        inside = rf"[\w{_marks()}{JOINERS}]+"
+        self._word = re.compile(f"{inside}(?:['{CURLY}-]{inside})*")
+        self.chinese = is_chinese(index)
+        self._cut = _jieba() if self.chinese else None
+
+    def ids(self, text: str) -> list[int]:
+        """The vocabulary's numbers of the words of a text, in order."""
+        return self._look_up(self._words(text))
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where the word of each of these numbers stands in the text, as (start, stop) in characters."""
+        found: list[tuple[int, int]] = []
+        stop = 0
+        for word in self._words(text):
+            start = text.index(word, stop)
+            stop = start + len(word)
+            found += [(start, stop)] * len(self._look_up([word]))
+        return found
+
+    def _words(self, text: str) -> list[str]:
+        return self._cut(text) if self._cut is not None and HAN.search(text) else self._word.findall(text)
+
+    def _look_up(self, words: Sequence[str]) -> list[int]:
+        found: list[int] = []
+        for word, number in zip(words, map(self._index.get, words), strict=True):
+            if number is not None:
+                found.append(number)
+            else:
+                found += self._otherwise(word)
+        return found
+
+    def _otherwise(self, word: str) -> list[int]:
+        straight = word.replace(CURLY, "'")
+        number = self._index.get(straight.lower() if self._lower else straight)
+        if number is not None:
+            return [number]
+        parts = re.split("['-]", straight)
+        return self._look_up(parts) if len(parts) > 1 else []
+
+
+def is_chinese(index: Mapping[str, int]) -> bool:
+    """Whether enough words of a vocabulary are written with Han characters."""
+    return sum(1 for word in index if HAN.search(word)) >= CHINESE_SHARE * max(1, len(index))
+
+
+@cache
+def _marks() -> str:
+    """Every combining mark of Unicode."""
+    every = map(chr, range(FIRST_MARK, LAST_MARK + 1))
+    return "".join(mark for mark in every if unicodedata.category(mark).startswith("M"))
+
+
+def _jieba() -> Callable[[str], list[str]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import jieba
+    except ImportError as error:
+        raise ModelError(
+            "these word vectors are Chinese, and finding the words of a Chinese text needs jieba",
+            "pip install 'embedcli[chinese]'",
+        ) from error
+    splitter: Any = jieba.Tokenizer()
+    # Its own `initialize` trusts a file in the shared temporary folder, writes one there, and talks on stderr.
+    splitter.FREQ, splitter.total = splitter.gen_pfdict(splitter.get_dict_file())
+    splitter.initialized = True
+    cut: Callable[[str], list[str]] = splitter.lcut
+    return cut

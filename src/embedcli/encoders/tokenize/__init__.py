@@ -1,0 +1,1 @@
+"""Tokenizers: texts to token ids, windows and the slow fallback."""

@@ -1,0 +1,17 @@
+"""The OpenAI Batch file format: rows to request files, result files to an encoder that needs no server.
+
+    export(job, "requests.jsonl", notify)              requests.jsonl, requests-00002.jsonl, ... and requests.job.json
+    job = recall(results, output=...)                  the job of the export, to write its rows to `output`
+    encoder = load(results, job, notify)               contracts.Encoder: run it like any other, with resume and rejects
+    export(job, "more.jsonl", notify, results=...)     only what these results do not answer
+
+A request's `custom_id` is `piece-seq-row-hash`: where the row was read, and BLAKE2b-128 of its text with the prompt;
+`-N` follows if the text had N tokens and was cut.
+Answers are joined by the hash, so any order, any number of files and any chunk size give the same output.
+"""
+
+from embedcli.openai_batch.export import MAX_BYTES, MAX_REQUESTS, Exported, export
+from embedcli.openai_batch.job_file import recall
+from embedcli.openai_batch.results import BatchEncoder, Results, load
+
+__all__ = ["MAX_BYTES", "MAX_REQUESTS", "BatchEncoder", "Exported", "Results", "export", "load", "recall"]

@@ -1,0 +1,211 @@
+"""Rows to request files of the OpenAI Batch API, streamed, each text once per file, all files or none."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from embedcli import readers, storage
+from embedcli.core.errors import OutputError, UsageError
+from embedcli.core.job import Job
+from embedcli.core.types import Chunk
+from embedcli.encoders.hosted.token_counting import HOSTED_PREFIX, Counter, counter, limit_of, prepare
+from embedcli.models.config import resolve_prompt
+from embedcli.openai_batch import job_file as job_files
+from embedcli.openai_batch.results import CUSTOM_ID, Results
+from embedcli.pipeline.preparation import text_hashes
+
+# OpenAI's limits for one batch file; for embeddings the first counts inputs, and each request here has one.
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200_000_000
+URL = "/v1/embeddings"
+
+
+@dataclass
+class Exported:
+    """What was written: `rows` = `requests` + `repeated` + `answered` + `empty`; `rejects` could not be read.
+
+    `tokens` is what the requests will be billed for, exact or not as `counting` says; `truncated` texts were cut.
+    """
+
+    files: tuple[str, ...] = ()
+    job_file: str = ""
+    rows: int = 0
+    requests: int = 0
+    repeated: int = 0
+    answered: int = 0
+    empty: int = 0
+    rejects: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    counting: str = ""
+
+
+def export(
+    job: Job,
+    output: str,
+    notify: Callable[[str], None],
+    *,
+    results: Sequence[str] = (),
+    max_requests: int = MAX_REQUESTS,
+    max_bytes: int = MAX_BYTES,
+) -> Exported:
+    """Write one request for each text of the job's inputs that `results` do not answer yet.
+
+    Files: `output`, then `STEM-00002.jsonl` and so on, each with at most `max_requests` lines and `max_bytes` bytes;
+    all appear whole at the end, or none. Memory does not depend on the number of rows (but on that of `results`).
+    """
+    _refuse(job)
+    old = _old(job, output, {*storage.expand(job.inputs), *results})
+    made = Exported()
+    count = counter(job, notify)
+    made.counting = count.name
+    plan = readers.plan(job)
+    with ExitStack() as stack:
+        known = stack.enter_context(closing(Results(results))) if results else None
+        files = _Files(stack, output, old, max_requests, max_bytes)
+        for chunk in readers.read(job, plan, plan.pieces):
+            made.rejects += len(chunk.rejects)
+            for request in _requests(job, chunk, count, known, made):
+                if files.add(request.key, request.line):
+                    made.requests += 1
+                    made.tokens += request.tokens
+                    made.truncated += request.cut
+                else:
+                    made.repeated += 1
+        files.end()
+        made.job_file = job_files.remember(job, output)
+    made.files = tuple(files.paths)
+    for path in old - {os.path.abspath(path) for path in files.paths}:
+        os.unlink(path)
+    return made
+
+
+def _refuse(job: Job) -> None:
+    """UsageError for a job that no batch file can hold."""
+    if not job.model.startswith(HOSTED_PREFIX):
+        raise UsageError("batch export needs a hosted model", f"give --model {HOSTED_PREFIX}NAME")
+    if job.overflow != "truncate":
+        raise UsageError(f"--overflow {job.overflow} does not apply to batch files", "leave --overflow out")
+
+
+def _old(job: Job, output: str, read: set[str]) -> set[str]:
+    """The request files of an earlier export under this name, which this one replaces or removes.
+
+    OutputError if there are some and they may not go. UsageError if the output or one of them is among the files
+    that are `read`.
+    """
+    first = Path(os.path.abspath(output))
+    numbered = re.compile(re.escape(first.stem) + r"-\d{5,}\.jsonl")
+    beside = first.parent.iterdir() if first.parent.is_dir() else ()
+    old = {str(path) for path in beside if path == first or (numbered.fullmatch(path.name) and _is_requests(path))}
+    places = {os.path.realpath(path) for path in (*old, str(first))}
+    for path in sorted(read):
+        if os.path.realpath(path) in places:
+            raise UsageError(f"{storage.where(path)}: is read, and would be replaced", "choose another output")
+    if old and not job.overwrite:
+        raise OutputError(f"{storage.where(min(old))}: is there already", "remove it, or add --overwrite")
+    return old
+
+
+def _is_requests(path: Path) -> bool:
+    """Whether a file begins with a request of ours."""
+    try:
+        with path.open("rb") as file:
+            line = orjson.loads(file.readline(MAX_BYTES))
+        return line["url"] == URL and CUSTOM_ID.fullmatch(line["custom_id"]) is not None
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+class _Request(NamedTuple):
+    key: bytes
+    line: bytes
+    tokens: int
+    cut: bool
+
+
+def _requests(job: Job, chunk: Chunk, count: Counter, known: Results | None, made: Exported) -> Iterator[_Request]:
+    """The requests of the rows of a chunk that need an answer; the others are counted in `made`."""
+    prompt, _ = resolve_prompt(job, {}, None)
+    tokens = prepare(chunk.texts, prompt, count, limit_of(job, count.exact))
+    hashes = text_hashes(chunk.texts, prompt)
+    places = known.find(hashes) if known is not None else np.full(len(chunk.texts), -1)
+    made.rows += len(chunk.texts)
+    for row, text in enumerate(tokens.payload.texts):
+        if not text:
+            made.empty += 1
+        elif places[row] >= 0:
+            made.answered += 1
+        else:
+            key, read, full = hashes[row].tobytes(), int(tokens.lengths[row]), int(tokens.full[row])
+            name = f"{chunk.piece.index}-{chunk.seq}-{row}-{key.hex()}" + (f"-{full}" if full > read else "")
+            yield _Request(key, _line(job, name, text), read, full > read)
+
+
+def _line(job: Job, custom_id: str, text: str) -> bytes:
+    body: dict[str, Any] = {"model": job.model.removeprefix(HOSTED_PREFIX), "input": text}
+    if job.truncate_dim is not None:
+        body["dimensions"] = job.truncate_dim
+    return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": URL, "body": body}) + b"\n"
+
+
+class _Files:
+    """Request files that are published together when the stack ends well. No text stands twice in one file."""
+
+    def __init__(self, stack: ExitStack, first: str, old: set[str], max_requests: int, max_bytes: int) -> None:
+        self.paths: list[str] = []
+        self._old = old
+        self._stack = stack
+        self._first = first
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._keys: set[bytes] = set()
+        self._bytes = 0
+        self._out: IO[bytes] | None = None
+
+    def add(self, key: bytes, line: bytes) -> bool:
+        """Write a line, into the next file if this one is full; False if the file has the text already."""
+        if key in self._keys:
+            return False
+        if self._out is None or len(self._keys) >= self._max_requests or self._bytes + len(line) > self._max_bytes:
+            self._next()
+        assert self._out is not None
+        with storage.os_errors(self.paths[-1]):
+            self._out.write(line)
+        self._keys.add(key)
+        self._bytes += len(line)
+        return True
+
+    def end(self) -> None:
+        """Close the last file; without any request there is one empty file."""
+        if not self.paths:
+            self._next()
+        self._close()
+
+    def _next(self) -> None:
+        self._close()
+        number = len(self.paths) + 1
+        path = self._first if number == 1 else f"{Path(self._first).with_suffix('')}-{number:05d}.jsonl"
+        if os.path.lexists(path) and os.path.abspath(path) not in self._old:
+            there = f"{storage.where(path)}: is there already, and holds no requests"
+            raise OutputError(there, "choose another output")
+        self.paths.append(path)
+        temporary = self._stack.enter_context(storage.replacing(path))
+        self._out = open(temporary, "wb")  # noqa: SIM115 - closed before the stack publishes it
+        self._stack.callback(self._out.close)
+        self._keys.clear()
+        self._bytes = 0
+
+    def _close(self) -> None:
+        if self._out is not None:
+            with storage.os_errors(self.paths[-1]):
+                self._out.close()

@@ -1,0 +1,1 @@
+"""The formats on disk, in both directions: schema, writers, targets, vector files, finished outputs."""

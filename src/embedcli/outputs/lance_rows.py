@@ -1,0 +1,44 @@
+"""The rows of a Lance dataset, read in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import storage
+from embedcli.core.errors import InputError
+from embedcli.outputs import lance as lance_output
+from embedcli.outputs.vector_files import Slab, decoded, empty, stored, vector_column, without
+
+
+class LanceRows:
+    """A Lance dataset, batch by batch, in the order in which its rows were written."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._data = lance_output.opened(path)
+        schema = self._data.schema
+        self.column = vector_column(schema, path)
+        self.schema = without(schema, self.column)
+        self.metadata: Mapping[str, Any] = decoded(schema.metadata)
+        kind = schema.field(self.column).type
+        if not pa.types.is_fixed_size_list(kind):
+            raise InputError(f"{storage.where(path)}: its vectors differ in length", "make the output again")
+        self.dtype: np.dtype[Any] = np.dtype(kind.value_type.to_pandas_dtype())
+        self.width = int(kind.list_size)
+        self.count = int(self._data.count_rows())
+
+    def blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[Slab]:
+        wanted = list(dict.fromkeys([*columns, self.column]))
+        for batch in self._data.to_batches(columns=wanted, batch_size=size):
+            whole = pa.Table.from_batches([batch])
+            table = whole.select(list(columns)) if columns else empty(whole.num_rows)
+            yield stored(whole.column(self.column), self.width, self.path), table
+
+    def take(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        if not len(rows) or not columns:
+            return empty(len(rows)) if not columns else self.schema.empty_table().select(list(columns))
+        return self._data.take(sorted(int(row) for row in rows), columns=list(columns))

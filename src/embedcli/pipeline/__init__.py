@@ -1,0 +1,1 @@
+"""One device's pipeline: preparation, batches, prefetch, metrics and calibration."""

@@ -1,0 +1,121 @@
+"""What the stages count, and when to stop early."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from embedcli.pipeline.prefetch import close
+
+A = TypeVar("A")
+_END = object()
+STAGES = ("read", "tokenize", "forward", "write")
+# A lane of a run's picture has at most so many bins; they begin at this width and double as the run goes on.
+BINS = 512
+FIRST_WIDTH = 0.01
+
+
+@dataclass
+class Lane:
+    """When a stage was busy, in constant memory: `bins` of `width` seconds each, every one with its busy seconds."""
+
+    width: float = FIRST_WIDTH
+    bins: list[float] = field(default_factory=list)
+
+    def add(self, begun: float, ended: float, weight: float = 1.0) -> None:
+        """Count a busy time, in seconds since the run began; of one of several workers only its `weight`."""
+        while ended >= self.width * BINS:
+            self.coarsen()
+        last = int(ended / self.width)
+        self.bins += [0.0] * (last + 1 - len(self.bins))
+        for i in range(int(begun / self.width), last + 1):
+            self.bins[i] += weight * (min(ended, (i + 1) * self.width) - max(begun, i * self.width))
+
+    def absorb(self, other: Lane, later: float, weight: float) -> None:
+        """Add another lane, which began `later` seconds after this one, with a weight."""
+        for i, busy in enumerate(other.bins):
+            if busy > 0:
+                begun = later + i * other.width
+                self.add(begun, begun + other.width, weight * busy / other.width)
+
+    def coarsen(self) -> None:
+        """Double the width of the bins."""
+        bins = [*self.bins, 0.0]
+        self.bins = [bins[i] + bins[i + 1] for i in range(0, len(self.bins), 2)]
+        self.width *= 2
+
+    def at_width(self, width: float) -> list[float]:
+        """The busy share of each bin of `width` seconds, a power of two times this lane's own."""
+        lane = Lane(self.width, list(self.bins))
+        while lane.width < width:
+            lane.coarsen()
+        return [min(1.0, round(busy / lane.width, 3)) for busy in lane.bins]
+
+
+@dataclass
+class Meter:
+    """What the stages counted. Each field is written by one stage only; seconds are busy seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    rows: int = 0
+    reused: int = 0
+    duplicates: int = 0
+    tokens: int = 0
+    fed_tokens: int = 0
+    padded_tokens: int = 0
+    batches: int = 0
+    sequences: int = 0
+    idle_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    retried_rows: int = 0
+    out_of_memory: int = 0
+    batch_tokens: int = 0
+    done_bytes: int = 0
+    busy: dict[str, float] = field(default_factory=dict)
+    beat: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.perf_counter)
+    lanes: dict[str, Lane] = field(default_factory=lambda: {name: Lane() for name in STAGES})
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time spent inside as busy seconds of stage `name`."""
+        begun = time.perf_counter()
+        self.busy[name] = time.monotonic()
+        try:
+            yield
+        finally:
+            ended = time.perf_counter()
+            self.seconds[name] += ended - begun
+            self.lanes[name].add(begun - self.begun, ended - self.begun)
+            self.busy.pop(name, None)
+            self.beat = time.monotonic()
+
+    def timeline(self) -> dict[str, Any] | None:
+        """Busy shares over time: `seconds` per bin, and for each stage `busy` [bins]. None if nothing was timed."""
+        width = max(lane.width for lane in self.lanes.values())
+        busy = {name: lane.at_width(width) for name, lane in self.lanes.items()}
+        length = max(map(len, busy.values()))
+        return (
+            {
+                "seconds": width,
+                "busy": {name: shares + [0.0] * (length - len(shares)) for name, shares in busy.items()},
+            }
+            if length
+            else None
+        )
+
+    def timed(self, name: str, items: Iterable[A]) -> Iterator[A]:
+        """Yield `items`, counting the time each takes to make as busy seconds of stage `name`."""
+        source = iter(items)
+        try:
+            while True:
+                with self.stage(name):
+                    item = next(source, _END)
+                if item is _END:
+                    return
+                yield item  # type: ignore[misc]
+        finally:
+            close(source)

@@ -1,0 +1,141 @@
+"""What a job will read, found out before any model is loaded: pieces, formats, columns."""
+
+from __future__ import annotations
+
+import os
+import re
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from embedcli import storage
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
+from embedcli.core.types import PART_FILE, STAGE, Piece, Plan, Share
+from embedcli.outputs import lance as lance_output
+from embedcli.outputs import target as output_target
+from embedcli.readers.columns import resolve
+from embedcli.readers.decoding import encoding_name
+from embedcli.readers.preview import Look, look_at
+
+# Types of JSONL columns are told from this many rows of the inputs together,
+SAMPLE_ROWS = 1000
+# and this many rows of every input show whether it has the columns.
+FEW_ROWS = 100
+
+
+def plan(job: Job) -> Plan:
+    """List the inputs, look at the beginning of each, choose the columns, cut the inputs into pieces.
+
+    Parquet is read as far as its footer, other files as far as their first rows. Raises UsageError for inputs,
+    columns or templates that cannot be right, InputError for inputs that cannot be read.
+    """
+    encoding = encoding_name(job.encoding)
+    looks: list[Look] = []
+    rows: list[dict[str, Any]] = []
+    paths = inputs(job)
+    # What is appended to a file from here on is not part of the plan, so the file must look changed afterwards.
+    seen = storage.identities([path for path in paths if storage.is_local(path)])
+    for path in storage.opened_ahead(paths, str):
+        look = look_at(path, job.format, encoding, max(FEW_ROWS, SAMPLE_ROWS - len(rows)))
+        rows += look.rows[: SAMPLE_ROWS - len(rows)]
+        looks.append(replace(look, rows=()))
+    addresses = [(look, start, stop) for look in looks for start, stop in look.ranges]
+    return Plan(
+        pieces=tuple(Piece(i, look.path, start, stop, look.unit) for i, (look, start, stop) in enumerate(addresses)),
+        columns=resolve(job, looks, rows),
+        formats={look.path: look.format for look in looks},
+        total_bytes=total([look.size for look in looks]),
+        total_rows=total([look.total for look in looks]),
+        piece_rows=array("q", (about_rows(look, start, stop) for look, start, stop in addresses)),
+        seen=seen,
+    )
+
+
+def about_rows(look: Look, start: int, stop: int | None) -> int:
+    """About how many rows a piece has: exact for Parquet, else by the size of the first rows."""
+    if look.unit == "rows":
+        return (stop or 0) - start
+    size = (stop if stop is not None else look.size or 0) - start
+    return max(1, int(size / look.row_bytes))
+
+
+def shares(plan: Plan, rows: int) -> list[Share]:
+    """The pieces of a plan in successive shares of about `rows` rows, the same however often and wherever it is asked.
+
+    A piece is never cut: one that has more rows is a share of its own.
+    """
+    found: list[Share] = []
+    taken: list[Piece] = []
+    held = 0
+    for piece, about in zip(plan.pieces, plan.piece_rows, strict=True):
+        if taken and held + about > rows:
+            found.append(Share(len(found), tuple(taken)))
+            taken, held = [], 0
+        taken.append(piece)
+        held += about
+    return [*found, Share(len(found), tuple(taken))] if taken else found
+
+
+def total(numbers: list[int | None]) -> int | None:
+    """The sum, or None if one is not known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
+
+
+def inputs(job: Job) -> tuple[str, ...]:
+    """The input files; what the job itself writes beside them is none of them. UsageError if none are left."""
+    paths = storage.expand(job.inputs)
+    if job.output == "-":
+        return paths
+    own = own_files(job.output)
+    named = next((path for path in job.inputs if own(place_of(path)) or place_of(path) == place_of(job.output)), None)
+    if named is not None:
+        raise UsageError(f"{storage.where(named)}: is the input and the output", "choose another output")
+    left = tuple(path for path in paths if not own(place_of(path)))
+    if not left:
+        raise UsageError(f"{storage.where(job.output)}: every input is part of the output", "choose another output")
+    refuse_replaced(job, left)
+    return left
+
+
+def place_of(path: str) -> str:
+    """One name for a path, however it is written: links are followed; an address has but one."""
+    return os.path.realpath(path) if storage.is_local(path) else storage.masked(path.rstrip("/"))
+
+
+def own_files(output: str) -> Callable[[str], bool]:
+    """Whether a place is that of a file which a job with this output writes, under a name that may look like data.
+
+    In a folder output these are the stage, what begins with `_`, and the parts that it has made: what else lies there
+    is input like any other.
+    """
+    real = place_of(output)
+    if lance_output.is_lance(output):
+        beside = (f"{real}.parts/", f"{real}/")
+        return lambda place: place in (real, f"{real}.rejects.jsonl") or place.startswith(beside)
+    if output.endswith("/") or storage.is_folder(output):
+        return _in_folder(real, output_target.own_parts(output))
+    names = {real, f"{real}.rejects.jsonl", f"{real}.space.json", f"{real.removesuffix('.npy')}.ids.parquet"}
+    return lambda place: place in names or place.startswith(f"{real}.parts/")
+
+
+def _in_folder(real: str, made: Callable[[str], bool]) -> Callable[[str], bool]:
+    def own(place: str) -> bool:
+        folder, _, name = place.rpartition("/")
+        return (folder == real and (name.startswith("_") or made(name))) or place.startswith(f"{real}/{STAGE}/")
+
+    return own
+
+
+def refuse_replaced(job: Job, paths: Sequence[str]) -> None:
+    """UsageError if an input in the output folder has a name that the output may give to one of its own files."""
+    folder = place_of(job.output)
+    for path in paths if not lance_output.is_lance(job.output) else ():
+        # Only in a folder can an input lie, so the output is one.
+        parent, _, name = place_of(path).rpartition("/")
+        if parent == folder and re.match(PART_FILE, name):
+            raise UsageError(
+                f"{storage.where(path)}: is an input, and the output may need its name", "choose another output folder"
+            )

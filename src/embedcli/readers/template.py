@@ -1,0 +1,81 @@
+"""`--template "title: {title} body: {body?}"`: one text from several columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from embedcli.core.errors import UsageError
+from embedcli.readers.row_batch import EMPTY_TEXT, MISSING_FIELD, NOT_FIELD, Faults
+
+TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+HELP = 'write it like --template "title: {title} body: {body?}", where ? allows a missing value and {{ is a brace'
+
+
+@dataclass(frozen=True)
+class Template:
+    """`form % values` is the text. `names[i]` is the column of value i; a missing one is empty if `optional[i]`."""
+
+    form: str
+    names: tuple[str, ...]
+    optional: tuple[bool, ...]
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return tuple(name for name, optional in zip(self.names, self.optional, strict=True) if not optional)
+
+    def render(self, values: Mapping[str, list[Any]], faults: Faults) -> list[str]:
+        """The text of each row. Rows whose values are missing, no text, or all blank get a fault."""
+        parts = [
+            filled(values[name], name, faults, optional=optional)
+            for name, optional in zip(self.names, self.optional, strict=True)
+        ]
+        texts = []
+        for i, row in enumerate(zip(*parts, strict=True)):
+            if not "".join(row).strip():
+                faults.setdefault(i, EMPTY_TEXT)
+            texts.append(self.form % row)
+        return texts
+
+
+def filled(column: list[Any], name: str, faults: Faults, *, optional: bool) -> list[str]:
+    """A column's values as strings; whole numbers are written out, anything else is a fault."""
+    if set(map(type, column)) == {str}:
+        return column
+    texts = []
+    for i, value in enumerate(column):
+        text = value if type(value) is str else ""
+        if type(value) is int:
+            text = str(value)
+        elif value is None and not optional:
+            faults.setdefault(i, f"{MISSING_FIELD}: {name}")
+        elif value is not None and type(value) is not str:
+            faults.setdefault(i, f"{NOT_FIELD}: {name}")
+        texts.append(text)
+    return texts
+
+
+def parse(template: str) -> Template:
+    """UsageError unless every brace belongs to a plain `{name}`, `{name?}`, `{{` or `}}`, and one name is there."""
+    form: list[str] = []
+    names: list[str] = []
+    at = 0
+    for token in TOKEN.finditer(template):
+        form.append(template[at : token.start()].replace("%", "%%"))
+        at = token.end()
+        if token[0] in ("{{", "}}"):
+            form.append(token[0][0])
+        elif token[1]:
+            names.append(token[1])
+            form.append("%s")
+        else:
+            raise UsageError(f"--template {template!r}: no column is named at character {token.start() + 1}", HELP)
+    form.append(template[at:].replace("%", "%%"))
+    if not names:
+        raise UsageError(f"--template {template!r} names no column", HELP)
+    plain = tuple(name.removesuffix("?") for name in names)
+    if not all(plain):
+        raise UsageError(f"--template {template!r}: {{?}} names no column", HELP)
+    return Template("".join(form), plain, tuple(name.endswith("?") for name in names))

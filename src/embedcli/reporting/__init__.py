@@ -1,0 +1,1 @@
+"""What a run tells people: progress, summary and the run report."""

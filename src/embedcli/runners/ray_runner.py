@@ -1,0 +1,345 @@
+"""Run partitions on a Ray cluster: a pool of actors, each of which loads the encoder once.
+
+Actors write part files straight to the shared output; only records come back to the driver. A partition whose worker
+dies is given to another one, which keeps the chunks that are already written.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
+from dataclasses import replace
+from typing import Any
+
+from embedcli.core.errors import EmbedcliError, ModelError, UsageError
+from embedcli.core.job import Job
+from embedcli.runners.context import Run
+from embedcli.runners.multiprocess import LOOK_SECONDS, TRIES, WorkerTraceback
+from embedcli.runners.ray_worker import DriverContext, PartitionResult, RayWorker
+from embedcli.runners.worker import Done, Setup, Task
+
+RESUME_HINT = "run the same command again to continue: finished work is kept"
+CONNECT_HINT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
+# A head that is up accepts at once, and a driver is let in within seconds; Ray itself would try for minutes.
+REACH_SECONDS = 10.0
+CONNECT_SECONDS = 60.0
+# Workers finish their current chunk after --max-seconds; the driver waits this much longer for them.
+GRACE_SECONDS = 60.0
+# Machines come and go, so a partition may lose this many workers; one that kills each of them has to end the run.
+MAX_DEATHS = 4
+# Object store of a cluster that is started on this machine: it holds tasks and records, never rows or vectors.
+STORE_BYTES = 100 << 20
+
+
+def done_by_ray(run: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+    """Encode partitions with actors of a Ray cluster.
+
+    Args:
+        run: The running job; `run.job.workers` is set to the number of actors.
+        setup: What every worker has to know about the job.
+        tasks: The partitions to encode.
+
+    Yields:
+        Finished partitions, in the order in which they are finished.
+
+    Raises:
+        EmbedcliError: The error of a worker, as itself; or a failure of the cluster.
+    """
+    ray = import_ray(run.job)
+    # Ray prints messages about dead workers to stdout, whatever `log_to_driver` says.
+    with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
+        if ray.is_initialized():
+            yield from encode_with_actors(run, setup, tasks)
+            return
+        with connect(run, ray):
+            if not run.control.now.is_set():
+                yield from encode_with_actors(run, setup, tasks)
+
+
+def encode_with_actors(run: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+    """Yield finished partitions, once this process is connected to Ray."""
+    import ray
+
+    try:
+        refuse_no_room(run)
+        workers = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
+        run.job = replace(run.job, workers=workers)
+        with closing(ActorPool(run, setup, tasks)) as pool:
+            yield from pool.results()
+    except ray.exceptions.RayError as error:
+        what = f"the Ray cluster failed: {type(error).__name__}: {first_line(error)}"
+        raise EmbedcliError(what, RESUME_HINT) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if there is none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class ActorPool:
+    """Actors that encode one partition at a time each. Close it.
+
+    Only actors that Ray has started get partitions: those that wait for room (for an autoscaler, say) delay nobody.
+    """
+
+    def __init__(self, run: Run, setup: Setup, tasks: list[Task]) -> None:
+        import ray
+
+        self.run, self.ray = run, ray
+        self.queue = deque(tasks)
+        self.actors: list[Any] = []
+        self.idle: list[Any] = []
+        # Calls that have not returned: the actor, and its partition or None while it starts.
+        self.calls: dict[Any, tuple[Any, Task | None]] = {}
+        self.deaths: Counter[int] = Counter()
+        self.errors: Counter[int] = Counter()
+        self.shown_notes: set[str] = set()
+        job = replace(run.job, runner="local", workers=None, threads=count_threads(run.job), max_seconds=None)
+        self.setup, self.context = replace(setup, job=job), DriverContext()
+        self.actor_class: Any = ray.remote(RayWorker).options(
+            num_cpus=run.job.num_cpus or 1, num_gpus=run.job.num_gpus or 0, scheduling_strategy="SPREAD"
+        )
+        for _ in range(run.job.workers or 1):
+            self._start_actor()
+
+    def results(self) -> Iterator[Done]:
+        """Yield finished partitions until all are finished or the run has to stop."""
+        control, left = self.run.control, self.run.control.remaining()
+        deadline = math.inf if left is None else time.monotonic() + left + GRACE_SECONDS
+        while self.queue or any(task for _, task in self.calls.values()):
+            self._give_out()
+            returned, _ = self.ray.wait(list(self.calls), timeout=LOOK_SECONDS)
+            self.run.meter.beat = time.monotonic()  # Ray notices dead workers: a long partition is not a hang
+            if time.monotonic() > deadline:
+                control.reason = control.reason or "--max-seconds"
+                return
+            if control.now.is_set():
+                return
+            for call in returned:
+                done = self._take_result(call)
+                if done is not None:
+                    self._give_out()  # first, so that the worker does not wait for the caller
+                    self.run.meter.rows += sum(part.rows for part in done.record.parts)
+                    yield done
+                    self.run.watch.progress(self.run.meter.rows, 0)
+
+    def _start_actor(self) -> None:
+        actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining())
+        self.actors.append(actor)
+        self.calls[actor.wait_until_started.remote()] = actor, None
+
+    def _give_out(self) -> None:
+        while self.queue and self.idle:
+            actor, task = self.idle.pop(), self.queue.popleft()
+            self.calls[actor.encode_partition.remote(task)] = actor, task
+
+    def _take_result(self, call: Any) -> Done | None:
+        """The partition that a call has finished, if any; its actor becomes idle or is replaced."""
+        actor, task = self.calls.pop(call)
+        try:
+            result: PartitionResult | None = self.ray.get(call)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+            self._handle_death(error, actor, task)
+            return None
+        if result is None or task is None:
+            self.idle.append(actor)
+            return None
+        self._show(result.notes)
+        if result.error is not None:
+            self._handle_error(result, result.error, actor, task)
+            return None
+        if result.stop_reason is not None:
+            self.run.control.reason = self.run.control.reason or result.stop_reason
+            self.queue.clear()
+        self.idle.append(actor)
+        return result.done
+
+    def _handle_death(self, error: Any, actor: Any, task: Task | None) -> None:
+        """Retry the partition of a worker that died, unless it has lost too many."""
+        if isinstance(error, self.ray.exceptions.RayActorError) and error.actor_init_failed:
+            raise UsageError(
+                f"a machine of the cluster lacks embedcli or one of its packages: {str(error).splitlines()[-1]}",
+                "install the same version, with the same extras, on all of them",
+            ) from error
+        if task is not None:
+            self.deaths[task.share.index] += 1
+            if self.deaths[task.share.index] >= MAX_DEATHS:
+                raise ModelError(
+                    f"{MAX_DEATHS} workers died while they encoded partition {task.share.index}",
+                    f"lower --batch-tokens, or reserve more with --num-cpus, if memory ran out; {RESUME_HINT}",
+                ) from error
+        self._replace(actor, task, "a worker died")
+
+    def _handle_error(self, result: PartitionResult, error: BaseException, actor: Any, task: Task) -> None:
+        """Raise an error that a retry cannot fix; after any other, retry the partition once in a new process."""
+        self.errors[task.share.index] += 1
+        error.__cause__ = WorkerTraceback(result.traceback)
+        if isinstance(error, EmbedcliError) or self.errors[task.share.index] >= TRIES:
+            if result.host != platform.node():
+                self.run.watch.line(f"the error was raised by the worker on {result.host}")
+            raise error
+        self._replace(actor, task, f"a worker failed ({type(error).__name__}: {first_line(error)})")
+
+    def _replace(self, actor: Any, task: Task | None, reason: str) -> None:
+        """Start another actor, and put the partition first in the queue."""
+        self.ray.kill(actor)
+        self.actors.remove(actor)
+        self._start_actor()
+        if task is None:
+            self.run.watch.line(f"{reason} while it started; another one is started")
+        else:
+            self.queue.appendleft(task)
+            self.run.watch.line(f"{reason}; partition {task.share.index} is encoded by another one")
+
+    def _show(self, notes: list[str]) -> None:
+        """All workers say the same things when they start: once is enough."""
+        for note in notes:
+            if note not in self.shown_notes:
+                self.shown_notes.add(note)
+                self.run.watch.line(note)
+
+    def close(self) -> None:
+        """Stop all actors at once: what they have written stays. No reference outlives the connection."""
+        for actor in self.actors:
+            self.ray.kill(actor)
+        self.actors, self.idle, self.calls = [], [], {}
+
+
+# Connecting
+
+
+def import_ray(job: Job) -> Any:
+    """Import Ray without its logs and usage statistics.
+
+    Raises:
+        UsageError: Ray is not installed, or --device lists several devices.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UsageError("--runner ray needs Ray", "pip install 'embedcli[ray]'") from None
+    if "," in job.device:
+        raise UsageError(
+            f"--device {job.device} does not go together with --runner ray",
+            "use --num-gpus 1 --workers N: Ray gives each worker a device of its own",
+        )
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # the run has its own messages
+    return ray
+
+
+@contextmanager
+def connect(run: Run, ray: Any) -> Iterator[None]:
+    """Join the cluster of --ray-address or RAY_ADDRESS, or start one on this machine; leave it at the end.
+
+    One thread connects, waits and disconnects. In the main thread Ray would replace the handler of SIGTERM; on Linux,
+    the processes that Ray starts end with the thread that started them; and `ray.shutdown` must not run before
+    `ray.init` has returned. The block also runs if the run has to stop before there is a connection.
+
+    Raises:
+        UsageError: There is no cluster at the address.
+    """
+    address = run.job.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address == "local":
+        options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+    where = "this machine" if address == "local" else address
+    connected, finished, errors = threading.Event(), threading.Event(), []
+
+    def hold_connection() -> None:
+        try:
+            refuse_unreachable(address)
+            ray.init(**options)
+            connected.set()
+            finished.wait()
+        except Exception as error:  # noqa: BLE001  raised by the main thread
+            errors.append(error)
+        finally:
+            ray.shutdown()
+            connected.set()
+
+    thread = threading.Thread(target=hold_connection, name="ray-connection", daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while not (connected.wait(LOOK_SECONDS) or run.control.now.is_set()):
+            run.meter.beat = time.monotonic()
+            if time.monotonic() > deadline:
+                raise UsageError(f"no Ray cluster at {where}: no response within {CONNECT_SECONDS:g} s", CONNECT_HINT)
+        for error in errors:
+            if isinstance(error, EmbedcliError):
+                raise error
+            raise UsageError(f"no Ray cluster at {where}: {first_line(error)}", CONNECT_HINT) from error
+        restore_sigterm_handler()
+        yield
+    finally:
+        finished.set()
+        if connected.is_set():
+            thread.join(CONNECT_SECONDS)
+        restore_sigterm_handler()
+
+
+def restore_sigterm_handler() -> None:
+    """Install Python's handler of SIGTERM again after Ray's core has replaced it.
+
+    Ray's own prints a stack trace and aborts the process (signal 6) if it has not ended 3 s after SIGTERM; after
+    `ray.shutdown`, there is no handler at all.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def refuse_unreachable(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT, UsageError for an address of the Ray client."""
+    if address.startswith("ray://"):
+        raise UsageError(
+            f"--ray-address {address}: embedcli does not work through Ray's client",
+            "run embedcli on a machine of the cluster, for example by ray job submit, with --ray-address auto",
+        )
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+
+
+# Resources
+
+
+def count_threads(job: Job) -> int:
+    return job.threads or max(1, int(job.num_cpus or 1))
+
+
+def required_resources(job: Job) -> dict[str, float]:
+    """What a worker reserves, by Ray's names."""
+    return {"CPU": job.num_cpus or 1, **({"GPU": job.num_gpus} if job.num_gpus else {})}
+
+
+def count_fitting_workers(job: Job) -> int:
+    """The number of workers that the cluster has room for now, at least 1."""
+    import ray
+
+    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(min(available.get(name, 0) / amount for name, amount in required_resources(job).items())))
+
+
+def refuse_no_room(run: Run) -> None:
+    """Raise UsageError if this machine cannot hold a worker; on a cluster, which may still grow, show a note."""
+    import ray
+
+    required = required_resources(run.job)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if any(all(machine.get(name, 0) >= amount for name, amount in required.items()) for machine in machines):
+        return
+    amounts = " and ".join(f"{amount:g} {name}" for name, amount in required.items())
+    if not (run.job.ray_address or os.environ.get("RAY_ADDRESS")):
+        raise UsageError(f"this machine has no {amounts} for a worker", "lower --num-cpus or --num-gpus")
+    run.watch.line(f"no machine of the cluster has {amounts} for a worker yet: waiting for one")

@@ -1,0 +1,184 @@
+"""Flags from embedcli.toml, pyproject.toml or --config: what wins, what is refused, and what the report says of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import jobs
+from embedcli.cli import app
+from embedcli.cli.config_file import Command, flattened, options_of, variable
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: a model, some rows, no settings yet."""
+    jobs.word_model(tmp_path)
+    jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(6))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def encoded(*arguments: str) -> tuple[dict[str, Any], list[str]]:
+    """The settings in the report of a run, and the columns of its output."""
+    done = jobs.run("encode", "in.jsonl", "out.parquet", "--report", "run.json", "--overwrite", *arguments)
+    assert done.code == 0, done.err
+    made = json.loads(Path("run.json").read_text())
+    return {flag: (one["value"], one["from"]) for flag, one in made["settings"].items()}, columns("out.parquet")
+
+
+def columns(path: str) -> list[str]:
+    return list(pq.read_schema(path).names)
+
+
+def refusal(*arguments: str) -> str:
+    done = jobs.run(*arguments)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    return done.err
+
+
+def test_command_line_beats_variable_beats_file_beats_default(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "embedcli.toml").write_text('model = "words.txt"\nkeep = ["n"]\n[encode]\nchunk_rows = 2\nthreads = 1\n')
+    monkeypatch.setenv("EMBEDCLI_CHUNK_ROWS", "3")
+    monkeypatch.setenv("EMBEDCLI_THREADS", "2")
+    settings, names = encoded("--threads", "4")
+    assert settings == {
+        "report": ("run.json", "command line"),
+        "overwrite": (True, "command line"),
+        "model": ("words.txt", "embedcli.toml"),
+        "keep": (["n"], "embedcli.toml"),
+        "chunk-rows": (3, "EMBEDCLI_CHUNK_ROWS"),
+        "threads": (4, "command line"),
+    }
+    assert "n" in names
+
+
+def test_what_comes_from_the_file_is_said(here: Path) -> None:
+    (here / "embedcli.toml").write_text('model = "words.txt"\n[inspect]\njson = true\n')
+    done = jobs.run("encode", "in.jsonl", "out.parquet")
+    assert "From embedcli.toml: --model." in done.err
+    assert jobs.run("encode", "in.jsonl", "more.parquet", "-q").err == ""
+    done = jobs.run("inspect", "in.jsonl")
+    assert done.err == "From embedcli.toml: --json.\n"
+    assert json.loads(done.out)["rows"] == 6
+
+
+def test_a_table_beats_what_stands_outside(here: Path) -> None:
+    (here / "embedcli.toml").write_text('model = "nowhere"\nkeep = "n"\n[encode]\nmodel = "words.txt"\n')
+    assert "n" in encoded()[1]
+
+
+def test_own_file_beats_the_shared_one_and_neither_is_looked_for_in_parents(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "pyproject.toml").write_text('[project]\nname = "x"\n[tool.embedcli]\nmodel = "words.txt"\n')
+    assert encoded()[0]["model"] == ("words.txt", "pyproject.toml")
+    (here / "embedcli.toml").write_text('[encode]\nmodel = "./words.txt"\n')
+    assert encoded()[0]["model"] == ("./words.txt", "embedcli.toml")
+    (here / "deeper").mkdir()
+    monkeypatch.chdir(here / "deeper")
+    assert jobs.run("inspect", "../in.jsonl").err == ""
+
+
+def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "embedcli.toml").write_text("nonsense = 1\n")
+    (here / "other.conf").write_text('[encode]\nmodel = "words.txt"\n')
+    done = jobs.run("--config", "other.conf", "encode", "in.jsonl", "out.parquet")
+    assert (done.code, "From other.conf: --model." in done.err) == (0, True)
+    assert jobs.run("--config", "/dev/null", "inspect", "in.jsonl").code == 0
+    monkeypatch.setenv("EMBEDCLI_CONFIG", "other.conf")
+    assert jobs.run("inspect", "in.jsonl").code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("modle = 'x'", "c.toml: modle is no flag of embedcli\nhint: did you mean model?"),
+        ("[encode]\nlimits = 3", "c.toml: limits in [encode] is no flag of embedcli encode\nhint: did you mean limit?"),
+        ("[encodee]", "[encodee] is no command of embedcli\nhint: did you mean [encode]?"),
+        ("[encode]\nlimit = 'all'", "c.toml: limit in [encode]: 'all' does not fit\nhint: write limit = 8"),
+        ("offline = 1", "offline: 1 does not fit\nhint: write offline = true or false"),
+        ("keep = [1]", 'keep: [1] does not fit\nhint: write keep = ["words"]'),
+        ("precision = 'int'", "precision: 'int' does not fit\nhint: did you mean \"int8\"?"),
+        ("precision = 7", "precision: 7 does not fit\nhint: choose from float32, float16"),
+        ("count = 3", "c.toml: count is not a flag of every command\nhint: write it under one of [search], [compare]"),
+        ("moved = 3", "c.toml: moved is not a flag of every command\nhint: write it under [compare]"),
+        ("encode = 3", "c.toml: encode is a command, not a flag\nhint: write its flags under [encode]"),
+        ("threads = 0", "c.toml: threads: 0 does not fit\nhint: give 1 or more"),
+        ("request-timeout = inf", "request-timeout: inf does not fit\nhint: give a number"),
+        ("max-rejects = 0.1", 'max-rejects: 0.1 does not fit\nhint: write max-rejects = "0.1%"'),
+        ("max-rejects = true", 'max-rejects: True does not fit\nhint: write max-rejects = "0.1%"'),
+        ("part-size = 'big'", "part-size: 'big' does not fit\nhint: write part-size = \"256MB\""),
+        ("shard = [1, 2]", 'shard: [1, 2] does not fit\nhint: write shard = "3/16"'),
+        ("[search]\ncount = 0", "count in [search]: 0 does not fit\nhint: the least is 1"),
+        ("[batch]\nexport = 1", "export in [batch] is a command, not a flag\nhint: write its flags under [batch.exp"),
+        ("[batch.export]\nresult = 'x'", "result in [batch.export] is no flag of embedcli batch export\nhint: did you"),
+        ("[encode]\nmax_seconds = true", "max_seconds in [encode]: True does not fit\nhint: write max-seconds = 0.5"),
+        ("keep", "c.toml: is not TOML: "),
+    ],
+)
+def test_what_is_wrong_is_named(here: Path, content: str, said: str) -> None:
+    (here / "c.toml").write_text(content)
+    assert said in refusal("--config", "c.toml", "inspect", "in.jsonl")
+
+
+def test_numbers_need_no_quotes(here: Path) -> None:
+    (here / "embedcli.toml").write_text('model = "words.txt"\nmax-rejects = 3\npart-size = 1000000\n')
+    made = encoded()[0]
+    assert (made["max-rejects"][1], made["part-size"][1]) == ("embedcli.toml", "embedcli.toml")
+    job = json.loads((here / "run.json").read_text())["job"]
+    assert (job["max_rejects"], job["part_size"]) == ("3", 1_000_000)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("yes", True), ("0", False), ("false", False), ("", False)])
+def test_a_variable_may_switch_tracebacks_off(
+    here: Path, monkeypatch: pytest.MonkeyPatch, value: str, shown: bool
+) -> None:
+    monkeypatch.setenv("EMBEDCLI_VERBOSE", value)
+    for command in (["encode", "none.jsonl", "out.parquet"], ["inspect", "none.jsonl"]):
+        done = jobs.run(*command)
+        assert ("Traceback" in done.err) is shown
+        assert "no such file" in done.err
+
+
+def test_what_serves_a_job_reads_the_variables_of_the_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = options_of(app)
+    wanted = {"models": ["cache-dir"], "pull": ["cache-dir"], "merge": ["max-rejects"]}
+    assert [f for command, flags in wanted.items() for f in flags if every[command][f].variable != variable(f)] == []
+    assert [f for f in ("report", "progress") if every["batch"]["import"][f].variable != variable(f)] == []
+    monkeypatch.setenv("EMBEDCLI_MAX_REJECTS", "many")
+    assert "--max-rejects 'many' is neither" in refusal("merge", "out.parquet")
+
+
+def test_a_broken_file_does_not_hide_the_help(here: Path) -> None:
+    (here / "embedcli.toml").write_text("nonsense = 1\n")
+    assert jobs.run("encode", "--help").code == 0
+    assert "nonsense is no flag" in refusal("models")
+    assert "cannot be read: No such file" in refusal("--config", "nowhere.toml", "models")
+
+
+def test_every_shared_flag_has_the_variable_of_its_name() -> None:
+    found = [(one.flag, one.variable) for _, options in flattened(options_of(app)) for one in options.values()]
+    assert len(found) > 100
+    assert [(flag, name) for flag, name in found if name not in (None, variable(flag))] == []
+
+
+def test_every_command_takes_settings() -> None:
+    groups = [group.typer_instance for group in app.registered_groups if group.typer_instance]
+    commands = [one for group in (app, *groups) for one in group.registered_commands]
+    assert [one.name for one in commands if one.cls is not Command] == []
+
+
+def test_a_report_shows_no_secret_of_an_address(here: Path) -> None:
+    base = "http://user:hidden@127.0.0.1:9/v1?key=hidden"
+    done = jobs.run("encode", "in.jsonl", "out.parquet", "--model", "openai:x", "--base-url", base, "--patience", "0.1",
+                    "--report", "run.json")  # fmt: skip
+    assert done.code == 1
+    made = (here / "run.json").read_text()
+    assert "hidden" not in made
+    assert json.loads(made)["settings"]["base-url"]["value"] == "http://127.0.0.1:9/v1"

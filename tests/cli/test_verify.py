@@ -1,0 +1,262 @@
+"""`embedcli verify`: what is right passes, and each kind of damage is found and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import jobs
+from embedcli.cli import app
+from sample_outputs import FORMATS, PRECISIONS, unit_vectors
+from searchable import PROMPTS, TEXTS, model_folder
+
+ROWS = [{"id": f"t{i}", "text": f"{text} {TEXTS[i % 5]}"} for i, text in enumerate(TEXTS * 5)]
+BAD = [{"id": "b1", "text": ""}, {"id": "b2", "text": "\x7f"}]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model") / "tiny", PROMPTS)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
+    """in.jsonl with two bad rows among good ones, and out.parquet made from it."""
+    folder = tmp_path_factory.mktemp("made")
+    write_rows(folder / "in.jsonl", [*ROWS[:20], BAD[0], *ROWS[20:40], BAD[1], *ROWS[40:]])
+    assert run("encode", folder / "in.jsonl", folder / "out.parquet", "-m", model)[0] == 3
+    return folder
+
+
+@pytest.fixture
+def copy(tmp_path: Path, made: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(*args: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(map(str, args)))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def verified(*args: object) -> tuple[int, dict[str, Any]]:
+    """The exit code and each check by its name."""
+    code, out, err = run("verify", *args, "--json")
+    assert out, err
+    return code, {check["name"]: check for check in json.loads(out)["checks"]}
+
+
+def edited(path: Path, edit: Callable[[pa.Table], pa.Table]) -> None:
+    """Change an output's rows and leave what it says of itself."""
+    table = pq.read_table(path)
+    made = edit(table)
+    pq.write_table(made.cast(table.schema).replace_schema_metadata(table.schema.metadata), path)
+
+
+def with_vectors(table: pa.Table, vectors: Any) -> pa.Table:
+    at = table.schema.get_field_index("embedding")
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(vectors).reshape(-1)), type=table.schema.field(at).type
+    )
+    return table.set_column(at, table.schema.field(at), column)
+
+
+def vectors_of(table: pa.Table) -> Any:
+    return np.array(table["embedding"].combine_chunks().flatten().to_numpy()).reshape(table.num_rows, -1)
+
+
+def test_a_sound_output_passes(made: Path) -> None:
+    code, checks = verified(made / "out.parquet")
+    assert code == 0
+    assert {name: check["ok"] for name, check in checks.items()} == dict.fromkeys(
+        ["rows", "ids", "values", "norms", "input", "texts", "vectors"], True
+    )
+    assert checks["rows"]["detail"] == "62 read = 60 embedded + 2 rejected"
+    assert checks["vectors"]["detail"].startswith("60 rows encoded again: lowest cosine 1.0")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", [*FORMATS[:4], "out/"])
+def test_every_format_and_precision_passes(tmp_path: Path, model: Path, name: str, precision: str) -> None:
+    write_rows(tmp_path / "in.jsonl", ROWS)
+    target = f"{tmp_path}/{name}"
+    assert run("encode", tmp_path / "in.jsonl", target, "-m", model, "--precision", precision)[0] == 0
+    code, checks = verified(target, tmp_path / "in.jsonl", "--all")
+    assert (code, checks["texts"]["detail"]) == (0, "60 rows have the input's ids and texts")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--as", "document"),
+        ("--prompt", "rain "),
+        ("--no-normalize",),
+        ("--truncate-dim", "7"),
+        ("--max-seq-length", "2", "--overflow", "truncate"),
+        ("--template", "{text} {id}"),
+        ("--id-column", "text"),
+    ],
+)
+def test_what_decides_the_vectors_is_taken_from_the_output(tmp_path: Path, model: Path, flags: tuple[str, ...]) -> None:
+    write_rows(tmp_path / "in.jsonl", ROWS)
+    assert run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", model, *flags)[0] == 0
+    code, checks = verified(tmp_path / "out.parquet", "--all")
+    assert code == 0, checks
+
+
+def swap(values: Any, first: int, second: int) -> Any:
+    order = np.arange(len(values))
+    order[[first, second]] = order[[second, first]]
+    return values[order] if isinstance(values, np.ndarray) else values.take(pa.array(order))
+
+
+def swap_vectors(table: pa.Table) -> pa.Table:
+    return with_vectors(table, swap(vectors_of(table), 3, 7))
+
+
+def swap_ids(table: pa.Table) -> pa.Table:
+    return table.set_column(0, "id", swap(table["id"].combine_chunks(), 3, 7))
+
+
+def drop_row(table: pa.Table) -> pa.Table:
+    return pa.concat_tables([table.slice(0, 5), table.slice(6)])
+
+
+def add_row(table: pa.Table) -> pa.Table:
+    return pa.concat_tables([table, table.slice(5, 1)])
+
+
+def spoil(table: pa.Table) -> pa.Table:
+    vectors = vectors_of(table)
+    vectors[4, 2] = np.nan
+    return with_vectors(table, vectors)
+
+
+def stretch(table: pa.Table) -> pa.Table:
+    vectors = vectors_of(table)
+    vectors[4] *= 1.01
+    return with_vectors(table, vectors)
+
+
+@pytest.mark.parametrize(
+    ("damage", "failing", "ids"),
+    [
+        (swap_vectors, {"vectors"}, ["t3", "t7"]),
+        (swap_ids, {"texts"}, ["t3"]),
+        (drop_row, {"rows", "texts"}, ["t5"]),
+        (add_row, {"rows", "ids", "texts"}, ["t5"]),
+        (spoil, {"values", "vectors"}, ["t4"]),
+        (stretch, {"norms"}, []),
+    ],
+)
+def test_each_kind_of_damage_is_found(
+    copy: Path, damage: Callable[[pa.Table], pa.Table], failing: set[str], ids: list[str]
+) -> None:
+    edited(copy / "out.parquet", damage)
+    code, checks = verified(copy / "out.parquet", "--all")
+    assert code == 1
+    assert {name for name, check in checks.items() if not check["ok"]} >= failing
+    assert {name for name, check in checks.items() if not check["ok"]} <= failing | {"vectors"}
+    named = [id for name in failing for id in checks[name]["ids"]]
+    assert set(ids) <= set(named)
+
+
+def test_people_see_what_failed_and_the_ids(copy: Path) -> None:
+    edited(copy / "out.parquet", swap_vectors)
+    code, out, _ = run("verify", copy / "out.parquet", "--all")
+    line = next(line for line in out.splitlines() if line.startswith("vectors"))
+    assert code == 1
+    assert line.split()[1] == "FAILED"
+    assert line.endswith("2 below 0.9999: t3, t7")
+
+
+def test_a_sample_is_the_same_for_the_same_seed(copy: Path) -> None:
+    edited(copy / "out.parquet", swap_vectors)
+    found = [verified(copy / "out.parquet", "--rows", 20, "--seed", seed)[1]["vectors"] for seed in (*range(12), 0)]
+    assert found[0] == found[-1]
+    assert all(check["detail"].startswith("20 rows") for check in found)
+    assert {check["ok"] for check in found} == {True, False}
+
+
+def test_a_changed_input_is_noticed(copy: Path) -> None:
+    rows = [json.loads(line) for line in (copy / "in.jsonl").read_text().splitlines()]
+    rows[11]["text"] += " storm"
+    write_rows(copy / "in.jsonl", rows)
+    code, checks = verified(copy / "out.parquet")
+    assert (code, checks["texts"]["ids"]) == (1, ["t11"])
+    assert checks["texts"]["detail"] == "1 rows have another text in the input"
+    write_rows(copy / "in.jsonl", rows[:-1])
+    code, checks = verified(copy / "out.parquet")
+    assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11", "t59"])
+
+
+def test_repeated_ids_of_the_input_are_no_fault(tmp_path: Path, model: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", [row | {"id": "same"} for row in ROWS])
+    assert run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", model)[0] == 0
+    code, checks = verified(tmp_path / "out.parquet", "--all")
+    assert code == 0
+    assert checks["ids"]["detail"].endswith("in the input too")
+
+
+def test_a_lost_line_of_the_rejects_file_is_noticed(copy: Path) -> None:
+    rejects = copy / "out.parquet.rejects.jsonl"
+    rejects.write_text(rejects.read_text().splitlines()[0] + "\n")
+    code, checks = verified(copy / "out.parquet")
+    assert (code, checks["rows"]["detail"]) == (1, "2 rows were rejected, the rejects file lists 1")
+
+
+def test_the_output_alone(copy: Path, tmp_path: Path) -> None:
+    (copy / "in.jsonl").unlink()
+    code, _, err = run("verify", copy / "out.parquet")
+    assert code == 2
+    assert "in.jsonl, the input of" in err
+    assert f"hint: embedcli verify {copy / 'out.parquet'} INPUT" in err
+    assert verified(copy / "out.parquet", "--only-output")[0] == 0
+    edited(copy / "out.parquet", spoil)
+    assert verified(copy / "out.parquet", "--only-output")[0] == 1
+    np.save(tmp_path / "v.npy", unit_vectors(3, 4))
+    assert verified(tmp_path / "v.npy", "--only-output")[0] == 0
+    assert run("verify", tmp_path / "v.npy", copy / "out.parquet")[0] == 2
+
+
+def test_another_model_is_refused(copy: Path, tmp_path: Path) -> None:
+    other = model_folder(tmp_path / "other", {"query": "q"})
+    code, _, err = run("verify", copy / "out.parquet", "--model", other)
+    assert code == 2
+    assert "another version" in err
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([date(2026, 1, day) for day in (1, 2, 3)]),
+        pa.array([datetime(2026, 1, 1, hour) for hour in (1, 2, 3)], pa.timestamp("us", "UTC")),
+        pa.array([Decimal("1.50"), Decimal("2.25"), Decimal("3.00")]),
+        pa.array([b"\x00\xff", b"b", b"c"]),
+        pa.array([1.5, 2.5, 3.5]),
+        pa.array([1, 2**63, 2**64 - 1], pa.uint64()),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_ids_of_every_type_are_those_of_the_input(name: str, ids: Any, tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": ids, "text": ["word1 word2", "word3", "word4"]}), source)
+    assert jobs.run("encode", source, tmp_path / name, "-m", jobs.word_model(tmp_path), "--id-column", "id").code == 0
+    done = jobs.run("verify", tmp_path / name)
+    assert done.code == 0, done.out
+    assert "3 rows have the input's ids and texts" in done.out

@@ -1,0 +1,255 @@
+"""Pace, Retry-After, jitter and patience, on a clock that the tests turn."""
+
+from __future__ import annotations
+
+import random
+from email.utils import formatdate
+from threading import Event
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedcli.core.errors import ModelError
+from embedcli.encoders.hosted.request_limits import Limits
+from embedcli.encoders.hosted.retry import Again, Clock, Closed, Pace, Patience, Retrier, backoff, retry_after
+
+
+class FakeClock(Clock):
+    """Time passes only by waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 1000.0
+        self.waits: list[float] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def wall(self) -> float:
+        return 1_700_000_000 + self.time
+
+    def wait(self, seconds: float) -> None:
+        if self._closed.is_set():
+            raise Closed
+        self.waits.append(seconds)
+        self.time += max(0.0, seconds)
+
+
+def retrier(clock: Clock, notes: list[str] | None = None, pace: Pace | None = None) -> Retrier:
+    said = notes if notes is not None else []
+    return Retrier(clock, pace or Pace(clock), said.append, random.Random(0))
+
+
+class Failing:
+    """A step that fails with these, one after the other, and then returns how often it was tried."""
+
+    def __init__(self, *failures: Again) -> None:
+        self.failures = list(failures)
+        self.tries = 0
+
+    def __call__(self) -> int:
+        self.tries += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return self.tries
+
+
+@given(
+    rpm=st.integers(1, 300),
+    tpm=st.integers(100, 100_000),
+    requests=st.lists(st.tuples(st.integers(1, 5000), st.floats(0, 30)), min_size=1, max_size=60),
+)
+def test_no_minute_holds_more_than_the_limits(rpm: int, tpm: int, requests: list[tuple[int, float]]) -> None:
+    clock = FakeClock()
+    pace = Pace(clock, rpm, tpm)
+    starts = []
+    for tokens, idle in requests:
+        clock.time += idle
+        pace.admit(tokens)
+        starts.append((clock.now(), tokens))
+    for begin, _ in starts:
+        inside = [tokens for at, tokens in starts if begin <= at < begin + 60 - 1e-6]
+        assert len(inside) <= rpm
+        assert sum(inside[:-1]) <= tpm + 1e-6 * tpm
+
+
+def test_without_limits_nothing_waits() -> None:
+    clock = FakeClock()
+    pace = Pace(clock)
+    for _ in range(100):
+        pace.admit(10_000)
+    assert clock.waits == []
+
+
+def test_a_request_that_cost_more_than_estimated_is_charged() -> None:
+    clock = FakeClock()
+    pace = Pace(clock, tpm=60)
+    pace.admit(1)
+    pace.settle(9)
+    pace.admit(1)
+    assert clock.now() == pytest.approx(1010)
+
+
+def test_a_hold_keeps_every_lane_waiting() -> None:
+    clock = FakeClock()
+    pace = Pace(clock)
+    pace.hold(30)
+    pace.hold(5)
+    pace.admit(1)
+    assert clock.now() == 1030
+
+
+@given(st.integers(0, 10_000), st.integers())
+def test_backoff_is_full_jitter_with_a_cap(attempt: int, seed: int) -> None:
+    wait = backoff(attempt, random.Random(seed))
+    assert 0 <= wait <= min(60, 0.5 * 2 ** min(attempt, 20))
+
+
+def test_backoff_uses_its_whole_range() -> None:
+    waits = [backoff(3, random.Random(seed)) for seed in range(200)]
+    assert min(waits) < 0.4
+    assert max(waits) > 3.6
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": " 2.5 "}, 2.5),
+        ({"retry-after": "86400"}, 86400),
+        ({"retry-after-ms": "1500", "retry-after": "99"}, 1.5),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": formatdate(1_700_000_090, usegmt=True)}, 90),
+        ({"retry-after": formatdate(1_600_000_000, usegmt=True)}, 0),
+        ({"retry-after": "Wed, 99 Foo 2026 00:00:00 GMT"}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, 1_700_000_000) == seconds
+
+
+def test_the_servers_wait_is_obeyed_however_long() -> None:
+    clock = FakeClock()
+    step = Failing(Again("429", "busy", 3000.0), Again("429", "busy", 3000.0))
+    made = retrier(clock)
+    assert made.run(step, 1, Patience()) == 3
+    assert 7000 <= clock.now() <= 7002
+    assert made.retries == 2
+    assert 6000 <= made.waited_seconds <= 6002
+
+
+def test_the_servers_wait_is_cut_to_the_cap() -> None:
+    clock = FakeClock()
+    retrier(clock).run(Failing(Again("429", "busy", 1e6)), 1, Patience(retry_cap=60))
+    assert 1060 <= clock.now() <= 1061
+
+
+def test_one_lanes_wait_holds_the_others() -> None:
+    class Spy(Pace):
+        def hold(self, seconds: float) -> None:
+            held.append(seconds)
+
+    held: list[float] = []
+    clock = FakeClock()
+    retrier(clock, pace=Spy(clock)).run(Failing(Again("429", "busy", 100.0), Again("500", "busy")), 1, Patience())
+    assert held == [100]
+
+
+def test_patience_counts_from_the_first_failure_and_ends_in_a_sentence() -> None:
+    clock = FakeClock()
+    step = Failing(*[Again("the host answered 503: busy", "busy") for _ in range(10_000)])
+    with pytest.raises(ModelError, match=r"answered 503.*given up after") as caught:
+        retrier(clock).run(step, 1, Patience(total=3600))
+    assert 3500 < clock.now() - 1000 <= 3600
+    assert "same command" in caught.value.hint or "--patience" in caught.value.hint
+
+
+def test_a_wait_longer_than_patience_is_not_begun() -> None:
+    clock = FakeClock()
+    with pytest.raises(ModelError, match="asks for 500 s more"):
+        retrier(clock).run(Failing(Again("429", "busy", 500.0)), 1, Patience(total=100))
+    assert clock.now() == 1000
+
+
+def test_an_unreachable_server_has_its_own_shorter_patience() -> None:
+    clock = FakeClock()
+    patience = Patience(total=3600, unreachable=60)
+    with pytest.raises(ModelError, match="refused"):
+        retrier(clock).run(Failing(*[Again("refused", "lost")] * 1000), 1, patience)
+    assert clock.now() <= 1060
+    assert retrier(FakeClock()).run(Failing(Again("429", "busy", 600.0)), 1, patience) == 2
+
+
+def test_a_wrong_answer_is_tried_five_times() -> None:
+    step = Failing(*[Again("nonsense", "wrong") for _ in range(10)])
+    with pytest.raises(ModelError, match=r"nonsense \(5 times\)"):
+        retrier(FakeClock()).run(step, 1, Patience())
+    assert step.tries == 5
+
+
+def test_other_errors_are_not_retried() -> None:
+    def step() -> None:
+        raise ModelError("no")
+
+    clock = FakeClock()
+    with pytest.raises(ModelError, match="no"):
+        retrier(clock).run(step, 1, Patience())
+    assert clock.waits == []
+
+
+def test_long_waits_are_told_at_most_once_a_minute() -> None:
+    clock = FakeClock()
+    notes: list[str] = []
+    retrier(clock, notes).run(Failing(*[Again("busy", "busy", 20.0)] * 9), 1, Patience())
+    assert len(notes) == 3
+    assert notes[0].startswith("busy; trying again in 2")
+    assert "retry 4" in notes[1]
+
+
+def test_a_closed_clock_wakes_its_waiters() -> None:
+    clock = Clock()
+    clock.close()
+    with pytest.raises(Closed):
+        clock.wait(3600)
+
+
+def test_a_stop_from_outside_wakes_the_waiters_and_is_not_set_by_a_close() -> None:
+    stop = Event()
+    clock = Clock(stop)
+    clock.wait(0.001)
+    clock.close()
+    assert not stop.is_set()
+    stop.set()
+    with pytest.raises(Closed):
+        Clock(stop).wait(3600)
+
+
+@given(st.lists(st.integers(0, 400), max_size=80), st.lists(st.tuples(st.integers(2, 30), st.integers(2, 2000))))
+def test_limits_cut_into_allowed_requests(tokens: list[int], learned: list[tuple[int, int]]) -> None:
+    limits = Limits(inputs=20, tokens=1500)
+    for inputs, size in learned:
+        limits.learn(inputs, size)
+    cuts = list(limits.cut(tokens))
+    assert [place for start, stop in cuts for place in range(start, stop)] == list(range(len(tokens)))
+    for start, stop in cuts:
+        assert start < stop
+        assert limits.allow(stop - start, sum(tokens[start:stop]))
+
+
+def test_a_learned_size_forbids_only_what_is_larger_in_both_senses() -> None:
+    limits = Limits()
+    limits.learn(64, 32_000)
+    assert limits.allow(64, 40_000)
+    assert limits.allow(1000, 32_000)
+    assert not limits.allow(65, 32_001)
+    assert limits.allow(1, 10**9)
+    limits.learn(32, 16_000)
+    assert not limits.allow(33, 16_001)
+    assert limits.allow(32, 300_000)
+    limits.learn(40, 20_000)
+    assert not limits.allow(33, 16_001)

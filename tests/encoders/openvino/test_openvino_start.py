@@ -1,0 +1,126 @@
+"""What a process does and does not do: no PyTorch at a later start, and no word to anybody, ever."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import models
+
+HERE = Path(__file__).parents[2] / "support"
+MODEL = "all-MiniLM-L6-v2-shape"
+HEAVY = {"torch", "transformers", "sentence_transformers", "huggingface_hub"}
+LOAD = """
+import sys
+from embedcli import encoders
+from embedcli.core.job import Job
+job = Job(inputs=(), output="", model=sys.argv[1], device="auto")
+encoder = encoders.load(job, notify=lambda line: print(line, file=sys.stderr))
+tokens = encoder.tokenize(["ten rows"] * 10)
+import numpy as np
+assert encoder.collect(encoder.forward(tokens, np.arange(10))).shape == (10, 32)
+assert encoder.space()["engine"] == "openvino"
+encoder.close()
+print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+FULL = """
+import resource, sys
+import numpy as np
+from embedcli import encoders
+from embedcli.core.job import Job
+from embedcli.core.errors import OutOfMemory
+from embedcli.encoders.tokenize.fast import as_tokens
+def rows(count, length):
+    return as_tokens([[7] * length] * count, np.full(count, length, np.int32)), np.arange(count)
+encoder = encoders.load(Job(inputs=(), output="", model=sys.argv[1], device="cpu"))
+small, large = rows(3, 9), rows(20_000, 256)
+before = encoder.collect(encoder.forward(*small))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[2]) << 20),) * 2)
+for _ in range(2):
+    try:
+        encoder.collect(encoder.forward(*large))
+    except OutOfMemory:
+        print("out of memory")
+np.testing.assert_allclose(encoder.collect(encoder.forward(*small)), before, atol=1e-6)
+"""
+# Python runs a module of this name before anything else, in the processes that a library starts too.
+LISTEN = """
+import os, sys
+def heard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") or event.startswith("urllib."):
+        with open(os.environ["ATTEMPTS"], "a") as stream:
+            stream.write(f"{event} {arguments}\\n")
+        raise OSError("no network in this test")
+sys.addaudithook(heard)
+"""
+
+
+@cache
+def run(folder: Path, *argv: str, code: str = LOAD) -> tuple[str, str, str]:
+    """stdout, stderr and the connections that were tried, in a process whose home and cache are in `folder`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(LISTEN)
+    attempts = folder / "attempts"
+    attempts.write_text("")
+    # The reports of use would stop by themselves where they see a continuous-integration machine.
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(models.folder(MODEL)), *argv],
+        env={
+            **kept,
+            "HOME": str(folder),
+            "EMBEDCLI_CACHE": str(folder / "cache"),
+            "PYTHONPATH": os.pathsep.join([str(folder), str(HERE)]),
+            "ATTEMPTS": str(attempts),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr, attempts.read_text()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("start")
+
+
+def test_converting_tries_no_connection_and_leaves_stdout_alone(folder: Path) -> None:
+    """With --verbose among its arguments too, which the converter reads as its own."""
+    out, err, attempts = run(folder, "--verbose")
+    assert "compiling" in err
+    assert "torch" in err.splitlines()[-1].split()
+    assert attempts == ""
+    assert out == ""
+
+
+def test_a_later_start_imports_no_pytorch_and_tries_no_connection(folder: Path) -> None:
+    run(folder, "--verbose")
+    out, err, attempts = run(folder)
+    assert "compiling" not in err
+    assert set(err.splitlines()[-1].split()) & HEAVY == set()
+    assert {"openvino", "tokenizers"} <= set(err.splitlines()[-1].split())
+    assert attempts == ""
+    assert out == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
+@pytest.mark.parametrize("megabytes", ["40", "300"])
+def test_a_batch_that_does_not_fit_can_be_tried_smaller(folder: Path, megabytes: str) -> None:
+    """Too little for its arrays (82 MB), or enough for those and too little for the network."""
+    run(folder, "--verbose")
+    out, _, _ = run(folder, megabytes, code=FULL)
+    assert out == "out of memory\n" * 2
+
+
+def test_the_listener_hears(folder: Path) -> None:
+    """Importing OpenVINO as it comes tries to reach its maker; if that changes, so may the guard."""
+    _, _, attempts = run(folder, code="import openvino")
+    assert "connect" in attempts or "getaddrinfo" in attempts or "urllib" in attempts

@@ -1,0 +1,95 @@
+"""The token budget follows the memory that is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import models
+from embedcli import encoders
+from embedcli.core.errors import OutOfMemory
+from embedcli.core.job import Job
+from embedcli.encoders.torch import memory_budget
+
+GB = 10**9
+
+
+@given(st.integers(1, 10**6), st.integers(1, 9000), st.integers(1, 10**12), st.integers(1, 10**7))
+def test_a_batch_fits_and_holds_a_row(wanted: int, longest: int, free: int, each: int) -> None:
+    found = memory_budget.fitting(wanted, longest, lambda: free, lambda tokens: each * tokens)
+    assert found >= longest
+    assert found <= max(wanted, longest)
+    assert found == longest or found * each <= memory_budget.SHARE * free * 1.001
+
+
+def test_a_roomy_card_takes_what_is_wanted() -> None:
+    assert memory_budget.fitting(65536, 512, lambda: 80 * GB, lambda tokens: 30_000 * tokens) == 65536
+
+
+def test_a_small_card_takes_less() -> None:
+    assert memory_budget.fitting(65536, 512, lambda: 1 * GB, lambda tokens: 30_000 * tokens) == 13333
+
+
+def test_a_card_that_the_trial_fills_goes_row_by_row() -> None:
+    def full(_: int) -> int:
+        raise OutOfMemory("out of memory")
+
+    assert memory_budget.fitting(65536, 512, lambda: GB, full) == 512
+
+
+def test_a_card_that_does_not_tell_takes_what_is_wanted() -> None:
+    def untold(device: str) -> None:
+        raise RuntimeError("The device doesn't support querying the available free memory")
+
+    card: Any = Card(0, 0)
+    card.mem_get_info = untold
+    assert memory_budget.Gauge(card, "xpu:0").free() is None
+    assert memory_budget.fitting(65536, 512, lambda: None, lambda tokens: tokens) == 65536
+
+
+def test_the_trial_is_of_the_longest_rows() -> None:
+    tried: list[int] = []
+
+    def peak(tokens: int) -> int:
+        tried.append(tokens)
+        return 1
+
+    memory_budget.fitting(65536, 3000, lambda: GB, peak)
+    assert tried == [6000]
+
+
+class Card:
+    """torch, and its module of a card, with some memory, of which a model takes a part."""
+
+    def __init__(self, free: int, peak: int) -> None:
+        self.cuda = self.xpu = self
+        self.memory_reserved = lambda device: 5000
+        self.memory_allocated = lambda device: 3000
+        self.mem_get_info = lambda device: (free, free)
+        self.reset_peak_memory_stats = lambda device: None
+        self.max_memory_allocated = lambda device: 3000 + peak
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "wanted"), [("cuda:0", 10**12, 1536), ("cuda:0", 20_000, 256), ("xpu:0", 20_000, 256)]
+)
+def test_an_encoder_asks_the_card(device: str, free: int, wanted: int) -> None:
+    """On the CPU, with a made-up card: a real batch of the longest rows runs."""
+    job = Job((), "", model=str(models.folder("all-MiniLM-L6-v2-shape")), device="cpu", engine="torch", threads=1)
+    encoder: Any = encoders.load(job)
+    before = encoder.batch_tokens
+    ran: list[int] = []
+    forward = encoder.forward
+
+    def counted(tokens: Any, rows: Any) -> Any:
+        ran.append(len(rows))
+        return forward(tokens, rows)
+
+    encoder.forward = counted
+    encoder._fit(memory_budget.Gauge(Card(free, 2_000_000), device))
+    assert (before, encoder.batch_tokens) == (1536, wanted)
+    assert ran == [6]
+    encoder.close()

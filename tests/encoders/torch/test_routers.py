@@ -1,0 +1,88 @@
+"""Models with one way for queries and another for documents: which way made the vectors is part of their space."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedcli
+import models
+from embedcli.analysis.evaluate import Encoders
+from embedcli.analysis.verify import verify
+from embedcli.core.errors import ResumeError, UsageError
+from embedcli.outputs.dataset import open_output
+from reference import encode, job, load, lowest_cosine, samples
+
+SAME = 0.9999
+ROLES: Any = ("query", "document")
+
+
+def router(folder: Path, **how: Any) -> Any:
+    """One transformer, and behind its pooling a Dense module for each role: the layout of asymmetric models."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    torch.manual_seed(1)
+    network = modules.Transformer(str(models.folder("m3e-base")))
+    ways: Any = {role: [modules.Dense(32, 16)] for role in ROLES}
+    made = SentenceTransformer(modules=[network, modules.Pooling(32), modules.Router(ways, **how)], device="cpu")
+    made.save(str(folder), create_model_card=False)
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of such a model, and what sentence-transformers makes of ten rows in each role."""
+    folder = tmp_path_factory.mktemp("router") / "model"
+    made = router(folder, default_route="document")
+    texts = samples()[:10]
+    return folder, {"query": made.encode_query(texts), "document": made.encode_document(texts)}
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("role", ROLES)
+def test_a_router_behind_the_pooling_is_told_the_role(model: Any, role: Any, engine: str) -> None:
+    folder, wanted = model
+    encoder = load(folder, as_=role, engine=engine)
+    assert lowest_cosine(encode(encoder, samples()[:10]), wanted[role]) >= SAME
+    assert encoder.space()["task"] == role
+
+
+def test_another_role_is_another_space(model: Any, tmp_path: Path) -> None:
+    folder, wanted = model
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "out.parquet"
+    rows.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(samples()[:10])))
+    flags: dict[str, Any] = {"model": folder, "device": "cpu", "engine": "torch"}
+    embedcli.encode_file(rows, out, as_="query", **flags)
+    again: list[dict[str, Any]] = [{}, {"update": True}]
+    for more in again:
+        with pytest.raises(ResumeError, match="task was"):
+            embedcli.encode_file(rows, out, as_="document", **more, **flags)
+    with pytest.raises(ResumeError, match="task was"):
+        embedcli.encode_file(rows, tmp_path / "other.parquet", as_="document", reuse=(str(out),), **flags)
+    finished = open_output(str(out))
+    made = np.concatenate([block.vectors for block in finished.blocks()])
+    assert lowest_cosine(made, wanted["query"]) >= SAME
+    assert all(check.ok for check in verify(finished, (), None, device="cpu", engine="torch"))
+
+
+def test_eval_gives_queries_and_documents_their_own_way(model: Any) -> None:
+    folder, wanted = model
+    own = Encoders(job(folder, device="cpu"), lambda line: None)
+    for role in ROLES:
+        assert lowest_cosine(own.encode(samples()[:10], job(folder, device="cpu", as_=role)), wanted[role]) >= SAME
+    own.close()
+
+
+def test_a_router_without_a_default_asks_for_the_role(tmp_path: Path) -> None:
+    made = router(tmp_path / "model", allow_empty_key=False)
+    with pytest.raises(UsageError, match="has no default") as caught:
+        load(tmp_path / "model")
+    assert caught.value.hint == "add --as query or --as document"
+    reference = made.encode_query(samples()[:3])
+    assert lowest_cosine(encode(load(tmp_path / "model", as_="query"), samples()[:3]), reference) >= SAME

@@ -1,0 +1,218 @@
+"""Copies to and from a card: nobody waits for them, and what comes back is looked at on the card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+import models
+from embedcli.core.quantization import unusable
+from embedcli.encoders.torch.transfer import Copies, Fetched
+from embedcli.pipeline import engine
+from embedcli.pipeline.control import Control
+from embedcli.pipeline.metrics import Meter
+from embedcli.pipeline.preparation import Settings
+from fakes import chunk
+from reference import encode, job, load, samples
+
+
+class Card:
+    """torch and its module of a card, which note what they are asked for."""
+
+    def __init__(self, kind: str) -> None:
+        self.calls: list[Any] = []
+        setattr(self, kind, self)
+
+    def note(self, *call: Any) -> Card:
+        self.calls.append(call)
+        return self
+
+    def from_numpy(self, array: Any) -> Card:
+        return self.note("from_numpy")
+
+    def pin_memory(self) -> Card:
+        return self.note("pin_memory")
+
+    def to(self, device: str, **how: Any) -> Card:
+        return self.note("to", device, how)
+
+    shape, dtype, device = (2, 3), "float32", "card:1"
+
+    def empty(self, shape: Any, **how: Any) -> Card:
+        return self.note("empty", shape, how)
+
+    def copy_(self, source: Any, **how: Any) -> Card:
+        return self.note("copy_", how)
+
+    def isfinite(self, vectors: Any) -> Card:
+        return self.note("isfinite")
+
+    def all(self) -> Card:
+        return self.note("all")
+
+    def any(self, dim: int) -> Card:
+        return self.note("any", dim)
+
+    def __and__(self, other: Any) -> Card:
+        return self.note("and")
+
+    def Event(self) -> Card:  # noqa: N802
+        return self.note("Event")
+
+    def current_stream(self, device: str) -> str:
+        return f"stream of {device}"
+
+    def record(self, stream: str) -> None:
+        self.note("record", stream)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_copies_of_cards_with_events_do_not_wait(kind: str) -> None:
+    card: Any = Card(kind)
+    copies = Copies(card, f"{kind}:1")
+    copies.put(np.zeros(3))
+    assert card.calls == [("from_numpy",), ("pin_memory",), ("to", f"{kind}:1", {"non_blocking": True})]
+    card.calls.clear()
+    fetched = copies.fetch(card)
+    assert fetched.vectors is fetched.sound is fetched.ready is card
+    home = [("empty", (2, 3), {"dtype": "float32", "pin_memory": True}), ("copy_", {"non_blocking": True})]
+    look = [("isfinite",), ("all",), ("any", 1), ("all",), ("and",)]
+    assert card.calls == [*look, *home, *home, ("Event",), ("record", "stream of card:1")]
+
+
+def test_vectors_that_are_stored_in_half_come_back_so() -> None:
+    vectors = torch.tensor([[1.0, 1e6], [0.1, 0.2]])
+    fetched = Copies(Memory(), "cuda:0", half=True).fetch(vectors)
+    assert fetched.vectors.dtype == torch.float16
+    assert torch.equal(fetched.vectors, vectors.half())
+    assert bool(fetched.sound), "the numbers were looked at before they were rounded"
+
+
+@pytest.mark.parametrize(
+    ("flags", "half"),
+    [
+        ({"precision": "float16"}, True),
+        ({"precision": "float16", "truncate_dim": 8}, False),
+        ({"precision": "float16", "overflow": "pool"}, False),
+        ({"precision": "int8"}, False),
+        ({}, False),
+    ],
+)
+def test_only_what_becomes_float16_and_nothing_else_is_fetched_so(flags: Any, half: bool) -> None:
+    texts = samples()[:40]
+    encoder = load(models.folder("all-MiniLM-L6-v2-shape"), **flags)
+    encoder._copies = Copies(Memory(), "cuda:0", half=encoder._copies._half)
+    kept = Settings.of(job(**flags), "")
+    (made,) = engine.encode(iter([chunk(texts)]), encoder, kept, Meter(), Control())
+    (exact,) = engine.encode(iter([chunk(texts)]), load_plain(), kept, Meter(), Control())
+    assert np.array_equal(made.vectors, made.vectors.astype(np.float16)) == half
+    np.testing.assert_array_equal(made.vectors.astype(np.float16), exact.vectors.astype(np.float16))
+
+
+def load_plain() -> Any:
+    return load(models.folder("all-MiniLM-L6-v2-shape"))
+
+
+def test_copies_of_other_devices_wait() -> None:
+    card: Any = Card("mps")
+    copies = Copies(card, "mps")
+    copies.put(np.zeros(3))
+    assert card.calls == [("from_numpy",), ("to", "mps", {})]
+    assert copies.fetch(card) == Fetched(card)
+    assert len(card.calls) == 2
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_the_installed_torch_has_what_copies_and_budgets_ask_for(kind: str) -> None:
+    module = getattr(torch, kind)
+    asked = ("Event", "current_stream", "mem_get_info", "memory_allocated", "memory_reserved", "max_memory_allocated")
+    assert [name for name in (*asked, "reset_peak_memory_stats", "empty_cache") if not hasattr(module, name)] == []
+
+
+class Memory:
+    """torch with a card whose memory is this machine's: what is asked of it is done at once."""
+
+    isfinite = staticmethod(torch.isfinite)
+
+    @property
+    def cuda(self) -> Memory:
+        return self
+
+    def from_numpy(self, array: Any) -> Any:
+        return Here(torch.from_numpy(array))
+
+    def empty(self, shape: Any, *, dtype: Any, pin_memory: bool) -> Any:
+        assert pin_memory
+        return torch.empty(shape, dtype=dtype)
+
+    def Event(self) -> Memory:  # noqa: N802
+        return self
+
+    def current_stream(self, device: Any) -> None:
+        return None
+
+    def record(self, stream: None) -> None:
+        return None
+
+    def synchronize(self) -> None:
+        return None
+
+
+@dataclass
+class Here:
+    """A tensor that need not be moved."""
+
+    tensor: Any
+
+    def pin_memory(self) -> Here:
+        return self
+
+    def to(self, device: str, *, non_blocking: bool) -> Any:
+        return self.tensor
+
+
+@given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 4))))
+def test_the_card_sees_what_the_host_would(vectors: Any) -> None:
+    fetched = Copies(Memory(), "cuda:0").fetch(torch.from_numpy(vectors))
+    assert bool(fetched.sound) == (not unusable(vectors).any())
+    np.testing.assert_array_equal(fetched.vectors.numpy(), vectors)
+
+
+def test_the_host_looks_only_where_the_card_saw_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = samples()[:60]
+    encoder = load(models.folder("all-MiniLM-L6-v2-shape"))
+    plain = encode(encoder, texts)
+    encoder._copies = Copies(Memory(), "cuda:0")
+    looks: list[int] = []
+
+    def look(vectors: Any) -> Any:
+        looks.append(len(vectors))
+        return unusable(vectors)
+
+    monkeypatch.setattr(engine, "unusable", look)
+    whole = engine_run(encoder, texts)
+    assert looks == []
+    np.testing.assert_allclose(whole.vectors, plain, atol=1e-6)
+    word = int(encoder.tokenize([texts[7]]).ids[2])
+    encoder.model[0].auto_model.embeddings.word_embeddings.weight.data[word] = float("nan")
+    broken = engine_run(encoder, texts)
+    hit = [i for i, text in enumerate(texts) if word in encoder.tokenize([text]).ids]
+    assert 7 in hit
+    assert len(hit) < len(texts)
+    assert sorted(set(range(len(texts))) - set(broken.rows.tolist())) == hit
+    assert {reject.reason for reject in broken.rejects} == {engine.NOT_FINITE}
+    np.testing.assert_allclose(broken.vectors, plain[broken.rows], atol=1e-6)
+    assert looks
+
+
+def engine_run(encoder: Any, texts: list[str]) -> Any:
+    settings = Settings(batch_tokens=256)
+    (made,) = engine.encode(iter([chunk(texts)]), encoder, settings, Meter(), Control())
+    return made

@@ -1,0 +1,44 @@
+"""When stages were busy, kept in constant memory: no second is lost, however long a run takes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedcli.pipeline.metrics import BINS, FIRST_WIDTH, Lane, Meter
+
+spans = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 2000)), max_size=30)
+
+
+@given(spans)
+def test_busy_seconds_add_up_in_bounded_memory(given_spans: list[tuple[float, float]]) -> None:
+    lane, now, busy = Lane(), 0.0, 0.0
+    for idle, long in given_spans:
+        lane.add(now + idle, now + idle + long)
+        now, busy = now + idle + long, busy + long
+    assert sum(lane.bins) == pytest.approx(busy, rel=1e-9, abs=1e-6)
+    assert len(lane.bins) <= BINS
+    assert lane.width == FIRST_WIDTH or now >= lane.width * BINS / 2
+    assert all(-1e-9 <= seconds <= lane.width * (1 + 1e-9) for seconds in lane.bins)
+
+
+def test_bins_stand_where_the_time_was() -> None:
+    lane = Lane(width=1.0)
+    lane.add(1.5, 3.25)
+    assert lane.bins == [0, 0.5, 1, 0.25]
+    lane.coarsen()
+    assert (lane.bins, lane.width) == ([0.5, 1.25], 2.0)
+    assert lane.at_width(4.0) == [0.438]
+    assert lane.width == 2.0
+
+
+def test_lanes_of_a_run_have_one_width() -> None:
+    meter = Meter()
+    assert meter.timeline() is None
+    meter.lanes["read"].add(0.0, 0.005)
+    meter.lanes["forward"].add(10.0, 11.0)
+    made = meter.timeline()
+    assert made is not None
+    assert {len(shares) for shares in made["busy"].values()} == {int(11 / made["seconds"]) + 1}
+    assert sum(made["busy"]["forward"]) * made["seconds"] == pytest.approx(1.0, abs=0.01)

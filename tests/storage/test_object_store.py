@@ -1,0 +1,567 @@
+"""Addresses: a real S3 server and web servers of this machine, real commands and kills; secrets stay secret."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+import jobs
+import s3_server
+import web_server
+from embedcli import storage
+from embedcli.core.errors import InputError, OutputError, UsageError
+from embedcli.storage import clients, lease_lock, object_store, url_redaction
+from embedcli.storage.local import Taken
+from embedcli.storage.ranged_file import FIRST_BYTES, LARGEST_BYTES, RangedFile
+
+ROWS = jobs.rows(240)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[s3_server.Store]:
+    with s3_server.running() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, store: s3_server.Store) -> Path:
+    """A folder with a model and rows.jsonl, the output of a local run as `whole.parquet`; the rows in the store."""
+    folder = tmp_path_factory.mktemp("place")
+    jobs.word_model(folder)
+    data = jobs.write_jsonl(folder / "rows.jsonl", ROWS).read_bytes()
+    store.put("in/rows.jsonl", data)
+    store.put("in/rows.jsonl.gz", gzip.compress(data))
+    table = pa.Table.from_pylist(ROWS)
+    pq.write_table(table, folder / "rows.parquet", row_group_size=100)
+    pa.csv.write_csv(table, folder / "rows.csv")
+    for name in ("rows.parquet", "rows.csv"):
+        store.put(f"in/{name}", (folder / name).read_bytes())
+    assert jobs.run("encode", folder / "rows.jsonl", folder / "whole.parquet", *flags(folder)).code == 0
+    return folder
+
+
+@pytest.fixture
+def here(store: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> s3_server.Store:
+    """The store as this process finds it. A lease is not waited for: only tests of processes have a rival."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
+    clients._own.cache_clear()
+    return store
+
+
+def flags(place: Path) -> list[object]:
+    return ["-m", place / "words.txt", "--chunk-rows", 20, "-q"]
+
+
+def table_of(data: bytes) -> Any:
+    return pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+
+
+# Inputs and outputs
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.parquet"])
+def test_every_format_is_read_as_from_a_file(name: str, here: s3_server.Store, place: Path, tmp_path: Path) -> None:
+    done = jobs.run("encode", f"s3://data/in/{name}", tmp_path / "out.parquet", *flags(place))
+    assert (done.code, done.err) == (0, "")
+    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(place / "whole.parquet"))
+
+
+def test_one_run_writes_what_a_local_run_writes_and_leaves_nothing_else(store: s3_server.Store, place: Path) -> None:
+    job = ("encode", "s3://data/in/rows.jsonl", "s3://data/one/out.parquet", *flags(place))
+    done = jobs.run_apart(*job, "--report", "s3://data/one/r.json", stdin=None, **store.environment)
+    assert (done.code, done.err) == (0, "")
+    assert store.get("one/out.parquet") == (place / "whole.parquet").read_bytes()
+    assert store.names("one/") == ["one/out.parquet", "one/r.json"]
+    assert json.loads(store.get("one/r.json"))["files"] == ["s3://data/one/out.parquet"]
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.jsonl", "out.arrow", "folder/"])
+def test_every_output_can_be_read_back_and_searched(name: str, here: s3_server.Store, place: Path) -> None:
+    output = f"s3://data/kinds/{name}"
+    assert jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place), "--part-size", 4000).code == 0
+    assert [key for key in here.names("kinds/") if "part" in key.split("/")[1] or "_lock" in key] == []
+    verified = jobs.run("verify", output, "s3://data/in/rows.jsonl")
+    assert verified.code == 0, verified.out
+    found = jobs.run("search", output, ROWS[7]["text"], "-m", place / "words.txt", "-k", 1, "--json")
+    assert found.code == 0
+    assert "1.0" in found.out
+
+
+def test_folders_and_globs(here: s3_server.Store) -> None:
+    for name in [
+        "g/a-10.jsonl",
+        "g/a-2.jsonl",
+        "g/_x.jsonl",
+        "g/.y.jsonl",
+        "g/z.txt",
+        "g/deep/b.jsonl",
+        "g/deep/er/c.csv",
+    ]:
+        here.put(name, b'{"text": "a"}\n')
+    expected = {
+        "s3://data/g": ["a-2.jsonl", "a-10.jsonl"],
+        "s3://data/g/": ["a-2.jsonl", "a-10.jsonl"],
+        "s3://data/g/*.jsonl": ["a-2.jsonl", "a-10.jsonl"],
+        "s3://data/g/a-[0-9].jsonl": ["a-2.jsonl"],
+        "s3://data/g/?-10.*": ["a-10.jsonl"],
+        "s3://data/g/**/*.jsonl": ["a-2.jsonl", "a-10.jsonl", "deep/b.jsonl"],
+        "s3://data/g/*/*": ["deep/b.jsonl"],
+        "s3://data/*/deep/**": ["deep/b.jsonl", "deep/er/c.csv"],
+    }
+    for given, names in expected.items():
+        assert storage.expand([given]) == tuple(f"s3://data/g/{name}" for name in names), given
+
+
+def test_update_and_reuse_take_vectors_from_the_store(here: s3_server.Store, place: Path, tmp_path: Path) -> None:
+    output = "s3://data/update/out.parquet"
+    assert jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place)).code == 0
+    more = jobs.write_jsonl(tmp_path / "rows.jsonl", [*ROWS, {"id": "new", "text": "word1", "n": -1}])
+    done = jobs.run("encode", more, output, *flags(place), "--update", "--report", tmp_path / "r.json")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "r.json").read_text())["changes"] == {
+        "added": 1,
+        "changed": 0,
+        "reused": 240,
+        "removed": 0,
+    }
+    assert jobs.run("encode", more, tmp_path / "out.npy", *flags(place), "--reuse", output).code == 0
+
+
+def test_a_finished_output_is_left_as_it_is_and_a_changed_job_is_refused(here: s3_server.Store, place: Path) -> None:
+    output = "s3://data/again/out.parquet"
+    for _ in range(2):
+        done = jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place))
+        assert done.code == 0, done.err
+    assert jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place), "--keep", "n").code == 2
+    assert jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place), "--keep", "n", "--overwrite").code == 0
+    assert "n" in table_of(here.get("again/out.parquet")).column_names
+
+
+def test_rejects_lie_beside_the_output(here: s3_server.Store, place: Path) -> None:
+    here.put("bad/in.jsonl", b'{"id": "a", "text": "word1"}\nnonsense\n')
+    assert jobs.run("encode", "s3://data/bad/in.jsonl", "s3://data/bad/out.parquet", *flags(place)).code == 3
+    assert json.loads(here.get("bad/out.parquet.rejects.jsonl"))["source"] == "s3://data/bad/in.jsonl"
+
+
+# Kills
+
+
+def started(store: s3_server.Store, place: Path, output: str, parts: int) -> subprocess.Popen[bytes]:
+    """A command that has written so many parts, and was stopped there (SIGSTOP)."""
+    command = jobs.command("encode", "s3://data/in/rows.jsonl", f"s3://{output}", *flags(place))
+    process = subprocess.Popen(command, env=os.environ | store.environment, stderr=subprocess.PIPE)
+    folder = output.rstrip("/").partition("/")[2]
+    jobs.wait_for(lambda: sum("/part-" in name for name in everything(store, output, folder)) >= parts, process)
+    process.send_signal(signal.SIGSTOP)
+    return process
+
+
+def removed(store: s3_server.Store, bucket: str) -> bool:
+    """Whether a bucket is gone now: what a stopped command had sent may land in it while it is emptied."""
+    try:
+        store.fs.delete_dir(bucket)
+    except OSError as error:
+        if "BucketNotEmpty" not in str(error):
+            raise
+        return False
+    return True
+
+
+def everything(store: s3_server.Store, output: str, folder: str) -> list[str]:
+    import pyarrow.fs as pafs
+
+    bucket = output.partition("/")[0]
+    found = store.fs.get_file_info(pafs.FileSelector(bucket, recursive=True, allow_not_found=True))
+    return [info.path for info in found if info.path.startswith(f"{bucket}/{folder}")]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(("name", "parts"), [("out.parquet", 1), ("out.parquet", 7), ("folder/", 4)])
+def test_killed_and_run_again_gives_the_same(name: str, parts: int, here: s3_server.Store, place: Path) -> None:
+    output = f"data/kill{parts}/{name}"
+    kill(started(here, place, output, parts))
+    assert f"kill{parts}/{name}" not in here.names(f"kill{parts}/")
+    report = place / f"kill{parts}.json"
+    done = jobs.run("encode", "s3://data/in/rows.jsonl", f"s3://{output}", *flags(place), "--report", report)
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(report.read_text())["rows"]["resumed"] >= 20 * parts
+    left = here.names(f"kill{parts}/")
+    data = next(key for key in left if key.endswith(".parquet"))
+    assert table_of(here.get(data)).equals(table_of((place / "whole.parquet").read_bytes()))
+    assert [key for key in left if "parts" in key or "_lock" in key] == []
+
+
+def test_a_damaged_part_is_noticed_and_made_again(here: s3_server.Store, place: Path, tmp_path: Path) -> None:
+    output = "s3://data/damage/out.parquet"
+    assert jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place), "--limit", 60).code == 75
+    part = here.names("damage/out.parquet.parts/part-")[0]
+    here.put(part, here.get(part)[:-3] + b"xxx")
+    done = jobs.run("encode", "s3://data/in/rows.jsonl", output, *flags(place), "--report", tmp_path / "r")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "r").read_text())["damaged_parts"] == 1
+    assert here.get("damage/out.parquet") == (place / "whole.parquet").read_bytes()
+
+
+def test_a_second_writer_is_refused_until_the_first_is_dead(here: s3_server.Store, place: Path) -> None:
+    first = started(here, place, "data/two/out.parquet", 1)
+    job = ("encode", "s3://data/in/rows.jsonl", "s3://data/two/out.parquet", *flags(place))
+    try:
+        second = jobs.run(*job)
+    finally:
+        kill(first)
+    assert second.code == 1
+    assert "another embedcli is writing s3://data/two/out.parquet" in second.err
+    assert jobs.run(*job).code == 0
+
+
+def test_a_bucket_that_vanishes_is_told(store: s3_server.Store, place: Path) -> None:
+    store.fs.create_dir("vanishing")
+    process = started(store, place, "vanishing/out.parquet", 2)
+    try:
+        jobs.wait_for(lambda: removed(store, "vanishing"), process)
+        process.send_signal(signal.SIGCONT)
+        error = process.communicate(timeout=jobs.PATIENCE)[1].decode()
+    finally:
+        kill(process)
+    assert process.returncode == 1, error
+    assert "error: s3://vanishing/" in error
+    assert "there is no such bucket" in error
+
+
+# Leases
+
+
+def a_lease(store: s3_server.Store, key: str, host: str, pid: int) -> str:
+    return store.put(key, json.dumps({"token": "theirs", "host": host, "pid": pid}).encode())
+
+
+def test_a_living_lease_holds_and_a_dead_one_does_not(here: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
+    with pytest.raises(OutputError, match="another embedcli is writing s3://data/o"):
+        storage.lock(a_lease(here, "lease/a", "elsewhere", 1), "s3://data/o")
+    with pytest.raises(OutputError):
+        storage.lock(a_lease(here, "lease/b", lease_lock.this_host(), os.getpid()), "s3://data/o")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    storage.lock(a_lease(here, "lease/c", lease_lock.this_host(), ended.pid), "s3://data/o")()
+    monkeypatch.setattr(lease_lock, "LEASE_SECONDS", -1.0)
+    give_back = storage.lock("s3://data/lease/a", "s3://data/o")
+    assert json.loads(here.get("lease/a"))["token"] != "theirs"
+    give_back()
+    assert json.loads(here.get("lease/a")) == {}
+
+
+class Memory:
+    """A store in which another's lease may land between writing and looking."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+        self.intruder: bytes | None = None
+
+    def small(self, path: str) -> tuple[bytes, float] | None:
+        return (self.held[path], 0.0) if path in self.held else None
+
+    def put(self, path: str, data: bytes) -> None:
+        self.held[path] = self.intruder or data
+
+    def names(self, folder: str) -> list[str]:
+        return [path.removeprefix(folder + "/") for path in self.held if path.startswith(folder + "/")]
+
+    def remove(self, path: str) -> None:
+        self.held.pop(path, None)
+
+
+def test_who_finds_anothers_lease_after_writing_has_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
+    memory = Memory()
+    memory.intruder = b'{"token": "theirs", "host": "elsewhere", "pid": 1}'
+    with pytest.raises(Taken):
+        lease_lock.take(memory, "a")
+    assert memory.held["a"] == memory.intruder
+
+
+def test_a_lease_is_shared_or_held_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
+    memory = Memory()
+    one, two = lease_lock.take_shared(memory, "a"), lease_lock.take_shared(memory, "a")
+    one()
+    with pytest.raises(Taken):
+        lease_lock.take(memory, "a")
+    two()
+    assert memory.held == {}
+    alone = lease_lock.take(memory, "a")
+    with pytest.raises(Taken):
+        lease_lock.take_shared(memory, "a")
+    alone()
+    lease_lock.take_shared(memory, "a")()
+
+
+@pytest.mark.parametrize("mine", ["a", "a.shared/1"])
+def test_who_comes_between_writing_and_looking_is_seen(mine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other has looked before we wrote, and goes on: we must not."""
+    monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
+    memory, (take, other) = Memory(), (lease_lock.take, "a.shared/1") if mine == "a" else (lease_lock.take_shared, "a")
+
+    def put(path: str, data: bytes) -> None:
+        memory.held.setdefault(other, json.dumps({"token": "theirs", "host": "elsewhere", "pid": 1}).encode())
+        memory.held[path] = data
+
+    monkeypatch.setattr(memory, "put", put)
+    with pytest.raises(Taken):
+        take(memory, "a")
+    assert [path for path in memory.held if path != other and lease_lock.held(memory, path)] == []
+
+
+def test_shards_and_whole_runs_keep_each_other_off(here: s3_server.Store, place: Path) -> None:
+    output = "s3://data/sharing/out.parquet"
+    job = ("encode", "s3://data/in/rows.jsonl", output, *flags(place))
+    give_back = storage.lock(f"{output}.parts/_lock", output, shared=True)
+    refused = jobs.run(*job)
+    assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
+    give_back()
+    give_back = storage.lock(f"{output}.parts/_lock", output)
+    refused = jobs.run(*job, "--shard", "1/1")
+    assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
+    give_back()
+    done = jobs.run(*job, "--shard", "1/1")
+    assert done.code == 0, done.err
+    assert here.names("sharing/") == ["sharing/out.parquet"]
+
+
+# Faults
+
+
+def test_what_is_not_there(here: s3_server.Store, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+
+    def err(*arguments: object) -> tuple[int, str]:
+        done = jobs.run("encode", *arguments, *flags(place))
+        return done.code, done.err
+
+    out = tmp_path / "out.parquet"
+    rows = place / "rows.jsonl"
+    assert err("s3://data/in/nothing.jsonl", out)[0] == 2
+    assert "s3://none/rows.jsonl: there is no bucket s3://none" in err("s3://none/rows.jsonl", out)[1]
+    code, told = err(rows, "s3://none/out.parquet")
+    assert (code, "there is no such bucket" in told) == (1, True)
+    assert "did you mean s3://" in err(rows, "s4://data/out.parquet")[1]
+    assert "without file://" in err("file:///tmp/a.jsonl", out)[1]
+    for address in ("http://127.0.0.1:9/out.parquet", "hf://datasets/a/b/out.parquet"):
+        code, told = err(rows, address)
+        assert (code, "can be read, not written" in told) == (2, True), told
+    assert "pip install 'embedcli[azure]'" in err("az://a/b.jsonl", out)[1]
+    assert "credentials in an address are not read" in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
+    assert "hunter2" not in err("s3://key:hunter2@data/in/rows.jsonl", out)[1]
+    assert jobs.left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("here")
+def test_denied_and_unreachable(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with web_server.serving(tmp_path, "denied") as denied:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{denied}")
+        clients._own.cache_clear()
+        done = jobs.run("encode", "s3://data/in/rows.jsonl", tmp_path / "o.npy", *flags(place))
+    assert done.code == 1
+    assert "access is denied" in done.err
+    assert "check AWS_ACCESS_KEY_ID" in done.err
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    clients._own.cache_clear()
+    done = jobs.run("encode", place / "rows.jsonl", "s3://data/x/o.npy", *flags(place))
+    assert done.code == 1
+    assert "cannot be reached" in done.err
+    assert "AWS_ENDPOINT_URL" in done.err
+
+
+def test_a_server_that_never_answers_is_given_up(here: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "REQUEST_SECONDS", 1)
+    monkeypatch.setattr(clients, "ATTEMPTS", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(5)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(InputError, match="does not answer"):
+            storage.open_input("s3://silent/a.jsonl")
+
+
+def test_a_broken_upload_is_not_visible(here: s3_server.Store) -> None:
+    def interrupted() -> None:
+        with storage.writing("s3://data/broken/out.bin") as out:
+            out.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert here.names("broken/") == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 12 << 20])
+def test_files_of_every_size_arrive_whole(size: int, here: s3_server.Store) -> None:
+    """The largest is uploaded in several parts."""
+    data = os.urandom(size)
+    with storage.writing("s3://data/sizes/a b+c%20é.bin") as out:
+        out.write(data[: size // 2])
+        out.write(data[size // 2 :])
+    assert here.get("sizes/a b+c%20é.bin") == data
+    with storage.open_seekable("s3://data/sizes/a b+c%20é.bin") as source:
+        assert source.size() == size
+        assert source.read() == data
+
+
+def test_what_the_store_holds_is_compared(here: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = object_store.RemoteFiles._check
+    monkeypatch.setattr(
+        object_store.RemoteFiles, "_check", lambda self, path, _: real(self, path, memoryview(b"other"))
+    )
+    for data in (b"wrote", b"longer"):
+        with pytest.raises(OutputError, match="does not hold what was written"):
+            storage.write_bytes("s3://data/altered/a", data)
+
+
+# fsspec
+
+
+def test_what_fsspec_serves_is_written_and_read_as_well(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec's store in memory stands in for Azure's: the same calls, no server."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Azure(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "az"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return "/" + path.removeprefix("az://").strip("/")
+
+    monkeypatch.setattr(clients, "_raw", lambda *_: Azure())
+    monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
+    clients._fsspec.cache_clear()
+    for output in ("az://box/out.parquet", "az://box/folder/"):
+        done = jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--limit", 60)
+        assert done.code == 75, done.err
+        assert jobs.run("encode", place / "rows.jsonl", output, *flags(place)).code == 0
+        assert jobs.run("verify", output, place / "rows.jsonl").code == 0
+    assert Azure().cat_file("/box/out.parquet") == (place / "whole.parquet").read_bytes()
+    assert [
+        name for name in Azure.store if "_lock" in name or ("part-0000" in name and "folder/part" not in name)
+    ] == []
+    assert storage.expand(["az://box/*.parquet"]) == ("az://box/out.parquet",)
+    clients._fsspec.cache_clear()
+
+
+# Ranges
+
+
+def test_reading_on_takes_few_requests_and_a_look_takes_little() -> None:
+    data = os.urandom(40 << 20)
+    asked: list[int] = []
+
+    def fetch(start: int, size: int) -> bytes:
+        asked.append(size)
+        return data[start : start + size]
+
+    file = RangedFile("s3://b/a", len(data), fetch)
+    assert file.read(100) == data[:100]
+    assert asked == [FIRST_BYTES]
+    assert b"".join(iter(lambda: file.read(1 << 20), b"")) == data[100:]
+    assert len(asked) < 20
+    assert max(asked) <= LARGEST_BYTES
+    file.seek(-8, 2)
+    assert file.read() == data[-8:]
+    assert file.read(1) == b""
+
+
+def test_a_short_answer_is_asked_for_again_and_told_if_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedcli.storage.ranged_file.PAUSE_SECONDS", 0.0)
+    answers = [b"ab", b"abcd"]
+    assert RangedFile("s3://b/a", 4, lambda *_: answers.pop(0)).read() == b"abcd"
+    with pytest.raises(InputError, match="fewer bytes"):
+        RangedFile("s3://b/a", 4, lambda *_: b"ab").read()
+
+
+# Web servers
+
+
+@pytest.mark.parametrize("mode", ["parts", "whole", "flaky"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_inputs_from_a_web_server(mode: str, name: str, place: Path, tmp_path: Path) -> None:
+    with web_server.serving(place, mode) as host:
+        done = jobs.run("encode", f"http://{host}/{name}", tmp_path / "out.parquet", *flags(place))
+    assert (done.code, done.err) == (0, "")
+    assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(place / "whole.parquet"))
+
+
+@pytest.mark.parametrize("place_of", ["http://{host}/{name}?token={secret}", "http://me:{secret}@{host}/{name}"])
+def test_no_secret_is_shown_or_recorded(place_of: str, place: Path, tmp_path: Path) -> None:
+    secret, out = web_server.TOKEN, tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "private.jsonl").write_bytes((place / "rows.jsonl").read_bytes() + b"nonsense\n")
+    loud = [flag for flag in flags(place) if flag != "-q"]
+    with web_server.serving(tmp_path) as host:
+        address = place_of.format(host=host, secret=secret, name="private.jsonl")
+        wrong = place_of.format(host=host, secret=secret, name="private-not.jsonl")
+        done = [
+            jobs.run("encode", address, out / "o.parquet", *loud, "--limit", 100, "--report", out / "report.json"),
+            jobs.run_apart("encode", address, out / "o.parquet", *loud, "-v"),
+            jobs.run("encode", wrong, out / "p.parquet", *loud),
+            jobs.run("inspect", address),
+        ]
+    assert [one.code for one in done] == [75, 3, 2, 0]
+    told = "".join(one.err + one.out for one in done)
+    written = b"".join(path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file())
+    assert secret not in told
+    assert secret.encode() not in written
+    assert "***" in told
+    assert b"***" in written
+
+
+def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> None:
+    with web_server.serving(place) as host:
+        with pytest.raises(UsageError, match="web servers list none"):
+            storage.expand([f"http://{host}/*.jsonl"])
+        with pytest.raises(UsageError, match="no such file"):
+            storage.expand([f"http://{host}/nothing.jsonl"])
+    with web_server.serving(place, "denied") as host, pytest.raises(InputError, match="access is denied"):
+        storage.expand([f"http://{host}/rows.jsonl"])
+    with pytest.raises(InputError, match="cannot be reached"):
+        storage.expand([f"http://{host}/rows.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://h/a.jsonl?id=7&token=abc", "http://h/a.jsonl?id=7&token=***"),
+        ("https://u:p@h:8/a?X-Amz-Signature=f&x=" + "y" * 30, "https://***@h:8/a?X-Amz-Signature=***&x=***"),
+        ("s3://key:secret@b/a?b", "s3://***@b/a?b"),
+        ("az://c@account/a", "az://c@account/a"),
+        ("a?token=b", "a?token=b"),
+    ],
+)
+def test_secrets_are_masked_and_found_again(address: str, shown: str) -> None:
+    assert storage.masked(address) == shown
+    assert storage.masked(shown) == shown
+    assert url_redaction.whole(shown) == address
+    assert url_redaction.clean(f"GET '{address}' failed") == (
+        f"GET '{shown}' failed" if "://" in address else f"GET '{address}' failed"
+    )

@@ -1,0 +1,166 @@
+"""Test doubles: a deterministic encoder that satisfies contracts.Encoder and no more, and one double per fault."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli.core.encoder import Tokens
+from embedcli.core.errors import OutOfMemory
+from embedcli.core.types import Chunk, Columns, Piece, Reject
+
+
+class FakeEncoder:
+    """A token is a word; a vector is a hash of the row's words, the same whatever batch the row is in."""
+
+    portion: int | None = None
+
+    def __init__(self, dim: int = 8, limit: int = 16, lanes: int = 1, batch_tokens: int = 64) -> None:
+        self.dim = dim
+        self.limit = limit
+        self.lanes = lanes
+        self.batch_tokens = batch_tokens
+        self.multiple = 1
+        self.empty_reason = "no known word"
+        self.forwards: list[list[int]] = []
+        self.widths: list[int] = []
+        self.tokenized: list[str] = []
+        self.flying = 0
+        self.most_flying = 0
+        self.closed = False
+
+    def space(self) -> dict[str, Any]:
+        return {"model": "fake", "engine": "fake", "device": "cpu", "dtype": "float32", "prompt": ""}
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        self.tokenized += texts
+        rows = [[_word(word) for word in text.split()] for text in texts]
+        full = np.array([len(row) for row in rows], np.int32)
+        cut = [row[: self.limit] for row in rows]
+        offsets = np.cumsum([0, *[len(row) for row in cut]]).astype(np.int64)
+        ids = np.array([token for row in cut for token in row], np.int32)
+        return Tokens(ids, offsets, full)
+
+    def forward(self, tokens: Tokens, rows: Any) -> Any:
+        self.forwards.append([int(row) for row in rows])
+        self.widths.append(int(tokens.lengths[rows].max()) * len(rows))
+        self.flying += 1
+        self.most_flying = max(self.most_flying, self.flying)
+        return tokens, rows
+
+    def collect(self, output: Any) -> Any:
+        self.flying -= 1
+        tokens, rows = output
+        return np.stack([self.vector(tokens, int(row)) for row in rows])
+
+    def vector(self, tokens: Tokens, row: int) -> Any:
+        """The row's vector [dim]: from its token ids alone."""
+        ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
+        seed = int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little")
+        return np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
+
+    def exact(self, tokens: Tokens, rows: Any) -> Any:
+        return np.stack([self.vector(tokens, int(row)) for row in rows])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class TightEncoder(FakeEncoder):
+    """Runs out of memory above `room` padded tokens: in forward, or in collect when `late`."""
+
+    def __init__(self, room: int, late: bool = False, **values: Any) -> None:
+        super().__init__(**values)
+        self.room = room
+        self.late = late
+
+    def forward(self, tokens: Tokens, rows: Any) -> Any:
+        if not self.late:
+            self._check(tokens, rows)
+        return super().forward(tokens, rows)
+
+    def collect(self, output: Any) -> Any:
+        if self.late:
+            try:
+                self._check(*output)
+            except OutOfMemory:
+                self.flying -= 1
+                raise
+        return super().collect(output)
+
+    def _check(self, tokens: Tokens, rows: Any) -> None:
+        if int(tokens.lengths[rows].max()) * len(rows) > self.room:
+            raise OutOfMemory
+
+
+class NanEncoder(FakeEncoder):
+    """Gives NaN for rows whose text has the word `nan`, and in `exact` too for the word `always`."""
+
+    def collect(self, output: Any) -> Any:
+        vectors = super().collect(output)
+        tokens, rows = output
+        for i, row in enumerate(rows):
+            if {_word("nan"), _word("always")} & set(_ids(tokens, int(row))):
+                vectors[i, 0] = np.nan
+        return vectors
+
+    def exact(self, tokens: Tokens, rows: Any) -> Any:
+        vectors = super().exact(tokens, rows)
+        for i, row in enumerate(rows):
+            if _word("always") in _ids(tokens, int(row)):
+                vectors[i, 0] = np.inf
+        return vectors
+
+
+class FailingEncoder(FakeEncoder):
+    """Fails at the n-th call of one method."""
+
+    def __init__(self, method: str, at: int = 1, **values: Any) -> None:
+        super().__init__(**values)
+        self.method, self.at, self.calls = method, at, 0
+
+    def _maybe(self, method: str) -> None:
+        if method == self.method:
+            self.calls += 1
+            if self.calls == self.at:
+                raise ZeroDivisionError(f"{method} failed")
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        self._maybe("tokenize")
+        return super().tokenize(texts)
+
+    def forward(self, tokens: Tokens, rows: Any) -> Any:
+        self._maybe("forward")
+        return super().forward(tokens, rows)
+
+    def collect(self, output: Any) -> Any:
+        self._maybe("collect")
+        return super().collect(output)
+
+
+COLUMNS = Columns("text", None, "id", pa.string(), {})
+
+
+def chunk(
+    texts: Sequence[str], seq: int = 0, piece: int = 0, rejects: tuple[Reject, ...] = (), last: bool = True
+) -> Chunk:
+    """A chunk of `texts` whose ids tell piece, chunk and row."""
+    ids = pa.array([f"{piece}-{seq}-{i}" for i in range(len(texts))], pa.string())
+    kept = pa.table({"id": ids}).select([])
+    kept = pa.Table.from_arrays([], names=[]) if not len(texts) else kept
+    return Chunk(
+        Piece(piece, "in.jsonl"), seq, ids, list(texts), kept, list(range(1, len(texts) + 1)), rejects,
+        read=len(texts) + len(rejects), last=last,
+    )  # fmt: skip
+
+
+def _word(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode(), digest_size=3).digest(), "little")
+
+
+def _ids(tokens: Tokens, row: int) -> list[int]:
+    return [int(token) for token in tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]]

@@ -1,0 +1,98 @@
+"""Outputs made for tests through the program's own tables and sinks, with vectors that the test chose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli.core import quantization
+from embedcli.core.types import Chunk, Columns, Encoded, OutputFormat, Piece, Precision
+from embedcli.outputs import writers
+from embedcli.outputs.schema import Layout
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Floats
+
+SPACE = {"model": "tests/made-up", "revision": None, "fingerprint": "f" * 64, "pooling": "mean", "prompt": ""}
+
+
+def unit_vectors(rows: int, dim: int, seed: int = 0) -> Floats:
+    """float32 [rows, dim]: random directions of length 1, the same for the same seed."""
+    made = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    return cast("Floats", made / np.linalg.norm(made, axis=1, keepdims=True))
+
+
+def make_output(
+    path: Path,
+    vectors: Floats,
+    *,
+    ids: Sequence[Any] | None = None,
+    kept: Mapping[str, Sequence[Any]] | None = None,
+    stored_as: Precision = "float32",
+    space: Mapping[str, Any] | None = None,
+    truncated: Sequence[int] = (),
+    n_tokens: int = 5,
+) -> Path:
+    """Write `vectors` as an output. A path that ends in .folder becomes a folder of three parts."""
+    rows, dim = vectors.shape
+    ranges = quantization.ranges_of(vectors) if stored_as in ("int8", "uint8") else None
+    table = pa.table({name: pa.array(values) for name, values in (kept or {}).items()})
+    columns = Columns(
+        text_column="text",
+        template=None,
+        id_column=None if ids is None else "id",
+        id_type=pa.array(ids).type if ids is not None else pa.int64(),
+        keep_types={field.name: field.type for field in table.schema},
+    )
+    layout = Layout(columns, dim, stored_as, ranges=ranges)
+    whole = layout.table(encoded(vectors, ids, table, truncated, n_tokens))
+    said = {**SPACE, "dim": dim, "precision": stored_as, "normalize": True, **(space or {})}
+    if ranges is not None:
+        said["ranges"] = ranges.tolist()
+    metadata = {writers.SPACE_KEY: said, writers.JOB_KEY: {"job": {}, "source_hash": "0", "read": rows, "rows": rows}}
+    if path.suffix == ".folder":
+        write_folder(path, whole, layout, metadata)
+    else:
+        kind = writers.output_format(str(path), None)
+        writers.MERGES[kind]([whole], str(path), layout, metadata, rows)
+    return path
+
+
+def encoded(vectors: Floats, ids: Sequence[Any] | None, kept: pa.Table, truncated: Sequence[int], n: int) -> Encoded:
+    rows = len(vectors)
+    chunk = Chunk(
+        piece=Piece(0, "made.jsonl"),
+        seq=0,
+        ids=pa.array(range(rows), pa.int64()) if ids is None else pa.array(ids),
+        texts=[""] * rows,
+        kept=kept if kept.num_columns else pa.table({"_": pa.nulls(rows)}).select([]),
+        lines=range(1, rows + 1),
+        read=rows,
+        last=True,
+    )
+    hashes = np.arange(rows * 16, dtype=np.int64).astype(np.uint8).reshape(rows, 16)
+    cut = np.isin(np.arange(rows), truncated)
+    return Encoded(chunk, np.arange(rows), vectors, np.full(rows, n, np.int32), cut, hashes)
+
+
+def write_folder(path: Path, table: pa.Table, layout: Layout, metadata: dict[str, Any]) -> None:
+    path.mkdir()
+    third = -(-table.num_rows // 3) or 1
+    names = []
+    for i, start in enumerate(range(0, table.num_rows, third)):
+        piece = table.slice(start, third)
+        names.append(f"part-{i:05d}.parquet")
+        space = {writers.SPACE_KEY: metadata[writers.SPACE_KEY]}
+        writers.merge_parquet([piece], str(path / names[-1]), layout, space, piece.num_rows)
+    (path / "_manifest.json").write_text(json.dumps({**metadata, "parts": names}), "utf-8")
+
+
+FORMATS: tuple[str, ...] = ("out.parquet", "out.npy", "out.arrow", "out.jsonl", "out.folder")
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+
+__all__ = ["FORMATS", "PRECISIONS", "SPACE", "OutputFormat", "make_output", "unit_vectors"]
