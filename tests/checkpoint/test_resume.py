@@ -49,7 +49,7 @@ def test_stopped_twice_and_finished(tmp_path: Path, kind: str, output: str) -> N
     codes = [jobs.run("encode", *inputs, f"{tmp_path}/{output}", *flags, "--limit", 80).code for _ in range(2)]
     assert codes == [75, 75]
     assert jobs.run("encode", *inputs, f"{tmp_path}/{output}", *flags).code == 0
-    assert contents(Path(f"{tmp_path}/{output}")) == contents(Path(whole))
+    assert jobs.contents(Path(f"{tmp_path}/{output}")) == jobs.contents(Path(whole))
 
 
 @pytest.mark.parametrize("output", ["out.npy", "out.jsonl", "out.arrow"])
@@ -61,11 +61,7 @@ def test_other_outputs(tmp_path: Path, output: str) -> None:
     jobs.run("encode", *inputs, whole, *flags)
     assert jobs.run("encode", *inputs, tmp_path / output, *flags, "--limit", 80).code == 75
     assert jobs.run("encode", *inputs, tmp_path / output, *flags, "--batch-tokens", 33).code == 0
-    assert contents(tmp_path / output) == contents(Path(whole))
-
-
-def contents(path: Path) -> list[bytes]:
-    return [file.read_bytes() for file in sorted(path.iterdir())] if path.is_dir() else [path.read_bytes()]
+    assert jobs.contents(tmp_path / output) == jobs.contents(Path(whole))
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out/"])

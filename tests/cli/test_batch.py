@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from test_batch_files import answer, expired, read, refusal, write
 
 import fake_server as fake
 import jobs
+from batch_lines import answer, expired, read, refusal, write
 from fake_server import FakeServer, expected
 
 DIM = 6

@@ -11,7 +11,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_resume import contents
 
 import jobs
 from embedcli.core.arrow_values import rows_of, values_of
@@ -114,7 +113,7 @@ def encode(folder: Path, names: list[str], output: str) -> Path:
     ends = [jobs.run("encode", folder / "in.parquet", f"{folder}/{output}", *flags, *more) for more in runs]
     assert [ended.code for ended in ends] == [75, 75, 0], ends[-1].err
     assert jobs.run("encode", folder / "in.parquet", f"{folder}/whole-{output}", *flags).code == 0
-    assert contents(folder / output) == contents(folder / f"whole-{output}")
+    assert jobs.contents(folder / output) == jobs.contents(folder / f"whole-{output}")
     return folder / output
 
 

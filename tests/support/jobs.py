@@ -128,3 +128,7 @@ def catches(pid: int, number: int) -> bool:
 def left_in(folder: Path) -> list[str]:
     """The names of everything in a folder, except the inputs of these tests."""
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith(("in.", "words.")))
+
+
+def contents(path: Path) -> list[bytes]:
+    return [file.read_bytes() for file in sorted(path.iterdir())] if path.is_dir() else [path.read_bytes()]

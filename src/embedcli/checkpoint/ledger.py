@@ -6,22 +6,18 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedcli import storage
-from embedcli.checkpoint import input_snapshot
-from embedcli.checkpoint import part_files as staged
-from embedcli.checkpoint import partitions as sealing
+from embedcli.checkpoint import input_snapshot, part_files, partitions
 from embedcli.checkpoint.part_files import PART_NAME, complete, joined_hash, key_of, read_part, source_hash
 from embedcli.checkpoint.partitions import Record
 from embedcli.core.errors import OutputError
 from embedcli.core.types import MANIFEST, PART_FILE, Chunk, Encoded, Part, Share
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
+from embedcli.outputs.schema import Layout
 from embedcli.outputs.target import Target, changed_cut, changed_input, refuse_changed, refuse_foreign
-
-if TYPE_CHECKING:
-    from embedcli.outputs.schema import Layout
 
 DEFAULT_PART_SIZE = 256_000_000
 LOCK = "_lock"
@@ -32,7 +28,6 @@ class Ledger:
     """The parts of one output. Holds the output's lock until `release`; a dead process keeps none.
 
     A shard has a lock of its own, named `lock`, and shares the output's: shards work side by side, a whole run alone.
-
     A share of the input whose chunks are all done is sealed: a record says so, and in a folder output its parts
     have become its final files. `shares` are those of the plan; single-file outputs of one process have none.
     """
@@ -97,7 +92,7 @@ class Ledger:
                 refuse_foreign(self.target)
             self.discard()
             storage.write_bytes(manifest, writers.json_text(self.job, indent=1).encode())
-        self.mark = staged.mark_of(old or self.job)
+        self.mark = part_files.mark_of(old or self.job)
         self._find_parts()
 
     def join(self, job: Mapping[str, Any], view: str = "") -> None:
@@ -111,7 +106,7 @@ class Ledger:
                 f"{storage.where(self.target.stage)}: the run that this worker belongs to cannot be seen there",
                 "choose an output that all machines share: a network folder, or an s3:// address",
             )
-        self.job, self.mark, self.view = dict(job), staged.mark_of(job), seen
+        self.job, self.mark, self.view = dict(job), part_files.mark_of(job), seen
         self._find_parts()
 
     def _find_parts(self) -> None:
@@ -120,11 +115,11 @@ class Ledger:
 
     def refuse_taken_over(self) -> None:
         """OutputError if the stage is no longer this job's: a lock may be lost, or never have been one."""
-        staged.refuse_other_job(output_target.json_in(self._path(MANIFEST)), self.mark, self.target.output)
+        part_files.refuse_other_job(output_target.json_in(self._path(MANIFEST)), self.mark, self.target.output)
 
     def _records(self) -> dict[int, Record]:
         """The records of this job by share; those that are damaged, or another job's, are removed."""
-        records, damaged = sealing.read_records(self.target.stage)
+        records, damaged = partitions.read_records(self.target.stage)
         self.damaged += damaged
         foreign = [index for index, record in records.items() if record.job != self.mark]
         for path in damaged:
@@ -171,7 +166,7 @@ class Ledger:
         OutputError, and nothing is counted, if they were not all made from the same inputs.
         """
         self.job = output_target.json_in(self._path(MANIFEST))
-        self.mark = staged.mark_of(self.job)
+        self.mark = part_files.mark_of(self.job)
         self._find_parts()
         records = self._records()
         view = input_snapshot.agreed(self.target.stage, self.target.output, records.values())
@@ -184,15 +179,16 @@ class Ledger:
     def _whole(self, record: Record) -> bool:
         parts = {part.key: part for part in record.parts}
         whole = all(complete(parts, piece) for piece in {piece for piece, _ in parts})
-        sound = whole and all(staged.rejects_sound(self.target.stage, part) for part in record.parts)
-        return sound and (sealing.files_sound(self.target, record.files) if record.files else self._parts_sound(record))
+        if not whole or not all(part_files.rejects_sound(self.target.stage, part) for part in record.parts):
+            return False
+        return partitions.files_sound(self.target, record.files) if record.files else self._parts_sound(record)
 
     def _take(self, record: Record, share: Share, reread: Reread | None) -> bool:
         """Count a sealed share as done, or undo its seal."""
         if not input_snapshot.of_pieces(record, share):
             self._undo_cut(record)
             return False
-        known = self._unchanged(record) or (reread is not None and sealing.same(record, reread(share)))
+        known = self._unchanged(record) or (reread is not None and partitions.same(record, reread(share)))
         changed = self.tolerant and not known
         if not changed and self._whole(record):
             self._count(self._seen(record, share) if known else record)
@@ -206,7 +202,7 @@ class Ledger:
         """The record, which says from now on that it is of the inputs as they look now."""
         now = replace(record, view=self.view.name, inputs=self.view.of(share))
         if now != record:
-            sealing.write_record(self.target.stage, now)
+            partitions.write_record(self.target.stage, now)
         return now
 
     def _undo_cut(self, record: Record) -> None:
@@ -284,7 +280,7 @@ class Ledger:
         """Write a chunk's part and its rejects: on disk and synced when this returns, or an OutputError."""
         chunk = encoded.chunk
         source = self._hashes.pop(chunk.key, None) or source_hash(chunk)
-        part = staged.write_part(self.target.stage, encoded, layout, source, changes or {}, job=self.mark)
+        part = part_files.write_part(self.target.stage, encoded, layout, source, changes or {}, job=self.mark)
         self.parts[chunk.key] = part
         self.rejected += part.rejects
         self.added.append(part.read)
@@ -306,9 +302,9 @@ class Ledger:
         if self.target.folder:
             size = int(self.job.get("part_size") or DEFAULT_PART_SIZE)
             metadata = {writers.SPACE_KEY: dict(space)}
-            files = sealing.write_files(self.target, share, parts, layout, metadata, size)
+            files = partitions.write_files(self.target, share, parts, layout, metadata, size)
         record = input_snapshot.record_of(share, self.view, self.mark, parts, files)
-        sealing.write_record(self.target.stage, record)
+        partitions.write_record(self.target.stage, record)
         for part in parts:
             if files:
                 storage.remove(part.path)
@@ -354,7 +350,7 @@ class Ledger:
             self._publish_folder(metadata)
         else:
             rows = sum(part.stats["vectors"] for part in parts)
-            writers.MERGES[self.target.kind](staged.tables(parts), self.target.output, layout, metadata, rows)
+            writers.MERGES[self.target.kind](part_files.tables(parts), self.target.output, layout, metadata, rows)
         self.remove_stage()
 
     def _publish_rejects(self, parts: Sequence[Part]) -> None:
