@@ -19,7 +19,7 @@ import torch
 from embedcli import api, encoders, runners
 from embedcli.benchmark import random_models
 from embedcli.benchmark.dataset import write
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.types import DEFAULT_MODEL
 from embedcli.encoders.tokenize.fast import FEW_CHARACTERS
 from embedcli.encoders.tokenize.word_cache import tokenizing
@@ -36,11 +36,11 @@ ROWS = {"short": 200_000, "mixed": 60_000, "long": 12_000}
 CHUNK_ROWS = 16_384
 
 
-class Free:
+class Free(BaseEncoder):
     """A model's tokenizer, and a network that gives ones, at once."""
 
     lanes, multiple, batch_tokens, empty_reason = 2, 0, BATCH_TOKENS["cuda"], "no token left of the text"
-    portion = PORTION
+    portion_characters = PORTION
 
     def __init__(self, real: Any, threads: int, layers: int, dim: int) -> None:
         self._real, self._operations, self.dim = real, OPERATIONS_PER_LAYER * layers, dim
@@ -67,8 +67,11 @@ class Free:
     def collect(self, output: Fetched) -> Any:
         return output.vectors.numpy()
 
-    def sound(self, output: Fetched) -> bool:
+    def has_verified_vectors(self, output: Fetched) -> bool:
         return bool(output.sound)
+
+    def exact(self, tokens: Tokens, rows: Any) -> Any:
+        return self.collect(self.forward(tokens, rows))
 
     def close(self) -> None:
         self._real.close()

@@ -221,12 +221,13 @@ def test_a_damaged_manifest_forgets_the_parts(tmp_path: Path) -> None:
 
 def test_the_second_process_is_refused_and_a_dead_one_keeps_no_lock(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from pathlib import Path; import test_checkpoint as t\n"
-        "held = t.opened(Path(sys.argv[2])); print('held', flush=True); sys.stdin.read()"
+        "held = t.opened(Path(sys.argv[3])); print('held', flush=True); sys.stdin.read()"
     )
     output = tmp_path / "out.parquet"
-    command = [sys.executable, "-c", code, str(Path(__file__).parents[1] / "support"), str(output)]
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", code, str(here), str(here.parent / "support"), str(output)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jobs
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import TextTokenizer, Tokens
 from embedcli.estimate import throughput
 from embedcli.estimate.token_counts import Distinct, Reservoir, Tally
 from embedcli.pipeline.preparation import Settings
@@ -54,13 +55,13 @@ def planned(*arguments: object) -> dict[str, Any]:
     return found
 
 
-class Letters:
+class Letters(TextTokenizer):
     """An encoder's tokenizer: one token per letter, at most `limit` of them."""
 
     def __init__(self, limit: int = 10**6) -> None:
         self.limit = limit
 
-    def tokenize(self, texts: list[str]) -> Tokens:
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
         full = np.array([len(text) for text in texts], np.int32)
         offsets = np.concatenate(([0], np.cumsum(np.minimum(full, self.limit))))
         return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full)

@@ -30,7 +30,7 @@ TEXTS = [" ".join(WORDS[: 1 + i % 7]) + f" n{i}" for i in range(50)]
 def _portion(request: pytest.FixtureRequest) -> Iterator[None]:
     """How many texts come at a time changes nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeEncoder, "portion", request.param)
+        patch.setattr(FakeEncoder, "portion_characters", request.param)
         yield
 
 
@@ -40,7 +40,7 @@ def run(chunks: list[Chunk], encoder: Any, meter: Meter | None = None, **values:
 
 def expected(encoder: Any, texts: list[str]) -> Any:
     tokens = FakeEncoder.tokenize(encoder, texts)
-    return np.stack([encoder.vector(tokens, i) for i in range(len(texts))])
+    return encoder.exact(tokens, np.arange(len(texts)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -89,7 +89,7 @@ def test_rows_without_tokens_are_rejected_not_zero() -> None:
 @pytest.mark.parametrize("portion", [None, 400])
 def test_out_of_memory_halves_the_budget_and_loses_nothing(late: bool, lanes: int, portion: int | None) -> None:
     encoder = TightEncoder(room=30, late=late, lanes=lanes, batch_tokens=200)
-    encoder.portion = portion
+    encoder.portion_characters = portion
     meter = Meter()
     results = run([chunk(TEXTS, seq=i) for i in range(3)], encoder, meter)
     for result in results:
@@ -159,7 +159,7 @@ def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
 
 def test_overflow_error_names_the_row_before_any_forward_pass() -> None:
     encoder = FakeEncoder(limit=3)
-    encoder.portion = None
+    encoder.portion_characters = None
     with pytest.raises(InputError, match=r"in\.jsonl:2: the text has 5 tokens, and the encoder reads 3"):
         run([chunk(["a", "a b c d e"])], encoder, overflow="error")
     assert not encoder.forwards
@@ -197,8 +197,8 @@ def test_truncated_dimensions_are_renormalised() -> None:
 class WideEncoder(FakeEncoder):
     """Vectors that float16 cannot hold for texts with "amber" first, nothing in the first numbers for "basil"."""
 
-    def vector(self, tokens: Any, row: int) -> Any:
-        made = super().vector(tokens, row)
+    def _vector(self, tokens: Any, row: int) -> Any:
+        made = super()._vector(tokens, row)
         first = int(tokens.ids[tokens.offsets[row]])
         if first == int(FakeEncoder.tokenize(self, ["amber"]).ids[0]):
             made = made * np.float32(1e6)
@@ -225,7 +225,7 @@ def test_vectors_that_cannot_be_stored_are_rejected(overflow: Any) -> None:
 @given(st.lists(st.text(max_size=9), max_size=30), st.integers(1, 40))
 def test_portions_hold_every_text_once_and_hardly_more_than_asked_for(texts: list[str], characters: int) -> None:
     encoder = FakeEncoder()
-    encoder.portion = characters
+    encoder.portion_characters = characters
     made = list(prepare(chunk(texts), encoder, Settings(), Meter()))
     parts = [portion.windows.sequences for portion in made]
     assert [text for part in parts for text in part] == list(dict.fromkeys(texts))
@@ -233,13 +233,13 @@ def test_portions_hold_every_text_once_and_hardly_more_than_asked_for(texts: lis
     assert len(parts) == 1 or all(parts)
     for part in parts:
         assert sum(map(len, part[:-1])) <= characters + 9
-    encoder.portion = None
+    encoder.portion_characters = None
     assert len(list(prepare(chunk(texts), encoder, Settings(), Meter()))) == 1
 
 
 def test_a_portion_is_begun_before_the_next_one_is_tokenized() -> None:
     encoder = FakeEncoder()
-    encoder.portion = 1
+    encoder.portion_characters = 1
     made = prepare(chunk(["a", "b", "c"]), encoder, Settings(), Meter())
     first = next(made)
     assert (encoder.tokenized, first.work.whole, first.work.done) == (["a"], False, False)

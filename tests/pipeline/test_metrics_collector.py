@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,3 +44,24 @@ def test_lanes_of_a_run_have_one_width() -> None:
     assert made is not None
     assert {len(shares) for shares in made["busy"].values()} == {int(11 / made["seconds"]) + 1}
     assert sum(made["busy"]["forward"]) * made["seconds"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_every_count_of_a_worker_reaches_the_run() -> None:
+    run, worker = Meter(), Meter()
+    counts = {field.name for field in fields(Meter) if isinstance(getattr(run, field.name), int)}
+    own = {"rows", "done_bytes"}
+    for name in counts | {"idle_seconds", "forward_seconds"}:
+        setattr(run, name, 10)
+        setattr(worker, name, 4)
+    run.seconds["read"], worker.seconds["read"] = 1.0, 2.0
+    worker.lanes["read"].add(0.0, 2.0)
+    run.add_worker(worker, 2, one_clock=True)
+    summed = counts - own - {"batch_tokens"}
+    assert len(summed) >= 9
+    assert {name: getattr(run, name) for name in summed} == dict.fromkeys(summed, 14)
+    assert {name: getattr(run, name) for name in own} == dict.fromkeys(own, 10)
+    assert (run.batch_tokens, run.idle_seconds, run.forward_seconds) == (10, 12, 12)
+    assert run.seconds["read"] == 3.0
+    assert sum(run.lanes["read"].bins) == pytest.approx(1.0)
+    run.add_worker(worker, 2, one_clock=False)
+    assert sum(run.lanes["read"].bins) == pytest.approx(1.0)

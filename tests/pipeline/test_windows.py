@@ -23,14 +23,14 @@ from fakes import FakeEncoder, chunk
 def _portion(request: pytest.FixtureRequest) -> Iterator[None]:
     """How many texts come at a time changes nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeEncoder, "portion", request.param)
+        patch.setattr(FakeEncoder, "portion_characters", request.param)
         yield
 
 
 class Splitting(FakeEncoder):
     """Cuts texts into windows of `limit` words, `overlap` words shared."""
 
-    def spans(self, text: str, overlap: int) -> Sequence[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int = 0) -> Sequence[tuple[int, int]]:
         words, spans, at = text.split(), [], 0
         while True:
             start = len(" ".join(words[:at])) + (at > 0)
@@ -47,7 +47,7 @@ def run(texts: list[str], **values: Any) -> Any:
 
 def vector(text: str) -> Any:
     encoder = FakeEncoder(limit=99)
-    return encoder.vector(encoder.tokenize([text]), 0)
+    return encoder.exact(encoder.tokenize([text]), [0])[0]
 
 
 def test_split_gives_one_row_per_window_with_its_characters() -> None:

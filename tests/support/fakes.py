@@ -1,4 +1,4 @@
-"""Test doubles: a deterministic encoder that satisfies contracts.Encoder and no more, and one double per fault."""
+"""Test doubles: a deterministic encoder with the methods of BaseEncoder and no more, and one double per fault."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import OutOfMemory
 from embedcli.core.types import Chunk, Columns, Piece, Reject
 
 
-class FakeEncoder:
+class FakeEncoder(BaseEncoder):
     """A token is a word; a vector is a hash of the row's words, the same whatever batch the row is in."""
-
-    portion: int | None = None
 
     def __init__(self, dim: int = 8, limit: int = 16, lanes: int = 1, batch_tokens: int = 64) -> None:
         self.dim = dim
@@ -55,16 +53,16 @@ class FakeEncoder:
     def collect(self, output: Any) -> Any:
         self.flying -= 1
         tokens, rows = output
-        return np.stack([self.vector(tokens, int(row)) for row in rows])
+        return np.stack([self._vector(tokens, int(row)) for row in rows])
 
-    def vector(self, tokens: Tokens, row: int) -> Any:
+    def _vector(self, tokens: Tokens, row: int) -> Any:
         """The row's vector [dim]: from its token ids alone."""
         ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
         seed = int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little")
         return np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
 
     def exact(self, tokens: Tokens, rows: Any) -> Any:
-        return np.stack([self.vector(tokens, int(row)) for row in rows])
+        return np.stack([self._vector(tokens, int(row)) for row in rows])
 
     def close(self) -> None:
         self.closed = True

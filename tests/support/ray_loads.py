@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcli import encoders
-from embedcli.core.encoder import Encoder, Tokens
+from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
 
 
@@ -23,7 +23,7 @@ class Loader:
 
     folder: str
 
-    def __call__(self, job: Job, notify: Callable[[str], None]) -> Encoder:
+    def __call__(self, job: Job, notify: Callable[[str], None]) -> BaseEncoder:
         (Path(self.folder) / f"load-{os.getpid()}-{os.urandom(2).hex()}").touch()
         encoder = encoders.load(job, encoders.resolve(job), notify)
         tokenize = encoder.tokenize

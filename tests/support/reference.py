@@ -14,7 +14,7 @@ import numpy as np
 
 from embedcli import encoders
 from embedcli.core import batching
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.job import Job
 from embedcli.models import resolve
 
@@ -31,7 +31,7 @@ def load(model: str | Path = "all-MiniLM-L6-v2", **values: Any) -> Any:
     return encoders.load(job(model, **({"device": "cpu", "threads": 1} | values)))
 
 
-def encode(encoder: Encoder, texts: Sequence[str], budget: int | None = None) -> Any:
+def encode(encoder: BaseEncoder, texts: Sequence[str], budget: int | None = None) -> Any:
     """float32 [len(texts), dim]: every text through the encoder in packed batches; rows without a token stay zero."""
     tokens = encoder.tokenize(texts)
     known = np.flatnonzero(tokens.lengths)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcli.core import batching
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.job import Job
 from embedcli.encoders.static import encoder as static_encoder
 from embedcli.models import resolve
@@ -112,7 +112,7 @@ def load(path: Path, said: list[str] | None = None, **options: Any) -> static_en
     return static_encoder.load(resolve.resolve(job), job, (said if said is not None else []).append)
 
 
-def encode(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+def encode(encoder: BaseEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """All texts through tokenize, forward and collect, packed as the engine packs them."""
     tokens = encoder.tokenize(texts)
     made = np.zeros((len(texts), encoder.dim), np.float32)

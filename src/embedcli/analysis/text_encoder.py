@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import DEFAULT_CHUNK_ROWS, Chunk, Encoded, Piece
@@ -39,7 +39,7 @@ class Texts:
 
     def __init__(self, job: Job, notify: Notify = quiet) -> None:
         self.meter = Meter()
-        self._encoder: Encoder = encoders.load(job, notify=notify)
+        self._encoder: BaseEncoder = encoders.load(job, notify=notify)
         self._closed = False
         self.space: Mapping[str, Any] = self._encoder.space()
         # A truncation saved with the model holds unless the user named one.

@@ -53,4 +53,4 @@ class TooManyRejects(EmbedcliError):
 
 
 class OutOfMemory(Exception):
-    """A batch did not fit on the device. Raised by `Encoder.forward` or `collect`, handled by the engine."""
+    """A batch did not fit on the device. Raised by `BaseEncoder.forward` or `collect`, handled by the engine."""

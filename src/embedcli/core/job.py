@@ -74,7 +74,7 @@ class Job:
     max_seconds: float | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the rows and their texts: no speed knob, no output path, no model (see `Encoder.identity`)."""
+        """What decides the rows and their texts: no speed knob, no output path, no model (see `encoders.identity`)."""
         names = (
             "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "overflow",
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",

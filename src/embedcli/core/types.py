@@ -1,4 +1,4 @@
-"""The words of the program: Job, Piece, Chunk, Tokens, Encoder, Encoded, Part, Outcome and the error family.
+"""The words of the program: Job, Piece, Chunk, Encoded, Part, Outcome and the error family.
 
 Imports nothing of ours, and pyarrow and numpy only for the type checker, so that `--help` stays fast.
 

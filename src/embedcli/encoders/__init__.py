@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import DEFAULT_CHUNK_ROWS
@@ -29,7 +29,7 @@ def _quiet(line: str) -> None:
     pass
 
 
-def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None) -> Encoder:
+def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None) -> BaseEncoder:
     """The encoder of a job, ready to run. `notify` gets one line for each thing the user should know.
 
     Once `stop` is set, a hosted encoder waits for nothing any more and raises ModelError.
@@ -94,7 +94,7 @@ def output_dim(job: Job, dim: int) -> int:
     return job.truncate_dim
 
 
-def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
+def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
     from embedcli.models.config import recipe
 
@@ -109,7 +109,9 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> Encoder:
             raise UsageError("--compile is of the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
-        encoder: Encoder = openvino_loader.load(files, made, job, lambda job: _torch(job, files, made, notify), notify)
+        encoder: BaseEncoder = openvino_loader.load(
+            files, made, job, lambda job: _torch(job, files, made, notify), notify
+        )
         return encoder
     return _torch(job, files, made, notify)
 

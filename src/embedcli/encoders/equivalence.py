@@ -12,7 +12,7 @@ from embedcli.core.encoder import Tokens
 from embedcli.encoders.tokenize.fast import as_tokens
 
 if TYPE_CHECKING:
-    from embedcli.core.encoder import Encoder
+    from embedcli.core.encoder import BaseEncoder
     from embedcli.core.types import Floats, Rows
 
 # Cosine of at least 0.9999 with PyTorch, as a distance relative to its length: sqrt(2 - 2 * 0.9999).
@@ -64,7 +64,7 @@ def cut(tokens: Tokens, most: int) -> Tokens:
     return as_tokens([row[:most].tolist() for row in rows], tokens.full)
 
 
-def difference(probe: Probe, encoder: Encoder) -> str | None:
+def difference(probe: Probe, encoder: BaseEncoder) -> str | None:
     """How the vectors of `encoder` differ from those wanted, whatever batch a row is in; None where they agree."""
     for batch in batches(len(probe.rows)):
         made = encoder.collect(encoder.forward(probe.tokens, probe.rows[batch]))
@@ -95,7 +95,7 @@ def batches(count: int) -> list[Rows]:
     return [every[:-1], every[-1:], every[[-1, 0]], every[-3:-1], every[:3], *(every[i : i + 1] for i in range(4))]
 
 
-def same_words(one: Encoder, other: Encoder, asked: Sequence[str]) -> bool:
+def same_words(one: BaseEncoder, other: BaseEncoder, asked: Sequence[str]) -> bool:
     """Whether two encoders tokenize alike."""
     a, b = one.tokenize(asked), other.tokenize(asked)
     return all(np.array_equal(x, y) for x, y in ((a.ids, b.ids), (a.offsets, b.offsets), (a.full, b.full)))

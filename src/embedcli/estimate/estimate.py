@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, readers
+from embedcli.core.encoder import TextTokenizer
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
@@ -44,7 +45,7 @@ class Wanted:
     seconds: float = 2.0
 
 
-class Hosted:
+class Hosted(TextTokenizer):
     """The part of a hosted encoder that needs neither server nor key: its token counts and windows."""
 
     def __init__(self, job: Job, notify: Notify) -> None:
@@ -57,11 +58,8 @@ class Hosted:
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         return prepare(texts, self.prompt, self.counter, self.limit)
 
-    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         return windows(text, self.prompt, self.counter, self.limit, overlap)
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Pass:
     read_seconds: float = 0.0
     _reservoir: Reservoir = field(default_factory=lambda: Reservoir(TIMED_ROWS, seed=1))
 
-    def run(self, chunks: Iterator[Chunk], encoder: Any, settings: Settings) -> None:
+    def run(self, chunks: Iterator[Chunk], encoder: TextTokenizer, settings: Settings) -> None:
         """Count every row of `chunks`."""
         meter = Meter()
         for chunk in meter.timed("read", chunks):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from embedcli.core import batching
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.types import Chunk, Piece
 from embedcli.pipeline import engine, preparation
 from embedcli.pipeline.control import Control
@@ -42,7 +42,7 @@ class Speed:
         return tokens * self.padding * self.seconds / self.padded_tokens
 
 
-def measure(texts: Sequence[str], encoder: Encoder, settings: Settings, chunk_rows: int, seconds: float) -> Speed:
+def measure(texts: Sequence[str], encoder: BaseEncoder, settings: Settings, chunk_rows: int, seconds: float) -> Speed:
     """Encode `texts`, over and over, for about `seconds` after a warm-up; the vectors are dropped."""
     if settings.overflow in ("error", "reject"):
         settings = replace(settings, overflow="truncate")
@@ -56,7 +56,7 @@ def measure(texts: Sequence[str], encoder: Encoder, settings: Settings, chunk_ro
     return Speed(took, meter.rows, meter.fed_tokens, meter.padded_tokens, ratio)
 
 
-def _timed(chunks: Iterator[Chunk], encoder: Encoder, settings: Settings, control: Control) -> tuple[Meter, float]:
+def _timed(chunks: Iterator[Chunk], encoder: BaseEncoder, settings: Settings, control: Control) -> tuple[Meter, float]:
     meter = Meter()
     begun = time.perf_counter()
     for encoded in engine.encode(chunks, encoder, settings, meter, control):
@@ -79,7 +79,7 @@ def chunk(texts: Sequence[str], seq: int) -> Chunk:
     return Chunk(Piece(0, "a sample"), seq, pa.array(places), list(texts), pa.table({}), places, read=len(texts))
 
 
-def padding(texts: Sequence[str], encoder: Encoder, settings: Settings, chunk_rows: int) -> float:
+def padding(texts: Sequence[str], encoder: BaseEncoder, settings: Settings, chunk_rows: int) -> float:
     """Tokens computed per token read, at least 1, where whole chunks are sorted and packed."""
     computed = read = 0
     budget = settings.batch_tokens or encoder.batch_tokens

@@ -12,6 +12,7 @@ from embedcli.pipeline import preparation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from embedcli.core.encoder import TextTokenizer
     from embedcli.core.types import Rows
     from embedcli.pipeline.preparation import Settings
 
@@ -21,7 +22,7 @@ NAMES = ("tokens", "read", "sent", "cut", "outputs", "empty", "too_long")
 SENT = NAMES.index("sent")
 
 
-def measured(texts: Sequence[str], encoder: Any, settings: Settings) -> Any:
+def measured(texts: Sequence[str], encoder: TextTokenizer, settings: Settings) -> Any:
     """float64 [len(texts), len(NAMES)]: the numbers of each text, as the engine would treat it."""
     if not texts:
         return np.zeros((0, len(NAMES)))

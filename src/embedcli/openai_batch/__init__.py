@@ -2,7 +2,7 @@
 
     export(job, "requests.jsonl", notify)              requests.jsonl, requests-00002.jsonl, ... and requests.job.json
     job = recall(results, output=...)                  the job of the export, to write its rows to `output`
-    encoder = load(results, job, notify)               contracts.Encoder: run it like any other, with resume and rejects
+    encoder = load(results, job, notify)               a BaseEncoder: run it like any other, with resume and rejects
     export(job, "more.jsonl", notify, results=...)     only what these results do not answer
 
 A request's `custom_id` is `piece-seq-row-hash`: where the row was read, and BLAKE2b-128 of its text with the prompt;

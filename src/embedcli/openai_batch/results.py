@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 
 from embedcli import readers, storage
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted import encoder as hosted_encoder
@@ -218,8 +218,8 @@ class Found:
     refused: dict[int, str] = field(default_factory=dict)
 
 
-class BatchEncoder:
-    """contracts.Encoder over result files: a text's vector is looked up by its hash."""
+class BatchEncoder(BaseEncoder):
+    """The encoder of a job whose vectors are in result files: a text's is looked up by its hash."""
 
     lanes = 1
     multiple = 1
@@ -258,7 +258,7 @@ class BatchEncoder:
         return tokens, rows
 
     def collect(self, output: tuple[Tokens, Rows]) -> Floats:
-        """float32 [len(rows), dim]; rows of NaN without an answer, and `reason` says why."""
+        """float32 [len(rows), dim]; rows of NaN without an answer, and `reject_reason` says why."""
         tokens, rows = output
         found: Found = tokens.payload
         made = np.full((len(rows), self.dim), np.nan, np.float32)
@@ -275,7 +275,7 @@ class BatchEncoder:
         """The same again: a file does not change its mind."""
         return self.collect((tokens, rows))
 
-    def reason(self, tokens: Tokens, row: int) -> str | None:
+    def reject_reason(self, tokens: Tokens, row: int) -> str | None:
         """Why a row has no vector; None if it has one."""
         found: Found = tokens.payload
         return found.refused.get(row)

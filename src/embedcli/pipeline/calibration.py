@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core import quantization
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, Piece
@@ -98,7 +98,7 @@ def digest(ranges: Floats) -> str:
     return blake2b(ranges.astype(np.float32).tobytes(), digest_size=16).hexdigest()
 
 
-def sampled(job: Job, chunks: Iterable[Chunk], encoder: Encoder, settings: Settings, stage: str | None) -> Floats:
+def sampled(job: Job, chunks: Iterable[Chunk], encoder: BaseEncoder, settings: Settings, stage: str | None) -> Floats:
     """float32 [2, dim]: from a sample of `chunks`, then noted in `stage`.
 
     The sample is the SAMPLE_ROWS distinct texts with the smallest hashes: spread over the input, the same each time.
@@ -131,7 +131,7 @@ def sample(chunks: Iterable[Chunk]) -> list[str]:
     return [text for _, text in sorted(kept)]
 
 
-def vectors_of(texts: list[str], encoder: Encoder, settings: Settings) -> Floats:
+def vectors_of(texts: list[str], encoder: BaseEncoder, settings: Settings) -> Floats:
     """float32 [n, dim] of the texts that get a vector, shaped as the job shapes them."""
     if not texts:
         raise UsageError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core import batching
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ModelError, OutOfMemory
 from embedcli.core.quantization import unusable
 from embedcli.core.types import Chunk, Encoded
@@ -27,7 +27,7 @@ NOT_FINITE = "the encoder's vector is not finite, or zero, in float32 too"
 
 
 def encode(
-    chunks: Iterable[Chunk], encoder: Encoder, settings: Settings, meter: Meter, control: Control
+    chunks: Iterable[Chunk], encoder: BaseEncoder, settings: Settings, meter: Meter, control: Control
 ) -> Iterator[Encoded]:
     """Yield every chunk encoded, in order. Stages run in threads; closing the iterator ends them all."""
 
@@ -50,7 +50,7 @@ def encode(
 class Device:
     """Feeds batches of successive chunks to an encoder, `lanes` in flight, and never drains between chunks."""
 
-    def __init__(self, encoder: Encoder, settings: Settings, meter: Meter, control: Control) -> None:
+    def __init__(self, encoder: BaseEncoder, settings: Settings, meter: Meter, control: Control) -> None:
         self.encoder = encoder
         self.meter = meter
         self.control = control
@@ -119,7 +119,7 @@ class Device:
         with self.meter.stage("forward"):
             try:
                 vectors = self.encoder.collect(output)
-                self._place(portion, rows, vectors, self._sound(output))
+                self._place(portion, rows, vectors, self.encoder.has_verified_vectors(output))
                 return
             except OutOfMemory:
                 del output
@@ -146,34 +146,24 @@ class Device:
         self.meter.fed_tokens += int(lengths.sum())
         self.meter.padded_tokens += batching.cost(lengths, self.encoder.multiple)
 
-    def _sound(self, output: Any) -> bool:
-        """Whether the device itself has looked at the vectors of a batch and found them usable."""
-        look = getattr(self.encoder, "sound", None)
-        return look is not None and look(output)
-
-    def _place(self, portion: Portion, rows: Rows, vectors: Floats, sound: bool = False) -> None:
+    def _place(self, portion: Portion, rows: Rows, vectors: Floats, verified: bool = False) -> None:
         if vectors.shape != (len(rows), self.encoder.dim):
             raise ModelError(
                 f"the encoder returned an array of shape {vectors.shape} for {len(rows)} rows of {self.encoder.dim}",
                 "this is a defect of the encoder: please report it, with the name of the model",
             )
-        bad = np.zeros(len(rows), bool) if sound else unusable(vectors)
+        bad = np.zeros(len(rows), bool) if verified else unusable(vectors)
         if bad.any():
             vectors = np.array(vectors)
-            told = {int(i): self._reason(portion, int(i)) for i in rows[bad]}
-            again = bad & np.array([told.get(int(i)) is None for i in rows])
+            reasons = {int(i): self.encoder.reject_reason(portion.tokens, int(i)) for i in rows[bad]}
+            again = bad & np.array([reasons.get(int(i)) is None for i in rows])
             if again.any():
                 self.meter.retried_rows += int(again.sum())
                 vectors[again] = self.encoder.exact(portion.tokens, rows[again])
             for i in rows[unusable(vectors)]:
-                portion.reasons[int(i)] = told.get(int(i)) or NOT_FINITE
+                portion.reasons[int(i)] = reasons.get(int(i)) or NOT_FINITE
         portion.vectors[rows] = vectors
         portion.left -= len(rows)
-
-    def _reason(self, portion: Portion, i: int) -> str | None:
-        """Why the encoder refused a sequence, if it knows."""
-        say = getattr(self.encoder, "reason", None)
-        return say(portion.tokens, i) if say is not None else None
 
     def _ready(self) -> Iterator[Work]:
         while self.waiting and self.waiting[0].done:

@@ -107,6 +107,32 @@ class Meter:
             else None
         )
 
+    def add_worker(self, part: Meter, workers: int, *, one_clock: bool) -> None:
+        """Add the counts of a worker to those of the run; `rows` and `done_bytes` are the run's own.
+
+        Args:
+            part: What the worker has counted since it was last added.
+            workers: How many workers compute at once: so much of its device's seconds are seconds of the run.
+            one_clock: Whether the worker runs on this machine, so that its timeline fits into the run's.
+        """
+        later = part.begun - self.begun
+        for name in self.seconds:
+            self.seconds[name] += part.seconds[name]
+            if one_clock:
+                self.lanes[name].absorb(part.lanes[name], later, 1 / workers)
+        self.reused += part.reused
+        self.duplicates += part.duplicates
+        self.tokens += part.tokens
+        self.fed_tokens += part.fed_tokens
+        self.padded_tokens += part.padded_tokens
+        self.batches += part.batches
+        self.sequences += part.sequences
+        self.retried_rows += part.retried_rows
+        self.out_of_memory += part.out_of_memory
+        self.batch_tokens = max(self.batch_tokens, part.batch_tokens)
+        self.idle_seconds += part.idle_seconds / workers
+        self.forward_seconds += part.forward_seconds / workers
+
     def timed(self, name: str, items: Iterable[A]) -> Iterator[A]:
         """Yield `items`, counting the time each takes to make as busy seconds of stage `name`."""
         source = iter(items)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, Generic, TypeVar
@@ -106,7 +106,6 @@ class _Stage(Generic[A, B]):
 
 
 def close(stream: object) -> None:
-    """Close an iterator that can be closed (a generator); leave others alone."""
-    closing = getattr(stream, "close", None)
-    if closing is not None:
-        closing()
+    """Close an iterator if it is a generator; other iterators hold nothing."""
+    if isinstance(stream, Generator):
+        stream.close()

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from embedcli.core.arrow_values import value_of
 from embedcli.core.batching import groups
-from embedcli.core.encoder import Encoder, Tokens
+from embedcli.core.encoder import BaseEncoder, TextTokenizer, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.quantization import fits, shape
@@ -98,7 +98,7 @@ class Portion:
         return f"{self.work.chunk.piece.path}:{self.work.chunk.lines[row]}"
 
 
-def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) -> Iterator[Portion]:
+def prepare(chunk: Chunk, encoder: BaseEncoder, settings: Settings, meter: Meter) -> Iterator[Portion]:
     """Hash, look up and deduplicate the rows of a chunk; yield its texts as they are tokenized: a portion or more."""
     hashes = text_hashes(chunk.texts, settings.prompt)
     known = settings.known(chunk, hashes) if settings.known is not None else None
@@ -113,7 +113,7 @@ def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) ->
     meter.reused += len(chunk.texts) - fresh
     meter.duplicates += fresh - len(texts)
     work = Work(chunk, hashes, known, inverse)
-    characters = getattr(encoder, "portion", None)
+    characters = encoder.portion_characters
     for first, stop in groups(map(len, texts), characters) if characters and texts else [(0, len(texts))]:
         made = portion_of(work, first, texts[first:stop], encoder, settings)
         work.portions.append(made)
@@ -121,7 +121,7 @@ def prepare(chunk: Chunk, encoder: Encoder, settings: Settings, meter: Meter) ->
         yield made
 
 
-def portion_of(work: Work, first: int, texts: list[str], encoder: Encoder, settings: Settings) -> Portion:
+def portion_of(work: Work, first: int, texts: list[str], encoder: BaseEncoder, settings: Settings) -> Portion:
     """Tokenize texts. InputError at the first that was cut, with --overflow error."""
     windows, tokens = tokenized(texts, encoder, settings)
     reasons = {int(i): encoder.empty_reason for i in np.flatnonzero(tokens.lengths == 0)}
@@ -132,19 +132,23 @@ def portion_of(work: Work, first: int, texts: list[str], encoder: Encoder, setti
     return made
 
 
-def tokenized(texts: list[str], encoder: Encoder, settings: Settings) -> tuple[Windows, Tokens]:
+def tokenized(texts: list[str], encoder: TextTokenizer, settings: Settings) -> tuple[Windows, Tokens]:
     """Texts as sequences and their tokens; long texts as windows if --overflow is split or pool."""
     tokens = encoder.tokenize(texts)
     long = tokens.full > tokens.lengths
     if settings.overflow not in ("split", "pool") or not long.any():
         return whole(texts), tokens
-    spans = getattr(encoder, "spans", None)
-    if spans is None:
-        raise UsageError(
-            f"--overflow {settings.overflow} needs a model with a tokenizer of its own",
-            "use --overflow truncate, error or reject",
-        )
-    windows = split(texts, long, lambda text: spans(text, settings.split_overlap))
+
+    def spans_of(text: str) -> Sequence[tuple[int, int]]:
+        spans = encoder.split_into_windows(text, settings.split_overlap)
+        if spans is None:
+            raise UsageError(
+                f"--overflow {settings.overflow} needs a model with a tokenizer of its own",
+                "use --overflow truncate, error or reject",
+            )
+        return spans
+
+    windows = split(texts, long, spans_of)
     tokens = encoder.tokenize(windows.sequences)
     if not tokens.lengths.all():
         windows = filled(texts, windows, tokens.lengths)

@@ -58,8 +58,12 @@ class RunReport:
             "forward_seconds": round(meter.forward_seconds, 3),
             "device_idle_share": share(meter.idle_seconds, meter.forward_seconds),
             "counters": {
-                name: getattr(meter, name)
-                for name in ("batches", "sequences", "fed_tokens", "padded_tokens", "reused", "duplicates")
+                "batches": meter.batches,
+                "sequences": meter.sequences,
+                "fed_tokens": meter.fed_tokens,
+                "padded_tokens": meter.padded_tokens,
+                "reused": meter.reused,
+                "duplicates": meter.duplicates,
             },
             "out_of_memory": meter.out_of_memory,
             "batch_tokens": meter.batch_tokens,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, readers
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import OutputError, TooManyRejects
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, Encoded, Piece, Plan, Watch
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedcli.models.files import ModelFiles
 
 Notify = Callable[[str], None]
-Load = Callable[[Job, Notify], Encoder]
+Load = Callable[[Job, Notify], BaseEncoder]
 TOTALS = ("read", "rows", "rejects", "tokens", "truncated", "lost_tokens")
 
 
@@ -53,18 +53,20 @@ class Run:
                 self.open_pieces.discard(chunk.piece.index)
             yield chunk
 
-    def load(self) -> Encoder:
+    def load(self) -> BaseEncoder:
         """The job's encoder, ready to run."""
         if self.loader is not None:
             return self.loader(self.job, self.watch.line)
         return encoders.load(self.job, self.files, self.watch.line, self.control.now)
 
-    def settings(self, encoder: Encoder, store: reuse.Store | None = None) -> Settings:
+    def settings(self, encoder: BaseEncoder, store: reuse.Store | None = None) -> Settings:
         """What the engine needs of the job."""
         known = store.lookup if store is not None else None
         return Settings.of(self.job, str(encoder.space().get("prompt") or ""), known)
 
-    def encode(self, chunks: Iterable[Chunk], encoder: Encoder, store: reuse.Store | None = None) -> Iterator[Encoded]:
+    def encode(
+        self, chunks: Iterable[Chunk], encoder: BaseEncoder, store: reuse.Store | None = None
+    ) -> Iterator[Encoded]:
         """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""
         settings = self.settings(encoder, store)
         self.control.begun = True
@@ -81,10 +83,9 @@ class Run:
         self.watch.progress(self.read, encoded.chunk.done_bytes)
         refuse_rejects(self.job.max_rejects, rejects, None)
 
-    def used(self, encoder: Encoder) -> None:
-        """Remember what the encoder says of requests and tokens, if it says anything."""
-        say = getattr(encoder, "usage", None)
-        self.usage = say() if say is not None else None
+    def used(self, encoder: BaseEncoder) -> None:
+        """Remember what the encoder has cost."""
+        self.usage = encoder.usage()
 
     def balance(self, totals: Mapping[str, int]) -> None:
         """OutputError unless every row read has a vector or a reject, and every piece was read to its end."""

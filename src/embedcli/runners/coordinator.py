@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from embedcli import checkpoint, storage
 from embedcli.core.errors import UsageError
 from embedcli.core.types import Outcome, Share
 from embedcli.pipeline import calibration
-from embedcli.pipeline.metrics import Meter
 from embedcli.runners import local
 from embedcli.runners.completion import stopped
 from embedcli.runners.context import Run, refuse_rejects
@@ -63,31 +62,11 @@ def take(this: Run, ledger: checkpoint.Ledger, one: Done) -> None:
     ledger.damaged += [f"share {one.record.index}"] * one.damaged
     this.read += one.read
     this.open_pieces -= {part.key[0] for part in one.record.parts}
-    absorb(this.meter, one.meter, len(worker_devices(this.job)), together=this.job.runner == "processes")
+    this.meter.add_worker(one.meter, len(worker_devices(this.job)), one_clock=this.job.runner == "processes")
     if one.usage is not None:
         had = this.usage or {}
         this.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}
     refuse_rejects(this.job.max_rejects, ledger.rejected, None)
-
-
-def absorb(whole: Meter, part: Meter, workers: int, *, together: bool) -> None:
-    """Add a worker's counts; seconds of the device become those of the run, in which `workers` devices work at once.
-
-    Workers that are `together` on one machine have one clock, so that the run's picture can show them.
-    """
-    later = part.begun - whole.begun
-    for name in whole.seconds:
-        whole.seconds[name] += part.seconds[name]
-        if together:
-            whole.lanes[name].absorb(part.lanes[name], later, 1 / workers)
-    for field in fields(Meter):
-        value = getattr(part, field.name)
-        if field.name == "batch_tokens":
-            whole.batch_tokens = max(whole.batch_tokens, value)
-        elif field.name in ("idle_seconds", "forward_seconds"):
-            setattr(whole, field.name, getattr(whole, field.name) + value / workers)
-        elif isinstance(value, int) and field.name not in ("rows", "done_bytes"):
-            setattr(whole, field.name, getattr(whole, field.name) + value)
 
 
 def refuse_streams(this: Run) -> None:

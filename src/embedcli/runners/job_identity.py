@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from embedcli import __version__, checkpoint, encoders, readers, storage
 from embedcli.core import quantization
-from embedcli.core.encoder import Encoder
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Columns, Plan, Share
@@ -66,7 +66,7 @@ def inputs_of(plan: Plan) -> list[str]:
     return list(dict.fromkeys(piece.path for piece in plan.pieces))
 
 
-def ranges_of(this: Run, encoder: Encoder, stage: str | None, done: output_target.Finished | None) -> Floats | None:
+def ranges_of(this: Run, encoder: BaseEncoder, stage: str | None, done: output_target.Finished | None) -> Floats | None:
     """float32 [2, dim] for int8 and uint8: those that are settled, else a sample's; None for other precisions.
 
     `done` is the output that --update replaces. ResumeError where its ranges are not those asked for or begun with.
@@ -89,7 +89,7 @@ def ranges_of(this: Run, encoder: Encoder, stage: str | None, done: output_targe
     return found
 
 
-def space_of(job: Job, encoder: Encoder, ranges: Floats | None = None) -> dict[str, Any]:
+def space_of(job: Job, encoder: BaseEncoder, ranges: Floats | None = None) -> dict[str, Any]:
     """The vector space as outputs record it: the encoder's facts and what was done to its vectors."""
     space = encoder.space()
     return {
@@ -103,12 +103,12 @@ def space_of(job: Job, encoder: Encoder, ranges: Floats | None = None) -> dict[s
     }
 
 
-def with_saved_dim(job: Job, encoder: Encoder) -> Job:
+def with_saved_dim(job: Job, encoder: BaseEncoder) -> Job:
     """The job with the truncation that the model's own files ask for, unless the user named one."""
     return job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.space().get("truncate_dim"))
 
 
-def layout_of(job: Job, plan: Plan, encoder: Encoder, ranges: Floats | None = None) -> Layout:
+def layout_of(job: Job, plan: Plan, encoder: BaseEncoder, ranges: Floats | None = None) -> Layout:
     return Layout(plan.columns, encoders.output_dim(job, encoder.dim), job.precision, job.overflow == "split", ranges)
 
 

@@ -376,8 +376,8 @@ def test_refused_texts_are_isolated_and_named(server: FakeServer, load: Load) ->
     assert np.flatnonzero(np.isnan(vectors).any(axis=1)).tolist() == bad
     good = [row for row in range(100) if row not in bad]
     assert np.array_equal(vectors[good], expected([texts[row] for row in good], DIM))
-    assert "the server refused the text: 400: invalid input" in str(encoder.reason(tokens, 60))
-    assert encoder.reason(tokens, 61) is None
+    assert "the server refused the text: 400: invalid input" in str(encoder.reject_reason(tokens, 60))
+    assert encoder.reject_reason(tokens, 61) is None
     assert len(server.seen) < 50
 
 

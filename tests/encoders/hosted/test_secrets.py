@@ -63,7 +63,7 @@ def test_a_server_that_echoes_the_key(server: FakeServer, code: int, caplog: pyt
     said = ""
     try:
         encoder.collect(encoder.forward(tokens, np.array([0])))
-        said = encoder.reason(tokens, 0) or ""
+        said = encoder.reject_reason(tokens, 0) or ""
     except EmbedcliError as error:
         said = everything_said(error)
     assert "***" in said

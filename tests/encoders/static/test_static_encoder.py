@@ -130,7 +130,7 @@ def test_windows_cover_a_text_and_each_is_read_whole(tmp_path: Path, kind: str, 
     model2vec(tmp_path, KINDS[kind](), max_length=limit)
     encoder = load(tmp_path)
     for text in [*TEXTS[:7], " ".join(TEXTS[:7]) * 5]:
-        spans = encoder.spans(text, overlap)
+        spans = encoder.split_into_windows(text, overlap)
         assert spans[0][0] == 0
         assert spans[-1][1] == len(text)
         for (start, stop), (following, _) in itertools.pairwise([*spans, (len(text), 0)]):
@@ -138,12 +138,12 @@ def test_windows_cover_a_text_and_each_is_read_whole(tmp_path: Path, kind: str, 
         tokens = encoder.tokenize([text[start:stop] for start, stop in spans])
         assert tokens.full.tolist() == tokens.lengths.tolist()
     with pytest.raises(UsageError, match="--split-overlap"):
-        encoder.spans("the fox " * 50, limit)
+        encoder.split_into_windows("the fox " * 50, limit)
 
 
 def test_a_character_of_more_tokens_than_fit_ends_the_overlap(tmp_path: Path) -> None:
     model2vec(tmp_path, byte_pairs(), max_length=4)
-    assert load(tmp_path).spans("\U0001f600" * 3, 3) == [(0, 1), (1, 2), (2, 3)]
+    assert load(tmp_path).split_into_windows("\U0001f600" * 3, 3) == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_normalize_flags_override_the_model(tmp_path: Path) -> None:

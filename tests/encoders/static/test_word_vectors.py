@@ -287,7 +287,7 @@ def test_words_are_cut_at_the_limit_and_counted(tmp_path: Path) -> None:
 def test_windows_hold_as_many_known_words_as_fit(tmp_path: Path) -> None:
     encoder = load(write(keyed(), tmp_path / "vectors.txt", "text"), max_seq_length=2)
     text = "the unknown fox, stone-the xyzzy bridge. fox"
-    windows = [text[start:stop] for start, stop in encoder.spans(text, 0)]
+    windows = [text[start:stop] for start, stop in encoder.split_into_windows(text, 0)]
     assert "".join(windows) == text
     tokens = encoder.tokenize(windows)
     assert tokens.full.tolist() == tokens.lengths.tolist()
@@ -303,7 +303,7 @@ def test_chinese_is_split_by_jieba(tmp_path: Path) -> None:
     assert encoder.tokenize(["它们"]).lengths.tolist() == [0]
     assert "jieba" in encoder.space()["versions"]
     limited = load(tmp_path / "vectors.bin", max_seq_length=2)
-    assert limited.spans("我们喜欢北京的天安门", 0) == [(0, 4), (4, 7), (7, 10)]
+    assert limited.split_into_windows("我们喜欢北京的天安门", 0) == [(0, 4), (4, 7), (7, 10)]
 
 
 def test_jieba_is_silent_and_leaves_no_file(tmp_path: Path) -> None:

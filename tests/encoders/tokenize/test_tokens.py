@@ -164,7 +164,7 @@ def test_pad_keeps_every_token_in_its_row(lengths: list[int], multiple: int, lef
 def test_windows_fit_the_limit_and_leave_no_character_out(name: str, prompt: str, overlap: int) -> None:
     tokenizer = fast(name, limit=32, prompt=prompt)
     for text in [*samples()[::8], "", "word " * 300, "長" * 300, "🙂" * 60, "x" * 500, "a.\n\n\n" * 60]:
-        windows = tokenizer.spans(text, overlap)
+        windows = tokenizer.split_into_windows(text, overlap)
         assert (tokenizer.tokenize([text[start:stop] for start, stop in windows]).full <= 32).all()
         assert (windows[0][0], windows[-1][1]) == (0, len(text))
         for (start, stop), (later, end) in pairwise(windows):
@@ -175,16 +175,16 @@ def test_windows_fit_the_limit_and_leave_no_character_out(name: str, prompt: str
 def test_windows_end_where_sentences_and_words_do() -> None:
     tokenizer = fast(KINDS[0], limit=40)
     text = "Gulls read. They shout! " * 12
-    assert all(text[start:stop].endswith((". ", "! ")) for start, stop in tokenizer.spans(text))
+    assert all(text[start:stop].endswith((". ", "! ")) for start, stop in tokenizer.split_into_windows(text))
     words = text.replace(".", "").replace("!", "")
-    windows = tokenizer.spans(words, 4)
+    windows = tokenizer.split_into_windows(words, 4)
     assert all(words[stop - 1].isspace() for _, stop in windows)
     assert all(words[start - 1].isspace() for start, _ in windows[1:])
 
 
 def test_an_overlap_as_long_as_a_window_is_refused() -> None:
     with pytest.raises(UsageError, match="--split-overlap 30"):
-        fast(KINDS[0], limit=32).spans("word " * 90, 30)
+        fast(KINDS[0], limit=32).split_into_windows("word " * 90, 30)
 
 
 def test_a_tokenizer_that_does_more_than_its_backend_is_used_itself() -> None:

@@ -130,7 +130,7 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     plain = encode(encoder, texts)
     batch = encoder.forward(encoder.tokenize(texts), np.arange(60))
     encoder.collect(batch)
-    assert encoder.sound(batch) == (batch.ready is not None)
+    assert encoder.has_verified_vectors(batch) == (batch.ready is not None)
     word = int(encoder.tokenize([texts[7]]).ids[2])
     for network in (encoder.model, encoder._exact()):
         network[0].auto_model.get_input_embeddings().weight.data[word] = float("nan")

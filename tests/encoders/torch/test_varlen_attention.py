@@ -70,7 +70,7 @@ def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPat
     encoder = load("all-MiniLM-L6-v2-shape")
     texts = samples()[:40]
     padded = encode(encoder, texts)
-    assert encoder.portion is None, "padded batches want rows of one length, from all of the chunk"
+    assert encoder.portion_characters is None, "padded batches want rows of one length, from all of the chunk"
     monkeypatch.setattr(torch_encoder, "PORTION", 500)
     sizes: list[int] = []
     plain = without_padding(encoder).tokenize

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import orjson
 
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted.client import Address, Endpoint, Refused, address, read_key
@@ -106,8 +106,8 @@ def identity(job: Job) -> dict[str, Any]:
     }
 
 
-class RemoteEncoder:
-    """contracts.Encoder over HTTP. `forward` starts requests, `collect` waits for them."""
+class RemoteEncoder(BaseEncoder):
+    """A hosted model, asked over HTTP. `forward` starts requests, `collect` waits for them."""
 
     multiple = 0
     empty_reason = "the text is empty"
@@ -161,7 +161,7 @@ class RemoteEncoder:
         return tokens, rows, [self._start(asked, rows[start:stop], counts[start:stop]) for start, stop in cuts]
 
     def collect(self, output: tuple[Tokens, Rows, list[Future[Block]]]) -> Floats:
-        """float32 [len(rows), dim]; rows of NaN where the server refused a text, and `reason` says why.
+        """float32 [len(rows), dim]; rows of NaN where the server refused a text, and `reject_reason` says why.
 
         Raises ModelError when patience is at its end or no attempt can help.
         """
@@ -177,7 +177,7 @@ class RemoteEncoder:
         vectors = np.concatenate([block.vectors for block in blocks])
         return normalized(vectors) if self._job.normalize else vectors
 
-    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters, each within the limit with the prompt."""
         return windows(text, self._prompt, self._counter, self._limit, overlap)
 
@@ -189,7 +189,7 @@ class RemoteEncoder:
                 made[i] = self.collect(self.forward(tokens, np.array([row])))[0]
         return made
 
-    def reason(self, tokens: Tokens, row: int) -> str | None:
+    def reject_reason(self, tokens: Tokens, row: int) -> str | None:
         """Why the server refused a row; None if it did not."""
         asked: Asked = tokens.payload
         return asked.refused.get(row)
@@ -335,10 +335,15 @@ def _refuse_flags(job: Job, where: Address) -> None:
     resolve_prompt(job, {}, None)
     if job.offline and not where.loopback:
         raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
-    for name in ("rpm", "tpm", "max_concurrency", "request_timeout", "patience"):
-        value = getattr(job, name)
+    flags = {
+        "rpm": job.rpm,
+        "tpm": job.tpm,
+        "max-concurrency": job.max_concurrency,
+        "request-timeout": job.request_timeout,
+        "patience": job.patience,
+    }
+    for flag, value in flags.items():
         if value is not None and value <= 0:
-            flag = name.replace("_", "-")
             raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
 from embedcli.encoders.errors import memory
 from embedcli.encoders.openvino import cache
@@ -69,7 +69,7 @@ class Network:
         )
 
 
-class CompiledEncoder:
+class CompiledEncoder(BaseEncoder):
     """A compiled sentence-transformers pipeline on the CPU, with `lanes` batches in flight.
 
     `compile(network, dtype)` gives OpenVINO's compiled model.
@@ -83,7 +83,6 @@ class CompiledEncoder:
         self._asked, self._network, self._compile = asked, network, compile
         self._recipe = asked.recipe
         self.words = network.tokenizer(asked.recipe, asked.recipe.max_seq_length)
-        self.spans = self.words.spans
         self.dim = int(network.facts["dim"])
         self.dtype = asked.dtype
         self._main = Requests(compile(network, self.dtype))
@@ -104,6 +103,10 @@ class CompiledEncoder:
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Each text once, prompt first, cut to the model's limit."""
         return self.words.tokenize(texts)
+
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+        """Split a text as its tokenizer does."""
+        return self.words.split_into_windows(text, overlap)
 
     def forward(self, tokens: Tokens, rows: Rows) -> Any:
         """Start one batch and return at once. Raises OutOfMemory if it does not fit."""

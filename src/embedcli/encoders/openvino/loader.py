@@ -27,7 +27,7 @@ from embedcli.models.config import Recipe
 from embedcli.models.files import ModelFiles
 
 if TYPE_CHECKING:
-    from embedcli.core.encoder import Encoder
+    from embedcli.core.encoder import BaseEncoder
 
     Build = Callable[[Job], Any]
     Notify = Callable[[str], None]
@@ -130,7 +130,7 @@ class Torch:
             gc.collect()
 
 
-def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Notify) -> Encoder:
+def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Notify) -> BaseEncoder:
     """The compiled model, from the cache or compiled now; where it cannot be, the PyTorch side and a line on why.
 
     `build(job)` loads the PyTorch side (a TransformerEncoder); it is called on a cache miss only. Raises UsageError
@@ -139,7 +139,7 @@ def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Noti
     asked = Asked(files, recipe, job)
     torch = Torch(asked, build)
     try:
-        encoder: Encoder = _load(asked, torch, notify)
+        encoder: BaseEncoder = _load(asked, torch, notify)
     except OutOfMemory as error:
         reason = f"the memory does not suffice to compile it ({error})"
     except NotConvertible as error:
@@ -152,7 +152,7 @@ def load(files: ModelFiles, recipe: Recipe, job: Job, build: Build, notify: Noti
     if job.engine == "openvino":
         raise ModelError(f"{files.name} cannot run with --engine openvino: {reason}", "leave --engine openvino out")
     notify(f"{files.name} runs on PyTorch: {reason}")
-    fallback: Encoder = torch.wanted()
+    fallback: BaseEncoder = torch.wanted()
     return fallback
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import numpy as np
 
 from embedcli.core.cpu import cores
+from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.static.keyed_vectors import sidecar
@@ -103,7 +104,7 @@ def load(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
     return StaticEncoder(bag, reader, settings.normalize, _identity(files, settings) | facts, threads)
 
 
-class StaticEncoder:
+class StaticEncoder(BaseEncoder):
     """Means over tokens, computed in threads: `lanes` batches at a time, each with its whole cost in `forward`."""
 
     multiple = 0
@@ -125,9 +126,9 @@ class StaticEncoder:
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         return self._reader(texts)
 
-    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out."""
-        return self._reader.spans(text, overlap)
+        return self._reader.split_into_windows(text, overlap)
 
     def forward(self, tokens: Tokens, rows: Rows) -> Future[Floats]:
         return self._pool.submit(self.exact, tokens, rows)

@@ -61,7 +61,7 @@ class TokenReader:
                 full[i] = max(full[i], len(kept) + 1)
         return Tokens(ids, offsets, full)
 
-    def spans(self, text: str, overlap: int) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters, each read whole; `overlap` in tokens."""
         if self._limit is None:
             return [(0, len(text))]
@@ -113,7 +113,7 @@ class WordReader:
         full = np.fromiter(map(len, rows), np.int32, len(rows))
         return as_tokens([row[: self._limit] for row in rows], full)
 
-    def spans(self, text: str, overlap: int) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters, each read whole; `overlap` in words."""
         if self._limit is None:
             return [(0, len(text))]

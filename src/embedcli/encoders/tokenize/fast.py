@@ -63,7 +63,7 @@ class FastTokenizer:
         """End the threads."""
         self._words.close()
 
-    def spans(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out.
 
         Windows end at a sentence or word end when one is near, and begin about `overlap` tokens before the last

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core.cpu import cores, quota
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.encoders.equivalence import cosines
@@ -53,7 +53,7 @@ UNPADDED_COSINE = 0.9999
 LONG_PROBE = (*PROBE, " ".join(PROBE * 30))
 
 
-class TransformerEncoder:
+class TransformerEncoder(BaseEncoder):
     """A sentence-transformers pipeline on one device.
 
     `model` maps features to `sentence_embedding` as the job wants it (its Normalize module added or dropped);
@@ -81,8 +81,6 @@ class TransformerEncoder:
         self.model = self._load(self.dtype)
         self.words = self._choose_words()
         self.tokenizer = self.words if isinstance(self.words, FastTokenizer) else None
-        if self.tokenizer is not None:
-            self.spans = self.tokenizer.spans
         self._typed = self.tokenizer is not None and "token_type_ids" in self.model.tokenizer.model_input_names
         self._exact_model: Any = None
         plain = kind == "cpu" and self.dtype == "float32" and not isinstance(self.words, Texts)
@@ -114,6 +112,10 @@ class TransformerEncoder:
         """Each text once, prompt first, cut to the model's limit."""
         return self.words.tokenize(texts)
 
+    def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]] | None:
+        """Split a text as its fast tokenizer does; None without one."""
+        return None if self.tokenizer is None else self.tokenizer.split_into_windows(text, overlap)
+
     def forward(self, tokens: Tokens, rows: Rows) -> Fetched:
         """Start one batch; on an accelerator nothing waits for it. Raises OutOfMemory if it does not fit."""
         if self._packable:
@@ -130,7 +132,7 @@ class TransformerEncoder:
             made: Floats = output.vectors.float().cpu().numpy()
         return made
 
-    def sound(self, output: Fetched) -> bool:
+    def has_verified_vectors(self, output: Fetched) -> bool:
         """Whether the device has seen that every vector of a collected batch is finite and not zero."""
         return output.sound is not None and bool(output.sound)
 
@@ -208,11 +210,6 @@ class TransformerEncoder:
         return features, batch
 
     @property
-    def portion(self) -> int | None:
-        """Without padding a batch may be of any rows: a card begins while the rest of its chunk is tokenized."""
-        return None if self.multiple else PORTION
-
-    @property
     def prompt_length(self) -> int | None:
         """The tokens of the prompt that pooling must leave out, or None when it takes all."""
         if self.recipe.include_prompt or isinstance(self.words, Texts):
@@ -263,7 +260,8 @@ class TransformerEncoder:
             return
         for kernel in kernels(torch, self.device, self.dtype, self.model[0].auto_model):
             if self._unpadded_by(kernel):
-                self.multiple = 0
+                # Without padding a batch may be of any rows: a card begins while the rest of its chunk is tokenized.
+                self.multiple, self.portion_characters = 0, PORTION
                 return
             has_place, self._flat = self._flat is not None, None
             self.model = self._load(self.dtype)
