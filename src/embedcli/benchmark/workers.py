@@ -79,7 +79,7 @@ def runners(request: Request, workers: int) -> tuple[list[Ours], dict[str, str]]
     many = ("--workers", str(workers))
     found = [alone, replace(alone, name=f"{workers} processes", arguments=(*alone.arguments, *many))]
     ray = replace(alone, name=f"Ray, {workers} workers", arguments=(*alone.arguments, *many, "--runner", "ray"))
-    if all(map(find_spec, ("ray", "pandas"))):
+    if find_spec("ray"):
         return [*found, ray], {}
     return found, {ray.name: "not installed: pip install 'embedcli[ray]'"}
 

@@ -103,7 +103,8 @@ class ActorPool:
         self.deaths: Counter[int] = Counter()
         self.errors: Counter[int] = Counter()
         self.shown_notes: set[str] = set()
-        job = replace(run.job, runner="local", workers=None, threads=count_threads(run.job), max_seconds=None)
+        threads = run.job.threads or max(1, int(run.job.num_cpus or 1))
+        job = replace(run.job, runner="local", workers=None, threads=threads, max_seconds=None)
         self.setup, self.context = replace(setup, job=job), DriverContext()
         self.actor_class: Any = ray.remote(RayWorker).options(
             num_cpus=run.job.num_cpus or 1, num_gpus=run.job.num_gpus or 0, scheduling_strategy="SPREAD"
@@ -312,10 +313,6 @@ def refuse_unreachable(address: str) -> None:
 
 
 # Resources
-
-
-def count_threads(job: Job) -> int:
-    return job.threads or max(1, int(job.num_cpus or 1))
 
 
 def required_resources(job: Job) -> dict[str, float]:
