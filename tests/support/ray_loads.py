@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -51,15 +52,21 @@ class Loader:
 
 @dataclass(frozen=True)
 class DiesOnce(Loader):
-    """The first worker that has done `after` chunks dies of SIGKILL, like one that the kernel takes for its memory."""
+    """The first worker that has done `after` chunks dies of SIGKILL, like one that the kernel takes for its memory.
+
+    The other one of two waits for the replacement, so that there is work left for it.
+    """
 
     after: int = 2
     done: list[int] = field(default_factory=list)
 
     def at_tokenize(self) -> None:
         self.done.append(1)
-        if len(self.done) > self.after and self.first("died"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if len(self.done) > self.after:
+            if self.first("died"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            while loads(Path(self.folder)) < 3:
+                time.sleep(0.01)
 
 
 @dataclass(frozen=True)
