@@ -429,12 +429,14 @@ def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_stop_while_connecting(slow_ray: Any) -> None:
-    """Ray is never shut down while it connects: that would abort the process."""
+    """Ray is never shut down while it connects, and the alarm of its handler of SIGTERM does not abort the process."""
     this = this_run()
     this.control.stop("SIGTERM")
+    signal.alarm(jobs.PATIENCE)
     with ray_runner.connect(this, slow_ray):
         assert slow_ray.calls.empty()
     assert slow_ray.calls.empty()
+    assert signal.alarm(0) == 0
     slow_ray.answer.set()
     assert [slow_ray.calls.get(timeout=jobs.PATIENCE) for _ in range(2)] == ["connected", "shutdown"]
 

@@ -273,6 +273,7 @@ def connect(run: Run, ray: Any) -> Iterator[None]:
     try:
         deadline = time.monotonic() + CONNECT_SECONDS
         while not (connected.wait(LOOK_SECONDS) or run.control.now.is_set()):
+            restore_sigterm_handler()
             run.meter.beat = time.monotonic()
             if time.monotonic() > deadline:
                 raise UsageError(f"no Ray cluster at {where}: no response within {CONNECT_SECONDS:g} s", CONNECT_HINT)
@@ -281,12 +282,15 @@ def connect(run: Run, ray: Any) -> Iterator[None]:
                 raise error
             raise UsageError(f"no Ray cluster at {where}: {first_line(error)}", CONNECT_HINT) from error
         restore_sigterm_handler()
+        if run.control.now.is_set():
+            signal.alarm(0)  # set by Ray's handler if SIGTERM came while that was installed
         yield
     finally:
         finished.set()
-        if connected.is_set():
-            thread.join(CONNECT_SECONDS)
-        restore_sigterm_handler()
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while connected.is_set() and thread.is_alive() and time.monotonic() < deadline:
+            thread.join(LOOK_SECONDS)
+            restore_sigterm_handler()
 
 
 def restore_sigterm_handler() -> None:
