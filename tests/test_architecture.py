@@ -25,10 +25,8 @@ OWNERS = {
     "transformers": ("encoders/torch/",),
     "sentence_transformers": ("encoders/torch/",),
     "openvino": ("encoders/openvino/",),
-    "gensim": ("encoders/static/",),
     "jieba": ("encoders/static/",),
     "httpx2": ("encoders/hosted/",),
-    "openai": ("encoders/hosted/",),
     "fsspec": ("storage/",),
     "ray": ("runners/",),
     "matplotlib": ("analysis/",),
@@ -36,7 +34,7 @@ OWNERS = {
 # Run by path, each in a process of its own, and imported by nobody: the other side of a comparison.
 PROGRAMS = PACKAGE / "benchmark" / "programs"
 # Allowed anywhere, but not at start: `embedcli --help` needs none of them.
-LATE = {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "safetensors", "model2vec"}
+LATE = {"numpy", "pyarrow", "tokenizers", "huggingface_hub", "safetensors"}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

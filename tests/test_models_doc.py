@@ -1,4 +1,4 @@
-"""Every command of docs/models.md works, on the small model that stands for the real one."""
+"""Every command of docs/reference/models.md works on a small model that stands in for the real one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs import run, write_jsonl
 from reference import encode as encoded
 from reference import load, lowest_cosine, samples
 
-DOC = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text("utf-8")
+DOC = (Path(__file__).resolve().parent.parent / "docs" / "reference" / "models.md").read_text("utf-8")
 COMMANDS = re.findall(r"^\$ (embedcli encode .*)$", DOC, re.MULTILINE)
 
 

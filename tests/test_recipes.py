@@ -1,4 +1,4 @@
-"""Each block of docs/recipes.md runs with the real library, and prints what the page says."""
+"""Each block of docs/guides/recipes.md runs with the real library, and prints what the page says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "recipes.md"
+PAGE = ROOT / "docs" / "guides" / "recipes.md"
 COMMANDS = ("jq", "make", "gzip", "zcat", "split", "xargs", "duckdb", "embedding-atlas")
 PROGRAMS = Path(sys.executable).parent
 LIMIT = 900

@@ -1,4 +1,4 @@
-"""The cron and systemd examples of the README, run as cron and systemd would run them."""
+"""The cron and systemd examples of docs/guides/unattended.md, run as cron and systemd would run them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 import jobs
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+GUIDE = (Path(__file__).parent.parent / "docs" / "guides" / "unattended.md").read_text("utf-8")
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+    return re.findall(rf"```{kind}\n(.*?)```", GUIDE, re.DOTALL)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_cron_example_runs_every_night(dumps: Path) -> None:
 
 def test_the_systemd_example_runs(dumps: Path) -> None:
     service, timer = (placed(block, dumps) for block in blocks("ini"))
-    line = re.search(r"^ExecStart=(.*)$", service, re.MULTILINE)
+    line = re.search(r"^ExecStart=(.*)$", service.replace("\\\n", " "), re.MULTILINE)
     assert line
     done = subprocess.run(line[1].replace("%%", "%").split(), cwd=dumps, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Benchmarks on an accelerator: peaks with their source, a baseline in float16; run here with the CPU in its place."""
+"""Comparisons on an accelerator: peaks with their source, a float16 baseline. The CPU stands in for it here."""
 
 from __future__ import annotations
 
@@ -12,10 +12,23 @@ import numpy as np
 import pytest
 
 import models
-from embedcli.benchmark import compare, gpu_peaks, lineup, machine, text_tables, timed_process
-from embedcli.benchmark import results as bench_results
-from embedcli.benchmark.contenders import Lap, Ours, Result
-from embedcli.benchmark.dataset import Rows
+from embedcli.benchmark import compare
+from embedcli.benchmark.contenders import EmbedcliRun, RunVectors, Timing
+from embedcli.benchmark.dataset import BenchDataset
+from embedcli.benchmark.gpu_peaks import GpuPeak, find_peak
+from embedcli.benchmark.lineup import (
+    Lineup,
+    MeasuredModel,
+    choose_baseline,
+    choose_embedcli_runs,
+    configure_library,
+    find_peers,
+    resolve_model,
+)
+from embedcli.benchmark.machine import describe_machine
+from embedcli.benchmark.results import compute_lowest_cosine
+from embedcli.benchmark.text_tables import format_machine
+from embedcli.benchmark.timed_process import run_measured
 from embedcli.core.job import Job
 
 
@@ -38,46 +51,46 @@ from embedcli.core.job import Job
     ],
 )
 def test_peaks_are_found_by_the_drivers_names(name: str, half: float | None) -> None:
-    found = gpu_peaks.peak(name)
-    assert (found.half if found else None) == half
+    found = find_peak(name)
+    assert (found.half_tflops if found else None) == half
     assert found is None or found.source
 
 
 class Named:
-    """A contender that has a name and ran on the CPU, in the place of a card."""
+    """A contender with nothing but a name."""
 
     name = "embedcli torch f32"
 
 
 @pytest.fixture
-def as_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcli.encoders.torch.device.on_cpu", lambda job: False)
 
 
-def subject() -> lineup.Subject:
-    return lineup.subject(Job((), "", model=str(models.folder("gte-small")), engine="torch", device="cpu"), ())
+def resolve_small_model() -> MeasuredModel:
+    return resolve_model(Job((), "", model=str(models.folder("gte-small")), engine="torch", device="cpu"), ())
 
 
-@pytest.mark.usefixtures("as_a_card")
+@pytest.mark.usefixtures("pretend_accelerator")
 def test_the_baseline_computes_in_float16_and_float32_takes_part(tmp_path: Path) -> None:
-    made = lineup.baseline(subject())
-    assert (made.name, made.settings["dtype"]) == ("sentence-transformers f16", "float16")
-    peers, _ = lineup.candidates(subject(), sys.executable, tmp_path, lambda line: None)
+    baseline = choose_baseline(resolve_small_model())
+    assert (baseline.name, baseline.settings["dtype"]) == ("sentence-transformers f16", "float16")
+    peers, _ = find_peers(resolve_small_model(), sys.executable, tmp_path, lambda line: None)
     assert ("sentence-transformers", "float32") in [(peer.name, peer.settings["dtype"]) for peer in peers]
-    assert lineup.variants(subject()) == [Ours("embedcli", ())]
+    assert choose_embedcli_runs(resolve_small_model()) == [EmbedcliRun("embedcli", ())]
 
 
 @pytest.fixture(scope="module")
 def measured_once() -> Callable[..., Any]:
-    """`compare.run`, which runs the program that measures at its first call only, and gives its result at each."""
-    told: list[tuple[Any, str]] = []
+    """A `run_measured` that runs the measuring program on its first call only, and returns its result on each."""
+    first: list[tuple[Any, str]] = []
 
     def run(command: list[str], log: Path) -> Any:
-        if not told:
-            told.append((timed_process.run(command, log), Path(command[2]).read_text()))
-        (done, result), *_ = told
-        Path(command[2]).write_text(result)
-        return done
+        if not first:
+            first.append((run_measured(command, log), Path(command[2]).read_text()))
+        (result, figures), *_ = first
+        Path(command[2]).write_text(figures)
+        return result
 
     return run
 
@@ -86,38 +99,45 @@ def measured_once() -> Callable[..., Any]:
 def test_computing_is_compared_with_the_cards_peak(
     known: bool, tmp_path: Path, measured_once: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The program that measures the card's own products is run for real."""
-    monkeypatch.setattr(gpu_peaks, "peak", lambda name: gpu_peaks.Peak(2, 1, "a data sheet") if known else None)
-    monkeypatch.setattr(compare, "run", measured_once)
-    lap = Lap(1, 1, 1, 1, report={"space": {"device": "cpu"}})
-    monkeypatch.setattr(compare.Bench, "lap", lambda *_: lap)
-    fields = lineup.Field([Named()], lineup.baseline(subject()))  # type: ignore[list-item]
-    rows = Rows(["a"], tmp_path, tmp_path, tmp_path)
-    bench = compare.Bench(compare.Request(subject().job), subject(), rows, tmp_path, lambda line: None, fields)
-    made = compare.accelerator(bench)
-    assert made["name"] == "cpu"
-    assert set(made["measured_gflops"]) == {"float32", "bfloat16", "float16"}
-    assert min(made["measured_gflops"].values()) > 0
-    peaks = {"float32": 1000, "bfloat16": 2000, "float16": 2000} if known else made["measured_gflops"]
-    assert (bench.peaks, made["peak_gflops"]) == (peaks, peaks)
-    assert ("a data sheet" in made["source"]) == known
-    text = "\n".join(text_tables.on_machine(machine.describe() | {"accelerator": made}))
+    """The program that measures matrix products really runs."""
+    monkeypatch.setattr(compare, "find_peak", lambda name: GpuPeak(2, 1, "a data sheet") if known else None)
+    monkeypatch.setattr(compare, "run_measured", measured_once)
+    timing = Timing(1, 1, 1, 1, report={"space": {"device": "cpu"}})
+    monkeypatch.setattr(compare.BenchSession, "run", lambda *_: timing)
+    lineup = Lineup([Named()], choose_baseline(resolve_small_model()))  # type: ignore[list-item]
+    rows = BenchDataset(["a"], tmp_path, tmp_path, tmp_path)
+    session = compare.BenchSession(
+        compare.BenchRequest(resolve_small_model().job),
+        resolve_small_model(),
+        rows,
+        tmp_path,
+        lambda line: None,
+        lineup,
+    )
+    figures = compare.measure_accelerator(session)
+    assert figures["name"] == "cpu"
+    assert set(figures["measured_gflops"]) == {"float32", "bfloat16", "float16"}
+    assert min(figures["measured_gflops"].values()) > 0
+    peaks = {"float32": 1000, "bfloat16": 2000, "float16": 2000} if known else figures["measured_gflops"]
+    assert (session.peak_gflops, figures["peak_gflops"]) == (peaks, peaks)
+    assert ("a data sheet" in figures["source"]) == known
+    text = "\n".join(format_machine(describe_machine() | {"accelerator": figures}))
     assert "card      cpu" in text
 
 
-@pytest.mark.usefixtures("as_a_card")
+@pytest.mark.usefixtures("pretend_accelerator")
 def test_fidelity_is_to_float32(tmp_path: Path) -> None:
-    baseline = lineup.baseline(subject())
-    exact = lineup.peer(subject(), "sentence-transformers", "sentence-transformers 32")
-    fields = lineup.Field([Named()], baseline, [exact])  # type: ignore[list-item]
+    baseline = choose_baseline(resolve_small_model())
+    exact = configure_library(resolve_small_model(), "sentence-transformers", "sentence-transformers 32")
+    lineup = Lineup([Named()], baseline, [exact])  # type: ignore[list-item]
     rows = np.arange(2)
-    ours = Result(rows, np.array([[1, 0], [0, 1]], np.float32))
+    ours = RunVectors(rows, np.array([[1, 0], [0, 1]], np.float32))
     results = {
         Named.name: ours,
-        exact.name: Result(rows, np.array([[1, 0], [0.6, 0.8]], np.float32)),
+        exact.name: RunVectors(rows, np.array([[1, 0], [0.6, 0.8]], np.float32)),
         baseline.name: ours,
     }
-    measured = SimpleNamespace(field=fields, results=results)
-    assert bench_results.fidelity(measured, Named()) == pytest.approx(0.8)  # type: ignore[arg-type]
-    fields.peers.clear()
-    assert bench_results.fidelity(measured, Named()) == pytest.approx(1)  # type: ignore[arg-type]
+    measured = SimpleNamespace(lineup=lineup, vectors=results)
+    assert compute_lowest_cosine(measured, Named()) == pytest.approx(0.8)  # type: ignore[arg-type]
+    lineup.peers.clear()
+    assert compute_lowest_cosine(measured, Named()) == pytest.approx(1)  # type: ignore[arg-type]

@@ -235,7 +235,7 @@ def test_every_command_of_the_page_works(tmp_path: Path, server: FakeServer, mon
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-test")
     server.key = "sk-of-the-test"
     jobs.write_jsonl(Path("rows.jsonl"), ROWS)
-    lines = re.findall(r"^\$ embedcli (.*)$", (DOCS / "hosted.md").read_text("utf-8"), re.MULTILINE)
+    lines = re.findall(r"^\$ embedcli (.*)$", (DOCS / "guides" / "hosted-models.md").read_text("utf-8"), re.MULTILINE)
     assert {line.split()[0] for line in lines} == {"encode", "plan", "batch"}
     for line in lines:
         words = shlex.split(line.replace("http://localhost:8000/v1", server.base_url))
@@ -255,7 +255,7 @@ def test_every_command_of_the_page_works(tmp_path: Path, server: FakeServer, mon
 def test_the_prompts_of_known_families_are_in_the_page() -> None:
     from embedcli.models.registry import KNOWN
 
-    page = (DOCS / "models.md").read_text("utf-8")
+    page = (DOCS / "reference" / "models.md").read_text("utf-8")
     for entry in KNOWN:
         for prompt in (entry.prompts or {}).values():
             for part in prompt.split("\n"):

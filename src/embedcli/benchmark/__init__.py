@@ -1,1 +1,1 @@
-"""Measuring: embedcli beside other libraries, each run a process of its own, and what its memory and budgets do."""
+"""`embedcli bench`: embedcli next to other libraries on the user's rows, each run in a process of its own."""

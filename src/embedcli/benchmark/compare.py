@@ -1,4 +1,4 @@
-"""The same rows through embedcli and through other libraries, in turn, and what the runs say about each other."""
+"""Run the same rows through embedcli and other libraries, in turn, and compare the runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,39 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedcli.benchmark import gpu_peaks, machine
-from embedcli.benchmark import lineup as fields
-from embedcli.benchmark.contenders import PROGRAMS, Contender, Failed, Lap, Ours, Peer
-from embedcli.benchmark.dataset import Rows, gather
-from embedcli.benchmark.lineup import Field, Notify, Subject
-from embedcli.benchmark.results import Laps, Measured, outcome
-from embedcli.benchmark.timed_process import run
+from embedcli.benchmark.contenders import PROGRAMS, Contender, EmbedcliRun, PeerLibrary, RunFailed, Timing
+from embedcli.benchmark.dataset import BenchDataset, write_dataset
+from embedcli.benchmark.gpu_peaks import find_peak
+from embedcli.benchmark.lineup import (
+    Lineup,
+    MeasuredModel,
+    Notify,
+    choose_baseline,
+    choose_batch_size,
+    choose_embedcli_runs,
+    find_peers,
+    resolve_model,
+)
+from embedcli.benchmark.machine import describe_machine
+from embedcli.benchmark.results import Measurements, Timings, summarize
+from embedcli.benchmark.timed_process import run_measured
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import device as torch_device
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to measure: the job's inputs and encoder, `arguments` with the same encoder flags for measured processes.
+class BenchRequest:
+    """What to measure.
 
-    `few` is whether a job of ten rows is measured, too.
+    Attributes:
+        job: The inputs and the encoder.
+        arguments: The encoder options of the job, as typed: measured processes receive them.
+        rounds: Runs of each contender.
+        rows: Use only the first rows; None for all.
+        peers: Whether other libraries than the baseline take part.
+        peer_python: The interpreter that has them; "" for this one.
+        few: Whether a job of ten rows is measured, too.
     """
 
     job: Job
@@ -38,174 +54,207 @@ class Request:
 
 
 @dataclass
-class Bench:
-    """A comparison under way. Every contender has a folder of its own for what its last run left."""
+class BenchSession:
+    """A comparison in progress. Every contender has its own folder for the results of its last run."""
 
-    request: Request
-    subject: Subject
-    rows: Rows
+    request: BenchRequest
+    model: MeasuredModel
+    dataset: BenchDataset
     folder: Path
     notify: Notify
-    field: Field
-    peaks: Mapping[str, float] | None = None
+    lineup: Lineup
+    peak_gflops: Mapping[str, float] | None = None
 
-    def lap(self, contender: Contender, rows: Path) -> Lap:
-        """One run, its results in the contender's own folder. Raises Failed."""
-        return contender.lap(rows, self.home(contender))
+    def run(self, contender: Contender, rows: Path) -> Timing:
+        """Run a contender once, its results in its own folder.
 
-    def sure(self, contender: Contender, rows: Path, folder: Path | None = None) -> Lap:
-        """One run of what ran before, or must run. Raises ModelError."""
+        Raises:
+            RunFailed: The process failed.
+        """
+        return contender.run(rows, self.folder_of(contender))
+
+    def run_required(self, contender: Contender, rows: Path, folder: Path | None = None) -> Timing:
+        """Run a contender without which nothing can be compared.
+
+        Raises:
+            ModelError: The process failed.
+        """
         try:
-            return contender.lap(rows, folder or self.home(contender))
-        except Failed as error:
+            return contender.run(rows, folder or self.folder_of(contender))
+        except RunFailed as error:
             raise ModelError(
                 f"{contender.name} failed: {error}", "run it alone first: nothing can be compared without it"
             ) from error
 
-    def home(self, contender: Contender) -> Path:
-        home = self.folder / contender.name.replace(" ", "-")
-        home.mkdir(exist_ok=True)
-        return home
+    def folder_of(self, contender: Contender) -> Path:
+        folder = self.folder / contender.name.replace(" ", "-")
+        folder.mkdir(exist_ok=True)
+        return folder
 
 
-def compare(request: Request, notify: Notify) -> dict[str, Any]:
-    """All figures of one comparison, as `--json` writes them (docs/speed.md says what each is).
+def compare(request: BenchRequest, notify: Notify) -> dict[str, Any]:
+    """Compare embedcli with the baseline and other libraries.
 
-    Raises UsageError where there is nothing to compare, ModelError where embedcli or the baseline does not run.
+    Args:
+        request: What to measure.
+        notify: Receives one line of progress at a time.
+
+    Returns:
+        The figures that `--json` writes; docs/speed.md explains them.
+
+    Raises:
+        UsageError: There is nothing to compare with.
+        ModelError: embedcli or the baseline failed.
     """
-    where = machine.describe()
-    subject = fields.subject(request.job, request.arguments)
+    machine = describe_machine()
+    model = resolve_model(request.job, request.arguments)
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         folder = Path(name)
-        rows = gather(request.job, request.rows, folder)
-        field = Field(fields.variants(subject), fields.baseline(subject))
-        bench = Bench(request, subject, rows, folder, notify, field)
-        prepare(bench)
+        dataset = write_dataset(request.job, request.rows, folder)
+        lineup = Lineup(choose_embedcli_runs(model), choose_baseline(model))
+        session = BenchSession(request, model, dataset, folder, notify, lineup)
+        prepare_contenders(session)
         if not torch_device.on_cpu(request.job):
-            where["accelerator"] = accelerator(bench)
-        laps, products = measure(bench)
-        few = measure_few(bench) if request.few else {}
-        results = {contender.name: contender.result(bench.home(contender)) for contender in bench.field.every()}
-        names = [Path(path).name for path in request.job.inputs]
-        return outcome(Measured(where, subject, names, rows.texts, bench.field, laps, products, few, results))
+            machine["accelerator"] = measure_accelerator(session)
+        timings, products = run_rounds(session)
+        few_timings = run_few_rows(session) if request.few else {}
+        vectors = {one.name: one.load_vectors(session.folder_of(one)) for one in lineup.contenders}
+        input_names = [Path(path).name for path in request.job.inputs]
+        return summarize(
+            Measurements(machine, model, input_names, dataset.texts, lineup, timings, products, few_timings, vectors)
+        )
 
 
-# Getting ready
+# Preparation
 
 
-def prepare(bench: Bench) -> None:
-    """Warm every cache with a ten-row run of each, name our variants, choose the peers and their batch sizes."""
-    field = bench.field
-    bench.notify(f"{len(bench.rows.texts):,} rows; a ten-row run of each first, to fill the caches")
-    field.ours = named_variants(bench, field.ours)
-    if bench.subject.static or not torch_device.on_cpu(bench.request.job):
-        field.baseline = settled(bench, field.baseline)
-    bench.sure(field.baseline, bench.rows.few)
-    if not bench.request.peers:
+def prepare_contenders(session: BenchSession) -> None:
+    """Fill the caches with a ten-row run of each, name the variants of embedcli, choose other libraries."""
+    lineup = session.lineup
+    session.notify(f"{len(session.dataset.texts):,} rows; a ten-row run of each contender first, to fill the caches")
+    lineup.embedcli_runs = name_embedcli_runs(session, lineup.embedcli_runs)
+    if session.model.is_static or not torch_device.on_cpu(session.request.job):
+        lineup.baseline = choose_baseline_batch_size(session, lineup.baseline)
+    session.run_required(lineup.baseline, session.dataset.first_rows)
+    if not session.request.peers:
         return
-    python = bench.request.peer_python or field.baseline.python
-    peers, field.missing = fields.candidates(bench.subject, python, bench.folder, bench.notify)
+    python = session.request.peer_python or lineup.baseline.python
+    peers, lineup.missing = find_peers(session.model, python, session.folder, session.notify)
     for peer in peers:
         try:
-            bench.notify(f"{peer.name}: choosing its batch size")
-            chosen = fields.best_batch(peer, bench.rows.some, bench.home(peer))
-        except Failed as error:
-            field.missing[peer.name] = f"it failed: {error}"
+            session.notify(f"{peer.name}: choosing its batch size")
+            chosen = choose_batch_size(peer, session.dataset.sample_rows, session.folder_of(peer))
+        except RunFailed as error:
+            lineup.missing[peer.name] = f"it failed: {error}"
             continue
-        if chosen.name != field.baseline.name:
-            field.peers.append(chosen)
+        if chosen.name != lineup.baseline.name:
+            lineup.peers.append(chosen)
 
 
-def settled(bench: Bench, peer: Peer) -> Peer:
-    """The baseline with its best batch size on all rows."""
+def choose_baseline_batch_size(session: BenchSession, baseline: PeerLibrary) -> PeerLibrary:
+    """Give the baseline its fastest batch size on all rows."""
     try:
-        return fields.best_batch(peer, bench.rows.every, bench.home(peer))
-    except Failed as error:
-        raise ModelError(f"{peer.name} cannot run this model: {error}", "choose a model that it can run") from error
+        return choose_batch_size(baseline, session.dataset.all_rows, session.folder_of(baseline))
+    except RunFailed as error:
+        raise ModelError(f"{baseline.name} cannot run this model: {error}", "choose a model that it can run") from error
 
 
-def named_variants(bench: Bench, ours: Sequence[Ours]) -> list[Ours]:
-    """Our variants under what they turned out to be; one that turns out to be another is left out."""
-    found: dict[str, Ours] = {}
-    for variant in ours:
+def name_embedcli_runs(session: BenchSession, runs: Sequence[EmbedcliRun]) -> list[EmbedcliRun]:
+    """Name each variant after the engine and number format that it chose, and drop duplicates."""
+    named: dict[str, EmbedcliRun] = {}
+    for run in runs:
         try:
-            space = bench.lap(variant, bench.rows.few).report["space"]
-        except Failed as error:
-            if variant is ours[0]:
+            space = session.run(run, session.dataset.first_rows).report["space"]
+        except RunFailed as error:
+            if run is runs[0]:
                 raise ModelError(f"embedcli could not encode ten rows: {error}", "try `embedcli encode`") from error
-            bench.field.missing[variant.name] = str(error)
+            session.lineup.missing[run.name] = str(error)
             continue
-        name = " ".join(str(part) for part in ("embedcli", space.get("engine"), short(space.get("dtype"))) if part)
-        found.setdefault(name, replace(variant, name=name))
-    return list(found.values())
+        parts = ("embedcli", space.get("engine"), abbreviate_dtype(space.get("dtype")))
+        name = " ".join(str(part) for part in parts if part)
+        named.setdefault(name, replace(run, name=name))
+    return list(named.values())
 
 
-def short(dtype: object) -> str:
+def abbreviate_dtype(dtype: object) -> str:
     return {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(str(dtype), "")
 
 
-# Measuring
+# Measurement
 
 
-def measure(bench: Bench) -> tuple[Laps, list[Mapping[str, float]]]:
-    """Every contender once a round, in turn, and the machine's best matrix products in the same round."""
-    laps: Laps = {contender.name: [] for contender in bench.field.every()}
-    products: list[Mapping[str, float]] = []
-    for number in range(bench.request.rounds):
-        if not bench.subject.static:
-            products.append(bench.peaks or matrix_products(bench))
-        for contender in bench.field.every():
-            laps[contender.name].append(bench.sure(contender, bench.rows.every))
-            last = laps[contender.name][-1]
-            bench.notify(f"round {number + 1} of {bench.request.rounds}: {contender.name} {last.seconds:.1f} s")
-    return laps, products
+def run_rounds(session: BenchSession) -> tuple[Timings, list[Mapping[str, float]]]:
+    """Run every contender once per round, in turn.
 
-
-def accelerator(bench: Bench) -> dict[str, Any]:
-    """The card's name, its matrix products as measured, and its dense peak with its source where it is known.
-
-    What computing is compared with is then that peak, in every round, else the measured products.
+    Returns:
+        The timings, and for each round the GFLOP/s by number format that computing is compared with: the peak of the
+        accelerator, or the fastest matrix products of the processor, measured in the same round.
     """
-    target = bench.folder / "card.json"
-    device = str(bench.lap(bench.field.ours[0], bench.rows.few).report["space"]["device"])
-    command = [bench.field.baseline.python, str(PROGRAMS / "card.py"), str(target), device]
-    done = run(command, bench.folder / "card.txt")
-    if done.code:
-        bench.notify(f"the card's matrix products could not be measured: {done.last_words}")
+    timings: Timings = {contender.name: [] for contender in session.lineup.contenders}
+    products: list[Mapping[str, float]] = []
+    for number in range(session.request.rounds):
+        if not session.model.is_static:
+            products.append(session.peak_gflops or measure_matrix_products(session))
+        for contender in session.lineup.contenders:
+            timing = session.run_required(contender, session.dataset.all_rows)
+            timings[contender.name].append(timing)
+            session.notify(f"round {number + 1} of {session.request.rounds}: {contender.name} {timing.seconds:.1f} s")
+    return timings, products
+
+
+def measure_accelerator(session: BenchSession) -> dict[str, Any]:
+    """Measure the accelerator's matrix products, and set `peak_gflops` of the session.
+
+    That is the peak of the data sheet if the accelerator is known, else the measured products.
+
+    Returns:
+        The accelerator as JSON: its name, both figures, and the source of the peak.
+    """
+    target = session.folder / "card.json"
+    first = session.lineup.embedcli_runs[0]
+    device = str(session.run(first, session.dataset.first_rows).report["space"]["device"])
+    command = [session.lineup.baseline.python, str(PROGRAMS / "gpu_matmul.py"), str(target), device]
+    result = run_measured(command, session.folder / "card.txt")
+    if result.code:
+        session.notify(f"the accelerator's matrix products could not be measured: {result.last_error_line}")
         return {"name": device}
-    made: dict[str, Any] = json.loads(target.read_text("utf-8"))
-    known = gpu_peaks.peak(made["name"])
-    bench.peaks = known.gflops() if known is not None else made["products"]
-    source = known.source if known is not None else "measured with torch: the card is in no table here"
-    return {"name": made["name"], "measured_gflops": made["products"], "peak_gflops": bench.peaks, "source": source}
+    measured: dict[str, Any] = json.loads(target.read_text("utf-8"))
+    peak = find_peak(measured["name"])
+    session.peak_gflops = peak.gflops_by_dtype() if peak is not None else measured["products"]
+    return {
+        "name": measured["name"],
+        "measured_gflops": measured["products"],
+        "peak_gflops": session.peak_gflops,
+        "source": peak.source if peak is not None else "measured with torch: its data sheet is not known",
+    }
 
 
-def matrix_products(bench: Bench) -> dict[str, float]:
-    """GFLOP/s by number format; empty where they cannot be measured."""
-    target = bench.folder / "products.json"
-    threads = bench.request.job.threads
+def measure_matrix_products(session: BenchSession) -> dict[str, float]:
+    """Measure the processor's GFLOP/s by number format; empty if that fails."""
+    target = session.folder / "products.json"
+    threads = session.request.job.threads
     command = [
-        bench.field.baseline.python,
-        str(PROGRAMS / "matmul.py"),
+        session.lineup.baseline.python,
+        str(PROGRAMS / "cpu_matmul.py"),
         str(target),
         *([str(threads)] if threads else []),
     ]
-    done = run(command, bench.folder / "products.txt")
-    if done.code:
-        bench.notify(f"the machine's matrix products could not be measured: {done.last_words}")
+    result = run_measured(command, session.folder / "products.txt")
+    if result.code:
+        session.notify(f"the machine's matrix products could not be measured: {result.last_error_line}")
         return {}
-    made: dict[str, float] = json.loads(target.read_text("utf-8"))
-    return made
+    products: dict[str, float] = json.loads(target.read_text("utf-8"))
+    return products
 
 
-def measure_few(bench: Bench) -> Laps:
-    """A ten-row job of ours and of the baseline, in turn: what a start costs. Its results land beside the others."""
-    pair: list[Contender] = [bench.field.ours[0], bench.field.baseline]
-    few = bench.folder / "few"
-    few.mkdir()
-    laps: Laps = {contender.name: [] for contender in pair}
-    for _ in range(bench.request.rounds):
+def run_few_rows(session: BenchSession) -> Timings:
+    """Run a ten-row job of embedcli and of the baseline, in turn: what a start costs."""
+    pair: list[Contender] = [session.lineup.embedcli_runs[0], session.lineup.baseline]
+    folder = session.folder / "few"
+    folder.mkdir()
+    timings: Timings = {contender.name: [] for contender in pair}
+    for _ in range(session.request.rounds):
         for contender in pair:
-            laps[contender.name].append(bench.sure(contender, bench.rows.few, few))
-    bench.notify("ten-row jobs measured")
-    return laps
+            timings[contender.name].append(session.run_required(contender, session.dataset.first_rows, folder))
+    session.notify("ten-row jobs measured")
+    return timings

@@ -1,4 +1,4 @@
-"""What is measured: embedcli with some flags, or another library, each encoding the same rows in its own process."""
+"""What is measured: embedcli with certain options, or another library, each run in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from embedcli.benchmark.timed_process import Finished, run
+from embedcli.benchmark.timed_process import ProcessResult, run_measured
 from embedcli.core.errors import ModelError
 
 if TYPE_CHECKING:
     from embedcli.core.types import Floats, Rows
 
 PROGRAMS = Path(__file__).parent / "programs"
-# embedcli ends with 3 when some rows were rejected: those of the others are compared all the same.
-FINE = (0, 3)
+# 3 is embedcli's exit code for a run that rejected some rows: the other rows are compared all the same.
+SUCCESS_CODES = (0, 3)
 
 
-class Failed(Exception):
-    """A measured process did not end well; the message is its last line."""
+class RunFailed(Exception):
+    """A measured process failed. The message is its last line."""
 
 
 @dataclass(frozen=True)
-class Lap:
-    """One run: seconds of the whole process, of its processors, and of encoding alone (no start, no loading).
+class Timing:
+    """What one run took.
 
-    `others_share` is what other programs took of the processors meanwhile. `report` is what embedcli's own run report
-    said; empty for others.
+    Attributes:
+        seconds: Wall-clock seconds of the whole process.
+        cpu_seconds: Its seconds of processor time.
+        encode_seconds: Wall-clock seconds of encoding alone, without starting and loading.
+        peak_mb: Its largest resident size, in 10**6 bytes.
+        others_share: The share of the machine's processor time that other programs used meanwhile; None if unknown.
+        report: The run report of embedcli; empty for other libraries.
     """
 
     seconds: float
@@ -41,8 +46,14 @@ class Lap:
 
 
 @dataclass(frozen=True)
-class Result:
-    """The vectors of a run, float32 [n, dim], and the row number of each; token counts of whole texts if known."""
+class RunVectors:
+    """The vectors of a run.
+
+    Attributes:
+        rows: int64 [n], the row number of each vector.
+        vectors: float32 [n, dim].
+        n_tokens: int64 [n], the tokens of each whole text; None if unknown.
+    """
 
     rows: Rows
     vectors: Floats
@@ -50,86 +61,111 @@ class Result:
 
 
 class Contender(Protocol):
-    """Encodes the rows of a JSONL file with the columns `id` (its row number) and `text`."""
+    """Encodes the rows of a JSONL file with the columns `id` (the row number) and `text`."""
 
     @property
     def name(self) -> str: ...
 
-    def lap(self, rows: Path, folder: Path) -> Lap:
-        """Run once; the results stay in `folder`. Raises Failed."""
+    def run(self, rows: Path, folder: Path) -> Timing:
+        """Encode the rows once; the vectors stay in `folder`.
 
-    def result(self, folder: Path) -> Result:
-        """What the last run left in `folder`."""
+        Raises:
+            RunFailed: The process failed.
+        """
+
+    def load_vectors(self, folder: Path) -> RunVectors:
+        """Load the vectors of the last run in `folder`."""
 
 
 @dataclass(frozen=True)
-class Ours:
-    """`embedcli encode` with `arguments` of the user."""
+class EmbedcliRun:
+    """`embedcli encode` with `arguments`."""
 
     name: str
     arguments: tuple[str, ...]
     output: str = "out.parquet"
 
-    def lap(self, rows: Path, folder: Path) -> Lap:
-        report = folder / "report.json"
+    def run(self, rows: Path, folder: Path) -> Timing:
+        report_path = folder / "report.json"
         command = [sys.executable, "-m", "embedcli", "encode", str(rows), f"{folder}/{self.output}", "--overwrite"]
-        columns = ["--text-column", "text", "--id-column", "id", "--progress", "none", "--report", str(report)]
-        done = ended_well(run([*command, *columns, *self.arguments], folder / "stderr.txt"))
-        told = json.loads(report.read_text("utf-8"))
-        return Lap(done.seconds, done.cpu_seconds, told["forward_seconds"], done.peak_mb, done.others_share, told)
+        options = ["--text-column", "text", "--id-column", "id", "--progress", "none", "--report", str(report_path)]
+        result = require_success(run_measured([*command, *options, *self.arguments], folder / "stderr.txt"))
+        report = json.loads(report_path.read_text("utf-8"))
+        return Timing(
+            result.seconds,
+            result.cpu_seconds,
+            report["forward_seconds"],
+            result.peak_mb,
+            result.others_share,
+            report,
+        )
 
-    def result(self, folder: Path) -> Result:
+    def load_vectors(self, folder: Path) -> RunVectors:
         import numpy as np
         import pyarrow.parquet as pq
 
         table = pq.read_table(folder / self.output, columns=["id", "embedding", "n_tokens"]).combine_chunks()
         column = table["embedding"].combine_chunks()
         vectors = np.asarray(column.flatten(), np.float32).reshape(len(table), -1)
-        return Result(table["id"].to_numpy(), vectors, table["n_tokens"].to_numpy().astype(np.int64))
+        return RunVectors(table["id"].to_numpy(), vectors, table["n_tokens"].to_numpy().astype(np.int64))
 
 
 @dataclass(frozen=True)
-class Peer:
-    """Another library through `programs/peer.py`, told `settings`, run by the interpreter `python`."""
+class PeerLibrary:
+    """Another library, through a program that receives `settings`, run by the interpreter `python`."""
 
     name: str
     settings: Mapping[str, Any]
     python: str = sys.executable
 
-    def lap(self, rows: Path, folder: Path) -> Lap:
-        done, facts = self._run(rows, folder, self.settings)
+    def run(self, rows: Path, folder: Path) -> Timing:
+        result, facts = self._run_program(rows, folder, self.settings)
         (seconds,) = facts["encode_seconds"].values()
-        return Lap(done.seconds, done.cpu_seconds, seconds, done.peak_mb, done.others_share)
+        return Timing(result.seconds, result.cpu_seconds, seconds, result.peak_mb, result.others_share)
 
-    def result(self, folder: Path) -> Result:
+    def load_vectors(self, folder: Path) -> RunVectors:
         import numpy as np
 
         vectors = np.load(folder / "vectors.npy")
-        return Result(np.arange(len(vectors)), vectors)
+        return RunVectors(np.arange(len(vectors)), vectors)
 
-    def batch_seconds(self, rows: Path, folder: Path, sizes: tuple[int, ...]) -> dict[int, float]:
-        """Encoding seconds by batch size, all in one process. Raises Failed."""
-        _, facts = self._run(rows, folder, {**self.settings, "batch_sizes": sizes})
+    def time_batch_sizes(self, rows: Path, folder: Path, sizes: tuple[int, ...]) -> dict[int, float]:
+        """Measure the encoding seconds of each batch size, all in one process.
+
+        Raises:
+            RunFailed: The process failed.
+        """
+        _, facts = self._run_program(rows, folder, {**self.settings, "batch_sizes": sizes})
         return {int(size): seconds for size, seconds in facts["encode_seconds"].items()}
 
-    def _run(self, rows: Path, folder: Path, settings: Mapping[str, Any]) -> tuple[Finished, dict[str, Any]]:
+    def _run_program(
+        self, rows: Path, folder: Path, settings: Mapping[str, Any]
+    ) -> tuple[ProcessResult, dict[str, Any]]:
         paths = {"rows": str(rows), "vectors": str(folder / "vectors.npy"), "facts": str(folder / "facts.json")}
         (folder / "settings.json").write_text(json.dumps({**settings, **paths}), "utf-8")
-        command = [self.python, str(PROGRAMS / "peer.py"), str(folder / "settings.json")]
-        done = ended_well(run(command, folder / "stderr.txt"))
-        return done, json.loads((folder / "facts.json").read_text("utf-8"))
+        command = [self.python, str(PROGRAMS / "other_library.py"), str(folder / "settings.json")]
+        result = require_success(run_measured(command, folder / "stderr.txt"))
+        return result, json.loads((folder / "facts.json").read_text("utf-8"))
 
 
-def sure(own: Ours, rows: Path, folder: Path) -> Lap:
-    """A run of ours, which has to go well. Raises ModelError."""
+def run_embedcli(contender: EmbedcliRun, rows: Path, folder: Path) -> Timing:
+    """Run embedcli where nothing can be measured without it.
+
+    Raises:
+        ModelError: The process failed.
+    """
     try:
-        return own.lap(rows, folder)
-    except Failed as error:
+        return contender.run(rows, folder)
+    except RunFailed as error:
         raise ModelError(f"embedcli failed: {error}", "try `embedcli encode` with the same flags") from error
 
 
-def ended_well(done: Finished) -> Finished:
-    """The process as it is, or Failed with its last line."""
-    if done.code not in FINE:
-        raise Failed(done.last_words)
-    return done
+def require_success(result: ProcessResult) -> ProcessResult:
+    """Return the result of a process that succeeded.
+
+    Raises:
+        RunFailed: It failed.
+    """
+    if result.code not in SUCCESS_CODES:
+        raise RunFailed(result.last_error_line)
+    return result

@@ -1,4 +1,4 @@
-"""Who takes part: embedcli's own variants, the baseline, and the peers that are installed, honestly configured."""
+"""Who takes part: variants of embedcli, the baseline, and other installed libraries with equivalent settings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcli.benchmark import machine
-from embedcli.benchmark.contenders import PROGRAMS, Contender, Failed, Ours, Peer, ended_well
-from embedcli.benchmark.model_flops import shape_of
-from embedcli.benchmark.timed_process import environment, run
+from embedcli.benchmark.contenders import PROGRAMS, Contender, EmbedcliRun, PeerLibrary, RunFailed, require_success
+from embedcli.benchmark.machine import has_bfloat16
+from embedcli.benchmark.model_flops import read_transformer_shape
+from embedcli.benchmark.timed_process import child_environment, run_measured
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import device as torch_device
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 
-# The sizes that each library's batch is chosen from: around its own default, and what its users try.
+# The batch sizes tried for each library: its own default and what its users try around it.
 BATCH_SIZES = {
     "sentence-transformers": (32, 128, 512),
     "fastembed": (32, 128, 256),
     "model2vec": (256, 1024, 4096),
 }
-BASELINE_BATCH = {"sentence-transformers": 32, "model2vec": 1024}
-INSTALL = {
+BASELINE_BATCH_SIZE = {"sentence-transformers": 32, "model2vec": 1024}
+INSTALL_HINTS = {
     "sentence-transformers onnx": (
-        "pip install 'sentence-transformers[onnx]' onnx in an environment of its own (it needs transformers 4), "
+        "pip install 'sentence-transformers[onnx]' onnx in a separate environment (it needs transformers 4), "
         "then --peer-python"
     ),
     "fastembed": "pip install fastembed onnx",
     "model2vec": "pip install model2vec",
 }
-NEEDS = {
+REQUIRED_PACKAGES = {
     "sentence-transformers onnx": ("sentence_transformers", "optimum", "onnxruntime", "onnx"),
     "fastembed": ("fastembed", "onnxruntime", "onnx"),
     "model2vec": ("model2vec",),
@@ -47,8 +47,16 @@ NEEDS = {
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The model that is measured: its files, and what a job makes of them."""
+class MeasuredModel:
+    """The model of a comparison, and how a job uses it.
+
+    Attributes:
+        job: The job.
+        files: The model's files.
+        recipe: Its inference settings.
+        arguments: The encoder options of the job, as typed.
+        format: `transformer`, or the format of a static model.
+    """
 
     job: Job
     files: ModelFiles
@@ -57,83 +65,113 @@ class Subject:
     format: str = "transformer"
 
     @property
-    def static(self) -> bool:
+    def is_static(self) -> bool:
         return self.files.kind == "static"
 
 
 @dataclass
-class Field:
-    """The contenders in the order of their runs; `baseline` is one of them; `missing` says why others are not."""
+class Lineup:
+    """The contenders in the order of their runs.
 
-    ours: list[Ours]
-    baseline: Peer
-    peers: list[Peer] = field(default_factory=list)
+    Attributes:
+        embedcli_runs: The variants of embedcli.
+        baseline: What everything is compared with.
+        peers: Other libraries.
+        missing: Why a contender does not take part, by name.
+    """
+
+    embedcli_runs: list[EmbedcliRun]
+    baseline: PeerLibrary
+    peers: list[PeerLibrary] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
-    def every(self) -> list[Contender]:
-        return [*self.ours, self.baseline, *self.peers]
+    @property
+    def contenders(self) -> list[Contender]:
+        return [*self.embedcli_runs, self.baseline, *self.peers]
 
 
-def subject(job: Job, arguments: tuple[str, ...]) -> Subject:
-    """The model of a job with all that decides how others must be configured. Raises UsageError, ModelError."""
+def resolve_model(job: Job, arguments: tuple[str, ...]) -> MeasuredModel:
+    """Find the model of a job and everything that other libraries must be configured with.
+
+    Raises:
+        UsageError: The model does not run on this machine.
+        ModelError: The model cannot be found or used.
+    """
     from embedcli import encoders
     from embedcli.encoders.static import encoder as static_encoder
     from embedcli.models import config as model_config
 
     files = encoders.resolve(job)
     if files is None:
-        raise UsageError(f"bench compares encoders on this machine; {job.model} is elsewhere", "use `embedcli encode`")
-    made = model_config.recipe(files, job)
+        raise UsageError(f"bench measures encoders on this machine, and {job.model} is hosted", "use `embedcli encode`")
+    settings = model_config.recipe(files, job)
     if files.kind != "static":
-        return Subject(job, files, made, arguments)
-    own = static_encoder.identity(files, job)
-    made = replace(made, max_seq_length=own["max_seq_length"], normalize=own["normalize"])
-    return Subject(job, files, made, arguments, str(static_encoder.recognise(files.folder)))
+        return MeasuredModel(job, files, settings, arguments)
+    identity = static_encoder.identity(files, job)
+    settings = replace(settings, max_seq_length=identity["max_seq_length"], normalize=identity["normalize"])
+    return MeasuredModel(job, files, settings, arguments, str(static_encoder.recognise(files.folder)))
 
 
-def variants(subject: Subject) -> list[Ours]:
-    """embedcli as asked; where engine and number format were left open, also those that could have been chosen."""
-    asked = Ours("embedcli", subject.arguments)
-    job = subject.job
-    if subject.static or (job.engine, job.dtype) != ("auto", "auto") or not torch_device.on_cpu(job):
-        return [asked]
-    found = [asked, Ours("embedcli torch", (*subject.arguments, "--engine", "torch"))]
-    if machine.computes_bfloat16():
-        found.insert(1, Ours("embedcli bfloat16", (*subject.arguments, "--dtype", "bfloat16")))
-    return found
+def choose_embedcli_runs(model: MeasuredModel) -> list[EmbedcliRun]:
+    """Choose embedcli as requested; if it may choose engine and number format, also its other choices."""
+    requested = EmbedcliRun("embedcli", model.arguments)
+    job = model.job
+    if model.is_static or (job.engine, job.dtype) != ("auto", "auto") or not torch_device.on_cpu(job):
+        return [requested]
+    runs = [requested, EmbedcliRun("embedcli torch", (*model.arguments, "--engine", "torch"))]
+    if has_bfloat16():
+        runs.insert(1, EmbedcliRun("embedcli bfloat16", (*model.arguments, "--dtype", "bfloat16")))
+    return runs
 
 
-def baseline(subject: Subject) -> Peer:
-    """What everything is compared with: `SentenceTransformer.encode`, batch 32, float32; model2vec for its models.
+def choose_baseline(model: MeasuredModel) -> PeerLibrary:
+    """Choose what everything is compared with.
 
-    The batch size of model2vec is left open, for `best_batch`; so is that of an accelerator, where float16 is compared.
+    It is `SentenceTransformer.encode` in float32 with batch size 32 on a CPU, in float16 on an accelerator, and
+    model2vec for its own models. On an accelerator and for model2vec, `choose_batch_size` is to follow.
 
-    Raises UsageError where no other library reads the model, ModelError where that library is missing.
+    Raises:
+        UsageError: No other library reads the model.
+        ModelError: The library that reads it is not installed.
     """
-    if not subject.static:
-        if torch_device.on_cpu(subject.job):
-            return peer(subject, "sentence-transformers", "sentence-transformers 32")
+    if not model.is_static:
+        if torch_device.on_cpu(model.job):
+            return configure_library(model, "sentence-transformers", "sentence-transformers 32")
         half = {"dtype": "float16"}
-        return peer(subject, "sentence-transformers", "sentence-transformers f16", settings=half)
-    if subject.format == "model2vec":
-        if absent("model2vec", sys.executable):
-            raise ModelError("model2vec, which these vectors are compared with, is missing", INSTALL["model2vec"])
-        return peer(subject, "model2vec", "model2vec")
-    if subject.format == "static-embedding":
-        return peer(subject, "sentence-transformers", "sentence-transformers 32")
+        return configure_library(model, "sentence-transformers", "sentence-transformers f16", half)
+    if model.format == "model2vec":
+        if find_missing_packages("model2vec", sys.executable):
+            raise ModelError("model2vec, the baseline for this model, is not installed", INSTALL_HINTS["model2vec"])
+        return configure_library(model, "model2vec", "model2vec")
+    if model.format == "static-embedding":
+        return configure_library(model, "sentence-transformers", "sentence-transformers 32")
     raise UsageError(
-        f"bench has nothing to compare {subject.format} files with", "give a transformer or a model2vec folder"
+        f"bench has nothing to compare {model.format} files with", "give a transformer or a model2vec folder"
     )
 
 
-def peer(subject: Subject, library: str, name: str, **more: Any) -> Peer:
-    """A library told the same as embedcli: rows, prompt, limit, normalisation, dimensions, device, threads."""
-    job, recipe = subject.job, subject.recipe
+def configure_library(
+    model: MeasuredModel,
+    library: str,
+    name: str,
+    changes: dict[str, Any] | None = None,
+    python: str = sys.executable,
+) -> PeerLibrary:
+    """Configure a library like embedcli: prompt, limit, normalization, dimensions, device, threads.
+
+    Args:
+        model: The model and the job.
+        library: A library that the program of other libraries knows.
+        name: The contender's name.
+        changes: Settings that replace those of the job.
+        python: The interpreter that has the library.
+    """
+    job, recipe = model.job, model.recipe
     device = "cpu" if torch_device.on_cpu(job) else None if job.device == "auto" else job.device
     settings = {
         "library": library,
-        "model": str(subject.files.folder.resolve()),
-        "batch_sizes": [BASELINE_BATCH.get(library, 256)],
+        "model": str(model.files.folder.resolve()),
+        "batch_sizes": [BASELINE_BATCH_SIZE.get(library, 256)],
         "device": device,
         "dtype": "float32",
         "threads": job.threads,
@@ -144,75 +182,100 @@ def peer(subject: Subject, library: str, name: str, **more: Any) -> Peer:
         "trust_remote_code": job.trust_remote_code,
         "pooling": recipe.pooling,
     }
-    return Peer(name, settings | more.pop("settings", {}), **more)
+    return PeerLibrary(name, settings | (changes or {}), python)
 
 
-def candidates(subject: Subject, python: str, folder: Path, notify: Notify) -> tuple[list[Peer], dict[str, str]]:
-    """The peers that can run this model here, their batch size still open, and why the others cannot."""
-    if subject.static:
+def find_peers(
+    model: MeasuredModel, python: str, folder: Path, notify: Notify
+) -> tuple[list[PeerLibrary], dict[str, str]]:
+    """Find the other libraries that can run this model; their batch sizes are not yet chosen.
+
+    Args:
+        model: The model.
+        python: The interpreter that may have libraries with ONNX.
+        folder: Receives an ONNX file, if one is needed.
+        notify: Receives one line of progress at a time.
+
+    Returns:
+        The libraries, and for each other one the reason why it cannot run.
+    """
+    if model.is_static:
         return [], {}
-    found = [peer(subject, "sentence-transformers", "sentence-transformers")]
-    if machine.computes_bfloat16() and torch_device.on_cpu(subject.job):
-        settings = {"dtype": "bfloat16"}
-        found.append(peer(subject, "sentence-transformers", "sentence-transformers bf16", settings=settings))
+    peers = [configure_library(model, "sentence-transformers", "sentence-transformers")]
+    if has_bfloat16() and torch_device.on_cpu(model.job):
+        bfloat16 = {"dtype": "bfloat16"}
+        peers.append(configure_library(model, "sentence-transformers", "sentence-transformers bf16", bfloat16))
     missing: dict[str, str] = {}
     for name in ("sentence-transformers onnx", "fastembed"):
-        lacks = absent(name, python)
-        if lacks:
-            missing[name] = f"{', '.join(lacks)} not installed: {INSTALL[name]}"
-    if not plain(subject):
+        packages = find_missing_packages(name, python)
+        if packages:
+            missing[name] = f"{', '.join(packages)} not installed: {INSTALL_HINTS[name]}"
+    if not fastembed_supports(model):
         missing["fastembed"] = "it cannot run this model's pipeline"
-    wanted = [name for name in ("sentence-transformers onnx", "fastembed") if name not in missing]
-    if wanted:
+    available = [name for name in ("sentence-transformers onnx", "fastembed") if name not in missing]
+    if available:
         try:
-            model = with_onnx(subject.files.folder, python, folder, notify)
-        except Failed as error:
-            return found, missing | dict.fromkeys(wanted, f"no ONNX file could be made: {error}")
-        found += [onnx_peer(subject, name, str(model), python) for name in wanted]
-    return found, missing
+            onnx_folder = ensure_onnx_file(model.files.folder, python, folder, notify)
+        except RunFailed as error:
+            return peers, missing | dict.fromkeys(available, f"no ONNX file could be created: {error}")
+        peers += [configure_onnx_library(model, name, str(onnx_folder), python) for name in available]
+    return peers, missing
 
 
-def onnx_peer(subject: Subject, name: str, model: str, python: str) -> Peer:
-    shape = shape_of(subject.files.folder)
-    own = {"model": model, "backend": "onnx", "dim": shape.hidden if shape else None}
-    return peer(subject, name.removesuffix(" onnx"), name, settings=own, python=python)
+def configure_onnx_library(model: MeasuredModel, name: str, onnx_folder: str, python: str) -> PeerLibrary:
+    shape = read_transformer_shape(model.files.folder)
+    changes = {"model": onnx_folder, "backend": "onnx", "dim": shape.hidden if shape else None}
+    return configure_library(model, name.removesuffix(" onnx"), name, changes, python)
 
 
-def plain(subject: Subject) -> bool:
-    """Whether the model's pipeline is one that fastembed's custom models have: mean or first token, nothing after."""
-    recipe = subject.recipe
-    simple = set(recipe.modules) <= {"Transformer", "Pooling", "Normalize"}
-    return simple and recipe.pooling in ("mean", "cls") and recipe.truncate_dim is None
+def fastembed_supports(model: MeasuredModel) -> bool:
+    """Whether fastembed's custom models can do this pipeline: pooling of the mean or the first token, nothing after."""
+    recipe = model.recipe
+    has_known_modules = set(recipe.modules) <= {"Transformer", "Pooling", "Normalize"}
+    return has_known_modules and recipe.pooling in ("mean", "cls") and recipe.truncate_dim is None
 
 
-def absent(name: str, python: str) -> list[str]:
-    """The packages that a peer needs and the interpreter `python` does not find; nothing is imported."""
-    wanted: Sequence[str] = NEEDS[name]
+def find_missing_packages(name: str, python: str) -> list[str]:
+    """Find the packages that a contender needs and an interpreter lacks, without importing them.
+
+    Raises:
+        UsageError: The interpreter cannot be run.
+    """
+    packages: Sequence[str] = REQUIRED_PACKAGES[name]
     code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
-    told = subprocess.run([python, "-c", code, *wanted], capture_output=True, text=True, check=False, env=environment())
-    if told.returncode:
-        raise UsageError(f"--peer-python {python} is no Python that runs", "give the path of a python executable")
-    return told.stdout.split()
+    command = [python, "-c", code, *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
+    if done.returncode:
+        raise UsageError(f"--peer-python {python}: Python does not run", "give the path of a Python executable")
+    return done.stdout.split()
 
 
-def with_onnx(model: Path, python: str, folder: Path, notify: Notify) -> Path:
-    """A folder with the model's files and onnx/model.onnx: its own if it has one, else made here. Raises Failed."""
+def ensure_onnx_file(model: Path, python: str, folder: Path, notify: Notify) -> Path:
+    """Return a folder with the model's files and onnx/model.onnx: the model's own if it has one, else a new one.
+
+    Raises:
+        RunFailed: The ONNX file could not be created.
+    """
     if (model / "onnx" / "model.onnx").is_file():
         return model
-    notify("making an ONNX file of the model for the libraries that need one")
+    notify("creating an ONNX file of the model for the libraries that need one")
     copy = folder / "onnx-model"
     (copy / "onnx").mkdir(parents=True)
     for path in model.resolve().iterdir():
         if path.name != "onnx":
             (copy / path.name).symlink_to(path)
     target = copy / "onnx" / "model.onnx"
-    ended_well(run([python, str(PROGRAMS / "to_onnx.py"), str(copy), str(target)], folder / "onnx.txt"))
+    require_success(run_measured([python, str(PROGRAMS / "to_onnx.py"), str(copy), str(target)], folder / "onnx.txt"))
     return copy
 
 
-def best_batch(peer: Peer, rows: Path, folder: Path) -> Peer:
-    """The peer with the fastest of its three batch sizes on these rows, which its name then tells. Raises Failed."""
+def choose_batch_size(peer: PeerLibrary, rows: Path, folder: Path) -> PeerLibrary:
+    """Give a library the fastest of its batch sizes on these rows; its name then ends with the size.
+
+    Raises:
+        RunFailed: The library failed.
+    """
     library = str(peer.settings["library"])
-    seconds = peer.batch_seconds(rows, folder, BATCH_SIZES[library])
+    seconds = peer.time_batch_sizes(rows, folder, BATCH_SIZES[library])
     best = min(seconds, key=lambda size: seconds[size])
     return replace(peer, name=f"{peer.name} {best}", settings={**peer.settings, "batch_sizes": [best]})

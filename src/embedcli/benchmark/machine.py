@@ -1,4 +1,4 @@
-"""What a measurement ran on: the processor, its cores and memory, and the versions of what was timed."""
+"""The machine of a measurement: its processor, cores and memory, and the versions of the measured packages."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ PACKAGES = (
     "fastembed",
     "onnxruntime",
 )
-# What Linux calls bfloat16 arithmetic on x86 and on ARM.
+# Linux's names for bfloat16 arithmetic on x86 and on ARM.
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
-def describe() -> dict[str, Any]:
-    """The machine as JSON: names, counts, GB of memory, versions."""
+def describe_machine() -> dict[str, Any]:
+    """Describe the machine as JSON: names, counts, GB of memory, versions."""
     return {
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": cores(),
         "memory_gb": memory_gb(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": versions(),
+        "versions": installed_versions(),
     }
 
 
-def processor() -> str:
-    """The processor's own name with its family and model, which tell generations of one name apart."""
-    facts = _cpuinfo()
+def processor_name() -> str:
+    """The processor's name with its family and model, which distinguish generations of the same name."""
+    facts = _read_cpuinfo()
     name = facts.get("model name") or platform.processor() or platform.machine()
     numbers = [f"{key.removeprefix('cpu ')} {facts[key]}" for key in ("cpu family", "model") if facts.get(key)]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def memory_gb() -> float | None:
-    """Physical memory in GB (10**9 bytes), where the system tells."""
+    """Physical memory in GB (10**9 bytes); None if unknown."""
     try:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
     except (ValueError, OSError):
@@ -55,7 +55,7 @@ def memory_gb() -> float | None:
 
 
 def busy_seconds() -> float | None:
-    """Seconds that all cores together have worked for any program so far, where the system tells."""
+    """Seconds that all cores together have spent on any program so far; None if unknown."""
     try:
         user, nice, system, _, _, *interrupts = Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:8]
     except (OSError, ValueError):
@@ -64,25 +64,25 @@ def busy_seconds() -> float | None:
     return sum(map(int, ticks)) / float(os.sysconf("SC_CLK_TCK"))
 
 
-def versions() -> dict[str, str]:
-    """The installed ones of the packages that are timed."""
-    found = {}
+def installed_versions() -> dict[str, str]:
+    """The versions of the measured packages that are installed."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def computes_bfloat16() -> bool:
-    """Whether the processor has bfloat16 arithmetic, as far as the system tells."""
-    facts = _cpuinfo()
+def has_bfloat16() -> bool:
+    """Whether the processor is known to have bfloat16 arithmetic."""
+    facts = _read_cpuinfo()
     return bool(BFLOAT16_FLAGS & set((facts.get("flags") or facts.get("Features") or "").split()))
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+def _read_cpuinfo() -> dict[str, str]:
+    """Read the first processor of /proc/cpuinfo; empty if there is no such file."""
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:

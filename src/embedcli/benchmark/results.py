@@ -1,4 +1,4 @@
-"""What the runs of a comparison say: the figures of each contender, as JSON."""
+"""The results of a comparison: the figures of each contender, as JSON."""
 
 from __future__ import annotations
 
@@ -9,209 +9,251 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli import __version__
-from embedcli.benchmark import statistics
-from embedcli.benchmark.contenders import Contender, Lap, Ours, Peer, Result
-from embedcli.benchmark.lineup import Field, Subject
-from embedcli.benchmark.model_flops import shape_of
-from embedcli.benchmark.statistics import Shape, middle
+from embedcli.benchmark.contenders import Contender, EmbedcliRun, PeerLibrary, RunVectors, Timing
+from embedcli.benchmark.lineup import Lineup, MeasuredModel
+from embedcli.benchmark.model_flops import read_transformer_shape
+from embedcli.benchmark.statistics import (
+    TransformerShape,
+    compute_speedups,
+    count_useful_flop,
+    lowest_cosine,
+    median_or_nan,
+    order_longest_first,
+    simulate_padding_share,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Rows
 
-Laps = dict[str, list[Lap]]
+# The timings of each contender by its name, one per round.
+Timings = dict[str, list[Timing]]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Everything that was measured. `products` has the best matrix products of each round, GFLOP/s by number format."""
+class Measurements:
+    """Everything that was measured.
+
+    Attributes:
+        machine: The machine as JSON.
+        model: The model.
+        input_names: The names of the inputs, without their folders.
+        texts: The texts by row number.
+        lineup: The contenders.
+        timings: The timings of every contender.
+        products: For each round, the GFLOP/s by number format that computing is compared with.
+        few_timings: The timings of ten-row jobs; empty if there were none.
+        vectors: The vectors of each contender's last run.
+    """
 
     machine: Mapping[str, Any]
-    subject: Subject
-    names: Sequence[str]
+    model: MeasuredModel
+    input_names: Sequence[str]
     texts: Sequence[str]
-    field: Field
-    laps: Laps
+    lineup: Lineup
+    timings: Timings
     products: Sequence[Mapping[str, float]]
-    few: Laps
-    results: Mapping[str, Result]
+    few_timings: Timings
+    vectors: Mapping[str, RunVectors]
 
 
-def outcome(measured: Measured) -> dict[str, Any]:
-    """The JSON of a comparison; docs/speed.md says what each figure is."""
-    field, laps = measured.field, measured.laps
-    first = measured.results[field.ours[0].name]
-    shape = None if measured.subject.static else shape_of(measured.subject.files.folder)
+def summarize(measurements: Measurements) -> dict[str, Any]:
+    """The figures of a comparison as JSON; docs/speed.md explains them."""
+    lineup, timings = measurements.lineup, measurements.timings
+    model = measurements.model
+    first = lineup.embedcli_runs[0].name
+    shape = None if model.is_static else read_transformer_shape(model.files.folder)
     return {
         "embedcli": __version__,
-        "machine": dict(measured.machine),
+        "machine": dict(measurements.machine),
         "input": {
-            "names": list(measured.names),
-            "rows": len(measured.texts),
-            "tokens": int(read_lengths(measured).sum()),
-            "duplicates": laps[field.ours[0].name][0].report["counters"]["duplicates"],
+            "names": list(measurements.input_names),
+            "rows": len(measurements.texts),
+            "tokens": int(get_token_counts(measurements).sum()),
+            "duplicates": timings[first][0].report["counters"]["duplicates"],
         },
         "model": {
-            "name": model_name(measured.subject),
-            "dim": int(first.vectors.shape[1]),
-            "max_seq_length": measured.subject.recipe.max_seq_length,
-            "prompt": measured.subject.recipe.prompt,
+            "name": get_model_name(model),
+            "dim": int(measurements.vectors[first].vectors.shape[1]),
+            "max_seq_length": model.recipe.max_seq_length,
+            "prompt": model.recipe.prompt,
             "computing_parameters": shape.parameters if shape else None,
         },
-        "rounds": len(laps[field.baseline.name]),
-        "baseline": field.baseline.name,
-        "matrix_product_gflops": best_products(measured.products),
-        "contenders": {contender.name: figures(measured, contender, shape) for contender in field.every()},
-        "ten_rows": few_figures(measured.few, field.baseline.name),
-        "missing": dict(field.missing),
+        "rounds": len(timings[lineup.baseline.name]),
+        "baseline": lineup.baseline.name,
+        "matrix_product_gflops": get_best_products(measurements.products),
+        "contenders": {one.name: summarize_contender(measurements, one, shape) for one in lineup.contenders},
+        "ten_rows": summarize_few_rows(measurements.few_timings, lineup.baseline.name),
+        "missing": dict(lineup.missing),
     }
 
 
-def model_name(subject: Subject) -> str:
-    """What the model is called; of a folder its last name, the rest belongs to the machine."""
-    return subject.files.folder.name if subject.files.where == "path" else subject.files.name
+def get_model_name(model: MeasuredModel) -> str:
+    """The model's name; of a path only the last part, as the rest belongs to the machine."""
+    return model.files.folder.name if model.files.where == "path" else model.files.name
 
 
-def figures(measured: Measured, contender: Contender, shape: Shape | None) -> dict[str, Any]:
-    """Medians over the rounds of one contender, its ratios to the baseline's run of the same round, and each round."""
-    laps, base = measured.laps[contender.name], measured.laps[measured.field.baseline.name]
-    encode = middle([lap.encode_seconds for lap in laps])
-    lengths = read_lengths(measured)
-    made: dict[str, Any] = {
-        "rows_per_second": len(measured.texts) / encode,
-        "tokens_per_second": float(lengths.sum()) / encode,
-        "process_seconds": middle([lap.seconds for lap in laps]),
-        "encode_seconds": encode,
-        "cpu_seconds": middle([lap.cpu_seconds for lap in laps]),
-        "peak_memory_mb": middle([lap.peak_mb for lap in laps]),
-        "others_share": busiest(laps),
-        "padding_share": padding(measured, contender, lengths),
-        "process_ratio": ratio([lap.seconds for lap in base], [lap.seconds for lap in laps]),
-        "encode_ratio": ratio([lap.encode_seconds for lap in base], [lap.encode_seconds for lap in laps]),
-        "cpu_ratio": ratio([lap.cpu_seconds for lap in base], [lap.cpu_seconds for lap in laps]),
-        "lowest_cosine": fidelity(measured, contender),
+def summarize_contender(
+    measurements: Measurements, contender: Contender, shape: TransformerShape | None
+) -> dict[str, Any]:
+    """Medians of one contender over the rounds, its speedups over the baseline, and each round."""
+    timings, baseline = measurements.timings[contender.name], measurements.timings[measurements.lineup.baseline.name]
+    encode_seconds = median_or_nan([timing.encode_seconds for timing in timings])
+    lengths = get_token_counts(measurements)
+    figures: dict[str, Any] = {
+        "rows_per_second": len(measurements.texts) / encode_seconds,
+        "tokens_per_second": float(lengths.sum()) / encode_seconds,
+        "process_seconds": median_or_nan([timing.seconds for timing in timings]),
+        "encode_seconds": encode_seconds,
+        "cpu_seconds": median_or_nan([timing.cpu_seconds for timing in timings]),
+        "peak_memory_mb": median_or_nan([timing.peak_mb for timing in timings]),
+        "others_share": get_highest_others_share(timings),
+        "padding_share": compute_padding_share(measurements, contender, lengths),
+        "process_ratio": summarize_speedups([one.seconds for one in baseline], [one.seconds for one in timings]),
+        "encode_ratio": summarize_speedups(
+            [one.encode_seconds for one in baseline], [one.encode_seconds for one in timings]
+        ),
+        "cpu_ratio": summarize_speedups([one.cpu_seconds for one in baseline], [one.cpu_seconds for one in timings]),
+        "lowest_cosine": compute_lowest_cosine(measurements, contender),
     }
     if shape is not None:
-        made |= arithmetic(measured, laps, number_format(contender, laps), statistics.useful_flop(lengths, shape))
-    if isinstance(contender, Ours):
-        made |= own_figures(laps)
-    made["rounds"] = [each_round(lap) for lap in laps]
-    return {name: rounded(value) for name, value in made.items()}
+        dtype = get_dtype(contender, timings)
+        figures |= compute_arithmetic(measurements, timings, dtype, count_useful_flop(lengths, shape))
+    if isinstance(contender, EmbedcliRun):
+        figures |= summarize_reports(timings)
+    figures["rounds"] = [timing_as_json(timing) for timing in timings]
+    return {name: round_floats(value) for name, value in figures.items()}
 
 
-def busiest(laps: Sequence[Lap]) -> float | None:
-    """The most that other programs took of the processors during one of the runs; None where not known."""
-    return max((lap.others_share for lap in laps if lap.others_share is not None), default=None)
+def get_highest_others_share(timings: Sequence[Timing]) -> float | None:
+    """The highest share of the processor time that other programs used during a run; None if unknown."""
+    return max((timing.others_share for timing in timings if timing.others_share is not None), default=None)
 
 
-def own_figures(laps: Sequence[Lap]) -> dict[str, Any]:
-    """What only embedcli's own report knows. `tokenize_share` is of the encode seconds; other stages run meanwhile."""
-    reports = [lap.report for lap in laps]
+def summarize_reports(timings: Sequence[Timing]) -> dict[str, Any]:
+    """Figures from embedcli's own run reports.
+
+    `tokenize_share` is relative to the encode seconds, during which other stages run at the same time.
+    """
+    reports = [timing.report for timing in timings]
     return {
         "batch_tokens": reports[0]["batch_tokens"],
-        "device_idle_share": middle([report["device_idle_share"] for report in reports]),
-        "tokenize_share": middle([lap.report["stage_seconds"]["tokenize"] / lap.encode_seconds for lap in laps]),
+        "device_idle_share": median_or_nan([report["device_idle_share"] for report in reports]),
+        "tokenize_share": median_or_nan(
+            [timing.report["stage_seconds"]["tokenize"] / timing.encode_seconds for timing in timings]
+        ),
         "stage_seconds": {
-            name: middle([report["stage_seconds"][name] for report in reports]) for name in reports[0]["stage_seconds"]
+            name: median_or_nan([report["stage_seconds"][name] for report in reports])
+            for name in reports[0]["stage_seconds"]
         },
     }
 
 
-def arithmetic(measured: Measured, laps: Sequence[Lap], dtype: str, flop: float) -> dict[str, Any]:
-    """Useful GFLOP/s, and their share of the best matrix product of the same round and number format.
+def compute_arithmetic(
+    measurements: Measurements, timings: Sequence[Timing], dtype: str, flop: float
+) -> dict[str, Any]:
+    """Useful GFLOP/s, and their share of the matrix products of the same round and number format.
 
-    embedcli computes equal texts of a chunk once: what it did not compute does not count.
+    embedcli encodes equal texts of a chunk once; the work that this saves does not count as done.
     """
-    tokens = int(read_lengths(measured).sum())
-    fed = [lap.report["counters"]["fed_tokens"] / tokens if lap.report else 1.0 for lap in laps]
-    each = [flop * part / lap.encode_seconds / 1e9 for lap, part in zip(laps, fed, strict=True)]
-    pairs = [(own, product[dtype]) for own, product in zip(each, measured.products, strict=True) if dtype in product]
-    shares = [own / best for own, best in pairs]
-    return {"useful_gflops": middle(each), "share_of_matrix_product": middle(shares) if shares else None}
+    tokens = int(get_token_counts(measurements).sum())
+    computed_shares = [one.report["counters"]["fed_tokens"] / tokens if one.report else 1.0 for one in timings]
+    gflops = [
+        flop * share / timing.encode_seconds / 1e9 for timing, share in zip(timings, computed_shares, strict=True)
+    ]
+    rounds = zip(gflops, measurements.products, strict=True)
+    shares = [achieved / product[dtype] for achieved, product in rounds if dtype in product]
+    return {
+        "useful_gflops": median_or_nan(gflops),
+        "share_of_matrix_product": median_or_nan(shares) if shares else None,
+    }
 
 
-def number_format(contender: Contender, laps: Sequence[Lap]) -> str:
+def get_dtype(contender: Contender, timings: Sequence[Timing]) -> str:
     """The number format a contender computed in."""
-    if isinstance(contender, Peer):
+    if isinstance(contender, PeerLibrary):
         return str(contender.settings["dtype"])
-    return str(laps[0].report["space"].get("dtype", "float32"))
+    return str(timings[0].report["space"].get("dtype", "float32"))
 
 
-def padding(measured: Measured, contender: Contender, lengths: Rows) -> float | None:
-    """The padded share of all computed tokens: counted by embedcli, found by sentence-transformers' rule for it."""
-    if measured.subject.static:
+def compute_padding_share(measurements: Measurements, contender: Contender, lengths: Rows) -> float | None:
+    """The padded share of all computed tokens; None if unknown.
+
+    embedcli reports it; for sentence-transformers its way of batching is simulated.
+    """
+    if measurements.model.is_static:
         return None
-    if isinstance(contender, Ours):
-        return middle([lap.report["padding_share"] for lap in measured.laps[contender.name]])
-    if not isinstance(contender, Peer) or contender.settings["library"] != "sentence-transformers":
+    if isinstance(contender, EmbedcliRun):
+        return median_or_nan([timing.report["padding_share"] for timing in measurements.timings[contender.name]])
+    if not isinstance(contender, PeerLibrary) or contender.settings["library"] != "sentence-transformers":
         return None
-    size = int(contender.settings["batch_sizes"][0])
-    return statistics.padding_share(lengths, statistics.longest_first(measured.texts), size)
+    batch_size = int(contender.settings["batch_sizes"][0])
+    return simulate_padding_share(lengths, order_longest_first(measurements.texts), batch_size)
 
 
-def fidelity(measured: Measured, contender: Contender) -> float:
+def compute_lowest_cosine(measurements: Measurements, contender: Contender) -> float:
     """The lowest cosine between a contender's vectors and the reference's, over the rows that both have.
 
-    The reference is the baseline, or, where that computes in half precision, the same library in float32.
+    The reference is the baseline or, if that computes in half precision, the same library in float32.
     """
-    single = [peer for peer in measured.field.peers if peer.settings["library"] == "sentence-transformers"]
-    exact = [peer for peer in single if peer.settings["dtype"] == "float32" and "backend" not in peer.settings]
-    baseline = measured.field.baseline
+    peers = [peer for peer in measurements.lineup.peers if peer.settings["library"] == "sentence-transformers"]
+    exact = [peer for peer in peers if peer.settings["dtype"] == "float32" and "backend" not in peer.settings]
+    baseline = measurements.lineup.baseline
     reference = exact[0] if exact and baseline.settings["dtype"] != "float32" else baseline
-    ours, theirs = measured.results[contender.name], measured.results[reference.name]
-    _, left, right = np.intersect1d(ours.rows, theirs.rows, return_indices=True)
-    return statistics.lowest_cosine(ours.vectors[left], theirs.vectors[right])
+    left, right = measurements.vectors[contender.name], measurements.vectors[reference.name]
+    _, in_left, in_right = np.intersect1d(left.rows, right.rows, return_indices=True)
+    return lowest_cosine(left.vectors[in_left], right.vectors[in_right])
 
 
-def read_lengths(measured: Measured) -> Rows:
-    """int64 [rows]: the tokens that were read of each row, special ones included; 0 for rows without a vector."""
-    first = measured.results[measured.field.ours[0].name]
-    lengths = np.zeros(len(measured.texts), np.int64)
-    limit = measured.subject.recipe.max_seq_length
+def get_token_counts(measurements: Measurements) -> Rows:
+    """The tokens read of each row, int64 [n], special tokens included; 0 for rows without a vector."""
+    first = measurements.vectors[measurements.lineup.embedcli_runs[0].name]
+    lengths = np.zeros(len(measurements.texts), np.int64)
+    limit = measurements.model.recipe.max_seq_length
     if first.n_tokens is not None:
         lengths[first.rows] = np.minimum(first.n_tokens, limit) if limit else first.n_tokens
     return lengths
 
 
-def few_figures(few: Laps, baseline: str) -> dict[str, Any]:
-    """Whole-process seconds of a ten-row job, and embedcli's ratio to the baseline; empty if none was run."""
-    if not few:
+def summarize_few_rows(timings: Timings, baseline: str) -> dict[str, Any]:
+    """Whole-process seconds of a ten-row job, and embedcli's speedup over the baseline; empty if none was run."""
+    if not timings:
         return {}
-    seconds = {name: [lap.seconds for lap in laps] for name, laps in few.items()}
-    ours = next(name for name in seconds if name != baseline)
+    seconds = {name: [timing.seconds for timing in each] for name, each in timings.items()}
+    embedcli = next(name for name in seconds if name != baseline)
     return {
-        "process_seconds": {name: round(middle(each), 3) for name, each in seconds.items()},
-        "process_ratio": rounded(ratio(seconds[baseline], seconds[ours])),
+        "process_seconds": {name: round(median_or_nan(each), 3) for name, each in seconds.items()},
+        "process_ratio": round_floats(summarize_speedups(seconds[baseline], seconds[embedcli])),
     }
 
 
-def best_products(products: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def get_best_products(products: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The fastest matrix product of all rounds, by number format."""
-    names = dict.fromkeys(name for product in products for name in product)
-    return {name: round(max(product[name] for product in products if name in product), 1) for name in names}
+    dtypes = dict.fromkeys(dtype for product in products for dtype in product)
+    return {dtype: round(max(one[dtype] for one in products if dtype in one), 1) for dtype in dtypes}
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:
-    """How many times faster: the median of the rounds, and each of them."""
-    each = statistics.pairwise(theirs, ours)
-    return {"median": middle(each), "each": each}
+def summarize_speedups(baseline: Sequence[float], seconds: Sequence[float]) -> dict[str, Any]:
+    """How many times faster than the baseline: the median of the rounds, and each of them."""
+    speedups = compute_speedups(baseline, seconds)
+    return {"median": median_or_nan(speedups), "each": speedups}
 
 
-def each_round(lap: Lap) -> dict[str, Any]:
+def timing_as_json(timing: Timing) -> dict[str, Any]:
     return {
-        "process_seconds": lap.seconds,
-        "encode_seconds": lap.encode_seconds,
-        "cpu_seconds": lap.cpu_seconds,
-        "peak_memory_mb": lap.peak_mb,
-        "others_share": lap.others_share,
+        "process_seconds": timing.seconds,
+        "encode_seconds": timing.encode_seconds,
+        "cpu_seconds": timing.cpu_seconds,
+        "peak_memory_mb": timing.peak_mb,
+        "others_share": timing.others_share,
     }
 
 
-def rounded(value: Any) -> Any:
-    """Floats to six significant digits, so that a report can be read; a cosine near 1 keeps its distance from it."""
+def round_floats(value: Any) -> Any:
+    """Round floats to six significant digits; a cosine near 1 keeps nine decimals, to show how near."""
     if isinstance(value, Mapping):
-        return {key: rounded(item) for key, item in value.items()}
+        return {key: round_floats(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [rounded(item) for item in value]
+        return [round_floats(item) for item in value]
     if not isinstance(value, float):
         return value
     return round(value, 9) if 0.9 < value < 1 else float(f"{value:.6g}")

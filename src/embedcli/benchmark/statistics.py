@@ -1,4 +1,4 @@
-"""The arithmetic of a comparison: medians, ratios of pairs, cosines, padding, floating-point operations. Pure."""
+"""The arithmetic of a comparison: medians, speedups, cosines, padding, floating-point operations. No I/O."""
 
 from __future__ import annotations
 
@@ -15,65 +15,85 @@ if TYPE_CHECKING:
     from embedcli.core.types import Floats, Rows
 
 
-# Differences of times below this are nothing.
-CLOCK_SECONDS = 0.001
-
-
 @dataclass(frozen=True)
-class Shape:
-    """What decides how much a transformer computes: its parameters without embeddings, its layers and their width."""
+class TransformerShape:
+    """What decides how much a transformer computes.
+
+    Attributes:
+        parameters: The number of parameters without embeddings.
+        layers: The number of layers.
+        hidden: The width of the layers.
+    """
 
     parameters: int
     layers: int
     hidden: int
 
 
-def pairwise(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
-    """How many times faster we were in each round: their seconds over ours of the same round."""
-    return [their / our for their, our in zip(theirs, ours, strict=True)]
+def compute_speedups(baseline: Sequence[float], seconds: Sequence[float]) -> list[float]:
+    """How many times faster each round was: the baseline's seconds over the seconds of the same round."""
+    return [theirs / ours for theirs, ours in zip(baseline, seconds, strict=True)]
 
 
-def middle(values: Sequence[float]) -> float:
-    """The median; NaN of nothing."""
+def median_or_nan(values: Sequence[float]) -> float:
+    """The median; NaN if there are no values."""
     return median(values) if values else float("nan")
 
 
-def lowest_cosine(ours: Floats, theirs: Floats) -> float:
-    """The smallest cosine between row i of one [n, dim] and row i of the other, in float64; NaN without rows."""
-    if not len(ours):
+def lowest_cosine(left: Floats, right: Floats) -> float:
+    """The smallest cosine between row i of `left` and row i of `right`.
+
+    Args:
+        left: float [n, dim].
+        right: float [n, dim].
+
+    Returns:
+        The cosine, computed in float64; NaN without rows.
+    """
+    if not len(left):
         return float("nan")
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    a, b = left.astype(np.float64), right.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / lengths).min())
 
 
-def useful_flop(lengths: Rows, shape: Shape) -> float:
-    """Floating-point operations that rows of `lengths` tokens need, padding not counted.
+def count_useful_flop(lengths: Rows, shape: TransformerShape) -> float:
+    """Count the floating-point operations that rows need, padding excluded.
 
-    Per token: 2 x parameters without embeddings (each is multiplied and added once), and 4 x layers x hidden x
+    Per token: 2 x parameters without embeddings (one multiplication and one addition each), and 4 x layers x hidden x
     the row's length for attention (scores and weighted sum).
+
+    Args:
+        lengths: int [n], the tokens of each row.
+        shape: The size of the transformer.
     """
     tokens = lengths.astype(np.float64)
     per_token = 2.0 * shape.parameters + 4.0 * shape.layers * shape.hidden * tokens
     return float((tokens * per_token).sum())
 
 
-def padding_share(lengths: Rows, order: Rows, batch_size: int) -> float:
-    """The padded share of all computed tokens when rows in `order` go in batches, each as wide as its longest row."""
+def simulate_padding_share(lengths: Rows, order: Rows, batch_size: int) -> float:
+    """The padded share of all computed tokens, if rows are batched in `order` and padded to the longest of a batch.
+
+    Args:
+        lengths: int [n], the tokens of each row.
+        order: int [n], row numbers.
+        batch_size: Rows per batch.
+    """
     computed = sum(
         len(batch) * int(lengths[batch].max())
-        for batch in (order[at : at + batch_size] for at in range(0, len(order), batch_size))
+        for batch in (order[start : start + batch_size] for start in range(0, len(order), batch_size))
     )
     return 1 - float(lengths.sum()) / computed if computed else 0.0
 
 
-def longest_first(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Rows by falling number of characters: the order in which `SentenceTransformer.encode` batches them."""
+def order_longest_first(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Row numbers, int64 [n], by falling number of characters, as `SentenceTransformer.encode` batches them."""
     return np.argsort([-len(text) for text in texts]).astype(np.int64)
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of `count` row numbers, evenly spread, ascending."""
+def pick_evenly(count: int, wanted: int) -> list[int]:
+    """Pick at most `wanted` of `count` row numbers, evenly spaced and ascending."""
     if count <= wanted:
         return list(range(count))
     return [row * count // wanted for row in range(wanted)]

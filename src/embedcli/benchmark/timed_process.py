@@ -1,4 +1,4 @@
-"""One process, run and measured from outside: wall seconds, processor seconds, peak memory."""
+"""Run a process and measure it from outside: wall-clock seconds, processor seconds, peak memory."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from embedcli.benchmark import machine
+from embedcli.benchmark.machine import busy_seconds
 
 MEASURE = Path(__file__).parent / "programs" / "measure.py"
-# Settings of the user reach a measured embedcli as flags, once; only where its cache is stays in the environment.
-KEPT = {"EMBEDCLI_CACHE"}
+# The user's settings reach a measured embedcli as options; of the environment only the place of its cache is kept.
+KEPT_VARIABLES = {"EMBEDCLI_CACHE"}
 
 
 @dataclass(frozen=True)
-class Finished:
-    """How a process ended. `seconds` is from start to exit; `peak_mb` its largest resident size in 10**6 bytes.
+class ProcessResult:
+    """How a process ended and what it used.
 
-    `others_share` is what all other programs took of the machine's processors meanwhile, None where not known.
+    Attributes:
+        code: Its exit code, negative for a signal.
+        seconds: Wall-clock seconds from start to exit.
+        cpu_seconds: Seconds of processor time, children included.
+        peak_mb: Its largest resident size, in 10**6 bytes.
+        stderr: What it wrote to stderr.
+        others_share: The share of the machine's processor time that other programs used meanwhile; None if unknown.
     """
 
     code: int
@@ -33,26 +39,36 @@ class Finished:
     others_share: float | None = None
 
     @property
-    def last_words(self) -> str:
-        """The last line that it wrote to stderr."""
+    def last_error_line(self) -> str:
+        """The last line of stderr that begins with `error:`, else its last line, else the exit code."""
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("error:")]
         return (errors or lines or [f"exit code {self.code}"])[-1]
 
 
-def run(command: Sequence[str], log: Path) -> Finished:
-    """Run a command to its end, its stderr kept in the file `log`. It is killed if we are interrupted.
+def run_measured(command: Sequence[str], log: Path) -> ProcessResult:
+    """Run a command to its end. It is killed if this process is interrupted.
 
-    Raises OSError when there is no such command.
+    Args:
+        command: The program and its arguments.
+        log: The file that receives its stderr.
+
+    Raises:
+        OSError: There is no such program.
     """
-    result = log.with_name(log.name + ".json")
-    result.unlink(missing_ok=True)
-    measured = [sys.executable, "-S", "-E", str(MEASURE), str(result), *command]
+    result_path = log.with_name(log.name + ".json")
+    result_path.unlink(missing_ok=True)
+    measured_command = [sys.executable, "-S", "-E", str(MEASURE), str(result_path), *command]
     nothing = subprocess.DEVNULL
-    before = machine.busy_seconds()
+    busy_before = busy_seconds()
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            measured, stdin=nothing, stdout=nothing, stderr=stderr, env=environment(), start_new_session=True
+            measured_command,
+            stdin=nothing,
+            stdout=nothing,
+            stderr=stderr,
+            env=child_environment(),
+            start_new_session=True,
         )
         try:
             process.wait()
@@ -60,21 +76,22 @@ def run(command: Sequence[str], log: Path) -> Finished:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-    told = log.read_text("utf-8", "replace")
-    if not result.exists():
-        raise OSError(f"{command[0]} could not be run: {told.strip().rpartition(chr(10))[2]}")
-    done = Finished(**json.loads(result.read_text("utf-8")), stderr=told)
-    return replace(done, others_share=others(done, before, machine.busy_seconds()))
+    output = log.read_text("utf-8", "replace")
+    if not result_path.exists():
+        raise OSError(f"{command[0]} could not be run: {output.strip().rpartition(chr(10))[2]}")
+    result = ProcessResult(**json.loads(result_path.read_text("utf-8")), stderr=output)
+    return replace(result, others_share=compute_others_share(result, busy_before, busy_seconds()))
 
 
-def others(done: Finished, before: float | None, after: float | None) -> float | None:
-    """The share of the processors' time that went to other programs, from busy seconds before and after."""
-    if before is None or after is None:
+def compute_others_share(result: ProcessResult, busy_before: float | None, busy_after: float | None) -> float | None:
+    """The share of the processor time that other programs used, from the machine's busy seconds before and after."""
+    if busy_before is None or busy_after is None:
         return None
-    return min(1.0, max(0.0, (after - before - done.cpu_seconds) / (done.seconds * (os.cpu_count() or 1))))
+    others = busy_after - busy_before - result.cpu_seconds
+    return min(1.0, max(0.0, others / (result.seconds * (os.cpu_count() or 1))))
 
 
-def environment() -> dict[str, str]:
-    """The environment of every measured process: no model hub, no settings of ours but the cache."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("EMBEDCLI_") or key in KEPT}
+def child_environment() -> dict[str, str]:
+    """The environment of every measured process: no model hub, and of embedcli's variables only the cache."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("EMBEDCLI_") or key in KEPT_VARIABLES}
     return {**kept, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

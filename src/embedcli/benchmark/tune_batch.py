@@ -7,51 +7,64 @@ from pathlib import Path
 from typing import Any
 
 from embedcli import __version__
-from embedcli.benchmark import machine
-from embedcli.benchmark.compare import Request
-from embedcli.benchmark.contenders import Lap, Ours, sure
-from embedcli.benchmark.dataset import gather
+from embedcli.benchmark.compare import BenchRequest
+from embedcli.benchmark.contenders import EmbedcliRun, Timing, run_embedcli
+from embedcli.benchmark.dataset import write_dataset
 from embedcli.benchmark.lineup import Notify
-from embedcli.benchmark.results import rounded
-from embedcli.benchmark.statistics import middle
+from embedcli.benchmark.machine import describe_machine
+from embedcli.benchmark.results import round_floats
+from embedcli.benchmark.statistics import median_or_nan
 
-BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
+BATCH_TOKENS = (512, 1024, 2048, 4096, 8192, 16384)
 
 
-def tune(request: Request, notify: Notify) -> dict[str, Any]:
-    """Every budget once a round, in turn; medians, as `--json` writes them. Raises ModelError if a run fails."""
-    where = machine.describe()
+def measure_batch_tokens(request: BenchRequest, notify: Notify) -> dict[str, Any]:
+    """Run embedcli with every token budget once per round, in turn.
+
+    Args:
+        request: What to measure.
+        notify: Receives one line of progress at a time.
+
+    Returns:
+        Medians over the rounds, as `--json` writes them.
+
+    Raises:
+        ModelError: A run failed.
+    """
+    machine = describe_machine()
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         folder = Path(name)
-        rows = gather(request.job, request.rows, folder)
-        notify(f"{len(rows.texts):,} rows; a ten-row run first, to fill the caches")
-        default = sure(Ours("embedcli", request.arguments), rows.few, folder)
-        laps: dict[int, list[Lap]] = {budget: [] for budget in BUDGETS}
+        dataset = write_dataset(request.job, request.rows, folder)
+        notify(f"{len(dataset.texts):,} rows; a ten-row run first, to fill the caches")
+        default = run_embedcli(EmbedcliRun("embedcli", request.arguments), dataset.first_rows, folder)
+        timings: dict[int, list[Timing]] = {budget: [] for budget in BATCH_TOKENS}
         for number in range(request.rounds):
-            for budget in BUDGETS:
-                own = Ours("embedcli", (*request.arguments, "--batch-tokens", str(budget)))
-                laps[budget].append(sure(own, rows.every, folder))
-                seconds = laps[budget][-1].encode_seconds
-                notify(f"round {number + 1} of {request.rounds}: {budget:,} tokens, {seconds:.1f} s")
+            for budget in BATCH_TOKENS:
+                contender = EmbedcliRun("embedcli", (*request.arguments, "--batch-tokens", str(budget)))
+                timing = run_embedcli(contender, dataset.all_rows, folder)
+                timings[budget].append(timing)
+                notify(f"round {number + 1} of {request.rounds}: {budget:,} tokens, {timing.encode_seconds:.1f} s")
     space = default.report["space"]
+    rows = len(dataset.texts)
     return {
         "embedcli": __version__,
-        "machine": where,
+        "machine": machine,
         "model": ", ".join(str(space[key]) for key in ("model", "engine", "dtype") if space.get(key)),
-        "rows": len(rows.texts),
+        "rows": rows,
         "rounds": request.rounds,
         "default": default.report["batch_tokens"],
-        "budgets": [rounded(budget_figures(budget, its, len(rows.texts))) for budget, its in laps.items()],
+        "budgets": [round_floats(summarize_budget(budget, each, rows)) for budget, each in timings.items()],
     }
 
 
-def budget_figures(budget: int, laps: list[Lap], rows: int) -> dict[str, Any]:
-    encode = middle([lap.encode_seconds for lap in laps])
+def summarize_budget(budget: int, timings: list[Timing], rows: int) -> dict[str, Any]:
+    encode_seconds = median_or_nan([timing.encode_seconds for timing in timings])
+    report = timings[0].report
     return {
         "batch_tokens": budget,
-        "rows_per_second": rows / encode,
-        "tokens_per_second": laps[0].report["counters"]["fed_tokens"] / encode,
-        "padding_share": laps[0].report["padding_share"],
-        "encode_seconds": encode,
-        "peak_memory_mb": middle([lap.peak_mb for lap in laps]),
+        "rows_per_second": rows / encode_seconds,
+        "tokens_per_second": report["counters"]["fed_tokens"] / encode_seconds,
+        "padding_share": report["padding_share"],
+        "encode_seconds": encode_seconds,
+        "peak_memory_mb": median_or_nan([timing.peak_mb for timing in timings]),
     }

@@ -1,10 +1,10 @@
-"""Another library embeds rows the way its own users would: a program of its own, which needs nothing of embedcli.
+"""Encode rows with another library, as its own users would. Runs without embedcli.
 
-usage: peer.py SETTINGS.json
+usage: other_library.py SETTINGS.json
 
 Settings: library (a key of LIBRARIES), model (a folder), rows (JSONL with `text`), vectors (.npy to write), facts
-(JSON to write), batch_sizes, and what the library is told: device, dtype, threads, prompt, max_seq_length,
-normalize, truncate_dim, backend, dim. With several batch sizes each is timed and no vectors are written.
+(JSON to write), batch_sizes, and the settings of the library: device, dtype, threads, prompt, max_seq_length,
+normalize, truncate_dim, backend, dim. With several batch sizes, each is timed and no vectors are written.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ Encode = Callable[[Sequence[str], int], Any]
 
 def main() -> None:
     settings = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with open(settings["rows"], encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line in lines]
     encode = LIBRARIES[settings["library"]](settings)
-    facts: dict[str, Any] = {"load_seconds": time.perf_counter() - begun, "encode_seconds": {}}
+    facts: dict[str, Any] = {"load_seconds": time.perf_counter() - started, "encode_seconds": {}}
     sizes = settings["batch_sizes"]
     if len(sizes) > 1:
-        # The first call of a library sets things up; a choice between batch sizes is not to depend on it.
+        # A library's first call sets things up; the choice of a batch size must not depend on it.
         encode(texts[:32], 32)
     for size in sizes:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         vectors = encode(texts, size)
-        facts["encode_seconds"][str(size)] = time.perf_counter() - begun
+        facts["encode_seconds"][str(size)] = time.perf_counter() - started
     if len(sizes) == 1:
         np.save(settings["vectors"], np.asarray(vectors, np.float32))
     Path(settings["facts"]).write_text(json.dumps(facts), "utf-8")
 
 
 def sentence_transformers(settings: Settings) -> Encode:
-    """`SentenceTransformer.encode`, its model in the asked number format whatever its files hold."""
+    """`SentenceTransformer.encode`, in the requested number format whatever that of the files."""
     if settings.get("threads"):
         importlib.import_module("torch").set_num_threads(settings["threads"])
     backend = settings.get("backend", "torch")
-    kept = {"model_kwargs": {"dtype": settings["dtype"]}} if backend == "torch" else {"backend": backend}
+    options = {"model_kwargs": {"dtype": settings["dtype"]}} if backend == "torch" else {"backend": backend}
     model = importlib.import_module("sentence_transformers").SentenceTransformer(
         settings["model"],
         device=settings["device"],
         truncate_dim=settings["truncate_dim"],
         trust_remote_code=settings["trust_remote_code"],
-        **kept,
+        **options,
     )
     if settings["max_seq_length"]:
         model.max_seq_length = settings["max_seq_length"]
@@ -77,7 +77,7 @@ def sentence_transformers(settings: Settings) -> Encode:
 
 
 def model2vec(settings: Settings) -> Encode:
-    """`StaticModel.encode` with its parallel workers on, whatever the number of rows."""
+    """`StaticModel.encode` with parallel workers for any number of rows."""
     model = importlib.import_module("model2vec").StaticModel.from_pretrained(
         settings["model"], normalize=settings["normalize"], force_download=False
     )
@@ -91,7 +91,7 @@ def model2vec(settings: Settings) -> Encode:
 
 
 def fastembed(settings: Settings) -> Encode:
-    """`TextEmbedding.embed` on the model's own ONNX file, as a custom model, with the same limit as everyone."""
+    """`TextEmbedding.embed` with the ONNX file as a custom model, with the same limit as the other contenders."""
     library = importlib.import_module("fastembed")
     description = importlib.import_module("fastembed.common.model_description")
     library.TextEmbedding.add_custom_model(
@@ -103,20 +103,21 @@ def fastembed(settings: Settings) -> Encode:
         model_file="model.onnx",
     )
     with tempfile.TemporaryDirectory() as folder:
-        lay_out(Path(settings["model"]), Path(folder), settings["max_seq_length"])
+        copy_for_fastembed(Path(settings["model"]), Path(folder), settings["max_seq_length"])
         model = library.TextEmbedding("local/model", specific_model_path=folder, threads=settings["threads"])
     prompt = settings["prompt"]
     return lambda texts, size: np.stack(list(model.embed([prompt + text for text in texts], batch_size=size)))
 
 
-def lay_out(model: Path, folder: Path, limit: int | None) -> None:
-    """The model's files as fastembed expects them: all in one folder, the limit in the tokenizer's configuration."""
+def copy_for_fastembed(model: Path, folder: Path, max_tokens: int | None) -> None:
+    """Lay out a model as fastembed expects it: all files in one folder, the limit in the tokenizer's configuration."""
     for file in model.glob("*.json"):
         shutil.copy(file, folder)
     (folder / "model.onnx").symlink_to((model / "onnx" / "model.onnx").resolve())
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(config | {"model_max_length": limit or config.get("model_max_length", 512)}), "utf-8")
+    config["model_max_length"] = max_tokens or config.get("model_max_length", 512)
+    path.write_text(json.dumps(config), "utf-8")
 
 
 LIBRARIES: dict[str, Callable[[Settings], Encode]] = {

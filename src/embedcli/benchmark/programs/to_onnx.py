@@ -1,4 +1,4 @@
-"""A transformer's ONNX file, for the libraries that run one: a program of its own; needs torch, transformers and onnx.
+"""Export a transformer to ONNX. Runs without embedcli; needs torch, transformers and onnx.
 
 usage: to_onnx.py MODEL_FOLDER TARGET.onnx    token embeddings in float32, any number of rows and tokens
 """

@@ -1,10 +1,11 @@
-"""How many rows a second the host can bring from a file to a card and back to a file, if the card took no time.
+"""How many rows per second can the host bring from a file to a GPU and back to a file, if the GPU took no time?
 
-    python scripts/host_rate.py [--threads 2] [--repeat 3] [MODEL]
+    python benchmarks/host_rate.py [--threads 2] [--repeat 3] [MODEL]
 
 The stages are those of `embedcli encode --device cuda`: reading, tokenizing, packing batches without padding, copying
-them, as many small operations as a network's layers start, the look at the vectors, writing Parquet. Only the network
-is missing. Prints rows and tokens per second, the best of the repetitions, for the sizes and rows of `bench --shapes`.
+them, launching as many small operations as a transformer's layers do, checking the vectors, writing Parquet. Only the
+transformer itself is missing. Prints rows and tokens per second, the best of the repetitions, for the model sizes and
+row lengths of random_models.py.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from typing import Any
 import torch
 
 from embedcli import api, encoders, runners
-from embedcli.benchmark import random_models
-from embedcli.benchmark.dataset import write
+from embedcli.benchmark.dataset import write_jsonl
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.types import DEFAULT_MODEL
 from embedcli.encoders.tokenize.fast import FEW_CHARACTERS
@@ -29,22 +29,23 @@ from embedcli.encoders.torch.transfer import Fetched
 from embedcli.models import resolve
 from embedcli.pipeline.control import Control
 from embedcli.pipeline.metrics import Meter
+from random_models import ROW_KINDS, SIZES, TextGenerator
 
-# Of BERT's layers: those of a batch without padding, counted with a profiler.
+# GPU operations of one BERT layer on a batch without padding, counted with a profiler.
 OPERATIONS_PER_LAYER = 17
 ROWS = {"short": 200_000, "mixed": 60_000, "long": 12_000}
 CHUNK_ROWS = 16_384
 
 
-class Free(BaseEncoder):
-    """A model's tokenizer, and a network that gives ones, at once."""
+class InstantEncoder(BaseEncoder):
+    """An encoder with a real tokenizer whose forward pass returns ones at once."""
 
     lanes, multiple, batch_tokens, empty_reason = 2, 0, BATCH_TOKENS["cuda"], "no token left of the text"
     portion_characters = PORTION
 
     def __init__(self, real: Any, threads: int, layers: int, dim: int) -> None:
         self._real, self._operations, self.dim = real, OPERATIONS_PER_LAYER * layers, dim
-        # By the attribute: a tokenizer of its own would read the model's files again.
+        # Replaced in place: a second tokenizer would read the model's files again.
         self.words = real.words
         self.words._words = tokenizing(self.words._tokenizer, threads, FEW_CHARACTERS)
         self._flat = varlen_attention.Flat(lambda *_: None, 0)
@@ -54,8 +55,8 @@ class Free(BaseEncoder):
         return {**self._real.space(), "dim": self.dim}
 
     def tokenize(self, texts: Any) -> Tokens:
-        made: Tokens = self.words.tokenize(texts)
-        return made
+        tokens: Tokens = self.words.tokenize(texts)
+        return tokens
 
     def forward(self, tokens: Tokens, rows: Any) -> Fetched:
         self._flat.features(tokens, rows, lambda array: torch.from_numpy(array).clone())
@@ -78,36 +79,36 @@ class Free(BaseEncoder):
 
 
 def main() -> None:
-    """Print a line for each size and kind of rows."""
+    """Print a line for each model size and kind of rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default=DEFAULT_MODEL)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--share", type=float, default=1.0, help="of the rows")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the rows to use")
     options = parser.parse_args()
     flags: dict[str, Any] = {"device": "cpu", "engine": "torch", "overwrite": True, "chunk_rows": CHUNK_ROWS}
-    with tempfile.TemporaryDirectory() as place:
-        home = Path(place)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         job = api.job_of([], "-", options.model, flags)
-        words = random_models.Words.of(resolve.resolve(job).folder)
-        for kind in random_models.KINDS:
-            rows = home / f"{kind.name}.jsonl"
-            write(rows, words.texts(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))
-            job = api.job_of([str(rows)], str(home / "out.parquet"), job.model, flags)
-            for size, shape in random_models.SIZES.items():
-                rates = [rate(job, options.threads, *shape) for _ in range(options.repeat)]
+        generator = TextGenerator.for_model(resolve.resolve(job).folder)
+        for kind in ROW_KINDS:
+            rows = folder / f"{kind.name}.jsonl"
+            write_jsonl(rows, generator.generate(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))
+            job = api.job_of([str(rows)], str(folder / "out.parquet"), job.model, flags)
+            for size, shape in SIZES.items():
+                rates = [measure_rate(job, options.threads, *shape) for _ in range(options.repeat)]
                 print(f"{size:<6} {kind.name:<6} {max(rates)[0]:>9,.0f} rows/s {max(rates)[1]:>12,.0f} tokens/s")
 
 
-def rate(job: Any, threads: int, layers: int, dim: int) -> tuple[float, float]:
-    """Rows and tokens per second, from the first read to the last vector."""
+def measure_rate(job: Any, threads: int, layers: int, dim: int) -> tuple[float, float]:
+    """Measure rows and tokens per second, from the first read to the last vector."""
     meter = Meter()
 
     def load(job: Any, notify: Any) -> Any:
-        return Free(encoders.load(job, notify=notify), threads, layers, dim)
+        return InstantEncoder(encoders.load(job, notify=notify), threads, layers, dim)
 
-    done = runners.run(job, api.Listener(api.silent), Control(None, None), meter, load)
-    return done.totals["rows"] / meter.forward_seconds, done.totals["tokens"] / meter.forward_seconds
+    outcome = runners.run(job, api.Listener(api.silent), Control(None, None), meter, load)
+    return outcome.totals["rows"] / meter.forward_seconds, outcome.totals["tokens"] / meter.forward_seconds
 
 
 if __name__ == "__main__":
