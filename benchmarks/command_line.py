@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.entrypoint import guarded
+from embedcli.cli.entrypoint import handle_errors
 from embedcli.reporting import run_report
 
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Runs of each contender, in turn.")]
@@ -24,7 +24,7 @@ def make_app(command: Callable[..., None]) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.command()(guarded(command))
+    app.command()(handle_errors(command))
     return app
 
 
@@ -32,4 +32,4 @@ def publish(figures: Mapping[str, Any], table: str, json_path: str | None) -> No
     """Print the table, and write the figures to `json_path` if there is one."""
     sys.stdout.write(table + "\n")
     if json_path is not None:
-        run_report.write_json(json_path, figures)
+        run_report.write_report(json_path, figures)

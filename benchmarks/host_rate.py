@@ -21,14 +21,14 @@ from embedcli import api, encoders, runners
 from embedcli.benchmark.dataset import write_jsonl
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.types import DEFAULT_MODEL
-from embedcli.encoders.tokenize.fast import FEW_CHARACTERS
-from embedcli.encoders.tokenize.word_cache import tokenizing
+from embedcli.encoders.tokenize.fast import MIN_PARALLEL_CHARACTERS
+from embedcli.encoders.tokenize.word_cache import choose_tokenizer
 from embedcli.encoders.torch import varlen_attention
-from embedcli.encoders.torch.encoder import BATCH_TOKENS, PORTION
-from embedcli.encoders.torch.transfer import Fetched
+from embedcli.encoders.torch.encoder import PORTION_CHARACTERS, TORCH_BATCH_TOKENS
+from embedcli.encoders.torch.transfer import PendingVectors
 from embedcli.models import resolve
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
 from random_models import ROW_KINDS, SIZES, TextGenerator
 
 # GPU operations of one BERT layer on a batch without padding, counted with a profiler.
@@ -40,38 +40,38 @@ CHUNK_ROWS = 16_384
 class InstantEncoder(BaseEncoder):
     """An encoder with a real tokenizer whose forward pass returns ones at once."""
 
-    lanes, multiple, batch_tokens, empty_reason = 2, 0, BATCH_TOKENS["cuda"], "no token left of the text"
-    portion_characters = PORTION
+    lanes, multiple, batch_tokens, empty_reason = 2, 0, TORCH_BATCH_TOKENS["cuda"], "no token left of the text"
+    portion_characters = PORTION_CHARACTERS
 
     def __init__(self, real: Any, threads: int, layers: int, dim: int) -> None:
         self._real, self._operations, self.dim = real, OPERATIONS_PER_LAYER * layers, dim
         # Replaced in place: a second tokenizer would read the model's files again.
         self.words = real.words
-        self.words._words = tokenizing(self.words._tokenizer, threads, FEW_CHARACTERS)
-        self._flat = varlen_attention.Flat(lambda *_: None, 0)
+        self.words._words = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
+        self._flat = varlen_attention.VarlenBatcher(lambda *_: None, 0)
         self._one = torch.ones(1)
 
-    def space(self) -> dict[str, Any]:
-        return {**self._real.space(), "dim": self.dim}
+    def vector_space(self) -> dict[str, Any]:
+        return {**self._real.vector_space(), "dim": self.dim}
 
     def tokenize(self, texts: Any) -> Tokens:
         tokens: Tokens = self.words.tokenize(texts)
         return tokens
 
-    def forward(self, tokens: Tokens, rows: Any) -> Fetched:
-        self._flat.features(tokens, rows, lambda array: torch.from_numpy(array).clone())
+    def forward(self, tokens: Tokens, rows: Any) -> PendingVectors:
+        self._flat.build_features(tokens, rows, lambda array: torch.from_numpy(array).clone())
         for _ in range(self._operations):
             self._one.add(1)
         vectors = torch.ones(len(rows), self.dim)
-        return Fetched(vectors.clone(), torch.isfinite(vectors).all() & vectors.any(1).all())
+        return PendingVectors(vectors.clone(), torch.isfinite(vectors).all() & vectors.any(1).all())
 
-    def collect(self, output: Fetched) -> Any:
+    def collect(self, output: PendingVectors) -> Any:
         return output.vectors.numpy()
 
-    def has_verified_vectors(self, output: Fetched) -> bool:
-        return bool(output.sound)
+    def has_verified_vectors(self, output: PendingVectors) -> bool:
+        return bool(output.has_usable_vectors)
 
-    def exact(self, tokens: Tokens, rows: Any) -> Any:
+    def encode_float32(self, tokens: Tokens, rows: Any) -> Any:
         return self.collect(self.forward(tokens, rows))
 
     def close(self) -> None:
@@ -89,12 +89,12 @@ def main() -> None:
     flags: dict[str, Any] = {"device": "cpu", "engine": "torch", "overwrite": True, "chunk_rows": CHUNK_ROWS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = api.job_of([], "-", options.model, flags)
-        generator = TextGenerator.for_model(resolve.resolve(job).folder)
+        job = api.build_job([], "-", options.model, flags)
+        generator = TextGenerator.for_model(resolve.resolve_model(job).path)
         for kind in ROW_KINDS:
             rows = folder / f"{kind.name}.jsonl"
             write_jsonl(rows, generator.generate(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))
-            job = api.job_of([str(rows)], str(folder / "out.parquet"), job.model, flags)
+            job = api.build_job([str(rows)], str(folder / "out.parquet"), job.model, flags)
             for size, shape in SIZES.items():
                 rates = [measure_rate(job, options.threads, *shape) for _ in range(options.repeat)]
                 print(f"{size:<6} {kind.name:<6} {max(rates)[0]:>9,.0f} rows/s {max(rates)[1]:>12,.0f} tokens/s")
@@ -102,12 +102,12 @@ def main() -> None:
 
 def measure_rate(job: Any, threads: int, layers: int, dim: int) -> tuple[float, float]:
     """Measure rows and tokens per second, from the first read to the last vector."""
-    meter = Meter()
+    meter = MetricsCollector()
 
     def load(job: Any, notify: Any) -> Any:
-        return InstantEncoder(encoders.load(job, notify=notify), threads, layers, dim)
+        return InstantEncoder(encoders.load_encoder(job, notify=notify), threads, layers, dim)
 
-    outcome = runners.run(job, api.Listener(api.silent), Control(None, None), meter, load)
+    outcome = runners.run_job(job, api.NotifyObserver(api.ignore_message), RunControl(None, None), meter, load)
     return outcome.totals["rows"] / meter.forward_seconds, outcome.totals["tokens"] / meter.forward_seconds
 
 

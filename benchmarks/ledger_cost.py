@@ -21,9 +21,9 @@ import numpy as np
 
 from embedcli import checkpoint, readers
 from embedcli.core.job import Job
-from embedcli.core.types import Chunk, Encoded
+from embedcli.core.types import Chunk, EncodedChunk
 from embedcli.outputs import target as output_target
-from embedcli.outputs.schema import Layout
+from embedcli.outputs.schema import OutputLayout
 
 
 def main() -> int:
@@ -38,10 +38,10 @@ def main() -> int:
         folder = Path(name)
         job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), chunk_rows=options.rows)
         write_rows(folder / "in.jsonl", options.parts * options.rows)
-        plan = readers.plan(job)
-        layout = Layout(plan.columns, options.dim, "float32")
-        reading = measure_seconds(lambda: sum(1 for _ in readers.read(job, plan, plan.pieces)))
-        chunks = list(readers.read(job, plan, plan.pieces))
+        plan = readers.plan_inputs(job)
+        layout = OutputLayout(plan.columns, options.dim, "float32")
+        reading = measure_seconds(lambda: sum(1 for _ in readers.read_chunks(job, plan, plan.splits)))
+        chunks = list(readers.read_chunks(job, plan, plan.splits))
         encoded = list(add_random_vectors(chunks, options.dim))
         writing = measure_seconds(lambda: write_parts(job, encoded, layout))
         verifying = measure_seconds(lambda: verify_parts(job, chunks))
@@ -67,12 +67,12 @@ def write_rows(path: Path, count: int) -> None:
             out.write(json.dumps({"id": f"row-{i}", "text": text}) + "\n")
 
 
-def add_random_vectors(chunks: list[Chunk], dim: int) -> Iterator[Encoded]:
+def add_random_vectors(chunks: list[Chunk], dim: int) -> Iterator[EncodedChunk]:
     """Yield the chunks with random vectors, as an encoder would return them."""
     generator = np.random.default_rng(1)
     for chunk in chunks:
         rows = len(chunk.texts)
-        yield Encoded(
+        yield EncodedChunk(
             chunk,
             np.arange(rows),
             generator.standard_normal((rows, dim), np.float32),
@@ -82,23 +82,23 @@ def add_random_vectors(chunks: list[Chunk], dim: int) -> Iterator[Encoded]:
         )
 
 
-def write_parts(job: Job, encoded_chunks: list[Encoded], layout: Layout) -> None:
+def write_parts(job: Job, encoded_chunks: list[EncodedChunk], layout: OutputLayout) -> None:
     ledger = open_ledger(job)
     for encoded in encoded_chunks:
-        ledger.add(encoded, layout)
+        ledger.add_chunk(encoded, layout)
     ledger.release()
 
 
 def verify_parts(job: Job, chunks: list[Chunk]) -> None:
     ledger = open_ledger(job)
-    missing = list(ledger.missing(chunks))
+    missing = list(ledger.skip_finished_chunks(chunks))
     ledger.release()
-    if missing or ledger.damaged:
-        raise SystemExit(f"{len(missing)} part files are missing, {len(ledger.damaged)} are damaged")
+    if missing or ledger.damaged_parts:
+        raise SystemExit(f"{len(missing)} part files are missing, {len(ledger.damaged_parts)} are damaged")
 
 
 def open_ledger(job: Job) -> checkpoint.Ledger:
-    ledger = checkpoint.Ledger(output_target.target(job.output, None))
+    ledger = checkpoint.Ledger(output_target.resolve_target(job.output, None))
     ledger.acquire()
     ledger.begin({"job": 1}, overwrite=False)
     return ledger

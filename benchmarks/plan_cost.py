@@ -37,13 +37,13 @@ def main() -> None:
         peak_before = measure_peak_mb()
         started = time.perf_counter()
         job = Job(tuple(inputs), "out/", text_column="text", id_column="id")
-        plan = readers.plan(job)
-        partitions = readers.shares(plan, PARTITION_ROWS)
+        plan = readers.plan_inputs(job)
+        partitions = readers.group_into_partitions(plan, PARTITION_ROWS)
         planning_seconds = time.perf_counter() - started
-        starts = readers.row_starts(job, plan) if options.count_rows else []
+        starts = readers.count_split_starts(job, plan) if options.count_rows else []
         counting_seconds = time.perf_counter() - started - planning_seconds
     print(
-        f"{options.kind}: {len(plan.pieces)} input splits, {len(partitions)} partitions in {planning_seconds:.1f} s; "
+        f"{options.kind}: {len(plan.splits)} input splits, {len(partitions)} partitions in {planning_seconds:.1f} s; "
         f"rows before {len(starts)} splits counted in {counting_seconds:.1f} s; "
         f"peak memory {measure_peak_mb():.0f} MB, {peak_before:.0f} MB before planning"
     )

@@ -25,7 +25,7 @@ import typer
 
 from command_line import JsonPath, Rounds, make_app, publish
 from embedcli import __version__
-from embedcli.benchmark.compare import BenchRequest, compare
+from embedcli.benchmark.compare import BenchRequest, run_comparison
 from embedcli.benchmark.dataset import write_jsonl
 from embedcli.benchmark.model_flops import read_transformer_shape
 from embedcli.benchmark.statistics import count_useful_flop
@@ -42,7 +42,7 @@ from embedcli.benchmark.text_tables import (
 from embedcli.benchmark.timed_process import run_measured
 from embedcli.cli.bench import make_request, print_progress
 from embedcli.cli.entrypoint import set_environment
-from embedcli.cli.options import ENCODER_FLAGS, takes
+from embedcli.cli.options import ENCODER_FLAGS, with_job_options
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.encoders.torch import device as torch_device
 from embedcli.models import resolve
@@ -50,7 +50,7 @@ from embedcli.models import resolve
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from embedcli.core.types import Rows
+    from embedcli.core.types import Int64Array
 
 PROGRAMS = Path(__file__).parent / "programs"
 CACHE_VARIABLE = "EMBEDCLI_CACHE"
@@ -66,7 +66,7 @@ MIN_ROWS, MAX_ROWS = 32, 200_000
 WORDS = 4000
 
 
-@takes(ENCODER_FLAGS)
+@with_job_options(ENCODER_FLAGS)
 def main(
     *,
     sizes: Annotated[
@@ -93,7 +93,7 @@ class RowKind:
     """Rows of one kind: `lengths(count)` are their tokens, int64 [count], special tokens included."""
 
     name: str
-    lengths: Callable[[int], Rows]
+    lengths: Callable[[int], Int64Array]
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ class TextGenerator:
             raise UsageError(f"the tokenizer of {model.name} has no whole words", "name another model with -m")
         return cls(words, tokenizer.num_special_tokens_to_add(is_pair=False))
 
-    def generate(self, lengths: Rows) -> list[str]:
+    def generate(self, lengths: Int64Array) -> list[str]:
         """Generate one text per length, int64 [n] in tokens with special tokens; each has at least one word."""
         random = np.random.default_rng(0)
         counts = np.maximum(1, lengths - self.special_tokens)
         return [" ".join(self.words[random.integers(0, len(self.words), count)]) for count in counts]
 
 
-def draw_mixed_lengths(count: int) -> Rows:
+def draw_mixed_lengths(count: int) -> Int64Array:
     """Draw lengths like those of documents: half below 80 tokens, one in fifty at the limit (lognormal)."""
     drawn = np.random.default_rng(0).lognormal(np.log(80), 0.9, count)
     return np.clip(drawn, 5, MAX_TOKENS).astype(np.int64)
@@ -166,7 +166,7 @@ def measure(
     for name in names:
         if name not in SIZES:
             raise UsageError(f"--sizes {name}: there is no such size", f"choose from {', '.join(SIZES)}")
-    source = resolve.resolve(request.job).folder
+    source = resolve.resolve_model(request.job).path
     generator = TextGenerator.for_model(source)
     comparisons: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as place, use_cache(f"{place}/cache"):
@@ -176,12 +176,12 @@ def measure(
             model = create_random_model(Path(place, name), source, layers, width)
             comparisons[name] = {}
             for kind in ROW_KINDS:
-                flop = CPU_FLOP if torch_device.on_cpu(request.job) else GPU_FLOP
+                flop = CPU_FLOP if torch_device.runs_on_cpu(request.job) else GPU_FLOP
                 count = request.rows or count_rows_for(kind, model, flop)
                 rows = Path(place, f"{kind.name}.jsonl")
                 write_jsonl(rows, generator.generate(kind.lengths(count)))
                 notify(f"{name}, {kind.name} rows")
-                comparisons[name][kind.name] = compare(request_for(model, rows), notify)
+                comparisons[name][kind.name] = run_comparison(request_for(model, rows), notify)
             shutil.rmtree(model)
     return {"embedcli": __version__, "rounds": request.rounds, "shapes": comparisons}
 

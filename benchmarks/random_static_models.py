@@ -18,18 +18,18 @@ import numpy as np
 import typer
 
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
-from embedcli.benchmark.compare import compare
+from embedcli.benchmark.compare import run_comparison
 from embedcli.benchmark.text_tables import format_comparison
 from embedcli.cli.bench import make_request, print_progress
 from embedcli.cli.entrypoint import set_environment
-from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, takes
+from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, with_job_options
 from embedcli.models import resolve
 
 # The width of published small static models.
 DIMENSIONS = 256
 
 
-@takes((*ENCODER_FLAGS, *INPUT_FLAGS))
+@with_job_options((*ENCODER_FLAGS, *INPUT_FLAGS))
 def main(
     paths: Annotated[list[str], typer.Argument(metavar="INPUT", help="Rows to encode.")],
     *,
@@ -40,10 +40,12 @@ def main(
 ) -> None:
     """Measure embedcli beside model2vec on a static model with random vectors."""
     set_environment(flags)
-    source = resolve.resolve(make_request(paths, flags).job).folder
+    source = resolve.resolve_model(make_request(paths, flags).job).path
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         model = make_static_model(Path(name) / "static", source, DIMENSIONS)
-        figures = compare(make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), print_progress)
+        figures = run_comparison(
+            make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), print_progress
+        )
     publish(figures, format_comparison(figures), json)
 
 

@@ -36,7 +36,7 @@ from embedcli.benchmark.text_tables import (
 )
 from embedcli.cli.bench import make_request, print_progress
 from embedcli.cli.entrypoint import set_environment
-from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, takes
+from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, with_job_options
 from embedcli.core.errors import UsageError
 
 # Input files, each a partition: enough for several workers to finish at about the same time.
@@ -49,7 +49,7 @@ CLOCK_SECONDS = 0.001
 TimingPair = tuple[Timing, Timing]
 
 
-@takes((*ENCODER_FLAGS, *INPUT_FLAGS))
+@with_job_options((*ENCODER_FLAGS, *INPUT_FLAGS))
 def main(
     paths: Annotated[list[str], typer.Argument(metavar="INPUT", help="Rows to encode.")],
     *,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from embedcli.cli import app
-from embedcli.cli.config_file import flattened, options_of
+from embedcli.cli.config_file import collect_options, flatten_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "embedcli.1"
@@ -21,7 +21,7 @@ def test_every_command_and_flag_is_on_it() -> None:
     text = PAGE.read_text("utf-8").replace("\\-", "-")
     sections = dict(re.findall(r"^\.SH \"?(.+?)\"?\n(.*?)(?=^\.SH |\Z)", text, re.MULTILINE | re.DOTALL))
     assert {"NAME", "SYNOPSIS", "DESCRIPTION", "EXIT STATUS", "FILES", "ENVIRONMENT"} <= set(sections)
-    for command, options in flattened(options_of(app)):
+    for command, options in flatten_commands(collect_options(app)):
         section = sections[f"EMBEDCLI {command.replace('.', ' ').upper()}"]
         assert [flag for flag in options if f"--{flag}" not in section] == []
 

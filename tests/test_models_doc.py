@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import models
-from embedcli.models.registry import known
+from embedcli.models.registry import find_registered_model
 from jobs import run, write_jsonl
 from reference import encode as encoded
 from reference import load, lowest_cosine, samples
@@ -28,14 +28,14 @@ def model_of(command: str) -> str:
 
 def test_every_kind_of_model_has_a_command() -> None:
     shown = {model_of(command) for command in COMMANDS}
-    real = {name for name in models.BUILDERS if known(name)}
+    real = {name for name in models.BUILDERS if find_registered_model(name)}
     assert real <= shown
     assert shown <= set(models.BUILDERS) | {"all-MiniLM-L6-v2"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=model_of)
 def test_the_command_works(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMBEDCLI_ENGINE", "auto" if known(model_of(command)) in STATIC else "torch")
+    monkeypatch.setenv("EMBEDCLI_ENGINE", "auto" if find_registered_model(model_of(command)) in STATIC else "torch")
     monkeypatch.setenv("EMBEDCLI_DEVICE", "cpu")
     monkeypatch.chdir(tmp_path)
     texts = samples()[:8]
@@ -52,10 +52,10 @@ def test_the_command_works(command: str, tmp_path: Path, monkeypatch: pytest.Mon
     space = json.loads(table.schema.metadata[b"embedcli"])
     vectors = np.stack(table["embedding"].to_numpy())
     assert vectors.shape == (len(texts), space["dim"])
-    if known(name) not in STATIC and not space["truncate_dim"]:
+    if find_registered_model(name) not in STATIC and not space["truncate_dim"]:
         values = {"prompt": space["prompt"], "normalize": space["normalize"]}
         alone = load(path, trust_remote_code="--trust-remote-code" in arguments, **values)
         assert lowest_cosine(vectors, encoded(alone, texts)) >= 0.99999
 
 
-STATIC = (known("w2v-light-tencent-chinese"), known("potion-base-8M"))
+STATIC = (find_registered_model("w2v-light-tencent-chinese"), find_registered_model("potion-base-8M"))

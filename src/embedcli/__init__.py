@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'embedcli' has no attribute {name!r}")
     from importlib import import_module
 
-    home = "embedcli.core.types" if name.endswith("Error") else "embedcli.api"
+    home = "embedcli.core.errors" if name.endswith("Error") else "embedcli.api"
     return getattr(import_module(home), name)
 
 

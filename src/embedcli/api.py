@@ -12,19 +12,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from embedcli import runners
-from embedcli.analysis.text_encoder import Texts
+from embedcli.analysis.text_encoder import TextEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.job_options import checked
-from embedcli.core.types import DEFAULT_MODEL, Outcome, Watch
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
+from embedcli.core.job_options import validate_options
+from embedcli.core.types import DEFAULT_MODEL, RunObserver, RunResult
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats
+    from embedcli.core.types import Float32Array
 
 Notify = Callable[[str], None]
-Path = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 
 class Model:
@@ -34,11 +34,11 @@ class Model:
     """
 
     def __init__(self, job: Job, notify: Notify) -> None:
-        self._texts = Texts(job, notify)
+        self._texts = TextEncoder(job, notify)
         self.dim = self._texts.dim
-        self.space = dict(self._texts.space)
+        self.space = dict(self._texts.vector_space)
 
-    def encode(self, texts: Iterable[str]) -> Floats:
+    def encode(self, texts: Iterable[str]) -> Float32Array:
         """float32 [n, dim]: one vector for each text, in their order.
 
         InputError, naming the text by its place from 1, where one is no string or has nothing the encoder knows.
@@ -59,24 +59,24 @@ class Model:
         self.close()
 
 
-def load(model: Path = DEFAULT_MODEL, *, notify: Notify | None = None, **flags: Any) -> Model:
+def load(model: PathLike = DEFAULT_MODEL, *, notify: Notify | None = None, **flags: Any) -> Model:
     """Load an encoder for texts in memory.
 
     `flags` are those of `embedcli encode` with underscores: `as_="query"`, `device="cuda"`, `truncate_dim=128`,
     `normalize=True`, `offline=True`... `notify` is called with each sentence that the command line would print.
     Raises ModelError or UsageError.
     """
-    return Model(job_of((), "-", model, flags), notify or silent)
+    return Model(build_job((), "-", model, flags), notify or ignore_message)
 
 
 def encode_file(
-    inputs: Path | Sequence[Path],
-    output: Path,
+    inputs: PathLike | Sequence[PathLike],
+    output: PathLike,
     *,
-    model: Path = DEFAULT_MODEL,
+    model: PathLike = DEFAULT_MODEL,
     notify: Notify | None = None,
     **flags: Any,
-) -> Outcome:
+) -> RunResult:
     """Embed the rows of files into an output, as `embedcli encode INPUTS OUTPUT` does: resumable, whole or not there.
 
     `flags` are the command's, with underscores: `keep=["title"]`, `precision="int8"`, `overwrite=True`... The outcome's
@@ -84,8 +84,10 @@ def encode_file(
     its `totals` count rows. Raises an EmbedcliError where the command would end with 1 or 2.
     """
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    job = job_of([os.fspath(path) for path in several], os.fspath(output), model, flags)
-    return runners.run(job, Listener(notify or silent), Control(job.limit, job.max_seconds), Meter())
+    job = build_job([os.fspath(path) for path in several], os.fspath(output), model, flags)
+    return runners.run_job(
+        job, NotifyObserver(notify or ignore_message), RunControl(job.limit, job.max_seconds), MetricsCollector()
+    )
 
 
 class MtebModel:
@@ -96,9 +98,9 @@ class MtebModel:
     flags that cannot be right.
     """
 
-    def __init__(self, model: Path = DEFAULT_MODEL, revision: str | None = None, **flags: Any) -> None:
+    def __init__(self, model: PathLike = DEFAULT_MODEL, revision: str | None = None, **flags: Any) -> None:
         self._flags: dict[str, Any] = {"revision": revision, **flags}
-        self._model = job_of((), "-", model, self._flags).model
+        self._model = build_job((), "-", model, self._flags).model
         self._loaded: dict[str, Model] = {}
         name = self._model
         about = {
@@ -112,7 +114,7 @@ class MtebModel:
             raise UsageError("MtebModel needs the package mteb", "pip install mteb") from None
         self.mteb_model_meta: Any = library.ModelMeta.create_empty(overwrites=about)
 
-    def encode(self, inputs: Iterable[Any], *, prompt_type: Any = None, **kwargs: Any) -> Floats:
+    def encode(self, inputs: Iterable[Any], *, prompt_type: Any = None, **kwargs: Any) -> Float32Array:
         """float32 [n, dim]: the texts of mteb's batches, in order."""
         role = str(getattr(prompt_type, "value", prompt_type) or "")
         if role not in self._loaded:
@@ -122,11 +124,11 @@ class MtebModel:
 
     def similarity(self, one: Any, two: Any) -> Any:
         """Cosines [n, m] of every vector with every other, as a tensor where mteb passes tensors."""
-        return unit_like(one) @ unit_like(two).T
+        return normalize_array(one) @ normalize_array(two).T
 
     def similarity_pairwise(self, one: Any, two: Any) -> Any:
         """Cosines [n] of vectors at the same place."""
-        return (unit_like(one) * unit_like(two)).sum(1)
+        return (normalize_array(one) * normalize_array(two)).sum(1)
 
     def close(self) -> None:
         for loaded in self._loaded.values():
@@ -134,23 +136,23 @@ class MtebModel:
         self._loaded = {}
 
 
-def unit_like(vectors: Any) -> Any:
+def normalize_array(vectors: Any) -> Any:
     """The vectors with length 1, in the kind of array they came in."""
     lengths = (vectors**2).sum(1, keepdims=True) ** 0.5
     return vectors / (lengths + (lengths == 0))
 
 
-class Listener(Watch):
+class NotifyObserver(RunObserver):
     """A watch that hands sentences on and shows no progress."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
 
-    def line(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self._notify(text)
 
 
-def job_of(inputs: Sequence[str], output: str, model: Path, flags: dict[str, Any]) -> Job:
+def build_job(inputs: Sequence[str], output: str, model: PathLike, flags: dict[str, Any]) -> Job:
     """A Job from keywords. UsageError for a keyword that is no flag, or a value that it cannot have."""
     unknown = [name for name in flags if name not in Job.__dataclass_fields__ or name in ("inputs", "output")]
     if unknown:
@@ -159,8 +161,8 @@ def job_of(inputs: Sequence[str], output: str, model: Path, flags: dict[str, Any
             f"{unknown[0]!r} is no flag of embedcli encode",
             "did you mean 'as_'?" if unknown[0] == "as" else hint,
         )
-    return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **checked(flags))
+    return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **validate_options(flags))
 
 
-def silent(line: str) -> None:
+def ignore_message(line: str) -> None:
     """Tell nobody."""

@@ -12,7 +12,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn import cluster, datasets, metrics
 
-from embedcli.analysis.metrics import average_precision, k_means, ndcg, pearson, ranks, recall, spearman, v_measure
+from embedcli.analysis.metrics import (
+    average_precision,
+    average_ranks,
+    k_means,
+    ndcg,
+    pearson,
+    recall,
+    spearman,
+    v_measure,
+)
 
 SERIES = st.lists(
     st.tuples(st.integers(-5, 5), st.floats(-100, 100).map(lambda x: round(x, 3))), min_size=3, max_size=60
@@ -24,7 +33,7 @@ def test_correlations_are_those_of_scipy(pairs: list[tuple[int, float]]) -> None
     one, two = zip(*pairs, strict=True)
     assume(len(set(one)) > 1)
     assume(np.std(two) > 1e-3)
-    assert ranks(one).tolist() == scipy.stats.rankdata(one).tolist()
+    assert average_ranks(one).tolist() == scipy.stats.rankdata(one).tolist()
     assert pearson(one, two) == pytest.approx(scipy.stats.pearsonr(one, two).statistic, abs=1e-9)
     assert spearman(one, two) == pytest.approx(scipy.stats.spearmanr(one, two).statistic, abs=1e-9)
 

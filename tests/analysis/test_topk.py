@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedcli.analysis.topk import Best, search, unit
+from embedcli.analysis.topk import TopK, normalize, search_vectors
 from embedcli.core import quantization as core_quantization
 from embedcli.core.types import Precision
 from embedcli.outputs import dataset
-from embedcli.outputs.dataset import open_output
+from embedcli.outputs.dataset import open_dataset
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 SCORE = st.one_of(st.integers(-3, 3).map(float), st.just(float("nan")))
@@ -22,13 +22,13 @@ SCORE = st.one_of(st.integers(-3, 3).map(float), st.just(float("nan")))
 
 @given(st.lists(st.lists(SCORE, min_size=1, max_size=40), max_size=12), st.integers(1, 8))
 def test_best_is_a_stable_sort_of_everything(blocks: list[list[float]], k: int) -> None:
-    best, start = Best(1, k), 0
+    best, start = TopK(1, k), 0
     for block in blocks:
         best.add(np.array([block], np.float32), start)
         start += len(block)
     every = [score for block in blocks for score in block]
     expected = sorted((i for i, score in enumerate(every) if not math.isnan(score)), key=lambda i: -every[i])[:k]
-    hits = best.hits()[0]
+    hits = best.to_hits()[0]
     assert hits.rows.tolist() == expected
     assert hits.scores.tolist() == [every[i] for i in expected]
 
@@ -41,11 +41,13 @@ def test_search_finds_what_full_scoring_finds(
     monkeypatch.setattr(dataset, "BLOCK_BYTES", 4096)
     vectors = unit_vectors(700, 32)
     queries = unit_vectors(3, 32, seed=9) * 2
-    made = open_output(str(make_output(tmp_path / name, vectors, stored_as=stored_as)))
-    ranges = core_quantization.ranges_of(vectors)
-    restored = core_quantization.restore(core_quantization.store(vectors, stored_as, ranges), stored_as, 32, ranges)
-    scores = unit(queries) @ unit(restored).T
-    for hit, expected in zip(search(made, queries, 10), scores, strict=True):
+    made = open_dataset(str(make_output(tmp_path / name, vectors, stored_as=stored_as)))
+    ranges = core_quantization.compute_ranges(vectors)
+    restored = core_quantization.dequantize(
+        core_quantization.quantize(vectors, stored_as, ranges), stored_as, 32, ranges
+    )
+    scores = normalize(queries) @ normalize(restored).T
+    for hit, expected in zip(search_vectors(made, queries, 10), scores, strict=True):
         order = np.argsort(-expected, kind="stable")[:10]
         assert np.allclose(hit.scores, expected[order], atol=1e-6)
         assert hit.rows.tolist() == order.tolist()
@@ -57,26 +59,26 @@ def test_bits_rank_as_sentence_transformers_rescores_them(tmp_path: Path, stored
     from sentence_transformers.util import quantization
 
     vectors, queries = unit_vectors(300, 64), unit_vectors(4, 64, seed=5)
-    made = open_output(str(make_output(tmp_path / "out.parquet", vectors, stored_as=stored_as)))
+    made = open_dataset(str(make_output(tmp_path / "out.parquet", vectors, stored_as=stored_as)))
     packed = quantization.quantize_embeddings(vectors, "ubinary")
     bits = np.unpackbits(packed, axis=-1).astype(int)
-    for query, hit in zip(queries, search(made, queries, 20), strict=True):
+    for query, hit in zip(queries, search_vectors(made, queries, 20), strict=True):
         rescored = bits @ query
         assert np.allclose(rescored[hit.rows], np.sort(rescored)[::-1][:20], atol=1e-5)
 
 
 def test_cosine_and_dot_differ_where_lengths_do(tmp_path: Path) -> None:
     vectors = np.array([[1, 0], [3, 3], [0.1, 0]], np.float32)
-    made = open_output(str(make_output(tmp_path / "out.parquet", vectors, space={"normalize": False})))
+    made = open_dataset(str(make_output(tmp_path / "out.parquet", vectors, space={"normalize": False})))
     query = np.array([[1, 0]], np.float32)
-    assert search(made, query, 3)[0].rows.tolist() == [0, 2, 1]
-    assert search(made, query, 3)[0].scores.tolist() == pytest.approx([1, 1, 0.5**0.5])
-    assert search(made, query, 3, "dot")[0].rows.tolist() == [1, 0, 2]
+    assert search_vectors(made, query, 3)[0].rows.tolist() == [0, 2, 1]
+    assert search_vectors(made, query, 3)[0].scores.tolist() == pytest.approx([1, 1, 0.5**0.5])
+    assert search_vectors(made, query, 3, "dot")[0].rows.tolist() == [1, 0, 2]
 
 
 def test_rows_of_zeros_and_nan_do_not_win(tmp_path: Path) -> None:
     vectors = np.array([[0, 0], [np.nan, 1], [-1, 0], [1, 0]], np.float32)
-    made = open_output(str(make_output(tmp_path / "out.parquet", vectors, space={"normalize": False})))
-    hits = search(made, np.array([[1, 0]], np.float32), 10)[0]
+    made = open_dataset(str(make_output(tmp_path / "out.parquet", vectors, space={"normalize": False})))
+    hits = search_vectors(made, np.array([[1, 0]], np.float32), 10)[0]
     assert hits.rows.tolist() == [3, 0, 2]
     assert hits.scores.tolist() == [1, 0, -1]

@@ -64,7 +64,7 @@ class Named:
 
 @pytest.fixture
 def pretend_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedcli.encoders.torch.device.on_cpu", lambda job: False)
+    monkeypatch.setattr("embedcli.encoders.torch.device.runs_on_cpu", lambda job: False)
 
 
 def resolve_small_model() -> MeasuredModel:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import small_bench
-from embedcli.benchmark.compare import BenchRequest, compare
+from embedcli.benchmark.compare import BenchRequest, run_comparison
 from embedcli.benchmark.contenders import Contender, EmbedcliRun, PeerLibrary, RunFailed
 from embedcli.benchmark.dataset import write_jsonl
 from embedcli.benchmark.lineup import configure_library, resolve_model
@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def figures(place: Path) -> dict[str, Any]:
     """One comparison of a single round: embedcli and model2vec on the same rows."""
     lines: list[str] = []
-    result = compare(make_small_request(place, rounds=1, rows=30), lines.append)
+    result = run_comparison(make_small_request(place, rounds=1, rows=30), lines.append)
     assert any("round 1 of 1" in line for line in lines)
     return result
 
@@ -138,13 +138,13 @@ def test_files_that_no_other_library_reads_are_refused(place: Path) -> None:
     vectors = place / "words.txt"
     vectors.write_text("2 3\na 1 2 3\nb 4 5 6\n")
     with pytest.raises(UsageError, match="nothing to compare"):
-        compare(BenchRequest(make_job(place, model=str(vectors))), lambda line: None)
+        run_comparison(BenchRequest(make_job(place, model=str(vectors))), lambda line: None)
 
 
 def test_an_embedcli_that_fails_ends_the_comparison_with_its_words(place: Path) -> None:
     broken = BenchRequest(make_job(place), ("--model", str(place / "model"), "--truncate-dim", "1000"), rounds=1)
     with pytest.raises(ModelError, match="truncate-dim 1000"):
-        compare(broken, lambda line: None)
+        run_comparison(broken, lambda line: None)
 
 
 @pytest.fixture(scope="module")

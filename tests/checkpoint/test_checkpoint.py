@@ -17,17 +17,17 @@ import pytest
 
 from embedcli import checkpoint
 from embedcli.core.errors import OutputError, ResumeError
-from embedcli.core.types import Chunk, Reject, Share
+from embedcli.core.types import Chunk, Partition, Reject
 from embedcli.outputs import target as output_target
-from embedcli.outputs.schema import Layout
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.engine import encode
-from embedcli.pipeline.metrics import Meter
-from embedcli.pipeline.preparation import Settings
+from embedcli.outputs.schema import OutputLayout
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.engine import encode_chunks
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.pipeline.preparation import EncodingSettings
 from fakes import COLUMNS, FakeEncoder, chunk
 
 JOB = {"model": "fake", "prompt": ""}
-LAYOUT = Layout(COLUMNS, 8, "float32")
+LAYOUT = OutputLayout(COLUMNS, 8, "float32")
 BAD = Reject("in.jsonl", 99, "bad JSON", None, "{oops")
 
 
@@ -37,7 +37,7 @@ def chunks() -> list[Chunk]:
 
 
 def opened(output: Path, job: dict[str, Any] = JOB, **values: Any) -> checkpoint.Ledger:
-    ledger = checkpoint.Ledger(output_target.target(str(output), None), **values)
+    ledger = checkpoint.Ledger(output_target.resolve_target(str(output), None), **values)
     ledger.acquire()
     ledger.begin(job, overwrite=False)
     return ledger
@@ -46,8 +46,10 @@ def opened(output: Path, job: dict[str, Any] = JOB, **values: Any) -> checkpoint
 def fill(ledger: checkpoint.Ledger, source: list[Chunk]) -> int:
     """Encode what is missing; how many chunks that were."""
     made = 0
-    for encoded in encode(ledger.missing(iter(source)), FakeEncoder(), Settings(), Meter(), Control()):
-        ledger.add(encoded, LAYOUT)
+    for encoded in encode_chunks(
+        ledger.skip_finished_chunks(iter(source)), FakeEncoder(), EncodingSettings(), MetricsCollector(), RunControl()
+    ):
+        ledger.add_chunk(encoded, LAYOUT)
         made += 1
     return made
 
@@ -55,7 +57,7 @@ def fill(ledger: checkpoint.Ledger, source: list[Chunk]) -> int:
 def finish(output: Path) -> None:
     ledger = opened(output)
     fill(ledger, chunks())
-    ledger.close(LAYOUT, {"model": "fake"})
+    ledger.publish(LAYOUT, {"model": "fake"})
 
 
 def parts(output: Path) -> list[Path]:
@@ -78,7 +80,7 @@ def test_resume_keeps_sound_parts_and_gives_the_same_bytes(tmp_path: Path) -> No
     ledger.release()
     again = opened(tmp_path / "b.parquet")
     assert fill(again, chunks()) == 1
-    again.close(LAYOUT, {"model": "fake"})
+    again.publish(LAYOUT, {"model": "fake"})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
@@ -111,8 +113,8 @@ def test_damage_is_noticed_and_made_again(tmp_path: Path, damage: str) -> None:
             rejects.unlink()
     again = opened(tmp_path / "b.parquet")
     assert fill(again, chunks()) == 1
-    assert again.damaged == [str(victim)]
-    again.close(LAYOUT, {"model": "fake"})
+    assert again.damaged_parts == [str(victim)]
+    again.publish(LAYOUT, {"model": "fake"})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
@@ -126,7 +128,7 @@ def test_vectors_never_lie_beside_the_record_of_others(
     old = (tmp_path / name).read_bytes()
     new = [chunk([f"other {i}" for i in range(9)])]
     job = JOB | {"prompt": "query: "}
-    ledger = checkpoint.Ledger(output_target.target(str(tmp_path / name), None))
+    ledger = checkpoint.Ledger(output_target.resolve_target(str(tmp_path / name), None))
     ledger.acquire()
     ledger.begin(job, overwrite=True)
     fill(ledger, new)
@@ -141,18 +143,18 @@ def test_vectors_never_lie_beside_the_record_of_others(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OutputError):
-        ledger.close(LAYOUT, {"model": "fake"})
+        ledger.publish(LAYOUT, {"model": "fake"})
     monkeypatch.setattr(os, "replace", replace)
     ledger.release()
     assert (fails == 0) == ((tmp_path / name).read_bytes() == old)
-    assert output_target.finished(output_target.target(str(tmp_path / name), None)) is None
+    assert output_target.read_finished_output(output_target.resolve_target(str(tmp_path / name), None)) is None
     again = opened(tmp_path / name, job)
     assert fill(again, new) == 0
-    again.close(LAYOUT, {"model": "fake"})
-    done = output_target.finished(output_target.target(str(tmp_path / name), None))
+    again.publish(LAYOUT, {"model": "fake"})
+    done = output_target.read_finished_output(output_target.resolve_target(str(tmp_path / name), None))
     assert done is not None
-    assert done.job["job"] == job
-    assert done.job["rows"] == 9
+    assert done.job_manifest["job"] == job
+    assert done.job_manifest["rows"] == 9
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.97])
@@ -162,12 +164,12 @@ def test_damage_before_the_merge_ends_the_run_and_is_made_again(tmp_path: Path, 
     fill(ledger, chunks())
     flip(parts(tmp_path / "b.parquet")[1], at)
     with pytest.raises(OutputError, match="the part is damaged"):
-        ledger.close(LAYOUT, {"model": "fake"})
+        ledger.publish(LAYOUT, {"model": "fake"})
     ledger.release()
     assert not (tmp_path / "b.parquet").exists()
     again = opened(tmp_path / "b.parquet")
     assert fill(again, chunks()) == 1
-    again.close(LAYOUT, {"model": "fake"})
+    again.publish(LAYOUT, {"model": "fake"})
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
 
 
@@ -195,7 +197,7 @@ def test_a_changed_input_is_refused(tmp_path: Path, change: str) -> None:
         case "id":
             first = replace(first, ids=pa.array(["x", *first.ids.to_pylist()[1:]]))
         case "kept":
-            first = replace(first, kept=pa.table({"year": list(range(20))}))
+            first = replace(first, kept_columns=pa.table({"year": list(range(20))}))
         case _:
             first = chunk(list(first.texts[:-1]), seq=0, last=False)
     with pytest.raises(ResumeError, match=r"in\.jsonl has changed"):
@@ -240,7 +242,7 @@ def test_the_second_process_is_refused_and_a_dead_one_keeps_no_lock(tmp_path: Pa
 def taken_over(output: Path) -> tuple[checkpoint.Ledger, checkpoint.Ledger]:
     """A run at work, and one of another job that has begun anew in its stage: as where there are no locks."""
     first = opened(output)
-    other = checkpoint.Ledger(output_target.target(str(output), None))
+    other = checkpoint.Ledger(output_target.resolve_target(str(output), None))
     other.begin(JOB | {"model": "other"}, overwrite=True)
     return first, other
 
@@ -252,73 +254,73 @@ def test_a_part_of_another_job_is_not_used(tmp_path: Path) -> None:
     first.release()
     again = opened(tmp_path / "out.parquet", JOB | {"model": "other"})
     assert fill(again, chunks()) == 1
-    assert again.damaged == []
+    assert again.damaged_parts == []
 
 
 def test_who_finds_another_job_in_its_stage_publishes_nothing(tmp_path: Path) -> None:
     first, _ = taken_over(tmp_path / "out.parquet")
     fill(first, chunks())
     with pytest.raises(OutputError, match="another run has taken the output over"):
-        first.close(LAYOUT, {"model": "fake"})
+        first.publish(LAYOUT, {"model": "fake"})
     assert not (tmp_path / "out.parquet").exists()
 
 
 def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     ledger, every = opened(tmp_path / "out"), chunks()
-    share = Share(0, (every[0].piece,))
-    ledger.begin_shares([share], [share])
+    share = Partition(0, (every[0].input_split,))
+    ledger.begin_partitions([share], [share])
     fill(ledger, every)
-    ledger.seal(share, LAYOUT, {"model": "fake"})
+    ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     manifest = tmp_path / "out" / "_parts" / "_manifest.json"
     manifest.write_text(json.dumps(JOB | {"model": "other"}))
     with pytest.raises(OutputError, match="another run has taken the output over"):
-        ledger.seal(share, LAYOUT, {"model": "fake"})
+        ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     ledger.release()
     again = opened(tmp_path / "out", JOB | {"model": "other"})
-    assert again.gather() == ([], 0)
-    assert again.begin_shares([share], [share]) == [share]
-    assert again.damaged == []
+    assert again.load_completed_partitions() == ([], 0)
+    assert again.begin_partitions([share], [share]) == [share]
+    assert again.damaged_parts == []
 
 
 @pytest.mark.parametrize("tolerant", [False, True])
 def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, tolerant: bool) -> None:
     (tmp_path / "out").mkdir()
     ledger, every = opened(tmp_path / "out"), chunks()
-    share = Share(0, (every[0].piece,))
-    grown = Share(0, (every[0].piece, replace(every[0].piece, index=1, start=9)))
-    ledger.begin_shares([share], [share])
+    share = Partition(0, (every[0].input_split,))
+    grown = Partition(0, (every[0].input_split, replace(every[0].input_split, index=1, start=9)))
+    ledger.begin_partitions([share], [share])
     fill(ledger, every)
-    ledger.seal(share, LAYOUT, {"model": "fake"})
+    ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     ledger.release()
     again = opened(tmp_path / "out", tolerant=tolerant)
     if tolerant:
-        assert again.begin_shares([grown], [grown]) == [grown]
-        assert again.sealed == {}
+        assert again.begin_partitions([grown], [grown]) == [grown]
+        assert again.completed == {}
     else:
         with pytest.raises(ResumeError, match="has changed"):
-            again.begin_shares([grown], [grown])
+            again.begin_partitions([grown], [grown])
 
 
 def test_an_output_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.parquet").write_bytes(b"somebody's data")
     with pytest.raises(ResumeError, match="does not say what made it"):
-        output_target.finished(output_target.target(str(tmp_path / "out.parquet"), None))
+        output_target.read_finished_output(output_target.resolve_target(str(tmp_path / "out.parquet"), None))
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.jsonl", "out.arrow", "out/"])
 def test_a_finished_output_says_what_made_it(tmp_path: Path, name: str) -> None:
     output = str(tmp_path / name.rstrip("/")) + ("/" if name.endswith("/") else "")
-    ledger = checkpoint.Ledger(output_target.target(output, None))
+    ledger = checkpoint.Ledger(output_target.resolve_target(output, None))
     ledger.acquire()
     ledger.begin(JOB, overwrite=False)
     fill(ledger, chunks())
-    ledger.close(LAYOUT, {"model": "fake"})
-    done = output_target.finished(output_target.target(output, None))
+    ledger.publish(LAYOUT, {"model": "fake"})
+    done = output_target.read_finished_output(output_target.resolve_target(output, None))
     assert done is not None
-    assert dict(done.space) == {"model": "fake"}
-    assert done.job["job"] == JOB
-    assert (done.job["read"], done.job["rows"], done.job["rejects"]) == (28, 27, 1)
+    assert dict(done.vector_space) == {"model": "fake"}
+    assert done.job_manifest["job"] == JOB
+    assert (done.job_manifest["read"], done.job_manifest["rows"], done.job_manifest["rejects"]) == (28, 27, 1)
 
 
 def test_npy_is_memory_mappable_and_in_step_with_its_ids(tmp_path: Path) -> None:

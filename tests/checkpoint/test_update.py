@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
-from embedcli.outputs.reuse import Store
-from embedcli.outputs.schema import Layout
-from embedcli.outputs.target import target
+from embedcli.outputs.reuse import ReuseStore
+from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.target import resolve_target
 from fakes import COLUMNS, chunk
 
 COUNT = 1000
@@ -185,7 +185,9 @@ def test_what_is_not_a_finished_output_is_refused(folder: Path) -> None:
 
 def test_memory_per_old_row(folder: Path) -> None:
     encode(folder, "out.parquet")
-    store = Store([target(str(folder / "out.parquet"), None)], Layout(COLUMNS, jobs.DIM, "float32"), str(folder))
+    store = ReuseStore(
+        [resolve_target(str(folder / "out.parquet"), None)], OutputLayout(COLUMNS, jobs.DIM, "float32"), str(folder)
+    )
     arrays = [
         value for value in vars(store).values() if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)
     ]
@@ -211,10 +213,12 @@ def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch:
         )
 
     made = list(map(table, range(blocks)))
-    monkeypatch.setattr("embedcli.outputs.reuse.old_tables", lambda _: iter(made))
+    monkeypatch.setattr("embedcli.outputs.reuse.read_output_tables", lambda _: iter(made))
     tracemalloc.start()
     try:
-        store = Store([target(str(tmp_path / "out.parquet"), None)], Layout(COLUMNS, 1, "float32"), str(tmp_path))
+        store = ReuseStore(
+            [resolve_target(str(tmp_path / "out.parquet"), None)], OutputLayout(COLUMNS, 1, "float32"), str(tmp_path)
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -227,7 +231,9 @@ def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch:
 
 def test_equal_first_halves_of_hashes_are_told_apart(folder: Path) -> None:
     encode(folder, "out.parquet")
-    store = Store([target(str(folder / "out.parquet"), None)], Layout(COLUMNS, jobs.DIM, "float32"), str(folder))
+    store = ReuseStore(
+        [resolve_target(str(folder / "out.parquet"), None)], OutputLayout(COLUMNS, jobs.DIM, "float32"), str(folder)
+    )
     store._high = np.zeros_like(store._high)
     order = np.argsort(store._low)
     store._low, store._order = store._low[order], store._order[order]

@@ -253,10 +253,10 @@ def test_every_command_of_the_page_works(tmp_path: Path, server: FakeServer, mon
 
 
 def test_the_prompts_of_known_families_are_in_the_page() -> None:
-    from embedcli.models.registry import KNOWN
+    from embedcli.models.registry import MODEL_REGISTRY
 
     page = (DOCS / "reference" / "models.md").read_text("utf-8")
-    for entry in KNOWN:
+    for entry in MODEL_REGISTRY:
         for prompt in (entry.prompts or {}).values():
             for part in prompt.split("\n"):
                 assert f"`{part}`" in page, f"{entry.alias}: {part}"

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from embedcli.analysis.compare import vectors_at
-from embedcli.analysis.topk import unit
+from embedcli.analysis.compare import read_vectors
+from embedcli.analysis.topk import normalize
 from embedcli.cli import app
 from embedcli.core import quantization
 from embedcli.core.types import Precision
 from embedcli.outputs import dataset
-from embedcli.outputs.dataset import open_output
+from embedcli.outputs.dataset import open_dataset
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 ROWS, DIM, K = 300, 32, 7
@@ -38,7 +38,7 @@ def compared(*args: object) -> dict[str, Any]:
 
 
 def neighbours(vectors: Any, queries: Any) -> list[set[int]]:
-    scores = unit(queries) @ unit(vectors).T
+    scores = normalize(queries) @ normalize(vectors).T
     np.fill_diagonal(scores, -9)
     return [set(np.argsort(-row, kind="stable")[:K].tolist()) for row in scores]
 
@@ -60,7 +60,7 @@ def test_a_file_is_equal_to_itself_in_any_format(tmp_path: Path, name: str) -> N
 
 def test_two_spaces_are_measured_row_by_row(tmp_path: Path) -> None:
     one = unit_vectors(ROWS, DIM)
-    two = unit(one + unit_vectors(ROWS, DIM, seed=4) * np.linspace(0, 2, ROWS, dtype=np.float32)[:, None])
+    two = normalize(one + unit_vectors(ROWS, DIM, seed=4) * np.linspace(0, 2, ROWS, dtype=np.float32)[:, None])
     made = [make_output(tmp_path / "a.parquet", one, ids=IDS, kept={"text": IDS})]
     made.append(make_output(tmp_path / "b.parquet", two, ids=IDS, space={"model": "other"}))
     found = compared(*made, "--moved", 3)
@@ -89,11 +89,13 @@ def test_a_coarser_file_is_asked_with_the_finer_vectors(
         make_output(tmp_path / "b.parquet", vectors, ids=IDS, stored_as=stored_as),
     ]
     found = compared(*(paths if finer_first else paths[::-1]))
-    ranges = quantization.ranges_of(vectors)
-    restored = quantization.restore(quantization.store(vectors, stored_as, ranges), stored_as, DIM, ranges)
+    ranges = quantization.compute_ranges(vectors)
+    restored = quantization.dequantize(quantization.quantize(vectors, stored_as, ranges), stored_as, DIM, ranges)
     shares = [len(a & b) / K for a, b in zip(neighbours(vectors, vectors), neighbours(restored, vectors), strict=True)]
     assert found["overlap"]["mean"] == pytest.approx(np.mean(shares), abs=2 / ROWS)
-    assert found["cosine"]["median"] == pytest.approx(np.median(np.sum(unit(restored) * vectors, axis=1)), abs=1e-5)
+    assert found["cosine"]["median"] == pytest.approx(
+        np.median(np.sum(normalize(restored) * vectors, axis=1)), abs=1e-5
+    )
 
 
 def test_dimensions_may_differ(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_a_precision_is_tried_without_encoding_again(tmp_path: Path, stored_as: 
 def test_fewer_dimensions_are_tried_without_encoding_again(tmp_path: Path) -> None:
     vectors = unit_vectors(ROWS, DIM)
     first = make_output(tmp_path / "a.parquet", vectors, ids=IDS)
-    stored = compared(first, make_output(tmp_path / "b.npy", unit(vectors[:, :9]), ids=IDS))
+    stored = compared(first, make_output(tmp_path / "b.npy", normalize(vectors[:, :9]), ids=IDS))
     tried = compared(first, "--truncate-dim", 9)
     assert tried["second"]["path"] == f"{first} cut to 9"
     assert (tried["second"]["dim"], tried["cosine"]) == (9, None)
@@ -209,6 +211,6 @@ def test_the_spread_is_drawn(tmp_path: Path, name: str) -> None:
 
 def test_vectors_at_gives_them_in_the_order_asked_for(tmp_path: Path) -> None:
     vectors = unit_vectors(ROWS, DIM)
-    made = open_output(str(make_output(tmp_path / "a.folder", vectors)))
+    made = open_dataset(str(make_output(tmp_path / "a.folder", vectors)))
     wanted = np.random.default_rng(0).integers(0, ROWS, 50)
-    assert np.array_equal(vectors_at(made, wanted), vectors[wanted])
+    assert np.array_equal(read_vectors(made, wanted), vectors[wanted])

@@ -11,7 +11,7 @@ import pytest
 
 import jobs
 from embedcli.cli import app
-from embedcli.cli.config_file import Command, flattened, options_of, variable
+from embedcli.cli.config_file import ConfigurableCommand, collect_options, environment_variable, flatten_commands
 
 
 @pytest.fixture
@@ -147,10 +147,17 @@ def test_a_variable_may_switch_tracebacks_off(
 
 
 def test_what_serves_a_job_reads_the_variables_of_the_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = options_of(app)
+    every = collect_options(app)
     wanted = {"models": ["cache-dir"], "pull": ["cache-dir"], "merge": ["max-rejects"]}
-    assert [f for command, flags in wanted.items() for f in flags if every[command][f].variable != variable(f)] == []
-    assert [f for f in ("report", "progress") if every["batch"]["import"][f].variable != variable(f)] == []
+    assert [
+        f
+        for command, flags in wanted.items()
+        for f in flags
+        if every[command][f].environment_variable != environment_variable(f)
+    ] == []
+    assert [
+        f for f in ("report", "progress") if every["batch"]["import"][f].environment_variable != environment_variable(f)
+    ] == []
     monkeypatch.setenv("EMBEDCLI_MAX_REJECTS", "many")
     assert "--max-rejects 'many' is neither" in refusal("merge", "out.parquet")
 
@@ -163,15 +170,19 @@ def test_a_broken_file_does_not_hide_the_help(here: Path) -> None:
 
 
 def test_every_shared_flag_has_the_variable_of_its_name() -> None:
-    found = [(one.flag, one.variable) for _, options in flattened(options_of(app)) for one in options.values()]
+    found = [
+        (one.flag, one.environment_variable)
+        for _, options in flatten_commands(collect_options(app))
+        for one in options.values()
+    ]
     assert len(found) > 100
-    assert [(flag, name) for flag, name in found if name not in (None, variable(flag))] == []
+    assert [(flag, name) for flag, name in found if name not in (None, environment_variable(flag))] == []
 
 
 def test_every_command_takes_settings() -> None:
     groups = [group.typer_instance for group in app.registered_groups if group.typer_instance]
     commands = [one for group in (app, *groups) for one in group.registered_commands]
-    assert [one.name for one in commands if one.cls is not Command] == []
+    assert [one.name for one in commands if one.cls is not ConfigurableCommand] == []
 
 
 def test_a_report_shows_no_secret_of_an_address(here: Path) -> None:

@@ -494,7 +494,7 @@ def test_stored_precision(tmp_path: Path, model: Path, source: Path, kind: str) 
     stored = pq.read_table(tmp_path / "b.parquet").column("embedding").combine_chunks().flatten().to_numpy()
     from embedcli.core import quantization
 
-    expected = quantization.store(vectors(tmp_path / "a.parquet"), kind)  # type: ignore[arg-type]
+    expected = quantization.quantize(vectors(tmp_path / "a.parquet"), kind)  # type: ignore[arg-type]
     np.testing.assert_array_equal(stored.reshape(150, -1), expected)
 
 
@@ -527,7 +527,7 @@ def test_long_texts_become_windows_with_the_default_engine(tmp_path: Path, sampl
 def test_rows_that_are_appended_while_a_job_runs_are_not_forgotten(
     tmp_path: Path, model: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, more = Ledger.add, [json.dumps({"id": "late", "text": ROWS[0]["text"]}) + "\n"]
+    add, more = Ledger.add_chunk, [json.dumps({"id": "late", "text": ROWS[0]["text"]}) + "\n"]
 
     def appending(self: Ledger, *values: Any) -> Any:
         if more:

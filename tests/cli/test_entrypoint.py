@@ -68,16 +68,16 @@ def test_few_heaps_are_kept_unless_the_user_wants_others(monkeypatch: pytest.Mon
     for name in ("MALLOC_ARENA_MAX", "ARROW_DEFAULT_MEMORY_POOL"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    entrypoint.keep_few_heaps()
+    entrypoint.limit_malloc_arenas()
     assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "system"
     assert asked == [(entrypoint.M_ARENA_MAX, int(os.environ["MALLOC_ARENA_MAX"]))]
     monkeypatch.setenv("MALLOC_ARENA_MAX", "7")
     monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "mimalloc")
-    entrypoint.keep_few_heaps()
+    entrypoint.limit_malloc_arenas()
     assert os.environ["ARROW_DEFAULT_MEMORY_POOL"] == "mimalloc"
     assert asked[1] == (entrypoint.M_ARENA_MAX, 7)
 
 
 def test_a_c_library_without_heaps_to_count_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace())
-    entrypoint.keep_few_heaps()
+    entrypoint.limit_malloc_arenas()

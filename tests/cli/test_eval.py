@@ -13,7 +13,7 @@ import scipy.stats
 from sklearn import metrics
 from typer.testing import CliRunner
 
-from embedcli.analysis.text_encoder import Texts
+from embedcli.analysis.text_encoder import TextEncoder
 from embedcli.cli import app
 from embedcli.core.job import Job
 from searchable import PROMPTS, TEXTS, TOPICS, model_folder
@@ -44,7 +44,7 @@ def evaluated(*args: object) -> list[dict[str, Any]]:
 
 
 def vectors(model: Path, texts: list[str], **flags: Any) -> Any:
-    with Texts(Job((), "-", model=str(model), **flags)) as encoder:
+    with TextEncoder(Job((), "-", model=str(model), **flags)) as encoder:
         return encoder.encode(texts)
 
 

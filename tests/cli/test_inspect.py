@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from embedcli.analysis import inspect_output
-from embedcli.analysis.inspect_output import Spread
+from embedcli.analysis.inspect_output import StreamingQuantiles
 from embedcli.cli import app
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
@@ -124,7 +124,7 @@ def test_damage_and_absence_end_in_one_sentence(tmp_path: Path) -> None:
 
 @given(st.lists(st.lists(st.integers(-1000, 1000), max_size=50), max_size=20))
 def test_spread_is_exact_below_its_limit(lists: list[list[int]]) -> None:
-    spread = Spread()
+    spread = StreamingQuantiles()
     for values in lists:
         spread.add(np.array(values, np.int64))
     every = [value for values in lists for value in values]
@@ -139,8 +139,8 @@ def test_spread_is_exact_below_its_limit(lists: list[list[int]]) -> None:
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=20))
 def test_spread_holds_an_even_share_beyond_its_limit(sizes: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inspect_output, "SPREAD_VALUES", 100)
-        spread, start = Spread(), 0
+        patch.setattr(inspect_output, "MAX_HELD_VALUES", 100)
+        spread, start = StreamingQuantiles(), 0
         for size in sizes:
             spread.add(np.arange(start, start + size))
             start += size
@@ -149,7 +149,7 @@ def test_spread_holds_an_even_share_beyond_its_limit(sizes: list[int]) -> None:
         assert len(set(np.diff(held))) <= 1
         assert held[0] == 0
         assert start - held[-1] <= spread._step
-        assert (spread.least, spread.most) == (0, start - 1)
+        assert (spread.minimum, spread.maximum) == (0, start - 1)
 
 
 ROWS = [

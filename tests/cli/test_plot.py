@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
 from browser import CHROMIUM, Browser
-from embedcli.analysis.projection import colored, embedded_json, pca, scaled
+from embedcli.analysis.projection import assign_colors, project_with_pca, scale_to_unit_square, to_embeddable_json
 from embedcli.cli import app
 from sample_outputs import FORMATS, make_output, unit_vectors
 
@@ -56,33 +56,33 @@ def data_of(page: Path) -> dict[str, Any]:
 def test_the_plane_is_that_of_scikit_learn() -> None:
     vectors = unit_vectors(80, 12) * np.linspace(1, 3, 12, dtype=np.float32)
     theirs = PCA(2, svd_solver="full").fit(vectors)
-    points, share = pca(vectors)
+    points, share = project_with_pca(vectors)
     assert np.allclose(np.abs(points), np.abs(theirs.transform(vectors)), atol=1e-4)
     assert share == pytest.approx(theirs.explained_variance_ratio_.sum(), abs=1e-5)
-    assert np.array_equal(points, pca(vectors.copy())[0])
+    assert np.array_equal(points, project_with_pca(vectors.copy())[0])
 
 
 def test_points_lie_in_the_unit_square_unstretched() -> None:
-    points = scaled(np.array([[0, 0], [4, 1], [2, 2]], np.float32))
+    points = scale_to_unit_square(np.array([[0, 0], [4, 1], [2, 2]], np.float32))
     assert points.tolist() == [[0, 0.25], [1, 0.5], [0.5, 0.75]]
-    assert scaled(np.ones((3, 2), np.float32)).tolist() == [[0.5, 0.5]] * 3
+    assert scale_to_unit_square(np.ones((3, 2), np.float32)).tolist() == [[0.5, 0.5]] * 3
 
 
 def test_colours_are_names_or_a_range() -> None:
-    few = colored("lang", ["b", "a", None, "b"])
-    assert (few.names, few.values, few.shown) == (["b", "a"], [0, 1, -1, 0], ["b", "a", "", "b"])
-    many = colored("word", [str(i) for i in range(30)] + ["7"] * 5)
+    few = assign_colors("lang", ["b", "a", None, "b"])
+    assert (few.names, few.values, few.indices_or_shares) == (["b", "a"], [0, 1, -1, 0], ["b", "a", "", "b"])
+    many = assign_colors("word", [str(i) for i in range(30)] + ["7"] * 5)
     assert many.names
     assert (len(many.names), many.names[0], many.names[-1]) == (10, "7", "others")
     assert set(many.values) == set(range(10))
-    numbers = colored("n", [None, *range(11)])
+    numbers = assign_colors("n", [None, *range(11)])
     assert (numbers.names, numbers.low, numbers.high) == (None, "0", "10")
     assert numbers.values[:2] + numbers.values[-1:] == [-1, 0, 1]
-    assert colored("n", [1, 2, 1]).names == ["1", "2"]
+    assert assign_colors("n", [1, 2, 1]).names == ["1", "2"]
 
 
 def test_json_cannot_end_its_element() -> None:
-    text = embedded_json({"a": "</script><!--\u2028 \ud800"})
+    text = to_embeddable_json({"a": "</script><!--\u2028 \ud800"})
     assert "<" not in text
     assert json.loads(text) == {"a": "</script><!--\u2028 \ud800"}
 

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from embedcli.analysis import search
-from embedcli.analysis.text_encoder import Texts, query_prompt
+from embedcli.analysis.text_encoder import TextEncoder, choose_query_prompt
 from embedcli.cli import app
 from embedcli.core.job import Job
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
@@ -38,7 +38,7 @@ def run(*args: object) -> tuple[int, str, str]:
 
 def expected(model: Path, query: str, k: int, **flags: str) -> list[str]:
     """Ids by plain cosine over everything."""
-    with Texts(Job((), "", model=str(model), **flags)) as encoder:  # type: ignore[arg-type]
+    with TextEncoder(Job((), "", model=str(model), **flags)) as encoder:  # type: ignore[arg-type]
         scores = encoder.encode(TEXTS) @ encoder.encode([query])[0]
     return [f"t{i}" for i in np.argsort(-scores, kind="stable")[:k]]
 
@@ -89,7 +89,7 @@ def test_the_query_prompt_is_the_models_not_the_rows(tmp_path: Path, prompted: P
     path = embedded(tmp_path / "out.parquet", prompted, as_="document")
     assert json.loads((prompted / "config_sentence_transformers.json").read_text())["prompts"] == PROMPTS
     hit = json.loads(run(path, "mouse", "--json")[1])[0]
-    with Texts(Job((), "", model=str(prompted))) as encoder:
+    with TextEncoder(Job((), "", model=str(prompted))) as encoder:
         rows = encoder.encode([f"passage: {text}" for text in TEXTS])
         query = encoder.encode(["query: mouse"])[0]
     best = int(np.argmax(rows @ query))
@@ -173,7 +173,7 @@ def queries_file(path: Path, queries: list[str]) -> Path:
 
 
 def test_many_queries_give_one_line_per_hit(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "QUERIES_AT_ONCE", 2)
+    monkeypatch.setattr(search, "QUERY_BATCH_ROWS", 2)
     path = embedded(tmp_path / "out.parquet", model)
     queries = queries_file(tmp_path / "q.jsonl", ["mouse", "sun", "pan spoon", "kettle", "storm"])
     code, out, _ = run(path, "--queries", queries, "-k", 2)
@@ -217,4 +217,4 @@ def test_a_bad_query_ends_the_run_with_its_line(tmp_path: Path, model: Path) -> 
 def test_a_makers_prompt_for_documents_calls_for_theirs_for_queries(
     model: str, prompt: str, expected: str | None
 ) -> None:
-    assert query_prompt({"model": model, "prompt": prompt}) == expected
+    assert choose_query_prompt({"model": model, "prompt": prompt}) == expected

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedcli.checkpoint.part_files import source_hash
-from embedcli.core.arrow_values import rows_of, value_of, values_of
-from embedcli.core.types import Chunk, Piece
+from embedcli.checkpoint.part_files import hash_chunk
+from embedcli.core.arrow_values import column_to_python, scalar_to_python, table_to_rows
+from embedcli.core.types import Chunk, InputSplit
 
 LEAST, MOST = -(1 << 63), (1 << 63) - 1
 ZONES = [None, "UTC", "Europe/Berlin", "+05:30", "America/St_Johns"]
@@ -38,7 +38,7 @@ def array(numbers: list[int | None], kind: pa.DataType) -> pa.Array:
 def test_no_time_fails_and_as_many_come_out(kind: pa.DataType, numbers: list[int | None]) -> None:
     least, most = (-(1 << 31), (1 << 31) - 1) if kind.bit_width == 32 else (LEAST, MOST)
     fitting = [None if n is None else min(max(n, least), most) for n in numbers]
-    found = values_of(array(fitting, kind))
+    found = column_to_python(array(fitting, kind))
     assert [value is None for value in found] == [n is None for n in fitting]
 
 
@@ -60,7 +60,7 @@ def test_what_python_holds_is_what_arrow_gives(kind: pa.DataType, numbers: list[
     coarse = pa.time64("us") if kind == pa.time64("ns") else kind
     coarse = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) and kind.unit == "ns" else coarse
     coarse = pa.duration("us") if kind == pa.duration("ns") else coarse
-    assert repr(values_of(times)) == repr(times.cast(coarse).to_pylist())
+    assert repr(column_to_python(times)) == repr(times.cast(coarse).to_pylist())
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,17 @@ def test_what_python_holds_is_what_arrow_gives(kind: pa.DataType, numbers: list[
     ids=str,
 )
 def test_what_python_does_not_hold_is_text(kind: pa.DataType, number: int, text: str) -> None:
-    assert str(values_of(array([number], kind))[0]) == text
+    assert str(column_to_python(array([number], kind))[0]) == text
 
 
 @given(st.integers(-3_652_059 * 9, 3_652_059 * 9))
 def test_far_dates_are_numpy_s(days: int) -> None:
     expected = str(np.datetime64(days, "D"))
     year = expected[: -len("-01-01")]
-    assert str(values_of(pa.array([days], pa.int32()).cast(pa.date32()))[0]) == f"{year_text(int(year))}{expected[-6:]}"
+    assert (
+        str(column_to_python(pa.array([days], pa.int32()).cast(pa.date32()))[0])
+        == f"{year_text(int(year))}{expected[-6:]}"
+    )
 
 
 def year_text(year: int) -> str:
@@ -131,19 +134,19 @@ def test_times_inside_of_other_values(name: str) -> None:
     }
     column = nested()[name]
     expected = wrapped.get(name, [[first], [None], [last]])
-    assert values_of(column) == expected
-    assert values_of(pa.chunked_array([column.slice(0, 1), column.slice(1)])) == expected
-    assert value_of(column[2]) == expected[2]
+    assert column_to_python(column) == expected
+    assert column_to_python(pa.chunked_array([column.slice(0, 1), column.slice(1)])) == expected
+    assert scalar_to_python(column[2]) == expected[2]
 
 
 def test_rows_without_columns_are_still_rows() -> None:
     table = pa.table({"a": [1, 2]})
-    assert rows_of(table) == [{"a": 1}, {"a": 2}]
-    assert rows_of(table.select([])) == table.select([]).to_pylist()
+    assert table_to_rows(table) == [{"a": 1}, {"a": 2}]
+    assert table_to_rows(table.select([])) == table.select([]).to_pylist()
 
 
 def test_the_hash_of_ordinary_columns_stays_what_it_was() -> None:
     kept = pa.table({"n": [1, None], "f": [0.5, 2.0], "d": array([0, 9], pa.date32()), "l": [[1], []]})
-    piece = Piece(0, "in.parquet", 0, 2, "rows")
+    piece = InputSplit(0, "in.parquet", 0, 2, "rows")
     chunk = Chunk(piece, 0, pa.array(["a", "b"]), ["one", "two"], kept, [1, 2], (), 2)
-    assert source_hash(chunk) == "ea959a99b5eda04ea5c0da207cd69165"
+    assert hash_chunk(chunk) == "ea959a99b5eda04ea5c0da207cd69165"

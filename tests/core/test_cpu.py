@@ -57,23 +57,23 @@ def wanted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, "utf-8")
-    monkeypatch.setattr(cpu, "GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(cpu, "OWN", tmp_path / "own")
+    monkeypatch.setattr(cpu, "CGROUP_ROOT", tmp_path / "groups")
+    monkeypatch.setattr(cpu, "PROCESS_CGROUP_FILE", tmp_path / "own")
     return wanted
 
 
 def test_limits_on_time_are_found_wherever_they_are_told(wanted: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert cpu.quota() == wanted
-    assert cpu.cores() == (wanted or 64)
+    assert cpu.cpu_quota() == wanted
+    assert cpu.count_usable_cores() == (wanted or 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    assert cpu.cores() == 1
+    assert cpu.count_usable_cores() == 1
 
 
 def test_libraries_are_told_unless_the_user_has(wanted: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    entrypoint.keep_to_quota()
+    entrypoint.limit_threads_to_quota()
     assert os.environ.get("RAYON_NUM_THREADS") == (str(wanted) if wanted else None)
     assert os.environ["OMP_NUM_THREADS"] == "7"
     os.environ.pop("RAYON_NUM_THREADS", None)

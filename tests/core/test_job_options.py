@@ -43,7 +43,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_what_cannot_be_right_is_refused_from_python(name: str, tmp_path: Path) -> None:
     value, hint = WRONG[name]
     source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3))
-    with pytest.raises(UsageError, match=f"--{job_options.spelled(name)} ") as caught:
+    with pytest.raises(UsageError, match=f"--{job_options.option_name(name)} ") as caught:
         embedcli.encode_file(source, tmp_path / "out.parquet", **{name: value})
     assert caught.value.hint == hint
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
@@ -96,14 +96,16 @@ def test_a_seed_below_zero_is_refused(command: str) -> None:
     ],
 )
 def test_values_are_taken_as_people_write_them(name: str, value: Any, made: Any) -> None:
-    found = job_options.value_of(name, value)
+    found = job_options.validate_option(name, value)
     assert (found, type(found)) == (made, type(made))
 
 
 def test_a_job_of_defaults_is_allowed() -> None:
     plain = {f.name: f.default for f in dataclasses.fields(Job) if f.default is not dataclasses.MISSING}
-    assert job_options.checked(plain) == plain
+    assert job_options.validate_options(plain) == plain
 
 
 def test_bounds_are_of_flags_that_there_are() -> None:
-    assert {*job_options.LEAST, *job_options.ABOVE_ZERO, *job_options.SPELLED} <= set(job_options.kinds_of())
+    assert {*job_options.MINIMUM_VALUES, *job_options.POSITIVE_OPTIONS, *job_options.TEXT_PARSERS} <= set(
+        job_options.job_field_types()
+    )

@@ -14,7 +14,7 @@ from embedcli.core import quantization
 
 RNG = np.random.default_rng(7)
 VECTORS = RNG.standard_normal((200, 24)).astype(np.float32)
-RANGES = quantization.ranges_of(VECTORS)
+RANGES = quantization.compute_ranges(VECTORS)
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "binary", "ubinary"])
@@ -22,40 +22,40 @@ def test_equal_to_sentence_transformers(kind: Any) -> None:
     from sentence_transformers.util import quantize_embeddings
 
     theirs = quantize_embeddings(VECTORS, kind, ranges=RANGES if kind.endswith("int8") else None)
-    np.testing.assert_array_equal(quantization.store(VECTORS, kind, RANGES), theirs)
+    np.testing.assert_array_equal(quantization.quantize(VECTORS, kind, RANGES), theirs)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
 def test_what_is_restored_is_stored_as_the_same_again(kind: Any) -> None:
-    stored = quantization.store(VECTORS, kind, RANGES)
-    assert stored.dtype == quantization.DTYPES[kind]
-    assert stored.shape == (200, quantization.width(24, kind))
-    floats = quantization.restore(stored, kind, 24, RANGES)
-    np.testing.assert_array_equal(quantization.store(floats, kind, RANGES), stored)
+    stored = quantization.quantize(VECTORS, kind, RANGES)
+    assert stored.dtype == quantization.STORAGE_DTYPES[kind]
+    assert stored.shape == (200, quantization.stored_width(24, kind))
+    floats = quantization.dequantize(stored, kind, 24, RANGES)
+    np.testing.assert_array_equal(quantization.quantize(floats, kind, RANGES), stored)
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 def test_restored_values_are_within_a_step(kind: Any) -> None:
-    floats = quantization.restore(quantization.store(VECTORS, kind, RANGES), kind, 24, RANGES)
-    assert (np.abs(floats - VECTORS) <= quantization.step(RANGES) * 1.001).all()
+    floats = quantization.dequantize(quantization.quantize(VECTORS, kind, RANGES), kind, 24, RANGES)
+    assert (np.abs(floats - VECTORS) <= quantization.quantization_step(RANGES) * 1.001).all()
 
 
 def test_values_outside_the_ranges_are_clipped_not_wrapped() -> None:
     ranges = np.array([[-1.0], [1.0]], np.float32)
-    assert quantization.store(np.array([[-9.0], [9.0]], np.float32), "uint8", ranges).tolist() == [[0], [255]]
-    assert quantization.store(np.array([[-9.0], [9.0]], np.float32), "int8", ranges).tolist() == [[-128], [127]]
+    assert quantization.quantize(np.array([[-9.0], [9.0]], np.float32), "uint8", ranges).tolist() == [[0], [255]]
+    assert quantization.quantize(np.array([[-9.0], [9.0]], np.float32), "int8", ranges).tolist() == [[-128], [127]]
 
 
 def test_a_constant_column_does_not_divide_by_zero() -> None:
     ranges = np.array([[0.5], [0.5]], np.float32)
-    assert quantization.store(np.array([[0.5]], np.float32), "uint8", ranges).tolist() == [[0]]
+    assert quantization.quantize(np.array([[0.5]], np.float32), "uint8", ranges).tolist() == [[0]]
 
 
 def test_bits_of_a_width_that_is_no_multiple_of_eight() -> None:
     vectors = np.array([[1, -1, 1, -1, 1, -1, 1, -1, 1, 1]], np.float32)
-    stored = quantization.store(vectors, "ubinary")
+    stored = quantization.quantize(vectors, "ubinary")
     assert stored.tolist() == [[0b10101010, 0b11000000]]
-    np.testing.assert_array_equal(quantization.restore(stored, "ubinary", 10), vectors)
+    np.testing.assert_array_equal(quantization.dequantize(stored, "ubinary", 10), vectors)
 
 
 @given(
@@ -66,9 +66,9 @@ def test_bits_of_a_width_that_is_no_multiple_of_eight() -> None:
 def test_what_fits_is_finite_and_not_zero_when_stored(vectors: Any) -> None:
     for kind in ("float32", "float16"):
         stored = np.asarray(vectors, kind)
-        assert quantization.fits(vectors, kind).tolist() == (np.isfinite(stored).all(1) & stored.any(1)).tolist()
+        assert quantization.is_storable(vectors, kind).tolist() == (np.isfinite(stored).all(1) & stored.any(1)).tolist()
 
 
 def test_int8_without_ranges_is_refused() -> None:
     with pytest.raises(ValueError, match="needs ranges"):
-        quantization.store(VECTORS, "int8")
+        quantization.quantize(VECTORS, "int8")

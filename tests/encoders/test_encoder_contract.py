@@ -19,7 +19,7 @@ import fakes
 import models
 from embedcli.core import batching
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.quantization import unusable
+from embedcli.core.quantization import find_unusable
 from fake_server import MODEL, FakeServer
 from reference import encode, load, samples
 
@@ -70,7 +70,7 @@ def rows(count: int) -> Any:
 
 
 def test_its_numbers_are_usable(encoder: BaseEncoder) -> None:
-    assert min(encoder.dim, encoder.lanes, encoder.batch_tokens, encoder.multiple + 1) >= 1
+    assert min(encoder.dim, encoder.max_in_flight, encoder.batch_tokens, encoder.pad_to_multiple_of + 1) >= 1
     assert encoder.empty_reason
 
 
@@ -78,10 +78,14 @@ def test_tokens_are_a_ragged_array_within_the_whole(encoder: BaseEncoder) -> Non
     tokens = encoder.tokenize(TEXTS)
     assert tokens.offsets[0] == 0
     assert tokens.offsets[-1] == len(tokens.ids)
-    assert len(tokens.full) == len(tokens.lengths) == len(TEXTS)
+    assert len(tokens.untruncated_lengths) == len(tokens.lengths) == len(TEXTS)
     assert (tokens.lengths > 0).all()
-    assert (tokens.full >= tokens.lengths).all()
-    assert [array.dtype.name for array in (tokens.ids, tokens.offsets, tokens.full)] == ["int32", "int64", "int32"]
+    assert (tokens.untruncated_lengths >= tokens.lengths).all()
+    assert [array.dtype.name for array in (tokens.ids, tokens.offsets, tokens.untruncated_lengths)] == [
+        "int32",
+        "int64",
+        "int32",
+    ]
 
 
 def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: BaseEncoder) -> None:
@@ -90,12 +94,12 @@ def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: BaseEncoder) ->
         alone = encoder.tokenize([TEXTS[i]])
         start, stop = together.offsets[i : i + 2]
         np.testing.assert_array_equal(alone.ids, together.ids[start:stop])
-        assert alone.full[0] == together.full[i]
+        assert alone.untruncated_lengths[0] == together.untruncated_lengths[i]
 
 
 def test_no_texts_make_no_rows(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize([])
-    assert (len(tokens.ids), tokens.offsets.tolist(), len(tokens.full)) == (0, [0], 0)
+    assert (len(tokens.ids), tokens.offsets.tolist(), len(tokens.untruncated_lengths)) == (0, [0], 0)
 
 
 def test_vectors_are_float32_finite_and_in_the_order_of_the_rows(encoder: BaseEncoder) -> None:
@@ -117,16 +121,16 @@ def test_a_rows_vector_does_not_depend_on_its_batch(encoder: BaseEncoder) -> Non
 def test_exact_gives_the_same_in_float32(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     chosen = np.array([5, len(TEXTS) - 2, 2])
-    np.testing.assert_allclose(encoder.exact(tokens, chosen), encode(encoder, TEXTS)[chosen], atol=1e-5)
-    assert encoder.exact(tokens, chosen).dtype == np.float32
+    np.testing.assert_allclose(encoder.encode_float32(tokens, chosen), encode(encoder, TEXTS)[chosen], atol=1e-5)
+    assert encoder.encode_float32(tokens, chosen).dtype == np.float32
 
 
 def test_batches_in_flight_do_not_mix(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
-    batches = list(batching.pack(tokens.lengths, lambda: 60, encoder.multiple))
+    batches = list(batching.pack_batches(tokens.lengths, lambda: 60, encoder.pad_to_multiple_of))
     expected = [encoder.collect(encoder.forward(tokens, batch)) for batch in batches]
-    for at in range(0, len(batches), encoder.lanes):
-        flying = [encoder.forward(tokens, batch) for batch in batches[at : at + encoder.lanes]]
+    for at in range(0, len(batches), encoder.max_in_flight):
+        flying = [encoder.forward(tokens, batch) for batch in batches[at : at + encoder.max_in_flight]]
         for output, vectors in zip(flying, expected[at:], strict=False):
             np.testing.assert_allclose(encoder.collect(output), vectors, atol=1e-5)
 
@@ -140,7 +144,7 @@ def test_collected_vectors_stay_what_they_are(encoder: BaseEncoder) -> None:
 
 
 def test_the_space_says_what_made_the_vectors_in_json(encoder: BaseEncoder) -> None:
-    space = encoder.space()
+    space = encoder.vector_space()
     assert json.loads(json.dumps(space)) == space
     assert set(SPACE) <= set(space)
     assert space["dim"] == encoder.dim
@@ -158,19 +162,19 @@ def test_a_text_splits_into_windows_that_are_read_whole(kind: str, encoder: Base
     assert all(start < stop for start, stop in found)
     assert all(later[0] <= earlier[1] for earlier, later in itertools.pairwise(found))
     tokens = encoder.tokenize([LONG[start:stop] for start, stop in found])
-    np.testing.assert_array_equal(tokens.lengths, tokens.full)
+    np.testing.assert_array_equal(tokens.lengths, tokens.untruncated_lengths)
 
 
 def test_only_encoders_that_do_not_pad_take_portions(encoder: BaseEncoder) -> None:
     portion = encoder.portion_characters
-    assert portion is None or (portion > 0 and encoder.multiple == 0)
+    assert portion is None or (portion > 0 and encoder.pad_to_multiple_of == 0)
 
 
 def test_vectors_are_verified_only_if_they_are_usable(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     output = encoder.forward(tokens, rows(4))
     vectors = encoder.collect(output)
-    assert encoder.has_verified_vectors(output) in (False, not unusable(vectors).any())
+    assert encoder.has_verified_vectors(output) in (False, not find_unusable(vectors).any())
 
 
 def test_rows_with_vectors_have_no_reject_reason(encoder: BaseEncoder) -> None:
@@ -190,10 +194,10 @@ def test_only_what_is_billed_has_usage(kind: str, encoder: BaseEncoder) -> None:
 class MinimalEncoder(BaseEncoder):
     """Only what an encoder must have."""
 
-    dim = lanes = batch_tokens = multiple = 1
+    dim = max_in_flight = batch_tokens = multiple = 1
     empty_reason = "no token"
 
-    def space(self) -> dict[str, Any]:
+    def vector_space(self) -> dict[str, Any]:
         return {}
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -205,7 +209,7 @@ class MinimalEncoder(BaseEncoder):
     def collect(self, output: Any) -> Any:
         return np.ones((len(output[1]), 1), np.float32)
 
-    def exact(self, tokens: Tokens, rows: Any) -> Any:
+    def encode_float32(self, tokens: Tokens, rows: Any) -> Any:
         return self.collect((tokens, rows))
 
 

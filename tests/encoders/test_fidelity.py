@@ -13,12 +13,12 @@ import pytest
 
 import models
 from embedcli import encoders
-from embedcli.core.errors import ModelError, OutOfMemory, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
 from embedcli.encoders.torch import device as torch_device
 from embedcli.encoders.torch import linear_prepack
 from embedcli.encoders.torch.device import choose_device
 from embedcli.models import resolve
-from embedcli.models.config import recipe
+from embedcli.models.config import read_model_config
 from reference import encode, encoded, job, load, lowest_cosine, samples, sentence_transformer, varied
 
 SAME = 0.99999
@@ -64,7 +64,7 @@ def test_vectors_do_not_depend_on_the_token_budget() -> None:
 def test_every_kind_of_model(name: str) -> None:
     encoder = load(models.folder(name), trust_remote_code=name in TRUSTED)
     texts = rows_with_tokens(encoder, forty())
-    reference = theirs(name, texts, prompt=encoder.recipe.prompt or None)
+    reference = theirs(name, texts, prompt=encoder.config.prompt or None)
     assert len(texts) >= 40
     assert lowest_cosine(encode(encoder, texts, 900), reference) >= SAME
     np.testing.assert_allclose(encode(encoder, texts[:5]), reference[:5], atol=1e-4)
@@ -93,7 +93,7 @@ def test_text2vec_gives_the_same_vectors_in_both_layouts() -> None:
     pipeline, raw = (load(models.folder(f"text2vec-base-multilingual{end}")) for end in ("", "-raw"))
     short = rows_with_tokens(pipeline, [text for text in samples() if len(text) < 200])
     assert lowest_cosine(encode(pipeline, short), encode(raw, short)) >= SAME
-    assert (pipeline.recipe.max_seq_length, raw.recipe.max_seq_length) == (256, 512)
+    assert (pipeline.config.max_seq_length, raw.config.max_seq_length) == (256, 512)
     assert pipeline.model[0].model.config.model_type == "bert"
 
 
@@ -106,7 +106,7 @@ def test_normalize_adds_or_drops_the_models_last_step(name: str, normalize: bool
     lengths = np.linalg.norm(made, axis=1)
     assert lowest_cosine(made, plain) >= SAME
     assert np.allclose(lengths, 1, atol=1e-5) is normalize
-    assert encoder.space()["normalize"] is normalize
+    assert encoder.vector_space()["normalize"] is normalize
 
 
 def test_a_normalize_that_is_not_the_last_step_leaves_lengths_as_they_are(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_normalize_that_is_not_the_last_step_leaves_lengths_as_they_are(tmp_pa
     made.save(str(tmp_path / "model"))
     encoder = load(tmp_path / "model")
     np.testing.assert_allclose(encode(encoder, samples()[:5]), made.encode(samples()[:5]), atol=1e-5)
-    assert encoder.space()["normalize"] is False
+    assert encoder.vector_space()["normalize"] is False
 
 
 # Prompts
@@ -142,7 +142,7 @@ def test_a_normalize_that_is_not_the_last_step_leaves_lengths_as_they_are(tmp_pa
 def test_the_resolved_prompt_is_what_sentence_transformers_would_prepend(name: str, role: Any, prompt: str) -> None:
     encoder = load(models.folder(name), as_=role)
     texts = samples()[:12]
-    assert encoder.space()["prompt"] == prompt
+    assert encoder.vector_space()["prompt"] == prompt
     assert lowest_cosine(encode(encoder, texts), theirs(name, texts, prompt=prompt)) >= SAME
 
 
@@ -233,17 +233,17 @@ def test_half_precision_weights_are_float32_on_a_cpu(tmp_path: Path) -> None:
 def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    if torch_device.cpu_has(torch, "bf16"):
+    if torch_device.cpu_supports(torch, "bf16"):
         encoder = load(models.folder("all-MiniLM-L6-v2-shape"), dtype="bfloat16")
         texts = samples()[:20]
         made = encode(encoder, texts)
         assert 0.99 < lowest_cosine(made, theirs("all-MiniLM-L6-v2-shape", texts)) < 1 - 1e-6
         np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
-        exact = encoder.exact(encoder.tokenize(texts), np.arange(3))
+        exact = encoder.encode_float32(encoder.tokenize(texts), np.arange(3))
         assert lowest_cosine(exact, theirs("all-MiniLM-L6-v2-shape", texts[:3])) >= SAME
-    monkeypatch.setattr(torch_device, "cpu_has", lambda torch, kind: False)
+    monkeypatch.setattr(torch_device, "cpu_supports", lambda torch, kind: False)
     with pytest.raises(UsageError, match="no bfloat16"):
-        torch_device.dtype(torch, "bfloat16", "cpu")
+        torch_device.select_dtype(torch, "bfloat16", "cpu")
 
 
 def layers(encoder: Any) -> set[str]:
@@ -253,7 +253,7 @@ def layers(encoder: Any) -> set[str]:
 def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    if not linear_prepack.available(torch):
+    if not linear_prepack.is_prepack_available(torch):
         pytest.skip("this torch has no packed linear layers")
     texts, folder = samples()[:10], models.folder("bge-small-en-v1.5")
     packed = load(folder)
@@ -264,7 +264,7 @@ def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypat
         model[0].model.encoder.layer[0].output.dense.bias.data += 1
         return 1
 
-    monkeypatch.setattr(linear_prepack, "pack", wrong)
+    monkeypatch.setattr(linear_prepack, "prepack_linear_layers", wrong)
     plain = load(folder)
     np.testing.assert_allclose(encode(plain, texts), made, atol=1e-5)
     assert "PackedLinear" not in layers(plain)
@@ -276,13 +276,13 @@ def test_a_device_that_is_not_here_is_refused_by_naming_those_that_are() -> None
     assert "cpu" in caught.value.hint
     import torch
 
-    assert choose_device("auto") == torch_device.here(torch)[0]
+    assert choose_device("auto") == torch_device.available_devices(torch)[0]
 
 
 def test_the_dtype_class_is_known_before_torch_is_imported() -> None:
-    assert torch_device.dtype_class(job(device="cpu")) == "float32"
-    assert torch_device.dtype_class(job(device="cuda:0")) == "half"
-    assert torch_device.dtype_class(job(device="cuda:0", dtype="float32")) == "float32"
+    assert torch_device.precision_class(job(device="cpu")) == "float32"
+    assert torch_device.precision_class(job(device="cuda:0")) == "half"
+    assert torch_device.precision_class(job(device="cuda:0", dtype="float32")) == "float32"
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_every_device_says_out_of_memory_the_same_way(error: Exception, monkeypa
 
     monkeypatch.setattr(encoder, "_start", refuse)
     encoder._packable = False
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(DeviceOutOfMemoryError):
         encoder.forward(tokens, np.arange(1))
 
 
@@ -321,7 +321,7 @@ def test_other_errors_stay_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_loading_says_nothing_on_its_own(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
-    made = encoders.load(job(models.folder("text2vec-large-chinese"), device="cpu"), notify=told.append)
+    made = encoders.load_encoder(job(models.folder("text2vec-large-chinese"), device="cpu"), notify=told.append)
     encode(made, samples()[:3])
     assert capfd.readouterr() == ("", "")
     assert told == [f"{models.folder('text2vec-large-chinese')} has no modules.json: mean pooling is used"]
@@ -350,11 +350,11 @@ def test_an_unknown_architecture_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(models.BUILDERS) - TRUSTED - STATIC))
 def test_the_recipe_read_from_files_is_what_gets_loaded(name: str) -> None:
     folder = models.folder(name)
-    made = recipe(resolve.resolve(job(folder)), job(folder))
+    made = read_model_config(resolve.resolve_model(job(folder)), job(folder))
     loaded = sentence_transformer(folder)
     assert made.normalize is (type(loaded[-1]).__name__ == "Normalize")
     assert made.pooling == loaded[1].pooling_mode
-    assert made.include_prompt is loaded[1].include_prompt
+    assert made.pools_prompt is loaded[1].pools_prompt
     if name != "xlm-roberta-raw":
         assert made.max_seq_length == loaded.max_seq_length
     else:

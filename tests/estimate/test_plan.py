@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import jobs
 from embedcli.core.encoder import TextTokenizer, Tokens
 from embedcli.estimate import throughput
-from embedcli.estimate.token_counts import Distinct, Reservoir, Tally
-from embedcli.pipeline.preparation import Settings
+from embedcli.estimate.token_counts import DistinctTextCounter, ReservoirSampler, TokenCounts
+from embedcli.pipeline.preparation import EncodingSettings
 
 LIMIT = 5
 
@@ -138,9 +138,9 @@ def test_sizes_are_told_by_rows_that_there_are(tmp_path: Path, model: Path) -> N
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 12))
 def test_a_reservoir_keeps_as_many_rows_as_it_may(counts: list[int], size: int) -> None:
-    reservoir, kept, start = Reservoir(size), {}, 0
+    reservoir, kept, start = ReservoirSampler(size), {}, 0
     for count in counts:
-        for row, slot in reservoir.take(count):
+        for row, slot in reservoir.choose_slots(count):
             kept[slot] = start + row
         start += count
     assert len(kept) == len(set(kept.values())) == min(size, start)
@@ -150,7 +150,7 @@ def test_a_reservoir_keeps_as_many_rows_as_it_may(counts: list[int], size: int) 
 def test_every_row_is_as_likely_in_a_sample() -> None:
     chosen = np.zeros(40)
     for seed in range(2000):
-        kept = {slot: row for row, slot in Reservoir(10, seed).take(40)}
+        kept = {slot: row for row, slot in ReservoirSampler(10, seed).choose_slots(40)}
         chosen[list(kept.values())] += 1
     # 2,000 draws with probability 1/4: a standard deviation of 19.4.
     assert np.abs(chosen - 500).max() < 5 * 19.4
@@ -163,10 +163,10 @@ def test_a_samples_standard_error_is_what_it_errs_by() -> None:
     ratios = []
     for _ in range(300):
         chance.shuffle(texts)
-        tally = Tally(sample=300)
+        tally = TokenCounts(sample_rows=300)
         for start in range(0, len(texts), 150):
-            tally.add(texts[start : start + 150], Letters(), Settings())
-        ratios.append((tally.totals()["tokens"] - true) / tally.errors()["tokens"])
+            tally.add(texts[start : start + 150], Letters(), EncodingSettings())
+        ratios.append((tally.totals()["tokens"] - true) / tally.standard_errors()["tokens"])
     assert abs(np.mean(ratios)) < 0.4
     assert 0.8 < np.std(ratios) < 1.3
 
@@ -189,15 +189,15 @@ def test_a_sample_says_that_it_is_one(source: Path, model: Path) -> None:
 
 
 def test_cut_tokens_of_duplicates_are_sent_once() -> None:
-    tally = Tally()
-    tally.add(["aaaaaa", "bb", "aaaaaa", ""], Letters(4), Settings())
+    tally = TokenCounts()
+    tally.add(["aaaaaa", "bb", "aaaaaa", ""], Letters(4), EncodingSettings())
     made = tally.totals()
     assert made == {"tokens": 14, "read": 10, "sent": 6, "cut": 2, "outputs": 3, "empty": 1, "too_long": 0}
 
 
 @given(st.lists(st.lists(st.text(max_size=3), max_size=10), max_size=5))
 def test_distinct_texts(chunks: list[list[str]]) -> None:
-    distinct = Distinct()
+    distinct = DistinctTextCounter()
     for texts in chunks:
         distinct.add(texts)
     assert distinct.count() == len({text for texts in chunks for text in texts})
@@ -229,17 +229,21 @@ def test_time_comes_from_rows_that_ran(source: Path, model: Path) -> None:
 
 
 def test_time_grows_with_what_is_computed() -> None:
-    measured = throughput.Speed(seconds=2.0, rows=10, tokens=80, padded_tokens=100, padding=1.25)
-    assert measured.time_for(8000) == pytest.approx(8000 * 1.25 / 100 * 2)
-    assert throughput.Speed(0.0, 0, 0, 0, 1.0).time_for(8000) is None
+    measured = throughput.MeasuredThroughput(
+        seconds=2.0, rows=10, tokens=80, padded_tokens=100, padded_tokens_per_token=1.25
+    )
+    assert measured.seconds_for(8000) == pytest.approx(8000 * 1.25 / 100 * 2)
+    assert throughput.MeasuredThroughput(0.0, 0, 0, 0, 1.0).seconds_for(8000) is None
 
 
 def test_padding_is_that_of_sorted_whole_chunks() -> None:
     encoder: Any = Letters()
-    encoder.batch_tokens, encoder.multiple = 20, 4
+    encoder.batch_tokens, encoder.pad_to_multiple_of = 20, 4
     texts = ["a" * 9, "b" * 3, "c" * 10, "d" * 4, ""]
     # 10 and 9 letters are 12 wide, one a batch; 4 and 3 share a batch 4 wide.
-    assert throughput.padding(texts, encoder, Settings(), 10) == pytest.approx((12 + 12 + 8) / 26)
+    assert throughput.padded_tokens_per_token(texts, encoder, EncodingSettings(), 10) == pytest.approx(
+        (12 + 12 + 8) / 26
+    )
 
 
 def test_an_input_without_rows(tmp_path: Path, model: Path) -> None:

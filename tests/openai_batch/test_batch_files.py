@@ -23,17 +23,17 @@ from batch_lines import DIM, answer, expired, read, refusal, write
 from embedcli import openai_batch, readers
 from embedcli.core.errors import InputError, OutputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Encoded
+from embedcli.core.types import EncodedChunk
 from embedcli.encoders.hosted import encoder as hosted_encoder
-from embedcli.openai_batch.results import Results, parse
+from embedcli.openai_batch.results import BatchResults, parse_result_line
 from embedcli.pipeline import engine, metrics
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.preparation import Settings
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.preparation import EncodingSettings
 from fake_server import expected
 
 TEXTS = [f"text number {row}" for row in range(40)] + ["日本語", 'a "quoted" text', "text number 3", "line\nbreak"]
 
-Made = tuple[Encoded, ...]
+Made = tuple[EncodedChunk, ...]
 
 
 def write_rows(path: Path, texts: list[str]) -> Path:
@@ -56,18 +56,18 @@ def rows(tmp_path: Path) -> Path:
 
 
 def requests_of(job: Job, folder: Path, **options: Any) -> list[dict[str, Any]]:
-    made = openai_batch.export(job, str(folder / "requests.jsonl"), quiet, **options)
+    made = openai_batch.export_requests(job, str(folder / "requests.jsonl"), quiet, **options)
     return [line for path in made.files for line in read(path)]
 
 
 def run(job: Job, paths: list[str], allow_missing: bool = False) -> Made:
     """The import as the runner does it: the engine over the job's rows."""
-    encoder = openai_batch.load(paths, job, quiet, allow_missing=allow_missing)
-    plan = readers.plan(job)
-    chunks = readers.read(job, plan, plan.pieces)
-    chosen = Settings(prompt=encoder.space()["prompt"], truncate_dim=job.truncate_dim)
+    encoder = openai_batch.load_batch_encoder(paths, job, quiet, allow_missing=allow_missing)
+    plan = readers.plan_inputs(job)
+    chunks = readers.read_chunks(job, plan, plan.splits)
+    chosen = EncodingSettings(prompt=encoder.vector_space()["prompt"], truncate_dim=job.truncate_dim)
     try:
-        return tuple(engine.encode(chunks, encoder, chosen, metrics.Meter(), Control()))
+        return tuple(engine.encode_chunks(chunks, encoder, chosen, metrics.MetricsCollector(), RunControl()))
     finally:
         encoder.close()
 
@@ -103,13 +103,13 @@ def test_a_request_line_is_what_the_batch_api_takes(rows: Path, tmp_path: Path) 
 
 
 def test_every_text_is_requested_once(rows: Path, tmp_path: Path) -> None:
-    made = openai_batch.export(job_for(rows), str(tmp_path / "requests.jsonl"), quiet)
+    made = openai_batch.export_requests(job_for(rows), str(tmp_path / "requests.jsonl"), quiet)
     lines = read(made.files[0])
     assert sorted(line["body"]["input"] for line in lines) == sorted(set(TEXTS))
     assert len({line["custom_id"] for line in lines}) == len(lines)
-    assert (made.rows, made.requests, made.repeated, made.empty, made.answered) == (44, 43, 1, 0, 0)
+    assert (made.rows, made.requests, made.duplicate_rows, made.empty_rows, made.answered_rows) == (44, 43, 1, 0, 0)
     assert made.tokens > 43
-    assert made.counting == "estimate"
+    assert made.counting_method == "estimate"
 
 
 def test_prompt_and_dimensions_are_in_the_requests(rows: Path, tmp_path: Path) -> None:
@@ -125,17 +125,17 @@ def test_no_file_is_larger_than_allowed(
     folder = tmp_path_factory.mktemp("split")
     job = job_for(write_rows(folder / "in.jsonl", TEXTS))
     output = str(folder / "requests.jsonl")
-    made = openai_batch.export(job, output, quiet, max_requests=max_requests, max_bytes=max_bytes)
+    made = openai_batch.export_requests(job, output, quiet, max_requests=max_requests, max_bytes=max_bytes)
     contents = [Path(path).read_bytes() for path in made.files]
     assert all(0 < len(content) <= max_bytes and content.count(b"\n") <= max_requests for content in contents)
     assert {json.loads(line)["body"]["input"] for content in contents for line in content.splitlines()} == set(TEXTS)
-    assert made.requests + made.repeated == len(TEXTS)
+    assert made.requests + made.duplicate_rows == len(TEXTS)
     assert made.files[0] == output
     assert list(made.files[1:]) == [f"{output[:-6]}-{number:05d}.jsonl" for number in range(2, len(contents) + 1)]
 
 
 def test_the_limits_are_openais() -> None:
-    assert (openai_batch.MAX_REQUESTS, openai_batch.MAX_BYTES) == (50_000, 200_000_000)
+    assert (openai_batch.MAX_REQUESTS, openai_batch.MAX_FILE_BYTES) == (50_000, 200_000_000)
 
 
 def test_an_export_is_whole_or_absent(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,23 +144,23 @@ def test_an_export_is_whole_or_absent(rows: Path, tmp_path: Path, monkeypatch: p
         yield next(chunks)
         raise InputError("the disk went away")
 
-    real = readers.read
-    monkeypatch.setattr(readers, "read", broken)
+    real = readers.read_chunks
+    monkeypatch.setattr(readers, "read_chunks", broken)
     folder = tmp_path / "made"
     folder.mkdir()
     with pytest.raises(InputError):
-        openai_batch.export(job_for(rows), str(folder / "requests.jsonl"), quiet, max_requests=5)
+        openai_batch.export_requests(job_for(rows), str(folder / "requests.jsonl"), quiet, max_requests=5)
     assert list(folder.iterdir()) == []
 
 
 def test_an_older_export_is_replaced_only_when_told(rows: Path, tmp_path: Path) -> None:
     output = str(tmp_path / "requests.jsonl")
-    openai_batch.export(job_for(rows), output, quiet, max_requests=10)
+    openai_batch.export_requests(job_for(rows), output, quiet, max_requests=10)
     bystander = tmp_path / "requests-old.jsonl"
     bystander.write_text("mine")
     with pytest.raises(OutputError, match="is there already"):
-        openai_batch.export(job_for(rows), output, quiet)
-    openai_batch.export(job_for(rows, overwrite=True), output, quiet, max_requests=30)
+        openai_batch.export_requests(job_for(rows), output, quiet)
+    openai_batch.export_requests(job_for(rows, overwrite=True), output, quiet, max_requests=30)
     assert sorted(path.name for path in tmp_path.glob("requests*.jsonl")) == [
         "requests-00002.jsonl", "requests-old.jsonl", "requests.jsonl",
     ]  # fmt: skip
@@ -173,13 +173,13 @@ def test_an_export_replaces_and_removes_only_request_files(rows: Path, tmp_path:
         (folder / f"dump-{number:05d}.jsonl").write_bytes(rows.read_bytes())
     job = replace(job_for(rows), inputs=(str(folder),), overwrite=True)
     with pytest.raises(OutputError, match=r"dump-00002\.jsonl: is there already, and holds no requests"):
-        openai_batch.export(job, str(folder / "dump.jsonl"), quiet, max_requests=2)
-    openai_batch.export(job, str(folder / "dump.jsonl"), quiet)
+        openai_batch.export_requests(job, str(folder / "dump.jsonl"), quiet, max_requests=2)
+    openai_batch.export_requests(job, str(folder / "dump.jsonl"), quiet)
     assert [path.read_bytes() == rows.read_bytes() for path in sorted(folder.glob("dump-*"))] == [True, True]
     results = str(tmp_path / "results.jsonl")
     for output in (str(folder / "dump.jsonl"), str(folder / "dump-00001.jsonl"), results):
         with pytest.raises(UsageError, match="is read, and would be replaced"):
-            openai_batch.export(job, output, quiet, results=[results])
+            openai_batch.export_requests(job, output, quiet, results=[results])
 
 
 def test_an_export_is_not_removed_as_its_own_forerunner(
@@ -188,14 +188,14 @@ def test_an_export_is_not_removed_as_its_own_forerunner(
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
     for _ in range(2):
-        made = openai_batch.export(job_for(rows, overwrite=True), "../requests.jsonl", quiet)
+        made = openai_batch.export_requests(job_for(rows, overwrite=True), "../requests.jsonl", quiet)
         assert [Path(path).is_file() for path in made.files] == [True]
 
 
 @pytest.mark.parametrize("flags", [{"model": "all-MiniLM-L6-v2"}, {"overflow": "split"}, {"prompt_name": "query"}])
 def test_flags_that_do_not_fit(rows: Path, tmp_path: Path, flags: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        openai_batch.export(job_for(rows, **flags), str(tmp_path / "requests.jsonl"), quiet)
+        openai_batch.export_requests(job_for(rows, **flags), str(tmp_path / "requests.jsonl"), quiet)
 
 
 # Import
@@ -208,7 +208,7 @@ def test_shuffled_results_in_several_files_join_exactly(rows: Path, tmp_path: Pa
     paths = [write(tmp_path / f"results{part}.jsonl", lines[part::3]) for part in range(3)]
     made = run(job_for(rows, chunk_rows=chunk_rows), paths)
     assert_right(made, TEXTS)
-    assert all(not encoded.truncated.any() for encoded in made)
+    assert all(not encoded.is_truncated.any() for encoded in made)
     assert made[0].n_tokens[0] == fake.tokens_of(TEXTS[0])
 
 
@@ -243,7 +243,7 @@ def test_what_failed_for_now_is_missing_and_can_be_exported_again(
     requests = requests_of(job_for(rows), tmp_path)
     results = write(tmp_path / "results.jsonl", [fail(r) if i % 4 == 0 else answer(r) for i, r in enumerate(requests)])
     with pytest.raises(InputError, match="11 of 44 rows have no answer") as caught:
-        openai_batch.load([results], job_for(rows), quiet)
+        openai_batch.load_batch_encoder([results], job_for(rows), quiet)
     assert "export them" in caught.value.hint
 
     again = tmp_path / "again"
@@ -275,14 +275,14 @@ def test_a_changed_input_row_is_missing_not_mixed_up(rows: Path, tmp_path: Path)
     changed = ["a new first row", *TEXTS[:-1]]
     write_rows(rows, changed)
     with pytest.raises(InputError, match="1 of 44 rows"):
-        openai_batch.load([results], job_for(rows), quiet)
+        openai_batch.load_batch_encoder([results], job_for(rows), quiet)
     assert_right(run(job_for(rows), [results], allow_missing=True), changed, without=(0,))
 
 
 def test_another_prompt_finds_nothing(rows: Path, tmp_path: Path) -> None:
     results = write(tmp_path / "results.jsonl", [answer(r) for r in requests_of(job_for(rows), tmp_path)])
     with pytest.raises(InputError, match="44 of 44 rows"):
-        openai_batch.load([results], job_for(rows, prompt="query: "), quiet)
+        openai_batch.load_batch_encoder([results], job_for(rows, prompt="query: "), quiet)
 
 
 def test_texts_cut_at_the_export_are_flagged_at_the_import(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_texts_cut_at_the_export_are_flagged_at_the_import(tmp_path: Path) -> No
     requests = requests_of(job, tmp_path)
     assert [len(request["body"]["input"]) < 40 for request in requests] == [True, True]
     [made] = run(job, [write(tmp_path / "results.jsonl", [answer(request) for request in requests])])
-    assert made.truncated.tolist() == [False, True]
+    assert made.is_truncated.tolist() == [False, True]
     assert made.n_tokens[1] > 40
     assert made.lost_tokens > 30
 
@@ -306,9 +306,11 @@ def test_vectors_are_cut_and_normalized_as_for_a_direct_job(rows: Path, tmp_path
 
 def test_the_space_is_that_of_the_model_asked_directly(rows: Path, tmp_path: Path) -> None:
     results = write(tmp_path / "results.jsonl", [answer(r) for r in requests_of(job_for(rows), tmp_path)])
-    encoder = openai_batch.load([results], job_for(rows), quiet)
-    space = encoder.space()
-    assert {key: space[key] for key in hosted_encoder.identity(job_for(rows))} == hosted_encoder.identity(job_for(rows))
+    encoder = openai_batch.load_batch_encoder([results], job_for(rows), quiet)
+    space = encoder.vector_space()
+    assert {
+        key: space[key] for key in hosted_encoder.hosted_model_identity(job_for(rows))
+    } == hosted_encoder.hosted_model_identity(job_for(rows))
     assert (space["dim"], space["reported_model"]) == (DIM, fake.MODEL)
     assert encoder.usage() == {"requests": 43, "tokens": sum(map(fake.tokens_of, set(TEXTS)))}
     encoder.close()
@@ -323,27 +325,27 @@ def test_the_import_finds_rows_and_model_beside_the_results(
     monkeypatch.chdir(tmp_path)
     base = "https://user:secret-77@host.example/v1?key=secret-88"
     job = job_for(Path("in.jsonl"), prompt="q: ", keep=("id",), base_url=base)
-    made = openai_batch.export(job, "requests.jsonl", quiet)
+    made = openai_batch.export_requests(job, "requests.jsonl", quiet)
     assert made.job_file == "requests.job.json"
     assert "secret" not in Path(made.job_file).read_text()
     monkeypatch.chdir("/")
-    found = openai_batch.recall([str(tmp_path / "results.jsonl")], "other.npy")
+    found = openai_batch.load_job([str(tmp_path / "results.jsonl")], "other.npy")
     assert found.inputs == (str(rows),)
     assert (found.output, found.prompt, found.keep, found.model) == ("other.npy", "q: ", ("id",), job.model)
-    assert hosted_encoder.identity(found) == hosted_encoder.identity(job)
+    assert hosted_encoder.hosted_model_identity(found) == hosted_encoder.hosted_model_identity(job)
 
 
 def test_no_job_or_two_beside_the_results(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no \*\.job\.json"):
-        openai_batch.recall([str(tmp_path / "results.jsonl")], "out.npy")
+        openai_batch.load_job([str(tmp_path / "results.jsonl")], "out.npy")
     for name in ("a.job.json", "b.job.json"):
         (tmp_path / name).write_text(f'["{name}"]')
     with pytest.raises(UsageError, match="2 files"):
-        openai_batch.recall([str(tmp_path / "results.jsonl")], "out.npy")
+        openai_batch.load_job([str(tmp_path / "results.jsonl")], "out.npy")
     with pytest.raises(UsageError, match="is not what `batch export` writes"):
-        openai_batch.recall([], "out.npy", str(tmp_path / "a.job.json"))
+        openai_batch.load_job([], "out.npy", str(tmp_path / "a.job.json"))
     with pytest.raises(UsageError, match="cannot be read"):
-        openai_batch.recall([], "out.npy", str(tmp_path / "c.job.json"))
+        openai_batch.load_job([], "out.npy", str(tmp_path / "c.job.json"))
 
 
 # Files that are not what they should be
@@ -365,21 +367,21 @@ def test_damaged_results_name_the_line(rows: Path, tmp_path: Path, line: bytes, 
     path = tmp_path / "results.jsonl"
     path.write_bytes(good + b"\n" + line + b"\n")
     with pytest.raises(InputError, match=message):
-        Results([str(path)])
+        BatchResults([str(path)])
 
 
 def test_request_files_are_not_results(rows: Path, tmp_path: Path) -> None:
-    made = openai_batch.export(job_for(rows), str(tmp_path / "requests.jsonl"), quiet)
+    made = openai_batch.export_requests(job_for(rows), str(tmp_path / "requests.jsonl"), quiet)
     with pytest.raises(InputError, match="is not a line of a batch result file"):
-        openai_batch.load(list(made.files), job_for(rows), quiet)
+        openai_batch.load_batch_encoder(list(made.files), job_for(rows), quiet)
 
 
 def test_answers_of_two_models_or_two_sizes_are_not_mixed(rows: Path, tmp_path: Path) -> None:
     one, two, *_ = requests_of(job_for(rows), tmp_path)
     with pytest.raises(InputError, match=r":2: a vector of 9 dimensions, after some of 6"):
-        Results([write(tmp_path / "results.jsonl", [answer(one), answer(two, dim=9)])])
+        BatchResults([write(tmp_path / "results.jsonl", [answer(one), answer(two, dim=9)])])
     with pytest.raises(InputError, match=r":2: an answer of model other, after some of fake-embedding"):
-        Results([write(tmp_path / "results.jsonl", [answer(one), answer(two, model="other")])])
+        BatchResults([write(tmp_path / "results.jsonl", [answer(one), answer(two, model="other")])])
 
 
 def test_foreign_lines_are_left_out_and_counted(rows: Path, tmp_path: Path) -> None:
@@ -387,18 +389,18 @@ def test_foreign_lines_are_left_out_and_counted(rows: Path, tmp_path: Path) -> N
     foreign = answer({"custom_id": "request-1", "body": {"input": "x"}})
     notes: list[str] = []
     results = write(tmp_path / "results.jsonl", [foreign, *[answer(request) for request in requests]])
-    openai_batch.load([results], job_for(rows), notes.append).close()
+    openai_batch.load_batch_encoder([results], job_for(rows), notes.append).close()
     assert "1 lines are of another program and were left out" in notes
 
 
 def test_results_without_any_answer(rows: Path, tmp_path: Path) -> None:
     empty = write(tmp_path / "results.jsonl", [])
     with pytest.raises(InputError, match="there is no answer in"):
-        openai_batch.load([empty], job_for(rows), quiet)
+        openai_batch.load_batch_encoder([empty], job_for(rows), quiet)
     with pytest.raises(UsageError, match="hosted model"):
-        openai_batch.load([empty], job_for(rows, model="all-MiniLM-L6-v2"), quiet)
+        openai_batch.load_batch_encoder([empty], job_for(rows, model="all-MiniLM-L6-v2"), quiet)
     with pytest.raises(UsageError, match="standard input"):
-        openai_batch.load([empty], job_for(Path("-")), quiet)
+        openai_batch.load_batch_encoder([empty], job_for(Path("-")), quiet)
 
 
 JSON = st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda some: st.lists(some) | st.dictionaries(
@@ -412,6 +414,6 @@ JSON = st.recursive(st.none() | st.integers() | st.text(max_size=3), lambda some
 ).encode()))  # fmt: skip
 def test_any_line_is_parsed_or_refused(raw: bytes) -> None:
     with suppress(ValueError):
-        line = parse(raw)
+        line = parse_result_line(raw)
         assert line is not None
-        assert bool(line.answer) + bool(line.refused) + bool(line.again) == 1
+        assert bool(line.response) + bool(line.refusal_reason) + bool(line.retry_reason) == 1

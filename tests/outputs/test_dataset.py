@@ -16,9 +16,9 @@ from embedcli.core import quantization
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.types import Precision
 from embedcli.outputs import dataset
-from embedcli.outputs.dataset import is_output, open_output
-from embedcli.outputs.parquet_pages import Compact
-from embedcli.outputs.vector_files import ParquetRows, stored
+from embedcli.outputs.dataset import holds_vectors, open_dataset
+from embedcli.outputs.parquet_pages import ThriftCompactReader
+from embedcli.outputs.vector_files import ParquetVectorFile, list_column_to_array
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 ROWS, DIM = 1000, 24
@@ -34,20 +34,20 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_was_written_is_read_back(tmp_path: Path, name: str, stored_as: Precision) -> None:
     vectors = unit_vectors(ROWS, DIM)
     ids = [f"r{i}" for i in range(ROWS)]
-    made = open_output(
+    made = open_dataset(
         str(make_output(tmp_path / name, vectors, ids=ids, kept={"lang": ids[::-1]}, stored_as=stored_as))
     )
     assert (made.rows, made.dim, made.precision, made.id_name) == (ROWS, DIM, stored_as, "id")
-    assert made.kept == ["lang"]
-    blocks = list(made.blocks(["id", "lang"]))
-    assert [block.start for block in blocks] == list(np.cumsum([0, *map(len, blocks)])[:-1])
-    assert [value for block in blocks for value in made.ids(block).to_pylist()] == ids
-    assert [value for block in blocks for value in block.table["lang"].to_pylist()] == ids[::-1]
-    ranges = quantization.ranges_of(vectors) if made.ranges is not None else None
+    assert made.kept_columns == ["lang"]
+    blocks = list(made.read_blocks(["id", "lang"]))
+    assert [block.first_row for block in blocks] == list(np.cumsum([0, *map(len, blocks)])[:-1])
+    assert [value for block in blocks for value in made.block_ids(block).to_pylist()] == ids
+    assert [value for block in blocks for value in block.columns["lang"].to_pylist()] == ids[::-1]
+    ranges = quantization.compute_ranges(vectors) if made.ranges is not None else None
     assert np.array_equal(
-        np.concatenate([block.vectors for block in blocks]), quantization.store(vectors, stored_as, ranges)
+        np.concatenate([block.vectors for block in blocks]), quantization.quantize(vectors, stored_as, ranges)
     )
-    restored = np.concatenate([made.floats(block) for block in blocks])
+    restored = np.concatenate([made.block_as_float32(block) for block in blocks])
     assert restored.dtype == np.float32
     assert restored.shape == (ROWS, DIM)
     assert np.sum(restored * vectors, axis=1).min() > (0 if "binary" in stored_as else 0.9)
@@ -56,9 +56,9 @@ def test_what_was_written_is_read_back(tmp_path: Path, name: str, stored_as: Pre
 @pytest.mark.parametrize("stored_as", PRECISIONS)
 @pytest.mark.parametrize("name", FORMATS)
 def test_blocks_are_bounded_and_need_no_columns(tmp_path: Path, name: str, stored_as: Precision) -> None:
-    made = open_output(str(make_output(tmp_path / name, unit_vectors(ROWS, DIM), stored_as=stored_as)))
+    made = open_dataset(str(make_output(tmp_path / name, unit_vectors(ROWS, DIM), stored_as=stored_as)))
     assert made.id_name == "row"
-    sizes = [len(block) for block in made.blocks()]
+    sizes = [len(block) for block in made.read_blocks()]
     assert sum(sizes) == ROWS
     assert max(sizes) <= 64
 
@@ -66,17 +66,17 @@ def test_blocks_are_bounded_and_need_no_columns(tmp_path: Path, name: str, store
 @pytest.mark.parametrize("name", FORMATS)
 def test_rows_are_taken_in_the_order_asked_for(tmp_path: Path, name: str) -> None:
     ids = [i * 10 for i in range(ROWS)]
-    made = open_output(str(make_output(tmp_path / name, unit_vectors(ROWS, DIM), ids=ids, kept={"text": ids})))
+    made = open_dataset(str(make_output(tmp_path / name, unit_vectors(ROWS, DIM), ids=ids, kept={"text": ids})))
     wanted = [999, 0, 333, 334, 667, 1]
-    assert made.take(wanted, ["text"]) == [{"id": row * 10, "text": row * 10} for row in wanted]
-    assert made.take([], ["text"]) == []
+    assert made.take_rows(wanted, ["text"]) == [{"id": row * 10, "text": row * 10} for row in wanted]
+    assert made.take_rows([], ["text"]) == []
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_output_of_zero_rows_is_an_output(tmp_path: Path, name: str) -> None:
-    made = open_output(str(make_output(tmp_path / name, np.zeros((0, DIM), np.float32))))
+    made = open_dataset(str(make_output(tmp_path / name, np.zeros((0, DIM), np.float32))))
     assert made.rows == 0
-    assert list(made.blocks()) == []
+    assert list(made.read_blocks()) == []
 
 
 @given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 97), st.sampled_from(["NONE", "ZSTD"]))
@@ -92,9 +92,9 @@ def test_pages_hold_what_pyarrow_reads(
         table, path, compression=codec, use_dictionary=False, data_page_size=256, row_group_size=100,
         write_page_checksum=True,
     )  # fmt: skip
-    read = ParquetRows(str(path))
+    read = ParquetVectorFile(str(path))
     assert read._pages(0, min(rows, 100), False) is not None
-    slabs = [vectors for vectors, _ in read.blocks([], size, verify=True)]
+    slabs = [vectors for vectors, _ in read.read_blocks([], size, verify=True)]
     assert np.array_equal(np.concatenate(slabs), vectors)
     assert max(map(len, slabs)) <= size
 
@@ -107,24 +107,24 @@ def test_vectors_that_are_not_plain_are_read_the_long_way(tmp_path: Path) -> Non
         "rounded": pa.table({"vector": pa.array(list(vectors.round(1)), pa.list_(pa.float32(), DIM))}),
     }.items():
         pq.write_table(table, tmp_path / f"{name}.parquet")
-        made = open_output(str(tmp_path / f"{name}.parquet"))
-        read = np.concatenate([made.floats(block) for block in made.blocks()])
+        made = open_dataset(str(tmp_path / f"{name}.parquet"))
+        read = np.concatenate([made.block_as_float32(block) for block in made.read_blocks()])
         assert np.allclose(read, vectors.round(1) if name == "rounded" else vectors, atol=1e-6)
 
 
 def test_vectors_of_unequal_length_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"embedding": [[1.0, 2.0], [3.0]]}), tmp_path / "v.parquet")
     with pytest.raises(InputError, match="not all of 2 numbers"):
-        list(open_output(str(tmp_path / "v.parquet")).blocks())
+        list(open_dataset(str(tmp_path / "v.parquet")).read_blocks())
     with pytest.raises(InputError, match="not all of 2 numbers"):
-        stored(pa.chunked_array([pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))]), 2, "x")
+        list_column_to_array(pa.chunked_array([pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))]), 2, "x")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path, name: str) -> None:
-    made = open_output(str(make_output(tmp_path / name, unit_vectors(3, DIM), kept={"lang": ["a", "b", "c"]})))
+    made = open_dataset(str(make_output(tmp_path / name, unit_vectors(3, DIM), kept={"lang": ["a", "b", "c"]})))
     with pytest.raises(UsageError, match=r"no column 'language'; it has row, n_tokens, .*lang"):
-        list(made.blocks(["language"]))
+        list(made.read_blocks(["language"]))
 
 
 def test_a_flipped_bit_is_noticed_when_asked_to_look(tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_a_flipped_bit_is_noticed_when_asked_to_look(tmp_path: Path) -> None:
     chunk = pq.read_metadata(path).row_group(0).column(1)
     raw[chunk.data_page_offset + chunk.total_compressed_size - 3] ^= 16
     path.write_bytes(raw)
-    assert sum(len(block) for block in open_output(str(path)).blocks()) == ROWS
+    assert sum(len(block) for block in open_dataset(str(path)).read_blocks()) == ROWS
     with pytest.raises(InputError, match="vector column is damaged"):
-        list(open_output(str(path)).blocks(verify=True))
+        list(open_dataset(str(path)).read_blocks(verify=True))
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.arrow"])
@@ -143,7 +143,7 @@ def test_a_cut_file_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> No
     path = make_output(tmp_path / name, unit_vectors(ROWS, DIM))
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(InputError, match="is damaged: "):
-        open_output(str(path))
+        open_dataset(str(path))
 
 
 def test_what_holds_no_vectors_is_told_from_what_does(tmp_path: Path) -> None:
@@ -152,56 +152,62 @@ def test_what_holds_no_vectors_is_told_from_what_does(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in.parquet")
     for name in ("in.jsonl", "in.csv", "in.parquet", "empty.jsonl"):
-        assert not is_output(str(tmp_path / name)), name
+        assert not holds_vectors(str(tmp_path / name)), name
         with pytest.raises(UsageError, match=r"no vectors|no column of vectors|not a file of vectors"):
-            open_output(str(tmp_path / name))
+            open_dataset(str(tmp_path / name))
     for name in FORMATS:
-        assert is_output(str(make_output(tmp_path / name, unit_vectors(3, DIM)))), name
+        assert holds_vectors(str(make_output(tmp_path / name, unit_vectors(3, DIM)))), name
 
 
 def test_a_foreign_file_has_no_space(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", unit_vectors(7, DIM))
-    made = open_output(str(tmp_path / "v.npy"))
-    assert (made.rows, made.dim, made.precision, made.space) == (7, DIM, "float32", {})
-    assert made.ids(next(made.blocks())).to_pylist() == list(range(7))
-    assert made.take([3], []) == [{"id": 3}]
+    made = open_dataset(str(tmp_path / "v.npy"))
+    assert (made.rows, made.dim, made.precision, made.vector_space) == (7, DIM, "float32", {})
+    assert made.block_ids(next(made.read_blocks())).to_pylist() == list(range(7))
+    assert made.take_rows([3], []) == [{"id": 3}]
     with pytest.raises(UsageError, match="does not say which model made its vectors, and search needs that"):
-        made.known_space("search")
+        made.require_vector_space("search")
 
 
 def test_reduced_vectors_without_ranges_are_not_guessed(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.ones((2, DIM), np.int8))
-    made = open_output(str(tmp_path / "v.npy"))
+    made = open_dataset(str(tmp_path / "v.npy"))
     with pytest.raises(UsageError, match="does not say the ranges"):
-        made.floats(next(made.blocks()))
+        made.block_as_float32(next(made.read_blocks()))
 
 
 def test_an_npy_whose_ids_have_another_count_is_refused(tmp_path: Path) -> None:
     path = make_output(tmp_path / "out.npy", unit_vectors(5, DIM))
     np.save(path, unit_vectors(4, DIM))
     with pytest.raises(InputError, match=r"has 4 rows, and .*out\.ids\.parquet has 5"):
-        open_output(str(path))
+        open_dataset(str(path))
 
 
 def test_unfinished_and_incomplete_outputs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out.parquet.parts").mkdir()
     with pytest.raises(UsageError, match=r"out\.parquet: is not finished"):
-        open_output(str(tmp_path / "out.parquet"))
+        open_dataset(str(tmp_path / "out.parquet"))
     (tmp_path / "folder" / "_parts").mkdir(parents=True)
     with pytest.raises(UsageError, match="is not finished"):
-        open_output(str(tmp_path / "folder"))
+        open_dataset(str(tmp_path / "folder"))
     whole = make_output(tmp_path / "out.folder", unit_vectors(9, DIM))
     (whole / "part-00001.parquet").unlink()
     with pytest.raises(InputError, match=r"part-00001\.parquet: is missing"):
-        open_output(str(whole))
+        open_dataset(str(whole))
     with pytest.raises(UsageError, match="no such file"):
-        open_output(str(tmp_path / "nothing.parquet"))
+        open_dataset(str(tmp_path / "nothing.parquet"))
 
 
 def test_compact_protocol_fields() -> None:
     # 1: i32 -3; 2: binary "ab"; 5: struct {1: true, 3: i64 300}; 6: byte 7; 30 (long form): double
     raw = bytes([0x15, 5, 0x18, 2, 97, 98, 0x3C, 0x11, 0x26, 0xD8, 4, 0, 0x13, 7, 0x07, 60, *range(8), 0])
-    assert Compact(raw).struct()[0] == {1: -3, 2: b"ab", 5: {1: True, 3: 300}, 6: 7, 30: bytes(range(8))}
+    assert ThriftCompactReader(raw).read_struct()[0] == {
+        1: -3,
+        2: b"ab",
+        5: {1: True, 3: 300},
+        6: 7,
+        30: bytes(range(8)),
+    }
 
 
 def test_large_numbers_of_a_jsonl_output_can_be_read_back(tmp_path: Path) -> None:

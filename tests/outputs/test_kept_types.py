@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
-from embedcli.core.arrow_values import rows_of, values_of
+from embedcli.core.arrow_values import column_to_python, table_to_rows
 
 GROUP_ROWS = 70
 GROUPS = 3
@@ -92,7 +92,7 @@ def write(path: Path, columns: dict[str, Maker]) -> list[dict[str, Any]]:
     with pq.ParquetWriter(path, tables[0].schema) as writer:
         for table in tables:
             writer.write_table(table)
-    return [row for table in tables for row in rows_of(table.select(list(columns)))]
+    return [row for table in tables for row in table_to_rows(table.select(list(columns)))]
 
 
 def kept(output: Path, names: list[str]) -> list[pa.Table]:
@@ -182,7 +182,7 @@ def test_times_that_python_has_no_values_for_are_kept(tmp_path: Path, output: st
         assert lines[11]["nanoseconds"] is None
         return
     files, source = kept(made, names), pq.read_table(tmp_path / "in.parquet", columns=names)
-    assert [row for table in files for row in rows_of(table)] == expected
+    assert [row for table in files for row in table_to_rows(table)] == expected
     assert all(table.schema.types == source.schema.types for table in files)
 
 
@@ -199,7 +199,7 @@ def test_times_are_ids_too(tmp_path: Path, name: str) -> None:
     assert jobs.run("encode", tmp_path / "in.parquet", output, *flags).code == 3
     missing = [i for i in range(len(expected)) if expected[i][name] is None]
     good = [row[name] for i, row in enumerate(expected) if i not in (5, 7, *missing)]
-    assert values_of(pq.read_table(output)["id"]) == good
+    assert column_to_python(pq.read_table(output)["id"]) == good
     rejects = [json.loads(line) for line in Path(f"{output}.rejects.jsonl").read_text("utf-8").splitlines()]
     assert {reject["line"] - 1: reject["id"] for reject in rejects} == {
         i: None if i in missing else str(expected[i][name]) for i in (5, 7, *missing)

@@ -17,7 +17,7 @@ from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
-from embedcli.outputs.dataset import open_output
+from embedcli.outputs.dataset import open_dataset
 
 lance: Any = pytest.importorskip("lance")
 
@@ -38,10 +38,10 @@ def encode(output: str = "out.lance", *arguments: object) -> jobs.Ended:
 
 def content(path: str) -> tuple[list[Any], np.ndarray[Any, Any]]:
     """The columns without vectors as rows, and the vectors as they are stored."""
-    made = open_output(path)
+    made = open_dataset(path)
     names = list(made.schema.names)
-    blocks = list(made.blocks(names))
-    rows = [row for block in blocks for row in block.table.to_pylist()]
+    blocks = list(made.read_blocks(names))
+    rows = [row for block in blocks for row in block.columns.to_pylist()]
     return rows, np.concatenate([block.vectors for block in blocks])
 
 
@@ -54,7 +54,7 @@ def test_it_holds_what_a_parquet_output_holds(here: Path, precision: str) -> Non
     assert rows == expected_rows
     assert stored.dtype == expected.dtype
     assert np.array_equal(stored, expected)
-    assert open_output("out.lance").space == open_output("out.parquet").space
+    assert open_dataset("out.lance").vector_space == open_dataset("out.parquet").vector_space
     assert jobs.left_in(here) == ["out.lance", "out.parquet"]
 
 
@@ -99,13 +99,13 @@ def test_it_is_replaced_and_updated(here: Path) -> None:
     assert (done.code, "1 added" in done.err) == (0, True), done.err
     assert content("out.lance")[0][-1]["id"] == "new"
     assert encode("out.lance", "--overwrite", "--truncate-dim", 4).code == 0
-    assert open_output("out.lance").width == 4
+    assert open_dataset("out.lance").stored_width == 4
     assert jobs.left_in(here) == ["out.lance"]
 
 
 def test_one_that_fails_is_not_there_and_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(lance_output, "write", lambda tables, folder, schema: torn(folder))
+        patched.setattr(lance_output, "write_lance_dataset", lambda tables, folder, schema: torn(folder))
         done = encode()
     assert (done.code, "No space left" in done.err) == (1, True)
     assert jobs.left_in(here) == ["out.lance.parts"]
@@ -126,7 +126,7 @@ def test_what_is_raised_while_rows_are_made_comes_back_as_itself(tmp_path: Path)
         raise OutputError(f"part {number} is damaged", "run again")
 
     with pytest.raises(OutputError, match="part 3 is damaged"):
-        lance_output.write(map(damaged, [3]), str(tmp_path / "new"), pa.schema([("id", pa.int64())]))
+        lance_output.write_lance_dataset(map(damaged, [3]), str(tmp_path / "new"), pa.schema([("id", pa.int64())]))
 
 
 def test_what_a_dead_process_left_is_swept_and_a_living_one_keeps_its_own(here: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_old_one_comes_back_when_it_cannot_be_replaced(tmp_path: Path, monke
         rename(one, other)
 
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OutputError, match="Input/output error"), storage.replacing_folder(str(target)) as new:
+    with pytest.raises(OutputError, match="Input/output error"), storage.replace_folder_atomically(str(target)) as new:
         os.mkdir(new)
     assert [path.name for path in tmp_path.rglob("*")] == ["out.lance", "old"]
 
@@ -166,4 +166,4 @@ def test_what_cannot_be_a_dataset_is_refused(here: Path, monkeypatch: pytest.Mon
     done = encode()
     assert (done.code, "pip install 'embedcli[lance]'" in done.err) == (2, True)
     with pytest.raises(UsageError, match="name of a Lance dataset"):
-        writers.output_format("out/", "lance")
+        writers.resolve_output_format("out/", "lance")

@@ -17,10 +17,10 @@ from embedcli import readers
 from embedcli.core import quantization
 from embedcli.core.job import Job
 from embedcli.pipeline import calibration
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
-from embedcli.runners.context import Run
-from embedcli.runners.job_identity import ranges_of
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.runners.context import RunContext
+from embedcli.runners.job_identity import resolve_ranges
 from fakes import FakeEncoder, chunk
 
 # Rows of one word, three times over: their vectors are longer than the means of many words.
@@ -58,8 +58,8 @@ def test_ranges_are_recorded_and_hold_for_every_part(folder: Path, kind: Any) ->
     plain = stored(folder / "plain.parquet").astype(np.float32)
     found = ranges(folder / "out.parquet")
     # All rows are in a sample of 2,000, so the ranges are those of all vectors.
-    np.testing.assert_array_equal(found, quantization.ranges_of(plain))
-    np.testing.assert_array_equal(stored(folder / "out.parquet"), quantization.store(plain, kind, found))
+    np.testing.assert_array_equal(found, quantization.compute_ranges(plain))
+    np.testing.assert_array_equal(stored(folder / "out.parquet"), quantization.quantize(plain, kind, found))
 
 
 def test_two_runs_are_equal_to_one(folder: Path) -> None:
@@ -94,7 +94,7 @@ def in_one_line(text: str) -> str:
 
 def assert_of_one_kind(path: Path, plain: Path) -> None:
     """Every level of an output follows from its vector and the ranges that the output records."""
-    levels = quantization.store(stored(plain).astype(np.float32), "int8", ranges(path))
+    levels = quantization.quantize(stored(plain).astype(np.float32), "int8", ranges(path))
     np.testing.assert_array_equal(stored(path), levels)
 
 
@@ -177,7 +177,7 @@ def test_an_update_is_resumed_with_the_ranges_it_was_begun_with(folder: Path) ->
 def test_a_damaged_note_of_the_ranges_is_not_believed(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     encode(folder, "a.parquet", "--precision", "int8")
     encode(folder, "b.parquet", "--precision", "int8", "--limit", 100)
-    note = folder / "b.parquet.parts" / calibration.FILE
+    note = folder / "b.parquet.parts" / calibration.RANGES_FILE
     note.write_bytes(damage(note.read_bytes()))
     assert encode(folder, "b.parquet", "--precision", "int8").code == 0
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
@@ -246,15 +246,15 @@ def test_ranges_of_another_width_are_refused(folder: Path) -> None:
 class CutEncoder(FakeEncoder):
     """A model whose own files ask for shorter vectors."""
 
-    def space(self) -> dict[str, Any]:
-        return super().space() | {"truncate_dim": 3}
+    def vector_space(self) -> dict[str, Any]:
+        return super().vector_space() | {"truncate_dim": 3}
 
 
 def test_ranges_are_as_wide_as_the_model_cuts_its_vectors(folder: Path) -> None:
     """Also for workers, whose job is the user's own."""
     job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), precision="int8", chunk_rows=50)
-    this = Run(job, readers.plan(job), None, jobs.Silent(), Control(), Meter())
-    found = ranges_of(this, CutEncoder(), None, None)
+    this = RunContext(job, readers.plan_inputs(job), None, jobs.Silent(), RunControl(), MetricsCollector())
+    found = resolve_ranges(this, CutEncoder(), None, None)
     assert found is not None
     assert found.shape == (2, 3)
 
@@ -262,7 +262,7 @@ def test_ranges_are_as_wide_as_the_model_cuts_its_vectors(folder: Path) -> None:
 def test_the_sample_does_not_depend_on_chunks_or_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SAMPLE_ROWS", 20)
     texts = [f"text {i}" for i in range(200)]
-    one = calibration.sample([chunk(texts + texts[:50])])
-    other = calibration.sample([chunk(texts[i : i + 7][::-1]) for i in reversed(range(0, 200, 7))])
+    one = calibration.sample_texts([chunk(texts + texts[:50])])
+    other = calibration.sample_texts([chunk(texts[i : i + 7][::-1]) for i in reversed(range(0, 200, 7))])
     assert one == other
     assert len(set(one)) == 20

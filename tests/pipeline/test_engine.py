@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from embedcli.core.errors import InputError, ModelError
-from embedcli.core.quantization import shape, unusable
-from embedcli.core.types import Chunk, Known
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.engine import encode
-from embedcli.pipeline.metrics import Meter
-from embedcli.pipeline.preparation import Settings, prepare, text_hashes
+from embedcli.core.quantization import find_unusable, truncate_and_normalize
+from embedcli.core.types import Chunk, ReusedVectors
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.engine import encode_chunks
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.pipeline.preparation import EncodingSettings, hash_texts, tokenize_chunk
 from fakes import FailingEncoder, FakeEncoder, NanEncoder, TightEncoder, chunk
 
 WORDS = ["amber", "basil", "cedar", "delta", "ember", "fjord", "grove"]
@@ -34,13 +34,15 @@ def _portion(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def run(chunks: list[Chunk], encoder: Any, meter: Meter | None = None, **values: Any) -> list[Any]:
-    return list(encode(iter(chunks), encoder, Settings(**values), meter or Meter(), Control()))
+def run(chunks: list[Chunk], encoder: Any, meter: MetricsCollector | None = None, **values: Any) -> list[Any]:
+    return list(
+        encode_chunks(iter(chunks), encoder, EncodingSettings(**values), meter or MetricsCollector(), RunControl())
+    )
 
 
 def expected(encoder: Any, texts: list[str]) -> Any:
     tokens = FakeEncoder.tokenize(encoder, texts)
-    return encoder.exact(tokens, np.arange(len(texts)))
+    return encoder.encode_float32(tokens, np.arange(len(texts)))
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,7 +52,7 @@ def expected(encoder: Any, texts: list[str]) -> Any:
     st.integers(1, 4),
 )
 def test_each_row_gets_its_own_vector(groups: list[list[str]], budget: int, lanes: int) -> None:
-    encoder = FakeEncoder(lanes=lanes, batch_tokens=budget)
+    encoder = FakeEncoder(max_in_flight=lanes, batch_tokens=budget)
     results = run([chunk(texts, seq=i) for i, texts in enumerate(groups)], encoder)
     assert [result.chunk.seq for result in results] == list(range(len(groups)))
     for result, texts in zip(results, groups, strict=True):
@@ -62,7 +64,7 @@ def test_each_row_gets_its_own_vector(groups: list[list[str]], budget: int, lane
 
 def test_budget_is_held_and_each_distinct_text_is_tokenized_and_encoded_once() -> None:
     encoder = FakeEncoder(batch_tokens=40)
-    meter = Meter()
+    meter = MetricsCollector()
     run([chunk(TEXTS * 3)], encoder, meter)
     assert encoder.tokenized == TEXTS
     assert max(encoder.widths) <= 40
@@ -74,7 +76,7 @@ def test_counts_of_tokens_and_truncation() -> None:
     encoder = FakeEncoder(limit=3)
     result = run([chunk(["a b c d e", "a b", "a b c"])], encoder)[0]
     assert result.n_tokens.tolist() == [5, 2, 3]
-    assert result.truncated.tolist() == [True, False, False]
+    assert result.is_truncated.tolist() == [True, False, False]
     assert result.lost_tokens == 2
 
 
@@ -88,9 +90,9 @@ def test_rows_without_tokens_are_rejected_not_zero() -> None:
 @pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("portion", [None, 400])
 def test_out_of_memory_halves_the_budget_and_loses_nothing(late: bool, lanes: int, portion: int | None) -> None:
-    encoder = TightEncoder(room=30, late=late, lanes=lanes, batch_tokens=200)
+    encoder = TightEncoder(room=30, late=late, max_in_flight=lanes, batch_tokens=200)
     encoder.portion_characters = portion
-    meter = Meter()
+    meter = MetricsCollector()
     results = run([chunk(TEXTS, seq=i) for i in range(3)], encoder, meter)
     for result in results:
         np.testing.assert_array_equal(result.vectors, expected(encoder, TEXTS))
@@ -105,7 +107,7 @@ def test_a_row_that_never_fits_is_named() -> None:
 
 
 def test_non_finite_rows_are_retried_then_rejected() -> None:
-    encoder, meter = NanEncoder(), Meter()
+    encoder, meter = NanEncoder(), MetricsCollector()
     texts = ["fine one", "nan here", "always here", "fine two"]
     result = run([chunk(texts)], encoder, meter)[0]
     assert result.rows.tolist() == [0, 1, 3]
@@ -118,7 +120,7 @@ def test_non_finite_rows_are_retried_then_rejected() -> None:
 @example(np.array([[3e38, 1e38], [1e-30, 0], [0, 0], [np.inf, -np.inf], [np.nan, 1]], np.float32))
 def test_rows_without_a_use_are_those_with_an_odd_number_or_only_zeros(vectors: Any) -> None:
     odd = [bool(row.size) and (not np.isfinite(row).all() or not row.any()) for row in vectors]
-    assert unusable(vectors).tolist() == odd
+    assert find_unusable(vectors).tolist() == odd
 
 
 @pytest.mark.parametrize("method", ["tokenize", "forward", "collect"])
@@ -139,7 +141,7 @@ def test_few_chunks_are_in_flight() -> None:
             taken += 1
             yield chunk(TEXTS, seq=i)
 
-    stream = encode(source(), FakeEncoder(), Settings(), Meter(), Control())
+    stream = encode_chunks(source(), FakeEncoder(), EncodingSettings(), MetricsCollector(), RunControl())
     for done in range(1, 41):
         next(stream)
         # Two hand-overs of depth 2, one chunk in each thread's hands, one whose last batch is in flight.
@@ -149,10 +151,10 @@ def test_few_chunks_are_in_flight() -> None:
 def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
     encoder = FakeEncoder()
     counts = (np.array([9], np.int32), np.array([True]), np.array([4], np.int32))
-    known = Known(np.array([1]), np.full((1, 8), 7, np.float32), *counts)
+    known = ReusedVectors(np.array([1]), np.full((1, 8), 7, np.float32), *counts)
     result = run([chunk(["a b", "c d", "e f"])], encoder, known=lambda chunk, hashes: known)[0]
     assert result.vectors[1].tolist() == [7.0] * 8
-    assert (result.n_tokens.tolist(), result.truncated.tolist()) == ([2, 9, 2], [False, True, False])
+    assert (result.n_tokens.tolist(), result.is_truncated.tolist()) == ([2, 9, 2], [False, True, False])
     assert result.lost_tokens == 4
     assert encoder.tokenized == ["a b", "e f"]
 
@@ -172,8 +174,10 @@ def test_overflow_reject() -> None:
 
 
 def test_a_stop_drops_the_chunk_in_hand() -> None:
-    control = Control()
-    stream = encode((chunk(TEXTS, seq=i) for i in range(10)), FakeEncoder(), Settings(), Meter(), control)
+    control = RunControl()
+    stream = encode_chunks(
+        (chunk(TEXTS, seq=i) for i in range(10)), FakeEncoder(), EncodingSettings(), MetricsCollector(), control
+    )
     next(stream)
     control.stop("SIGTERM")
     assert len(list(stream)) < 9
@@ -181,17 +185,17 @@ def test_a_stop_drops_the_chunk_in_hand() -> None:
 
 def test_a_limit_lets_whole_chunks_through_and_always_one() -> None:
     for limit, whole in ((1, 1), (50, 1), (51, 2), (500, 10)):
-        control = Control(limit=limit)
+        control = RunControl(limit=limit)
         chunks = (chunk(TEXTS, seq=i) for i in range(10))
-        assert len(list(encode(chunks, FakeEncoder(), Settings(), Meter(), control))) == whole
+        assert len(list(encode_chunks(chunks, FakeEncoder(), EncodingSettings(), MetricsCollector(), control))) == whole
         assert (control.reason is not None) == (whole < 10)
 
 
 def test_truncated_dimensions_are_renormalised() -> None:
     vectors = np.array([[3, 4, 12]], np.float32)
-    np.testing.assert_allclose(shape(vectors, 2, None), [[0.6, 0.8]], rtol=1e-6)
-    np.testing.assert_array_equal(shape(vectors, 2, False), [[3, 4]])
-    assert shape(vectors, None, None) is vectors
+    np.testing.assert_allclose(truncate_and_normalize(vectors, 2, None), [[0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_array_equal(truncate_and_normalize(vectors, 2, False), [[3, 4]])
+    assert truncate_and_normalize(vectors, None, None) is vectors
 
 
 class WideEncoder(FakeEncoder):
@@ -226,28 +230,32 @@ def test_vectors_that_cannot_be_stored_are_rejected(overflow: Any) -> None:
 def test_portions_hold_every_text_once_and_hardly_more_than_asked_for(texts: list[str], characters: int) -> None:
     encoder = FakeEncoder()
     encoder.portion_characters = characters
-    made = list(prepare(chunk(texts), encoder, Settings(), Meter()))
+    made = list(tokenize_chunk(chunk(texts), encoder, EncodingSettings(), MetricsCollector()))
     parts = [portion.windows.sequences for portion in made]
     assert [text for part in parts for text in part] == list(dict.fromkeys(texts))
-    assert [portion.first for portion in made] == [0, *accumulate(map(len, parts[:-1]))]
+    assert [portion.first_text for portion in made] == [0, *accumulate(map(len, parts[:-1]))]
     assert len(parts) == 1 or all(parts)
     for part in parts:
         assert sum(map(len, part[:-1])) <= characters + 9
     encoder.portion_characters = None
-    assert len(list(prepare(chunk(texts), encoder, Settings(), Meter()))) == 1
+    assert len(list(tokenize_chunk(chunk(texts), encoder, EncodingSettings(), MetricsCollector()))) == 1
 
 
 def test_a_portion_is_begun_before_the_next_one_is_tokenized() -> None:
     encoder = FakeEncoder()
     encoder.portion_characters = 1
-    made = prepare(chunk(["a", "b", "c"]), encoder, Settings(), Meter())
+    made = tokenize_chunk(chunk(["a", "b", "c"]), encoder, EncodingSettings(), MetricsCollector())
     first = next(made)
-    assert (encoder.tokenized, first.work.whole, first.work.done) == (["a"], False, False)
-    assert [portion.first for portion in made] == [1, 2]
-    assert first.work.whole
+    assert (encoder.tokenized, first.chunk_in_progress.is_fully_tokenized, first.chunk_in_progress.is_done) == (
+        ["a"],
+        False,
+        False,
+    )
+    assert [portion.first_text for portion in made] == [1, 2]
+    assert first.chunk_in_progress.is_fully_tokenized
 
 
 def test_hashes_depend_on_text_and_prompt() -> None:
-    plain, prompted = text_hashes(["a", "b"], ""), text_hashes(["a", "b"], "query: ")
+    plain, prompted = hash_texts(["a", "b"], ""), hash_texts(["a", "b"], "query: ")
     assert len({row.tobytes() for row in (*plain, *prompted)}) == 4
-    np.testing.assert_array_equal(text_hashes(["query: a"], ""), prompted[:1])
+    np.testing.assert_array_equal(hash_texts(["query: a"], ""), prompted[:1])

@@ -8,38 +8,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedcli.pipeline.metrics import BINS, FIRST_WIDTH, Lane, Meter
+from embedcli.pipeline.metrics import INITIAL_BIN_SECONDS, MAX_TIMELINE_BINS, MetricsCollector, StageTimeline
 
 spans = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 2000)), max_size=30)
 
 
 @given(spans)
 def test_busy_seconds_add_up_in_bounded_memory(given_spans: list[tuple[float, float]]) -> None:
-    lane, now, busy = Lane(), 0.0, 0.0
+    lane, now, busy = StageTimeline(), 0.0, 0.0
     for idle, long in given_spans:
         lane.add(now + idle, now + idle + long)
         now, busy = now + idle + long, busy + long
     assert sum(lane.bins) == pytest.approx(busy, rel=1e-9, abs=1e-6)
-    assert len(lane.bins) <= BINS
-    assert lane.width == FIRST_WIDTH or now >= lane.width * BINS / 2
-    assert all(-1e-9 <= seconds <= lane.width * (1 + 1e-9) for seconds in lane.bins)
+    assert len(lane.bins) <= MAX_TIMELINE_BINS
+    assert lane.bin_seconds == INITIAL_BIN_SECONDS or now >= lane.bin_seconds * MAX_TIMELINE_BINS / 2
+    assert all(-1e-9 <= seconds <= lane.bin_seconds * (1 + 1e-9) for seconds in lane.bins)
 
 
 def test_bins_stand_where_the_time_was() -> None:
-    lane = Lane(width=1.0)
+    lane = StageTimeline(bin_seconds=1.0)
     lane.add(1.5, 3.25)
     assert lane.bins == [0, 0.5, 1, 0.25]
-    lane.coarsen()
-    assert (lane.bins, lane.width) == ([0.5, 1.25], 2.0)
-    assert lane.at_width(4.0) == [0.438]
-    assert lane.width == 2.0
+    lane.double_bin_width()
+    assert (lane.bins, lane.bin_seconds) == ([0.5, 1.25], 2.0)
+    assert lane.busy_shares(4.0) == [0.438]
+    assert lane.bin_seconds == 2.0
 
 
 def test_lanes_of_a_run_have_one_width() -> None:
-    meter = Meter()
+    meter = MetricsCollector()
     assert meter.timeline() is None
-    meter.lanes["read"].add(0.0, 0.005)
-    meter.lanes["forward"].add(10.0, 11.0)
+    meter.timelines["read"].add(0.0, 0.005)
+    meter.timelines["forward"].add(10.0, 11.0)
     made = meter.timeline()
     assert made is not None
     assert {len(shares) for shares in made["busy"].values()} == {int(11 / made["seconds"]) + 1}
@@ -47,14 +47,14 @@ def test_lanes_of_a_run_have_one_width() -> None:
 
 
 def test_every_count_of_a_worker_reaches_the_run() -> None:
-    run, worker = Meter(), Meter()
-    counts = {field.name for field in fields(Meter) if isinstance(getattr(run, field.name), int)}
+    run, worker = MetricsCollector(), MetricsCollector()
+    counts = {field.name for field in fields(MetricsCollector) if isinstance(getattr(run, field.name), int)}
     own = {"rows", "done_bytes"}
     for name in counts | {"idle_seconds", "forward_seconds"}:
         setattr(run, name, 10)
         setattr(worker, name, 4)
     run.seconds["read"], worker.seconds["read"] = 1.0, 2.0
-    worker.lanes["read"].add(0.0, 2.0)
+    worker.timelines["read"].add(0.0, 2.0)
     run.add_worker(worker, 2, one_clock=True)
     summed = counts - own - {"batch_tokens"}
     assert len(summed) >= 9
@@ -62,6 +62,6 @@ def test_every_count_of_a_worker_reaches_the_run() -> None:
     assert {name: getattr(run, name) for name in own} == dict.fromkeys(own, 10)
     assert (run.batch_tokens, run.idle_seconds, run.forward_seconds) == (10, 12, 12)
     assert run.seconds["read"] == 3.0
-    assert sum(run.lanes["read"].bins) == pytest.approx(1.0)
+    assert sum(run.timelines["read"].bins) == pytest.approx(1.0)
     run.add_worker(worker, 2, one_clock=False)
-    assert sum(run.lanes["read"].bins) == pytest.approx(1.0)
+    assert sum(run.timelines["read"].bins) == pytest.approx(1.0)

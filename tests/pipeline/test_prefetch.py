@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from embedcli.pipeline import prefetch
-from embedcli.pipeline.prefetch import IDLE, ahead, ahead_or_idle
+from embedcli.pipeline import prefetch as prefetch_module
+from embedcli.pipeline.prefetch import IDLE_SIGNAL, prefetch, prefetch_with_idle
 
 
 def double(items: Iterator[int]) -> Iterator[int]:
@@ -21,7 +21,7 @@ def threads() -> set[str]:
 
 
 def test_order_is_kept_through_a_chain() -> None:
-    chain = ahead(double, ahead(double, iter(range(500))))
+    chain = prefetch(double, prefetch(double, iter(range(500))))
     assert list(chain) == [item * 4 for item in range(500)]
     assert not threads()
 
@@ -34,7 +34,7 @@ def test_look_ahead_is_bounded() -> None:
             made.append(item)
             yield item
 
-    taken = ahead(count, iter(range(100)), depth=2)
+    taken = prefetch(count, iter(range(100)), depth=2)
     for expected in range(20):
         assert next(taken) == expected
         # In the queue at most 2, one more in the thread's hands, one being handed over.
@@ -55,7 +55,7 @@ def test_an_error_of_any_stage_arrives_once_as_itself(failing: int) -> None:
 
     stream: Iterator[int] = iter(range(10))
     for stage in range(3):
-        stream = ahead(fail if stage == failing else double, stream)
+        stream = prefetch(fail if stage == failing else double, stream)
     with pytest.raises(ZeroDivisionError) as caught:
         list(stream)
     assert caught.value is error
@@ -71,7 +71,7 @@ def test_an_error_while_closing_is_not_lost() -> None:
             raise OSError("close failed")
 
     with pytest.raises(OSError, match="close failed"):
-        list(ahead(double, source()))
+        list(prefetch(double, source()))
 
 
 def test_closing_the_last_iterator_closes_the_source() -> None:
@@ -84,7 +84,7 @@ def test_closing_the_last_iterator_closes_the_source() -> None:
         finally:
             closed.set()
 
-    chain = ahead(double, ahead(double, source()))
+    chain = prefetch(double, prefetch(double, source()))
     assert next(chain) == 4
     chain.close()  # type: ignore[attr-defined]
     assert closed.is_set()
@@ -99,22 +99,22 @@ def test_a_waiting_consumer_is_told_that_nothing_comes() -> None:
         go_on.wait()
         yield 2
 
-    stream = ahead_or_idle(double, source())
+    stream = prefetch_with_idle(double, source())
     assert next(stream) == 2
-    assert next(stream) is IDLE
+    assert next(stream) is IDLE_SIGNAL
     go_on.set()
-    assert [item for item in stream if item is not IDLE] == [4]
+    assert [item for item in stream if item is not IDLE_SIGNAL] == [4]
 
 
 def test_cancel_ends_a_wait_for_a_source_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "LEAVE_SECONDS", 0.01)
+    monkeypatch.setattr(prefetch_module, "JOIN_TIMEOUT_SECONDS", 0.01)
     hang, cancel = threading.Event(), threading.Event()
 
     def source() -> Iterator[int]:
         yield 1
         hang.wait()
 
-    stream = ahead(double, source(), cancel=cancel)
+    stream = prefetch(double, source(), cancel=cancel)
     assert next(stream) == 2
     cancel.set()
     assert list(stream) == []

@@ -14,7 +14,7 @@ import pytest
 from embedcli import readers
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Columns
+from embedcli.core.types import InputColumns
 from embedcli.readers import planner, preview, template
 
 
@@ -35,19 +35,19 @@ def job_of(*inputs: Path, output: str = "-", **options: Any) -> Job:
     return Job(inputs=tuple(map(str, inputs)), output=output, **options)
 
 
-def columns_of(*inputs: Path, **options: Any) -> Columns:
-    return readers.plan(job_of(*inputs, **options)).columns
+def columns_of(*inputs: Path, **options: Any) -> InputColumns:
+    return readers.plan_inputs(job_of(*inputs, **options)).columns
 
 
 def read(*inputs: Path, **options: Any) -> tuple[list[Any], list[str], list[dict[str, Any]], list[str]]:
     """Ids, texts, kept values and reasons."""
     job = job_of(*inputs, **options)
-    plan = readers.plan(job)
-    chunks = list(readers.read(job, plan, plan.pieces))
+    plan = readers.plan_inputs(job)
+    chunks = list(readers.read_chunks(job, plan, plan.splits))
     return (
         [i for chunk in chunks for i in chunk.ids.to_pylist()],
         [text for chunk in chunks for text in chunk.texts],
-        [row for chunk in chunks for row in chunk.kept.to_pylist()],
+        [row for chunk in chunks for row in chunk.kept_columns.to_pylist()],
         [reject.reason for chunk in chunks for reject in chunk.rejects],
     )
 
@@ -146,9 +146,9 @@ def test_the_output_s_own_names_cannot_be_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"id": 1, "doc_id": 2, "text": "a", "embedding": [1.0], "source": "wiki"})
     assert "the output has a column 'embedding' of its own" in refusal(path, keep=("embedding",)).message
     assert "the output's id is taken from 'doc_id'" in refusal(path, keep=("id",), id_column="doc_id").message
-    assert columns_of(path, keep=("id", "text", "text")).keep_types == {"text": pa.string()}
+    assert columns_of(path, keep=("id", "text", "text")).kept_types == {"text": pa.string()}
     columns = columns_of(path, path, keep=("source",))
-    assert not columns.source_column
+    assert not columns.has_source_column
     assert "names of the inputs are not written" in " ".join(columns.notes)
 
 
@@ -182,7 +182,7 @@ def test_types_of_kept_json_columns_are_told_from_their_values(
     values: list[Any], kind: pa.DataType, kept: list[Any], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.jsonl", *({"text": "a", "x": value} for value in values))
-    assert columns_of(path, keep=("x",)).keep_types == {"x": kind}
+    assert columns_of(path, keep=("x",)).kept_types == {"x": kind}
     assert [row["x"] for row in read(path, keep=("x",))[2]] == kept
 
 
@@ -326,7 +326,7 @@ def test_an_optional_column_may_be_missing_from_a_whole_input(tmp_path: Path) ->
 @pytest.mark.parametrize("text", ["", "no column", "{", "}", "{}", "{?}", "{a} {", "{a}}", "{a{b}}"])
 def test_templates_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        template.parse(text)
+        template.parse_template(text)
     assert "{title}" in caught.value.hint
 
 
@@ -355,12 +355,12 @@ def test_a_template_reads_no_attributes(tmp_path: Path) -> None:
 def test_formats_are_told_by_name_then_by_the_first_line(name: str, content: bytes, kind: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert readers.plan(job_of(path)).formats == {str(path): kind}
+    assert readers.plan_inputs(job_of(path)).formats == {str(path): kind}
 
 
 def test_parquet_is_told_by_magic_bytes_and_any_format_can_be_forced(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {"text": "a"}).rename(tmp_path / "a.csv")
-    assert readers.plan(job_of(tmp_path / "a.csv")).formats == {str(tmp_path / "a.csv"): "parquet"}
+    assert readers.plan_inputs(job_of(tmp_path / "a.csv")).formats == {str(tmp_path / "a.csv"): "parquet"}
     (tmp_path / "b.csv").write_text('{"text": "a"}', "utf-8")
     assert read(tmp_path / "b.csv", format="jsonl")[1] == ["a"]
 
@@ -384,7 +384,7 @@ def test_what_cannot_be_read_is_said_with_a_way_out(
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
-        readers.plan(job_of(path))
+        readers.plan_inputs(job_of(path))
     assert str(path) in caught.value.message
     assert message in caught.value.message
     assert hint in caught.value.hint
@@ -407,7 +407,7 @@ def test_an_empty_file_is_an_empty_table(name: str, content: bytes, tmp_path: Pa
     assert read(path) == ([], [], [], [])
     assert read(path, text_column="body", id_column="key", keep=("x",)) == ([], [], [], [])
     columns = columns_of(path, text_column="body", id_column="key", keep=("x",))
-    assert (columns.text_column, columns.id_column, list(columns.keep_types)) == ("body", "key", ["x"])
+    assert (columns.text_column, columns.id_column, list(columns.kept_types)) == ("body", "key", ["x"])
     assert columns.notes == ("The input has no rows.",)
 
 
@@ -416,10 +416,10 @@ def test_a_table_without_rows_still_has_its_columns(tmp_path: Path) -> None:
     schema = pa.schema([("id", pa.int32()), ("text", pa.string()), ("tag", pa.list_(pa.string()))])
     pq.write_table(schema.empty_table(), path)
     columns = columns_of(path, keep=("tag",))
-    assert (columns.id_type, columns.keep_types) == (pa.int32(), {"tag": pa.list_(pa.string())})
+    assert (columns.id_type, columns.kept_types) == (pa.int32(), {"tag": pa.list_(pa.string())})
     assert read(path) == ([], [], [], [])
-    plan = readers.plan(job_of(path))
-    assert (plan.total_rows, len(plan.pieces)) == (0, 1)
+    plan = readers.plan_inputs(job_of(path))
+    assert (plan.total_rows, len(plan.splits)) == (0, 1)
 
 
 def test_empty_inputs_among_others_do_not_matter(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_the_input_without_the_text_is_named(tmp_path: Path) -> None:
     first = write(tmp_path / "a.jsonl", {"id": "1", "text": "a"})
     other = write(tmp_path / "b.jsonl", {"id": "2", "texto": "b", "nota": "c"})
     with pytest.raises(UsageError, match=r"b\.jsonl: which column holds the text\? its columns are 'id', 'texto'"):
-        readers.plan(Job(inputs=(str(first), str(other)), output="-"))
+        readers.plan_inputs(Job(inputs=(str(first), str(other)), output="-"))
 
 
 # Outputs beside inputs
@@ -451,12 +451,12 @@ def test_what_the_job_writes_is_not_its_input(tmp_path: Path) -> None:
     output = tmp_path / "out.parquet"
     for name in ("out.parquet", "out.parquet.rejects.jsonl"):
         (tmp_path / name).write_bytes(b"anything")
-    plan = readers.plan(job_of(tmp_path, output=str(output)))
-    assert [piece.path for piece in plan.pieces] == [str(rows)]
+    plan = readers.plan_inputs(job_of(tmp_path, output=str(output)))
+    assert [piece.path for piece in plan.splits] == [str(rows)]
     with pytest.raises(UsageError, match="is the input and the output"):
-        readers.plan(job_of(rows, output=str(rows)))
+        readers.plan_inputs(job_of(rows, output=str(rows)))
     with pytest.raises(UsageError, match="is the input and the output"):
-        readers.plan(job_of(tmp_path, output=f"{tmp_path}/"))
+        readers.plan_inputs(job_of(tmp_path, output=f"{tmp_path}/"))
     folder = tmp_path / "parts"
     folder.mkdir()
     write(folder / "part-0.jsonl", {"text": "a"})
@@ -478,7 +478,7 @@ def test_what_the_job_writes_is_not_its_input(tmp_path: Path) -> None:
 
 
 def names_of(inputs: Path, output: str) -> list[str]:
-    return [Path(piece.path).name for piece in readers.plan(job_of(inputs, output=output)).pieces]
+    return [Path(piece.path).name for piece in readers.plan_inputs(job_of(inputs, output=output)).splits]
 
 
 @pytest.mark.parametrize("name", ["o.jsonl", "o.npy", "o.parquet"])
@@ -497,8 +497,8 @@ def test_only_the_beginning_of_many_files_is_kept_while_planning(tmp_path: Path)
     for i in range(30):
         write(tmp_path / f"{i}.jsonl", *({"id": k, "text": "a"} for k in range(200)))
     job = job_of(tmp_path)
-    assert len(readers.plan(job).pieces) == 30
-    assert [Path(path).name for path in planner.inputs(job)] == [f"{i}.jsonl" for i in range(30)]
+    assert len(readers.plan_inputs(job).splits) == 30
+    assert [Path(path).name for path in planner.list_inputs(job)] == [f"{i}.jsonl" for i in range(30)]
 
 
 @pytest.mark.parametrize("limit", [1, 30, 64, 1000])
@@ -507,9 +507,9 @@ def test_a_look_is_bounded_and_the_same_however_bytes_arrive(
     limit: int, portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.jsonl", *({"id": i, "text": "x" * i} for i in range(20)))
-    monkeypatch.setattr(preview, "LOOK_BYTES", limit)
+    monkeypatch.setattr(preview, "PREVIEW_BYTES", limit)
     monkeypatch.setattr("embedcli.storage.input_stream.LOOK_BYTES", portion)
-    look = preview.look_at(str(path), None, "utf-8", 15)
+    look = preview.preview_input(str(path), None, "utf-8", 15)
     ends = [at for at, byte in enumerate(path.read_bytes(), 1) if byte == ord("\n")]
     whole = sum(1 for end in ends if end <= limit)
     assert [row["id"] for row in look.rows] == list(range(min(15, max(1, whole))))
@@ -520,6 +520,6 @@ def test_a_long_line_does_not_keep_a_look_waiting(tmp_path: Path) -> None:
     with path.open("wb") as out:
         out.write(b'{"id": 1, "text": "a"}\n')
         out.truncate(10 << 30)
-    plan = readers.plan(job_of(path))
-    assert len(plan.pieces) == 640
-    assert [(piece.start, piece.stop) for piece in plan.pieces[-2:]] == [(638 << 24, 639 << 24), (639 << 24, 640 << 24)]
+    plan = readers.plan_inputs(job_of(path))
+    assert len(plan.splits) == 640
+    assert [(piece.start, piece.stop) for piece in plan.splits[-2:]] == [(638 << 24, 639 << 24), (639 << 24, 640 << 24)]

@@ -13,7 +13,7 @@ from test_columns import columns_of, read, refusal, write
 
 import jobs
 from embedcli.readers import preview
-from embedcli.readers.nested_fields import value_in
+from embedcli.readers.nested_fields import nested_value
 
 # As a dump of a search engine has them; the third row's object is null, the fourth one's text.
 DUMP: list[dict[str, Any]] = [
@@ -55,9 +55,9 @@ def test_a_column_of_that_very_name_comes_first(ending: str, tmp_path: Path) -> 
 
 def test_names_may_have_dots_at_every_depth() -> None:
     row: dict[str, Any] = {"a": {"b.c": 1, "b": {"d": 2}}, "a.b": {"e": 3}, "x.y": 4, "none": None, "list": [{"a": 5}]}
-    found = [value_in(row, name) for name in ("a.b.c", "a.b.d", "a.b.e", "x.y")]
+    found = [nested_value(row, name) for name in ("a.b.c", "a.b.d", "a.b.e", "x.y")]
     assert found == [1, 2, 3, 4]
-    assert [value_in(row, name) for name in ("a.z", "none.a", "list.a", "a.b.c.d", ".", "a.")] == [None] * 6
+    assert [nested_value(row, name) for name in ("a.z", "none.a", "list.a", "a.b.c.d", ".", "a.")] == [None] * 6
 
 
 @BOTH
@@ -91,7 +91,7 @@ def test_only_the_fields_that_are_needed_are_read(tmp_path: Path, monkeypatch: p
             yield batch
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", noted)
-    monkeypatch.setattr("embedcli.readers.parquet.BATCH_BYTES", 20)
+    monkeypatch.setattr("embedcli.readers.parquet.PARQUET_BATCH_BYTES", 20)
     assert len(read(path, text_column="d.t")[1]) == 100
     assert {fields for _, fields in asked} == {("t",)}
     assert max(size for size, _ in asked) < 100
@@ -140,7 +140,7 @@ def test_an_object_with_names_of_its_own_in_every_row(tmp_path: Path) -> None:
             calls.append(1)
             return super().items()
 
-    kinds = preview.kinds_of([Row(row) for row in rows])
+    kinds = preview.infer_column_types([Row(row) for row in rows])
     assert kinds["scores"].num_fields == 600
     assert len(calls) == 200
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from embedcli import readers
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Chunk, Format
+from embedcli.core.types import Chunk, InputFormat
 from embedcli.readers import preview, template
 
 ENCODINGS = ("utf-8", "latin-1", "utf-16", "utf-16-be", "gbk", "shift_jis", "utf-7", "cp037", "iso2022_jp", "ascii")
@@ -42,24 +42,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(
-    path: Path, kind: Format | None, encoding: str = "utf-8", rows: int = 3, text: str | None = "text"
+    path: Path, kind: InputFormat | None, encoding: str = "utf-8", rows: int = 3, text: str | None = "text"
 ) -> list[Chunk]:
     job = Job(inputs=(str(path),), output="-", format=kind, encoding=encoding, text_column=text, chunk_rows=rows)
-    plan = readers.plan(job)
-    chunks = list(readers.read(job, plan, plan.pieces))
+    plan = readers.plan_inputs(job)
+    chunks = list(readers.read_chunks(job, plan, plan.splits))
     for chunk in chunks:
-        assert chunk.read == len(chunk.texts) + len(chunk.rejects)
+        assert chunk.rows_read == len(chunk.texts) + len(chunk.rejects)
         assert len(chunk.ids) == len(chunk.texts) == len(chunk.lines)
         assert all(text.strip() and text.encode() for text in chunk.texts)
         assert all(reject.reason and reject.line > 0 and reject.raw.encode() is not None for reject in chunk.rejects)
-    starts = readers.row_starts(job, plan)
-    assert [start.row for start in starts] == [
-        sum(chunk.read for chunk in chunks if chunk.piece.index < i) for i in range(len(plan.pieces))
+    starts = readers.count_split_starts(job, plan)
+    assert [start.first_row for start in starts] == [
+        sum(chunk.rows_read for chunk in chunks if chunk.input_split.index < i) for i in range(len(plan.splits))
     ]
     return chunks
 
 
-def outcome(path: Path, kind: Format | None, encoding: str = "utf-8", text: str | None = "text") -> int | str:
+def outcome(path: Path, kind: InputFormat | None, encoding: str = "utf-8", text: str | None = "text") -> int | str:
     """How many rows there are, or what is wrong with the file."""
     try:
         return rows_in(read(path, kind, encoding, text=text))
@@ -68,13 +68,13 @@ def outcome(path: Path, kind: Format | None, encoding: str = "utf-8", text: str 
 
 
 def rows_in(chunks: list[Chunk]) -> int:
-    return sum(chunk.read for chunk in chunks)
+    return sum(chunk.rows_read for chunk in chunks)
 
 
 @given(data=anything, encoding=st.sampled_from(ENCODINGS), kind=st.sampled_from(KINDS))
 @example(data=b"\x00\x00\x00\xd8\x00\x00", encoding="utf-16", kind="jsonl")
 def test_any_bytes_end_in_rows_rejects_or_an_error(
-    folder: Path, data: bytes, encoding: str, kind: Format | None
+    folder: Path, data: bytes, encoding: str, kind: InputFormat | None
 ) -> None:
     path = folder / "any"
     path.write_bytes(data)
@@ -114,7 +114,7 @@ def test_any_cut_of_jsonl_gives_the_same_rows(folder: Path, lines: list[bytes], 
     path.write_bytes(b"\n".join(lines) + ending)
     whole = read(path, "jsonl", rows=1000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preview, "PIECE_BYTES", size)
+        patch.setattr(preview, "JSONL_SPLIT_BYTES", size)
         parts = read(path, "jsonl", rows=2)
     assert [text for chunk in parts for text in chunk.texts] == whole[0].texts
     assert [reject for chunk in parts for reject in chunk.rejects] == list(whole[0].rejects)
@@ -159,7 +159,7 @@ def test_damage_to_parquet_is_an_error_or_nothing(
 @given(text=st.text(alphabet="{}?ab %", max_size=12))
 def test_any_template_is_understood_or_refused(text: str) -> None:
     try:
-        parsed = template.parse(text)
+        parsed = template.parse_template(text)
     except UsageError:
         return
     values = {name: ["<>"] for name in parsed.names}

@@ -26,7 +26,7 @@ from embedcli import readers
 from embedcli.core import types as core_types
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Chunk, Format, Plan, Reject
+from embedcli.core.types import Chunk, InputFormat, InputPlan, Reject
 from embedcli.readers import csv as csv_reader
 from embedcli.readers import decoding, preview
 from embedcli.readers import parquet as parquet_reader
@@ -58,19 +58,19 @@ def joined(chunks: Iterable[Chunk]) -> Result:
     result = Result([], [], [], [], [])
     for chunk in chunks:
         assert len(chunk.ids) == len(chunk.texts) == len(chunk.lines)
-        assert chunk.read == len(chunk.texts) + len(chunk.rejects)
+        assert chunk.rows_read == len(chunk.texts) + len(chunk.rejects)
         result.ids.extend(chunk.ids.to_pylist())
         result.texts.extend(chunk.texts)
         result.lines.extend(chunk.lines)
         result.rejects.extend(chunk.rejects)
-        result.kept.extend(chunk.kept.to_pylist())
+        result.kept.extend(chunk.kept_columns.to_pylist())
     return result
 
 
 def read_all(*inputs: Path | str, **options: Any) -> Result:
     job = job_of(*inputs, **options)
-    plan = readers.plan(job)
-    return joined(readers.read(job, plan, plan.pieces))
+    plan = readers.plan_inputs(job)
+    return joined(readers.read_chunks(job, plan, plan.splits))
 
 
 def reasons(result: Result) -> list[str]:
@@ -90,7 +90,7 @@ def numbered(path: Path, count: int) -> Path:
 
 
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_awkward_rows_come_out_the_same_in_every_format(kind: Format, tmp_path: Path) -> None:
+def test_awkward_rows_come_out_the_same_in_every_format(kind: InputFormat, tmp_path: Path) -> None:
     result, expected = read_all(awkward.write(tmp_path, kind)), awkward.expected(kind)
     assert result.ids == expected.ids
     assert result.texts == expected.texts
@@ -101,21 +101,23 @@ def test_awkward_rows_come_out_the_same_in_every_format(kind: Format, tmp_path: 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 23, 10_000])
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_chunks_are_full_and_join_to_the_same_rows_whatever_their_size(kind: Format, rows: int, tmp_path: Path) -> None:
+def test_chunks_are_full_and_join_to_the_same_rows_whatever_their_size(
+    kind: InputFormat, rows: int, tmp_path: Path
+) -> None:
     path = awkward.write(tmp_path, kind)
     job = job_of(path, chunk_rows=rows)
-    plan = readers.plan(job)
-    chunks = list(readers.read(job, plan, plan.pieces))
+    plan = readers.plan_inputs(job)
+    chunks = list(readers.read_chunks(job, plan, plan.splits))
     assert joined(chunks) == read_all(path)
-    assert sum(chunk.read for chunk in chunks) == awkward.expected(kind).count
-    assert [chunk.seq for chunk in chunks] == list(range(len(chunks)))
-    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert sum(chunk.rows_read for chunk in chunks) == awkward.expected(kind).count
+    assert [chunk.index_in_split for chunk in chunks] == list(range(len(chunks)))
+    assert [chunk.is_last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     assert all(max(len(chunk.texts), len(chunk.rejects)) == rows for chunk in chunks[:-1])
     assert 0 < max(len(chunks[-1].texts), len(chunks[-1].rejects)) <= rows
 
 
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_a_reject_says_where_its_row_stands(kind: Format, tmp_path: Path) -> None:
+def test_a_reject_says_where_its_row_stands(kind: InputFormat, tmp_path: Path) -> None:
     path = awkward.write(tmp_path, kind)
     rejects = read_all(path, chunk_rows=4).rejects
     assert {reject.source for reject in rejects} == {str(path)}
@@ -133,7 +135,7 @@ def test_a_reject_says_where_its_row_stands(kind: Format, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_the_first_bad_row_ends_the_reading_if_rejects_are_not_allowed(kind: Format, tmp_path: Path) -> None:
+def test_the_first_bad_row_ends_the_reading_if_rejects_are_not_allowed(kind: InputFormat, tmp_path: Path) -> None:
     path = awkward.write(tmp_path, kind)
     first = read_all(path).rejects[0]
     with pytest.raises(InputError) as caught:
@@ -145,7 +147,7 @@ def test_rejects_are_bounded_in_length_and_can_be_printed(tmp_path: Path) -> Non
     path = tmp_path / "long.jsonl"
     path.write_bytes(b'{"id": 1, "text": "ok"}\n{"id": 2, "text": "' + b"x" * 50_000 + b"\xff\n")
     (reject,) = read_all(path).rejects
-    assert len(reject.raw) == decoding.RAW_CHARS
+    assert len(reject.raw) == decoding.MAX_REJECT_CHARACTERS
     reject.raw.encode()
 
 
@@ -156,13 +158,13 @@ def test_rejects_are_bounded_in_length_and_can_be_printed(tmp_path: Path) -> Non
 def test_byte_ranges_of_any_size_give_the_same_rows(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"text": "é" * (i % 10) or None} for i in range(11)], newline="\n\n")
     whole = read_all(path)
-    monkeypatch.setattr(preview, "PIECE_BYTES", size)
+    monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", size)
     job = job_of(path)
-    plan = readers.plan(job)
-    assert [piece.index for piece in plan.pieces] == list(range(len(plan.pieces)))
-    assert len(plan.pieces) == -(-path.stat().st_size // size)
-    assert joined(readers.read(job, plan, plan.pieces)) == whole
-    alone = [joined(readers.read(job, plan, [piece])) for piece in plan.pieces[:: 1 + len(plan.pieces) // 30]]
+    plan = readers.plan_inputs(job)
+    assert [piece.index for piece in plan.splits] == list(range(len(plan.splits)))
+    assert len(plan.splits) == -(-path.stat().st_size // size)
+    assert joined(readers.read_chunks(job, plan, plan.splits)) == whole
+    alone = [joined(readers.read_chunks(job, plan, [piece])) for piece in plan.splits[:: 1 + len(plan.splits) // 30]]
     assert all(set(part.ids) <= set(whole.ids) for part in alone)
 
 
@@ -172,7 +174,7 @@ def test_ranges_do_not_depend_on_how_the_file_is_read(
 ) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * i} for i in range(20)])
     whole = read_all(path)
-    monkeypatch.setattr(preview, "PIECE_BYTES", 100)
+    monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 100)
     monkeypatch.setattr("embedcli.storage.input_stream.RAW_BYTES", blocks)
     monkeypatch.setattr("embedcli.storage.input_stream.LOOK_BYTES", blocks)
     assert read_all(path) == whole
@@ -187,20 +189,20 @@ def parquet_of(path: Path, count: int, group: int) -> Path:
 
 @pytest.mark.parametrize(("bound", "pieces"), [(1, 10), (10, 10), (25, 5), (1000, 1)])
 def test_pieces_of_parquet_are_whole_row_groups(
-    bound: int, pieces: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bound: int, splits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = parquet_of(tmp_path / "a.parquet", 97, 10)
     whole = read_all(path)
-    monkeypatch.setattr(parquet_reader, "PIECE_ROWS", bound)
+    monkeypatch.setattr(parquet_reader, "MAX_SPLIT_ROWS", bound)
     job = job_of(path)
-    plan = readers.plan(job)
-    assert len(plan.pieces) == pieces
+    plan = readers.plan_inputs(job)
+    assert len(plan.splits) == splits
     assert plan.total_rows == 97
-    assert joined(readers.read(job, plan, plan.pieces)) == whole
+    assert joined(readers.read_chunks(job, plan, plan.splits)) == whole
 
 
 @pytest.fixture
-def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InputPlan:
     """Every kind of piece, in one plan: rows have no ids, and every seventh is bad."""
     rows = [{"text": f"row {i}" if i % 7 else ""} for i in range(100)]
     jsonl(tmp_path / "1.jsonl", rows, newline="\n\n")
@@ -209,72 +211,76 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     jsonl(tmp_path / "4.jsonl", rows)
     compressed = gzip.compress((tmp_path / "4.jsonl").read_bytes())
     (tmp_path / "5.jsonl").write_bytes(compressed)
-    monkeypatch.setattr(preview, "PIECE_BYTES", 500)
-    monkeypatch.setattr(parquet_reader, "PIECE_ROWS", 20)
-    return readers.plan(job_of(tmp_path))
+    monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 500)
+    monkeypatch.setattr(parquet_reader, "MAX_SPLIT_ROWS", 20)
+    return readers.plan_inputs(job_of(tmp_path))
 
 
-def test_every_subset_of_the_pieces_gives_the_same_ids_and_lines(many: Plan) -> None:
+def test_every_subset_of_the_pieces_gives_the_same_ids_and_lines(many: InputPlan) -> None:
     job = job_of("-", chunk_rows=8)
-    whole = list(readers.read(job, many, many.pieces))
-    assert {piece.unit for piece in many.pieces} == {"bytes", "rows", "all"}
-    starts = dict(enumerate(readers.row_starts(job, many)))
-    for pieces in (many.pieces[::2], many.pieces[1::3], many.pieces[::-1], many.pieces[-1:]):
+    whole = list(readers.read_chunks(job, many, many.splits))
+    assert {piece.unit for piece in many.splits} == {"bytes", "rows", "all"}
+    starts = dict(enumerate(readers.count_split_starts(job, many)))
+    for pieces in (many.splits[::2], many.splits[1::3], many.splits[::-1], many.splits[-1:]):
         indices = [piece.index for piece in pieces]
         expected = joined(
-            sorted((c for c in whole if c.piece in pieces), key=lambda c: (indices.index(c.key[0]), c.seq))
+            sorted(
+                (c for c in whole if c.input_split in pieces), key=lambda c: (indices.index(c.key[0]), c.index_in_split)
+            )
         )
-        assert joined(readers.read(job, many, pieces)) == expected
-        assert joined(readers.read(job, many, pieces, starts)) == expected
+        assert joined(readers.read_chunks(job, many, pieces)) == expected
+        assert joined(readers.read_chunks(job, many, pieces, starts)) == expected
 
 
-def test_generated_ids_number_all_rows_good_and_bad(many: Plan) -> None:
-    result = joined(readers.read(job_of("-"), many, many.pieces))
+def test_generated_ids_number_all_rows_good_and_bad(many: InputPlan) -> None:
+    result = joined(readers.read_chunks(job_of("-"), many, many.splits))
     count = 100 + 3 + 50 + 100 + 100
     assert many.columns.id_column is None
     assert sorted(result.ids + [reject.id for reject in result.rejects]) == list(range(count))
     assert result.ids == sorted(result.ids)
 
 
-def test_progress_reaches_the_size_of_the_inputs(many: Plan) -> None:
-    done = [chunk.done_bytes for chunk in readers.read(job_of("-", chunk_rows=8), many, many.pieces)]
+def test_progress_reaches_the_size_of_the_inputs(many: InputPlan) -> None:
+    done = [chunk.bytes_read for chunk in readers.read_chunks(job_of("-", chunk_rows=8), many, many.splits)]
     assert done == sorted(done)
     assert done[-1] == many.total_bytes
 
 
-def test_every_piece_ends_with_a_last_chunk_even_without_rows(many: Plan, tmp_path: Path) -> None:
-    chunks = list(readers.read(job_of("-"), many, many.pieces))
-    assert [chunk.piece.index for chunk in chunks if chunk.last] == [piece.index for piece in many.pieces]
+def test_every_piece_ends_with_a_last_chunk_even_without_rows(many: InputPlan, tmp_path: Path) -> None:
+    chunks = list(readers.read_chunks(job_of("-"), many, many.splits))
+    assert [chunk.input_split.index for chunk in chunks if chunk.is_last] == [piece.index for piece in many.splits]
     (tmp_path / "empty.jsonl").write_bytes(b"")
     job = job_of(tmp_path / "empty.jsonl")
-    plan = readers.plan(job)
-    (chunk,) = readers.read(job, plan, plan.pieces)
-    assert (chunk.last, chunk.read, len(chunk.ids), chunk.kept.num_rows) == (True, 0, 0, 0)
+    plan = readers.plan_inputs(job)
+    (chunk,) = readers.read_chunks(job, plan, plan.splits)
+    assert (chunk.is_last, chunk.rows_read, len(chunk.ids), chunk.kept_columns.num_rows) == (True, 0, 0, 0)
 
 
 # Bounds
 
 
 def test_a_chunk_closes_early_when_its_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "CHUNK_TEXT_BYTES", 1000)
+    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 1000)
     lengths = [10, 2000, 10, 400, 400, 400, 10]
     path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * n} for i, n in enumerate(lengths)])
     job = job_of(path)
-    plan = readers.plan(job)
-    sizes = [[len(t) for t in chunk.texts] for chunk in readers.read(job, plan, plan.pieces)]
+    plan = readers.plan_inputs(job)
+    sizes = [[len(t) for t in chunk.texts] for chunk in readers.read_chunks(job, plan, plan.splits)]
     assert sizes == [[10, 2000], [10, 400, 400, 400], [10]]
 
 
 def test_chunks_are_the_same_however_a_stream_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "CHUNK_TEXT_BYTES", 500)
+    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 500)
     rows = [{"text": "x" * (i % 90 + 1), "kept": "y" * (i % 70), "n": i} for i in range(500)]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     seen = []
     for portion in (1 << 20, 1000, 7):
         feed(monkeypatch, data, portion)
         job = job_of("-", format="jsonl", keep=("kept", "n"), chunk_rows=20)
-        plan = readers.plan(job)
-        seen.append([(chunk.texts, chunk.kept.to_pylist()) for chunk in readers.read(job, plan, plan.pieces)])
+        plan = readers.plan_inputs(job)
+        seen.append(
+            [(chunk.texts, chunk.kept_columns.to_pylist()) for chunk in readers.read_chunks(job, plan, plan.splits)]
+        )
     assert seen[0] == seen[1] == seen[2]
     assert min(len(texts) for texts, _ in seen[0][:-1]) < 8
 
@@ -282,8 +288,8 @@ def test_chunks_are_the_same_however_a_stream_arrives(monkeypatch: pytest.Monkey
 def test_a_chunk_closes_early_when_its_rejects_are_many(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": None} for i in range(250)])
     job = job_of(path, chunk_rows=100, text_column="text")
-    plan = readers.plan(job)
-    assert [len(chunk.rejects) for chunk in readers.read(job, plan, plan.pieces)] == [100, 100, 50]
+    plan = readers.plan_inputs(job)
+    assert [len(chunk.rejects) for chunk in readers.read_chunks(job, plan, plan.splits)] == [100, 100, 50]
 
 
 def test_a_row_of_ten_megabytes_is_a_row(tmp_path: Path) -> None:
@@ -314,9 +320,9 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
 
     def peak(count: int) -> int:
         job = job_of(numbered(tmp_path / f"{count}.jsonl", count), chunk_rows=100)
-        plan = readers.plan(job)
+        plan = readers.plan_inputs(job)
         tracemalloc.start()
-        for chunk in readers.read(job, plan, plan.pieces):
+        for chunk in readers.read_chunks(job, plan, plan.splits):
             assert len(chunk.texts) <= 100
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
@@ -327,11 +333,11 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_closing_the_iterator_early_closes_the_file(kind: Format, tmp_path: Path) -> None:
+def test_closing_the_iterator_early_closes_the_file(kind: InputFormat, tmp_path: Path) -> None:
     path = awkward.write(tmp_path, kind)
     job = job_of(path, chunk_rows=1)
-    plan = readers.plan(job)
-    stream = readers.read(job, plan, plan.pieces)
+    plan = readers.plan_inputs(job)
+    stream = readers.read_chunks(job, plan, plan.splits)
     next(stream)
     assert str(path) in open_files()
     stream.close()
@@ -354,7 +360,7 @@ def test_compression_is_told_by_magic_bytes_not_by_name(codec: str, name: str, t
     half = plain.read_bytes().index(b"\n", 3000) + 1
     parts = plain.read_bytes()[:half], plain.read_bytes()[half:]
     path.write_bytes(b"".join(map(COMPRESS[codec], parts)))
-    assert readers.plan(job_of(path)).pieces[0].unit == "all"
+    assert readers.plan_inputs(job_of(path)).splits[0].unit == "all"
     result, expected = read_all(path), read_all(plain)
     assert result == replace(expected, rejects=[replace(reject, source=str(path)) for reject in expected.rejects])
 
@@ -387,20 +393,20 @@ def test_csv_fields_are_told_by_what_the_header_has(mark: str, start: str, tmp_p
     assert [row["n"] for row in result.kept] == ["3,5", "x"]
     assert [reject.reason for reject in result.rejects] == ["wrong number of columns: 2 instead of 3"]
     assert result.rejects[0].raw == f"3{mark}short"
-    notes = readers.plan(job_of(path)).columns.notes
+    notes = readers.plan_inputs(job_of(path)).columns.notes
     told = f"The fields of {path} are separated by {mark!r} (seen in its header)."
     assert (told in notes) == (mark != ",")
 
 
 @pytest.mark.parametrize("header", ["text", '"a;b",text', "text, a;b|c", '"te;xt"'])
 def test_a_comma_or_a_single_name_leaves_csv_as_it_is(header: str) -> None:
-    assert csv_reader.delimiter_of(header + "\na;b\n", "csv") == ","
-    assert csv_reader.delimiter_of(header + "\na;b\n", "tsv") == "\t"
+    assert csv_reader.detect_delimiter(header + "\na;b\n", "csv") == ","
+    assert csv_reader.detect_delimiter(header + "\na;b\n", "tsv") == "\t"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32", "gb18030"])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
-def test_other_encodings_give_the_same_rows(kind: Format, encoding: str, tmp_path: Path) -> None:
+def test_other_encodings_give_the_same_rows(kind: InputFormat, encoding: str, tmp_path: Path) -> None:
     plain = awkward.write(tmp_path, kind)
     end = plain.read_bytes().index(b"all formats have.")
     whole = plain.read_bytes()[:end].decode()
@@ -424,7 +430,7 @@ def test_other_encodings_give_the_same_rows(kind: Format, encoding: str, tmp_pat
 )
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
 def test_bad_bytes_cost_one_row_in_the_middle_of_a_chunk(
-    kind: Format, encoding: str, good: bytes, bad: bytes, tmp_path: Path
+    kind: InputFormat, encoding: str, good: bytes, bad: bytes, tmp_path: Path
 ) -> None:
     form, head = (b'{"id": "%d", "text": "%s"}\n', b"") if kind == "jsonl" else (b"%d,%s\n", b"id,text\n")
     path = tmp_path / f"a.{kind}"
@@ -471,7 +477,7 @@ def feed(monkeypatch: pytest.MonkeyPatch, data: bytes, portion: int = 1000) -> N
 @pytest.mark.parametrize("portion", [13, 1000, 1 << 20])
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
 def test_stdin_gives_the_same_rows_as_the_file(
-    kind: Format, portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: InputFormat, portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = awkward.write(tmp_path, kind)
     data, whole = path.read_bytes(), read_all(path)
@@ -607,12 +613,12 @@ def test_kept_columns_keep_their_types(tmp_path: Path) -> None:
     pq.write_table(table, path, row_group_size=2)
     stored = pq.read_schema(path)
     job = job_of(path, keep=tuple(KEPT))
-    plan = readers.plan(job)
+    plan = readers.plan_inputs(job)
     plain = {"dictionary": pa.string(), "view": pa.string()}
-    assert plan.columns.keep_types == {name: plain.get(name, stored.field(name).type) for name in KEPT}
-    (chunk,) = readers.read(job, plan, plan.pieces)
-    assert chunk.kept.schema == pa.schema(list(plan.columns.keep_types.items()))
-    assert chunk.kept.to_pylist() == table.select(list(KEPT)).to_pylist()[::2]
+    assert plan.columns.kept_types == {name: plain.get(name, stored.field(name).type) for name in KEPT}
+    (chunk,) = readers.read_chunks(job, plan, plan.splits)
+    assert chunk.kept_columns.schema == pa.schema(list(plan.columns.kept_types.items()))
+    assert chunk.kept_columns.to_pylist() == table.select(list(KEPT)).to_pylist()[::2]
 
 
 def test_strings_that_are_not_utf8_cost_one_row_wherever_they_are(tmp_path: Path) -> None:
@@ -633,7 +639,7 @@ def test_long_texts_are_decoded_a_few_rows_at_a_time(tmp_path: Path, monkeypatch
     pq.write_table(
         pa.table({"text": [str(i) * 1000 for i in range(100)]}), path, compression="none", use_dictionary=False
     )
-    monkeypatch.setattr(parquet_reader, "BATCH_BYTES", 10_000)
+    monkeypatch.setattr(parquet_reader, "PARQUET_BATCH_BYTES", 10_000)
     seen = []
     real = parquet_reader._rows
 
@@ -660,18 +666,18 @@ def test_damaged_parquet_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_file_that_shrinks_after_planning_is_noticed(tmp_path: Path) -> None:
     job = job_of(numbered(tmp_path / "a.jsonl", 50))
-    plan = readers.plan(job)
+    plan = readers.plan_inputs(job)
     numbered(tmp_path / "a.jsonl", 49)
     with pytest.raises(InputError, match="has become shorter"):
-        list(readers.read(job, plan, plan.pieces))
+        list(readers.read_chunks(job, plan, plan.splits))
 
 
 def test_a_parquet_file_that_changes_after_planning_is_noticed(tmp_path: Path) -> None:
     job = job_of(parquet_of(tmp_path / "a.parquet", 50, 10))
-    plan = readers.plan(job)
+    plan = readers.plan_inputs(job)
     parquet_of(tmp_path / "a.parquet", 30, 10)
     with pytest.raises(InputError, match="has other rows than when it was planned"):
-        list(readers.read(job, plan, plan.pieces))
+        list(readers.read_chunks(job, plan, plan.splits))
 
 
 # One bad row among good ones
@@ -695,7 +701,7 @@ def test_json_texts_are_the_same_beside_a_row_that_is_not_plain_json(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_a_file_that_ends_within_a_character(kind: Format, tmp_path: Path) -> None:
+def test_a_file_that_ends_within_a_character(kind: InputFormat, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind}"
     path.write_bytes(b"text\na\ncaf\xc3" if kind == "csv" else b'{"text": "a"}\n{"text": "caf\xc3')
     result = read_all(path)
@@ -704,5 +710,5 @@ def test_a_file_that_ends_within_a_character(kind: Format, tmp_path: Path) -> No
 
 def test_long_rows_of_a_csv_are_parsed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcli.storage.input_stream.RAW_BYTES", 5000)
-    table = csv_reader.Table([b"text\n", *[b"x" * 999 + b"\n"] * 50], "a.csv", "csv", "utf-8")
-    assert max(len(batch.rows) for batch in table.batches()) < 5
+    table = csv_reader.CsvReader([b"text\n", *[b"x" * 999 + b"\n"] * 50], "a.csv", "csv", "utf-8")
+    assert max(len(batch.rows) for batch in table.read_batches()) < 5

@@ -28,13 +28,13 @@ from embedcli.checkpoint import input_snapshot
 from embedcli.cli import entrypoint
 from embedcli.core.errors import ModelError, OutputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Outcome, Share
+from embedcli.core.types import Partition, RunResult
 from embedcli.outputs import target as output_target
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.runners import ray_runner
 from embedcli.runners.ray_worker import DriverContext, RayWorker
-from embedcli.runners.worker import Setup, Task
+from embedcli.runners.worker import PartitionTask, WorkerSetup
 
 pytestmark = [
     pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'embedcli[ray]'"),
@@ -90,8 +90,10 @@ def job_of(home: Path, output: Path | str, **values: Any) -> Job:
     return Job(jobs.mixed_paths(home), str(output), model=str(home / "words.txt"), **(asked | values))
 
 
-def run(job: Job, load: Any = None, watch: jobs.Silent | None = None) -> Outcome:
-    return runners.run(job, watch or jobs.Silent(), Control(job.limit, job.max_seconds), Meter(), load)
+def run(job: Job, load: Any = None, watch: jobs.Silent | None = None) -> RunResult:
+    return runners.run_job(
+        job, watch or jobs.Silent(), RunControl(job.limit, job.max_seconds), MetricsCollector(), load
+    )
 
 
 def held(output: str | Path) -> dict[str, bytes]:
@@ -130,7 +132,7 @@ def test_the_output_is_the_same_to_the_byte(
     home: Path, tmp_path: Path, name: str, ids: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if ids == "generated":
-        monkeypatch.setattr("embedcli.readers.columns.ID_NAMES", ())
+        monkeypatch.setattr("embedcli.readers.columns.ID_COLUMN_NAMES", ())
     made = []
     for runner in ("local", "ray"):
         (tmp_path / runner).mkdir()
@@ -177,7 +179,7 @@ def test_a_worker_that_is_killed_costs_one_chunk(home: Path, tmp_path: Path, who
 def test_a_node_that_goes(two_nodes: Any, home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
     log = log_of(tmp_path)
     (lost,) = two_nodes.worker_nodes
-    ended: list[Outcome | BaseException] = []
+    ended: list[RunResult | BaseException] = []
 
     def drive() -> None:
         try:
@@ -230,7 +232,9 @@ def halfway(two_nodes: Any, home: Path, tmp_path: Path) -> Iterator[Any]:
 
 def sealed(tmp_path: Path) -> int:
     """How many shares of the stage are done."""
-    return len(checkpoint.sealed_shares(output_target.target(f"{tmp_path}/out/", None).stage))
+    return len(
+        checkpoint.list_completed_partitions(output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder)
+    )
 
 
 def test_a_driver_that_is_killed(halfway: Any, home: Path, tmp_path: Path, whole: dict[str, bytes]) -> None:
@@ -302,8 +306,8 @@ def test_an_error_nobody_thought_of(
         run(job_of(home, f"{tmp_path}/out/", workers=1), ray_loads.Fails(log), watch)
     assert ray_loads.loads(Path(log)) == 2
     assert sum("a worker failed (ZeroDivisionError: a batch of nothing)" in line for line in watch.lines) == 1
-    monkeypatch.setenv(entrypoint.VERBOSE, "1")
-    assert entrypoint.fail(raised.value) == 1
+    monkeypatch.setenv(entrypoint.VERBOSE_VARIABLE, "1")
+    assert entrypoint.report_error(raised.value) == 1
     shown = capsys.readouterr().err
     assert "in at_tokenize" in shown
     assert "error: unexpected ZeroDivisionError: a batch of nothing" in shown
@@ -332,18 +336,18 @@ def test_machines_without_embedcli(home: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.fixture
-def worker(home: Path, tmp_path: Path) -> tuple[RayWorker, Task]:
+def worker(home: Path, tmp_path: Path) -> tuple[RayWorker, PartitionTask]:
     """A worker in this process, and a partition, for a run whose staging folder exists."""
     job = job_of(home, f"{tmp_path}/out/", runner="local", workers=None)
-    ledger = checkpoint.Ledger(output_target.target(job.output, None))
-    storage.make_folder(ledger.target.stage)
+    ledger = checkpoint.Ledger(output_target.resolve_target(job.output, None))
+    storage.make_folder(ledger.target.staging_folder)
     ledger.begin({"chunk_rows": 16}, overwrite=False)
-    plan = readers.plan(job)
-    share = Share(0, plan.pieces)
-    view = input_snapshot.view_of([share])
-    input_snapshot.write_view(ledger.target.stage, view)
-    setup = Setup(job, plan, ledger.job, view.name)
-    return RayWorker(setup, DriverContext(), None), Task(share, None)
+    plan = readers.plan_inputs(job)
+    share = Partition(0, plan.splits)
+    view = input_snapshot.take_snapshot([share])
+    input_snapshot.write_snapshot(ledger.target.staging_folder, view)
+    setup = WorkerSetup(job, plan, ledger.job, view.name)
+    return RayWorker(setup, DriverContext(), None), PartitionTask(share, None)
 
 
 def test_a_worker_of_another_version(worker: Any) -> None:
@@ -356,7 +360,7 @@ def test_a_worker_of_another_version(worker: Any) -> None:
 
 def test_an_output_that_workers_do_not_share(worker: Any, tmp_path: Path) -> None:
     one, task = worker
-    stage = Path(output_target.target(f"{tmp_path}/out/", None).stage)
+    stage = Path(output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder)
     shutil.rmtree(stage)
     error = one.encode_partition(task).error
     assert isinstance(error, OutputError)
@@ -384,7 +388,10 @@ def test_no_new_partition_begins_after_max_seconds(worker: Any) -> None:
 
 def this_run(**values: Any) -> Any:
     return SimpleNamespace(
-        job=Job(("in",), "out", runner="ray", **values), control=Control(), watch=jobs.Silent(), meter=Meter()
+        job=Job(("in",), "out", runner="ray", **values),
+        control=RunControl(),
+        watch=jobs.Silent(),
+        meter=MetricsCollector(),
     )
 
 
@@ -401,7 +408,7 @@ def test_an_address_where_no_cluster_is(address: str, says: str) -> None:
         raise ValueError(f"Invalid address format: {address}")
 
     ray = SimpleNamespace(init=init, shutdown=lambda: None)
-    with pytest.raises(UsageError, match=says) as raised, ray_runner.connect(this_run(ray_address=address), ray):
+    with pytest.raises(UsageError, match=says) as raised, ray_runner.connect_to_ray(this_run(ray_address=address), ray):
         pass
     assert address in raised.value.message
     assert raised.value.hint
@@ -421,10 +428,10 @@ def slow_ray() -> Iterator[Any]:
 
 
 def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch, slow_ray: Any) -> None:
-    monkeypatch.setattr(ray_runner, "CONNECT_SECONDS", 0.01)
-    monkeypatch.setattr(ray_runner, "refuse_unreachable", lambda address: None)
+    monkeypatch.setattr(ray_runner, "CONNECT_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(ray_runner, "check_reachable", lambda address: None)
     run = this_run(ray_address="127.0.0.1:80")
-    with pytest.raises(UsageError, match="no response within"), ray_runner.connect(run, slow_ray):
+    with pytest.raises(UsageError, match="no response within"), ray_runner.connect_to_ray(run, slow_ray):
         pass
 
 
@@ -433,7 +440,7 @@ def test_a_stop_while_connecting(slow_ray: Any) -> None:
     this = this_run()
     this.control.stop("SIGTERM")
     signal.alarm(jobs.PATIENCE)
-    with ray_runner.connect(this, slow_ray):
+    with ray_runner.connect_to_ray(this, slow_ray):
         assert slow_ray.calls.empty()
     assert slow_ray.calls.empty()
     assert signal.alarm(0) == 0
@@ -454,7 +461,7 @@ def test_workers_without_room_delay_nobody(
     home: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster may be too small for all workers, or still grow."""
-    monkeypatch.setattr(ray_runner, "GRACE_SECONDS", 1)
+    monkeypatch.setattr(ray_runner, "STOP_GRACE_SECONDS", 1)
     log = log_of(tmp_path)
     outcome = run(job_of(home, f"{tmp_path}/out/", workers=4, max_seconds=jobs.PATIENCE / 5), ray_loads.Loader(log))
     assert outcome.exit_code == 3

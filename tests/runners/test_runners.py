@@ -25,14 +25,14 @@ from embedcli.checkpoint import partitions
 from embedcli.core import types as core_types
 from embedcli.core.errors import EmbedcliError, OutputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Piece, Share
+from embedcli.core.types import InputSplit, Partition
 from embedcli.outputs import target as output_target
-from embedcli.outputs.schema import Layout
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
+from embedcli.outputs.schema import OutputLayout
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.readers import preview
 from embedcli.runners import job_identity, multiprocess, worker
-from embedcli.runners.local import of_shard
+from embedcli.runners.local import select_shard
 
 BIG = 3000
 SMALL = ("--part-size", "4000")
@@ -50,8 +50,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """JSONL in pieces of 2 kB and Parquet in pieces of 40 rows, so that there is something to share out."""
-    monkeypatch.setattr(preview, "PIECE_BYTES", 2000)
-    monkeypatch.setattr("embedcli.readers.parquet.PIECE_ROWS", 40)
+    monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 2000)
+    monkeypatch.setattr("embedcli.readers.parquet.MAX_SPLIT_ROWS", 40)
 
 
 def encode(home: Path, output: str, *more: object) -> jobs.Ended:
@@ -116,7 +116,7 @@ def test_the_output_is_the_same_to_the_byte(
     home: Path, tmp_path: Path, runner: Runner, ids: str, name: str, local: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if ids == "generated":
-        monkeypatch.setattr("embedcli.readers.columns.ID_NAMES", ())
+        monkeypatch.setattr("embedcli.readers.columns.ID_COLUMN_NAMES", ())
     wanted = local(name, ids)
     ended = runner(home, f"{tmp_path}/{name}", *SMALL)
     assert ended.code == 3, ended.err
@@ -129,9 +129,11 @@ def test_the_output_is_the_same_to_the_byte(
 # Shares
 
 
-def pieces(rows: list[int]) -> core_types.Plan:
-    made = tuple(Piece(i, f"f{i}", 0, count, "rows") for i, count in enumerate(rows))
-    return core_types.Plan(made, core_types.Columns("t", None, None, pa.int64(), {}), {}, None, sum(rows), rows)
+def pieces(rows: list[int]) -> core_types.InputPlan:
+    made = tuple(InputSplit(i, f"f{i}", 0, count, "rows") for i, count in enumerate(rows))
+    return core_types.InputPlan(
+        made, core_types.InputColumns("t", None, None, pa.int64(), {}), {}, None, sum(rows), rows
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -139,17 +141,17 @@ def test_shares_hold_every_piece_once_in_order(seed: int) -> None:
     chance = random.Random(seed)
     plan = pieces([chance.randint(0, 50) for _ in range(chance.randint(1, 60))])
     wanted = chance.randint(1, 200)
-    made = readers.shares(plan, wanted)
-    assert [piece for share in made for piece in share.pieces] == list(plan.pieces)
+    made = readers.group_into_partitions(plan, wanted)
+    assert [piece for share in made for piece in share.splits] == list(plan.splits)
     assert [share.index for share in made] == list(range(len(made)))
     for share in made:
-        assert len(share.pieces) == 1 or sum(plan.piece_rows[p.index] for p in share.pieces) <= wanted
+        assert len(share.splits) == 1 or sum(plan.rows_per_split[p.index] for p in share.splits) <= wanted
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 16, 50])
 def test_shards_are_disjoint_and_complete(of: int) -> None:
-    shares = [Share(i, ()) for i in range(40)]
-    mine = [of_shard(shares, (k, of)) for k in range(1, of + 1)]
+    shares = [Partition(i, ()) for i in range(40)]
+    mine = [select_shard(shares, (k, of)) for k in range(1, of + 1)]
     assert sorted(share.index for some in mine for share in some) == list(range(40))
     assert max(map(len, mine)) - min(map(len, mine)) <= 1
 
@@ -216,7 +218,9 @@ def test_merge_does_what_the_last_shard_could_not(home: Path, tmp_path: Path, mo
     whole, output = f"{tmp_path}/whole.parquet", f"{tmp_path}/out.parquet"
     encode(home, whole)
     with monkeypatch.context() as patch:
-        patch.setattr("embedcli.runners.run_job.merge", lambda *_: (_ for _ in ()).throw(OutputError("no space left")))
+        patch.setattr(
+            "embedcli.runners.run_job.merge_shards", lambda *_: (_ for _ in ()).throw(OutputError("no space left"))
+        )
         assert [encode(home, output, "--shard", f"{k}/2").code for k in (1, 2)] == [3, 1]
     assert not Path(output).exists()
     merged = jobs.run("merge", output)
@@ -256,7 +260,7 @@ def test_shards_of_other_jobs_are_refused(home: Path, tmp_path: Path) -> None:
 
 def locked(output: str, lock: str) -> checkpoint.Ledger:
     """An output as another process holds it that is at work."""
-    ledger = checkpoint.Ledger(output_target.target(output, None), lock=lock)
+    ledger = checkpoint.Ledger(output_target.resolve_target(output, None), lock=lock)
     ledger.acquire()
     return ledger
 
@@ -295,7 +299,7 @@ def test_the_last_of_two_shards_that_end_together_merges(home: Path, tmp_path: P
 
 
 def test_while_a_whole_run_is_at_work_no_shard_begins(home: Path, tmp_path: Path) -> None:
-    whole = locked(f"{tmp_path}/out/", checkpoint.LOCK)
+    whole = locked(f"{tmp_path}/out/", checkpoint.LOCK_FILE)
     refused = encode(home, f"{tmp_path}/out/", "--shard", "1/2", *SMALL)
     assert (refused.code, "another embedcli is writing" in refused.err) == (1, True)
     whole.release()
@@ -340,8 +344,8 @@ def test_damage_to_what_is_sealed_is_noticed(home: Path, begun: str, local: Any,
 def test_what_is_sealed_is_not_read_again_while_its_input_looks_the_same(
     home: Path, begun: str, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedcli.readers.read", lambda *_, **__: pytest.fail("was read"))
-    monkeypatch.setattr("embedcli.encoders.load", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr("embedcli.readers.read_chunks", lambda *_, **__: pytest.fail("was read"))
+    monkeypatch.setattr("embedcli.encoders.load_encoder", lambda *_, **__: pytest.fail("was loaded"))
     ended = encode(home, begun, "--workers", workers, *SMALL)
     assert ended.code == 3, ended.err
 
@@ -390,7 +394,7 @@ def children(pid: int) -> list[int]:
 def finish(home: Path, output: str, *more: object) -> jobs.Ended:
     """The same run in this process, to its end."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preview, "PIECE_BYTES", 8000)
+        patch.setattr(preview, "JSONL_SPLIT_BYTES", 8000)
         return jobs.run(*big(home, output, *more)[3:])
 
 
@@ -479,7 +483,7 @@ class Faulty:
     def __call__(self, job: Job, notify: Any) -> Any:
         from embedcli import encoders
 
-        encoder = encoders.load(job)
+        encoder = encoders.load_encoder(job)
         tokenize = encoder.tokenize
 
         def faulty(texts: Any) -> Any:
@@ -493,12 +497,12 @@ class Faulty:
         return encoder
 
 
-def faulty_run(home: Path, tmp_path: Path, times: int, error: BaseException) -> tuple[core_types.Outcome, list[str]]:
+def faulty_run(home: Path, tmp_path: Path, times: int, error: BaseException) -> tuple[core_types.RunResult, list[str]]:
     (tmp_path / "note").write_bytes(b"")
     files = (str(home / "in.c.parquet"),)
     job = Job(files, f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2, chunk_rows=16)
     watch = jobs.Silent()
-    outcome = runners.run(job, watch, Control(), Meter(), Faulty(tmp_path / "note", times, error))
+    outcome = runners.run_job(job, watch, RunControl(), MetricsCollector(), Faulty(tmp_path / "note", times, error))
     return outcome, watch.lines
 
 
@@ -515,7 +519,7 @@ def test_an_unexpected_error_costs_one_more_try(home: Path, tmp_path: Path) -> N
 def test_an_error_that_stays_is_raised_with_the_workers_traceback(home: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError, match="odd") as caught:
         faulty_run(home, tmp_path, 99, ZeroDivisionError("odd"))
-    assert isinstance(caught.value.__cause__, multiprocess.WorkerTraceback)
+    assert isinstance(caught.value.__cause__, multiprocess.WorkerTracebackError)
     assert "in faulty" in str(caught.value.__cause__)
 
 
@@ -533,7 +537,7 @@ class Imported:
     def __call__(self, job: Job, notify: Any) -> Any:
         from embedcli import encoders
 
-        encoder = encoders.load(job)
+        encoder = encoders.load_encoder(job)
 
         def told(texts: Any) -> Any:
             raise UsageError(" ".join({"pandas", "torch", "scipy", "openvino", "numpy"} & set(sys.modules)), "")
@@ -546,30 +550,32 @@ class Imported:
 def test_a_worker_imports_no_library_it_does_not_need(home: Path, tmp_path: Path) -> None:
     job = Job((str(home / "in.c.parquet"),), f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2)
     with pytest.raises(UsageError) as caught:
-        runners.run(job, jobs.Silent(), Control(), Meter(), Imported())
+        runners.run_job(job, jobs.Silent(), RunControl(), MetricsCollector(), Imported())
     assert caught.value.message == "numpy"
 
 
 def test_a_worker_of_another_version_is_refused(home: Path) -> None:
-    columns = core_types.Columns("text", None, None, pa.int64(), {})
-    setup = worker.Setup(Job((), "x.parquet"), core_types.Plan((), columns, {}, None, None), {}, "", version="9.9")
+    columns = core_types.InputColumns("text", None, None, pa.int64(), {})
+    setup = worker.WorkerSetup(
+        Job((), "x.parquet"), core_types.InputPlan((), columns, {}, None, None), {}, "", version="9.9"
+    )
     with pytest.raises(EmbedcliError, match=r"9\.9"):
-        worker.Worker(setup, jobs.Silent(), Control())
+        worker.PartitionWorker(setup, jobs.Silent(), RunControl())
 
 
 def test_a_worker_that_cannot_see_the_output_says_so(tmp_path: Path) -> None:
     (tmp_path / "out" / "_parts").mkdir(parents=True)
-    ledger = checkpoint.Ledger(output_target.target(f"{tmp_path}/out/", None))
+    ledger = checkpoint.Ledger(output_target.resolve_target(f"{tmp_path}/out/", None))
     with pytest.raises(OutputError, match="cannot be seen") as caught:
         ledger.join({"model": "x"})
     assert "share" in caught.value.hint
 
 
 def test_workers_have_their_devices_in_turn() -> None:
-    assert worker.worker_devices(Job((), "", device="cuda:0, cuda:1")) == ["cuda:0", "cuda:1"]
-    assert worker.worker_devices(Job((), "", device="cuda:0,cuda:1", workers=5))[2:] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert worker.worker_devices(Job((), "", workers=2)) == ["auto", "auto"]
-    assert multiprocess.job_of(Job((), "", threads=3), "cpu", 2).threads == 3
+    assert worker.assign_devices(Job((), "", device="cuda:0, cuda:1")) == ["cuda:0", "cuda:1"]
+    assert worker.assign_devices(Job((), "", device="cuda:0,cuda:1", workers=5))[2:] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert worker.assign_devices(Job((), "", workers=2)) == ["auto", "auto"]
+    assert multiprocess.worker_job(Job((), "", threads=3), "cpu", 2).threads == 3
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -595,15 +601,17 @@ def test_stored_precision_has_one_set_of_ranges(home: Path, tmp_path: Path) -> N
 
 
 def test_a_layout_survives_its_note(tmp_path: Path) -> None:
-    columns = core_types.Columns("t", None, "id", pa.string(), {"a": pa.int64(), "b": pa.string()}, source_column=True)
-    layout = Layout(columns, 8, "binary", True)
+    columns = core_types.InputColumns(
+        "t", None, "id", pa.string(), {"a": pa.int64(), "b": pa.string()}, has_source_column=True
+    )
+    layout = OutputLayout(columns, 8, "binary", True)
     space = {"dim": 8, "precision": "binary"}
-    job_identity.note_space(str(tmp_path), layout, space)
-    again, noted = job_identity.noted_space(str(tmp_path))
+    job_identity.write_vector_space(str(tmp_path), layout, space)
+    again, noted = job_identity.read_vector_space(str(tmp_path))
     assert again.schema() == layout.schema()
-    assert (again.row_bytes, noted) == (layout.row_bytes, space)
+    assert (again.bytes_per_row, noted) == (layout.bytes_per_row, space)
     with pytest.raises(OutputError, match="precision"):
-        job_identity.note_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"})
+        job_identity.write_vector_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"})
 
 
 def test_a_folder_output_goes_on_with_another_engine(tmp_path: Path) -> None:

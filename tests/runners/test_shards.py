@@ -15,7 +15,7 @@ import jobs
 from embedcli import storage
 from embedcli.checkpoint import input_snapshot
 from embedcli.core.errors import OutputError
-from embedcli.core.types import Piece, Share
+from embedcli.core.types import InputSplit, Partition
 from embedcli.readers import preview
 
 ROWS = jobs.rows(400)
@@ -23,7 +23,7 @@ ROWS = jobs.rows(400)
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preview, "PIECE_BYTES", 2000)
+    monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 2000)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_an_input_that_changes_between_shards(home: Path, output: str, change: s
 
 
 def test_row_numbers_follow_the_inputs_before(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedcli.readers.columns.ID_NAMES", ())
+    monkeypatch.setattr("embedcli.readers.columns.ID_COLUMN_NAMES", ())
     assert shard(home, "out/", 1).code == 0
     size = (home / "in.0.jsonl").stat().st_size
     write(home, [*ROWS[:150], *ROWS[151:200]])
@@ -101,7 +101,7 @@ def test_an_input_that_only_looks_different_is_compared_and_not_encoded_again(
     assert shard(home, "out/", 1).code == 0
     os.utime(home / "in.0.jsonl", (1, 1))
     assert shard(home, "out/", 2).code == 1
-    monkeypatch.setattr("embedcli.encoders.load", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.setattr("embedcli.encoders.load_encoder", lambda *_, **__: pytest.fail("was loaded"))
     again = shard(home, "out/", 1, *more)
     assert again.code == 0, again.err
     assert ids_of(home, "out/") == [row["id"] for row in ROWS]
@@ -120,17 +120,17 @@ def test_a_whole_run_refuses_shares_that_are_cut_otherwise(home: Path, change: s
 
 def test_an_input_that_changes_while_it_is_read_is_noticed(home: Path) -> None:
     path = str(home / "in.0.jsonl")
-    share = Share(0, (Piece(0, path),))
-    view = input_snapshot.view_of([share])
-    input_snapshot.write_view(str(home), view)
-    whole = input_snapshot.record_of(share, view, "job", (), ())
-    assert input_snapshot.agreed(str(home), "out/", [whole]) == view
+    share = Partition(0, (InputSplit(0, path),))
+    view = input_snapshot.take_snapshot([share])
+    input_snapshot.write_snapshot(str(home), view)
+    whole = input_snapshot.build_record(share, view, "job", (), ())
+    assert input_snapshot.common_snapshot(str(home), "out/", [whole]) == view
     jobs.write_jsonl(home / "in.0.jsonl", ROWS[:3])
-    torn = input_snapshot.record_of(share, view, "job", (), ())
+    torn = input_snapshot.build_record(share, view, "job", (), ())
     with pytest.raises(OutputError, match="has changed while share 0"):
-        input_snapshot.agreed(str(home), "out/", [torn])
-    assert view.unchanged(whole, numbered=False)
-    assert not input_snapshot.view_of([share]).unchanged(torn, numbered=False)
+        input_snapshot.common_snapshot(str(home), "out/", [torn])
+    assert view.is_unchanged(whole, numbered=False)
+    assert not input_snapshot.take_snapshot([share]).is_unchanged(torn, numbered=False)
 
 
 def test_folders_may_move_between_shards(home: Path) -> None:
@@ -152,7 +152,7 @@ def test_merge_takes_the_format_that_the_shards_have(home: Path, kind: str) -> N
     assert other.code == 2
     assert f'to was "{kind}"' in other.err
     with ExitStack() as held:  # as if a third shard were at work: the last one does not merge
-        held.callback(storage.lock(f"{output}_parts/_lock", output, shared=True))
+        held.callback(storage.acquire_lock(f"{output}_parts/_lock", output, shared=True))
         assert shard(home, "out/", 2, "--to", kind).code == 0
         assert jobs.run("merge", output).code == 1
     merged = jobs.run("merge", output)

@@ -118,7 +118,7 @@ def test_an_output_is_what_a_local_run_writes_and_can_be_read_back(
 def test_shards_share_the_lock_and_the_last_one_merges(here: clouds.Cloud, place: Path) -> None:
     output = here.address("shards/out.parquet")
     with ExitStack() as held:
-        held.callback(storage.lock(storage.join(f"{output}.parts", "_lock"), output, shared=True))
+        held.callback(storage.acquire_lock(storage.join(f"{output}.parts", "_lock"), output, shared=True))
         first = jobs.run("encode", place / "rows.jsonl", output, *flags(place), "--shard", "1/2")
         assert (first.code, storage.exists(output)) == (0, False)
         whole = jobs.run("encode", place / "rows.jsonl", output, *flags(place))
@@ -146,7 +146,7 @@ def test_an_object_that_changes_is_noticed(here: clouds.Cloud) -> None:
 def test_files_of_every_size_arrive_whole(size: int, here: clouds.Cloud) -> None:
     """The largest is uploaded in several requests."""
     data = os.urandom(size)
-    with storage.writing(here.address("sizes/a")) as out:
+    with storage.write_atomically(here.address("sizes/a")) as out:
         out.write(data)
     assert here.get("sizes/a") == data
     with storage.open_seekable(here.address("sizes/a")) as source:
@@ -193,9 +193,9 @@ def test_a_lease_of_another_machine_holds_while_it_is_fresh(
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
     here.put("lease/a", json.dumps({"token": "theirs", "host": "elsewhere", "pid": 1}).encode())
     with pytest.raises(OutputError, match="another embedcli is writing"):
-        storage.lock(here.address("lease/a"), here.address("o"))
+        storage.acquire_lock(here.address("lease/a"), here.address("o"))
     monkeypatch.setattr(lease_lock, "LEASE_SECONDS", -1.0)
-    storage.lock(here.address("lease/a"), here.address("o"))()
+    storage.acquire_lock(here.address("lease/a"), here.address("o"))()
     assert json.loads(here.get("lease/a")) == {}
 
 

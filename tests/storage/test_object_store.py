@@ -124,7 +124,7 @@ def test_folders_and_globs(here: s3_server.Store) -> None:
         "s3://data/*/deep/**": ["deep/b.jsonl", "deep/er/c.csv"],
     }
     for given, names in expected.items():
-        assert storage.expand([given]) == tuple(f"s3://data/g/{name}" for name in names), given
+        assert storage.expand_inputs([given]) == tuple(f"s3://data/g/{name}" for name in names), given
 
 
 def test_update_and_reuse_take_vectors_from_the_store(here: s3_server.Store, place: Path, tmp_path: Path) -> None:
@@ -257,14 +257,14 @@ def a_lease(store: s3_server.Store, key: str, host: str, pid: int) -> str:
 def test_a_living_lease_holds_and_a_dead_one_does_not(here: s3_server.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
     with pytest.raises(OutputError, match="another embedcli is writing s3://data/o"):
-        storage.lock(a_lease(here, "lease/a", "elsewhere", 1), "s3://data/o")
+        storage.acquire_lock(a_lease(here, "lease/a", "elsewhere", 1), "s3://data/o")
     with pytest.raises(OutputError):
-        storage.lock(a_lease(here, "lease/b", lease_lock.this_host(), os.getpid()), "s3://data/o")
+        storage.acquire_lock(a_lease(here, "lease/b", lease_lock.this_host(), os.getpid()), "s3://data/o")
     ended = subprocess.Popen(["true"])
     ended.wait()
-    storage.lock(a_lease(here, "lease/c", lease_lock.this_host(), ended.pid), "s3://data/o")()
+    storage.acquire_lock(a_lease(here, "lease/c", lease_lock.this_host(), ended.pid), "s3://data/o")()
     monkeypatch.setattr(lease_lock, "LEASE_SECONDS", -1.0)
-    give_back = storage.lock("s3://data/lease/a", "s3://data/o")
+    give_back = storage.acquire_lock("s3://data/lease/a", "s3://data/o")
     assert json.loads(here.get("lease/a"))["token"] != "theirs"
     give_back()
     assert json.loads(here.get("lease/a")) == {}
@@ -334,11 +334,11 @@ def test_who_comes_between_writing_and_looking_is_seen(mine: str, monkeypatch: p
 def test_shards_and_whole_runs_keep_each_other_off(here: s3_server.Store, place: Path) -> None:
     output = "s3://data/sharing/out.parquet"
     job = ("encode", "s3://data/in/rows.jsonl", output, *flags(place))
-    give_back = storage.lock(f"{output}.parts/_lock", output, shared=True)
+    give_back = storage.acquire_lock(f"{output}.parts/_lock", output, shared=True)
     refused = jobs.run(*job)
     assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
     give_back()
-    give_back = storage.lock(f"{output}.parts/_lock", output)
+    give_back = storage.acquire_lock(f"{output}.parts/_lock", output)
     refused = jobs.run(*job, "--shard", "1/1")
     assert (refused.code, f"another embedcli is writing {output}" in refused.err) == (1, True)
     give_back()
@@ -404,7 +404,7 @@ def test_a_server_that_never_answers_is_given_up(here: s3_server.Store, monkeypa
 
 def test_a_broken_upload_is_not_visible(here: s3_server.Store) -> None:
     def interrupted() -> None:
-        with storage.writing("s3://data/broken/out.bin") as out:
+        with storage.write_atomically("s3://data/broken/out.bin") as out:
             out.write(b"half")
             raise KeyboardInterrupt
 
@@ -417,7 +417,7 @@ def test_a_broken_upload_is_not_visible(here: s3_server.Store) -> None:
 def test_files_of_every_size_arrive_whole(size: int, here: s3_server.Store) -> None:
     """The largest is uploaded in several parts."""
     data = os.urandom(size)
-    with storage.writing("s3://data/sizes/a b+c%20é.bin") as out:
+    with storage.write_atomically("s3://data/sizes/a b+c%20é.bin") as out:
         out.write(data[: size // 2])
         out.write(data[size // 2 :])
     assert here.get("sizes/a b+c%20é.bin") == data
@@ -466,7 +466,7 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
     assert [
         name for name in Azure.store if "_lock" in name or ("part-0000" in name and "folder/part" not in name)
     ] == []
-    assert storage.expand(["az://box/*.parquet"]) == ("az://box/out.parquet",)
+    assert storage.expand_inputs(["az://box/*.parquet"]) == ("az://box/out.parquet",)
     clients._fsspec.cache_clear()
 
 
@@ -539,13 +539,13 @@ def test_no_secret_is_shown_or_recorded(place_of: str, place: Path, tmp_path: Pa
 def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> None:
     with web_server.serving(place) as host:
         with pytest.raises(UsageError, match="web servers list none"):
-            storage.expand([f"http://{host}/*.jsonl"])
+            storage.expand_inputs([f"http://{host}/*.jsonl"])
         with pytest.raises(UsageError, match="no such file"):
-            storage.expand([f"http://{host}/nothing.jsonl"])
+            storage.expand_inputs([f"http://{host}/nothing.jsonl"])
     with web_server.serving(place, "denied") as host, pytest.raises(InputError, match="access is denied"):
-        storage.expand([f"http://{host}/rows.jsonl"])
+        storage.expand_inputs([f"http://{host}/rows.jsonl"])
     with pytest.raises(InputError, match="cannot be reached"):
-        storage.expand([f"http://{host}/rows.jsonl"])
+        storage.expand_inputs([f"http://{host}/rows.jsonl"])
 
 
 @pytest.mark.parametrize(
@@ -559,8 +559,8 @@ def test_web_servers_list_nothing_and_say_no(place: Path, tmp_path: Path) -> Non
     ],
 )
 def test_secrets_are_masked_and_found_again(address: str, shown: str) -> None:
-    assert storage.masked(address) == shown
-    assert storage.masked(shown) == shown
+    assert storage.mask_secrets(address) == shown
+    assert storage.mask_secrets(shown) == shown
     assert url_redaction.whole(shown) == address
     assert url_redaction.clean(f"GET '{address}' failed") == (
         f"GET '{shown}' failed" if "://" in address else f"GET '{address}' failed"

@@ -46,7 +46,7 @@ def touched(folder: Path, *names: str) -> Path:
 
 
 def names_of(*inputs: Path | str) -> list[str]:
-    return [Path(path).name for path in storage.expand([str(given) for given in inputs])]
+    return [Path(path).name for path in storage.expand_inputs([str(given) for given in inputs])]
 
 
 def test_a_folder_gives_its_data_files_in_natural_order(tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_any_name_that_exists_works(name: str, tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_can_be_opened_and_shown(tmp_path: Path) -> None:
     path = os.fsdecode(bytes(tmp_path) + b"/caf\xe9.jsonl")
     Path(path).write_bytes(b"{}")
-    assert storage.expand([str(tmp_path)]) == (path,)
+    assert storage.expand_inputs([str(tmp_path)]) == (path,)
     with storage.open_input(path) as source:
         assert source.read() == b"{}"
-    assert storage.shown(path).endswith("/caf\\xe9.jsonl")
-    assert storage.where("a\nb", 7) == "a\\nb:7"
+    assert storage.format_path(path).endswith("/caf\\xe9.jsonl")
+    assert storage.format_location("a\nb", 7) == "a\\nb:7"
 
 
 @pytest.mark.parametrize(
@@ -121,16 +121,16 @@ def test_what_is_not_there_is_refused(
     touched(tmp_path / "data", "rows.jsonl")
     touched(tmp_path / "empty", "notes.txt")
     with pytest.raises(UsageError) as caught:
-        storage.expand([given])
+        storage.expand_inputs([given])
     assert message in caught.value.message
     assert hint in caught.value.hint
 
 
 def test_stdin_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="named twice"):
-        storage.expand(["-", "-"])
+        storage.expand_inputs(["-", "-"])
     with pytest.raises(UsageError, match="no input was named"):
-        storage.expand([])
+        storage.expand_inputs([])
 
 
 def refusing(error: int) -> Callable[..., Any]:
@@ -144,7 +144,7 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     path = touched(tmp_path, "a.jsonl") / "a.jsonl"
     monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
     with pytest.raises(InputError, match=f"{tmp_path}: cannot be read: Permission denied"):
-        storage.expand([str(tmp_path)])
+        storage.expand_inputs([str(tmp_path)])
     monkeypatch.setattr(storage.local.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read: Permission denied"):
         storage.open_input(str(path))
@@ -153,8 +153,10 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
 @given(st.lists(st.text(alphabet="ab019-é", max_size=8), max_size=8))
 def test_natural_order_is_an_order(names: list[str]) -> None:
     backwards = names[::-1]
-    assert sorted(names, key=storage.natural) == sorted(backwards, key=storage.natural)
-    assert [storage.natural(f"part-{i}") for i in range(20)] == sorted(storage.natural(f"part-{i}") for i in range(20))
+    assert sorted(names, key=storage.natural_sort_key) == sorted(backwards, key=storage.natural_sort_key)
+    assert [storage.natural_sort_key(f"part-{i}") for i in range(20)] == sorted(
+        storage.natural_sort_key(f"part-{i}") for i in range(20)
+    )
 
 
 def test_identity_is_size_and_time(tmp_path: Path) -> None:
@@ -271,7 +273,7 @@ def left(folder: Path) -> dict[str, bytes]:
 def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
     target = tmp_path / "out.bin"
     target.write_bytes(b"old")
-    with storage.replacing(str(target)) as temporary:
+    with storage.replace_file_atomically(str(target)) as temporary:
         assert Path(temporary).parent == tmp_path
         assert Path(temporary).name == f".out.bin.tmp-{os.getpid()}"
         Path(temporary).write_bytes(b"new")
@@ -294,7 +296,7 @@ def test_a_failing_writer_leaves_everything_as_it_was(old: bytes | None, error: 
     expected = OutputError if isinstance(error, OSError) else type(error)
 
     def fail() -> None:
-        with storage.replacing(str(target)) as temporary:
+        with storage.replace_file_atomically(str(target)) as temporary:
             Path(temporary).write_bytes(b"half")
             raise error
 
@@ -359,12 +361,12 @@ def test_what_a_dead_process_left_beside_the_target_of_a_link_is_swept(tmp_path:
     (tmp_path / "link.bin").symlink_to(tmp_path / "real" / "file.bin")
     left = tmp_path / "real" / ".file.bin.tmp-999999999"
     left.write_bytes(b"")
-    assert storage.sweep_beside(str(tmp_path / "link.bin")) == [left.name]
+    assert storage.remove_stale_temporaries_beside(str(tmp_path / "link.bin")) == [left.name]
     assert not left.exists()
 
 
 def test_a_folder_that_another_process_makes_first_is_there(tmp_path: Path) -> None:
-    files = storage.files_of(str(tmp_path))
+    files = storage.get_file_system(str(tmp_path))
     files.make_folder(str(tmp_path / "new"), parents=False)
     files.make_folder(str(tmp_path / "new"), parents=False)
     (tmp_path / "file").write_bytes(b"")
@@ -413,13 +415,13 @@ def test_what_a_killed_process_left_is_swept_and_a_living_one_is_let_alone(tmp_p
     with writer_of(tmp_path / "out.bin") as writer:
         assert writer.stdout is not None
         temporary = Path(writer.stdout.readline().strip())
-        assert storage.sweep(tmp_path) == []
+        assert storage.remove_stale_temporaries(tmp_path) == []
         assert temporary.exists()
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     assert temporary.exists()
-    assert storage.sweep(tmp_path, "other.bin") == []
-    assert storage.sweep(tmp_path, "out.bin") == [temporary.name]
+    assert storage.remove_stale_temporaries(tmp_path, "other.bin") == []
+    assert storage.remove_stale_temporaries(tmp_path, "out.bin") == [temporary.name]
     assert left(tmp_path) == {}
 
 
@@ -427,8 +429,11 @@ def test_a_sweep_knows_its_own_work_and_the_work_of_others(tmp_path: Path) -> No
     """Process ids come again, in containers at once: a leftover with our own id is a leftover."""
     strangers = [".out.bin.tmp-x", "out.bin.tmp-12", ".out.bin", ".tmp-12"]
     touched(tmp_path, *strangers, f".out.bin.tmp-{os.getpid()}", f".new\nline.tmp-{2**22 + 1}")
-    with storage.replacing(str(tmp_path / "mine")) as temporary:
-        assert sorted(storage.sweep(tmp_path)) == [f".new\nline.tmp-{2**22 + 1}", f".out.bin.tmp-{os.getpid()}"]
+    with storage.replace_file_atomically(str(tmp_path / "mine")) as temporary:
+        assert sorted(storage.remove_stale_temporaries(tmp_path)) == [
+            f".new\nline.tmp-{2**22 + 1}",
+            f".out.bin.tmp-{os.getpid()}",
+        ]
         assert Path(temporary).exists()
     assert sorted(left(tmp_path)) == sorted([*strangers, "mine"])
 
@@ -439,11 +444,11 @@ def test_without_locks_the_process_id_decides(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     touched(tmp_path, f".a.tmp-{os.getpid()}", f".b.tmp-{2**22 + 1}")
-    assert storage.sweep(tmp_path) == [f".b.tmp-{2**22 + 1}"]
+    assert storage.remove_stale_temporaries(tmp_path) == [f".b.tmp-{2**22 + 1}"]
     storage.write_bytes(str(tmp_path / "c"), b"data")
     assert (tmp_path / "c").read_bytes() == b"data"
 
 
 def test_a_folder_that_is_gone_cannot_be_swept(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
-        storage.sweep(tmp_path / "gone")
+        storage.remove_stale_temporaries(tmp_path / "gone")

@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedcli.core.types import Format
+from embedcli.core.types import InputFormat
 from embedcli.readers import row_batch as reasons
 
-FORMATS: tuple[Format, ...] = ("jsonl", "csv", "tsv", "parquet")
+FORMATS: tuple[InputFormat, ...] = ("jsonl", "csv", "tsv", "parquet")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Row:
     reason: str | None = None
     reason_in_csv: str | None = None
 
-    def reason_in(self, kind: Format) -> str | None:
+    def reason_in(self, kind: InputFormat) -> str | None:
         return self.reason_in_csv or self.reason if kind in ("csv", "tsv") else self.reason
 
 
@@ -69,28 +69,28 @@ ROWS = (
     Row("ünïcödé id ☃", "its id is not ASCII"),
     Row(" id with, comma\nand newline ", "its id needs quotes"),
     Row("plain", "an id that was there before"),
-    Row("empty", "", reasons.EMPTY_TEXT),
-    Row("blank", "  \t ", reasons.EMPTY_TEXT),
-    Row("blank lines", "\n\n", reasons.EMPTY_TEXT),
-    Row("ideographic space", "\u3000\u00a0", reasons.EMPTY_TEXT),
-    Row("null", None, reasons.MISSING_TEXT, reasons.EMPTY_TEXT),
-    Row(None, "no id", reasons.MISSING_ID),
-    Row("", "an empty id", reasons.MISSING_ID),
+    Row("empty", "", reasons.EMPTY_TEXT_REASON),
+    Row("blank", "  \t ", reasons.EMPTY_TEXT_REASON),
+    Row("blank lines", "\n\n", reasons.EMPTY_TEXT_REASON),
+    Row("ideographic space", "\u3000\u00a0", reasons.EMPTY_TEXT_REASON),
+    Row("null", None, reasons.MISSING_TEXT_REASON, reasons.EMPTY_TEXT_REASON),
+    Row(None, "no id", reasons.MISSING_ID_REASON),
+    Row("", "an empty id", reasons.MISSING_ID_REASON),
     Row("last", "The last good row that all formats have."),
 )
 
-ONLY: dict[Format, tuple[Raw, ...]] = {
+ONLY: dict[InputFormat, tuple[Raw, ...]] = {
     "jsonl": (
-        Raw(b'{"id": "number", "text": 12}', "number", reason=reasons.NOT_TEXT),
-        Raw(b'{"id": "float", "text": 1.5}', "float", reason=reasons.NOT_TEXT),
-        Raw(b'{"id": "bool", "text": true}', "bool", reason=reasons.NOT_TEXT),
-        Raw(b'{"id": "list", "text": ["a"]}', "list", reason=reasons.NOT_TEXT),
-        Raw(b'{"id": "object", "text": {"a": "b"}}', "object", reason=reasons.NOT_TEXT),
-        Raw(b'{"id": "missing"}', "missing", reason=reasons.MISSING_TEXT),
-        Raw(b"{}", reason=reasons.MISSING_TEXT),
-        Raw(b'{"id": 7, "text": "the id is a number"}', 7, reason=reasons.WRONG_ID),
-        Raw(b'{"id": [1], "text": "the id is a list"}', reason=reasons.WRONG_ID),
-        Raw(b'{"id": "surrogate", "text": "half \\ud83d a pair"}', "surrogate", reason=reasons.SURROGATE),
+        Raw(b'{"id": "number", "text": 12}', "number", reason=reasons.NOT_TEXT_REASON),
+        Raw(b'{"id": "float", "text": 1.5}', "float", reason=reasons.NOT_TEXT_REASON),
+        Raw(b'{"id": "bool", "text": true}', "bool", reason=reasons.NOT_TEXT_REASON),
+        Raw(b'{"id": "list", "text": ["a"]}', "list", reason=reasons.NOT_TEXT_REASON),
+        Raw(b'{"id": "object", "text": {"a": "b"}}', "object", reason=reasons.NOT_TEXT_REASON),
+        Raw(b'{"id": "missing"}', "missing", reason=reasons.MISSING_TEXT_REASON),
+        Raw(b"{}", reason=reasons.MISSING_TEXT_REASON),
+        Raw(b'{"id": 7, "text": "the id is a number"}', 7, reason=reasons.WRONG_ID_REASON),
+        Raw(b'{"id": [1], "text": "the id is a list"}', reason=reasons.WRONG_ID_REASON),
+        Raw(b'{"id": "surrogate", "text": "half \\ud83d a pair"}', "surrogate", reason=reasons.SURROGATE_REASON),
         Raw(b'{"id": "pair", "text": "\\ud83d\\ude00"}', "pair", "😀"),
         Raw(b'{"id": "elsewhere", "text": "fine", "other": "\\udc00"}', "elsewhere", "fine"),
         Raw(b'{"id": "NaN", "text": "fine too", "other": NaN}', "NaN", "fine too"),
@@ -98,30 +98,30 @@ ONLY: dict[Format, tuple[Raw, ...]] = {
         Raw(b'{"id": "twice", "text": "first", "text": "the last one counts"}', "twice", "the last one counts"),
         Raw(b'  {"id": "padded", "text": "spaces around"} \r', "padded", "spaces around"),
         Raw(b'\xef\xbb\xbf{"id": "bom", "text": "of an appended file"}', "bom", "of an appended file"),
-        Raw(b"[1, 2]", reason=reasons.NOT_OBJECT),
-        Raw(b'"text"', reason=reasons.NOT_OBJECT),
-        Raw(b"null", reason=reasons.NOT_OBJECT),
-        Raw(b'{"id": "cut", "text": "off', reason=reasons.BAD_JSON),
-        Raw(b'{"id": "two", "text": "a"}{"id": "objects", "text": "b"}', reason=reasons.BAD_JSON),
-        Raw(b"{'id': 'python', 'text': 'not JSON'}", reason=reasons.BAD_JSON),
-        Raw(b'{"id": "control", "text": "a tab\tas it is"}', reason=reasons.BAD_JSON),
-        Raw(b"[" * 5000 + b"]" * 5000, reason=reasons.BAD_JSON),
-        Raw(b'{"id": "latin", "text": "caf\xe9"}', reason=reasons.BAD_ENCODING),
-        Raw(b'{"id": "cesu", "text": "\xed\xa0\x80"}', reason=reasons.BAD_ENCODING),
-        Raw(b'{"id": "half", "text": "\xe6\x89"}', reason=reasons.BAD_ENCODING),
+        Raw(b"[1, 2]", reason=reasons.NOT_OBJECT_REASON),
+        Raw(b'"text"', reason=reasons.NOT_OBJECT_REASON),
+        Raw(b"null", reason=reasons.NOT_OBJECT_REASON),
+        Raw(b'{"id": "cut", "text": "off', reason=reasons.BAD_JSON_REASON),
+        Raw(b'{"id": "two", "text": "a"}{"id": "objects", "text": "b"}', reason=reasons.BAD_JSON_REASON),
+        Raw(b"{'id': 'python', 'text': 'not JSON'}", reason=reasons.BAD_JSON_REASON),
+        Raw(b'{"id": "control", "text": "a tab\tas it is"}', reason=reasons.BAD_JSON_REASON),
+        Raw(b"[" * 5000 + b"]" * 5000, reason=reasons.BAD_JSON_REASON),
+        Raw(b'{"id": "latin", "text": "caf\xe9"}', reason=reasons.BAD_ENCODING_REASON),
+        Raw(b'{"id": "cesu", "text": "\xed\xa0\x80"}', reason=reasons.BAD_ENCODING_REASON),
+        Raw(b'{"id": "half", "text": "\xe6\x89"}', reason=reasons.BAD_ENCODING_REASON),
     ),
     "csv": (
-        Raw(b"short", "short", reason=reasons.WRONG_WIDTH),
-        Raw(b"long,too many,1,2", "long", reason=reasons.WRONG_WIDTH),
-        Raw(b'quotes,"closed" too early,1', reason=reasons.BAD_CSV),
-        Raw(b"latin,caf\xe9,1", "latin", reason=reasons.BAD_ENCODING),
-        Raw(b"elsewhere,fine but for the last field,\xff", "elsewhere", reason=reasons.BAD_ENCODING),
+        Raw(b"short", "short", reason=reasons.WRONG_WIDTH_REASON),
+        Raw(b"long,too many,1,2", "long", reason=reasons.WRONG_WIDTH_REASON),
+        Raw(b'quotes,"closed" too early,1', reason=reasons.BAD_CSV_REASON),
+        Raw(b"latin,caf\xe9,1", "latin", reason=reasons.BAD_ENCODING_REASON),
+        Raw(b"elsewhere,fine but for the last field,\xff", "elsewhere", reason=reasons.BAD_ENCODING_REASON),
         Raw(b'unquoted,5" pipe,1', "unquoted", '5" pipe'),
         Raw(b"crlf,ends as on Windows,1\r", "crlf", "ends as on Windows"),
     ),
     "parquet": (
-        Raw(b"caf\xe9", "latin", reason=reasons.BAD_ENCODING),
-        Raw(b"\xed\xa0\x80", "cesu", reason=reasons.BAD_ENCODING),
+        Raw(b"caf\xe9", "latin", reason=reasons.BAD_ENCODING_REASON),
+        Raw(b"\xed\xa0\x80", "cesu", reason=reasons.BAD_ENCODING_REASON),
     ),
 }  # fmt: skip
 ONLY["tsv"] = tuple(Raw(raw.line.replace(b",", b"\t"), raw.id, raw.text, raw.reason) for raw in ONLY["csv"])
@@ -137,7 +137,7 @@ class Expected:
     count: int
 
 
-def expected(kind: Format) -> Expected:
+def expected(kind: InputFormat) -> Expected:
     """Of `write(folder, kind)`."""
     outcomes: list[tuple[Any, Any, str | None]] = [(row.id, row.text, row.reason_in(kind)) for row in ROWS]
     outcomes += [(raw.id, raw.text, raw.reason) for raw in ONLY[kind]]
@@ -149,7 +149,7 @@ def expected(kind: Format) -> Expected:
     )
 
 
-def write(folder: Path, kind: Format) -> Path:
+def write(folder: Path, kind: InputFormat) -> Path:
     """All rows of a format in one file, with a column `other` beside id and text."""
     path = folder / f"awkward.{kind}"
     if kind == "parquet":

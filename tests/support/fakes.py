@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.errors import OutOfMemory
-from embedcli.core.types import Chunk, Columns, Piece, Reject
+from embedcli.core.errors import DeviceOutOfMemoryError
+from embedcli.core.types import Chunk, InputColumns, InputSplit, Reject
 
 
 class FakeEncoder(BaseEncoder):
     """A token is a word; a vector is a hash of the row's words, the same whatever batch the row is in."""
 
-    def __init__(self, dim: int = 8, limit: int = 16, lanes: int = 1, batch_tokens: int = 64) -> None:
+    def __init__(self, dim: int = 8, limit: int = 16, max_in_flight: int = 1, batch_tokens: int = 64) -> None:
         self.dim = dim
         self.limit = limit
-        self.lanes = lanes
+        self.max_in_flight = max_in_flight
         self.batch_tokens = batch_tokens
-        self.multiple = 1
+        self.pad_to_multiple_of = 1
         self.empty_reason = "no known word"
         self.forwards: list[list[int]] = []
         self.widths: list[int] = []
@@ -31,7 +31,7 @@ class FakeEncoder(BaseEncoder):
         self.most_flying = 0
         self.closed = False
 
-    def space(self) -> dict[str, Any]:
+    def vector_space(self) -> dict[str, Any]:
         return {"model": "fake", "engine": "fake", "device": "cpu", "dtype": "float32", "prompt": ""}
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -61,7 +61,7 @@ class FakeEncoder(BaseEncoder):
         seed = int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little")
         return np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
 
-    def exact(self, tokens: Tokens, rows: Any) -> Any:
+    def encode_float32(self, tokens: Tokens, rows: Any) -> Any:
         return np.stack([self._vector(tokens, int(row)) for row in rows])
 
     def close(self) -> None:
@@ -85,14 +85,14 @@ class TightEncoder(FakeEncoder):
         if self.late:
             try:
                 self._check(*output)
-            except OutOfMemory:
+            except DeviceOutOfMemoryError:
                 self.flying -= 1
                 raise
         return super().collect(output)
 
     def _check(self, tokens: Tokens, rows: Any) -> None:
         if int(tokens.lengths[rows].max()) * len(rows) > self.room:
-            raise OutOfMemory
+            raise DeviceOutOfMemoryError
 
 
 class NanEncoder(FakeEncoder):
@@ -106,8 +106,8 @@ class NanEncoder(FakeEncoder):
                 vectors[i, 0] = np.nan
         return vectors
 
-    def exact(self, tokens: Tokens, rows: Any) -> Any:
-        vectors = super().exact(tokens, rows)
+    def encode_float32(self, tokens: Tokens, rows: Any) -> Any:
+        vectors = super().encode_float32(tokens, rows)
         for i, row in enumerate(rows):
             if _word("always") in _ids(tokens, int(row)):
                 vectors[i, 0] = np.inf
@@ -140,19 +140,19 @@ class FailingEncoder(FakeEncoder):
         return super().collect(output)
 
 
-COLUMNS = Columns("text", None, "id", pa.string(), {})
+COLUMNS = InputColumns("text", None, "id", pa.string(), {})
 
 
 def chunk(
-    texts: Sequence[str], seq: int = 0, piece: int = 0, rejects: tuple[Reject, ...] = (), last: bool = True
+    texts: Sequence[str], seq: int = 0, input_split: int = 0, rejects: tuple[Reject, ...] = (), last: bool = True
 ) -> Chunk:
     """A chunk of `texts` whose ids tell piece, chunk and row."""
-    ids = pa.array([f"{piece}-{seq}-{i}" for i in range(len(texts))], pa.string())
+    ids = pa.array([f"{input_split}-{seq}-{i}" for i in range(len(texts))], pa.string())
     kept = pa.table({"id": ids}).select([])
     kept = pa.Table.from_arrays([], names=[]) if not len(texts) else kept
     return Chunk(
-        Piece(piece, "in.jsonl"), seq, ids, list(texts), kept, list(range(1, len(texts) + 1)), rejects,
-        read=len(texts) + len(rejects), last=last,
+        InputSplit(input_split, "in.jsonl"), seq, ids, list(texts), kept, list(range(1, len(texts) + 1)), rejects,
+        rows_read=len(texts) + len(rejects), is_last=last,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typer.testing import CliRunner
 
-from embedcli.core.types import Watch
+from embedcli.core.types import RunObserver
 
 DIM = 16
 # Seconds after which a process hangs, on however slow and busy a machine.
@@ -72,13 +72,13 @@ def mixed_paths(folder: Path) -> tuple[str, ...]:
     return tuple(str(folder / name) for name in ("in.a.jsonl", "in.b.csv", "in.c.parquet"))
 
 
-class Silent(Watch):
+class Silent(RunObserver):
     """A watch that remembers what it was told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def line(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.lines.append(text)
 
 

@@ -26,7 +26,7 @@ class Loader:
 
     def __call__(self, job: Job, notify: Callable[[str], None]) -> BaseEncoder:
         (Path(self.folder) / f"load-{os.getpid()}-{os.urandom(2).hex()}").touch()
-        encoder = encoders.load(job, encoders.resolve(job), notify)
+        encoder = encoders.load_encoder(job, encoders.resolve_model_files(job), notify)
         tokenize = encoder.tokenize
 
         def counted(texts: Sequence[str]) -> Tokens:
@@ -121,12 +121,12 @@ def small_pieces(patch: Callable[[str, str, int], None]) -> None:
 
 def main(loader: str, folder: str, address: str, output: str, model: str, *inputs: str) -> int:
     """`embedcli encode` with one of the loaders."""
-    from embedcli.cli.encode import followed
+    from embedcli.cli.encode import run_job_with_reporting
 
     small_pieces(lambda module, name, value: setattr(import_module(module), name, value))
     asked: dict[str, Any] = {"chunk_rows": 16, "text_column": "text", "part_size": 4000, "workers": 2}
     job = Job(inputs, output, model=model, runner="ray", ray_address=address, **asked)
-    return followed(job, None, "plain", False, load=globals()[loader](folder))
+    return run_job_with_reporting(job, None, "plain", False, load=globals()[loader](folder))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def job(model: str | Path = "all-MiniLM-L6-v2", **values: Any) -> Job:
 
 def load(model: str | Path = "all-MiniLM-L6-v2", **values: Any) -> Any:
     """An encoder on the CPU, with one thread: these matrices are small, and other tests want the other cores."""
-    return encoders.load(job(model, **({"device": "cpu", "threads": 1} | values)))
+    return encoders.load_encoder(job(model, **({"device": "cpu", "threads": 1} | values)))
 
 
 def encode(encoder: BaseEncoder, texts: Sequence[str], budget: int | None = None) -> Any:
@@ -36,7 +36,9 @@ def encode(encoder: BaseEncoder, texts: Sequence[str], budget: int | None = None
     tokens = encoder.tokenize(texts)
     known = np.flatnonzero(tokens.lengths)
     made = np.zeros((len(texts), encoder.dim), np.float32)
-    for order in batching.pack(tokens.lengths[known], lambda: budget or encoder.batch_tokens, encoder.multiple):
+    for order in batching.pack_batches(
+        tokens.lengths[known], lambda: budget or encoder.batch_tokens, encoder.pad_to_multiple_of
+    ):
         rows = known[order]
         made[rows] = encoder.collect(encoder.forward(tokens, rows))
     return made
@@ -48,7 +50,7 @@ def sentence_transformer(model: str | Path = "all-MiniLM-L6-v2", trust: bool = F
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(1)
-    folder = resolve.resolve(job(model)).folder
+    folder = resolve.resolve_model(job(model)).path
     return SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=trust)
 
 

@@ -11,25 +11,25 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
-from embedcli.core.types import Chunk, Columns, Encoded, OutputFormat, Piece, Precision
+from embedcli.core.types import Chunk, EncodedChunk, InputColumns, InputSplit, OutputFormat, Precision
 from embedcli.outputs import writers
-from embedcli.outputs.schema import Layout
+from embedcli.outputs.schema import OutputLayout
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats
+    from embedcli.core.types import Float32Array
 
 SPACE = {"model": "tests/made-up", "revision": None, "fingerprint": "f" * 64, "pooling": "mean", "prompt": ""}
 
 
-def unit_vectors(rows: int, dim: int, seed: int = 0) -> Floats:
+def unit_vectors(rows: int, dim: int, seed: int = 0) -> Float32Array:
     """float32 [rows, dim]: random directions of length 1, the same for the same seed."""
     made = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
-    return cast("Floats", made / np.linalg.norm(made, axis=1, keepdims=True))
+    return cast("Float32Array", made / np.linalg.norm(made, axis=1, keepdims=True))
 
 
 def make_output(
     path: Path,
-    vectors: Floats,
+    vectors: Float32Array,
     *,
     ids: Sequence[Any] | None = None,
     kept: Mapping[str, Sequence[Any]] | None = None,
@@ -40,55 +40,60 @@ def make_output(
 ) -> Path:
     """Write `vectors` as an output. A path that ends in .folder becomes a folder of three parts."""
     rows, dim = vectors.shape
-    ranges = quantization.ranges_of(vectors) if stored_as in ("int8", "uint8") else None
+    ranges = quantization.compute_ranges(vectors) if stored_as in ("int8", "uint8") else None
     table = pa.table({name: pa.array(values) for name, values in (kept or {}).items()})
-    columns = Columns(
+    columns = InputColumns(
         text_column="text",
         template=None,
         id_column=None if ids is None else "id",
         id_type=pa.array(ids).type if ids is not None else pa.int64(),
-        keep_types={field.name: field.type for field in table.schema},
+        kept_types={field.name: field.type for field in table.schema},
     )
-    layout = Layout(columns, dim, stored_as, ranges=ranges)
-    whole = layout.table(encoded(vectors, ids, table, truncated, n_tokens))
+    layout = OutputLayout(columns, dim, stored_as, ranges=ranges)
+    whole = layout.build_table(encoded(vectors, ids, table, truncated, n_tokens))
     said = {**SPACE, "dim": dim, "precision": stored_as, "normalize": True, **(space or {})}
     if ranges is not None:
         said["ranges"] = ranges.tolist()
-    metadata = {writers.SPACE_KEY: said, writers.JOB_KEY: {"job": {}, "source_hash": "0", "read": rows, "rows": rows}}
+    metadata = {
+        writers.SPACE_METADATA_KEY: said,
+        writers.JOB_METADATA_KEY: {"job": {}, "source_hash": "0", "read": rows, "rows": rows},
+    }
     if path.suffix == ".folder":
         write_folder(path, whole, layout, metadata)
     else:
-        kind = writers.output_format(str(path), None)
-        writers.MERGES[kind]([whole], str(path), layout, metadata, rows)
+        kind = writers.resolve_output_format(str(path), None)
+        writers.OUTPUT_WRITERS[kind]([whole], str(path), layout, metadata, rows)
     return path
 
 
-def encoded(vectors: Floats, ids: Sequence[Any] | None, kept: pa.Table, truncated: Sequence[int], n: int) -> Encoded:
+def encoded(
+    vectors: Float32Array, ids: Sequence[Any] | None, kept: pa.Table, truncated: Sequence[int], n: int
+) -> EncodedChunk:
     rows = len(vectors)
     chunk = Chunk(
-        piece=Piece(0, "made.jsonl"),
-        seq=0,
+        input_split=InputSplit(0, "made.jsonl"),
+        index_in_split=0,
         ids=pa.array(range(rows), pa.int64()) if ids is None else pa.array(ids),
         texts=[""] * rows,
-        kept=kept if kept.num_columns else pa.table({"_": pa.nulls(rows)}).select([]),
+        kept_columns=kept if kept.num_columns else pa.table({"_": pa.nulls(rows)}).select([]),
         lines=range(1, rows + 1),
-        read=rows,
-        last=True,
+        rows_read=rows,
+        is_last=True,
     )
     hashes = np.arange(rows * 16, dtype=np.int64).astype(np.uint8).reshape(rows, 16)
     cut = np.isin(np.arange(rows), truncated)
-    return Encoded(chunk, np.arange(rows), vectors, np.full(rows, n, np.int32), cut, hashes)
+    return EncodedChunk(chunk, np.arange(rows), vectors, np.full(rows, n, np.int32), cut, hashes)
 
 
-def write_folder(path: Path, table: pa.Table, layout: Layout, metadata: dict[str, Any]) -> None:
+def write_folder(path: Path, table: pa.Table, layout: OutputLayout, metadata: dict[str, Any]) -> None:
     path.mkdir()
     third = -(-table.num_rows // 3) or 1
     names = []
     for i, start in enumerate(range(0, table.num_rows, third)):
         piece = table.slice(start, third)
         names.append(f"part-{i:05d}.parquet")
-        space = {writers.SPACE_KEY: metadata[writers.SPACE_KEY]}
-        writers.merge_parquet([piece], str(path / names[-1]), layout, space, piece.num_rows)
+        space = {writers.SPACE_METADATA_KEY: metadata[writers.SPACE_METADATA_KEY]}
+        writers.write_parquet([piece], str(path / names[-1]), layout, space, piece.num_rows)
     (path / "_manifest.json").write_text(json.dumps({**metadata, "parts": names}), "utf-8")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from embedcli.analysis.text_encoder import Texts
+from embedcli.analysis.text_encoder import TextEncoder
 from embedcli.core.job import Job
 from sample_outputs import make_output
 
@@ -63,7 +63,7 @@ def model_folder(path: Path, prompts: Mapping[str, str] | None = None, dim: int 
 def embedded(path: Path, model: Path, texts: Sequence[str] = TEXTS, *, kept: bool = True, **flags: Any) -> Path:
     """`texts` as an output at `path`, as `embedcli encode --model MODEL --keep text` would make it."""
     stored_as = flags.pop("precision", "float32")
-    with Texts(Job((), "", model=str(model), **flags)) as encoder:
-        vectors, space = encoder.encode(texts), dict(encoder.space)
+    with TextEncoder(Job((), "", model=str(model), **flags)) as encoder:
+        vectors, space = encoder.encode(texts), dict(encoder.vector_space)
     ids = [f"t{i}" for i in range(len(texts))]
     return make_output(path, vectors, ids=ids, kept={"text": texts} if kept else None, stored_as=stored_as, space=space)

@@ -109,14 +109,18 @@ def table(rows: int, dim: int = 16, seed: int = 0) -> NDArray[np.float32]:
 def load(path: Path, said: list[str] | None = None, **options: Any) -> static_encoder.StaticEncoder:
     """The encoder of the model at `path`, found and loaded as a job finds and loads it."""
     job = Job((), "", model=str(path), **options)
-    return static_encoder.load(resolve.resolve(job), job, (said if said is not None else []).append)
+    return static_encoder.load_static_encoder(
+        resolve.resolve_model(job), job, (said if said is not None else []).append
+    )
 
 
 def encode(encoder: BaseEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
     """All texts through tokenize, forward and collect, packed as the engine packs them."""
     tokens = encoder.tokenize(texts)
     made = np.zeros((len(texts), encoder.dim), np.float32)
-    batches: Iterable[Any] = batching.pack(tokens.lengths, lambda: encoder.batch_tokens, encoder.multiple)
+    batches: Iterable[Any] = batching.pack_batches(
+        tokens.lengths, lambda: encoder.batch_tokens, encoder.pad_to_multiple_of
+    )
     for rows, output in [(rows, encoder.forward(tokens, rows)) for rows in batches]:
         made[rows] = encoder.collect(output)
     return made

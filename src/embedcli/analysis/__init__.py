@@ -1,5 +1,5 @@
 """The reading side: open a finished output; search, compare, verify, measure and map its vectors."""
 
-from embedcli.outputs.dataset import Block, Output, is_output, open_output
+from embedcli.outputs.dataset import VectorBlock, VectorDataset, holds_vectors, open_dataset
 
-__all__ = ["Block", "Output", "is_output", "open_output"]
+__all__ = ["VectorBlock", "VectorDataset", "holds_vectors", "open_dataset"]

@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from embedcli import readers, storage
-from embedcli.core.arrow_values import values_of
+from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
-from embedcli.readers.preview import look_at
+from embedcli.readers.preview import preview_input
 
 # Column names that are taken without asking, in this order.
-PAIR_NAMES = (
+PAIR_COLUMNS = (
     ("text_a", "sentence1", "sentence_1", "sentence_a", "text1", "text_1", "anchor"),
     ("text_b", "sentence2", "sentence_2", "sentence_b", "text2", "text_2", "positive"),
     ("score", "label", "similarity", "similarity_score", "relatedness_score"),
 )
-RELEVANCE_NAMES = (
+RELEVANCE_COLUMNS = (
     ("query_id", "query-id", "qid", "query"),
     ("document_id", "doc_id", "corpus_id", "corpus-id", "docid", "document", "id"),
     ("relevance", "score", "label", "rel", "grade"),
 )
-LABEL_NAMES = ("label", "labels", "cluster", "category", "topic", "class")
-LOOK_ROWS = 100
+LABEL_COLUMNS = ("label", "labels", "cluster", "category", "topic", "class")
+PREVIEW_ROWS = 100
 
 
 @dataclass(frozen=True)
-class Pairs:
+class ScoredPairs:
     """Two texts and how similar people find them, row by row."""
 
     name: str
@@ -40,25 +40,25 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class RetrievalTask:
     """Queries, documents, and which documents count for a query. Rows are read when they are encoded."""
 
     name: str
     queries: Job
     documents: Job
-    relevance: dict[str, dict[str, float]]
+    grades: dict[str, dict[str, float]]
     query_prompt: str | None = None
     document_prompt: str | None = None
 
-    def query_job(self, job: Job) -> Job:
+    def make_query_job(self, job: Job) -> Job:
         return replace(job, as_="query", prompt=self.query_prompt, prompt_name=None)
 
-    def document_job(self, job: Job) -> Job:
+    def make_document_job(self, job: Job) -> Job:
         return replace(job, as_="document", prompt=self.document_prompt, prompt_name=None)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledTexts:
     """Texts and the group each belongs to."""
 
     name: str
@@ -66,49 +66,55 @@ class Labelled:
     labels: list[str]
 
 
-Task = Pairs | Retrieval | Labelled
+EvaluationTask = ScoredPairs | RetrievalTask | LabelledTexts
 
 
 # Reading
 
 
-def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> Pairs:
+def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> ScoredPairs:
     """The pairs of a file. `columns` names both texts and the score; InputError, with its line, for a bad row."""
-    first, second, score = columns or guessed(job, path, PAIR_NAMES, "--columns TEXT_A,TEXT_B,SCORE")
-    made = Pairs(name_of(path), [], [], [])
-    for chunk in rows_of(replace(job, inputs=(path,), text_column=first, keep=(second, score)), "--columns"):
-        others, scores = values_of(chunk.kept.column(second)), values_of(chunk.kept.column(score))
+    first, second, score = columns or guess_columns(job, path, PAIR_COLUMNS, "--columns TEXT_A,TEXT_B,SCORE")
+    made = ScoredPairs(dataset_name(path), [], [], [])
+    for chunk in read_valid_chunks(replace(job, inputs=(path,), text_column=first, keep=(second, score)), "--columns"):
+        others, scores = (
+            column_to_python(chunk.kept_columns.column(second)),
+            column_to_python(chunk.kept_columns.column(score)),
+        )
         for line, one, two, value in zip(chunk.lines, chunk.texts, others, scores, strict=True):
             if not isinstance(two, str) or not two.strip():
-                raise InputError(f"{storage.where(path, line)}: {second} is empty or no text", "mend the row")
+                raise InputError(f"{storage.format_location(path, line)}: {second} is empty or no text", "mend the row")
             made.first.append(one)
             made.second.append(two)
-            made.scores.append(number(value, score, path, line))
+            made.scores.append(parse_number(value, score, path, line))
     if len(made.scores) < 2:
         raise InputError(
-            f"{storage.where(path)}: a correlation needs two pairs, and it has {len(made.scores)}", "give more pairs"
+            f"{storage.format_location(path)}: a correlation needs two pairs, and it has {len(made.scores)}",
+            "give more pairs",
         )
     return made
 
 
-def read_labelled(job: Job, path: str, label: str | None = None) -> Labelled:
+def read_labelled_texts(job: Job, path: str, label: str | None = None) -> LabelledTexts:
     """The texts of a file and their labels."""
-    name = label or guessed(job, path, (LABEL_NAMES,), "--label COLUMN")[0]
-    made = Labelled(name_of(path), [], [])
-    for chunk in rows_of(replace(job, inputs=(path,), keep=(name,)), "--label"):
-        for line, text, value in zip(chunk.lines, chunk.texts, values_of(chunk.kept.column(name)), strict=True):
+    name = label or guess_columns(job, path, (LABEL_COLUMNS,), "--label COLUMN")[0]
+    made = LabelledTexts(dataset_name(path), [], [])
+    for chunk in read_valid_chunks(replace(job, inputs=(path,), keep=(name,)), "--label"):
+        for line, text, value in zip(
+            chunk.lines, chunk.texts, column_to_python(chunk.kept_columns.column(name)), strict=True
+        ):
             if value is None:
-                raise InputError(f"{storage.where(path, line)}: {name} is missing", "mend the row")
+                raise InputError(f"{storage.format_location(path, line)}: {name} is missing", "mend the row")
             made.texts.append(text)
             made.labels.append(str(value))
     return made
 
 
-def read_retrieval(job: Job, documents: str, queries: str, relevance: str) -> Retrieval:
+def read_retrieval(job: Job, documents: str, queries: str, relevance: str) -> RetrievalTask:
     """A retrieval task: documents are only named here, and read when they are encoded."""
     made = read_relevance(job, relevance)
     reading = replace(job, inputs=(documents,))
-    return Retrieval(name_of(documents), replace(job, inputs=(queries,)), reading, made)
+    return RetrievalTask(dataset_name(documents), replace(job, inputs=(queries,)), reading, made)
 
 
 def read_relevance(job: Job, path: str) -> dict[str, dict[str, float]]:
@@ -125,13 +131,15 @@ def read_relevance(job: Job, path: str) -> dict[str, dict[str, float]]:
 
 
 def _relevance_rows(job: Job, path: str) -> Iterator[tuple[str, str, float]]:
-    query, document, grade = guessed(job, path, RELEVANCE_NAMES, "columns named query_id, document_id, relevance")
+    query, document, grade = guess_columns(
+        job, path, RELEVANCE_COLUMNS, "columns named query_id, document_id, relevance"
+    )
     # A template takes whole numbers as text too.
     reading = replace(job, inputs=(path,), text_column=None, template=f"{{{document}}}", keep=(query, grade))
-    for chunk in rows_of(reading):
-        kept = (values_of(chunk.kept.column(query)), values_of(chunk.kept.column(grade)))
+    for chunk in read_valid_chunks(reading):
+        kept = (column_to_python(chunk.kept_columns.column(query)), column_to_python(chunk.kept_columns.column(grade)))
         for line, id, asked, value in zip(chunk.lines, chunk.texts, *kept, strict=True):
-            yield str(asked), id, number(value, grade, path, line)
+            yield str(asked), id, parse_number(value, grade, path, line)
 
 
 def _trec_lines(path: str) -> Iterator[tuple[str, str, float]]:
@@ -145,18 +153,18 @@ def _trec_lines(path: str) -> Iterator[tuple[str, str, float]]:
             fields = line.split()
             if len(fields) != 4:
                 raise InputError(
-                    f"{storage.where(path, number_)}: has {len(fields)} fields, not four",
+                    f"{storage.format_location(path, number_)}: has {len(fields)} fields, not four",
                     "write TREC qrels: query_id iteration document_id relevance",
                 )
-            yield fields[0], fields[2], number(fields[3], "relevance", path, number_)
+            yield fields[0], fields[2], parse_number(fields[3], "relevance", path, number_)
 
 
-def read_queries(task: Retrieval) -> tuple[list[str], list[str]]:
+def read_queries(task: RetrievalTask) -> tuple[list[str], list[str]]:
     """Ids and texts of the queries that have a relevant document. InputError if there are none."""
     ids, texts = [], []
-    for chunk in rows_of(task.queries):
-        for id, text in zip(map(str, values_of(chunk.ids)), chunk.texts, strict=True):
-            if any(grade > 0 for grade in task.relevance.get(id, {}).values()):
+    for chunk in read_valid_chunks(task.queries):
+        for id, text in zip(map(str, column_to_python(chunk.ids)), chunk.texts, strict=True):
+            if any(grade > 0 for grade in task.grades.get(id, {}).values()):
                 ids.append(id)
                 texts.append(text)
     if not ids:
@@ -167,42 +175,44 @@ def read_queries(task: Retrieval) -> tuple[list[str], list[str]]:
     return ids, texts
 
 
-def rows_of(job: Job, flag: str = "--keep") -> Iterator[Chunk]:
+def read_valid_chunks(job: Job, flag: str = "--keep") -> Iterator[Chunk]:
     """The rows of a file, all of them good: InputError, with its line, at the first that is not.
 
     `flag` is the one by which `eval` is told of the columns that a job calls kept.
     """
     try:
-        plan = readers.plan(job)
+        plan = readers.plan_inputs(job)
     except UsageError as error:
         raise UsageError(error.message.replace("--keep", flag), error.hint.replace("--keep", flag)) from None
-    for chunk in readers.read(job, plan, plan.pieces):
+    for chunk in readers.read_chunks(job, plan, plan.splits):
         for reject in chunk.rejects:
-            raise InputError(f"{storage.where(reject.source, reject.line)}: {reject.reason}", "mend the row")
+            raise InputError(f"{storage.format_location(reject.source, reject.line)}: {reject.reason}", "mend the row")
         yield chunk
 
 
-def guessed(job: Job, path: str, names: Sequence[Sequence[str]], remedy: str) -> list[str]:
+def guess_columns(job: Job, path: str, names: Sequence[Sequence[str]], remedy: str) -> list[str]:
     """For each group of names the first that is a column of the file. UsageError if one has none."""
-    there = {name.lower(): name for name in look_at(path, job.format, job.encoding, LOOK_ROWS).kinds}
+    there = {name.lower(): name for name in preview_input(path, job.format, job.encoding, PREVIEW_ROWS).column_types}
     found = [next((there[name] for name in group if name in there), None) for group in names]
     for group, name in zip(names, found, strict=True):
         if name is None:
             raise UsageError(
-                f"{storage.where(path)}: has none of the columns {', '.join(group)}; "
+                f"{storage.format_location(path)}: has none of the columns {', '.join(group)}; "
                 f"its columns are {', '.join(there.values()) or 'none'}",
                 f"give {remedy}",
             )
     return [name for name in found if name is not None]
 
 
-def number(value: Any, column: str, path: str, line: int) -> float:
+def parse_number(value: Any, column: str, path: str, line: int) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise InputError(f"{storage.where(path, line)}: {column} is {value!r}, not a number", "mend the row") from None
+        raise InputError(
+            f"{storage.format_location(path, line)}: {column} is {value!r}, not a number", "mend the row"
+        ) from None
 
 
-def name_of(path: str) -> str:
+def dataset_name(path: str) -> str:
     """A file's name without folder and endings."""
     return Path(path).name.split(".")[0] or path

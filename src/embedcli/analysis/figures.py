@@ -16,42 +16,42 @@ from embedcli.core.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from embedcli.analysis.projection import Map
+    from embedcli.analysis.projection import EmbeddingMap
 
-ENDINGS = (".png", ".svg", ".pdf")
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 DOTS_PER_INCH = 150
 # After the one that matplotlib brings, which has Latin, Greek, Cyrillic and Arabic.
-FONTS = (
+FALLBACK_FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
     "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "SimHei", "Malgun Gothic",
     "Noto Sans Devanagari", "Noto Sans Thai",
 )  # fmt: skip
 
 
-def figure(path: str, width: float, height: float) -> Figure:
+def new_figure(path: str, width: float, height: float) -> Figure:
     """An empty figure, in inches. UsageError if `path` has no known ending or matplotlib is missing."""
-    if not path.endswith(ENDINGS):
-        raise UsageError(f"{path}: pictures end in {', '.join(ENDINGS)}", "choose a name such as picture.png")
+    if not path.endswith(FIGURE_ENDINGS):
+        raise UsageError(f"{path}: pictures end in {', '.join(FIGURE_ENDINGS)}", "choose a name such as picture.png")
     try:
         from matplotlib import rcParams
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("pictures need matplotlib", "pip install 'embedcli[plot]'") from None
-    rcParams["font.family"] = ["DejaVu Sans", *installed_fonts()]
+    rcParams["font.family"] = ["DejaVu Sans", *list_installed_fonts()]
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def installed_fonts() -> list[str]:
+def list_installed_fonts() -> list[str]:
     """Those of FONTS that this machine has: what one lacks, the next may have."""
     from matplotlib.font_manager import fontManager
 
     here = set(fontManager.get_font_names())
-    return [name for name in FONTS if name in here]
+    return [name for name in FALLBACK_FONTS if name in here]
 
 
-def save(drawn: Figure, path: str) -> None:
+def save_figure(drawn: Figure, path: str) -> None:
     """Write a figure whole. The same content gives the same bytes."""
-    with storage.replacing(path) as temporary:
+    with storage.replace_file_atomically(path) as temporary:
         metadata: dict[str, Any] = {"Date": None} if path.endswith(".svg") else {}
         with warnings.catch_warnings():
             # A box stands for what no font has; a line for each such sign, on stderr, says no more.
@@ -59,9 +59,9 @@ def save(drawn: Figure, path: str) -> None:
             drawn.savefig(temporary, format=path.rsplit(".", 1)[1], dpi=DOTS_PER_INCH, metadata=metadata)
 
 
-def draw_map(made: Map, path: str) -> None:
+def draw_map(made: EmbeddingMap, path: str) -> None:
     """The map as a scatter plot with a legend or a colour bar."""
-    drawn = figure(path, 9, 7)
+    drawn = new_figure(path, 9, 7)
     axes = drawn.subplots()
     x, y, area = made.points[:, 0], made.points[:, 1], min(30.0, 20_000 / len(made.points))
     color = made.color
@@ -76,13 +76,13 @@ def draw_map(made: Map, path: str) -> None:
         for i, name in enumerate(color.names):
             axes.scatter(x[values == i], y[values == i], s=area, label=name, linewidths=0, alpha=0.8)
         drawn.legend(title=color.name, loc="outside right upper", frameon=False, markerscale=2)
-    axes.set(title=f"{made.title}\n{made.about}", xticks=[], yticks=[], aspect="equal")
-    save(drawn, path)
+    axes.set(title=f"{made.title}\n{made.description}", xticks=[], yticks=[], aspect="equal")
+    save_figure(drawn, path)
 
 
 def draw_comparisons(found: Sequence[dict[str, Any]], path: str) -> None:
     """One row of panels per compared file: cosines, and neighbours kept."""
-    drawn = figure(path, 9, 2.6 * len(found))
+    drawn = new_figure(path, 9, 2.6 * len(found))
     panels = drawn.subplots(len(found), 2, squeeze=False)
     for (left, right), one in zip(panels, found, strict=True):
         spread = one["cosine_histogram"]
@@ -93,26 +93,26 @@ def draw_comparisons(found: Sequence[dict[str, Any]], path: str) -> None:
         kept = one["overlap_histogram"]
         right.bar(range(len(kept)), kept)
         right.set(xlabel=f"of {one['k']} neighbours kept", ylabel="rows")
-    save(drawn, path)
+    save_figure(drawn, path)
 
 
 def draw_stages(made: Mapping[str, Any], path: str) -> None:
     """How busy each stage was: over time where the report says it, else in all. `.html` holds the picture as a page."""
     page = path.endswith(".html")
-    drawn = figure("page.svg" if page else path, 9, 3)
+    drawn = new_figure("page.svg" if page else path, 9, 3)
     axes = drawn.subplots()
     axes.set(xlabel="seconds", title=f"{made['started']}  {made['reason']}")
     if made.get("timeline"):
-        lanes(axes, made)
+        draw_timelines(axes, made)
     else:
-        bars(axes, made)
+        draw_stage_bars(axes, made)
     if page:
-        save_page(drawn, path, f"{made['started']}: stages of a run")
+        save_figure_page(drawn, path, f"{made['started']}: stages of a run")
     else:
-        save(drawn, path)
+        save_figure(drawn, path)
 
 
-def lanes(axes: Any, made: Mapping[str, Any]) -> None:
+def draw_timelines(axes: Any, made: Mapping[str, Any]) -> None:
     """One lane per stage: at each time, as high as its busy share."""
     width, busy = made["timeline"]["seconds"], made["timeline"]["busy"]
     for place, (name, shares) in enumerate(reversed(busy.items())):
@@ -127,7 +127,7 @@ def lanes(axes: Any, made: Mapping[str, Any]) -> None:
         axes.spines[side].set_visible(False)
 
 
-def bars(axes: Any, made: Mapping[str, Any]) -> None:
+def draw_stage_bars(axes: Any, made: Mapping[str, Any]) -> None:
     """Busy seconds of each stage beside the whole run; stages work at the same time, so bars may add up to more."""
     stages = {"whole run": made["seconds"], **made["stage_seconds"]}
     names = list(stages)
@@ -138,7 +138,7 @@ def bars(axes: Any, made: Mapping[str, Any]) -> None:
     axes.margins(x=0.12)
 
 
-def save_page(drawn: Figure, path: str, title: str) -> None:
+def save_figure_page(drawn: Figure, path: str, title: str) -> None:
     """A page that holds the picture and needs nothing else."""
     kept = io.StringIO()
     drawn.savefig(kept, format="svg", metadata={"Date": None})

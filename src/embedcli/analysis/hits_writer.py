@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 
 from embedcli import storage
 from embedcli.core.errors import UsageError
-from embedcli.outputs.vector_files import column_of
+from embedcli.outputs.vector_files import json_values_to_column
 
 ROWS_AT_ONCE = 10_000
-TIMES = (date, datetime, time, timedelta)
+TIME_TYPES = (date, datetime, time, timedelta)
 
 
 def write_rows(rows: Iterator[dict[str, Any]], path: str) -> None:
@@ -29,16 +29,16 @@ def write_rows(rows: Iterator[dict[str, Any]], path: str) -> None:
     if path == "-":
         sys.stdout.buffer.writelines(lines)
         return
-    with storage.replacing(path) as temporary, open(temporary, "wb") as out:
+    with storage.replace_file_atomically(path) as temporary, open(temporary, "wb") as out:
         out.writelines(lines)
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], path: str) -> None:
     some = list(islice(rows, ROWS_AT_ONCE))
     plain = _in_text(some, _mixed(some))
-    first = pa.table({name: column_of([row[name] for row in plain]) for name in plain[0]} if plain else {})
+    first = pa.table({name: json_values_to_column([row[name] for row in plain]) for name in plain[0]} if plain else {})
     texts = {field.name for field in first.schema if pa.types.is_string(field.type)}
-    with storage.replacing(path) as temporary, pq.ParquetWriter(temporary, first.schema) as writer:
+    with storage.replace_file_atomically(path) as temporary, pq.ParquetWriter(temporary, first.schema) as writer:
         writer.write_table(first)
         while some := list(islice(rows, ROWS_AT_ONCE)):
             try:
@@ -54,7 +54,7 @@ def _mixed(rows: list[dict[str, Any]]) -> set[str]:
     return {
         name
         for name in (rows[0] if rows else ())
-        if {str, *TIMES} >= {type(row[name]) for row in rows} - {type(None)}
+        if {str, *TIME_TYPES} >= {type(row[name]) for row in rows} - {type(None)}
         and any(type(row[name]) is str for row in rows)
     }
 
@@ -67,4 +67,4 @@ def _in_text(rows: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]
 def _iso(value: Any) -> Any:
     if type(value) is timedelta:
         return str(value)
-    return value.isoformat() if type(value) in TIMES else value
+    return value.isoformat() if type(value) in TIME_TYPES else value

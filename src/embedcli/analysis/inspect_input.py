@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from embedcli import readers, storage
-from embedcli.analysis.inspect_output import Spread
+from embedcli.analysis.inspect_output import StreamingQuantiles
 from embedcli.core.job import Job
-from embedcli.readers.preview import look_at
+from embedcli.readers.preview import preview_input
 
 # JSONL rows whose keys are looked at.
-LOOK_ROWS = 1000
+PREVIEW_ROWS = 1000
 
 
 def describe_input(job: Job) -> dict[str, Any]:
@@ -22,19 +22,19 @@ def describe_input(job: Job) -> dict[str, Any]:
 
     Raises UsageError where no text column can be found, InputError where a file cannot be read.
     """
-    plan = readers.plan(job)
-    lengths, reasons = Spread(), Counter[str]()
+    plan = readers.plan_inputs(job)
+    lengths, reasons = StreamingQuantiles(), Counter[str]()
     rows = characters = 0
-    for chunk in readers.read(job, plan, plan.pieces):
+    for chunk in readers.read_chunks(job, plan, plan.splits):
         counts = np.fromiter(map(len, chunk.texts), np.int64, len(chunk.texts))
         lengths.add(counts)
         characters += int(counts.sum())
-        rows += chunk.read
+        rows += chunk.rows_read
         reasons.update(reject.reason.partition(":")[0] for reject in chunk.rejects)
     return {
-        "path": ", ".join(map(storage.masked, job.inputs)),
+        "path": ", ".join(map(storage.mask_secrets, job.inputs)),
         "kind": "input",
-        "files": {path: plan.formats[path] for path in dict.fromkeys(piece.path for piece in plan.pieces)},
+        "files": {path: plan.formats[path] for path in dict.fromkeys(piece.path for piece in plan.splits)},
         "bytes": plan.total_bytes,
         "rows": rows,
         "good_rows": lengths.count,
@@ -44,16 +44,16 @@ def describe_input(job: Job) -> dict[str, Any]:
         "template": plan.columns.template,
         "id_column": plan.columns.id_column,
         "id_type": str(plan.columns.id_type),
-        "columns": columns_in(job, list(plan.formats)),
+        "columns": list_columns(job, list(plan.formats)),
         "notes": list(plan.columns.notes),
         "characters": {"total": characters, **(lengths.summary(median=0.5, p95=0.95) or {})},
     }
 
 
-def columns_in(job: Job, paths: Sequence[str]) -> dict[str, str]:
+def list_columns(job: Job, paths: Sequence[str]) -> dict[str, str]:
     """All columns of the inputs, of objects their fields, and their types; of JSONL those of its first rows."""
     found: dict[str, str] = {}
     for path in paths:
-        for name, kind in look_at(path, job.format, job.encoding, LOOK_ROWS).leaves.items():
+        for name, kind in preview_input(path, job.format, job.encoding, PREVIEW_ROWS).flat_column_types.items():
             found.setdefault(name, str(kind))
     return found

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli import storage
-from embedcli.core.arrow_values import values_of
-from embedcli.outputs.dataset import Block, Output
+from embedcli.core.arrow_values import column_to_python
+from embedcli.outputs.dataset import VectorBlock, VectorDataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Floats
+    from embedcli.core.types import Float32Array
 
 # Values of which quantiles are exact; of more, an even sample between half of this and this.
-SPREAD_VALUES = 1 << 20
-EXAMPLES = 10
+MAX_HELD_VALUES = 1 << 20
+MAX_EXAMPLES = 10
 
 
-class Spread:
+class StreamingQuantiles:
     """Smallest, largest and quantiles of a stream of numbers, in bounded memory."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.least = float("inf")
-        self.most = float("-inf")
+        self.minimum = float("inf")
+        self.maximum = float("-inf")
         self._step = 1
         self._held: list[NDArray[Any]] = []
         self._size = 0
@@ -37,46 +37,46 @@ class Spread:
     def add(self, values: NDArray[Any]) -> None:
         if not len(values):
             return
-        self.least = min(self.least, float(values.min()))
-        self.most = max(self.most, float(values.max()))
+        self.minimum = min(self.minimum, float(values.min()))
+        self.maximum = max(self.maximum, float(values.max()))
         taken = values[-self.count % self._step :: self._step]
         self.count += len(values)
         self._held.append(np.array(taken))
         self._size += len(taken)
-        while self._size > SPREAD_VALUES:
+        while self._size > MAX_HELD_VALUES:
             self._held = [np.concatenate(self._held)[::2]]
             self._size = len(self._held[0])
             self._step *= 2
 
-    def values(self) -> NDArray[Any]:
+    def held_values(self) -> NDArray[Any]:
         """The numbers themselves, or the even sample of them."""
         return np.concatenate(self._held) if self._held else np.empty(0)
 
     def quantile(self, share: float) -> float:
         """The value below which `share` of the numbers lie."""
-        return float(np.quantile(self.values(), share))
+        return float(np.quantile(self.held_values(), share))
 
     def summary(self, **quantiles: float) -> dict[str, float] | None:
         """`min`, the named quantiles and `max`; None if there was no number."""
         if not self.count:
             return None
         middle = {name: self.quantile(share) for name, share in quantiles.items()}
-        return {"min": self.least, **middle, "max": self.most}
+        return {"min": self.minimum, **middle, "max": self.maximum}
 
 
-class Ids:
+class DuplicateIdCounter:
     """Counts ids that come more than once, holding eight bytes per row."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: VectorDataset) -> None:
         self.output = output
         self.columns = [name for name in (output.id_name, "window") if name and name in output.schema.names]
         self._hashes: list[NDArray[np.int64]] = []
 
-    def add(self, block: Block) -> None:
+    def add(self, block: VectorBlock) -> None:
         keys = self._keys(block)
         self._hashes.append(np.fromiter(map(hash, keys), np.int64, len(block)))
 
-    def duplicates(self) -> list[tuple[Any, int]]:
+    def find_duplicates(self) -> list[tuple[Any, int]]:
         """Ids that come more than once and how often, by the order of their first row."""
         if self.output.id_name is None or not self._hashes:
             return []
@@ -87,31 +87,31 @@ class Ids:
     def _counted(self, hashes: set[int]) -> Counter[Any]:
         """Equal hashes may belong to different ids: those rows are looked at again."""
         counts: Counter[Any] = Counter()
-        for block in self.output.blocks(self.columns):
+        for block in self.output.read_blocks(self.columns):
             counts.update(key for key in self._keys(block) if hash(key) in hashes)
         return counts
 
-    def _keys(self, block: Block) -> Iterator[Any]:
-        columns = [values_of(block.table.column(name)) for name in self.columns]
+    def _keys(self, block: VectorBlock) -> Iterator[Any]:
+        columns = [column_to_python(block.columns.column(name)) for name in self.columns]
         return iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
 
 
-def describe(output: Output) -> dict[str, Any]:
+def describe_output(output: VectorDataset) -> dict[str, Any]:
     """Everything `embedcli inspect` says of an output, as JSON values; reads it once, checking its checksums."""
-    norms, tokens, ids = Spread(), Spread(), Ids(output)
+    norms, tokens, ids = StreamingQuantiles(), StreamingQuantiles(), DuplicateIdCounter(output)
     names = [name for name in ("n_tokens", "truncated") if name in output.schema.names]
     bad = zero = truncated = rows = total_tokens = 0
-    for block in output.blocks([*ids.columns, *names], verify=True):
-        lengths = row_norms(measured(output, block))
+    for block in output.read_blocks([*ids.columns, *names], verify=True):
+        lengths = compute_row_norms(vectors_for_norms(output, block))
         fine = np.isfinite(lengths)
         bad += int((~fine).sum())
         zero += int((lengths == 0).sum())
         norms.add(lengths[fine])
         rows += len(block)
         if "truncated" in names:
-            truncated += int(block.table["truncated"].to_numpy().sum())
+            truncated += int(block.columns["truncated"].to_numpy().sum())
         if "n_tokens" in names:
-            counts = block.table["n_tokens"].to_numpy()
+            counts = block.columns["n_tokens"].to_numpy()
             tokens.add(counts)
             total_tokens += int(counts.sum())
         if output.id_name is not None:
@@ -119,10 +119,10 @@ def describe(output: Output) -> dict[str, Any]:
     return {
         "path": output.path,
         "kind": "output",
-        "bytes": sum(size_of(part.path) for part in output.parts),
-        "files": len(output.parts),
+        "bytes": sum(size_on_disk(part.path) for part in output.vector_files),
+        "files": len(output.vector_files),
         "rows": rows,
-        "rejected": output.job.get("rejects"),
+        "rejected": output.job_manifest.get("rejects"),
         "dim": output.dim,
         "precision": output.precision,
         "norms": None if "binary" in output.precision else norms.summary(median=0.5),
@@ -131,38 +131,38 @@ def describe(output: Output) -> dict[str, Any]:
         "truncated_rows": truncated if "truncated" in names else None,
         "truncated_share": truncated / rows if rows and "truncated" in names else None,
         "tokens": {"total": total_tokens, **(tokens.summary(median=0.5, p95=0.95) or {})} if tokens.count else None,
-        "ids": ids_json(output, ids.duplicates()),
+        "ids": describe_ids(output, ids.find_duplicates()),
         "columns": {field.name: str(field.type) for field in output.schema},
-        "space": dict(output.space),
+        "space": dict(output.vector_space),
     }
 
 
-def ids_json(output: Output, duplicates: list[tuple[Any, int]]) -> dict[str, Any]:
+def describe_ids(output: VectorDataset, duplicates: list[tuple[Any, int]]) -> dict[str, Any]:
     """The ids' column and type, and how many come more than once, some of them by name."""
     name = output.id_name
     return {
         "column": name,
         "type": str(output.schema.field(name).type) if name else None,
         "duplicates": len(duplicates),
-        "examples": [{"id": plain(key), "rows": count} for key, count in duplicates[:EXAMPLES]],
+        "examples": [{"id": to_json_value(key), "rows": count} for key, count in duplicates[:MAX_EXAMPLES]],
     }
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, tuple | list):
-        return [plain(part) for part in value]
+        return [to_json_value(part) for part in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def measured(output: Output, block: Block) -> Floats:
+def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> Float32Array:
     """The vectors of a block for their norms: as they are where that is float32, else restored where possible."""
     if output.precision in ("int8", "uint8") and output.ranges is None:
         return block.vectors.astype(np.float32)
-    return output.floats(block) if block.vectors.dtype != np.float32 else block.vectors
+    return output.block_as_float32(block) if block.vectors.dtype != np.float32 else block.vectors
 
 
-def row_norms(vectors: Floats) -> NDArray[Any]:
+def compute_row_norms(vectors: Float32Array) -> NDArray[Any]:
     """float32 [n]: the length of each vector; not finite where a value is not."""
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
@@ -172,7 +172,7 @@ def row_norms(vectors: Floats) -> NDArray[Any]:
     return np.asarray(lengths)
 
 
-def size_of(path: str) -> int:
+def size_on_disk(path: str) -> int:
     """Bytes of a file, or of all files in a folder of this machine (a Lance dataset)."""
     if storage.is_folder(path):
         return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())

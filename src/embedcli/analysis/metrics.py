@@ -10,12 +10,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Floats
+    from embedcli.core.types import Float32Array
 
     Numbers = NDArray[np.float64]
 
-KMEANS_STEPS = 300
-KMEANS_STARTS = 10
+KMEANS_MAX_ITERATIONS = 300
+KMEANS_INITIALIZATIONS = 10
 
 
 # Pairs
@@ -31,10 +31,10 @@ def pearson(one: Any, two: Any) -> float:
 
 def spearman(one: Any, two: Any) -> float:
     """Linear correlation of the ranks; equal values share the mean of their ranks."""
-    return pearson(ranks(one), ranks(two))
+    return pearson(average_ranks(one), average_ranks(two))
 
 
-def ranks(values: Any) -> Numbers:
+def average_ranks(values: Any) -> Numbers:
     """float64 [n]: ranks from 1, equal values sharing their mean."""
     _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
@@ -51,11 +51,11 @@ def ndcg(found: Sequence[Any], relevance: Mapping[Any, float], k: int) -> float:
     """
     gains = [relevance.get(row, 0.0) for row in found[:k]]
     best = sorted((gain for gain in relevance.values() if gain > 0), reverse=True)[:k]
-    ideal = discounted(best)
-    return discounted([max(gain, 0.0) for gain in gains]) / ideal if ideal else 0.0
+    ideal = discounted_gain(best)
+    return discounted_gain([max(gain, 0.0) for gain in gains]) / ideal if ideal else 0.0
 
 
-def discounted(gains: Sequence[float]) -> float:
+def discounted_gain(gains: Sequence[float]) -> float:
     return float(np.sum(np.asarray(gains, np.float64) / np.log2(np.arange(2, len(gains) + 2))))
 
 
@@ -99,14 +99,14 @@ def entropy(counts: Any) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def k_means(vectors: Floats, k: int, seed: int = 0, starts: int = KMEANS_STARTS) -> NDArray[np.int64]:
+def k_means(vectors: Float32Array, k: int, seed: int = 0, starts: int = KMEANS_INITIALIZATIONS) -> NDArray[np.int64]:
     """int64 [n]: a cluster for each vector; the tightest of several runs of Lloyd's algorithm from k-means++ starts."""
     random = np.random.default_rng(seed)
     runs = [_lloyd(vectors, _spread_centers(vectors, k, random)) for _ in range(starts)]
     return min(runs, key=lambda run: run[1])[0]
 
 
-def _spread_centers(vectors: Floats, k: int, random: np.random.Generator) -> Floats:
+def _spread_centers(vectors: Float32Array, k: int, random: np.random.Generator) -> Float32Array:
     """k-means++ (Arthur and Vassilvitskii, 2007): each next center far from those there are."""
     centers = [vectors[int(random.integers(len(vectors)))]]
     near = _distances(vectors, centers[0][None])[:, 0]
@@ -118,10 +118,10 @@ def _spread_centers(vectors: Floats, k: int, random: np.random.Generator) -> Flo
     return np.stack(centers)
 
 
-def _lloyd(vectors: Floats, centers: Floats) -> tuple[NDArray[np.int64], float]:
+def _lloyd(vectors: Float32Array, centers: Float32Array) -> tuple[NDArray[np.int64], float]:
     clusters = np.full(len(vectors), -1)
     distances = np.zeros(0)
-    for _ in range(KMEANS_STEPS):
+    for _ in range(KMEANS_MAX_ITERATIONS):
         every = _distances(vectors, centers)
         closest, distances = every.argmin(axis=1), every.min(axis=1)
         if np.array_equal(closest, clusters):
@@ -134,7 +134,7 @@ def _lloyd(vectors: Floats, centers: Floats) -> tuple[NDArray[np.int64], float]:
     return clusters, float(distances.sum())
 
 
-def _distances(vectors: Floats, centers: Floats) -> Numbers:
+def _distances(vectors: Float32Array, centers: Float32Array) -> Numbers:
     """float64 [n, k]: squared distances."""
     squares = (vectors**2).sum(axis=1)[:, None] - 2.0 * (vectors @ centers.T) + (centers**2).sum(axis=1)
     return np.asarray(np.maximum(squares, 0), np.float64)

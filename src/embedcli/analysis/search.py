@@ -9,20 +9,20 @@ from typing import Any
 
 import pyarrow as pa
 
-from embedcli.analysis.inspect_output import plain
-from embedcli.analysis.text_encoder import Notify, Texts, prompt_note, query_job, quiet
-from embedcli.analysis.topk import Metric, positions, search
-from embedcli.core.arrow_values import values_of
+from embedcli.analysis.inspect_output import to_json_value
+from embedcli.analysis.text_encoder import Notify, TextEncoder, build_query_job, ignore_message, missing_prompt_warning
+from embedcli.analysis.topk import Metric, hit_positions, search_vectors
+from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError
 from embedcli.core.job import Job
-from embedcli.outputs.dataset import Output
+from embedcli.outputs.dataset import VectorDataset
 
 # Queries that go through the rows together: enough for large matrix products, few enough for their scores.
-QUERIES_AT_ONCE = 512
+QUERY_BATCH_ROWS = 512
 
 
 @dataclass(frozen=True)
-class Query:
+class SearchQuery:
     """A text to look for, and its id where it came from a file."""
 
     text: str
@@ -32,23 +32,25 @@ class Query:
 class Searcher:
     """An output and the encoder of its queries. Loads the model; use as a context manager."""
 
-    def __init__(self, output: Output, *, notify: Notify = quiet, **flags: Any) -> None:
+    def __init__(self, output: VectorDataset, *, notify: Notify = ignore_message, **flags: Any) -> None:
         self.output = output
-        self._texts = Texts(query_job(output, "search", **flags), without_empty_prompt(notify))
+        self._texts = TextEncoder(build_query_job(output, "search", **flags), without_empty_prompt(notify))
         if self._texts.dim != output.dim:
             raise InputError(
                 f"{output.path} holds vectors of {output.dim} dimensions, its model now makes {self._texts.dim}",
                 "encode the rows again",
             )
-        note = prompt_note(output.space, self._texts.space)
+        note = missing_prompt_warning(output.vector_space, self._texts.vector_space)
         if note:
             notify(note)
 
-    def find(self, queries: Sequence[Query], k: int, columns: Sequence[str], metric: Metric) -> list[dict[str, Any]]:
+    def search(
+        self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric
+    ) -> list[dict[str, Any]]:
         """One row per hit, queries in order, best first: query, rank, score, id, and the named columns."""
-        hits = search(self.output, self._texts.encode([query.text for query in queries]), k, metric)
-        rows = positions(hits)
-        values = dict(zip(rows, self.output.take(rows, columns), strict=True))
+        hits = search_vectors(self.output, self._texts.encode([query.text for query in queries]), k, metric)
+        rows = hit_positions(hits)
+        values = dict(zip(rows, self.output.take_rows(rows, columns), strict=True))
         return [
             {"query_id": query.id, "query": query.text, "rank": rank, "score": float(score), **values[int(row)]}
             for query, hit in zip(queries, hits, strict=True)
@@ -67,26 +69,29 @@ def without_empty_prompt(notify: Notify) -> Notify:
     return lambda line: None if line.startswith("prompt: ''") else notify(line)
 
 
-def queries_in(job: Job) -> Iterator[Query]:
+def read_search_queries(job: Job) -> Iterator[SearchQuery]:
     """The queries of a file, by the same flags as the rows of `encode`. InputError at the first that is none."""
     from embedcli import readers  # a search for words reads no file of rows, and must start fast
 
-    plan = readers.plan(job)
-    for chunk in readers.read(job, plan, plan.pieces):
+    plan = readers.plan_inputs(job)
+    for chunk in readers.read_chunks(job, plan, plan.splits):
         for reject in chunk.rejects:
             raise InputError(f"{reject.source}:{reject.line}: {reject.reason}", "mend the queries; none may be lost")
-        yield from (Query(text, plain(id)) for text, id in zip(chunk.texts, values_of(chunk.ids), strict=True))
+        yield from (
+            SearchQuery(text, to_json_value(id))
+            for text, id in zip(chunk.texts, column_to_python(chunk.ids), strict=True)
+        )
 
 
-def in_batches(queries: Iterator[Query], size: int = QUERIES_AT_ONCE) -> Iterator[list[Query]]:
+def batch_queries(queries: Iterator[SearchQuery], size: int = QUERY_BATCH_ROWS) -> Iterator[list[SearchQuery]]:
     while batch := list(islice(queries, size)):
         yield batch
 
 
-def default_columns(output: Output, asked: Sequence[str]) -> list[str]:
+def choose_shown_columns(output: VectorDataset, asked: Sequence[str]) -> list[str]:
     """The columns to show: those asked for, else every kept one that holds text."""
     if asked:
         output.check_columns(asked)
         return list(asked)
-    kept = {name: output.schema.field(name).type for name in output.kept}
+    kept = {name: output.schema.field(name).type for name in output.kept_columns}
     return [name for name, kind in kept.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]

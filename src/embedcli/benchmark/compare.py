@@ -92,7 +92,7 @@ class BenchSession:
         return folder
 
 
-def compare(request: BenchRequest, notify: Notify) -> dict[str, Any]:
+def run_comparison(request: BenchRequest, notify: Notify) -> dict[str, Any]:
     """Compare embedcli with the baseline and other libraries.
 
     Args:
@@ -114,7 +114,7 @@ def compare(request: BenchRequest, notify: Notify) -> dict[str, Any]:
         lineup = Lineup(choose_embedcli_runs(model), choose_baseline(model))
         session = BenchSession(request, model, dataset, folder, notify, lineup)
         prepare_contenders(session)
-        if not torch_device.on_cpu(request.job):
+        if not torch_device.runs_on_cpu(request.job):
             machine["accelerator"] = measure_accelerator(session)
         timings, products = run_rounds(session)
         few_timings = run_few_rows(session) if request.few else {}
@@ -133,7 +133,7 @@ def prepare_contenders(session: BenchSession) -> None:
     lineup = session.lineup
     session.notify(f"{len(session.dataset.texts):,} rows; a ten-row run of each contender first, to fill the caches")
     lineup.embedcli_runs = name_embedcli_runs(session, lineup.embedcli_runs)
-    if session.model.is_static or not torch_device.on_cpu(session.request.job):
+    if session.model.is_static or not torch_device.runs_on_cpu(session.request.job):
         lineup.baseline = choose_baseline_batch_size(session, lineup.baseline)
     session.run_required(lineup.baseline, session.dataset.first_rows)
     if not session.request.peers:

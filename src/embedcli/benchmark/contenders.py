@@ -13,7 +13,7 @@ from embedcli.benchmark.timed_process import ProcessResult, run_measured
 from embedcli.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats, Rows
+    from embedcli.core.types import Float32Array, Int64Array
 
 PROGRAMS = Path(__file__).parent / "programs"
 # 3 is embedcli's exit code for a run that rejected some rows: the other rows are compared all the same.
@@ -55,9 +55,9 @@ class RunVectors:
         n_tokens: int64 [n], the tokens of each whole text; None if unknown.
     """
 
-    rows: Rows
-    vectors: Floats
-    n_tokens: Rows | None = None
+    rows: Int64Array
+    vectors: Float32Array
+    n_tokens: Int64Array | None = None
 
 
 class Contender(Protocol):

@@ -58,9 +58,9 @@ def read_texts(job: Job, limit: int | None) -> Iterator[str]:
     """Yield the texts that embedcli would encode, in order and at most `limit`."""
     from embedcli import readers
 
-    plan = readers.plan(job)
+    plan = readers.plan_inputs(job)
     remaining = limit
-    for chunk in readers.read(job, plan, plan.pieces):
+    for chunk in readers.read_chunks(job, plan, plan.splits):
         texts = chunk.texts[:remaining]
         yield from texts
         if remaining is not None:

@@ -16,7 +16,7 @@ from embedcli.benchmark.timed_process import child_environment, run_measured
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import device as torch_device
-from embedcli.models.config import Recipe
+from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class MeasuredModel:
 
     job: Job
     files: ModelFiles
-    recipe: Recipe
+    recipe: ModelConfig
     arguments: tuple[str, ...]
     format: str = "transformer"
 
@@ -101,22 +101,22 @@ def resolve_model(job: Job, arguments: tuple[str, ...]) -> MeasuredModel:
     from embedcli.encoders.static import encoder as static_encoder
     from embedcli.models import config as model_config
 
-    files = encoders.resolve(job)
+    files = encoders.resolve_model_files(job)
     if files is None:
         raise UsageError(f"bench measures encoders on this machine, and {job.model} is hosted", "use `embedcli encode`")
-    settings = model_config.recipe(files, job)
+    settings = model_config.read_model_config(files, job)
     if files.kind != "static":
         return MeasuredModel(job, files, settings, arguments)
-    identity = static_encoder.identity(files, job)
+    identity = static_encoder.static_model_identity(files, job)
     settings = replace(settings, max_seq_length=identity["max_seq_length"], normalize=identity["normalize"])
-    return MeasuredModel(job, files, settings, arguments, str(static_encoder.recognise(files.folder)))
+    return MeasuredModel(job, files, settings, arguments, str(static_encoder.detect_static_format(files.path)))
 
 
 def choose_embedcli_runs(model: MeasuredModel) -> list[EmbedcliRun]:
     """Choose embedcli as requested; if it may choose engine and number format, also its other choices."""
     requested = EmbedcliRun("embedcli", model.arguments)
     job = model.job
-    if model.is_static or (job.engine, job.dtype) != ("auto", "auto") or not torch_device.on_cpu(job):
+    if model.is_static or (job.engine, job.dtype) != ("auto", "auto") or not torch_device.runs_on_cpu(job):
         return [requested]
     runs = [requested, EmbedcliRun("embedcli torch", (*model.arguments, "--engine", "torch"))]
     if has_bfloat16():
@@ -135,7 +135,7 @@ def choose_baseline(model: MeasuredModel) -> PeerLibrary:
         ModelError: The library that reads it is not installed.
     """
     if not model.is_static:
-        if torch_device.on_cpu(model.job):
+        if torch_device.runs_on_cpu(model.job):
             return configure_library(model, "sentence-transformers", "sentence-transformers 32")
         half = {"dtype": "float16"}
         return configure_library(model, "sentence-transformers", "sentence-transformers f16", half)
@@ -167,10 +167,10 @@ def configure_library(
         python: The interpreter that has the library.
     """
     job, recipe = model.job, model.recipe
-    device = "cpu" if torch_device.on_cpu(job) else None if job.device == "auto" else job.device
+    device = "cpu" if torch_device.runs_on_cpu(job) else None if job.device == "auto" else job.device
     settings = {
         "library": library,
-        "model": str(model.files.folder.resolve()),
+        "model": str(model.files.path.resolve()),
         "batch_sizes": [BASELINE_BATCH_SIZE.get(library, 256)],
         "device": device,
         "dtype": "float32",
@@ -202,7 +202,7 @@ def find_peers(
     if model.is_static:
         return [], {}
     peers = [configure_library(model, "sentence-transformers", "sentence-transformers")]
-    if has_bfloat16() and torch_device.on_cpu(model.job):
+    if has_bfloat16() and torch_device.runs_on_cpu(model.job):
         bfloat16 = {"dtype": "bfloat16"}
         peers.append(configure_library(model, "sentence-transformers", "sentence-transformers bf16", bfloat16))
     missing: dict[str, str] = {}
@@ -215,7 +215,7 @@ def find_peers(
     available = [name for name in ("sentence-transformers onnx", "fastembed") if name not in missing]
     if available:
         try:
-            onnx_folder = ensure_onnx_file(model.files.folder, python, folder, notify)
+            onnx_folder = ensure_onnx_file(model.files.path, python, folder, notify)
         except RunFailed as error:
             return peers, missing | dict.fromkeys(available, f"no ONNX file could be created: {error}")
         peers += [configure_onnx_library(model, name, str(onnx_folder), python) for name in available]
@@ -223,7 +223,7 @@ def find_peers(
 
 
 def configure_onnx_library(model: MeasuredModel, name: str, onnx_folder: str, python: str) -> PeerLibrary:
-    shape = read_transformer_shape(model.files.folder)
+    shape = read_transformer_shape(model.files.path)
     changes = {"model": onnx_folder, "backend": "onnx", "dim": shape.hidden if shape else None}
     return configure_library(model, name.removesuffix(" onnx"), name, changes, python)
 

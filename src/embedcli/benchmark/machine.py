@@ -8,9 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from embedcli.core.cpu import cores
+from embedcli.core.cpu import count_usable_cores
 
-PACKAGES = (
+TIMED_PACKAGES = (
     "embedcli",
     "numpy",
     "tokenizers",
@@ -30,7 +30,7 @@ def describe_machine() -> dict[str, Any]:
     """Describe the machine as JSON: names, counts, GB of memory, versions."""
     return {
         "processor": processor_name(),
-        "cores": cores(),
+        "cores": count_usable_cores(),
         "memory_gb": memory_gb(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
@@ -67,7 +67,7 @@ def busy_seconds() -> float | None:
 def installed_versions() -> dict[str, str]:
     """The versions of the measured packages that are installed."""
     versions = {}
-    for name in PACKAGES:
+    for name in TIMED_PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

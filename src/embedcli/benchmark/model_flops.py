@@ -8,7 +8,7 @@ from pathlib import Path
 from embedcli.benchmark.statistics import TransformerShape
 from embedcli.core.errors import ModelError
 from embedcli.models.files import read_json
-from embedcli.models.weights import header
+from embedcli.models.weights import read_header
 
 # Parts of the names of tensors that a forward pass only looks up or does not use.
 NOT_MULTIPLIED = ("embeddings", "embed_tokens", "wte", "wpe", "pooler", "lm_head", "cls")
@@ -20,7 +20,9 @@ def read_transformer_shape(folder: Path) -> TransformerShape | None:
     """Read the size of the transformer in a folder; None without safetensors or with an unusual config."""
     try:
         config = read_json(folder / "config.json")
-        tensors = {name: entry for file in sorted(folder.glob("*.safetensors")) for name, entry in header(file).items()}
+        tensors = {
+            name: entry for file in sorted(folder.glob("*.safetensors")) for name, entry in read_header(file).items()
+        }
     except ModelError:
         return None
     text_config = config.get("text_config") or config

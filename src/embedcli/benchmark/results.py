@@ -23,7 +23,7 @@ from embedcli.benchmark.statistics import (
 )
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Rows
+    from embedcli.core.types import Int64Array
 
 # The timings of each contender by its name, one per round.
 Timings = dict[str, list[Timing]]
@@ -61,7 +61,7 @@ def summarize(measurements: Measurements) -> dict[str, Any]:
     lineup, timings = measurements.lineup, measurements.timings
     model = measurements.model
     first = lineup.embedcli_runs[0].name
-    shape = None if model.is_static else read_transformer_shape(model.files.folder)
+    shape = None if model.is_static else read_transformer_shape(model.files.path)
     return {
         "embedcli": __version__,
         "machine": dict(measurements.machine),
@@ -89,7 +89,7 @@ def summarize(measurements: Measurements) -> dict[str, Any]:
 
 def get_model_name(model: MeasuredModel) -> str:
     """The model's name; of a path only the last part, as the rest belongs to the machine."""
-    return model.files.folder.name if model.files.where == "path" else model.files.name
+    return model.files.path.name if model.files.origin == "path" else model.files.name
 
 
 def summarize_contender(
@@ -175,7 +175,7 @@ def get_dtype(contender: Contender, timings: Sequence[Timing]) -> str:
     return str(timings[0].report["space"].get("dtype", "float32"))
 
 
-def compute_padding_share(measurements: Measurements, contender: Contender, lengths: Rows) -> float | None:
+def compute_padding_share(measurements: Measurements, contender: Contender, lengths: Int64Array) -> float | None:
     """The padded share of all computed tokens; None if unknown.
 
     embedcli reports it; for sentence-transformers its way of batching is simulated.
@@ -204,7 +204,7 @@ def compute_lowest_cosine(measurements: Measurements, contender: Contender) -> f
     return lowest_cosine(left.vectors[in_left], right.vectors[in_right])
 
 
-def get_token_counts(measurements: Measurements) -> Rows:
+def get_token_counts(measurements: Measurements) -> Int64Array:
     """The tokens read of each row, int64 [n], special tokens included; 0 for rows without a vector."""
     first = measurements.vectors[measurements.lineup.embedcli_runs[0].name]
     lengths = np.zeros(len(measurements.texts), np.int64)

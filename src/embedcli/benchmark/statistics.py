@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Floats, Rows
+    from embedcli.core.types import Float32Array, Int64Array
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def median_or_nan(values: Sequence[float]) -> float:
     return median(values) if values else float("nan")
 
 
-def lowest_cosine(left: Floats, right: Floats) -> float:
+def lowest_cosine(left: Float32Array, right: Float32Array) -> float:
     """The smallest cosine between row i of `left` and row i of `right`.
 
     Args:
@@ -57,7 +57,7 @@ def lowest_cosine(left: Floats, right: Floats) -> float:
     return float(((a * b).sum(axis=1) / lengths).min())
 
 
-def count_useful_flop(lengths: Rows, shape: TransformerShape) -> float:
+def count_useful_flop(lengths: Int64Array, shape: TransformerShape) -> float:
     """Count the floating-point operations that rows need, padding excluded.
 
     Per token: 2 x parameters without embeddings (one multiplication and one addition each), and 4 x layers x hidden x
@@ -72,7 +72,7 @@ def count_useful_flop(lengths: Rows, shape: TransformerShape) -> float:
     return float((tokens * per_token).sum())
 
 
-def simulate_padding_share(lengths: Rows, order: Rows, batch_size: int) -> float:
+def simulate_padding_share(lengths: Int64Array, order: Int64Array, batch_size: int) -> float:
     """The padded share of all computed tokens, if rows are batched in `order` and padded to the longest of a batch.
 
     Args:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from embedcli.benchmark.machine import busy_seconds
 
-MEASURE = Path(__file__).parent / "programs" / "measure.py"
+MEASURE_PROGRAM = Path(__file__).parent / "programs" / "measure.py"
 # The user's settings reach a measured embedcli as options; of the environment only the place of its cache is kept.
 KEPT_VARIABLES = {"EMBEDCLI_CACHE"}
 
@@ -58,7 +58,7 @@ def run_measured(command: Sequence[str], log: Path) -> ProcessResult:
     """
     result_path = log.with_name(log.name + ".json")
     result_path.unlink(missing_ok=True)
-    measured_command = [sys.executable, "-S", "-E", str(MEASURE), str(result_path), *command]
+    measured_command = [sys.executable, "-S", "-E", str(MEASURE_PROGRAM), str(result_path), *command]
     nothing = subprocess.DEVNULL
     busy_before = busy_seconds()
     with log.open("wb") as stderr:

@@ -5,8 +5,16 @@ its file is there: it is written under a temporary name, flushed, and renamed to
 digest, so a damaged part is noticed. There is no journal that could fall out of step.
 """
 
-from embedcli.checkpoint.ledger import LOCK, Ledger
-from embedcli.checkpoint.part_files import joined_hash, reject_line, source_hash
-from embedcli.checkpoint.partitions import Record, sealed_shares
+from embedcli.checkpoint.ledger import LOCK_FILE, Ledger
+from embedcli.checkpoint.part_files import combine_hashes, hash_chunk, reject_to_json_line
+from embedcli.checkpoint.partitions import PartitionRecord, list_completed_partitions
 
-__all__ = ["LOCK", "Ledger", "Record", "joined_hash", "reject_line", "sealed_shares", "source_hash"]
+__all__ = [
+    "LOCK_FILE",
+    "Ledger",
+    "PartitionRecord",
+    "combine_hashes",
+    "reject_to_json_line",
+    "list_completed_partitions",
+    "hash_chunk",
+]

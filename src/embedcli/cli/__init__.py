@@ -9,9 +9,9 @@ import typer
 from embedcli.cli.batch import batch
 from embedcli.cli.bench import bench
 from embedcli.cli.compare import compare
-from embedcli.cli.config_file import Command, configure
+from embedcli.cli.config_file import ConfigurableCommand, load_config
 from embedcli.cli.encode import encode
-from embedcli.cli.entrypoint import ended_at_once
+from embedcli.cli.entrypoint import run_and_exit_fast
 from embedcli.cli.evaluate import evaluate
 from embedcli.cli.inspect import inspect
 from embedcli.cli.merge import merge
@@ -68,25 +68,25 @@ def root(
     ] = False,
 ) -> None:
     """Batch text embedding: tables in, vectors beside their ids out, no row lost."""
-    configure(ctx, config, app)
+    load_config(ctx, config, app)
 
 
-app.command(cls=Command)(encode)
-app.command(cls=Command)(merge)
-app.command(cls=Command)(plan)
-app.command(cls=Command)(inspect)
-app.command(cls=Command)(search)
-app.command(cls=Command)(verify)
-app.command(cls=Command)(compare)
-app.command("eval", cls=Command)(evaluate)
-app.command(cls=Command)(plot)
-app.command(cls=Command)(report)
-app.command(cls=Command)(bench)
+app.command(cls=ConfigurableCommand)(encode)
+app.command(cls=ConfigurableCommand)(merge)
+app.command(cls=ConfigurableCommand)(plan)
+app.command(cls=ConfigurableCommand)(inspect)
+app.command(cls=ConfigurableCommand)(search)
+app.command(cls=ConfigurableCommand)(verify)
+app.command(cls=ConfigurableCommand)(compare)
+app.command("eval", cls=ConfigurableCommand)(evaluate)
+app.command(cls=ConfigurableCommand)(plot)
+app.command(cls=ConfigurableCommand)(report)
+app.command(cls=ConfigurableCommand)(bench)
 app.add_typer(batch)
-app.command(cls=Command)(models)
-app.command(cls=Command)(pull)
+app.command(cls=ConfigurableCommand)(models)
+app.command(cls=ConfigurableCommand)(pull)
 
 
 def main() -> None:
     """The console script."""
-    ended_at_once(lambda: app(prog_name="embedcli"))
+    run_and_exit_fast(lambda: app(prog_name="embedcli"))

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.config_file import Command
-from embedcli.cli.config_file import given as settings_of
-from embedcli.cli.console import note
-from embedcli.cli.encode import followed
-from embedcli.cli.entrypoint import guarded, set_environment
-from embedcli.cli.options import INPUT_FLAGS, Price, Progress, Quiet, Report, takes
+from embedcli.cli.config_file import ConfigurableCommand
+from embedcli.cli.config_file import collect_given_options as settings_of
+from embedcli.cli.console import print_note
+from embedcli.cli.encode import run_job_with_reporting
+from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.options import INPUT_FLAGS, PriceOption, ProgressOption, QuietFlag, ReportOption, with_job_options
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -33,10 +33,10 @@ batch = typer.Typer(
 )
 
 
-@batch.command("export", cls=Command)
-@guarded
-@takes(EXPORT_FLAGS)
-def export(
+@batch.command("export", cls=ConfigurableCommand)
+@handle_errors
+@with_job_options(EXPORT_FLAGS)
+def export_command(
     paths: Annotated[
         list[str],
         typer.Argument(metavar="INPUT... REQUESTS", help="Files, globs or folders; last, the .jsonl of requests."),
@@ -44,7 +44,7 @@ def export(
     results: Annotated[
         list[str] | None, typer.Option("--results", help="Results there are: only what they lack is asked; repeatable.")
     ] = None,
-    price: Price = None,
+    price: PriceOption = None,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -60,31 +60,31 @@ def export(
     if len(paths) < 2:
         raise UsageError("batch export needs an input and an output", "embedcli batch export in.jsonl requests.jsonl")
     job = Job(inputs=tuple(paths[:-1]), output="-", **flags)
-    made = openai_batch.export(job, paths[-1], note, results=results or ())
-    for line in exported(made, price):
-        note(line)
+    made = openai_batch.export_requests(job, paths[-1], print_note, results=results or ())
+    for line in format_export(made, price):
+        print_note(line)
     raise typer.Exit(3 if made.rejects else 0)
 
 
-def exported(made: Any, price: float | None) -> list[str]:
+def format_export(made: Any, price: float | None) -> list[str]:
     """What was exported, in a few lines."""
     lines = [("rows", f"{made.rows + made.rejects:,} in, {made.rejects:,} that cannot be read")]
     told = [
-        (made.repeated, "repeated"), (made.answered, "answered already"), (made.empty, "empty")
+        (made.duplicate_rows, "repeated"), (made.answered_rows, "answered already"), (made.empty_rows, "empty")
     ]  # fmt: skip
     rest = "".join(f", {count:,} {what}" for count, what in told if count)
     lines.append(("requests", f"{made.requests:,}{rest}"))
-    lines.append(("tokens", f"{made.tokens:,} ({made.counting}), {made.truncated:,} texts cut"))
+    lines.append(("tokens", f"{made.tokens:,} ({made.counting_method}), {made.truncated:,} texts cut"))
     if price is not None:
         lines.append(("cost", f"{made.tokens * price / 1e6:,.6g} at {price:g} per million tokens"))
     lines += [("output", path) for path in (*made.files, made.job_file)]
     return [f"{name:<8}  {text}" for name, text in lines]
 
 
-@batch.command("import", cls=Command)
-@guarded
-@takes(IMPORT_FLAGS)
-def import_(
+@batch.command("import", cls=ConfigurableCommand)
+@handle_errors
+@with_job_options(IMPORT_FLAGS)
+def import_command(
     ctx: typer.Context,
     paths: Annotated[
         list[str],
@@ -99,11 +99,11 @@ def import_(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Reject rows without an answer instead of stopping.")
     ] = False,
-    report: Report = None,
-    progress: Progress = "auto",
-    price: Price = None,
+    report: ReportOption = None,
+    progress: ProgressOption = "auto",
+    price: PriceOption = None,
     *,
-    quiet: Quiet = False,
+    quiet: QuietFlag = False,
     flags: dict[str, Any],
 ) -> None:
     """Join results with the exported rows and write OUTPUT, as encode would have.
@@ -119,11 +119,11 @@ def import_(
     results, output = paths[:-1], paths[-1]
     # What the export recorded stands unless it is given anew.
     given = {name: value for name, value in flags.items() if name != "keep" or value}
-    job = replace(openai_batch.recall(results, output, job_file), **given)
+    job = replace(openai_batch.load_job(results, output, job_file), **given)
     if inputs:
         job = replace(job, inputs=tuple(inputs))
 
     def load(job: Job, notify: Any) -> Any:
-        return openai_batch.load(results, job, notify, allow_missing=allow_missing)
+        return openai_batch.load_batch_encoder(results, job, notify, allow_missing=allow_missing)
 
-    raise typer.Exit(followed(job, report, progress, quiet, price, load, settings_of(ctx)))
+    raise typer.Exit(run_job_with_reporting(job, report, progress, quiet, price, load, settings_of(ctx)))

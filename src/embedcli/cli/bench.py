@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedcli.cli.entrypoint import guarded, set_environment
-from embedcli.cli.options import BY_NAME, ENCODER_FLAGS, INPUT_FLAGS, Quiet, takes
+from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.options import ENCODER_FLAGS, FLAGS_BY_NAME, INPUT_FLAGS, QuietFlag, with_job_options
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from embedcli.benchmark.compare import BenchRequest
 
 
-@guarded
-@takes((*ENCODER_FLAGS, *INPUT_FLAGS))
+@handle_errors
+@with_job_options((*ENCODER_FLAGS, *INPUT_FLAGS))
 def bench(
     paths: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Rows to encode.")] = None,
     *,
@@ -34,7 +34,7 @@ def bench(
         str, typer.Option("--peer-python", help="Python of another environment that has the other libraries.")
     ] = "",
     json: Annotated[str | None, typer.Option("--json", help="Write all figures as JSON.")] = None,
-    quiet: Quiet = False,
+    quiet: QuietFlag = False,
     flags: dict[str, Any],
 ) -> None:
     """Compare the speed of embedcli with SentenceTransformer.encode and other installed libraries.
@@ -56,13 +56,13 @@ def bench(
         figures = measure_batch_tokens(request, notify)
         table = format_batch_tokens(figures)
     else:
-        from embedcli.benchmark.compare import compare
+        from embedcli.benchmark.compare import run_comparison
 
-        figures = compare(request, notify)
+        figures = run_comparison(request, notify)
         table = format_comparison(figures)
     sys.stdout.write(table + "\n")
     if json is not None:
-        run_report.write_json(json, figures)
+        run_report.write_report(json, figures)
 
 
 def make_request(paths: Sequence[str], flags: Mapping[str, Any], **settings: Any) -> BenchRequest:
@@ -85,7 +85,7 @@ def encoder_arguments(flags: Mapping[str, Any]) -> tuple[str, ...]:
         value = flags[name]
         if value == getattr(Job, name):
             continue
-        spellings = BY_NAME[name].decls.split(",")[-1].split("/")
+        spellings = FLAGS_BY_NAME[name].spellings.split(",")[-1].split("/")
         if isinstance(value, bool):
             arguments.append(spellings[0] if value else spellings[-1])
         else:

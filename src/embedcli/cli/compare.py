@@ -6,16 +6,16 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from embedcli.cli.console import Json, note, short, show_json, show_table, size
-from embedcli.cli.entrypoint import guarded, set_environment
+from embedcli.cli.console import JsonFlag, format_bytes, print_note, shorten, show_json, show_table
+from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.core.errors import UsageError
 from embedcli.core.types import Precision
 
-BAR = 40
-RIGHT = ("rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst")
+BAR_WIDTH = 40
+RIGHT_ALIGNED_COLUMNS = ("rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst")
 
 
-@guarded
+@handle_errors
 def compare(
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT OTHER...", help="Outputs of the same rows.")],
     *,
@@ -32,7 +32,7 @@ def compare(
     moved: Annotated[int, typer.Option("--moved", help="Rows to show that moved most.", min=0)] = 5,
     seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
     picture: Annotated[str | None, typer.Option("--plot", help="Draw the spread: .png, .svg or .pdf.")] = None,
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Compare OUTPUT with each OTHER on the rows they share by id.
 
@@ -46,57 +46,56 @@ def compare(
             "compare needs two outputs, or a --precision or --truncate-dim to compare with",
             "embedcli compare out.parquet other.parquet",
         )
-    from embedcli.analysis.compare import compare as compared
-    from embedcli.analysis.derived import Derived
-    from embedcli.outputs.dataset import open_output
+    from embedcli.analysis.compare import compare_outputs as compared
+    from embedcli.analysis.derived import DerivedDataset
+    from embedcli.outputs.dataset import open_dataset
 
-    first = open_output(outputs[0])
-    others = [open_output(path) for path in outputs[1:]]
-    others += [Derived(first, dim=dim) for dim in truncate_dim or []]
-    others += [Derived(first, known(name)) for name in precision or []]
+    first = open_dataset(outputs[0])
+    others = [open_dataset(path) for path in outputs[1:]]
+    others += [DerivedDataset(first, dim=dim) for dim in truncate_dim or []]
+    others += [DerivedDataset(first, parse_precision(name)) for name in precision or []]
     made = [compared(first, other, k=count, rows=rows, moved=moved, seed=seed) for other in others]
     found = [one.as_json() for one in made]
     if picture is not None:
         from embedcli.analysis.figures import draw_comparisons
 
         draw_comparisons(found, picture)
-        note(f"the picture is in {picture}")
+        print_note(f"the picture is in {picture}")
     if as_json:
         show_json(found)
     else:
-        show(found)
+        show_comparisons(found)
 
 
-def known(name: str) -> Precision:
+def parse_precision(name: str) -> Precision:
     """A precision by its name. UsageError if there is none."""
     if name not in get_args(Precision):
         raise UsageError(f"there is no --precision {name!r}", f"choose one of {', '.join(get_args(Precision))}")
     return cast("Precision", name)
 
 
-def show(found: list[dict[str, Any]]) -> None:
+def show_comparisons(found: list[dict[str, Any]]) -> None:
     """A table with one line for each file, then for each the spread and the rows that moved most."""
     first, shared = found[0]["first"], found[0]["shared_rows"]
-    about = (
-        f"{first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {size(first['bytes'])} of vectors"
-    )
+    about = f"{first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {format_bytes(first['bytes'])} of vectors"
     typer.echo(f"{first['path']}: {about}\n")
     show_table(
-        [line(one) for one in found], right=["rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst"]
+        [comparison_row(one) for one in found],
+        right=["rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst"],
     )
     for one in found:
         typer.echo(f"\n{one['second']['path']}")
         if one["cosine_histogram"]:
-            bars("cosine", steps(one["cosine_histogram"]))
-        bars(f"of {one['k']} neighbours kept", [(str(i), n) for i, n in enumerate(one["overlap_histogram"])])
+            show_bars("cosine", histogram_steps(one["cosine_histogram"]))
+        show_bars(f"of {one['k']} neighbours kept", [(str(i), n) for i, n in enumerate(one["overlap_histogram"])])
         if one["moved"]:
             typer.echo(f"moved most, by {one['moved_by']}")
-            show_table([moved_line(row) for row in one["moved"]], right=["similarity"])
+            show_table([moved_row(row) for row in one["moved"]], right=["similarity"])
     if shared < first["rows"]:
-        note(f"{first['rows'] - shared:,} rows of {first['path']} are not in every other file")
+        print_note(f"{first['rows'] - shared:,} rows of {first['path']} are not in every other file")
 
 
-def line(one: dict[str, Any]) -> dict[str, str]:
+def comparison_row(one: dict[str, Any]) -> dict[str, str]:
     second, cosine, overlap = one["second"], one["cosine"], one["overlap"]
     told = {"cosine min": "-", "5%": "-", "median": "-"}
     if cosine:
@@ -107,19 +106,19 @@ def line(one: dict[str, Any]) -> dict[str, str]:
         "rows": f"{one['shared_rows']:,}",
         "dim": str(second["dim"]),
         "precision": second["precision"],
-        "size": size(second["bytes"]),
+        "size": format_bytes(second["bytes"]),
         **told,
         **({"neighbours": "-", "worst": "-"} | kept),
     }
 
 
-def steps(found: dict[str, Any]) -> list[tuple[str, int]]:
+def histogram_steps(found: dict[str, Any]) -> list[tuple[str, int]]:
     """A histogram's bins by where they begin."""
     width = (found["to"] - found["from"]) / len(found["counts"])
     return [(f"{found['from'] + i * width:.5f}", count) for i, count in enumerate(found["counts"])]
 
 
-def bars(title: str, counts: list[tuple[str, int]]) -> None:
+def show_bars(title: str, counts: list[tuple[str, int]]) -> None:
     """Counts as bars of at most BAR characters; empty ends are left out."""
     filled = [i for i, (_, count) in enumerate(counts) if count]
     most = max((count for _, count in counts), default=0)
@@ -127,11 +126,11 @@ def bars(title: str, counts: list[tuple[str, int]]) -> None:
         return
     typer.echo(title)
     for name, count in counts[filled[0] : filled[-1] + 1]:
-        typer.echo(f"  {name:>8}  {count:>9,}  {'#' * -(-count * BAR // most)}".rstrip())
+        typer.echo(f"  {name:>8}  {count:>9,}  {'#' * -(-count * BAR_WIDTH // most)}".rstrip())
 
 
-def moved_line(row: dict[str, Any]) -> dict[str, str]:
+def moved_row(row: dict[str, Any]) -> dict[str, str]:
     kept = " | ".join(
-        short(str(value), 60) for name, value in row.items() if name not in ("similarity", "id") and value
+        shorten(str(value), 60) for name, value in row.items() if name not in ("similarity", "id") and value
     )
     return {"similarity": f"{row['similarity']:.5f}", "id": str(row["id"]), "row": kept}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def show_json(content: Any) -> None:
@@ -23,7 +23,7 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     listed = list(facts)
     width = max((len(name) for name, _ in listed), default=0)
     for name, text in listed:
-        typer.echo(clean(f"{name:<{width}}  {text}").rstrip())
+        typer.echo(escape_for_terminal(f"{name:<{width}}  {text}").rstrip())
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> None:
@@ -31,7 +31,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> 
     if not rows:
         return
     names = list(rows[0])
-    lines = [names, *[[clean(str(row[name])) for name in names] for row in rows]]
+    lines = [names, *[[escape_for_terminal(str(row[name])) for name in names] for row in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     to_right = set(right)
     for line in lines:
@@ -42,24 +42,24 @@ def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> 
         typer.echo("  ".join(cells).rstrip())
 
 
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """A sentence for people, on stderr."""
-    typer.echo(clean(text), file=sys.stderr)
+    typer.echo(escape_for_terminal(text), file=sys.stderr)
 
 
-def clean(text: str) -> str:
+def escape_for_terminal(text: str) -> str:
     """One line that any terminal can show: control characters and lone surrogates as escapes."""
     shown = "".join(c if c.isprintable() or c == " " else _escape(c) for c in text)
     return shown.encode("utf-8", "backslashreplace").decode()
 
 
-def short(text: str, width: int = 80) -> str:
+def shorten(text: str, width: int = 80) -> str:
     """The beginning of a text on one line."""
     one = " ".join(text.split())
     return one if len(one) <= width else one[: width - 3] + "..."
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes for people: 154.6 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:

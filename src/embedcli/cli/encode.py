@@ -12,25 +12,33 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.config_file import Given, announced, given
-from embedcli.cli.entrypoint import Interrupted, fail, guarded, set_environment, told
-from embedcli.cli.options import EVERY_FLAG, Price, Progress, Quiet, Report, Verbose, takes
+from embedcli.cli.config_file import OptionSources, collect_given_options, describe_config_options
+from embedcli.cli.entrypoint import InterruptedBySignal, describe_error, handle_errors, report_error, set_environment
+from embedcli.cli.options import (
+    ALL_FLAGS,
+    PriceOption,
+    ProgressOption,
+    QuietFlag,
+    ReportOption,
+    VerboseFlag,
+    with_job_options,
+)
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
 
-@guarded
-@takes(EVERY_FLAG)
+@handle_errors
+@with_job_options(ALL_FLAGS)
 def encode(
     ctx: typer.Context,
     paths: Annotated[
         list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files, globs, folders or -; last, the output.")
     ],
-    report: Report = None,
-    progress: Progress = "auto",
-    price: Price = None,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    report: ReportOption = None,
+    progress: ProgressOption = "auto",
+    price: PriceOption = None,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -46,28 +54,28 @@ def encode(
     if len(paths) < 2:
         raise UsageError("encode needs an input and an output", "embedcli encode in.jsonl out.parquet")
     job = Job(inputs=tuple(paths[:-1]), output=paths[-1], **flags)
-    code = followed(job, report, progress, quiet, price, settings=given(ctx))
+    code = run_job_with_reporting(job, report, progress, quiet, price, settings=collect_given_options(ctx))
     raise typer.Exit(code)
 
 
-def followed(
+def run_job_with_reporting(
     job: Job,
     report_path: str | None,
     progress: Any,
     quiet: bool,
     price: float | None = None,
     load: Any = None,
-    settings: Given | None = None,
+    settings: OptionSources | None = None,
 ) -> int:
     """Run a job with progress, summary and report; the exit code. The report is written after failures too."""
     from embedcli import runners
-    from embedcli.pipeline.control import Control
-    from embedcli.pipeline.metrics import Meter
+    from embedcli.pipeline.control import RunControl
+    from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting import run_report
-    from embedcli.reporting.progress import Follower
+    from embedcli.reporting.progress import ProgressReporter
 
-    watch = Follower(progress, quiet)
-    meter, control = Meter(), Control(job.limit, job.max_seconds)
+    watch = ProgressReporter(progress, quiet)
+    meter, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
     made = run_report.RunReport(
         replace(job),
         1,
@@ -77,39 +85,39 @@ def followed(
         meter,
         notes=watch.notes,
         price_per_mtok=price,
-        settings=settings or {},
+        option_sources=settings or {},
     )
-    for line in announced(settings or {}):
-        watch.line(line)
+    for line in describe_config_options(settings or {}):
+        watch.notify(line)
     begun = time.perf_counter()
     try:
-        with stopped_by_signals(control):
-            made.outcome = runners.run(job, watch, control, meter, load)
-        made.exit_code, made.reason = made.outcome.exit_code, made.outcome.reason
+        with stop_on_signals(control):
+            made.result = runners.run_job(job, watch, control, meter, load)
+        made.exit_code, made.reason = made.result.exit_code, made.result.reason
     except BaseException as error:  # noqa: BLE001  the report tells of every failure
-        watch.end()
-        made.reason, made.hint, made.exit_code = told(error)
-        fail(error)
+        watch.stop()
+        made.reason, made.hint, made.exit_code = describe_error(error)
+        report_error(error)
     finally:
-        watch.end()
+        watch.stop()
         made.seconds = time.perf_counter() - begun
-    if made.outcome is not None:
-        for line in made.summary():
-            watch.line(line)
-        watch.line(made.reason)
+    if made.result is not None:
+        for line in made.format_summary():
+            watch.notify(line)
+        watch.notify(made.reason)
     if report_path is not None:
-        run_report.write_json(report_path, made.as_json())
+        run_report.write_report(report_path, made.as_json())
     return made.exit_code
 
 
 @contextmanager
-def stopped_by_signals(control: Any) -> Iterator[None]:
+def stop_on_signals(control: Any) -> Iterator[None]:
     """SIGINT and SIGTERM stop after the batch in hand; a second one, or one before any row, leaves at once."""
 
     def handle(number: int, frame: object) -> None:
         name = signal.Signals(number).name
-        if control.now.is_set() or not control.begun:
-            raise Interrupted(name)
+        if control.stop_event.is_set() or not control.has_started:
+            raise InterruptedBySignal(name)
         control.stop(name)
 
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

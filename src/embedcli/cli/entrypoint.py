@@ -15,27 +15,27 @@ import typer
 
 from embedcli.core.errors import EmbedcliError
 
-VERBOSE = "EMBEDCLI_VERBOSE"
+VERBOSE_VARIABLE = "EMBEDCLI_VERBOSE"
 # What the variable of a flag says when it is off, as the commands that have the flag read it.
-NO = ("", "0", "f", "false", "n", "no", "off")
-HEAPS = "MALLOC_ARENA_MAX"
+FALSE_VALUES = ("", "0", "f", "false", "n", "no", "off")
+ARENA_VARIABLE = "MALLOC_ARENA_MAX"
 # What shells show for a program that SIGPIPE ended: 128 and its number.
-PIPE_CLOSED = 141
+EXIT_PIPE_CLOSED = 141
 # Of tokenizers, and of numpy's BLAS, torch and pyarrow.
-THREADS = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")
+THREAD_VARIABLES = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")
 # mallopt's number for it, in glibc's malloc.h
 M_ARENA_MAX = -8
 
 
-class Interrupted(BaseException):
+class InterruptedBySignal(BaseException):
     """A signal that came before rows flowed, or a second one after it: leave at once."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.code = 130 if name == "SIGINT" else 75
+        self.exit_code = 130 if name == "SIGINT" else 75
 
 
-def ended_at_once(program: Callable[[], None]) -> None:
+def run_and_exit_fast(program: Callable[[], None]) -> None:
     """Run a whole program, and end its process without taking the libraries down, which takes them 0.1 s and more.
 
     Threads are joined and what libraries want to do at exit is done before: the first to register comes last.
@@ -60,7 +60,7 @@ def ended_at_once(program: Callable[[], None]) -> None:
         raise
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
+def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Run a command so that each error ends in one or two lines on stderr and the right exit code."""
 
     @functools.wraps(command)
@@ -71,21 +71,21 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort):
             raise
         except BaseException as error:  # noqa: BLE001  this is the boundary
-            raise typer.Exit(fail(error)) from None
+            raise typer.Exit(report_error(error)) from None
 
     return inner
 
 
-def fail(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """Say what happened; the exit code for it. A traceback only when verbose.
 
     Whoever reads what a command shows may stop at any line (`| head`): nothing is said, as with other programs.
     """
-    drop_stdout()
+    discard_broken_stdout()
     if isinstance(error, BrokenPipeError):
-        return PIPE_CLOSED
-    message, hint, code = told(error)
-    if os.environ.get(VERBOSE, "").strip().lower() not in NO:
+        return EXIT_PIPE_CLOSED
+    message, hint, code = describe_error(error)
+    if os.environ.get(VERBOSE_VARIABLE, "").strip().lower() not in FALSE_VALUES:
         traceback.print_exception(error)
     lines = [f"error: {message}"] + ([f"hint: {hint}"] if hint else [])
     for line in lines:
@@ -93,23 +93,23 @@ def fail(error: BaseException) -> int:
     return code
 
 
-def told(error: BaseException) -> tuple[str, str, int]:
+def describe_error(error: BaseException) -> tuple[str, str, int]:
     """An error's sentence, what to type next, and its exit code."""
     if isinstance(error, EmbedcliError):
         return error.message, error.hint, error.exit_code
-    if isinstance(error, KeyboardInterrupt | Interrupted):
+    if isinstance(error, KeyboardInterrupt | InterruptedBySignal):
         return "interrupted", "run the same command again to go on", getattr(error, "code", 130)
     if isinstance(error, MemoryError):
         return "out of memory", "lower --chunk-rows or --batch-tokens", 1
     if isinstance(error, OSError):
-        from embedcli.storage import hint_of
+        from embedcli.storage import hint_for_os_error
 
-        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), hint_of(error), 1
+        return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), hint_for_os_error(error), 1
     kind = type(error).__name__
     return f"unexpected {kind}: {error}", "this is a defect: run again with -v and report what it prints", 1
 
 
-def drop_stdout() -> None:
+def discard_broken_stdout() -> None:
     """If stdout takes no more, point it at nowhere, so that the interpreter's last flush cannot fail."""
     try:
         sys.stdout.flush()
@@ -126,26 +126,26 @@ def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["TRANSFORMERS_OFFLINE"] = "1"
     if verbose:
-        os.environ[VERBOSE] = "1"
-    keep_to_quota()
+        os.environ[VERBOSE_VARIABLE] = "1"
+    limit_threads_to_quota()
     if flags:
-        keep_few_heaps()
-        from embedcli.core.startup import light_arrow
+        limit_malloc_arenas()
+        from embedcli.core.startup import block_pandas_import
 
-        light_arrow()
+        block_pandas_import()
 
 
-def keep_to_quota() -> None:
+def limit_threads_to_quota() -> None:
     """No more threads than a limit on processor time is worth, in libraries that count the machine's cores."""
-    from embedcli.core.cpu import quota
+    from embedcli.core.cpu import cpu_quota
 
-    share = quota()
+    share = cpu_quota()
     if share is not None:
-        for name in THREADS:
+        for name in THREAD_VARIABLES:
             os.environ.setdefault(name, str(share))
 
 
-def keep_few_heaps() -> None:
+def limit_malloc_arenas() -> None:
     """One heap per core, here and in workers, and none of Arrow's own, unless the user's environment says otherwise.
 
     glibc has eight heaps per core, and each keeps what its threads have freed: with these two a million short rows
@@ -153,9 +153,9 @@ def keep_few_heaps() -> None:
     """
     import ctypes
 
-    from embedcli.core.cpu import cores
+    from embedcli.core.cpu import count_usable_cores
 
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    heaps = os.environ.setdefault(HEAPS, str(max(2, cores())))
+    heaps = os.environ.setdefault(ARENA_VARIABLE, str(max(2, count_usable_cores())))
     with suppress(AttributeError, OSError, ValueError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, int(heaps))

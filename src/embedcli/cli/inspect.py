@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import Json, show_facts, show_json, size
-from embedcli.cli.entrypoint import guarded, set_environment
-from embedcli.cli.options import INPUT_FLAGS, takes
+from embedcli.cli.console import JsonFlag, format_bytes, show_facts, show_json
+from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.options import INPUT_FLAGS, with_job_options
 
 
-@guarded
-@takes(INPUT_FLAGS)
+@handle_errors
+@with_job_options(INPUT_FLAGS)
 def inspect(
     file: Annotated[str, typer.Argument(help="An output of encode, or an input: file, glob, folder or -.")],
-    as_json: Json = False,
+    as_json: JsonFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -25,35 +25,35 @@ def inspect(
     and what made the vectors. Of an input: columns, rows, rejects by reason, text lengths in characters.
     """
     set_environment(flags)
-    found = described(file, flags)
+    found = describe_path(file, flags)
     if as_json:
         show_json(found)
     else:
-        show_facts(output_facts(found) if found["kind"] == "output" else input_facts(found))
+        show_facts(format_output(found) if found["kind"] == "output" else format_input(found))
 
 
-def described(file: str, flags: dict[str, Any]) -> dict[str, Any]:
+def describe_path(file: str, flags: dict[str, Any]) -> dict[str, Any]:
     """The description of an output or an input, whichever `file` is."""
     from embedcli.core.job import Job
-    from embedcli.outputs.dataset import is_output, open_output
+    from embedcli.outputs.dataset import holds_vectors, open_dataset
 
-    if file != "-" and is_output(file):
-        from embedcli.analysis.inspect_output import describe
+    if file != "-" and holds_vectors(file):
+        from embedcli.analysis.inspect_output import describe_output
 
-        return describe(open_output(file))
+        return describe_output(open_dataset(file))
     from embedcli.analysis.inspect_input import describe_input
 
     return describe_input(Job(inputs=(file,), output="-", **flags))
 
 
-def output_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+def format_output(found: dict[str, Any]) -> list[tuple[str, str]]:
     files = f"{found['files']} files, " if found["files"] != 1 else ""
     facts = [
-        ("output", f"{found['path']} ({files}{size(found['bytes'])})"),
+        ("output", f"{found['path']} ({files}{format_bytes(found['bytes'])})"),
         ("rows", f"{found['rows']:,}" + (f", and {found['rejected']:,} rejected" if found["rejected"] else "")),
         ("vectors", f"{found['dim']} dimensions, stored as {found['precision']}"),
-        ("norms", norms(found)),
-        ("damage", damage(found)),
+        ("norms", format_norms(found)),
+        ("damage", format_damage(found)),
     ]
     if found["tokens"]:
         facts.append(
@@ -61,23 +61,23 @@ def output_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if found["truncated_rows"] is not None:
         facts.append(("truncated", f"{found['truncated_rows']:,} rows ({found['truncated_share'] or 0:.2%})"))
-    facts += [("ids", ids(found["ids"])), ("columns", columns(found["columns"]))]
-    return facts + space_facts(found["space"])
+    facts += [("ids", format_ids(found["ids"])), ("columns", format_columns(found["columns"]))]
+    return facts + format_space(found["space"])
 
 
-def norms(found: dict[str, Any]) -> str:
+def format_norms(found: dict[str, Any]) -> str:
     if found["norms"] is None:
         return "bits have none" if "binary" in found["precision"] else "none"
     return "{min:.6g} to {max:.6g}, median {median:.6g}".format(**found["norms"])
 
 
-def damage(found: dict[str, Any]) -> str:
+def format_damage(found: dict[str, Any]) -> str:
     parts = [(found["non_finite_rows"], "with non-finite values"), (found["zero_rows"], "of zeros only")]
     told = [f"{count:,} rows {what}" for count, what in parts if count]
     return "; ".join(told) or "none: every vector is finite and not zero"
 
 
-def ids(found: dict[str, Any]) -> str:
+def format_ids(found: dict[str, Any]) -> str:
     if found["column"] is None:
         return "none; rows are counted from 0"
     text = f"{found['column']} ({found['type']}), "
@@ -88,11 +88,11 @@ def ids(found: dict[str, Any]) -> str:
     return text + f"{found['duplicates']:,} of them come more than once: {examples}{more}"
 
 
-def columns(found: dict[str, str]) -> str:
+def format_columns(found: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in found.items()) or "none"
 
 
-def space_facts(space: dict[str, Any]) -> list[tuple[str, str]]:
+def format_space(space: dict[str, Any]) -> list[tuple[str, str]]:
     """What made the vectors, one line each; ranges are too many numbers for a line."""
     if not space:
         return [("made by", "unknown: the file does not say")]
@@ -100,24 +100,24 @@ def space_facts(space: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in sorted(space.items(), key=lambda item: item[0] != "model"):
         if name in ("dim", "precision"):
             continue
-        facts.append((f"  {name}", "recorded" if name == "ranges" else spelled(value)))
+        facts.append((f"  {name}", "recorded" if name == "ranges" else format_value(value)))
     return [("made by", ""), *facts]
 
 
-def spelled(value: Any) -> str:
+def format_value(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {spelled(part)}" for name, part in value.items()) or "none"
+        return ", ".join(f"{name} {format_value(part)}" for name, part in value.items()) or "none"
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(spelled, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(format_value, value)) if isinstance(value, list) else str(value)
 
 
-def input_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+def format_input(found: dict[str, Any]) -> list[tuple[str, str]]:
     formats = sorted(set(found["files"].values()))
     count = f"{len(found['files'])} files, " if len(found["files"]) != 1 else ""
-    known = f", {size(found['bytes'])}" if found["bytes"] is not None else ""
+    known = f", {format_bytes(found['bytes'])}" if found["bytes"] is not None else ""
     facts = [
         ("input", f"{found['path']} ({count}{', '.join(formats)}{known})"),
         ("rows", f"{found['rows']:,}, of which {found['good_rows']:,} can be embedded"),
@@ -125,7 +125,7 @@ def input_facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     facts += [("rejected", f"{count:,} rows: {reason}") for reason, count in found["rejects"].items()]
     facts += [("text", f"column {found['text_column']}" if found["text_column"] else f"template {found['template']}")]
     facts += [("ids", f"column {found['id_column']} ({found['id_type']})" if found["id_column"] else "row numbers")]
-    facts += [("columns", columns(found["columns"]))]
+    facts += [("columns", format_columns(found["columns"]))]
     if found["good_rows"]:
         spread = "{total:,} in all; per row {min:,g} to {max:,g}, median {median:,g}, 95% below {p95:,g}"
         facts.append(("characters", spread.format(**found["characters"])))

@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.entrypoint import guarded
-from embedcli.cli.options import Quiet, takes
+from embedcli.cli.entrypoint import handle_errors
+from embedcli.cli.options import QuietFlag, with_job_options
 from embedcli.core.types import OutputFormat
 
 
-@guarded
-@takes(("max_rejects",))
+@handle_errors
+@with_job_options(("max_rejects",))
 def merge(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output that the shards have in common.")],
     to: Annotated[OutputFormat | None, typer.Option("--to", help="Its format, when the name does not tell.")] = None,
-    quiet: Quiet = False,
+    quiet: QuietFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -26,7 +26,7 @@ def merge(
     """
     from embedcli import runners
 
-    outcome = runners.merge(output, to, flags["max_rejects"])
+    outcome = runners.merge_shards(output, to, flags["max_rejects"])
     if not quiet:
         counted = f"{outcome.totals['read']:,} rows: " if outcome.totals else ""
         typer.echo(f"{output}: {counted}{outcome.reason}", err=True)

@@ -11,19 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.entrypoint import guarded, set_environment
-from embedcli.cli.options import takes
+from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.options import with_job_options
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-GAP = "  "
+JsonLinesFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+COLUMN_GAP = "  "
 
 
-@guarded
-@takes(("cache_dir",))
+@handle_errors
+@with_job_options(("cache_dir",))
 def models(
     compiled: Annotated[bool, typer.Option("--compiled", help="List the compiled models in the cache.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Empty the cache of compiled models.")] = False,
-    as_json: Json = False,
+    as_json: JsonLinesFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -32,15 +32,15 @@ def models(
     if clear:
         from embedcli.encoders.openvino import loader as engine
 
-        note(f"{engine.clear()} compiled models removed")
+        print_model_note(f"{engine.clear_cached_models()} compiled models removed")
     elif compiled:
-        show(compiled_rows(), as_json)
+        show_rows(list_compiled_models(), as_json)
     else:
-        show(known_rows(flags["cache_dir"]), as_json)
+        show_rows(list_known_models(flags["cache_dir"]), as_json)
 
 
-@guarded
-@takes(("cache_dir",))
+@handle_errors
+@with_job_options(("cache_dir",))
 def pull(
     model: Annotated[str, typer.Argument(help="A name from `embedcli models`, or a hub id.")],
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit.")] = None,
@@ -51,75 +51,77 @@ def pull(
     set_environment({})
     from embedcli.models import resolve
 
-    files = resolve.pull(model, revision, flags["cache_dir"])
-    note(f"{files.name} is in {files.folder}" + (f", revision {files.revision}" if files.revision else ""))
+    files = resolve.download_model(model, revision, flags["cache_dir"])
+    print_model_note(f"{files.name} is in {files.path}" + (f", revision {files.revision}" if files.revision else ""))
 
 
-def known_rows(cache_dir: str | None) -> list[dict[str, Any]]:
+def list_known_models(cache_dir: str | None) -> list[dict[str, Any]]:
     """One row per known name: its hub id, where it is on this machine, what it is for."""
     from embedcli.models import resolve
-    from embedcli.models.registry import KNOWN
+    from embedcli.models.registry import MODEL_REGISTRY
 
     return [
         {
             "name": entry.alias,
-            "local": resolve.present(entry, cache_dir) or "",
-            "id": entry.id,
+            "local": resolve.locate_model(entry, cache_dir) or "",
+            "id": entry.hub_id,
             "notes": entry.notes,
             "prompts": ", ".join(entry.prompts or ()),
         }
-        for entry in KNOWN
+        for entry in MODEL_REGISTRY
     ]
 
 
-def compiled_rows() -> list[dict[str, Any]]:
+def list_compiled_models() -> list[dict[str, Any]]:
     """One row per compiled model in the cache, with its size in MB."""
     from embedcli.encoders.openvino import loader as openvino_loader
 
     return [
-        {"name": c.name, "mb": round(c.bytes / 1e6, 1), "key": c.key, "created": day(c.created)}
-        for c in openvino_loader.cached()
+        {"name": c.name, "mb": round(c.size_bytes / 1e6, 1), "key": c.key, "created": format_timestamp(c.created_at)}
+        for c in openvino_loader.list_cached_models()
     ]
 
 
-def day(seconds: float) -> str:
+def format_timestamp(seconds: float) -> str:
     """A time in seconds since 1970 as ISO 8601, UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Rows on stdout: JSON lines' cousin for programs, or aligned columns for people."""
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
         return
     if not rows:
-        note("nothing there yet")
+        print_model_note("nothing there yet")
         return
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in table_of(rows, room):
+    for line in format_model_table(rows, room):
         typer.echo(line)
 
 
-def table_of(rows: list[dict[str, Any]], room: int | None = None) -> list[str]:
+def format_model_table(rows: list[dict[str, Any]], room: int | None = None) -> list[str]:
     """Aligned columns. Where there is little room, hub ids and prompts are left to --json, and notes are wrapped."""
     table = [list(rows[0]), *[[str(value) for value in row.values()] for row in rows]]
-    lines = aligned(table)
+    lines = align_columns(table)
     if room is None or max(map(len, lines)) <= room or "notes" not in table[0]:
         return lines
     kept = [table[0].index(name) for name in ("name", "local", "notes")]
     table = [[line[i] for i in kept] for line in table]
-    before = sum(max(len(line[i]) for line in table) + len(GAP) for i in range(2))
+    before = sum(max(len(line[i]) for line in table) + len(COLUMN_GAP) for i in range(2))
     cells = [(line, textwrap.wrap(line[2], max(20, room - before)) or [""]) for line in table]
-    return aligned(
+    return align_columns(
         [[*(line[:2] if i == 0 else ("", "")), part] for line, parts in cells for i, part in enumerate(parts)]
     )
 
 
-def aligned(table: list[list[str]]) -> list[str]:
+def align_columns(table: list[list[str]]) -> list[str]:
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return [GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    return [
+        COLUMN_GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
+    ]
 
 
-def note(text: str) -> None:
+def print_model_note(text: str) -> None:
     """A sentence for people, on stderr."""
     typer.echo(text, file=sys.stderr)

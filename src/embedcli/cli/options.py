@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcli.core.job import Job
-from embedcli.core.job_options import checked
-from embedcli.core.types import Dtype, EngineName, Format, OutputFormat, Overflow, Precision, Role
+from embedcli.core.job_options import validate_options
+from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputFormat, Overflow, Precision, Role
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Flag:
     """One option: `name` is the Job field, `kind` its type on the command line, `decls` its spellings."""
 
     name: str
-    kind: Any
-    decls: str
+    value_type: Any
+    spellings: str
     help: str
     panel: str = ""
     default: Any = None
 
 
-FLAGS = (
+JOB_FLAGS = (
     Flag("model", str, "-m,--model", "Model: a name from `embedcli models`, a hub id, a folder, or openai:NAME."),
     Flag("revision", str, "--revision", "Branch, tag or commit of a hub model."),
     Flag("trust_remote_code", bool, "--trust-remote-code", "Run Python code that comes with the model."),
@@ -36,7 +36,7 @@ FLAGS = (
     Flag("id_column", str, "--id-column", "Column with the ids; guessed when not given, else row numbers."),
     Flag("template", str, "--template", "Text made of columns: 'title: {title} body: {body}'; {name?} may be missing."),
     Flag("keep", list[str], "--keep", "Column to carry over to the output; repeatable."),
-    Flag("format", Format, "--format", "Input format, when the name does not tell."),
+    Flag("format", InputFormat, "--format", "Input format, when the name does not tell."),
     Flag("encoding", str, "--encoding", "Text encoding of the input."),
     Flag("to", OutputFormat, "--to", "Output format, when the name does not tell."),
     Flag("as_", Role, "--as", "Which of the model's prompts to use."),
@@ -52,7 +52,7 @@ FLAGS = (
     Flag("precision", Precision, "--precision", "What is stored."),
     Flag("ranges_from", str, "--ranges-from", "Take the int8/uint8 ranges of another output, not from a sample."),
     Flag("device", str, "--device", "auto, cpu, cuda, cuda:1, cuda:0,cuda:1, mps, xpu."),
-    Flag("engine", EngineName, "--engine", "What computes."),
+    Flag("engine", InferenceEngine, "--engine", "What computes."),
     Flag("dtype", Dtype, "--dtype", "Number format of the computation."),
     Flag(
         "compile",
@@ -90,28 +90,30 @@ FLAGS = (
     Flag("retry_cap", float, "--retry-cap", "Longest wait before a retry, in seconds, whatever the server asks."),
     Flag("patience", float, "--patience", "Seconds to keep trying one request before giving up."),
 )
-BY_NAME = {flag.name: flag for flag in FLAGS}
+FLAGS_BY_NAME = {flag.name: flag for flag in JOB_FLAGS}
 MODEL_FLAGS = ("model", "revision", "trust_remote_code", "offline", "cache_dir")
 INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding")
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",
     "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "rpm", "tpm", "max_concurrency",
 )  # fmt: skip
-EVERY_FLAG = tuple(BY_NAME)
+ALL_FLAGS = tuple(FLAGS_BY_NAME)
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Errors only.", envvar="EMBEDCLI_QUIET", show_envvar=False)]
-Verbose = Annotated[
+QuietFlag = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Errors only.", envvar="EMBEDCLI_QUIET", show_envvar=False)
+]
+VerboseFlag = Annotated[
     bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.", envvar="EMBEDCLI_VERBOSE", show_envvar=False)
 ]
-Report = Annotated[
+ReportOption = Annotated[
     str | None,
     typer.Option("--report", help="Write the run report as JSON.", envvar="EMBEDCLI_REPORT", show_envvar=False),
 ]
-Progress = Annotated[
+ProgressOption = Annotated[
     Literal["auto", "rich", "plain", "none"],
     typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
 ]
-Price = Annotated[
+PriceOption = Annotated[
     float | None,
     typer.Option(
         "--price-per-mtok",
@@ -123,18 +125,18 @@ Price = Annotated[
 ]
 
 
-def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_job_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options `names`; it receives them as one dict `flags` of Job fields."""
-    chosen = [BY_NAME[name] for name in names]
+    chosen = [FLAGS_BY_NAME[name] for name in names]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
 
         def wrapper(**values: Any) -> None:
             given = {flag.name: values.pop(flag.name) for flag in chosen}
-            command(**values, flags=checked(given))
+            command(**values, flags=validate_options(given))
 
-        extra = [parameter(flag) for flag in chosen]
+        extra = [build_parameter(flag) for flag in chosen]
         wrapper.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *extra]}
         wrapper.__doc__ = command.__doc__
@@ -144,11 +146,11 @@ def takes(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
-def parameter(flag: Flag) -> inspect.Parameter:
+def build_parameter(flag: Flag) -> inspect.Parameter:
     """The Typer option of a flag, with Job's default and its EMBEDCLI_ variable."""
     default = _default(flag.name) if flag.default is None else flag.default
-    kind = flag.kind if default is not None else flag.kind | None
-    decls = flag.decls.split(",")
+    kind = flag.value_type if default is not None else flag.value_type | None
+    decls = flag.spellings.split(",")
     option = typer.Option(*decls, help=flag.help, envvar=environment_name(flag), show_envvar=False)
     value = list(default) if isinstance(default, tuple) else default
     return inspect.Parameter(
@@ -158,7 +160,7 @@ def parameter(flag: Flag) -> inspect.Parameter:
 
 def environment_name(flag: Flag) -> str:
     """EMBEDCLI_ and the long spelling: --text-column is EMBEDCLI_TEXT_COLUMN."""
-    long = flag.decls.split(",")[-1].split("/")[0]
+    long = flag.spellings.split(",")[-1].split("/")[0]
     return "EMBEDCLI_" + long.removeprefix("--").replace("-", "_").upper()
 
 

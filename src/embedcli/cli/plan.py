@@ -6,21 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import Json, note, show_facts, show_json, show_table, size
-from embedcli.cli.entrypoint import guarded, set_environment
-from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, Price, takes
+from embedcli.cli.console import JsonFlag, format_bytes, print_note, show_facts, show_json, show_table
+from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, PriceOption, with_job_options
 
-FLAGS = (*INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "chunk_rows")
+PLAN_FLAGS = (*INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "chunk_rows")
 
 
-@guarded
-@takes(FLAGS)
+@handle_errors
+@with_job_options(PLAN_FLAGS)
 def plan(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, folders or -.")],
     sample: Annotated[
         int | None, typer.Option("--sample", help="Estimate tokens from N random rows instead of all.", min=2)
     ] = None,
-    price: Price = None,
+    price: PriceOption = None,
     measure: Annotated[
         float,
         typer.Option(
@@ -31,7 +31,7 @@ def plan(
             show_envvar=False,
         ),
     ] = 2.0,
-    as_json: Json = False,
+    as_json: JsonFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -42,49 +42,53 @@ def plan(
     """
     set_environment(flags)
     from embedcli.core.job import Job
-    from embedcli.estimate import Wanted, estimate
+    from embedcli.estimate import EstimateOptions, estimate_job
 
-    found = estimate(Job(inputs=tuple(inputs), output="-", **flags), Wanted(sample, price, measure), note)
+    found = estimate_job(
+        Job(inputs=tuple(inputs), output="-", **flags), EstimateOptions(sample, price, measure), print_note
+    )
     if as_json:
         show_json(found)
         return
-    show_facts(facts(found))
+    show_facts(format_estimate(found))
     if found["output_bytes"]:
         show_sizes(found["output_bytes"])
 
 
-def facts(found: dict[str, Any]) -> list[tuple[str, str]]:
+def format_estimate(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The estimate in a few lines."""
     formats = ", ".join(sorted(set(found["inputs"].values())))
-    known = f", {size(found['bytes'])}" if found["bytes"] is not None else ""
+    known = f", {format_bytes(found['bytes'])}" if found["bytes"] is not None else ""
     lines = [
         ("input", f"{len(found['inputs'])} file{'s' * (len(found['inputs']) != 1)} ({formats}{known})"),
         ("rows", f"{found['rows']:,}, of which {found['rows'] - found['rejected']:,} would be embedded"),
     ]
     lines += [("rejected", f"{count:,} rows: {reason}") for reason, count in found["rejects"].items()]
-    lines += [("distinct", f"{found['distinct_texts']:,} texts"), ("tokens", tokens(found["tokens"]))]
+    lines += [("distinct", f"{found['distinct_texts']:,} texts"), ("tokens", format_token_estimate(found["tokens"]))]
     if found["truncated_rows"]:
         lost = f"{found['lost_token_share']:.1%} of all tokens never read"
         lines.append(("truncated", f"{found['truncated_rows']:,} rows ({found['truncated_share']:.1%}), {lost}"))
     else:
-        lines.append(("truncated", none_of(found["tokens"]["sampled_rows"], found["rows"] - found["rejected"])))
+        lines.append(
+            ("truncated", format_none_found(found["tokens"]["sampled_rows"], found["rows"] - found["rejected"]))
+        )
     if found["output_rows"] != found["rows"] - found["rejected"]:
         lines.append(("windows", f"{found['output_rows']:,} output rows"))
     lines += [("model", found["model"] + (f", {found['dim']} dimensions" if found["dim"] else ""))]
-    lines += [("time", duration(found["time"]))]
+    lines += [("time", format_time_estimate(found["time"]))]
     if found["cost"]:
-        lines.append(("cost", cost(found["cost"])))
+        lines.append(("cost", format_cost_estimate(found["cost"])))
     if not found["output_bytes"]:
         lines.append(("size", "unknown: only the server knows the dimensions; --truncate-dim N tells"))
     return lines
 
 
-def none_of(looked_at: int, rows: int) -> str:
+def format_none_found(looked_at: int, rows: int) -> str:
     """What no row among those looked at means: with a sample, no more than that."""
     return "no row" if looked_at >= rows else f"none of the {looked_at:,} rows of the sample"
 
 
-def tokens(made: dict[str, Any]) -> str:
+def format_token_estimate(made: dict[str, Any]) -> str:
     text = f"{made['total']:,}" if made["exact"] else f"about {made['total']:,}"
     if made["standard_error"]["total"]:
         text += f", standard error {made['standard_error']['total']:,.0f}, from {made['sampled_rows']:,} rows"
@@ -93,22 +97,22 @@ def tokens(made: dict[str, Any]) -> str:
     return f"{text} (counted by {made['counting']})"
 
 
-def duration(made: dict[str, Any]) -> str:
+def format_time_estimate(made: dict[str, Any]) -> str:
     """The whole job's time, and what it was told from."""
     if made["seconds"] is not None:
         speed = f"{made['tokens_per_second']:,.0f} tokens/s ({made['device']})"
-        return f"about {spelled(made['seconds'])} on this machine; {made['measured_rows']:,} rows ran at {speed}"
+        return f"about {format_seconds(made['seconds'])} on this machine; {made['measured_rows']:,} rows ran at {speed}"
     if made.get("at_least_seconds"):
-        return f"at least {spelled(made['at_least_seconds'])}, as --tpm allows no more"
+        return f"at least {format_seconds(made['at_least_seconds'])}, as --tpm allows no more"
     return "unknown: it depends on the server" if "at_least_seconds" in made else "unknown: nothing was measured"
 
 
-def cost(made: dict[str, Any]) -> str:
+def format_cost_estimate(made: dict[str, Any]) -> str:
     error = f", standard error {made['standard_error']:,.3g}" if made["standard_error"] else ""
     return f"{made['amount']:,.6g}{error}, at {made['price_per_mtok']:g} per million tokens"
 
 
-def spelled(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """Seconds as people say them: 45 s, 12 min, 3.5 h."""
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
@@ -117,5 +121,7 @@ def spelled(seconds: float) -> str:
 
 def show_sizes(made: dict[str, dict[str, int]]) -> None:
     """Precisions down, formats across."""
-    rows = [{"size": kind} | {form: size(count) for form, count in forms.items()} for kind, forms in made.items()]
+    rows = [
+        {"size": kind} | {form: format_bytes(count) for form, count in forms.items()} for kind, forms in made.items()
+    ]
     show_table(rows, right=list(next(iter(made.values()))))

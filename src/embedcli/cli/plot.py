@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from embedcli.cli.console import Json, note, show_json
-from embedcli.cli.entrypoint import guarded, set_environment
+from embedcli.cli.console import JsonFlag, print_note, show_json
+from embedcli.cli.entrypoint import handle_errors, set_environment
 
 
-@guarded
+@handle_errors
 def plot(
     output: Annotated[str, typer.Argument(help="An output of encode.")],
     target: Annotated[str, typer.Argument(metavar="MAP", help="The page or picture: .html, .png, .svg or .pdf.")],
@@ -22,7 +22,7 @@ def plot(
     rows: Annotated[int, typer.Option("--rows", help="Points at most, drawn at random.", min=2)] = 10_000,
     seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
     method: Annotated[Literal["pca", "umap"], typer.Option("--method", help="How points are placed.")] = "pca",
-    as_json: Json = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Draw OUTPUT as a map on which similar rows lie near each other.
 
@@ -30,9 +30,9 @@ def plot(
     """
     set_environment({})
     from embedcli.analysis.projection import make_map, write_page
-    from embedcli.outputs.dataset import open_output
+    from embedcli.outputs.dataset import open_dataset
 
-    made = make_map(open_output(output), rows=rows, seed=seed, method=method, color=color, label=label)
+    made = make_map(open_dataset(output), rows=rows, seed=seed, method=method, color=color, label=label)
     if target.endswith((".html", ".htm")):
         write_page(made, target)
     else:
@@ -40,6 +40,6 @@ def plot(
 
         draw_map(made, target)
     if as_json:
-        show_json({"map": target, "points": len(made.ids), "about": made.about})
+        show_json({"map": target, "points": len(made.ids), "about": made.description})
     else:
-        note(f"{target}: {made.about}")
+        print_note(f"{target}: {made.description}")

@@ -9,22 +9,22 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcli.cli.console import Json, note, short, show_json, show_table
-from embedcli.cli.entrypoint import guarded, set_environment
-from embedcli.cli.options import takes
+from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_table
+from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.options import with_job_options
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
-FLAGS = (
+SEARCH_FLAGS = (
     "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
     "text_column", "id_column", "template", "format", "encoding",
 )  # fmt: skip
-TEXT = 80
-READING = ("text_column", "id_column", "template", "format", "encoding")
+DEFAULT_TEXT_WIDTH = 80
+INPUT_FIELDS = ("text_column", "id_column", "template", "format", "encoding")
 
 
-@guarded
-@takes(FLAGS)
+@handle_errors
+@with_job_options(SEARCH_FLAGS)
 def search(
     output: Annotated[str, typer.Argument(help="An output of encode.")],
     words: Annotated[list[str] | None, typer.Argument(help="What to look for.")] = None,
@@ -47,7 +47,7 @@ def search(
         str | None, typer.Option("-m", "--model", help="Where the same model lies now; default: as recorded.")
     ] = None,
     metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="How rows are scored.")] = "cosine",
-    as_json: Json = False,
+    as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
     """Find the rows of OUTPUT nearest to WORDS: exact, with the model and query prompt that OUTPUT names.
@@ -60,19 +60,19 @@ def search(
     if words is not None and queries is None and not " ".join(words).strip():
         raise UsageError("the words to look for are empty", 'embedcli search out.parquet "words to look for"')
     from embedcli.analysis.hits_writer import write_rows
-    from embedcli.analysis.search import Query, Searcher, default_columns
-    from embedcli.outputs.dataset import open_output
+    from embedcli.analysis.search import Searcher, SearchQuery, choose_shown_columns
+    from embedcli.outputs.dataset import open_dataset
 
-    opened = open_output(output)
-    columns = default_columns(opened, show or [])
-    loading = {name: value for name, value in flags.items() if name not in READING}
-    with Searcher(opened, notify=note, prompt=prompt, model=model, **loading) as searcher:
+    opened = open_dataset(output)
+    columns = choose_shown_columns(opened, show or [])
+    loading = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
+    with Searcher(opened, notify=print_note, prompt=prompt, model=model, **loading) as searcher:
         if queries is not None:
-            file = Job(inputs=(queries,), output="-", **{name: flags[name] for name in READING})
-            hits = found_in_file(searcher, file, (count, columns, metric))
+            file = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FIELDS})
+            hits = search_queries_in_file(searcher, file, (count, columns, metric))
             write_rows(hits, to or "-")
             return
-        found = searcher.find([Query(" ".join(words or []))], count, columns, metric)
+        found = searcher.search([SearchQuery(" ".join(words or []))], count, columns, metric)
     if to is not None:
         write_rows(iter(found), to)
     elif as_json:
@@ -81,22 +81,22 @@ def search(
         show_hits(found, columns)
 
 
-def found_in_file(searcher: Any, file: Job, how: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+def search_queries_in_file(searcher: Any, file: Job, how: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     """The hits of all queries in a file, in order, batch by batch."""
-    from embedcli.analysis.search import in_batches, queries_in
+    from embedcli.analysis.search import batch_queries, read_search_queries
 
-    for batch in in_batches(queries_in(file)):
-        yield from searcher.find(batch, *how)
+    for batch in batch_queries(read_search_queries(file)):
+        yield from searcher.search(batch, *how)
 
 
 def show_hits(found: list[dict[str, Any]], columns: list[str]) -> None:
     if not columns:
-        note("no text was kept; encode with --keep COLUMN to see it here")
+        print_note("no text was kept; encode with --keep COLUMN to see it here")
     ids = max((len(str(hit["id"])) for hit in found), default=0)
     room = text_width(len("1.0000") + 2 + ids + 2, len(columns))
     rows = [
         {"score": f"{hit['score']:.4f}", "id": str(hit["id"])}
-        | {name: short(str(hit[name] if hit[name] is not None else ""), room) for name in columns}
+        | {name: shorten(str(hit[name] if hit[name] is not None else ""), room) for name in columns}
         for hit in found
     ]
     show_table(rows, right=["score"])
@@ -105,5 +105,5 @@ def show_hits(found: list[dict[str, Any]], columns: list[str]) -> None:
 def text_width(taken: int, columns: int) -> int:
     """Characters for each text, so that a line fits the terminal; TEXT where there is none."""
     if not sys.stdout.isatty() or not columns:
-        return TEXT
+        return DEFAULT_TEXT_WIDTH
     return max(16, (shutil.get_terminal_size().columns - taken) // columns - 2)

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import Json, note, show_facts, show_json
-from embedcli.cli.entrypoint import guarded, set_environment
-from embedcli.cli.options import takes
+from embedcli.cli.console import JsonFlag, print_note, show_facts, show_json
+from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.options import with_job_options
 
-FLAGS = (
+VERIFY_FLAGS = (
     "trust_remote_code",
     "offline",
     "cache_dir",
@@ -23,8 +23,8 @@ FLAGS = (
 )
 
 
-@guarded
-@takes(FLAGS)
+@handle_errors
+@with_job_options(VERIFY_FLAGS)
 def verify(
     output: Annotated[str, typer.Argument(help="An output of encode.")],
     inputs: Annotated[
@@ -43,7 +43,7 @@ def verify(
     model: Annotated[
         str | None, typer.Option("-m", "--model", help="Where the same model lies now; default: as recorded.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
     """Check OUTPUT: row counts, ids, values, checksums; then ids and texts of all rows against INPUT,
@@ -52,26 +52,26 @@ def verify(
     Exit code 0: all holds; 1: something does not, and the ids are shown.
     """
     set_environment(flags)
-    from embedcli.analysis.verify import verify as checked
-    from embedcli.analysis.verify import verify_file
-    from embedcli.outputs.dataset import open_output
+    from embedcli.analysis.verify import verify_against_input as checked
+    from embedcli.analysis.verify import verify_output
+    from embedcli.outputs.dataset import open_dataset
 
-    opened = open_output(output)
+    opened = open_dataset(output)
     if only_output:
-        checks = verify_file(opened)
+        checks = verify_output(opened)
     else:
-        given = {"seed": seed, "least": least, "notify": note, "model": model, **flags}
+        given = {"seed": seed, "least": least, "notify": print_note, "model": model, **flags}
         checks = checked(opened, tuple(inputs or ()), None if every else rows, **given)
-    ok = all(check.ok for check in checks)
+    ok = all(check.passed for check in checks)
     if as_json:
         show_json({"path": output, "ok": ok, "checks": [check.as_json() for check in checks]})
     else:
-        show_facts((check.name, told(check)) for check in checks)
+        show_facts((check.name, format_check(check)) for check in checks)
     if not ok:
         raise typer.Exit(1)
 
 
-def told(check: Any) -> str:
+def format_check(check: Any) -> str:
     """Whether a check holds, what it found, and the ids for which it does not."""
-    ids = f": {', '.join(map(str, check.ids))}" if check.ids and not check.ok else ""
-    return f"{'ok' if check.ok else 'FAILED':<6}  {check.detail}{ids}"
+    ids = f": {', '.join(map(str, check.example_ids))}" if check.example_ids and not check.passed else ""
+    return f"{'ok' if check.passed else 'FAILED':<6}  {check.detail}{ids}"

@@ -8,32 +8,32 @@ from typing import Any
 
 import pyarrow as pa
 
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 EPOCH = datetime(1970, 1, 1)
 DAY_SECONDS = 86400
 # The Gregorian calendar comes round after 400 years of so many days in all; 1970-01-01 is that many after 1600-01-01.
-CYCLE_YEARS, CYCLE_DAYS = 400, 146097
-CYCLE_START = date(1600, 1, 1)
-EPOCH_DAY = (EPOCH.date() - CYCLE_START).days
-WHOLE_TIME = len("2000-01-01T00:00:00")
+GREGORIAN_CYCLE_YEARS, GREGORIAN_CYCLE_DAYS = 400, 146097
+GREGORIAN_CYCLE_START = date(1600, 1, 1)
+EPOCH_DAY_IN_CYCLE = (EPOCH.date() - GREGORIAN_CYCLE_START).days
+ISO_SECONDS_LENGTH = len("2000-01-01T00:00:00")
 
 
-def values_of(column: Any) -> list[Any]:
+def column_to_python(column: Any) -> list[Any]:
     """The values of an array or a column, as `to_pylist` gives them, but it never fails.
 
     Text instead of a value: times with nanoseconds, and dates, times and durations out of Python's range; of a zone
     that is not known here times are in UTC. A struct with two fields of one name is a list of pairs.
     """
-    return [value_of(scalar) for scalar in column] if _odd(column.type) else column.to_pylist()
+    return [scalar_to_python(scalar) for scalar in column] if _odd(column.type) else column.to_pylist()
 
 
-def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+def table_to_rows(table: pa.Table) -> list[dict[str, Any]]:
     """The rows of a table as Python values, as `values_of` gives them."""
-    columns = [values_of(column) for column in table.columns] or [[None] * table.num_rows]
+    columns = [column_to_python(column) for column in table.columns] or [[None] * table.num_rows]
     return [dict(zip(table.column_names, row, strict=False)) for row in zip(*columns, strict=True)]
 
 
-def value_of(scalar: pa.Scalar) -> Any:
+def scalar_to_python(scalar: pa.Scalar) -> Any:
     """One value, as `values_of` gives it."""
     kind = scalar.type
     if not scalar.is_valid:
@@ -47,23 +47,23 @@ def value_of(scalar: pa.Scalar) -> Any:
 
 def _time(scalar: pa.Scalar, kind: pa.DataType) -> Any:
     if pa.types.is_date(kind):
-        return day(scalar.value // (1 if kind == pa.date32() else DAY_SECONDS * 1000))
-    seconds, part = divmod(scalar.value, PER_SECOND[kind.unit])
-    nanos = part * (10**9 // PER_SECOND[kind.unit])
+        return date_from_days(scalar.value // (1 if kind == pa.date32() else DAY_SECONDS * 1000))
+    seconds, part = divmod(scalar.value, UNITS_PER_SECOND[kind.unit])
+    nanos = part * (10**9 // UNITS_PER_SECOND[kind.unit])
     if pa.types.is_timestamp(kind):
-        return moment(seconds, nanos, kind.tz)
-    return duration(seconds, nanos) if pa.types.is_duration(kind) else clock(seconds, nanos)
+        return timestamp_to_python(seconds, nanos, kind.tz)
+    return duration_to_python(seconds, nanos) if pa.types.is_duration(kind) else time_to_python(seconds, nanos)
 
 
 def _nested(scalar: pa.Scalar, kind: pa.DataType) -> Any:
     if pa.types.is_struct(kind):
-        pairs = [(kind.field(i).name, value_of(scalar[i])) for i in range(kind.num_fields)]
+        pairs = [(kind.field(i).name, scalar_to_python(scalar[i])) for i in range(kind.num_fields)]
         return dict(pairs) if _named_once(kind) else pairs
     if pa.types.is_map(kind):
-        return [(value_of(pair[0]), value_of(pair[1])) for pair in scalar.values]
+        return [(scalar_to_python(pair[0]), scalar_to_python(pair[1])) for pair in scalar.values]
     if pa.types.is_dictionary(kind) or isinstance(kind, pa.BaseExtensionType):
-        return value_of(scalar.value)
-    return values_of(scalar.values)
+        return scalar_to_python(scalar.value)
+    return column_to_python(scalar.values)
 
 
 def _odd(kind: pa.DataType) -> bool:
@@ -85,7 +85,7 @@ def _named_once(kind: pa.StructType) -> bool:
     return len({field.name for field in kind}) == len(list(kind))
 
 
-def day(days: int) -> date | str:
+def date_from_days(days: int) -> date | str:
     """The date so many days after 1970-01-01; ISO text before the year 1 and after the year 9999."""
     try:
         return EPOCH.date() + timedelta(days)
@@ -93,9 +93,9 @@ def day(days: int) -> date | str:
         return _day_text(days)
 
 
-def moment(seconds: int, nanos: int, zone: str | None) -> datetime | str:
+def timestamp_to_python(seconds: int, nanos: int, zone: str | None) -> datetime | str:
     """The time so long after the start of 1970, in its zone; ISO text if Python's times do not hold it."""
-    known = None if zone is None else zone_of(zone)
+    known = None if zone is None else find_time_zone(zone)
     try:
         made = EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
         made = made if known is None else made.replace(tzinfo=UTC).astimezone(known)
@@ -105,17 +105,17 @@ def moment(seconds: int, nanos: int, zone: str | None) -> datetime | str:
     if nanos % 1000 == 0:
         return made
     text = made.replace(microsecond=0).isoformat()
-    return f"{text[:WHOLE_TIME]}.{nanos:09d}{text[WHOLE_TIME:]}"
+    return f"{text[:ISO_SECONDS_LENGTH]}.{nanos:09d}{text[ISO_SECONDS_LENGTH:]}"
 
 
-def clock(seconds: int, nanos: int) -> time | str:
+def time_to_python(seconds: int, nanos: int) -> time | str:
     """The time of day; ISO text if it has nanoseconds or is not within a day."""
     if nanos % 1000 or not 0 <= seconds < DAY_SECONDS:
         return _clock_text(seconds, nanos)
     return (EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)).time()
 
 
-def duration(seconds: int, nanos: int) -> timedelta | str:
+def duration_to_python(seconds: int, nanos: int) -> timedelta | str:
     """The duration; as Python writes one if it has nanoseconds or is too long for Python's."""
     try:
         if nanos % 1000 == 0:
@@ -128,7 +128,7 @@ def duration(seconds: int, nanos: int) -> timedelta | str:
 
 
 @cache
-def zone_of(name: str) -> tzinfo:
+def find_time_zone(name: str) -> tzinfo:
     """The time zone of that name; UTC if none is known here, for a time in UTC is no other time."""
     try:
         found: tzinfo = pa.lib.string_to_tzinfo(name)
@@ -139,9 +139,9 @@ def zone_of(name: str) -> tzinfo:
 
 def _day_text(days: int) -> str:
     """A date with a sign before a year of five digits or more, or before the year 0 (ISO 8601, 4.1.2.4)."""
-    cycles, rest = divmod(days + EPOCH_DAY, CYCLE_DAYS)
-    near = CYCLE_START + timedelta(rest)
-    year = near.year + cycles * CYCLE_YEARS
+    cycles, rest = divmod(days + EPOCH_DAY_IN_CYCLE, GREGORIAN_CYCLE_DAYS)
+    near = GREGORIAN_CYCLE_START + timedelta(rest)
+    year = near.year + cycles * GREGORIAN_CYCLE_YEARS
     return (f"{year:04d}" if 0 <= year <= 9999 else f"{year:+05d}") + near.isoformat()[4:]
 
 

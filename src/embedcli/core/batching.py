@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Rows
+    from embedcli.core.types import Int64Array
 
 
-def pack(lengths: Rows, budget: Callable[[], int], multiple: int = 1) -> Iterator[Rows]:
+def pack_batches(lengths: Int64Array, budget: Callable[[], int], pad_to_multiple_of: int = 1) -> Iterator[Int64Array]:
     """Yield index arrays that cover every row once, longest rows first.
 
     A batch costs rows x width padded tokens, where width is its longest length rounded up to
@@ -22,8 +22,8 @@ def pack(lengths: Rows, budget: Callable[[], int], multiple: int = 1) -> Iterato
     before = np.concatenate([[0], np.cumsum(lengths[order])])
     at = 0
     while at < len(order):
-        if multiple:
-            count = budget() // max(1, padded(int(lengths[order[at]]), multiple))
+        if pad_to_multiple_of:
+            count = budget() // max(1, round_up_length(int(lengths[order[at]]), pad_to_multiple_of))
         else:
             count = int(np.searchsorted(before, before[at] + budget(), side="right")) - 1 - at
         rows = order[at : at + max(1, count)]
@@ -31,17 +31,21 @@ def pack(lengths: Rows, budget: Callable[[], int], multiple: int = 1) -> Iterato
         at += len(rows)
 
 
-def cost(lengths: Rows, multiple: int) -> int:
+def padded_token_count(lengths: Int64Array, pad_to_multiple_of: int) -> int:
     """The tokens that a batch of rows of these lengths computes, padding included."""
-    return len(lengths) * padded(int(lengths.max()), multiple) if multiple else int(lengths.sum())
+    return (
+        len(lengths) * round_up_length(int(lengths.max()), pad_to_multiple_of)
+        if pad_to_multiple_of
+        else int(lengths.sum())
+    )
 
 
-def padded(length: int, multiple: int) -> int:
+def round_up_length(length: int, pad_to_multiple_of: int) -> int:
     """The smallest multiple of `multiple` that holds `length` tokens; 0 pads nothing."""
-    return -(-length // multiple) * multiple if multiple else length
+    return -(-length // pad_to_multiple_of) * pad_to_multiple_of if pad_to_multiple_of else length
 
 
-def groups(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
+def group_by_size(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
     """Ranges [start, stop) of successive items, each as many as come to `most` together, one at least."""
     start = there = count = 0
     for size in sizes:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 
-def cache_home() -> Path:
+def user_cache_folder() -> Path:
     """The user's folder for what embedcli derives from models; not created."""
     own = os.environ.get("EMBEDCLI_CACHE")
     if own:

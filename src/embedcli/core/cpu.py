@@ -8,16 +8,16 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 # Control groups, by which containers and services are held to a share of time: version 2, and 1 where it still is.
-GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CGROUP_ROOT, PROCESS_CGROUP_FILE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-def cores() -> int:
+def count_usable_cores() -> int:
     """The cores that this process may use, which may be fewer than the machine has."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(there, quota() or there)
+    return min(there, cpu_quota() or there)
 
 
-def quota() -> int | None:
+def cpu_quota() -> int | None:
     """The cores that a limit on processor time comes to, rounded up; None without one.
 
     More threads than that only take each other's time, and the system then stops all of them until the next period.
@@ -41,13 +41,13 @@ def _limits() -> Iterator[tuple[int, int]]:
 def _folders() -> Iterator[Path]:
     """Where limits may be told. Inside a container its own group is the root, whatever the path says."""
     try:
-        lines = [line.split(":", 2) for line in OWN.read_text("utf-8").splitlines()]
+        lines = [line.split(":", 2) for line in PROCESS_CGROUP_FILE.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError):
         lines = []
-    roots = {GROUPS: "/", GROUPS / "cpu": "/"}
+    roots = {CGROUP_ROOT: "/", CGROUP_ROOT / "cpu": "/"}
     for _, controllers, group in (line for line in lines if len(line) == 3):
         if controllers == "" or "cpu" in controllers.split(","):
-            roots[GROUPS / controllers] = group
+            roots[CGROUP_ROOT / controllers] = group
     for root, group in roots.items():
         inside = PurePosixPath(group.lstrip("/"))
         yield from (root / each for each in (inside, *inside.parents))

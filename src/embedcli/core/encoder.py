@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats, Ints, Rows
+    from embedcli.core.types import Float32Array, Int32Array, Int64Array
 
 
 @dataclass
@@ -19,13 +19,13 @@ class Tokens:
     length is 0 has nothing the encoder knows and is rejected.
     """
 
-    ids: Ints
-    offsets: Rows
-    full: Ints
+    ids: Int32Array
+    offsets: Int64Array
+    untruncated_lengths: Int32Array
     payload: Any = None
 
     @property
-    def lengths(self) -> Rows:
+    def lengths(self) -> Int64Array:
         return self.offsets[1:] - self.offsets[:-1]
 
 
@@ -84,17 +84,17 @@ class BaseEncoder(TextTokenizer):
     """
 
     dim: int
-    lanes: int
+    max_in_flight: int
     batch_tokens: int
-    multiple: int
+    pad_to_multiple_of: int
     portion_characters: int | None = None
 
     @abstractmethod
-    def space(self) -> dict[str, Any]:
+    def vector_space(self) -> dict[str, Any]:
         """Return the vector space metadata: what decides the vectors, as JSON values, to be stored with them."""
 
     @abstractmethod
-    def forward(self, tokens: Tokens, rows: Rows) -> Any:
+    def forward(self, tokens: Tokens, rows: Int64Array) -> Any:
         """Start one batch without waiting for it.
 
         Args:
@@ -109,7 +109,7 @@ class BaseEncoder(TextTokenizer):
         """
 
     @abstractmethod
-    def collect(self, output: Any) -> Floats:
+    def collect(self, output: Any) -> Float32Array:
         """Wait for a batch.
 
         Args:
@@ -124,7 +124,7 @@ class BaseEncoder(TextTokenizer):
         """
 
     @abstractmethod
-    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
         """Encode rows again in float32, one by one: the second chance of rows whose vectors are not usable.
 
         Args:

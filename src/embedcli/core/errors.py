@@ -48,9 +48,9 @@ class OutputError(EmbedcliError):
     pass
 
 
-class TooManyRejects(EmbedcliError):
+class TooManyRejectsError(EmbedcliError):
     pass
 
 
-class OutOfMemory(Exception):
+class DeviceOutOfMemoryError(Exception):
     """A batch did not fit on the device. Raised by `BaseEncoder.forward` or `collect`, handled by the engine."""

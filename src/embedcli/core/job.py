@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int32]
     Rows = NDArray[np.int64]
     Bools = NDArray[np.bool_]
-from embedcli.core.types import DEFAULT_MODEL, Dtype, EngineName, Format, OutputFormat, Overflow, Precision, Role
+from embedcli.core.types import (
+    DEFAULT_MODEL,
+    Dtype,
+    InferenceEngine,
+    InputFormat,
+    OutputFormat,
+    Overflow,
+    Precision,
+    Role,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,7 @@ class Job:
 
     inputs: tuple[str, ...]
     output: str
-    format: Format | None = None
+    format: InputFormat | None = None
     to: OutputFormat | None = None
     encoding: str = "utf-8"
     text_column: str | None = None
@@ -44,7 +53,7 @@ class Job:
     truncate_dim: int | None = None
     precision: Precision = "float32"
     device: str = "auto"
-    engine: EngineName = "auto"
+    engine: InferenceEngine = "auto"
     dtype: Dtype = "auto"
     compile: bool = False
     batch_tokens: int | None = None

@@ -9,9 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Bools, Floats, Precision
+    from embedcli.core.types import BoolArray, Float32Array, Precision
 
-DTYPES: dict[str, Any] = {
+STORAGE_DTYPES: dict[str, Any] = {
     "float32": np.float32,
     "float16": np.float16,
     "int8": np.int8,
@@ -21,20 +21,20 @@ DTYPES: dict[str, Any] = {
 }
 # IEEE 754: up to half of the smallest float16, 2^-24, a number rounds to 0; from half a step above the largest, 65504,
 # to infinity.
-HALF = (2.0**-25, 65520.0)
+FLOAT16_SAFE_RANGE = (2.0**-25, 65520.0)
 
 
-def width(dim: int, precision: Precision) -> int:
+def stored_width(dim: int, precision: Precision) -> int:
     """How many stored values a vector of `dim` floats becomes: packed bits need an eighth, rounded up."""
     return -(-dim // 8) if precision in ("binary", "ubinary") else dim
 
 
-def ranges_of(vectors: Floats) -> Floats:
+def compute_ranges(vectors: Float32Array) -> Float32Array:
     """float32 [2, dim]: the lowest and highest value of each column of a sample."""
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
 
 
-def store(vectors: Floats, precision: Precision, ranges: Floats | None = None) -> NDArray[Any]:
+def quantize(vectors: Float32Array, precision: Precision, ranges: Float32Array | None = None) -> NDArray[Any]:
     """Vectors [n, dim] in their stored form [n, width(dim)].
 
     The formulas are those of sentence_transformers.util.quantize_embeddings: int8/uint8 divide
@@ -50,32 +50,34 @@ def store(vectors: Floats, precision: Precision, ranges: Floats | None = None) -
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     if ranges is None:
         raise ValueError(f"{precision} needs ranges")
-    steps = step(ranges)
+    steps = quantization_step(ranges)
     level = np.clip((vectors - ranges[0]) / steps, 0, 255).astype(np.uint8)
     return level if precision == "uint8" else np.asarray(level.astype(np.int16) - 128, np.int8)
 
 
-def fits(vectors: Floats, precision: Precision) -> Bools:
+def is_storable(vectors: Float32Array, precision: Precision) -> BoolArray:
     """bool [n]: whether finite vectors stay finite, and other than nothing but zeros, in their stored form."""
     if precision != "float16":
-        return ~unusable(vectors)
+        return ~find_unusable(vectors)
     largest = np.abs(vectors).max(axis=1, initial=0)
-    return np.asarray((largest > HALF[0]) & (largest < HALF[1]))
+    return np.asarray((largest > FLOAT16_SAFE_RANGE[0]) & (largest < FLOAT16_SAFE_RANGE[1]))
 
 
-def unusable(vectors: Floats) -> Bools:
+def find_unusable(vectors: Float32Array) -> BoolArray:
     """bool [n]: rows with a NaN, an infinity, or nothing but zeros."""
     if not vectors.size:
         return np.zeros(len(vectors), bool)
     # Their squares tell, in a quarter of the time, but for numbers so large or small that these overflow or vanish.
     squares = np.einsum("ij,ij->i", vectors, vectors)
-    bad: Bools = ~(np.isfinite(squares) & (squares > 0))
+    bad: BoolArray = ~(np.isfinite(squares) & (squares > 0))
     odd = vectors[bad]
     bad[bad] = ~np.isfinite(odd).all(axis=1) | ~odd.any(axis=1)
     return bad
 
 
-def restore(stored: NDArray[Any], precision: Precision, dim: int, ranges: Floats | None = None) -> Floats:
+def dequantize(
+    stored: NDArray[Any], precision: Precision, dim: int, ranges: Float32Array | None = None
+) -> Float32Array:
     """The best float32 [n, dim] for stored vectors: bits become -1 and 1, int8/uint8 the middle of their step."""
     if precision in ("float32", "float16"):
         return stored.astype(np.float32)
@@ -85,16 +87,16 @@ def restore(stored: NDArray[Any], precision: Precision, dim: int, ranges: Floats
     if ranges is None:
         raise ValueError(f"{precision} needs ranges")
     level = stored.astype(np.float32) + (0 if precision == "uint8" else 128)
-    return np.asarray(ranges[0] + (level + 0.5) * step(ranges), np.float32)
+    return np.asarray(ranges[0] + (level + 0.5) * quantization_step(ranges), np.float32)
 
 
-def step(ranges: Floats) -> Floats:
+def quantization_step(ranges: Float32Array) -> Float32Array:
     """float32 [dim]: the width of one of 255 steps; a column that never varied gets 1, so that it divides."""
     steps = (ranges[1] - ranges[0]) / 255
     return np.asarray(np.where(steps > 0, steps, 1), np.float32)
 
 
-def shape(vectors: Floats, truncate_dim: int | None, normalize: bool | None) -> Floats:
+def truncate_and_normalize(vectors: Float32Array, truncate_dim: int | None, normalize: bool | None) -> Float32Array:
     """The first `truncate_dim` columns, renormalised to length 1 unless `normalize` is False."""
     if truncate_dim is None or truncate_dim >= vectors.shape[1]:
         return vectors

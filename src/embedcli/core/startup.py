@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     pass
 
 
-def light_arrow() -> None:
+def block_pandas_import() -> None:
     """Let pyarrow find no pandas: it imports it at the first array made of Python values, half a second for nothing.
 
     pyarrow looks once and remembers; other libraries that want pandas still find it afterwards.

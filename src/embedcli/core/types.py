@@ -23,33 +23,33 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float32]
-    Ints = NDArray[np.int32]
-    Rows = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
+    Float32Array = NDArray[np.float32]
+    Int32Array = NDArray[np.int32]
+    Int64Array = NDArray[np.int64]
+    BoolArray = NDArray[np.bool_]
 
-Format = Literal["jsonl", "csv", "tsv", "parquet"]
+InputFormat = Literal["jsonl", "csv", "tsv", "parquet"]
 OutputFormat = Literal["parquet", "npy", "jsonl", "arrow", "lance"]
 Role = Literal["query", "document", "none"]
 Overflow = Literal["truncate", "error", "reject", "split", "pool"]
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "torch", "openvino"]
+InferenceEngine = Literal["auto", "torch", "openvino"]
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 # In a folder output: what says that it is finished, where it is staged, and the names of its files, whatever their
 # format. What else lies there is somebody else's.
-MANIFEST = "_manifest.json"
-STAGE = "_parts"
-PART_FILE = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
+MANIFEST_FILE = "_manifest.json"
+STAGING_FOLDER = "_parts"
+PART_FILE_PATTERN = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
 # Rows per chunk when nobody says otherwise; the runner takes a size that suits the device (see `runners`).
 DEFAULT_CHUNK_ROWS = 1024
 # A chunk closes early at this many bytes of text, so that rows of 10 MB do not fill the memory.
-CHUNK_TEXT_BYTES = 32 << 20
+MAX_CHUNK_TEXT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
-class Piece:
+class InputSplit:
     """The address of some rows: cheap to send, and the same whatever the runner.
 
     `unit` says what `start` and `stop` count: "bytes" (JSONL: the lines that begin in the range),
@@ -64,14 +64,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Share:
+class Partition:
     """Successive pieces: what one worker takes at a time, and what one file (or a few) of a folder output holds.
 
     The shares of a plan are the same whatever the runner, the number of workers or shards.
     """
 
     index: int
-    pieces: tuple[Piece, ...]
+    splits: tuple[InputSplit, ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Reject:
 
 
 @dataclass(frozen=True)
-class Columns:
+class InputColumns:
     """How rows are read, decided once per job by `sources.plan` and the same for all its pieces.
 
     `id_type` and `keep_types` are Arrow types; `id_column` None means generated int64 row numbers, which count
@@ -99,14 +99,14 @@ class Columns:
     template: str | None
     id_column: str | None
     id_type: pa.DataType
-    keep_types: Mapping[str, pa.DataType]
-    source_column: bool = False
+    kept_types: Mapping[str, pa.DataType]
+    has_source_column: bool = False
     notes: tuple[str, ...] = ()
     json_columns: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class Plan:
+class InputPlan:
     """What `sources.plan` found out before any model is loaded.
 
     `pieces[i].index` is i, and the pieces cover every row of the inputs once, in order. `total_bytes` are those
@@ -114,13 +114,13 @@ class Plan:
     piece has. `seen` is size and time of each local input before anything of it was read.
     """
 
-    pieces: tuple[Piece, ...]
-    columns: Columns
-    formats: Mapping[str, Format]
+    splits: tuple[InputSplit, ...]
+    columns: InputColumns
+    formats: Mapping[str, InputFormat]
     total_bytes: int | None
     total_rows: int | None
-    piece_rows: Sequence[int] = ()
-    seen: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rows_per_split: Sequence[int] = ()
+    file_stats: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,24 +133,24 @@ class Chunk:
     The last chunk of a piece has `last`; a piece without rows has one, empty chunk.
     """
 
-    piece: Piece
-    seq: int
+    input_split: InputSplit
+    index_in_split: int
     ids: pa.Array
     texts: Sequence[str]
-    kept: pa.Table
+    kept_columns: pa.Table
     lines: Sequence[int]
     rejects: tuple[Reject, ...] = ()
-    read: int = 0
-    done_bytes: int = 0
-    last: bool = False
+    rows_read: int = 0
+    bytes_read: int = 0
+    is_last: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
-        return self.piece.index, self.seq
+        return self.input_split.index, self.index_in_split
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedChunk:
     """What the engine makes of a chunk: one entry per output row.
 
     `rows[i]` is the chunk row that output row i belongs to: ascending, repeated for windows, absent for rejects.
@@ -159,34 +159,34 @@ class Encoded:
     """
 
     chunk: Chunk
-    rows: Rows
-    vectors: Floats
-    n_tokens: Ints
-    truncated: Bools
+    rows: Int64Array
+    vectors: Float32Array
+    n_tokens: Int32Array
+    is_truncated: BoolArray
     text_hash: NDArray[np.uint8]
     rejects: tuple[Reject, ...] = ()
-    extra: Mapping[str, pa.Array] = field(default_factory=dict)
+    extra_columns: Mapping[str, pa.Array] = field(default_factory=dict)
     lost_tokens: int = 0
 
     @property
-    def embedded(self) -> int:
+    def embedded_rows(self) -> int:
         """How many rows of the chunk have vectors: fewer than output rows where texts became windows."""
         return int((self.rows[1:] != self.rows[:-1]).sum()) + min(1, len(self.rows))
 
 
 @dataclass(frozen=True)
-class Known:
+class ReusedVectors:
     """Vectors that need no forward pass: `rows` of the chunk (ascending), float32 [n, dim], and their counts."""
 
-    rows: Rows
-    vectors: Floats
-    n_tokens: Ints
-    truncated: Bools
-    lost: Ints
+    rows: Int64Array
+    vectors: Float32Array
+    n_tokens: Int32Array
+    is_truncated: BoolArray
+    lost_tokens: Int32Array
 
 
 @dataclass(frozen=True)
-class Part:
+class PartFile:
     """A finished part file: `path`, its rows in and out, and the hash of the ids and texts it was made from."""
 
     key: tuple[int, int]
@@ -198,24 +198,24 @@ class Part:
     stats: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Watch:
+class RunObserver:
     """Who follows a run: gets sentences for people, and is told when work begins and how far it is.
 
     A follower inherits from it, and what it has no use for does nothing.
     """
 
-    def line(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """One sentence for stderr."""
 
-    def begin(self, plan: Plan, meter: Any) -> None:
+    def on_start(self, plan: InputPlan, meter: Any) -> None:
         """The encoder is loaded; rows start to flow and `meter` to count."""
 
-    def progress(self, rows: int, done_bytes: int) -> None:
+    def on_progress(self, rows: int, bytes_read: int) -> None:
         """`rows` rows in all are on disk, `done_bytes` of the inputs are read."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended: the exit code, why, and its numbers; `totals` covers resumed parts too.
 
     `usage` is what the encoder says this run has cost: `tokens` and `requests`, where it counts them.
@@ -224,7 +224,7 @@ class Outcome:
     exit_code: int
     reason: str
     totals: Mapping[str, int]
-    space: Mapping[str, Any] = field(default_factory=dict)
+    vector_space: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     resumed_rows: int = 0
     damaged_parts: int = 0

@@ -17,11 +17,11 @@ from embedcli.core.types import DEFAULT_CHUNK_ROWS
 if TYPE_CHECKING:
     from threading import Event
 
-    from embedcli.encoders.torch.encoder import TransformerEncoder
-    from embedcli.models.config import Recipe
+    from embedcli.encoders.torch.encoder import TorchEncoder
+    from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
 
-REMOTE = "openai:"
+HOSTED_MODEL_PREFIX = "openai:"
 Notify = Callable[[str], None]
 
 
@@ -29,60 +29,64 @@ def _quiet(line: str) -> None:
     pass
 
 
-def load(job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None) -> BaseEncoder:
+def load_encoder(
+    job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None
+) -> BaseEncoder:
     """The encoder of a job, ready to run. `notify` gets one line for each thing the user should know.
 
     Once `stop` is set, a hosted encoder waits for nothing any more and raises ModelError.
     Raises ModelError where the model cannot be found or loaded, UsageError where the job asks for what it cannot do.
     """
-    if job.model.startswith(REMOTE):
+    if job.model.startswith(HOSTED_MODEL_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         _refuse_compiling(job, "a hosted model is computed elsewhere")
-        return hosted_encoder.load(job, notify, stop=stop)
+        return hosted_encoder.load_hosted_encoder(job, notify, stop=stop)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder
 
         _refuse_compiling(job, "static vectors are summed, not computed by a network")
-        return static_encoder.load(files, job, notify)
+        return static_encoder.load_static_encoder(files, job, notify)
     return _load_transformer(job, files, notify)
 
 
-def resolve(job: Job) -> ModelFiles | None:
+def resolve_model_files(job: Job) -> ModelFiles | None:
     """The files of a job's model, fetched if need be; None for a hosted model. Raises ModelError."""
-    return None if job.model.startswith(REMOTE) else _resolve(job)
+    return None if job.model.startswith(HOSTED_MODEL_PREFIX) else _resolve(job)
 
 
-def identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
+def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
     """What decides the vectors of a job, found without loading its model: the same before and after a run."""
-    if job.model.startswith(REMOTE):
+    if job.model.startswith(HOSTED_MODEL_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
-        return hosted_encoder.identity(job)
+        return hosted_encoder.hosted_model_identity(job)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder
 
-        return static_encoder.identity(files, job)
+        return static_encoder.static_model_identity(files, job)
     from embedcli.encoders.torch import device as torch_device
     from embedcli.models import config as model_config
 
-    return model_config.identity(files, model_config.recipe(files, job), torch_device.dtype_class(job))
+    return model_config.model_identity(
+        files, model_config.read_model_config(files, job), torch_device.precision_class(job)
+    )
 
 
-def chunk_rows(job: Job, files: ModelFiles | None) -> int:
+def default_chunk_rows(job: Job, files: ModelFiles | None) -> int:
     """Rows per chunk: few where a row takes long (a kill costs one chunk), many where batches are large."""
-    from embedcli.encoders.torch.device import on_cpu
+    from embedcli.encoders.torch.device import runs_on_cpu
 
     if files is not None and files.kind == "static":
         return 16 * DEFAULT_CHUNK_ROWS
-    if files is None or on_cpu(job):
+    if files is None or runs_on_cpu(job):
         return DEFAULT_CHUNK_ROWS
     return 16 * DEFAULT_CHUNK_ROWS
 
 
-def output_dim(job: Job, dim: int) -> int:
+def stored_dim(job: Job, dim: int) -> int:
     """The width of vectors of `dim` floats after --truncate-dim; UsageError if it is wider than they are."""
     if job.truncate_dim is None:
         return dim
@@ -96,12 +100,12 @@ def output_dim(job: Job, dim: int) -> int:
 
 def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
-    from embedcli.models.config import recipe
+    from embedcli.models.config import read_model_config
 
-    made = recipe(files, job)
+    made = read_model_config(files, job)
     for note in made.notes:
         notify(note)
-    cpu = torch_device.on_cpu(job)
+    cpu = torch_device.runs_on_cpu(job)
     if job.engine == "openvino" and not cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
     if job.engine != "torch" and cpu:
@@ -109,7 +113,7 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncode
             raise UsageError("--compile is of the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
-        encoder: BaseEncoder = openvino_loader.load(
+        encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
             files, made, job, lambda job: _torch(job, files, made, notify), notify
         )
         return encoder
@@ -121,13 +125,13 @@ def _refuse_compiling(job: Job, reason: str) -> None:
         raise UsageError(f"--compile is of the PyTorch engine: {reason}", "leave --compile out")
 
 
-def _torch(job: Job, files: ModelFiles, made: Recipe, notify: Notify) -> TransformerEncoder:
+def _torch(job: Job, files: ModelFiles, made: ModelConfig, notify: Notify) -> TorchEncoder:
     from embedcli.encoders.torch import encoder as torch_encoder
 
-    return torch_encoder.load(job, files, made, notify)
+    return torch_encoder.load_torch_encoder(job, files, made, notify)
 
 
 def _resolve(job: Job) -> ModelFiles:
-    from embedcli.models.resolve import resolve
+    from embedcli.models.resolve import resolve_model
 
-    return resolve(job)
+    return resolve_model(job)

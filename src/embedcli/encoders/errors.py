@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from embedcli.core.errors import OutOfMemory
+from embedcli.core.errors import DeviceOutOfMemoryError
 
 if TYPE_CHECKING:
     pass
 
 
-OUT_OF_MEMORY = (
+OPENVINO_OUT_OF_MEMORY_SIGNS = (
     "failed to allocate",
     "can not allocate",
     "cannot allocate",
@@ -24,30 +24,30 @@ OUT_OF_MEMORY = (
 
 
 # OpenVINO puts places in its own source before what happened.
-PLACE = "Exception from "
+EXCEPTION_LOCATION_PREFIX = "Exception from "
 
 
-def out_of_memory(error: BaseException, signs: tuple[str, ...] = OUT_OF_MEMORY) -> bool:
+def is_out_of_memory(error: BaseException, signs: tuple[str, ...] = OPENVINO_OUT_OF_MEMORY_SIGNS) -> bool:
     """Whether an error says that memory could not be had; `signs` are the words by which a library says it."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in signs)
 
 
 @contextmanager
-def memory(signs: tuple[str, ...] = OUT_OF_MEMORY) -> Iterator[None]:
+def translate_memory_errors(signs: tuple[str, ...] = OPENVINO_OUT_OF_MEMORY_SIGNS) -> Iterator[None]:
     """Turn a refusal to allocate into OutOfMemory; `signs` as in `out_of_memory`."""
     refused = ""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        refused = told(error)
-        if not out_of_memory(error, signs):
+        refused = first_line(error)
+        if not is_out_of_memory(error, signs):
             raise
     if refused:
         # Raised outside the handler: inside, the error's frames would keep the batch's memory.
-        raise OutOfMemory(refused)
+        raise DeviceOutOfMemoryError(refused)
 
 
-def told(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if lines[0].startswith(PLACE) else 0][:300]
+    return lines[-1 if lines[0].startswith(EXCEPTION_LOCATION_PREFIX) else 0][:300]

@@ -3,6 +3,6 @@
 estimate(job, Wanted(sample=1000, price_per_mtok=0.02), notify)     a dict of JSON values
 """
 
-from embedcli.estimate.estimate import Wanted, estimate
+from embedcli.estimate.estimate import EstimateOptions, estimate_job
 
-__all__ = ["Wanted", "estimate"]
+__all__ = ["EstimateOptions", "estimate_job"]

@@ -12,7 +12,7 @@ from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
 from embedcli.models.files import ModelFiles, read_json
-from embedcli.models.registry import known
+from embedcli.models.registry import find_registered_model
 
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -28,17 +28,25 @@ TRANSFORMER_CONFIGS = tuple(
 )
 # Saved prompts by role, first non-empty wins. sentence-transformers' own `encode_document` stops at an empty
 # "document" and so never reaches a saved "passage".
-ROLES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
+ROLE_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
 # These count positions from padding_idx + 1, so two of the positions in their config hold no token.
-OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text"}
+OFFSET_POSITION_MODELS = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "data2vec-text",
+}
 # A module with one way through it for queries and another for documents; Asym is its old name.
-ROUTERS = {"Router", "Asym"}
+ROUTER_MODULES = {"Router", "Asym"}
 # Above this a tokenizer's model_max_length means "no limit" (transformers writes 1e30).
-NO_LIMIT = int(1e20)
+UNLIMITED_LENGTH = int(1e20)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModelConfig:
     """What decides a model's vectors besides its weights, resolved for one job.
 
     `positions` is the longest padded sequence the model can take (None: any). `normalize` says whether the vectors
@@ -50,31 +58,31 @@ class Recipe:
 
     pooling: str
     max_seq_length: int | None
-    positions: int | None
+    max_positions: int | None
     normalize: bool
     has_normalize: bool
     prompts: Mapping[str, str]
     default_prompt_name: str | None
     prompt: str
     prompt_source: str
-    include_prompt: bool
+    pools_prompt: bool
     truncate_dim: int | None
-    saved: bool
+    is_saved_pipeline: bool
     task: Role | None = None
     modules: tuple[str, ...] = ()
     custom_code: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def recipe(files: ModelFiles, job: Job) -> Recipe:
+def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     """Read a model's own settings and resolve them for a job.
 
     Raises UsageError for an unknown prompt name, a limit the model cannot hold, and for a model with its own code
     when the job does not trust it.
     """
-    folder = files.folder
+    folder = files.path
     modules = read_modules(folder)
-    code = custom_code(folder, modules)
+    code = find_custom_code(folder, modules)
     if code and not job.trust_remote_code:
         _refuse_code(files, code)
     saved = _optional(folder / "config_sentence_transformers.json")
@@ -85,19 +93,19 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
     limit, positions = _limits(folder, modules, job)
     # One further in front leaves the vectors at whatever length the modules behind it give them.
     has_normalize = modules[-1][0] == "Normalize"
-    return Recipe(
+    return ModelConfig(
         pooling=pooling,
         max_seq_length=limit,
-        positions=positions,
+        max_positions=positions,
         normalize=has_normalize if job.normalize is None else job.normalize,
         has_normalize=has_normalize,
         prompts=prompts,
         default_prompt_name=saved.get("default_prompt_name"),
         prompt=prompt,
         prompt_source=source,
-        include_prompt=include_prompt,
+        pools_prompt=include_prompt,
         truncate_dim=job.truncate_dim or saved.get("truncate_dim"),
-        saved=(folder / "modules.json").is_file(),
+        is_saved_pipeline=(folder / "modules.json").is_file(),
         task=_task(files, modules, job),
         modules=tuple(kind for kind, _ in modules),
         custom_code=code,
@@ -105,7 +113,7 @@ def recipe(files: ModelFiles, job: Job) -> Recipe:
     )
 
 
-def identity(files: ModelFiles, recipe: Recipe, dtype: str) -> dict[str, Any]:
+def model_identity(files: ModelFiles, recipe: ModelConfig, dtype: str) -> dict[str, Any]:
     """What decides the vectors, known before any model is loaded. `dtype` is "float32" or "half"."""
     return {
         "model": files.name,
@@ -151,14 +159,14 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
             )
         return prompts[job.prompt_name], f"--prompt-name {job.prompt_name}"
     if job.as_ is not None:
-        name = next((name for name in ROLES[job.as_] if prompts.get(name)), None)
+        name = next((name for name in ROLE_PROMPT_NAMES[job.as_] if prompts.get(name)), None)
         return (prompts[name], f"the model's prompt {name!r}") if name else ("", f"none for --as {job.as_}")
     if default and default in prompts:
         return prompts[default], f"the model's default prompt {default!r}"
     return "", "none"
 
 
-def custom_code(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, ...]:
+def find_custom_code(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, ...]:
     """The Python files, each with its class, that loading this model would run; empty for library classes only."""
     found: list[str] = []
     for kind, path in modules:
@@ -196,7 +204,7 @@ def _library_has(model_type: str) -> bool:
 def _refuse_code(files: ModelFiles, code: tuple[str, ...]) -> None:
     raise UsageError(
         f"{files.name} brings its own Python code, which would run on this machine: {', '.join(code)}",
-        f"read it in {files.folder}, then add --trust-remote-code if you trust it",
+        f"read it in {files.path}, then add --trust-remote-code if you trust it",
     )
 
 
@@ -228,7 +236,7 @@ def _raw_pooling(folder: Path) -> str:
 
 def _task(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -> Role | None:
     """The role that the ways through a model are chosen by. UsageError where one is needed and none is given."""
-    roots = [files.folder / path for kind, path in modules if kind in ROUTERS]
+    roots = [files.path / path for kind, path in modules if kind in ROUTER_MODULES]
     if roots and job.as_ in ("query", "document"):
         return job.as_
     for root in roots:
@@ -270,7 +278,7 @@ def _own_limit(root: Path) -> int | None:
         tokenizer.get("model_max_length", tokenizer.get("max_len")),
     ):
         if limit is not None:
-            return int(limit) if limit < NO_LIMIT else None
+            return int(limit) if limit < UNLIMITED_LENGTH else None
     return None
 
 
@@ -278,16 +286,16 @@ def _positions(config: dict[str, Any]) -> int | None:
     held = (config.get("text_config") or config).get("max_position_embeddings")
     if not isinstance(held, int) or held <= 0:
         return None
-    return held - 2 if config.get("model_type") in OFFSET_POSITIONS else held
+    return held - 2 if config.get("model_type") in OFFSET_POSITION_MODELS else held
 
 
 def _notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
     notes = []
-    if not (files.folder / "modules.json").is_file() and files.kind == "transformer":
-        notes.append(f"{files.name} has no modules.json: {_raw_pooling(files.folder)} pooling is used")
+    if not (files.path / "modules.json").is_file() and files.kind == "transformer":
+        notes.append(f"{files.name} has no modules.json: {_raw_pooling(files.path)} pooling is used")
     if prompt or job.as_ in ("query", "document"):
         notes.append(f"prompt: {prompt!r} ({source})")
-    family = known(files.name)
+    family = find_registered_model(files.name)
     if family and family.prompts and not any(prompts.values()) and job.prompt is None and job.as_ != "none":
         wanted = " or ".join(f"--prompt {text!r} for {_plural(role)}" for role, text in family.prompts.items())
         notes.append(f"{family.alias} was trained with prompts that its files do not hold; pass {wanted}")

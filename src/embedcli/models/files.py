@@ -12,20 +12,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from embedcli.core.cache_dir import cache_home
+from embedcli.core.cache_dir import user_cache_folder
 from embedcli.core.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["transformer", "static"]
+ModelKind = Literal["transformer", "static"]
 
 # In the order transformers prefers them; a folder's first match is what gets loaded.
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model", "vocab.json")
-WORD_VECTORS = (".bin", ".txt", ".vec", ".kv", ".gz")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "vocab.json",
+)
+WORD_VECTOR_SUFFIXES = (".bin", ".txt", ".vec", ".kv", ".gz")
 # Files that travel with a model without deciding its vectors.
-UNDECIDING = (".md", ".gitattributes", ".gitignore", ".onnx", ".onnx_data", ".xml", ".h5", ".msgpack", ".ot", ".png")
-TRAINING = {
+IGNORED_SUFFIXES = (
+    ".md",
+    ".gitattributes",
+    ".gitignore",
+    ".onnx",
+    ".onnx_data",
+    ".xml",
+    ".h5",
+    ".msgpack",
+    ".ot",
+    ".png",
+)
+TRAINING_FILES = {
     "data_config.json",
     "training_args.bin",
     "trainer_state.json",
@@ -33,9 +56,9 @@ TRAINING = {
     "scheduler.pt",
     "rng_state.pth",
 }
-UNDECIDING_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "assets", "__pycache__"}
+IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "assets", "__pycache__"}
 # Below this size hashing costs less than looking the hash up.
-MEMO_BYTES = 1 << 20
+MIN_MEMOIZED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,11 +70,11 @@ class ModelFiles:
     """
 
     name: str
-    folder: Path
+    path: Path
     revision: str | None
-    kind: Kind
+    kind: ModelKind
     fingerprint: str
-    where: Literal["path", "cache", "bundled", "hub"] = "path"
+    origin: Literal["path", "cache", "bundled", "hub"] = "path"
 
 
 def read_json(path: Path) -> Any:
@@ -62,7 +85,7 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"{path} cannot be read: {error}", "fetch the model again, or give another folder") from error
 
 
-def kind_of(folder: Path) -> Kind:
+def detect_model_kind(folder: Path) -> ModelKind:
     """Whether a model folder or file holds static vectors or a transformer."""
     if folder.is_file():
         return "static"
@@ -78,24 +101,24 @@ def kind_of(folder: Path) -> Kind:
     return "transformer"
 
 
-def word_vectors(folder: Path) -> Path | None:
+def find_word_vector_file(folder: Path) -> Path | None:
     """The one word-vector file of a folder that holds no other model, or None."""
     if (folder / "config.json").exists() or (folder / "modules.json").exists() or not folder.is_dir():
         return None
-    ignored = {"vocab.txt", "requirements.txt", "readme.txt", "license.txt"} | set(WEIGHTS)
+    ignored = {"vocab.txt", "requirements.txt", "readme.txt", "license.txt"} | set(WEIGHT_FILES)
     found = [
         file
         for file in sorted(folder.iterdir())
-        if file.is_file() and file.suffix in WORD_VECTORS and file.name.lower() not in ignored
+        if file.is_file() and file.suffix in WORD_VECTOR_SUFFIXES and file.name.lower() not in ignored
     ]
     return found[0] if len(found) == 1 else None
 
 
-def missing(folder: Path) -> str | None:
+def describe_missing_files(folder: Path) -> str | None:
     """What a model folder lacks, in words that name the file, or None when it is whole."""
     if not folder.exists():
         return "the folder itself"
-    if kind_of(folder) == "static":
+    if detect_model_kind(folder) == "static":
         return None if folder.is_file() else _missing_static(folder)
     modules = folder / "modules.json"
     if modules.is_file():
@@ -120,7 +143,7 @@ def _missing_modules(folder: Path, modules: list[dict[str, Any]]) -> str | None:
                 return lacks
         elif kind in ("Pooling", "Dense") and not (folder / path / "config.json").is_file():
             return f"{path}/config.json"
-        if kind == "Dense" and not any((folder / path / name).is_file() for name in WEIGHTS):
+        if kind == "Dense" and not any((folder / path / name).is_file() for name in WEIGHT_FILES):
             return f"{path}/model.safetensors"
     return None
 
@@ -134,13 +157,13 @@ def _missing_transformer(folder: Path, path: str) -> str | None:
     lacks = _missing_weights(folder)
     if lacks:
         return prefix + lacks
-    if not any((folder / name).is_file() for name in (*TOKENIZERS, "tokenizer_config.json")):
+    if not any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json")):
         return f"{prefix}tokenizer.json"
     return None
 
 
 def _missing_weights(folder: Path) -> str | None:
-    found = next((name for name in WEIGHTS if (folder / name).is_file()), None)
+    found = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if found is None:
         return "model.safetensors"
     if not found.endswith(".index.json"):
@@ -149,7 +172,7 @@ def _missing_weights(folder: Path) -> str | None:
     return next((shard for shard in shards if not (folder / shard).is_file()), None)
 
 
-def deciding(folder: Path) -> Iterator[Path]:
+def fingerprinted_files(folder: Path) -> Iterator[Path]:
     """The files of a model that decide its vectors, sorted by name; of several weight formats the one loaded.
 
     They lie in the folder itself and in its modules' folders: training checkpoints beside them are another model.
@@ -158,16 +181,16 @@ def deciding(folder: Path) -> Iterator[Path]:
     paths = {str(module.get("path", "")) for module in read_json(modules)} if modules.is_file() else set()
     every = {file for file in folder.iterdir() if file.is_file()}
     every |= {file for path in paths - {""} for file in (folder / path).rglob("*") if file.is_file()}
-    code = has_code(folder)
+    code = has_custom_code(folder)
     for file in sorted(every):
-        if file.suffix in UNDECIDING or file.name in TRAINING or (file.suffix == ".py" and not code):
+        if file.suffix in IGNORED_SUFFIXES or file.name in TRAINING_FILES or (file.suffix == ".py" and not code):
             continue
-        safe = any(file.with_name(name).is_file() for name in WEIGHTS[:2])
+        safe = any(file.with_name(name).is_file() for name in WEIGHT_FILES[:2])
         if not (safe and file.name.startswith("pytorch_model")):
             yield file
 
 
-def has_code(folder: Path) -> bool:
+def has_custom_code(folder: Path) -> bool:
     """Whether a model's configuration points at Python files."""
     modules = folder / "modules.json"
     types = [str(module.get("type", "")) for module in read_json(modules)] if modules.is_file() else []
@@ -177,27 +200,27 @@ def has_code(folder: Path) -> bool:
     )
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint_model(folder: Path) -> str:
     """SHA-256 over the names and contents of all deciding files; large files' hashes are remembered."""
     if folder.is_file():
-        return sha256(folder)
+        return cached_sha256(folder)
     whole = hashlib.sha256()
-    for file in deciding(folder):
-        whole.update(f"{file.relative_to(folder).as_posix()}\0{sha256(file)}\n".encode())
+    for file in fingerprinted_files(folder):
+        whole.update(f"{file.relative_to(folder).as_posix()}\0{cached_sha256(file)}\n".encode())
     return whole.hexdigest()
 
 
-def sha256(file: Path) -> str:
+def cached_sha256(file: Path) -> str:
     """The hex SHA-256 of a file's bytes, remembered by real path, inode, size, and times of modification and change.
 
     The time of modification alone can be set to anything: unpacked archives and image layers do.
     """
     real = file.resolve()
     stat = real.stat()
-    if stat.st_size < MEMO_BYTES:
+    if stat.st_size < MIN_MEMOIZED_BYTES:
         return hashlib.sha256(real.read_bytes()).hexdigest()
     key = f"{real}\0{stat.st_ino}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-    memo = cache_home() / "sha256" / hashlib.sha256(str(real).encode()).hexdigest()[:32]
+    memo = user_cache_folder() / "sha256" / hashlib.sha256(str(real).encode()).hexdigest()[:32]
     known = _recall(memo, key)
     if known:
         return known

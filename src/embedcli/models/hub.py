@@ -10,13 +10,25 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from embedcli.core.errors import ModelError
-from embedcli.models.files import UNDECIDING_FOLDERS
+from embedcli.models.files import IGNORED_FOLDERS
 
-NEVER = ("*.onnx*", "*.h5", "*.msgpack", "*.ot", "*.gguf", "*.tflite", "*.xml", "*.png", "*.jpg", "*.pdf", ".git*")
-FULL_SHA = re.compile(r"[0-9a-f]{40}")
+EXCLUDED_PATTERNS = (
+    "*.onnx*",
+    "*.h5",
+    "*.msgpack",
+    "*.ot",
+    "*.gguf",
+    "*.tflite",
+    "*.xml",
+    "*.png",
+    "*.jpg",
+    "*.pdf",
+    ".git*",
+)
+COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
 
-def cache(cache_dir: str | None = None) -> Path:
+def hub_cache_folder(cache_dir: str | None = None) -> Path:
     """The hub cache folder: --cache-dir, or where huggingface_hub would look. Found without importing it (0.4 s)."""
     home = os.environ.get("HF_HOME")
     base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
@@ -24,7 +36,7 @@ def cache(cache_dir: str | None = None) -> Path:
     return Path(os.path.expandvars(chosen)).expanduser()
 
 
-def cached(name: str, revision: str | None, where: Path) -> Path | None:
+def find_cached_snapshot(name: str, revision: str | None, where: Path) -> Path | None:
     """The snapshot folder of a model in the cache `where`, named by its commit; None when there is none."""
     repo = where / ("models--" + name.replace("/", "--"))
     commit = _commit(repo, revision or "main")
@@ -33,7 +45,7 @@ def cached(name: str, revision: str | None, where: Path) -> Path | None:
 
 
 def _commit(repo: Path, revision: str) -> str | None:
-    if FULL_SHA.fullmatch(revision):
+    if COMMIT_HASH.fullmatch(revision):
         return revision
     if ".." in Path(revision).parts:
         return None
@@ -41,7 +53,7 @@ def _commit(repo: Path, revision: str) -> str | None:
     return ref.read_text("utf-8").strip() if ref.is_file() else None
 
 
-def download(name: str, revision: str | None, where: Path, hint: str = "") -> Path:
+def download_snapshot(name: str, revision: str | None, where: Path, hint: str = "") -> Path:
     """Fetch what embedding needs of a model, one weight format only; returns its snapshot folder.
 
     Progress bars go to stderr if that is a terminal. Raises ModelError with what to do.
@@ -53,20 +65,20 @@ def download(name: str, revision: str | None, where: Path, hint: str = "") -> Pa
         disable_progress_bars()
     try:
         info = HfApi().model_info(name, revision=revision)
-        files = wanted(sibling.rfilename for sibling in info.siblings or ())
+        files = select_files(sibling.rfilename for sibling in info.siblings or ())
         # By the revision's name, not its commit: only then is the name found in the cache next time.
         return Path(snapshot_download(name, revision=revision, cache_dir=where, allow_patterns=files))
     except Exception as error:
-        raise explained(error, name, revision, hint) from error
+        raise explain_hub_error(error, name, revision, hint) from error
 
 
-def wanted(files: Iterable[str]) -> list[str]:
+def select_files(files: Iterable[str]) -> list[str]:
     """Of a repository's file names those to fetch: no other framework's weights, safetensors before pickles."""
     every = [
         file
         for file in files
-        if not any(fnmatch.fnmatch(Path(file).name, pattern) for pattern in NEVER)
-        and not UNDECIDING_FOLDERS.intersection(Path(file).parts)
+        if not any(fnmatch.fnmatch(Path(file).name, pattern) for pattern in EXCLUDED_PATTERNS)
+        and not IGNORED_FOLDERS.intersection(Path(file).parts)
         and not file.startswith("checkpoint")
     ]
     safe = {str(Path(file).parent) for file in every if file.endswith(".safetensors")}
@@ -77,7 +89,7 @@ def _pickle(file: str) -> bool:
     return Path(file).name.startswith("pytorch_model")
 
 
-def explained(error: Exception, name: str, revision: str | None, hint: str) -> ModelError:
+def explain_hub_error(error: Exception, name: str, revision: str | None, hint: str) -> ModelError:
     """The ModelError a person can act on, from what huggingface_hub raised."""
     from huggingface_hub import errors
 

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-E5 = {"query": "query: ", "document": "passage: "}
-BGE_EN = {"query": "Represent this sentence for searching relevant passages: "}
-BGE_ZH = {"query": "为这个句子生成表示以用于检索相关文章："}  # noqa: RUF001
-NOMIC = {"query": "search_query: ", "document": "search_document: "}
-MXBAI = {"query": "Represent this sentence for searching relevant passages: "}
-SNOWFLAKE = {"query": "query: "}
-E5_INSTRUCT = {"query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "}
+E5_PROMPTS = {"query": "query: ", "document": "passage: "}
+BGE_EN_PROMPTS = {"query": "Represent this sentence for searching relevant passages: "}
+BGE_ZH_PROMPTS = {"query": "为这个句子生成表示以用于检索相关文章："}  # noqa: RUF001
+NOMIC_PROMPTS = {"query": "search_query: ", "document": "search_document: "}
+MXBAI_PROMPTS = {"query": "Represent this sentence for searching relevant passages: "}
+SNOWFLAKE_PROMPTS = {"query": "query: "}
+E5_INSTRUCT_PROMPTS = {
+    "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery: "
+}
 
 
 @dataclass(frozen=True)
-class Known:
+class RegisteredModel:
     """A name for a model on the hub.
 
     `prompts` are those the model's makers document, by role; the model's own files may lack them. They are never
@@ -24,130 +26,150 @@ class Known:
     """
 
     alias: str
-    id: str
+    hub_id: str
     notes: str = ""
     prompts: Mapping[str, str] | None = None
 
 
-KNOWN: tuple[Known, ...] = (
-    Known("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "English, small and fast; the default"),
-    Known("all-MiniLM-L12-v2", "sentence-transformers/all-MiniLM-L12-v2", "English"),
-    Known("all-mpnet-base-v2", "sentence-transformers/all-mpnet-base-v2", "English"),
-    Known("all-distilroberta-v1", "sentence-transformers/all-distilroberta-v1", "English"),
-    Known("multi-qa-MiniLM-L6-cos-v1", "sentence-transformers/multi-qa-MiniLM-L6-cos-v1", "English questions"),
-    Known("multi-qa-mpnet-base-dot-v1", "sentence-transformers/multi-qa-mpnet-base-dot-v1", "English questions"),
-    Known(
+MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
+    RegisteredModel(
+        "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "English, small and fast; the default"
+    ),
+    RegisteredModel("all-MiniLM-L12-v2", "sentence-transformers/all-MiniLM-L12-v2", "English"),
+    RegisteredModel("all-mpnet-base-v2", "sentence-transformers/all-mpnet-base-v2", "English"),
+    RegisteredModel("all-distilroberta-v1", "sentence-transformers/all-distilroberta-v1", "English"),
+    RegisteredModel(
+        "multi-qa-MiniLM-L6-cos-v1", "sentence-transformers/multi-qa-MiniLM-L6-cos-v1", "English questions"
+    ),
+    RegisteredModel(
+        "multi-qa-mpnet-base-dot-v1", "sentence-transformers/multi-qa-mpnet-base-dot-v1", "English questions"
+    ),
+    RegisteredModel(
         "paraphrase-multilingual-MiniLM-L12-v2",
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
         "50 languages",
     ),
-    Known(
+    RegisteredModel(
         "paraphrase-multilingual-mpnet-base-v2",
         "sentence-transformers/paraphrase-multilingual-mpnet-base-v2",
         "50 languages",
     ),
-    Known(
+    RegisteredModel(
         "distiluse-base-multilingual-cased-v2",
         "sentence-transformers/distiluse-base-multilingual-cased-v2",
         "50 languages, a Dense module",
     ),
-    Known("LaBSE", "sentence-transformers/LaBSE", "109 languages, CLS pooling and a Dense module"),
-    Known("static-retrieval-mrl-en-v1", "sentence-transformers/static-retrieval-mrl-en-v1", "static, English"),
-    Known(
+    RegisteredModel("LaBSE", "sentence-transformers/LaBSE", "109 languages, CLS pooling and a Dense module"),
+    RegisteredModel(
+        "static-retrieval-mrl-en-v1", "sentence-transformers/static-retrieval-mrl-en-v1", "static, English"
+    ),
+    RegisteredModel(
         "static-similarity-mrl-multilingual-v1",
         "sentence-transformers/static-similarity-mrl-multilingual-v1",
         "static, 50 languages",
     ),
-    Known("text2vec-base-multilingual", "shibing624/text2vec-base-multilingual", "50 languages, 256 tokens"),
-    Known("text2vec-base-chinese", "shibing624/text2vec-base-chinese", "Chinese, 128 tokens"),
-    Known("text2vec-base-chinese-sentence", "shibing624/text2vec-base-chinese-sentence", "Chinese"),
-    Known("text2vec-base-chinese-paraphrase", "shibing624/text2vec-base-chinese-paraphrase", "Chinese"),
-    Known("text2vec-bge-large-chinese", "shibing624/text2vec-bge-large-chinese", "Chinese"),
-    Known("text2vec-large-chinese", "GanymedeNil/text2vec-large-chinese", "Chinese; a raw Hugging Face folder"),
-    Known(
+    RegisteredModel("text2vec-base-multilingual", "shibing624/text2vec-base-multilingual", "50 languages, 256 tokens"),
+    RegisteredModel("text2vec-base-chinese", "shibing624/text2vec-base-chinese", "Chinese, 128 tokens"),
+    RegisteredModel("text2vec-base-chinese-sentence", "shibing624/text2vec-base-chinese-sentence", "Chinese"),
+    RegisteredModel("text2vec-base-chinese-paraphrase", "shibing624/text2vec-base-chinese-paraphrase", "Chinese"),
+    RegisteredModel("text2vec-bge-large-chinese", "shibing624/text2vec-bge-large-chinese", "Chinese"),
+    RegisteredModel(
+        "text2vec-large-chinese", "GanymedeNil/text2vec-large-chinese", "Chinese; a raw Hugging Face folder"
+    ),
+    RegisteredModel(
         "w2v-light-tencent-chinese",
         "shibing624/text2vec-word2vec-tencent-chinese",
         "Chinese word vectors, 200 columns",
     ),
-    Known(
+    RegisteredModel(
         "bilingual-embedding-small",
         "Lajavaness/bilingual-embedding-small",
         "French and English; own code, needs --trust-remote-code",
     ),
-    Known(
+    RegisteredModel(
         "bilingual-embedding-base",
         "Lajavaness/bilingual-embedding-base",
         "French and English; own code, needs --trust-remote-code",
     ),
-    Known(
+    RegisteredModel(
         "bilingual-embedding-large",
         "Lajavaness/bilingual-embedding-large",
         "French and English; own code, needs --trust-remote-code",
     ),
-    Known("m3e-small", "moka-ai/m3e-small", "Chinese"),
-    Known("m3e-base", "moka-ai/m3e-base", "Chinese and English"),
-    Known("m3e-large", "moka-ai/m3e-large", "Chinese"),
-    Known("multilingual-e5-small", "intfloat/multilingual-e5-small", "100 languages", E5),
-    Known("multilingual-e5-base", "intfloat/multilingual-e5-base", "100 languages", E5),
-    Known("multilingual-e5-large", "intfloat/multilingual-e5-large", "100 languages", E5),
-    Known(
+    RegisteredModel("m3e-small", "moka-ai/m3e-small", "Chinese"),
+    RegisteredModel("m3e-base", "moka-ai/m3e-base", "Chinese and English"),
+    RegisteredModel("m3e-large", "moka-ai/m3e-large", "Chinese"),
+    RegisteredModel("multilingual-e5-small", "intfloat/multilingual-e5-small", "100 languages", E5_PROMPTS),
+    RegisteredModel("multilingual-e5-base", "intfloat/multilingual-e5-base", "100 languages", E5_PROMPTS),
+    RegisteredModel("multilingual-e5-large", "intfloat/multilingual-e5-large", "100 languages", E5_PROMPTS),
+    RegisteredModel(
         "multilingual-e5-large-instruct",
         "intfloat/multilingual-e5-large-instruct",
         "100 languages, instructions for queries",
-        E5_INSTRUCT,
+        E5_INSTRUCT_PROMPTS,
     ),
-    Known("e5-small-v2", "intfloat/e5-small-v2", "English", E5),
-    Known("e5-base-v2", "intfloat/e5-base-v2", "English", E5),
-    Known("e5-large-v2", "intfloat/e5-large-v2", "English", E5),
-    Known("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5", "English, CLS pooling", BGE_EN),
-    Known("bge-base-en-v1.5", "BAAI/bge-base-en-v1.5", "English, CLS pooling", BGE_EN),
-    Known("bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "English, CLS pooling", BGE_EN),
-    Known("bge-small-zh-v1.5", "BAAI/bge-small-zh-v1.5", "Chinese, CLS pooling", BGE_ZH),
-    Known("bge-base-zh-v1.5", "BAAI/bge-base-zh-v1.5", "Chinese, CLS pooling", BGE_ZH),
-    Known("bge-large-zh-v1.5", "BAAI/bge-large-zh-v1.5", "Chinese, CLS pooling", BGE_ZH),
-    Known("bge-m3", "BAAI/bge-m3", "100 languages, 8,192 tokens, no prompts; dense vectors only"),
-    Known("nomic-embed-text-v1.5", "nomic-ai/nomic-embed-text-v1.5", "English, 8,192 tokens, Matryoshka", NOMIC),
-    Known("modernbert-embed-base", "nomic-ai/modernbert-embed-base", "English, 8,192 tokens", NOMIC),
-    Known("gte-small", "thenlper/gte-small", "English"),
-    Known("gte-base", "thenlper/gte-base", "English"),
-    Known("gte-large", "thenlper/gte-large", "English"),
-    Known("gte-small-zh", "thenlper/gte-small-zh", "Chinese"),
-    Known("gte-base-zh", "thenlper/gte-base-zh", "Chinese"),
-    Known("gte-large-zh", "thenlper/gte-large-zh", "Chinese"),
-    Known("gte-modernbert-base", "Alibaba-NLP/gte-modernbert-base", "English, 8,192 tokens, CLS pooling"),
-    Known(
+    RegisteredModel("e5-small-v2", "intfloat/e5-small-v2", "English", E5_PROMPTS),
+    RegisteredModel("e5-base-v2", "intfloat/e5-base-v2", "English", E5_PROMPTS),
+    RegisteredModel("e5-large-v2", "intfloat/e5-large-v2", "English", E5_PROMPTS),
+    RegisteredModel("bge-small-en-v1.5", "BAAI/bge-small-en-v1.5", "English, CLS pooling", BGE_EN_PROMPTS),
+    RegisteredModel("bge-base-en-v1.5", "BAAI/bge-base-en-v1.5", "English, CLS pooling", BGE_EN_PROMPTS),
+    RegisteredModel("bge-large-en-v1.5", "BAAI/bge-large-en-v1.5", "English, CLS pooling", BGE_EN_PROMPTS),
+    RegisteredModel("bge-small-zh-v1.5", "BAAI/bge-small-zh-v1.5", "Chinese, CLS pooling", BGE_ZH_PROMPTS),
+    RegisteredModel("bge-base-zh-v1.5", "BAAI/bge-base-zh-v1.5", "Chinese, CLS pooling", BGE_ZH_PROMPTS),
+    RegisteredModel("bge-large-zh-v1.5", "BAAI/bge-large-zh-v1.5", "Chinese, CLS pooling", BGE_ZH_PROMPTS),
+    RegisteredModel("bge-m3", "BAAI/bge-m3", "100 languages, 8,192 tokens, no prompts; dense vectors only"),
+    RegisteredModel(
+        "nomic-embed-text-v1.5", "nomic-ai/nomic-embed-text-v1.5", "English, 8,192 tokens, Matryoshka", NOMIC_PROMPTS
+    ),
+    RegisteredModel("modernbert-embed-base", "nomic-ai/modernbert-embed-base", "English, 8,192 tokens", NOMIC_PROMPTS),
+    RegisteredModel("gte-small", "thenlper/gte-small", "English"),
+    RegisteredModel("gte-base", "thenlper/gte-base", "English"),
+    RegisteredModel("gte-large", "thenlper/gte-large", "English"),
+    RegisteredModel("gte-small-zh", "thenlper/gte-small-zh", "Chinese"),
+    RegisteredModel("gte-base-zh", "thenlper/gte-base-zh", "Chinese"),
+    RegisteredModel("gte-large-zh", "thenlper/gte-large-zh", "Chinese"),
+    RegisteredModel("gte-modernbert-base", "Alibaba-NLP/gte-modernbert-base", "English, 8,192 tokens, CLS pooling"),
+    RegisteredModel(
         "gte-multilingual-base",
         "Alibaba-NLP/gte-multilingual-base",
         "70 languages, 8,192 tokens; own code, needs --trust-remote-code",
     ),
-    Known("Qwen3-Embedding-0.6B", "Qwen/Qwen3-Embedding-0.6B", "100 languages, last-token pooling, Matryoshka"),
-    Known("Qwen3-Embedding-4B", "Qwen/Qwen3-Embedding-4B", "100 languages, last-token pooling, Matryoshka"),
-    Known("embeddinggemma-300m", "google/embeddinggemma-300m", "100 languages, Matryoshka; ask for access first"),
-    Known("mxbai-embed-large-v1", "mixedbread-ai/mxbai-embed-large-v1", "English, CLS pooling, Matryoshka", MXBAI),
-    Known(
+    RegisteredModel(
+        "Qwen3-Embedding-0.6B", "Qwen/Qwen3-Embedding-0.6B", "100 languages, last-token pooling, Matryoshka"
+    ),
+    RegisteredModel("Qwen3-Embedding-4B", "Qwen/Qwen3-Embedding-4B", "100 languages, last-token pooling, Matryoshka"),
+    RegisteredModel(
+        "embeddinggemma-300m", "google/embeddinggemma-300m", "100 languages, Matryoshka; ask for access first"
+    ),
+    RegisteredModel(
+        "mxbai-embed-large-v1", "mixedbread-ai/mxbai-embed-large-v1", "English, CLS pooling, Matryoshka", MXBAI_PROMPTS
+    ),
+    RegisteredModel(
         "snowflake-arctic-embed-m-v1.5",
         "Snowflake/snowflake-arctic-embed-m-v1.5",
         "English, CLS pooling",
-        BGE_EN,
+        BGE_EN_PROMPTS,
     ),
-    Known(
+    RegisteredModel(
         "snowflake-arctic-embed-l-v2.0",
         "Snowflake/snowflake-arctic-embed-l-v2.0",
         "74 languages, 8,192 tokens",
-        SNOWFLAKE,
+        SNOWFLAKE_PROMPTS,
     ),
-    Known("potion-base-8M", "minishlab/potion-base-8M", "static, English"),
-    Known("potion-base-32M", "minishlab/potion-base-32M", "static, English"),
-    Known("potion-retrieval-32M", "minishlab/potion-retrieval-32M", "static, English"),
-    Known("potion-multilingual-128M", "minishlab/potion-multilingual-128M", "static, 100 languages"),
+    RegisteredModel("potion-base-8M", "minishlab/potion-base-8M", "static, English"),
+    RegisteredModel("potion-base-32M", "minishlab/potion-base-32M", "static, English"),
+    RegisteredModel("potion-retrieval-32M", "minishlab/potion-retrieval-32M", "static, English"),
+    RegisteredModel("potion-multilingual-128M", "minishlab/potion-multilingual-128M", "static, 100 languages"),
 )
 
 
-def known(name: str) -> Known | None:
+def find_registered_model(name: str) -> RegisteredModel | None:
     """The entry whose alias, hub id or last path component is `name`, whatever its case."""
     wanted = name.lower()
     last = Path(name).name.lower()
-    for entry in KNOWN:
-        if wanted in (entry.alias.lower(), entry.id.lower()):
+    for entry in MODEL_REGISTRY:
+        if wanted in (entry.alias.lower(), entry.hub_id.lower()):
             return entry
-    return next((entry for entry in KNOWN if last in (entry.alias.lower(), entry.id.lower().split("/")[-1])), None)
+    return next(
+        (entry for entry in MODEL_REGISTRY if last in (entry.alias.lower(), entry.hub_id.lower().split("/")[-1])), None
+    )

@@ -10,8 +10,17 @@ A request's `custom_id` is `piece-seq-row-hash`: where the row was read, and BLA
 Answers are joined by the hash, so any order, any number of files and any chunk size give the same output.
 """
 
-from embedcli.openai_batch.export import MAX_BYTES, MAX_REQUESTS, Exported, export
-from embedcli.openai_batch.job_file import recall
-from embedcli.openai_batch.results import BatchEncoder, Results, load
+from embedcli.openai_batch.export import MAX_FILE_BYTES, MAX_REQUESTS, ExportSummary, export_requests
+from embedcli.openai_batch.job_file import load_job
+from embedcli.openai_batch.results import BatchResultEncoder, BatchResults, load_batch_encoder
 
-__all__ = ["MAX_BYTES", "MAX_REQUESTS", "BatchEncoder", "Exported", "Results", "export", "load", "recall"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "MAX_REQUESTS",
+    "BatchResultEncoder",
+    "ExportSummary",
+    "BatchResults",
+    "export_requests",
+    "load_batch_encoder",
+    "load_job",
+]

@@ -17,20 +17,26 @@ from embedcli import readers, storage
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
-from embedcli.encoders.hosted.token_counting import HOSTED_PREFIX, Counter, counter, limit_of, prepare
+from embedcli.encoders.hosted.token_counting import (
+    HOSTED_PREFIX,
+    TokenCounter,
+    choose_token_counter,
+    count_and_truncate,
+    max_tokens_per_text,
+)
 from embedcli.models.config import resolve_prompt
 from embedcli.openai_batch import job_file as job_files
-from embedcli.openai_batch.results import CUSTOM_ID, Results
-from embedcli.pipeline.preparation import text_hashes
+from embedcli.openai_batch.results import CUSTOM_ID_PATTERN, BatchResults
+from embedcli.pipeline.preparation import hash_texts
 
 # OpenAI's limits for one batch file; for embeddings the first counts inputs, and each request here has one.
 MAX_REQUESTS = 50_000
-MAX_BYTES = 200_000_000
-URL = "/v1/embeddings"
+MAX_FILE_BYTES = 200_000_000
+EMBEDDINGS_URL = "/v1/embeddings"
 
 
 @dataclass
-class Exported:
+class ExportSummary:
     """What was written: `rows` = `requests` + `repeated` + `answered` + `empty`; `rejects` could not be read.
 
     `tokens` is what the requests will be billed for, exact or not as `counting` says; `truncated` texts were cut.
@@ -40,39 +46,39 @@ class Exported:
     job_file: str = ""
     rows: int = 0
     requests: int = 0
-    repeated: int = 0
-    answered: int = 0
-    empty: int = 0
+    duplicate_rows: int = 0
+    answered_rows: int = 0
+    empty_rows: int = 0
     rejects: int = 0
     tokens: int = 0
     truncated: int = 0
-    counting: str = ""
+    counting_method: str = ""
 
 
-def export(
+def export_requests(
     job: Job,
     output: str,
     notify: Callable[[str], None],
     *,
     results: Sequence[str] = (),
     max_requests: int = MAX_REQUESTS,
-    max_bytes: int = MAX_BYTES,
-) -> Exported:
+    max_bytes: int = MAX_FILE_BYTES,
+) -> ExportSummary:
     """Write one request for each text of the job's inputs that `results` do not answer yet.
 
     Files: `output`, then `STEM-00002.jsonl` and so on, each with at most `max_requests` lines and `max_bytes` bytes;
     all appear whole at the end, or none. Memory does not depend on the number of rows (but on that of `results`).
     """
     _refuse(job)
-    old = _old(job, output, {*storage.expand(job.inputs), *results})
-    made = Exported()
-    count = counter(job, notify)
-    made.counting = count.name
-    plan = readers.plan(job)
+    old = _old(job, output, {*storage.expand_inputs(job.inputs), *results})
+    made = ExportSummary()
+    count = choose_token_counter(job, notify)
+    made.counting_method = count.name
+    plan = readers.plan_inputs(job)
     with ExitStack() as stack:
-        known = stack.enter_context(closing(Results(results))) if results else None
+        known = stack.enter_context(closing(BatchResults(results))) if results else None
         files = _Files(stack, output, old, max_requests, max_bytes)
-        for chunk in readers.read(job, plan, plan.pieces):
+        for chunk in readers.read_chunks(job, plan, plan.splits):
             made.rejects += len(chunk.rejects)
             for request in _requests(job, chunk, count, known, made):
                 if files.add(request.key, request.line):
@@ -80,9 +86,9 @@ def export(
                     made.tokens += request.tokens
                     made.truncated += request.cut
                 else:
-                    made.repeated += 1
+                    made.duplicate_rows += 1
         files.end()
-        made.job_file = job_files.remember(job, output)
+        made.job_file = job_files.save_job(job, output)
     made.files = tuple(files.paths)
     for path in old - {os.path.abspath(path) for path in files.paths}:
         os.unlink(path)
@@ -110,9 +116,11 @@ def _old(job: Job, output: str, read: set[str]) -> set[str]:
     places = {os.path.realpath(path) for path in (*old, str(first))}
     for path in sorted(read):
         if os.path.realpath(path) in places:
-            raise UsageError(f"{storage.where(path)}: is read, and would be replaced", "choose another output")
+            raise UsageError(
+                f"{storage.format_location(path)}: is read, and would be replaced", "choose another output"
+            )
     if old and not job.overwrite:
-        raise OutputError(f"{storage.where(min(old))}: is there already", "remove it, or add --overwrite")
+        raise OutputError(f"{storage.format_location(min(old))}: is there already", "remove it, or add --overwrite")
     return old
 
 
@@ -120,8 +128,8 @@ def _is_requests(path: Path) -> bool:
     """Whether a file begins with a request of ours."""
     try:
         with path.open("rb") as file:
-            line = orjson.loads(file.readline(MAX_BYTES))
-        return line["url"] == URL and CUSTOM_ID.fullmatch(line["custom_id"]) is not None
+            line = orjson.loads(file.readline(MAX_FILE_BYTES))
+        return line["url"] == EMBEDDINGS_URL and CUSTOM_ID_PATTERN.fullmatch(line["custom_id"]) is not None
     except (OSError, ValueError, LookupError, TypeError):
         return False
 
@@ -133,21 +141,25 @@ class _Request(NamedTuple):
     cut: bool
 
 
-def _requests(job: Job, chunk: Chunk, count: Counter, known: Results | None, made: Exported) -> Iterator[_Request]:
+def _requests(
+    job: Job, chunk: Chunk, count: TokenCounter, known: BatchResults | None, made: ExportSummary
+) -> Iterator[_Request]:
     """The requests of the rows of a chunk that need an answer; the others are counted in `made`."""
     prompt, _ = resolve_prompt(job, {}, None)
-    tokens = prepare(chunk.texts, prompt, count, limit_of(job, count.exact))
-    hashes = text_hashes(chunk.texts, prompt)
-    places = known.find(hashes) if known is not None else np.full(len(chunk.texts), -1)
+    tokens = count_and_truncate(chunk.texts, prompt, count, max_tokens_per_text(job, count.is_exact))
+    hashes = hash_texts(chunk.texts, prompt)
+    places = known.find_lines(hashes) if known is not None else np.full(len(chunk.texts), -1)
     made.rows += len(chunk.texts)
     for row, text in enumerate(tokens.payload.texts):
         if not text:
-            made.empty += 1
+            made.empty_rows += 1
         elif places[row] >= 0:
-            made.answered += 1
+            made.answered_rows += 1
         else:
-            key, read, full = hashes[row].tobytes(), int(tokens.lengths[row]), int(tokens.full[row])
-            name = f"{chunk.piece.index}-{chunk.seq}-{row}-{key.hex()}" + (f"-{full}" if full > read else "")
+            key, read, full = hashes[row].tobytes(), int(tokens.lengths[row]), int(tokens.untruncated_lengths[row])
+            name = f"{chunk.input_split.index}-{chunk.index_in_split}-{row}-{key.hex()}" + (
+                f"-{full}" if full > read else ""
+            )
             yield _Request(key, _line(job, name, text), read, full > read)
 
 
@@ -155,7 +167,7 @@ def _line(job: Job, custom_id: str, text: str) -> bytes:
     body: dict[str, Any] = {"model": job.model.removeprefix(HOSTED_PREFIX), "input": text}
     if job.truncate_dim is not None:
         body["dimensions"] = job.truncate_dim
-    return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": URL, "body": body}) + b"\n"
+    return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": EMBEDDINGS_URL, "body": body}) + b"\n"
 
 
 class _Files:
@@ -179,7 +191,7 @@ class _Files:
         if self._out is None or len(self._keys) >= self._max_requests or self._bytes + len(line) > self._max_bytes:
             self._next()
         assert self._out is not None
-        with storage.os_errors(self.paths[-1]):
+        with storage.translate_output_errors(self.paths[-1]):
             self._out.write(line)
         self._keys.add(key)
         self._bytes += len(line)
@@ -196,10 +208,10 @@ class _Files:
         number = len(self.paths) + 1
         path = self._first if number == 1 else f"{Path(self._first).with_suffix('')}-{number:05d}.jsonl"
         if os.path.lexists(path) and os.path.abspath(path) not in self._old:
-            there = f"{storage.where(path)}: is there already, and holds no requests"
+            there = f"{storage.format_location(path)}: is there already, and holds no requests"
             raise OutputError(there, "choose another output")
         self.paths.append(path)
-        temporary = self._stack.enter_context(storage.replacing(path))
+        temporary = self._stack.enter_context(storage.replace_file_atomically(path))
         self._out = open(temporary, "wb")  # noqa: SIM115 - closed before the stack publishes it
         self._stack.callback(self._out.close)
         self._keys.clear()
@@ -207,5 +219,5 @@ class _Files:
 
     def _close(self) -> None:
         if self._out is not None:
-            with storage.os_errors(self.paths[-1]):
+            with storage.translate_output_errors(self.paths[-1]):
                 self._out.close()

@@ -12,34 +12,34 @@ from typing import Any
 from embedcli import storage
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted.client import address
+from embedcli.encoders.hosted.client import parse_server_address
 from embedcli.outputs import writers
 
-SUFFIX = ".job.json"
+JOB_FILE_SUFFIX = ".job.json"
 # What decides rows, texts and vectors. No secret is among them: of the address only what may be shown is kept.
-FIELDS = (
+SAVED_FIELDS = (
     "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "model", "as_", "prompt",
     "max_seq_length", "overflow", "normalize", "truncate_dim", "base_url",
 )  # fmt: skip
 
 
-def path_of(requests: str) -> str:
+def job_file_path(requests: str) -> str:
     """Where the job of `requests.jsonl` is kept: `requests.job.json` in the same folder."""
-    return str(Path(requests).with_suffix("")) + SUFFIX
+    return str(Path(requests).with_suffix("")) + JOB_FILE_SUFFIX
 
 
-def remember(job: Job, requests: str) -> str:
+def save_job(job: Job, requests: str) -> str:
     """Keep the job beside its request files; its inputs by absolute path. The path written."""
     every = asdict(job)
-    kept: dict[str, Any] = {name: every[name] for name in FIELDS}
+    kept: dict[str, Any] = {name: every[name] for name in SAVED_FIELDS}
     kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
-    kept["base_url"] = address(job).base_url
-    path = path_of(requests)
-    storage.write_bytes(path, (writers.json_text(kept, indent=2) + "\n").encode())
+    kept["base_url"] = parse_server_address(job).base_url
+    path = job_file_path(requests)
+    storage.write_bytes(path, (writers.to_readable_json(kept, indent=2) + "\n").encode())
     return path
 
 
-def recall(results: Sequence[str], output: str, file: str | None = None) -> Job:
+def load_job(results: Sequence[str], output: str, file: str | None = None) -> Job:
     """The exported job, now with this output: from `file`, else from the `*.job.json` beside the results.
 
     UsageError if there is none, several that differ, or one that is no such file.
@@ -47,27 +47,27 @@ def recall(results: Sequence[str], output: str, file: str | None = None) -> Job:
     path = file or _beside(results)
     try:
         kept = json.loads(Path(path).read_bytes())
-        made: dict[str, Any] = {name: kept[name] for name in FIELDS}
+        made: dict[str, Any] = {name: kept[name] for name in SAVED_FIELDS}
         made |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
     except OSError as error:
         raise UsageError(
-            f"{storage.where(path)}: cannot be read: {error.strerror}",
+            f"{storage.format_location(path)}: cannot be read: {error.strerror}",
             "name with --job the *.job.json that `batch export` wrote",
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UsageError(
-            f"{storage.where(path)}: is not what `batch export` writes", "run `embedcli batch export` again"
+            f"{storage.format_location(path)}: is not what `batch export` writes", "run `embedcli batch export` again"
         ) from None
     return Job(output=output, **made)
 
 
 def _beside(results: Sequence[str]) -> str:
     folders = dict.fromkeys(Path(path).absolute().parent for path in results)
-    found = [str(path) for folder in folders for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    found = [str(path) for folder in folders for path in sorted(folder.glob(f"*{JOB_FILE_SUFFIX}"))]
     # An export of what was missing has the same job as the export before it.
     if found and len({Path(path).read_bytes() for path in found}) == 1:
         return found[0]
-    there = f"are {len(found)} files ({', '.join(found[:3])})" if found else f"is no *{SUFFIX}"
+    there = f"are {len(found)} files ({', '.join(found[:3])})" if found else f"is no *{JOB_FILE_SUFFIX}"
     raise UsageError(
         f"there {there} beside the results, and the import needs the one of its export",
         "name with --job the *.job.json that `batch export` wrote beside the requests",

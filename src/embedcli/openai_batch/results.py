@@ -24,35 +24,35 @@ from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted import encoder as hosted_encoder
-from embedcli.encoders.hosted.client import complaint
-from embedcli.encoders.hosted.response import Answer, Malformed, normalized, unpack
+from embedcli.encoders.hosted.client import parse_error_body
+from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, normalize_rows, parse_response
 from embedcli.encoders.hosted.token_counting import HOSTED_PREFIX
-from embedcli.pipeline.preparation import text_hashes
+from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats, Rows
+    from embedcli.core.types import Float32Array, Int64Array
 
-CUSTOM_ID = re.compile(r"\d+-\d+-\d+-([0-9a-f]{32})(?:-(\d{1,9}))?")
-REFUSED = -1
+CUSTOM_ID_PATTERN = re.compile(r"\d+-\d+-\d+-([0-9a-f]{32})(?:-(\d{1,9}))?")
+REFUSED_MARK = -1
 # The statuses of a text that will never be accepted; everything else is worth another request.
-REFUSALS = (400, 413, 422)
+REFUSAL_STATUSES = (400, 413, 422)
 
 
 @dataclass
-class Line:
+class ResultLine:
     """One line of a result file: an answer, a refusal of the text, or neither (`again` says why).
 
     `full` is the token count of the whole text if the text was cut before it was sent, else 0.
     """
 
     key: bytes
-    full: int = 0
-    answer: Answer | None = None
-    refused: str = ""
-    again: str = ""
+    total_tokens: int = 0
+    response: EmbeddingResponse | None = None
+    refusal_reason: str = ""
+    retry_reason: str = ""
 
 
-class Results:
+class BatchResults:
     """Random access to the answers in some result files. Raises InputError for what is not such a file.
 
     `dim` and `model` are those of the answers, the same in all of them; `again` counts, by reason, lines that
@@ -62,8 +62,8 @@ class Results:
     def __init__(self, paths: Sequence[str]) -> None:
         self.dim = 0
         self.model: str | None = None
-        self.answers = self.refusals = self.foreign = self.tokens_billed = 0
-        self.again: Counter[str] = Counter()
+        self.answers = self.refusals = self.foreign_lines = self.tokens_billed = 0
+        self.retry_reasons: Counter[str] = Counter()
         self._stack = ExitStack()
         self._files: list[IO[bytes]] = []
         self._paths = tuple(paths)
@@ -79,7 +79,7 @@ class Results:
             raise
         self._sort()
 
-    def find(self, hashes: Any) -> Rows:
+    def find_lines(self, hashes: Any) -> Int64Array:
         """int64 [n]: the place of each text's answer or refusal (uint8 [n, 16] hashes), -1 where there is none."""
         if not len(self._sorted) or not len(hashes):
             return np.full(len(hashes), -1, np.int64)
@@ -87,19 +87,19 @@ class Results:
         places = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
         return np.where(self._sorted[places] == wanted, places, -1).astype(np.int64)
 
-    def tokens(self, places: Rows) -> tuple[Rows, Rows]:
+    def token_counts(self, places: Int64Array) -> tuple[Int64Array, Int64Array]:
         """int64 [n] twice, for places that were found: tokens the server counted (at least 1), of the whole text."""
         read = np.maximum(1, self._tokens[places]).astype(np.int64)
         return read, np.maximum(read, self._fulls[places])
 
-    def at(self, place: int) -> Line:
+    def read_line(self, place: int) -> ResultLine:
         """The answer or refusal itself, read from its file."""
         number = int(self._numbers[place])
         raw = os.pread(self._files[number].fileno(), int(self._sizes[place]), int(self._offsets[place]))
-        line = parse(raw)
+        line = parse_result_line(raw)
         if line is None:
             raise InputError(
-                f"{storage.where(self._paths[number])}: changed while it was read",
+                f"{storage.format_location(self._paths[number])}: changed while it was read",
                 "run the same command again when nothing writes to it",
             )
         return line
@@ -112,39 +112,39 @@ class Results:
         offset = 0
         for place, raw in enumerate(self._files[number], start=1):
             if raw.strip():
-                self._add(number, offset, raw, storage.where(path, place))
+                self._add(number, offset, raw, storage.format_location(path, place))
             offset += len(raw)
 
     def _add(self, number: int, offset: int, raw: bytes, where: str) -> None:
         try:
-            line = parse(raw)
+            line = parse_result_line(raw)
         except ValueError:
             raise InputError(
                 f"{where}: is not a line of a batch result file",
                 "get the file again, whole; give results, not requests",
             ) from None
         if line is None:
-            self.foreign += 1
-        elif line.again:
-            self.again[line.again] += 1
+            self.foreign_lines += 1
+        elif line.retry_reason:
+            self.retry_reasons[line.retry_reason] += 1
         else:
             self._keep(number, offset, len(raw), line, where)
 
-    def _keep(self, number: int, offset: int, size: int, line: Line, where: str) -> None:
-        if line.answer is not None:
-            self._check(line.answer, where)
+    def _keep(self, number: int, offset: int, size: int, line: ResultLine, where: str) -> None:
+        if line.response is not None:
+            self._check(line.response, where)
             self.answers += 1
-            self.tokens_billed += line.answer.tokens or 0
+            self.tokens_billed += line.response.tokens or 0
         else:
             self.refusals += 1
         self._keys += line.key
         self._file.append(number)
         self._offset.append(offset)
         self._size.append(size)
-        self._count.append(REFUSED if line.answer is None else max(1, line.answer.tokens or 1))
-        self._full.append(line.full)
+        self._count.append(REFUSED_MARK if line.response is None else max(1, line.response.tokens or 1))
+        self._full.append(line.total_tokens)
 
-    def _check(self, answer: Answer, where: str) -> None:
+    def _check(self, answer: EmbeddingResponse, where: str) -> None:
         dim = answer.vectors.shape[1]
         if self.dim not in (0, dim):
             raise InputError(
@@ -163,37 +163,37 @@ class Results:
         # An answer stands before a refusal of the same text, so that a second try wins.
         keys = np.frombuffer(bytes(self._keys), "S16")
         tokens = np.array(self._count, np.int32)
-        order = np.lexsort((tokens == REFUSED, keys))
+        order = np.lexsort((tokens == REFUSED_MARK, keys))
         self._sorted, self._tokens = keys[order], tokens[order]
         self._numbers, self._offsets = np.array(self._file)[order], np.array(self._offset)[order]
         self._sizes, self._fulls = np.array(self._size)[order], np.array(self._full)[order]
         del self._keys, self._file, self._offset, self._size, self._count, self._full
 
 
-def parse(raw: bytes) -> Line | None:
+def parse_result_line(raw: bytes) -> ResultLine | None:
     """One result line; None if its custom_id is not ours. ValueError if it is no result line at all."""
     made = orjson.loads(raw)
     if not isinstance(made, dict) or "custom_id" not in made or not {"response", "error"} & set(made):
         raise ValueError
-    found = CUSTOM_ID.fullmatch(str(made["custom_id"]))
+    found = CUSTOM_ID_PATTERN.fullmatch(str(made["custom_id"]))
     if found is None:
         return None
-    line = Line(bytes.fromhex(found[1]), int(found[2] or 0))
+    line = ResultLine(bytes.fromhex(found[1]), int(found[2] or 0))
     response = made.get("response") or {}
     if not isinstance(response, dict):
         raise ValueError
     status, body, error = response.get("status_code"), response.get("body"), made.get("error")
     if status == 200 and not error:
         try:
-            line.answer = unpack(body, 1)
-        except Malformed as malformed:
-            line.again = f"the answer {malformed}"
+            line.response = parse_response(body, 1)
+        except MalformedResponseError as malformed:
+            line.retry_reason = f"the answer {malformed}"
         return line
-    said, code = complaint(orjson.dumps(body or error or {}))
-    if status in REFUSALS:
-        line.refused = f"the server refused the text: {status}: {said}"
+    said, code = parse_error_body(orjson.dumps(body or error or {}))
+    if status in REFUSAL_STATUSES:
+        line.refusal_reason = f"the server refused the text: {status}: {said}"
     else:
-        line.again = f"{status or code or 'no answer'}: {said}".rstrip(": ")
+        line.retry_reason = f"{status or code or 'no answer'}: {said}".rstrip(": ")
     return line
 
 
@@ -203,7 +203,7 @@ def _plain(path: str) -> IO[bytes]:
         if source.codec is None and os.path.isfile(path):
             return open(path, "rb")
         made = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-        with storage.os_errors(tempfile.gettempdir()):
+        with storage.translate_output_errors(tempfile.gettempdir()):
             for block in source:
                 made.write(block)
             made.seek(0)
@@ -211,31 +211,31 @@ def _plain(path: str) -> IO[bytes]:
 
 
 @dataclass
-class Found:
+class FoundResults:
     """What `Tokens.payload` holds here: the place of each text's line (-1: none), and reasons by row."""
 
-    places: Rows
-    refused: dict[int, str] = field(default_factory=dict)
+    line_indices: Int64Array
+    refusal_reasons: dict[int, str] = field(default_factory=dict)
 
 
-class BatchEncoder(BaseEncoder):
+class BatchResultEncoder(BaseEncoder):
     """The encoder of a job whose vectors are in result files: a text's is looked up by its hash."""
 
-    lanes = 1
-    multiple = 1
+    max_in_flight = 1
+    pad_to_multiple_of = 1
     batch_tokens = 1 << 20
     empty_reason = "the text is empty"
 
-    def __init__(self, results: Results, job: Job) -> None:
+    def __init__(self, results: BatchResults, job: Job) -> None:
         self.dim = results.dim
         self.results = results
         self._job = job
-        self._prompt = str(hosted_encoder.identity(job)["prompt"])
+        self._prompt = str(hosted_encoder.hosted_model_identity(job)["prompt"])
 
-    def space(self) -> dict[str, Any]:
+    def vector_space(self) -> dict[str, Any]:
         """The space that the same model has when asked directly."""
         return {
-            **hosted_encoder.identity(self._job),
+            **hosted_encoder.hosted_model_identity(self._job),
             "engine": "batch",
             "dim": self.dim,
             "dimensions": self._job.truncate_dim,
@@ -245,40 +245,40 @@ class BatchEncoder(BaseEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """The tokens that the server counted; 1 for a text without an answer, 0 for an empty one."""
-        places = self.results.find(text_hashes(texts, self._prompt))
+        places = self.results.find_lines(hash_texts(texts, self._prompt))
         lengths = np.array([1 if self._prompt or text else 0 for text in texts], np.int64)
         full = lengths.copy()
         found = places >= 0
-        lengths[found], full[found] = self.results.tokens(places[found])
+        lengths[found], full[found] = self.results.token_counts(places[found])
         offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-        return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full.astype(np.int32), Found(places))
+        return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full.astype(np.int32), FoundResults(places))
 
-    def forward(self, tokens: Tokens, rows: Rows) -> tuple[Tokens, Rows]:
+    def forward(self, tokens: Tokens, rows: Int64Array) -> tuple[Tokens, Int64Array]:
         """Nothing yet."""
         return tokens, rows
 
-    def collect(self, output: tuple[Tokens, Rows]) -> Floats:
+    def collect(self, output: tuple[Tokens, Int64Array]) -> Float32Array:
         """float32 [len(rows), dim]; rows of NaN without an answer, and `reject_reason` says why."""
         tokens, rows = output
-        found: Found = tokens.payload
+        found: FoundResults = tokens.payload
         made = np.full((len(rows), self.dim), np.nan, np.float32)
-        for i in np.argsort(found.places[rows], kind="stable").tolist():
+        for i in np.argsort(found.line_indices[rows], kind="stable").tolist():
             row = int(rows[i])
-            answer, reason = self._look(int(found.places[row]))
+            answer, reason = self._look(int(found.line_indices[row]))
             if answer is not None:
                 made[i] = answer.vectors[0]
             else:
-                found.refused[row] = reason
-        return normalized(made) if self._job.normalize else made
+                found.refusal_reasons[row] = reason
+        return normalize_rows(made) if self._job.normalize else made
 
-    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
         """The same again: a file does not change its mind."""
         return self.collect((tokens, rows))
 
     def reject_reason(self, tokens: Tokens, row: int) -> str | None:
         """Why a row has no vector; None if it has one."""
-        found: Found = tokens.payload
-        return found.refused.get(row)
+        found: FoundResults = tokens.payload
+        return found.refusal_reasons.get(row)
 
     def usage(self) -> dict[str, Any]:
         """Answers and refusals in the files, and the tokens the server counted for the answers."""
@@ -288,14 +288,16 @@ class BatchEncoder(BaseEncoder):
         """Close the result files."""
         self.results.close()
 
-    def _look(self, place: int) -> tuple[Answer | None, str]:
+    def _look(self, place: int) -> tuple[EmbeddingResponse | None, str]:
         if place < 0:
             return None, "no answer in the results"
-        line = self.results.at(place)
-        return line.answer, line.refused
+        line = self.results.read_line(place)
+        return line.response, line.refusal_reason
 
 
-def load(paths: Sequence[str], job: Job, notify: Callable[[str], None], *, allow_missing: bool = False) -> BatchEncoder:
+def load_batch_encoder(
+    paths: Sequence[str], job: Job, notify: Callable[[str], None], *, allow_missing: bool = False
+) -> BatchResultEncoder:
     """The encoder of a job whose answers lie in these result files (the error files of the batches among them).
 
     Reads the job's inputs once to see that every text has an answer or a refusal, and raises InputError if some have
@@ -307,7 +309,7 @@ def load(paths: Sequence[str], job: Job, notify: Callable[[str], None], *, allow
         raise UsageError(
             "batch import reads the rows twice, and standard input only once", "give the file with --input"
         )
-    results = Results(paths)
+    results = BatchResults(paths)
     try:
         for line in _told(results):
             notify(line)
@@ -322,24 +324,24 @@ def load(paths: Sequence[str], job: Job, notify: Callable[[str], None], *, allow
     except BaseException:
         results.close()
         raise
-    return BatchEncoder(results, job)
+    return BatchResultEncoder(results, job)
 
 
-def count_missing(results: Results, job: Job) -> tuple[int, int]:
+def count_missing(results: BatchResults, job: Job) -> tuple[int, int]:
     """(rows without an answer or a refusal, rows) of the job's inputs."""
-    prompt = str(hosted_encoder.identity(job)["prompt"])
+    prompt = str(hosted_encoder.hosted_model_identity(job)["prompt"])
     missing = rows = 0
-    plan = readers.plan(job)
-    for chunk in readers.read(job, plan, plan.pieces):
-        places = results.find(text_hashes(chunk.texts, prompt))
+    plan = readers.plan_inputs(job)
+    for chunk in readers.read_chunks(job, plan, plan.splits):
+        places = results.find_lines(hash_texts(chunk.texts, prompt))
         missing += int(sum(places[row] < 0 and bool(prompt or text) for row, text in enumerate(chunk.texts)))
         rows += len(chunk.texts)
     return missing, rows
 
 
-def _told(results: Results) -> Iterator[str]:
+def _told(results: BatchResults) -> Iterator[str]:
     yield f"{results.answers} answers of model {results.model}, {results.dim} dimensions; {results.refusals} refusals"
-    for reason, lines in results.again.most_common(5):
+    for reason, lines in results.retry_reasons.most_common(5):
         yield f"{lines} requests failed and can be sent again: {reason}"
-    if results.foreign:
-        yield f"{results.foreign} lines are of another program and were left out"
+    if results.foreign_lines:
+        yield f"{results.foreign_lines} lines are of another program and were left out"

@@ -12,21 +12,21 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
 
-ENDING = ".lance"
+LANCE_ENDING = ".lance"
 
 
 def is_lance(path: str) -> bool:
     """Whether a path is that of a Lance dataset, by its name."""
-    return path.rstrip("/").lower().endswith(ENDING)
+    return path.rstrip("/").lower().endswith(LANCE_ENDING)
 
 
-def require() -> None:
+def require_lance() -> None:
     """UsageError if the library is missing."""
     if find_spec("lance") is None:
         raise UsageError("Lance datasets need pylance", "pip install 'embedcli[lance]'")
 
 
-def write(tables: Iterable[pa.Table], folder: str, schema: pa.Schema) -> int:
+def write_lance_dataset(tables: Iterable[pa.Table], folder: str, schema: pa.Schema) -> int:
     """A new dataset at `folder` with the rows of `tables`; how many there are. Raises OSError.
 
     Memory holds a few tables at a time, whatever the number of rows.
@@ -52,11 +52,13 @@ def write(tables: Iterable[pa.Table], folder: str, schema: pa.Schema) -> int:
     return int(made.count_rows())
 
 
-def opened(path: str) -> Any:
+def open_lance_dataset(path: str) -> Any:
     """The dataset at `path`. InputError if it cannot be read."""
-    require()
+    require_lance()
     try:
         return import_module("lance").dataset(path.rstrip("/"))
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{storage.where(path)}: is no Lance dataset: {reason}", "make the output again") from None
+        raise InputError(
+            f"{storage.format_location(path)}: is no Lance dataset: {reason}", "make the output again"
+        ) from None

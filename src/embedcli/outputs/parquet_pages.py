@@ -14,27 +14,29 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.errors import InputError
-from embedcli.storage import where
+from embedcli.storage import format_location
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyarrow.parquet import ColumnChunkMetaData, ColumnSchema
 
-DTYPES: dict[str, np.dtype[Any]] = {
+PARQUET_DTYPES: dict[str, np.dtype[Any]] = {
     "FLOAT": np.dtype("<f4"),
     "DOUBLE": np.dtype("<f8"),
     "INT32": np.dtype("<i4"),
     "FIXED_LEN_BYTE_ARRAY": np.dtype("<f2"),
 }
-DATA_PAGE = 0
-PLAIN = 0
+DATA_PAGE_TYPE = 0
+PLAIN_ENCODING = 0
 # A header without statistics takes about 25 bytes; with the statistics of a number some 100.
-HEADER_BYTES = 1024
+MAX_HEADER_BYTES = 1024
 
 
-def readable(chunk: ColumnChunkMetaData, leaf: ColumnSchema, values: int) -> bool:
+def can_read_pages(chunk: ColumnChunkMetaData, leaf: ColumnSchema, values: int) -> bool:
     """Whether `chunk` can be read by `Pages`: plain, without a dictionary, and with all of its `values` there."""
-    if chunk.physical_type not in DTYPES or (chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.length != 2):
+    if chunk.physical_type not in PARQUET_DTYPES or (
+        chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.length != 2
+    ):
         return False
     if chunk.has_dictionary_page or not set(chunk.encodings) <= {"PLAIN", "RLE", "BIT_PACKED"}:
         return False
@@ -43,7 +45,7 @@ def readable(chunk: ColumnChunkMetaData, leaf: ColumnSchema, values: int) -> boo
     return bool(whole and leaf.max_repetition_level == 1 and chunk.num_values == values)
 
 
-class Pages:
+class PageReader:
     """The pages of one column chunk of a list column, read in order.
 
     `verify` compares each page with the checksum in its header, where there is one. Raises InputError if the bytes
@@ -55,14 +57,14 @@ class Pages:
         self._path = path
         self._left = int(chunk.num_values)
         self._at = int(chunk.data_page_offset)
-        self._dtype = DTYPES[chunk.physical_type]
+        self._dtype = PARQUET_DTYPES[chunk.physical_type]
         self._codec = None if chunk.compression == "UNCOMPRESSED" else pa.Codec(chunk.compression.lower())
         self._verify = verify
 
-    def blocks(self, size: int, width: int, dtype: Any) -> Iterator[NDArray[Any]]:
+    def read_blocks(self, size: int, width: int, dtype: Any) -> Iterator[NDArray[Any]]:
         """Yield arrays [size, width] of `dtype`, the last one shorter. Needs memory for one of them and a page."""
         held, filled = np.empty(size * width, dtype), 0
-        for page in self.values():
+        for page in self.read_values():
             taken = 0
             while taken < len(page):
                 count = min(len(page) - taken, len(held) - filled)
@@ -74,18 +76,18 @@ class Pages:
         if filled:
             yield held[:filled].reshape(-1, width)
 
-    def values(self) -> Iterator[NDArray[Any]]:
+    def read_values(self) -> Iterator[NDArray[Any]]:
         """Yield the values of each page, in the type they are stored in."""
         while self._left > 0:
             yield self._page()
 
-    def supported(self) -> bool:
+    def is_supported(self) -> bool:
         """Whether the first page is of the kind that `values` reads; writers use one kind for all."""
-        return self._header()[0].get(1) == DATA_PAGE
+        return self._header()[0].get(1) == DATA_PAGE_TYPE
 
     def _header(self) -> tuple[dict[int, Any], int]:
         try:
-            return Compact(self._read(self._at, HEADER_BYTES)).struct()
+            return ThriftCompactReader(self._read(self._at, MAX_HEADER_BYTES)).read_struct()
         except (IndexError, ValueError):
             raise self._damaged() from None
 
@@ -93,7 +95,7 @@ class Pages:
         header, length = self._header()
         start, compressed = self._at + length, header.get(3, 0)
         about = header.get(5, {})
-        if header.get(1) != DATA_PAGE or about.get(2) != PLAIN:
+        if header.get(1) != DATA_PAGE_TYPE or about.get(2) != PLAIN_ENCODING:
             raise self._damaged()
         body = self._read(start, compressed)
         if len(body) != compressed or (self._verify and 4 in header and zlib.crc32(body) != header[4] & 0xFFFFFFFF):
@@ -119,18 +121,18 @@ class Pages:
 
     def _damaged(self) -> InputError:
         return InputError(
-            f"{where(self._path)}: the vector column is damaged near byte {self._at}", "make the output again"
+            f"{format_location(self._path)}: the vector column is damaged near byte {self._at}", "make the output again"
         )
 
 
-class Compact:
+class ThriftCompactReader:
     """Thrift's compact protocol, as much as a page header needs."""
 
     def __init__(self, data: Any) -> None:
-        self.data = data
-        self.at = 0
+        self.buffer = data
+        self.offset = 0
 
-    def struct(self) -> tuple[dict[int, Any], int]:
+    def read_struct(self) -> tuple[dict[int, Any], int]:
         """A struct as {field id: value}, and where it ends."""
         fields: dict[int, Any] = {}
         number = 0
@@ -138,7 +140,7 @@ class Compact:
             step = kind >> 4
             number = number + step if step else self._zigzag()
             fields[number] = self._value(kind & 15)
-        return fields, self.at
+        return fields, self.offset
 
     def _value(self, kind: int) -> Any:
         if kind in (1, 2):
@@ -152,16 +154,16 @@ class Compact:
         if kind == 8:
             return self._bytes(self._varint())
         if kind == 12:
-            return self.struct()[0]
+            return self.read_struct()[0]
         raise ValueError(f"a page header holds a value of kind {kind}")
 
     def _byte(self) -> int:
-        self.at += 1
-        return int(self.data[self.at - 1])
+        self.offset += 1
+        return int(self.buffer[self.offset - 1])
 
     def _bytes(self, count: int) -> bytes:
-        self.at += count
-        return bytes(self.data[self.at - count : self.at])
+        self.offset += count
+        return bytes(self.buffer[self.offset - count : self.offset])
 
     def _varint(self) -> int:
         number = shift = 0

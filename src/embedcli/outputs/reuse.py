@@ -19,49 +19,49 @@ import pyarrow.parquet as pq
 
 from embedcli import storage
 from embedcli.core import quantization
-from embedcli.core.arrow_values import values_of
+from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import ResumeError, UsageError
-from embedcli.core.types import Chunk, Known
+from embedcli.core.types import Chunk, ReusedVectors
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
-from embedcli.outputs.schema import Layout, vectors_of
-from embedcli.outputs.target import Finished, Target, begun, finished
+from embedcli.outputs.schema import OutputLayout, vectors_from_table
+from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Bools, Floats, Rows
+    from embedcli.core.types import BoolArray, Float32Array, Int64Array
 
 # What two outputs must have in common for a vector of one to stand in the other.
-SPACE_KEYS = (
+COMPARED_SPACE_KEYS = (
     "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
     "overflow",
 )  # fmt: skip
 BLOCK_ROWS = 1 << 14
-COLUMNS = ("high", "low", "ids", "tokens", "truncated")
+STORE_COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
 
-def open_store(paths: Sequence[str], job: Mapping[str, Any], layout: Layout, folder: str) -> Store:
+def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayout, folder: str) -> ReuseStore:
     """The rows of the finished outputs `paths`, the first one being what --update replaces.
 
     Raises ResumeError if one of them is in another vector space, UsageError if it is not a finished output.
     """
-    found: list[tuple[Target, Finished]] = []
+    found: list[tuple[OutputTarget, FinishedOutput]] = []
     for path in paths:
-        old = begun(path)
-        done = finished(old)
+        old = find_existing_target(path)
+        done = read_finished_output(old)
         if done is None:
             raise UsageError(f"{path} is not a finished output", "name a finished output of embedcli")
-        refuse_other_space(path, done.job.get("job", {}), job)
+        check_same_vector_space(path, done.job_manifest.get("job", {}), job)
         if layout.ranges is not None:
-            refuse_other_ranges(path, done, layout.ranges)
+            check_same_ranges(path, done, layout.ranges)
         found.append((old, done))
-    return Store([old for old, _ in found], layout, folder, job.get("max_seq_length"))
+    return ReuseStore([old for old, _ in found], layout, folder, job.get("max_seq_length"))
 
 
-def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """ResumeError naming the first key by which two outputs' vectors are not comparable."""
-    for key in SPACE_KEYS:
+    for key in COMPARED_SPACE_KEYS:
         if old.get(key) != new.get(key):
             raise ResumeError(
                 f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
@@ -80,30 +80,32 @@ def refuse_other_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]
         )
 
 
-def refuse_other_ranges(path: str, done: Finished, ranges: Floats) -> None:
+def check_same_ranges(path: str, done: FinishedOutput, ranges: Float32Array) -> None:
     """ResumeError unless the levels of int8 or uint8 vectors mean the same in both outputs.
 
     Levels of other ranges could only be rounded a second time, to vectors that no full run gives.
     """
-    if not np.array_equal(np.array(done.space.get("ranges") or [], np.float32), ranges):
+    if not np.array_equal(np.array(done.vector_space.get("ranges") or [], np.float32), ranges):
         raise ResumeError(
             f"the vectors in {path} were stored with other ranges than those of the new output",
             f"use --ranges-from {path} to store all rows with its ranges, or leave out --reuse {path}",
         )
 
 
-class Store:
+class ReuseStore:
     """Old rows by text hash and by id. `lookup` serves the engine, `see` counts what the new input still has.
 
     `counts` holds, per chunk that was looked up, how many of its rows are added, changed and reused. `limit` is the
     number of tokens that were read of a truncated row.
     """
 
-    def __init__(self, olds: Sequence[Target], layout: Layout, folder: str, limit: int | None = None) -> None:
+    def __init__(
+        self, olds: Sequence[OutputTarget], layout: OutputLayout, folder: str, limit: int | None = None
+    ) -> None:
         self.layout = layout
         self._limit = limit
-        self.counts: dict[tuple[int, int], dict[str, int]] = {}
-        self.file = Path(folder) / "reuse.bin"
+        self.change_counts: dict[tuple[int, int], dict[str, int]] = {}
+        self.vectors_file = Path(folder) / "reuse.bin"
         self._copy(olds)
         # One column at a time, so that sorting never needs more than the finished store: 32 bytes per old row.
         high, low = self._column("high", np.uint64), self._column("low", np.uint64)
@@ -118,28 +120,30 @@ class Store:
         self._ids = self._column("ids", np.uint64)
         self._ids.sort()
         self._seen = np.zeros(len(self._ids), bool)
-        dtype = quantization.DTYPES[layout.precision]
-        shape = (len(self._order), layout.width)
-        self._vectors: Any = np.memmap(self.file, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
+        dtype = quantization.STORAGE_DTYPES[layout.precision]
+        shape = (len(self._order), layout.stored_width)
+        self._vectors: Any = (
+            np.memmap(self.vectors_file, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
+        )
 
-    def _copy(self, olds: Sequence[Target]) -> None:
+    def _copy(self, olds: Sequence[OutputTarget]) -> None:
         """Vectors and columns of the old rows into files, a block at a time."""
         with ExitStack() as stack:
-            out = stack.enter_context(open(self.file, "wb"))
-            columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in COLUMNS}
+            out = stack.enter_context(open(self.vectors_file, "wb"))
+            columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in STORE_COLUMNS}
             for i, old in enumerate(olds):
-                for table in old_tables(old):
-                    np.ascontiguousarray(vectors_of(table)).tofile(out)
-                    hashes = halves(b"".join(table.column("text_hash").to_pylist()))
+                for table in read_output_tables(old):
+                    np.ascontiguousarray(vectors_from_table(table)).tofile(out)
+                    hashes = hashes_as_uint64(b"".join(table.column("text_hash").to_pylist()))
                     hashes[:, 0].tofile(columns["high"])
                     hashes[:, 1].tofile(columns["low"])
                     if i == 0:  # only the replaced output's ids count as added, changed or removed
-                        id_hashes(table.column(0)).tofile(columns["ids"])
+                        hash_ids(table.column(0)).tofile(columns["ids"])
                     table.column("n_tokens").to_numpy().astype(np.int32).tofile(columns["tokens"])
                     table.column("truncated").to_numpy(zero_copy_only=False).astype(bool).tofile(columns["truncated"])
 
     def _path(self, name: str) -> Path:
-        return self.file.with_name(f"reuse.{name}")
+        return self.vectors_file.with_name(f"reuse.{name}")
 
     def _column(self, name: str, kind: Any) -> Any:
         """One column of the old rows, whose file is then gone."""
@@ -147,21 +151,21 @@ class Store:
         self._path(name).unlink()
         return made
 
-    def lookup(self, chunk: Chunk, hashes: NDArray[np.uint8]) -> Known:
+    def lookup(self, chunk: Chunk, hashes: NDArray[np.uint8]) -> ReusedVectors:
         """The rows of a chunk whose text is in the store, with their vectors."""
-        where = self._find(halves(hashes.tobytes()))
+        where = self._find(hashes_as_uint64(hashes.tobytes()))
         rows = np.flatnonzero(where >= 0)
         old = self._order[where[rows]]
         stored = np.asarray(self._vectors[old])
-        vectors = quantization.restore(stored, self.layout.precision, self.layout.dim, self.layout.ranges)
-        fresh = self._known_ids(id_hashes(chunk.ids))[where < 0]
+        vectors = quantization.dequantize(stored, self.layout.precision, self.layout.dim, self.layout.ranges)
+        fresh = self._known_ids(hash_ids(chunk.ids))[where < 0]
         changed = int(fresh.sum())
-        self.counts[chunk.key] = {"added": len(fresh) - changed, "changed": changed, "reused": len(rows)}
+        self.change_counts[chunk.key] = {"added": len(fresh) - changed, "changed": changed, "reused": len(rows)}
         tokens, truncated = self._tokens[old], self._truncated[old]
         lost = np.where(truncated, tokens - (tokens if self._limit is None else self._limit), 0).astype(np.int32)
-        return Known(rows, vectors, tokens, truncated, lost)
+        return ReusedVectors(rows, vectors, tokens, truncated, lost)
 
-    def _find(self, wanted: NDArray[np.uint64]) -> Rows:
+    def _find(self, wanted: NDArray[np.uint64]) -> Int64Array:
         """int64 [n]: the place of each hash in the sorted arrays, -1 where it is not."""
         at = np.searchsorted(self._high, wanted[:, 0])
         found = np.full(len(wanted), -1, np.int64)
@@ -175,21 +179,21 @@ class Store:
             at[open_] += 1
         return found
 
-    def _known_ids(self, ids: NDArray[np.uint64]) -> Bools:
+    def _known_ids(self, ids: NDArray[np.uint64]) -> BoolArray:
         at = np.minimum(np.searchsorted(self._ids, ids), max(0, len(self._ids) - 1))
         return np.asarray(self._ids[at] == ids) if len(self._ids) else np.zeros(len(ids), bool)
 
-    def see(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    def mark_seen(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Pass chunks on, noting which old ids the new input still has."""
         for chunk in chunks:
-            ids = id_hashes(chunk.ids)
+            ids = hash_ids(chunk.ids)
             known = ids[self._known_ids(ids)]
             for side in ("left", "right"):
                 at = np.searchsorted(self._ids, known, side=side) - (side == "right")
                 self._seen[at] = True
             yield chunk
 
-    def removed(self) -> int:
+    def count_removed(self) -> int:
         """How many old rows' ids none of the chunks seen so far has."""
         firsts = np.searchsorted(self._ids, self._ids)
         return int((~self._seen[firsts]).sum())
@@ -197,43 +201,43 @@ class Store:
     def close(self) -> None:
         """Drop the vectors' file."""
         self._vectors = None
-        self.file.unlink(missing_ok=True)
+        self.vectors_file.unlink(missing_ok=True)
 
 
-def halves(digests: bytes) -> NDArray[np.uint64]:
+def hashes_as_uint64(digests: bytes) -> NDArray[np.uint64]:
     """uint64 [n, 2] of n 16-byte hashes."""
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
-def id_hashes(ids: Any) -> NDArray[np.uint64]:
+def hash_ids(ids: Any) -> NDArray[np.uint64]:
     """uint64 [n]: BLAKE2b-64 of each id's text form."""
-    digests = b"".join(blake2b(repr(value).encode(), digest_size=8).digest() for value in values_of(ids))
+    digests = b"".join(blake2b(repr(value).encode(), digest_size=8).digest() for value in column_to_python(ids))
     return np.frombuffer(digests, np.uint64)
 
 
-def old_tables(old: Target) -> Iterator[pa.Table]:
+def read_output_tables(old: OutputTarget) -> Iterator[pa.Table]:
     """The rows of a finished output in order: id first, then embedding, n_tokens, truncated, text_hash."""
     names = ["embedding", "n_tokens", "truncated", "text_hash"]
-    if old.folder:
-        for name in json.loads(storage.read_bytes(old.marker))["parts"]:
-            yield from old_tables(Target(old.published(name), old.kind, folder=False))
-    elif old.kind == "parquet":
+    if old.is_folder:
+        for name in json.loads(storage.read_bytes(old.marker_path))["parts"]:
+            yield from read_output_tables(OutputTarget(old.published_path(name), old.format, is_folder=False))
+    elif old.format == "parquet":
         yield from _parquet_tables(old.output, names)
-    elif old.kind == "npy":
-        vectors = np.load(storage.nearby(old.output), mmap_mode="r")
+    elif old.format == "npy":
+        vectors = np.load(storage.local_copy(old.output), mmap_mode="r")
         at = 0
         for table in _parquet_tables(writers.ids_path(old.output), names[1:]):
             block = np.ascontiguousarray(vectors[at : at + table.num_rows])
             at += table.num_rows
             column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), vectors.shape[1])
             yield table.append_column("embedding", column)
-    elif old.kind == "arrow":
-        with pa.memory_map(storage.nearby(old.output)) as source:
+    elif old.format == "arrow":
+        with pa.memory_map(storage.local_copy(old.output)) as source:
             reader = pa.ipc.open_file(source)
             for i in range(reader.num_record_batches):
                 yield pa.Table.from_batches([reader.get_batch(i)])
-    elif old.kind == "lance":
-        for batch in lance_output.opened(old.output).to_batches():
+    elif old.format == "lance":
+        for batch in lance_output.open_lance_dataset(old.output).to_batches():
             yield pa.Table.from_batches([batch])
     else:
         raise UsageError(

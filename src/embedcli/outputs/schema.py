@@ -12,93 +12,93 @@ import pyarrow as pa
 from embedcli.core import quantization
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Columns, Encoded, Floats, Precision, Rows
+    from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision
 
 # Vectors per row group: readers load whole row groups, and some fail on very large ones; 16-64 MB is safe.
 ROW_GROUP_BYTES = 32 << 20
-RESERVED = ("embedding", "n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
+RESERVED_COLUMNS = ("embedding", "n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputLayout:
     """The output's columns: vectors of `dim` floats stored in `precision`, the id's type, and the kept columns."""
 
-    columns: Columns
+    input_columns: InputColumns
     dim: int
     precision: Precision
-    windows: bool = False
-    ranges: Floats | None = None
+    has_windows: bool = False
+    ranges: Float32Array | None = None
 
     @property
     def id_name(self) -> str:
-        return "row" if self.columns.id_column is None else "id"
+        return "row" if self.input_columns.id_column is None else "id"
 
     @property
-    def width(self) -> int:
-        return quantization.width(self.dim, self.precision)
+    def stored_width(self) -> int:
+        return quantization.stored_width(self.dim, self.precision)
 
     @property
-    def row_bytes(self) -> int:
-        return self.width * int(np.dtype(quantization.DTYPES[self.precision]).itemsize)
+    def bytes_per_row(self) -> int:
+        return self.stored_width * int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize)
 
     def schema(self) -> pa.Schema:
         """`id` or `row`, `embedding`, counts and hash, window offsets if any, then the kept columns."""
-        value = pa.from_numpy_dtype(quantization.DTYPES[self.precision])
-        vector = pa.list_(pa.field("element", value, nullable=False), self.width)
+        value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[self.precision])
+        vector = pa.list_(pa.field("element", value, nullable=False), self.stored_width)
         fields = [
-            pa.field(self.id_name, self.columns.id_type),
+            pa.field(self.id_name, self.input_columns.id_type),
             pa.field("embedding", vector, nullable=False),
             pa.field("n_tokens", pa.int32()),
             pa.field("truncated", pa.bool_()),
             pa.field("text_hash", pa.binary(16)),
         ]
-        if self.windows:
+        if self.has_windows:
             fields += [
                 pa.field("window", pa.int32()),
                 pa.field("char_start", pa.int64()),
                 pa.field("char_end", pa.int64()),
             ]
-        return pa.schema([*fields, *self.kept()])
+        return pa.schema([*fields, *self.kept_columns()])
 
-    def kept(self) -> list[pa.Field]:
-        fields = [pa.field(name, kind) for name, kind in self.columns.keep_types.items()]
-        return [*fields, pa.field("source", pa.string())] if self.columns.source_column else fields
+    def kept_columns(self) -> list[pa.Field]:
+        fields = [pa.field(name, kind) for name, kind in self.input_columns.kept_types.items()]
+        return [*fields, pa.field("source", pa.string())] if self.input_columns.has_source_column else fields
 
-    def table(self, encoded: Encoded) -> pa.Table:
+    def build_table(self, encoded: EncodedChunk) -> pa.Table:
         """One table row per output row of a chunk, under `schema()`."""
         schema = self.schema()
         rows = encoded.rows
-        stored = np.ascontiguousarray(quantization.store(encoded.vectors, self.precision, self.ranges))
+        stored = np.ascontiguousarray(quantization.quantize(encoded.vectors, self.precision, self.ranges))
         vector = schema.field("embedding").type
         arrays: list[Any] = [
-            picked(encoded.chunk.ids, rows),
-            pa.FixedSizeListArray.from_arrays(numbers(stored.reshape(-1)), type=vector),
-            numbers(encoded.n_tokens.astype(np.int32, copy=False)),
+            take_rows(encoded.chunk.ids, rows),
+            pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=vector),
+            numpy_to_arrow(encoded.n_tokens.astype(np.int32, copy=False)),
             pa.Array.from_buffers(
-                pa.bool_(), len(rows), [None, pa.py_buffer(np.packbits(encoded.truncated, bitorder="little"))]
+                pa.bool_(), len(rows), [None, pa.py_buffer(np.packbits(encoded.is_truncated, bitorder="little"))]
             ),
             pa.FixedSizeBinaryArray.from_buffers(
                 pa.binary(16), len(rows), [None, pa.py_buffer(np.ascontiguousarray(encoded.text_hash))]
             ),
         ]
-        arrays += [encoded.extra[name] for name in ("window", "char_start", "char_end") if self.windows]
-        arrays += [picked(encoded.chunk.kept.column(field.name), rows) for field in self.kept()]
+        arrays += [encoded.extra_columns[name] for name in ("window", "char_start", "char_end") if self.has_windows]
+        arrays += [take_rows(encoded.chunk.kept_columns.column(field.name), rows) for field in self.kept_columns()]
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def numbers(values: Any) -> Any:
+def numpy_to_arrow(values: Any) -> Any:
     """A numpy array as an Arrow array over the same memory; `pa.array` would import numpy.ma, 20 ms of a start."""
     kept = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(kept.dtype), len(kept), [None, pa.py_buffer(kept)])
 
 
-def picked(values: Any, rows: Rows) -> Any:
+def take_rows(values: Any, rows: Int64Array) -> Any:
     """Those rows of an array or table; itself if they are all of them: `take` costs a start 0.1 s for its imports."""
     every = len(rows) == len(values) and bool(np.array_equal(rows, np.arange(len(rows))))
     return values if every else values.take(pa.array(rows))
 
 
-def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+def regroup_tables(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of exactly `rows` rows, the last one shorter."""
     held: list[pa.Table] = []
     count = 0
@@ -106,7 +106,7 @@ def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         held.append(table)
         count += table.num_rows
         while count >= rows:
-            whole, held = cut(held, rows)
+            whole, held = split_tables(held, rows)
             count -= rows
             # Handed over, not kept: a second group in memory is 45 MB at the end of every large run.
             yield whole.pop()
@@ -114,13 +114,13 @@ def regrouped(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def cut(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], list[pa.Table]]:
+def split_tables(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], list[pa.Table]]:
     """The first `rows` rows as one table, and the rest, each in a list."""
     whole = pa.concat_tables(tables)
     return [whole.slice(0, rows)], [whole.slice(rows)]
 
 
-def vectors_of(table: pa.Table) -> Any:
+def vectors_from_table(table: pa.Table) -> Any:
     """The stored vectors [rows, width] of a table, in the dtype they are stored in."""
     column = table.column("embedding").combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # zero rows

@@ -14,56 +14,56 @@ import pyarrow.parquet as pq
 
 from embedcli import storage
 from embedcli.core.errors import EmbedcliError, InputError, ResumeError, UsageError
-from embedcli.core.types import MANIFEST, PART_FILE, STAGE, OutputFormat
+from embedcli.core.types import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER, OutputFormat
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 
 # In a stage: the names of the files of the output that is being replaced.
-REPLACED = "_replaced.json"
+REPLACED_FILE = "_replaced.json"
 # In a stage: it was begun with --overwrite, to replace a finished output whatever that was made from.
-REPLACING = "_replacing.json"
+REPLACING_FILE = "_replacing.json"
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputTarget:
     """An output path as the user gave it, and what follows from it."""
 
     output: str
-    kind: OutputFormat
-    folder: bool
+    format: OutputFormat
+    is_folder: bool
 
     @property
-    def stage(self) -> str:
+    def staging_folder(self) -> str:
         """Where parts lie until the output is published."""
-        return storage.join(self.output, STAGE) if self.folder else self.output + ".parts"
+        return storage.join(self.output, STAGING_FOLDER) if self.is_folder else self.output + ".parts"
 
     @property
-    def rejects(self) -> str:
-        return storage.join(self.output, "_rejects.jsonl") if self.folder else self.output + ".rejects.jsonl"
+    def rejects_path(self) -> str:
+        return storage.join(self.output, "_rejects.jsonl") if self.is_folder else self.output + ".rejects.jsonl"
 
     @property
-    def marker(self) -> str:
+    def marker_path(self) -> str:
         """The file whose presence says that the output is finished."""
-        return storage.join(self.output, MANIFEST) if self.folder else self.output
+        return storage.join(self.output, MANIFEST_FILE) if self.is_folder else self.output
 
     @property
-    def record(self) -> str:
+    def metadata_path(self) -> str:
         """The file that holds what a finished output says of itself."""
-        return self.marker if self.folder else writers.record_path(self.output, self.kind)
+        return self.marker_path if self.is_folder else writers.metadata_path(self.output, self.format)
 
-    def files(self) -> list[str]:
-        return [self.marker] if self.folder else writers.companions(self.output, self.kind)
+    def list_files(self) -> list[str]:
+        return [self.marker_path] if self.is_folder else writers.list_output_files(self.output, self.format)
 
-    def make_stage(self) -> None:
+    def make_staging_folder(self) -> None:
         """Make the staging folder; the folder it lies in must be there. OutputError if it is not."""
-        with storage.os_errors(self.stage):
-            storage.files_of(self.stage).make_folder(self.stage, parents=False)
+        with storage.translate_output_errors(self.staging_folder):
+            storage.get_file_system(self.staging_folder).make_folder(self.staging_folder, parents=False)
 
-    def sealed(self, name: str) -> str:
+    def staged_path(self, name: str) -> str:
         """Where a finished file of a folder output waits: the stage, or its own place where nothing can be renamed."""
-        return storage.join(self.stage if storage.is_local(self.output) else self.output, name)
+        return storage.join(self.staging_folder if storage.is_local(self.output) else self.output, name)
 
-    def published(self, name: str) -> str:
+    def published_path(self, name: str) -> str:
         """Where a file of a folder output is in the end."""
         return storage.join(self.output, name)
 
@@ -72,57 +72,60 @@ class Target:
         if not storage.is_local(self.output):
             return
         for name in names:
-            if storage.exists(self.sealed(name)):
-                with storage.os_errors(self.published(name)):
-                    os.replace(self.sealed(name), self.published(name))
+            if storage.exists(self.staged_path(name)):
+                with storage.translate_output_errors(self.published_path(name)):
+                    os.replace(self.staged_path(name), self.published_path(name))
         storage.sync_folder(self.output)
 
 
-def target(output: str, to: OutputFormat | None) -> Target:
-    kind = writers.output_format(output, to)
+def resolve_target(output: str, to: OutputFormat | None) -> OutputTarget:
+    kind = writers.resolve_output_format(output, to)
     if kind == "lance":
-        return lance_target(output)
-    return Target(output, kind, output.endswith("/") or storage.is_folder(output))
+        return resolve_lance_target(output)
+    return OutputTarget(output, kind, output.endswith("/") or storage.is_folder(output))
 
 
-def begun(output: str, to: OutputFormat | None = None) -> Target:
+def find_existing_target(output: str, to: OutputFormat | None = None) -> OutputTarget:
     """The target of an output that was begun or finished before: a folder's format is the one it has."""
-    found = target(output, to)
-    if not found.folder or to is not None:
+    found = resolve_target(output, to)
+    if not found.is_folder or to is not None:
         return found
-    for manifest in (storage.join(found.stage, MANIFEST), found.marker):
-        made = json_in(manifest)
-        job = made.get(writers.JOB_KEY, {}).get("job", made)
+    for manifest in (storage.join(found.staging_folder, MANIFEST_FILE), found.marker_path):
+        made = read_json_or_empty(manifest)
+        job = made.get(writers.JOB_METADATA_KEY, {}).get("job", made)
         if job.get("to"):
-            return Target(output, job["to"], folder=True)
+            return OutputTarget(output, job["to"], is_folder=True)
     return found
 
 
-def own_parts(output: str) -> Callable[[str], bool]:
+def own_file_matcher(output: str) -> Callable[[str], bool]:
     """Whether a file of this name in a folder output is one that embedcli has made there, and may replace or remove.
 
     Those are the files that the finished output lists, those of an output that is being replaced, and those of shares
     that are sealed.
     """
-    found = Target(output, "parquet", folder=True)
-    listed = {*parts_of(json_in(found.marker)), *json_in(storage.join(found.stage, REPLACED)).get("names", ())}
-    sealed = {int(name.split("-")[1]) for name in storage.names(found.stage, "share-")}
+    found = OutputTarget(output, "parquet", is_folder=True)
+    listed = {
+        *list_manifest_files(read_json_or_empty(found.marker_path)),
+        *read_json_or_empty(storage.join(found.staging_folder, REPLACED_FILE)).get("names", ()),
+    }
+    sealed = {int(name.split("-")[1]) for name in storage.list_files(found.staging_folder, "share-")}
 
     def own(name: str) -> bool:
-        made = re.match(PART_FILE, name)
+        made = re.match(PART_FILE_PATTERN, name)
         return name in listed or (made is not None and int(name[5:].partition("-")[0].partition(".")[0]) in sealed)
 
     return own
 
 
-def parts_of(manifest: Mapping[str, Any]) -> set[str]:
+def list_manifest_files(manifest: Mapping[str, Any]) -> set[str]:
     """The names of all files that the manifest of a finished folder output lists."""
     named = manifest.get("parts", ())
     beside = {record for name in named for record in (writers.ids_path(name), writers.space_path(name))}
     return {*named, *manifest.get("sizes", beside)}
 
 
-def json_in(path: str) -> dict[str, Any]:
+def read_json_or_empty(path: str) -> dict[str, Any]:
     """A manifest or note, {} where there is none, or a kill or a hand damaged it."""
     try:
         made = json.loads(storage.read_bytes(path))
@@ -131,61 +134,65 @@ def json_in(path: str) -> dict[str, Any]:
     return made if isinstance(made, dict) else {}
 
 
-def lance_target(output: str) -> Target:
+def resolve_lance_target(output: str) -> OutputTarget:
     """A Lance dataset is a folder to the system and one file to us. UsageError where none can be made."""
-    lance_output.require()
+    lance_output.require_lance()
     if not storage.is_local(output):
         raise UsageError(
-            f"{storage.where(output)}: Lance datasets are made on this machine only", "write to a folder, then copy it"
+            f"{storage.format_location(output)}: Lance datasets are made on this machine only",
+            "write to a folder, then copy it",
         )
-    return Target(output.rstrip("/"), "lance", folder=False)
+    return OutputTarget(output.rstrip("/"), "lance", is_folder=False)
 
 
 # Refusals
 
 
-def refuse_changed(old: Mapping[str, Any], new: Mapping[str, Any], where: str, target: Target) -> None:
+def check_job_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], where: str, target: OutputTarget) -> None:
     """ResumeError naming the first key that differs, its old and its new value, and the ways out."""
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             raise ResumeError(
                 f"{target.output} belongs to another job ({where}): "
                 f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}",
-                f"use --overwrite to start again, {or_update(target)}or another output",
+                f"use --overwrite to start again, {update_hint(target)}or another output",
             )
 
 
-def refuse_foreign(target: Target) -> None:
+def check_no_foreign_files(target: OutputTarget) -> None:
     """UsageError if a folder has files with the names of ours, and nothing in it says that we made them."""
-    if not target.folder:
+    if not target.is_folder:
         return
-    own = own_parts(target.output)
-    names = [*storage.names(target.output, PART_FILE), *storage.folders(target.output, PART_FILE)]
+    own = own_file_matcher(target.output)
+    names = [
+        *storage.list_files(target.output, PART_FILE_PATTERN),
+        *storage.list_folders(target.output, PART_FILE_PATTERN),
+    ]
     for name in [name for name in names if not own(name)][:1]:
         raise UsageError(
-            f"{storage.where(target.published(name))}: a file of this name is there, "
+            f"{storage.format_location(target.published_path(name))}: a file of this name is there, "
             "and nothing says that embedcli made it",
             "choose another folder, or use --overwrite to replace it",
         )
 
 
-def changed_input(path: str, old: str, new: str, target: Target) -> ResumeError:
+def changed_input_error(path: str, old: str, new: str, target: OutputTarget) -> ResumeError:
     return ResumeError(
         f"{path} has changed since {target.output} was begun: its rows had the hash {old[:12]}, now {new[:12]}",
-        f"use --overwrite to start again, {or_update(target)}or another output",
+        f"use --overwrite to start again, {update_hint(target)}or another output",
     )
 
 
-def changed_cut(path: str, target: Target) -> ResumeError:
+def changed_splits_error(path: str, target: OutputTarget) -> ResumeError:
     return ResumeError(
         f"{path} has changed since {target.output} was begun: its rows lie at other places",
-        f"use --overwrite to start again, {or_update(target)}or another output",
+        f"use --overwrite to start again, {update_hint(target)}or another output",
     )
 
 
-def or_update(target: Target) -> str:
+def update_hint(target: OutputTarget) -> str:
     """A way out that outputs of JSON lines do not have."""
-    return "" if target.kind == "jsonl" else "--update to keep the vectors of unchanged rows, "
+    return "" if target.format == "jsonl" else "--update to keep the vectors of unchanged rows, "
 
 
 def _short(value: Any) -> str:
@@ -197,34 +204,34 @@ def _short(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedOutput:
     """What a finished output says of itself."""
 
-    space: Mapping[str, Any]
-    job: Mapping[str, Any]
+    vector_space: Mapping[str, Any]
+    job_manifest: Mapping[str, Any]
 
     @property
     def source_hash(self) -> str:
-        return str(self.job.get("source_hash", ""))
+        return str(self.job_manifest.get("source_hash", ""))
 
 
-def finished(target: Target) -> Finished | None:
+def read_finished_output(target: OutputTarget) -> FinishedOutput | None:
     """The record inside a finished output; None if there is no output; ResumeError if it is not one of ours.
 
     An output without its record, with a stage of ours, is one whose publishing was cut short: it is not finished.
     """
-    if not storage.exists(target.marker):
+    if not storage.exists(target.marker_path):
         return None
-    if not storage.exists(target.record) and storage.exists(storage.join(target.stage, MANIFEST)):
+    if not storage.exists(target.metadata_path) and storage.exists(storage.join(target.staging_folder, MANIFEST_FILE)):
         return None
     foreign = ResumeError(
         f"{target.output} exists and does not say what made it", "use --overwrite to replace it, or another output"
     )
     try:
         raw = _metadata(target)
-        made = Finished(json.loads(raw[writers.SPACE_KEY]), json.loads(raw[writers.JOB_KEY]))
+        made = FinishedOutput(json.loads(raw[writers.SPACE_METADATA_KEY]), json.loads(raw[writers.JOB_METADATA_KEY]))
         sizes = json.loads(raw.get("sizes", "{}"))
-    except storage.StoreRefused:
+    except storage.ObjectStoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError, InputError):
         raise foreign from None
@@ -232,50 +239,52 @@ def finished(target: Target) -> Finished | None:
     return made
 
 
-def _refuse_incomplete(target: Target, sizes: Mapping[str, int]) -> None:
+def _refuse_incomplete(target: OutputTarget, sizes: Mapping[str, int]) -> None:
     """ResumeError if a file of a finished folder output is gone, or, on this machine, has another size."""
-    there = set(storage.names(target.output, PART_FILE)) if sizes else set()
+    there = set(storage.list_files(target.output, PART_FILE_PATTERN)) if sizes else set()
     for name, size in sizes.items():
-        path = target.published(name)
+        path = target.published_path(name)
         if name not in there or (storage.is_local(path) and storage.file_identity(path).get("size") != size):
             what = "is missing" if name not in there else "is not as it was written"
             raise ResumeError(
-                f"{storage.where(path)}: a part of a finished output {what}",
+                f"{storage.format_location(path)}: a part of a finished output {what}",
                 "put it back, or use --overwrite to make the output again",
             )
 
 
-def _metadata(target: Target) -> dict[str, str]:
-    path = target.record
-    if target.folder or target.kind == "jsonl":
+def _metadata(target: OutputTarget) -> dict[str, str]:
+    path = target.metadata_path
+    if target.is_folder or target.format == "jsonl":
         return {key: json.dumps(value) for key, value in json.loads(storage.read_bytes(path)).items()}
-    if target.kind == "lance":
-        return readable(lance_output.opened(path).schema.metadata)
+    if target.format == "lance":
+        return decode_embedcli_metadata(lance_output.open_lance_dataset(path).schema.metadata)
     with storage.open_seekable(path) as source:
-        schema = pa.ipc.open_file(source).schema if target.kind == "arrow" else pq.read_schema(source)
+        schema = pa.ipc.open_file(source).schema if target.format == "arrow" else pq.read_schema(source)
         found = schema.metadata
-    return readable(found)
+    return decode_embedcli_metadata(found)
 
 
-def readable(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
+def decode_embedcli_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
     """The key-value pairs that embedcli wrote."""
     found = metadata or {}
     return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
 
 
-def replacing(target: Target, job: Mapping[str, Any]) -> bool:
+def is_replacement_in_progress(target: OutputTarget, job: Mapping[str, Any]) -> bool:
     """Whether an interrupted --overwrite of this very job is to go on: what it replaces is then not asked about."""
-    begun = json_in(storage.join(target.stage, MANIFEST))
-    return storage.exists(storage.join(target.stage, REPLACING)) and begun == json.loads(json.dumps(job))
+    begun = read_json_or_empty(storage.join(target.staging_folder, MANIFEST_FILE))
+    return storage.exists(storage.join(target.staging_folder, REPLACING_FILE)) and begun == json.loads(json.dumps(job))
 
 
-def stamp(target: Target, inputs: Sequence[str], seen: Mapping[str, Mapping[str, int]]) -> dict[str, Any] | None:
+def fingerprint_files(
+    target: OutputTarget, inputs: Sequence[str], seen: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any] | None:
     """Size and modification time of every input and of the output; None when an input is a stream.
 
     Those inputs that were `seen` are told as they were then, the others as they are now.
     """
     try:
-        files = storage.identities((*(path for path in inputs if path not in seen), target.marker))
+        files = storage.file_identities((*(path for path in inputs if path not in seen), target.marker_path))
     except EmbedcliError:
         return None
     files |= {path: dict(seen[path]) for path in inputs if path in seen}

@@ -12,18 +12,18 @@ B = TypeVar("B")
 _END = object()
 
 
-class Idle:
+class IdleSignal:
     """The type of IDLE."""
 
 
-IDLE = Idle()
+IDLE_SIGNAL = IdleSignal()
 # How often a waiting consumer looks whether it is cancelled; an item that arrives is taken at once.
 POLL_SECONDS = 0.2
 # How long a cancelled run waits for a thread that may hang in a read; the thread is a daemon and dies with us.
-LEAVE_SECONDS = 2.0
+JOIN_TIMEOUT_SECONDS = 2.0
 
 
-def ahead(
+def prefetch(
     step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
 ) -> Iterator[B]:
     """Yield what `step(items)` yields, in order, made in a thread at most `depth` items ahead.
@@ -32,22 +32,22 @@ def ahead(
     closing the last iterator of a chain shuts every earlier one down and no thread is left over.
     When `cancel` is set the iterator ends at once, even if the thread hangs in a read that never returns.
     """
-    for item in ahead_or_idle(step, items, depth, cancel):
-        if item is not IDLE:
+    for item in prefetch_with_idle(step, items, depth, cancel):
+        if item is not IDLE_SIGNAL:
             yield item  # type: ignore[misc]
 
 
-def ahead_or_idle(
+def prefetch_with_idle(
     step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
-) -> Iterator[B | Idle]:
+) -> Iterator[B | IdleSignal]:
     """Like `ahead`, and yields IDLE whenever nothing has come for POLL_SECONDS."""
     stage = _Stage(step, iter(items), depth)
     stage.thread.start()
     try:
-        yield from stage.arriving(cancel or Event())
+        yield from stage.receive(cancel or Event())
     finally:
         stage.stop.set()
-        stage.thread.join(LEAVE_SECONDS if cancel is not None and cancel.is_set() else None)
+        stage.thread.join(JOIN_TIMEOUT_SECONDS if cancel is not None and cancel.is_set() else None)
 
 
 class _Stage(Generic[A, B]):
@@ -60,14 +60,14 @@ class _Stage(Generic[A, B]):
         self.queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
         self.thread = Thread(target=self._run, name=getattr(step, "__name__", "step"), daemon=True)
 
-    def arriving(self, cancel: Event) -> Iterator[B | Idle]:
+    def receive(self, cancel: Event) -> Iterator[B | IdleSignal]:
         while True:
             try:
                 item, error = self.queue.get(timeout=POLL_SECONDS)
             except Empty:
                 if cancel.is_set():
                     return
-                yield IDLE
+                yield IDLE_SIGNAL
                 continue
             if error is not None:
                 raise error
@@ -91,9 +91,9 @@ class _Stage(Generic[A, B]):
                     if not self._put(item):
                         return
             finally:
-                close(made)
+                close_iterator(made)
         finally:
-            close(self.source)
+            close_iterator(self.source)
 
     def _put(self, item: object, error: BaseException | None = None) -> bool:
         while not self.stop.is_set():
@@ -105,7 +105,7 @@ class _Stage(Generic[A, B]):
         return False
 
 
-def close(stream: object) -> None:
+def close_iterator(stream: object) -> None:
     """Close an iterator if it is a generator; other iterators hold nothing."""
     if isinstance(stream, Generator):
         stream.close()

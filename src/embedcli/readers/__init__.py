@@ -1,6 +1,6 @@
 """Rows of text from JSONL, CSV, TSV and Parquet: `plan` finds out what there is, `read` streams it in chunks."""
 
-from embedcli.readers.planner import plan, shares
-from embedcli.readers.reader import Start, read, row_starts
+from embedcli.readers.planner import group_into_partitions, plan_inputs
+from embedcli.readers.reader import SplitStart, count_split_starts, read_chunks
 
-__all__ = ["Start", "plan", "read", "row_starts", "shares"]
+__all__ = ["SplitStart", "plan_inputs", "read_chunks", "count_split_starts", "group_into_partitions"]

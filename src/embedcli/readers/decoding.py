@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from typing import AnyStr
 
 from embedcli.core.errors import InputError, UsageError
-from embedcli.storage import where
+from embedcli.storage import format_location
 
 # A row of text longer than this is taken for a file that has no rows, not for a row.
 MAX_ROW_BYTES = 256 << 20
 # How much of a bad row is kept in its reject, in characters.
-RAW_CHARS = 2000
-BOM = "\ufeff"
+MAX_REJECT_CHARACTERS = 2000
+BYTE_ORDER_MARK = "\ufeff"
 
 
-def encoding_name(encoding: str) -> str:
+def normalize_encoding_name(encoding: str) -> str:
     """The codec's own name; UsageError if there is no such text encoding. UTF-8 with a BOM is UTF-8."""
     try:
         info = codecs.lookup(encoding)
@@ -35,26 +35,26 @@ def _mark(error: UnicodeError) -> tuple[str, int]:
     return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
 
 
-MARK = "embedcli.mark"
-codecs.register_error(MARK, _mark)
+DECODE_ERROR_HANDLER = "embedcli.mark"
+codecs.register_error(DECODE_ERROR_HANDLER, _mark)
 
 
-class Decoder:
+class TextDecoder:
     """Text of a stream of bytes. `dirty` once a byte could not be decoded; such bytes are marked in the text."""
 
     def __init__(self, encoding: str, path: str) -> None:
         self._decoder = codecs.getincrementaldecoder(encoding)("strict")
         self._encoding = encoding
         self._path = path
-        self.dirty = False
+        self.has_undecodable_bytes = False
 
-    def decoded(self, blocks: Iterable[bytes]) -> Iterator[str]:
+    def decode(self, blocks: Iterable[bytes]) -> Iterator[str]:
         """The text of `blocks`, without a byte order mark at its beginning."""
         first = True
         for block in blocks:
             text = self._decode(block, final=False)
             if first and text:
-                text, first = text.removeprefix(BOM), False
+                text, first = text.removeprefix(BYTE_ORDER_MARK), False
             yield text
         yield self._decode(b"", final=True)
 
@@ -64,21 +64,23 @@ class Decoder:
             try:
                 return self._decoder.decode(block, final)
             except UnicodeDecodeError:
-                self.dirty = True
+                self.has_undecodable_bytes = True
                 return self._marked(state, block, final)
         except UnicodeError as error:
-            raise InputError(f"{where(self._path)}: not {self._encoding}: {error}", "try another --encoding") from error
+            raise InputError(
+                f"{format_location(self._path)}: not {self._encoding}: {error}", "try another --encoding"
+            ) from error
 
     def _marked(self, state: tuple[bytes, int], block: bytes, final: bool) -> str:
         self._decoder.setstate(state)
-        self._decoder.errors = MARK
+        self._decoder.errors = DECODE_ERROR_HANDLER
         try:
             return self._decoder.decode(block, final)
         finally:
             self._decoder.errors = "strict"
 
 
-def encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
     """False if the text holds a lone surrogate, which no encoding can write."""
     try:
         text.encode()
@@ -87,7 +89,7 @@ def encodable(text: str) -> bool:
     return True
 
 
-def bad_byte(text: str) -> tuple[int, int] | None:
+def find_undecodable_byte(text: str) -> tuple[int, int] | None:
     """The first marked byte in a text and its place (in characters); None if all bytes could be decoded."""
     try:
         text.encode()
@@ -96,10 +98,10 @@ def bad_byte(text: str) -> tuple[int, int] | None:
     return None
 
 
-def printable(text: str) -> str:
+def escape_for_reject(text: str) -> str:
     """A text for a reject: at most RAW_CHARS characters, marked bytes and lone surrogates as escapes."""
-    text = text[:RAW_CHARS]
-    if encodable(text):
+    text = text[:MAX_REJECT_CHARACTERS]
+    if is_encodable(text):
         return text
     return (
         "".join(f"\\x{ord(char) & 0xFF:02x}" if 0xDC00 <= ord(char) <= 0xDCFF else char for char in text)
@@ -108,9 +110,9 @@ def printable(text: str) -> str:
     )
 
 
-def without_bom(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def strip_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """The same bytes without a UTF-8 byte order mark at their beginning."""
-    mark, head = BOM.encode(), b""
+    mark, head = BYTE_ORDER_MARK.encode(), b""
     for block in blocks:
         if len(head) >= len(mark):
             yield block
@@ -122,7 +124,7 @@ def without_bom(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield head
 
 
-def lines_of(blocks: Iterable[AnyStr], newline: AnyStr, path: str) -> Iterator[list[AnyStr]]:
+def split_lines(blocks: Iterable[AnyStr], newline: AnyStr, path: str) -> Iterator[list[AnyStr]]:
     """The lines of a stream, some at a time, without their newlines. The last line need not end in one."""
     parts: list[AnyStr] = []
     held = count = 0
@@ -132,7 +134,7 @@ def lines_of(blocks: Iterable[AnyStr], newline: AnyStr, path: str) -> Iterator[l
             parts.append(block)
             held += len(block)
             if held > MAX_ROW_BYTES:
-                raise too_long(path, count + 1)
+                raise line_too_long_error(path, count + 1)
             continue
         parts.append(block[:end])
         lines = newline[:0].join(parts).split(newline)
@@ -145,14 +147,14 @@ def lines_of(blocks: Iterable[AnyStr], newline: AnyStr, path: str) -> Iterator[l
         yield [last]
 
 
-def too_long(path: str, line: int) -> InputError:
+def line_too_long_error(path: str, line: int) -> InputError:
     return InputError(
-        f"{where(path, line)}: this row is longer than {MAX_ROW_BYTES >> 20} MiB",
+        f"{format_location(path, line)}: this row is longer than {MAX_ROW_BYTES >> 20} MiB",
         "check that the file has one row a line",
     )
 
 
-def cut_at_newlines(blocks: Iterable[str], path: str) -> Iterator[str]:
+def split_at_newlines(blocks: Iterable[str], path: str) -> Iterator[str]:
     """The same text in portions that end where a line ends: at \\n, or at \\r in text that has no \\n."""
     parts: list[str] = []
     held = 0
@@ -165,7 +167,7 @@ def cut_at_newlines(blocks: Iterable[str], path: str) -> Iterator[str]:
         held += len(block) - end
         if held > MAX_ROW_BYTES:
             raise InputError(
-                f"{where(path)}: a line is longer than {MAX_ROW_BYTES >> 20} MiB",
+                f"{format_location(path)}: a line is longer than {MAX_ROW_BYTES >> 20} MiB",
                 "check that the file is a table, with one row a line",
             )
     yield "".join(parts)

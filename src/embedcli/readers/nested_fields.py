@@ -9,30 +9,30 @@ import pyarrow as pa
 
 V = TypeVar("V")
 # What is inside of a value: its fields by name; None if it has none.
-Inside = Callable[[V], Mapping[str, V] | None]
+OpenStruct = Callable[[V], Mapping[str, V] | None]
 
 
-def value_in(row: Mapping[str, Any], name: str) -> Any:
+def nested_value(row: Mapping[str, Any], name: str) -> Any:
     """The value of a column of a JSON row, or of a field of an object in it; None if there is none."""
     return _found(row, name, _json)
 
 
-def kind_in(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType | None:
+def nested_type(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType | None:
     """The type of a column, or of a field of a struct column; None if there is none."""
     return _found(kinds, name, _struct)
 
 
-def array_in(batch: pa.RecordBatch, name: str) -> pa.Array | None:
+def nested_array(batch: pa.RecordBatch, name: str) -> pa.Array | None:
     """A column of the batch, or a field of a struct column, null where the struct is; None if there is none."""
     return _found(dict(zip(batch.schema.names, batch.columns, strict=True)), name, _flat)
 
 
-def leaves(kinds: Mapping[str, pa.DataType]) -> Iterator[tuple[str, pa.DataType]]:
+def flatten_types(kinds: Mapping[str, pa.DataType]) -> Iterator[tuple[str, pa.DataType]]:
     """The columns and their types; of a struct its fields."""
     for name, kind in kinds.items():
         inner = _struct(kind)
         if inner:
-            yield from ((f"{name}.{leaf}", held) for leaf, held in leaves(inner))
+            yield from ((f"{name}.{leaf}", held) for leaf, held in flatten_types(inner))
         else:
             yield name, kind
 
@@ -51,7 +51,7 @@ def _flat(array: pa.Array) -> Mapping[str, pa.Array] | None:
     return dict(zip((field.name for field in array.type), array.flatten(), strict=True))
 
 
-def _found(fields: Mapping[str, V], name: str, inside: Inside[V]) -> V | None:
+def _found(fields: Mapping[str, V], name: str, inside: OpenStruct[V]) -> V | None:
     """The field of that name, or the one it leads to; names may have dots of their own, the shortest is tried first."""
     if name in fields:
         return fields[name]

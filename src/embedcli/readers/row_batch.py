@@ -12,29 +12,29 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from embedcli.core.types import Rows as Positions
+    from embedcli.core.types import Int64Array as Positions
 
 # What stands before the first colon of a reject's reason is one of these.
-BAD_JSON = "bad JSON"
-NOT_OBJECT = "not a JSON object"
-BAD_CSV = "bad CSV"
-WRONG_WIDTH = "wrong number of columns"
-BAD_ENCODING = "bad encoding"
-MISSING_TEXT = "text is missing or null"
-NOT_TEXT = "text is not a string"
-EMPTY_TEXT = "text is empty"
-SURROGATE = "lone surrogate"
-MISSING_FIELD = "template column is missing or null"
-NOT_FIELD = "template column is neither a string nor a whole number"
-MISSING_ID = "id is missing or null"
-WRONG_ID = "id has another type"
-WRONG_KEPT = "kept column has another type"
+BAD_JSON_REASON = "bad JSON"
+NOT_OBJECT_REASON = "not a JSON object"
+BAD_CSV_REASON = "bad CSV"
+WRONG_WIDTH_REASON = "wrong number of columns"
+BAD_ENCODING_REASON = "bad encoding"
+MISSING_TEXT_REASON = "text is missing or null"
+NOT_TEXT_REASON = "text is not a string"
+EMPTY_TEXT_REASON = "text is empty"
+SURROGATE_REASON = "lone surrogate"
+MISSING_FIELD_REASON = "template column is missing or null"
+NOT_FIELD_REASON = "template column is neither a string nor a whole number"
+MISSING_ID_REASON = "id is missing or null"
+WRONG_ID_REASON = "id has another type"
+WRONG_KEPT_REASON = "kept column has another type"
 
 # The first reason found for a row, by its position among the rows at hand.
-Faults = dict[int, str]
+RejectReasons = dict[int, str]
 
 
-class Fault(NamedTuple):
+class BadRow(NamedTuple):
     """A bad row: its position, why it is refused, its id if known, and its beginning as it stands in the file."""
 
     position: int
@@ -44,7 +44,7 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBatch:
     """Consecutive rows of a piece: the good ones as columns, the bad ones as faults.
 
     `lines` places every row, good or bad, counting from 1 at the piece's beginning; `good` are the positions
@@ -55,41 +55,41 @@ class Rows:
     texts: list[str]
     ids: pa.Array | None
     kept: pa.Table
-    good: Sequence[int]
+    accepted: Sequence[int]
     lines: Sequence[int]
-    weights: Positions
-    faults: list[Fault]
-    span: int
-    done: int
+    text_characters: Positions
+    bad_rows: list[BadRow]
+    line_count: int
+    bytes_read: int
 
     @property
-    def count(self) -> int:
+    def row_count(self) -> int:
         return len(self.lines)
 
     @cached_property
-    def good_before(self) -> Positions:
+    def accepted_before(self) -> Positions:
         """[count + 1]: how many good rows stand before each position."""
         return np.concatenate(([0], np.cumsum(self._mask)))
 
     @cached_property
-    def weight_before(self) -> Positions:
+    def characters_before(self) -> Positions:
         """[count + 1]: the characters in the good rows before each position."""
-        weights = np.zeros(self.count, np.int64)
-        weights[self._mask] = self.weights
+        weights = np.zeros(self.row_count, np.int64)
+        weights[self._mask] = self.text_characters
         return np.concatenate(([0], np.cumsum(weights)))
 
     @cached_property
     def _mask(self) -> Any:
-        mask = np.zeros(self.count, bool)
-        mask[self.good] = True
+        mask = np.zeros(self.row_count, bool)
+        mask[self.accepted] = True
         return mask
 
 
-def good_positions(count: int, faults: Faults) -> Sequence[int]:
+def accepted_positions(count: int, faults: RejectReasons) -> Sequence[int]:
     """The positions without a fault, ascending."""
     return [i for i in range(count) if i not in faults] if faults else range(count)
 
 
-def picked(column: list[Any], good: Sequence[int]) -> list[Any]:
+def take_positions(column: list[Any], good: Sequence[int]) -> list[Any]:
     """The values at the good positions."""
     return column if len(good) == len(column) else [column[i] for i in good]

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from embedcli.core.types import Plan, Watch
+from embedcli.core.types import InputPlan, RunObserver
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from embedcli.pipeline.metrics import Meter
+    from embedcli.pipeline.metrics import MetricsCollector
 
 
 Style = Literal["auto", "rich", "plain", "none"]
@@ -27,7 +27,7 @@ PLAIN_SECONDS = 30.0
 WATCHDOG_SECONDS = 60.0
 
 
-class Follower(Watch):
+class ProgressReporter(RunObserver):
     """Follows a run on stderr: sentences, a bar or plain lines, and a word when a stage hangs."""
 
     def __init__(self, style: Style = "auto", quiet: bool = False, out: TextIO | None = None) -> None:
@@ -35,9 +35,9 @@ class Follower(Watch):
         terminal = self.out.isatty()
         self.style: Style = ("rich" if terminal else "plain") if style == "auto" else style
         self.quiet = quiet
-        self.stamped = not terminal
+        self.adds_timestamps = not terminal
         self.notes: list[str] = []
-        self._meter: Meter | None = None
+        self._meter: MetricsCollector | None = None
         self._bar: Progress | None = None
         self._task: Any = None
         self._by_bytes = False
@@ -45,7 +45,7 @@ class Follower(Watch):
         self._over = Event()
         self._total_rows: int | None = None
 
-    def line(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """One sentence on stderr, with the UTC time when stderr is not a terminal."""
         self.notes.append(text)
         if not self.quiet:
@@ -56,7 +56,7 @@ class Follower(Watch):
         self._write(text)
 
     def _write(self, text: str) -> None:
-        stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} " if self.stamped else ""
+        stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} " if self.adds_timestamps else ""
         line = stamp + text.encode("utf-8", "backslashreplace").decode()
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -64,7 +64,7 @@ class Follower(Watch):
             with suppress(BrokenPipeError):
                 print(line, file=self.out, flush=True)
 
-    def begin(self, plan: Plan, meter: Meter) -> None:
+    def on_start(self, plan: InputPlan, meter: MetricsCollector) -> None:
         """Start the bar or the plain lines, and the watchdog."""
         self._meter = meter
         self._said = time.monotonic()
@@ -76,24 +76,24 @@ class Follower(Watch):
             self._task = self._bar.add_task("embedding", total=total, speed="", rows=0)
             self._bar.start()
         elif self.style == "plain":
-            self.line("embedding begins")
+            self.notify("embedding begins")
         Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def progress(self, rows: int, done_bytes: int) -> None:
+    def on_progress(self, rows: int, bytes_read: int) -> None:
         """Move the bar, or say a line when the last one is old."""
         meter = self._meter
         if meter is None:
             return
         speed = meter.fed_tokens / meter.forward_seconds if meter.forward_seconds else 0.0
         if self._bar is not None:
-            done = done_bytes if self._by_bytes else rows
+            done = bytes_read if self._by_bytes else rows
             self._bar.update(self._task, completed=done, rows=rows, speed=f"{speed:,.0f} tokens/s")
         elif self.style == "plain" and time.monotonic() - self._said >= PLAIN_SECONDS:
             self._said = time.monotonic()
             of = f" of {self._total_rows:,}" if self._total_rows else ""
-            self.line(f"{rows:,}{of} rows, {speed:,.0f} tokens/s")
+            self.notify(f"{rows:,}{of} rows, {speed:,.0f} tokens/s")
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Take the bar away. Safe to call twice."""
         self._over.set()
         if self._bar is not None:
@@ -103,12 +103,12 @@ class Follower(Watch):
     def _watch(self) -> None:
         while not self._over.wait(WATCHDOG_SECONDS / 4):
             meter = self._meter
-            if meter is None or time.monotonic() - meter.beat < WATCHDOG_SECONDS:
+            if meter is None or time.monotonic() - meter.last_heartbeat < WATCHDOG_SECONDS:
                 continue
-            meter.beat = time.monotonic()
+            meter.last_heartbeat = time.monotonic()
             now = time.monotonic()
-            busy = ", ".join(f"{name} for {now - since:.0f} s" for name, since in list(meter.busy.items()))
-            self.line(f"no progress for {WATCHDOG_SECONDS:.0f} s; busy stages: {busy or 'none'}")
+            busy = ", ".join(f"{name} for {now - since:.0f} s" for name, since in list(meter.busy_since.items()))
+            self.notify(f"no progress for {WATCHDOG_SECONDS:.0f} s; busy stages: {busy or 'none'}")
 
 
 def _bar(out: TextIO) -> Progress:

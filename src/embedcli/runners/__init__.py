@@ -3,7 +3,7 @@
 All of them do the same to a share of the input: read, encode, write parts, seal. They differ in who does it.
 """
 
-from embedcli.runners.context import Load, Notify
-from embedcli.runners.run_job import merge, run
+from embedcli.runners.context import EncoderLoader, Notify
+from embedcli.runners.run_job import merge_shards, run_job
 
-__all__ = ["Load", "Notify", "merge", "run"]
+__all__ = ["EncoderLoader", "Notify", "merge_shards", "run_job"]

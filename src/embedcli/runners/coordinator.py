@@ -10,87 +10,97 @@ import numpy as np
 
 from embedcli import checkpoint, storage
 from embedcli.core.errors import UsageError
-from embedcli.core.types import Outcome, Share
+from embedcli.core.types import Partition, RunResult
 from embedcli.pipeline import calibration
 from embedcli.runners import local
-from embedcli.runners.completion import stopped
-from embedcli.runners.context import Run, refuse_rejects
-from embedcli.runners.job_identity import inputs_of, ranges_of, shares_of, starts_of, tell_idle
-from embedcli.runners.worker import Done, Setup, Task, tasks_of, worker_devices
+from embedcli.runners.completion import stopped_result
+from embedcli.runners.context import RunContext, check_max_rejects
+from embedcli.runners.job_identity import (
+    input_paths,
+    load_split_starts,
+    plan_partitions,
+    resolve_ranges,
+    warn_idle_workers,
+)
+from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup, assign_devices, build_tasks
 
 
-def run_shared(this: Run, ledger: checkpoint.Ledger) -> Outcome:
+def run_with_workers(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
     """Every missing share is done by some worker; then the output is published."""
-    refuse_streams(this)
-    folder = ledger.target.folder
-    every = shares_of(this.job, this.plan, folder=folder)
-    shares = local.of_shard(every, this.job.shard)
-    tell_idle(this, shares, every)
-    left = ledger.begin_shares(shares, every, reread=local.rereading(this, ledger))
-    compare_sealed(this, ledger, [share for share in left if share.index in ledger.sealed])
-    this.read = sum(record.read for record in ledger.sealed.values())
-    todo = [share for share in shares if share.index not in ledger.sealed]
+    reject_stream_inputs(run)
+    folder = ledger.target.is_folder
+    every = plan_partitions(run.job, run.plan, folder=folder)
+    shares = local.select_shard(every, run.job.shard)
+    warn_idle_workers(run, shares, every)
+    left = ledger.begin_partitions(shares, every, reread=local.make_rereader(run, ledger))
+    check_completed_partitions(run, ledger, [share for share in left if share.index in ledger.completed])
+    run.rows_read = sum(record.rows_read for record in ledger.completed.values())
+    todo = [share for share in shares if share.index not in ledger.completed]
     if todo:
-        tasks = list(tasks_of(todo, starts_of(this, ledger.target.stage)))
-        setup = Setup(this.job, replace(this.plan, pieces=()), ledger.job, ledger.view.name, this.loader)
-        this.open_pieces = {piece.index for share in todo for piece in share.pieces}
-        prepare_ranges(this, ledger)
-        this.watch.begin(this.plan, this.meter)
-        this.control.begun = True
-        with closing(pool(this, setup, tasks)) as done:
+        tasks = list(build_tasks(todo, load_split_starts(run, ledger.target.staging_folder)))
+        setup = WorkerSetup(
+            run.job, replace(run.plan, splits=()), ledger.job, ledger.snapshot.name, run.load_encoder_override
+        )
+        run.unfinished_splits = {piece.index for share in todo for piece in share.splits}
+        stage_ranges(run, ledger)
+        run.observer.on_start(run.plan, run.metrics)
+        run.control.has_started = True
+        with closing(start_workers(run, setup, tasks)) as done:
             for one in done:
-                take(this, ledger, one)
-        if this.control.reason is not None:
-            return stopped(this, ledger.totals())
-    return local.publish_noted(this, ledger)
+                record_partition_done(run, ledger, one)
+        if run.control.reason is not None:
+            return stopped_result(run, ledger.totals())
+    return local.publish_staged(run, ledger)
 
 
-def pool(this: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+def start_workers(
+    run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
+) -> Generator[PartitionResult, None, None]:
     """The workers of the job's runner, at work."""
-    if this.job.runner == "ray":
+    if run.job.runner == "ray":
         from embedcli.runners import ray_runner
 
-        return ray_runner.done_by_ray(this, setup, tasks)
+        return ray_runner.run_on_ray(run, setup, tasks)
     from embedcli.runners import multiprocess
 
-    return multiprocess.done_by_processes(this, setup, tasks)
+    return multiprocess.run_on_processes(run, setup, tasks)
 
 
-def take(this: Run, ledger: checkpoint.Ledger, one: Done) -> None:
+def record_partition_done(run: RunContext, ledger: checkpoint.Ledger, one: PartitionResult) -> None:
     """Count a share that a worker has sealed."""
-    ledger.receive(one.record)
-    ledger.damaged += [f"share {one.record.index}"] * one.damaged
-    this.read += one.read
-    this.open_pieces -= {part.key[0] for part in one.record.parts}
-    this.meter.add_worker(one.meter, len(worker_devices(this.job)), one_clock=this.job.runner == "processes")
+    ledger.add_completed_partition(one.record)
+    ledger.damaged_parts += [f"share {one.record.index}"] * one.damaged_parts
+    run.rows_read += one.rows_read
+    run.unfinished_splits -= {part.key[0] for part in one.record.parts}
+    run.metrics.add_worker(one.metrics, len(assign_devices(run.job)), one_clock=run.job.runner == "processes")
     if one.usage is not None:
-        had = this.usage or {}
-        this.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}
-    refuse_rejects(this.job.max_rejects, ledger.rejected, None)
+        had = run.usage or {}
+        run.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}
+    check_max_rejects(run.job.max_rejects, ledger.rejected_rows, None)
 
 
-def refuse_streams(this: Run) -> None:
+def reject_stream_inputs(run: RunContext) -> None:
     """UsageError for an input that only this process could read, and only once."""
-    for path in inputs_of(this.plan):
-        if storage.files_of(path).kind(path) == "stream":
+    for path in input_paths(run.plan):
+        if storage.get_file_system(path).kind(path) == "stream":
             raise UsageError(
-                f"{storage.where(path)}: is a pipe, which only one process can read",
+                f"{storage.format_location(path)}: is a pipe, which only one process can read",
                 "write it to a file first, or use --runner local",
             )
 
 
-def compare_sealed(this: Run, ledger: checkpoint.Ledger, shares: list[Share]) -> None:
+def check_completed_partitions(run: RunContext, ledger: checkpoint.Ledger, shares: list[Partition]) -> None:
     """ResumeError if inputs of sealed shares, which look other than they did, hold other rows."""
-    pieces = [piece for share in shares for piece in share.pieces]
+    pieces = [piece for share in shares for piece in share.splits]
     if pieces:
-        for _ in ledger.missing(this.chunks(pieces)):
+        for _ in ledger.skip_finished_chunks(run.read_chunks(pieces)):
             pass
 
 
-def prepare_ranges(this: Run, ledger: checkpoint.Ledger) -> None:
+def stage_ranges(run: RunContext, ledger: checkpoint.Ledger) -> None:
     """Put the ranges of int8 and uint8 into the stage, where every worker finds them."""
-    stage = ledger.target.stage
-    if calibration.needed(this.job) and calibration.settled(this.job, stage) is None:
-        first = replace(this, job=replace(this.job, device=worker_devices(this.job)[0]))
-        with closing(first.load()) as encoder:
-            ranges_of(first, encoder, stage, None)
+    stage = ledger.target.staging_folder
+    if calibration.needs_ranges(run.job) and calibration.choose_known_ranges(run.job, stage) is None:
+        first = replace(run, job=replace(run.job, device=assign_devices(run.job)[0]))
+        with closing(first.load_encoder()) as encoder:
+            resolve_ranges(first, encoder, stage, None)

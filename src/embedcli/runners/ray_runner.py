@@ -22,25 +22,27 @@ from typing import Any
 
 from embedcli.core.errors import EmbedcliError, ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.runners.context import Run
-from embedcli.runners.multiprocess import LOOK_SECONDS, TRIES, WorkerTraceback
+from embedcli.runners.context import RunContext
+from embedcli.runners.multiprocess import MAX_ATTEMPTS, POLL_SECONDS, WorkerTracebackError
 from embedcli.runners.ray_worker import DriverContext, PartitionResult, RayWorker
-from embedcli.runners.worker import Done, Setup, Task
+from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup
 
 RESUME_HINT = "run the same command again to continue: finished work is kept"
 CONNECT_HINT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
 # A head that is up accepts at once, and a driver is let in within seconds; Ray itself would try for minutes.
-REACH_SECONDS = 10.0
-CONNECT_SECONDS = 60.0
+REACH_TIMEOUT_SECONDS = 10.0
+CONNECT_TIMEOUT_SECONDS = 60.0
 # Workers finish their current chunk after --max-seconds; the driver waits this much longer for them.
-GRACE_SECONDS = 60.0
+STOP_GRACE_SECONDS = 60.0
 # Machines come and go, so a partition may lose this many workers; one that kills each of them has to end the run.
 MAX_DEATHS = 4
 # Object store of a cluster that is started on this machine: it holds tasks and records, never rows or vectors.
-STORE_BYTES = 100 << 20
+OBJECT_STORE_BYTES = 100 << 20
 
 
-def done_by_ray(run: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+def run_on_ray(
+    run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
+) -> Generator[PartitionResult, None, None]:
     """Encode partitions with actors of a Ray cluster.
 
     Args:
@@ -60,17 +62,19 @@ def done_by_ray(run: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, No
         if ray.is_initialized():
             yield from encode_with_actors(run, setup, tasks)
             return
-        with connect(run, ray):
-            if not run.control.now.is_set():
+        with connect_to_ray(run, ray):
+            if not run.control.stop_event.is_set():
                 yield from encode_with_actors(run, setup, tasks)
 
 
-def encode_with_actors(run: Run, setup: Setup, tasks: list[Task]) -> Generator[Done, None, None]:
+def encode_with_actors(
+    run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
+) -> Generator[PartitionResult, None, None]:
     """Yield finished partitions, once this process is connected to Ray."""
     import ray
 
     try:
-        refuse_no_room(run)
+        check_worker_fits(run)
         workers = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
         run.job = replace(run.job, workers=workers)
         with closing(ActorPool(run, setup, tasks)) as pool:
@@ -91,7 +95,7 @@ class ActorPool:
     Only actors that Ray has started get partitions: those that wait for room (for an autoscaler, say) delay nobody.
     """
 
-    def __init__(self, run: Run, setup: Setup, tasks: list[Task]) -> None:
+    def __init__(self, run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]) -> None:
         import ray
 
         self.run, self.ray = run, ray
@@ -99,7 +103,7 @@ class ActorPool:
         self.actors: list[Any] = []
         self.idle: list[Any] = []
         # Calls that have not returned: the actor, and its partition or None while it starts.
-        self.calls: dict[Any, tuple[Any, Task | None]] = {}
+        self.calls: dict[Any, tuple[Any, PartitionTask | None]] = {}
         self.deaths: Counter[int] = Counter()
         self.errors: Counter[int] = Counter()
         self.shown_notes: set[str] = set()
@@ -112,29 +116,31 @@ class ActorPool:
         for _ in range(run.job.workers or 1):
             self._start_actor()
 
-    def results(self) -> Iterator[Done]:
+    def results(self) -> Iterator[PartitionResult]:
         """Yield finished partitions until all are finished or the run has to stop."""
-        control, left = self.run.control, self.run.control.remaining()
-        deadline = math.inf if left is None else time.monotonic() + left + GRACE_SECONDS
+        control, left = self.run.control, self.run.control.remaining_seconds()
+        deadline = math.inf if left is None else time.monotonic() + left + STOP_GRACE_SECONDS
         while self.queue or any(task for _, task in self.calls.values()):
             self._give_out()
-            returned, _ = self.ray.wait(list(self.calls), timeout=LOOK_SECONDS)
-            self.run.meter.beat = time.monotonic()  # Ray notices dead workers: a long partition is not a hang
+            returned, _ = self.ray.wait(list(self.calls), timeout=POLL_SECONDS)
+            self.run.metrics.last_heartbeat = (
+                time.monotonic()
+            )  # Ray notices dead workers: a long partition is not a hang
             if time.monotonic() > deadline:
                 control.reason = control.reason or "--max-seconds"
                 return
-            if control.now.is_set():
+            if control.stop_event.is_set():
                 return
             for call in returned:
                 done = self._take_result(call)
                 if done is not None:
                     self._give_out()  # first, so that the worker does not wait for the caller
-                    self.run.meter.rows += sum(part.rows for part in done.record.parts)
+                    self.run.metrics.rows += sum(part.rows for part in done.record.parts)
                     yield done
-                    self.run.watch.progress(self.run.meter.rows, 0)
+                    self.run.observer.on_progress(self.run.metrics.rows, 0)
 
     def _start_actor(self) -> None:
-        actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining())
+        actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining_seconds())
         self.actors.append(actor)
         self.calls[actor.wait_until_started.remote()] = actor, None
 
@@ -143,7 +149,7 @@ class ActorPool:
             actor, task = self.idle.pop(), self.queue.popleft()
             self.calls[actor.encode_partition.remote(task)] = actor, task
 
-    def _take_result(self, call: Any) -> Done | None:
+    def _take_result(self, call: Any) -> PartitionResult | None:
         """The partition that a call has finished, if any; its actor becomes idle or is replaced."""
         actor, task = self.calls.pop(call)
         try:
@@ -164,7 +170,7 @@ class ActorPool:
         self.idle.append(actor)
         return result.done
 
-    def _handle_death(self, error: Any, actor: Any, task: Task | None) -> None:
+    def _handle_death(self, error: Any, actor: Any, task: PartitionTask | None) -> None:
         """Retry the partition of a worker that died, unless it has lost too many."""
         if isinstance(error, self.ray.exceptions.RayActorError) and error.actor_init_failed:
             raise UsageError(
@@ -172,41 +178,41 @@ class ActorPool:
                 "install the same version, with the same extras, on all of them",
             ) from error
         if task is not None:
-            self.deaths[task.share.index] += 1
-            if self.deaths[task.share.index] >= MAX_DEATHS:
+            self.deaths[task.partition.index] += 1
+            if self.deaths[task.partition.index] >= MAX_DEATHS:
                 raise ModelError(
-                    f"{MAX_DEATHS} workers died while they encoded partition {task.share.index}",
+                    f"{MAX_DEATHS} workers died while they encoded partition {task.partition.index}",
                     f"lower --batch-tokens, or reserve more with --num-cpus, if memory ran out; {RESUME_HINT}",
                 ) from error
         self._replace(actor, task, "a worker died")
 
-    def _handle_error(self, result: PartitionResult, error: BaseException, actor: Any, task: Task) -> None:
+    def _handle_error(self, result: PartitionResult, error: BaseException, actor: Any, task: PartitionTask) -> None:
         """Raise an error that a retry cannot fix; after any other, retry the partition once in a new process."""
-        self.errors[task.share.index] += 1
-        error.__cause__ = WorkerTraceback(result.traceback)
-        if isinstance(error, EmbedcliError) or self.errors[task.share.index] >= TRIES:
+        self.errors[task.partition.index] += 1
+        error.__cause__ = WorkerTracebackError(result.traceback)
+        if isinstance(error, EmbedcliError) or self.errors[task.partition.index] >= MAX_ATTEMPTS:
             if result.host != platform.node():
-                self.run.watch.line(f"the error was raised by the worker on {result.host}")
+                self.run.observer.notify(f"the error was raised by the worker on {result.host}")
             raise error
         self._replace(actor, task, f"a worker failed ({type(error).__name__}: {first_line(error)})")
 
-    def _replace(self, actor: Any, task: Task | None, reason: str) -> None:
+    def _replace(self, actor: Any, task: PartitionTask | None, reason: str) -> None:
         """Start another actor, and put the partition first in the queue."""
         self.ray.kill(actor)
         self.actors.remove(actor)
         self._start_actor()
         if task is None:
-            self.run.watch.line(f"{reason} while it started; another one is started")
+            self.run.observer.notify(f"{reason} while it started; another one is started")
         else:
             self.queue.appendleft(task)
-            self.run.watch.line(f"{reason}; partition {task.share.index} is encoded by another one")
+            self.run.observer.notify(f"{reason}; partition {task.partition.index} is encoded by another one")
 
     def _show(self, notes: list[str]) -> None:
         """All workers say the same things when they start: once is enough."""
         for note in notes:
             if note not in self.shown_notes:
                 self.shown_notes.add(note)
-                self.run.watch.line(note)
+                self.run.observer.notify(note)
 
     def close(self) -> None:
         """Stop all actors at once: what they have written stays. No reference outlives the connection."""
@@ -239,7 +245,7 @@ def import_ray(job: Job) -> Any:
 
 
 @contextmanager
-def connect(run: Run, ray: Any) -> Iterator[None]:
+def connect_to_ray(run: RunContext, ray: Any) -> Iterator[None]:
     """Join the cluster of --ray-address or RAY_ADDRESS, or start one on this machine; leave it at the end.
 
     One thread connects, waits and disconnects. In the main thread Ray would replace the handler of SIGTERM; on Linux,
@@ -252,13 +258,13 @@ def connect(run: Run, ray: Any) -> Iterator[None]:
     address = run.job.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == "local":
-        options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     where = "this machine" if address == "local" else address
     connected, finished, errors = threading.Event(), threading.Event(), []
 
     def hold_connection() -> None:
         try:
-            refuse_unreachable(address)
+            check_reachable(address)
             ray.init(**options)
             connected.set()
             finished.wait()
@@ -271,25 +277,27 @@ def connect(run: Run, ray: Any) -> Iterator[None]:
     thread = threading.Thread(target=hold_connection, name="ray-connection", daemon=True)
     thread.start()
     try:
-        deadline = time.monotonic() + CONNECT_SECONDS
-        while not (connected.wait(LOOK_SECONDS) or run.control.now.is_set()):
+        deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
+        while not (connected.wait(POLL_SECONDS) or run.control.stop_event.is_set()):
             restore_sigterm_handler()
-            run.meter.beat = time.monotonic()
+            run.metrics.last_heartbeat = time.monotonic()
             if time.monotonic() > deadline:
-                raise UsageError(f"no Ray cluster at {where}: no response within {CONNECT_SECONDS:g} s", CONNECT_HINT)
+                raise UsageError(
+                    f"no Ray cluster at {where}: no response within {CONNECT_TIMEOUT_SECONDS:g} s", CONNECT_HINT
+                )
         for error in errors:
             if isinstance(error, EmbedcliError):
                 raise error
             raise UsageError(f"no Ray cluster at {where}: {first_line(error)}", CONNECT_HINT) from error
         restore_sigterm_handler()
-        if run.control.now.is_set():
+        if run.control.stop_event.is_set():
             signal.alarm(0)  # set by Ray's handler if SIGTERM came while that was installed
         yield
     finally:
         finished.set()
-        deadline = time.monotonic() + CONNECT_SECONDS
+        deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
         while connected.is_set() and thread.is_alive() and time.monotonic() < deadline:
-            thread.join(LOOK_SECONDS)
+            thread.join(POLL_SECONDS)
             restore_sigterm_handler()
 
 
@@ -304,7 +312,7 @@ def restore_sigterm_handler() -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-def refuse_unreachable(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Raise OSError if nothing listens at HOST:PORT, UsageError for an address of the Ray client."""
     if address.startswith("ray://"):
         raise UsageError(
@@ -313,7 +321,7 @@ def refuse_unreachable(address: str) -> None:
         )
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_SECONDS).close()
 
 
 # Resources
@@ -332,7 +340,7 @@ def count_fitting_workers(job: Job) -> int:
     return max(1, int(min(available.get(name, 0) / amount for name, amount in required_resources(job).items())))
 
 
-def refuse_no_room(run: Run) -> None:
+def check_worker_fits(run: RunContext) -> None:
     """Raise UsageError if this machine cannot hold a worker; on a cluster, which may still grow, show a note."""
     import ray
 
@@ -343,4 +351,4 @@ def refuse_no_room(run: Run) -> None:
     amounts = " and ".join(f"{amount:g} {name}" for name, amount in required.items())
     if not (run.job.ray_address or os.environ.get("RAY_ADDRESS")):
         raise UsageError(f"this machine has no {amounts} for a worker", "lower --num-cpus or --num-gpus")
-    run.watch.line(f"no machine of the cluster has {amounts} for a worker yet: waiting for one")
+    run.observer.notify(f"no machine of the cluster has {amounts} for a worker yet: waiting for one")

@@ -7,10 +7,10 @@ import platform
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from embedcli.core.types import Watch
-from embedcli.pipeline.control import Control
-from embedcli.runners.multiprocess import portable
-from embedcli.runners.worker import Done, Setup, Task, Worker
+from embedcli.core.types import RunObserver
+from embedcli.pipeline.control import RunControl
+from embedcli.runners.multiprocess import picklable_error
+from embedcli.runners.worker import PartitionResult, PartitionTask, PartitionWorker, WorkerSetup
 
 # Choices of the driver's user that apply to the workers too. API keys are not among them: each machine has its own.
 SHARED_ENVIRONMENT = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
@@ -31,43 +31,43 @@ class PartitionResult:
     """What a worker returns for a partition: `done`, or an error, or neither if the run has to stop."""
 
     notes: list[str]
-    done: Done | None = None
+    done: PartitionResult | None = None
     stop_reason: str | None = None
     error: BaseException | None = None
     traceback: str = ""
     host: str = field(default_factory=platform.node)
 
 
-class RayWorker(Watch):
+class RayWorker(RunObserver):
     """One worker as Ray runs it. Errors are returned as values, so that the driver can raise each as itself."""
 
-    def __init__(self, setup: Setup, context: DriverContext, seconds: float | None) -> None:
+    def __init__(self, setup: WorkerSetup, context: DriverContext, seconds: float | None) -> None:
         os.environ.update(context.environment)
         with suppress(OSError):  # only relative paths need the folder, and they are then reported as not found
             os.chdir(context.folder)
         self.setup = setup
-        self.control = Control(None, seconds)
+        self.control = RunControl(None, seconds)
         self.notes: list[str] = []
-        self.worker: Worker | None = None
+        self.worker: PartitionWorker | None = None
 
-    def line(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.notes.append(text)
 
     def wait_until_started(self) -> None:
         """Return as soon as Ray has placed and started this actor."""
 
-    def encode_partition(self, task: Task) -> PartitionResult:
+    def encode_partition(self, task: PartitionTask) -> PartitionResult:
         """Encode a partition; the first call also loads the encoder."""
         notes = self.notes = []
         try:
             return PartitionResult(notes, self._encode(task), self.control.reason)
         except Exception as error:  # noqa: BLE001  raised by the driver
-            cause, text = portable(error)
+            cause, text = picklable_error(error)
             return PartitionResult(notes, error=cause, traceback=text)
 
-    def _encode(self, task: Task) -> Done | None:
+    def _encode(self, task: PartitionTask) -> PartitionResult | None:
         if self.control.reason is not None:
             return None
         if self.worker is None:
-            self.worker = Worker(self.setup, self, self.control)
-        return self.worker.work(task)
+            self.worker = PartitionWorker(self.setup, self, self.control)
+        return self.worker.process_partition(task)

@@ -10,39 +10,41 @@ from typing import TYPE_CHECKING, Any
 from embedcli import checkpoint, encoders, readers, storage
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import MANIFEST, Outcome, OutputFormat, Watch
+from embedcli.core.types import MANIFEST_FILE, OutputFormat, RunObserver, RunResult
 from embedcli.outputs import target as output_target
-from embedcli.outputs.schema import Layout
+from embedcli.outputs.schema import OutputLayout
 from embedcli.runners import coordinator, local
-from embedcli.runners.completion import ended, finished_before, nothing_to_do
-from embedcli.runners.context import Load, Run, refuse_rejects
-from embedcli.runners.job_identity import chunk_rows, job_identity, noted_space, shares_of
+from embedcli.runners.completion import already_finished_result, check_finished_output, finished_result
+from embedcli.runners.context import EncoderLoader, RunContext, check_max_rejects
+from embedcli.runners.job_identity import build_job_identity, plan_partitions, read_vector_space, resolve_chunk_rows
 
 if TYPE_CHECKING:
-    from embedcli.pipeline.control import Control
-    from embedcli.pipeline.metrics import Meter
+    from embedcli.pipeline.control import RunControl
+    from embedcli.pipeline.metrics import MetricsCollector
 
 # Shards that start together take turns with the first look at the stage, for so long at most.
-BEGIN_SECONDS = 60.0
+BEGIN_TIMEOUT_SECONDS = 60.0
 
 
-def run(job: Job, watch: Watch, control: Control, meter: Meter, load: Load | None = None) -> Outcome:
+def run_job(
+    job: Job, watch: RunObserver, control: RunControl, meter: MetricsCollector, load: EncoderLoader | None = None
+) -> RunResult:
     """Encode the job's rows into its output; whatever happens, what is done stays done.
 
     `load` makes the encoder in the place of `encoders.load`: one that gives the vectors the job's model would give.
     Raises the EmbedcliError of the stage that failed, as itself.
     """
-    job = with_runner(job)
+    job = resolve_runner(job)
     storage.check_writable(job.output)
-    plan = readers.plan(job)
+    plan = readers.plan_inputs(job)
     for note in plan.columns.notes:
-        watch.line(note)
-    this = Run(job, plan, encoders.resolve(job), watch, control, meter, load)
-    outcome = local.run_to_stdout(this) if job.output == "-" else run_to_disk(this)
-    return replace(outcome, usage=this.usage)
+        watch.notify(note)
+    run = RunContext(job, plan, encoders.resolve_model_files(job), watch, control, meter, load)
+    outcome = local.run_to_stdout(run) if job.output == "-" else run_locked(run)
+    return replace(outcome, usage=run.usage)
 
 
-def with_runner(job: Job) -> Job:
+def resolve_runner(job: Job) -> Job:
     """The job with the runner that its flags mean. UsageError for flags that do not go together."""
     several = "," in job.device or (job.workers or 1) > 1
     if job.runner == "local" and several:
@@ -58,11 +60,13 @@ def with_runner(job: Job) -> Job:
     }  # fmt: skip
     for flag, given in refused.items():
         if given:
-            raise UsageError(f"{flag} does not go together with {what}", HINTS.get(flag, "leave one of them out"))
+            raise UsageError(
+                f"{flag} does not go together with {what}", INCOMPATIBLE_FLAG_HINTS.get(flag, "leave one of them out")
+            )
     return job
 
 
-HINTS = {
+INCOMPATIBLE_FLAG_HINTS = {
     "--overwrite": "it would throw away what other shards have done: remove the output first, or name another one",
     "--limit": "use --max-seconds",
     "an output of -": "write to a file or a folder/",
@@ -70,47 +74,49 @@ HINTS = {
 }
 
 
-def run_to_disk(this: Run) -> Outcome:
+def run_locked(run: RunContext) -> RunResult:
     """The run between taking the output's lock and giving it back."""
-    job = this.job
-    target = output_target.target(job.output, job.to)
+    job = run.job
+    target = output_target.resolve_target(job.output, job.to)
     number = None if job.shard is None else "_lock-{}-of-{}".format(*job.shard)
-    ledger = checkpoint.Ledger(target, tolerant=job.update or job.shard is not None, lock=number or checkpoint.LOCK)
+    ledger = checkpoint.Ledger(
+        target, keeps_other_parts=job.update or job.shard is not None, lock=number or checkpoint.LOCK_FILE
+    )
     ledger.acquire()
     try:
-        outcome = run_with(this, ledger)
+        outcome = run_with_ledger(run, ledger)
     finally:
         ledger.release()
-    if job.shard is None or outcome.exit_code not in (0, 3) or not storage.exists(target.stage):
+    if job.shard is None or outcome.exit_code not in (0, 3) or not storage.exists(target.staging_folder):
         return outcome
-    return merged_if_last(this, ledger, outcome)
+    return merge_if_last_shard(run, ledger, outcome)
 
 
-def run_with(this: Run, ledger: checkpoint.Ledger) -> Outcome:
-    done = None if this.job.overwrite else output_target.finished(ledger.target)
-    job = this.job = replace(this.job, chunk_rows=chunk_rows(this, ledger, done))
-    identity = job_identity(job, this.plan, this.files, ledger.target)
-    if not job.update and output_target.replacing(ledger.target, identity):
+def run_with_ledger(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
+    done = None if run.job.overwrite else output_target.read_finished_output(ledger.target)
+    job = run.job = replace(run.job, chunk_rows=resolve_chunk_rows(run, ledger, done))
+    identity = build_job_identity(job, run.plan, run.model_files, ledger.target)
+    if not job.update and output_target.is_replacement_in_progress(ledger.target, identity):
         done = None
     if done is not None:
-        outcome = nothing_to_do(this, identity, done, ledger)
+        outcome = check_finished_output(run, identity, done, ledger)
         if outcome is not None:
             return outcome
     if job.shard is None:
         ledger.begin(identity, overwrite=job.overwrite)
         if job.overwrite:
-            storage.write_bytes(storage.join(ledger.target.stage, output_target.REPLACING), b"{}")
+            storage.write_bytes(storage.join(ledger.target.staging_folder, output_target.REPLACING_FILE), b"{}")
     else:
-        begin_in_turn(ledger, lambda: ledger.begin(identity, overwrite=False))
-    return local.run_local(this, ledger, done) if job.runner == "local" else coordinator.run_shared(this, ledger)
+        begin_exclusively(ledger, lambda: ledger.begin(identity, overwrite=False))
+    return local.run_local(run, ledger, done) if job.runner == "local" else coordinator.run_with_workers(run, ledger)
 
 
-def begin_in_turn(ledger: checkpoint.Ledger, begin: Callable[[], None]) -> None:
+def begin_exclusively(ledger: checkpoint.Ledger, begin: Callable[[], None]) -> None:
     """Only one shard at a time looks whether the stage is of this job, and clears it if it is of none."""
-    patience = time.monotonic() + BEGIN_SECONDS
+    patience = time.monotonic() + BEGIN_TIMEOUT_SECONDS
     while True:
         try:
-            unlock = storage.lock(storage.join(ledger.target.stage, "_begin"), ledger.target.output)
+            unlock = storage.acquire_lock(storage.join(ledger.target.staging_folder, "_begin"), ledger.target.output)
         except OutputError:
             if time.monotonic() > patience:
                 raise
@@ -126,15 +132,15 @@ def begin_in_turn(ledger: checkpoint.Ledger, begin: Callable[[], None]) -> None:
 # Merging shards
 
 
-def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Outcome:
+def merge_if_last_shard(run: RunContext, shard: checkpoint.Ledger, outcome: RunResult) -> RunResult:
     """The shard's own end, or, when no share is missing any more, that of the whole output."""
-    count = len(shares_of(this.job, this.plan, folder=shard.target.folder))
-    missing = len(set(range(count)) - checkpoint.sealed_shares(shard.target.stage))
+    count = len(plan_partitions(run.job, run.plan, folder=shard.target.is_folder))
+    missing = len(set(range(count)) - checkpoint.list_completed_partitions(shard.target.staging_folder))
     if missing:
         what_next = f"when all shards are done, the last one merges; or run: embedcli merge {shard.target.output}"
         return replace(outcome, reason=f"{outcome.reason}; {missing} of {count} shares are missing: {what_next}")
     try:
-        whole = merge(this.job.output, this.job.to, this.job.max_rejects)
+        whole = merge_shards(run.job.output, run.job.to, run.job.max_rejects)
     except OutputError as error:
         if "another embedcli" in error.message:
             last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
@@ -143,48 +149,49 @@ def merged_if_last(this: Run, shard: checkpoint.Ledger, outcome: Outcome) -> Out
     return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts)
 
 
-def merge(output: str, to: OutputFormat | None = None, max_rejects: str | None = None) -> Outcome:
+def merge_shards(output: str, to: OutputFormat | None = None, max_rejects: str | None = None) -> RunResult:
     """Publish an output whose shards are all done. OutputError names missing shares, or a changed input."""
-    target = output_target.begun(output, to)
-    if not storage.exists(target.stage):
-        return merged_before(target)
+    target = output_target.find_existing_target(output, to)
+    if not storage.exists(target.staging_folder):
+        return find_merged_result(target)
     ledger = checkpoint.Ledger(target)
     ledger.acquire()
     try:
-        if published(ledger):
-            ledger.remove_stage()
-            return merged_before(target)
-        totals, layout, space = gathered(ledger)
-        refuse_rejects(max_rejects, totals["rejects"], totals["read"])
-        ledger.close(layout, space)
+        if is_published(ledger):
+            ledger.remove_staging()
+            return find_merged_result(target)
+        totals, layout, space = load_partition_records(ledger)
+        check_max_rejects(max_rejects, totals["rejects"], totals["read"])
+        ledger.publish(layout, space)
     finally:
         ledger.release()
-    return ended(totals, space, tuple(target.files()))
+    return finished_result(totals, space, tuple(target.list_files()))
 
 
-def published(ledger: checkpoint.Ledger) -> bool:
+def is_published(ledger: checkpoint.Ledger) -> bool:
     """Whether the output of a stage is there, so that only its clearing up was cut short."""
-    done = output_target.finished(ledger.target)
-    begun = output_target.json_in(storage.join(ledger.target.stage, MANIFEST))
-    return done is not None and begun in ({}, done.job.get("job"))
+    done = output_target.read_finished_output(ledger.target)
+    begun = output_target.read_json_or_empty(storage.join(ledger.target.staging_folder, MANIFEST_FILE))
+    return done is not None and begun in ({}, done.job_manifest.get("job"))
 
 
-def merged_before(target: output_target.Target) -> Outcome:
+def find_merged_result(target: output_target.OutputTarget) -> RunResult:
     """The outcome where no stage is left: another has merged it. UsageError if there is no output either."""
-    done = output_target.finished(target)
+    done = output_target.read_finished_output(target)
     if done is None:
-        raise UsageError(f"{storage.where(target.output)}: nothing to merge", "run encode with --shard first")
-    return finished_before(done)
+        raise UsageError(f"{storage.format_location(target.output)}: nothing to merge", "run encode with --shard first")
+    return already_finished_result(done)
 
 
-def gathered(ledger: checkpoint.Ledger) -> tuple[dict[str, int], Layout, dict[str, Any]]:
+def load_partition_records(ledger: checkpoint.Ledger) -> tuple[dict[str, int], OutputLayout, dict[str, Any]]:
     """The totals of all shares, how their rows are laid out, and their space. OutputError if shares are missing."""
-    where = storage.where(ledger.target.output)
-    layout, space = noted_space(ledger.target.stage)
-    missing, count = ledger.gather()
+    where = storage.format_location(ledger.target.output)
+    layout, space = read_vector_space(ledger.target.staging_folder)
+    missing, count = ledger.load_completed_partitions()
     if not count:
         raise OutputError(
-            f"{storage.where(ledger.target.stage)} holds no finished shares", "run encode with --shard first"
+            f"{storage.format_location(ledger.target.staging_folder)} holds no finished shares",
+            "run encode with --shard first",
         )
     if missing:
         some = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")

@@ -4,79 +4,86 @@ A path becomes a file system in one place, `files_of`; this machine's, that of a
 Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 
-from embedcli.storage.atomic_folder import replacing_folder
-from embedcli.storage.atomic_replace import hint_of, os_errors, replacing, sweep, sweep_beside, sync_folder
-from embedcli.storage.atomic_write import write_bytes, writing, writing_both
-from embedcli.storage.errors import StoreRefused
+from embedcli.storage.atomic_folder import replace_folder_atomically
+from embedcli.storage.atomic_replace import (
+    hint_for_os_error,
+    remove_stale_temporaries,
+    remove_stale_temporaries_beside,
+    replace_file_atomically,
+    sync_folder,
+    translate_output_errors,
+)
+from embedcli.storage.atomic_write import write_atomically, write_bytes, write_pair_atomically
+from embedcli.storage.errors import ObjectStoreError
 from embedcli.storage.fs import (
-    base,
+    acquire_lock,
+    basename,
     exists,
-    folders,
     is_folder,
     join,
-    lock,
+    list_files,
+    list_folders,
+    local_copy,
     make_folder,
-    names,
-    nearby,
-    parent,
+    parent_folder,
     read_bytes,
     remove,
     remove_folder,
 )
-from embedcli.storage.input_stream import Input, open_input, open_seekable
-from embedcli.storage.parallel_open import identities, opened_ahead
+from embedcli.storage.input_stream import InputStream, open_input, open_seekable
+from embedcli.storage.parallel_open import file_identities, opened_ahead
 from embedcli.storage.paths import (
     check_writable,
-    expand,
+    expand_inputs,
     file_identity,
-    files_of,
-    input_errors,
+    format_location,
+    format_path,
+    get_file_system,
     is_local,
-    natural,
-    shown,
-    where,
+    natural_sort_key,
+    translate_input_errors,
 )
-from embedcli.storage.url_redaction import masked, without_query
+from embedcli.storage.url_redaction import mask_secrets, strip_query
 
 __all__ = [
-    "Input",
-    "StoreRefused",
-    "base",
+    "InputStream",
+    "ObjectStoreError",
+    "basename",
     "check_writable",
     "exists",
-    "expand",
+    "expand_inputs",
     "file_identity",
-    "files_of",
-    "folders",
-    "hint_of",
-    "identities",
-    "input_errors",
+    "get_file_system",
+    "list_folders",
+    "hint_for_os_error",
+    "file_identities",
+    "translate_input_errors",
     "is_folder",
     "is_local",
     "join",
-    "lock",
+    "acquire_lock",
     "make_folder",
-    "masked",
-    "names",
-    "natural",
-    "nearby",
+    "mask_secrets",
+    "list_files",
+    "natural_sort_key",
+    "local_copy",
     "open_input",
     "open_seekable",
     "opened_ahead",
-    "os_errors",
-    "parent",
+    "translate_output_errors",
+    "parent_folder",
     "read_bytes",
     "remove",
     "remove_folder",
-    "replacing",
-    "replacing_folder",
-    "shown",
-    "sweep",
-    "sweep_beside",
+    "replace_file_atomically",
+    "replace_folder_atomically",
+    "format_path",
+    "remove_stale_temporaries",
+    "remove_stale_temporaries_beside",
     "sync_folder",
-    "where",
-    "without_query",
+    "format_location",
+    "strip_query",
     "write_bytes",
-    "writing",
-    "writing_both",
+    "write_atomically",
+    "write_pair_atomically",
 ]

@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.atomic_replace import make_durable, os_errors, sync_folder, temporary_name
-from embedcli.storage.paths import where
+from embedcli.storage.atomic_replace import make_durable, sync_folder, temporary_name, translate_output_errors
+from embedcli.storage.paths import format_location
 
 
 @contextmanager
-def replacing_folder(path: str) -> Iterator[str]:
+def replace_folder_atomically(path: str) -> Iterator[str]:
     """A folder yet to be made that becomes `path`, whole and on disk, when the block ends well.
 
     If the block or the disk fails, `path` is as it was before. A folder that was there is moved aside first, as no
     system call replaces one: a crash in that moment leaves neither. Errors of the system become OutputError.
     """
-    with os_errors(path):
+    with translate_output_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isdir(target):
-            raise OutputError(f"{where(path)}: is not a folder, and is not replaced", "choose another output")
+            raise OutputError(f"{format_location(path)}: is not a folder, and is not replaced", "choose another output")
         room = temporary_name(target)
         new, old = os.path.join(room, "new"), os.path.join(room, "old")
         shutil.rmtree(room, ignore_errors=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from embedcli.core.errors import OutputError
 from embedcli.storage.local import alive
-from embedcli.storage.paths import is_local, objects_of, where
+from embedcli.storage.paths import format_location, get_object_store, is_local
 
 HINTS = {
     errno.ENOSPC: "free some space, or choose an output on another disk",
@@ -33,25 +33,25 @@ HINTS = {
 
 
 @contextmanager
-def os_errors(path: str) -> Iterator[None]:
+def translate_output_errors(path: str) -> Iterator[None]:
     """Errors of the operating system become OutputError with the path and a remedy."""
     try:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise OutputError(
-            f"{where(path)}: cannot be written: {reason}",
-            hint_of(error),
+            f"{format_location(path)}: cannot be written: {reason}",
+            hint_for_os_error(error),
         ) from error
 
 
-def hint_of(error: OSError) -> str:
+def hint_for_os_error(error: OSError) -> str:
     """What to do about an error of the operating system."""
     return HINTS.get(error.errno or 0, "check the path and its permissions, or choose another output")
 
 
 @contextmanager
-def replacing(path: str) -> Iterator[str]:
+def replace_file_atomically(path: str) -> Iterator[str]:
     """A temporary path in the same folder that becomes `path`, whole and on disk, when the block ends well.
 
     If the block or the disk fails, `path` is as it was before and the temporary file is gone. Errors of the
@@ -62,10 +62,12 @@ def replacing(path: str) -> Iterator[str]:
         with _uploaded(path) as temporary:
             yield temporary
         return
-    with os_errors(path):
+    with translate_output_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isfile(target):
-            raise OutputError(f"{where(path)}: is not a regular file, and is not replaced", "choose another output")
+            raise OutputError(
+                f"{format_location(path)}: is not a regular file, and is not replaced", "choose another output"
+            )
         temporary = temporary_name(target)
         claim = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
@@ -89,7 +91,7 @@ def _uploaded(path: str) -> Iterator[str]:
         temporary = os.path.join(folder, "out" + os.path.splitext(path)[1])
         yield temporary
         with open(temporary, "rb") as spooled:
-            objects_of(path).upload(path, spooled, os.path.getsize(temporary))
+            get_object_store(path).upload(path, spooled, os.path.getsize(temporary))
 
 
 def make_durable(path: str) -> None:
@@ -118,7 +120,7 @@ def temporary_name(target: str) -> str:
     return os.path.join(folder, f".{short}.tmp-{os.getpid()}")
 
 
-def sweep(folder: str | Path, name: str | None = None) -> list[str]:
+def remove_stale_temporaries(folder: str | Path, name: str | None = None) -> list[str]:
     """Remove temporary files that `replacing` left in `folder` (for output `name`, or all); returns their names.
 
     Files of a process that is still at work stay. Nothing is left at an address: what is uploaded has its own name.
@@ -127,7 +129,7 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
         return []
     prefix = None if name is None else os.path.basename(temporary_name(name)).rsplit("-", 1)[0]
     removed = []
-    with os_errors(str(folder)):
+    with translate_output_errors(str(folder)):
         for entry in os.listdir(folder):
             found = re.fullmatch(r"(\..+\.tmp)-([0-9]+)", entry, re.DOTALL)
             if not found or prefix not in (None, found[1]) or _in_use(os.path.join(folder, entry), int(found[2])):
@@ -138,10 +140,10 @@ def sweep(folder: str | Path, name: str | None = None) -> list[str]:
     return removed
 
 
-def sweep_beside(path: str) -> list[str]:
+def remove_stale_temporaries_beside(path: str) -> list[str]:
     """`sweep` for an output: temporary files lie beside what a link points to."""
     real = os.path.realpath(path) if is_local(path) else path
-    return sweep(os.path.dirname(real), os.path.basename(real))
+    return remove_stale_temporaries(os.path.dirname(real), os.path.basename(real))
 
 
 def drop(path: str) -> None:

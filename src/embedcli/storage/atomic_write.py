@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.atomic_replace import make_durable, os_errors, replacing, sync_folder
-from embedcli.storage.fs import parent, remove
-from embedcli.storage.paths import is_local, objects_of, where
+from embedcli.storage.atomic_replace import make_durable, replace_file_atomically, sync_folder, translate_output_errors
+from embedcli.storage.fs import parent_folder, remove
+from embedcli.storage.paths import format_location, get_object_store, is_local
 
 BUFFER_BYTES = 1 << 20
 # Opens a new file for writing, unbuffered. A seam: the tests put disks behind it that fail or lie.
@@ -55,7 +55,7 @@ class Out(io.BufferedIOBase):
 
 
 @contextmanager
-def writing(path: str) -> Iterator[BinaryIO]:
+def write_atomically(path: str) -> Iterator[BinaryIO]:
     """A file object whose bytes become `path` when the block ends well: whole, on disk, and read back as written.
 
     Reading back costs a pass through the page cache; it is what notices a disk that drops or tears a write and
@@ -66,12 +66,12 @@ def writing(path: str) -> Iterator[BinaryIO]:
         with _spooled(path) as spooled:
             yield spooled
         return
-    with replacing(path) as temporary, os_errors(path), _out(path, temporary) as out:
+    with replace_file_atomically(path) as temporary, translate_output_errors(path), _out(path, temporary) as out:
         yield out
 
 
 @contextmanager
-def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def write_pair_atomically(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """The same for two files that belong together: `path`, and the `record` that says what it is.
 
     Both are whole before either appears. The old record goes before the new `path` comes, and the new one comes last:
@@ -81,7 +81,11 @@ def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         with _spooled(record) as last, _spooled(path, instead_of=record) as first:
             yield first, last
         return
-    with replacing(record) as last_temporary, replacing(path) as first_temporary, os_errors(path):
+    with (
+        replace_file_atomically(record) as last_temporary,
+        replace_file_atomically(path) as first_temporary,
+        translate_output_errors(path),
+    ):
         with _out(path, first_temporary) as first, _out(record, last_temporary) as last:
             yield first, last
         for temporary in (first_temporary, last_temporary):
@@ -89,7 +93,7 @@ def writing_both(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         # Of a link, what it points to: that is what is replaced.
         old = os.path.realpath(record)
         remove(old)
-        sync_folder(parent(old))
+        sync_folder(parent_folder(old))
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def _out(path: str, temporary: str) -> Iterator[BinaryIO]:
     with open(temporary, "rb") as back:
         if not _given_back(back, out):
             raise OutputError(
-                f"{where(path)}: the disk does not give back what was written to it", "choose another disk"
+                f"{format_location(path)}: the disk does not give back what was written to it", "choose another disk"
             )
 
 
@@ -115,7 +119,7 @@ def _given_back(file: Any, out: Out) -> bool:
 @contextmanager
 def _spooled(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
     """A file on this machine that is uploaded when the block ends well, after `instead_of` was removed."""
-    with os_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
+    with translate_output_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
         out = Out(os.fdopen(os.dup(raw.fileno()), "wb", buffering=0))
         try:
             yield out  # type: ignore[misc]
@@ -126,13 +130,13 @@ def _spooled(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
             raise OutputError("the temporary folder does not give back what was written to it", "set TMPDIR to another")
         if instead_of is not None:
             remove(instead_of)
-        objects_of(path).upload(path, raw, out.tell())
+        get_object_store(path).upload(path, raw, out.tell())
 
 
 def write_bytes(path: str, data: Any) -> None:
     """Write a small file whole, or not at all. OutputError if it cannot be written."""
     if not is_local(path):
-        objects_of(path).put(path, data)
+        get_object_store(path).put(path, data)
         return
-    with writing(path) as out:
+    with write_atomically(path) as out:
         out.write(data)

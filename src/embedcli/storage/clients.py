@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from embedcli.core.errors import UsageError
 from embedcli.storage.errors import CREDENTIALS, InputRefused, family, reaching
-from embedcli.storage.url_redaction import masked, whole
+from embedcli.storage.url_redaction import mask_secrets, whole
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
@@ -51,9 +51,9 @@ def client_of(path: str) -> Client:
         hint = f"did you mean {near[0]}:// ? " if near else ""
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         hint = "write the path without file://" if kind == "file" else f"{hint}addresses begin with {known}"
-        raise UsageError(f"{masked(path)}: {kind}:// addresses are not known", hint)
+        raise UsageError(f"{mask_secrets(path)}: {kind}:// addresses are not known", hint)
     if kind == "hf" and "/" not in path.partition("://")[2].rstrip("/").removeprefix("datasets/"):
-        raise UsageError(f"{masked(path)}: names no repository", "write it as hf://datasets/OWNER/NAME/PATH")
+        raise UsageError(f"{mask_secrets(path)}: names no repository", "write it as hf://datasets/OWNER/NAME/PATH")
     if kind in ("s3", "gs"):
         return _own(kind, _bucket(path))
     return _fsspec(kind, _origin(kind, path))
@@ -63,10 +63,11 @@ def _bucket(path: str) -> str:
     place = path.partition("://")[2].partition("/")[0]
     if "@" in place:
         raise UsageError(
-            f"{masked(path)}: credentials in an address are not read", "set AWS_ACCESS_KEY_ID and the like instead"
+            f"{mask_secrets(path)}: credentials in an address are not read",
+            "set AWS_ACCESS_KEY_ID and the like instead",
         )
     if not place:
-        raise UsageError(f"{masked(path)}: names no bucket", "write it as s3://BUCKET/PATH")
+        raise UsageError(f"{mask_secrets(path)}: names no bucket", "write it as s3://BUCKET/PATH")
     return place
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from textwrap import shorten
 
 from embedcli.core.errors import EmbedcliError, InputError, OutputError
-from embedcli.storage.url_redaction import clean, masked, scheme_of, whole
+from embedcli.storage.url_redaction import clean, mask_secrets, scheme_of, whole
 
 # What holds a store's objects, in its own words.
 BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
@@ -48,15 +48,15 @@ CREDENTIALS = {
 FAMILIES = {"gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
 
 
-class StoreRefused(EmbedcliError):
+class ObjectStoreError(EmbedcliError):
     """The server says no, or cannot be asked: never the same as a file that is not there."""
 
 
-class InputRefused(StoreRefused, InputError):
+class InputRefused(ObjectStoreError, InputError):
     """What was asked for could not be read."""
 
 
-class OutputRefused(StoreRefused, OutputError):
+class OutputRefused(ObjectStoreError, OutputError):
     """What was to be written could not be."""
 
 
@@ -79,7 +79,7 @@ def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
             raise
         made = told(path, cause, writing=writing)
         # The libraries' errors carry whole addresses: with a secret in one, no traceback may show them.
-        raise made from (error if whole(masked(path)) == masked(path) else None)
+        raise made from (error if whole(mask_secrets(path)) == mask_secrets(path) else None)
 
 
 @contextmanager
@@ -92,9 +92,9 @@ def creating(path: str) -> Iterator[None]:
         raise no_bucket(path, OutputRefused, "written") from error
 
 
-def no_bucket(path: str, kind: type[StoreRefused], verb: str) -> StoreRefused:
+def no_bucket(path: str, kind: type[ObjectStoreError], verb: str) -> ObjectStoreError:
     return kind(
-        f"{masked(path)}: cannot be {verb}: there is no such {BUCKETS.get(family(path), 'bucket')}",
+        f"{mask_secrets(path)}: cannot be {verb}: there is no such {BUCKETS.get(family(path), 'bucket')}",
         "check its name and its region or endpoint; embedcli makes none",
     )
 
@@ -121,7 +121,7 @@ def told(path: str, error: BaseException, *, writing: bool) -> EmbedcliError:
     verb = "written" if writing else "read"
     text = " ".join(clean(f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)).split())
     text = shorten(text or type(error).__name__, LONGEST_TEXT, placeholder=" ...")
-    what = f"{masked(path)}: cannot be {verb}"
+    what = f"{mask_secrets(path)}: cannot be {verb}"
     if NO_BUCKET.search(text):
         return no_bucket(path, kind, verb)
     if family(path) == "hf" and NO_REPOSITORY.search(text):

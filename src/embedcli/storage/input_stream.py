@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedcli.core.errors import InputError
 from embedcli.storage.compression import RAW_BYTES, Damaged, decompressed
 from embedcli.storage.local import Raw
-from embedcli.storage.paths import files_of, input_errors, is_local, where
+from embedcli.storage.paths import format_location, get_file_system, is_local, translate_input_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,13 +80,13 @@ def _stream(path: str, *, look: bool) -> _View:
         raise InputError("stdin is closed, or has no bytes", "name a file, or feed rows to stdin")
     once = _STREAMS.get(path)
     if once is None or (stdin is not None and once.raw is not stdin):
-        once = _STREAMS[path] = _Once(stdin or files_of(path).open(path), owned=stdin is None)
+        once = _STREAMS[path] = _Once(stdin or get_file_system(path).open(path), owned=stdin is None)
     if once.taken:
-        raise InputError(f"{where(path)}: a pipe can be read only once", "write it to a file first")
+        raise InputError(f"{format_location(path)}: a pipe can be read only once", "write it to a file first")
     return _View(once, look=look)
 
 
-class Input:
+class InputStream:
     """The decompressed bytes of one input, front to back.
 
     `position` is how many bytes of the file itself have been read, `size` how many it has (None: not known),
@@ -102,7 +102,7 @@ class Input:
         self.codec, self._blocks = decompressed(self._pull)
 
     def _pull(self, size: int) -> bytes:
-        with input_errors(self.path):
+        with translate_input_errors(self.path):
             data = self._raw.read(min(size, self._portion)) or b""
         self.position += len(data)
         return data
@@ -112,12 +112,12 @@ class Input:
         try:
             return next(self._blocks, b"")
         except Damaged as error:
-            message = f"{where(self.path)}: {error.reason} at byte {error.offset}"
+            message = f"{format_location(self.path)}: {error.reason} at byte {error.offset}"
             raise InputError(message, "get the file again, or keep what is readable of it in a new file") from error
 
     def seek(self, offset: int) -> None:
         """Go on at byte `offset` of a file that is not compressed."""
-        with input_errors(self.path):
+        with translate_input_errors(self.path):
             self._raw.seek(offset)
         self.position = offset
         self._blocks = iter(lambda: self._pull(RAW_BYTES), b"")
@@ -128,25 +128,25 @@ class Input:
     def close(self) -> None:
         self._raw.close()
 
-    def __enter__(self) -> Input:
+    def __enter__(self) -> InputStream:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def open_input(path: str, *, look: bool = False) -> Input:
+def open_input(path: str, *, look: bool = False) -> InputStream:
     """Open an input for reading; its compression is told by its first bytes, never by its name.
 
     `look` reads in small portions, and what it takes from a pipe stays there for the reading that follows;
     otherwise a pipe can be read only once.
     """
-    files = files_of(path)
-    with input_errors(path):
+    files = get_file_system(path)
+    with translate_input_errors(path):
         stream = path == "-" or (is_local(path) and files.kind(path) == "stream")
         raw, size = (_stream(path, look=look), None) if stream else files.open_sized(path)
     try:
-        return Input(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
+        return InputStream(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
     except BaseException:
         raw.close()
         raise
@@ -154,5 +154,5 @@ def open_input(path: str, *, look: bool = False) -> Input:
 
 def open_seekable(path: str) -> pa.NativeFile:
     """Open a file for random access as Arrow reads it."""
-    with input_errors(path):
-        return files_of(path).open_seekable(path)
+    with translate_input_errors(path):
+        return get_file_system(path).open_seekable(path)

@@ -21,7 +21,7 @@ from embedcli.storage.errors import BUCKETS, OutputRefused, creating, family, re
 from embedcli.storage.glob import expression, halves
 from embedcli.storage.local import Kind, Raw
 from embedcli.storage.ranged_file import READY, Fetch, RangedFile
-from embedcli.storage.url_redaction import masked
+from embedcli.storage.url_redaction import mask_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +84,8 @@ class RemoteFiles:
         """The addresses that match a pattern: * and ? within a name, ** across folders."""
         if not self._client.lists:
             raise UsageError(
-                f"{masked(pattern)}: no such file, and web servers list none", "check the address, and name each file"
+                f"{mask_secrets(pattern)}: no such file, and web servers list none",
+                "check the address, and name each file",
             )
         fixed, magic = halves(pattern)
         top = self._client.name(fixed).rstrip("/")
@@ -244,7 +245,7 @@ class RemoteFiles:
             return
         hub = path.startswith("hf://")
         raise UsageError(
-            f"{masked(path)}: can be read, not written",
+            f"{mask_secrets(path)}: can be read, not written",
             "write to a folder here, then: hf upload REPO FOLDER"
             if hub
             else "write to a file here, or to s3://, gs:// or az://",
@@ -347,7 +348,7 @@ def _text(value: bytes | str) -> str:
 
 def _altered(path: str) -> OutputError:
     return OutputRefused(
-        f"{masked(path)}: the store does not hold what was written to it",
+        f"{mask_secrets(path)}: the store does not hold what was written to it",
         "run the same command again, once no other program writes there",
     )
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from embedcli.core.errors import EmbedcliError
-from embedcli.storage.paths import file_identity, is_local, objects_of
+from embedcli.storage.paths import file_identity, get_object_store, is_local
 from embedcli.storage.ranged_file import READY
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def begun(pool: ThreadPoolExecutor, path: str | None) -> str | None:
     """Begin to open an address; the path if that was done."""
     if path is None or path == "-" or path in READY or is_local(path):
         return None
-    files = objects_of(path)
+    files = get_object_store(path)
     if not files.lists:
         return None
     READY[path] = pool.submit(files.opened_warm, path)
@@ -77,7 +77,7 @@ def close(future: Future[RangedFile]) -> None:
         future.result().close()
 
 
-def identities(paths: Sequence[str]) -> dict[str, dict[str, int]]:
+def file_identities(paths: Sequence[str]) -> dict[str, dict[str, int]]:
     """`file_identity` of each path; stores are asked for several at a time."""
     paths = tuple(dict.fromkeys(paths))
     if sum(not is_local(path) for path in paths) < 2:

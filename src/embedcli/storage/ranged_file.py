@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli.core.errors import EmbedcliError
 from embedcli.storage.errors import SHORT, InputRefused, passing
-from embedcli.storage.url_redaction import masked
+from embedcli.storage.url_redaction import mask_secrets
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -116,7 +116,7 @@ class RangedFile(io.RawIOBase):
                 data = self._fetch(at, size)
                 if len(data) != size:
                     raise InputRefused(
-                        f"{masked(self.path)}: {SHORT}",
+                        f"{mask_secrets(self.path)}: {SHORT}",
                         "run the same command again, once nothing writes to it any more",
                     )
                 return data

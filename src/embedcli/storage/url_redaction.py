@@ -24,7 +24,7 @@ def scheme_of(path: str) -> str | None:
     return found[1].lower() if found else None
 
 
-def masked(path: str) -> str:
+def mask_secrets(path: str) -> str:
     """An address with *** for passwords and tokens; anything else as it is. `whole` finds the address again."""
     if scheme_of(path) is None:
         return path
@@ -40,7 +40,7 @@ def whole(path: str) -> str:
     return _WHOLE.get(path, path)
 
 
-def without_query(path: str) -> str:
+def strip_query(path: str) -> str:
     """A web address as far as its file's name goes; anything else as it is."""
     return path.partition("?")[0] if (scheme_of(path) or "").startswith("http") else path
 

@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from test_retry import FakeClock
 
 import fake_server as fake
-from embedcli.core.batching import pack
+from embedcli.core.batching import pack_batches
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Chunk, Piece
+from embedcli.core.types import Chunk, InputSplit
 from embedcli.encoders.hosted import encoder as hosted_encoder
-from embedcli.encoders.hosted.encoder import RemoteEncoder
+from embedcli.encoders.hosted.encoder import HostedEncoder
 from embedcli.encoders.hosted.retry import Clock
 from embedcli.pipeline import engine, metrics
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.preparation import Settings
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.preparation import EncodingSettings
 from fake_server import FakeServer, expected
 
 DIM = 8
 WORDS = ["zero", "one", "two words", "three little words", "日本語のテキスト", "émoji 😀", "line\nbreak", '"quoted"']
 
-Load = Callable[..., RemoteEncoder]
+Load = Callable[..., HostedEncoder]
 
 
 @pytest.fixture
@@ -52,10 +52,14 @@ def clock() -> FakeClock:
 @pytest.fixture
 def load(server: FakeServer, notes: list[str], clock: FakeClock) -> Iterator[Load]:
     """Load an encoder for the server; the faults of a test are met after the first request."""
-    made: list[RemoteEncoder] = []
+    made: list[HostedEncoder] = []
 
-    def start(**flags: Any) -> RemoteEncoder:
-        made.append(hosted_encoder.load(job_for(server, **flags), notes.append, clock=clock, rng=random.Random(0)))
+    def start(**flags: Any) -> HostedEncoder:
+        made.append(
+            hosted_encoder.load_hosted_encoder(
+                job_for(server, **flags), notes.append, clock=clock, rng=random.Random(0)
+            )
+        )
         server.seen.clear()
         return made[-1]
 
@@ -68,10 +72,10 @@ def job_for(server: FakeServer, **flags: Any) -> Job:
     return Job(("in.jsonl",), "out.parquet", **{"model": "openai:" + fake.MODEL, "base_url": server.base_url, **flags})
 
 
-def embed(encoder: RemoteEncoder, texts: list[str], budget: int | None = None) -> NDArray[np.float32]:
+def embed(encoder: HostedEncoder, texts: list[str], budget: int | None = None) -> NDArray[np.float32]:
     """All vectors of some texts, through batches as the engine makes them, `lanes` of them in flight."""
     tokens = encoder.tokenize(texts)
-    batches = list(pack(tokens.lengths, lambda: budget or encoder.batch_tokens))
+    batches = list(pack_batches(tokens.lengths, lambda: budget or encoder.batch_tokens))
     vectors = np.empty((len(texts), encoder.dim), np.float32)
     flying = [(rows, encoder.forward(tokens, rows)) for rows in batches]
     for rows, output in flying:
@@ -101,7 +105,7 @@ def test_many_requests_at_once_keep_rows_and_vectors_together(server: FakeServer
 def test_the_prompt_is_sent_with_each_text(server: FakeServer, load: Load) -> None:
     encoder = load(prompt="query: ")
     assert np.array_equal(embed(encoder, ["a", "b"]), expected(["query: a", "query: b"], DIM))
-    assert encoder.space()["prompt"] == "query: "
+    assert encoder.vector_space()["prompt"] == "query: "
 
 
 def test_normalize_makes_length_one(server: FakeServer, load: Load) -> None:
@@ -127,7 +131,7 @@ def test_encoding_format_is_left_out_where_it_is_refused(server: FakeServer, loa
 def test_dimensions_are_asked_of_the_server(server: FakeServer, load: Load) -> None:
     encoder = load(truncate_dim=5)
     assert np.array_equal(embed(encoder, WORDS), expected(WORDS, 5))
-    assert (encoder.dim, encoder.space()["dimensions"]) == (5, 5)
+    assert (encoder.dim, encoder.vector_space()["dimensions"]) == (5, 5)
 
 
 @pytest.mark.parametrize(("support", "verb"), [(False, "ignores"), (None, "refuses")])
@@ -231,9 +235,9 @@ def test_a_burst_of_failures_under_many_lanes(server: FakeServer, load: Load) ->
 def test_retry_after_is_waited_out(server: FakeServer, load: Load, clock: FakeClock, notes: list[str]) -> None:
     encoder = load()
     server.faults.append(fake.status(429, {"Retry-After": "1800"}, "Rate limit reached"))
-    begun = clock.now()
+    begun = clock.monotonic()
     embed(encoder, ["a"])
-    assert 1800 <= clock.now() - begun <= 1801
+    assert 1800 <= clock.monotonic() - begun <= 1801
     assert any("429: Rate limit reached; trying again in 180" in note for note in notes)
     assert 1800 <= encoder.usage()["waited_seconds"] <= 1801
 
@@ -245,8 +249,8 @@ class SkippingClock(Clock):
         super().__init__()
         self.skipped = 0.0
 
-    def now(self) -> float:
-        return super().now() + self.skipped
+    def monotonic(self) -> float:
+        return super().monotonic() + self.skipped
 
     def wait(self, seconds: float) -> None:
         self.skipped += seconds
@@ -259,7 +263,9 @@ def test_a_server_too_slow_is_cut_off_and_asked_again(
     server: FakeServer, notes: list[str], fault: Callable[[threading.Event], fake.Fault], said: str
 ) -> None:
     let_go = threading.Event()
-    encoder = hosted_encoder.load(job_for(server, request_timeout=0.5), notes.append, clock=SkippingClock())
+    encoder = hosted_encoder.load_hosted_encoder(
+        job_for(server, request_timeout=0.5), notes.append, clock=SkippingClock()
+    )
     server.faults.append(fault(let_go))
     assert np.array_equal(embed(encoder, WORDS), expected(WORDS, DIM))
     assert encoder.usage()["retries"] >= 1
@@ -287,10 +293,10 @@ def test_another_model_behind_the_same_name_ends_the_run(server: FakeServer, loa
 def test_patience_ends_with_a_sentence(server: FakeServer, load: Load, clock: FakeClock) -> None:
     encoder = load(patience=600)
     server.usual = fake.status(503, message="overloaded")
-    begun = clock.now()
+    begun = clock.monotonic()
     with pytest.raises(ModelError, match=r"127\.0\.0\.1 answered 503: overloaded; given up after"):
         embed(encoder, ["a"])
-    assert clock.now() - begun <= 600
+    assert clock.monotonic() - begun <= 600
 
 
 # What goes wrong for good
@@ -355,9 +361,9 @@ def test_nobody_at_the_address(clock: FakeClock) -> None:
         port = taken.getsockname()[1]
     job = Job(("in",), "out", model="openai:x", base_url=f"http://127.0.0.1:{port}/v1")
     with pytest.raises(ModelError, match=r"the connection to 127\.0\.0\.1 failed") as caught:
-        hosted_encoder.load(job, print, clock=clock)
+        hosted_encoder.load_hosted_encoder(job, print, clock=clock)
     assert "--base-url" in caught.value.hint
-    assert clock.now() <= 1000 + hosted_encoder.UNREACHABLE_AT_START
+    assert clock.monotonic() <= 1000 + hosted_encoder.UNREACHABLE_AT_START_SECONDS
 
 
 # Texts the server will not take
@@ -387,7 +393,7 @@ def test_a_refused_text_is_not_sent_again(server: FakeServer, load: Load) -> Non
     tokens = encoder.tokenize(["fine", "poison"])
     encoder.collect(encoder.forward(tokens, np.array([0, 1])))
     server.seen.clear()
-    again = encoder.exact(tokens, np.array([1, 0]))
+    again = encoder.encode_float32(tokens, np.array([1, 0]))
     assert np.isnan(again[0]).all()
     assert np.array_equal(again[1], expected(["fine"], DIM)[0])
     assert server.sent == ["fine"]
@@ -417,7 +423,7 @@ def test_a_vector_that_is_not_finite_is_passed_on_and_asked_for_again(
     tokens = encoder.tokenize(["a", "b"])
     made = encoder.collect(encoder.forward(tokens, np.array([0, 1])))
     assert not np.isfinite(made[:, 0]).any()
-    assert np.array_equal(encoder.exact(tokens, np.array([0, 1])), expected(["a", "b"], DIM))
+    assert np.array_equal(encoder.encode_float32(tokens, np.array([0, 1])), expected(["a", "b"], DIM))
     assert [len(seen.texts) for seen in server.seen] == [2, 1, 1]
 
 
@@ -426,10 +432,10 @@ def test_a_vector_that_is_not_finite_is_passed_on_and_asked_for_again(
 
 def test_requests_per_minute(server: FakeServer, load: Load, clock: FakeClock) -> None:
     encoder = load(rpm=30, max_concurrency=1)
-    begun = clock.now()
+    begun = clock.monotonic()
     embed(encoder, [f"text {number}" for number in range(20)], budget=1)
     assert len(server.seen) == 20
-    assert clock.now() - begun == pytest.approx(40)
+    assert clock.monotonic() - begun == pytest.approx(40)
 
 
 def test_tokens_per_minute_bound_the_requests_and_use_the_servers_count(
@@ -437,10 +443,10 @@ def test_tokens_per_minute_bound_the_requests_and_use_the_servers_count(
 ) -> None:
     encoder = load(tpm=600, max_concurrency=1)
     assert encoder.batch_tokens == 600
-    begun = clock.now()
+    begun = clock.monotonic()
     embed(encoder, ["word " * 100 for _ in range(5)], budget=200)
     embed(encoder, ["end"])
-    assert clock.now() - begun == pytest.approx(50, abs=0.3)
+    assert clock.monotonic() - begun == pytest.approx(50, abs=0.3)
 
 
 def test_no_more_requests_at_once_than_lanes(server: FakeServer, load: Load) -> None:
@@ -462,7 +468,7 @@ def test_no_more_requests_at_once_than_lanes(server: FakeServer, load: Load) -> 
     server.usual = count
     embed(encoder, [f"text {number}" for number in range(60)], budget=10)
     assert most == 3
-    assert encoder.lanes == 3
+    assert encoder.max_in_flight == 3
 
 
 def test_usage_is_what_the_server_reports(server: FakeServer, load: Load) -> None:
@@ -478,7 +484,9 @@ def test_usage_is_what_the_server_reports(server: FakeServer, load: Load) -> Non
 @pytest.mark.parametrize("way", ["stop", "close"])
 def test_a_stop_wakes_a_request_that_waits(server: FakeServer, way: str) -> None:
     stop, waits = threading.Event(), threading.Event()
-    encoder = hosted_encoder.load(job_for(server), lambda line: waits.set() if "429" in line else None, stop=stop)
+    encoder = hosted_encoder.load_hosted_encoder(
+        job_for(server), lambda line: waits.set() if "429" in line else None, stop=stop
+    )
     server.faults.append(fake.status(429, {"Retry-After": "3000"}))
     output = encoder.forward(tokens := encoder.tokenize(["a"]), np.array([0]))
     waits.wait()
@@ -488,7 +496,7 @@ def test_a_stop_wakes_a_request_that_waits(server: FakeServer, way: str) -> None
         encoder.close()
     with pytest.raises(ModelError, match="stopped while requests were waiting"):
         encoder.collect(output)
-    assert tokens.payload.refused == {}
+    assert tokens.payload.refusal_reasons == {}
     encoder.close()
     encoder.close()
 
@@ -497,17 +505,19 @@ def test_a_stop_wakes_a_load_that_waits(server: FakeServer) -> None:
     stop = threading.Event()
     server.faults.append(fake.status(429, {"Retry-After": "3000"}))
     with pytest.raises(ModelError, match="stopped while requests were waiting"):
-        hosted_encoder.load(job_for(server), lambda line: stop.set() if "429" in line else None, stop=stop)
+        hosted_encoder.load_hosted_encoder(
+            job_for(server), lambda line: stop.set() if "429" in line else None, stop=stop
+        )
 
 
 def test_the_space_says_what_decides_the_vectors(server: FakeServer, load: Load) -> None:
-    space = load().space()
+    space = load().vector_space()
     assert space["model"] == "openai:fake-embedding"
     assert space["endpoint"] == "127.0.0.1"
     assert space["base_url"] == server.base_url
     assert space["reported_model"] == fake.MODEL
     assert space["token_counting"] == "estimate"
-    known_before = hosted_encoder.identity(job_for(server))
+    known_before = hosted_encoder.hosted_model_identity(job_for(server))
     assert {key: space[key] for key in known_before} == known_before
 
 
@@ -517,22 +527,24 @@ def test_the_space_says_what_decides_the_vectors(server: FakeServer, load: Load)
 def chunk_of(texts: list[str]) -> Chunk:
     ids = pa.array([f"id{row}" for row in range(len(texts))])
     kept = pa.table({}).slice(0, 0)
-    return Chunk(Piece(0, "in.jsonl"), 0, ids, texts, kept, list(range(1, len(texts) + 1)), (), len(texts), last=True)
+    return Chunk(
+        InputSplit(0, "in.jsonl"), 0, ids, texts, kept, list(range(1, len(texts) + 1)), (), len(texts), is_last=True
+    )
 
 
 @pytest.mark.parametrize("overflow", ["split", "pool"])
 def test_long_texts_as_windows(server: FakeServer, load: Load, overflow: Any) -> None:
     texts = ["short", "a sentence with some words in it. " * 30]
     encoder = load(max_seq_length=20, overflow=overflow)
-    settings = Settings(overflow=overflow, split_overlap=3)
-    [made] = engine.encode([chunk_of(texts)], encoder, settings, metrics.Meter(), Control())
+    settings = EncodingSettings(overflow=overflow, split_overlap=3)
+    [made] = engine.encode_chunks([chunk_of(texts)], encoder, settings, metrics.MetricsCollector(), RunControl())
     assert all(text == "short" or text in texts[1] for text in server.sent)
     assert max(encoder._counter.count(server.sent)) <= 20
     assert len(server.sent) > 10
     assert set(made.rows.tolist()) == {0, 1}
     assert made.lost_tokens == 0
     if overflow == "split":
-        starts, stops = (made.extra[name].to_pylist()[1:] for name in ("char_start", "char_end"))
+        starts, stops = (made.extra_columns[name].to_pylist()[1:] for name in ("char_start", "char_end"))
         windows = [texts[1][start:stop] for start, stop in zip(starts, stops, strict=True)]
         assert {*windows} == {*server.sent} - {"short"}
 
@@ -543,8 +555,8 @@ def test_the_engine_rejects_what_the_server_refuses_and_keeps_the_rest(server: F
     texts[3] = texts[150] = "poison"
     texts[9] = ""
     encoder = load()
-    settings = Settings(batch_tokens=40, truncate_dim=4)
-    [made] = engine.encode([chunk_of(texts)], encoder, settings, metrics.Meter(), Control())
+    settings = EncodingSettings(batch_tokens=40, truncate_dim=4)
+    [made] = engine.encode_chunks([chunk_of(texts)], encoder, settings, metrics.MetricsCollector(), RunControl())
     assert [reject.line for reject in made.rejects] == [4, 10, 151]
     assert "the server refused the text: 400" in made.rejects[0].reason
     assert made.rejects[1].reason == "the text is empty"
@@ -577,14 +589,16 @@ def test_flags_that_cannot_be_right(server: FakeServer, load: Load, flags: dict[
 
 def test_openai_itself_wants_a_key() -> None:
     with pytest.raises(UsageError, match="OPENAI_API_KEY is not set"):
-        hosted_encoder.load(Job(("in",), "out", model="openai:text-embedding-3-small"), print)
+        hosted_encoder.load_hosted_encoder(Job(("in",), "out", model="openai:text-embedding-3-small"), print)
 
 
 def test_the_address_may_come_from_the_environment(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, notes: list[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", server.base_url + "/")
-    encoder = hosted_encoder.load(Job(("in",), "out", model="openai:" + fake.MODEL), notes.append, clock=FakeClock())
+    encoder = hosted_encoder.load_hosted_encoder(
+        Job(("in",), "out", model="openai:" + fake.MODEL), notes.append, clock=FakeClock()
+    )
     assert encoder.dim == DIM
     encoder.close()
 

@@ -11,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedcli.core.errors import ModelError
-from embedcli.encoders.hosted.request_limits import Limits
-from embedcli.encoders.hosted.retry import Again, Clock, Closed, Pace, Patience, Retrier, backoff, retry_after
+from embedcli.encoders.hosted.request_limits import RequestSizeLimits
+from embedcli.encoders.hosted.retry import (
+    Clock,
+    EncoderClosedError,
+    RateLimiter,
+    Retrier,
+    RetryableError,
+    RetryLimits,
+    backoff_seconds,
+    parse_retry_after,
+)
 
 
 class FakeClock(Clock):
@@ -23,28 +32,28 @@ class FakeClock(Clock):
         self.time = 1000.0
         self.waits: list[float] = []
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         return self.time
 
-    def wall(self) -> float:
+    def unix_time(self) -> float:
         return 1_700_000_000 + self.time
 
     def wait(self, seconds: float) -> None:
         if self._closed.is_set():
-            raise Closed
+            raise EncoderClosedError
         self.waits.append(seconds)
         self.time += max(0.0, seconds)
 
 
-def retrier(clock: Clock, notes: list[str] | None = None, pace: Pace | None = None) -> Retrier:
+def retrier(clock: Clock, notes: list[str] | None = None, pace: RateLimiter | None = None) -> Retrier:
     said = notes if notes is not None else []
-    return Retrier(clock, pace or Pace(clock), said.append, random.Random(0))
+    return Retrier(clock, pace or RateLimiter(clock), said.append, random.Random(0))
 
 
 class Failing:
     """A step that fails with these, one after the other, and then returns how often it was tried."""
 
-    def __init__(self, *failures: Again) -> None:
+    def __init__(self, *failures: RetryableError) -> None:
         self.failures = list(failures)
         self.tries = 0
 
@@ -62,12 +71,12 @@ class Failing:
 )
 def test_no_minute_holds_more_than_the_limits(rpm: int, tpm: int, requests: list[tuple[int, float]]) -> None:
     clock = FakeClock()
-    pace = Pace(clock, rpm, tpm)
+    pace = RateLimiter(clock, rpm, tpm)
     starts = []
     for tokens, idle in requests:
         clock.time += idle
-        pace.admit(tokens)
-        starts.append((clock.now(), tokens))
+        pace.acquire(tokens)
+        starts.append((clock.monotonic(), tokens))
     for begin, _ in starts:
         inside = [tokens for at, tokens in starts if begin <= at < begin + 60 - 1e-6]
         assert len(inside) <= rpm
@@ -76,38 +85,38 @@ def test_no_minute_holds_more_than_the_limits(rpm: int, tpm: int, requests: list
 
 def test_without_limits_nothing_waits() -> None:
     clock = FakeClock()
-    pace = Pace(clock)
+    pace = RateLimiter(clock)
     for _ in range(100):
-        pace.admit(10_000)
+        pace.acquire(10_000)
     assert clock.waits == []
 
 
 def test_a_request_that_cost_more_than_estimated_is_charged() -> None:
     clock = FakeClock()
-    pace = Pace(clock, tpm=60)
-    pace.admit(1)
-    pace.settle(9)
-    pace.admit(1)
-    assert clock.now() == pytest.approx(1010)
+    pace = RateLimiter(clock, tpm=60)
+    pace.acquire(1)
+    pace.charge_difference(9)
+    pace.acquire(1)
+    assert clock.monotonic() == pytest.approx(1010)
 
 
 def test_a_hold_keeps_every_lane_waiting() -> None:
     clock = FakeClock()
-    pace = Pace(clock)
-    pace.hold(30)
-    pace.hold(5)
-    pace.admit(1)
-    assert clock.now() == 1030
+    pace = RateLimiter(clock)
+    pace.pause(30)
+    pace.pause(5)
+    pace.acquire(1)
+    assert clock.monotonic() == 1030
 
 
 @given(st.integers(0, 10_000), st.integers())
 def test_backoff_is_full_jitter_with_a_cap(attempt: int, seed: int) -> None:
-    wait = backoff(attempt, random.Random(seed))
+    wait = backoff_seconds(attempt, random.Random(seed))
     assert 0 <= wait <= min(60, 0.5 * 2 ** min(attempt, 20))
 
 
 def test_backoff_uses_its_whole_range() -> None:
-    waits = [backoff(3, random.Random(seed)) for seed in range(200)]
+    waits = [backoff_seconds(3, random.Random(seed)) for seed in range(200)]
     assert min(waits) < 0.4
     assert max(waits) > 3.6
 
@@ -130,65 +139,67 @@ def test_backoff_uses_its_whole_range() -> None:
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers, 1_700_000_000) == seconds
+    assert parse_retry_after(headers, 1_700_000_000) == seconds
 
 
 def test_the_servers_wait_is_obeyed_however_long() -> None:
     clock = FakeClock()
-    step = Failing(Again("429", "busy", 3000.0), Again("429", "busy", 3000.0))
+    step = Failing(RetryableError("429", "busy", 3000.0), RetryableError("429", "busy", 3000.0))
     made = retrier(clock)
-    assert made.run(step, 1, Patience()) == 3
-    assert 7000 <= clock.now() <= 7002
+    assert made.run(step, 1, RetryLimits()) == 3
+    assert 7000 <= clock.monotonic() <= 7002
     assert made.retries == 2
     assert 6000 <= made.waited_seconds <= 6002
 
 
 def test_the_servers_wait_is_cut_to_the_cap() -> None:
     clock = FakeClock()
-    retrier(clock).run(Failing(Again("429", "busy", 1e6)), 1, Patience(retry_cap=60))
-    assert 1060 <= clock.now() <= 1061
+    retrier(clock).run(Failing(RetryableError("429", "busy", 1e6)), 1, RetryLimits(retry_cap=60))
+    assert 1060 <= clock.monotonic() <= 1061
 
 
 def test_one_lanes_wait_holds_the_others() -> None:
-    class Spy(Pace):
-        def hold(self, seconds: float) -> None:
+    class Spy(RateLimiter):
+        def pause(self, seconds: float) -> None:
             held.append(seconds)
 
     held: list[float] = []
     clock = FakeClock()
-    retrier(clock, pace=Spy(clock)).run(Failing(Again("429", "busy", 100.0), Again("500", "busy")), 1, Patience())
+    retrier(clock, pace=Spy(clock)).run(
+        Failing(RetryableError("429", "busy", 100.0), RetryableError("500", "busy")), 1, RetryLimits()
+    )
     assert held == [100]
 
 
 def test_patience_counts_from_the_first_failure_and_ends_in_a_sentence() -> None:
     clock = FakeClock()
-    step = Failing(*[Again("the host answered 503: busy", "busy") for _ in range(10_000)])
+    step = Failing(*[RetryableError("the host answered 503: busy", "busy") for _ in range(10_000)])
     with pytest.raises(ModelError, match=r"answered 503.*given up after") as caught:
-        retrier(clock).run(step, 1, Patience(total=3600))
-    assert 3500 < clock.now() - 1000 <= 3600
+        retrier(clock).run(step, 1, RetryLimits(total_seconds=3600))
+    assert 3500 < clock.monotonic() - 1000 <= 3600
     assert "same command" in caught.value.hint or "--patience" in caught.value.hint
 
 
 def test_a_wait_longer_than_patience_is_not_begun() -> None:
     clock = FakeClock()
     with pytest.raises(ModelError, match="asks for 500 s more"):
-        retrier(clock).run(Failing(Again("429", "busy", 500.0)), 1, Patience(total=100))
-    assert clock.now() == 1000
+        retrier(clock).run(Failing(RetryableError("429", "busy", 500.0)), 1, RetryLimits(total_seconds=100))
+    assert clock.monotonic() == 1000
 
 
 def test_an_unreachable_server_has_its_own_shorter_patience() -> None:
     clock = FakeClock()
-    patience = Patience(total=3600, unreachable=60)
+    patience = RetryLimits(total_seconds=3600, unreachable_seconds=60)
     with pytest.raises(ModelError, match="refused"):
-        retrier(clock).run(Failing(*[Again("refused", "lost")] * 1000), 1, patience)
-    assert clock.now() <= 1060
-    assert retrier(FakeClock()).run(Failing(Again("429", "busy", 600.0)), 1, patience) == 2
+        retrier(clock).run(Failing(*[RetryableError("refused", "lost")] * 1000), 1, patience)
+    assert clock.monotonic() <= 1060
+    assert retrier(FakeClock()).run(Failing(RetryableError("429", "busy", 600.0)), 1, patience) == 2
 
 
 def test_a_wrong_answer_is_tried_five_times() -> None:
-    step = Failing(*[Again("nonsense", "wrong") for _ in range(10)])
+    step = Failing(*[RetryableError("nonsense", "wrong") for _ in range(10)])
     with pytest.raises(ModelError, match=r"nonsense \(5 times\)"):
-        retrier(FakeClock()).run(step, 1, Patience())
+        retrier(FakeClock()).run(step, 1, RetryLimits())
     assert step.tries == 5
 
 
@@ -198,14 +209,14 @@ def test_other_errors_are_not_retried() -> None:
 
     clock = FakeClock()
     with pytest.raises(ModelError, match="no"):
-        retrier(clock).run(step, 1, Patience())
+        retrier(clock).run(step, 1, RetryLimits())
     assert clock.waits == []
 
 
 def test_long_waits_are_told_at_most_once_a_minute() -> None:
     clock = FakeClock()
     notes: list[str] = []
-    retrier(clock, notes).run(Failing(*[Again("busy", "busy", 20.0)] * 9), 1, Patience())
+    retrier(clock, notes).run(Failing(*[RetryableError("busy", "busy", 20.0)] * 9), 1, RetryLimits())
     assert len(notes) == 3
     assert notes[0].startswith("busy; trying again in 2")
     assert "retry 4" in notes[1]
@@ -214,7 +225,7 @@ def test_long_waits_are_told_at_most_once_a_minute() -> None:
 def test_a_closed_clock_wakes_its_waiters() -> None:
     clock = Clock()
     clock.close()
-    with pytest.raises(Closed):
+    with pytest.raises(EncoderClosedError):
         clock.wait(3600)
 
 
@@ -225,31 +236,31 @@ def test_a_stop_from_outside_wakes_the_waiters_and_is_not_set_by_a_close() -> No
     clock.close()
     assert not stop.is_set()
     stop.set()
-    with pytest.raises(Closed):
+    with pytest.raises(EncoderClosedError):
         Clock(stop).wait(3600)
 
 
 @given(st.lists(st.integers(0, 400), max_size=80), st.lists(st.tuples(st.integers(2, 30), st.integers(2, 2000))))
 def test_limits_cut_into_allowed_requests(tokens: list[int], learned: list[tuple[int, int]]) -> None:
-    limits = Limits(inputs=20, tokens=1500)
+    limits = RequestSizeLimits(inputs=20, tokens=1500)
     for inputs, size in learned:
-        limits.learn(inputs, size)
-    cuts = list(limits.cut(tokens))
+        limits.record_accepted(inputs, size)
+    cuts = list(limits.split_into_requests(tokens))
     assert [place for start, stop in cuts for place in range(start, stop)] == list(range(len(tokens)))
     for start, stop in cuts:
         assert start < stop
-        assert limits.allow(stop - start, sum(tokens[start:stop]))
+        assert limits.is_allowed(stop - start, sum(tokens[start:stop]))
 
 
 def test_a_learned_size_forbids_only_what_is_larger_in_both_senses() -> None:
-    limits = Limits()
-    limits.learn(64, 32_000)
-    assert limits.allow(64, 40_000)
-    assert limits.allow(1000, 32_000)
-    assert not limits.allow(65, 32_001)
-    assert limits.allow(1, 10**9)
-    limits.learn(32, 16_000)
-    assert not limits.allow(33, 16_001)
-    assert limits.allow(32, 300_000)
-    limits.learn(40, 20_000)
-    assert not limits.allow(33, 16_001)
+    limits = RequestSizeLimits()
+    limits.record_accepted(64, 32_000)
+    assert limits.is_allowed(64, 40_000)
+    assert limits.is_allowed(1000, 32_000)
+    assert not limits.is_allowed(65, 32_001)
+    assert limits.is_allowed(1, 10**9)
+    limits.record_accepted(32, 16_000)
+    assert not limits.is_allowed(33, 16_001)
+    assert limits.is_allowed(32, 300_000)
+    limits.record_accepted(40, 20_000)
+    assert not limits.is_allowed(33, 16_001)

@@ -20,7 +20,7 @@ from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted import client
 from embedcli.encoders.hosted import encoder as hosted_encoder
-from embedcli.encoders.hosted.client import Refused
+from embedcli.encoders.hosted.client import RequestRefusedError
 from fake_server import FakeServer
 
 KEY = "sk-live-0123456789abcdef"
@@ -57,7 +57,7 @@ def everything_said(error: BaseException) -> str:
 def test_a_server_that_echoes_the_key(server: FakeServer, code: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     notes: list[str] = []
-    encoder = hosted_encoder.load(job_for(server, patience=30), notes.append, clock=FakeClock())
+    encoder = hosted_encoder.load_hosted_encoder(job_for(server, patience=30), notes.append, clock=FakeClock())
     server.usual = echo(code)
     tokens = encoder.tokenize(["a"])
     said = ""
@@ -68,14 +68,14 @@ def test_a_server_that_echoes_the_key(server: FakeServer, code: int, caplog: pyt
         said = everything_said(error)
     assert "***" in said
     assert server.seen[-1].headers["authorization"] == f"Bearer {KEY}"
-    everything = [said, *notes, caplog.text, repr(encoder), repr(vars(encoder)), json.dumps(encoder.space())]
+    everything = [said, *notes, caplog.text, repr(encoder), repr(vars(encoder)), json.dumps(encoder.vector_space())]
     assert [text for text in everything if KEY in text] == []
     encoder.close()
 
 
 @pytest.mark.usefixtures("_key")
 def test_the_key_is_in_no_object_that_prints_it(server: FakeServer) -> None:
-    encoder = hosted_encoder.load(job_for(server), print, clock=FakeClock())
+    encoder = hosted_encoder.load_hosted_encoder(job_for(server), print, clock=FakeClock())
     ours = [thing for thing in gc.get_objects() if str(type(thing).__module__).startswith("embedcli")]
     assert encoder in ours
     assert [type(thing) for thing in ours if KEY in repr(thing)] == []
@@ -86,7 +86,7 @@ def test_secrets_of_the_address_travel_but_are_not_shown(server: FakeServer, cap
     caplog.set_level(logging.DEBUG)
     base = server.base_url.replace("http://", f"http://user:{PASSWORD}@") + "?api-key=query%2Bsecret%2F99&v=1"
     notes: list[str] = []
-    encoder = hosted_encoder.load(job_for(server, base_url=base), notes.append, clock=FakeClock())
+    encoder = hosted_encoder.load_hosted_encoder(job_for(server, base_url=base), notes.append, clock=FakeClock())
     embed(encoder, ["a"])
     assert server.seen[-1].path == "/v1/embeddings?api-key=query%2Bsecret%2F99&v=1"
     assert server.seen[-1].headers["authorization"].startswith("Basic ")
@@ -94,8 +94,8 @@ def test_secrets_of_the_address_travel_but_are_not_shown(server: FakeServer, cap
     server.usual = echo(403)
     with pytest.raises(EmbedcliError) as caught:
         embed(encoder, ["a"])
-    where = client.address(job_for(server, base_url=base))
-    everything = [everything_said(caught.value), *notes, caplog.text, repr(where), json.dumps(encoder.space())]
+    where = client.parse_server_address(job_for(server, base_url=base))
+    everything = [everything_said(caught.value), *notes, caplog.text, repr(where), json.dumps(encoder.vector_space())]
     for secret in (PASSWORD, basic, QUERY_KEY, "query%2Bsecret%2F99"):
         assert [text for text in everything if secret in text] == []
     encoder.close()
@@ -107,14 +107,14 @@ def test_a_key_no_header_can_carry_is_refused_unshown(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(UsageError) as caught:
-        hosted_encoder.load(job_for(server), print, clock=FakeClock())
+        hosted_encoder.load_hosted_encoder(job_for(server), print, clock=FakeClock())
     assert key not in everything_said(caught.value)
 
 
 @pytest.mark.usefixtures("_key")
 def test_a_key_over_plain_http_is_warned_of() -> None:
     job = Job(("in",), "out", model="openai:x", base_url="http://192.0.2.1/v1")
-    notes = list(hosted_encoder._notes(job, client.address(job), KEY))
+    notes = list(hosted_encoder._notes(job, client.parse_server_address(job), KEY))
     assert notes == ["the key travels unencrypted to 192.0.2.1: use https:// where you can"]
 
 
@@ -127,9 +127,9 @@ def test_a_key_over_plain_http_is_warned_of() -> None:
         ("https://u:p@h.example/x/embeddings?k=v", "https://h.example/x/embeddings", "h.example", False),
     ],
 )
-def test_addresses(base: str, url: str, host: str, loopback: bool) -> None:
-    where = client.address(Job(("in",), "out", base_url=base))
-    assert (where.url, where.host, where.loopback) == (url, host, loopback)
+def test_addresses(base: str, url: str, host: str, is_loopback: bool) -> None:
+    where = client.parse_server_address(Job(("in",), "out", base_url=base))
+    assert (where.url, where.host, where.is_loopback) == (url, host, is_loopback)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_addresses(base: str, url: str, host: str, loopback: bool) -> None:
     ],
 )
 def test_what_servers_say_in_errors(body: bytes, text: str) -> None:
-    assert text in client.complaint(body)[0]
+    assert text in client.parse_error_body(body)[0]
 
 
 def test_a_long_complaint_is_cut_and_made_one_printable_line(server: FakeServer) -> None:
-    encoder = hosted_encoder.load(job_for(server), print, clock=FakeClock())
+    encoder = hosted_encoder.load_hosted_encoder(job_for(server), print, clock=FakeClock())
     server.faults.append(fake.status(400, message="\x1b[31m" + "many\nwords " * 500))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRefusedError) as caught:
         encoder._endpoint.post(b'{"input": ["a"]}')
     assert len(str(caught.value)) < 320
     assert str(caught.value).isprintable()
@@ -165,7 +165,7 @@ def test_no_proxy_stands_between_us_and_a_server_on_this_machine(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:3128")
     monkeypatch.delenv("NO_PROXY", raising=False)
-    encoder = hosted_encoder.load(job_for(server), print, clock=FakeClock())
+    encoder = hosted_encoder.load_hosted_encoder(job_for(server), print, clock=FakeClock())
     assert encoder.dim == 8
     encoder.close()
 
@@ -174,7 +174,7 @@ def test_a_proxy_named_in_the_environment_is_used(server: FakeServer, monkeypatc
     monkeypatch.setenv("HTTP_PROXY", server.base_url.removesuffix("/v1"))
     monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(EmbedcliError, match="knows no such model or path"):
-        hosted_encoder.load(job_for(server, base_url="http://192.0.2.1/other"), print, clock=FakeClock())
+        hosted_encoder.load_hosted_encoder(job_for(server, base_url="http://192.0.2.1/other"), print, clock=FakeClock())
     assert server.seen[0].path == "http://192.0.2.1/other/embeddings"
 
 

@@ -14,7 +14,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted import token_counting
-from embedcli.encoders.hosted.token_counting import Asked, Estimate, counter, limit_of, prepare
+from embedcli.encoders.hosted.token_counting import (
+    EstimatingCounter,
+    HostedTexts,
+    choose_token_counter,
+    count_and_truncate,
+    max_tokens_per_text,
+)
 
 OPENAI = Job(("in",), "out", model="openai:text-embedding-3-small")
 
@@ -32,20 +38,20 @@ COUNTED = [
 
 @pytest.mark.parametrize(("text", "tokens"), COUNTED)
 def test_the_estimate_is_near_the_truth(text: str, tokens: int) -> None:
-    assert Estimate().count([text])[0] == pytest.approx(tokens, rel=0.25)
+    assert EstimatingCounter().count([text])[0] == pytest.approx(tokens, rel=0.25)
 
 
 @given(st.lists(st.text()))
 def test_each_text_is_estimated_alone(texts: list[str]) -> None:
-    together = Estimate().count(texts)
-    assert together.tolist() == [int(Estimate().count([text])[0]) for text in texts]
+    together = EstimatingCounter().count(texts)
+    assert together.tolist() == [int(EstimatingCounter().count([text])[0]) for text in texts]
     assert all((size == 0) == (text == "") for text, size in zip(texts, together, strict=True))
 
 
 @given(st.text(), st.integers(0, 50))
 def test_a_cut_is_the_longest_beginning_that_fits(text: str, limit: int) -> None:
-    estimate = Estimate()
-    head = estimate.cut(text, limit)
+    estimate = EstimatingCounter()
+    head = estimate.truncate(text, limit)
     assert text.startswith(head)
     assert estimate.count([head])[0] <= limit
     if head != text:
@@ -54,8 +60,8 @@ def test_a_cut_is_the_longest_beginning_that_fits(text: str, limit: int) -> None
 
 @given(st.text(min_size=1))
 def test_the_estimates_tokens_lie_in_order_and_cover_the_text(text: str) -> None:
-    starts, stops = Estimate().marks(text)
-    assert len(starts) == len(stops) == Estimate().count([text])[0]
+    starts, stops = EstimatingCounter().token_spans(text)
+    assert len(starts) == len(stops) == EstimatingCounter().count([text])[0]
     assert (starts[0], stops[-1]) == (0, len(text))
     assert (starts < stops).all()
     assert (np.diff(starts) >= 0).all()
@@ -64,23 +70,25 @@ def test_the_estimates_tokens_lie_in_order_and_cover_the_text(text: str) -> None
 
 @given(st.text(min_size=1), st.integers(6, 40), st.integers(0, 5))
 def test_windows_lose_nothing_and_fit(text: str, limit: int, overlap: int) -> None:
-    found = token_counting.windows(text, "ab ", Estimate(), limit, overlap)
+    found = token_counting.cut_into_windows(text, "ab ", EstimatingCounter(), limit, overlap)
     assert (found[0][0], found[-1][1]) == (0, len(text))
     for (start, stop), (following, _) in pairwise(found):
         assert start < following <= stop
-    assert all(Estimate().count(["ab " + text[start:stop]])[0] <= limit or stop - start == 1 for start, stop in found)
+    assert all(
+        EstimatingCounter().count(["ab " + text[start:stop]])[0] <= limit or stop - start == 1 for start, stop in found
+    )
 
 
 def test_an_overlap_that_leaves_nothing_new() -> None:
     with pytest.raises(UsageError, match="--split-overlap 5 leaves nothing new for a window of 5 tokens"):
-        token_counting.windows("words " * 20, "", Estimate(), 5, 5)
-    assert token_counting.windows("words " * 20, "", Estimate(), None, 5) == [(0, 120)]
+        token_counting.cut_into_windows("words " * 20, "", EstimatingCounter(), 5, 5)
+    assert token_counting.cut_into_windows("words " * 20, "", EstimatingCounter(), None, 5) == [(0, 120)]
 
 
 def test_an_estimate_is_said_to_be_one() -> None:
     notes: list[str] = []
-    made = counter(OPENAI, notes.append)
-    assert (made.name, made.exact) == ("estimate", False)
+    made = choose_token_counter(OPENAI, notes.append)
+    assert (made.name, made.is_exact) == ("estimate", False)
     assert len(notes) == 1
     assert "estimate" in notes[0]
     assert "tiktoken" in notes[0]
@@ -101,15 +109,15 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_models_own_tokenizer_counts_exactly(folder: Path) -> None:
     notes: list[str] = []
-    made = counter(Job(("in",), "out", model=f"openai:{folder}"), notes.append)
-    assert made.exact
+    made = choose_token_counter(Job(("in",), "out", model=f"openai:{folder}"), notes.append)
+    assert made.is_exact
     assert notes == []
     assert made.count(["one two three two", "one", ""]).tolist() == [6, 3, 0]
-    assert made.cut("one  two three two", 5) == "one  two three"
-    assert made.cut("one two", 4) == "one two"
-    assert made.cut("one two", 2) == ""
-    assert [part.tolist() for part in made.marks("one  two")] == [[0, 5], [3, 8]]
-    assert token_counting.windows("one two three two", "", made, 4, 0) == [(0, 8), (8, 17)]
+    assert made.truncate("one  two three two", 5) == "one  two three"
+    assert made.truncate("one two", 4) == "one two"
+    assert made.truncate("one two", 2) == ""
+    assert [part.tolist() for part in made.token_spans("one  two")] == [[0, 5], [3, 8]]
+    assert token_counting.cut_into_windows("one two three two", "", made, 4, 0) == [(0, 8), (8, 17)]
 
 
 def test_a_tokenizer_in_the_local_cache_is_found(folder: Path, tmp_path: Path) -> None:
@@ -119,50 +127,50 @@ def test_a_tokenizer_in_the_local_cache_is_found(folder: Path, tmp_path: Path) -
     (place / "refs" / "main").write_text("abc")
     (folder / "tokenizer.json").rename(place / "snapshots" / "abc" / "tokenizer.json")
     job = Job(("in",), "out", model="openai:maker/model", cache_dir=str(tmp_path / "cache"))
-    assert counter(job, print).name == "tokenizer of maker/model"
+    assert choose_token_counter(job, print).name == "tokenizer of maker/model"
 
 
 @pytest.mark.parametrize("name", ["a b", "../..", "x" * 200, "accounts/maker/models/e5"])
 def test_names_that_are_no_hub_ids_are_estimated(name: str) -> None:
-    assert counter(Job(("in",), "out", model=f"openai:{name}"), lambda line: None).name == "estimate"
+    assert choose_token_counter(Job(("in",), "out", model=f"openai:{name}"), lambda line: None).name == "estimate"
 
 
 def test_a_damaged_vocabulary_is_not_replaced_over_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     file = tmp_path / "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
     file.write_bytes(b"damaged")
-    assert counter(OPENAI, lambda line: None).name == "estimate"
+    assert choose_token_counter(OPENAI, lambda line: None).name == "estimate"
     assert file.read_bytes() == b"damaged"
 
 
 def test_tiktoken_counts_as_openai_does() -> None:
     tiktoken = pytest.importorskip("tiktoken", reason="tiktoken is not installed")
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"an": 256, b"and": 257}
-    made = token_counting.Tiktoken(
+    made = token_counting.TiktokenCounter(
         tiktoken.Encoding("tiny", pat_str=r"\w+|\W+", mergeable_ranks=ranks, special_tokens={})
     )
     assert made.count(["and ban", "<|endoftext|>", ""]).tolist() == [1 + 1 + 2, 13, 0]
-    assert made.cut("and ban", 3) == "and b"
-    assert made.cut("aé", 2) == "a"
-    assert [part.tolist() for part in made.marks("and ban")] == [[0, 3, 4, 5], [3, 4, 5, 7]]
-    assert [part.tolist() for part in made.marks("éa")] == [[0, 0, 1], [0, 1, 2]]
+    assert made.truncate("and ban", 3) == "and b"
+    assert made.truncate("aé", 2) == "a"
+    assert [part.tolist() for part in made.token_spans("and ban")] == [[0, 3, 4, 5], [3, 4, 5, 7]]
+    assert [part.tolist() for part in made.token_spans("éa")] == [[0, 0, 1], [0, 1, 2]]
 
 
 def test_prepare_counts_the_prompt_and_cuts_to_the_limit() -> None:
-    tokens = prepare(["aaaa" * 20, "bb", ""], "", Estimate(), 5)
-    assert isinstance(tokens.payload, Asked)
+    tokens = count_and_truncate(["aaaa" * 20, "bb", ""], "", EstimatingCounter(), 5)
+    assert isinstance(tokens.payload, HostedTexts)
     assert tokens.payload.texts == ["aaaa" * 5, "bb", ""]
     assert tokens.lengths.tolist() == [5, 1, 0]
-    assert tokens.full.tolist() == [20, 1, 0]
+    assert tokens.untruncated_lengths.tolist() == [20, 1, 0]
     assert len(tokens.ids) == tokens.offsets[-1]
-    prompted = prepare(["bb"], "abcd" * 3, Estimate(), None)
+    prompted = count_and_truncate(["bb"], "abcd" * 3, EstimatingCounter(), None)
     assert prompted.payload.texts == ["abcd" * 3 + "bb"]
-    assert prompted.full.dtype == np.int32
-    assert prompted.full.tolist() == [4]
+    assert prompted.untruncated_lengths.dtype == np.int32
+    assert prompted.untruncated_lengths.tolist() == [4]
 
 
 def test_openais_limit_is_applied_only_to_exact_counts() -> None:
-    assert limit_of(OPENAI, exact=True) == 8192
-    assert limit_of(OPENAI, exact=False) is None
-    assert limit_of(Job(("in",), "out", model="openai:other"), exact=True) is None
-    assert limit_of(Job(("in",), "out", model="openai:other", max_seq_length=7), exact=False) == 7
+    assert max_tokens_per_text(OPENAI, exact=True) == 8192
+    assert max_tokens_per_text(OPENAI, exact=False) is None
+    assert max_tokens_per_text(Job(("in",), "out", model="openai:other"), exact=True) is None
+    assert max_tokens_per_text(Job(("in",), "out", model="openai:other", max_seq_length=7), exact=False) == 7

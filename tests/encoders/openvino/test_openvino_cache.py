@@ -24,7 +24,7 @@ from embedcli.core.errors import ModelError
 from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import loader as openvino_loader
 from embedcli.models import resolve
-from embedcli.models.config import recipe
+from embedcli.models.config import read_model_config
 from jobs import wait_for
 from reference import encode, job, load, lowest_cosine, samples
 
@@ -41,13 +41,13 @@ from embedcli import encoders
 from embedcli.core.job import Job
 from embedcli.encoders.openvino import cache as openvino_cache
 from reference import encode, samples
-turn = openvino_cache.turn
+turn = openvino_cache.exclusive_lock
 def waiting(name):
     Path(sys.argv[2]).touch()
     return turn(name)
-openvino_cache.turn = waiting
+openvino_cache.exclusive_lock = waiting
 job = Job(inputs=(), output="", model=sys.argv[1], device="cpu", engine="openvino")
-encoder = encoders.load(job, notify=lambda line: print(line, file=sys.stderr))
+encoder = encoders.load_encoder(job, notify=lambda line: print(line, file=sys.stderr))
 sys.stdout.buffer.write(encode(encoder, samples()[:12]).tobytes())
 print(*{"torch"} & set(sys.modules), file=sys.stderr)
 """
@@ -103,7 +103,7 @@ def entry(home: Path) -> Path:
 def told() -> list[str]:
     """Load compiled, by force, and compare the vectors; the lines that were told."""
     lines: list[str] = []
-    encoder = encoders.load(job(models.folder(MODEL), device="cpu", engine="openvino"), notify=lines.append)
+    encoder = encoders.load_encoder(job(models.folder(MODEL), device="cpu", engine="openvino"), notify=lines.append)
     made = encode(encoder, TEXTS)
     encoder.close()
     assert lowest_cosine(made, wanted()) >= SAME
@@ -134,7 +134,7 @@ def test_the_first_use_compiles_and_the_next_uses_it(home: Path) -> None:
     assert len(told()) == 1
     (folder,) = (home / "compiled").iterdir()
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    assert {*openvino_cache.STORED, "facts.json"} < set(before)
+    assert {*openvino_cache.STORED_FILES, "facts.json"} < set(before)
     assert told() == []
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
@@ -160,13 +160,13 @@ def empty(content: bytes) -> bytes:
 @pytest.mark.parametrize("damage", [cut, flip, grow, empty, None])
 @pytest.mark.parametrize("name", ["model.xml", "model.bin", "tokenizer.json", "facts.json"])
 def test_damage_is_noticed(entry: Path, name: str, damage: Callable[[bytes], bytes] | None) -> None:
-    assert openvino_cache.read(entry)
+    assert openvino_cache.read_cached_model(entry)
     if damage:
         (entry / name).write_bytes(damage((entry / name).read_bytes()))
     else:
         (entry / name).unlink()
-    with pytest.raises(openvino_cache.Unusable, match=name):
-        openvino_cache.read(entry)
+    with pytest.raises(openvino_cache.UnusableCacheEntryError, match=name):
+        openvino_cache.read_cached_model(entry)
 
 
 @pytest.mark.parametrize("name", ["model.bin", "facts.json"])
@@ -180,23 +180,23 @@ def test_a_damaged_model_is_compiled_again(entry: Path, name: str) -> None:
 def test_a_damaged_blob_is_made_again(entry: Path, damage: Callable[[bytes], bytes]) -> None:
     (blob,) = entry.glob("*.blob")
     blob.write_bytes(damage(blob.read_bytes()))
-    assert openvino_cache.recall(blob) is None
+    assert openvino_cache.read_checked_file(blob) is None
     assert told() == []
-    assert openvino_cache.recall(blob) is not None
+    assert openvino_cache.read_checked_file(blob) is not None
 
 
 def test_a_blob_that_openvino_refuses_is_made_again(entry: Path) -> None:
     (blob,) = entry.glob("*.blob")
     other = b"whole, but from another version"
-    openvino_cache.store(blob, other)
-    assert openvino_cache.recall(blob) == other
+    openvino_cache.write_checked_file(blob, other)
+    assert openvino_cache.read_checked_file(blob) == other
     assert told() == []
-    assert openvino_cache.recall(blob) not in (None, other)
+    assert openvino_cache.read_checked_file(blob) not in (None, other)
 
 
 def test_a_model_that_openvino_refuses_is_compiled_again(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hashes are right, and still it does not open."""
-    compile_stored = openvino_loader.Runtime._compile_stored
+    compile_stored = openvino_loader.OpenVinoRuntime._compile_stored
     failures = iter([RuntimeError("Cannot read it")])
 
     def once(self: Any, *args: Any) -> Any:
@@ -204,7 +204,7 @@ def test_a_model_that_openvino_refuses_is_compiled_again(entry: Path, monkeypatc
             raise error
         return compile_stored(self, *args)
 
-    monkeypatch.setattr(openvino_loader.Runtime, "_compile_stored", once)
+    monkeypatch.setattr(openvino_loader.OpenVinoRuntime, "_compile_stored", once)
     assert len(told()) == 1
     assert next(failures, None) is None
 
@@ -234,7 +234,7 @@ def test_a_full_disk_at_the_last_moment(home: Path, monkeypatch: pytest.MonkeyPa
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(openvino_cache, "publish", full)
+    monkeypatch.setattr(openvino_cache, "publish_draft", full)
     lines = told()
     assert "No space left on device" in lines[-1]
     assert compiled_names(home) == []
@@ -289,14 +289,14 @@ def test_of_two_processes_at_once_one_compiles(home: Path, monkeypatch: pytest.M
 def test_the_slower_of_two_uses_what_the_faster_kept(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there are no locks: the model appears while ours is being compiled."""
     before = snapshot(entry)
-    read = openvino_cache.read
+    read = openvino_cache.read_cached_model
     seen: list[Path] = []
 
     def late(folder: Path) -> Any:
         seen.append(folder)
         return None if len(seen) < 3 else read(folder)
 
-    monkeypatch.setattr(openvino_cache, "read", late)
+    monkeypatch.setattr(openvino_cache, "read_cached_model", late)
     assert len(told()) == 1
     assert len(seen) == 3
     assert snapshot(entry) == before
@@ -310,7 +310,7 @@ def test_a_killed_process_leaves_nothing_for_long(home: Path) -> None:
         (folder / "model.bin").write_bytes(b"half")
     yesterday = time.time() - openvino_cache.STALE_SECONDS - 60
     os.utime(old, (yesterday, yesterday))
-    assert openvino_loader.cached() == []
+    assert openvino_loader.list_cached_models() == []
     told()
     assert not old.exists()
     assert fresh.exists()
@@ -319,8 +319,8 @@ def test_a_killed_process_leaves_nothing_for_long(home: Path) -> None:
 def test_the_key_is_of_what_decides_the_network() -> None:
     def key(name: str, **values: Any) -> str:
         asked = job(models.folder(name), **values)
-        files = resolve.resolve(asked)
-        return openvino_cache.key(files, recipe(files, asked))
+        files = resolve.resolve_model(asked)
+        return openvino_cache.cache_key(files, read_model_config(files, asked))
 
     plain = key(MODEL)
     same: list[dict[str, Any]] = [
@@ -338,27 +338,27 @@ def test_the_key_is_of_what_decides_the_network() -> None:
 @pytest.mark.usefixtures("entry")
 def test_another_converter_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(openvino_cache, "installed", lambda package: "1.0")
+        patch.setattr(openvino_cache, "installed_version", lambda package: "1.0")
         assert len(told()) == 1
-    assert len(openvino_loader.cached()) == 2
+    assert len(openvino_loader.list_cached_models()) == 2
 
 
 def test_listing_and_clearing(entry: Path) -> None:
-    (found,) = openvino_loader.cached()
+    (found,) = openvino_loader.list_cached_models()
     assert found.key == entry.name
     assert found.name == str(models.folder(MODEL))
-    assert found.bytes == sum(file.stat().st_size for file in entry.iterdir())
-    assert abs(found.created - time.time()) < 24 * 3600
-    assert openvino_loader.clear() == 1
-    assert openvino_loader.cached() == []
+    assert found.size_bytes == sum(file.stat().st_size for file in entry.iterdir())
+    assert abs(found.created_at - time.time()) < 24 * 3600
+    assert openvino_loader.clear_cached_models() == 1
+    assert openvino_loader.list_cached_models() == []
     assert list(entry.parent.iterdir()) == []
-    assert openvino_loader.clear() == 0
+    assert openvino_loader.clear_cached_models() == 0
 
 
 def test_a_damaged_model_is_listed_and_cleared(entry: Path) -> None:
     (entry / "facts.json").write_text(json.dumps({"name": "changed by hand"}))
-    assert [found.name for found in openvino_loader.cached()] == ["(damaged)"]
-    assert openvino_loader.clear() == 1
+    assert [found.name for found in openvino_loader.list_cached_models()] == ["(damaged)"]
+    assert openvino_loader.clear_cached_models() == 1
 
 
 def test_clearing_says_what_it_may_not(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_clearing_says_what_it_may_not(entry: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(shutil, "rmtree", refuse)
     with pytest.raises(ModelError, match="Permission denied"):
-        openvino_loader.clear()
+        openvino_loader.clear_cached_models()
     assert entry.exists()
 
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 import models
 from embedcli import encoders
 from embedcli.core.encoder import Tokens
-from embedcli.core.errors import ModelError, OutOfMemory, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
 from embedcli.encoders import equivalence
 from embedcli.encoders import errors as encoder_errors
 from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import infer_requests
 from embedcli.encoders.openvino import loader as openvino_loader
-from embedcli.encoders.tokenize.fast import as_tokens
+from embedcli.encoders.tokenize.fast import build_tokens
 from embedcli.encoders.torch import export as torch_export
 from reference import encode, encoded, job, load, lowest_cosine, samples, varied
 
@@ -49,7 +49,9 @@ SHAPES = ((1,), (2,), (8,), (15, 17), (33,), (5, 9, 21), (100, 30, 2), (127, 128
 @cache
 def openvino(name: str = BERT, **values: Any) -> Any:
     """The compiled encoder of a small model, forced, so that it cannot be PyTorch in disguise."""
-    return encoders.load(job(models.folder(name), **{"device": "cpu", "engine": "openvino"} | defaults(name) | values))
+    return encoders.load_encoder(
+        job(models.folder(name), **{"device": "cpu", "engine": "openvino"} | defaults(name) | values)
+    )
 
 
 @cache
@@ -66,7 +68,7 @@ def random_tokens(lengths: tuple[int, ...], seed: int = 0) -> Tokens:
     """Rows of so many tokens, any ids that every small vocabulary has."""
     random = np.random.default_rng([seed, *lengths])
     rows = [random.integers(5, 400, length).tolist() for length in lengths]
-    return as_tokens(rows, np.array(lengths, np.int32))
+    return build_tokens(rows, np.array(lengths, np.int32))
 
 
 def together(encoder: Any, tokens: Tokens) -> Any:
@@ -76,12 +78,12 @@ def together(encoder: Any, tokens: Tokens) -> Any:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_same_vectors_at_every_shape(name: str) -> None:
     ours, theirs = openvino(name), torch(name)
-    assert ours.space()["engine"] == "openvino"
-    assert theirs.space()["engine"] == "torch"
+    assert ours.vector_space()["engine"] == "openvino"
+    assert theirs.vector_space()["engine"] == "torch"
     assert ours.dim == theirs.dim
     for shape in SHAPES:
         tokens = random_tokens(shape)
-        wanted = theirs.exact(tokens, np.arange(len(shape)))
+        wanted = theirs.encode_float32(tokens, np.arange(len(shape)))
         made = together(ours, tokens)
         assert lowest_cosine(made, wanted) >= SAME, shape
         np.testing.assert_allclose(np.linalg.norm(made, axis=1), np.linalg.norm(wanted, axis=1), rtol=1e-4)
@@ -92,7 +94,7 @@ def test_longer_than_the_probe(name: str) -> None:
     """The probe of a large model stops before its limit; what was traced must hold beyond."""
     ours, theirs = openvino(name), torch(name)
     tokens = random_tokens((512, 1, 300))
-    assert lowest_cosine(together(ours, tokens), theirs.exact(tokens, np.arange(3))) >= SAME
+    assert lowest_cosine(together(ours, tokens), theirs.encode_float32(tokens, np.arange(3))) >= SAME
 
 
 @pytest.mark.parametrize("name", [BERT, "e5-with-prompts", "embeddinggemma-300m"])
@@ -103,7 +105,7 @@ def test_texts_with_their_prompts(name: str, role: str) -> None:
     mine, other = ours.tokenize(texts), theirs.tokenize(texts)
     np.testing.assert_array_equal(mine.ids, other.ids)
     np.testing.assert_array_equal(mine.full, other.full)
-    assert ours.space()["prompt"] == theirs.space()["prompt"]
+    assert ours.vector_space()["prompt"] == theirs.vector_space()["prompt"]
     assert lowest_cosine(encode(ours, texts), encode(theirs, texts)) >= SAME
 
 
@@ -124,7 +126,7 @@ def test_normalize_is_outside_the_network(name: str, normalize: bool) -> None:
     ours, theirs = openvino(name, normalize=normalize), torch(name, normalize=normalize)
     texts = samples()[:5]
     np.testing.assert_allclose(encode(ours, texts), encode(theirs, texts), rtol=1e-3, atol=1e-5)
-    assert openvino_cache.key(ours._asked.files, ours._recipe) == openvino_cache.key(
+    assert openvino_cache.cache_key(ours._asked.files, ours._recipe) == openvino_cache.cache_key(
         openvino(name)._asked.files, openvino(name)._recipe
     )
 
@@ -133,7 +135,10 @@ def test_a_lower_limit_uses_the_same_network() -> None:
     ours = openvino(max_seq_length=16)
     assert int(ours.tokenize(["word " * 100]).lengths[0]) == 16
     assert lowest_cosine(encode(ours, ["word " * 100]), encode(torch(max_seq_length=16), ["word " * 100])) >= SAME
-    assert len([entry for entry in openvino_loader.cached() if entry.name == ours.space()["model"]]) == 1
+    assert (
+        len([entry for entry in openvino_loader.list_cached_models() if entry.name == ours.vector_space()["model"]])
+        == 1
+    )
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.integers(0, 3))
@@ -141,7 +146,7 @@ def test_a_vector_does_not_depend_on_its_batch(lengths: list[int], seed: int) ->
     encoder = openvino()
     tokens = random_tokens(tuple(lengths), seed)
     np.testing.assert_allclose(
-        together(encoder, tokens), encoder.exact(tokens, np.arange(len(lengths))), rtol=1e-3, atol=1e-5
+        together(encoder, tokens), encoder.encode_float32(tokens, np.arange(len(lengths))), rtol=1e-3, atol=1e-5
     )
 
 
@@ -150,16 +155,16 @@ def test_batches_in_flight_come_back_as_they_were_sent() -> None:
     tokens = random_tokens(tuple(range(1, 60)))
     batches = [np.array([i]) for i in range(59)]
     flying = [encoder.forward(tokens, rows) for rows in batches]
-    assert len(flying) > encoder.lanes
+    assert len(flying) > encoder.max_in_flight
     made = np.concatenate([encoder.collect(output) for output in flying])
-    np.testing.assert_allclose(made, encoder.exact(tokens, np.arange(59)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(made, encoder.encode_float32(tokens, np.arange(59)), rtol=1e-4, atol=1e-6)
 
 
 def test_the_bundled_model_on_varied_rows() -> None:
     """Real weights, through sentence-transformers' own `encode`."""
-    encoder = encoders.load(job(device="cpu", engine="auto"))
+    encoder = encoders.load_encoder(job(device="cpu", engine="auto"))
     texts = varied()[:160]
-    assert encoder.space()["engine"] == "openvino"
+    assert encoder.vector_space()["engine"] == "openvino"
     assert lowest_cosine(encode(encoder, texts), encoded(texts)) >= SAME
     encoder.close()
 
@@ -177,19 +182,19 @@ def test_positions_that_are_not_there_are_not_used() -> None:
 
 def test_threads() -> None:
     assert openvino(threads=1)._main._compiled.get_property("INFERENCE_NUM_THREADS") == 1
-    assert openvino(threads=1).lanes == 2
+    assert openvino(threads=1).max_in_flight == 2
 
 
 def test_threads_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = openvino()._asked
     for share in (1, None):
         monkeypatch.setattr(openvino_loader, "quota", lambda share=share: share)
-        assert openvino_loader.Runtime(asked)._threads == share
+        assert openvino_loader.OpenVinoRuntime(asked)._threads == share
 
 
 def has(dtype: str) -> bool:
-    core = openvino_loader.Runtime(openvino()._asked)._core
-    return openvino_loader.CAPABILITY[dtype] in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    core = openvino_loader.OpenVinoRuntime(openvino()._asked)._core
+    return openvino_loader.CPU_CAPABILITIES[dtype] in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def test_float32_is_asked_for() -> None:
@@ -207,15 +212,15 @@ def test_half_precision_where_the_cpu_has_it(dtype: str) -> None:
     ours = openvino(dtype=dtype)
     texts = samples()[:20]
     made, wanted = encode(ours, texts), encode(torch(), texts)
-    assert ours.space()["dtype"] == dtype
+    assert ours.vector_space()["dtype"] == dtype
     assert 0.999 <= lowest_cosine(made, wanted) < 1 - 1e-7
-    assert lowest_cosine(ours.exact(ours.tokenize(texts), np.arange(20)), wanted) > lowest_cosine(made, wanted)
+    assert lowest_cosine(ours.encode_float32(ours.tokenize(texts), np.arange(20)), wanted) > lowest_cosine(made, wanted)
 
 
 def test_half_precision_is_refused_where_the_cpu_has_it_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(openvino_loader.CAPABILITY, "bfloat16", "BF16 OF ANOTHER CPU")
+    monkeypatch.setitem(openvino_loader.CPU_CAPABILITIES, "bfloat16", "BF16 OF ANOTHER CPU")
     with pytest.raises(UsageError, match="no bfloat16") as caught:
-        encoders.load(job(models.folder(BERT), device="cpu", engine="auto", dtype="bfloat16"))
+        encoders.load_encoder(job(models.folder(BERT), device="cpu", engine="auto", dtype="bfloat16"))
     assert "float32" in caught.value.hint
 
 
@@ -231,31 +236,31 @@ def told(name: str = BERT, **values: Any) -> tuple[Any, list[str]]:
     """A fresh encoder, and the lines it told."""
     lines: list[str] = []
     values = {"device": "cpu", "engine": "auto"} | defaults(name) | values
-    return encoders.load(job(models.folder(name), **values), notify=lines.append), lines
+    return encoders.load_encoder(job(models.folder(name), **values), notify=lines.append), lines
 
 
 def refuse(*args: Any) -> Any:
-    raise openvino_loader.NotConvertible("a reason")
+    raise openvino_loader.NotConvertibleError("a reason")
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_what_has_no_fast_tokenizer_runs_on_pytorch() -> None:
     encoder, lines = told("slow-tokenizer")
-    assert encoder.space()["engine"] == "torch"
+    assert encoder.vector_space()["engine"] == "torch"
     assert len([line for line in lines if "runs on PyTorch: it has no fast tokenizer" in line]) == 1
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_what_cannot_be_converted_runs_on_pytorch_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(openvino_loader.Runtime, "convert", refuse)
+        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", refuse)
         encoder, lines = told()
-    assert encoder.space()["engine"] == "torch"
+    assert encoder.vector_space()["engine"] == "torch"
     assert lines[-1].endswith("runs on PyTorch: a reason")
-    assert [entry.reason for entry in openvino_loader.cached()] == ["a reason"]
-    monkeypatch.setattr(openvino_loader, "Runtime", None)
+    assert [entry.reason for entry in openvino_loader.list_cached_models()] == ["a reason"]
+    monkeypatch.setattr(openvino_loader, "OpenVinoRuntime", None)
     again, lines = told()
-    assert again.space()["engine"] == "torch"
+    assert again.vector_space()["engine"] == "torch"
     assert len(lines) == 1
     assert lines[0].endswith("runs on PyTorch: a reason")
 
@@ -263,16 +268,16 @@ def test_what_cannot_be_converted_runs_on_pytorch_and_is_not_tried_again(monkeyp
 @pytest.mark.usefixtures("own_cache")
 def test_other_libraries_are_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(openvino_cache, "versions", lambda: {"torch": "0.1"})
-        patch.setattr(openvino_loader.Runtime, "convert", refuse)
-        assert told()[0].space()["engine"] == "torch"
-    assert told()[0].space()["engine"] == "openvino"
-    assert [entry.reason for entry in openvino_loader.cached()] == [""]
+        patch.setattr(openvino_cache, "converter_versions", lambda: {"torch": "0.1"})
+        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", refuse)
+        assert told()[0].vector_space()["engine"] == "torch"
+    assert told()[0].vector_space()["engine"] == "openvino"
+    assert [entry.reason for entry in openvino_loader.list_cached_models()] == [""]
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_forced_engine_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_loader.Runtime, "convert", refuse)
+    monkeypatch.setattr(openvino_loader.OpenVinoRuntime, "convert", refuse)
     for _ in range(2):
         with pytest.raises(ModelError, match="--engine openvino: a reason"):
             told(engine="openvino")
@@ -291,7 +296,7 @@ def test_a_network_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch_export, "_pipeline", off)
     encoder, lines = told()
-    assert encoder.space()["engine"] == "torch"
+    assert encoder.vector_space()["engine"] == "torch"
     assert "its vectors differ from PyTorch's" in lines[-1]
     assert lowest_cosine(encode(encoder, samples()[:5]), encode(torch(), samples()[:5])) >= SAME
 
@@ -301,15 +306,15 @@ def test_rows_of_padding_only_would_be_noticed(monkeypatch: pytest.MonkeyPatch) 
     """Without open rows in its masks a left-padded model gives NaN: the probe must see it."""
     monkeypatch.setattr(torch_export, "_traceable_masks", lambda masking: pytest.MonkeyPatch.context())
     encoder, lines = told("Qwen3-Embedding-0.6B")
-    assert encoder.space()["engine"] == "torch"
+    assert encoder.vector_space()["engine"] == "torch"
     assert "nan" in lines[-1]
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_tokenizer_that_is_not_the_same_once_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equivalence, "same_words", lambda *args: False)
+    monkeypatch.setattr(equivalence, "tokenizes_alike", lambda *args: False)
     encoder, lines = told()
-    assert encoder.space()["engine"] == "torch"
+    assert encoder.vector_space()["engine"] == "torch"
     assert "tokenizer" in lines[-1]
 
 
@@ -317,9 +322,9 @@ def test_a_tokenizer_that_is_not_the_same_once_stored(monkeypatch: pytest.Monkey
 def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     encoder, lines = told()
-    assert encoder.space()["engine"] == "torch"
+    assert encoder.vector_space()["engine"] == "torch"
     assert "OpenVINO cannot be imported" in lines[-1]
-    assert openvino_loader.cached() == []
+    assert openvino_loader.list_cached_models() == []
 
 
 # Memory
@@ -350,8 +355,8 @@ class Counting:
 def test_no_request_is_made_while_others_run() -> None:
     """Making one waits for those that run, so that the second core would idle through the first batch."""
     compiled = Counting()
-    requests = infer_requests.Requests(compiled)
-    for _ in range(requests.lanes):
+    requests = infer_requests.InferRequestPool(compiled)
+    for _ in range(requests.count):
         requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
     assert compiled.seen == ["made"] * 4 + ["started"] * 4
     # More than the lanes, as rows that are computed again take: nothing is refused.
@@ -392,18 +397,18 @@ class Refusing:
     ],
 )
 def test_a_refusal_to_allocate_is_out_of_memory(message: str, late: bool) -> None:
-    requests = infer_requests.Requests(Refusing(message, late))
-    with pytest.raises(OutOfMemory):
+    requests = infer_requests.InferRequestPool(Refusing(message, late))
+    with pytest.raises(DeviceOutOfMemoryError):
         requests.finish(requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64)))
     requests.close()
 
 
 def test_another_error_stays_itself() -> None:
-    requests = infer_requests.Requests(Refusing("Exception from a.cpp:1:\nShapes do not match", True))
+    requests = infer_requests.InferRequestPool(Refusing("Exception from a.cpp:1:\nShapes do not match", True))
     running = requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
     with pytest.raises(RuntimeError, match="Shapes do not match") as caught:
         requests.finish(running)
-    assert encoder_errors.told(caught.value) == "Shapes do not match"
+    assert encoder_errors.first_line(caught.value) == "Shapes do not match"
 
 
 def test_close_waits_for_what_nobody_collected() -> None:

@@ -20,11 +20,11 @@ import sys
 from embedcli import encoders
 from embedcli.core.job import Job
 job = Job(inputs=(), output="", model=sys.argv[1], device="auto")
-encoder = encoders.load(job, notify=lambda line: print(line, file=sys.stderr))
+encoder = encoders.load_encoder(job, notify=lambda line: print(line, file=sys.stderr))
 tokens = encoder.tokenize(["ten rows"] * 10)
 import numpy as np
 assert encoder.collect(encoder.forward(tokens, np.arange(10))).shape == (10, 32)
-assert encoder.space()["engine"] == "openvino"
+assert encoder.vector_space()["engine"] == "openvino"
 encoder.close()
 print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
 """
@@ -33,11 +33,11 @@ import resource, sys
 import numpy as np
 from embedcli import encoders
 from embedcli.core.job import Job
-from embedcli.core.errors import OutOfMemory
-from embedcli.encoders.tokenize.fast import as_tokens
+from embedcli.core.errors import DeviceOutOfMemoryError
+from embedcli.encoders.tokenize.fast import build_tokens
 def rows(count, length):
-    return as_tokens([[7] * length] * count, np.full(count, length, np.int32)), np.arange(count)
-encoder = encoders.load(Job(inputs=(), output="", model=sys.argv[1], device="cpu"))
+    return build_tokens([[7] * length] * count, np.full(count, length, np.int32)), np.arange(count)
+encoder = encoders.load_encoder(Job(inputs=(), output="", model=sys.argv[1], device="cpu"))
 small, large = rows(3, 9), rows(20_000, 256)
 before = encoder.collect(encoder.forward(*small))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -45,7 +45,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[2]) << 20),) * 2)
 for _ in range(2):
     try:
         encoder.collect(encoder.forward(*large))
-    except OutOfMemory:
+    except DeviceOutOfMemoryError:
         print("out of memory")
 np.testing.assert_allclose(encoder.collect(encoder.forward(*small)), before, atol=1e-6)
 """

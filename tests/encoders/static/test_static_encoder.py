@@ -67,14 +67,14 @@ def test_max_seq_length_cuts_as_model2vec_cuts(tmp_path: Path, limit: int) -> No
     theirs = model2vec(tmp_path, wordpiece())
     encoder = load(tmp_path, max_seq_length=limit)
     np.testing.assert_allclose(encode(encoder, TEXTS), theirs.encode(TEXTS, max_length=limit), atol=1e-6)
-    assert encoder.space()["max_seq_length"] == limit
+    assert encoder.vector_space()["max_seq_length"] == limit
 
 
 @pytest.mark.parametrize(("saved", "limit"), [(512, 512), (20, 20), (None, None)])
 def test_the_limit_is_the_models_own(tmp_path: Path, saved: int | None, limit: int | None) -> None:
     theirs = model2vec(tmp_path, wordpiece(), max_length=saved)
     encoder = load(tmp_path)
-    assert encoder.space()["max_seq_length"] == limit
+    assert encoder.vector_space()["max_seq_length"] == limit
     np.testing.assert_allclose(encode(encoder, TEXTS), theirs.encode(TEXTS), atol=1e-6)
 
 
@@ -82,8 +82,8 @@ def test_a_row_is_called_truncated_exactly_where_tokens_were_lost(tmp_path: Path
     model2vec(tmp_path, wordpiece(), max_length=4)
     texts = ["the fox", "the quick fox jumps", "the quick fox jumps over", "", "q" * 9]
     tokens = load(tmp_path).tokenize(texts)
-    assert tokens.full.tolist()[:4] == [2, 4, 5, 0]
-    assert (tokens.full > tokens.lengths).tolist() == [False, False, True, False, False]
+    assert tokens.untruncated_lengths.tolist()[:4] == [2, 4, 5, 0]
+    assert (tokens.untruncated_lengths > tokens.lengths).tolist() == [False, False, True, False, False]
     assert tokens.lengths[4] == 0, "one unknown word: nothing the model knows"
 
 
@@ -93,7 +93,7 @@ def test_white_space_beyond_the_character_cut_loses_nothing_and_a_cut_word_does(
     texts = ["the fox" + " " * 50, "fox" * 30, "the " + " " * 50 + "fox", "the" + " " * 18 + "filler001"]
     encoder = load(tmp_path)
     tokens = encoder.tokenize(texts)
-    assert (tokens.full > tokens.lengths).tolist() == [False, True, True, True]
+    assert (tokens.untruncated_lengths > tokens.lengths).tolist() == [False, True, True, True]
     np.testing.assert_allclose(encode(encoder, texts), theirs.encode(texts), atol=1e-6)
 
 
@@ -101,7 +101,7 @@ def test_a_row_of_unknown_words_has_no_tokens(tmp_path: Path) -> None:
     model2vec(tmp_path, wordlevel())
     encoder = load(tmp_path)
     tokens = encoder.tokenize(["xyzzy", "the xyzzy fox", ""])
-    assert tokens.lengths.tolist() == tokens.full.tolist() == [0, 2, 0]
+    assert tokens.lengths.tolist() == tokens.untruncated_lengths.tolist() == [0, 2, 0]
     assert encoder.empty_reason == "no known word"
 
 
@@ -121,7 +121,7 @@ def test_rows_come_in_the_order_asked_for(tmp_path: Path) -> None:
     tokens, order = encoder.tokenize(TEXTS), np.array([5, 0, 3, 3, 8])
     made = encoder.collect(encoder.forward(tokens, order))
     for i, row in enumerate(order):
-        np.testing.assert_array_equal(made[i], encoder.exact(tokens, np.array([row]))[0])
+        np.testing.assert_array_equal(made[i], encoder.encode_float32(tokens, np.array([row]))[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -136,7 +136,7 @@ def test_windows_cover_a_text_and_each_is_read_whole(tmp_path: Path, kind: str, 
         for (start, stop), (following, _) in itertools.pairwise([*spans, (len(text), 0)]):
             assert start < following <= stop or not text[stop:following].strip()
         tokens = encoder.tokenize([text[start:stop] for start, stop in spans])
-        assert tokens.full.tolist() == tokens.lengths.tolist()
+        assert tokens.untruncated_lengths.tolist() == tokens.lengths.tolist()
     with pytest.raises(UsageError, match="--split-overlap"):
         encoder.split_into_windows("the fox " * 50, limit)
 
@@ -185,7 +185,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, normalize: b
         in_subfolder(tmp_path)
     encoder = load(tmp_path)
     np.testing.assert_allclose(encode(encoder, TEXTS), theirs.encode(TEXTS), atol=1e-6)
-    assert encoder.space()["max_seq_length"] is None
+    assert encoder.vector_space()["max_seq_length"] is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -215,14 +215,16 @@ def test_a_tokenizer_that_truncates_is_obeyed_and_counted(tmp_path: Path, direct
 
     encoder = load(tmp_path)
     np.testing.assert_allclose(encode(encoder, TEXTS), SentenceTransformer(str(tmp_path)).encode(TEXTS), atol=1e-6)
-    assert encoder.tokenize([TEXTS[0]]).full.tolist() == [10]
+    assert encoder.tokenize([TEXTS[0]]).untruncated_lengths.tolist() == [10]
 
 
 def test_facts_are_the_same_before_and_after_loading(tmp_path: Path) -> None:
     model2vec(tmp_path, wordpiece(), normalize=True)
     job = Job((), "", model=str(tmp_path), max_seq_length=9)
-    before = static_encoder.identity(resolve.resolve(job), job)
-    assert before == {key: value for key, value in load(tmp_path, max_seq_length=9).space().items() if key in before}
+    before = static_encoder.static_model_identity(resolve.resolve_model(job), job)
+    assert before == {
+        key: value for key, value in load(tmp_path, max_seq_length=9).vector_space().items() if key in before
+    }
     assert before["max_seq_length"] == 9
     assert before["normalize"] is True
 
@@ -260,7 +262,7 @@ def test_a_pickled_table_is_refused(tmp_path: Path) -> None:
     job = Job((), "", model=str(tmp_path))
     files = resolve.ModelFiles(str(tmp_path), tmp_path, None, "static", "")
     with pytest.raises(ModelError, match="pickle"):
-        static_encoder.load(files, job, print)
+        static_encoder.load_static_encoder(files, job, print)
 
 
 def test_a_forced_engine_is_refused_and_a_device_is_said_to_change_nothing(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_a_forced_engine_is_refused_and_a_device_is_said_to_change_nothing(tmp_p
 @pytest.mark.parametrize("other", ["config.json", "README.md"])
 def test_other_folders_are_not_recognised(tmp_path: Path, other: str) -> None:
     (tmp_path / other).write_text("{}")
-    assert static_encoder.recognise(tmp_path) is None
+    assert static_encoder.detect_static_format(tmp_path) is None
 
 
 @pytest.mark.parametrize("kind", ["model2vec", "glove"])
@@ -294,7 +296,7 @@ from embedcli.models import resolve
 from embedcli.encoders.static import encoder as static_encoder
 job = Job((), "", model=sys.argv[1])
 assert "numpy" in sys.modules
-encoder = static_encoder.load(resolve.resolve(job), job, print)
+encoder = static_encoder.load_static_encoder(resolve.resolve_model(job), job, print)
 tokens = encoder.tokenize(["the fox", "中文"])
 encoder.collect(encoder.forward(tokens, tokens.offsets[:1]))
 heavy = {"torch", "transformers", "sentence_transformers", "model2vec", "scipy", "gensim", "jieba", "openvino"}

@@ -74,8 +74,8 @@ KINDS = {
 def test_every_layout_is_recognised_and_read_whole(tmp_path: Path, kind: str) -> None:
     vectors = keyed()
     path = write(vectors, tmp_path / "vectors", kind)
-    assert static_encoder.recognise(path) == KINDS[kind]
-    made = word_vectors.read(path)
+    assert static_encoder.detect_static_format(path) == KINDS[kind]
+    made = word_vectors.read_word_vectors(path)
     assert made.index == vectors.key_to_index
     np.testing.assert_array_equal(made.vectors, vectors.vectors)
     assert made.notes == ()
@@ -86,8 +86,8 @@ def test_blocks_end_anywhere(tmp_path: Path, kind: str, monkeypatch: pytest.Monk
     vectors = keyed([f"word{i}" * (i % 5 + 1) for i in range(50)])
     path = write(vectors, tmp_path / "vectors", kind)
     for size in (1, 7, 64, 1000):
-        monkeypatch.setattr(word_vectors, "BLOCK_BYTES", size)
-        made = word_vectors.read(path)
+        monkeypatch.setattr(word_vectors, "READ_BLOCK_BYTES", size)
+        made = word_vectors.read_word_vectors(path)
         assert made.index == vectors.key_to_index
         np.testing.assert_array_equal(made.vectors, vectors.vectors)
 
@@ -107,13 +107,13 @@ def test_rows_are_the_means_that_gensim_makes(tmp_path: Path, kind: str) -> None
 def test_a_folder_with_one_file_of_vectors_is_a_model(tmp_path: Path) -> None:
     write(keyed(), tmp_path / "light_Tencent_AILab_ChineseEmbedding.bin", "binary")
     (tmp_path / "README.md").write_text("vectors")
-    assert load(tmp_path).space()["format"] == "word2vec-binary"
+    assert load(tmp_path).vector_space()["format"] == "word2vec-binary"
 
 
 def test_the_first_of_two_equal_words_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "vectors.txt"
     path.write_text("3 2\na 1 2\nb 3 4\na 5 6\n")
-    made = word_vectors.read(path)
+    made = word_vectors.read_word_vectors(path)
     assert made.vectors[made.index["a"]].tolist() == [1, 2]
     assert "1 words come more than once" in made.notes[0]
     said: list[str] = []
@@ -124,7 +124,7 @@ def test_the_first_of_two_equal_words_is_kept(tmp_path: Path) -> None:
 def test_words_may_hold_spaces_and_numbers_any_usual_form(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_text("the 1 2 3\n. . . -1e-3 +2 0.5\r\n3 4 5 6\n\u00a0 7 8 9")
-    made = word_vectors.read(path)
+    made = word_vectors.read_word_vectors(path)
     assert list(made.index) == ["the", ". . .", "3", "\u00a0"]
     wanted = np.array([[1, 2, 3], [-1e-3, 2, 0.5], [4, 5, 6], [7, 8, 9]], np.float32)
     np.testing.assert_array_equal(made.vectors, wanted)
@@ -133,7 +133,7 @@ def test_words_may_hold_spaces_and_numbers_any_usual_form(tmp_path: Path) -> Non
 def test_words_that_are_not_utf8_are_left_out_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "vectors.txt"
     path.write_bytes(b"2 2\ncaf\xe9 1 2\nthe 3 4\n")
-    made = word_vectors.read(path)
+    made = word_vectors.read_word_vectors(path)
     assert list(made.index) == ["the"]
     assert "1 words are not UTF-8" in made.notes[0]
 
@@ -156,7 +156,7 @@ def test_words_that_are_not_utf8_are_left_out_and_counted(tmp_path: Path) -> Non
 def test_damaged_text_is_told_with_its_line(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "vectors.txt"
     path.write_text(text)
-    for read in (word_vectors.read, load):
+    for read in (word_vectors.read_word_vectors, load):
         with pytest.raises(ModelError, match=says):
             read(path)
 
@@ -167,24 +167,24 @@ def test_damaged_binary_files_are_told_with_their_byte(tmp_path: Path) -> None:
     for stop in range(len(whole) // 2, len(whole)):
         path.write_bytes(whole[:stop])
         with pytest.raises(ModelError, match=r", byte \d+: vector \d+ of 10 is not whole|first line promises"):
-            word_vectors.read(path)
+            word_vectors.read_word_vectors(path)
     path.write_bytes(whole + b"the end")
     with pytest.raises(ModelError, match=rf", byte {len(whole)}: more follows"):
-        word_vectors.read(path)
+        word_vectors.read_word_vectors(path)
     path.write_bytes(whole + b"\n")
-    assert len(word_vectors.read(path).index) == 10
+    assert len(word_vectors.read_word_vectors(path).index) == 10
 
 
 def test_a_word_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(word_vectors, "LONGEST_WORD", 100)
-    monkeypatch.setattr(word_vectors, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(word_vectors, "MAX_WORD_BYTES", 100)
+    monkeypatch.setattr(word_vectors, "READ_BLOCK_BYTES", 64)
     path = tmp_path / "vectors.bin"
     path.write_bytes(b"2 2\n" + b"x" * 100_000)
     with path.open("rb") as stream:
-        monkeypatch.setattr(word_vectors, "layout", lambda _: "word2vec-binary")
-        monkeypatch.setattr(word_vectors, "opened", lambda _: contextlib.nullcontext(stream))
+        monkeypatch.setattr(word_vectors, "detect_word_vector_format", lambda _: "word2vec-binary")
+        monkeypatch.setattr(word_vectors, "open_word_vectors", lambda _: contextlib.nullcontext(stream))
         with pytest.raises(ModelError, match="vector 1 of 2 is not whole"):
-            word_vectors.read(path)
+            word_vectors.read_word_vectors(path)
         assert stream.tell() < 1000
 
 
@@ -198,7 +198,7 @@ def test_any_damage_is_a_model_error_or_vectors(kind: str, data: st.DataObject, 
     path = folder / "damaged"
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
     try:
-        made = word_vectors.read(path)
+        made = word_vectors.read_word_vectors(path)
     except ModelError:
         return
     assert made.vectors.dtype == np.float32
@@ -242,10 +242,10 @@ def test_a_whole_gensim_model_is_refused_with_what_to_do(tmp_path: Path) -> None
 def test_large_keyed_vectors_need_and_name_their_second_file(tmp_path: Path) -> None:
     path = write(keyed(), tmp_path / "vectors.kv", "kv-large")
     job = Job((), "", model=str(path))
-    before = static_encoder.identity(resolve.resolve(job), job)["fingerprint"]
+    before = static_encoder.static_model_identity(resolve.resolve_model(job), job)["fingerprint"]
     beside = tmp_path / "vectors.kv.vectors.npy"
     np.save(beside, np.zeros((len(VOCABULARY), 8), np.float32))
-    assert static_encoder.identity(resolve.resolve(job), job)["fingerprint"] != before
+    assert static_encoder.static_model_identity(resolve.resolve_model(job), job)["fingerprint"] != before
     np.save(beside, np.array([{}]), allow_pickle=True)
     with pytest.raises(ModelError, match=r"vectors\.kv\.vectors\.npy"):
         load(path)
@@ -269,19 +269,19 @@ def test_large_keyed_vectors_need_and_name_their_second_file(tmp_path: Path) -> 
 )
 def test_words_are_found(text: str, words: list[str]) -> None:
     index = {word: i for i, word in enumerate(VOCABULARY)}
-    assert WordSplitter(index).ids(text) == [index[word] for word in words]
+    assert WordSplitter(index).word_ids(text) == [index[word] for word in words]
 
 
 def test_capitals_count_where_the_vocabulary_has_them() -> None:
     splitter = WordSplitter({"Apple": 0, "apple": 1, "fox": 2})
-    assert splitter.ids("Apple apple APPLE Fox fox") == [0, 1, 2]
+    assert splitter.word_ids("Apple apple APPLE Fox fox") == [0, 1, 2]
 
 
 def test_words_are_cut_at_the_limit_and_counted(tmp_path: Path) -> None:
     encoder = load(write(keyed(), tmp_path / "vectors.txt", "text"), max_seq_length=2)
     tokens = encoder.tokenize(["the unknown fox the", "fox the", "fox"])
     assert tokens.lengths.tolist() == [2, 2, 1]
-    assert tokens.full.tolist() == [3, 2, 1]
+    assert tokens.untruncated_lengths.tolist() == [3, 2, 1]
 
 
 def test_windows_hold_as_many_known_words_as_fit(tmp_path: Path) -> None:
@@ -290,8 +290,8 @@ def test_windows_hold_as_many_known_words_as_fit(tmp_path: Path) -> None:
     windows = [text[start:stop] for start, stop in encoder.split_into_windows(text, 0)]
     assert "".join(windows) == text
     tokens = encoder.tokenize(windows)
-    assert tokens.full.tolist() == tokens.lengths.tolist()
-    assert int(tokens.full.sum()) == 6
+    assert tokens.untruncated_lengths.tolist() == tokens.lengths.tolist()
+    assert int(tokens.untruncated_lengths.sum()) == 6
 
 
 def test_chinese_is_split_by_jieba(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_chinese_is_split_by_jieba(tmp_path: Path) -> None:
     wanted = [["我们", "喜欢", "北京", "的", "天安门"], ["机器", "学习", "ok"], ["ok"]]
     np.testing.assert_allclose(made, [vectors.get_mean_vector(some, pre_normalize=False) for some in wanted], atol=1e-6)
     assert encoder.tokenize(["它们"]).lengths.tolist() == [0]
-    assert "jieba" in encoder.space()["versions"]
+    assert "jieba" in encoder.vector_space()["versions"]
     limited = load(tmp_path / "vectors.bin", max_seq_length=2)
     assert limited.split_into_windows("我们喜欢北京的天安门", 0) == [(0, 4), (4, 7), (7, 10)]
 
@@ -316,7 +316,7 @@ from embedcli.core.job import Job
 from embedcli.models import resolve
 from embedcli.encoders.static import encoder as static_encoder
 job = Job((), "", model=sys.argv[1])
-encoder = static_encoder.load(resolve.resolve(job), job, print)
+encoder = static_encoder.load_static_encoder(resolve.resolve_model(job), job, print)
 print(encoder.tokenize(["我们喜欢北京的天安门"]).lengths.tolist())
 """
     environment = os.environ | {"TMPDIR": str(temporary)}

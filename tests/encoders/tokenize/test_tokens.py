@@ -19,7 +19,7 @@ from embedcli.core.errors import UsageError
 from embedcli.encoders.tokenize import fallback as fallback_tokenizer
 from embedcli.encoders.tokenize import fast as tokens_module
 from embedcli.encoders.tokenize import word_cache
-from embedcli.encoders.tokenize.fast import FastTokenizer, pad
+from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows
 from embedcli.models import resolve
 from reference import job, load, samples, sentence_transformer, varied
 
@@ -48,11 +48,11 @@ def fast(name: str, **values: Any) -> FastTokenizer:
     return FastTokenizer(Tokenizer.from_str(own(name).backend_tokenizer.to_str()), **({"limit": None} | values))
 
 
-@pytest.fixture(autouse=True, scope="module", params=[0, tokens_module.FEW_CHARACTERS], ids=["many", "few"])
+@pytest.fixture(autouse=True, scope="module", params=[0, tokens_module.MIN_PARALLEL_CHARACTERS], ids=["many", "few"])
 def _few(request: pytest.FixtureRequest) -> Iterator[None]:
     """A few texts are tokenized whole, many by pieces where the tokenizer allows it: the tokens are the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens_module, "FEW_CHARACTERS", request.param)
+        patch.setattr(tokens_module, "MIN_PARALLEL_CHARACTERS", request.param)
         yield
 
 
@@ -70,7 +70,7 @@ def test_the_same_ids_as_the_models_own_tokenizer(name: str, prompt: str, limit:
     whole = own(name)([prompt + text for text in texts], verbose=False)["input_ids"]
     made = fast(name, limit=limit, prompt=prompt).tokenize(texts)
     assert rows(made) == theirs
-    assert made.full.tolist() == [len(ids) for ids in whole]
+    assert made.untruncated_lengths.tolist() == [len(ids) for ids in whole]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -85,7 +85,7 @@ def test_the_same_ids_whatever_the_text_limit_and_side(name: str, text: str, lim
 
 def test_the_real_models_ids_are_its_own() -> None:
     texts = varied(300)
-    folder = resolve.resolve(job()).folder
+    folder = resolve.resolve_model(job()).path
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
@@ -107,16 +107,16 @@ def test_no_prompt_has_no_tokens() -> None:
 def test_slicing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fast(KINDS[1], limit=20).tokenize(samples())
     monkeypatch.setattr(word_cache, "SLICE_CHARACTERS", 100)
-    monkeypatch.setattr(word_cache, "LARGEST_SLICE", 100)
+    monkeypatch.setattr(word_cache, "MAX_SLICE_CHARACTERS", 100)
     sliced = fast(KINDS[1], limit=20).tokenize(samples())
     np.testing.assert_array_equal(sliced.ids, whole.ids)
     np.testing.assert_array_equal(sliced.offsets, whole.offsets)
-    np.testing.assert_array_equal(sliced.full, whole.full)
+    np.testing.assert_array_equal(sliced.untruncated_lengths, whole.untruncated_lengths)
 
 
 def test_no_text_no_rows() -> None:
     made = fast(KINDS[0], limit=9).tokenize([])
-    assert (len(made.ids), made.offsets.tolist(), len(made.full)) == (0, [0], 0)
+    assert (len(made.ids), made.offsets.tolist(), len(made.untruncated_lengths)) == (0, [0], 0)
 
 
 def test_a_limit_without_room_for_text_is_refused() -> None:
@@ -144,18 +144,20 @@ def test_a_prompt_that_fills_the_limit_is_refused(name: str) -> None:
     left=st.booleans(),
     most=st.sampled_from([None, 12, 100]),
 )
-def test_pad_keeps_every_token_in_its_row(lengths: list[int], multiple: int, left: bool, most: int | None) -> None:
+def test_pad_keeps_every_token_in_its_row(
+    lengths: list[int], pad_to_multiple_of: int, left: bool, most: int | None
+) -> None:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     tokens = Tokens(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets, np.array(lengths, np.int32))
     chosen = np.arange(len(lengths))[::-1]
-    ids, mask = pad(tokens, chosen, multiple, 0, left, most)
+    ids, mask = pad_rows(tokens, chosen, pad_to_multiple_of, 0, left, most)
     assert ids.dtype == mask.dtype == np.int64
     assert [row[seen == 1].tolist() for row, seen in zip(ids, mask, strict=True)] == rows(tokens)[::-1]
     assert (ids[mask == 0] == 0).all()
     assert (mask == np.sort(mask, axis=1)[:, :: 1 if left else -1]).all()
     width, longest = ids.shape[1], max(lengths)
-    assert longest <= width < longest + multiple
-    assert width % multiple == 0 or (most is not None and width == max(longest, most))
+    assert longest <= width < longest + pad_to_multiple_of
+    assert width % pad_to_multiple_of == 0 or (most is not None and width == max(longest, most))
 
 
 @pytest.mark.parametrize("name", KINDS[:4])
@@ -165,7 +167,7 @@ def test_windows_fit_the_limit_and_leave_no_character_out(name: str, prompt: str
     tokenizer = fast(name, limit=32, prompt=prompt)
     for text in [*samples()[::8], "", "word " * 300, "長" * 300, "🙂" * 60, "x" * 500, "a.\n\n\n" * 60]:
         windows = tokenizer.split_into_windows(text, overlap)
-        assert (tokenizer.tokenize([text[start:stop] for start, stop in windows]).full <= 32).all()
+        assert (tokenizer.tokenize([text[start:stop] for start, stop in windows]).untruncated_lengths <= 32).all()
         assert (windows[0][0], windows[-1][1]) == (0, len(text))
         for (start, stop), (later, end) in pairwise(windows):
             assert start < later <= stop < end
@@ -188,7 +190,7 @@ def test_an_overlap_as_long_as_a_window_is_refused() -> None:
 
 
 def test_a_tokenizer_that_does_more_than_its_backend_is_used_itself() -> None:
-    assert fallback_tokenizer.agrees(own(KINDS[0]), 64)
+    assert fallback_tokenizer.matches_reference(own(KINDS[0]), 64)
 
     class Shouting:
         backend_tokenizer = own(KINDS[0]).backend_tokenizer
@@ -197,7 +199,7 @@ def test_a_tokenizer_that_does_more_than_its_backend_is_used_itself() -> None:
         def __call__(self, texts: list[str], **values: Any) -> Any:
             return own(KINDS[0])([text + "!" for text in texts], **values)
 
-    assert not fallback_tokenizer.agrees(Shouting(), 64)
+    assert not fallback_tokenizer.matches_reference(Shouting(), 64)
 
 
 def test_a_slow_tokenizer_counts_and_cuts_as_itself() -> None:
@@ -205,5 +207,5 @@ def test_a_slow_tokenizer_counts_and_cuts_as_itself() -> None:
     made = encoder.tokenize(["", "short", "much longer than that"])
     assert made.full.tolist() == [5, 10, 26]
     assert made.lengths.tolist() == [5, 10, 12]
-    assert encoder.tokenizer is None
+    assert encoder.fast_tokenizer is None
     assert not hasattr(encoder, "spans")

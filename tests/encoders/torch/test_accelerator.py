@@ -19,9 +19,9 @@ from embedcli import encoders
 from embedcli.encoders.torch import device as torch_device
 from embedcli.encoders.torch import varlen_attention
 from embedcli.pipeline import engine
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
-from embedcli.pipeline.preparation import Settings
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.pipeline.preparation import EncodingSettings
 from fakes import chunk
 from reference import encode, job, lowest_cosine, samples, sentence_transformer
 
@@ -38,14 +38,14 @@ def card() -> str:
     """The best device here that is not the CPU."""
     import torch
 
-    found = os.environ.get("CARD") or torch_device.here(torch)[0]
+    found = os.environ.get("CARD") or torch_device.available_devices(torch)[0]
     if found == "cpu" and "CARD" not in os.environ:
         pytest.skip("there is no accelerator here")
     return found
 
 
 def load(card: str, name: str = MODEL, **flags: Any) -> Any:
-    return encoders.load(job(models.folder(name), device=card, **flags))
+    return encoders.load_encoder(job(models.folder(name), device=card, **flags))
 
 
 def theirs(name: str, texts: list[str]) -> Any:
@@ -60,10 +60,10 @@ def test_half_precision_is_near_and_float32_equal(name: str, card: str) -> None:
     texts = samples()[:40]
     wanted = theirs(name, texts)
     half = load(card, name)
-    kernels = varlen_attention.kernels(torch, half.device, half.dtype, half.model[0].auto_model)
+    kernels = varlen_attention.find_kernels(torch, half.device, half.dtype, half.model[0].auto_model)
     assert (half._flat is not None) == (bool(kernels) and name in FLAT)
     assert lowest_cosine(encode(half, texts), wanted) >= 0.995
-    exact = half.exact(half.tokenize(texts), np.arange(len(texts)))
+    exact = half.encode_float32(half.tokenize(texts), np.arange(len(texts)))
     assert lowest_cosine(exact, wanted) >= 0.99999
     half.close()
     single = load(card, name, dtype="float32")
@@ -73,7 +73,7 @@ def test_half_precision_is_near_and_float32_equal(name: str, card: str) -> None:
 
 def test_the_bundled_model(card: str) -> None:
     texts = samples()
-    encoder = encoders.load(job(device=card))
+    encoder = encoders.load_encoder(job(device=card))
     made = encode(encoder, texts)
     assert lowest_cosine(made, sentence_transformer().encode(texts, show_progress_bar=False)) >= 0.999
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
@@ -115,8 +115,10 @@ def test_what_does_not_fit_is_halved_and_nothing_is_lost(card: str) -> None:
         return start(model, tokens, rows)
 
     encoder._start = tight
-    meter = Meter()
-    (made,) = engine.encode(iter([chunk(texts)]), encoder, Settings(batch_tokens=4000), meter, Control())
+    meter = MetricsCollector()
+    (made,) = engine.encode_chunks(
+        iter([chunk(texts)]), encoder, EncodingSettings(batch_tokens=4000), meter, RunControl()
+    )
     assert meter.out_of_memory > 0
     assert meter.batch_tokens <= 500
     assert made.rows.tolist() == list(range(60))
@@ -130,11 +132,11 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     plain = encode(encoder, texts)
     batch = encoder.forward(encoder.tokenize(texts), np.arange(60))
     encoder.collect(batch)
-    assert encoder.has_verified_vectors(batch) == (batch.ready is not None)
+    assert encoder.has_verified_vectors(batch) == (batch.ready_event is not None)
     word = int(encoder.tokenize([texts[7]]).ids[2])
     for network in (encoder.model, encoder._exact()):
         network[0].auto_model.get_input_embeddings().weight.data[word] = float("nan")
-    (made,) = engine.encode(iter([chunk(texts)]), encoder, Settings(), Meter(), Control())
+    (made,) = engine.encode_chunks(iter([chunk(texts)]), encoder, EncodingSettings(), MetricsCollector(), RunControl())
     hit = [i for i, text in enumerate(texts) if word in encoder.tokenize([text]).ids]
     assert sorted(set(range(60)) - set(made.rows.tolist())) == hit
     assert lowest_cosine(made.vectors, plain[made.rows]) >= 0.999

@@ -17,7 +17,7 @@ import torch
 import jobs
 import models
 from embedcli import encoders
-from embedcli.core.errors import OutOfMemory, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import compile as torch_compile
 from embedcli.encoders.torch import varlen_attention
@@ -53,7 +53,7 @@ def _no_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def backend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Backend]:
     def use(*change: Any) -> Backend:
         made = Backend(*change)
-        monkeypatch.setattr(torch_compile, "BACKEND", made)
+        monkeypatch.setattr(torch_compile, "COMPILE_BACKEND", made)
         return made
 
     return use
@@ -63,10 +63,10 @@ def load(name: str = BERT, flat: bool = False, **flags: Any) -> tuple[Any, list[
     """A model, rows one after another if `flat`, and the lines that the user gets from here on."""
     said: list[str] = []
     job = Job((), "", model=str(models.folder(name)), device="cpu", engine="torch", threads=1, **flags)
-    encoder: Any = encoders.load(job, notify=said.append)
+    encoder: Any = encoders.load_encoder(job, notify=said.append)
     encoder._packable = False  # with --compile the network is compiled before its first batch, and never packed
     if flat:
-        encoder._unpad(lambda torch, device, dtype, network: [varlen_attention.by_rows(torch)])
+        encoder._unpad(lambda torch, device, dtype, network: [varlen_attention.row_by_row_kernel(torch)])
         assert encoder._flat is not None
     return encoder, said
 
@@ -134,7 +134,7 @@ def test_a_shape_that_cannot_be_compiled_is_no_loss(backend: Callable[..., Backe
 def test_a_network_without_layers_is_said(monkeypatch: pytest.MonkeyPatch, backend: Callable[..., Backend]) -> None:
     encoder, said = load()
     backend()
-    monkeypatch.setattr(torch_compile, "layers", lambda torch, pipeline: [])
+    monkeypatch.setattr(torch_compile, "find_repeated_layers", lambda torch, pipeline: [])
     encoder._compile()
     assert said[-1] == "the network runs without torch.compile: it has no list of layers"
     encoder.close()
@@ -158,7 +158,7 @@ def test_a_batch_that_does_not_fit_is_out_of_memory_and_a_smaller_one_runs(backe
     plain = encoder.collect(encoder.forward(tokens, rows))
     backend(lambda number, graph: full(graph, 6))
     encoder._compile()
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(DeviceOutOfMemoryError):
         encoder.forward(tokens, rows)
     halves = [encoder.collect(encoder.forward(tokens, half)) for half in np.array_split(rows, 2)]
     assert lowest_cosine(np.concatenate(halves), plain) >= 0.99999
@@ -175,9 +175,9 @@ def test_memory_that_is_lacking_while_compiling_is_out_of_memory_too(backend: Ca
     backend()
     encoder._compile()
     torch._dynamo.reset()
-    for layer in torch_compile.layers(torch, encoder.model):
+    for layer in torch_compile.find_repeated_layers(torch, encoder.model):
         layer.compile(dynamic=True, backend=Backend(lacking))
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(DeviceOutOfMemoryError):
         encoder.forward(tokens, np.arange(3))
     assert said[-1].startswith("compiling")
     encoder.close()
@@ -187,10 +187,10 @@ def test_rows_are_tried_again_one_by_one(backend: Callable[..., Backend]) -> Non
     encoder, _ = load(flat=True)
     tokens = encoder.tokenize(samples()[:5])
     rows = np.array([3, 1])
-    plain = encoder.exact(tokens, rows)
+    plain = encoder.encode_float32(tokens, rows)
     backend()
     encoder._compile()
-    np.testing.assert_allclose(encoder.exact(tokens, rows), plain, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_float32(tokens, rows), plain, atol=1e-5)
     encoder.close()
 
 
@@ -210,7 +210,7 @@ def test_other_engines_refuse_it(flags: dict[str, Any], message: str, hint: str,
     model = {"words": str(jobs.word_model(tmp_path))}.get(flags.get("model", ""), flags.get("model"))
     job = Job((), "", compile=True, **{**flags, "model": model or str(models.folder(BERT))})
     with pytest.raises(UsageError) as caught:
-        encoders.load(job)
+        encoders.load_encoder(job)
     assert str(caught.value).startswith(message)
     assert caught.value.hint == hint
 
@@ -241,7 +241,7 @@ def test_a_run_goes_on_with_and_without_it(tmp_path: Path, backend: Callable[...
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler: there is no g++")
 def test_inductor_compiles_into_a_cache_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process of its own, which leaves none behind: that would keep the pipes open that are read to their end."""
-    monkeypatch.delenv(torch_compile.CACHE, raising=False)
+    monkeypatch.delenv(torch_compile.COMPILE_CACHE_VARIABLE, raising=False)
     rows = [{"id": i, "text": text[:40]} for i, text in enumerate(samples()[:3])]
     source = jobs.write_jsonl(tmp_path / "in.jsonl", rows)
     command = ["encode", source, "-m", models.folder(BERT), "--engine", "torch", "--device", "cpu", "--threads", 1]
@@ -259,15 +259,15 @@ def test_inductor_compiles_into_a_cache_of_our_own(tmp_path: Path, monkeypatch: 
 def test_nothing_of_the_compiler_reaches_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
-    monkeypatch.setenv(torch_compile.INSTALLS, "1")
+    monkeypatch.setenv(torch_compile.INSTALL_COMPILER_VARIABLE, "1")
     monkeypatch.setenv("TORCH_WARM_POOL", "1")
-    monkeypatch.setenv(torch_compile.CACHE, "the user's")
-    torch_compile.prepare()
+    monkeypatch.setenv(torch_compile.COMPILE_CACHE_VARIABLE, "the user's")
+    torch_compile.configure_environment()
     given = torch_compile._arguments(torch)
     assert given["backend"] == "inductor"
-    assert given["options"] == torch_compile.OPTIONS
+    assert given["options"] == torch_compile.INDUCTOR_OPTIONS
     remote = {name for name in config.get_config_copy() if name.endswith("remote_cache") and "." not in name}
     assert remote <= set(given["options"])
-    assert torch_compile.INSTALLS not in os.environ
+    assert torch_compile.INSTALL_COMPILER_VARIABLE not in os.environ
     assert os.environ["TORCH_WARM_POOL"] == "0"
-    assert os.environ[torch_compile.CACHE] == "the user's"
+    assert os.environ[torch_compile.COMPILE_CACHE_VARIABLE] == "the user's"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import models
 from embedcli import encoders
-from embedcli.core.errors import OutOfMemory
+from embedcli.core.errors import DeviceOutOfMemoryError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import memory_budget
 
@@ -19,25 +19,25 @@ GB = 10**9
 
 @given(st.integers(1, 10**6), st.integers(1, 9000), st.integers(1, 10**12), st.integers(1, 10**7))
 def test_a_batch_fits_and_holds_a_row(wanted: int, longest: int, free: int, each: int) -> None:
-    found = memory_budget.fitting(wanted, longest, lambda: free, lambda tokens: each * tokens)
+    found = memory_budget.fit_token_budget(wanted, longest, lambda: free, lambda tokens: each * tokens)
     assert found >= longest
     assert found <= max(wanted, longest)
-    assert found == longest or found * each <= memory_budget.SHARE * free * 1.001
+    assert found == longest or found * each <= memory_budget.MAX_MEMORY_SHARE * free * 1.001
 
 
 def test_a_roomy_card_takes_what_is_wanted() -> None:
-    assert memory_budget.fitting(65536, 512, lambda: 80 * GB, lambda tokens: 30_000 * tokens) == 65536
+    assert memory_budget.fit_token_budget(65536, 512, lambda: 80 * GB, lambda tokens: 30_000 * tokens) == 65536
 
 
 def test_a_small_card_takes_less() -> None:
-    assert memory_budget.fitting(65536, 512, lambda: 1 * GB, lambda tokens: 30_000 * tokens) == 13333
+    assert memory_budget.fit_token_budget(65536, 512, lambda: 1 * GB, lambda tokens: 30_000 * tokens) == 13333
 
 
 def test_a_card_that_the_trial_fills_goes_row_by_row() -> None:
     def full(_: int) -> int:
-        raise OutOfMemory("out of memory")
+        raise DeviceOutOfMemoryError("out of memory")
 
-    assert memory_budget.fitting(65536, 512, lambda: GB, full) == 512
+    assert memory_budget.fit_token_budget(65536, 512, lambda: GB, full) == 512
 
 
 def test_a_card_that_does_not_tell_takes_what_is_wanted() -> None:
@@ -46,8 +46,8 @@ def test_a_card_that_does_not_tell_takes_what_is_wanted() -> None:
 
     card: Any = Card(0, 0)
     card.mem_get_info = untold
-    assert memory_budget.Gauge(card, "xpu:0").free() is None
-    assert memory_budget.fitting(65536, 512, lambda: None, lambda tokens: tokens) == 65536
+    assert memory_budget.DeviceMemoryProbe(card, "xpu:0").read_free_bytes() is None
+    assert memory_budget.fit_token_budget(65536, 512, lambda: None, lambda tokens: tokens) == 65536
 
 
 def test_the_trial_is_of_the_longest_rows() -> None:
@@ -57,7 +57,7 @@ def test_the_trial_is_of_the_longest_rows() -> None:
         tried.append(tokens)
         return 1
 
-    memory_budget.fitting(65536, 3000, lambda: GB, peak)
+    memory_budget.fit_token_budget(65536, 3000, lambda: GB, peak)
     assert tried == [6000]
 
 
@@ -79,7 +79,7 @@ class Card:
 def test_an_encoder_asks_the_card(device: str, free: int, wanted: int) -> None:
     """On the CPU, with a made-up card: a real batch of the longest rows runs."""
     job = Job((), "", model=str(models.folder("all-MiniLM-L6-v2-shape")), device="cpu", engine="torch", threads=1)
-    encoder: Any = encoders.load(job)
+    encoder: Any = encoders.load_encoder(job)
     before = encoder.batch_tokens
     ran: list[int] = []
     forward = encoder.forward
@@ -89,7 +89,7 @@ def test_an_encoder_asks_the_card(device: str, free: int, wanted: int) -> None:
         return forward(tokens, rows)
 
     encoder.forward = counted
-    encoder._fit(memory_budget.Gauge(Card(free, 2_000_000), device))
+    encoder._fit(memory_budget.DeviceMemoryProbe(Card(free, 2_000_000), device))
     assert (before, encoder.batch_tokens) == (1536, wanted)
     assert ran == [6]
     encoder.close()

@@ -56,7 +56,7 @@ def on_no_device(encoder: Any) -> Any:
     encoder._packable = False
     encoder.model = encoder.model.to(torch.bfloat16).to("meta")
     encoder.dtype = "bfloat16"
-    encoder._copies.put = lambda array: torch.from_numpy(array).to("meta")
+    encoder._copies.to_device = lambda array: torch.from_numpy(array).to("meta")
     return encoder
 
 
@@ -84,10 +84,10 @@ def test_batches_without_padding_are_started_without_waiting(name: str, monkeypa
     # An operator that compilers do not look into gives the meta device a shape, and calls no kernel.
     monkeypatch.setattr(varlen_attention._outside, "attention", None)
     encoder = load(models.folder(name))
-    encoder._unpad(lambda *_: [varlen_attention.by_rows(torch)])
-    kernel = varlen_attention.torch_varlen(torch)
+    encoder._unpad(lambda *_: [varlen_attention.row_by_row_kernel(torch)])
+    kernel = varlen_attention.torch_varlen_kernel(torch)
     assert kernel is not None
-    encoder._flat = varlen_attention.Flat(kernel, encoder._flat.first)
+    encoder._flat = varlen_attention.VarlenBatcher(kernel, encoder._flat.first)
     copied = start(on_no_device(encoder))
     assert copied.files == set()
     assert copied.kernels
@@ -95,7 +95,7 @@ def test_batches_without_padding_are_started_without_waiting(name: str, monkeypa
 
 def test_a_question_to_the_device_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = on_no_device(load(models.folder(MODEL)))
-    monkeypatch.setattr(attention_masks._Now, "__setattr__", lambda *_: None)
+    monkeypatch.setattr(attention_masks._BatchPadding, "__setattr__", lambda *_: None)
     with pytest.raises(RuntimeError, match="meta"):
         start(encoder)
 
@@ -104,10 +104,12 @@ def test_a_question_to_the_device_would_be_noticed(monkeypatch: pytest.MonkeyPat
 def test_a_mask_is_made_where_there_is_padding_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load(models.folder(name))
     lengths = encoder.tokenize(samples()).lengths
-    full, part = (samples()[np.flatnonzero((lengths % encoder.multiple == 0) == whole)[0]] for whole in (True, False))
+    full, part = (
+        samples()[np.flatnonzero((lengths % encoder.pad_to_multiple_of == 0) == whole)[0]] for whole in (True, False)
+    )
     encode(encoder, [full])
     made: list[bool] = []
-    for kind in attention_masks.KINDS:
+    for kind in attention_masks.ATTENTION_KINDS:
         monkeypatch.setitem(registry(), kind, noting(masks_of(kind), made))
     for texts, masked in (([full], False), ([part], True), ([full, part], True)):
         made.clear()
@@ -139,7 +141,7 @@ def noting(plain: Any, made: list[bool]) -> Any:
 def test_what_others_compute_is_masked_as_before() -> None:
     """In the same process, and in a thread that computes no batch of ours."""
     load(models.folder(MODEL))
-    for kind in attention_masks.KINDS:
+    for kind in attention_masks.ATTENTION_KINDS:
         asked: dict[str, Any] = {"batch_size": 2, "q_length": 3, "kv_length": 3, "allow_is_bidirectional_skip": True}
         asked |= {"allow_is_causal_skip": False, "mask_function": lambda b, h, q, k: k >= 0}
         whole, part = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[True, True, True], [True, False, False]])

@@ -11,10 +11,10 @@ import pytest
 
 import embedcli
 import models
-from embedcli.analysis.evaluate import Encoders
-from embedcli.analysis.verify import verify
+from embedcli.analysis.evaluate import EncodersByPrompt
+from embedcli.analysis.verify import verify_against_input
 from embedcli.core.errors import ResumeError, UsageError
-from embedcli.outputs.dataset import open_output
+from embedcli.outputs.dataset import open_dataset
 from reference import encode, job, load, lowest_cosine, samples
 
 SAME = 0.9999
@@ -50,7 +50,7 @@ def test_a_router_behind_the_pooling_is_told_the_role(model: Any, role: Any, eng
     folder, wanted = model
     encoder = load(folder, as_=role, engine=engine)
     assert lowest_cosine(encode(encoder, samples()[:10]), wanted[role]) >= SAME
-    assert encoder.space()["task"] == role
+    assert encoder.vector_space()["task"] == role
 
 
 def test_another_role_is_another_space(model: Any, tmp_path: Path) -> None:
@@ -65,15 +65,15 @@ def test_another_role_is_another_space(model: Any, tmp_path: Path) -> None:
             embedcli.encode_file(rows, out, as_="document", **more, **flags)
     with pytest.raises(ResumeError, match="task was"):
         embedcli.encode_file(rows, tmp_path / "other.parquet", as_="document", reuse=(str(out),), **flags)
-    finished = open_output(str(out))
-    made = np.concatenate([block.vectors for block in finished.blocks()])
+    finished = open_dataset(str(out))
+    made = np.concatenate([block.vectors for block in finished.read_blocks()])
     assert lowest_cosine(made, wanted["query"]) >= SAME
-    assert all(check.ok for check in verify(finished, (), None, device="cpu", engine="torch"))
+    assert all(check.passed for check in verify_against_input(finished, (), None, device="cpu", engine="torch"))
 
 
 def test_eval_gives_queries_and_documents_their_own_way(model: Any) -> None:
     folder, wanted = model
-    own = Encoders(job(folder, device="cpu"), lambda line: None)
+    own = EncodersByPrompt(job(folder, device="cpu"), lambda line: None)
     for role in ROLES:
         assert lowest_cosine(own.encode(samples()[:10], job(folder, device="cpu", as_=role)), wanted[role]) >= SAME
     own.close()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import models
-from embedcli.core.quantization import unusable
-from embedcli.encoders.torch.transfer import Copies, Fetched
+from embedcli.core.quantization import find_unusable
+from embedcli.encoders.torch.transfer import DeviceTransfer, PendingVectors
 from embedcli.pipeline import engine
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
-from embedcli.pipeline.preparation import Settings
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.pipeline.preparation import EncodingSettings
 from fakes import chunk
 from reference import encode, job, load, samples
 
@@ -76,12 +76,12 @@ class Card:
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
 def test_copies_of_cards_with_events_do_not_wait(kind: str) -> None:
     card: Any = Card(kind)
-    copies = Copies(card, f"{kind}:1")
-    copies.put(np.zeros(3))
+    copies = DeviceTransfer(card, f"{kind}:1")
+    copies.to_device(np.zeros(3))
     assert card.calls == [("from_numpy",), ("pin_memory",), ("to", f"{kind}:1", {"non_blocking": True})]
     card.calls.clear()
-    fetched = copies.fetch(card)
-    assert fetched.vectors is fetched.sound is fetched.ready is card
+    fetched = copies.to_host(card)
+    assert fetched.vectors is fetched.has_usable_vectors is fetched.ready_event is card
     home = [("empty", (2, 3), {"dtype": "float32", "pin_memory": True}), ("copy_", {"non_blocking": True})]
     look = [("isfinite",), ("all",), ("any", 1), ("all",), ("and",)]
     assert card.calls == [*look, *home, *home, ("Event",), ("record", "stream of card:1")]
@@ -89,10 +89,10 @@ def test_copies_of_cards_with_events_do_not_wait(kind: str) -> None:
 
 def test_vectors_that_are_stored_in_half_come_back_so() -> None:
     vectors = torch.tensor([[1.0, 1e6], [0.1, 0.2]])
-    fetched = Copies(Memory(), "cuda:0", half=True).fetch(vectors)
+    fetched = DeviceTransfer(Memory(), "cuda:0", as_float16=True).to_host(vectors)
     assert fetched.vectors.dtype == torch.float16
     assert torch.equal(fetched.vectors, vectors.half())
-    assert bool(fetched.sound), "the numbers were looked at before they were rounded"
+    assert bool(fetched.has_usable_vectors), "the numbers were looked at before they were rounded"
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_vectors_that_are_stored_in_half_come_back_so() -> None:
 def test_only_what_becomes_float16_and_nothing_else_is_fetched_so(flags: Any, half: bool) -> None:
     texts = samples()[:40]
     encoder = load(models.folder("all-MiniLM-L6-v2-shape"), **flags)
-    encoder._copies = Copies(Memory(), "cuda:0", half=encoder._copies._half)
-    kept = Settings.of(job(**flags), "")
-    (made,) = engine.encode(iter([chunk(texts)]), encoder, kept, Meter(), Control())
-    (exact,) = engine.encode(iter([chunk(texts)]), load_plain(), kept, Meter(), Control())
+    encoder._copies = DeviceTransfer(Memory(), "cuda:0", as_float16=encoder._copies._half)
+    kept = EncodingSettings.from_job(job(**flags), "")
+    (made,) = engine.encode_chunks(iter([chunk(texts)]), encoder, kept, MetricsCollector(), RunControl())
+    (exact,) = engine.encode_chunks(iter([chunk(texts)]), load_plain(), kept, MetricsCollector(), RunControl())
     assert np.array_equal(made.vectors, made.vectors.astype(np.float16)) == half
     np.testing.assert_array_equal(made.vectors.astype(np.float16), exact.vectors.astype(np.float16))
 
@@ -122,10 +122,10 @@ def load_plain() -> Any:
 
 def test_copies_of_other_devices_wait() -> None:
     card: Any = Card("mps")
-    copies = Copies(card, "mps")
-    copies.put(np.zeros(3))
+    copies = DeviceTransfer(card, "mps")
+    copies.to_device(np.zeros(3))
     assert card.calls == [("from_numpy",), ("to", "mps", {})]
-    assert copies.fetch(card) == Fetched(card)
+    assert copies.to_host(card) == PendingVectors(card)
     assert len(card.calls) == 2
 
 
@@ -180,8 +180,8 @@ class Here:
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 4))))
 def test_the_card_sees_what_the_host_would(vectors: Any) -> None:
-    fetched = Copies(Memory(), "cuda:0").fetch(torch.from_numpy(vectors))
-    assert bool(fetched.sound) == (not unusable(vectors).any())
+    fetched = DeviceTransfer(Memory(), "cuda:0").to_host(torch.from_numpy(vectors))
+    assert bool(fetched.has_usable_vectors) == (not find_unusable(vectors).any())
     np.testing.assert_array_equal(fetched.vectors.numpy(), vectors)
 
 
@@ -189,12 +189,12 @@ def test_the_host_looks_only_where_the_card_saw_a_fault(monkeypatch: pytest.Monk
     texts = samples()[:60]
     encoder = load(models.folder("all-MiniLM-L6-v2-shape"))
     plain = encode(encoder, texts)
-    encoder._copies = Copies(Memory(), "cuda:0")
+    encoder._copies = DeviceTransfer(Memory(), "cuda:0")
     looks: list[int] = []
 
     def look(vectors: Any) -> Any:
         looks.append(len(vectors))
-        return unusable(vectors)
+        return find_unusable(vectors)
 
     monkeypatch.setattr(engine, "unusable", look)
     whole = engine_run(encoder, texts)
@@ -207,12 +207,12 @@ def test_the_host_looks_only_where_the_card_saw_a_fault(monkeypatch: pytest.Monk
     assert 7 in hit
     assert len(hit) < len(texts)
     assert sorted(set(range(len(texts))) - set(broken.rows.tolist())) == hit
-    assert {reject.reason for reject in broken.rejects} == {engine.NOT_FINITE}
+    assert {reject.reason for reject in broken.rejects} == {engine.NOT_FINITE_REASON}
     np.testing.assert_allclose(broken.vectors, plain[broken.rows], atol=1e-6)
     assert looks
 
 
 def engine_run(encoder: Any, texts: list[str]) -> Any:
-    settings = Settings(batch_tokens=256)
-    (made,) = engine.encode(iter([chunk(texts)]), encoder, settings, Meter(), Control())
+    settings = EncodingSettings(batch_tokens=256)
+    (made,) = engine.encode_chunks(iter([chunk(texts)]), encoder, settings, MetricsCollector(), RunControl())
     return made

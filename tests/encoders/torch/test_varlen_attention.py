@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 import models
 from embedcli import encoders
-from embedcli.core.errors import ModelError, OutOfMemory, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.tokenize.fast import as_tokens
+from embedcli.encoders.tokenize.fast import build_tokens
 from embedcli.encoders.torch import device as torch_device
 from embedcli.encoders.torch import encoder as torch_encoder
 from embedcli.encoders.torch import varlen_attention
 from embedcli.encoders.torch.device import choose_device
-from embedcli.encoders.torch.errors import device_faults
+from embedcli.encoders.torch.errors import translate_device_errors
 from embedcli.pipeline import engine
-from embedcli.pipeline.control import Control
-from embedcli.pipeline.metrics import Meter
-from embedcli.pipeline.preparation import Settings
+from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.pipeline.preparation import EncodingSettings
 from fakes import chunk
 from reference import encode, lowest_cosine, samples
 
@@ -44,11 +44,11 @@ def torch() -> Any:
 
 def load(name: str, **flags: Any) -> Any:
     job = Job((), "", model=str(models.folder(name)), device="cpu", engine="torch", trust_remote_code=True, **flags)
-    return encoders.load(job)
+    return encoders.load_encoder(job)
 
 
 def without_padding(encoder: Any) -> Any:
-    encoder._unpad(lambda torch, device, dtype, network: [varlen_attention.by_rows(torch)])
+    encoder._unpad(lambda torch, device, dtype, network: [varlen_attention.row_by_row_kernel(torch)])
     return encoder
 
 
@@ -58,7 +58,7 @@ def test_vectors_are_those_of_the_padded_path(name: str) -> None:
     texts = samples()[:24]
     padded = encode(encoder, texts)
     flat = without_padding(encoder)
-    assert flat.multiple == 0
+    assert flat.pad_to_multiple_of == 0
     assert flat._flat is not None
     made = encode(flat, texts)
     assert not np.array_equal(made, padded), "the padded path was used"
@@ -71,7 +71,7 @@ def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPat
     texts = samples()[:40]
     padded = encode(encoder, texts)
     assert encoder.portion_characters is None, "padded batches want rows of one length, from all of the chunk"
-    monkeypatch.setattr(torch_encoder, "PORTION", 500)
+    monkeypatch.setattr(torch_encoder, "PORTION_CHARACTERS", 500)
     sizes: list[int] = []
     plain = without_padding(encoder).tokenize
 
@@ -80,7 +80,7 @@ def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPat
         return plain(texts)
 
     monkeypatch.setattr(encoder, "tokenize", tokenize)
-    (made,) = engine.encode(iter([chunk(texts)]), encoder, Settings(), Meter(), Control())
+    (made,) = engine.encode_chunks(iter([chunk(texts)]), encoder, EncodingSettings(), MetricsCollector(), RunControl())
     assert (sum(sizes), len(sizes) > 3) == (40, True)
     assert lowest_cosine(made.vectors, padded) >= 0.99999
 
@@ -88,7 +88,7 @@ def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", PADDED)
 def test_networks_with_no_place_for_another_attention_stay_padded(name: str) -> None:
     encoder = without_padding(load(name))
-    assert (encoder._flat, encoder.multiple) == (None, 8)
+    assert (encoder._flat, encoder.pad_to_multiple_of) == (None, 8)
     texts = samples()[:6]
     assert lowest_cosine(encode(encoder, texts), encode(load(name), texts)) >= 0.99999
 
@@ -98,17 +98,17 @@ def test_networks_with_no_place_for_another_attention_stay_padded(name: str) -> 
 )
 def test_vectors_that_differ_are_noticed(name: str, broken: str, torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions from 0 in a network that counts from 2, and sliding windows that are ignored."""
-    right = varlen_attention.by_rows(torch)
+    right = varlen_attention.row_by_row_kernel(torch)
     if broken == "first_position":
-        monkeypatch.setattr(varlen_attention, "first_position", lambda torch, network: 0)
+        monkeypatch.setattr(varlen_attention, "first_position_number", lambda torch, network: 0)
     else:
         monkeypatch.setattr(
             varlen_attention,
-            "by_rows",
+            "row_by_row_kernel",
             lambda torch: lambda q, k, v, spans, scale, _: right(q, k, v, spans, scale, (1, 1)),
         )
     encoder = without_padding(load(name))
-    assert (encoder._flat, encoder.multiple) == (None, 8)
+    assert (encoder._flat, encoder.pad_to_multiple_of) == (None, 8)
     texts = samples()[:6]
     assert lowest_cosine(encode(encoder, texts), encode(load(name), texts)) >= 0.99999
 
@@ -119,12 +119,12 @@ def test_a_kernel_that_fails_is_not_used(torch: Any) -> None:
 
     encoder = load("all-MiniLM-L6-v2-shape")
     encoder._unpad(lambda *_: [failing])
-    assert (encoder._flat, encoder.multiple) == (None, 8)
+    assert (encoder._flat, encoder.pad_to_multiple_of) == (None, 8)
     assert np.isfinite(encode(encoder, samples()[:4])).all()
-    good = varlen_attention.by_rows(torch)
+    good = varlen_attention.row_by_row_kernel(torch)
     encoder._unpad(lambda *_: [failing, good])
     assert encoder._flat is not None
-    assert (encoder._flat.kernel, encoder.multiple) == (good, 0), "the next one is"
+    assert (encoder._flat.kernel, encoder.pad_to_multiple_of) == (good, 0), "the next one is"
 
 
 def test_rows_are_tried_again_one_by_one_without_padding_too() -> None:
@@ -132,14 +132,14 @@ def test_rows_are_tried_again_one_by_one_without_padding_too() -> None:
     tokens = encoder.tokenize(samples()[:5])
     rows = np.array([3, 1])
     together = encoder.collect(encoder.forward(tokens, rows))
-    np.testing.assert_allclose(encoder.exact(tokens, rows), together, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_float32(tokens, rows), together, atol=1e-5)
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_flattened_rows_keep_their_tokens_and_places(lengths: list[int], first: int, chance: Any) -> None:
-    tokens = as_tokens([[100 * i + j for j in range(n)] for i, n in enumerate(lengths)], np.array(lengths, np.int32))
+    tokens = build_tokens([[100 * i + j for j in range(n)] for i, n in enumerate(lengths)], np.array(lengths, np.int32))
     rows = np.array(chance.sample(range(len(lengths)), chance.randint(1, len(lengths))))
-    ids, places, bounds, longest = varlen_attention.flattened(tokens, rows, first)
+    ids, places, bounds, longest = varlen_attention.flatten_rows(tokens, rows, first)
     assert longest == max(lengths[row] for row in rows)
     for row, start, stop in zip(rows, bounds, bounds[1:], strict=False):
         assert ids[start:stop].tolist() == [100 * row + j for j in range(lengths[row])]
@@ -175,60 +175,68 @@ class Network:
 def test_kernels_are_for_new_cards_and_half_precision(
     device: str, dtype: str, capability: tuple[int, int], width: int, there: bool
 ) -> None:
-    found = varlen_attention.kernels(Cards(capability), device, dtype, Network(width))
+    found = varlen_attention.find_kernels(Cards(capability), device, dtype, Network(width))
     assert bool(found) == there
 
 
 @pytest.mark.parametrize("style", ["2.10", "2.12"])
-@pytest.mark.parametrize("window", [varlen_attention.FULL, (-1, 0), (3, 3), (3, 0)])
+@pytest.mark.parametrize("window", [varlen_attention.FULL_WINDOW, (-1, 0), (3, 3), (3, 0)])
 def test_torchs_kernel_is_called_by_the_signature_it_has(
     style: str, window: tuple[int, int], torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both signatures, each doing what `by_rows` does: the same numbers come out."""
-    plain = varlen_attention.by_rows(torch)
+    plain = varlen_attention.row_by_row_kernel(torch)
 
     def new(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         assert enable_gqa == (key.shape[1] != query.shape[1])
-        return plain(query, key, value, varlen_attention.Spans(cu_seq_q, max_q), scale, window_size)
+        return plain(query, key, value, varlen_attention.SequenceBounds(cu_seq_q, max_q), scale, window_size)
 
     def old(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         return plain(
-            query, key, value, varlen_attention.Spans(cu_seq_q, max_q), None, (-1, 0) if is_causal else (-1, -1)
+            query,
+            key,
+            value,
+            varlen_attention.SequenceBounds(cu_seq_q, max_q),
+            None,
+            (-1, 0) if is_causal else (-1, -1),
         )
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", new if style == "2.12" else old)
-    kernel = varlen_attention.torch_varlen(torch)
+    kernel = varlen_attention.torch_varlen_kernel(torch)
     assert kernel is not None
     made = torch.Generator().manual_seed(1)
     q = torch.randn(11, 4, 8, generator=made)
     k, v = (torch.randn(11, 2, 8, generator=made) for _ in range(2))
-    spans = varlen_attention.Spans(torch.tensor([0, 4, 11], dtype=torch.int32), 7)
+    spans = varlen_attention.SequenceBounds(torch.tensor([0, 4, 11], dtype=torch.int32), 7)
     if style == "2.10" and window[0] > 0:
-        with pytest.raises(varlen_attention.Unsupported):
+        with pytest.raises(varlen_attention.UnsupportedAttentionError):
             kernel(q, k, v, spans, 0.3, window)
         return
     torch.testing.assert_close(kernel(q, k, v, spans, 0.3, window), plain(q, k, v, spans, 0.3, window))
 
 
 def test_the_installed_torch_has_a_signature_we_know(torch: Any) -> None:
-    assert varlen_attention.torch_varlen(torch) is not None
+    assert varlen_attention.torch_varlen_kernel(torch) is not None
 
 
 # Devices that refuse or fail
 
 
 def test_a_failing_device_is_a_sentence_and_a_full_one_is_out_of_memory() -> None:
-    with pytest.raises(OutOfMemory), device_faults("cuda:0"):
+    with pytest.raises(DeviceOutOfMemoryError), translate_device_errors("cuda:0"):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-    with pytest.raises(ModelError, match="cuda:0 failed: CUDA error: an illegal") as caught, device_faults("cuda:0"):
+    with (
+        pytest.raises(ModelError, match="cuda:0 failed: CUDA error: an illegal") as caught,
+        translate_device_errors("cuda:0"),
+    ):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
     assert "run the same command again" in caught.value.hint
-    with pytest.raises(RuntimeError, match="shapes"), device_faults("cuda:0"):
+    with pytest.raises(RuntimeError, match="shapes"), translate_device_errors("cuda:0"):
         raise RuntimeError("shapes cannot be multiplied")
 
 
 def test_no_such_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_device, "here", lambda torch: ["cuda:0", "cuda:1", "cpu"])
+    monkeypatch.setattr(torch_device, "available_devices", lambda torch: ["cuda:0", "cuda:1", "cpu"])
     assert choose_device("auto") == "cuda:0"
     assert choose_device("cuda") == "cuda:0"
     with pytest.raises(UsageError, match=r"no device 'cuda:7' here") as caught:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 Settings = dict[str, Any]
-Encode = Callable[[Sequence[str], int], Any]
+EncodeFunction = Callable[[Sequence[str], int], Any]
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     Path(settings["facts"]).write_text(json.dumps(facts), "utf-8")
 
 
-def sentence_transformers(settings: Settings) -> Encode:
+def load_sentence_transformers(settings: Settings) -> EncodeFunction:
     """`SentenceTransformer.encode`, in the requested number format whatever that of the files."""
     if settings.get("threads"):
         importlib.import_module("torch").set_num_threads(settings["threads"])
@@ -76,7 +76,7 @@ def sentence_transformers(settings: Settings) -> Encode:
     return lambda texts, batch_size: encode(texts, batch_size).float().cpu().numpy()
 
 
-def model2vec(settings: Settings) -> Encode:
+def load_model2vec(settings: Settings) -> EncodeFunction:
     """`StaticModel.encode` with parallel workers for any number of rows."""
     model = importlib.import_module("model2vec").StaticModel.from_pretrained(
         settings["model"], normalize=settings["normalize"], force_download=False
@@ -90,7 +90,7 @@ def model2vec(settings: Settings) -> Encode:
     return encode
 
 
-def fastembed(settings: Settings) -> Encode:
+def load_fastembed(settings: Settings) -> EncodeFunction:
     """`TextEmbedding.embed` with the ONNX file as a custom model, with the same limit as the other contenders."""
     library = importlib.import_module("fastembed")
     description = importlib.import_module("fastembed.common.model_description")
@@ -120,10 +120,10 @@ def copy_for_fastembed(model: Path, folder: Path, max_tokens: int | None) -> Non
     path.write_text(json.dumps(config), "utf-8")
 
 
-LIBRARIES: dict[str, Callable[[Settings], Encode]] = {
-    "sentence-transformers": sentence_transformers,
-    "model2vec": model2vec,
-    "fastembed": fastembed,
+LIBRARIES: dict[str, Callable[[Settings], EncodeFunction]] = {
+    "sentence-transformers": load_sentence_transformers,
+    "model2vec": load_model2vec,
+    "fastembed": load_fastembed,
 }
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT = "last_hidden_state"
+ONNX_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ONNX_OUTPUT = "last_hidden_state"
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(sys.argv[1], dtype=torch.float32, attn_implementation="eager").eval()
-    names = INPUTS if getattr(model.config, "type_vocab_size", 0) > 1 else INPUTS[:2]
+    names = ONNX_INPUTS if getattr(model.config, "type_vocab_size", 0) > 1 else ONNX_INPUTS[:2]
 
     class Hidden(torch.nn.Module):
         def __init__(self) -> None:
@@ -34,8 +34,8 @@ def main() -> None:
         example,
         sys.argv[2],
         input_names=list(names),
-        output_names=[OUTPUT],
-        dynamic_axes={name: {0: "rows", 1: "tokens"} for name in (*names, OUTPUT)},
+        output_names=[ONNX_OUTPUT],
+        dynamic_axes={name: {0: "rows", 1: "tokens"} for name in (*names, ONNX_OUTPUT)},
         opset_version=17,
         dynamo=False,
     )

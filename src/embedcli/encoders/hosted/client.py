@@ -23,42 +23,42 @@ import orjson
 from embedcli import __version__
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted.retry import Again, Clock, retry_after
+from embedcli.encoders.hosted.retry import Clock, RetryableError, parse_retry_after
 
 if TYPE_CHECKING:
     import httpx2
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-CONNECT_SECONDS = 15.0
+CONNECT_TIMEOUT_SECONDS = 15.0
 # 2,048 float lists of 8,192 numbers are about 350 MB; nothing honest is larger.
-LARGEST_BODY = 1 << 30
-LONGEST_COMPLAINT = 300
+MAX_RESPONSE_BYTES = 1 << 30
+MAX_ERROR_CHARACTERS = 300
 
 
 # What to say where no attempt will help, and what to do about it.
-FINAL = {
+FINAL_STATUS_ERRORS = {
     401: ("{host} does not accept the key in OPENAI_API_KEY", "set OPENAI_API_KEY to a key of this server"),
     402: ("{host} wants to be paid", "add credit, then run the same command to go on"),
     403: ("{host} does not let this key use {model}", "check the key's rights, or choose another --model"),
     404: ("{url} knows no such model or path", "check --model and --base-url; most base URLs end in /v1"),
 }
-NO_KEY = ("{host} wants a key", "export OPENAI_API_KEY=...")
-OTHER = ("{url} refuses the request", "check --model and --base-url")
+MISSING_KEY_ERROR = ("{host} wants a key", "export OPENAI_API_KEY=...")
+OTHER_STATUS_ERROR = ("{url} refuses the request", "check --model and --base-url")
 
 
-class Refused(Exception):
+class RequestRefusedError(Exception):
     """The server will not take this request as it is. The message is the server's own."""
 
 
 @dataclass(frozen=True)
-class Address:
+class ServerAddress:
     """Where the requests go. `url` and `host` may be shown; the other parts may hold secrets."""
 
     url: str
     host: str
-    loopback: bool
-    target: bytes | None = field(default=None, repr=False)
-    basic: str = field(default="", repr=False)
+    is_loopback: bool
+    target_path: bytes | None = field(default=None, repr=False)
+    basic_credentials: str = field(default="", repr=False)
 
     @property
     def base_url(self) -> str:
@@ -66,12 +66,12 @@ class Address:
         return self.url.removesuffix("/embeddings")
 
     @property
-    def official(self) -> bool:
+    def is_openai(self) -> bool:
         """Whether this is OpenAI's own server, which always wants a key."""
         return self.host == "api.openai.com"
 
 
-def address(job: Job) -> Address:
+def parse_server_address(job: Job) -> ServerAddress:
     """The endpoint of `--base-url`, else OPENAI_BASE_URL, else OpenAI. UsageError if it is no http(s) URL."""
     base = (job.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).strip()
     hint = f"give an address such as {DEFAULT_BASE_URL} or http://localhost:8080/v1"
@@ -92,7 +92,7 @@ def address(job: Job) -> Address:
         basic = base64.b64encode(pair.encode()).decode()
     # httpx2 logs the URL of each request: a query, which may hold a key, travels beside it.
     target = f"{path}?{parts.query}".encode() if parts.query else None
-    return Address(f"{parts.scheme}://{place}{path}", host, _loopback(host), target, basic)
+    return ServerAddress(f"{parts.scheme}://{place}{path}", host, _loopback(host), target, basic)
 
 
 def _loopback(host: str) -> bool:
@@ -102,23 +102,25 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read_key(where: Address) -> str:
+def read_api_key(where: ServerAddress) -> str:
     """OPENAI_API_KEY, or "" where a server may do without. UsageError if it is needed or cannot be sent."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not key and where.official:
+    if not key and where.is_openai:
         raise UsageError("OPENAI_API_KEY is not set", "export OPENAI_API_KEY=..., or give another server's --base-url")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError("OPENAI_API_KEY holds characters that no key has", "set it to the key alone, without quotes")
     return key
 
 
-class Endpoint:
+class EmbeddingsClient:
     """A connection pool to one address. The key is in its headers and in nothing it says."""
 
-    def __init__(self, where: Address, key: str, *, model: str, timeout: float, lanes: int, clock: Clock) -> None:
+    def __init__(
+        self, where: ServerAddress, key: str, *, model: str, timeout: float, max_connections: int, clock: Clock
+    ) -> None:
         import httpx2
 
-        self.where = where
+        self.address = where
         self._model = model
         self._timeout = timeout
         self._clock = clock
@@ -126,17 +128,17 @@ class Endpoint:
         self._secrets = _secrets(where, key)
         self._client = httpx2.Client(
             headers=_headers(where, key),
-            timeout=httpx2.Timeout(timeout, connect=min(CONNECT_SECONDS, timeout), pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=lanes),
+            timeout=httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT_SECONDS, timeout), pool=None),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_connections),
             # No proxy is asked for a server on this machine, whatever the environment says.
-            trust_env=not where.loopback,
+            trust_env=not where.is_loopback,
         )
 
     def post(self, body: bytes) -> bytes:
         """The content of a successful answer to `body`; see the module's table for the rest."""
         with self._transport():
-            extensions = {"target": self.where.target} if self.where.target else {}
-            with self._client.stream("POST", self.where.url, content=body, extensions=extensions) as response:
+            extensions = {"target": self.address.target_path} if self.address.target_path else {}
+            with self._client.stream("POST", self.address.url, content=body, extensions=extensions) as response:
                 content = self._read(response)
         if 200 <= response.status_code < 300:
             return content
@@ -146,7 +148,7 @@ class Endpoint:
         """Close the idle connections."""
         self._client.close()
 
-    def scrub(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """`text` without the key, other secrets of the address, or control characters."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
@@ -154,16 +156,20 @@ class Endpoint:
         return "".join(c if c.isprintable() else " " for c in text)
 
     def _read(self, response: httpx2.Response) -> bytes:
-        deadline = self._clock.now() + self._timeout
+        deadline = self._clock.monotonic() + self._timeout
         parts: list[bytes] = []
         size = 0
         for part in response.iter_bytes():
             parts.append(part)
             size += len(part)
-            if self._clock.now() > deadline:
-                raise Again(f"{self.where.host} sent its answer too slowly (over {self._timeout:g} s)", "lost")
-            if size > LARGEST_BODY:
-                raise Again(f"{self.where.host} sent an answer of more than {LARGEST_BODY >> 20} MB", "wrong")
+            if self._clock.monotonic() > deadline:
+                raise RetryableError(
+                    f"{self.address.host} sent its answer too slowly (over {self._timeout:g} s)", "lost"
+                )
+            if size > MAX_RESPONSE_BYTES:
+                raise RetryableError(
+                    f"{self.address.host} sent an answer of more than {MAX_RESPONSE_BYTES >> 20} MB", "wrong"
+                )
         return b"".join(parts)
 
     @contextmanager
@@ -173,53 +179,55 @@ class Endpoint:
         try:
             yield
         except httpx2.TimeoutException:
-            raise Again(f"{self.where.host} did not answer within {self._timeout:g} s", "lost") from None
+            raise RetryableError(f"{self.address.host} did not answer within {self._timeout:g} s", "lost") from None
         except httpx2.RequestError as error:
-            why = self.scrub(str(error)) or type(error).__name__
-            raise Again(f"the connection to {self.where.host} failed: {why}", "lost") from None
+            why = self.redact(str(error)) or type(error).__name__
+            raise RetryableError(f"the connection to {self.address.host} failed: {why}", "lost") from None
 
     def _failure(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
-        text, code = complaint(content)
-        said = self.scrub(text)
-        host = self.where.host
+        text, code = parse_error_body(content)
+        said = self.redact(text)
+        host = self.address.host
         if status in (400, 413, 422):
-            return Refused(f"{status}: {said}" if said else f"{status}")
+            return RequestRefusedError(f"{status}: {said}" if said else f"{status}")
         if status == 429 and code == "insufficient_quota":
             hint = "add credit, then run the same command to go on"
             return ModelError(f"the account at {host} has no credit left: {said}", hint)
         if status in (408, 409, 425, 429) or status >= 500:
-            return Again(f"{host} answered {status}: {said}", "busy", retry_after(headers, self._clock.wall()))
+            return RetryableError(
+                f"{host} answered {status}: {said}", "busy", parse_retry_after(headers, self._clock.unix_time())
+            )
         return ModelError(*self._final(status, headers, said))
 
     def _final(self, status: int, headers: Mapping[str, str], said: str) -> tuple[str, str]:
-        url = self.where.url
+        url = self.address.url
         if 300 <= status < 400:
-            to = self.scrub(headers.get("location", "").split("?")[0].removesuffix("/embeddings"))
+            to = self.redact(headers.get("location", "").split("?")[0].removesuffix("/embeddings"))
             return f"{url} redirects ({status}), and redirects are not followed", f"give --base-url {to} itself"
-        what, hint = FINAL.get(status, OTHER)
+        what, hint = FINAL_STATUS_ERRORS.get(status, OTHER_STATUS_ERROR)
         if status == 401 and not self._keyed:
-            what, hint = NO_KEY
-        return f"{what.format(host=self.where.host, url=url, model=self._model)} ({status}): {said}", hint
+            what, hint = MISSING_KEY_ERROR
+        return f"{what.format(host=self.address.host, url=url, model=self._model)} ({status}): {said}", hint
 
 
-def _headers(where: Address, key: str) -> dict[str, str]:
+def _headers(where: ServerAddress, key: str) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "User-Agent": f"embedcli/{__version__}"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
-    elif where.basic:
-        headers["Authorization"] = f"Basic {where.basic}"
+    elif where.basic_credentials:
+        headers["Authorization"] = f"Basic {where.basic_credentials}"
     return headers
 
 
-def _secrets(where: Address, key: str) -> tuple[str, ...]:
-    query = where.target.decode().partition("?")[2] if where.target else ""
+def _secrets(where: ServerAddress, key: str) -> tuple[str, ...]:
+    query = where.target_path.decode().partition("?")[2] if where.target_path else ""
     values = [part.partition("=")[2] for part in query.split("&")]
-    password = base64.b64decode(where.basic).decode().partition(":")[2] if where.basic else ""
-    found = {key, where.basic, password, query, *values, *map(unquote, values)}
+    password = base64.b64decode(where.basic_credentials).decode().partition(":")[2] if where.basic_credentials else ""
+    found = {key, where.basic_credentials, password, query, *values, *map(unquote, values)}
     return tuple(sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True))
 
 
-def complaint(content: bytes) -> tuple[str, str]:
+def parse_error_body(content: bytes) -> tuple[str, str]:
     """What an error body says, and its code: OpenAI's `{"error": {...}}`, and the forms other servers use."""
     try:
         body = orjson.loads(content)
@@ -237,4 +245,4 @@ def complaint(content: bytes) -> tuple[str, str]:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST_COMPLAINT else f"{text[:LONGEST_COMPLAINT]}..."
+    return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:MAX_ERROR_CHARACTERS]}..."

@@ -16,85 +16,98 @@ import orjson
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted.client import Address, Endpoint, Refused, address, read_key
-from embedcli.encoders.hosted.request_limits import MAX_TOKENS, Limits
-from embedcli.encoders.hosted.response import Answer, Malformed, decode, normalized
-from embedcli.encoders.hosted.retry import Again, Clock, Closed, Pace, Patience, Retrier
-from embedcli.encoders.hosted.token_counting import HOSTED_PREFIX, Asked, counter, limit_of, prepare, windows
+from embedcli.encoders.hosted.client import (
+    EmbeddingsClient,
+    RequestRefusedError,
+    ServerAddress,
+    parse_server_address,
+    read_api_key,
+)
+from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
+from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response, normalize_rows
+from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
+from embedcli.encoders.hosted.token_counting import (
+    HOSTED_PREFIX,
+    HostedTexts,
+    choose_token_counter,
+    count_and_truncate,
+    cut_into_windows,
+    max_tokens_per_text,
+)
 from embedcli.models.config import resolve_prompt
-from embedcli.models.registry import known
+from embedcli.models.registry import find_registered_model
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats, Rows
+    from embedcli.core.types import Float32Array, Int64Array
 
 T = TypeVar("T")
 Notify = Callable[[str], None]
 
-DEFAULT_LANES = 8
+DEFAULT_MAX_CONCURRENCY = 8
 # Small enough that the 4,096 rows of a chunk feed all lanes, large enough that a request's own cost is lost in it.
-BATCH_TOKENS = 32_000
-PROBE = "a"
+HOSTED_BATCH_TOKENS = 32_000
+PROBE_TEXT = "a"
 # Whoever mistypes an address should not wait a night; a server that answers "busy" is waited for as usual.
-UNREACHABLE_AT_START = 60.0
+UNREACHABLE_AT_START_SECONDS = 60.0
 # After this many refused texts in a row with none accepted, the probe is asked again: is it the texts or the server?
-REFUSALS_TO_DOUBT = 8
-STOPPED = ("stopped while requests were waiting", "run the same command to go on")
+REFUSALS_BEFORE_CHECK = 8
+STOPPED_ERROR = ("stopped while requests were waiting", "run the same command to go on")
 
 
 @dataclass(frozen=True)
-class Style:
+class RequestFormat:
     """How a server wants to be asked: whether it takes `encoding_format`, and the `dimensions` it is asked for."""
 
-    base64: bool = True
+    uses_base64: bool = True
     dimensions: int | None = None
 
 
 @dataclass(frozen=True)
-class Block:
+class HostedVectors:
     """Vectors of some texts, in order: NaN rows for refused ones, whose reasons are kept by position."""
 
-    vectors: Floats
-    refused: dict[int, str]
+    vectors: Float32Array
+    refusal_reasons: dict[int, str]
 
 
-def load(
+def load_hosted_encoder(
     job: Job,
     notify: Notify,
     *,
     stop: Event | None = None,
     clock: Clock | None = None,
     rng: random.Random | None = None,
-) -> RemoteEncoder:
+) -> HostedEncoder:
     """The hosted encoder of `--model openai:NAME`, after one request that proves address, key and model.
 
     Once `stop` is set, nothing waits or is tried again: ModelError instead; requests on the wire end by themselves.
     `notify` is called from several threads. Raises UsageError for an address, key or flag that cannot be right,
     ModelError when the server cannot serve.
     """
-    where = address(job)
+    where = parse_server_address(job)
     _refuse_flags(job, where)
-    key = read_key(where)
+    key = read_api_key(where)
     clock = clock or Clock(stop)
     for note in _notes(job, where, key):
         notify(note)
-    lanes = job.max_concurrency or DEFAULT_LANES
+    lanes = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
     name = job.model.removeprefix(HOSTED_PREFIX)
-    endpoint = Endpoint(where, key, model=name, timeout=job.request_timeout, lanes=lanes, clock=clock)
+    endpoint = EmbeddingsClient(where, key, model=name, timeout=job.request_timeout, max_connections=lanes, clock=clock)
     try:
-        return RemoteEncoder(job, endpoint, clock, notify, rng or random.Random())
-    except Closed:
+        return HostedEncoder(job, endpoint, clock, notify, rng or random.Random())
+    except EncoderClosedError:
         endpoint.close()
-        raise ModelError(*STOPPED) from None
+        raise ModelError(*STOPPED_ERROR) from None
     except BaseException:
         endpoint.close()
         raise
 
 
-def identity(job: Job) -> dict[str, Any]:
+def hosted_model_identity(job: Job) -> dict[str, Any]:
     """What decides the vectors, known without asking the server. Holds the server's host, and no secret."""
     return {
         "model": job.model,
-        "endpoint": address(job).host,
+        "endpoint": parse_server_address(job).host,
         "revision": None,
         "fingerprint": None,
         "pooling": None,
@@ -106,28 +119,28 @@ def identity(job: Job) -> dict[str, Any]:
     }
 
 
-class RemoteEncoder(BaseEncoder):
+class HostedEncoder(BaseEncoder):
     """A hosted model, asked over HTTP. `forward` starts requests, `collect` waits for them."""
 
-    multiple = 0
+    pad_to_multiple_of = 0
     empty_reason = "the text is empty"
 
-    def __init__(self, job: Job, endpoint: Endpoint, clock: Clock, notify: Notify, rng: random.Random) -> None:
-        self.lanes = job.max_concurrency or DEFAULT_LANES
-        self.batch_tokens = min(BATCH_TOKENS, job.tpm or BATCH_TOKENS)
+    def __init__(self, job: Job, endpoint: EmbeddingsClient, clock: Clock, notify: Notify, rng: random.Random) -> None:
+        self.max_in_flight = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
+        self.batch_tokens = min(HOSTED_BATCH_TOKENS, job.tpm or HOSTED_BATCH_TOKENS)
         self._job = job
         self._name = job.model.removeprefix(HOSTED_PREFIX)
         self._prompt = resolve_prompt(job, {}, None)[0]
         self._endpoint = endpoint
         self._clock = clock
-        self._counter = counter(job, notify)
-        self._limit = limit_of(job, self._counter.exact)
-        refuse_windows(job, self._limit)
-        self._limits = Limits(tokens=min(MAX_TOKENS, job.tpm or MAX_TOKENS))
-        self._pace = Pace(clock, job.rpm, job.tpm)
-        self._patience = Patience(job.patience, job.retry_cap)
+        self._counter = choose_token_counter(job, notify)
+        self._limit = max_tokens_per_text(job, self._counter.is_exact)
+        check_window_limit(job, self._limit)
+        self._limits = RequestSizeLimits(tokens=min(MAX_REQUEST_TOKENS, job.tpm or MAX_REQUEST_TOKENS))
+        self._pace = RateLimiter(clock, job.rpm, job.tpm)
+        self._patience = RetryLimits(job.patience, job.retry_cap)
         self._retrier = Retrier(clock, self._pace, notify, rng)
-        self._threads = Semaphore(self.lanes)
+        self._threads = Semaphore(self.max_in_flight)
         self._lock = Lock()
         self._requests = self._tokens = self._refusals = 0
         self._reported_all = True
@@ -136,13 +149,13 @@ class RemoteEncoder(BaseEncoder):
         self.dim = first.vectors.shape[1]
         self._reported_model = first.model
 
-    def space(self) -> dict[str, Any]:
+    def vector_space(self) -> dict[str, Any]:
         """The identity, and what the server said about itself."""
         return {
-            **identity(self._job),
+            **hosted_model_identity(self._job),
             "max_seq_length": self._limit,
             "engine": "remote",
-            "base_url": self._endpoint.where.base_url,
+            "base_url": self._endpoint.address.base_url,
             "dim": self.dim,
             "dimensions": self._style.dimensions,
             "reported_model": self._reported_model,
@@ -151,16 +164,16 @@ class RemoteEncoder(BaseEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Count tokens (`space()["token_counting"]` says how). `ids` are zeros: the server makes the real ones."""
-        return prepare(texts, self._prompt, self._counter, self._limit)
+        return count_and_truncate(texts, self._prompt, self._counter, self._limit)
 
-    def forward(self, tokens: Tokens, rows: Rows) -> tuple[Tokens, Rows, list[Future[Block]]]:
+    def forward(self, tokens: Tokens, rows: Int64Array) -> tuple[Tokens, Int64Array, list[Future[HostedVectors]]]:
         """Start as many requests as these rows need."""
-        asked: Asked = tokens.payload
+        asked: HostedTexts = tokens.payload
         counts = tokens.lengths[rows]
-        cuts = self._limits.cut(counts.tolist())
+        cuts = self._limits.split_into_requests(counts.tolist())
         return tokens, rows, [self._start(asked, rows[start:stop], counts[start:stop]) for start, stop in cuts]
 
-    def collect(self, output: tuple[Tokens, Rows, list[Future[Block]]]) -> Floats:
+    def collect(self, output: tuple[Tokens, Int64Array, list[Future[HostedVectors]]]) -> Float32Array:
         """float32 [len(rows), dim]; rows of NaN where the server refused a text, and `reject_reason` says why.
 
         Raises ModelError when patience is at its end or no attempt can help.
@@ -168,31 +181,33 @@ class RemoteEncoder(BaseEncoder):
         tokens, rows, futures = output
         try:
             blocks = [future.result() for future in futures]
-        except Closed:
-            raise ModelError(*STOPPED) from None
+        except EncoderClosedError:
+            raise ModelError(*STOPPED_ERROR) from None
         at = 0
         for block in blocks:
-            tokens.payload.refused.update({int(rows[at + i]): reason for i, reason in block.refused.items()})
+            tokens.payload.refusal_reasons.update(
+                {int(rows[at + i]): reason for i, reason in block.refusal_reasons.items()}
+            )
             at += len(block.vectors)
         vectors = np.concatenate([block.vectors for block in blocks])
-        return normalized(vectors) if self._job.normalize else vectors
+        return normalize_rows(vectors) if self._job.normalize else vectors
 
     def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters, each within the limit with the prompt."""
-        return windows(text, self._prompt, self._counter, self._limit, overlap)
+        return cut_into_windows(text, self._prompt, self._counter, self._limit, overlap)
 
-    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
         """The same rows asked for again, one by one; refused ones stay NaN without being sent again."""
         made = np.full((len(rows), self.dim), np.nan, np.float32)
         for i, row in enumerate(rows.tolist()):
-            if row not in tokens.payload.refused:
+            if row not in tokens.payload.refusal_reasons:
                 made[i] = self.collect(self.forward(tokens, np.array([row])))[0]
         return made
 
     def reject_reason(self, tokens: Tokens, row: int) -> str | None:
         """Why the server refused a row; None if it did not."""
-        asked: Asked = tokens.payload
-        return asked.refused.get(row)
+        asked: HostedTexts = tokens.payload
+        return asked.refusal_reasons.get(row)
 
     def usage(self) -> dict[str, Any]:
         """Counts since the load, the first request included: requests sent, tokens the server reports, retries, waits.
@@ -214,69 +229,75 @@ class RemoteEncoder(BaseEncoder):
         self._clock.close()
         self._endpoint.close()
 
-    def _start(self, asked: Asked, rows: Rows, counts: Rows) -> Future[Block]:
+    def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
         return _in_thread(self._threads, lambda: self._block(texts, counts))
 
-    def _block(self, texts: list[str], counts: Rows) -> Block:
+    def _block(self, texts: list[str], counts: Int64Array) -> HostedVectors:
         """Ask for some texts; halve a refused request until the refused texts stand alone."""
         try:
-            return Block(self._ask(texts, int(counts.sum()), self._style, self._patience).vectors, {})
-        except Refused as refusal:
+            return HostedVectors(self._ask(texts, int(counts.sum()), self._style, self._patience).vectors, {})
+        except RequestRefusedError as refusal:
             if len(texts) == 1:
                 self._doubt(refusal)
-                return Block(np.full((1, self.dim), np.nan, np.float32), {0: f"the server refused the text: {refusal}"})
+                return HostedVectors(
+                    np.full((1, self.dim), np.nan, np.float32), {0: f"the server refused the text: {refusal}"}
+                )
         half = len(texts) // 2
         left, right = self._block(texts[:half], counts[:half]), self._block(texts[half:], counts[half:])
-        if not left.refused and not right.refused:
-            self._limits.learn(len(texts) - half, int(max(counts[:half].sum(), counts[half:].sum())))
-        refused = left.refused | {half + i: reason for i, reason in right.refused.items()}
-        return Block(np.concatenate((left.vectors, right.vectors)), refused)
+        if not left.refusal_reasons and not right.refusal_reasons:
+            self._limits.record_accepted(len(texts) - half, int(max(counts[:half].sum(), counts[half:].sum())))
+        refused = left.refusal_reasons | {half + i: reason for i, reason in right.refusal_reasons.items()}
+        return HostedVectors(np.concatenate((left.vectors, right.vectors)), refused)
 
-    def _doubt(self, refusal: Refused) -> None:
+    def _doubt(self, refusal: RequestRefusedError) -> None:
         with self._lock:
             self._refusals += 1
-            if self._refusals < REFUSALS_TO_DOUBT:
+            if self._refusals < REFUSALS_BEFORE_CHECK:
                 return
             self._refusals = 0
         try:
-            self._ask([PROBE], 1, self._style, self._patience)
-        except Refused:
+            self._ask([PROBE_TEXT], 1, self._style, self._patience)
+        except RequestRefusedError:
             raise ModelError(
-                f"{self._endpoint.where.host} now refuses every text: {refusal}",
+                f"{self._endpoint.address.host} now refuses every text: {refusal}",
                 "what is finished is kept; see what changed at the server, then run the same command to go on",
             ) from None
 
-    def _ask(self, texts: list[str], tokens: int, style: Style, patience: Patience) -> Answer:
+    def _ask(self, texts: list[str], tokens: int, style: RequestFormat, patience: RetryLimits) -> EmbeddingResponse:
         """One answered request, retried as `patience` allows. Raises Refused or ModelError."""
         body = self._body(texts, style)
         answer = self._retrier.run(lambda: self._once(body, len(texts)), tokens, patience)
         if answer.tokens is not None:
-            self._pace.settle(answer.tokens - tokens)
+            self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
             self._refusals = 0
         return answer
 
-    def _once(self, body: bytes, count: int) -> Answer:
-        host = self._endpoint.where.host
+    def _once(self, body: bytes, count: int) -> EmbeddingResponse:
+        host = self._endpoint.address.host
         with self._lock:
             self._requests += 1
         try:
-            answer = decode(self._endpoint.post(body), count)
-        except Malformed as error:
-            raise Again(f"the answer of {host} {error}", "wrong") from None
+            answer = decode_response(self._endpoint.post(body), count)
+        except MalformedResponseError as error:
+            raise RetryableError(f"the answer of {host} {error}", "wrong") from None
         with self._lock:
             self._tokens += answer.tokens or 0
             self._reported_all &= answer.tokens is not None
         if self.dim and answer.vectors.shape[1] != self.dim:
-            raise Again(f"{host} sent vectors of {answer.vectors.shape[1]} dimensions instead of {self.dim}", "wrong")
+            raise RetryableError(
+                f"{host} sent vectors of {answer.vectors.shape[1]} dimensions instead of {self.dim}", "wrong"
+            )
         if self.dim and None not in (answer.model, self._reported_model) and answer.model != self._reported_model:
-            raise Again(f"{host} answers with model {answer.model!r}, and began with {self._reported_model!r}", "wrong")
+            raise RetryableError(
+                f"{host} answers with model {answer.model!r}, and began with {self._reported_model!r}", "wrong"
+            )
         return answer
 
-    def _body(self, texts: list[str], style: Style) -> bytes:
+    def _body(self, texts: list[str], style: RequestFormat) -> bytes:
         fields: dict[str, Any] = {"model": self._name, "input": texts}
-        if style.base64:
+        if style.uses_base64:
             fields["encoding_format"] = "base64"
         if style.dimensions:
             fields["dimensions"] = style.dimensions
@@ -285,25 +306,27 @@ class RemoteEncoder(BaseEncoder):
         except orjson.JSONEncodeError:
             return json.dumps(fields).encode()
 
-    def _probe(self, notify: Notify) -> tuple[Style, Answer]:
+    def _probe(self, notify: Notify) -> tuple[RequestFormat, EmbeddingResponse]:
         """The first style of asking that the server accepts, and its answer to one short text."""
-        patience = Patience(self._job.patience, self._job.retry_cap, unreachable=UNREACHABLE_AT_START)
+        patience = RetryLimits(
+            self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
+        )
         wanted = self._job.truncate_dim
         refusals = []
-        for style in dict.fromkeys(Style(base64, dims) for dims in (wanted, None) for base64 in (True, False)):
+        for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (wanted, None) for base64 in (True, False)):
             try:
-                answer = self._ask([PROBE], 1, style, patience)
-            except Refused as refusal:
+                answer = self._ask([PROBE_TEXT], 1, style, patience)
+            except RequestRefusedError as refusal:
                 refusals.append(str(refusal))
                 continue
             self._check_dim(answer.vectors.shape[1], style, notify)
             return style, answer
         raise ModelError(
-            f"{self._endpoint.where.host} refuses even a one-letter text for model {self._name}: {refusals[0]}",
+            f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}: {refusals[0]}",
             "check --model, --truncate-dim and --base-url",
         )
 
-    def _check_dim(self, dim: int, style: Style, notify: Notify) -> None:
+    def _check_dim(self, dim: int, style: RequestFormat, notify: Notify) -> None:
         wanted = self._job.truncate_dim
         if wanted is None:
             return
@@ -331,9 +354,9 @@ def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _refuse_flags(job: Job, where: Address) -> None:
+def _refuse_flags(job: Job, where: ServerAddress) -> None:
     resolve_prompt(job, {}, None)
-    if job.offline and not where.loopback:
+    if job.offline and not where.is_loopback:
         raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
     flags = {
         "rpm": job.rpm,
@@ -347,7 +370,7 @@ def _refuse_flags(job: Job, where: Address) -> None:
             raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
 
 
-def refuse_windows(job: Job, limit: int | None) -> None:
+def check_window_limit(job: Job, limit: int | None) -> None:
     """UsageError for --overflow split and pool where nobody knows how long a window may be."""
     if job.overflow in ("split", "pool") and limit is None:
         raise UsageError(
@@ -356,9 +379,9 @@ def refuse_windows(job: Job, limit: int | None) -> None:
         )
 
 
-def _notes(job: Job, where: Address, key: str) -> Iterator[str]:
+def _notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
     name = job.model.removeprefix(HOSTED_PREFIX)
-    family = known(name)
+    family = find_registered_model(name)
     if family and family.prompts and job.prompt is None and job.as_ != "none":
         wanted = " or ".join(f"--prompt {text!r} ({role})" for role, text in family.prompts.items())
         yield f"{name} was trained with prompts, which servers rarely add; pass {wanted}"
@@ -366,5 +389,5 @@ def _notes(job: Job, where: Address, key: str) -> Iterator[str]:
         yield f"--as {job.as_} changes nothing: a hosted model's prompts are not known here; give --prompt"
     if job.normalize is False:
         yield "--no-normalize changes nothing: vectors are stored as the server sends them"
-    if key and where.url.startswith("http://") and not where.loopback:
+    if key and where.url.startswith("http://") and not where.is_loopback:
         yield f"the key travels unencrypted to {where.host}: use https:// where you can"

@@ -5,37 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 # OpenAI's limits for one request, from the reference of POST /v1/embeddings.
-MAX_INPUTS = 2048
-MAX_TOKENS = 300_000
+MAX_REQUEST_INPUTS = 2048
+MAX_REQUEST_TOKENS = 300_000
 
 
-class Limits:
+class RequestSizeLimits:
     """Sizes of requests that may be tried: nothing larger in both senses than what a refusal left possible."""
 
-    def __init__(self, inputs: int = MAX_INPUTS, tokens: int = MAX_TOKENS) -> None:
+    def __init__(self, inputs: int = MAX_REQUEST_INPUTS, tokens: int = MAX_REQUEST_TOKENS) -> None:
         self._inputs = inputs
         self._tokens = tokens
         self._most: list[tuple[int, int]] = []
 
-    def allow(self, inputs: int, tokens: int) -> bool:
+    def is_allowed(self, inputs: int, tokens: int) -> bool:
         """Whether a request of this size may be tried; a single text always may."""
         if inputs == 1:
             return True
         within = inputs <= self._inputs and tokens <= self._tokens
         return within and not any(inputs > n and tokens > size for n, size in self._most)
 
-    def learn(self, inputs: int, tokens: int) -> None:
+    def record_accepted(self, inputs: int, tokens: int) -> None:
         """Remember that requests of this size were accepted where a larger one of the same texts was refused."""
-        if not self.allow(inputs + 1, tokens + 1):
+        if not self.is_allowed(inputs + 1, tokens + 1):
             return
         kept = [(n, size) for n, size in self._most if n < inputs or size < tokens]
         self._most = [*kept, (inputs, tokens)]
 
-    def cut(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
+    def split_into_requests(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
         """(start, stop) of successive requests that cover texts of these token counts."""
         start = total = 0
         for stop, size in enumerate(tokens):
-            if stop > start and not self.allow(stop - start + 1, total + size):
+            if stop > start and not self.is_allowed(stop - start + 1, total + size):
                 yield start, stop
                 start, total = stop, 0
             total += size

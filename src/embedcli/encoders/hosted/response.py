@@ -12,49 +12,51 @@ import numpy as np
 import orjson
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats
+    from embedcli.core.types import Float32Array
 
 
-class Malformed(Exception):
+class MalformedResponseError(Exception):
     """The answer does not answer the request. The message says how."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class EmbeddingResponse:
     """float32 [count, dim] in the order of the request, the model's name and the tokens as the server reports them."""
 
-    vectors: Floats
+    vectors: Float32Array
     model: str | None
     tokens: int | None
 
 
-def decode(content: bytes, count: int) -> Answer:
+def decode_response(content: bytes, count: int) -> EmbeddingResponse:
     """The answer to a request of `count` texts, paired by `index`. Malformed if it is not one."""
     try:
         body = orjson.loads(content)
     except ValueError:
         body = _lenient(content)
-    return unpack(body, count)
+    return parse_response(body, count)
 
 
-def unpack(body: Any, count: int) -> Answer:
+def parse_response(body: Any, count: int) -> EmbeddingResponse:
     """The same from parsed JSON."""
     data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-        raise Malformed("holds no list of embeddings")
+        raise MalformedResponseError("holds no list of embeddings")
     places = [item.get("index", 0 if count == 1 else None) for item in data]
     if any(type(place) is not int for place in places) or sorted(places) != list(range(count)):
-        raise Malformed(f"has {len(data)} embeddings for {count} texts, or their indices do not cover the texts")
-    rows = [vector(item.get("embedding")) for item in data]
+        raise MalformedResponseError(
+            f"has {len(data)} embeddings for {count} texts, or their indices do not cover the texts"
+        )
+    rows = [parse_embedding(item.get("embedding")) for item in data]
     widths = {row.shape for row in rows}
     if len(widths) != 1 or (0,) in widths:
-        raise Malformed("has embeddings of different lengths, or empty ones")
+        raise MalformedResponseError("has embeddings of different lengths, or empty ones")
     vectors = np.empty((count, len(rows[0])), np.float32)
     vectors[places] = rows
-    return Answer(vectors, _text(body.get("model")), _tokens(body.get("usage")))
+    return EmbeddingResponse(vectors, _text(body.get("model")), _tokens(body.get("usage")))
 
 
-def vector(embedding: Any) -> Floats:
+def parse_embedding(embedding: Any) -> Float32Array:
     """float32 [dim] from base64 little-endian floats or a list of numbers (null and NaN stay NaN)."""
     try:
         if isinstance(embedding, str):
@@ -63,11 +65,11 @@ def vector(embedding: Any) -> Floats:
     except (binascii.Error, ValueError, TypeError):
         made = None
     if made is None or made.ndim != 1:
-        raise Malformed("has an embedding that is neither base64 floats nor a list of numbers")
+        raise MalformedResponseError("has an embedding that is neither base64 floats nor a list of numbers")
     return made
 
 
-def normalized(vectors: Floats) -> Floats:
+def normalize_rows(vectors: Float32Array) -> Float32Array:
     """The same directions with length 1; rows of zeros stay zeros."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
@@ -78,7 +80,7 @@ def _lenient(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
-        raise Malformed("is not JSON, or was cut off") from None
+        raise MalformedResponseError("is not JSON, or was cut off") from None
 
 
 def _text(value: Any) -> str | None:

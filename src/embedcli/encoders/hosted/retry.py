@@ -16,31 +16,31 @@ from typing import Literal, TypeVar
 from embedcli.core.errors import ModelError
 
 T = TypeVar("T")
-Kind = Literal["busy", "lost", "wrong"]
+FailureKind = Literal["busy", "lost", "wrong"]
 
-FIRST_BACKOFF = 0.5
-LONGEST_BACKOFF = 60.0
+FIRST_BACKOFF_SECONDS = 0.5
+MAX_BACKOFF_SECONDS = 60.0
 # A short wait for a busy server is not worth a line to the user, and one line a minute is enough.
-QUIET_WAIT = 5.0
-NOTE_EVERY = 60.0
+UNREPORTED_WAIT_SECONDS = 5.0
+NOTICE_INTERVAL_SECONDS = 60.0
 
 
-class Closed(Exception):
+class EncoderClosedError(Exception):
     """The encoder was closed while a request was waiting."""
 
 
-class Again(Exception):
+class RetryableError(Exception):
     """An attempt that failed and may succeed later.
 
     `kind`: "busy" (429, 5xx), "lost" (timeout, dropped connection, cut body) or "wrong" (whole, but not an answer
     to the request). `after` is the wait in seconds the server asked for. `reason` holds no secret.
     """
 
-    def __init__(self, reason: str, kind: Kind, after: float | None = None) -> None:
+    def __init__(self, reason: str, kind: FailureKind, after: float | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.kind = kind
-        self.after = after
+        self.failure_kind = kind
+        self.retry_after_seconds = after
 
 
 class Clock:
@@ -50,11 +50,11 @@ class Clock:
         self._closed = Event()
         self._stop = stop or self._closed
 
-    def now(self) -> float:
+    def monotonic(self) -> float:
         """Seconds on a clock that never goes back."""
         return time.monotonic()
 
-    def wall(self) -> float:
+    def unix_time(self) -> float:
         """Seconds since 1970, for dates in headers only."""
         return time.time()
 
@@ -67,14 +67,14 @@ class Clock:
                 return
             # Nothing waits for two events at once: the other one is looked at four times a second.
             self._stop.wait(min(left, 0.25))
-        raise Closed
+        raise EncoderClosedError
 
     def close(self) -> None:
         """Wake every waiter for good."""
         self._closed.set()
 
 
-class Pace:
+class RateLimiter:
     """A token bucket for requests and one for tokens, each as large as one request, shared by all lanes.
 
     In any 60 seconds at most `rpm` requests start, and at most `tpm` tokens plus one request's own.
@@ -87,14 +87,14 @@ class Pace:
         self._next_request = self._next_token = self._held = -math.inf
         self._lock = Lock()
 
-    def admit(self, tokens: int) -> None:
+    def acquire(self, tokens: int) -> None:
         """Return when a request of `tokens` tokens may start."""
         while (wait := self._claim(tokens)) > 0:
             self._clock.wait(wait)
 
     def _claim(self, tokens: int) -> float:
         with self._lock:
-            now = self._clock.now()
+            now = self._clock.monotonic()
             start = max(self._next_request, self._next_token, self._held)
             if start > now:
                 return start - now
@@ -102,41 +102,41 @@ class Pace:
             self._next_token = now + tokens * self._token_gap
             return 0.0
 
-    def settle(self, tokens: int) -> None:
+    def charge_difference(self, tokens: int) -> None:
         """Charge what a request cost beyond its estimate (negative: give it back)."""
         with self._lock:
             self._next_token += tokens * self._token_gap
 
-    def hold(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         """Let no lane start a request for `seconds`."""
         with self._lock:
-            self._held = max(self._held, self._clock.now() + seconds)
+            self._held = max(self._held, self._clock.monotonic() + seconds)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryLimits:
     """How long one request may go on failing, in seconds, and how often an answer may be wrong.
 
     `total` counts from the first failure; `unreachable`, if given, bounds it where nobody answers at all.
     A server's Retry-After is obeyed up to `retry_cap`.
     """
 
-    total: float = 8 * 3600
+    total_seconds: float = 8 * 3600
     retry_cap: float = 3600
-    wrong: int = 5
-    unreachable: float | None = None
+    max_wrong_responses: int = 5
+    unreachable_seconds: float | None = None
 
-    def allowed(self, kind: Kind) -> float:
+    def allowed_seconds(self, kind: FailureKind) -> float:
         """Seconds for a failure of this kind."""
-        if kind == "lost" and self.unreachable is not None:
-            return min(self.total, self.unreachable)
-        return self.total
+        if kind == "lost" and self.unreachable_seconds is not None:
+            return min(self.total_seconds, self.unreachable_seconds)
+        return self.total_seconds
 
 
 class Retrier:
     """Runs attempts until one succeeds, and counts what that cost. Safe for many threads."""
 
-    def __init__(self, clock: Clock, pace: Pace, notify: Callable[[str], None], rng: random.Random) -> None:
+    def __init__(self, clock: Clock, pace: RateLimiter, notify: Callable[[str], None], rng: random.Random) -> None:
         self.retries = 0
         self.waited_seconds = 0.0
         self._clock = clock
@@ -146,66 +146,66 @@ class Retrier:
         self._lock = Lock()
         self._next_note = -math.inf
 
-    def run(self, step: Callable[[], T], tokens: int, patience: Patience) -> T:
+    def run(self, step: Callable[[], T], tokens: int, patience: RetryLimits) -> T:
         """What `step()` returns, tried again after each `Again`; ModelError when patience ends."""
         first_failure: float | None = None
         wrong = 0
         for attempt in count():
-            self._pace.admit(tokens)
+            self._pace.acquire(tokens)
             try:
                 return step()
-            except Again as again:
-                now = self._clock.now()
+            except RetryableError as again:
+                now = self._clock.monotonic()
                 first_failure = now if first_failure is None else first_failure
-                wrong += again.kind == "wrong"
+                wrong += again.failure_kind == "wrong"
                 wait = self._wait(again, attempt, patience)
-                if wrong >= patience.wrong:
-                    raise ModelError(f"{again.reason} ({wrong} times)", HINT_WRONG) from None
-                if now + wait - first_failure > patience.allowed(again.kind):
+                if wrong >= patience.max_wrong_responses:
+                    raise ModelError(f"{again.reason} ({wrong} times)", WRONG_RESPONSE_HINT) from None
+                if now + wait - first_failure > patience.allowed_seconds(again.failure_kind):
                     raise ModelError(*_given_up(again, now - first_failure, wait)) from None
                 self._note(again, wait)
             self._clock.wait(wait)
         raise AssertionError("unreachable")
 
-    def _wait(self, again: Again, attempt: int, patience: Patience) -> float:
-        if again.after is None:
-            return backoff(attempt, self._rng)
-        asked = min(again.after, patience.retry_cap)
-        self._pace.hold(asked)
+    def _wait(self, again: RetryableError, attempt: int, patience: RetryLimits) -> float:
+        if again.retry_after_seconds is None:
+            return backoff_seconds(attempt, self._rng)
+        asked = min(again.retry_after_seconds, patience.retry_cap)
+        self._pace.pause(asked)
         return asked + self._rng.uniform(0, min(1.0, asked))
 
-    def _note(self, again: Again, wait: float) -> None:
+    def _note(self, again: RetryableError, wait: float) -> None:
         with self._lock:
             self.retries += 1
             self.waited_seconds += wait
-            now = self._clock.now()
-            if now < self._next_note or (wait < QUIET_WAIT and again.kind == "busy"):
+            now = self._clock.monotonic()
+            if now < self._next_note or (wait < UNREPORTED_WAIT_SECONDS and again.failure_kind == "busy"):
                 return
-            self._next_note = now + NOTE_EVERY
+            self._next_note = now + NOTICE_INTERVAL_SECONDS
             retries = self.retries
         self._notify(f"{again.reason}; trying again in {wait:.0f} s (retry {retries} of this run)")
 
 
-HINT_WRONG = "check --base-url and --model; what is finished is kept, the same command goes on from there"
+WRONG_RESPONSE_HINT = "check --base-url and --model; what is finished is kept, the same command goes on from there"
 
 
-def _given_up(again: Again, spent: float, wait: float) -> tuple[str, str]:
-    asked = f" and asks for {again.after:.0f} s more" if again.after is not None else ""
+def _given_up(again: RetryableError, spent: float, wait: float) -> tuple[str, str]:
+    asked = f" and asks for {again.retry_after_seconds:.0f} s more" if again.retry_after_seconds is not None else ""
     hint = "what is finished is kept: run the same command again later, or give a longer --patience (seconds)"
-    if again.kind == "lost":
+    if again.failure_kind == "lost":
         hint = "check --base-url and the network; what is finished is kept, the same command goes on from there"
     return f"{again.reason}; given up after {spent:.0f} s{asked}", hint
 
 
-def backoff(attempt: int, rng: random.Random) -> float:
+def backoff_seconds(attempt: int, rng: random.Random) -> float:
     """Full jitter: uniform between 0 and 0.5 s doubled per attempt, at most 60 s.
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    return rng.uniform(0, min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(attempt, 20)))
+    return rng.uniform(0, min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(attempt, 20)))
 
 
-def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     """Seconds to wait by `retry-after-ms` or `Retry-After`; None if absent or senseless.
 
     `Retry-After` is a number of seconds or an HTTP date (RFC 9110, 10.2.3); a date that is past means 0.

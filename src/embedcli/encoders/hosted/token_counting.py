@@ -20,84 +20,86 @@ import numpy as np
 
 from embedcli.core.encoder import Tokens
 from embedcli.core.errors import UsageError
-from embedcli.encoders.tokenize.text_windows import spans
+from embedcli.encoders.tokenize.text_windows import choose_window_spans
 
 if TYPE_CHECKING:
     from embedcli.core.job import Job
-    from embedcli.core.types import Floats, Ints, Rows
+    from embedcli.core.types import Float32Array, Int32Array, Int64Array
 
 HOSTED_PREFIX = "openai:"
 # The limit of every OpenAI embedding model, from the reference of POST /v1/embeddings.
-OPENAI_LIMIT = 8192
+OPENAI_MAX_TOKENS = 8192
 OPENAI_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")
 CL100K_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 CL100K_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 
 # Tokens per character, by the first code point of a range: cl100k_base on the first articles of the Universal
 # Declaration of Human Rights in 15 languages, and on code. ASCII is set apart below.
-SCRIPTS: tuple[tuple[int, float], ...] = (
+TOKENS_PER_CHARACTER: tuple[tuple[int, float], ...] = (
     (0x00, 0.25), (0x80, 1.3), (0x370, 0.95), (0x400, 0.55), (0x530, 1.1), (0x600, 0.85), (0x780, 1.1),
     (0x1E00, 1.5), (0x1F00, 1.1), (0x2000, 1.0), (0x2E80, 1.1), (0xFB00, 1.1), (0x10000, 2.4),
 )  # fmt: skip
-CAPITAL, DIGIT, MARK, SPACE = 0.4, 0.5, 0.7, 0.05
+CAPITAL_TOKENS, DIGIT_TOKENS, PUNCTUATION_TOKENS, SPACE_TOKENS = 0.4, 0.5, 0.7, 0.05
 
 
 @dataclass
-class Asked:
+class HostedTexts:
     """What `Tokens.payload` holds here: texts as sent, and why some were refused (by row)."""
 
     texts: list[str]
-    refused: dict[int, str] = field(default_factory=dict)
+    refusal_reasons: dict[int, str] = field(default_factory=dict)
 
 
-class Counter(Protocol):
+class TokenCounter(Protocol):
     """Counts tokens. `name` says how, and `exact` whether the server will agree."""
 
     name: str
-    exact: bool
+    is_exact: bool
 
-    def count(self, texts: Sequence[str]) -> Ints:
+    def count(self, texts: Sequence[str]) -> Int32Array:
         """int32 [n]: the tokens of each text, special tokens included; 0 only for an empty text."""
 
-    def cut(self, text: str, limit: int) -> str:
+    def truncate(self, text: str, limit: int) -> str:
         """The longest beginning of `text` that counts at most `limit` tokens."""
 
-    def marks(self, text: str) -> tuple[Rows, Rows]:
+    def token_spans(self, text: str) -> tuple[Int64Array, Int64Array]:
         """Where each token of `text`, without special ones, begins and ends: int64 [tokens] in characters, twice."""
 
 
-class Estimate:
+class EstimatingCounter:
     """Tokens from the scripts a text is written in."""
 
     name = "estimate"
-    exact = False
+    is_exact = False
 
-    def count(self, texts: Sequence[str]) -> Ints:
+    def count(self, texts: Sequence[str]) -> Int32Array:
         """int32 [n]: estimated tokens, at least 1 for a text that is not empty."""
         if not texts:
             return np.zeros(0, np.int32)
         lengths = np.array([len(text) for text in texts])
-        sums = np.concatenate(([0.0], np.cumsum(weights("".join(texts)), dtype=np.float64)))
+        sums = np.concatenate(([0.0], np.cumsum(tokens_per_character("".join(texts)), dtype=np.float64)))
         ends = np.cumsum(lengths)
         return np.asarray(np.ceil(sums[ends] - sums[ends - lengths] - 1e-6), np.int32)
 
-    def cut(self, text: str, limit: int) -> str:
+    def truncate(self, text: str, limit: int) -> str:
         """The longest beginning of `text` whose estimate is at most `limit`."""
-        return text[: int(np.searchsorted(np.cumsum(weights(text), dtype=np.float64), limit, side="right"))]
+        return text[
+            : int(np.searchsorted(np.cumsum(tokens_per_character(text), dtype=np.float64), limit, side="right"))
+        ]
 
-    def marks(self, text: str) -> tuple[Rows, Rows]:
+    def token_spans(self, text: str) -> tuple[Int64Array, Int64Array]:
         """A token begins and ends where the sum of the shares passes a whole number."""
-        sums = np.cumsum(weights(text), dtype=np.float64)
+        sums = np.cumsum(tokens_per_character(text), dtype=np.float64)
         whole = np.arange(math.ceil(sums[-1] - 1e-6) if len(sums) else 0)
         starts = np.searchsorted(sums, whole + 1e-6, side="right")
         return starts, np.minimum(np.searchsorted(sums, whole + 1 - 1e-6) + 1, len(text))
 
 
-def weights(text: str) -> Floats:
+def tokens_per_character(text: str) -> Float32Array:
     """float32 [len(text)]: the share of a token that each character is taken for."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-    starts = np.array([start for start, _ in SCRIPTS], np.uint32)
-    share = np.array([weight for _, weight in SCRIPTS], np.float32)
+    starts = np.array([start for start, _ in TOKENS_PER_CHARACTER], np.uint32)
+    share = np.array([weight for _, weight in TOKENS_PER_CHARACTER], np.float32)
     made = share[np.searchsorted(starts, codes, side="right") - 1]
     ascii_ = codes < 0x80
     made[ascii_] = _ascii()[codes[ascii_]]
@@ -105,47 +107,47 @@ def weights(text: str) -> Floats:
 
 
 @cache
-def _ascii() -> Floats:
-    table = np.full(0x80, MARK, np.float32)
+def _ascii() -> Float32Array:
+    table = np.full(0x80, PUNCTUATION_TOKENS, np.float32)
     for code in range(0x80):
         if chr(code).isalpha():
-            table[code] = SCRIPTS[0][1] if chr(code).islower() else CAPITAL
+            table[code] = TOKENS_PER_CHARACTER[0][1] if chr(code).islower() else CAPITAL_TOKENS
         elif chr(code).isdigit():
-            table[code] = DIGIT
+            table[code] = DIGIT_TOKENS
         elif chr(code).isspace():
-            table[code] = SPACE
+            table[code] = SPACE_TOKENS
     return table
 
 
-class Tiktoken:
+class TiktokenCounter:
     """OpenAI's own tokenizer."""
 
     name = "tiktoken cl100k_base"
-    exact = True
+    is_exact = True
 
     def __init__(self, encoding: Any) -> None:
         self._encoding = encoding
 
-    def count(self, texts: Sequence[str]) -> Ints:
+    def count(self, texts: Sequence[str]) -> Int32Array:
         """int32 [n]: the tokens that OpenAI counts."""
         encoded = self._encoding.encode_ordinary_batch(list(texts), num_threads=2)
         return np.array([len(ids) for ids in encoded], np.int32)
 
-    def cut(self, text: str, limit: int) -> str:
+    def truncate(self, text: str, limit: int) -> str:
         """The text of the first `limit` tokens; fewer where the last one ends inside a character."""
         head = self._encoding.decode_bytes(self._encoding.encode_ordinary(text)[:limit])
         return str(head.decode("utf-8", "ignore"))
 
-    def marks(self, text: str) -> tuple[Rows, Rows]:
+    def token_spans(self, text: str) -> tuple[Int64Array, Int64Array]:
         """A token that holds part of a character begins at that character."""
         _, starts = self._encoding.decode_with_offsets(self._encoding.encode_ordinary(text))
         return np.array(starts, np.int64), np.array([*starts[1:], len(text)][: len(starts)], np.int64)
 
 
-class OwnTokenizer:
+class ModelTokenizerCounter:
     """The tokenizer of the served model, when its files lie on this machine."""
 
-    exact = True
+    is_exact = True
 
     def __init__(self, tokenizer: Any, name: str) -> None:
         tokenizer.no_truncation()
@@ -153,12 +155,12 @@ class OwnTokenizer:
         self._tokenizer = tokenizer
         self.name = f"tokenizer of {name}"
 
-    def count(self, texts: Sequence[str]) -> Ints:
+    def count(self, texts: Sequence[str]) -> Int32Array:
         """int32 [n]: tokens with the special tokens; 0 for an empty text."""
         encoded = self._tokenizer.encode_batch_fast(list(texts))
         return np.array([len(row.ids) if text else 0 for text, row in zip(texts, encoded, strict=True)], np.int32)
 
-    def cut(self, text: str, limit: int) -> str:
+    def truncate(self, text: str, limit: int) -> str:
         """The text of the tokens that fit beside the special ones."""
         plain = self._tokenizer.encode(text, add_special_tokens=False)
         room = limit - (len(self._tokenizer.encode(text).ids) - len(plain.ids))
@@ -166,21 +168,21 @@ class OwnTokenizer:
             return text
         return text[: plain.offsets[room - 1][1]] if room > 0 else ""
 
-    def marks(self, text: str) -> tuple[Rows, Rows]:
+    def token_spans(self, text: str) -> tuple[Int64Array, Int64Array]:
         """As the tokenizer reports them."""
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
         starts, stops = np.array(offsets, np.int64).reshape(-1, 2).T
         return starts.copy(), stops.copy()
 
 
-def counter(job: Job, notify: Callable[[str], None]) -> Counter:
+def choose_token_counter(job: Job, notify: Callable[[str], None]) -> TokenCounter:
     """The best counter at hand for `job.model`; says so when it is an estimate. No network, no key."""
     name = job.model.removeprefix(HOSTED_PREFIX)
     made = _tiktoken() if name in OPENAI_MODELS else _own_tokenizer(name, job.cache_dir)
     if made is not None:
         return made
     notify(f"token counts before sending are an estimate from the characters; for exact ones {_remedy(name)}")
-    return Estimate()
+    return EstimatingCounter()
 
 
 def _remedy(name: str) -> str:
@@ -190,35 +192,37 @@ def _remedy(name: str) -> str:
     return f"fetch the model's tokenizer into the local Hugging Face cache: hf download {name} tokenizer.json"
 
 
-def limit_of(job: Job, exact: bool) -> int | None:
+def max_tokens_per_text(job: Job, exact: bool) -> int | None:
     """The tokens a text is cut to before sending: `--max-seq-length`, else OpenAI's own limit if counts are exact."""
     if job.max_seq_length is not None:
         return job.max_seq_length
     known = job.model.removeprefix(HOSTED_PREFIX) in OPENAI_MODELS
-    return OPENAI_LIMIT if known and exact else None
+    return OPENAI_MAX_TOKENS if known and exact else None
 
 
-def prepare(texts: Sequence[str], prompt: str, count: Counter, limit: int | None) -> Tokens:
+def count_and_truncate(texts: Sequence[str], prompt: str, count: TokenCounter, limit: int | None) -> Tokens:
     """Token counts of prompt + text, cut to `limit`; the payload is an `Asked` with the texts to send."""
     sent = [prompt + text for text in texts] if prompt else list(texts)
     full = count.count(sent)
     lengths = full.astype(np.int64)
     if limit is not None:
         for row in np.flatnonzero(full > limit):
-            sent[row] = count.cut(sent[row], limit)
+            sent[row] = count.truncate(sent[row], limit)
             lengths[row] = limit if sent[row] else 0
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full, Asked(sent))
+    return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full, HostedTexts(sent))
 
 
-def windows(text: str, prompt: str, count: Counter, limit: int | None, overlap: int) -> list[tuple[int, int]]:
+def cut_into_windows(
+    text: str, prompt: str, count: TokenCounter, limit: int | None, overlap: int
+) -> list[tuple[int, int]]:
     """A text as (start, stop) in characters, each within `limit` tokens with the prompt, about `overlap` shared.
 
     Raises UsageError when the overlap leaves a window no token of its own.
     """
     if limit is None:
         return [(0, len(text))]
-    starts, stops = count.marks(text)
+    starts, stops = count.token_spans(text)
     room = limit - max(0, int(count.count([prompt + text])[0]) - len(starts))
     if overlap >= room:
         raise UsageError(
@@ -228,10 +232,12 @@ def windows(text: str, prompt: str, count: Counter, limit: int | None, overlap: 
     # Tokens that are parts of one character become one, so that every window begins further on than the last.
     first = np.flatnonzero(np.diff(starts, prepend=-1))
     starts, stops = starts[first], stops[np.append(first[1:], len(stops)) - 1]
-    return spans(text, starts, stops, room, overlap, lambda window: int(count.count([prompt + window])[0]) - limit)
+    return choose_window_spans(
+        text, starts, stops, room, overlap, lambda window: int(count.count([prompt + window])[0]) - limit
+    )
 
 
-def _tiktoken() -> Counter | None:
+def _tiktoken() -> TokenCounter | None:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = folder or str(Path(tempfile.gettempdir(), "data-gym-cache"))
     # Without this look tiktoken would fetch a missing or damaged vocabulary by itself.
@@ -242,10 +248,10 @@ def _tiktoken() -> Counter | None:
         import tiktoken
     except ImportError:
         return None
-    return Tiktoken(tiktoken.get_encoding("cl100k_base"))
+    return TiktokenCounter(tiktoken.get_encoding("cl100k_base"))
 
 
-def _own_tokenizer(name: str, cache_dir: str | None) -> Counter | None:
+def _own_tokenizer(name: str, cache_dir: str | None) -> TokenCounter | None:
     file = Path(name, "tokenizer.json")
     if not file.is_file():
         cached = _cached(name, cache_dir)
@@ -254,7 +260,7 @@ def _own_tokenizer(name: str, cache_dir: str | None) -> Counter | None:
         file = cached
     from tokenizers import Tokenizer
 
-    return OwnTokenizer(Tokenizer.from_file(str(file)), name)
+    return ModelTokenizerCounter(Tokenizer.from_file(str(file)), name)
 
 
 def _cached(name: str, cache_dir: str | None) -> Path | None:

@@ -24,65 +24,70 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from embedcli.core.cache_dir import cache_home
+from embedcli.core.cache_dir import user_cache_folder
 from embedcli.core.errors import ModelError
-from embedcli.models.config import Recipe
-from embedcli.models.files import ModelFiles, sha256
+from embedcli.models.config import ModelConfig
+from embedcli.models.files import ModelFiles, cached_sha256
 
 log = logging.getLogger(__name__)
 
 # Raised whenever the network or the facts of an equal model would come out otherwise.
-FORMAT = 1
-STORED = ("model.xml", "model.bin", "tokenizer.json")
-DRAFT = ".draft-"
+CACHE_FORMAT_VERSION = 1
+STORED_FILES = ("model.xml", "model.bin", "tokenizer.json")
+DRAFT_PREFIX = ".draft-"
 # A draft this old belongs to a process that was killed.
 STALE_SECONDS = 24 * 3600
 # Longer than converting takes: then a lock is not given back, or the model is very large.
-PATIENCE_SECONDS = 1800
-CONVERTERS = ("torch", "transformers", "sentence-transformers")
+LOCK_TIMEOUT_SECONDS = 1800
+CONVERTER_PACKAGES = ("torch", "transformers", "sentence-transformers")
 
 
-class Unusable(Exception):
+class UnusableCacheEntryError(Exception):
     """What lies in a folder is not, or no longer, what can be used."""
 
 
 @dataclass(frozen=True)
-class Cached:
+class CachedModel:
     """A model in the cache: its size on disk in bytes, when it was made (seconds since 1970), and its `reason` if it
     is only remembered as one that cannot be compiled."""
 
     name: str
     key: str
-    bytes: int
-    created: float
+    size_bytes: int
+    created_at: float
     reason: str = ""
 
 
-def home() -> Path:
+def cache_folder() -> Path:
     """The folder of all compiled models; not created."""
-    return cache_home() / "compiled"
+    return user_cache_folder() / "compiled"
 
 
-def key(files: ModelFiles, recipe: Recipe) -> str:
+def cache_key(files: ModelFiles, recipe: ModelConfig) -> str:
     """The name of a model's folder: the same for the same network made by the same converter.
 
     A prompt counts only where pooling leaves it out, as its length is then part of the network; a task counts where
     the model has a way for each. Normalising, truncating and the limit are done outside the network.
     """
-    prompt = "" if recipe.include_prompt else recipe.prompt
-    parts = {"format": FORMAT, "model": files.fingerprint, "openvino": installed("openvino"), "prompt": prompt}
+    prompt = "" if recipe.pools_prompt else recipe.prompt
+    parts = {
+        "format": CACHE_FORMAT_VERSION,
+        "model": files.fingerprint,
+        "openvino": installed_version("openvino"),
+        "prompt": prompt,
+    }
     parts |= {"task": recipe.task} if recipe.task else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def installed(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+def read_cached_model(folder: Path) -> dict[str, Any] | None:
     """The facts of a stored model, its files checked against them; None where there is none.
 
     Contents are read only when a file is new or has another size or time than last time. Raises Unusable.
@@ -91,33 +96,33 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     facts = _facts(folder)
     if facts.get("reason"):
-        if facts["versions"] != versions():
-            raise Unusable("it was tried with other libraries")
+        if facts["versions"] != converter_versions():
+            raise UnusableCacheEntryError("it was tried with other libraries")
         return facts
     for name, wanted in facts["sha256"].items():
         try:
-            found = sha256(folder / name)
+            found = cached_sha256(folder / name)
         except OSError as error:
-            raise Unusable(f"{folder / name} cannot be read: {error.strerror}") from error
+            raise UnusableCacheEntryError(f"{folder / name} cannot be read: {error.strerror}") from error
         if found != wanted:
-            raise Unusable(f"{folder / name} is not what was stored")
+            raise UnusableCacheEntryError(f"{folder / name} is not what was stored")
     return facts
 
 
-def versions() -> dict[str, str | None]:
+def converter_versions() -> dict[str, str | None]:
     """The libraries that decide whether a model can be converted."""
-    return {name: installed(name) for name in CONVERTERS}
+    return {name: installed_version(name) for name in CONVERTER_PACKAGES}
 
 
 @contextmanager
-def turn(name: str) -> Iterator[None]:
+def exclusive_lock(name: str) -> Iterator[None]:
     """One process after the other. Where locks cannot be had, or one is held too long, all at once."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(cache_home() / "locks" / name)
+    lock = FileLock(user_cache_folder() / "locks" / name)
     try:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=PATIENCE_SECONDS)
+        lock.acquire(timeout=LOCK_TIMEOUT_SECONDS)
     except (OSError, Timeout, NotImplementedError) as error:
         log.debug("no lock: %s", error)
     try:
@@ -126,29 +131,35 @@ def turn(name: str) -> Iterator[None]:
         lock.release()
 
 
-def discard(folder: Path) -> None:
+def delete_cached_model(folder: Path) -> None:
     """Take a folder out of use at once, then delete it. Raises OSError where that is not allowed."""
-    work = Path(tempfile.mkdtemp(prefix=DRAFT, dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=folder.parent))
     os.rename(folder, work / "discarded")
     shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
-def draft() -> Iterator[Path]:
+def draft_folder() -> Iterator[Path]:
     """A new folder to build a model in; it is gone afterwards, unless published. Raises OSError."""
-    home().mkdir(parents=True, exist_ok=True)
+    cache_folder().mkdir(parents=True, exist_ok=True)
     _sweep()
-    work = Path(tempfile.mkdtemp(prefix=DRAFT, dir=home()))
+    work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=cache_folder()))
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def seal(work: Path, facts: Mapping[str, Any]) -> None:
+def write_manifest(work: Path, facts: Mapping[str, Any]) -> None:
     """Write the facts of a draft, with the hashes of its files. Raises OSError."""
-    hashes = {name: _hash(work / name) for name in STORED if (work / name).exists()}
-    facts = {**facts, "format": FORMAT, "versions": versions(), "created": time.time(), "sha256": hashes}
+    hashes = {name: _hash(work / name) for name in STORED_FILES if (work / name).exists()}
+    facts = {
+        **facts,
+        "format": CACHE_FORMAT_VERSION,
+        "versions": converter_versions(),
+        "created": time.time(),
+        "sha256": hashes,
+    }
     text = json.dumps(facts, sort_keys=True)
     with (work / "facts.json").open("w", encoding="utf-8") as stream:
         stream.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
@@ -156,7 +167,7 @@ def seal(work: Path, facts: Mapping[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def publish(work: Path, folder: Path) -> None:
+def publish_draft(work: Path, folder: Path) -> None:
     """Rename a sealed draft to its place. If another process was first, its model stays. Raises OSError."""
     work.chmod(0o755)
     try:
@@ -166,28 +177,28 @@ def publish(work: Path, folder: Path) -> None:
             raise
 
 
-def remember(folder: Path, name: str, reason: str) -> None:
+def record_not_convertible(folder: Path, name: str, reason: str) -> None:
     """Keep in mind that a model cannot be compiled; where that cannot be written, it is tried again next time."""
     try:
         if folder.exists():
-            discard(folder)
-        with draft() as work:
-            seal(work, {"name": name, "reason": reason})
-            publish(work, folder)
+            delete_cached_model(folder)
+        with draft_folder() as work:
+            write_manifest(work, {"name": name, "reason": reason})
+            publish_draft(work, folder)
     except OSError as error:
         log.debug("that %s cannot be compiled is not remembered: %s", name, error)
 
 
-def cached() -> list[Cached]:
+def list_cached_models() -> list[CachedModel]:
     """All compiled models, by name."""
-    folders = [folder for folder in _entries(home()) if not folder.name.startswith(DRAFT)]
+    folders = [folder for folder in _entries(cache_folder()) if not folder.name.startswith(DRAFT_PREFIX)]
     return sorted((_cached(folder) for folder in folders), key=lambda entry: (entry.name, entry.key))
 
 
-def clear() -> int:
+def clear_cached_models() -> int:
     """Delete all compiled models; returns how many there were. Raises ModelError where one cannot be deleted."""
-    count = len(cached())
-    for folder in _entries(home()):
+    count = len(list_cached_models())
+    for folder in _entries(cache_folder()):
         try:
             shutil.rmtree(folder)
         except FileNotFoundError:
@@ -199,7 +210,7 @@ def clear() -> int:
     return count
 
 
-def recall(path: Path) -> bytes | None:
+def read_checked_file(path: Path) -> bytes | None:
     """The contents of a file written by `store`, or None where it is not there or not whole."""
     try:
         made = path.read_bytes()
@@ -209,9 +220,9 @@ def recall(path: Path) -> bytes | None:
     return made[size:] if hashlib.sha256(made[size:]).digest() == made[:size] else None
 
 
-def store(path: Path, contents: bytes) -> None:
+def write_checked_file(path: Path, contents: bytes) -> None:
     """Write a file that `recall` reads, whole or not at all."""
-    work = path.with_name(f"{DRAFT}{os.getpid()}-{path.name}")
+    work = path.with_name(f"{DRAFT_PREFIX}{os.getpid()}-{path.name}")
     try:
         work.write_bytes(hashlib.sha256(contents).digest() + contents)
         os.replace(work, path)
@@ -225,21 +236,21 @@ def _facts(folder: Path) -> dict[str, Any]:
     try:
         wanted, _, text = (folder / "facts.json").read_text("utf-8").partition("\n")
     except (OSError, ValueError) as error:
-        raise Unusable(f"{folder / 'facts.json'} cannot be read") from error
+        raise UnusableCacheEntryError(f"{folder / 'facts.json'} cannot be read") from error
     text = text.removesuffix("\n")
     if hashlib.sha256(text.encode()).hexdigest() != wanted:
-        raise Unusable(f"{folder / 'facts.json'} is not what was stored")
+        raise UnusableCacheEntryError(f"{folder / 'facts.json'} is not what was stored")
     made: dict[str, Any] = json.loads(text)
     return made
 
 
-def _cached(folder: Path) -> Cached:
+def _cached(folder: Path) -> CachedModel:
     size = sum(_size(file) for file in _entries(folder))
     try:
         facts = _facts(folder)
-    except Unusable:
-        return Cached("(damaged)", folder.name, size, 0.0)
-    return Cached(facts["name"], folder.name, size, facts["created"], facts.get("reason", ""))
+    except UnusableCacheEntryError:
+        return CachedModel("(damaged)", folder.name, size, 0.0)
+    return CachedModel(facts["name"], folder.name, size, facts["created"], facts.get("reason", ""))
 
 
 def _size(file: Path) -> int:
@@ -255,7 +266,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _sweep() -> None:
     """Delete the drafts of processes that were killed."""
-    for folder in home().glob(f"{DRAFT}*"):
+    for folder in cache_folder().glob(f"{DRAFT_PREFIX}*"):
         try:
             old = time.time() - folder.stat().st_mtime > STALE_SECONDS
         except OSError:

@@ -11,30 +11,30 @@ import numpy as np
 
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
-from embedcli.encoders.errors import memory
+from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
-from embedcli.encoders.openvino.infer_requests import Requests
-from embedcli.encoders.tokenize.fast import FastTokenizer, pad
-from embedcli.models.config import Recipe, identity
+from embedcli.encoders.openvino.infer_requests import InferRequestPool
+from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows
+from embedcli.models.config import ModelConfig, model_identity
 from embedcli.models.files import ModelFiles
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats, Rows
+    from embedcli.core.types import Float32Array, Int64Array
 
 # Padded tokens per batch: activations should stay in cache. Useful GFLOP/s in float32/bfloat16, all-MiniLM-L6-v2 on
 # two cores, per processor second: 512: 171/300, 1024: 175/285, 2048: 159/261, 4096: 144/261, 8192: 128/236,
 # 16384: 115/206. A network twice as wide loses 4 % at 1024 against 512, and rows of 17 tokens gain.
-BATCH_TOKENS = 1024
+OPENVINO_BATCH_TOKENS = 1024
 # Kernels are made per shape and kept, so lengths are padded up.
-MULTIPLE = 8
+OPENVINO_PAD_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoadRequest:
     """What is to be loaded, and for which job."""
 
     files: ModelFiles
-    recipe: Recipe
+    recipe: ModelConfig
     job: Job
 
     @property
@@ -43,84 +43,86 @@ class Asked:
 
     @property
     def folder(self) -> Path:
-        return cache.home() / cache.key(self.files, self.recipe)
+        return cache.cache_folder() / cache.cache_key(self.files, self.recipe)
 
 
 @dataclass(frozen=True)
-class Network:
+class ConvertedNetwork:
     """A converted pipeline: the network (in memory, else in `folder`), its facts, and its words as JSON."""
 
     facts: Mapping[str, Any]
-    words: str
+    tokenizer_json: str
     folder: Path | None = None
     graph: Any = None
 
-    def tokenizer(self, recipe: Recipe, limit: int | None) -> FastTokenizer:
+    def build_tokenizer(self, recipe: ModelConfig, limit: int | None) -> FastTokenizer:
         from tokenizers import Tokenizer
 
         facts = self.facts
         return FastTokenizer(
-            Tokenizer.from_str(self.words),
+            Tokenizer.from_str(self.tokenizer_json),
             limit=limit,
             prompt=recipe.prompt,
             pad_id=facts["pad_id"],
-            pad_left=facts["pad_left"],
+            pads_left=facts["pad_left"],
             cut_left=facts["cut_left"],
         )
 
 
-class CompiledEncoder(BaseEncoder):
+class OpenVinoEncoder(BaseEncoder):
     """A compiled sentence-transformers pipeline on the CPU, with `lanes` batches in flight.
 
     `compile(network, dtype)` gives OpenVINO's compiled model.
     """
 
     empty_reason = "no token left of the text"
-    batch_tokens = BATCH_TOKENS
-    multiple = MULTIPLE
+    batch_tokens = OPENVINO_BATCH_TOKENS
+    pad_to_multiple_of = OPENVINO_PAD_MULTIPLE
 
-    def __init__(self, asked: Asked, network: Network, compile: Callable[[Network, str], Any]) -> None:
+    def __init__(
+        self, asked: LoadRequest, network: ConvertedNetwork, compile: Callable[[ConvertedNetwork, str], Any]
+    ) -> None:
         self._asked, self._network, self._compile = asked, network, compile
         self._recipe = asked.recipe
-        self.words = network.tokenizer(asked.recipe, asked.recipe.max_seq_length)
+        self.tokenizer = network.build_tokenizer(asked.recipe, asked.recipe.max_seq_length)
         self.dim = int(network.facts["dim"])
         self.dtype = asked.dtype
-        self._main = Requests(compile(network, self.dtype))
+        self._main = InferRequestPool(compile(network, self.dtype))
         self._exact = self._main if self.dtype == "float32" else None
-        self.lanes = self._main.lanes
+        self.max_in_flight = self._main.count
 
-    def space(self) -> dict[str, Any]:
+    def vector_space(self) -> dict[str, Any]:
         """What decides the vectors, with the dtype and library versions that made them."""
         return {
-            **identity(self._asked.files, self._recipe, "float32" if self.dtype == "float32" else "half"),
+            **model_identity(self._asked.files, self._recipe, "float32" if self.dtype == "float32" else "half"),
             "dim": self.dim,
             "dtype": self.dtype,
             "engine": "openvino",
             "device": "cpu",
-            "versions": {name: cache.installed(name) for name in ("openvino", "tokenizers")},
+            "versions": {name: cache.installed_version(name) for name in ("openvino", "tokenizers")},
         }
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Each text once, prompt first, cut to the model's limit."""
-        return self.words.tokenize(texts)
+        return self.tokenizer.tokenize(texts)
 
     def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Split a text as its tokenizer does."""
-        return self.words.split_into_windows(text, overlap)
+        return self.tokenizer.split_into_windows(text, overlap)
 
-    def forward(self, tokens: Tokens, rows: Rows) -> Any:
+    def forward(self, tokens: Tokens, rows: Int64Array) -> Any:
         """Start one batch and return at once. Raises OutOfMemory if it does not fit."""
-        with memory():
+        with translate_memory_errors():
             return self._main.start(*self._padded(tokens, rows))
 
-    def collect(self, output: Any) -> Floats:
+    def collect(self, output: Any) -> Float32Array:
         """float32 [rows, dim], once they are there. Raises OutOfMemory if they did not fit."""
         return self._finished(self._main.finish(output))
 
-    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
         """The same rows in float32, one by one, so that no other row's padding touches them."""
         if self._exact is None:
-            self._exact = Requests(self._compile(self._network, "float32"))
+            self._exact = InferRequestPool(self._compile(self._network, "float32"))
         requests = self._exact
         made = [requests.finish(requests.start(*self._padded(tokens, rows[i : i + 1]))) for i in range(len(rows))]
         return self._finished(np.concatenate(made)) if made else np.empty((0, self.dim), np.float32)
@@ -130,16 +132,18 @@ class CompiledEncoder(BaseEncoder):
         for requests in (self._main, self._exact):
             if requests is not None:
                 requests.close()
-        self.words.close()
+        self.tokenizer.close()
 
-    def _padded(self, tokens: Tokens, rows: Rows) -> tuple[Any, Any]:
-        words = self.words
-        return pad(tokens, rows, self.multiple, words.pad_id, words.pad_left, self._recipe.positions)
+    def _padded(self, tokens: Tokens, rows: Int64Array) -> tuple[Any, Any]:
+        words = self.tokenizer
+        return pad_rows(
+            tokens, rows, self.pad_to_multiple_of, words.pad_id, words.pads_left, self._recipe.max_positions
+        )
 
-    def _finished(self, vectors: Floats) -> Floats:
+    def _finished(self, vectors: Float32Array) -> Float32Array:
         if not self._recipe.normalize:
             return vectors
         # As torch.nn.functional.normalize: a length below 1e-12 counts as 1e-12.
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        made: Floats = vectors / np.maximum(lengths, np.float32(1e-12))
+        made: Float32Array = vectors / np.maximum(lengths, np.float32(1e-12))
         return made

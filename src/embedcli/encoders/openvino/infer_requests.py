@@ -9,47 +9,47 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.encoders.errors import memory
+from embedcli.encoders.errors import translate_memory_errors
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Floats, Rows
+    from embedcli.core.types import Float32Array, Int64Array
 
 
 @dataclass(frozen=True, eq=False)
-class Running:
+class RunningRequest:
     """A request under way, with the arrays it reads."""
 
     request: Any
     inputs: Mapping[str, Any]
 
 
-class Requests:
+class InferRequestPool:
     """The infer requests of one compiled network; each runs one batch at a time."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._names = {name for port in compiled.inputs for name in port.names}
-        self._running: set[Running] = set()
+        self._running: set[RunningRequest] = set()
         # Two for each stream: as one ends, the next has its batch.
-        self.lanes = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        with memory():
+        self.count = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        with translate_memory_errors():
             # Made now: making one waits for those that run.
-            self._idle = [compiled.create_infer_request() for _ in range(self.lanes)]
+            self._idle = [compiled.create_infer_request() for _ in range(self.count)]
 
-    def start(self, ids: Rows, mask: Rows) -> Running:
+    def start(self, ids: Int64Array, mask: Int64Array) -> RunningRequest:
         inputs = {"input_ids": ids, "attention_mask": mask}
         inputs = {name: array for name, array in inputs.items() if name in self._names}
-        with memory():
-            running = Running(self._idle.pop() if self._idle else self._compiled.create_infer_request(), inputs)
+        with translate_memory_errors():
+            running = RunningRequest(self._idle.pop() if self._idle else self._compiled.create_infer_request(), inputs)
             running.request.start_async(inputs, share_inputs=True)
         self._running.add(running)
         return running
 
-    def finish(self, running: Running) -> Floats:
+    def finish(self, running: RunningRequest) -> Float32Array:
         self._running.discard(running)
-        with memory():
+        with translate_memory_errors():
             running.request.wait()
-            made: Floats = np.array(running.request.get_output_tensor(0).data, np.float32)
+            made: Float32Array = np.array(running.request.get_output_tensor(0).data, np.float32)
         self._idle.append(running.request)
         return made
 

@@ -17,60 +17,60 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
-from embedcli.core.cpu import cores
+from embedcli.core.cpu import count_usable_cores
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.static.keyed_vectors import sidecar
-from embedcli.encoders.static.pooling import Bag, unit
-from embedcli.encoders.static.tokenizers import TokenReader, WordReader
+from embedcli.encoders.static.keyed_vectors import vectors_sidecar_path
+from embedcli.encoders.static.pooling import MeanPooling, normalize_vectors
+from embedcli.encoders.static.tokenizers import SubwordReader, VocabularyWordReader
 from embedcli.encoders.static.word_splitter import WordSplitter
-from embedcli.encoders.static.word_vectors import Layout, layout
-from embedcli.encoders.static.word_vectors import read as read_vectors
-from embedcli.encoders.tokenize.word_cache import tokenizing
-from embedcli.models.config import Recipe, read_modules
-from embedcli.models.config import identity as recipe_identity
-from embedcli.models.config import recipe as read_recipe
-from embedcli.models.files import ModelFiles, read_json, sha256
-from embedcli.models.weights import AGAIN, header, tensor
+from embedcli.encoders.static.word_vectors import WordVectorFormat, detect_word_vector_format
+from embedcli.encoders.static.word_vectors import read_word_vectors as read_vectors
+from embedcli.encoders.tokenize.word_cache import choose_tokenizer
+from embedcli.models.config import ModelConfig, read_modules
+from embedcli.models.config import model_identity as recipe_identity
+from embedcli.models.config import read_model_config as read_recipe
+from embedcli.models.files import ModelFiles, cached_sha256, read_json
+from embedcli.models.weights import DOWNLOAD_AGAIN_HINT, read_header, read_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
     from embedcli.core.encoder import Tokens
-    from embedcli.core.types import Floats, Rows
+    from embedcli.core.types import Float32Array, Int64Array
 
-Format = Layout | Literal["model2vec", "static-embedding"]
+StaticFormat = WordVectorFormat | Literal["model2vec", "static-embedding"]
 Notify = Callable[[str], None]
-Reader = TokenReader | WordReader
+StaticTokenizer = SubwordReader | VocabularyWordReader
 
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 # What model2vec itself takes for a model that does not say.
-MODEL2VEC_LIMIT = 512
+MODEL2VEC_MAX_TOKENS = 512
 # A batch keeps one thread busy for about 10 ms; fewer tokens cost more hand-overs, more leave the other core idle.
-BATCH_TOKENS = 1 << 16
-MOST_THREADS = 8
+STATIC_BATCH_TOKENS = 1 << 16
+MAX_STATIC_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Settings:
+class StaticModelSettings:
     """What a job makes of a static model: the limit in tokens (None: none) and whether vectors get length 1."""
 
-    format: Format
+    format: StaticFormat
     folder: Path
     limit: int | None
     normalize: bool
-    recipe: Recipe
+    config: ModelConfig
 
 
-def recognise(path: Path) -> Format | None:
+def detect_static_format(path: Path) -> StaticFormat | None:
     """How the static vectors of a folder or file are stored; None where it holds none. Reads headers only."""
     if path.is_file():
-        return layout(path)
+        return detect_word_vector_format(path)
     try:
         folder = _embedding_folder(path)
-        names = header(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else {}
+        names = read_header(folder / WEIGHTS_FILE) if (folder / WEIGHTS_FILE).is_file() else {}
     except ModelError:
         return None
     if not (folder / "tokenizer.json").is_file():
@@ -80,16 +80,16 @@ def recognise(path: Path) -> Format | None:
     return "static-embedding" if names.keys() == {"embedding.weight"} else None
 
 
-def identity(files: ModelFiles, job: Job) -> dict[str, Any]:
+def static_model_identity(files: ModelFiles, job: Job) -> dict[str, Any]:
     """What decides the vectors, found without loading the table."""
     return _identity(files, _settings(files, job))
 
 
-def load(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
+def load_static_encoder(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
     """The encoder of a static model. Raises ModelError where its files are damaged or do not fit each other."""
     _refuse_engine(job, notify)
     settings = _settings(files, job)
-    for note in settings.recipe.notes:
+    for note in settings.config.notes:
         notify(note)
     threads = _threads(job)
     bag, reader = _parts(settings, threads, notify)
@@ -107,12 +107,14 @@ def load(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
 class StaticEncoder(BaseEncoder):
     """Means over tokens, computed in threads: `lanes` batches at a time, each with its whole cost in `forward`."""
 
-    multiple = 0
+    pad_to_multiple_of = 0
 
-    def __init__(self, bag: Bag, reader: Reader, normalize: bool, space: dict[str, Any], threads: int) -> None:
+    def __init__(
+        self, bag: MeanPooling, reader: StaticTokenizer, normalize: bool, space: dict[str, Any], threads: int
+    ) -> None:
         self.dim = bag.dim
-        self.lanes = threads
-        self.batch_tokens = BATCH_TOKENS
+        self.max_in_flight = threads
+        self.batch_tokens = STATIC_BATCH_TOKENS
         self.empty_reason = "no known word"
         self._bag = bag
         self._reader = reader
@@ -120,7 +122,7 @@ class StaticEncoder(BaseEncoder):
         self._space = space
         self._pool = ThreadPoolExecutor(threads, "forward")
 
-    def space(self) -> dict[str, Any]:
+    def vector_space(self) -> dict[str, Any]:
         return dict(self._space)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -130,45 +132,45 @@ class StaticEncoder(BaseEncoder):
         """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out."""
         return self._reader.split_into_windows(text, overlap)
 
-    def forward(self, tokens: Tokens, rows: Rows) -> Future[Floats]:
-        return self._pool.submit(self.exact, tokens, rows)
+    def forward(self, tokens: Tokens, rows: Int64Array) -> Future[Float32Array]:
+        return self._pool.submit(self.encode_float32, tokens, rows)
 
-    def collect(self, output: Future[Floats]) -> Floats:
+    def collect(self, output: Future[Float32Array]) -> Float32Array:
         return output.result()
 
-    def exact(self, tokens: Tokens, rows: Rows) -> Floats:
-        made = self._bag.means(tokens, rows)
-        return unit(made) if self._normalize else made
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
+        made = self._bag.mean_vectors(tokens, rows)
+        return normalize_vectors(made) if self._normalize else made
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._reader.close()
 
 
-def _settings(files: ModelFiles, job: Job) -> Settings:
-    found = recognise(files.folder)
+def _settings(files: ModelFiles, job: Job) -> StaticModelSettings:
+    found = detect_static_format(files.path)
     if found is None:
-        _refuse(files.folder)
+        _refuse(files.path)
     made = read_recipe(files, job)
-    folder = _embedding_folder(files.folder) if files.folder.is_dir() else files.folder
+    folder = _embedding_folder(files.path) if files.path.is_dir() else files.path
     limit: int | None = None
     normalize = made.has_normalize
     if found == "model2vec":
         config = read_json(folder / "config.json")
-        limit = config.get("max_length", MODEL2VEC_LIMIT)
+        limit = config.get("max_length", MODEL2VEC_MAX_TOKENS)
         normalize = bool(config.get("normalize", False))
     elif found == "static-embedding":
         limit = _truncation(folder).get("max_length")
     if job.max_seq_length is not None:
         limit = job.max_seq_length
-    return Settings(found, folder, limit, normalize if job.normalize is None else job.normalize, made)
+    return StaticModelSettings(found, folder, limit, normalize if job.normalize is None else job.normalize, made)
 
 
-def _identity(files: ModelFiles, settings: Settings) -> dict[str, Any]:
-    own = recipe_identity(files, settings.recipe, "float32")
-    beside = sidecar(files.folder)
+def _identity(files: ModelFiles, settings: StaticModelSettings) -> dict[str, Any]:
+    own = recipe_identity(files, settings.config, "float32")
+    beside = vectors_sidecar_path(files.path)
     if settings.format == "keyed-vectors" and beside.is_file():
-        own["fingerprint"] = hashlib.sha256(f"{files.fingerprint} {sha256(beside)}".encode()).hexdigest()
+        own["fingerprint"] = hashlib.sha256(f"{files.fingerprint} {cached_sha256(beside)}".encode()).hexdigest()
     return own | {"pooling": "mean", "max_seq_length": settings.limit, "normalize": settings.normalize}
 
 
@@ -210,10 +212,10 @@ def _refuse_engine(job: Job, notify: Notify) -> None:
 
 
 def _threads(job: Job) -> int:
-    return job.threads or min(MOST_THREADS, cores())
+    return job.threads or min(MAX_STATIC_THREADS, count_usable_cores())
 
 
-def _parts(settings: Settings, threads: int, notify: Notify) -> tuple[Bag, Reader]:
+def _parts(settings: StaticModelSettings, threads: int, notify: Notify) -> tuple[MeanPooling, StaticTokenizer]:
     if settings.format == "model2vec":
         return _model2vec(settings, threads)
     if settings.format == "static-embedding":
@@ -221,37 +223,39 @@ def _parts(settings: Settings, threads: int, notify: Notify) -> tuple[Bag, Reade
     return _word_vectors(settings, notify)
 
 
-def _model2vec(settings: Settings, threads: int) -> tuple[Bag, TokenReader]:
+def _model2vec(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling, SubwordReader]:
     tokenizer = _tokenizer(settings.folder)
     vocabulary = tokenizer.get_vocab()
-    bag = _bag(settings.folder / WEIGHTS, max(vocabulary.values(), default=-1))
+    bag = _bag(settings.folder / WEIGHTS_FILE, max(vocabulary.values(), default=-1))
     characters = None
     if settings.limit is not None:
         characters = settings.limit * int(np.median(list(map(len, vocabulary))))
-    reader = TokenReader(
-        tokenizing(tokenizer, threads),
+    reader = SubwordReader(
+        choose_tokenizer(tokenizer, threads),
         limit=settings.limit,
-        prompt=settings.recipe.prompt,
+        prompt=settings.config.prompt,
         characters=characters,
         unknown=_unknown(tokenizer, settings.folder),
     )
     return bag, reader
 
 
-def _static_embedding(settings: Settings, threads: int) -> tuple[Bag, TokenReader]:
+def _static_embedding(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling, SubwordReader]:
     tokenizer = _tokenizer(settings.folder)
-    bag = _bag(settings.folder / WEIGHTS, max(tokenizer.get_vocab().values(), default=-1))
+    bag = _bag(settings.folder / WEIGHTS_FILE, max(tokenizer.get_vocab().values(), default=-1))
     left = _truncation(settings.folder).get("direction") == "Left"
-    whole = tokenizing(tokenizer, threads)
-    return bag, TokenReader(whole, limit=settings.limit, prompt=settings.recipe.prompt, left=left)
+    whole = choose_tokenizer(tokenizer, threads)
+    return bag, SubwordReader(whole, limit=settings.limit, prompt=settings.config.prompt, truncates_left=left)
 
 
-def _word_vectors(settings: Settings, notify: Notify) -> tuple[Bag, WordReader]:
+def _word_vectors(settings: StaticModelSettings, notify: Notify) -> tuple[MeanPooling, VocabularyWordReader]:
     found = read_vectors(settings.folder)
     for note in found.notes:
         notify(note)
     splitter = WordSplitter(found.index)
-    return Bag(found.vectors), WordReader(splitter, limit=settings.limit, prompt=settings.recipe.prompt)
+    return MeanPooling(found.vectors), VocabularyWordReader(
+        splitter, limit=settings.limit, prompt=settings.config.prompt
+    )
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
@@ -260,19 +264,21 @@ def _tokenizer(folder: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:
-        raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}", AGAIN) from error
+        raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}", DOWNLOAD_AGAIN_HINT) from error
 
 
-def _bag(path: Path, last: int) -> Bag:
+def _bag(path: Path, last: int) -> MeanPooling:
     """The table of a file with its mapping and weights, each with an entry for every id up to `last`."""
-    names = header(path)
-    table = tensor(path, "embeddings" if "embeddings" in names else "embedding.weight")
-    mapping = tensor(path, "mapping") if "mapping" in names else None
-    weights = tensor(path, "weights") if "weights" in names else None
+    names = read_header(path)
+    table = read_tensor(path, "embeddings" if "embeddings" in names else "embedding.weight")
+    mapping = read_tensor(path, "mapping") if "mapping" in names else None
+    weights = read_tensor(path, "weights") if "weights" in names else None
     sizes = [len(part) for part in (table if mapping is None else mapping, weights) if part is not None]
     if table.ndim != 2 or min(sizes) <= last or (mapping is not None and not _points_into(mapping, len(table))):
-        raise ModelError(f"{path} has vectors for {min(sizes)} tokens, its tokenizer knows {last + 1}", AGAIN)
-    return Bag(
+        raise ModelError(
+            f"{path} has vectors for {min(sizes)} tokens, its tokenizer knows {last + 1}", DOWNLOAD_AGAIN_HINT
+        )
+    return MeanPooling(
         np.asarray(table, np.float32),
         None if mapping is None else np.asarray(mapping, np.int64),
         None if weights is None else np.asarray(weights, np.float32),

@@ -15,16 +15,16 @@ from embedcli.core.errors import ModelError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Floats
+    from embedcli.core.types import Float32Array
 
-EXPORT = "export it where you trust it: KeyedVectors.load(...).save_word2vec_format('vectors.txt')"
+EXPORT_HINT = "export it where you trust it: KeyedVectors.load(...).save_word2vec_format('vectors.txt')"
 
 
-class Kept:
+class GensimObjectStub:
     """Stands for each class of gensim: takes attributes, has no code of its own."""
 
 
-class NumberType:
+class NumpyDtypeStub:
     """Stands for numpy.dtype, whose own `__setstate__` believes what it is told about memory."""
 
     def __init__(self, code: Any = "", *_: Any) -> None:
@@ -34,14 +34,14 @@ class NumberType:
     def __setstate__(self, state: Any) -> None:
         self.order = state[1]
 
-    def numpy(self) -> np.dtype[Any]:
+    def to_numpy(self) -> np.dtype[Any]:
         """The type, if it is one of plain numbers. Raises ValueError otherwise."""
         if not re.fullmatch("[fiu][1248]", str(self.code)) or self.order not in ("<", ">", "=", "|"):
             raise ValueError(f"{self.order}{self.code} is no number type")
         return np.dtype(f"{self.order}{self.code}")
 
 
-class Array:
+class NumpyArrayStub:
     """Stands for numpy.ndarray: shape, type and bytes, made an array after the pickle is read."""
 
     def __init__(self, *_: Any) -> None:
@@ -50,15 +50,15 @@ class Array:
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def numpy(self) -> NDArray[Any]:
+    def to_numpy(self) -> NDArray[Any]:
         """The numbers. Raises ValueError or TypeError where the parts do not fit each other."""
         _, shape, kind, columns_first, data = self.state
         numbers = np.frombuffer(bytes(data), kind.numpy())
         return numbers.reshape(shape, order="F" if columns_first else "C")
 
 
-def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> Array:
-    made = Array()
+def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArrayStub:
+    made = NumpyArrayStub()
     made.state = (1, shape, kind, order == "F", data)
     return made
 
@@ -72,15 +72,15 @@ def _latin(text: str, *_: Any) -> bytes:
 
 
 # What a pickle of any bytes can end in.
-DAMAGE = (
+DAMAGED_FILE_ERRORS = (
     OSError, EOFError, MemoryError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError,
     pickle.PickleError,
 )  # fmt: skip
-GENSIM = "gensim.models."
+GENSIM_MODULE_PREFIX = "gensim.models."
 # All that a pickle may name, and what it gets instead.
-ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): Array,
-    ("numpy", "dtype"): NumberType,
+ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): NumpyArrayStub,
+    ("numpy", "dtype"): NumpyDtypeStub,
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("_codecs", "encode"): _latin,
     ("builtins", "set"): set,
@@ -91,7 +91,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     (f"numpy.{core}.{module}", name): made
     for core in ("core", "_core")
     for module, name, made in (
-        ("multiarray", "_reconstruct", Array),
+        ("multiarray", "_reconstruct", NumpyArrayStub),
         ("multiarray", "scalar", _scalar),
         ("numeric", "_frombuffer", _from_buffer),
     )
@@ -102,14 +102,16 @@ class _Unpickler(pickle.Unpickler):
     """Knows stand-ins and plain values only, so a pickle can put data together and call nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module.startswith(GENSIM) and "." not in name:
-            return Kept
-        if (module, name) in ALLOWED:
-            return ALLOWED[module, name]
-        raise ModelError(f"its pickle names {module}.{name}, which vectors do not need; nothing of it was run", EXPORT)
+        if module.startswith(GENSIM_MODULE_PREFIX) and "." not in name:
+            return GensimObjectStub
+        if (module, name) in ALLOWED_GLOBALS:
+            return ALLOWED_GLOBALS[module, name]
+        raise ModelError(
+            f"its pickle names {module}.{name}, which vectors do not need; nothing of it was run", EXPORT_HINT
+        )
 
 
-def read(path: Path) -> tuple[list[str], Floats]:
+def read_keyed_vectors(path: Path) -> tuple[list[str], Float32Array]:
     """The words and their vectors, float32 [n, dim]; large arrays come from gensim's own `.npy` files beside it.
 
     Raises ModelError where the pickle names anything but arrays and gensim's classes, or is damaged.
@@ -118,33 +120,33 @@ def read(path: Path) -> tuple[list[str], Floats]:
         words, vectors = _parts(path)
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from error
-    except DAMAGE as error:
-        raise ModelError(f"{path} is not a whole KeyedVectors file: {error}", EXPORT) from error
+    except DAMAGED_FILE_ERRORS as error:
+        raise ModelError(f"{path} is not a whole KeyedVectors file: {error}", EXPORT_HINT) from error
     if vectors.ndim != 2 or len(vectors) != len(words) or vectors.dtype.kind != "f":
-        raise ModelError(f"{path} has {len(words)} words and vectors of shape {vectors.shape}", EXPORT)
+        raise ModelError(f"{path} has {len(words)} words and vectors of shape {vectors.shape}", EXPORT_HINT)
     return [str(word) for word in words], np.asarray(vectors, np.float32)
 
 
 def _parts(path: Path) -> tuple[list[Any], NDArray[Any]]:
     with path.open("rb") as stream:
         made = _Unpickler(stream, encoding="latin-1").load()
-    kept = vars(made) if isinstance(made, Kept) else {}
+    kept = vars(made) if isinstance(made, GensimObjectStub) else {}
     words = kept.get("index_to_key") or kept.get("index2word")
     vectors = kept.get("vectors")
     if isinstance(words, list) and "vectors" in (kept.get("__numpys") or ()):
         return words, _large(path)
-    if isinstance(words, list) and isinstance(vectors, Array):
-        return words, vectors.numpy()
+    if isinstance(words, list) and isinstance(vectors, NumpyArrayStub):
+        return words, vectors.to_numpy()
     raise ModelError("it holds no KeyedVectors", "save a whole model's vectors alone: model.wv.save(...)")
 
 
-def sidecar(path: Path) -> Path:
+def vectors_sidecar_path(path: Path) -> Path:
     """Where gensim puts the array of a file when it is large."""
     return path.with_name(path.name + ".vectors.npy")
 
 
 def _large(path: Path) -> Any:
-    beside = sidecar(path)
+    beside = vectors_sidecar_path(path)
     try:
         return np.load(beside, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

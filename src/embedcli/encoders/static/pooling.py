@@ -14,32 +14,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embedcli.core.encoder import Tokens
-    from embedcli.core.types import Floats, Ints, Rows
+    from embedcli.core.types import Float32Array, Int32Array, Int64Array
 
 # Gathered vectors of one step: they stay in the second-level cache between gathering and adding.
-BLOCK_BYTES = 1 << 20
+POOLING_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Bag:
+class MeanPooling:
     """A row's vector is the mean over its ids i of `weights[i] * table[mapping[i]]`, summed in float32.
 
     `table` is float32 [n, dim]; without `mapping` an id is its own table row, without `weights` each counts 1.
     """
 
-    table: Floats
+    table: Float32Array
     mapping: NDArray[Any] | None = None
-    weights: Floats | None = None
+    weights: Float32Array | None = None
 
     @property
     def dim(self) -> int:
         return int(self.table.shape[1])
 
-    def means(self, tokens: Tokens, rows: Rows) -> Floats:
+    def mean_vectors(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
         """float32 [len(rows), dim], in the order of `rows`; zeros for a row without ids."""
         out = np.zeros((len(rows), self.dim), np.float32)
         starts, lengths = tokens.offsets[rows], tokens.lengths[rows]
-        block = max(1, BLOCK_BYTES // (4 * self.dim))
+        block = max(1, POOLING_BLOCK_BYTES // (4 * self.dim))
         buffer = np.empty((block, self.dim), np.float32)
         for length, some in _by_length(lengths):
             if length > block:
@@ -52,7 +52,7 @@ class Bag:
                 out[few] = self._sums(tokens.ids[starts[few, None] + column], buffer)
         return np.divide(out, np.maximum(lengths, 1)[:, None], out=out, casting="same_kind")
 
-    def _sums(self, ids: Ints, buffer: Floats) -> Floats:
+    def _sums(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
         """The sums over each row of `ids` [rows, length]."""
         flat = ids.ravel()
         gathered = buffer[: len(flat)]
@@ -60,10 +60,10 @@ class Bag:
         np.take(self.table, flat if self.mapping is None else self.mapping[flat], axis=0, out=gathered, mode="clip")
         if self.weights is not None:
             gathered *= self.weights[flat, None]
-        made: Floats = gathered.reshape(*ids.shape, self.dim).sum(axis=1)
+        made: Float32Array = gathered.reshape(*ids.shape, self.dim).sum(axis=1)
         return made
 
-    def _long(self, ids: Ints, buffer: Floats) -> Floats:
+    def _long(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
         """The sum of a row that does not fit the buffer; blocks are added in float64, as there may be thousands."""
         total = np.zeros(self.dim, np.float64)
         for at in range(0, len(ids), len(buffer)):
@@ -71,7 +71,7 @@ class Bag:
         return total.astype(np.float32)
 
 
-def _by_length(lengths: Rows) -> Iterator[tuple[int, Rows]]:
+def _by_length(lengths: Int64Array) -> Iterator[tuple[int, Int64Array]]:
     """Each length above 0, and where it stands."""
     order = np.argsort(lengths, kind="stable")
     ordered = lengths[order]
@@ -81,8 +81,8 @@ def _by_length(lengths: Rows) -> Iterator[tuple[int, Rows]]:
             yield int(lengths[some[0]]), some
 
 
-def unit(vectors: Floats) -> Floats:
+def normalize_vectors(vectors: Float32Array) -> Float32Array:
     """Each row divided by its Euclidean length; rows of zeros stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    made: Floats = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    made: Float32Array = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
     return made

@@ -10,15 +10,15 @@ import numpy as np
 from embedcli.core.encoder import Tokens
 from embedcli.core.errors import UsageError
 from embedcli.encoders.static.word_splitter import WordSplitter
-from embedcli.encoders.tokenize.fast import as_tokens
-from embedcli.encoders.tokenize.text_windows import spans
-from embedcli.encoders.tokenize.word_cache import WholeTexts, ranges, replaced
+from embedcli.encoders.tokenize.fast import build_tokens
+from embedcli.encoders.tokenize.text_windows import choose_window_spans
+from embedcli.encoders.tokenize.word_cache import BatchTokenizer, concat_ranges, replace_ragged_rows
 
 if TYPE_CHECKING:
     from embedcli.encoders.tokenize.word_cache import Ragged
 
 
-class TokenReader:
+class SubwordReader:
     """Texts to token ids the way model2vec and StaticEmbedding read them: no special tokens, cut at `limit`.
 
     `characters` cuts a text before it is tokenized, as model2vec does; `unknown` is left out after the cut.
@@ -30,27 +30,27 @@ class TokenReader:
 
     def __init__(
         self,
-        whole: WholeTexts,
+        whole: BatchTokenizer,
         *,
         limit: int | None,
         prompt: str = "",
         characters: int | None = None,
         unknown: int | None = None,
-        left: bool = False,
+        truncates_left: bool = False,
     ) -> None:
         self._whole = whole
         self._limit = limit
         self._prompt = prompt
         self._characters = characters
         self._unknown = unknown
-        self._left = left
+        self._left = truncates_left
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         prompted = [self._prompt + text for text in texts] if self._prompt else texts
         whole = self._whole(prompted)
         most = self._characters
         long = [i for i, text in enumerate(prompted) if len(text) > most] if most is not None else []
-        shortened = replaced(whole, long, self._whole([prompted[i][:most] for i in long])) if long else whole
+        shortened = replace_ragged_rows(whole, long, self._whole([prompted[i][:most] for i in long])) if long else whole
         all_ids, all_offsets = self._without_unknown(whole)
         ids, offsets = self._without_unknown(self._cut(shortened))
         full = np.diff(all_offsets).astype(np.int32)
@@ -66,7 +66,7 @@ class TokenReader:
         if self._limit is None:
             return [(0, len(text))]
         room = self._limit - len(self._whole([self._prompt])[0])
-        return _windows(text, self._whole.places(text), room, overlap, self._excess)
+        return _windows(text, self._whole.token_offsets(text), room, overlap, self._excess)
 
     def _excess(self, window: str) -> int:
         """By how many tokens a window is too long; one with too many characters gives up the tokens in those."""
@@ -87,7 +87,7 @@ class TokenReader:
         kept = np.minimum(lengths, self._limit)
         ends = np.concatenate([[0], np.cumsum(kept)])
         starts = offsets[1:] - kept if self._left else offsets[:-1]
-        return ids[ranges(starts, kept)], ends
+        return ids[concat_ranges(starts, kept)], ends
 
     def _without_unknown(self, made: Ragged) -> Ragged:
         if self._unknown is None:
@@ -99,29 +99,29 @@ class TokenReader:
         return ids[known], np.concatenate([[0], np.cumsum(known)])[offsets]
 
 
-class WordReader:
+class VocabularyWordReader:
     """Texts to the numbers of the words that a vocabulary knows; only those are counted and cut at `limit`."""
 
     def __init__(self, splitter: WordSplitter, *, limit: int | None, prompt: str = "") -> None:
         self._splitter = splitter
-        self.libraries = ("jieba",) if splitter.chinese else ()
+        self.libraries = ("jieba",) if splitter.is_chinese else ()
         self._limit = limit
         self._prompt = prompt
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        rows = [self._splitter.ids(self._prompt + text) for text in texts]
+        rows = [self._splitter.word_ids(self._prompt + text) for text in texts]
         full = np.fromiter(map(len, rows), np.int32, len(rows))
-        return as_tokens([row[: self._limit] for row in rows], full)
+        return build_tokens([row[: self._limit] for row in rows], full)
 
     def split_into_windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
         """Windows of a text as (start, stop) in characters, each read whole; `overlap` in words."""
         if self._limit is None:
             return [(0, len(text))]
-        room = self._limit - len(self._splitter.ids(self._prompt))
-        return _windows(text, self._splitter.places(text), room, overlap, self._excess)
+        room = self._limit - len(self._splitter.word_ids(self._prompt))
+        return _windows(text, self._splitter.word_spans(text), room, overlap, self._excess)
 
     def _excess(self, window: str) -> int:
-        count = len(self._splitter.ids(self._prompt + window))
+        count = len(self._splitter.word_ids(self._prompt + window))
         return count - (self._limit or count)
 
     def close(self) -> None:
@@ -138,4 +138,4 @@ def _windows(
             "give less, or raise --max-seq-length",
         )
     bounds = np.array(places, np.int64).reshape(-1, 2)
-    return spans(text, bounds[:, 0].copy(), bounds[:, 1].copy(), room, overlap, excess)
+    return choose_window_spans(text, bounds[:, 0].copy(), bounds[:, 1].copy(), room, overlap, excess)

@@ -11,13 +11,13 @@ from typing import Any
 
 from embedcli.core.errors import ModelError
 
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]")
+HAN_PATTERN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]")
 # A vocabulary is Chinese from this share of words with Han characters on: the large English ones hold some too.
-CHINESE_SHARE = 0.1
+MIN_CHINESE_SHARE = 0.1
 # Combining marks end a word for `\w`, but stand inside words of many scripts; so do the two zero-width joiners.
-FIRST_MARK, LAST_MARK = 0x300, 0xFE2F
-JOINERS = "\u200c\u200d"
-CURLY = "\u2019"
+FIRST_COMBINING_MARK, LAST_COMBINING_MARK = 0x300, 0xFE2F
+ZERO_WIDTH_JOINERS = "\u200c\u200d"
+CURLY_APOSTROPHE = "\u2019"
 
 
 class WordSplitter:
@@ -33,16 +33,16 @@ class WordSplitter:
         self._index = index
         every = "\n".join(index)
         self._lower = every == every.lower()
-        inside = rf"[\w{_marks()}{JOINERS}]+"
-        self._word = re.compile(f"{inside}(?:['{CURLY}-]{inside})*")
-        self.chinese = is_chinese(index)
-        self._cut = _jieba() if self.chinese else None
+        inside = rf"[\w{_marks()}{ZERO_WIDTH_JOINERS}]+"
+        self._word = re.compile(f"{inside}(?:['{CURLY_APOSTROPHE}-]{inside})*")
+        self.is_chinese = is_chinese_vocabulary(index)
+        self._cut = _jieba() if self.is_chinese else None
 
-    def ids(self, text: str) -> list[int]:
+    def word_ids(self, text: str) -> list[int]:
         """The vocabulary's numbers of the words of a text, in order."""
         return self._look_up(self._words(text))
 
-    def places(self, text: str) -> list[tuple[int, int]]:
+    def word_spans(self, text: str) -> list[tuple[int, int]]:
         """Where the word of each of these numbers stands in the text, as (start, stop) in characters."""
         found: list[tuple[int, int]] = []
         stop = 0
@@ -53,7 +53,7 @@ class WordSplitter:
         return found
 
     def _words(self, text: str) -> list[str]:
-        return self._cut(text) if self._cut is not None and HAN.search(text) else self._word.findall(text)
+        return self._cut(text) if self._cut is not None and HAN_PATTERN.search(text) else self._word.findall(text)
 
     def _look_up(self, words: Sequence[str]) -> list[int]:
         found: list[int] = []
@@ -65,7 +65,7 @@ class WordSplitter:
         return found
 
     def _otherwise(self, word: str) -> list[int]:
-        straight = word.replace(CURLY, "'")
+        straight = word.replace(CURLY_APOSTROPHE, "'")
         number = self._index.get(straight.lower() if self._lower else straight)
         if number is not None:
             return [number]
@@ -73,15 +73,15 @@ class WordSplitter:
         return self._look_up(parts) if len(parts) > 1 else []
 
 
-def is_chinese(index: Mapping[str, int]) -> bool:
+def is_chinese_vocabulary(index: Mapping[str, int]) -> bool:
     """Whether enough words of a vocabulary are written with Han characters."""
-    return sum(1 for word in index if HAN.search(word)) >= CHINESE_SHARE * max(1, len(index))
+    return sum(1 for word in index if HAN_PATTERN.search(word)) >= MIN_CHINESE_SHARE * max(1, len(index))
 
 
 @cache
 def _marks() -> str:
     """Every combining mark of Unicode."""
-    every = map(chr, range(FIRST_MARK, LAST_MARK + 1))
+    every = map(chr, range(FIRST_COMBINING_MARK, LAST_COMBINING_MARK + 1))
     return "".join(mark for mark in every if unicodedata.category(mark).startswith("M"))
 
 

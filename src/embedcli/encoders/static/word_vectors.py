@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Floats
+    from embedcli.core.types import Float32Array
 
-Stream = IO[bytes] | gzip.GzipFile
-Layout = Literal["word2vec-binary", "word2vec-text", "glove-text", "keyed-vectors"]
+ByteStream = IO[bytes] | gzip.GzipFile
+WordVectorFormat = Literal["word2vec-binary", "word2vec-text", "glove-text", "keyed-vectors"]
 
 GZIP_MAGIC = b"\x1f\x8b"
 # DEFLATE never packs more than about 1,032 bytes into one.
-GZIP_MOST = 1040
+MAX_GZIP_RATIO = 1040
 PICKLE_PROTOCOLS = range(2, 6)
 SNIFF_BYTES = 1 << 18
-BLOCK_BYTES = 1 << 22
-LONGEST_WORD = 1 << 16
-AGAIN = "fetch or export the file again"
+READ_BLOCK_BYTES = 1 << 22
+MAX_WORD_BYTES = 1 << 16
+DOWNLOAD_AGAIN_HINT = "fetch or export the file again"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class WordVectors:
     """`vectors[index[word]]` is the vector of a word: float32 [n, dim]. A word that came twice keeps its first."""
 
     index: dict[str, int]
-    vectors: Floats
+    vectors: Float32Array
     notes: tuple[str, ...] = ()
 
 
-def layout(path: Path) -> Layout | None:
+def detect_word_vector_format(path: Path) -> WordVectorFormat | None:
     """How a file of word vectors is written, told from its first bytes; None where it is none."""
     try:
-        with opened(path) as stream:
+        with open_word_vectors(path) as stream:
             head = stream.read(SNIFF_BYTES)
     except (OSError, EOFError, zlib.error):
         return None
@@ -58,15 +58,15 @@ def layout(path: Path) -> Layout | None:
     return "glove-text" if _written(head) else None
 
 
-def read(path: Path) -> WordVectors:
+def read_word_vectors(path: Path) -> WordVectors:
     """All words and vectors of a file. Raises ModelError, with the position, where the file is damaged."""
-    made = layout(path)
+    made = detect_word_vector_format(path)
     if made == "keyed-vectors":
-        from embedcli.encoders.static.keyed_vectors import read as read_kept
+        from embedcli.encoders.static.keyed_vectors import read_keyed_vectors as read_kept
 
         return _indexed(path, *read_kept(path))
     try:
-        with opened(path) as stream:
+        with open_word_vectors(path) as stream:
             if made == "word2vec-binary":
                 return _indexed(path, *_binary(path, stream, *_header(path, stream, 4)))
             if made == "word2vec-text":
@@ -74,14 +74,14 @@ def read(path: Path) -> WordVectors:
             if made == "glove-text":
                 return _indexed(path, *_text(path, stream, *_counted(path), line=1))
     except (OSError, EOFError, zlib.error) as error:
-        raise ModelError(f"{path} cannot be read: {error}", AGAIN) from error
+        raise ModelError(f"{path} cannot be read: {error}", DOWNLOAD_AGAIN_HINT) from error
     raise ModelError(
         f"{path} is no file of word vectors: its first line is neither two counts nor a word and its numbers",
         "give a word2vec, GloVe, fastText .vec or KeyedVectors file",
     )
 
 
-def opened(path: Path) -> Stream:
+def open_word_vectors(path: Path) -> ByteStream:
     """The file's bytes, unpacked where they are gzip."""
     return gzip.open(path) if _packed(path) else path.open("rb")
 
@@ -114,26 +114,26 @@ def _is_number(field: bytes) -> bool:
     return True
 
 
-def _header(path: Path, stream: Stream, least: int) -> tuple[int, int]:
+def _header(path: Path, stream: ByteStream, least: int) -> tuple[int, int]:
     """The counts a file begins with, refused where the file is too small for numbers of `least` bytes each."""
     count, dim = _sizes(stream.readline(SNIFF_BYTES)) or (0, 0)
     size = path.stat().st_size
-    if count < 1 or dim < 1 or count * dim * least > size * (GZIP_MOST if _packed(path) else 1):
+    if count < 1 or dim < 1 or count * dim * least > size * (MAX_GZIP_RATIO if _packed(path) else 1):
         _damaged(f"{path}:1", f"the first line promises {count} vectors of {dim} numbers, the file has {size} bytes")
     return count, dim
 
 
 def _counted(path: Path) -> tuple[int, int]:
     """Lines and numbers a line of a file without a header."""
-    with opened(path) as stream:
+    with open_word_vectors(path) as stream:
         dim = len(stream.readline().split()) - 1
         count, last = 1, b"\n"
-        while block := stream.read(BLOCK_BYTES):
+        while block := stream.read(READ_BLOCK_BYTES):
             count, last = count + block.count(b"\n"), block[-1:]
     return count + (last != b"\n"), dim
 
 
-def _binary(path: Path, stream: Stream, count: int, dim: int) -> tuple[list[bytes], Floats]:
+def _binary(path: Path, stream: ByteStream, count: int, dim: int) -> tuple[list[bytes], Float32Array]:
     vectors = np.empty((count, dim), np.float32)
     words: list[bytes] = []
     block, at, before = b"", 0, stream.tell()
@@ -141,20 +141,20 @@ def _binary(path: Path, stream: Stream, count: int, dim: int) -> tuple[list[byte
         space = block.find(b" ", at)
         stop = space + 1 + 4 * dim
         if space < 0 or stop > len(block):
-            more = stream.read(BLOCK_BYTES)
-            if not more or (space < 0 and len(block) - at > LONGEST_WORD):
+            more = stream.read(READ_BLOCK_BYTES)
+            if not more or (space < 0 and len(block) - at > MAX_WORD_BYTES):
                 _damaged(f"{path}, byte {before + at}", f"vector {len(words) + 1} of {count} is not whole")
             block, at, before = block[at:] + more, 0, before + at
             continue
         vectors[len(words)] = np.frombuffer(block, "<f4", dim, space + 1)
         words.append(block[at:space].lstrip(b"\n"))
         at = stop
-    if (block[at:] + stream.read(LONGEST_WORD)).strip():
+    if (block[at:] + stream.read(MAX_WORD_BYTES)).strip():
         _damaged(f"{path}, byte {before + at}", f"more follows the {count} vectors that the first line promises")
     return words, vectors
 
 
-def _text(path: Path, stream: Stream, count: int, dim: int, line: int) -> tuple[list[bytes], Floats]:
+def _text(path: Path, stream: ByteStream, count: int, dim: int, line: int) -> tuple[list[bytes], Float32Array]:
     vectors = np.empty((count, dim), np.float32)
     words: list[bytes] = []
     for block in _lines(stream):
@@ -169,8 +169,8 @@ def _text(path: Path, stream: Stream, count: int, dim: int, line: int) -> tuple[
     return words, vectors
 
 
-def _lines(stream: Stream) -> Iterator[list[bytes]]:
-    while block := stream.read(BLOCK_BYTES):
+def _lines(stream: ByteStream) -> Iterator[list[bytes]]:
+    while block := stream.read(READ_BLOCK_BYTES):
         block += stream.readline()
         yield block.replace(b"\t", b" ").removesuffix(b"\n").split(b"\n")
 
@@ -227,7 +227,7 @@ def _parsed_slowly(path: Path, lines: list[bytes], dim: int, line: int) -> tuple
     return words, numbers
 
 
-def _indexed(path: Path, words: list[Any], vectors: Floats) -> WordVectors:
+def _indexed(path: Path, words: list[Any], vectors: Float32Array) -> WordVectors:
     index: dict[str, int] = {}
     broken = 0
     for i, word in enumerate(words):
@@ -243,4 +243,4 @@ def _indexed(path: Path, words: list[Any], vectors: Floats) -> WordVectors:
 
 
 def _damaged(where: str, what: str) -> NoReturn:
-    raise ModelError(f"{where}: {what}", AGAIN)
+    raise ModelError(f"{where}: {what}", DOWNLOAD_AGAIN_HINT)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core.encoder import Tokens
-from embedcli.encoders.tokenize.fast import FastTokenizer, as_tokens
+from embedcli.encoders.tokenize.fast import FastTokenizer, build_tokens
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Rows
-    from embedcli.models.config import Recipe
+    from embedcli.core.types import Int64Array
+    from embedcli.models.config import ModelConfig
 
 # Scripts, case, an unknown sign, a special token in the text, an empty text and one beyond small limits.
-PROBES = (
+COMPARISON_TEXTS = (
     "",
     " ",
     "Hello, World! naïve café",
@@ -29,7 +29,7 @@ PROBES = (
 )
 
 
-class OwnWords:
+class TransformersTokenizer:
     """A transformers tokenizer of any kind, called once for the whole text and once more for rows to be cut."""
 
     def __init__(self, tokenizer: Any, *, limit: int | None, prompt: str) -> None:
@@ -37,7 +37,7 @@ class OwnWords:
         self._limit = limit
         self._prompt = prompt
         self.pad_id = tokenizer.pad_token_id or 0
-        self.pad_left = tokenizer.padding_side == "left"
+        self.pads_left = tokenizer.padding_side == "left"
         self.prompt_length = self._count_prompt()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -48,7 +48,7 @@ class OwnWords:
         if self._limit is not None:
             for i in np.flatnonzero(full > self._limit):
                 rows[i] = self._tokenizer(prompted[i], truncation=True, max_length=self._limit)["input_ids"]
-        return as_tokens(rows, full)
+        return build_tokens(rows, full)
 
     def _count_prompt(self) -> int:
         if not self._prompt:
@@ -57,7 +57,7 @@ class OwnWords:
         return len(ids) - (ids[-1] in self._tokenizer.all_special_ids)
 
 
-class Texts:
+class PipelinePreprocessor:
     """The pipeline's own preprocessing, for models with other inputs: word lists, chat templates, routers.
 
     Nothing is known of their cut, so `full` equals the lengths.
@@ -65,7 +65,7 @@ class Texts:
 
     prompt_length = 0
 
-    def __init__(self, model: Any, recipe: Recipe) -> None:
+    def __init__(self, model: Any, recipe: ModelConfig) -> None:
         self._model = model
         self._prompt = recipe.prompt
         self._told = {"task": recipe.task} if recipe.task else {}
@@ -79,7 +79,7 @@ class Texts:
         full = np.array(lengths, np.int32)
         return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full, payload=list(texts))
 
-    def features(self, tokens: Tokens, rows: Rows, device: str) -> dict[str, Any]:
+    def build_features(self, tokens: Tokens, rows: Int64Array, device: str) -> dict[str, Any]:
         """What the model takes for `rows`, on `device`."""
         made = self._preprocess([tokens.payload[row] for row in rows])
         return {name: value.to(device) if hasattr(value, "to") else value for name, value in made.items()}
@@ -96,15 +96,15 @@ class Texts:
         return int(ids.shape[-1]) if ids is not None else 1
 
 
-def agrees(own: Any, limit: int | None) -> bool:
+def matches_reference(own: Any, limit: int | None) -> bool:
     """Whether a FastTokenizer on this tokenizer's backend gives the ids the tokenizer itself gives."""
     backend = own.backend_tokenizer
     probe = type(backend).from_str(backend.to_str())
     smallest = len(backend.encode("").ids) + 1
     for most in (limit, smallest + 4):
-        ours = FastTokenizer(probe, limit=most, cut_left=own.truncation_side == "left").tokenize(PROBES)
+        ours = FastTokenizer(probe, limit=most, cut_left=own.truncation_side == "left").tokenize(COMPARISON_TEXTS)
         cut = {"truncation": True, "max_length": most} if most is not None else {}
-        theirs = own(list(PROBES), verbose=False, **cut)
+        theirs = own(list(COMPARISON_TEXTS), verbose=False, **cut)
         for i, ids in enumerate(theirs["input_ids"]):
             if ours.ids[ours.offsets[i] : ours.offsets[i + 1]].tolist() != ids:
                 return False

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedcli.core.batching import padded
+from embedcli.core.batching import round_up_length
 from embedcli.core.encoder import Tokens
 from embedcli.core.errors import UsageError
-from embedcli.encoders.tokenize.text_windows import spans
-from embedcli.encoders.tokenize.word_cache import ragged, ranges, tokenizing
+from embedcli.encoders.tokenize.text_windows import choose_window_spans
+from embedcli.encoders.tokenize.word_cache import choose_tokenizer, concat_ranges, flatten_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from embedcli.core.types import Ints, Rows
+    from embedcli.core.types import Int32Array, Int64Array
 
 # Up to here texts are tokenized whole: what tokenizing by pieces imports takes longer than it saves.
-FEW_CHARACTERS = 1 << 18
+MIN_PARALLEL_CHARACTERS = 1 << 18
 
 
 class FastTokenizer:
@@ -38,17 +38,17 @@ class FastTokenizer:
         limit: int | None,
         prompt: str = "",
         pad_id: int = 0,
-        pad_left: bool = False,
+        pads_left: bool = False,
         cut_left: bool = False,
         threads: int = 1,
     ) -> None:
         self._cut_left = cut_left
         self._tokenizer = tokenizer
-        self._words = tokenizing(tokenizer, threads, FEW_CHARACTERS)
+        self._words = choose_tokenizer(tokenizer, threads, MIN_PARALLEL_CHARACTERS)
         self.limit = limit
         self.prompt = prompt
         self.pad_id = pad_id
-        self.pad_left = pad_left
+        self.pads_left = pads_left
         self._before, self._after = _specials(tokenizer)
         self._specials = len(self._before) + len(self._after)
         self._refuse_narrow()
@@ -78,12 +78,12 @@ class FastTokenizer:
                 "give less, or raise --max-seq-length",
             )
         offsets = np.array(self._tokenizer.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)
-        return spans(text, offsets[:, 0].copy(), offsets[:, 1].copy(), room, overlap, self._excess)
+        return choose_window_spans(text, offsets[:, 0].copy(), offsets[:, 1].copy(), room, overlap, self._excess)
 
     def _excess(self, window: str) -> int:
         return len(self._tokenizer.encode(self.prompt + window)) - (self.limit or 0)
 
-    def _framed(self, ids: Ints, bounds: Rows) -> Tokens:
+    def _framed(self, ids: Int32Array, bounds: Int64Array) -> Tokens:
         """The texts' own tokens, row i in `bounds[i:i + 2]`, cut to the limit and between the special ones."""
         counts = np.diff(bounds)
         kept = counts if self.limit is None else np.minimum(counts, self.limit - self._specials)
@@ -91,7 +91,7 @@ class FastTokenizer:
         offsets = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(kept + self._specials, out=offsets[1:])
         framed = np.empty(offsets[-1], np.int32)
-        framed[ranges(offsets[:-1] + len(self._before), kept)] = ids[ranges(first, kept)]
+        framed[concat_ranges(offsets[:-1] + len(self._before), kept)] = ids[concat_ranges(first, kept)]
         for i, token in enumerate(self._before):
             framed[offsets[:-1] + i] = token
         for i, token in enumerate(reversed(self._after), 1):
@@ -113,14 +113,14 @@ class FastTokenizer:
         if not self.prompt:
             return 0
         bare = self._tokenizer.encode(self.prompt, add_special_tokens=False).ids
-        ids = self._framed(*ragged([bare])).ids.tolist()
+        ids = self._framed(*flatten_rows([bare])).ids.tolist()
         special = {number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (ids[-1] in special) if ids else 0
 
 
-def as_tokens(rows: Sequence[Sequence[int]], full: Ints) -> Tokens:
+def build_tokens(rows: Sequence[Sequence[int]], full: Int32Array) -> Tokens:
     """Lists of token ids, already cut, as Tokens."""
-    return Tokens(*ragged(rows), full)
+    return Tokens(*flatten_rows(rows), full)
 
 
 def _specials(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -132,8 +132,8 @@ def _specials(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return made.ids[:before], made.ids[len(mask) - after :]
 
 
-def pad(
-    tokens: Tokens, rows: Rows, multiple: int, pad_id: int, left: bool, most: int | None = None
+def pad_rows(
+    tokens: Tokens, rows: Int64Array, pad_to_multiple_of: int, pad_id: int, left: bool, most: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Token ids and attention mask of `rows`, both int64 [len(rows), width].
 
@@ -142,7 +142,7 @@ def pad(
     """
     lengths = tokens.lengths[rows]
     longest = int(lengths.max(initial=0))
-    width = padded(longest, multiple)
+    width = round_up_length(longest, pad_to_multiple_of)
     if most is not None:
         width = max(longest, min(width, most))
     column = np.arange(width)

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # A window is cut at the last sentence end, else word end, in this last part of it; else where the tokens run out.
-NEAR = 0.25
+BOUNDARY_SEARCH_SHARE = 0.25
 SENTENCE_END = re.compile(r"[.!?…]+[\"'»”’)\]]*(?=\s)|[。！？]+[」』”’）]*|\n+")  # noqa: RUF001
 WORD_END = re.compile(r"\s+")
 
 
-def spans(
+def choose_window_spans(
     text: str,
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
@@ -65,7 +65,7 @@ def _stop(
 
 def _near_end(text: str, start: int, stop: int) -> int:
     """The last sentence or word end in the last part of `text[start:stop]`, else `stop`; then past one blank."""
-    low = stop - int((stop - start) * NEAR)
+    low = stop - int((stop - start) * BOUNDARY_SEARCH_SHARE)
     for end in (SENTENCE_END, WORD_END):
         # One character more is searched, so that an end right at `stop` is seen.
         ends = [match.end() for match in end.finditer(text, low, min(stop + 1, len(text)))]

@@ -9,39 +9,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedcli.core.batching import groups
+from embedcli.core.batching import group_by_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
-    from embedcli.core.types import Ints, Rows
+    from embedcli.core.types import Int32Array, Int64Array
 
-    Ragged = tuple[Ints, Rows]
+    Ragged = tuple[Int32Array, Int64Array]
     Bytes = NDArray[np.uint8]
 
 # Text of one slice: at least so much that what Python does for each does not count, and, where words are looked up once
 # in each, up to twice that, as long as all threads have one: tokens per processor second at 2^17, 2^18 ... 2^21
 # characters, of rows of all lengths: 3.5, 4.6, 6.6, 7.0, 7.0 million; a slice takes some 25 bytes per character.
 SLICE_CHARACTERS = 1 << 18
-LARGEST_SLICE = 1 << 19
+MAX_SLICE_CHARACTERS = 1 << 19
 # About 200 bytes each. Longer pieces hardly ever come again.
-REMEMBERED = 1 << 18
-REMEMBERED_LENGTH = 64
+MAX_CACHED_WORDS = 1 << 18
+MAX_CACHED_WORD_LENGTH = 64
 # Above this, searching every text for them costs more than it saves.
-MOST_ADDED_TOKENS = 64
+MAX_ADDED_TOKENS = 64
 
-BLANKS = " \t\n\r"
+BLANK_CHARACTERS = " \t\n\r"
 WORD, SPACE, SINGLE = 0, 1, 2
-KIND = np.zeros(256, np.uint8)
-KIND[[ord(blank) for blank in BLANKS]] = SPACE
-KIND[[i for i in range(0x21, 0x7F) if not chr(i).isalnum()]] = SINGLE
-LOWER = np.array([ord(chr(i).lower()) if i < 0x80 else i for i in range(256)], np.uint8)
+CHARACTER_CLASSES = np.zeros(256, np.uint8)
+CHARACTER_CLASSES[[ord(blank) for blank in BLANK_CHARACTERS]] = SPACE
+CHARACTER_CLASSES[[i for i in range(0x21, 0x7F) if not chr(i).isalnum()]] = SINGLE
+ASCII_LOWERCASE = np.array([ord(chr(i).lower()) if i < 0x80 else i for i in range(256)], np.uint8)
 # UTF-8 begins U+5000..U+9FFF, three bytes each and all Han, with these bytes and nothing else with them.
 HAN_FIRST, HAN_LAST, HAN_BYTES = 0xE5, 0xE9, 3
 
 
-class WholeTexts:
+class BatchTokenizer:
     """`encode_batch_fast(texts, add_special_tokens=False)` as a ragged array: ids int32 and row offsets int64 [n + 1].
 
     Nothing is cut or padded, whatever the tokenizer's own settings.
@@ -57,14 +57,14 @@ class WholeTexts:
         self._pool = ThreadPoolExecutor(threads, "tokenize")
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
-        slices = (texts[start:stop] for start, stop in groups(map(len, texts), self._size(texts)))
-        return joined(list(self._pool.map(self._slice, slices)))
+        slices = (texts[start:stop] for start, stop in group_by_size(map(len, texts), self._size(texts)))
+        return concat_ragged(list(self._pool.map(self._slice, slices)))
 
     def _size(self, texts: Sequence[str]) -> int:
         """The characters of a slice of these texts."""
         return SLICE_CHARACTERS
 
-    def places(self, text: str) -> list[tuple[int, int]]:
+    def token_offsets(self, text: str) -> list[tuple[int, int]]:
         """Where each token of a text stands, as (start, stop) in characters."""
         offsets: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return offsets
@@ -73,14 +73,16 @@ class WholeTexts:
         return self._whole(texts)
 
     def _whole(self, texts: Sequence[str]) -> Ragged:
-        return ragged([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
+        return flatten_rows(
+            [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        )
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
 
 
-class ByPieces(WholeTexts):
+class WordCacheTokenizer(BatchTokenizer):
     """The same for a tokenizer that `splits`: each distinct piece of the texts is tokenized once.
 
     A piece ends at ASCII white space, at an ASCII punctuation mark and around Han characters. BERT's tokenizer ends
@@ -104,7 +106,7 @@ class ByPieces(WholeTexts):
         return super().__call__(texts)
 
     def _size(self, texts: Sequence[str]) -> int:
-        return min(max(SLICE_CHARACTERS, -(-sum(map(len, texts)) // self._threads)), LARGEST_SLICE)
+        return min(max(SLICE_CHARACTERS, -(-sum(map(len, texts)) // self._threads)), MAX_SLICE_CHARACTERS)
 
     def _slice(self, texts: Sequence[str]) -> Ragged:
         # An added token is matched inside a text before any splitting.
@@ -115,22 +117,22 @@ class ByPieces(WholeTexts):
         there = set(whole)
         others = ["" if i in there else text for i, text in enumerate(texts)]
         made = self._split(others, "".join(others))
-        return replaced(made, whole, self._whole([texts[i] for i in whole]))
+        return replace_ragged_rows(made, whole, self._whole([texts[i] for i in whole]))
 
     def _has_added(self, text: str) -> bool:
         return any(mark in text for mark in self._marks) and any(token in text for token in self._added)
 
     def _split(self, texts: Sequence[str], together: str) -> Ragged:
-        data, rows = utf8(texts, together)
+        data, rows = encode_utf8(texts, together)
         if not len(data):
             return np.zeros(0, np.int32), np.zeros(len(texts) + 1, np.int64)
-        bounds = edges(data, rows, self._han)
-        codes, words = distinct(LOWER[data] if self._lower else data, bounds)
+        bounds = find_word_boundaries(data, rows, self._han)
+        codes, words = number_distinct_words(ASCII_LOWERCASE[data] if self._lower else data, bounds)
         found = self._ids(words)
-        flat, starts = ragged(found)
+        flat, starts = flatten_rows(found)
         counts = np.diff(starts)[codes]
         ends = np.concatenate([[0], np.cumsum(counts)])
-        return flat[ranges(starts[codes], counts)], ends[np.searchsorted(bounds, rows)]
+        return flat[concat_ranges(starts[codes], counts)], ends[np.searchsorted(bounds, rows)]
 
     def _ids(self, words: list[str]) -> list[tuple[int, ...]]:
         """The token ids of each word, from memory where it has come before."""
@@ -139,7 +141,7 @@ class ByPieces(WholeTexts):
         made: dict[str, tuple[int, ...]] = {}
         odd = []
         for word in new:
-            if word[0] in BLANKS:
+            if word[0] in BLANK_CHARACTERS:
                 made[word] = ()
             elif word.isascii() and word.isprintable():
                 # A run of letters and digits or one mark: the model is all that is left to do.
@@ -149,22 +151,24 @@ class ByPieces(WholeTexts):
         batch = self._tokenizer.encode_batch_fast(odd, add_special_tokens=False)
         made |= {word: tuple(encoding.ids) for word, encoding in zip(odd, batch, strict=True)}
         found = [known[word] if word in known else made[word] for word in words]
-        self._remember({word: ids for word, ids in made.items() if len(word) <= REMEMBERED_LENGTH})
+        self._remember({word: ids for word, ids in made.items() if len(word) <= MAX_CACHED_WORD_LENGTH})
         return found
 
     def _remember(self, new: dict[str, tuple[int, ...]]) -> None:
         # A full memory is dropped for a new one, as another thread may be reading it.
-        if len(self._known) + len(new) > REMEMBERED:
+        if len(self._known) + len(new) > MAX_CACHED_WORDS:
             self._known = {}
         self._known.update(new)
 
 
-def tokenizing(tokenizer: Tokenizer, threads: int, few: int = 0) -> WholeTexts:
+def choose_tokenizer(tokenizer: Tokenizer, threads: int, few: int = 0) -> BatchTokenizer:
     """The fastest way that gives `tokenizer`'s own ids, up to `threads` parts of the texts at a time."""
-    return ByPieces(tokenizer, threads, few) if splits(tokenizer) else WholeTexts(tokenizer, threads)
+    return (
+        WordCacheTokenizer(tokenizer, threads, few) if is_bert_style(tokenizer) else BatchTokenizer(tokenizer, threads)
+    )
 
 
-def splits(tokenizer: Tokenizer) -> bool:
+def is_bert_style(tokenizer: Tokenizer) -> bool:
     """Whether the ids of a text are those of its pieces: BERT's normalizer and pre-tokenizer over a word-by-word model.
 
     Added tokens must be found in the raw text as they are, and lie within a line.
@@ -178,12 +182,12 @@ def splits(tokenizer: Tokenizer) -> bool:
         isinstance(tokenizer.model, WordPiece | WordLevel)
         and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
         and isinstance(tokenizer.normalizer, BertNormalizer)
-        and len(added) <= MOST_ADDED_TOKENS
+        and len(added) <= MAX_ADDED_TOKENS
         and not any(token.normalized or not token.content for token in added)
     )
 
 
-def utf8(texts: Sequence[str], together: str) -> tuple[Bytes, Ints]:
+def encode_utf8(texts: Sequence[str], together: str) -> tuple[Bytes, Int32Array]:
     """The texts' UTF-8 bytes in a row, and where each begins: [n + 1]. `together` are the texts in a row."""
     encoded = together.encode()
     lengths = list(map(len, texts)) if len(encoded) == len(together) else [len(t.encode()) for t in texts]
@@ -192,9 +196,9 @@ def utf8(texts: Sequence[str], together: str) -> tuple[Bytes, Ints]:
     return np.frombuffer(encoded, np.uint8), rows
 
 
-def edges(data: Bytes, rows: Ints, han: bool) -> Ints:
+def find_word_boundaries(data: Bytes, rows: Int32Array, han: bool) -> Int32Array:
     """Where pieces begin and the last one ends, ascending byte positions; every row begins a piece."""
-    kind = KIND[data]
+    kind = CHARACTER_CLASSES[data]
     edge = np.zeros(len(data) + 1, np.bool_)
     edge[1:-1] = (kind[1:] != kind[:-1]) | (kind[1:] == SINGLE)
     if han:
@@ -205,7 +209,7 @@ def edges(data: Bytes, rows: Ints, han: bool) -> Ints:
     return np.flatnonzero(edge).astype(np.int32)
 
 
-def distinct(data: Bytes, bounds: Ints) -> tuple[Ints, list[str]]:
+def number_distinct_words(data: Bytes, bounds: Int32Array) -> tuple[Int32Array, list[str]]:
     """Each piece's number, and the distinct pieces by number."""
     import pyarrow as pa
 
@@ -215,14 +219,14 @@ def distinct(data: Bytes, bounds: Ints) -> tuple[Ints, list[str]]:
     return np.frombuffer(coded.indices.buffers()[1], np.int32, len(coded)), coded.dictionary.to_pylist()
 
 
-def ragged(rows: Sequence[Sequence[int]]) -> Ragged:
+def flatten_rows(rows: Sequence[Sequence[int]]) -> Ragged:
     """Rows of ids laid end to end, with their offsets."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
     return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
 
 
-def ranges(starts: Rows, counts: Rows) -> Rows:
+def concat_ranges(starts: Int64Array, counts: Int64Array) -> Int64Array:
     """starts[0], starts[0] + 1, ... `counts[0]` numbers, then those from starts[1], and so on."""
     ends = np.cumsum(counts)
     made = np.repeat(starts - (ends - counts), counts)
@@ -230,15 +234,15 @@ def ranges(starts: Rows, counts: Rows) -> Rows:
     return made
 
 
-def joined(parts: Sequence[Ragged]) -> Ragged:
+def concat_ragged(parts: Sequence[Ragged]) -> Ragged:
     """The rows of all parts, in order."""
     if not parts:
-        return ragged([])
+        return flatten_rows([])
     lengths = np.concatenate([np.diff(offsets) for _, offsets in parts])
     return np.concatenate([ids for ids, _ in parts]), np.concatenate([[0], np.cumsum(lengths)])
 
 
-def replaced(made: Ragged, rows: Sequence[int], others: Ragged) -> Ragged:
+def replace_ragged_rows(made: Ragged, rows: Sequence[int], others: Ragged) -> Ragged:
     """`made` with `rows[i]` replaced by row i of `others`."""
     parts = np.split(made[0], made[1][1:-1])
     for i, row in enumerate(rows):

@@ -15,42 +15,42 @@ from functools import wraps
 from typing import Any
 
 # The attention implementations whose masks transformers leaves out where it can.
-KINDS = ("sdpa", "eager")
+ATTENTION_KINDS = ("sdpa", "eager")
 
 
-class _Now(threading.local):
+class _BatchPadding(threading.local):
     """Whether the batch that this thread is computing has padding; None where nobody has said."""
 
-    padded: bool | None = None
+    is_padded: bool | None = None
 
 
-_now = _Now()
+_now = _BatchPadding()
 
 
-def install(interface: Any) -> None:
+def install_mask_functions(interface: Any) -> None:
     """Let masks be made by what `running` says; where it says nothing, in this thread, they are made as before."""
     known = interface()
-    for kind in KINDS:
+    for kind in ATTENTION_KINDS:
         if not hasattr(known[kind], "plain"):
             interface.register(kind, _told(known[kind]))
 
 
 @contextmanager
-def running(padded: bool) -> Iterator[None]:
+def batch_padding(padded: bool) -> Iterator[None]:
     """Within it, this thread computes a batch with or without padding."""
-    _now.padded = padded
+    _now.is_padded = padded
     try:
         yield
     finally:
-        _now.padded = None
+        _now.is_padded = None
 
 
 def _told(plain: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(plain)
     def mask(*args: Any, **asked: Any) -> Any:
-        if _now.padded:
+        if _now.is_padded:
             asked |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        elif _now.padded is False:
+        elif _now.is_padded is False:
             asked["attention_mask"] = None
         return plain(*args, **asked)
 

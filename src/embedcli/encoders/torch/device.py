@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     pass
 
 
-def on_cpu(job: Job) -> bool:
+def runs_on_cpu(job: Job) -> bool:
     """Whether the job computes on a CPU. Imports torch only where the machine shows signs of an accelerator."""
     if job.device != "auto":
         return job.device == "cpu"
@@ -29,16 +29,16 @@ def on_cpu(job: Job) -> bool:
     return choose_device("auto") == "cpu"
 
 
-def dtype_class(job: Job) -> Literal["float32", "half"]:
+def precision_class(job: Job) -> Literal["float32", "half"]:
     """What identities record: half-precision vectors differ from float32 ones, bfloat16 and float16 are alike."""
     if job.dtype == "auto":
-        return "float32" if on_cpu(job) else "half"
+        return "float32" if runs_on_cpu(job) else "half"
     return "float32" if job.dtype == "float32" else "half"
 
 
-def chosen(torch: Any, name: str) -> str:
+def select_device(torch: Any, name: str) -> str:
     """The torch device for --device; auto is the best that is here. UsageError for one that is not here."""
-    there = here(torch)
+    there = available_devices(torch)
     if name == "auto":
         return there[0]
     wanted = f"{name}:0" if name in ("cuda", "xpu") else name
@@ -47,7 +47,7 @@ def chosen(torch: Any, name: str) -> str:
     return wanted
 
 
-def here(torch: Any) -> list[str]:
+def available_devices(torch: Any) -> list[str]:
     """Every torch device of this machine, best first, with its index."""
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if hasattr(torch, "xpu") and torch.xpu.is_available():
@@ -57,12 +57,12 @@ def here(torch: Any) -> list[str]:
     return [*there, "cpu"]
 
 
-def dtype(torch: Any, name: str, device: str) -> str:
+def select_dtype(torch: Any, name: str, device: str) -> str:
     """The torch dtype for --dtype; auto is float32 on a CPU, else bfloat16 where the device has it, else float16."""
     if device == "cpu":
-        if name == "bfloat16" and not cpu_has(torch, "bf16"):
+        if name == "bfloat16" and not cpu_supports(torch, "bf16"):
             raise UsageError("this CPU has no bfloat16 instructions", "use --dtype float32")
-        if name == "float16" and not cpu_has(torch, "fp16"):
+        if name == "float16" and not cpu_supports(torch, "fp16"):
             raise UsageError("this CPU has no float16 instructions", "use --dtype float32")
         return "float32" if name == "auto" else name
     if name != "auto":
@@ -72,7 +72,7 @@ def dtype(torch: Any, name: str, device: str) -> str:
     return "bfloat16" if device.startswith("xpu") else "float16"
 
 
-def cpu_has(torch: Any, kind: str) -> bool:
+def cpu_supports(torch: Any, kind: str) -> bool:
     """Whether this CPU has instructions for `kind`, bf16 or fp16."""
     ask = getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", None)
     return bool(ask and ask())
@@ -100,4 +100,4 @@ def choose_device(name: str) -> str:
     """The torch device for --device; auto is the first of cuda, xpu, mps, cpu that is here."""
     import torch
 
-    return chosen(torch, name)
+    return select_device(torch, name)

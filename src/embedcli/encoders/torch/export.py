@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from embedcli.encoders.tokenize.fast import pad
+from embedcli.encoders.tokenize.fast import pad_rows
 
 # Three rows of different lengths, so that neither batch, width nor padding side looks constant to the tracer.
-EXAMPLE = ("a", "A row of some more words.", "This row is the longest of the three, 向量 and all, by some words.")
+EXAMPLE_TEXTS = ("a", "A row of some more words.", "This row is the longest of the three, 向量 and all, by some words.")
 # Kinds of rotary position whose formula depends on the length of the row at hand.
-LENGTH_DEPENDENT = {"dynamic", "longrope"}
+LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
-class Traced:
+class TraceablePipeline:
     """`module(input_ids, attention_mask)` gives float32 [rows, dim]; `example` are such inputs.
 
     `size` is the number of parameters; `length_dependent` says that a row's length changes the formula.
@@ -31,21 +31,21 @@ class Traced:
     module: Any
     example: dict[str, Any]
     size: int
-    length_dependent: bool
+    depends_on_length: bool
 
 
 @contextmanager
-def traced(encoder: Any, torch: Any, masking: Any) -> Iterator[Traced]:
+def prepare_for_tracing(encoder: Any, torch: Any, masking: Any) -> Iterator[TraceablePipeline]:
     """The pipeline of a TransformerEncoder. Trace it inside the context, where attention masks are traceable."""
-    model, words = encoder.model, encoder.tokenizer
-    tokens = encoder.tokenize(EXAMPLE)
-    ids, mask = pad(tokens, np.flatnonzero(tokens.lengths), 1, words.pad_id, words.pad_left)
+    model, words = encoder.model, encoder.text_tokenizer
+    tokens = encoder.tokenize(EXAMPLE_TEXTS)
+    ids, mask = pad_rows(tokens, np.flatnonzero(tokens.lengths), 1, words.pad_id, words.pads_left)
     example = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     size = sum(parameter.numel() for parameter in model.parameters())
     config = getattr(model[0].model, "config", None)
     with warnings.catch_warnings(), torch.no_grad(), _traceable_masks(masking):
         warnings.simplefilter("ignore")
-        yield Traced(_pipeline(encoder, torch), example, size, _depends(config.to_dict() if config else {}))
+        yield TraceablePipeline(_pipeline(encoder, torch), example, size, _depends(config.to_dict() if config else {}))
 
 
 def _pipeline(encoder: Any, torch: Any) -> Any:
@@ -54,7 +54,7 @@ def _pipeline(encoder: Any, torch: Any) -> Any:
     if type(modules[-1]).__name__ == "Normalize":
         modules.pop()
     types = "token_type_ids" in model.tokenizer.model_input_names
-    prompt_length, task = encoder.prompt_length, encoder.recipe.task
+    prompt_length, task = encoder.prompt_length, encoder.config.task
 
     class Pipeline(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -99,5 +99,5 @@ def _traceable_masks(masking: Any) -> Iterator[None]:
 def _depends(config: Any) -> bool:
     if isinstance(config, dict):
         kinds = {config.get("rope_type"), config.get("type")}
-        return bool(kinds & LENGTH_DEPENDENT) or any(_depends(value) for value in config.values())
+        return bool(kinds & LENGTH_DEPENDENT_ROPE) or any(_depends(value) for value in config.values())
     return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def available(torch: Any) -> bool:
+def is_prepack_available(torch: Any) -> bool:
     """Whether this torch has the ops and a oneDNN to run them."""
     ops = torch.ops.mkldnn
     return bool(
@@ -20,7 +20,7 @@ def available(torch: Any) -> bool:
     )
 
 
-def pack(torch: Any, model: Any) -> int:
+def prepack_linear_layers(torch: Any, model: Any) -> int:
     """Replace every plain float32 Linear of `model` by a packed one, in place; returns how many.
 
     The original weights are dropped as they are packed, so the model does not grow. The caller compares vectors

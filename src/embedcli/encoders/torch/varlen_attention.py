@@ -21,39 +21,41 @@ import numpy as np
 
 if TYPE_CHECKING:
     from embedcli.core.encoder import Tokens
-    from embedcli.core.types import Rows
+    from embedcli.core.types import Int64Array
 
-NAME = "embedcli_unpadded"
+ATTENTION_NAME = "embedcli_unpadded"
 # (query, key, value [tokens, heads, width], spans, scale, window) -> [tokens, heads, width]
-Kernel = Callable[[Any, Any, Any, "Spans", "float | None", tuple[int, int]], Any]
-FULL = (-1, -1)
+AttentionKernel = Callable[[Any, Any, Any, "SequenceBounds", "float | None", tuple[int, int]], Any]
+FULL_WINDOW = (-1, -1)
 # What flash kernels take: heads of a multiple of 8, up to 256 wide; compute capability 8 is Ampere.
-WIDTH_STEP, WIDEST, CAPABILITY = 8, 256, (8, 0)
+HEAD_WIDTH_STEP, MAX_HEAD_WIDTH, MIN_CUDA_CAPABILITY = 8, 256, (8, 0)
 
 
 @dataclass(frozen=True)
-class Spans:
+class SequenceBounds:
     """Where rows begin and end in a batch: `bounds` int32 [rows + 1] on the device, `longest` row in tokens."""
 
-    bounds: Any
-    longest: int
+    offsets: Any
+    max_length: int
 
 
-class _Now(threading.local):
+class _CurrentBatch(threading.local):
     """The batch that this thread is computing: models hand attention no such thing from outside."""
 
-    spans: Spans | None = None
-    kernel: Kernel | None = None
+    spans: SequenceBounds | None = None
+    kernel: AttentionKernel | None = None
 
 
-_now = _Now()
+_now = _CurrentBatch()
 
 
-class Unsupported(Exception):
+class UnsupportedAttentionError(Exception):
     """The model asks attention for something that the kernels have not."""
 
 
-def install(torch: Any, transformers: Any, first: Any, kernel: Kernel) -> Flat | None:
+def install_varlen_attention(
+    torch: Any, transformers: Any, first: Any, kernel: AttentionKernel
+) -> VarlenBatcher | None:
     """Let the network of a pipeline's first module attend through this module.
 
     None if its code has no place for another attention, or its positions cannot be given from outside.
@@ -63,20 +65,20 @@ def install(torch: Any, transformers: Any, first: Any, kernel: Kernel) -> Flat |
         return None
     if "position_ids" not in inspect.signature(network.forward).parameters:
         return None
-    transformers.AttentionInterface.register(NAME, attend)
-    network.set_attn_implementation(NAME)
-    if network.config._attn_implementation != NAME:
+    transformers.AttentionInterface.register(ATTENTION_NAME, varlen_attention_forward)
+    network.set_attn_implementation(ATTENTION_NAME)
+    if network.config._attn_implementation != ATTENTION_NAME:
         return None
-    return Flat(kernel, first_position(torch, network))
+    return VarlenBatcher(kernel, first_position_number(torch, network))
 
 
-def pools(pipeline: Any) -> bool:
+def has_standard_pooling(pipeline: Any) -> bool:
     """Whether sentence-transformers' own pooling follows the network: it can take rows one after another."""
     second = type(pipeline[1]) if len(pipeline) > 1 else None
     return second is not None and second.__name__ == "Pooling" and second.__module__.startswith("sentence_transformers")
 
 
-def first_position(torch: Any, model: Any) -> int:
+def first_position_number(torch: Any, model: Any) -> int:
     """The number of a row's first position: in the RoBERTa family they count from behind the padding index."""
     for module in model.modules():
         index = getattr(module, "padding_idx", None)
@@ -85,37 +87,37 @@ def first_position(torch: Any, model: Any) -> int:
     return 0
 
 
-def attend(
+def varlen_attention_forward(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
 ) -> tuple[Any, None]:
     """transformers' attention, [1, heads, tokens, width] each, over rows that lie one after another."""
     if any(more.get(name) is not None for name in ("softcap", "s_aux")):
-        raise Unsupported("softcap and attention sinks")
+        raise UnsupportedAttentionError("softcap and attention sinks")
     causal, sliding = more.get("is_causal"), more.get("sliding_window")
     causal = bool(getattr(module, "is_causal", False)) if causal is None else causal
     reach = -1 if sliding is None else sliding - 1
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    made = (_outside.attention or attention)(q, k, v, scaling, reach, 0 if causal else reach)
+    made = (_outside.attention or run_attention)(q, k, v, scaling, reach, 0 if causal else reach)
     return made.unsqueeze(0), None
 
 
-def attention(q: Any, k: Any, v: Any, scale: float | None, before: int, after: int) -> Any:
+def run_attention(q: Any, k: Any, v: Any, scale: float | None, before: int, after: int) -> Any:
     """Attention over the batch that this thread is computing, in a window of `before` and `after` tokens."""
     if _now.spans is None or _now.kernel is None:
-        raise Unsupported("no batch is at hand")
+        raise UnsupportedAttentionError("no batch is at hand")
     return _now.kernel(q, k, v, _now.spans, scale, (before, after))
 
 
-class _Outside:
+class _RegisteredOperator:
     """`attention` as an operator of torch's, once there is one."""
 
     attention: Callable[..., Any] | None = None
 
 
-_outside = _Outside()
+_outside = _RegisteredOperator()
 
 
-def outside_graphs(torch: Any) -> None:
+def register_attention_operator(torch: Any) -> None:
     """From here on attention is an operator that compilers do not look into: which batch it is about, they would
     take from the thread that compiles, once and for all."""
     if _outside.attention is None:
@@ -126,19 +128,19 @@ def outside_graphs(torch: Any) -> None:
 
 
 def _contiguous(q: Any, k: Any, v: Any, scale: float | None, before: int, after: int) -> Any:
-    return attention(q, k, v, scale, before, after).contiguous()
+    return run_attention(q, k, v, scale, before, after).contiguous()
 
 
 @dataclass(frozen=True)
-class Flat:
+class VarlenBatcher:
     """How a pipeline runs without padding: by which kernel, and with which number positions begin."""
 
-    kernel: Kernel
-    first: int
+    kernel: AttentionKernel
+    first_position: int
 
-    def features(self, tokens: Tokens, rows: Rows, put: Callable[[Any], Any]) -> dict[str, Any]:
+    def build_features(self, tokens: Tokens, rows: Int64Array, put: Callable[[Any], Any]) -> dict[str, Any]:
         """The rows one after another, under the names by which sentence-transformers' pooling knows them."""
-        ids, places, bounds, longest = flattened(tokens, rows, self.first)
+        ids, places, bounds, longest = flatten_rows(tokens, rows, self.first_position)
         owners = np.repeat(np.arange(len(rows)), tokens.lengths[rows])
         return {
             "input_ids": put(ids[None]),
@@ -149,9 +151,9 @@ class Flat:
         }
 
     @contextmanager
-    def running(self, features: dict[str, Any]) -> Iterator[None]:
+    def batch_context(self, features: dict[str, Any]) -> Iterator[None]:
         """Within it, `attend` computes this batch, in this thread; padded batches (of other models) it does not."""
-        _now.spans, _now.kernel = Spans(features["cu_seq_lens_q"], features["max_length_q"]), self.kernel
+        _now.spans, _now.kernel = SequenceBounds(features["cu_seq_lens_q"], features["max_length_q"]), self.kernel
         try:
             yield
         finally:
@@ -161,37 +163,37 @@ class Flat:
 # Kernels
 
 
-def kernels(torch: Any, device: str, dtype: str, model: Any) -> list[Kernel]:
+def find_kernels(torch: Any, device: str, dtype: str, model: Any) -> list[AttentionKernel]:
     """Those that are installed for a device and dtype, the best first; none where rows must be padded."""
     if not device.startswith("cuda") or dtype == "float32":
         return []
-    if torch.cuda.get_device_capability(device) < CAPABILITY or not _fitting(model):
+    if torch.cuda.get_device_capability(device) < MIN_CUDA_CAPABILITY or not _fitting(model):
         return []
-    return [kernel for kernel in (flash_attn(), torch_varlen(torch)) if kernel is not None]
+    return [kernel for kernel in (flash_attention_kernel(), torch_varlen_kernel(torch)) if kernel is not None]
 
 
 def _fitting(model: Any) -> bool:
     config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return bool(width % WIDTH_STEP == 0 and width <= WIDEST)
+    return bool(width % HEAD_WIDTH_STEP == 0 and width <= MAX_HEAD_WIDTH)
 
 
-def flash_attn() -> Kernel | None:
+def flash_attention_kernel() -> AttentionKernel | None:
     """flash-attn's own kernel, if the user has installed it."""
     try:
         varlen = import_module("flash_attn").flash_attn_varlen_func
     except Exception:  # noqa: BLE001  it is built by hand: whatever is wrong with it, there is another
         return None
 
-    def kernel(q: Any, k: Any, v: Any, spans: Spans, scale: float | None, window: tuple[int, int]) -> Any:
+    def kernel(q: Any, k: Any, v: Any, spans: SequenceBounds, scale: float | None, window: tuple[int, int]) -> Any:
         causal = window[1] == 0
-        sizes = (spans.bounds, spans.bounds, spans.longest, spans.longest)
+        sizes = (spans.offsets, spans.offsets, spans.max_length, spans.max_length)
         return varlen(q, k, v, *sizes, softmax_scale=scale, causal=causal, window_size=window)
 
     return kernel
 
 
-def torch_varlen(torch: Any) -> Kernel | None:
+def torch_varlen_kernel(torch: Any) -> AttentionKernel | None:
     """torch's kernel. Its signature has moved: 2.10 and 2.11 have `is_causal` and no window, later ones a window."""
     try:
         varlen_attn = import_module("torch.nn.attention.varlen").varlen_attn
@@ -199,7 +201,7 @@ def torch_varlen(torch: Any) -> Kernel | None:
         return None
     known = inspect.signature(varlen_attn).parameters
 
-    def kernel(q: Any, k: Any, v: Any, spans: Spans, scale: float | None, window: tuple[int, int]) -> Any:
+    def kernel(q: Any, k: Any, v: Any, spans: SequenceBounds, scale: float | None, window: tuple[int, int]) -> Any:
         if k.shape[1] != q.shape[1] and "enable_gqa" not in known:
             k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
         more: dict[str, Any] = {"enable_gqa": k.shape[1] != q.shape[1]} if "enable_gqa" in known else {}
@@ -209,21 +211,21 @@ def torch_varlen(torch: Any) -> Kernel | None:
             q = q * (scale * q.shape[-1] ** 0.5)
         if "window_size" in known:
             more["window_size"] = window
-        elif window in (FULL, (-1, 0)):
+        elif window in (FULL_WINDOW, (-1, 0)):
             more["is_causal"] = window == (-1, 0)
         else:
-            raise Unsupported("sliding windows, with this torch")
-        sizes = (spans.bounds, spans.bounds, spans.longest, spans.longest)
+            raise UnsupportedAttentionError("sliding windows, with this torch")
+        sizes = (spans.offsets, spans.offsets, spans.max_length, spans.max_length)
         return varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), *sizes, **more)
 
     return kernel
 
 
-def by_rows(torch: Any) -> Kernel:
+def row_by_row_kernel(torch: Any) -> AttentionKernel:
     """The same by plain means, one row at a time, on any device: slow, and what the others are compared with."""
 
-    def kernel(q: Any, k: Any, v: Any, spans: Spans, scale: float | None, window: tuple[int, int]) -> Any:
-        bounds = spans.bounds.tolist()
+    def kernel(q: Any, k: Any, v: Any, spans: SequenceBounds, scale: float | None, window: tuple[int, int]) -> Any:
+        bounds = spans.offsets.tolist()
         made = []
         for start, stop in pairwise(bounds):
             parts = [tensor[start:stop].transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]
@@ -243,7 +245,7 @@ def by_rows(torch: Any) -> Kernel:
 # Batches
 
 
-def flattened(tokens: Tokens, rows: Rows, first: int) -> tuple[Any, Any, Any, int]:
+def flatten_rows(tokens: Tokens, rows: Int64Array, first: int) -> tuple[Any, Any, Any, int]:
     """int64 ids [tokens] and positions [tokens] of the rows one after another, int32 bounds [rows + 1], the longest."""
     lengths = tokens.lengths[rows]
     bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
