@@ -371,16 +371,16 @@ def test_an_output_that_workers_do_not_share(worker: Any, tmp_path: Path) -> Non
 
 def test_a_worker_returns_its_record(worker: Any) -> None:
     one, task = worker
-    result = one.encode_partition(task)
-    assert result.error is None
-    assert result.done.read == 903
+    response = one.encode_partition(task)
+    assert response.error is None
+    assert response.result.read == 903
 
 
 def test_no_new_partition_begins_after_max_seconds(worker: Any) -> None:
     one, task = worker
     one.control.reason = "--max-seconds"
-    result = one.encode_partition(task)
-    assert (result.done, result.stop_reason, one.worker) == (None, "--max-seconds", None)
+    response = one.encode_partition(task)
+    assert (response.result, response.stop_reason, one.worker) == (None, "--max-seconds", None)
 
 
 # Addresses

@@ -14,7 +14,7 @@ __all__ = [
     "Ledger",
     "PartitionRecord",
     "combine_hashes",
-    "reject_to_json_line",
-    "list_completed_partitions",
     "hash_chunk",
+    "list_completed_partitions",
+    "reject_to_json_line",
 ]

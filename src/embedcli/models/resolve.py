@@ -25,13 +25,13 @@ from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel, find_regis
 
 __all__ = [
     "MODEL_REGISTRY",
-    "RegisteredModel",
     "ModelFiles",
-    "user_cache_folder",
+    "RegisteredModel",
+    "download_model",
     "find_registered_model",
     "locate_model",
-    "download_model",
     "resolve_model",
+    "user_cache_folder",
 ]
 
 BUNDLED_MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"

@@ -3,4 +3,4 @@
 from embedcli.readers.planner import group_into_partitions, plan_inputs
 from embedcli.readers.reader import SplitStart, count_split_starts, read_chunks
 
-__all__ = ["SplitStart", "plan_inputs", "read_chunks", "count_split_starts", "group_into_partitions"]
+__all__ = ["SplitStart", "count_split_starts", "group_into_partitions", "plan_inputs", "read_chunks"]

@@ -24,7 +24,7 @@ from embedcli.core.errors import EmbedcliError, ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.runners.context import RunContext
 from embedcli.runners.multiprocess import MAX_ATTEMPTS, POLL_SECONDS, WorkerTracebackError
-from embedcli.runners.ray_worker import DriverContext, PartitionResult, RayWorker
+from embedcli.runners.ray_worker import DriverContext, RayWorker, WorkerResponse
 from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup
 
 RESUME_HINT = "run the same command again to continue: finished work is kept"
@@ -123,20 +123,19 @@ class ActorPool:
         while self.queue or any(task for _, task in self.calls.values()):
             self._give_out()
             returned, _ = self.ray.wait(list(self.calls), timeout=POLL_SECONDS)
-            self.run.metrics.last_heartbeat = (
-                time.monotonic()
-            )  # Ray notices dead workers: a long partition is not a hang
+            # Ray notices dead workers: a long partition is not a hang.
+            self.run.metrics.last_heartbeat = time.monotonic()
             if time.monotonic() > deadline:
                 control.reason = control.reason or "--max-seconds"
                 return
             if control.stop_event.is_set():
                 return
             for call in returned:
-                done = self._take_result(call)
-                if done is not None:
+                result = self._take_result(call)
+                if result is not None:
                     self._give_out()  # first, so that the worker does not wait for the caller
-                    self.run.metrics.rows += sum(part.rows for part in done.record.parts)
-                    yield done
+                    self.run.metrics.rows += sum(part.rows for part in result.record.parts)
+                    yield result
                     self.run.observer.on_progress(self.run.metrics.rows, 0)
 
     def _start_actor(self) -> None:
@@ -153,22 +152,22 @@ class ActorPool:
         """The partition that a call has finished, if any; its actor becomes idle or is replaced."""
         actor, task = self.calls.pop(call)
         try:
-            result: PartitionResult | None = self.ray.get(call)
+            response: WorkerResponse | None = self.ray.get(call)
         except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
             self._handle_death(error, actor, task)
             return None
-        if result is None or task is None:
+        if response is None or task is None:
             self.idle.append(actor)
             return None
-        self._show(result.notes)
-        if result.error is not None:
-            self._handle_error(result, result.error, actor, task)
+        self._show(response.notes)
+        if response.error is not None:
+            self._handle_error(response, response.error, actor, task)
             return None
-        if result.stop_reason is not None:
-            self.run.control.reason = self.run.control.reason or result.stop_reason
+        if response.stop_reason is not None:
+            self.run.control.reason = self.run.control.reason or response.stop_reason
             self.queue.clear()
         self.idle.append(actor)
-        return result.done
+        return response.result
 
     def _handle_death(self, error: Any, actor: Any, task: PartitionTask | None) -> None:
         """Retry the partition of a worker that died, unless it has lost too many."""
@@ -186,13 +185,13 @@ class ActorPool:
                 ) from error
         self._replace(actor, task, "a worker died")
 
-    def _handle_error(self, result: PartitionResult, error: BaseException, actor: Any, task: PartitionTask) -> None:
+    def _handle_error(self, response: WorkerResponse, error: BaseException, actor: Any, task: PartitionTask) -> None:
         """Raise an error that a retry cannot fix; after any other, retry the partition once in a new process."""
         self.errors[task.partition.index] += 1
-        error.__cause__ = WorkerTracebackError(result.traceback)
+        error.__cause__ = WorkerTracebackError(response.traceback)
         if isinstance(error, EmbedcliError) or self.errors[task.partition.index] >= MAX_ATTEMPTS:
-            if result.host != platform.node():
-                self.run.observer.notify(f"the error was raised by the worker on {result.host}")
+            if response.host != platform.node():
+                self.run.observer.notify(f"the error was raised by the worker on {response.host}")
             raise error
         self._replace(actor, task, f"a worker failed ({type(error).__name__}: {first_line(error)})")
 

@@ -27,11 +27,11 @@ class DriverContext:
 
 
 @dataclass(frozen=True)
-class PartitionResult:
-    """What a worker returns for a partition: `done`, or an error, or neither if the run has to stop."""
+class WorkerResponse:
+    """What a worker returns for a partition: its result, or an error, or neither if the run has to stop."""
 
     notes: list[str]
-    done: PartitionResult | None = None
+    result: PartitionResult | None = None
     stop_reason: str | None = None
     error: BaseException | None = None
     traceback: str = ""
@@ -56,14 +56,14 @@ class RayWorker(RunObserver):
     def wait_until_started(self) -> None:
         """Return as soon as Ray has placed and started this actor."""
 
-    def encode_partition(self, task: PartitionTask) -> PartitionResult:
+    def encode_partition(self, task: PartitionTask) -> WorkerResponse:
         """Encode a partition; the first call also loads the encoder."""
         notes = self.notes = []
         try:
-            return PartitionResult(notes, self._encode(task), self.control.reason)
+            return WorkerResponse(notes, self._encode(task), self.control.reason)
         except Exception as error:  # noqa: BLE001  raised by the driver
             cause, text = picklable_error(error)
-            return PartitionResult(notes, error=cause, traceback=text)
+            return WorkerResponse(notes, error=cause, traceback=text)
 
     def _encode(self, task: PartitionTask) -> PartitionResult | None:
         if self.control.reason is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     TorchEncoderFactory = Callable[[Job], Any]
     Notify = Callable[[str], None]
 
-__all__ = ["CachedModel", "OpenVinoEncoder", "list_cached_models", "clear_cached_models", "load_openvino_encoder"]
+__all__ = ["CachedModel", "OpenVinoEncoder", "clear_cached_models", "list_cached_models", "load_openvino_encoder"]
 
 log = logging.getLogger(__name__)
 
