@@ -535,7 +535,7 @@ def test_rows_that_are_appended_while_a_job_runs_are_not_forgotten(
                 file.write(more.pop())
         return add(self, *values)
 
-    monkeypatch.setattr(Ledger, "add", appending)
+    monkeypatch.setattr(Ledger, "add_chunk", appending)
     command = ("encode", source, tmp_path / "out.parquet", "--model", model, "--id-column", "id")
     assert jobs.run(*command).code == 0
     assert "late" not in pq.read_table(tmp_path / "out.parquet")["id"].to_pylist()

@@ -354,7 +354,7 @@ def test_the_recipe_read_from_files_is_what_gets_loaded(name: str) -> None:
     loaded = sentence_transformer(folder)
     assert made.normalize is (type(loaded[-1]).__name__ == "Normalize")
     assert made.pooling == loaded[1].pooling_mode
-    assert made.pools_prompt is loaded[1].pools_prompt
+    assert made.pools_prompt is loaded[1].include_prompt
     if name != "xlm-roberta-raw":
         assert made.max_seq_length == loaded.max_seq_length
     else:

@@ -312,7 +312,7 @@ def test_while_a_whole_run_is_at_work_no_shard_begins(home: Path, tmp_path: Path
 def begin(home: Path, output: str) -> None:
     """All shares sealed, nothing published: as a kill before publishing leaves it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.Ledger, "close", lambda *_: (_ for _ in ()).throw(OutputError("killed")))
+        patch.setattr(checkpoint.Ledger, "publish", lambda *_: (_ for _ in ()).throw(OutputError("killed")))
         assert encode(home, output, *SMALL).code == 1
 
 

@@ -395,7 +395,7 @@ def _m3e(folder: Path) -> None:
 def _instruct(folder: Path) -> None:
     """Instructions are read, and left out of the pooling."""
     bert(folder, bert_words(), BERT)
-    pipeline(folder, pooling(pools_prompt=False), NORMALIZE, limit=128)
+    pipeline(folder, pooling(include_prompt=False), NORMALIZE, limit=128)
     made = {
         "query": "Represent the question for retrieving documents: ",
         "document": "Represent the text: ",
@@ -478,7 +478,7 @@ def _qwen3(folder: Path) -> None:
         "padding_side": "left",
     }
     save(folder, Qwen3Model(made), words, config, 512)
-    pipeline(folder, pooling("lasttoken", pools_prompt=True), NORMALIZE)
+    pipeline(folder, pooling("lasttoken", include_prompt=True), NORMALIZE)
     instruct = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
     prompts(folder, {"query": instruct, "document": ""})
 

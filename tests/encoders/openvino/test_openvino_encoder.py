@@ -104,7 +104,7 @@ def test_texts_with_their_prompts(name: str, role: str) -> None:
     ours, theirs = openvino(name, as_=role), torch(name, as_=role)
     mine, other = ours.tokenize(texts), theirs.tokenize(texts)
     np.testing.assert_array_equal(mine.ids, other.ids)
-    np.testing.assert_array_equal(mine.full, other.full)
+    np.testing.assert_array_equal(mine.untruncated_lengths, other.untruncated_lengths)
     assert ours.vector_space()["prompt"] == theirs.vector_space()["prompt"]
     assert lowest_cosine(encode(ours, texts), encode(theirs, texts)) >= SAME
 
@@ -188,7 +188,7 @@ def test_threads() -> None:
 def test_threads_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = openvino()._asked
     for share in (1, None):
-        monkeypatch.setattr(openvino_loader, "quota", lambda share=share: share)
+        monkeypatch.setattr(openvino_loader, "cpu_quota", lambda share=share: share)
         assert openvino_loader.OpenVinoRuntime(asked)._threads == share
 
 

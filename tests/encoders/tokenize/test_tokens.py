@@ -205,7 +205,7 @@ def test_a_tokenizer_that_does_more_than_its_backend_is_used_itself() -> None:
 def test_a_slow_tokenizer_counts_and_cuts_as_itself() -> None:
     encoder = load(models.folder("slow-tokenizer"), trust_remote_code=True, max_seq_length=12, prompt="q: ")
     made = encoder.tokenize(["", "short", "much longer than that"])
-    assert made.full.tolist() == [5, 10, 26]
+    assert made.untruncated_lengths.tolist() == [5, 10, 26]
     assert made.lengths.tolist() == [5, 10, 12]
     assert encoder.fast_tokenizer is None
     assert not hasattr(encoder, "spans")

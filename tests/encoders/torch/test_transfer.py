@@ -196,7 +196,7 @@ def test_the_host_looks_only_where_the_card_saw_a_fault(monkeypatch: pytest.Monk
         looks.append(len(vectors))
         return find_unusable(vectors)
 
-    monkeypatch.setattr(engine, "unusable", look)
+    monkeypatch.setattr(engine, "find_unusable", look)
     whole = engine_run(encoder, texts)
     assert looks == []
     np.testing.assert_allclose(whole.vectors, plain, atol=1e-6)
