@@ -373,7 +373,7 @@ def test_a_worker_returns_its_record(worker: Any) -> None:
     one, task = worker
     response = one.encode_partition(task)
     assert response.error is None
-    assert response.result.read == 903
+    assert response.result.rows_read == 903
 
 
 def test_no_new_partition_begins_after_max_seconds(worker: Any) -> None:
@@ -390,8 +390,8 @@ def this_run(**values: Any) -> Any:
     return SimpleNamespace(
         job=Job(("in",), "out", runner="ray", **values),
         control=RunControl(),
-        watch=jobs.Silent(),
-        meter=MetricsCollector(),
+        observer=jobs.Silent(),
+        metrics=MetricsCollector(),
     )
 
 
@@ -474,23 +474,23 @@ def test_workers_without_room_delay_nobody(
 
 def test_this_machine_alone(home: Path, tmp_path: Path) -> None:
     """Only data on stdout, only sentences of ours on stderr, and nothing left running."""
-    before = daemons()
     asked = ("--model", home / "words.txt", "--runner", "ray", "--workers", 1, "--progress", "plain")
-    ended = jobs.run_apart("encode", *jobs.mixed_paths(home), tmp_path / "out.parquet", *asked, "--text-column", "text")
+    arguments = (*jobs.mixed_paths(home), tmp_path / "out.parquet", *asked, "--text-column", "text")
+    ended = jobs.run_apart("encode", *arguments, RAY_TEST_FOLDER=str(tmp_path))
     assert ended.code == 3, ended.err
     assert ended.out == ""
     assert [line for line in ended.err.splitlines() if not line.startswith("20")] == []
-    waited_for(lambda: not daemons() - before)
+    waited_for(lambda: not processes_with(f"RAY_TEST_FOLDER={tmp_path}"))
 
 
-def daemons() -> set[int]:
-    """Processes of Ray on this machine."""
+def processes_with(setting: str) -> set[int]:
+    """Processes that have a setting in their environment: those of one cluster, whatever else runs here."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            line = (folder / "cmdline").read_bytes()
+            settings = (folder / "environ").read_bytes()
         except OSError:
             continue
-        if any(name in line for name in (b"gcs_server", b"raylet", b"ray::")):
+        if setting.encode() in settings.split(b"\0"):
             found.add(int(folder.name))
     return found
