@@ -33,7 +33,6 @@ NOT_ACTIONS = (
     "what is finished is kept",
     "the template names",
     "one JSON object a line",
-    "it is read by the endings",
     "they are those of",
     "--device can be",
 )

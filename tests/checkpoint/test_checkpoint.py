@@ -210,7 +210,7 @@ def test_with_update_changed_chunks_are_made_again(tmp_path: Path) -> None:
     ledger.release()
     first, second = chunks()
     changed = replace(first, texts=["other", *first.texts[1:]])
-    assert fill(opened(tmp_path / "out.parquet", tolerant=True), [changed, second]) == 1
+    assert fill(opened(tmp_path / "out.parquet", keeps_other_parts=True), [changed, second]) == 1
 
 
 def test_a_damaged_manifest_forgets_the_parts(tmp_path: Path) -> None:
@@ -283,8 +283,8 @@ def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
     assert again.damaged_parts == []
 
 
-@pytest.mark.parametrize("tolerant", [False, True])
-def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, tolerant: bool) -> None:
+@pytest.mark.parametrize("keeps_other_parts", [False, True])
+def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, keeps_other_parts: bool) -> None:
     (tmp_path / "out").mkdir()
     ledger, every = opened(tmp_path / "out"), chunks()
     share = Partition(0, (every[0].input_split,))
@@ -293,8 +293,8 @@ def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path
     fill(ledger, every)
     ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     ledger.release()
-    again = opened(tmp_path / "out", tolerant=tolerant)
-    if tolerant:
+    again = opened(tmp_path / "out", keeps_other_parts=keeps_other_parts)
+    if keeps_other_parts:
         assert again.begin_partitions([grown], [grown]) == [grown]
         assert again.completed == {}
     else:

@@ -459,7 +459,7 @@ from embedcli.models import resolve
 for name, revision in json.loads(sys.argv[1]):
     try:
         found = resolve.resolve_model(Job(inputs=("a",), output="b", model=name, revision=revision))
-        print(json.dumps([found.where, found.revision, str(found.folder)]))
+        print(json.dumps([found.origin, found.revision, str(found.path)]))
     except EmbedcliError as error:
         print(json.dumps([error.message, error.hint]))
 """

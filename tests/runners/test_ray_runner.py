@@ -91,7 +91,7 @@ def job_of(home: Path, output: Path | str, **values: Any) -> Job:
 
 
 def run(job: Job, load: Any = None, watch: jobs.Silent | None = None) -> RunResult:
-    return runners.run_job(
+    return runners.execute_job(
         job, watch or jobs.Silent(), RunControl(job.limit, job.max_seconds), MetricsCollector(), load
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,8 @@ class InputSnapshot:
         return dict(self.inputs)
 
     def as_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        # The keys are those of files that earlier versions have written.
+        return json.dumps({"inputs": self.inputs, "shares": self.shares, "cut": self.cut}).encode()
 
     @cached_property
     def name(self) -> str:

@@ -92,7 +92,7 @@ def run_job_with_reporting(
     begun = time.perf_counter()
     try:
         with stop_on_signals(control):
-            made.result = runners.run_job(job, watch, control, meter, load)
+            made.result = runners.execute_job(job, watch, control, meter, load)
         made.exit_code, made.reason = made.result.exit_code, made.result.reason
     except BaseException as error:  # noqa: BLE001  the report tells of every failure
         watch.stop()

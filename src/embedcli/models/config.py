@@ -45,6 +45,17 @@ ROUTER_MODULES = {"Router", "Asym"}
 UNLIMITED_LENGTH = int(1e20)
 
 
+class PromptNote(str):
+    """The note that says which prompt is used: `prompt`, and where it comes from."""
+
+    prompt: str
+
+    def __new__(cls, prompt: str, source: str) -> PromptNote:
+        note = super().__new__(cls, f"prompt: {prompt!r} ({source})")
+        note.prompt = prompt
+        return note
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What decides a model's vectors besides its weights, resolved for one job.
@@ -290,11 +301,11 @@ def _positions(config: dict[str, Any]) -> int | None:
 
 
 def _notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     if not (files.path / "modules.json").is_file() and files.kind == "transformer":
         notes.append(f"{files.name} has no modules.json: {_raw_pooling(files.path)} pooling is used")
     if prompt or job.as_ in ("query", "document"):
-        notes.append(f"prompt: {prompt!r} ({source})")
+        notes.append(PromptNote(prompt, source))
     family = find_registered_model(files.name)
     if family and family.prompts and not any(prompts.values()) and job.prompt is None and job.as_ != "none":
         wanted = " or ".join(f"--prompt {text!r} for {_plural(role)}" for role, text in family.prompts.items())

@@ -11,9 +11,9 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.outputs import lance as lance_output
+from embedcli.outputs.schema import decode_metadata
 from embedcli.outputs.vector_files import (
     VectorsAndColumns,
-    decode_metadata,
     drop_column,
     find_vector_column,
     list_column_to_array,

@@ -6,7 +6,6 @@ The vectors lie in a file in `folder` and are read at random by memory map.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
@@ -14,17 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.types import Chunk, ReusedVectors
-from embedcli.outputs import lance as lance_output
-from embedcli.outputs import writers
-from embedcli.outputs.schema import OutputLayout, vectors_from_table
+from embedcli.outputs.dataset import VectorBlock, open_dataset
+from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
 
 if TYPE_CHECKING:
@@ -37,7 +32,6 @@ COMPARED_SPACE_KEYS = (
     "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
     "overflow",
 )  # fmt: skip
-BLOCK_ROWS = 1 << 14
 STORE_COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
 
@@ -132,8 +126,9 @@ class ReuseStore:
             out = stack.enter_context(open(self.vectors_file, "wb"))
             columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in STORE_COLUMNS}
             for i, old in enumerate(olds):
-                for table in read_output_tables(old):
-                    np.ascontiguousarray(vectors_from_table(table)).tofile(out)
+                for block in read_reusable_blocks(old):
+                    table = block.columns
+                    np.ascontiguousarray(block.vectors).tofile(out)
                     hashes = hashes_as_uint64(b"".join(table.column("text_hash").to_pylist()))
                     hashes[:, 0].tofile(columns["high"])
                     hashes[:, 1].tofile(columns["low"])
@@ -215,39 +210,19 @@ def hash_ids(ids: Any) -> NDArray[np.uint64]:
     return np.frombuffer(digests, np.uint64)
 
 
-def read_output_tables(old: OutputTarget) -> Iterator[pa.Table]:
-    """The rows of a finished output in order: id first, then embedding, n_tokens, truncated, text_hash."""
-    names = ["embedding", "n_tokens", "truncated", "text_hash"]
-    if old.is_folder:
-        for name in json.loads(storage.read_bytes(old.marker_path))["parts"]:
-            yield from read_output_tables(OutputTarget(old.published_path(name), old.format, is_folder=False))
-    elif old.format == "parquet":
-        yield from _parquet_tables(old.output, names)
-    elif old.format == "npy":
-        vectors = np.load(storage.local_copy(old.output), mmap_mode="r")
-        at = 0
-        for table in _parquet_tables(writers.ids_path(old.output), names[1:]):
-            block = np.ascontiguousarray(vectors[at : at + table.num_rows])
-            at += table.num_rows
-            column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), vectors.shape[1])
-            yield table.append_column("embedding", column)
-    elif old.format == "arrow":
-        with pa.memory_map(storage.local_copy(old.output)) as source:
-            reader = pa.ipc.open_file(source)
-            for i in range(reader.num_record_batches):
-                yield pa.Table.from_batches([reader.get_batch(i)])
-    elif old.format == "lance":
-        for batch in lance_output.open_lance_dataset(old.output).to_batches():
-            yield pa.Table.from_batches([batch])
-    else:
+def read_reusable_blocks(old: OutputTarget) -> Iterator[VectorBlock]:
+    """Yield the rows of a finished output in order, with page checksums verified.
+
+    Yields:
+        Blocks whose columns are the id (or row number), `n_tokens`, `truncated` and `text_hash`, in this order.
+
+    Raises:
+        UsageError: The output is JSONL, which does not hold the stored numbers exactly.
+    """
+    if old.format == "jsonl":
         raise UsageError(
-            f"{old.output}: the vectors of a JSONL output cannot be taken over",
-            "use --overwrite to encode all rows again",
+            f"{old.output}: the vectors of a JSONL output cannot be reused", "Use --overwrite to encode all rows again."
         )
-
-
-def _parquet_tables(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    with storage.open_seekable(path) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        first = file.schema_arrow.names[0]
-        for batch in file.iter_batches(BLOCK_ROWS, columns=[first, *names]):
-            yield pa.Table.from_batches([batch])
+    dataset = open_dataset(old.output)
+    if dataset.rows:
+        yield from dataset.read_blocks([dataset.schema.names[0], "n_tokens", "truncated", "text_hash"], verify=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,3 +128,9 @@ def vectors_from_table(table: pa.Table) -> Any:
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(table.num_rows, column.type.list_size)
+
+
+def decode_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """Parse the key-value pairs that embedcli wrote into the schema metadata of a file."""
+    pairs = (metadata or {}).items()
+    return {key.decode(): json.loads(value) for key, value in pairs if key.startswith(b"embedcli")}

@@ -17,6 +17,7 @@ from embedcli.core.errors import EmbedcliError, InputError, ResumeError, UsageEr
 from embedcli.core.types import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER, OutputFormat
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
+from embedcli.outputs.schema import decode_metadata
 
 # In a stage: the names of the files of the output that is being replaced.
 REPLACED_FILE = "_replaced.json"
@@ -228,15 +229,15 @@ def read_finished_output(target: OutputTarget) -> FinishedOutput | None:
         f"{target.output} exists and does not say what made it", "use --overwrite to replace it, or another output"
     )
     try:
-        raw = _metadata(target)
-        made = FinishedOutput(json.loads(raw[writers.SPACE_METADATA_KEY]), json.loads(raw[writers.JOB_METADATA_KEY]))
-        sizes = json.loads(raw.get("sizes", "{}"))
+        metadata = _read_metadata(target)
+        result = FinishedOutput(metadata[writers.SPACE_METADATA_KEY], metadata[writers.JOB_METADATA_KEY])
+        sizes = metadata.get("sizes", {})
     except storage.ObjectStoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError, InputError):
         raise foreign from None
     _refuse_incomplete(target, sizes)
-    return made
+    return result
 
 
 def _refuse_incomplete(target: OutputTarget, sizes: Mapping[str, int]) -> None:
@@ -252,22 +253,15 @@ def _refuse_incomplete(target: OutputTarget, sizes: Mapping[str, int]) -> None:
             )
 
 
-def _metadata(target: OutputTarget) -> dict[str, str]:
+def _read_metadata(target: OutputTarget) -> dict[str, Any]:
     path = target.metadata_path
     if target.is_folder or target.format == "jsonl":
-        return {key: json.dumps(value) for key, value in json.loads(storage.read_bytes(path)).items()}
+        return dict(json.loads(storage.read_bytes(path)))
     if target.format == "lance":
-        return decode_embedcli_metadata(lance_output.open_lance_dataset(path).schema.metadata)
+        return decode_metadata(lance_output.open_lance_dataset(path).schema.metadata)
     with storage.open_seekable(path) as source:
         schema = pa.ipc.open_file(source).schema if target.format == "arrow" else pq.read_schema(source)
-        found = schema.metadata
-    return decode_embedcli_metadata(found)
-
-
-def decode_embedcli_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
-    """The key-value pairs that embedcli wrote."""
-    found = metadata or {}
-    return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
+        return decode_metadata(schema.metadata)
 
 
 def is_replacement_in_progress(target: OutputTarget, job: Mapping[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from embedcli.core.errors import InputError, UsageError
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import writers
 from embedcli.outputs.parquet_pages import PageReader, can_read_pages
+from embedcli.outputs.schema import decode_metadata
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class VectorFile(Protocol):
 
 def detect_format(path: str) -> OutputFormat:
     """What a file of vectors is by its first bytes. UsageError if it is none."""
-    with storage.open_input(path, look=True) as source:
+    with storage.open_input(path, preview=True) as source:
         start = source.read()[:16] if source.codec is None else b""
     found = next((kind for magic, kind in FORMATS_BY_MAGIC if start.startswith(magic)), None)
     if found is None and not start and companion_exists(path, writers.space_path(path)):
@@ -88,6 +89,11 @@ def open_vector_file(path: str) -> VectorFile:
     except (pa.ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{storage.format_location(path)}: is damaged: {reason}", "make the output again") from error
+
+
+def open_parquet_file(path: str, *, verify: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file; with `verify`, reading a damaged page is an error."""
+    return pq.ParquetFile(storage.open_seekable(path), page_checksum_verification=verify)
 
 
 def find_vector_column(schema: pa.Schema, path: str) -> str:
@@ -125,17 +131,12 @@ def drop_column(schema: pa.Schema, name: str) -> pa.Schema:
     return pa.schema([field for field in schema if field.name != name])
 
 
-def decode_metadata(raw: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """The key-value pairs that embedcli wrote, parsed."""
-    return {key.decode(): json.loads(value) for key, value in (raw or {}).items() if key.startswith(b"embedcli")}
-
-
 class ParquetVectorFile:
     """A Parquet file, row group by row group."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = pq.ParquetFile(storage.open_seekable(path))
+        self._file = open_parquet_file(path)
         schema = self._file.schema_arrow
         self.column = find_vector_column(schema, path)
         self.row_count = self._file.metadata.num_rows
@@ -147,10 +148,10 @@ class ParquetVectorFile:
         self._fixed = pa.types.is_fixed_size_list(kind)
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
-        for group in range(self._file.num_row_groups):
-            rows = self._file.metadata.row_group(group).num_rows
-            tables = self._tables(group, rows, columns, size)
-            for vectors in self._vectors(group, rows, size, verify):
+        file = open_parquet_file(self.path, verify=True) if verify else self._file
+        for group in range(file.num_row_groups):
+            tables = self._tables(file, group, columns, size)
+            for vectors in self._vectors(file, group, size, verify):
                 table = next(tables)
                 if len(vectors) != table.num_rows:
                     raise InputError(
@@ -168,20 +169,21 @@ class ParquetVectorFile:
             start = stop
         return pa.concat_tables(found) if found else self.schema.empty_table().select(list(columns))
 
-    def _tables(self, group: int, rows: int, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
+    def _tables(self, file: pq.ParquetFile, group: int, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
         if not columns:
+            rows = file.metadata.row_group(group).num_rows
             for start in range(0, rows, size):
                 yield table_without_columns(min(size, rows - start))
             return
-        for batch in self._file.iter_batches(size, row_groups=[group], columns=list(columns)):
+        for batch in file.iter_batches(size, row_groups=[group], columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(list(columns))
 
-    def _vectors(self, group: int, rows: int, size: int, verify: bool) -> Iterator[NDArray[Any]]:
-        pages = self._pages(group, rows, verify)
+    def _vectors(self, file: pq.ParquetFile, group: int, size: int, verify: bool) -> Iterator[NDArray[Any]]:
+        pages = self._pages(group, file.metadata.row_group(group).num_rows, verify)
         if pages is not None:
             yield from pages.read_blocks(size, self.stored_width, self.dtype)
             return
-        for batch in self._file.iter_batches(size, row_groups=[group], columns=[self.column]):
+        for batch in file.iter_batches(size, row_groups=[group], columns=[self.column]):
             yield list_column_to_array(pa.chunked_array([batch.column(0)]), self.stored_width, self.path)
 
     def _pages(self, group: int, rows: int, verify: bool) -> PageReader | None:
@@ -215,7 +217,7 @@ class NpyVectorFile:
         self.row_count, self.stored_width = self._vectors.shape
         self.dtype: np.dtype[Any] = self._vectors.dtype
         beside = writers.ids_path(path)
-        self._ids = pq.ParquetFile(storage.open_seekable(beside)) if companion_exists(path, beside) else None
+        self._ids = open_parquet_file(beside) if companion_exists(path, beside) else None
         self.schema = pa.schema([]) if self._ids is None else self._ids.schema_arrow.remove_metadata()
         self.metadata: Mapping[str, Any] = {} if self._ids is None else decode_metadata(self._ids.schema_arrow.metadata)
         if self._ids is not None and self._ids.metadata.num_rows != self.row_count:
@@ -226,20 +228,20 @@ class NpyVectorFile:
             )
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
-        tables = self._tables(columns, size)
         start = 0
-        for table in tables:
+        for table in self._tables(columns, size, verify):
             stop = start + table.num_rows
             yield np.array(self._vectors[start:stop]), table
             start = stop
 
-    def _tables(self, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
+    def _tables(self, columns: Sequence[str], size: int, verify: bool) -> Iterator[pa.Table]:
         if not columns or self._ids is None:
             yield from (
                 table_without_columns(min(size, self.row_count - start)) for start in range(0, self.row_count, size)
             )
             return
-        for batch in self._ids.iter_batches(size, columns=list(columns)):
+        ids = open_parquet_file(writers.ids_path(self.path), verify=True) if verify else self._ids
+        for batch in ids.iter_batches(size, columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(list(columns))
 
     def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:

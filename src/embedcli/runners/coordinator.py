@@ -72,7 +72,8 @@ def record_partition_done(run: RunContext, ledger: checkpoint.Ledger, one: Parti
     ledger.damaged_parts += [f"share {one.record.index}"] * one.damaged_parts
     run.rows_read += one.rows_read
     run.unfinished_splits -= {part.key[0] for part in one.record.parts}
-    run.metrics.add_worker(one.metrics, len(assign_devices(run.job)), one_clock=run.job.runner == "processes")
+    workers = run.worker_count or len(assign_devices(run.job))
+    run.metrics.add_worker(one.metrics, workers, one_clock=run.job.runner == "processes")
     if one.usage is not None:
         had = run.usage or {}
         run.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}

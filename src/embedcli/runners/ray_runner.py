@@ -46,7 +46,7 @@ def run_on_ray(
     """Encode partitions with actors of a Ray cluster.
 
     Args:
-        run: The running job; `run.job.workers` is set to the number of actors.
+        run: The running job; `run.worker_count` is set to the number of actors.
         setup: What every worker has to know about the job.
         tasks: The partitions to encode.
 
@@ -75,8 +75,7 @@ def encode_with_actors(
 
     try:
         check_worker_fits(run)
-        workers = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
-        run.job = replace(run.job, workers=workers)
+        run.worker_count = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
         with closing(ActorPool(run, setup, tasks)) as pool:
             yield from pool.results()
     except ray.exceptions.RayError as error:
@@ -113,7 +112,7 @@ class ActorPool:
         self.actor_class: Any = ray.remote(RayWorker).options(
             num_cpus=run.job.num_cpus or 1, num_gpus=run.job.num_gpus or 0, scheduling_strategy="SPREAD"
         )
-        for _ in range(run.job.workers or 1):
+        for _ in range(run.worker_count):
             self._start_actor()
 
     def results(self) -> Iterator[PartitionResult]:

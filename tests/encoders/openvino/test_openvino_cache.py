@@ -77,9 +77,9 @@ def _converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = openvino_loader._converted
 
     def once(asked: Any, *args: Any) -> Any:
-        if asked.files.folder not in CONVERTED:
-            CONVERTED[asked.files.folder] = converted(asked, *args)
-        return CONVERTED[asked.files.folder]
+        if asked.files.path not in CONVERTED:
+            CONVERTED[asked.files.path] = converted(asked, *args)
+        return CONVERTED[asked.files.path]
 
     monkeypatch.setattr(openvino_loader, "_converted", once)
 

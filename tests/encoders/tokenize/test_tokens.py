@@ -140,7 +140,7 @@ def test_a_prompt_that_fills_the_limit_is_refused(name: str) -> None:
 
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8),
-    multiple=st.sampled_from([1, 8, 16]),
+    pad_to_multiple_of=st.sampled_from([1, 8, 16]),
     left=st.booleans(),
     most=st.sampled_from([None, 12, 100]),
 )
