@@ -75,8 +75,8 @@ def encode_with_actors(
 
     try:
         check_worker_fits(run)
-        run.worker_count = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
-        with closing(ActorPool(run, setup, tasks)) as pool:
+        run.worker_count = workers = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
+        with closing(ActorPool(run, setup, tasks, workers)) as pool:
             yield from pool.results()
     except ray.exceptions.RayError as error:
         what = f"the Ray cluster failed: {type(error).__name__}: {first_line(error)}"
@@ -94,7 +94,7 @@ class ActorPool:
     Only actors that Ray has started get partitions: those that wait for room (for an autoscaler, say) delay nobody.
     """
 
-    def __init__(self, run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]) -> None:
+    def __init__(self, run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask], workers: int) -> None:
         import ray
 
         self.run, self.ray = run, ray
@@ -112,7 +112,7 @@ class ActorPool:
         self.actor_class: Any = ray.remote(RayWorker).options(
             num_cpus=run.job.num_cpus or 1, num_gpus=run.job.num_gpus or 0, scheduling_strategy="SPREAD"
         )
-        for _ in range(run.worker_count):
+        for _ in range(workers):
             self._start_actor()
 
     def results(self) -> Iterator[PartitionResult]:
