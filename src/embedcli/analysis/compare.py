@@ -52,7 +52,7 @@ class Comparison:
     second: VectorDataset
     shared: SharedRows
     neighbour_count: int
-    counted_rows: Places
+    sampled_rows: Places
     overlaps: Float32Array
     cosines: StreamingQuantiles | None = None
     most_moved: list[tuple[int, float]] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Comparison:
             "cosine_rows": cosines.count if cosines is not None else 0,
             "cosine_histogram": build_histogram(cosines.held_values()) if cosines is not None else None,
             "k": self.neighbour_count,
-            "sampled_rows": len(self.counted_rows),
+            "sampled_rows": len(self.sampled_rows),
             "overlap": {"mean": float(overlaps.mean()), "min": float(overlaps.min())} if len(overlaps) else None,
             "overlap_histogram": np.bincount(
                 np.rint(overlaps * self.neighbour_count).astype(int), minlength=self.neighbour_count + 1
@@ -229,7 +229,7 @@ def measure_cosines(made: Comparison, moved: int) -> None:
     """Cosine of each row with itself in the other file, and the `moved` rows where it is lowest."""
     made.cosines = StreamingQuantiles()
     lowest = TopK(1, max(1, moved))
-    rows = np.arange(len(made.shared)) if made.shared.has_same_order else made.counted_rows
+    rows = np.arange(len(made.shared)) if made.shared.has_same_order else made.sampled_rows
     start = 0
     for one, two in (
         iterate_vector_pairs(made.first, made.second) if made.shared.has_same_order else iterate_sampled_pairs(made)
@@ -258,7 +258,7 @@ def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterato
 
 
 def iterate_sampled_pairs(made: Comparison) -> Iterator[tuple[Float32Array, Float32Array]]:
-    shared, sample = made.shared, made.counted_rows
+    shared, sample = made.shared, made.sampled_rows
     yield read_vectors(made.first, shared.first[sample]), read_vectors(made.second, shared.second[sample])
 
 

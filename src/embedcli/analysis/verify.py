@@ -85,7 +85,7 @@ class VerificationStats:
     missing_rows: RowExamples = field(default_factory=RowExamples)
     extra_rows: RowExamples = field(default_factory=RowExamples)
     deviating_rows: RowExamples = field(default_factory=RowExamples)
-    counted_rows: int = 0
+    sampled_rows: int = 0
     cosines: StreamingQuantiles = field(default_factory=StreamingQuantiles)
 
 
@@ -206,7 +206,7 @@ class Verifier:
 
     def _compare(self, row: StoredRow, vector: Float32Array | None) -> None:
         cosine = self._cosine(row.vector, vector) if vector is not None else float("nan")
-        self.stats.counted_rows += 1
+        self.stats.sampled_rows += 1
         self.stats.cosines.add(np.array([cosine] if np.isfinite(cosine) else []))
         if not cosine >= self.min_cosine:
             self.stats.deviating_rows.add(row.id)
@@ -248,12 +248,12 @@ class Verifier:
         walk = self.stats
         if self._chosen == set():
             return VerificationCheck("vectors", True, "no row was to be encoded again")
-        if not walk.counted_rows:
+        if not walk.sampled_rows:
             return VerificationCheck("vectors", self.output.rows == 0, "no row could be compared")
         spread = walk.cosines.summary(median=0.5)
         told = "lowest cosine {min:.6f}, median {median:.6f}".format(**spread) if spread else "no vector came out"
         detail = (
-            f"{walk.counted_rows:,} rows encoded again: {told}; {walk.deviating_rows.count:,} below {self.min_cosine:g}"
+            f"{walk.sampled_rows:,} rows encoded again: {told}; {walk.deviating_rows.count:,} below {self.min_cosine:g}"
         )
         return VerificationCheck("vectors", not walk.deviating_rows.count, detail, walk.deviating_rows.example_ids)
 

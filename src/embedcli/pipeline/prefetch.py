@@ -44,7 +44,7 @@ def prefetch_with_idle(
     stage = _Stage(step, iter(items), depth)
     stage.thread.start()
     try:
-        yield from stage.add_completed_partition(cancel or Event())
+        yield from stage.receive(cancel or Event())
     finally:
         stage.stop.set()
         stage.thread.join(JOIN_TIMEOUT_SECONDS if cancel is not None and cancel.is_set() else None)
@@ -60,7 +60,7 @@ class _Stage(Generic[A, B]):
         self.queue: Queue[tuple[Any, BaseException | None]] = Queue(depth)
         self.thread = Thread(target=self._run, name=getattr(step, "__name__", "step"), daemon=True)
 
-    def add_completed_partition(self, cancel: Event) -> Iterator[B | IdleSignal]:
+    def receive(self, cancel: Event) -> Iterator[B | IdleSignal]:
         while True:
             try:
                 item, error = self.queue.get(timeout=POLL_SECONDS)
