@@ -66,7 +66,7 @@ class VectorDataset:
             raise InputError(
                 f"{storage.format_location(odd.path)}: has {odd.stored_width} numbers ({odd.dtype}) per vector, "
                 f"other files have {self.stored_width} ({self.dtype})",
-                "Encode the rows again.",
+                "encode the rows again",
             )
 
     @cached_property
@@ -118,7 +118,7 @@ class VectorDataset:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not name the model that made its vectors, "
                 f"which {what_for} needs",
-                "Create the output with `embedcli encode`, which records the model.",
+                "create the output with `embedcli encode`, which records the model",
             )
         return self.vector_space
 
@@ -142,7 +142,7 @@ class VectorDataset:
         if self.precision in ("int8", "uint8") and self.ranges is None:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",
-                "Create the output with `embedcli encode --precision`, which records them.",
+                "create the output with `embedcli encode --precision`, which records them",
             )
         return quantization.dequantize(block.vectors, self.precision, self.dim, self.ranges)
 
@@ -178,7 +178,7 @@ class VectorDataset:
                 raise UsageError(
                     f"{storage.format_location(self.path)}: has no column {name!r}; "
                     f"it has {', '.join(self.schema.names)}",
-                    "Use one of these, or run `embedcli encode` again with --keep COLUMN.",
+                    "use one of these, or run `embedcli encode` again with --keep COLUMN",
                 )
 
 
@@ -225,7 +225,7 @@ def _open_folder(path: str) -> VectorDataset:
         parts = [storage.join(path, str(name)) for name in metadata.get("parts", [])]
         missing = next((part for part in parts if not storage.exists(part)), None)
         if missing is not None:
-            raise InputError(f"{storage.format_location(missing)}: the file is missing", "Encode the rows again.")
+            raise InputError(f"{storage.format_location(missing)}: the file is missing", "encode the rows again")
         return VectorDataset(path, [open_vector_file(part) for part in parts], metadata)
     _refuse_unfinished(manifest, storage.join(path, STAGING_FOLDER))
     found = [open_vector_file(file) for file in storage.expand_inputs([path])]
@@ -236,9 +236,7 @@ def _read_manifest(path: str) -> dict[str, Any]:
     try:
         manifest = json.loads(storage.read_bytes(path))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{storage.format_location(path)}: cannot be read: {error}", "Encode the rows again."
-        ) from None
+        raise InputError(f"{storage.format_location(path)}: cannot be read: {error}", "encode the rows again") from None
     return cast("dict[str, Any]", manifest)
 
 
@@ -247,5 +245,5 @@ def _refuse_unfinished(marker: str, staging: str) -> None:
         raise UsageError(
             f"{storage.format_location(marker)}: not finished; "
             f"its part files are in {storage.format_location(staging)}",
-            "Run the same `embedcli encode` again to finish it.",
+            "run the same `embedcli encode` again to finish it",
         )

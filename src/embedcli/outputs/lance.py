@@ -23,7 +23,7 @@ def is_lance(path: str) -> bool:
 def require_lance() -> None:
     """Raise UsageError if the library is not installed."""
     if find_spec("lance") is None:
-        raise UsageError("Lance datasets require pylance", "Run: pip install 'embedcli[lance]'")
+        raise UsageError("Lance datasets require pylance", "pip install 'embedcli[lance]'")
 
 
 def write_lance_dataset(tables: Iterable[pa.Table], folder: str, schema: pa.Schema) -> int:
@@ -69,5 +69,5 @@ def open_lance_dataset(path: str) -> Any:
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{storage.format_location(path)}: not a readable Lance dataset: {reason}", "Encode the rows again."
+            f"{storage.format_location(path)}: not a readable Lance dataset: {reason}", "encode the rows again"
         ) from None
