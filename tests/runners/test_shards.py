@@ -69,7 +69,7 @@ def test_an_input_that_changes_between_shards(home: Path, output: str, change: s
     write(home, *CHANGES[change])
     last = shard(home, output, 2, *more)
     merged = jobs.run("merge", f"{home}/{output}")
-    for refused in (merged,) if "shares are missing" in last.err else (last, merged):
+    for refused in (merged,) if "partitions are missing" in last.err else (last, merged):
         assert refused.code == 1
         assert "in.0.jsonl has changed between the shards" in refused.err
         assert "run every shard again" in refused.err
