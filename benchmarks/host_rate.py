@@ -107,7 +107,7 @@ def measure_rate(job: Any, threads: int, layers: int, dim: int) -> tuple[float, 
     def load(job: Any, notify: Any) -> Any:
         return InstantEncoder(encoders.load_encoder(job, notify=notify), threads, layers, dim)
 
-    outcome = runners.run_job(job, api.NotifyObserver(api.ignore_message), RunControl(None, None), meter, load)
+    outcome = runners.execute_job(job, api.NotifyObserver(api.ignore_message), RunControl(None, None), meter, load)
     return outcome.totals["rows"] / meter.forward_seconds, outcome.totals["tokens"] / meter.forward_seconds
 
 

@@ -23,7 +23,7 @@ import models
 from embedcli import checkpoint, readers, runners
 from embedcli.checkpoint import partitions
 from embedcli.core import types as core_types
-from embedcli.core.errors import EmbedcliError, OutputError, UsageError
+from embedcli.core.errors import EmbedcliError, OutputError, OutputLocked, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputSplit, Partition
 from embedcli.outputs import target as output_target
@@ -278,6 +278,8 @@ def test_while_a_shard_is_at_work_only_shards_begin(home: Path, tmp_path: Path, 
     ):
         assert refused.code == 1
         assert f"another embedcli is writing {output}" in refused.err
+    with pytest.raises(OutputLocked):
+        locked(output, checkpoint.LOCK_FILE)
     beside = encode(home, output, "--shard", "2/2", *SMALL)
     assert beside.code in (0, 3), beside.err
     refused = jobs.run("merge", output)
@@ -376,7 +378,7 @@ def big(home: Path, output: str, *more: object) -> list[str]:
 
 
 # Pieces of 8 kB in the child, too: it has no monkeypatch.
-CUT = "import sys; from embedcli.readers import looks; looks.PIECE_BYTES = 8000; from embedcli.cli import main; main()"
+CUT = "from embedcli.readers import preview; preview.JSONL_SPLIT_BYTES = 8000; from embedcli.cli import main; main()"
 
 
 def cut(command: list[str]) -> list[str]:
@@ -502,7 +504,7 @@ def faulty_run(home: Path, tmp_path: Path, times: int, error: BaseException) -> 
     files = (str(home / "in.c.parquet"),)
     job = Job(files, f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2, chunk_rows=16)
     watch = jobs.Silent()
-    outcome = runners.run_job(job, watch, RunControl(), MetricsCollector(), Faulty(tmp_path / "note", times, error))
+    outcome = runners.execute_job(job, watch, RunControl(), MetricsCollector(), Faulty(tmp_path / "note", times, error))
     return outcome, watch.lines
 
 
@@ -550,7 +552,7 @@ class Imported:
 def test_a_worker_imports_no_library_it_does_not_need(home: Path, tmp_path: Path) -> None:
     job = Job((str(home / "in.c.parquet"),), f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2)
     with pytest.raises(UsageError) as caught:
-        runners.run_job(job, jobs.Silent(), RunControl(), MetricsCollector(), Imported())
+        runners.execute_job(job, jobs.Silent(), RunControl(), MetricsCollector(), Imported())
     assert caught.value.message == "numpy"
 
 
@@ -566,7 +568,7 @@ def test_a_worker_of_another_version_is_refused(home: Path) -> None:
 def test_a_worker_that_cannot_see_the_output_says_so(tmp_path: Path) -> None:
     (tmp_path / "out" / "_parts").mkdir(parents=True)
     ledger = checkpoint.Ledger(output_target.resolve_target(f"{tmp_path}/out/", None))
-    with pytest.raises(OutputError, match="cannot be seen") as caught:
+    with pytest.raises(OutputError, match="cannot be seen from this machine") as caught:
         ledger.join({"model": "x"})
     assert "share" in caught.value.hint
 

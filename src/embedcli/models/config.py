@@ -45,6 +45,21 @@ ROUTER_MODULES = {"Router", "Asym"}
 UNLIMITED_LENGTH = int(1e20)
 
 
+class PromptNote(str):
+    """The note that shows the prompt used and where it comes from.
+
+    Attributes:
+        prompt: The prompt.
+    """
+
+    prompt: str
+
+    def __new__(cls, prompt: str, source: str) -> PromptNote:
+        note = super().__new__(cls, f"prompt: {prompt!r} ({source})")
+        note.prompt = prompt
+        return note
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Inference settings of a model, resolved for one job: what decides its vectors besides the weights.
@@ -321,11 +336,11 @@ def _read_max_positions(config: dict[str, Any]) -> int | None:
 
 
 def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     if not (files.path / "modules.json").is_file() and files.kind == "transformer":
         notes.append(f"{files.name} has no modules.json: {_default_pooling(files.path)} pooling is used")
     if prompt or job.as_ in ("query", "document"):
-        notes.append(f"prompt: {prompt!r} ({source})")
+        notes.append(PromptNote(prompt, source))
     known = find_registered_model(files.name)
     if known and known.prompts and not any(prompts.values()) and job.prompt is None and job.as_ != "none":
         plurals = {"query": "queries", "document": "documents"}

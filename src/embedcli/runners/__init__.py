@@ -4,6 +4,6 @@ All of them do the same to a share of the input: read, encode, write parts, seal
 """
 
 from embedcli.runners.context import EncoderLoader, Notify
-from embedcli.runners.run_job import merge_shards, run_job
+from embedcli.runners.run_job import execute_job, merge_shards
 
-__all__ = ["EncoderLoader", "Notify", "merge_shards", "run_job"]
+__all__ = ["EncoderLoader", "Notify", "execute_job", "merge_shards"]

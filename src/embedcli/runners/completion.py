@@ -53,7 +53,7 @@ def check_finished_output(
             run.rows_read = 0
             return None
         raise
-    ledger.remove_staging()
+    ledger.staging.remove()
     return replace(already_finished_result(done), resumed_rows=int(done.job_manifest["read"]))
 
 

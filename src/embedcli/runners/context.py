@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, readers
@@ -28,7 +28,10 @@ TOTAL_KEYS = ("read", "rows", "rejects", "tokens", "truncated", "lost_tokens")
 
 @dataclass
 class RunContext:
-    """A job on its way. `read` is the reader's own count of rows, one side of the conservation law."""
+    """A job on its way. `read` is the reader's own count of rows, one side of the conservation law.
+
+    `job` stays as it is given. `worker_count` is set by runners that choose the number of workers themselves.
+    """
 
     job: Job
     plan: InputPlan
@@ -40,6 +43,7 @@ class RunContext:
     usage: Mapping[str, Any] | None = None
     rows_read: int = 0
     unfinished_splits: set[int] = field(default_factory=set)
+    worker_count: int | None = None
 
     def read_chunks(
         self, splits: Sequence[InputSplit] | None = None, starts: Mapping[int, readers.SplitStart] | None = None
@@ -62,7 +66,8 @@ class RunContext:
     def encoding_settings(self, encoder: BaseEncoder, store: reuse.ReuseStore | None = None) -> EncodingSettings:
         """What the engine needs of the job."""
         known = store.lookup if store is not None else None
-        return EncodingSettings.from_job(self.job, str(encoder.vector_space().get("prompt") or ""), known)
+        job = apply_saved_truncation(self.job, encoder)
+        return EncodingSettings.from_job(job, str(encoder.vector_space().get("prompt") or ""), known)
 
     def encode(
         self, chunks: Iterable[Chunk], encoder: BaseEncoder, store: reuse.ReuseStore | None = None
@@ -97,6 +102,13 @@ class RunContext:
                 f"({len(self.unfinished_splits)} pieces of the input not read to their end); nothing was published",
                 "this should never happen: please report it with the run report",
             )
+
+
+def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
+    """The job with the truncation that the model's own files ask for, unless the user named one."""
+    return (
+        job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.vector_space().get("truncate_dim"))
+    )
 
 
 def check_max_rejects(most: str | None, rejects: int, read: int | None) -> None:

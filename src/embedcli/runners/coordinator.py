@@ -32,7 +32,7 @@ def run_with_workers(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
     every = plan_partitions(run.job, run.plan, folder=folder)
     shares = local.select_shard(every, run.job.shard)
     warn_idle_workers(run, shares, every)
-    left = ledger.begin_partitions(shares, every, reread=local.make_rereader(run, ledger))
+    left = ledger.begin_partitions(shares, every, read_again=local.make_rereader(run, ledger))
     check_completed_partitions(run, ledger, [share for share in left if share.index in ledger.completed])
     run.rows_read = sum(record.rows_read for record in ledger.completed.values())
     todo = [share for share in shares if share.index not in ledger.completed]
@@ -69,10 +69,11 @@ def start_workers(
 def record_partition_done(run: RunContext, ledger: checkpoint.Ledger, one: PartitionResult) -> None:
     """Count a share that a worker has sealed."""
     ledger.add_completed_partition(one.record)
-    ledger.damaged_parts += [f"share {one.record.index}"] * one.damaged_parts
+    ledger.damaged_parts += [f"partition {one.record.index}"] * one.damaged_parts
     run.rows_read += one.rows_read
     run.unfinished_splits -= {part.key[0] for part in one.record.parts}
-    run.metrics.add_worker(one.metrics, len(assign_devices(run.job)), one_clock=run.job.runner == "processes")
+    workers = run.worker_count or len(assign_devices(run.job))
+    run.metrics.add_worker(one.metrics, workers, one_clock=run.job.runner == "processes")
     if one.usage is not None:
         had = run.usage or {}
         run.usage = {name: had.get(name, 0) + value for name, value in one.usage.items() if np.isscalar(value)}

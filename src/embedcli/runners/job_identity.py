@@ -21,7 +21,7 @@ from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 from embedcli.pipeline import calibration
-from embedcli.runners.context import RunContext
+from embedcli.runners.context import RunContext, apply_saved_truncation
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array
@@ -85,9 +85,7 @@ def resolve_ranges(
     found = calibration.choose_known_ranges(job, stage, kept)
     if found is None:
         chunks = readers.read_chunks(job, run.plan, run.plan.splits)
-        return calibration.compute_ranges_from_sample(
-            job, chunks, encoder, replace(run, job=job).encoding_settings(encoder), stage
-        )
+        return calibration.compute_ranges_from_sample(job, chunks, encoder, run.encoding_settings(encoder), stage)
     width = encoders.stored_dim(job, encoder.dim)
     if kept is None and found.shape[1] != width:
         raise UsageError(
@@ -109,13 +107,6 @@ def build_vector_space(job: Job, encoder: BaseEncoder, ranges: Float32Array | No
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
-
-
-def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
-    """The job with the truncation that the model's own files ask for, unless the user named one."""
-    return (
-        job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.vector_space().get("truncate_dim"))
-    )
 
 
 def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float32Array | None = None) -> OutputLayout:

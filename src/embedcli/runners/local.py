@@ -8,15 +8,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from embedcli import checkpoint, encoders
+from embedcli import checkpoint
 from embedcli.core.types import Chunk, EncodedChunk, InputSplit, Partition, RunResult
 from embedcli.outputs import reuse, writers
 from embedcli.outputs import target as output_target
 from embedcli.outputs.schema import OutputLayout
 from embedcli.runners.completion import finished_result, save_finished_fingerprint, stopped_result
-from embedcli.runners.context import TOTAL_KEYS, RunContext, check_max_rejects
+from embedcli.runners.context import TOTAL_KEYS, RunContext, apply_saved_truncation, check_max_rejects
 from embedcli.runners.job_identity import (
-    apply_saved_truncation,
     build_layout,
     build_vector_space,
     load_split_starts,
@@ -38,7 +37,7 @@ def run_local(run: RunContext, ledger: checkpoint.Ledger, done: output_target.Fi
     if shares and not pieces:
         return publish_staged(run, ledger)
     with closing(run.load_encoder()) as encoder, tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
-        job = run.job = apply_saved_truncation(job, encoder)
+        job = apply_saved_truncation(job, encoder)
         ranges = resolve_ranges(run, encoder, ledger.target.staging_folder, done if job.update else None)
         space, layout = build_vector_space(job, encoder, ranges), build_layout(job, run.plan, encoder, ranges)
         if shares:
@@ -71,7 +70,7 @@ def find_missing_splits(run: RunContext, ledger: checkpoint.Ledger, shares: list
     mine = select_shard(shares, job.shard)
     warn_idle_workers(run, mine, shares)
     left = ledger.begin_partitions(
-        mine, shares, unread=not (job.update or job.reuse), reread=make_rereader(run, ledger)
+        mine, shares, skip_unchanged=not (job.update or job.reuse), read_again=make_rereader(run, ledger)
     )
     known = {share.index for share in left}
     run.rows_read += sum(record.rows_read for index, record in ledger.completed.items() if index not in known)
@@ -120,7 +119,7 @@ def check_and_publish(
     outcome = finished_result(totals, space, tuple(ledger.target.list_files()))
     return replace(
         outcome,
-        resumed_rows=run.rows_read - sum(ledger.new_parts),
+        resumed_rows=run.rows_read - ledger.rows_written,
         damaged_parts=len(ledger.damaged_parts),
         changes=changes,
     )
@@ -143,7 +142,7 @@ def shard_result(
     return replace(
         outcome,
         reason=f"shard {number}/{of}: {outcome.reason}",
-        resumed_rows=run.rows_read - sum(ledger.new_parts),
+        resumed_rows=run.rows_read - ledger.rows_written,
         damaged_parts=len(ledger.damaged_parts),
     )
 
@@ -166,13 +165,11 @@ def open_reuse_store(
 
 def run_to_stdout(run: RunContext) -> RunResult:
     """Rows to stdout as they are done: nothing to resume, rejects as JSON lines among the notes on stderr."""
-    job = run.job = replace(
-        run.job, chunk_rows=run.job.chunk_rows or encoders.default_chunk_rows(run.job, run.model_files)
-    )
+    job = run.job
     kind = writers.resolve_output_format(job.output, job.to)
     totals = dict.fromkeys(TOTAL_KEYS, 0)
     with closing(run.load_encoder()) as encoder:
-        job = run.job = apply_saved_truncation(job, encoder)
+        job = apply_saved_truncation(job, encoder)
         ranges = resolve_ranges(run, encoder, None, None)
         space = build_vector_space(job, encoder, ranges)
         sink = writers.StdoutWriter(
@@ -190,10 +187,10 @@ def run_to_stdout(run: RunContext) -> RunResult:
         sink.close()
         run.record_usage(encoder)
     if run.control.reason is not None:
-        return stopped_result(run, totals, "stdout holds only the rows so far")
+        return replace(stopped_result(run, totals, "stdout holds only the rows so far"), usage=run.usage)
     run.check_row_conservation(totals)
     check_max_rejects(job.max_rejects, totals["rejects"], totals["read"])
-    return finished_result(totals, space)
+    return replace(finished_result(totals, space), usage=run.usage)
 
 
 def add_to_totals(totals: dict[str, int], encoded: EncodedChunk) -> list[bytes]:

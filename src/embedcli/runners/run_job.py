@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
-from embedcli.core.errors import OutputError, UsageError
+from embedcli.core.errors import OutputError, OutputLocked, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import MANIFEST_FILE, OutputFormat, RunObserver, RunResult
 from embedcli.outputs import target as output_target
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BEGIN_TIMEOUT_SECONDS = 60.0
 
 
-def run_job(
+def execute_job(
     job: Job, watch: RunObserver, control: RunControl, meter: MetricsCollector, load: EncoderLoader | None = None
 ) -> RunResult:
     """Encode the job's rows into its output; whatever happens, what is done stays done.
@@ -39,9 +39,11 @@ def run_job(
     plan = readers.plan_inputs(job)
     for note in plan.columns.notes:
         watch.notify(note)
-    run = RunContext(job, plan, encoders.resolve_model_files(job), watch, control, meter, load)
-    outcome = local.run_to_stdout(run) if job.output == "-" else run_locked(run)
-    return replace(outcome, usage=run.usage)
+    files = encoders.resolve_model_files(job)
+    if job.output == "-":
+        job = replace(job, chunk_rows=job.chunk_rows or encoders.default_chunk_rows(job, files))
+        return local.run_to_stdout(RunContext(job, plan, files, watch, control, meter, load))
+    return run_locked(RunContext(job, plan, files, watch, control, meter, load))
 
 
 def resolve_runner(job: Job) -> Job:
@@ -80,11 +82,13 @@ def run_locked(run: RunContext) -> RunResult:
     target = output_target.resolve_target(job.output, job.to)
     number = None if job.shard is None else "_lock-{}-of-{}".format(*job.shard)
     ledger = checkpoint.Ledger(
-        target, keeps_other_parts=job.update or job.shard is not None, lock=number or checkpoint.LOCK_FILE
+        target, allow_changed_input=job.update or job.shard is not None, lock=number or checkpoint.LOCK_FILE
     )
     ledger.acquire()
     try:
-        outcome = run_with_ledger(run, ledger)
+        done = None if job.overwrite else output_target.read_finished_output(target)
+        run = replace(run, job=replace(job, chunk_rows=resolve_chunk_rows(run, ledger, done)))
+        outcome = replace(run_with_ledger(run, ledger, done), usage=run.usage)
     finally:
         ledger.release()
     if job.shard is None or outcome.exit_code not in (0, 3) or not storage.exists(target.staging_folder):
@@ -92,9 +96,8 @@ def run_locked(run: RunContext) -> RunResult:
     return merge_if_last_shard(run, ledger, outcome)
 
 
-def run_with_ledger(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
-    done = None if run.job.overwrite else output_target.read_finished_output(ledger.target)
-    job = run.job = replace(run.job, chunk_rows=resolve_chunk_rows(run, ledger, done))
+def run_with_ledger(run: RunContext, ledger: checkpoint.Ledger, done: output_target.FinishedOutput | None) -> RunResult:
+    job = run.job
     identity = build_job_identity(job, run.plan, run.model_files, ledger.target)
     if not job.update and output_target.is_replacement_in_progress(ledger.target, identity):
         done = None
@@ -141,12 +144,10 @@ def merge_if_last_shard(run: RunContext, shard: checkpoint.Ledger, outcome: RunR
         return replace(outcome, reason=f"{outcome.reason}; {missing} of {count} shares are missing: {what_next}")
     try:
         whole = merge_shards(run.job.output, run.job.to, run.job.max_rejects)
-    except OutputError as error:
-        if "another embedcli" in error.message:
-            last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
-            return replace(outcome, reason=f"{outcome.reason}; {last}")
-        raise
-    return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts)
+    except OutputLocked:
+        last = f"another shard is at work and merges when it ends; or run: embedcli merge {shard.target.output}"
+        return replace(outcome, reason=f"{outcome.reason}; {last}")
+    return replace(whole, resumed_rows=outcome.resumed_rows, damaged_parts=outcome.damaged_parts, usage=outcome.usage)
 
 
 def merge_shards(output: str, to: OutputFormat | None = None, max_rejects: str | None = None) -> RunResult:
@@ -158,7 +159,7 @@ def merge_shards(output: str, to: OutputFormat | None = None, max_rejects: str |
     ledger.acquire()
     try:
         if is_published(ledger):
-            ledger.remove_staging()
+            ledger.staging.remove()
             return find_merged_result(target)
         totals, layout, space = load_partition_records(ledger)
         check_max_rejects(max_rejects, totals["rejects"], totals["read"])

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embedcli import __version__, checkpoint, encoders, readers, storage
+from embedcli import __version__, checkpoint, encoders, readers
 from embedcli.checkpoint import PartitionRecord
 from embedcli.core.errors import EmbedcliError, OutputError
 from embedcli.core.job import Job
@@ -15,14 +15,8 @@ from embedcli.core.types import EncodedChunk, InputPlan, Partition, RunObserver
 from embedcli.outputs import target as output_target
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
-from embedcli.runners.context import EncoderLoader, RunContext
-from embedcli.runners.job_identity import (
-    apply_saved_truncation,
-    build_layout,
-    build_vector_space,
-    resolve_ranges,
-    write_vector_space,
-)
+from embedcli.runners.context import EncoderLoader, RunContext, apply_saved_truncation
+from embedcli.runners.job_identity import build_layout, build_vector_space, resolve_ranges, write_vector_space
 
 
 @dataclass(frozen=True)
@@ -65,12 +59,10 @@ class PartitionWorker:
 
     def __init__(self, setup: WorkerSetup, watch: RunObserver, control: RunControl) -> None:
         check_worker_version(setup)
-        for path in setup.job.inputs:
-            storage.mask_secrets(path)  # pieces come without the secrets of their addresses: here they are remembered
         self.observer, self.control = watch, control
         self.setup = setup
         target = output_target.resolve_target(setup.job.output, setup.job.to)
-        self.ledger = checkpoint.Ledger(target, keeps_other_parts=setup.job.shard is not None)
+        self.ledger = checkpoint.Ledger(target, allow_changed_input=setup.job.shard is not None)
         self.ledger.join(setup.job_manifest, setup.snapshot_name)
         self.run = self._run(setup.job)
         self.encoder = self.run.load_encoder()

@@ -87,7 +87,7 @@ def test_batches_without_padding_are_started_without_waiting(name: str, monkeypa
     encoder._unpad(lambda *_: [varlen_attention.row_by_row_kernel(torch)])
     kernel = varlen_attention.torch_varlen_kernel(torch)
     assert kernel is not None
-    encoder._flat = varlen_attention.VarlenBatcher(kernel, encoder._flat.first)
+    encoder._flat = varlen_attention.VarlenBatcher(kernel, encoder._flat.first_position)
     copied = start(on_no_device(encoder))
     assert copied.files == set()
     assert copied.kernels
