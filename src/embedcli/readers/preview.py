@@ -235,7 +235,7 @@ def _preview_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encodin
     if first.lstrip()[:1] in ("[", b"["):
         raise InputError(
             f"{format_location(source.path)}: is one JSON array, not one JSON object per line",
-            "convert it to JSONL first: jq -c '.[]' FILE | embedcli encode - OUTPUT",
+            "make it JSONL first: jq -c '.[]' FILE | embedcli encode - OUTPUT",
         )
     parsed = jsonl_reader.parse_lines(lines, encoding)
     rows = [row for i, row in enumerate(parsed.rows) if i not in parsed.reject_reasons]
