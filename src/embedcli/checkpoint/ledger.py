@@ -391,7 +391,7 @@ class Ledger:
         """
         self._check_same_job()
         parts = self.all_parts()
-        metadata = publish.output_metadata(self.job, parts, self.totals(), vector_space)
+        metadata = publish.build_output_metadata(self.job, parts, self.totals(), vector_space)
         publish.publish_rejects(self.target, parts)
         if self.target.is_folder:
             records = [self.completed[index] for index in sorted(self.completed)]
