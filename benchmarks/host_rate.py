@@ -47,7 +47,7 @@ class InstantEncoder(BaseEncoder):
         self._real, self._operations, self.dim = real, OPERATIONS_PER_LAYER * layers, dim
         # Replaced in place: a second tokenizer would read the model's files again.
         self.words = real.words
-        self.words._words = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
+        self.words._batch_tokenizer = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
         self._flat = varlen_attention.VarlenBatcher(lambda *_: None, 0)
         self._one = torch.ones(1)
 

@@ -153,7 +153,6 @@ def test_constraints_pin_every_declared_package() -> None:
 READS_FOREIGN_TEXT = {
     "encoders/errors.py": "OpenVINO and PyTorch raise RuntimeError where memory is short",
     "encoders/torch/errors.py": "PyTorch raises RuntimeError for a device that has failed",
-    "runners/ray_runner.py": "Ray reports a missing package only in the traceback of its worker",
 }
 TEXT_METHODS = {"replace", "startswith", "endswith", "find", "index", "partition", "rpartition"}
 TEXT_METHODS |= {"removeprefix", "removesuffix"}

@@ -304,7 +304,7 @@ def test_a_partition_with_more_splits_than_its_record_is_not_done(tmp_path: Path
 
 def test_an_output_without_metadata_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.parquet").write_bytes(b"somebody's data")
-    with pytest.raises(ResumeError, match="does not say what made it"):
+    with pytest.raises(ResumeError, match="was not written by embedcli"):
         output_target.read_finished_output(output_target.resolve_target(str(tmp_path / "out.parquet"), None))
 
 
