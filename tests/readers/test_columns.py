@@ -144,7 +144,7 @@ def test_sparse_json_keys_are_no_error(tmp_path: Path) -> None:
 
 def test_the_output_s_own_names_cannot_be_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"id": 1, "doc_id": 2, "text": "a", "embedding": [1.0], "source": "wiki"})
-    assert "the output has a column 'embedding' of its own" in refusal(path, keep=("embedding",)).message
+    assert "the output has its own column 'embedding'" in refusal(path, keep=("embedding",)).message
     assert "the output's id is taken from 'doc_id'" in refusal(path, keep=("id",), id_column="doc_id").message
     assert columns_of(path, keep=("id", "text", "text")).kept_types == {"text": pa.string()}
     with pytest.raises(UsageError) as refused:
@@ -152,7 +152,7 @@ def test_the_output_s_own_names_cannot_be_kept(tmp_path: Path) -> None:
     assert refused.value.message.startswith("--columns embedding: ")
     columns = columns_of(path, path, keep=("source",))
     assert not columns.has_source_column
-    assert "names of the inputs are not written" in " ".join(columns.notes)
+    assert "names of the input files are not written" in " ".join(columns.notes)
 
 
 def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_ids_of_parquet_keep_their_own_type(ids: pa.Array, tmp_path: Path) -> No
 def test_other_types_are_no_ids(ids: pa.Array, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"id": ids, "text": ["a"]}), path)
-    assert "and no ids" in refusal(path, id_column="id").message
+    assert ", not ids" in refusal(path, id_column="id").message
     assert columns_of(path).id_column is None
     other = write(tmp_path / "a.jsonl", {"id": [1], "text": "a"})
     assert "neither whole numbers nor strings" in refusal(other, id_column="id").message
@@ -336,7 +336,7 @@ def test_templates_that_are_none_are_refused(text: str) -> None:
 def test_a_template_reads_no_attributes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"a": "x"})
     assert "there is no column 'a.__class__'" in refusal(path, template="{a.__class__}").message
-    assert "both given" in refusal(path, template="{a}", text_column="a").message
+    assert "cannot be used together" in refusal(path, template="{a}", text_column="a").message
 
 
 # Formats
@@ -396,7 +396,7 @@ def test_what_cannot_be_read_is_said_with_a_way_out(
 def test_plain_text_without_a_table_is_a_question_of_format(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("some words\n", "utf-8")
-    assert "tells the format" in refusal(path).message
+    assert "shows the format" in refusal(path).message
 
 
 # Nothing in it

@@ -23,12 +23,11 @@ import zstandard
 
 import awkward
 from embedcli import readers
-from embedcli.core import types as core_types
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputFormat, InputPlan, Reject
+from embedcli.readers import chunker, decoding, preview
 from embedcli.readers import csv as csv_reader
-from embedcli.readers import decoding, preview
 from embedcli.readers import parquet as parquet_reader
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -260,7 +259,7 @@ def test_every_piece_ends_with_a_last_chunk_even_without_rows(many: InputPlan, t
 
 
 def test_a_chunk_closes_early_when_its_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 1000)
+    monkeypatch.setattr(chunker, "MAX_CHUNK_CHARACTERS", 1000)
     lengths = [10, 2000, 10, 400, 400, 400, 10]
     path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * n} for i, n in enumerate(lengths)])
     job = job_of(path)
@@ -270,7 +269,7 @@ def test_a_chunk_closes_early_when_its_texts_are_long(tmp_path: Path, monkeypatc
 
 
 def test_chunks_are_the_same_however_a_stream_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 500)
+    monkeypatch.setattr(chunker, "MAX_CHUNK_CHARACTERS", 500)
     rows = [{"text": "x" * (i % 90 + 1), "kept": "y" * (i % 70), "n": i} for i in range(500)]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     seen = []
@@ -580,7 +579,7 @@ def test_other_types_are_no_texts(kind: pa.DataType, tmp_path: Path) -> None:
     path = write_texts(tmp_path / "a.parquet", pa.nulls(3, kind), other=["a"] * 3, more=["b"] * 3)
     with pytest.raises(UsageError) as caught:
         read_all(path, text_column="text")
-    assert f"column 'text' holds {'list<element: string>' if kind == pa.list_(pa.string()) else kind}, and no text" in (
+    assert f"column 'text' holds {'list<element: string>' if kind == pa.list_(pa.string()) else kind}, not text" in (
         caught.value.message
     )
     with pytest.raises(UsageError, match="which column holds the text"):
@@ -641,13 +640,13 @@ def test_long_texts_are_decoded_a_few_rows_at_a_time(tmp_path: Path, monkeypatch
     )
     monkeypatch.setattr(parquet_reader, "PARQUET_BATCH_BYTES", 10_000)
     seen = []
-    real = parquet_reader._rows
+    real = parquet_reader._to_row_batch
 
     def spied(batch: pa.RecordBatch, *rest: Any) -> Any:
         seen.append(batch.num_rows)
         return real(batch, *rest)
 
-    monkeypatch.setattr(parquet_reader, "_rows", spied)
+    monkeypatch.setattr(parquet_reader, "_to_row_batch", spied)
     assert len(read_all(path).texts) == 100
     assert max(seen) < 10
 

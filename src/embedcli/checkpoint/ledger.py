@@ -12,8 +12,9 @@ from embedcli.checkpoint import input_snapshot, part_files, partitions, publish
 from embedcli.checkpoint.part_files import PART_NAME_PATTERN, has_all_part_files, hash_chunk
 from embedcli.checkpoint.partitions import PartitionRecord
 from embedcli.checkpoint.staging import LOCK_FILE, StagingFolder
+from embedcli.core.constants import MANIFEST_FILE
 from embedcli.core.errors import OutputError
-from embedcli.core.types import MANIFEST_FILE, Chunk, EncodedChunk, PartFile, Partition
+from embedcli.core.types import Chunk, EncodedChunk, PartFile, Partition
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import (

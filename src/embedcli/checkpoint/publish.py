@@ -9,7 +9,8 @@ from typing import Any
 from embedcli import storage
 from embedcli.checkpoint.part_files import combine_hashes, read_part_tables
 from embedcli.checkpoint.partitions import PartitionRecord
-from embedcli.core.types import PART_FILE_PATTERN, PartFile
+from embedcli.core.constants import PART_FILE_PATTERN
+from embedcli.core.types import PartFile
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout

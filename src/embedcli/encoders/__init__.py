@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_CHUNK_ROWS
 
 if TYPE_CHECKING:
     from threading import Event
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
 
-HOSTED_MODEL_PREFIX = "openai:"
 Notify = Callable[[str], None]
 
 
@@ -37,7 +36,7 @@ def load_encoder(
     Once `stop` is set, a hosted encoder waits for nothing any more and raises ModelError.
     Raises ModelError where the model cannot be found or loaded, UsageError where the job asks for what it cannot do.
     """
-    if job.model.startswith(HOSTED_MODEL_PREFIX):
+    if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         _refuse_compiling(job, "a hosted model is computed elsewhere")
@@ -53,12 +52,12 @@ def load_encoder(
 
 def resolve_model_files(job: Job) -> ModelFiles | None:
     """The files of a job's model, fetched if need be; None for a hosted model. Raises ModelError."""
-    return None if job.model.startswith(HOSTED_MODEL_PREFIX) else _resolve(job)
+    return None if job.model.startswith(HOSTED_PREFIX) else _resolve(job)
 
 
 def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
     """What decides the vectors of a job, found without loading its model: the same before and after a run."""
-    if job.model.startswith(HOSTED_MODEL_PREFIX):
+    if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         return hosted_encoder.hosted_model_identity(job)
