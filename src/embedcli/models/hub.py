@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from embedcli.core.errors import ModelError
+from embedcli.core.errors import ModelError, first_line
 from embedcli.models.files import IGNORED_FOLDERS
 
 EXCLUDED_PATTERNS = (
@@ -108,9 +108,4 @@ def explain_hub_error(error: Exception, name: str, revision: str | None, hint: s
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return ModelError(f"{name} is not on this machine, and offline mode forbids fetching it", elsewhere)
-    return ModelError(f"{name} could not be fetched from the hub: {_first_line(error)}", elsewhere)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return ModelError(f"{name} could not be fetched from the hub: {first_line(error)}", elsewhere)

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from embedcli.core.cpu import count_usable_cores
-from embedcli.core.errors import EmbedcliError, ModelError
+from embedcli.core.errors import EmbedcliError, ModelError, first_line
 from embedcli.core.job import Job
 from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
@@ -253,7 +253,7 @@ class WorkerPool:
         if self.attempts[index] > MAX_ATTEMPTS:
             raise error
         what = "it is started again" if worker.task is None else f"share {index} is done by another"
-        self.this.observer.notify(f"{str(error).splitlines()[0]}; {what}")
+        self.this.observer.notify(f"{first_line(error)}; {what}")
         if worker.task is not None:
             self.waiting.appendleft(worker.task)
         at = self.workers.index(worker)

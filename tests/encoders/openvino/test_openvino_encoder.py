@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 import models
 from embedcli import encoders
 from embedcli.core.encoder import Tokens
-from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError, first_line
 from embedcli.encoders import equivalence
-from embedcli.encoders import errors as encoder_errors
 from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import infer_requests
 from embedcli.encoders.openvino import loader as openvino_loader
@@ -408,7 +407,7 @@ def test_another_error_stays_itself() -> None:
     running = requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
     with pytest.raises(RuntimeError, match="Shapes do not match") as caught:
         requests.finish(running)
-    assert encoder_errors.first_line(caught.value) == "Shapes do not match"
+    assert first_line(caught.value) == "Shapes do not match"
 
 
 def test_close_waits_for_what_nobody_collected() -> None:

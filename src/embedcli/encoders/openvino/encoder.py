@@ -11,6 +11,7 @@ import numpy as np
 
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
+from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
 from embedcli.encoders.openvino.infer_requests import InferRequestPool
@@ -143,7 +144,4 @@ class OpenVinoEncoder(BaseEncoder):
     def _finished(self, vectors: Float32Array) -> Float32Array:
         if not self._recipe.normalize:
             return vectors
-        # As torch.nn.functional.normalize: a length below 1e-12 counts as 1e-12.
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        made: Float32Array = vectors / np.maximum(lengths, np.float32(1e-12))
-        return made
+        return normalize_rows(vectors, min_length=1e-12)  # as torch.nn.functional.normalize

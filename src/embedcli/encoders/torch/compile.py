@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from embedcli.core.cache_dir import user_cache_folder
+from embedcli.core.errors import first_line
 from embedcli.encoders.equivalence import row_cosines
-from embedcli.encoders.errors import first_line
 from embedcli.encoders.torch import varlen_attention
 
 if TYPE_CHECKING:
