@@ -16,7 +16,6 @@ from embedcli import encoders
 from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
 from embedcli.encoders.torch import device as torch_device
 from embedcli.encoders.torch import linear_prepack
-from embedcli.encoders.torch.device import choose_device
 from embedcli.models import resolve
 from embedcli.models.config import read_model_config
 from reference import encode, encoded, job, load, lowest_cosine, samples, sentence_transformer, varied
@@ -231,9 +230,7 @@ def test_half_precision_weights_are_float32_on_a_cpu(tmp_path: Path) -> None:
 
 
 def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    if torch_device.cpu_supports(torch, "bf16"):
+    if torch_device.cpu_supports("bf16"):
         encoder = load(models.folder("all-MiniLM-L6-v2-shape"), dtype="bfloat16")
         texts = samples()[:20]
         made = encode(encoder, texts)
@@ -241,9 +238,9 @@ def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch
         np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
         exact = encoder.encode_float32(encoder.tokenize(texts), np.arange(3))
         assert lowest_cosine(exact, theirs("all-MiniLM-L6-v2-shape", texts[:3])) >= SAME
-    monkeypatch.setattr(torch_device, "cpu_supports", lambda torch, kind: False)
+    monkeypatch.setattr(torch_device, "cpu_supports", lambda kind: False)
     with pytest.raises(UsageError, match="no bfloat16"):
-        torch_device.select_dtype(torch, "bfloat16", "cpu")
+        torch_device.select_dtype("bfloat16", "cpu")
 
 
 def layers(encoder: Any) -> set[str]:
@@ -251,16 +248,14 @@ def layers(encoder: Any) -> set[str]:
 
 
 def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    if not linear_prepack.is_prepack_available(torch):
+    if not linear_prepack.is_prepack_available():
         pytest.skip("this torch has no packed linear layers")
     texts, folder = samples()[:10], models.folder("bge-small-en-v1.5")
     packed = load(folder)
     made = encode(packed, texts)
     assert "PackedLinear" in layers(packed)
 
-    def wrong(torch: Any, model: Any) -> int:
+    def wrong(model: Any) -> int:
         model[0].model.encoder.layer[0].output.dense.bias.data += 1
         return 1
 
@@ -274,9 +269,8 @@ def test_a_device_that_is_not_here_is_refused_by_naming_those_that_are() -> None
     with pytest.raises(UsageError, match="no device 'cuda:7'") as caught:
         load(models.folder("m3e-base"), device="cuda:7")
     assert "cpu" in caught.value.hint
-    import torch
 
-    assert choose_device("auto") == torch_device.available_devices(torch)[0]
+    assert torch_device.select_device("auto") == torch_device.available_devices()[0]
 
 
 def test_the_dtype_class_is_known_before_torch_is_imported() -> None:
@@ -301,8 +295,8 @@ def test_every_device_says_out_of_memory_the_same_way(error: Exception, monkeypa
     def refuse(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(encoder, "_start", refuse)
-    encoder._packable = False
+    monkeypatch.setattr(encoder, "_run_model", refuse)
+    encoder._should_prepack = False
     with pytest.raises(DeviceOutOfMemoryError):
         encoder.forward(tokens, np.arange(1))
 

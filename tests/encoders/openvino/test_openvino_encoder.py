@@ -285,15 +285,15 @@ def test_a_forced_engine_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("own_cache")
 def test_a_network_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the tracer had taken the pooling for a constant."""
-    pipeline = torch_export._pipeline
+    pipeline: Any = torch_export._build_module
 
-    def off(encoder: Any, torch: Any) -> Any:
-        made = pipeline(encoder, torch)
+    def off(encoder: Any) -> Any:
+        made = pipeline(encoder)
         made.steps[1] = copy.deepcopy(made.steps[1])
         made.steps[1].pooling_mode = "max"
         return made
 
-    monkeypatch.setattr(torch_export, "_pipeline", off)
+    monkeypatch.setattr(torch_export, "_build_module", off)
     encoder, lines = told()
     assert encoder.vector_space()["engine"] == "torch"
     assert "its vectors differ from PyTorch's" in lines[-1]
@@ -303,7 +303,7 @@ def test_a_network_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("own_cache")
 def test_rows_of_padding_only_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without open rows in its masks a left-padded model gives NaN: the probe must see it."""
-    monkeypatch.setattr(torch_export, "_traceable_masks", lambda masking: pytest.MonkeyPatch.context())
+    monkeypatch.setattr(torch_export, "_traceable_masks", pytest.MonkeyPatch.context)
     encoder, lines = told("Qwen3-Embedding-0.6B")
     assert encoder.vector_space()["engine"] == "torch"
     assert "nan" in lines[-1]

@@ -36,9 +36,7 @@ MODEL = "all-MiniLM-L6-v2-shape"
 @pytest.fixture(scope="module")
 def card() -> str:
     """The best device here that is not the CPU."""
-    import torch
-
-    found = os.environ.get("CARD") or torch_device.available_devices(torch)[0]
+    found = os.environ.get("CARD") or torch_device.available_devices()[0]
     if found == "cpu" and "CARD" not in os.environ:
         pytest.skip("there is no accelerator here")
     return found
@@ -55,13 +53,11 @@ def theirs(name: str, texts: list[str]) -> Any:
 
 @pytest.mark.parametrize("name", FLAT + PADDED)
 def test_half_precision_is_near_and_float32_equal(name: str, card: str) -> None:
-    import torch
-
     texts = samples()[:40]
     wanted = theirs(name, texts)
     half = load(card, name)
-    kernels = varlen_attention.find_kernels(torch, half.device, half.dtype, half.model[0].auto_model)
-    assert (half._flat is not None) == (bool(kernels) and name in FLAT)
+    kernels = varlen_attention.find_kernels(half.device, half.dtype, half.model[0].auto_model)
+    assert (half._varlen is not None) == (bool(kernels) and name in FLAT)
     assert lowest_cosine(encode(half, texts), wanted) >= 0.995
     exact = half.encode_float32(half.tokenize(texts), np.arange(len(texts)))
     assert lowest_cosine(exact, wanted) >= 0.99999
@@ -107,14 +103,14 @@ def test_what_does_not_fit_is_halved_and_nothing_is_lost(card: str) -> None:
     encoder = load(card, max_seq_length=64)
     texts = samples()[:60]
     plain = encode(encoder, texts)
-    start = encoder._start
+    start = encoder._run_model
 
     def tight(model: Any, tokens: Any, rows: Any) -> Any:
         if tokens.lengths[rows].sum() > 500:
             torch.empty(1 << 50, dtype=torch.uint8, device=encoder.device)
         return start(model, tokens, rows)
 
-    encoder._start = tight
+    encoder._run_model = tight
     meter = MetricsCollector()
     (made,) = engine.encode_chunks(
         iter([chunk(texts)]), encoder, EncodingSettings(batch_tokens=4000), meter, RunControl()
@@ -134,7 +130,7 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     encoder.collect(batch)
     assert encoder.has_verified_vectors(batch) == (batch.ready_event is not None)
     word = int(encoder.tokenize([texts[7]]).ids[2])
-    for network in (encoder.model, encoder._exact()):
+    for network in (encoder.model, encoder._load_float32_model()):
         network[0].auto_model.get_input_embeddings().weight.data[word] = float("nan")
     (made,) = engine.encode_chunks(iter([chunk(texts)]), encoder, EncodingSettings(), MetricsCollector(), RunControl())
     hit = [i for i, text in enumerate(texts) if word in encoder.tokenize([text]).ids]

@@ -20,8 +20,7 @@ from embedcli import encoders
 from embedcli.core.errors import DeviceOutOfMemoryError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import compile as torch_compile
-from embedcli.encoders.torch import varlen_attention
-from reference import encode, lowest_cosine, samples, varied
+from reference import encode, lowest_cosine, row_by_row_attention, samples, varied
 
 BERT = "all-MiniLM-L6-v2-shape"
 # By model and path: layers of one kind or of two, with attention inside the graph or not.
@@ -64,10 +63,10 @@ def load(name: str = BERT, flat: bool = False, **flags: Any) -> tuple[Any, list[
     said: list[str] = []
     job = Job((), "", model=str(models.folder(name)), device="cpu", engine="torch", threads=1, **flags)
     encoder: Any = encoders.load_encoder(job, notify=said.append)
-    encoder._packable = False  # with --compile the network is compiled before its first batch, and never packed
+    encoder._should_prepack = False  # with --compile the network is compiled before its first batch, not packed
     if flat:
-        encoder._unpad(lambda torch, device, dtype, network: [varlen_attention.row_by_row_kernel(torch)])
-        assert encoder._flat is not None
+        encoder._remove_padding([row_by_row_attention])
+        assert encoder._varlen is not None
     return encoder, said
 
 
@@ -134,7 +133,7 @@ def test_a_shape_that_cannot_be_compiled_is_no_loss(backend: Callable[..., Backe
 def test_a_network_without_layers_is_said(monkeypatch: pytest.MonkeyPatch, backend: Callable[..., Backend]) -> None:
     encoder, said = load()
     backend()
-    monkeypatch.setattr(torch_compile, "find_repeated_layers", lambda torch, pipeline: [])
+    monkeypatch.setattr(torch_compile, "find_repeated_layers", lambda pipeline: [])
     encoder._compile()
     assert said[-1] == "the network runs without torch.compile: it has no list of layers"
     encoder.close()
@@ -175,7 +174,7 @@ def test_memory_that_is_lacking_while_compiling_is_out_of_memory_too(backend: Ca
     backend()
     encoder._compile()
     torch._dynamo.reset()
-    for layer in torch_compile.find_repeated_layers(torch, encoder.model):
+    for layer in torch_compile.find_repeated_layers(encoder.model):
         layer.compile(dynamic=True, backend=Backend(lacking))
     with pytest.raises(DeviceOutOfMemoryError):
         encoder.forward(tokens, np.arange(3))
@@ -263,7 +262,7 @@ def test_nothing_of_the_compiler_reaches_the_network(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TORCH_WARM_POOL", "1")
     monkeypatch.setenv(torch_compile.COMPILE_CACHE_VARIABLE, "the user's")
     torch_compile.configure_environment()
-    given = torch_compile._arguments(torch)
+    given = torch_compile._compile_options()
     assert given["backend"] == "inductor"
     assert given["options"] == torch_compile.INDUCTOR_OPTIONS
     remote = {name for name in config.get_config_copy() if name.endswith("remote_cache") and "." not in name}

@@ -40,13 +40,13 @@ def test_a_card_that_the_trial_fills_goes_row_by_row() -> None:
     assert memory_budget.fit_token_budget(65536, 512, lambda: GB, full) == 512
 
 
-def test_a_card_that_does_not_tell_takes_what_is_wanted() -> None:
+def test_a_card_that_does_not_tell_takes_what_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     def untold(device: str) -> None:
         raise RuntimeError("The device doesn't support querying the available free memory")
 
-    card: Any = Card(0, 0)
-    card.mem_get_info = untold
-    assert memory_budget.DeviceMemoryProbe(card, "xpu:0").read_free_bytes() is None
+    install_card(monkeypatch, "xpu", 0, 0)
+    monkeypatch.setattr("torch.xpu.mem_get_info", untold)
+    assert memory_budget.DeviceMemoryProbe("xpu:0").read_free_bytes() is None
     assert memory_budget.fit_token_budget(65536, 512, lambda: None, lambda tokens: tokens) == 65536
 
 
@@ -61,22 +61,23 @@ def test_the_trial_is_of_the_longest_rows() -> None:
     assert tried == [6000]
 
 
-class Card:
-    """torch, and its module of a card, with some memory, of which a model takes a part."""
-
-    def __init__(self, free: int, peak: int) -> None:
-        self.cuda = self.xpu = self
-        self.memory_reserved = lambda device: 5000
-        self.memory_allocated = lambda device: 3000
-        self.mem_get_info = lambda device: (free, free)
-        self.reset_peak_memory_stats = lambda device: None
-        self.max_memory_allocated = lambda device: 3000 + peak
+def install_card(monkeypatch: pytest.MonkeyPatch, kind: str, free: int, peak: int) -> None:
+    """Let torch count the memory of a card of a kind, of which a model takes a part."""
+    functions: dict[str, Any] = {
+        "memory_reserved": lambda device: 5000,
+        "memory_allocated": lambda device: 3000,
+        "mem_get_info": lambda device: (free, free),
+        "reset_peak_memory_stats": lambda device: None,
+        "max_memory_allocated": lambda device: 3000 + peak,
+    }
+    for name, function in functions.items():
+        monkeypatch.setattr(f"torch.{kind}.{name}", function)
 
 
 @pytest.mark.parametrize(
     ("device", "free", "wanted"), [("cuda:0", 10**12, 1536), ("cuda:0", 20_000, 256), ("xpu:0", 20_000, 256)]
 )
-def test_an_encoder_asks_the_card(device: str, free: int, wanted: int) -> None:
+def test_an_encoder_asks_the_card(device: str, free: int, wanted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU, with a made-up card: a real batch of the longest rows runs."""
     job = Job((), "", model=str(models.folder("all-MiniLM-L6-v2-shape")), device="cpu", engine="torch", threads=1)
     encoder: Any = encoders.load_encoder(job)
@@ -89,7 +90,8 @@ def test_an_encoder_asks_the_card(device: str, free: int, wanted: int) -> None:
         return forward(tokens, rows)
 
     encoder.forward = counted
-    encoder._fit(memory_budget.DeviceMemoryProbe(Card(free, 2_000_000), device))
+    install_card(monkeypatch, device.partition(":")[0], free, 2_000_000)
+    encoder._fit_token_budget(memory_budget.DeviceMemoryProbe(device))
     assert (before, encoder.batch_tokens) == (1536, wanted)
     assert ran == [6]
     encoder.close()

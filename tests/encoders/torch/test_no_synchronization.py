@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import models
 from embedcli.encoders.torch import attention_masks, varlen_attention
-from reference import encode, load, lowest_cosine, samples, sentence_transformer
+from reference import encode, load, lowest_cosine, row_by_row_attention, samples, sentence_transformer
 
 NETWORKS = [
     "all-MiniLM-L6-v2-shape", "text2vec-base-multilingual", "multilingual-e5-base", "bge-small-en-v1.5",
@@ -53,18 +53,18 @@ class Copied(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def on_no_device(encoder: Any) -> Any:
     """The encoder in bfloat16 on the meta device."""
-    encoder._packable = False
+    encoder._should_prepack = False
     encoder.model = encoder.model.to(torch.bfloat16).to("meta")
     encoder.dtype = "bfloat16"
-    encoder._copies.to_device = lambda array: torch.from_numpy(array).to("meta")
+    encoder._transfer.to_device = lambda array: torch.from_numpy(array).to("meta")
     return encoder
 
 
 def start(encoder: Any) -> Copied:
     """What starting one batch of rows of many lengths copied."""
     tokens, rows = encoder.tokenize(samples()[:20]), np.arange(20)
-    features, batch = encoder._features(tokens, rows)
-    encoder._features = lambda *_: (features, batch)
+    features, batch = encoder._build_features(tokens, rows)
+    encoder._build_features = lambda *_: (features, batch)
     copied = Copied()
     with copied:
         made = encoder.forward(tokens, rows)
@@ -82,12 +82,12 @@ def test_padded_batches_are_started_without_waiting(name: str) -> None:
 def test_batches_without_padding_are_started_without_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel of the installed torch, which looks at the shapes and types that it is given."""
     # An operator that compilers do not look into gives the meta device a shape, and calls no kernel.
-    monkeypatch.setattr(varlen_attention._outside, "attention", None)
+    monkeypatch.setattr(varlen_attention._registered, "attention", None)
     encoder = load(models.folder(name))
-    encoder._unpad(lambda *_: [varlen_attention.row_by_row_kernel(torch)])
-    kernel = varlen_attention.torch_varlen_kernel(torch)
+    encoder._remove_padding([row_by_row_attention])
+    kernel = varlen_attention.torch_varlen_kernel()
     assert kernel is not None
-    encoder._flat = varlen_attention.VarlenBatcher(kernel, encoder._flat.first)
+    encoder._varlen = varlen_attention.VarlenBatcher(kernel, encoder._varlen.first_position)
     copied = start(on_no_device(encoder))
     assert copied.files == set()
     assert copied.kernels
@@ -147,7 +147,7 @@ def test_what_others_compute_is_masked_as_before() -> None:
         whole, part = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[True, True, True], [True, False, False]])
         assert masks_of(kind)(attention_mask=whole, **asked) is None
         assert torch.equal(
-            masks_of(kind)(attention_mask=part, **asked), masks_of(kind).plain(attention_mask=part, **asked)
+            masks_of(kind)(attention_mask=part, **asked), masks_of(kind).original(attention_mask=part, **asked)
         )
 
 
