@@ -54,7 +54,7 @@ def expected(encoder: Any, texts: list[str]) -> Any:
 def test_each_row_gets_its_own_vector(groups: list[list[str]], budget: int, lanes: int) -> None:
     encoder = FakeEncoder(max_in_flight=lanes, batch_tokens=budget)
     results = run([chunk(texts, seq=i) for i, texts in enumerate(groups)], encoder)
-    assert [result.chunk.seq for result in results] == list(range(len(groups)))
+    assert [result.chunk.index_in_split for result in results] == list(range(len(groups)))
     for result, texts in zip(results, groups, strict=True):
         assert result.rows.tolist() == list(range(len(texts)))
         if texts:
@@ -152,7 +152,7 @@ def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
     encoder = FakeEncoder()
     counts = (np.array([9], np.int32), np.array([True]), np.array([4], np.int32))
     known = ReusedVectors(np.array([1]), np.full((1, 8), 7, np.float32), *counts)
-    result = run([chunk(["a b", "c d", "e f"])], encoder, known=lambda chunk, hashes: known)[0]
+    result = run([chunk(["a b", "c d", "e f"])], encoder, reuse_lookup=lambda chunk, hashes: known)[0]
     assert result.vectors[1].tolist() == [7.0] * 8
     assert (result.n_tokens.tolist(), result.is_truncated.tolist()) == ([2, 9, 2], [False, True, False])
     assert result.lost_tokens == 4

@@ -49,7 +49,7 @@ def test_lanes_of_a_run_have_one_width() -> None:
 def test_every_count_of_a_worker_reaches_the_run() -> None:
     run, worker = MetricsCollector(), MetricsCollector()
     counts = {field.name for field in fields(MetricsCollector) if isinstance(getattr(run, field.name), int)}
-    own = {"rows", "done_bytes"}
+    own = {"rows", "bytes_read"}
     for name in counts | {"idle_seconds", "forward_seconds"}:
         setattr(run, name, 10)
         setattr(worker, name, 4)
