@@ -47,7 +47,7 @@ class InstantEncoder(BaseEncoder):
         self._real, self._operations, self.dim = real, OPERATIONS_PER_LAYER * layers, dim
         # Replaced in place: a second tokenizer would read the model's files again.
         self.words = real.words
-        self.words._words = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
+        self.words._batch_tokenizer = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
         self._flat = varlen_attention.VarlenBatcher(lambda query, *_: query, 0)
         self._one = torch.ones(1)
 
@@ -107,7 +107,7 @@ def measure_rate(job: Any, threads: int, layers: int, dim: int) -> tuple[float, 
     def load(job: Any, notify: Any) -> Any:
         return InstantEncoder(encoders.load_encoder(job, notify=notify), threads, layers, dim)
 
-    outcome = runners.run_job(job, api.NotifyObserver(api.ignore_message), RunControl(None, None), meter, load)
+    outcome = runners.execute_job(job, api.NotifyObserver(api.ignore_message), RunControl(None, None), meter, load)
     return outcome.totals["rows"] / meter.forward_seconds, outcome.totals["tokens"] / meter.forward_seconds
 
 

@@ -115,9 +115,9 @@ def test_streams_without_bytes_are_named(
     """As in a notebook."""
     monkeypatch.setattr("sys.stdin", io.StringIO("{}"))
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    with pytest.raises(embedcli.InputError, match="stdin is closed, or has no bytes"):
+    with pytest.raises(embedcli.InputError, match="stdin is closed or not binary"):
         embedcli.encode_file("-", tmp_path / "out.parquet", model=model)
-    with pytest.raises(embedcli.OutputError, match="stdout is closed, or takes no bytes"):
+    with pytest.raises(embedcli.OutputError, match="stdout is closed or not binary"):
         embedcli.encode_file(rows, "-", model=model)
 
 

@@ -147,3 +147,83 @@ def test_constraints_pin_every_declared_package() -> None:
     pins = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
     assert [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
     assert {normal(line) for line in lines} - {normal(pin) for pin in pins} == {"embedcli"}
+
+
+# Code that has to read the text of errors, since the library behind it raises one type for everything.
+READS_FOREIGN_TEXT = {
+    "encoders/errors.py": "OpenVINO and PyTorch raise RuntimeError where memory is short",
+    "encoders/torch/errors.py": "PyTorch raises RuntimeError for a device that has failed",
+}
+TEXT_METHODS = {"replace", "startswith", "endswith", "find", "index", "partition", "rpartition"}
+TEXT_METHODS |= {"removeprefix", "removesuffix"}
+
+
+def error_names(tree: ast.Module) -> set[str]:
+    """Return the names of exceptions: those of except clauses, and parameters annotated as errors."""
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.annotation and re.search("Error|Exception", ast.unparse(node.annotation)):
+            names.add(node.arg)
+    return names
+
+
+def has_message_text(node: ast.AST, errors: set[str]) -> bool:
+    """Return whether an expression reads `.message`, or `str(error)` of an exception."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Attribute) and part.attr == "message":
+            return True
+        if isinstance(part, ast.Call) and ast.unparse(part.func) == "str":
+            arguments = {value.id for value in part.args if isinstance(value, ast.Name)}
+            if arguments & errors:
+                return True
+    return False
+
+
+def message_decisions(tree: ast.Module) -> Iterator[int]:
+    """Yield the lines that compare, search or edit the message of an error."""
+    errors = error_names(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare | ast.Call):
+            continue
+        texts: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            texts = [node.left, *node.comparators]
+        elif isinstance(node.func, ast.Attribute):
+            if node.func.attr in TEXT_METHODS:
+                texts = [node.func.value]
+            elif ast.unparse(node.func.value) == "re":
+                texts = node.args
+        if any(has_message_text(text, errors) for text in texts):
+            yield node.lineno
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_code_is_steered_by_the_text_of_a_message(path: Path) -> None:
+    found = list(message_decisions(parsed(path)))
+    if name_of(path) in READS_FOREIGN_TEXT:
+        assert found, "the exception is not needed any more"
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "if 'busy' in error.message: pass",
+        "if error.message == 'busy': pass",
+        "if 'busy' in str(error).lower(): pass",
+        "message = error.message.replace('--keep', '--columns')",
+        "if str(error).startswith('busy'): pass",
+        "if re.search('busy', str(error)): pass",
+    ],
+)
+def test_a_decision_by_text_would_be_found(line: str) -> None:
+    assert list(message_decisions(ast.parse(f"try: ...\nexcept OSError as error:\n    {line}"))) == [3]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_the_job_of_a_run_never_changes(path: Path) -> None:
+    """Only `self.job` of a constructor is assigned: a changed job is a new one, passed on explicitly."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == "job":
+            assert ast.unparse(node.value) == "self", node.lineno

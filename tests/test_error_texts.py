@@ -21,7 +21,7 @@ TEXTS = errors.collected()
 VERBS = (
     "add", "check", "choose", "compare", "copy", "decompress", "did", "drop", "encode", "export", "fetch", "free",
     "get", "give", "import", "install", "leave", "load", "look", "lower", "make", "mend", "name", "put", "raise",
-    "read", "reinstall", "remove", "rename", "run", "save", "see", "set", "start", "take", "try", "use", "wait",
+    "read", "reinstall", "remove", "rename", "restore", "run", "save", "see", "set", "start", "take", "try", "use", "wait",
     "write",
 )  # fmt: skip
 PROGRAMS = ("embedcli", "pip")
@@ -33,7 +33,6 @@ NOT_ACTIONS = (
     "what is finished is kept",
     "the template names",
     "one JSON object a line",
-    "it is read by the endings",
     "they are those of",
     "--device can be",
 )

@@ -85,7 +85,7 @@ def encode_file(
     """
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     job = build_job([os.fspath(path) for path in several], os.fspath(output), model, flags)
-    return runners.run_job(
+    return runners.execute_job(
         job, NotifyObserver(notify or ignore_message), RunControl(job.limit, job.max_seconds), MetricsCollector()
     )
 

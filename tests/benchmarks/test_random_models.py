@@ -100,7 +100,7 @@ def test_the_program_measures_every_size_and_kind(
         requests.append(request)
         return comparison(len(Path(request.job.inputs[0]).read_text().splitlines()))
 
-    monkeypatch.setattr(random_models, "compare", record_request)
+    monkeypatch.setattr(random_models, "run_comparison", record_request)
     monkeypatch.setattr(random_models, "create_random_model", copy_network)
     flags = ["-m", str(words), "--rows", "30", "--rounds", "2", "--threads", "1", "--json", str(tmp_path / "made.json")]
     done = CliRunner().invoke(random_models.app, ["--sizes", "small, large", *flags])

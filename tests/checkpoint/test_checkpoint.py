@@ -163,7 +163,7 @@ def test_damage_before_the_merge_ends_the_run_and_is_made_again(tmp_path: Path, 
     ledger = opened(tmp_path / "b.parquet")
     fill(ledger, chunks())
     flip(parts(tmp_path / "b.parquet")[1], at)
-    with pytest.raises(OutputError, match="the part is damaged"):
+    with pytest.raises(OutputError, match="the part file is damaged"):
         ledger.publish(LAYOUT, {"model": "fake"})
     ledger.release()
     assert not (tmp_path / "b.parquet").exists()
@@ -210,7 +210,7 @@ def test_with_update_changed_chunks_are_made_again(tmp_path: Path) -> None:
     ledger.release()
     first, second = chunks()
     changed = replace(first, texts=["other", *first.texts[1:]])
-    assert fill(opened(tmp_path / "out.parquet", tolerant=True), [changed, second]) == 1
+    assert fill(opened(tmp_path / "out.parquet", allow_changed_input=True), [changed, second]) == 1
 
 
 def test_a_damaged_manifest_forgets_the_parts(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_part_of_another_job_is_not_used(tmp_path: Path) -> None:
 def test_who_finds_another_job_in_its_stage_publishes_nothing(tmp_path: Path) -> None:
     first, _ = taken_over(tmp_path / "out.parquet")
     fill(first, chunks())
-    with pytest.raises(OutputError, match="another run has taken the output over"):
+    with pytest.raises(OutputError, match="another run has taken over this output"):
         first.publish(LAYOUT, {"model": "fake"})
     assert not (tmp_path / "out.parquet").exists()
 
@@ -274,7 +274,7 @@ def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
     ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     manifest = tmp_path / "out" / "_parts" / "_manifest.json"
     manifest.write_text(json.dumps(JOB | {"model": "other"}))
-    with pytest.raises(OutputError, match="another run has taken the output over"):
+    with pytest.raises(OutputError, match="another run has taken over this output"):
         ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     ledger.release()
     again = opened(tmp_path / "out", JOB | {"model": "other"})
@@ -283,8 +283,8 @@ def test_a_share_of_another_job_is_not_used(tmp_path: Path) -> None:
     assert again.damaged_parts == []
 
 
-@pytest.mark.parametrize("tolerant", [False, True])
-def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, tolerant: bool) -> None:
+@pytest.mark.parametrize("allow_changed_input", [False, True])
+def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path, allow_changed_input: bool) -> None:
     (tmp_path / "out").mkdir()
     ledger, every = opened(tmp_path / "out"), chunks()
     share = Partition(0, (every[0].input_split,))
@@ -293,8 +293,8 @@ def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path
     fill(ledger, every)
     ledger.complete_partition(share, LAYOUT, {"model": "fake"})
     ledger.release()
-    again = opened(tmp_path / "out", tolerant=tolerant)
-    if tolerant:
+    again = opened(tmp_path / "out", allow_changed_input=allow_changed_input)
+    if allow_changed_input:
         assert again.begin_partitions([grown], [grown]) == [grown]
         assert again.completed == {}
     else:
@@ -304,7 +304,7 @@ def test_a_share_that_has_more_pieces_than_its_record_is_not_done(tmp_path: Path
 
 def test_an_output_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.parquet").write_bytes(b"somebody's data")
-    with pytest.raises(ResumeError, match="does not say what made it"):
+    with pytest.raises(ResumeError, match="was not written by embedcli"):
         output_target.read_finished_output(output_target.resolve_target(str(tmp_path / "out.parquet"), None))
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
+from embedcli.outputs.dataset import VectorBlock
 from embedcli.outputs.reuse import ReuseStore
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import resolve_target
@@ -200,20 +201,17 @@ def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch:
     blocks, block = 24, 1 << 12
     chance = np.random.default_rng(1)
 
-    def table(i: int) -> pa.Table:
-        vectors = pa.array(np.zeros(block, np.float32))
-        return pa.table(
-            {
-                "id": pa.array(range(i * block, (i + 1) * block)),
-                "embedding": pa.FixedSizeListArray.from_arrays(vectors, 1),
-                "n_tokens": pa.array(np.ones(block, np.int32)),
-                "truncated": pa.array(np.zeros(block, bool)),
-                "text_hash": pa.array([chance.bytes(16) for _ in range(block)], pa.binary(16)),
-            }
-        )
+    def make_block(i: int) -> VectorBlock:
+        columns = {
+            "id": pa.array(range(i * block, (i + 1) * block)),
+            "n_tokens": pa.array(np.ones(block, np.int32)),
+            "truncated": pa.array(np.zeros(block, bool)),
+            "text_hash": pa.array([chance.bytes(16) for _ in range(block)], pa.binary(16)),
+        }
+        return VectorBlock(i * block, np.zeros((block, 1), np.float32), pa.table(columns))
 
-    made = list(map(table, range(blocks)))
-    monkeypatch.setattr("embedcli.outputs.reuse.read_output_tables", lambda _: iter(made))
+    old_blocks = list(map(make_block, range(blocks)))
+    monkeypatch.setattr("embedcli.outputs.reuse.read_reusable_blocks", lambda _: iter(old_blocks))
     tracemalloc.start()
     try:
         store = ReuseStore(

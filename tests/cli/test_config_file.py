@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from typer.main import get_command
 
 import jobs
 from embedcli.cli import app
-from embedcli.cli.config_file import ConfigurableCommand, collect_options, environment_variable, flatten_commands
+from embedcli.cli.config_file import ConfigurableCommand, collect_options, environment_variable
 
 
 @pytest.fixture
@@ -98,27 +99,60 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("modle = 'x'", "c.toml: modle is no flag of embedcli\nhint: did you mean model?"),
-        ("[encode]\nlimits = 3", "c.toml: limits in [encode] is no flag of embedcli encode\nhint: did you mean limit?"),
-        ("[encodee]", "[encodee] is no command of embedcli\nhint: did you mean [encode]?"),
-        ("[encode]\nlimit = 'all'", "c.toml: limit in [encode]: 'all' does not fit\nhint: write limit = 8"),
-        ("offline = 1", "offline: 1 does not fit\nhint: write offline = true or false"),
-        ("keep = [1]", 'keep: [1] does not fit\nhint: write keep = ["words"]'),
-        ("precision = 'int'", "precision: 'int' does not fit\nhint: did you mean \"int8\"?"),
-        ("precision = 7", "precision: 7 does not fit\nhint: choose from float32, float16"),
-        ("count = 3", "c.toml: count is not a flag of every command\nhint: write it under one of [search], [compare]"),
-        ("moved = 3", "c.toml: moved is not a flag of every command\nhint: write it under [compare]"),
-        ("encode = 3", "c.toml: encode is a command, not a flag\nhint: write its flags under [encode]"),
-        ("threads = 0", "c.toml: threads: 0 does not fit\nhint: give 1 or more"),
-        ("request-timeout = inf", "request-timeout: inf does not fit\nhint: give a number"),
-        ("max-rejects = 0.1", 'max-rejects: 0.1 does not fit\nhint: write max-rejects = "0.1%"'),
-        ("max-rejects = true", 'max-rejects: True does not fit\nhint: write max-rejects = "0.1%"'),
-        ("part-size = 'big'", "part-size: 'big' does not fit\nhint: write part-size = \"256MB\""),
-        ("shard = [1, 2]", 'shard: [1, 2] does not fit\nhint: write shard = "3/16"'),
-        ("[search]\ncount = 0", "count in [search]: 0 does not fit\nhint: the least is 1"),
-        ("[batch]\nexport = 1", "export in [batch] is a command, not a flag\nhint: write its flags under [batch.exp"),
-        ("[batch.export]\nresult = 'x'", "result in [batch.export] is no flag of embedcli batch export\nhint: did you"),
-        ("[encode]\nmax_seconds = true", "max_seconds in [encode]: True does not fit\nhint: write max-seconds = 0.5"),
+        ("modle = 'x'", "c.toml: modle is not an option of embedcli\nhint: did you mean model?"),
+        (
+            "[encode]\nlimits = 3",
+            "c.toml: limits in [encode] is not an option of embedcli encode\nhint: did you mean limit?",
+        ),
+        ("[encodee]", "[encodee] is not a command of embedcli\nhint: did you mean [encode]?"),
+        (
+            "[encode]\nlimit = 'all'",
+            "c.toml: limit in [encode]: --limit 'all' is not a whole number\nhint: give a whole number",
+        ),
+        ("offline = 1", "offline: --offline 1 is not True or False\nhint: give True or False"),
+        ("keep = [1]", "keep: --keep 1 is not a string\nhint: give a string"),
+        ("precision = 'int'", "precision: --precision 'int' is no choice\nhint: did you mean int8?"),
+        ("precision = 7", "precision: --precision 7 is no choice\nhint: choose from float32, float16"),
+        (
+            "count = 3",
+            "c.toml: count is not an option of every command\nhint: write it under one of [search], [compare]",
+        ),
+        ("moved = 3", "c.toml: moved is not an option of every command\nhint: write it under [compare]"),
+        ("encode = 3", "c.toml: encode is a command, not an option\nhint: write its options under [encode]"),
+        ("threads = 0", "c.toml: threads: --threads 0 is too small\nhint: give 1 or more"),
+        ("request-timeout = inf", "request-timeout: --request-timeout inf is not a number\nhint: give a number"),
+        (
+            "max-rejects = 0.1",
+            "max-rejects: --max-rejects '0.1' is neither a number nor a share\nhint: use e.g. 100 or 0.1%",
+        ),
+        (
+            "max-rejects = true",
+            "max-rejects: --max-rejects 'True' is neither a number nor a share\nhint: use e.g. 100 or 0.1%",
+        ),
+        ("part-size = 'big'", "part-size: --part-size big is not a size\nhint: use e.g. 256MB, 1GiB"),
+        ("shard = [1, 2]", "shard: --shard [1, 2] is not a share K/N with K from 1 to N\nhint: use e.g. --shard 3/16"),
+        ("[search]\ncount = 0", "count in [search]: 0 is not in the range x>=1"),
+        ("[search]\ncount = '3'", "count in [search]: '3' is not a whole number\nhint: write a whole number"),
+        ("[search]\ncount = 2.5", "count in [search]: '2.5' is not a valid int"),
+        ("[search]\njson = 1", "json in [search]: 1 is not true or false\nhint: write true or false"),
+        ("[search]\nmetric = 'l2'", "metric in [search]: 'l2' is not one of 'cosine', 'dot'"),
+        (
+            "[compare]\nprecision = ['int']",
+            "precision in [compare]: --precision 'int' is no choice\nhint: did you mean",
+        ),
+        ("[encode.x]\ny = 1", "c.toml: [encode.x] is not a command of embedcli"),
+        (
+            "[batch]\nexport = 1",
+            "export in [batch] is a command, not an option\nhint: write its options under [batch.exp",
+        ),
+        (
+            "[batch.export]\nresult = 'x'",
+            "result in [batch.export] is not an option of embedcli batch export\nhint: did you",
+        ),
+        (
+            "[encode]\nmax_seconds = true",
+            "max_seconds in [encode]: --max-seconds True is not a number\nhint: give a number",
+        ),
         ("keep", "c.toml: is not TOML: "),
     ],
 )
@@ -146,17 +180,19 @@ def test_a_variable_may_switch_tracebacks_off(
         assert "no such file" in done.err
 
 
-def test_what_serves_a_job_reads_the_variables_of_the_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    every = collect_options(app)
-    wanted = {"models": ["cache-dir"], "pull": ["cache-dir"], "merge": ["max-rejects"]}
+def test_commands_around_a_job_read_its_environment_variables(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = collect_options(get_command(app))
+    expected = {
+        "models": ["cache-dir"],
+        "pull": ["cache-dir"],
+        "merge": ["max-rejects"],
+        "batch.import": ["report", "progress"],
+    }
     assert [
-        f
-        for command, flags in wanted.items()
-        for f in flags
-        if every[command][f].environment_variable != environment_variable(f)
-    ] == []
-    assert [
-        f for f in ("report", "progress") if every["batch"]["import"][f].environment_variable != environment_variable(f)
+        name
+        for command, names in expected.items()
+        for name in names
+        if options[command][name].envvar != environment_variable(name)
     ] == []
     monkeypatch.setenv("EMBEDCLI_MAX_REJECTS", "many")
     assert "--max-rejects 'many' is neither" in refusal("merge", "out.parquet")
@@ -165,15 +201,15 @@ def test_what_serves_a_job_reads_the_variables_of_the_job(here: Path, monkeypatc
 def test_a_broken_file_does_not_hide_the_help(here: Path) -> None:
     (here / "embedcli.toml").write_text("nonsense = 1\n")
     assert jobs.run("encode", "--help").code == 0
-    assert "nonsense is no flag" in refusal("models")
+    assert "nonsense is not an option" in refusal("models")
     assert "cannot be read: No such file" in refusal("--config", "nowhere.toml", "models")
 
 
 def test_every_shared_flag_has_the_variable_of_its_name() -> None:
     found = [
-        (one.flag, one.environment_variable)
-        for _, options in flatten_commands(collect_options(app))
-        for one in options.values()
+        (name, option.envvar)
+        for options in collect_options(get_command(app)).values()
+        for name, option in options.items()
     ]
     assert len(found) > 100
     assert [(flag, name) for flag, name in found if name not in (None, environment_variable(flag))] == []

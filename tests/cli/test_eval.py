@@ -161,7 +161,9 @@ def test_clustering(tmp_path: Path, model: Path) -> None:
     ("args", "code", "message"),
     [
         (("sts.csv", "--columns", "text_a,text_b"), 2, "names 2 columns"),
-        (("sts.csv", "--columns", "text_a,text_b,grade"), 2, "grade"),
+        (("sts.csv", "--columns", "text_a,text_b,grade"), 2, "sts.csv: --columns: there is no column 'grade'"),
+        (("sts.csv", "--columns", "text_a,text_c,score"), 2, "sts.csv: --columns: there is no column 'text_c'"),
+        (("docs.jsonl", "--label", "topics"), 2, "docs.jsonl: --label: there is no column 'topics'"),
         (("docs.jsonl",), 2, "has none of the columns text_a, sentence1"),
         (("docs.jsonl", "--queries", "q.jsonl"), 2, "belong together"),
         (("sts.csv", "--label", "x", "--columns", "a,b,c"), 2, "choose one"),
@@ -183,3 +185,4 @@ def test_what_cannot_be_measured_is_refused(
     got, out, err = run(*paths, "-m", model)
     assert (got, out) == (code, "")
     assert message in err
+    assert "--keep" not in err

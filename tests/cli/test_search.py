@@ -17,6 +17,7 @@ from embedcli.analysis import search
 from embedcli.analysis.text_encoder import TextEncoder, choose_query_prompt
 from embedcli.cli import app
 from embedcli.core.job import Job
+from embedcli.models.config import PromptNote
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 from searchable import PROMPTS, TEXTS, embedded, model_folder
 
@@ -98,6 +99,14 @@ def test_the_query_prompt_is_the_models_not_the_rows(tmp_path: Path, prompted: P
     assert (own[0]["id"], own[0]["score"]) == ("t6", pytest.approx(1, abs=1e-5))
 
 
+def test_only_the_note_of_an_empty_prompt_is_silenced() -> None:
+    notes: list[str] = []
+    notify = search.without_empty_prompt(notes.append)
+    for note in (PromptNote("", "none for --as query"), PromptNote("query: ", "named query"), "prompt: '' is odd"):
+        notify(note)
+    assert notes == ["prompt: 'query: ' (named query)", "prompt: '' is odd"]
+
+
 def test_a_forgotten_query_prompt_is_said(tmp_path: Path, model: Path) -> None:
     path = embedded(tmp_path / "out.parquet", model, prompt="passage: ")
     code, _, err = run(path, "mouse")
@@ -140,7 +149,7 @@ def test_an_output_without_a_space_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", unit_vectors(5, 24))
     code, _, err = run(tmp_path / "v.npy", "mouse")
     assert code == 2
-    assert "does not say which model made its vectors, and search needs that" in err
+    assert "does not name the model that made its vectors, which search needs" in err
 
 
 def test_usage_errors_say_what_to_type(tmp_path: Path, model: Path) -> None:

@@ -20,7 +20,6 @@ from embedcli.pipeline import calibration
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.runners.context import RunContext
-from embedcli.runners.job_identity import resolve_ranges
 from fakes import FakeEncoder, chunk
 
 # Rows of one word, three times over: their vectors are longer than the means of many words.
@@ -254,7 +253,7 @@ def test_ranges_are_as_wide_as_the_model_cuts_its_vectors(folder: Path) -> None:
     """Also for workers, whose job is the user's own."""
     job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), precision="int8", chunk_rows=50)
     this = RunContext(job, readers.plan_inputs(job), None, jobs.Silent(), RunControl(), MetricsCollector())
-    found = resolve_ranges(this, CutEncoder(), None, None)
+    found = this.resolve_ranges(CutEncoder(), None)
     assert found is not None
     assert found.shape == (2, 3)
 

@@ -147,6 +147,9 @@ def test_the_output_s_own_names_cannot_be_kept(tmp_path: Path) -> None:
     assert "the output has a column 'embedding' of its own" in refusal(path, keep=("embedding",)).message
     assert "the output's id is taken from 'doc_id'" in refusal(path, keep=("id",), id_column="doc_id").message
     assert columns_of(path, keep=("id", "text", "text")).kept_types == {"text": pa.string()}
+    with pytest.raises(UsageError) as refused:
+        readers.plan_inputs(Job((str(path),), "-", keep=("embedding",)), "--columns")
+    assert refused.value.message.startswith("--columns embedding: ")
     columns = columns_of(path, path, keep=("source",))
     assert not columns.has_source_column
     assert "names of the inputs are not written" in " ".join(columns.notes)
@@ -508,7 +511,7 @@ def test_a_look_is_bounded_and_the_same_however_bytes_arrive(
 ) -> None:
     path = write(tmp_path / "a.jsonl", *({"id": i, "text": "x" * i} for i in range(20)))
     monkeypatch.setattr(preview, "PREVIEW_BYTES", limit)
-    monkeypatch.setattr("embedcli.storage.input_stream.LOOK_BYTES", portion)
+    monkeypatch.setattr("embedcli.storage.input_stream.PREVIEW_BYTES", portion)
     look = preview.preview_input(str(path), None, "utf-8", 15)
     ends = [at for at, byte in enumerate(path.read_bytes(), 1) if byte == ord("\n")]
     whole = sum(1 for end in ends if end <= limit)

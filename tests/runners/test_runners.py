@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,7 @@ import models
 from embedcli import checkpoint, readers, runners
 from embedcli.checkpoint import partitions
 from embedcli.core import types as core_types
-from embedcli.core.errors import EmbedcliError, OutputError, UsageError
+from embedcli.core.errors import EmbedcliError, OutputError, OutputLocked, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputSplit, Partition
 from embedcli.outputs import target as output_target
@@ -31,8 +32,8 @@ from embedcli.outputs.schema import OutputLayout
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.readers import preview
-from embedcli.runners import job_identity, multiprocess, worker
-from embedcli.runners.local import select_shard
+from embedcli.runners import multiprocess, vector_space, worker
+from embedcli.runners.partitioning import select_shard
 
 BIG = 3000
 SMALL = ("--part-size", "4000")
@@ -80,7 +81,7 @@ def by_processes(home: Path, output: str, *more: object) -> jobs.Ended:
 def by_shards(home: Path, output: str, *more: object) -> jobs.Ended:
     ended = [encode(home, output, "--shard", f"{k}/5", *more) for k in (4, 1, 5, 2, 3)]
     assert {one.code for one in ended} <= {0, 3}
-    assert "shares are missing" in ended[3].err
+    assert "partitions are missing" in ended[3].err
     return ended[-1]
 
 
@@ -204,7 +205,7 @@ def test_merge_names_what_is_missing(home: Path, tmp_path: Path) -> None:
     encode(home, output, "--shard", "1/3", *SMALL)
     early = jobs.run("merge", output)
     assert early.code == 1
-    assert "shares are missing" in early.err
+    assert "partitions are missing" in early.err
     assert not Path(output, "_manifest.json").exists()
     encode(home, output, "--shard", "3/3", *SMALL)
     encode(home, output, "--shard", "2/3", *SMALL)
@@ -219,7 +220,7 @@ def test_merge_does_what_the_last_shard_could_not(home: Path, tmp_path: Path, mo
     encode(home, whole)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "embedcli.runners.run_job.merge_shards", lambda *_: (_ for _ in ()).throw(OutputError("no space left"))
+            "embedcli.runners.merge.merge_shards", lambda *_: (_ for _ in ()).throw(OutputError("no space left"))
         )
         assert [encode(home, output, "--shard", f"{k}/2").code for k in (1, 2)] == [3, 1]
     assert not Path(output).exists()
@@ -278,6 +279,8 @@ def test_while_a_shard_is_at_work_only_shards_begin(home: Path, tmp_path: Path, 
     ):
         assert refused.code == 1
         assert f"another embedcli is writing {output}" in refused.err
+    with pytest.raises(OutputLocked):
+        locked(output, checkpoint.LOCK_FILE)
     beside = encode(home, output, "--shard", "2/2", *SMALL)
     assert beside.code in (0, 3), beside.err
     refused = jobs.run("merge", output)
@@ -292,7 +295,7 @@ def test_the_last_of_two_shards_that_end_together_merges(home: Path, tmp_path: P
     encode(home, output, "--shard", "1/2", *SMALL)
     other = locked(output, "_lock-1-of-2")
     early = encode(home, output, "--shard", "2/2", *SMALL)
-    assert (early.code in (0, 3), "another shard is at work" in early.err) == (True, True)
+    assert (early.code in (0, 3), "another shard is still running" in early.err) == (True, True)
     other.release()
     assert encode(home, output, "--shard", "1/2", *SMALL).code == 3
     assert Path(output, "_manifest.json").exists()
@@ -376,7 +379,7 @@ def big(home: Path, output: str, *more: object) -> list[str]:
 
 
 # Pieces of 8 kB in the child, too: it has no monkeypatch.
-CUT = "import sys; from embedcli.readers import looks; looks.PIECE_BYTES = 8000; from embedcli.cli import main; main()"
+CUT = "from embedcli.readers import preview; preview.JSONL_SPLIT_BYTES = 8000; from embedcli.cli import main; main()"
 
 
 def cut(command: list[str]) -> list[str]:
@@ -502,7 +505,7 @@ def faulty_run(home: Path, tmp_path: Path, times: int, error: BaseException) -> 
     files = (str(home / "in.c.parquet"),)
     job = Job(files, f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2, chunk_rows=16)
     watch = jobs.Silent()
-    outcome = runners.run_job(job, watch, RunControl(), MetricsCollector(), Faulty(tmp_path / "note", times, error))
+    outcome = runners.execute_job(job, watch, RunControl(), MetricsCollector(), Faulty(tmp_path / "note", times, error))
     return outcome, watch.lines
 
 
@@ -510,9 +513,7 @@ def faulty_run(home: Path, tmp_path: Path, times: int, error: BaseException) -> 
 def test_an_unexpected_error_costs_one_more_try(home: Path, tmp_path: Path) -> None:
     outcome, lines = faulty_run(home, tmp_path, 1, ZeroDivisionError("odd"))
     assert outcome.exit_code == 0
-    assert [line for line in lines if "is done by another" in line] == ["odd; share 0 is done by another"] or any(
-        "odd; share" in line for line in lines
-    )
+    assert any(re.fullmatch(r"odd; partition \d+ is encoded by another worker", line) for line in lines)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -550,7 +551,7 @@ class Imported:
 def test_a_worker_imports_no_library_it_does_not_need(home: Path, tmp_path: Path) -> None:
     job = Job((str(home / "in.c.parquet"),), f"{tmp_path}/out.parquet", model=f"{home}/words.txt", workers=2)
     with pytest.raises(UsageError) as caught:
-        runners.run_job(job, jobs.Silent(), RunControl(), MetricsCollector(), Imported())
+        runners.execute_job(job, jobs.Silent(), RunControl(), MetricsCollector(), Imported())
     assert caught.value.message == "numpy"
 
 
@@ -566,7 +567,7 @@ def test_a_worker_of_another_version_is_refused(home: Path) -> None:
 def test_a_worker_that_cannot_see_the_output_says_so(tmp_path: Path) -> None:
     (tmp_path / "out" / "_parts").mkdir(parents=True)
     ledger = checkpoint.Ledger(output_target.resolve_target(f"{tmp_path}/out/", None))
-    with pytest.raises(OutputError, match="cannot be seen") as caught:
+    with pytest.raises(OutputError, match="cannot be seen from this machine") as caught:
         ledger.join({"model": "x"})
     assert "share" in caught.value.hint
 
@@ -606,12 +607,12 @@ def test_a_layout_survives_its_note(tmp_path: Path) -> None:
     )
     layout = OutputLayout(columns, 8, "binary", True)
     space = {"dim": 8, "precision": "binary"}
-    job_identity.write_vector_space(str(tmp_path), layout, space)
-    again, noted = job_identity.read_vector_space(str(tmp_path))
-    assert again.schema() == layout.schema()
-    assert (again.bytes_per_row, noted) == (layout.bytes_per_row, space)
+    vector_space.write_vector_space(str(tmp_path), layout, space)
+    restored, restored_space = vector_space.read_vector_space(str(tmp_path))
+    assert restored.schema() == layout.schema()
+    assert (restored.bytes_per_row, restored_space) == (layout.bytes_per_row, space)
     with pytest.raises(OutputError, match="precision"):
-        job_identity.write_vector_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"})
+        vector_space.write_vector_space(str(tmp_path), layout, {"dim": 8, "precision": "int8"})
 
 
 def test_a_folder_output_goes_on_with_another_engine(tmp_path: Path) -> None:

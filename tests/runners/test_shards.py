@@ -69,7 +69,7 @@ def test_an_input_that_changes_between_shards(home: Path, output: str, change: s
     write(home, *CHANGES[change])
     last = shard(home, output, 2, *more)
     merged = jobs.run("merge", f"{home}/{output}")
-    for refused in (merged,) if "shares are missing" in last.err else (last, merged):
+    for refused in (merged,) if "partitions are missing" in last.err else (last, merged):
         assert refused.code == 1
         assert "in.0.jsonl has changed between the shards" in refused.err
         assert "run every shard again" in refused.err
@@ -124,13 +124,13 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(home: Path) -> None:
     view = input_snapshot.take_snapshot([share])
     input_snapshot.write_snapshot(str(home), view)
     whole = input_snapshot.build_record(share, view, "job", (), ())
-    assert input_snapshot.common_snapshot(str(home), "out/", [whole]) == view
+    assert input_snapshot.find_common_snapshot(str(home), "out/", [whole]) == view
     jobs.write_jsonl(home / "in.0.jsonl", ROWS[:3])
     torn = input_snapshot.build_record(share, view, "job", (), ())
-    with pytest.raises(OutputError, match="has changed while share 0"):
-        input_snapshot.common_snapshot(str(home), "out/", [torn])
-    assert view.is_unchanged(whole, numbered=False)
-    assert not input_snapshot.take_snapshot([share]).is_unchanged(torn, numbered=False)
+    with pytest.raises(OutputError, match="has changed while partition 0"):
+        input_snapshot.find_common_snapshot(str(home), "out/", [torn])
+    assert view.is_unchanged(whole, has_row_numbers=False)
+    assert not input_snapshot.take_snapshot([share]).is_unchanged(torn, has_row_numbers=False)
 
 
 def test_folders_may_move_between_shards(home: Path) -> None:

@@ -38,14 +38,14 @@ DATA = b"".join(b"line %d\n" % (i * i) for i in range(10_000))
 # Listing
 
 
-def touched(folder: Path, *names: str) -> Path:
+def create_files(folder: Path, *names: str) -> Path:
     folder.mkdir(exist_ok=True)
     for name in names:
         (folder / name).write_bytes(b"")
     return folder
 
 
-def names_of(*inputs: Path | str) -> list[str]:
+def expanded_names(*inputs: Path | str) -> list[str]:
     return [Path(path).name for path in storage.expand_inputs([str(given) for given in inputs])]
 
 
@@ -60,36 +60,36 @@ def test_a_folder_gives_its_data_files_in_natural_order(tmp_path: Path) -> None:
         "c.pq",
     ]
     hidden = ["_manifest.jsonl", ".hidden.jsonl", "README.md", "config.json", "a.parquet.crc", "jsonl"]
-    folder = touched(tmp_path / "data", *names, *hidden)
+    folder = create_files(tmp_path / "data", *names, *hidden)
     (folder / "sub.jsonl").mkdir()
-    assert names_of(folder) == [
+    assert expanded_names(folder) == [
         "PART-1.TSV", "a.parquet", "b.ndjson.zst", "c.pq", "part-2.csv.gz", "part-2.jsonl", "part-10.jsonl",
     ]  # fmt: skip
 
 
 def test_inputs_keep_the_order_they_are_given_in(tmp_path: Path) -> None:
-    touched(tmp_path, "b.jsonl", "a.csv", "x9.tsv", "x10.tsv")
-    assert names_of(tmp_path / "b.jsonl", "-", tmp_path / "x*", tmp_path / "a.csv") == [
+    create_files(tmp_path, "b.jsonl", "a.csv", "x9.tsv", "x10.tsv")
+    assert expanded_names(tmp_path / "b.jsonl", "-", tmp_path / "x*", tmp_path / "a.csv") == [
         "b.jsonl", "-", "x9.tsv", "x10.tsv", "a.csv",
     ]  # fmt: skip
 
 
 def test_globs_skip_hidden_names_and_folders_unless_asked(tmp_path: Path) -> None:
-    touched(tmp_path, "_SUCCESS", "a.json", ".b.json")
-    touched(tmp_path / "deep", "c.json")
-    assert names_of(tmp_path / "*") == ["a.json"]
-    assert names_of(tmp_path / "_*") == ["_SUCCESS"]
-    assert names_of(tmp_path / "**" / "*.json") == ["a.json", "c.json"]
+    create_files(tmp_path, "_SUCCESS", "a.json", ".b.json")
+    create_files(tmp_path / "deep", "c.json")
+    assert expanded_names(tmp_path / "*") == ["a.json"]
+    assert expanded_names(tmp_path / "_*") == ["_SUCCESS"]
+    assert expanded_names(tmp_path / "**" / "*.json") == ["a.json", "c.json"]
 
 
 @pytest.mark.parametrize(
     "name", ["with space.jsonl", "new\nline.jsonl", "ünïcödé-批.jsonl", "[1]*?.jsonl", "-.jsonl", "a:b.jsonl", "s3:"]
 )
 def test_any_name_that_exists_works(name: str, tmp_path: Path) -> None:
-    touched(tmp_path, name)
-    assert names_of(tmp_path / name) == [name]
+    create_files(tmp_path, name)
+    assert expanded_names(tmp_path / name) == [name]
     if name != "s3:":
-        assert names_of(tmp_path) == [name]
+        assert expanded_names(tmp_path) == [name]
 
 
 def test_names_that_are_not_utf8_can_be_opened_and_shown(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_names_that_are_not_utf8_can_be_opened_and_shown(tmp_path: Path) -> None
         ("data/row.jsonl", "data/row.jsonl: no such file", "data/rows.jsonl"),
         ("nowhere/a.jsonl", "no such file or folder", "current folder"),
         ("data/*.csv", "no file matches", "pattern"),
-        ("empty", "no data files lie in this folder", ".parquet"),
+        ("empty", "there are no data files in this folder", ".parquet"),
         ("data/rows.jsonl/a", "no such file or folder", ""),
-        ("s4://bucket/a.jsonl", "s4:// addresses are not known", "s3://"),
+        ("s4://bucket/a.jsonl", "s4:// addresses are not supported", "s3://"),
         ("", "no such file", ""),
     ],
 )
@@ -118,8 +118,8 @@ def test_what_is_not_there_is_refused(
     given: str, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    touched(tmp_path / "data", "rows.jsonl")
-    touched(tmp_path / "empty", "notes.txt")
+    create_files(tmp_path / "data", "rows.jsonl")
+    create_files(tmp_path / "empty", "notes.txt")
     with pytest.raises(UsageError) as caught:
         storage.expand_inputs([given])
     assert message in caught.value.message
@@ -133,7 +133,7 @@ def test_stdin_is_named_once(tmp_path: Path) -> None:
         storage.expand_inputs([])
 
 
-def refusing(error: int) -> Callable[..., Any]:
+def raise_os_error(error: int) -> Callable[..., Any]:
     def refuse(path: Any, *rest: Any, **more: Any) -> Any:
         raise OSError(error, os.strerror(error), path)
 
@@ -141,11 +141,11 @@ def refusing(error: int) -> Callable[..., Any]:
 
 
 def test_what_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = touched(tmp_path, "a.jsonl") / "a.jsonl"
-    monkeypatch.setattr(os, "scandir", refusing(errno.EACCES))
+    path = create_files(tmp_path, "a.jsonl") / "a.jsonl"
+    monkeypatch.setattr(os, "scandir", raise_os_error(errno.EACCES))
     with pytest.raises(InputError, match=f"{tmp_path}: cannot be read: Permission denied"):
         storage.expand_inputs([str(tmp_path)])
-    monkeypatch.setattr(storage.local.LocalFiles, "open", lambda _, path: refusing(errno.EACCES)(path))
+    monkeypatch.setattr(storage.local.LocalFileSystem, "open", lambda _, path: raise_os_error(errno.EACCES)(path))
     with pytest.raises(InputError, match=r"a\.jsonl: cannot be read: Permission denied"):
         storage.open_input(str(path))
 
@@ -208,7 +208,7 @@ def test_every_truncation_is_noticed(codec: str, tmp_path: Path) -> None:
     data = COMPRESS[codec](DATA[:500]) * 2
     path = tmp_path / "a"
     boundary = len(data) // 2
-    for end in range(compression.LONGEST_MAGIC, len(data)):
+    for end in range(compression.MAX_MAGIC_BYTES, len(data)):
         path.write_bytes(data[:end])
         if end == boundary:
             assert read(path) == DATA[:500]
@@ -223,7 +223,7 @@ def test_every_flipped_byte_is_noticed_or_harmless(codec: str, tmp_path: Path) -
     data = COMPRESS[codec](DATA[:500])
     path = tmp_path / "a"
     noticed = 0
-    for at in range(compression.LONGEST_MAGIC, len(data)):
+    for at in range(compression.MAX_MAGIC_BYTES, len(data)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :])
         try:
             assert read(path) == DATA[:500]
@@ -239,7 +239,7 @@ def test_what_follows_the_data_is_not_ignored(codec: str, tmp_path: Path) -> Non
     path.write_bytes(data + b"something else")
     with pytest.raises(InputError) as caught:
         read(path)
-    assert caught.value.message == f"{path}: the {codec} data is followed by something else at byte {len(data)}"
+    assert caught.value.message == f"{path}: the {codec} data is followed by other data at byte {len(data)}"
 
 
 def test_frames_to_skip_and_long_windows_of_zstd(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_bomb_comes_out_in_bounded_portions(codec: str, tmp_path: Path, monkey
 # Replacing
 
 
-def left(folder: Path) -> dict[str, bytes]:
+def list_content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -278,9 +278,9 @@ def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
         assert Path(temporary).name == f".out.bin.tmp-{os.getpid()}"
         Path(temporary).write_bytes(b"new")
         assert target.read_bytes() == b"old"
-    assert left(tmp_path) == {"out.bin": b"new"}
+    assert list_content(tmp_path) == {"out.bin": b"new"}
     storage.write_bytes(str(target), b"newer")
-    assert left(tmp_path) == {"out.bin": b"newer"}
+    assert list_content(tmp_path) == {"out.bin": b"newer"}
     mask = os.umask(0)
     os.umask(mask)
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~mask
@@ -292,7 +292,7 @@ def test_a_failing_writer_leaves_everything_as_it_was(old: bytes | None, error: 
     target = tmp_path / "out.bin"
     if old is not None:
         target.write_bytes(old)
-    before = left(tmp_path)
+    before = list_content(tmp_path)
     expected = OutputError if isinstance(error, OSError) else type(error)
 
     def fail() -> None:
@@ -302,7 +302,7 @@ def test_a_failing_writer_leaves_everything_as_it_was(old: bytes | None, error: 
 
     with pytest.raises(expected):
         fail()
-    assert left(tmp_path) == before
+    assert list_content(tmp_path) == before
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
@@ -311,13 +311,13 @@ def test_errors_of_the_system_are_told_and_leave_nothing(
     call: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out.bin"
-    monkeypatch.setattr(os, call, refusing(error))
+    monkeypatch.setattr(os, call, raise_os_error(error))
     with pytest.raises(OutputError) as caught:
         storage.write_bytes(str(target), b"data")
     monkeypatch.undo()
     assert caught.value.message == f"{target}: cannot be written: {os.strerror(error)}"
     assert caught.value.hint
-    assert left(tmp_path) == {}
+    assert list_content(tmp_path) == {}
 
 
 def test_data_and_names_are_durable_before_and_after_the_rename(
@@ -353,16 +353,16 @@ storage.write_bytes({str(tmp_path / "out.bin")!r}, bytes(100_000))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "OutputError" in done.stderr
     assert "File too large" in done.stderr
-    assert left(tmp_path) == {}
+    assert list_content(tmp_path) == {}
 
 
 def test_what_a_dead_process_left_beside_the_target_of_a_link_is_swept(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link.bin").symlink_to(tmp_path / "real" / "file.bin")
-    left = tmp_path / "real" / ".file.bin.tmp-999999999"
-    left.write_bytes(b"")
-    assert storage.remove_stale_temporaries_beside(str(tmp_path / "link.bin")) == [left.name]
-    assert not left.exists()
+    list_content = tmp_path / "real" / ".file.bin.tmp-999999999"
+    list_content.write_bytes(b"")
+    assert storage.remove_stale_temporaries_beside(str(tmp_path / "link.bin")) == [list_content.name]
+    assert not list_content.exists()
 
 
 def test_a_folder_that_another_process_makes_first_is_there(tmp_path: Path) -> None:
@@ -393,18 +393,18 @@ def test_links_are_followed_and_devices_and_folders_are_not_replaced(tmp_path: P
 @pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "new\nline", " "])
 def test_any_name_can_be_written(name: str, tmp_path: Path) -> None:
     storage.write_bytes(str(tmp_path / name), b"data")
-    assert left(tmp_path) == {name: b"data"}
+    assert list_content(tmp_path) == {name: b"data"}
 
 
 # Sweeping
 
 
-def writer_of(target: Path) -> subprocess.Popen[str]:
+def start_writer(target: Path) -> subprocess.Popen[str]:
     """A process that is in the middle of replacing `target`."""
     code = f"""
 import sys
 from embedcli import storage
-with storage.replacing({str(target)!r}) as temporary:
+with storage.replace_file_atomically({str(target)!r}) as temporary:
     print(temporary, flush=True)
     sys.stdin.read()
 """
@@ -412,7 +412,7 @@ with storage.replacing({str(target)!r}) as temporary:
 
 
 def test_what_a_killed_process_left_is_swept_and_a_living_one_is_let_alone(tmp_path: Path) -> None:
-    with writer_of(tmp_path / "out.bin") as writer:
+    with start_writer(tmp_path / "out.bin") as writer:
         assert writer.stdout is not None
         temporary = Path(writer.stdout.readline().strip())
         assert storage.remove_stale_temporaries(tmp_path) == []
@@ -422,20 +422,20 @@ def test_what_a_killed_process_left_is_swept_and_a_living_one_is_let_alone(tmp_p
     assert temporary.exists()
     assert storage.remove_stale_temporaries(tmp_path, "other.bin") == []
     assert storage.remove_stale_temporaries(tmp_path, "out.bin") == [temporary.name]
-    assert left(tmp_path) == {}
+    assert list_content(tmp_path) == {}
 
 
 def test_a_sweep_knows_its_own_work_and_the_work_of_others(tmp_path: Path) -> None:
     """Process ids come again, in containers at once: a leftover with our own id is a leftover."""
     strangers = [".out.bin.tmp-x", "out.bin.tmp-12", ".out.bin", ".tmp-12"]
-    touched(tmp_path, *strangers, f".out.bin.tmp-{os.getpid()}", f".new\nline.tmp-{2**22 + 1}")
+    create_files(tmp_path, *strangers, f".out.bin.tmp-{os.getpid()}", f".new\nline.tmp-{2**22 + 1}")
     with storage.replace_file_atomically(str(tmp_path / "mine")) as temporary:
         assert sorted(storage.remove_stale_temporaries(tmp_path)) == [
             f".new\nline.tmp-{2**22 + 1}",
             f".out.bin.tmp-{os.getpid()}",
         ]
         assert Path(temporary).exists()
-    assert sorted(left(tmp_path)) == sorted([*strangers, "mine"])
+    assert sorted(list_content(tmp_path)) == sorted([*strangers, "mine"])
 
 
 def test_without_locks_the_process_id_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +443,7 @@ def test_without_locks_the_process_id_decides(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    touched(tmp_path, f".a.tmp-{os.getpid()}", f".b.tmp-{2**22 + 1}")
+    create_files(tmp_path, f".a.tmp-{os.getpid()}", f".b.tmp-{2**22 + 1}")
     assert storage.remove_stale_temporaries(tmp_path) == [f".b.tmp-{2**22 + 1}"]
     storage.write_bytes(str(tmp_path / "c"), b"data")
     assert (tmp_path / "c").read_bytes() == b"data"

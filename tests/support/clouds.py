@@ -26,8 +26,8 @@ ACCOUNT = "devstoreaccount1"
 # Azurite's well-known key.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 CONNECTION = "AZURE_STORAGE_CONNECTION_STRING"
-# Prints its port and ends with its stdin: it cannot outlive the tests, however they end.
-# pyarrow leaves a download open while it asks for a part: one thread would never answer that.
+# Prints its port and exits when its stdin closes, so it cannot outlive the tests.
+# pyarrow keeps a download open while it requests a range: a server with one thread would never respond to that.
 EMULATOR = """
 import http.server, logging, os, sys
 http.server.HTTPServer = http.server.ThreadingHTTPServer
@@ -39,7 +39,7 @@ print(server._api._httpd.socket.getsockname()[1], flush=True)
 sys.stdin.read()
 os._exit(0)
 """
-# Node ends with its stdin as well.
+# Node exits when its stdin closes as well.
 AZURITE = (
     "process.stdin.resume(); process.stdin.on('end', () => process.exit(0)); "
     "process.argv.splice(1, 1); require(process.argv[1])"
@@ -54,8 +54,8 @@ class Cloud:
     environment: dict[str, str]
     put: Callable[[str, bytes], None]
     get: Callable[[str], bytes]
-    every: Callable[[], list[str]]
-    # Settings that find no server, and wrong credentials, each with the secret that no message may show.
+    list_names: Callable[[], list[str]]
+    # Settings that reach no server, and wrong credentials, each with the secret that no message may show.
     unreachable: dict[str, str]
     wrong: list[tuple[dict[str, str], str]]
 
@@ -64,31 +64,31 @@ class Cloud:
 
     def names(self, prefix: str) -> list[str]:
         """Every object whose name begins with the prefix."""
-        return sorted(name for name in self.every() if name.startswith(prefix))
+        return sorted(name for name in self.list_names() if name.startswith(prefix))
 
 
 @contextmanager
-def running(scheme: str) -> Iterator[Cloud]:
+def run_server(scheme: str) -> Iterator[Cloud]:
     """A server until the block ends; the test is skipped where it is not installed."""
-    with {"az": azurite, "gs": emulator}[scheme]() as cloud:
+    with {"az": run_azurite, "gs": run_gcs_emulator}[scheme]() as cloud:
         yield cloud
 
 
 @contextmanager
-def emulator() -> Iterator[Cloud]:
+def run_gcs_emulator() -> Iterator[Cloud]:
     if importlib.util.find_spec("gcp_storage_emulator") is None:
         pytest.skip("gs:// is tested with gcp-storage-emulator: pip install gcp-storage-emulator")
-    with ending([sys.executable, "-c", EMULATOR]) as process:
+    with run_until_stdin_closes([sys.executable, "-c", EMULATOR]) as process:
         assert process.stdout is not None
         address = f"http://127.0.0.1:{int(process.stdout.readline())}"
-        # The emulator takes anyone: wrong are settings without it.
+        # The emulator accepts everyone, so the wrong settings are those without it.
         wrong = {"STORAGE_EMULATOR_HOST": "", "GOOGLE_APPLICATION_CREDENTIALS": os.devnull}
-        nobody = {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
-        yield Cloud("gs", {"STORAGE_EMULATOR_HOST": address}, *gs_client(address), nobody, [(wrong, "s3cr3t")])
+        unreachable = {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
+        yield Cloud("gs", {"STORAGE_EMULATOR_HOST": address}, *gcs_functions(address), unreachable, [(wrong, "s3cr3t")])
 
 
-def gs_client(address: str) -> tuple[Callable[[str, bytes], None], Callable[[str], bytes], Callable[[], list[str]]]:
-    """put, get and every, by the JSON API."""
+def gcs_functions(address: str) -> tuple[Callable[[str, bytes], None], Callable[[str], bytes], Callable[[], list[str]]]:
+    """put, get and list_names, by the JSON API."""
 
     def ask(path: str, data: bytes | None = None) -> bytes:
         with urllib.request.urlopen(urllib.request.Request(address + path, data=data)) as answer:
@@ -100,14 +100,14 @@ def gs_client(address: str) -> tuple[Callable[[str, bytes], None], Callable[[str
     def get(key: str) -> bytes:
         return ask(f"/storage/v1/b/{BUCKET}/o/{quote(key, safe='')}?alt=media")
 
-    def every() -> list[str]:
+    def list_names() -> list[str]:
         return [item["name"] for item in json.loads(ask(f"/storage/v1/b/{BUCKET}/o")).get("items", [])]
 
-    return put, get, every
+    return put, get, list_names
 
 
 @contextmanager
-def azurite() -> Iterator[Cloud]:
+def run_azurite() -> Iterator[Cloud]:
     program = shutil.which("azurite-blob") or os.environ.get("AZURITE_BLOB")
     if importlib.util.find_spec("adlfs") is None:
         pytest.skip("az:// needs the extra azure: pip install 'embedcli[azure]'")
@@ -116,7 +116,7 @@ def azurite() -> Iterator[Cloud]:
     port = free_port()
     options = ["--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", str(port), "--skipApiVersionCheck",
                "--disableTelemetry", "--silent"]  # fmt: skip
-    with ending(["node", "-e", AZURITE, "-", str(Path(program).resolve()), *options]) as process:
+    with run_until_stdin_closes(["node", "-e", AZURITE, "-", str(Path(program).resolve()), *options]) as process:
         wait_for_port(port, process)
         wrong = [
             ({CONNECTION: connection_string(port, "d3JvbmctczNjcjN0")}, "d3JvbmctczNjcjN0"),
@@ -124,7 +124,7 @@ def azurite() -> Iterator[Cloud]:
             ({CONNECTION: "n0-s3cr3t"}, "n0-s3cr3t"),
         ]
         found = connection_string(port)
-        yield Cloud("az", {CONNECTION: found}, *az_client(found), {CONNECTION: connection_string(9)}, wrong)
+        yield Cloud("az", {CONNECTION: found}, *azure_functions(found), {CONNECTION: connection_string(9)}, wrong)
 
 
 def connection_string(port: int, key: str = KEY) -> str:
@@ -134,8 +134,10 @@ def connection_string(port: int, key: str = KEY) -> str:
     )
 
 
-def az_client(connection: str) -> tuple[Callable[[str, bytes], None], Callable[[str], bytes], Callable[[], list[str]]]:
-    """put, get and every, by Azure's own client."""
+def azure_functions(
+    connection: str,
+) -> tuple[Callable[[str, bytes], None], Callable[[str], bytes], Callable[[], list[str]]]:
+    """put, get and list_names, by Azure's own client."""
     from azure.storage.blob import ContainerClient
 
     client: Any = ContainerClient.from_connection_string(connection, BUCKET)
@@ -151,7 +153,7 @@ def az_client(connection: str) -> tuple[Callable[[str, bytes], None], Callable[[
 
 
 @contextmanager
-def ending(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+def run_until_stdin_closes(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A process that ends when its stdin is closed, at the end of the block."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None

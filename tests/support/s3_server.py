@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BUCKET = "data"
-# Prints its port and ends with its stdin: it cannot outlive the tests, however they end.
+# Prints its port and exits when its stdin closes, so it cannot outlive the tests.
 SERVER = """
 import logging, sys
 from moto.server import ThreadedMotoServer
@@ -31,7 +31,7 @@ class Store:
     fs: Any
 
     def put(self, key: str, data: bytes) -> str:
-        """Put an object; its address."""
+        """Put an object; return its address."""
         with self.fs.open_output_stream(f"{BUCKET}/{key}", compression=None) as out:
             out.write(data)
         return f"s3://{BUCKET}/{key}"
@@ -41,7 +41,7 @@ class Store:
             return bytes(source.read())
 
     def names(self, prefix: str) -> list[str]:
-        """Every object whose name begins with the prefix, but for the empty ones that stand for folders."""
+        """List the objects whose names begin with the prefix, without the empty ones that stand for folders."""
         import pyarrow.fs as pafs
 
         folder, _, _ = f"{BUCKET}/{prefix}".rpartition("/")
@@ -54,7 +54,7 @@ class Store:
 
 
 @contextmanager
-def running() -> Iterator[Store]:
+def run_server() -> Iterator[Store]:
     """A server with one bucket, `data`, until the block ends."""
     import pyarrow.fs as pafs
 

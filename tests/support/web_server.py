@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder: Path, mode: str = "parts") -> Iterator[str]:
+def serve_folder(folder: Path, mode: str = "parts") -> Iterator[str]:
     """A server for `folder` until the block ends; its host and port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, folder, mode, set()))
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -144,7 +144,7 @@ def _relevance_rows(job: Job, path: str) -> Iterator[tuple[str, str, float]]:
 
 def _trec_lines(path: str) -> Iterator[tuple[str, str, float]]:
     """`query iteration document relevance`, separated by white space; nothing for a file of another kind."""
-    with storage.open_input(path, look=True) as source:
+    with storage.open_input(path, preview=True) as source:
         first = source.read().split(b"\n", 1)[0].split()
     if len(first) != 4 or not first[3].lstrip(b"-").isdigit():
         return
@@ -175,15 +175,12 @@ def read_queries(task: RetrievalTask) -> tuple[list[str], list[str]]:
     return ids, texts
 
 
-def read_valid_chunks(job: Job, flag: str = "--keep") -> Iterator[Chunk]:
+def read_valid_chunks(job: Job, keep_option: str = "--keep") -> Iterator[Chunk]:
     """The rows of a file, all of them good: InputError, with its line, at the first that is not.
 
-    `flag` is the one by which `eval` is told of the columns that a job calls kept.
+    `keep_option` is the option of `eval` that names the columns in `job.keep`, for error messages.
     """
-    try:
-        plan = readers.plan_inputs(job)
-    except UsageError as error:
-        raise UsageError(error.message.replace("--keep", flag), error.hint.replace("--keep", flag)) from None
+    plan = readers.plan_inputs(job, keep_option)
     for chunk in readers.read_chunks(job, plan, plan.splits):
         for reject in chunk.rejects:
             raise InputError(f"{storage.format_location(reject.source, reject.line)}: {reject.reason}", "mend the row")

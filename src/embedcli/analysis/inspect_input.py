@@ -30,7 +30,7 @@ def describe_input(job: Job) -> dict[str, Any]:
         lengths.add(counts)
         characters += int(counts.sum())
         rows += chunk.rows_read
-        reasons.update(reject.reason.partition(":")[0] for reject in chunk.rejects)
+        reasons.update(reject.kind for reject in chunk.rejects)
     return {
         "path": ", ".join(map(storage.mask_secrets, job.inputs)),
         "kind": "input",

@@ -66,7 +66,9 @@ class Searcher:
 
 def without_empty_prompt(notify: Notify) -> Notify:
     """The same, but silent where all there is to say is that queries have no prompt."""
-    return lambda line: None if line.startswith("prompt: ''") else notify(line)
+    from embedcli.models.config import PromptNote
+
+    return lambda note: None if isinstance(note, PromptNote) and not note.prompt else notify(note)
 
 
 def read_search_queries(job: Job) -> Iterator[SearchQuery]:

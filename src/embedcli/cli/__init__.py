@@ -1,4 +1,4 @@
-"""argv to one call to exit code: the only room that knows Typer."""
+"""The command line: the Typer application and its commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from embedcli.cli.verify import verify
 
 app = typer.Typer(
     name="embedcli",
-    help="Batch text embedding: tables in, vectors beside their ids out, no row lost.",
+    help="Batch text embedding: read tables of text, write a vector for every row.",
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -33,7 +33,7 @@ app = typer.Typer(
 
 
 def show_version(value: bool) -> None:
-    """Print the version and the versions of the libraries that decide vectors, then leave."""
+    """Print the versions of embedcli and of the libraries that affect vectors, and exit."""
     if not value:
         return
     from importlib import metadata
@@ -58,17 +58,23 @@ def root(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="Flags from this TOML file, not from ./embedcli.toml or [tool.embedcli] of ./pyproject.toml.",
+            help="Read options from this TOML file instead of ./embedcli.toml or [tool.embedcli] in ./pyproject.toml.",
             envvar="EMBEDCLI_CONFIG",
             show_envvar=False,
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show versions and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=show_version,
+            is_eager=True,
+            help="Show the versions of embedcli and its libraries, and exit.",
+        ),
     ] = False,
 ) -> None:
-    """Batch text embedding: tables in, vectors beside their ids out, no row lost."""
-    load_config(ctx, config, app)
+    """Batch text embedding: read tables of text, write a vector for every row."""
+    load_config(ctx, config)
 
 
 app.command(cls=ConfigurableCommand)(encode)
@@ -88,5 +94,5 @@ app.command(cls=ConfigurableCommand)(pull)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     run_and_exit_fast(lambda: app(prog_name="embedcli"))

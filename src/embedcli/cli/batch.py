@@ -1,4 +1,4 @@
-"""`embedcli batch export` and `embedcli batch import`: the OpenAI Batch API, half the price and a day's patience."""
+"""`embedcli batch`: embed through the OpenAI Batch API, at half the price and within a day."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.config_file import ConfigurableCommand
-from embedcli.cli.config_file import collect_given_options as settings_of
+from embedcli.cli.config_file import ConfigurableCommand, collect_given_options
 from embedcli.cli.console import print_note
 from embedcli.cli.encode import run_job_with_reporting
 from embedcli.cli.entrypoint import handle_errors, set_environment
@@ -27,7 +26,7 @@ IMPORT_FLAGS = (
 
 batch = typer.Typer(
     name="batch",
-    help="Embed through the files of the OpenAI Batch API: export requests, import results.",
+    help="Embed with the OpenAI Batch API: export requests, import results.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -39,20 +38,23 @@ batch = typer.Typer(
 def export_command(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT... REQUESTS", help="Files, globs or folders; last, the .jsonl of requests."),
+        typer.Argument(
+            metavar="INPUT... REQUESTS", help="Input files, globs or folders; the .jsonl file of requests comes last."
+        ),
     ],
     results: Annotated[
-        list[str] | None, typer.Option("--results", help="Results there are: only what they lack is asked; repeatable.")
+        list[str] | None,
+        typer.Option("--results", help="Results from earlier batches: export only texts that they lack; repeatable."),
     ] = None,
     price: PriceOption = None,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Write one request per distinct text to files that the Batch API accepts.
+    """Write one request per distinct text to files for the Batch API.
 
     REQUESTS.jsonl, REQUESTS-00002.jsonl and so on hold at most 50,000 requests and 200 MB each;
-    REQUESTS.job.json beside them is what `batch import` needs. No request is made and no key is needed.
-    Exit codes as of encode: 3 if some rows cannot be read.
+    `batch import` needs the file REQUESTS.job.json beside them. No request is sent and no API key is needed.
+    Exit codes are those of encode: 3 if some rows cannot be read.
     """
     set_environment(flags)
     from embedcli import openai_batch
@@ -60,24 +62,24 @@ def export_command(
     if len(paths) < 2:
         raise UsageError("batch export needs an input and an output", "embedcli batch export in.jsonl requests.jsonl")
     job = Job(inputs=tuple(paths[:-1]), output="-", **flags)
-    made = openai_batch.export_requests(job, paths[-1], print_note, results=results or ())
-    for line in format_export(made, price):
+    export = openai_batch.export_requests(job, paths[-1], print_note, results=results or ())
+    for line in format_export(export, price):
         print_note(line)
-    raise typer.Exit(3 if made.rejects else 0)
+    raise typer.Exit(3 if export.rejects else 0)
 
 
-def format_export(made: Any, price: float | None) -> list[str]:
-    """What was exported, in a few lines."""
-    lines = [("rows", f"{made.rows + made.rejects:,} in, {made.rejects:,} that cannot be read")]
-    told = [
-        (made.duplicate_rows, "repeated"), (made.answered_rows, "answered already"), (made.empty_rows, "empty")
+def format_export(export: Any, price: float | None) -> list[str]:
+    """Return the summary of an export as lines."""
+    lines = [("rows", f"{export.rows + export.rejects:,} in, {export.rejects:,} unreadable")]
+    counts = [
+        (export.duplicate_rows, "repeated"), (export.answered_rows, "already answered"), (export.empty_rows, "empty")
     ]  # fmt: skip
-    rest = "".join(f", {count:,} {what}" for count, what in told if count)
-    lines.append(("requests", f"{made.requests:,}{rest}"))
-    lines.append(("tokens", f"{made.tokens:,} ({made.counting_method}), {made.truncated:,} texts cut"))
+    not_requested = "".join(f", {count:,} {kind}" for count, kind in counts if count)
+    lines.append(("requests", f"{export.requests:,}{not_requested}"))
+    lines.append(("tokens", f"{export.tokens:,} ({export.counting_method}), {export.truncated:,} texts truncated"))
     if price is not None:
-        lines.append(("cost", f"{made.tokens * price / 1e6:,.6g} at {price:g} per million tokens"))
-    lines += [("output", path) for path in (*made.files, made.job_file)]
+        lines.append(("cost", f"{export.tokens * price / 1e6:,.6g} at {price:g} per million tokens"))
+    lines += [("output", path) for path in (*export.files, export.job_file)]
     return [f"{name:<8}  {text}" for name, text in lines]
 
 
@@ -88,16 +90,19 @@ def import_command(
     ctx: typer.Context,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="RESULTS... OUTPUT", help="Result and error files of the batches; last, the output."),
+        typer.Argument(
+            metavar="RESULTS... OUTPUT", help="Result and error files of the batches; the output comes last."
+        ),
     ],
     inputs: Annotated[
-        list[str] | None, typer.Option("-i", "--input", help="The exported rows, where they lie now; repeatable.")
+        list[str] | None,
+        typer.Option("-i", "--input", help="Where the exported rows are now; default: as recorded; repeatable."),
     ] = None,
     job_file: Annotated[
-        str | None, typer.Option("--job", help="The .job.json of the export; default: the one beside RESULTS.")
+        str | None, typer.Option("--job", help="The .job.json file of the export; default: the one beside RESULTS.")
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Reject rows without an answer instead of stopping.")
+        bool, typer.Option("--allow-missing", help="Reject rows without a result instead of failing.")
     ] = False,
     report: ReportOption = None,
     progress: ProgressOption = "auto",
@@ -106,10 +111,10 @@ def import_command(
     quiet: QuietFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Join results with the exported rows and write OUTPUT, as encode would have.
+    """Join results with the exported rows and write OUTPUT as encode does.
 
-    Results may come in any order and any number of files; a text the server refused becomes a reject.
-    Outputs, resume, --update and exit codes are those of encode.
+    Results may be in any order and in several files; a row whose text the server refused becomes a reject.
+    Outputs, resuming, --update and exit codes are those of encode.
     """
     set_environment(flags)
     from embedcli import openai_batch
@@ -117,7 +122,7 @@ def import_command(
     if len(paths) < 2:
         raise UsageError("batch import needs results and an output", "embedcli batch import results.jsonl out.parquet")
     results, output = paths[:-1], paths[-1]
-    # What the export recorded stands unless it is given anew.
+    # Options given here override those that the export recorded; an empty --keep was not given.
     given = {name: value for name, value in flags.items() if name != "keep" or value}
     job = replace(openai_batch.load_job(results, output, job_file), **given)
     if inputs:
@@ -126,4 +131,4 @@ def import_command(
     def load(job: Job, notify: Any) -> Any:
         return openai_batch.load_batch_encoder(results, job, notify, allow_missing=allow_missing)
 
-    raise typer.Exit(run_job_with_reporting(job, report, progress, quiet, price, load, settings_of(ctx)))
+    raise typer.Exit(run_job_with_reporting(job, report, progress, quiet, price, load, collect_given_options(ctx)))

@@ -1,4 +1,4 @@
-"""`embedcli bench`: a table of measured figures on stdout, progress on stderr, all figures as JSON."""
+"""`embedcli bench`: compare speed with other libraries on the user's rows."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ if TYPE_CHECKING:
 def bench(
     paths: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Rows to encode.")] = None,
     *,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each contender, in turn.")] = 3,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each library, in turn.")] = 3,
     rows: Annotated[int | None, typer.Option("--rows", min=1, help="Use only the first N rows.")] = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Measure rows per second for several values of --batch-tokens instead.")
+        bool, typer.Option("--tune", help="Measure the speed with several values of --batch-tokens instead.")
     ] = False,
     peers: Annotated[
-        bool, typer.Option("--peers/--no-peers", help="Include other installed libraries, or only the baseline.")
+        bool, typer.Option("--peers/--no-peers", help="Include other installed libraries, or only SentenceTransformer.")
     ] = True,
     peer_python: Annotated[
-        str, typer.Option("--peer-python", help="Python of another environment that has the other libraries.")
+        str,
+        typer.Option("--peer-python", help="Python of another environment where the other libraries are installed."),
     ] = "",
-    json: Annotated[str | None, typer.Option("--json", help="Write all figures as JSON.")] = None,
+    json: Annotated[str | None, typer.Option("--json", help="Write all figures to this JSON file.")] = None,
     quiet: QuietFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Compare the speed of embedcli with SentenceTransformer.encode and other installed libraries.
+    """Compare the speed of embedcli with other libraries.
 
-    The same rows go through each of them in turn, each run in a process of its own. The table shows
-    medians; each ratio compares runs of the same round. docs/speed.md explains the figures.
+    embedcli, SentenceTransformer.encode and others encode the same rows in turn, each run in its own process. The table shows medians;
+    each ratio compares runs of the same round. docs/concepts/speed.md explains the figures.
     """
     from embedcli.benchmark.text_tables import format_batch_tokens, format_comparison
     from embedcli.reporting import run_report

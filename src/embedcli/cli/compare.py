@@ -1,4 +1,4 @@
-"""`embedcli compare`: what another model, precision or setting changes, on the same rows."""
+"""`embedcli compare`: differences between outputs of the same rows."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ def compare(
     outputs: Annotated[list[str], typer.Argument(metavar="OUTPUT OTHER...", help="Outputs of the same rows.")],
     *,
     precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="Also OUTPUT itself, stored like this; repeatable.")
+        list[str] | None,
+        typer.Option("--precision", help="Also compare with OUTPUT stored in this precision; repeatable."),
     ] = None,
     truncate_dim: Annotated[
-        list[int] | None, typer.Option("--truncate-dim", help="Also OUTPUT itself, cut to N dimensions; repeatable.")
+        list[int] | None,
+        typer.Option("--truncate-dim", help="Also compare with OUTPUT cut to N dimensions; repeatable."),
     ] = None,
-    count: Annotated[int, typer.Option("-k", "--count", help="Neighbours of each row.", min=1)] = 10,
+    count: Annotated[int, typer.Option("-k", "--count", help="Neighbours per row.", min=1)] = 10,
     rows: Annotated[
-        int, typer.Option("--rows", help="Rows whose neighbours are compared, drawn at random.", min=1)
+        int, typer.Option("--rows", help="Number of random rows whose neighbours are compared.", min=1)
     ] = 1000,
-    moved: Annotated[int, typer.Option("--moved", help="Rows to show that moved most.", min=0)] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
-    picture: Annotated[str | None, typer.Option("--plot", help="Draw the spread: .png, .svg or .pdf.")] = None,
+    moved: Annotated[int, typer.Option("--moved", help="Number of rows to show that changed most.", min=0)] = 5,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing random rows.", min=0)] = 0,
+    picture: Annotated[
+        str | None, typer.Option("--plot", help="Draw the distributions to this file: .png, .svg or .pdf.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare OUTPUT with each OTHER on the rows they share by id.
+    """Compare OUTPUT with each OTHER on the rows whose ids are in both.
 
-    cosine: of each row's two vectors, where the dimensions are the same. neighbours: the share of a row's K
-    nearest rows that stay the same. Where model and prompt are the same, both are asked with the finer vectors.
-    --precision and --truncate-dim tell what these would cost, without encoding again.
+    cosine: similarity of a row's two vectors, if both have the same dimensions. neighbours: fraction of a row's K
+    nearest rows that stay the same. If model and prompt are the same, the more precise vectors query both outputs.
+    --precision and --truncate-dim show the loss of these options without encoding again.
     """
     set_environment({})
     if len(outputs) < 2 and not precision and not truncate_dim:
@@ -46,7 +50,7 @@ def compare(
             "compare needs two outputs, or a --precision or --truncate-dim to compare with",
             "embedcli compare out.parquet other.parquet",
         )
-    from embedcli.analysis.compare import compare_outputs as compared
+    from embedcli.analysis.compare import compare_outputs
     from embedcli.analysis.derived import DerivedDataset
     from embedcli.outputs.dataset import open_dataset
 
@@ -54,78 +58,86 @@ def compare(
     others = [open_dataset(path) for path in outputs[1:]]
     others += [DerivedDataset(first, dim=dim) for dim in truncate_dim or []]
     others += [DerivedDataset(first, parse_precision(name)) for name in precision or []]
-    made = [compared(first, other, k=count, rows=rows, moved=moved, seed=seed) for other in others]
-    found = [one.as_json() for one in made]
+    comparisons = [
+        compare_outputs(first, other, k=count, rows=rows, moved=moved, seed=seed).as_json() for other in others
+    ]
     if picture is not None:
         from embedcli.analysis.figures import draw_comparisons
 
-        draw_comparisons(found, picture)
-        print_note(f"the picture is in {picture}")
+        draw_comparisons(comparisons, picture)
+        print_note(f"plot written to {picture}")
     if as_json:
-        show_json(found)
+        show_json(comparisons)
     else:
-        show_comparisons(found)
+        show_comparisons(comparisons)
 
 
 def parse_precision(name: str) -> Precision:
-    """A precision by its name. UsageError if there is none."""
+    """Return a precision by its name; raise UsageError for any other name."""
     if name not in get_args(Precision):
-        raise UsageError(f"there is no --precision {name!r}", f"choose one of {', '.join(get_args(Precision))}")
+        raise UsageError(
+            f"--precision {name!r} is not a valid choice", f"choose one of {', '.join(get_args(Precision))}"
+        )
     return cast("Precision", name)
 
 
-def show_comparisons(found: list[dict[str, Any]]) -> None:
-    """A table with one line for each file, then for each the spread and the rows that moved most."""
-    first, shared = found[0]["first"], found[0]["shared_rows"]
-    about = f"{first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {format_bytes(first['bytes'])} of vectors"
-    typer.echo(f"{first['path']}: {about}\n")
+def show_comparisons(comparisons: list[dict[str, Any]]) -> None:
+    """Print a table with a line per output, then for each output the distributions and the rows that changed most."""
+    first, shared = comparisons[0]["first"], comparisons[0]["shared_rows"]
+    size = f"{format_bytes(first['bytes'])} of vectors"
+    typer.echo(f"{first['path']}: {first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {size}\n")
     show_table(
-        [comparison_row(one) for one in found],
-        right=["rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst"],
+        [comparison_row(comparison) for comparison in comparisons],
+        right=RIGHT_ALIGNED_COLUMNS,
     )
-    for one in found:
-        typer.echo(f"\n{one['second']['path']}")
-        if one["cosine_histogram"]:
-            show_bars("cosine", histogram_steps(one["cosine_histogram"]))
-        show_bars(f"of {one['k']} neighbours kept", [(str(i), n) for i, n in enumerate(one["overlap_histogram"])])
-        if one["moved"]:
-            typer.echo(f"moved most, by {one['moved_by']}")
-            show_table([moved_row(row) for row in one["moved"]], right=["similarity"])
+    for comparison in comparisons:
+        typer.echo(f"\n{comparison['second']['path']}")
+        if comparison["cosine_histogram"]:
+            show_bars("cosine", label_bins(comparison["cosine_histogram"]))
+        overlaps = [(str(kept), rows) for kept, rows in enumerate(comparison["overlap_histogram"])]
+        show_bars(f"of {comparison['k']} neighbours kept", overlaps)
+        if comparison["moved"]:
+            typer.echo(f"changed most, by {comparison['moved_by']}")
+            show_table([moved_row(row) for row in comparison["moved"]], right=["similarity"])
     if shared < first["rows"]:
-        print_note(f"{first['rows'] - shared:,} rows of {first['path']} are not in every other file")
+        print_note(f"{first['rows'] - shared:,} rows of {first['path']} are missing from other outputs")
 
 
-def comparison_row(one: dict[str, Any]) -> dict[str, str]:
-    second, cosine, overlap = one["second"], one["cosine"], one["overlap"]
-    told = {"cosine min": "-", "5%": "-", "median": "-"}
+def comparison_row(comparison: dict[str, Any]) -> dict[str, str]:
+    second, cosine, overlap = comparison["second"], comparison["cosine"], comparison["overlap"]
+    cosines = {"cosine min": "-", "5%": "-", "median": "-"}
     if cosine:
-        told = {"cosine min": f"{cosine['min']:.5f}", "5%": f"{cosine['p05']:.5f}", "median": f"{cosine['median']:.5f}"}
+        cosines = {
+            "cosine min": f"{cosine['min']:.5f}",
+            "5%": f"{cosine['p05']:.5f}",
+            "median": f"{cosine['median']:.5f}",
+        }
     kept = {"neighbours": f"{overlap['mean']:.1%}", "worst": f"{overlap['min']:.0%}"} if overlap else {}
     return {
         "other": second["path"],
-        "rows": f"{one['shared_rows']:,}",
+        "rows": f"{comparison['shared_rows']:,}",
         "dim": str(second["dim"]),
         "precision": second["precision"],
         "size": format_bytes(second["bytes"]),
-        **told,
+        **cosines,
         **({"neighbours": "-", "worst": "-"} | kept),
     }
 
 
-def histogram_steps(found: dict[str, Any]) -> list[tuple[str, int]]:
-    """A histogram's bins by where they begin."""
-    width = (found["to"] - found["from"]) / len(found["counts"])
-    return [(f"{found['from'] + i * width:.5f}", count) for i, count in enumerate(found["counts"])]
+def label_bins(histogram: dict[str, Any]) -> list[tuple[str, int]]:
+    """Return the counts of a histogram, labelled by the lower edges of the bins."""
+    width = (histogram["to"] - histogram["from"]) / len(histogram["counts"])
+    return [(f"{histogram['from'] + i * width:.5f}", count) for i, count in enumerate(histogram["counts"])]
 
 
 def show_bars(title: str, counts: list[tuple[str, int]]) -> None:
-    """Counts as bars of at most BAR characters; empty ends are left out."""
-    filled = [i for i, (_, count) in enumerate(counts) if count]
+    """Print counts as bars of at most BAR_WIDTH characters, without the empty bins at either end."""
+    nonzero = [i for i, (_, count) in enumerate(counts) if count]
     most = max((count for _, count in counts), default=0)
     if not most:
         return
     typer.echo(title)
-    for name, count in counts[filled[0] : filled[-1] + 1]:
+    for name, count in counts[nonzero[0] : nonzero[-1] + 1]:
         typer.echo(f"  {name:>8}  {count:>9,}  {'#' * -(-count * BAR_WIDTH // most)}".rstrip())
 
 

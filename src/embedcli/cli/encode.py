@@ -1,4 +1,4 @@
-"""`embedcli encode`: flags to a Job, one call, the summary."""
+"""`embedcli encode`: run a job with progress, summary and report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -32,7 +31,10 @@ from embedcli.core.job import Job
 def encode(
     ctx: typer.Context,
     paths: Annotated[
-        list[str], typer.Argument(metavar="INPUT... OUTPUT", help="Files, globs, folders or -; last, the output.")
+        list[str],
+        typer.Argument(
+            metavar="INPUT... OUTPUT", help="Input files, globs, folders or - for stdin; the output comes last."
+        ),
     ],
     report: ReportOption = None,
     progress: ProgressOption = "auto",
@@ -42,13 +44,13 @@ def encode(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Embed every row of INPUT... and write the vectors beside their ids to OUTPUT.
+    """Embed every row of the inputs and write the vectors to OUTPUT.
 
-    The output's format follows its name: .parquet, .npy (+ .ids.parquet), .jsonl, .arrow, a folder/ of
-    parts, or - for stdout. The same command again goes on where it stopped.
+    The name of OUTPUT sets its format: .parquet, .npy (with .ids.parquet), .jsonl, .arrow, a folder/ of
+    Parquet files, or - for stdout. If a run is interrupted, the same command resumes it.
 
-    Exit codes: 0 all rows embedded, 1 failed, 2 usage or a changed job, 3 some rows rejected,
-    75 stopped early (run again), 130 Ctrl-C. Every option also reads EMBEDCLI_<NAME>.
+    Exit codes: 0 all rows embedded, 1 failed, 2 usage error or changed job, 3 some rows rejected,
+    75 stopped early (run again), 130 Ctrl-C. Every option can also be set as EMBEDCLI_<NAME>.
     """
     set_environment(flags, verbose)
     if len(paths) < 2:
@@ -67,52 +69,65 @@ def run_job_with_reporting(
     load: Any = None,
     settings: OptionSources | None = None,
 ) -> int:
-    """Run a job with progress, summary and report; the exit code. The report is written after failures too."""
+    """Run a job with progress, summary and, even if the job fails, the report.
+
+    Args:
+        job: The job.
+        report_path: Where to write the JSON report, if anywhere.
+        progress: Value of --progress.
+        quiet: Print errors only.
+        price: Price per million tokens.
+        load: Loads the encoder in place of the job's model.
+        settings: Options that are not at their defaults.
+
+    Returns:
+        The exit code.
+    """
     from embedcli import runners
     from embedcli.pipeline.control import RunControl
     from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting import run_report
     from embedcli.reporting.progress import ProgressReporter
 
-    watch = ProgressReporter(progress, quiet)
-    meter, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
-    made = run_report.RunReport(
-        replace(job),
-        1,
-        "",
-        0.0,
-        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        meter,
-        notes=watch.notes,
+    reporter = ProgressReporter(progress, quiet)
+    metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
+    report = run_report.RunReport(
+        job=job,
+        exit_code=1,
+        reason="",
+        seconds=0.0,
+        started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        metrics=metrics,
+        notes=reporter.notes,
         price_per_mtok=price,
         option_sources=settings or {},
     )
     for line in describe_config_options(settings or {}):
-        watch.notify(line)
-    begun = time.perf_counter()
+        reporter.notify(line)
+    start = time.perf_counter()
     try:
         with stop_on_signals(control):
-            made.result = runners.run_job(job, watch, control, meter, load)
-        made.exit_code, made.reason = made.result.exit_code, made.result.reason
-    except BaseException as error:  # noqa: BLE001  the report tells of every failure
-        watch.stop()
-        made.reason, made.hint, made.exit_code = describe_error(error)
+            report.result = runners.execute_job(job, reporter, control, metrics, load)
+        report.exit_code, report.reason = report.result.exit_code, report.result.reason
+    except BaseException as error:  # noqa: BLE001  the report describes every failure
+        reporter.stop()
+        report.reason, report.hint, report.exit_code = describe_error(error)
         report_error(error)
     finally:
-        watch.stop()
-        made.seconds = time.perf_counter() - begun
-    if made.result is not None:
-        for line in made.format_summary():
-            watch.notify(line)
-        watch.notify(made.reason)
+        reporter.stop()
+        report.seconds = time.perf_counter() - start
+    if report.result is not None:
+        for line in report.format_summary():
+            reporter.notify(line)
+        reporter.notify(report.reason)
     if report_path is not None:
-        run_report.write_report(report_path, made.as_json())
-    return made.exit_code
+        run_report.write_report(report_path, report.as_json())
+    return report.exit_code
 
 
 @contextmanager
 def stop_on_signals(control: Any) -> Iterator[None]:
-    """SIGINT and SIGTERM stop after the batch in hand; a second one, or one before any row, leaves at once."""
+    """Stop the run after the current batch on SIGINT or SIGTERM; at once on a second signal or before any row."""
 
     def handle(number: int, frame: object) -> None:
         name = signal.Signals(number).name
@@ -120,9 +135,9 @@ def stop_on_signals(control: Any) -> Iterator[None]:
             raise InterruptedBySignal(name)
         control.stop(name)
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in old.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

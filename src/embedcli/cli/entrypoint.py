@@ -1,4 +1,4 @@
-"""The one place where errors become sentences and exit codes, and where process-wide settings are made."""
+"""Start and end of the process: settings made before libraries load, and errors as messages and exit codes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from typing import Any
 
 import typer
 
+from embedcli.cli.console import escape_for_terminal
 from embedcli.core.errors import EmbedcliError
 
 VERBOSE_VARIABLE = "EMBEDCLI_VERBOSE"
-# What the variable of a flag says when it is off, as the commands that have the flag read it.
+# Values of a boolean option's environment variable that Click reads as false.
 FALSE_VALUES = ("", "0", "f", "false", "n", "no", "off")
 ARENA_VARIABLE = "MALLOC_ARENA_MAX"
-# What shells show for a program that SIGPIPE ended: 128 and its number.
+# What shells report for a program that SIGPIPE ended: 128 + 13.
 EXIT_PIPE_CLOSED = 141
-# Of tokenizers, and of numpy's BLAS, torch and pyarrow.
+# Read by tokenizers, and by numpy's BLAS, torch and pyarrow.
 THREAD_VARIABLES = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")
-# mallopt's number for it, in glibc's malloc.h
+# From glibc's malloc.h.
 M_ARENA_MAX = -8
 
 
 class InterruptedBySignal(BaseException):
-    """A signal that came before rows flowed, or a second one after it: leave at once."""
+    """A signal before any row was encoded, or a second signal: stop at once."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -36,69 +37,77 @@ class InterruptedBySignal(BaseException):
 
 
 def run_and_exit_fast(program: Callable[[], None]) -> None:
-    """Run a whole program, and end its process without taking the libraries down, which takes them 0.1 s and more.
+    """Run a whole program and end its process without unloading the libraries, which takes 0.1 s and more.
 
-    Threads are joined and what libraries want to do at exit is done before: the first to register comes last.
+    Threads are joined and the libraries' own exit handlers run before: handlers run in reverse order of registration,
+    and this one is registered first.
     """
     code: int | None = None
 
-    def leave() -> None:
+    def exit_now() -> None:
         if code is None:
             return
         try:
             sys.stdout.flush()
             sys.stderr.flush()
         except (OSError, ValueError):
-            return  # the interpreter has its own words and exit code for this
+            # A failed command has already printed its error. Otherwise the interpreter reports the failed flush.
+            if code == 0:
+                return
         os._exit(code)
 
-    atexit.register(leave)
+    atexit.register(exit_now)
     try:
         program()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else None
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else None
         raise
 
 
 def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Run a command so that each error ends in one or two lines on stderr and the right exit code."""
+    """Wrap a command so that every error becomes a message on stderr and an exit code."""
 
     @functools.wraps(command)
-    def inner(*args: Any, **values: Any) -> None:
+    def wrapper(*args: Any, **values: Any) -> None:
         try:
             command(*args, **values)
             sys.stdout.flush()
         except (typer.Exit, typer.Abort):
             raise
-        except BaseException as error:  # noqa: BLE001  this is the boundary
+        except BaseException as error:  # noqa: BLE001  all errors end here
             raise typer.Exit(report_error(error)) from None
 
-    return inner
+    return wrapper
 
 
 def report_error(error: BaseException) -> int:
-    """Say what happened; the exit code for it. A traceback only when verbose.
+    """Print an error and its hint on stderr, with a traceback in verbose mode.
 
-    Whoever reads what a command shows may stop at any line (`| head`): nothing is said, as with other programs.
+    A closed pipe prints nothing, as in other programs: the reader (`| head`) may stop at any line.
+
+    Returns:
+        The exit code.
     """
-    discard_broken_stdout()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     if isinstance(error, BrokenPipeError):
         return EXIT_PIPE_CLOSED
     message, hint, code = describe_error(error)
     if os.environ.get(VERBOSE_VARIABLE, "").strip().lower() not in FALSE_VALUES:
         traceback.print_exception(error)
-    lines = [f"error: {message}"] + ([f"hint: {hint}"] if hint else [])
-    for line in lines:
-        print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)  # noqa: T201
+    for line in [f"error: {message}", *([f"hint: {hint}"] if hint else [])]:
+        print(escape_for_terminal(line), file=sys.stderr)  # noqa: T201
     return code
 
 
 def describe_error(error: BaseException) -> tuple[str, str, int]:
-    """An error's sentence, what to type next, and its exit code."""
+    """Return an error's message, its hint (may be empty) and its exit code."""
     if isinstance(error, EmbedcliError):
         return error.message, error.hint, error.exit_code
-    if isinstance(error, KeyboardInterrupt | InterruptedBySignal):
-        return "interrupted", "run the same command again to go on", getattr(error, "code", 130)
+    if isinstance(error, InterruptedBySignal):
+        return "interrupted", "run the same command again to continue", error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "run the same command again to continue", 130
     if isinstance(error, MemoryError):
         return "out of memory", "lower --chunk-rows or --batch-tokens", 1
     if isinstance(error, OSError):
@@ -106,20 +115,16 @@ def describe_error(error: BaseException) -> tuple[str, str, int]:
 
         return f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), hint_for_os_error(error), 1
     kind = type(error).__name__
-    return f"unexpected {kind}: {error}", "this is a defect: run again with -v and report what it prints", 1
-
-
-def discard_broken_stdout() -> None:
-    """If stdout takes no more, point it at nowhere, so that the interpreter's last flush cannot fail."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return f"unexpected {kind}: {error}", "this is a bug: run again with -v and report the traceback", 1
 
 
 def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
-    """Before any library is imported: no telemetry, no network if --offline, tracebacks if verbose."""
+    """Set environment variables that libraries read when they are imported.
+
+    Args:
+        flags: The command's job options by field of Job; empty for commands that load no model.
+        verbose: Print tracebacks of errors.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if flags.get("offline"):
@@ -136,13 +141,13 @@ def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
 
 
 def limit_threads_to_quota() -> None:
-    """No more threads than a limit on processor time is worth, in libraries that count the machine's cores."""
+    """Limit the threads of libraries that count the machine's cores to the container's processor quota."""
     from embedcli.core.cpu import cpu_quota
 
-    share = cpu_quota()
-    if share is not None:
+    quota = cpu_quota()
+    if quota is not None:
         for name in THREAD_VARIABLES:
-            os.environ.setdefault(name, str(share))
+            os.environ.setdefault(name, str(quota))
 
 
 def limit_malloc_arenas() -> None:

@@ -1,4 +1,4 @@
-"""`embedcli eval`: a benchmark table from your own labelled files."""
+"""`embedcli eval`: evaluate models on the user's labelled rows."""
 
 from __future__ import annotations
 
@@ -24,69 +24,79 @@ INPUT_FIELDS = ("text_column", "id_column", "template", "format", "encoding")
 @handle_errors
 @with_job_options(EVALUATE_FLAGS)
 def evaluate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Labelled rows; each file is one column.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Labelled rows; each file becomes a column of the table.")
+    ],
     *,
     model: Annotated[
         list[str] | None,
-        typer.Option("-m", "--model", help="Model; repeatable, for a line each.", envvar="EMBEDCLI_MODEL"),
+        typer.Option(
+            "-m", "--model", help="Model; repeatable: each becomes a line of the table.", envvar="EMBEDCLI_MODEL"
+        ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", help="Pairs: TEXT_A,TEXT_B,SCORE; guessed when not given.")
+        str | None, typer.Option("--columns", help="Pairs: the columns TEXT_A,TEXT_B,SCORE; guessed if not given.")
     ] = None,
     queries: Annotated[
-        str | None, typer.Option("--queries", help="Retrieval: the queries; FILE has the documents.")
+        str | None, typer.Option("--queries", help="Retrieval: file of queries; FILE has the documents.")
     ] = None,
     relevance: Annotated[
-        str | None, typer.Option("--relevance", help="Retrieval: query_id, document_id, relevance; or TREC qrels.")
+        str | None,
+        typer.Option("--relevance", help="Retrieval: file with query_id, document_id and relevance, or TREC qrels."),
     ] = None,
     query_prompt: Annotated[
-        str | None, typer.Option("--query-prompt", help="Retrieval: put before each query.")
+        str | None, typer.Option("--query-prompt", help="Retrieval: text to put before each query.")
     ] = None,
     document_prompt: Annotated[
-        str | None, typer.Option("--document-prompt", help="Retrieval: put before each document.")
+        str | None, typer.Option("--document-prompt", help="Retrieval: text to put before each document.")
     ] = None,
-    count: Annotated[int, typer.Option("-k", "--count", help="Retrieval: rows per query that count.", min=1)] = 10,
-    label: Annotated[str | None, typer.Option("--label", help="Clustering: the column with the groups.")] = None,
+    count: Annotated[
+        int, typer.Option("-k", "--count", help="Retrieval: number of top results that are scored.", min=1)
+    ] = 10,
+    label: Annotated[str | None, typer.Option("--label", help="Clustering: column with the labels.")] = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Measure models on labelled rows; the first measure of each file, times 100, makes the table.
+    """Evaluate models on labelled rows.
 
-    Pairs with scores: Spearman and Pearson of the cosine. With --queries and --relevance: nDCG, recall and MAP.
-    With --label: v-measure of k-means. Several files give columns and an average, several models give lines.
+    Pairs with scores: Spearman and Pearson correlation of the cosine. With --queries and --relevance: nDCG, recall
+    and MAP. With --label: v-measure of k-means clusters. The first table shows the main measure of each file,
+    times 100, and their average; the second shows all measures.
     """
     set_environment(flags)
-    from embedcli.analysis.evaluate import evaluate_model as evaluated
+    from embedcli.analysis.evaluate import evaluate_model
 
-    reading = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FIELDS})
-    tasks = read_tasks(reading, files, columns, label, (queries, relevance, query_prompt, document_prompt))
-    encoding = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
-    jobs = [Job(inputs=(), output="-", model=name, **encoding) for name in model or [DEFAULT_MODEL]]
-    found = [evaluated(job, tasks, count, print_note) for job in jobs]
+    input_job = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FIELDS})
+    tasks = read_tasks(input_job, files, columns, label, (queries, relevance, query_prompt, document_prompt))
+    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
+    jobs = [Job(inputs=(), output="-", model=name, **encoder_flags) for name in model or [DEFAULT_MODEL]]
+    results = [evaluate_model(job, tasks, count, print_note) for job in jobs]
     if as_json:
-        show_json(found)
+        show_json(results)
         return
-    show_table([model_row(one) for one in found], right=[name for name in model_row(found[0]) if name != "model"])
+    show_table(
+        [model_row(result) for result in results], right=[name for name in model_row(results[0]) if name != "model"]
+    )
     typer.echo()
-    show_table(detail_rows(found), right=[one["model"] for one in found])
+    show_table(detail_rows(results), right=[result["model"] for result in results])
 
 
 def read_tasks(
     job: Job, files: list[str], columns: str | None, label: str | None, retrieval: tuple[str | None, ...]
 ) -> Any:
-    """The tasks that the files and flags describe. UsageError where they do not fit together."""
+    """Read the evaluation tasks; raise UsageError for options that contradict each other."""
     from dataclasses import replace
 
     from embedcli.analysis.eval_data import read_labelled_texts, read_pairs, read_retrieval
 
     queries, relevance, query_prompt, document_prompt = retrieval
     if (queries is None) != (relevance is None):
-        raise UsageError("--queries and --relevance belong together", "give both, and the documents as FILE")
+        raise UsageError("--queries and --relevance must be used together", "give both, and the documents as FILE")
     if sum((columns is not None, label is not None, queries is not None)) > 1:
-        raise UsageError("--columns, --label and --queries are three kinds of evaluation", "choose one")
+        raise UsageError("--columns, --label and --queries cannot be combined", "choose one of them")
     if queries is not None and relevance is not None:
-        made = [read_retrieval(job, file, queries, relevance) for file in files]
-        return [replace(task, query_prompt=query_prompt, document_prompt=document_prompt) for task in made]
+        tasks = [read_retrieval(job, file, queries, relevance) for file in files]
+        return [replace(task, query_prompt=query_prompt, document_prompt=document_prompt) for task in tasks]
     if label is not None:
         return [read_labelled_texts(job, file, label) for file in files]
     names = columns.split(",") if columns is not None else None
@@ -95,20 +105,20 @@ def read_tasks(
     return [read_pairs(job, file, names) for file in files]
 
 
-def model_row(one: dict[str, Any]) -> dict[str, str]:
-    """A model's line of the table: main measures times 100, as benchmark tables print them."""
-    main = {task["name"]: to_percent(next(iter(task["measures"].values()))) for task in one["tasks"]}
-    speed = one["rows_per_second"]
-    average = {"average": to_percent(one["average"])} if len(one["tasks"]) > 1 else {}
-    return {"model": one["model"], **main, **average, "rows/s": f"{speed:,.0f}" if speed is not None else "-"}
+def model_row(result: dict[str, Any]) -> dict[str, str]:
+    """Return a model's line of the table: main measures times 100, as benchmark tables print them."""
+    main = {task["name"]: to_percent(next(iter(task["measures"].values()))) for task in result["tasks"]}
+    speed = result["rows_per_second"]
+    average = {"average": to_percent(result["average"])} if len(result["tasks"]) > 1 else {}
+    return {"model": result["model"], **main, **average, "rows/s": f"{speed:,.0f}" if speed is not None else "-"}
 
 
-def detail_rows(found: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Every measure of every file, one column for each model."""
+def detail_rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a line for every measure of every file, with a column per model."""
     return [
         {"file": task["name"], "measure": name}
-        | {one["model"]: f"{one['tasks'][i]['measures'][name]:.4f}" for one in found}
-        for i, task in enumerate(found[0]["tasks"])
+        | {result["model"]: f"{result['tasks'][i]['measures'][name]:.4f}" for result in results}
+        for i, task in enumerate(results[0]["tasks"])
         for name in task["measures"]
     ]
 

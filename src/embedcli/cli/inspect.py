@@ -1,4 +1,4 @@
-"""`embedcli inspect`: what is in a file, before it is embedded or after."""
+"""`embedcli inspect`: describe an input or an output."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from embedcli.cli.options import INPUT_FLAGS, with_job_options
 @handle_errors
 @with_job_options(INPUT_FLAGS)
 def inspect(
-    file: Annotated[str, typer.Argument(help="An output of encode, or an input: file, glob, folder or -.")],
+    file: Annotated[str, typer.Argument(help="Output of encode, or an input: file, glob, folder or - for stdin.")],
     as_json: JsonFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Tell what FILE holds.
+    """Describe an input or an output.
 
-    Of an output: rows, dimensions, precision, norms, non-finite values, truncated rows, ids that come twice,
-    and what made the vectors. Of an input: columns, rows, rejects by reason, text lengths in characters.
+    For an output: rows, dimensions, precision, norms, non-finite values, truncated rows, duplicate ids,
+    and the model and settings of the vectors. For an input: columns, rows, rejects by reason, text lengths
+    in characters.
     """
     set_environment(flags)
-    found = describe_path(file, flags)
+    description = describe_path(file, flags)
     if as_json:
-        show_json(found)
+        show_json(description)
     else:
-        show_facts(format_output(found) if found["kind"] == "output" else format_input(found))
+        show_facts(format_output(description) if description["kind"] == "output" else format_input(description))
 
 
 def describe_path(file: str, flags: dict[str, Any]) -> dict[str, Any]:
-    """The description of an output or an input, whichever `file` is."""
+    """Return the description of `file`, an output or an input, as for --json."""
     from embedcli.core.job import Job
     from embedcli.outputs.dataset import holds_vectors, open_dataset
 
@@ -46,56 +47,56 @@ def describe_path(file: str, flags: dict[str, Any]) -> dict[str, Any]:
     return describe_input(Job(inputs=(file,), output="-", **flags))
 
 
-def format_output(found: dict[str, Any]) -> list[tuple[str, str]]:
-    files = f"{found['files']} files, " if found["files"] != 1 else ""
+def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
+    files = f"{output['files']} files, " if output["files"] != 1 else ""
     facts = [
-        ("output", f"{found['path']} ({files}{format_bytes(found['bytes'])})"),
-        ("rows", f"{found['rows']:,}" + (f", and {found['rejected']:,} rejected" if found["rejected"] else "")),
-        ("vectors", f"{found['dim']} dimensions, stored as {found['precision']}"),
-        ("norms", format_norms(found)),
-        ("damage", format_damage(found)),
+        ("output", f"{output['path']} ({files}{format_bytes(output['bytes'])})"),
+        ("rows", f"{output['rows']:,}" + (f", and {output['rejected']:,} rejected" if output["rejected"] else "")),
+        ("vectors", f"{output['dim']} dimensions, stored as {output['precision']}"),
+        ("norms", format_norms(output)),
+        ("damage", format_damage(output)),
     ]
-    if found["tokens"]:
+    if output["tokens"]:
         facts.append(
-            ("tokens", "{total:,} in all; per row {min:g} to {max:g}, median {median:g}".format(**found["tokens"]))
+            ("tokens", "{total:,} in total; per row {min:g} to {max:g}, median {median:g}".format(**output["tokens"]))
         )
-    if found["truncated_rows"] is not None:
-        facts.append(("truncated", f"{found['truncated_rows']:,} rows ({found['truncated_share'] or 0:.2%})"))
-    facts += [("ids", format_ids(found["ids"])), ("columns", format_columns(found["columns"]))]
-    return facts + format_space(found["space"])
+    if output["truncated_rows"] is not None:
+        facts.append(("truncated", f"{output['truncated_rows']:,} rows ({output['truncated_share'] or 0:.2%})"))
+    facts += [("ids", format_ids(output["ids"])), ("columns", format_columns(output["columns"]))]
+    return facts + format_space(output["space"])
 
 
-def format_norms(found: dict[str, Any]) -> str:
-    if found["norms"] is None:
-        return "bits have none" if "binary" in found["precision"] else "none"
-    return "{min:.6g} to {max:.6g}, median {median:.6g}".format(**found["norms"])
+def format_norms(output: dict[str, Any]) -> str:
+    if output["norms"] is None:
+        return "none: binary vectors" if "binary" in output["precision"] else "none"
+    return "{min:.6g} to {max:.6g}, median {median:.6g}".format(**output["norms"])
 
 
-def format_damage(found: dict[str, Any]) -> str:
-    parts = [(found["non_finite_rows"], "with non-finite values"), (found["zero_rows"], "of zeros only")]
-    told = [f"{count:,} rows {what}" for count, what in parts if count]
-    return "; ".join(told) or "none: every vector is finite and not zero"
+def format_damage(output: dict[str, Any]) -> str:
+    counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], "all zero")]
+    damage = [f"{count:,} rows {kind}" for count, kind in counts if count]
+    return "; ".join(damage) or "none: every vector is finite and not zero"
 
 
-def format_ids(found: dict[str, Any]) -> str:
-    if found["column"] is None:
-        return "none; rows are counted from 0"
-    text = f"{found['column']} ({found['type']}), "
-    if not found["duplicates"]:
-        return text + "all different"
-    examples = ", ".join(f"{case['id']} ({case['rows']} rows)" for case in found["examples"])
-    more = ", ..." if found["duplicates"] > len(found["examples"]) else ""
-    return text + f"{found['duplicates']:,} of them come more than once: {examples}{more}"
+def format_ids(ids: dict[str, Any]) -> str:
+    if ids["column"] is None:
+        return "none; row numbers from 0"
+    text = f"{ids['column']} ({ids['type']}), "
+    if not ids["duplicates"]:
+        return text + "all unique"
+    examples = ", ".join(f"{case['id']} ({case['rows']} rows)" for case in ids["examples"])
+    more = ", ..." if ids["duplicates"] > len(ids["examples"]) else ""
+    return text + f"{ids['duplicates']:,} appear more than once: {examples}{more}"
 
 
-def format_columns(found: dict[str, str]) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in found.items()) or "none"
+def format_columns(columns: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in columns.items()) or "none"
 
 
 def format_space(space: dict[str, Any]) -> list[tuple[str, str]]:
-    """What made the vectors, one line each; ranges are too many numbers for a line."""
+    """Return the vector space metadata, one line per key; quantization ranges are too long for a line."""
     if not space:
-        return [("made by", "unknown: the file does not say")]
+        return [("made by", "unknown: not recorded in the file")]
     facts = []
     for name, value in sorted(space.items(), key=lambda item: item[0] != "model"):
         if name in ("dim", "precision"):
@@ -114,19 +115,33 @@ def format_value(value: Any) -> str:
     return ", ".join(map(format_value, value)) if isinstance(value, list) else str(value)
 
 
-def format_input(found: dict[str, Any]) -> list[tuple[str, str]]:
-    formats = sorted(set(found["files"].values()))
-    count = f"{len(found['files'])} files, " if len(found["files"]) != 1 else ""
-    known = f", {format_bytes(found['bytes'])}" if found["bytes"] is not None else ""
+def format_input(description: dict[str, Any]) -> list[tuple[str, str]]:
+    formats = sorted(set(description["files"].values()))
+    count = f"{len(description['files'])} files, " if len(description["files"]) != 1 else ""
+    known = f", {format_bytes(description['bytes'])}" if description["bytes"] is not None else ""
     facts = [
-        ("input", f"{found['path']} ({count}{', '.join(formats)}{known})"),
-        ("rows", f"{found['rows']:,}, of which {found['good_rows']:,} can be embedded"),
+        ("input", f"{description['path']} ({count}{', '.join(formats)}{known})"),
+        ("rows", f"{description['rows']:,}, of which {description['good_rows']:,} can be embedded"),
     ]
-    facts += [("rejected", f"{count:,} rows: {reason}") for reason, count in found["rejects"].items()]
-    facts += [("text", f"column {found['text_column']}" if found["text_column"] else f"template {found['template']}")]
-    facts += [("ids", f"column {found['id_column']} ({found['id_type']})" if found["id_column"] else "row numbers")]
-    facts += [("columns", format_columns(found["columns"]))]
-    if found["good_rows"]:
-        spread = "{total:,} in all; per row {min:,g} to {max:,g}, median {median:,g}, 95% below {p95:,g}"
-        facts.append(("characters", spread.format(**found["characters"])))
+    facts += [("rejected", f"{count:,} rows: {reason}") for reason, count in description["rejects"].items()]
+    facts += [
+        (
+            "text",
+            f"column {description['text_column']}"
+            if description["text_column"]
+            else f"template {description['template']}",
+        )
+    ]
+    facts += [
+        (
+            "ids",
+            f"column {description['id_column']} ({description['id_type']})"
+            if description["id_column"]
+            else "row numbers",
+        )
+    ]
+    facts += [("columns", format_columns(description["columns"]))]
+    if description["good_rows"]:
+        spread = "{total:,} in total; per row {min:,g} to {max:,g}, median {median:,g}, 95% below {p95:,g}"
+        facts.append(("characters", spread.format(**description["characters"])))
     return facts

@@ -1,4 +1,4 @@
-"""`embedcli merge`: publish an output whose shards are all done."""
+"""`embedcli merge`: publish an output whose shards have all finished."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
 from embedcli.cli.options import QuietFlag, with_job_options
 from embedcli.core.types import OutputFormat
@@ -14,20 +15,23 @@ from embedcli.core.types import OutputFormat
 @handle_errors
 @with_job_options(("max_rejects",))
 def merge(
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output that the shards have in common.")],
-    to: Annotated[OutputFormat | None, typer.Option("--to", help="Its format, when the name does not tell.")] = None,
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Output of the shards.")],
+    to: Annotated[
+        OutputFormat | None, typer.Option("--to", help="Output format, if the file name does not show it.")
+    ] = None,
     quiet: QuietFlag = False,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Publish an output whose shards (`encode --shard K/N`) are all done, after checking that no row is missing.
+    """Publish an output whose shards have all finished.
 
-    The last shard does it by itself; this is for when it could not. Exit codes as of encode.
+    The last run of `encode --shard K/N` does this itself; use merge if it was interrupted. It first checks that
+    no row is missing. Exit codes are those of encode.
     """
     from embedcli import runners
 
-    outcome = runners.merge_shards(output, to, flags["max_rejects"])
+    result = runners.merge_shards(output, to, flags["max_rejects"])
     if not quiet:
-        counted = f"{outcome.totals['read']:,} rows: " if outcome.totals else ""
-        typer.echo(f"{output}: {counted}{outcome.reason}", err=True)
-    raise typer.Exit(outcome.exit_code)
+        rows = f"{result.totals['read']:,} rows: " if result.totals else ""
+        print_note(f"{output}: {rows}{result.reason}")
+    raise typer.Exit(result.exit_code)

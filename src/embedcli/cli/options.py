@@ -1,4 +1,4 @@
-"""The flags of the job, once: each becomes a Typer option, an EMBEDCLI_ variable and a field of Job."""
+"""Options of a job: each is a Typer option, an EMBEDCLI_ environment variable and a field of Job."""
 
 from __future__ import annotations
 
@@ -16,79 +16,120 @@ from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputForma
 
 @dataclass(frozen=True)
 class Flag:
-    """One option: `name` is the Job field, `kind` its type on the command line, `decls` its spellings."""
+    """An option of a job.
+
+    Attributes:
+        name: Field of Job.
+        value_type: Type on the command line.
+        spellings: Names as typed, separated by commas.
+        help: Text for --help.
+        default: Default on the command line if it differs from Job's.
+    """
 
     name: str
     value_type: Any
     spellings: str
     help: str
-    panel: str = ""
     default: Any = None
 
 
 JOB_FLAGS = (
-    Flag("model", str, "-m,--model", "Model: a name from `embedcli models`, a hub id, a folder, or openai:NAME."),
-    Flag("revision", str, "--revision", "Branch, tag or commit of a hub model."),
+    Flag("model", str, "-m,--model", "Model: a name listed by `embedcli models`, a Hub ID, a folder, or openai:NAME."),
+    Flag("revision", str, "--revision", "Branch, tag or commit of a Hub model."),
     Flag("trust_remote_code", bool, "--trust-remote-code", "Run Python code that comes with the model."),
-    Flag("offline", bool, "--offline", "Never touch the network."),
-    Flag("cache_dir", str, "--cache-dir", "Where hub models are kept."),
-    Flag("text_column", str, "--text-column", "Column to embed, or a field (_source.title); guessed when not given."),
-    Flag("id_column", str, "--id-column", "Column with the ids; guessed when not given, else row numbers."),
-    Flag("template", str, "--template", "Text made of columns: 'title: {title} body: {body}'; {name?} may be missing."),
-    Flag("keep", list[str], "--keep", "Column to carry over to the output; repeatable."),
-    Flag("format", InputFormat, "--format", "Input format, when the name does not tell."),
-    Flag("encoding", str, "--encoding", "Text encoding of the input."),
-    Flag("to", OutputFormat, "--to", "Output format, when the name does not tell."),
-    Flag("as_", Role, "--as", "Which of the model's prompts to use."),
-    Flag("prompt_name", str, "--prompt-name", "A prompt of the model, by its name."),
-    Flag("prompt", str, "--prompt", "Text put before every row, as it is."),
-    Flag("max_seq_length", int, "--max-seq-length", "Tokens read of each row, at most."),
-    Flag("overflow", Overflow, "--overflow", "What to do with rows longer than that."),
+    Flag("offline", bool, "--offline", "Never use the network."),
+    Flag("cache_dir", str, "--cache-dir", "Folder for downloaded models."),
     Flag(
-        "split_overlap", int, "--split-overlap", "Tokens shared by neighbouring windows of --overflow split and pool."
+        "text_column", str, "--text-column", "Column to embed, or a nested field (_source.title); guessed if not given."
     ),
-    Flag("normalize", bool, "--normalize/--no-normalize", "Vectors of length 1, or not; default: as the model does."),
-    Flag("truncate_dim", int, "--truncate-dim", "Keep the first N dimensions, then renormalise."),
-    Flag("precision", Precision, "--precision", "What is stored."),
-    Flag("ranges_from", str, "--ranges-from", "Take the int8/uint8 ranges of another output, not from a sample."),
-    Flag("device", str, "--device", "auto, cpu, cuda, cuda:1, cuda:0,cuda:1, mps, xpu."),
-    Flag("engine", InferenceEngine, "--engine", "What computes."),
+    Flag("id_column", str, "--id-column", "Column with the ids; guessed if not given, else row numbers."),
+    Flag(
+        "template",
+        str,
+        "--template",
+        "Build the text from columns: 'title: {title} body: {body}'; {name?} is optional.",
+    ),
+    Flag("keep", list[str], "--keep", "Copy this column to the output; repeatable."),
+    Flag("format", InputFormat, "--format", "Input format, if the file name does not show it."),
+    Flag("encoding", str, "--encoding", "Text encoding of the input."),
+    Flag("to", OutputFormat, "--to", "Output format, if the file name does not show it."),
+    Flag("as_", Role, "--as", "Which of the model's prompts to use: the one for queries, for documents, or none."),
+    Flag("prompt_name", str, "--prompt-name", "Use the model's prompt with this name."),
+    Flag("prompt", str, "--prompt", "Text to put before every row, unchanged."),
+    Flag("max_seq_length", int, "--max-seq-length", "Maximum tokens per row."),
+    Flag("overflow", Overflow, "--overflow", "How to handle rows with more tokens than the maximum."),
+    Flag(
+        "split_overlap", int, "--split-overlap", "Tokens that neighbouring windows of --overflow split and pool share."
+    ),
+    Flag(
+        "normalize",
+        bool,
+        "--normalize/--no-normalize",
+        "Scale vectors to length 1, or not; default: as the model does.",
+    ),
+    Flag("truncate_dim", int, "--truncate-dim", "Keep the first N dimensions and normalize again."),
+    Flag("precision", Precision, "--precision", "Number format of the stored vectors."),
+    Flag(
+        "ranges_from", str, "--ranges-from", "Use the int8/uint8 ranges of this output instead of sampling the input."
+    ),
+    Flag("device", str, "--device", "Device: auto, cpu, cuda, cuda:1, cuda:0,cuda:1, mps or xpu."),
+    Flag("engine", InferenceEngine, "--engine", "Inference engine."),
     Flag("dtype", Dtype, "--dtype", "Number format of the computation."),
     Flag(
         "compile",
         bool,
         "--compile/--no-compile",
-        "Compile the PyTorch engine's network: slow to start, for long runs on a card.",
+        "Compile the model with torch.compile: slow to start, for long runs on a GPU.",
     ),
-    Flag("batch_tokens", int, "--batch-tokens", "Padded tokens per batch."),
-    Flag("chunk_rows", int, "--chunk-rows", "Rows per part: what a kill can cost."),
+    Flag("batch_tokens", int, "--batch-tokens", "Maximum tokens per batch, padding included."),
+    Flag(
+        "chunk_rows", int, "--chunk-rows", "Rows per checkpoint; at most this much work is lost if the run is killed."
+    ),
     Flag("threads", int, "--threads", "CPU threads for the computation."),
-    Flag("on_bad_row", Literal["reject", "fail"], "--on-bad-row", "Put bad rows aside, or stop at the first."),
-    Flag("max_rejects", str, "--max-rejects", "Fail beyond this number, or share (0.1%), of rejected rows."),
+    Flag(
+        "on_bad_row",
+        Literal["reject", "fail"],
+        "--on-bad-row",
+        "Write bad rows to a rejects file, or fail at the first.",
+    ),
+    Flag("max_rejects", str, "--max-rejects", "Fail if more rows than this number or percentage (0.1%) are rejected."),
     Flag(
         "overwrite",
         bool,
         "--overwrite",
-        "Replace an existing output and forget unfinished parts; without it the next run goes on.",
+        "Replace an existing output and discard unfinished work instead of resuming it.",
     ),
-    Flag("update", bool, "--update", "Replace a finished output, keeping the vectors of unchanged rows."),
-    Flag("reuse", list[str], "--reuse", "Take vectors of equal texts from another finished output; repeatable."),
-    Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run goes on."),
-    Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run goes on."),
-    Flag("part_size", str, "--part-size", "Vectors per file of a folder output, about.", default="256MB"),
-    Flag("shard", str, "--shard", "Do share K of N (3/16) of the input; the last to end merges."),
-    Flag("runner", Literal["local", "processes", "ray"], "--runner", "Where it runs: here, a process per device, Ray."),
-    Flag("workers", int, "--workers", "Processes, or actors on a Ray cluster."),
-    Flag("ray_address", str, "--ray-address", "Address of a Ray cluster; without it, this machine alone."),
-    Flag("num_cpus", float, "--num-cpus", "Processors that each Ray actor reserves.  [default: 1]"),
-    Flag("num_gpus", float, "--num-gpus", "GPUs, or a share of one, that each Ray actor reserves."),
-    Flag("base_url", str, "--base-url", "Endpoint of an openai: model; its key comes from OPENAI_API_KEY."),
-    Flag("rpm", int, "--rpm", "Requests per minute, at most."),
-    Flag("tpm", int, "--tpm", "Tokens per minute, at most."),
-    Flag("max_concurrency", int, "--max-concurrency", "Requests under way at once."),
-    Flag("request_timeout", float, "--request-timeout", "Seconds one request may take."),
-    Flag("retry_cap", float, "--retry-cap", "Longest wait before a retry, in seconds, whatever the server asks."),
-    Flag("patience", float, "--patience", "Seconds to keep trying one request before giving up."),
+    Flag("update", bool, "--update", "Update a finished output, keeping the vectors of unchanged rows."),
+    Flag("reuse", list[str], "--reuse", "Take the vectors of equal texts from this finished output; repeatable."),
+    Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run continues."),
+    Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run continues."),
+    Flag(
+        "part_size",
+        str,
+        "--part-size",
+        "Approximate size of the vectors in each file of a folder output.",
+        default="256MB",
+    ),
+    Flag("shard", str, "--shard", "Process shard K of N (3/16); the last shard to finish publishes the output."),
+    Flag(
+        "runner",
+        Literal["local", "processes", "ray"],
+        "--runner",
+        "Run in this process, in one process per device, or on Ray.",
+    ),
+    Flag("workers", int, "--workers", "Number of processes, or of actors on a Ray cluster."),
+    Flag("ray_address", str, "--ray-address", "Address of a Ray cluster; default: this machine only."),
+    Flag("num_cpus", float, "--num-cpus", "CPUs that each Ray actor reserves.  [default: 1]"),
+    Flag("num_gpus", float, "--num-gpus", "GPUs, or a fraction of one, that each Ray actor reserves."),
+    Flag("base_url", str, "--base-url", "Endpoint of an openai: model; the API key is read from OPENAI_API_KEY."),
+    Flag("rpm", int, "--rpm", "Maximum requests per minute."),
+    Flag("tpm", int, "--tpm", "Maximum tokens per minute."),
+    Flag("max_concurrency", int, "--max-concurrency", "Maximum concurrent requests."),
+    Flag("request_timeout", float, "--request-timeout", "Timeout of a request, in seconds."),
+    Flag(
+        "retry_cap", float, "--retry-cap", "Maximum delay before a retry, in seconds, even if the server asks for more."
+    ),
+    Flag("patience", float, "--patience", "Seconds to keep retrying a request before giving up."),
 )
 FLAGS_BY_NAME = {flag.name: flag for flag in JOB_FLAGS}
 MODEL_FLAGS = ("model", "revision", "trust_remote_code", "offline", "cache_dir")
@@ -100,25 +141,28 @@ ENCODER_FLAGS = (
 ALL_FLAGS = tuple(FLAGS_BY_NAME)
 
 QuietFlag = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Errors only.", envvar="EMBEDCLI_QUIET", show_envvar=False)
+    bool, typer.Option("-q", "--quiet", help="Print errors only.", envvar="EMBEDCLI_QUIET", show_envvar=False)
 ]
 VerboseFlag = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Tracebacks of errors.", envvar="EMBEDCLI_VERBOSE", show_envvar=False)
+    bool,
+    typer.Option("-v", "--verbose", help="Print tracebacks of errors.", envvar="EMBEDCLI_VERBOSE", show_envvar=False),
 ]
 ReportOption = Annotated[
     str | None,
-    typer.Option("--report", help="Write the run report as JSON.", envvar="EMBEDCLI_REPORT", show_envvar=False),
+    typer.Option(
+        "--report", help="Write a report of the run to this JSON file.", envvar="EMBEDCLI_REPORT", show_envvar=False
+    ),
 ]
 ProgressOption = Annotated[
     Literal["auto", "rich", "plain", "none"],
-    typer.Option("--progress", help="How progress is shown.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
+    typer.Option("--progress", help="How to show progress.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
 ]
 PriceOption = Annotated[
     float | None,
     typer.Option(
         "--price-per-mtok",
         min=0,
-        help="Price of a million tokens: shows the cost.",
+        help="Price per million tokens, to show the cost.",
         envvar="EMBEDCLI_PRICE_PER_MTOK",
         show_envvar=False,
     ),
@@ -126,7 +170,7 @@ PriceOption = Annotated[
 
 
 def with_job_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options `names`; it receives them as one dict `flags` of Job fields."""
+    """Decorate a command with job options, which it receives validated in the dict `flags`, by field of Job."""
     chosen = [FLAGS_BY_NAME[name] for name in names]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -147,7 +191,7 @@ def with_job_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Ca
 
 
 def build_parameter(flag: Flag) -> inspect.Parameter:
-    """The Typer option of a flag, with Job's default and its EMBEDCLI_ variable."""
+    """Return an option for Typer, with Job's default and its EMBEDCLI_ variable."""
     default = _default(flag.name) if flag.default is None else flag.default
     kind = flag.value_type if default is not None else flag.value_type | None
     decls = flag.spellings.split(",")
@@ -159,7 +203,7 @@ def build_parameter(flag: Flag) -> inspect.Parameter:
 
 
 def environment_name(flag: Flag) -> str:
-    """EMBEDCLI_ and the long spelling: --text-column is EMBEDCLI_TEXT_COLUMN."""
+    """Return an option's environment variable: EMBEDCLI_TEXT_COLUMN for --text-column."""
     long = flag.spellings.split(",")[-1].split("/")[0]
     return "EMBEDCLI_" + long.removeprefix("--").replace("-", "_").upper()
 

@@ -1,4 +1,4 @@
-"""`embedcli plan`: what a job would read, write, take and cost, before it runs."""
+"""`embedcli plan`: estimate rows, tokens, output size, time and cost of a job."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ PLAN_FLAGS = (*INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap",
 @handle_errors
 @with_job_options(PLAN_FLAGS)
 def plan(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, globs, folders or -.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Input files, globs, folders or - for stdin.")
+    ],
     sample: Annotated[
-        int | None, typer.Option("--sample", help="Estimate tokens from N random rows instead of all.", min=2)
+        int | None,
+        typer.Option("--sample", help="Estimate the tokens from N random rows instead of counting all.", min=2),
     ] = None,
     price: PriceOption = None,
     measure: Annotated[
         float,
         typer.Option(
             "--measure-seconds",
-            help="How long the encoder is measured; 0 leaves the time out.",
+            help="How long to measure the encoder; 0 to skip the time estimate.",
             min=0,
             envvar="EMBEDCLI_MEASURE_SECONDS",
             show_envvar=False,
@@ -35,10 +38,11 @@ def plan(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Tell what a job would read, write, take and cost, before it runs. Nothing is written.
+    """Estimate rows, tokens, output size, time and cost.
 
-    Tokens, rows that would be truncated, distinct texts, bad rows by reason, size on disk by precision and
-    format, and time on this machine from a short measured run. An openai: model is asked nothing.
+    Also shows rows that would be truncated, distinct texts, and bad rows by reason. The time comes from a short
+    run on this machine, the size is for every precision and format. Nothing is written, and no request is sent
+    to a hosted model.
     """
     set_environment(flags)
     from embedcli.core.job import Job

@@ -1,4 +1,4 @@
-"""`embedcli plot`: a map of an output, to look at."""
+"""`embedcli plot`: draw an output as a two-dimensional map."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from embedcli.cli.entrypoint import handle_errors, set_environment
 
 @handle_errors
 def plot(
-    output: Annotated[str, typer.Argument(help="An output of encode.")],
-    target: Annotated[str, typer.Argument(metavar="MAP", help="The page or picture: .html, .png, .svg or .pdf.")],
+    output: Annotated[str, typer.Argument(help="Output of encode.")],
+    target: Annotated[str, typer.Argument(metavar="MAP", help="File to write: .html, .png, .svg or .pdf.")],
     *,
-    color: Annotated[str | None, typer.Option("--color", help="Kept column that colours the points.")] = None,
-    label: Annotated[
-        str | None, typer.Option("--label", help="Kept column shown for a point; default: the text.")
+    color: Annotated[
+        str | None, typer.Option("--color", help="Kept column that sets the colour of the points.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", help="Points at most, drawn at random.", min=2)] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
-    method: Annotated[Literal["pca", "umap"], typer.Option("--method", help="How points are placed.")] = "pca",
+    label: Annotated[
+        str | None, typer.Option("--label", help="Kept column to show for a point; default: the text.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", help="Maximum number of points, chosen at random.", min=2)] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing random rows.", min=0)] = 0,
+    method: Annotated[Literal["pca", "umap"], typer.Option("--method", help="Projection to two dimensions.")] = "pca",
     as_json: JsonFlag = False,
 ) -> None:
-    """Draw OUTPUT as a map on which similar rows lie near each other.
+    """Draw OUTPUT as a map that places similar rows near each other.
 
-    An .html page works offline, with zoom, hover and search. PCA needs nothing else; UMAP is an extra, as are pictures.
+    An .html page works offline, with zoom, hover and search. UMAP and image files need optional packages.
     """
     set_environment({})
     from embedcli.analysis.projection import make_map, write_page

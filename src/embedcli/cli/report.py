@@ -1,4 +1,4 @@
-"""`embedcli report`: the summary of a run again, from the file that --report wrote."""
+"""`embedcli report`: show a run report that --report wrote."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ BUSY_SHADES = " .:-=+*#"
 
 @handle_errors
 def report(
-    file: Annotated[str, typer.Argument(help="What `embedcli encode --report FILE` wrote.")],
-    picture: Annotated[str | None, typer.Option("--plot", help="Draw the stages: .png, .svg, .pdf, .html.")] = None,
+    file: Annotated[str, typer.Argument(help="File written by `embedcli encode --report FILE`.")],
+    picture: Annotated[
+        str | None, typer.Option("--plot", help="Draw the stages to this file: .png, .svg, .pdf or .html.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show a run's summary again, and how busy each stage was."""
+    """Show the summary of a run report and how busy each stage was."""
     set_environment({})
     made = load_report(file)
     if picture is not None:
         from embedcli.analysis.figures import draw_stages
 
         draw_stages(made, picture)
-        print_note(f"the picture is in {picture}")
+        print_note(f"plot written to {picture}")
     if as_json:
         show_json(made)
         return

@@ -1,4 +1,4 @@
-"""`embedcli search`: the rows of an output nearest to some words."""
+"""`embedcli search`: find the rows of an output that are nearest to a query."""
 
 from __future__ import annotations
 
@@ -26,33 +26,34 @@ INPUT_FIELDS = ("text_column", "id_column", "template", "format", "encoding")
 @handle_errors
 @with_job_options(SEARCH_FLAGS)
 def search(
-    output: Annotated[str, typer.Argument(help="An output of encode.")],
-    words: Annotated[list[str] | None, typer.Argument(help="What to look for.")] = None,
+    output: Annotated[str, typer.Argument(help="Output of encode.")],
+    words: Annotated[list[str] | None, typer.Argument(help="Query.")] = None,
     *,
-    count: Annotated[int, typer.Option("-k", "--count", help="Rows to show for each query.", min=1)] = 10,
+    count: Annotated[int, typer.Option("-k", "--count", help="Number of results per query.", min=1)] = 10,
     queries: Annotated[
         str | None,
-        typer.Option("--queries", help="Look for each row of this file, read by the flags of encode."),
+        typer.Option("--queries", help="Search for each row of this file, which is read as encode reads its input."),
     ] = None,
     to: Annotated[
-        str | None, typer.Option("-o", "--to-file", help="Write the hits to this file: .jsonl or .parquet.")
+        str | None, typer.Option("-o", "--to-file", help="Write the results to this file: .jsonl or .parquet.")
     ] = None,
     show: Annotated[
-        list[str] | None, typer.Option("--show", help="Column to show; repeatable; default: every kept text.")
+        list[str] | None, typer.Option("--show", help="Column to show; repeatable; default: all kept text columns.")
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="Text put before each query; default: the model's for queries.")
+        str | None, typer.Option("--prompt", help="Text to put before each query; default: the model's query prompt.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Where the same model lies now; default: as recorded.")
+        str | None, typer.Option("-m", "--model", help="Where the same model is now; default: as recorded.")
     ] = None,
-    metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="How rows are scored.")] = "cosine",
+    metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="Similarity measure.")] = "cosine",
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Find the rows of OUTPUT nearest to WORDS: exact, with the model and query prompt that OUTPUT names.
+    """Find the rows of OUTPUT that are nearest to WORDS.
 
-    Prints score, id and the kept columns; for --queries one JSON line per hit, or a file.
+    The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
+    kept columns; with --queries, one JSON line per result, or a file.
     """
     set_environment(flags)
     if bool(words) == (queries is not None):

@@ -1,4 +1,4 @@
-"""`embedcli verify`: is an output what it says it is?"""
+"""`embedcli verify`: check an output against its metadata, its input and its model."""
 
 from __future__ import annotations
 
@@ -26,30 +26,35 @@ VERIFY_FLAGS = (
 @handle_errors
 @with_job_options(VERIFY_FLAGS)
 def verify(
-    output: Annotated[str, typer.Argument(help="An output of encode.")],
+    output: Annotated[str, typer.Argument(help="Output of encode.")],
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT...", help="What it was made from; default: as recorded.")
+        list[str] | None, typer.Argument(metavar="INPUT...", help="Input of the output; default: as recorded.")
     ] = None,
     *,
-    rows: Annotated[int, typer.Option("--rows", help="Rows to encode again, drawn at random.", min=0)] = 100,
+    rows: Annotated[int, typer.Option("--rows", help="Number of random rows to encode again.", min=0)] = 100,
     every: Annotated[bool, typer.Option("--all", help="Encode every row again.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows are drawn.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing random rows.", min=0)] = 0,
     least: Annotated[
-        float | None, typer.Option("--min-cosine", help="What a vector made again must reach; default: by precision.")
+        float | None,
+        typer.Option(
+            "--min-cosine", help="Minimum cosine between stored and recomputed vectors; default: by precision."
+        ),
     ] = None,
     only_output: Annotated[
-        bool, typer.Option("--only-output", help="Look at the output alone: no input, no model.")
+        bool, typer.Option("--only-output", help="Check only the output, without input and model.")
     ] = False,
     model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Where the same model lies now; default: as recorded.")
+        str | None, typer.Option("-m", "--model", help="Where the same model is now; default: as recorded.")
     ] = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Check OUTPUT: row counts, ids, values, checksums; then ids and texts of all rows against INPUT,
-    and the vectors of some by encoding them again.
+    """Check OUTPUT against its metadata, its input and its model.
 
-    Exit code 0: all holds; 1: something does not, and the ids are shown.
+    Checks row counts, ids, values and checksums of OUTPUT, ids and texts of all rows against INPUT, and the
+    vectors of some rows by encoding them again.
+
+    Exit codes: 0 all checks passed, 1 a check failed; the ids of wrong rows are shown.
     """
     set_environment(flags)
     from embedcli.analysis.verify import verify_against_input as checked

@@ -48,6 +48,10 @@ class OutputError(EmbedcliError):
     pass
 
 
+class OutputLocked(OutputError):
+    """Another process is writing the output."""
+
+
 class TooManyRejectsError(EmbedcliError):
     pass
 

@@ -84,6 +84,11 @@ class Reject:
     id: Any = None
     raw: str = ""
 
+    @property
+    def kind(self) -> str:
+        """The kind of reason, to count by: reasons are written as `KIND` or `KIND: DETAIL`."""
+        return self.reason.partition(":")[0]
+
 
 @dataclass(frozen=True)
 class InputColumns:

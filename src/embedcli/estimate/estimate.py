@@ -86,7 +86,7 @@ class InputScan:
         meter = MetricsCollector()
         for chunk in meter.time_items("read", chunks):
             self.rows += chunk.rows_read
-            self.rejects.update(reject.reason.partition(":")[0] for reject in chunk.rejects)
+            self.rejects.update(reject.kind for reject in chunk.rejects)
             self.distinct_texts.add(chunk.texts)
             self.token_counts.add(chunk.texts, encoder, settings)
             for row, slot in self._reservoir.choose_slots(len(chunk.texts)):

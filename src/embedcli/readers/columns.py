@@ -30,8 +30,12 @@ RESERVED_COLUMNS = frozenset(
 MAX_LISTED_COLUMNS = 20
 
 
-def resolve_columns(job: Job, looks: Sequence[InputPreview], rows: Sequence[dict[str, Any]]) -> InputColumns:
+def resolve_columns(
+    job: Job, looks: Sequence[InputPreview], rows: Sequence[dict[str, Any]], keep_option: str = "--keep"
+) -> InputColumns:
     """The columns of the job. `rows` are the first JSONL rows of all inputs together.
+
+    `keep_option` is the option that named the columns in `job.keep`, for error messages.
 
     Raises UsageError, naming the columns there are, for a column that is missing from an input, or whose type
     cannot be a text or an id, or if the text column is not given and cannot be guessed.
@@ -40,19 +44,23 @@ def resolve_columns(job: Job, looks: Sequence[InputPreview], rows: Sequence[dict
         raise UsageError(
             "--template and --text-column are both given", "the template names the columns: drop the other"
         )
-    check_kept_columns(job)
+    check_kept_columns(job, keep_option)
     seen = [look for look in looks if look.column_types]
     seen = [look for look in seen if look.total_rows != 0] or seen
     several = len(looks) > 1
-    return ColumnChooser(job, seen, rows).choose(several) if seen else columns_without_rows(job, looks, several)
+    return (
+        ColumnChooser(job, seen, rows, keep_option).choose(several)
+        if seen
+        else columns_without_rows(job, looks, several)
+    )
 
 
-def check_kept_columns(job: Job) -> None:
+def check_kept_columns(job: Job, keep_option: str) -> None:
     """UsageError if a column to keep has a name that the output gives to one of its own."""
     for name in job.keep:
         if name in RESERVED_COLUMNS:
             raise UsageError(
-                f"--keep {name}: the output has a column {name!r} of its own", "rename the column in the input"
+                f"{keep_option} {name}: the output has a column {name!r} of its own", "rename the column in the input"
             )
 
 
@@ -81,8 +89,11 @@ def columns_without_rows(job: Job, looks: Sequence[InputPreview], several: bool)
 class ColumnChooser:
     """Chooses columns for the inputs in which rows were seen, and notes what it guessed."""
 
-    def __init__(self, job: Job, looks: Sequence[InputPreview], rows: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, job: Job, looks: Sequence[InputPreview], rows: Sequence[dict[str, Any]], keep_option: str
+    ) -> None:
         self.job = job
+        self.keep_option = keep_option
         self.previews = looks
         self.rows = rows
         self.notes: list[str] = []
@@ -213,12 +224,13 @@ class ColumnChooser:
         keep: dict[str, pa.DataType] = {}
         json_columns = set()
         for name in self.job.keep:
-            self._require_somewhere(name, "--keep")
+            self._require_somewhere(name, self.keep_option)
             if name == "id" and id_column == "id":
                 continue
             if name == "id" and id_column is not None:
                 raise UsageError(
-                    f"--keep id: the output's id is taken from {id_column!r}", "use --id-column id, or do not keep it"
+                    f"{self.keep_option} id: the output's id is taken from {id_column!r}",
+                    "use --id-column id, or do not keep it",
                 )
             keep[name], is_json = self._kept_type(name)
             if is_json:
@@ -231,7 +243,7 @@ class ColumnChooser:
         lines = [look for look in self.previews if look.format == "jsonl"]
         others = [look for look in self.previews if look.format != "jsonl"]
         for look in others:
-            self._require(name, "--keep", [look])
+            self._require(name, self.keep_option, [look])
         kinds = [(look.path, kind) for look in others if (kind := look.column_type(name)) is not None]
         kinds += [(look.path, from_json or pa.string()) for look in lines[:1]]
         if lines and from_json is None:
@@ -239,7 +251,10 @@ class ColumnChooser:
             self.notes.append(f"The kept column {name!r} has {seen} in the first rows: it is stored as JSON text.")
         kind = self._unified(name, kinds)
         if not parquet_reader.can_keep_type(kind):
-            raise UsageError(f"--keep {name}: columns of type {kind} cannot be kept", f"leave --keep {name} out")
+            raise UsageError(
+                f"{self.keep_option} {name}: columns of type {kind} cannot be kept",
+                f"leave {self.keep_option} {name} out",
+            )
         return kind, bool(lines) and from_json is None
 
     # What there is

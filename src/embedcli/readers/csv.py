@@ -170,11 +170,15 @@ def _cut(line: str, delimiter: str) -> list[str]:
 
 
 def read_csv(
-    input_split: InputSplit, fields: RowBuilder, kind: InputFormat, encoding: str
+    input_split: InputSplit,
+    fields: RowBuilder,
+    kind: InputFormat,
+    encoding: str,
+    prefetched: storage.PrefetchedFiles | None = None,
 ) -> Generator[RowBatch, None, None]:
     """All rows of a file; it is one piece."""
     line = 1
-    with storage.open_input(input_split.path) as source:
+    with storage.open_input(input_split.path, prefetched=prefetched) as source:
         table = CsvReader(source, input_split.path, kind, encoding)
         places = {name: table.header.index(name) if name in table.header else None for name in fields.column_names}
         for batch in table.read_batches():

@@ -102,10 +102,12 @@ def _number(digits: str) -> int | float:
     return float(digits)
 
 
-def read_jsonl(input_split: InputSplit, fields: RowBuilder, encoding: str) -> Generator[RowBatch, None, None]:
+def read_jsonl(
+    input_split: InputSplit, fields: RowBuilder, encoding: str, prefetched: storage.PrefetchedFiles | None = None
+) -> Generator[RowBatch, None, None]:
     """The rows of a piece. A line belongs to the piece in which it begins."""
     span = 0
-    with storage.open_input(input_split.path) as source:
+    with storage.open_input(input_split.path, prefetched=prefetched) as source:
         if (source.size or 0) < (input_split.stop or 0):
             raise InputError(
                 f"{storage.format_location(input_split.path)}: has become shorter while it was read",

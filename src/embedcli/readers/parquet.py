@@ -46,9 +46,9 @@ class UnreadableParquetError(InputError):
 
 
 @contextmanager
-def open_parquet(path: str) -> Iterator[tuple[pq.ParquetFile, int]]:
+def open_parquet(path: str, prefetched: storage.PrefetchedFiles | None = None) -> Iterator[tuple[pq.ParquetFile, int]]:
     """An open Parquet file and its size in bytes; whatever is wrong with it is an InputError."""
-    with storage.open_seekable(path) as raw, translate_arrow_errors(path):
+    with storage.open_seekable(path, prefetched=prefetched) as raw, translate_arrow_errors(path):
         size = int(raw.size())
         yield (
             pq.ParquetFile(raw, buffer_size=READ_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True),
@@ -126,10 +126,12 @@ def split_row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
     return [*ranges, (start, stop)] if stop > start or not ranges else ranges
 
 
-def read_parquet(input_split: InputSplit, fields: RowBuilder) -> Generator[RowBatch, None, None]:
+def read_parquet(
+    input_split: InputSplit, fields: RowBuilder, prefetched: storage.PrefetchedFiles | None = None
+) -> Generator[RowBatch, None, None]:
     """The rows of a piece: whole row groups, from row `piece.start` to `piece.stop`."""
     position, rows = 0, (input_split.stop or 0) - input_split.start
-    with open_parquet(input_split.path) as (file, file_size):
+    with open_parquet(input_split.path, prefetched) as (file, file_size):
         groups = _groups(file.metadata, input_split)
         kinds = {field.name: field.type for field in file.schema_arrow}
         columns = [name for name in fields.column_names if nested_type(kinds, name) is not None]

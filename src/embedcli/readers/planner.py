@@ -25,11 +25,21 @@ PREVIEW_ROWS = 1000
 MIN_PREVIEW_ROWS = 100
 
 
-def plan_inputs(job: Job) -> InputPlan:
+def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
     """List the inputs, look at the beginning of each, choose the columns, cut the inputs into pieces.
 
-    Parquet is read as far as its footer, other files as far as their first rows. Raises UsageError for inputs,
-    columns or templates that cannot be right, InputError for inputs that cannot be read.
+    Parquet is read as far as its footer, other files as far as their first rows.
+
+    Args:
+        job: The job whose inputs are read.
+        keep_option: The option that named the columns in `job.keep`, for error messages.
+
+    Returns:
+        The plan: every piece of the inputs, their formats, and the columns to read.
+
+    Raises:
+        UsageError: The inputs, the columns or the template cannot be right.
+        InputError: An input cannot be read.
     """
     encoding = normalize_encoding_name(job.encoding)
     looks: list[InputPreview] = []
@@ -37,8 +47,9 @@ def plan_inputs(job: Job) -> InputPlan:
     paths = list_inputs(job)
     # What is appended to a file from here on is not part of the plan, so the file must look changed afterwards.
     seen = storage.file_identities([path for path in paths if storage.is_local(path)])
-    for path in storage.opened_ahead(paths, str):
-        look = preview_input(path, job.format, encoding, max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows)))
+    prefetched = storage.PrefetchedFiles()
+    for path in prefetched.iterate(paths, lambda path: path):
+        look = preview_input(path, job.format, encoding, max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows)), prefetched)
         rows += look.rows[: PREVIEW_ROWS - len(rows)]
         looks.append(replace(look, rows=()))
     addresses = [(look, start, stop) for look in looks for start, stop in look.ranges]
@@ -46,7 +57,7 @@ def plan_inputs(job: Job) -> InputPlan:
         splits=tuple(
             InputSplit(i, look.path, start, stop, look.unit) for i, (look, start, stop) in enumerate(addresses)
         ),
-        columns=resolve_columns(job, looks, rows),
+        columns=resolve_columns(job, looks, rows, keep_option),
         formats={look.path: look.format for look in looks},
         total_bytes=sum_if_known([look.size_bytes for look in looks]),
         total_rows=sum_if_known([look.total_rows for look in looks]),

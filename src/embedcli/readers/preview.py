@@ -93,13 +93,19 @@ class InputPreview:
         return {name: parquet_reader.output_type(kind) for name, kind in nested_fields.flatten_types(self.column_types)}
 
 
-def preview_input(path: str, forced: InputFormat | None, encoding: str, rows: int) -> InputPreview:
+def preview_input(
+    path: str,
+    forced: InputFormat | None,
+    encoding: str,
+    rows: int,
+    prefetched: storage.PrefetchedFiles | None = None,
+) -> InputPreview:
     """Look at one input; `rows` JSONL rows at most. InputError or UsageError if it is nothing we can read."""
     if not storage.is_local(path) and (forced or format_from_name(path)) == "parquet":
         # A store is asked for the footer alone; what is no Parquet file is looked at like any other.
         with suppress(parquet_reader.UnreadableParquetError):
-            return _look_at_footer(path)
-    with storage.open_input(path, look=True) as source:
+            return _look_at_footer(path, prefetched)
+    with storage.open_input(path, preview=True, prefetched=prefetched) as source:
         head = source.read()
         kind = forced or detect_format(path, head, encoding)
         if kind == "parquet":
@@ -169,8 +175,8 @@ def _look_at_parquet(source: storage.InputStream) -> InputPreview:
     return _look_at_footer(source.path)
 
 
-def _look_at_footer(path: str) -> InputPreview:
-    with parquet_reader.open_parquet(path) as (file, size):
+def _look_at_footer(path: str, prefetched: storage.PrefetchedFiles | None = None) -> InputPreview:
+    with parquet_reader.open_parquet(path, prefetched) as (file, size):
         schema, rows = file.schema_arrow, file.metadata.num_rows
         kinds = {field.name: parquet_reader.output_type(field.type) for field in schema}
         twice = frozenset(name for name, times in Counter(schema.names).items() if times > 1)
@@ -203,7 +209,7 @@ def _look_at_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encodin
 
 
 def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, rows: int) -> list[Any]:
-    """The first lines: `rows` of them, or those in LOOK_BYTES; the same however the stream is portioned."""
+    """The first lines: `rows` of them, or those in PREVIEW_BYTES; the same however the stream is portioned."""
     beginning = StreamHead(blocks)
     lines = list(islice(chain.from_iterable(jsonl_reader.iterate_lines(beginning, encoding, path)), rows + 1))
     return lines[:-1] if beginning.is_last_line_cut or len(lines) > rows else lines
@@ -211,7 +217,7 @@ def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, rows: int) -
 
 @dataclass
 class StreamHead:
-    """The first LOOK_BYTES of a stream, or its first line if that is longer. `cut` if the last line is not whole."""
+    """The first PREVIEW_BYTES of a stream, or its first line if that is longer. `cut` if the last line is not whole."""
 
     blocks: Iterable[bytes]
     is_last_line_cut: bool = False

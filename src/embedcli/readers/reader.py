@@ -39,7 +39,8 @@ def read_chunks(
     fields = RowBuilder.from_columns(plan.columns)
     places = RowNumbering(job, plan, starts)
     done = 0
-    for piece in storage.opened_ahead(splits, sequential_path):
+    prefetched = storage.PrefetchedFiles()
+    for piece in prefetched.iterate(splits, sequential_path):
         chunker = Chunker(
             input_split=piece,
             row_builder=fields,
@@ -49,7 +50,7 @@ def read_chunks(
             bytes_before=done,
             fails_on_bad_row=job.on_bad_row == "fail",
         )
-        with closing(read_split_rows(job, plan, piece, fields)) as stream:
+        with closing(read_split_rows(job, plan, piece, fields, prefetched)) as stream:
             for rows in stream:
                 yield from chunker.add(rows)
         last = chunker.finish(piece.stop - piece.start if piece.unit == "bytes" and piece.stop is not None else None)
@@ -64,18 +65,18 @@ def sequential_path(input_split: InputSplit) -> str | None:
 
 
 def read_split_rows(
-    job: Job, plan: InputPlan, input_split: InputSplit, fields: RowBuilder
+    job: Job, plan: InputPlan, input_split: InputSplit, fields: RowBuilder, prefetched: storage.PrefetchedFiles
 ) -> Generator[RowBatch, None, None]:
     """The reader of the piece's format."""
     encoding = normalize_encoding_name(job.encoding)
     kind = plan.formats[input_split.path]
     match kind:
         case "jsonl":
-            return jsonl_reader.read_jsonl(input_split, fields, encoding)
+            return jsonl_reader.read_jsonl(input_split, fields, encoding, prefetched)
         case "csv" | "tsv":
-            return csv_reader.read_csv(input_split, fields, kind, encoding)
+            return csv_reader.read_csv(input_split, fields, kind, encoding, prefetched)
         case "parquet":
-            return parquet_reader.read_parquet(input_split, fields)
+            return parquet_reader.read_parquet(input_split, fields, prefetched)
     assert_never(kind)
 
 

@@ -1,7 +1,7 @@
-"""Where bytes come from and go to: list inputs, open them decompressed, replace outputs whole.
+"""Paths, local and remote file systems, atomic writes and locks.
 
-A path becomes a file system in one place, `files_of`; this machine's, that of an address, or stdin.
-Inputs are opened through `open_input` (a stream) or `open_seekable` (random access, for Parquet).
+`get_file_system` is the one place where a path becomes a file system: local, an object store, or a web server.
+Inputs are opened with `open_input` (a stream) or `open_seekable` (random access, for Parquet).
 """
 
 from embedcli.storage.atomic_folder import replace_folder_atomically
@@ -31,7 +31,7 @@ from embedcli.storage.fs import (
     remove_folder,
 )
 from embedcli.storage.input_stream import InputStream, open_input, open_seekable
-from embedcli.storage.parallel_open import file_identities, opened_ahead
+from embedcli.storage.parallel_open import PrefetchedFiles, file_identities
 from embedcli.storage.paths import (
     check_writable,
     expand_inputs,
@@ -48,6 +48,7 @@ from embedcli.storage.url_redaction import mask_secrets, strip_query
 __all__ = [
     "InputStream",
     "ObjectStoreError",
+    "PrefetchedFiles",
     "acquire_lock",
     "basename",
     "check_writable",
@@ -70,7 +71,6 @@ __all__ = [
     "natural_sort_key",
     "open_input",
     "open_seekable",
-    "opened_ahead",
     "parent_folder",
     "read_bytes",
     "remove",

@@ -1,4 +1,4 @@
-"""Writing a folder of files as one thing: whole and durable under its name, or not there."""
+"""Atomic replacement of a folder: complete and durable under its name, or not there."""
 
 from __future__ import annotations
 
@@ -8,50 +8,61 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.atomic_replace import make_durable, sync_folder, temporary_name, translate_output_errors
+from embedcli.storage.atomic_replace import fsync_path, sync_folder, temporary_path, translate_output_errors
 from embedcli.storage.paths import format_location
 
 
 @contextmanager
 def replace_folder_atomically(path: str) -> Iterator[str]:
-    """A folder yet to be made that becomes `path`, whole and on disk, when the block ends well.
+    """Replace a folder with the one that the block writes.
 
-    If the block or the disk fails, `path` is as it was before. A folder that was there is moved aside first, as no
-    system call replaces one: a crash in that moment leaves neither. Errors of the system become OutputError.
+    If the block or the disk fails, `path` stays as it was. An existing folder is moved away first, because no system
+    call replaces a folder: a crash at that moment leaves neither of the two under the name.
+
+    Args:
+        path: The folder to replace or create, on this machine.
+
+    Yields:
+        The path of a folder that does not exist yet. It becomes `path` when the block succeeds.
+
+    Raises:
+        OutputError: The system refuses, or `path` is something other than a folder.
     """
     with translate_output_errors(path):
         target = os.path.realpath(path)
         if os.path.lexists(target) and not os.path.isdir(target):
-            raise OutputError(f"{format_location(path)}: is not a folder, and is not replaced", "choose another output")
-        room = temporary_name(target)
-        new, old = os.path.join(room, "new"), os.path.join(room, "old")
-        shutil.rmtree(room, ignore_errors=True)
-        os.mkdir(room)
+            raise OutputError(
+                f"{format_location(path)}: is not a folder; embedcli does not replace it", "choose another output"
+            )
+        workspace = temporary_path(target)
+        new, old = os.path.join(workspace, "new"), os.path.join(workspace, "old")
+        shutil.rmtree(workspace, ignore_errors=True)
+        os.mkdir(workspace)
         try:
             yield new
             sync_tree(new)
-            exchange(new, target, old)
+            swap_folders(new, target, old)
         finally:
-            shutil.rmtree(room, ignore_errors=True)
+            shutil.rmtree(workspace, ignore_errors=True)
         sync_folder(os.path.dirname(target))
 
 
 def sync_tree(folder: str) -> None:
-    """Everything in a folder is on disk when this returns."""
-    for here, _, names in os.walk(folder):
+    """Flush everything in a folder to disk."""
+    for parent, _, names in os.walk(folder):
         for name in names:
-            make_durable(os.path.join(here, name))
-        sync_folder(here)
+            fsync_path(os.path.join(parent, name))
+        sync_folder(parent)
 
 
-def exchange(new: str, target: str, old: str) -> None:
-    """Give `new` the name `target`; what had it before goes to `old`, and comes back if that fails."""
-    replaced = os.path.isdir(target)
-    if replaced:
+def swap_folders(new: str, target: str, old: str) -> None:
+    """Rename `new` to `target` and an existing `target` to `old`; undo that if it fails."""
+    exists = os.path.isdir(target)
+    if exists:
         os.rename(target, old)
     try:
         os.rename(new, target)
     except OSError:
-        if replaced:
+        if exists:
             os.rename(old, target)
         raise

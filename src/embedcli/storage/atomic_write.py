@@ -1,4 +1,4 @@
-"""The one place where output bytes leave this process, and a second look at them before they get their name."""
+"""Write output files: every byte passes here, and is read back before the file gets its name."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.atomic_replace import make_durable, replace_file_atomically, sync_folder, translate_output_errors
+from embedcli.storage.atomic_replace import fsync_path, replace_file_atomically, sync_folder, translate_output_errors
 from embedcli.storage.fs import parent_folder, remove
 from embedcli.storage.paths import format_location, get_object_store, is_local
 
 BUFFER_BYTES = 1 << 20
-# Opens a new file for writing, unbuffered. A seam: the tests put disks behind it that fail or lie.
+# Opens a new file for writing, unbuffered. Tests replace it with disks that fail or return other bytes.
 open_raw: Callable[[str], io.RawIOBase] = lambda path: io.FileIO(path, "wb")  # noqa: E731
 
 
-class Out(io.BufferedIOBase):
-    """A file that only grows. It keeps the digest of what it was given, to compare with what the disk gives back."""
+class HashingWriter(io.BufferedIOBase):
+    """An append-only file with the digest of what was written, for the read-back check."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         self._file = io.BufferedWriter(raw, BUFFER_BYTES)
-        # SHA-1 is the fastest digest of the standard library where the CPU helps; it guards against faults only.
+        # SHA-1 is the fastest digest of the standard library with CPU support; it only has to detect errors.
         self.digest = hashlib.sha1(usedforsecurity=False)
         self._size = 0
 
     def write(self, data: Any, /) -> int:
-        """Take all of `data`. Raises OSError if the disk does not."""
+        """Write all of `data`. Raises OSError if the disk does not take it."""
         view = memoryview(data).cast("B")
         self.digest.update(view)
         self._file.write(view)
@@ -56,29 +56,48 @@ class Out(io.BufferedIOBase):
 
 @contextmanager
 def write_atomically(path: str) -> Iterator[BinaryIO]:
-    """A file object whose bytes become `path` when the block ends well: whole, on disk, and read back as written.
+    """Replace a file with the bytes that the block writes.
 
-    Reading back costs a pass through the page cache; it is what notices a disk that drops or tears a write and
-    reports success. Raises OutputError; then `path` is as it was before. What goes to an address lies in a
-    nameless file on this machine until it is whole, and is uploaded then.
+    The file gets its name when the block succeeds, the bytes are on disk and the read-back check has passed. Reading
+    back costs one pass through the page cache; it notices a disk that drops or tears a write and reports success.
+
+    Args:
+        path: The file to replace or create. For an address the bytes are collected in a nameless local file first,
+            which is then uploaded.
+
+    Yields:
+        The file object to write to.
+
+    Raises:
+        OutputError: Writing failed; `path` stays as it was.
     """
     if not is_local(path):
-        with _spooled(path) as spooled:
+        with _spool_and_upload(path) as spooled:
             yield spooled
         return
-    with replace_file_atomically(path) as temporary, translate_output_errors(path), _out(path, temporary) as out:
+    with (
+        replace_file_atomically(path) as temporary,
+        translate_output_errors(path),
+        _open_verified(path, temporary) as out,
+    ):
         yield out
 
 
 @contextmanager
 def write_pair_atomically(path: str, record: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The same for two files that belong together: `path`, and the `record` that says what it is.
+    """Replace two files that belong together: `path`, and the `record` that describes it.
 
-    Both are whole before either appears. The old record goes before the new `path` comes, and the new one comes last:
-    where there is a record, it is true.
+    Both are complete before either appears. The old record is removed before the new `path` appears, and the new record
+    appears last: a record that exists is true.
+
+    Yields:
+        The file objects for `path` and for `record`.
+
+    Raises:
+        OutputError: Writing failed.
     """
     if not is_local(path):
-        with _spooled(record) as last, _spooled(path, instead_of=record) as first:
+        with _spool_and_upload(record) as last, _spool_and_upload(path, instead_of=record) as first:
             yield first, last
         return
     with (
@@ -86,57 +105,61 @@ def write_pair_atomically(path: str, record: str) -> Iterator[tuple[BinaryIO, Bi
         replace_file_atomically(path) as first_temporary,
         translate_output_errors(path),
     ):
-        with _out(path, first_temporary) as first, _out(record, last_temporary) as last:
+        with _open_verified(path, first_temporary) as first, _open_verified(record, last_temporary) as last:
             yield first, last
         for temporary in (first_temporary, last_temporary):
-            make_durable(temporary)
-        # Of a link, what it points to: that is what is replaced.
+            fsync_path(temporary)
+        # A link is followed: its target is replaced.
         old = os.path.realpath(record)
         remove(old)
         sync_folder(parent_folder(old))
 
 
 @contextmanager
-def _out(path: str, temporary: str) -> Iterator[BinaryIO]:
-    """A temporary file of `path` to write to. OutputError if in the end it does not hold what was written."""
-    out = Out(open_raw(temporary))
+def _open_verified(path: str, temporary: str) -> Iterator[BinaryIO]:
+    """Open a temporary file of `path` for writing. OutputError if the read-back check fails in the end."""
+    out = HashingWriter(open_raw(temporary))
     try:
         yield out  # type: ignore[misc]
     finally:
         out.close()
-    with open(temporary, "rb") as back:
-        if not _given_back(back, out):
+    with open(temporary, "rb") as written:
+        if not _reads_back_as_written(written, out):
             raise OutputError(
-                f"{format_location(path)}: the disk does not give back what was written to it", "choose another disk"
+                f"{format_location(path)}: read-back check failed: the file differs from what was written",
+                "choose another disk",
             )
 
 
-def _given_back(file: Any, out: Out) -> bool:
-    """Whether a file, read from its beginning, holds what was written."""
+def _reads_back_as_written(file: Any, out: HashingWriter) -> bool:
+    """Whether a file at its beginning contains what was written."""
     return hashlib.file_digest(file, lambda: hashlib.sha1(usedforsecurity=False)).digest() == out.digest.digest()
 
 
 @contextmanager
-def _spooled(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
-    """A file on this machine that is uploaded when the block ends well, after `instead_of` was removed."""
+def _spool_and_upload(path: str, instead_of: str | None = None) -> Iterator[BinaryIO]:
+    """Open a nameless local file that is uploaded when the block succeeds, after `instead_of` was removed."""
     with translate_output_errors(path), tempfile.TemporaryFile(buffering=0) as raw:
-        out = Out(os.fdopen(os.dup(raw.fileno()), "wb", buffering=0))
+        out = HashingWriter(os.fdopen(os.dup(raw.fileno()), "wb", buffering=0))
         try:
             yield out  # type: ignore[misc]
         finally:
             out.close()
         raw.seek(0)
-        if not _given_back(raw, out):
-            raise OutputError("the temporary folder does not give back what was written to it", "set TMPDIR to another")
+        if not _reads_back_as_written(raw, out):
+            raise OutputError(
+                "read-back check failed: a file in the temporary folder differs from what was written",
+                "set TMPDIR to a folder on another disk",
+            )
         if instead_of is not None:
             remove(instead_of)
-        get_object_store(path).upload(path, raw, out.tell())
+        get_object_store(path).upload_file(path, raw, out.tell())
 
 
 def write_bytes(path: str, data: Any) -> None:
-    """Write a small file whole, or not at all. OutputError if it cannot be written."""
+    """Write a small file completely or not at all. OutputError if it cannot be written."""
     if not is_local(path):
-        get_object_store(path).put(path, data)
+        get_object_store(path).write_object(path, data)
         return
     with write_atomically(path) as out:
         out.write(data)

@@ -1,4 +1,4 @@
-"""Which client serves an address: pyarrow's own for s3:// and gs://, fsspec's for hf://, az:// and http(s)://."""
+"""The client for an address: pyarrow's own for s3:// and gs://, fsspec's for hf://, az:// and http(s)://."""
 
 from __future__ import annotations
 
@@ -12,83 +12,90 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from embedcli.core.errors import UsageError
-from embedcli.storage.errors import CREDENTIALS, InputRefused, family, reaching
-from embedcli.storage.url_redaction import mask_secrets, whole
+from embedcli.storage.errors import CREDENTIALS, ObjectStoreReadError, scheme_family, translate_store_errors
+from embedcli.storage.url_redaction import mask_secrets, unmasked
 
 if TYPE_CHECKING:
     import pyarrow.fs as pafs
 
 SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "http", "https")
-# A server that does not answer at all is given up after a minute or so: ATTEMPTS x REQUEST_SECONDS.
+# A server that does not respond at all is given up after about a minute: ATTEMPTS x REQUEST_SECONDS.
 CONNECT_SECONDS = 10
 REQUEST_SECONDS = 20
 ATTEMPTS = 3
-# gs:// counts no attempts: it tries again for so long.
+# The gs:// client does not count attempts; it retries for this long.
 RETRY_SECONDS = 10
-# What fsspec needs, and the extra that brings it.
+# The package that fsspec needs, and the extra that installs it.
 NEEDS = {"http": ("aiohttp", "http"), "az": ("adlfs", "azure")}
 
 
 @dataclass(frozen=True)
 class Client:
-    """One server's files. `name` makes an address the name by which `fs` knows it.
+    """The client for the files of one server.
 
-    `raw` is the fsspec file system inside `fs`, None for pyarrow's own. `lists`: whether folders can be listed.
+    Attributes:
+        fs: The file system as pyarrow sees it.
+        fs_path: Translates an address into the path that `fs` uses.
+        fsspec_fs: The fsspec file system inside `fs`; None for pyarrow's own.
+        can_list: Whether folders can be listed.
+        can_write: Whether files can be written.
     """
 
     fs: pafs.FileSystem
-    name: Callable[[str], str]
-    raw: Any = None
-    lists: bool = True
-    writes: bool = True
+    fs_path: Callable[[str], str]
+    fsspec_fs: Any = None
+    can_list: bool = True
+    can_write: bool = True
 
 
-def client_of(path: str) -> Client:
-    """The client for an address. UsageError for a scheme nobody serves, or with the extra that is missing."""
-    kind = family(path)
+def get_client(path: str) -> Client:
+    """Return the client for an address. UsageError for an unknown scheme or a missing extra."""
+    kind = scheme_family(path)
     if kind not in ("s3", "gs", "az", "hf", "http"):
         near = get_close_matches(kind, SCHEMES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}:// ? " if near else ""
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        hint = "write the path without file://" if kind == "file" else f"{hint}addresses begin with {known}"
-        raise UsageError(f"{mask_secrets(path)}: {kind}:// addresses are not known", hint)
+        hint = "write the path without file://" if kind == "file" else f"{hint}embedcli supports {known}"
+        raise UsageError(f"{mask_secrets(path)}: {kind}:// addresses are not supported", hint)
     if kind == "hf" and "/" not in path.partition("://")[2].rstrip("/").removeprefix("datasets/"):
-        raise UsageError(f"{mask_secrets(path)}: names no repository", "write it as hf://datasets/OWNER/NAME/PATH")
-    if kind in ("s3", "gs"):
-        return _own(kind, _bucket(path))
-    return _fsspec(kind, _origin(kind, path))
-
-
-def _bucket(path: str) -> str:
-    place = path.partition("://")[2].partition("/")[0]
-    if "@" in place:
         raise UsageError(
-            f"{mask_secrets(path)}: credentials in an address are not read",
-            "set AWS_ACCESS_KEY_ID and the like instead",
+            f"{mask_secrets(path)}: the repository is missing", "write it as hf://datasets/OWNER/NAME/PATH"
         )
-    if not place:
-        raise UsageError(f"{mask_secrets(path)}: names no bucket", "write it as s3://BUCKET/PATH")
-    return place
+    if kind in ("s3", "gs"):
+        return _arrow_client(kind, _parse_bucket(path))
+    return _fsspec_client(kind, _client_key(kind, path))
 
 
-def _origin(kind: str, path: str) -> str:
-    """What addresses must have in common to be served by one client."""
-    return "" if kind == "hf" else whole(path) if kind == "az" else urlsplit(whole(path)).scheme
+def _parse_bucket(path: str) -> str:
+    bucket = path.partition("://")[2].partition("/")[0]
+    if "@" in bucket:
+        raise UsageError(
+            f"{mask_secrets(path)}: credentials in an address are not supported",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+        )
+    if not bucket:
+        raise UsageError(f"{mask_secrets(path)}: the bucket is missing", "write it as s3://BUCKET/PATH")
+    return bucket
 
 
-def _after_scheme(path: str) -> str:
+def _client_key(kind: str, path: str) -> str:
+    """Return what addresses must have in common to share one client."""
+    return "" if kind == "hf" else unmasked(path) if kind == "az" else urlsplit(unmasked(path)).scheme
+
+
+def _strip_scheme(path: str) -> str:
     return path.partition("://")[2].rstrip("/")
 
 
 @lru_cache(maxsize=64)
-def _own(kind: str, bucket: str) -> Client:
+def _arrow_client(kind: str, bucket: str) -> Client:
     address = f"{kind}://{bucket}"
-    with reaching(address):
-        return Client(_s3(bucket) if kind == "s3" else _gs(), _after_scheme)
+    with translate_store_errors(address):
+        return Client(_create_s3(bucket) if kind == "s3" else _create_gcs(), _strip_scheme)
 
 
-def _s3(bucket: str) -> pafs.FileSystem:
-    """Credentials by the AWS rules: environment, shared config and its AWS_PROFILE, the machine's role; never none."""
+def _create_s3(bucket: str) -> pafs.FileSystem:
+    """Create the client for S3. It finds credentials in the environment, the shared config or the machine's role."""
     import pyarrow.fs as pafs
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -98,22 +105,22 @@ def _s3(bucket: str) -> pafs.FileSystem:
         split = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
         settings = {"scheme": split.scheme, "endpoint_override": split.netloc + split.path.rstrip("/")}
     elif not region:
-        region = _region_of(bucket)
+        region = _find_region(bucket)
     return pafs.S3FileSystem(
         region=region or None,
         connect_timeout=CONNECT_SECONDS,
         request_timeout=REQUEST_SECONDS,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
-        # Parts of an upload go out one after another straight from the spooled file, without a copy in memory.
+        # The parts of an upload are sent one by one straight from the spooled file, without a copy in memory.
         background_writes=False,
-        # A small object is one PUT instead of a multipart upload of three requests.
+        # A small object takes one PUT instead of a multipart upload of three requests.
         allow_delayed_open=True,
         **settings,
     )
 
 
-def _region_of(bucket: str) -> str | None:
-    """Where a bucket of Amazon's lies; None if nobody says, and then the AWS rules decide."""
+def _find_region(bucket: str) -> str | None:
+    """Find the region of an Amazon bucket; None if it is unknown, and then the AWS rules decide."""
     import pyarrow.fs as pafs
 
     try:
@@ -122,7 +129,7 @@ def _region_of(bucket: str) -> str | None:
         return None
 
 
-def _gs() -> pafs.FileSystem:
+def _create_gcs() -> pafs.FileSystem:
     import pyarrow.fs as pafs
 
     limit = timedelta(seconds=RETRY_SECONDS)
@@ -136,11 +143,11 @@ def _gs() -> pafs.FileSystem:
 
 
 @lru_cache(maxsize=64)
-def _fsspec(kind: str, origin: str) -> Client:
+def _fsspec_client(kind: str, key: str) -> Client:
     import pyarrow.fs as pafs
 
     try:
-        raw = _raw(kind, origin)
+        fsspec_fs = _create_fsspec(kind, key)
     except ImportError as error:
         package, extra = NEEDS.get(kind, ("huggingface_hub", ""))
         raise UsageError(
@@ -148,31 +155,31 @@ def _fsspec(kind: str, origin: str) -> Client:
             f"pip install 'embedcli[{extra}]'" if extra else f"pip install --upgrade {package}",
         ) from error
     except ValueError as error:
-        raise InputRefused(
-            f"{kind}:// addresses cannot be read: the credentials are missing or not well-formed", CREDENTIALS[kind]
+        raise ObjectStoreReadError(
+            f"{kind}:// addresses cannot be read: the credentials are missing or malformed", CREDENTIALS[kind]
         ) from error
-    name = whole if kind == "http" else (lambda path: str(raw._strip_protocol(whole(path))))
-    fs = pafs.PyFileSystem(pafs.FSSpecHandler(raw))
-    return Client(fs, name, raw, lists=kind != "http", writes=kind not in ("http", "hf"))
+    fs_path = unmasked if kind == "http" else (lambda path: str(fsspec_fs._strip_protocol(unmasked(path))))
+    fs = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec_fs))
+    return Client(fs, fs_path, fsspec_fs, can_list=kind != "http", can_write=kind not in ("http", "hf"))
 
 
-def _raw(kind: str, origin: str) -> Any:
+def _create_fsspec(kind: str, key: str) -> Any:
     import fsspec
 
     if kind == "http":
         import aiohttp
 
-        # trust_env: proxies from the environment and passwords from ~/.netrc.
+        # trust_env: proxies from the environment, passwords from ~/.netrc.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=REQUEST_SECONDS)
         client = {"timeout": timeout, "trust_env": True}
-        return fsspec.filesystem(origin, client_kwargs=client, use_listings_cache=False)
+        return fsspec.filesystem(key, client_kwargs=client, use_listings_cache=False)
     if kind == "hf":
         return fsspec.filesystem("hf", use_listings_cache=False)
-    return _azure(origin)
+    return _create_azure(key)
 
 
-def _azure(origin: str) -> Any:
-    """adlfs with limits: by itself it tries for a minute and a half to reach a server that is not there."""
+def _create_azure(address: str) -> Any:
+    """Create adlfs with limits: by default it tries for 90 seconds to reach a server that does not exist."""
     import logging
 
     import fsspec
@@ -191,6 +198,6 @@ def _azure(origin: str) -> Any:
                 read_timeout=REQUEST_SECONDS,
             )
 
-    # It logs what it then raises, on stderr.
+    # It logs on stderr what it then raises.
     logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
-    return Azure(**Azure._get_kwargs_from_urls(origin), anon=False, use_listings_cache=False)
+    return Azure(**Azure._get_kwargs_from_urls(address), anon=False, use_listings_cache=False)

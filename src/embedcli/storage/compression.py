@@ -1,6 +1,7 @@
-"""Decompression told by magic bytes: members and frames may follow each other, and damage never passes silently.
+"""Streaming decompression of gzip, bz2, xz and zstd, with the codec detected from magic bytes.
 
-Output comes in bounded portions whatever the ratio, and a stream that ends early is an error.
+Concatenated members and frames are supported. Output comes in blocks of bounded size whatever the compression ratio,
+and corrupt or truncated data is always an error.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-Pull = Callable[[int], bytes]
+ReadBytes = Callable[[int], bytes]
 
 RAW_BYTES = 1 << 20
 OUT_BYTES = 256 << 10
-# One zstd byte can stand for 32 KiB, and its decoder takes no bound on output: 4 KiB give 128 MiB at worst.
+# One zstd byte can expand to 32 KiB, and its decoder has no output limit: 4 KiB give 128 MiB at worst.
 FEED_BYTES = 4 << 10
-LONGEST_MAGIC = 6
+MAX_MAGIC_BYTES = 6
 
 
-class Damaged(Exception):
-    """What is wrong with a compressed stream, and at which byte of the file."""
+class CorruptStreamError(Exception):
+    """A compressed stream is corrupt or truncated.
+
+    Attributes:
+        reason: What is wrong.
+        offset: The byte of the compressed file where it was noticed.
+    """
 
     def __init__(self, reason: str, offset: int) -> None:
         super().__init__(reason)
@@ -29,29 +35,29 @@ class Damaged(Exception):
         self.offset = offset
 
 
-class Member(Protocol):
-    """One gzip member, zstd frame, or bz2 or xz stream. `hungry`: needs input to go on."""
+class StreamDecoder(Protocol):
+    """Decoder of one gzip member, zstd frame, or bz2 or xz stream."""
 
     @property
-    def hungry(self) -> bool: ...
+    def needs_input(self) -> bool: ...
 
     @property
     def eof(self) -> bool: ...
 
     @property
-    def unused(self) -> bytes: ...
+    def unused_data(self) -> bytes: ...
 
     def decode(self, data: bytes) -> bytes: ...
 
 
 class _Bounded:
-    """bz2 and xz: their decoders keep what they cannot put out yet."""
+    """bz2 and xz: their decoders keep input that exceeds the output limit."""
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         return bool(self._decoder.needs_input)
 
     @property
@@ -59,7 +65,7 @@ class _Bounded:
         return bool(self._decoder.eof)
 
     @property
-    def unused(self) -> bytes:
+    def unused_data(self) -> bytes:
         return bytes(self._decoder.unused_data)
 
     def decode(self, data: bytes) -> bytes:
@@ -67,13 +73,13 @@ class _Bounded:
 
 
 class _Gzip(_Bounded):
-    """Size and checksum at the end of the member are verified by zlib."""
+    """gzip; zlib verifies the size and checksum at the end of a member."""
 
     def __init__(self) -> None:
         super().__init__(zlib.decompressobj(wbits=31))
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         return not self._decoder.unconsumed_tail
 
     def decode(self, data: bytes) -> bytes:
@@ -81,7 +87,7 @@ class _Gzip(_Bounded):
 
 
 class _Zstd(_Bounded):
-    """Frames with the longest windows too (`zstd --long=31`)."""
+    """zstd, including frames with the largest window (`zstd --long=31`)."""
 
     def __init__(self) -> None:
         import zstandard
@@ -89,7 +95,7 @@ class _Zstd(_Bounded):
         super().__init__(zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj())
 
     @property
-    def hungry(self) -> bool:
+    def needs_input(self) -> bool:
         return True
 
     def decode(self, data: bytes) -> bytes:
@@ -101,7 +107,7 @@ class _Zstd(_Bounded):
             raise ValueError(str(error)) from error
 
 
-CODECS: dict[str, Callable[[], Member]] = {
+DECODERS: dict[str, Callable[[], StreamDecoder]] = {
     "gzip": _Gzip,
     "bz2": lambda: _Bounded(bz2.BZ2Decompressor()),
     "xz": lambda: _Bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ)),
@@ -109,46 +115,54 @@ CODECS: dict[str, Callable[[], Member]] = {
 }
 
 
-def codec_of(head: bytes) -> str | None:
-    """The codec whose magic bytes `head` begins with; None if it is not compressed."""
+def detect_codec(head: bytes) -> str | None:
+    """Return the codec whose magic bytes `head` starts with; None if the data is not compressed."""
     if head.startswith(b"\x1f\x8b\x08"):
         return "gzip"
     if head.startswith(b"BZh") and head[3:4].isdigit():
         return "bz2"
     if head.startswith(b"\xfd7zXZ\x00"):
         return "xz"
-    # The second form is a frame to skip: parallel compressors begin with one.
+    # The second form is a skippable frame: parallel compressors write one first.
     if head.startswith(b"\x28\xb5\x2f\xfd") or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
         return "zstd"
     return None
 
 
-def decompressed(pull: Pull) -> tuple[str | None, Iterator[bytes]]:
-    """The codec of a stream, and its decompressed bytes. The iterator raises Damaged."""
-    head = _filled(b"", pull)
-    codec = codec_of(head)
+def decompress_stream(read: ReadBytes) -> tuple[str | None, Iterator[bytes]]:
+    """Detect the codec of a stream and decompress it.
+
+    Args:
+        read: Returns at most the requested number of bytes; no bytes at the end of the stream.
+
+    Returns:
+        The codec (None if the data is not compressed) and an iterator over the decompressed blocks, which raises
+        CorruptStreamError.
+    """
+    head = _read_magic(b"", read)
+    codec = detect_codec(head)
     if codec is None:
-        return None, _plain(head, pull)
-    return codec, _gathered(_members(codec, head, pull))
+        return None, _iterate_uncompressed(head, read)
+    return codec, _merge_small_blocks(_decompress_members(codec, head, read))
 
 
-def _filled(head: bytes, pull: Pull) -> bytes:
-    while len(head) < LONGEST_MAGIC and (more := pull(RAW_BYTES)):
+def _read_magic(head: bytes, read: ReadBytes) -> bytes:
+    while len(head) < MAX_MAGIC_BYTES and (more := read(RAW_BYTES)):
         head += more
     return head
 
 
-def _plain(head: bytes, pull: Pull) -> Iterator[bytes]:
+def _iterate_uncompressed(head: bytes, read: ReadBytes) -> Iterator[bytes]:
     while head:
         yield head
-        head = pull(RAW_BYTES)
+        head = read(RAW_BYTES)
 
 
-def _gathered(portions: Iterator[bytes]) -> Iterator[bytes]:
+def _merge_small_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
     held, size = [], 0
-    for portion in portions:
-        held.append(portion)
-        size += len(portion)
+    for block in blocks:
+        held.append(block)
+        size += len(block)
         if size >= OUT_BYTES:
             yield b"".join(held)
             held, size = [], 0
@@ -156,44 +170,44 @@ def _gathered(portions: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def _members(codec: str, rest: bytes, pull: Pull) -> Iterator[bytes]:
-    offset = at = 0
+def _decompress_members(codec: str, rest: bytes, read: ReadBytes) -> Iterator[bytes]:
+    offset = position = 0
     while rest:
-        if codec_of(rest) != codec:
-            raise Damaged(f"the {codec} data is followed by something else", offset)
-        member = CODECS[codec]()
-        while not member.eof:
+        if detect_codec(rest) != codec:
+            raise CorruptStreamError(f"the {codec} data is followed by other data", offset)
+        decoder = DECODERS[codec]()
+        while not decoder.eof:
             data = b""
-            if member.hungry:
-                if at == len(rest):
-                    rest, at = pull(RAW_BYTES), 0
-                data = rest[at : at + FEED_BYTES]
+            if decoder.needs_input:
+                if position == len(rest):
+                    rest, position = read(RAW_BYTES), 0
+                data = rest[position : position + FEED_BYTES]
                 if not data:
-                    raise Damaged(f"the {codec} data is cut off: the file ends too early", offset)
-            yield _decoded(codec, member, data, offset)
-            at += len(data)
+                    raise CorruptStreamError(f"the {codec} data is cut off: the file ends too early", offset)
+            yield _decode(codec, decoder, data, offset)
+            position += len(data)
             offset += len(data)
-        offset -= len(member.unused)
-        rest, padding = _unpadded(member.unused + rest[at:], pull)
+        offset -= len(decoder.unused_data)
+        rest, padding = _skip_padding(decoder.unused_data + rest[position:], read)
         offset += padding
-        at = 0
+        position = 0
 
 
-def _decoded(codec: str, member: Member, data: bytes, offset: int) -> bytes:
+def _decode(codec: str, decoder: StreamDecoder, data: bytes, offset: int) -> bytes:
     try:
-        return member.decode(data)
+        return decoder.decode(data)
     except (zlib.error, lzma.LZMAError, OSError, ValueError, EOFError) as error:
-        raise Damaged(f"the {codec} data is damaged ({error})", offset) from error
+        raise CorruptStreamError(f"the {codec} data is damaged ({error})", offset) from error
 
 
-def _unpadded(rest: bytes, pull: Pull) -> tuple[bytes, int]:
-    """What follows the zero bytes that may pad a member, and how many these are."""
+def _skip_padding(rest: bytes, read: ReadBytes) -> tuple[bytes, int]:
+    """Return the data after the zero bytes that may pad a member, and the number of those bytes."""
     padding = 0
     while True:
         data = rest.lstrip(b"\0")
         padding += len(rest) - len(data)
         if data:
-            return _filled(data, pull), padding
-        rest = pull(RAW_BYTES)
+            return _read_magic(data, read), padding
+        rest = read(RAW_BYTES)
         if not rest:
             return b"", padding

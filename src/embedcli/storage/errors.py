@@ -1,146 +1,136 @@
-"""What went wrong with an address: errors of four client libraries as one sentence and a remedy each."""
+"""Errors of client libraries as one sentence and a hint each."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
+from typing import Any
 
 from embedcli.core.errors import EmbedcliError, InputError, OutputError
-from embedcli.storage.url_redaction import clean, mask_secrets, scheme_of, whole
+from embedcli.storage.failure_kinds import FailureKind, find_cause, is_from_library
+from embedcli.storage.url_redaction import has_secrets, mask_secrets, mask_secrets_in_text, parse_scheme
 
-# What holds a store's objects, in its own words.
-BUCKETS = {"s3": "bucket", "gs": "bucket", "az": "container"}
-NO_BUCKET = re.compile(
-    r"NO_SUCH_BUCKET|NoSuchBucket|specified bucket does not exist|bucket.{0,80}not found"
-    r"|ContainerNotFound|specified container does not exist",
-    re.IGNORECASE,
-)
-GATED = re.compile(r"gated repo|GatedRepo", re.IGNORECASE)
-NO_REPOSITORY = re.compile(r"(repository|revision) not found|invalid repository id", re.IGNORECASE)
-DENIED = re.compile(
-    r"ACCESS_DENIED|AccessDenied|SIGNATURE_DOES_NOT_MATCH|INVALID_ACCESS_KEY_ID|INVALID_CLIENT_TOKEN_ID|EXPIRED_TOKEN"
-    r"|\b40[13]\b|Forbidden|Unauthorized|Unauthenticated|PermissionDenied|Permission denied|MISSING_AUTHENTICATION"
-    r"|AuthorizationFailure|AuthenticationFailed|failed to authenticate|AzureSigningError|access token is required"
-    r"|no credentials|could not.{0,40}credential|ClientAuthenticationError|GatedRepo|RepositoryNotFound",
-    re.IGNORECASE,
-)
-UNREACHABLE = re.compile(
-    r"NETWORK_CONNECTION|curlCode|couldn.t connect|could not connect|cannot connect|ConnectError|could not resolve"
-    r"|timed? ?out|REQUEST_TIMEOUT|timeout|name or service not known|name resolution|disconnected|UNAVAILABLE"
-    r"|connection (refused|reset|aborted)|SLOW_DOWN|INTERNAL_FAILURE|\b50[0234]\b|payload is not completed",
-    re.IGNORECASE,
-)
-# Their errors are not all OSErrors; any other error is a defect of ours, and stays one.
-LIBRARIES = {"aiohttp", "azure", "fsspec", "httpcore2", "httpx", "httpx2", "huggingface_hub", "pyarrow"}
-# Azure's libraries list every place where they looked for credentials.
-LONGEST_TEXT = 400
-SHORT = "one read fewer bytes than asked for"
+# What each store calls the container of its objects.
+BUCKET_WORDS = {"s3": "bucket", "gs": "bucket", "az": "container"}
+# The Azure libraries list every place where they looked for credentials.
+MAX_TEXT_CHARACTERS = 400
+RUN_AGAIN = "run the same command again; it resumes where it stopped"
 CREDENTIALS = {
     "s3": "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or the machine's role, and what they allow; "
     "a store that is not Amazon's also needs AWS_ENDPOINT_URL",
     "gs": "check GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth application-default login",
     "az": "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or AZURE_STORAGE_CONNECTION_STRING",
     "hf": "check the name, and log in with `hf auth login` or set HF_TOKEN",
-    "http": "check the address: its token may have run out; a password can stand in ~/.netrc",
+    "http": "check the address: its token may have expired; passwords can be stored in ~/.netrc",
 }
 FAMILIES = {"gcs": "gs", "abfs": "az", "abfss": "az", "https": "http"}
 
 
 class ObjectStoreError(EmbedcliError):
-    """The server says no, or cannot be asked: never the same as a file that is not there."""
+    """The server refuses a request or cannot be reached. A file that does not exist is a FileNotFoundError instead.
+
+    Attributes:
+        is_transient: Whether trying again soon may help.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, is_transient: bool = False) -> None:
+        super().__init__(message, hint)
+        self.is_transient = is_transient
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *super().__reduce__(), {"is_transient": self.is_transient}
 
 
-class InputRefused(ObjectStoreError, InputError):
-    """What was asked for could not be read."""
+class ObjectStoreReadError(ObjectStoreError, InputError):
+    """Reading failed."""
 
 
-class OutputRefused(ObjectStoreError, OutputError):
-    """What was to be written could not be."""
+class ObjectStoreWriteError(ObjectStoreError, OutputError):
+    """Writing failed."""
 
 
-def family(path: str) -> str:
-    scheme = scheme_of(path) or ""
+def scheme_family(path: str) -> str:
+    """Return s3, gs, az, hf or http for an address; its scheme if it is another; empty for a local path."""
+    scheme = parse_scheme(path) or ""
     return FAMILIES.get(scheme, scheme)
 
 
 @contextmanager
-def reaching(path: str, *, writing: bool = False) -> Iterator[None]:
-    """Errors of the libraries become StoreRefused, with the address and a remedy; FileNotFoundError stays as it is."""
+def translate_store_errors(path: str, *, writing: bool = False) -> Iterator[None]:
+    """Translate errors of the client libraries into ObjectStoreError, with the address and a hint.
+
+    Raises:
+        FileNotFoundError: The file does not exist, nor perhaps its bucket: see `describe_missing_bucket`.
+        ObjectStoreReadError, ObjectStoreWriteError: Any other failure, depending on `writing`.
+    """
     try:
         yield
     except EmbedcliError:
         raise
     except Exception as error:
-        cause = _cause(error)
-        missing = isinstance(cause, FileNotFoundError) and not _whole_store_missing(cause)
-        if missing or not (isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] in LIBRARIES):
+        kind, cause = find_cause(error)
+        if isinstance(error, FileNotFoundError) and kind in (FailureKind.MISSING, FailureKind.NO_BUCKET):
             raise
-        made = told(path, cause, writing=writing)
-        # The libraries' errors carry whole addresses: with a secret in one, no traceback may show them.
-        raise made from (error if whole(mask_secrets(path)) == mask_secrets(path) else None)
+        if kind is FailureKind.MISSING:
+            raise FileNotFoundError(mask_secrets(path)) from None
+        if kind is FailureKind.OTHER and not is_from_library(cause):
+            raise
+        # The libraries' errors quote the requested address: a traceback must not show its secrets.
+        raise _refusal(path, kind, cause, writing=writing) from (None if has_secrets(path) else error)
 
 
 @contextmanager
-def creating(path: str) -> Iterator[None]:
-    """`reaching` for a new object: nothing but its bucket or container can be missing."""
+def translate_create_errors(path: str) -> Iterator[None]:
+    """Translate errors of creating an object: here only the bucket or container can be missing."""
     try:
-        with reaching(path, writing=True):
+        with translate_store_errors(path, writing=True):
             yield
     except FileNotFoundError as error:
-        raise no_bucket(path, OutputRefused, "written") from error
+        raise _no_bucket(path, ObjectStoreWriteError, "written") from error
 
 
-def no_bucket(path: str, kind: type[ObjectStoreError], verb: str) -> ObjectStoreError:
+def _no_bucket(path: str, kind: type[ObjectStoreError], verb: str) -> ObjectStoreError:
     return kind(
-        f"{mask_secrets(path)}: cannot be {verb}: there is no such {BUCKETS.get(family(path), 'bucket')}",
-        "check its name and its region or endpoint; embedcli makes none",
+        f"{mask_secrets(path)}: cannot be {verb}: there is no such {BUCKET_WORDS.get(scheme_family(path), 'bucket')}",
+        "check its name and its region or endpoint; embedcli does not create it",
     )
 
 
-def _whole_store_missing(error: FileNotFoundError) -> bool:
-    """Whether it is not one file that is missing, but all of the bucket, container or repository."""
-    return bool(NO_BUCKET.search(str(error)) or NO_REPOSITORY.search(str(error)))
-
-
-def _cause(error: Exception) -> Exception:
-    """What fsspec calls a missing file is any trouble of a web server: its cause tells which."""
-    cause = error.__cause__
-    if type(error) is RuntimeError and isinstance(cause, Exception):
-        return cause  # adlfs
-    known = (
-        isinstance(error, FileNotFoundError) and isinstance(cause, Exception) and "aiohttp" in type(cause).__module__
-    )
-    return cause if known and getattr(cause, "status", None) not in (404, 410) else error  # type: ignore[return-value]
-
-
-def told(path: str, error: BaseException, *, writing: bool) -> EmbedcliError:
-    """The error for the user."""
-    kind = OutputRefused if writing else InputRefused
+def _refusal(path: str, kind: FailureKind, cause: BaseException, *, writing: bool) -> ObjectStoreError:
+    """Return the error for the user."""
+    refused: type[ObjectStoreError] = ObjectStoreWriteError if writing else ObjectStoreReadError
     verb = "written" if writing else "read"
-    text = " ".join(clean(f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)).split())
-    text = shorten(text or type(error).__name__, LONGEST_TEXT, placeholder=" ...")
+    text = _text_of(cause)
     what = f"{mask_secrets(path)}: cannot be {verb}"
-    if NO_BUCKET.search(text):
-        return no_bucket(path, kind, verb)
-    if family(path) == "hf" and NO_REPOSITORY.search(text):
-        return kind(f"{what}: there is no such repository or revision, or it is private", CREDENTIALS["hf"])
-    if family(path) == "hf" and GATED.search(text):
-        return kind(
-            f"{what}: the repository is gated", "get access on its page, then use `hf auth login` or set HF_TOKEN"
-        )
-    if DENIED.search(text):
-        return kind(f"{what}: access is denied ({text})", CREDENTIALS.get(family(path), "check the credentials"))
-    if UNREACHABLE.search(text) or isinstance(error, TimeoutError | ConnectionError):
-        return kind(
-            f"{what}: the server cannot be reached or does not answer ({text})",
-            "check the network" + (" and AWS_ENDPOINT_URL" if family(path) == "s3" else "") + ", "
-            "then run the same command again: it goes on where it stopped",
-        )
-    return kind(f"{what}: {text}", "run the same command again: it goes on where it stopped")
+    match kind:
+        case FailureKind.NO_BUCKET:
+            return _no_bucket(path, refused, verb)
+        case FailureKind.NO_REPOSITORY:
+            return refused(f"{what}: there is no such repository or revision, or it is private", CREDENTIALS["hf"])
+        case FailureKind.GATED:
+            return refused(
+                f"{what}: the repository is gated",
+                "request access on its page, then run `hf auth login` or set HF_TOKEN",
+            )
+        case FailureKind.DENIED:
+            return refused(
+                f"{what}: access is denied ({text})", CREDENTIALS.get(scheme_family(path), "check the credentials")
+            )
+        case FailureKind.UNREACHABLE:
+            endpoint = " and AWS_ENDPOINT_URL" if scheme_family(path) == "s3" else ""
+            return refused(
+                f"{what}: the server cannot be reached or does not respond ({text})",
+                f"check the network{endpoint}, then {RUN_AGAIN}",
+                is_transient=True,
+            )
+        case _:
+            return refused(f"{what}: {text}", RUN_AGAIN)
 
 
-def passing(error: EmbedcliError) -> bool:
-    """Whether trying again soon may help."""
-    return "cannot be reached" in error.message or SHORT in error.message
+def _text_of(error: BaseException) -> str:
+    """Return what a library reports, on one line, without the secrets of addresses."""
+    text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    return shorten(
+        " ".join(mask_secrets_in_text(text).split()) or type(error).__name__, MAX_TEXT_CHARACTERS, placeholder=" ..."
+    )

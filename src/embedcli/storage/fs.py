@@ -1,4 +1,4 @@
-"""What a job keeps beside its output, on any file system: names, small files read whole, removal, and a lock."""
+"""Operations on any file system by path: names, listing, small files, removal, and locks."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import os
 import re
 from collections.abc import Callable
 
-from embedcli.core.errors import OutputError
+from embedcli.core.errors import OutputLocked
 from embedcli.storage.atomic_replace import translate_output_errors
-from embedcli.storage.local import Taken
+from embedcli.storage.local import LockHeld
 from embedcli.storage.paths import format_location, get_file_system, is_local, translate_input_errors
 
 
 def join(folder: str, name: str) -> str:
-    """A path in a folder, which may be an address."""
+    """Return the path of a file in a folder; both may be addresses."""
     return folder.rstrip("/") + "/" + name if folder.strip("/") else folder + name
 
 
 def basename(path: str) -> str:
-    """The last name of a path."""
+    """Return the last name of a path."""
     return path.rstrip("/").rpartition("/")[2]
 
 
 def parent_folder(path: str) -> str:
-    """The folder of a path; `.` for a bare name."""
+    """Return the folder of a path; `.` for a bare name."""
     head, slash, _ = path.rstrip("/").rpartition("/")
     return head or (slash or ".")
 
@@ -39,15 +39,28 @@ def exists(path: str) -> bool:
 
 
 def list_files(folder: str, pattern: str = "") -> list[str]:
-    """The sorted names of the files in a folder that match a regular expression from their beginning; [] without it."""
+    """List the files in a folder.
+
+    Args:
+        folder: A local path or an address.
+        pattern: A regular expression that names must match from their beginning.
+
+    Returns:
+        The sorted names; empty if there is no such folder.
+    """
     files = get_file_system(folder)
     with translate_output_errors(folder):
-        found = files.names(folder) if files.kind(folder) == "folder" else []
+        found = files.list_files(folder) if files.kind(folder) == "folder" else []
     return sorted(name for name in found if re.match(pattern, name, re.DOTALL))
 
 
 def list_folders(folder: str, pattern: str) -> list[str]:
-    """The sorted names of the folders in a folder of this machine that match a regular expression; [] elsewhere."""
+    """List the folders in a local folder.
+
+    Returns:
+        The sorted names that match the regular expression `pattern` from their beginning; empty for an address and if
+        there is no such folder.
+    """
     if not is_local(folder) or not os.path.isdir(folder):
         return []
     with translate_output_errors(folder), os.scandir(folder) as entries:
@@ -55,25 +68,25 @@ def list_folders(folder: str, pattern: str) -> list[str]:
 
 
 def read_bytes(path: str) -> bytes:
-    """A small file, whole. Raises OSError if it cannot be read."""
+    """Read a small file completely. Raises OSError, or ObjectStoreError for an address, if it cannot be read."""
     with get_file_system(path).open_seekable(path) as source:
         return bytes(source.read())
 
 
 def local_copy(path: str) -> str:
-    """The path of a file's content on this machine: its own, or that of a copy made once per process."""
+    """Return a local path with a file's content: its own path, or that of a copy made once per process."""
     with translate_input_errors(path):
-        return get_file_system(path).nearby(path)
+        return get_file_system(path).local_copy(path)
 
 
 def remove(path: str) -> None:
-    """Remove a file, if it is there."""
+    """Remove a file if it exists."""
     with translate_output_errors(path):
         get_file_system(path).remove(path)
 
 
 def make_folder(path: str) -> None:
-    """Make a folder and those it lies in; nothing to do where names with slashes need none."""
+    """Create a folder and its parents; object stores need none."""
     with translate_output_errors(path):
         get_file_system(path).make_folder(path)
 
@@ -84,16 +97,25 @@ def remove_folder(path: str) -> None:
 
 
 def acquire_lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:
-    """Take a lock; returns what gives it back. OutputError if another process is writing `output`.
+    """Acquire the lock of an output.
 
-    Those that take it `shared` hold it together, and keep off whoever wants it alone.
+    Args:
+        path: The lock file.
+        output: The output that it guards, for the message.
+        shared: Hold the lock together with other processes that share it; nobody can then acquire it alone.
+
+    Returns:
+        The function that releases the lock.
+
+    Raises:
+        OutputLocked: Another process is writing `output`.
     """
     with translate_output_errors(path):
         files = get_file_system(path)
         try:
-            return files.lock_shared(path) if shared else files.lock(path)
-        except Taken:
-            hint = "wait for it, or choose another output"
+            return files.acquire_shared_lock(path) if shared else files.acquire_lock(path)
+        except LockHeld:
+            hint = "wait until it has finished, or choose another output"
             if not is_local(path):
-                hint = "wait for it (a dead one keeps its lease for a minute), or choose another output"
-            raise OutputError(f"another embedcli is writing {format_location(output)}", hint) from None
+                hint += "; the lock of a process that died on another machine expires after a minute"
+            raise OutputLocked(f"another embedcli is writing {format_location(output)}", hint) from None

@@ -1,4 +1,4 @@
-"""Patterns of names in a store: * and ? within a name, ** across folders."""
+"""Glob patterns for object stores: * and ? match within a name, ** across folders."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import glob
 import re
 
 
-def halves(pattern: str) -> tuple[str, str]:
-    """A pattern as the folder before its first * ? or [, and the rest."""
+def split_pattern(pattern: str) -> tuple[str, str]:
+    """Split a pattern into the folder before its first * ? or [, and the rest."""
     scheme, _, rest = pattern.partition("://")
     names = rest.split("/")
     first = next(i for i, name in enumerate(names) if glob.has_magic(name))
     return f"{scheme}://{'/'.join(names[:first])}", "/".join(names[first:])
 
 
-def expression(pattern: str) -> str:
-    """A shell pattern as a regular expression, by the rules of `glob`: names that begin with a dot are not matched."""
-    found = []
+def glob_to_regex(pattern: str) -> str:
+    """Translate a pattern into a regular expression by the rules of `glob`: hidden names (.NAME) are not matched."""
+    parts = []
     for name in pattern.split("/"):
         if name == "**":
-            found.append(r"(?:[^./][^/]*/)*")
+            parts.append(r"(?:[^./][^/]*/)*")
             continue
         hidden = "" if name.startswith(".") else r"(?!\.)"
-        pieces = re.findall(r"\[!?\]?[^\]]*\]|\*+|\?|[^*?\[]+|\[", name)
-        found.append(hidden + "".join(map(_piece, pieces)) + "/")
-    made = "".join(found)
-    return made.removesuffix("/") if not pattern.endswith("**") else made + r"(?!\.)[^/]*"
+        tokens = re.findall(r"\[!?\]?[^\]]*\]|\*+|\?|[^*?\[]+|\[", name)
+        parts.append(hidden + "".join(map(_translate_token, tokens)) + "/")
+    regex = "".join(parts)
+    return regex.removesuffix("/") if not pattern.endswith("**") else regex + r"(?!\.)[^/]*"
 
 
-def _piece(text: str) -> str:
+def _translate_token(text: str) -> str:
     if text.startswith("*"):
         return "[^/]*"
     if text == "?":

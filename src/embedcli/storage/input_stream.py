@@ -1,4 +1,4 @@
-"""Reading: any input as a stream of decompressed bytes, pipes and stdin included."""
+"""Read any input as a stream of decompressed bytes, including pipes and stdin."""
 
 from __future__ import annotations
 
@@ -9,118 +9,127 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedcli.core.errors import InputError
-from embedcli.storage.compression import RAW_BYTES, Damaged, decompressed
-from embedcli.storage.local import Raw
+from embedcli.storage.compression import RAW_BYTES, CorruptStreamError, decompress_stream
+from embedcli.storage.local import ReadableFile
 from embedcli.storage.paths import format_location, get_file_system, is_local, translate_input_errors
+from embedcli.storage.ranged_file import arrow_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow as pa
 
-# A look at the first rows of each of 10,000 files should not read gigabytes.
-LOOK_BYTES = 64 << 10
+    from embedcli.storage.parallel_open import PrefetchedFiles
+
+# A preview of each of 10,000 files should not read gigabytes.
+PREVIEW_BYTES = 64 << 10
 
 
 @dataclass
-class _Once:
-    """A stream that can be read once. What a look at its beginning consumed is kept, and read again."""
+class _SinglePassStream:
+    """A stream that can be read once. What a preview consumed is kept, and read again."""
 
     raw: Any
-    owned: bool
-    kept: bytearray = field(default_factory=bytearray)
-    taken: bool = False
+    closes_raw: bool
+    previewed: bytearray = field(default_factory=bytearray)
+    is_consumed: bool = False
 
-    def pull(self, size: int) -> bytes:
+    def read_more(self, size: int) -> bytes:
         read = getattr(self.raw, "read1", self.raw.read)
         return read(size) or b""
 
     def finish(self) -> None:
-        self.kept.clear()
-        if self.owned:
+        self.previewed.clear()
+        if self.closes_raw:
             self.raw.close()
 
 
-class _View:
-    """One reading of a `_Once`, from its beginning."""
+class _StreamReader:
+    """One reading of a stream, from its beginning."""
 
-    def __init__(self, once: _Once, *, look: bool) -> None:
-        self._once = once
-        self._look = look
-        self._at = 0
-        once.taken = once.taken or not look
+    def __init__(self, stream: _SinglePassStream, *, preview: bool) -> None:
+        self._stream = stream
+        self._preview = preview
+        self._position = 0
+        stream.is_consumed = stream.is_consumed or not preview
 
     def read(self, size: int, /) -> bytes:
-        once = self._once
-        data = bytes(once.kept[self._at : self._at + size])
+        stream = self._stream
+        data = bytes(stream.previewed[self._position : self._position + size])
         if not data:
-            data = once.pull(size)
-            if self._look:
-                once.kept += data
-        self._at += len(data)
+            data = stream.read_more(size)
+            if self._preview:
+                stream.previewed += data
+        self._position += len(data)
         return data
 
     def seek(self, offset: int, /) -> int:
         raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
 
     def close(self) -> None:
-        if not self._look:
-            self._once.finish()
+        if not self._preview:
+            self._stream.finish()
 
 
-_STREAMS: dict[str, _Once] = {}
+# A pipe is consumed for the whole process, so what a preview read of it must be kept for the whole process.
+_OPEN_STREAMS: dict[str, _SinglePassStream] = {}
 
 
-def _stream(path: str, *, look: bool) -> _View:
-    # A notebook has a stdin of its own, without bytes.
+def _open_stream(path: str, *, preview: bool) -> _StreamReader:
+    # A notebook replaces stdin with an object that has no bytes.
     stdin = getattr(sys.stdin, "buffer", None) if path == "-" else None
     # Unbuffered: a thread that waits in a buffered read holds a lock that Python needs to exit.
     stdin = getattr(stdin, "raw", stdin)
     if path == "-" and stdin is None:
-        raise InputError("stdin is closed, or has no bytes", "name a file, or feed rows to stdin")
-    once = _STREAMS.get(path)
-    if once is None or (stdin is not None and once.raw is not stdin):
-        once = _STREAMS[path] = _Once(stdin or get_file_system(path).open(path), owned=stdin is None)
-    if once.taken:
+        raise InputError("stdin is closed or not binary", "name a file, or pipe rows to stdin")
+    stream = _OPEN_STREAMS.get(path)
+    if stream is None or (stdin is not None and stream.raw is not stdin):
+        stream = _OPEN_STREAMS[path] = _SinglePassStream(
+            stdin or get_file_system(path).open(path), closes_raw=stdin is None
+        )
+    if stream.is_consumed:
         raise InputError(f"{format_location(path)}: a pipe can be read only once", "write it to a file first")
-    return _View(once, look=look)
+    return _StreamReader(stream, preview=preview)
 
 
 class InputStream:
-    """The decompressed bytes of one input, front to back.
+    """The decompressed bytes of one input, from beginning to end.
 
-    `position` is how many bytes of the file itself have been read, `size` how many it has (None: not known),
-    `codec` how it is compressed (None: not at all, and then `seek` works on a file).
+    Attributes:
+        path: The input.
+        position: Bytes of the file itself that have been read.
+        size: Bytes of the file itself; None if unknown.
+        codec: How it is compressed; None if it is not, and then `seek` works on a file.
     """
 
-    def __init__(self, path: str, raw: Raw, size: int | None, portion: int = RAW_BYTES) -> None:
+    def __init__(self, path: str, raw: ReadableFile, size: int | None, block_size: int = RAW_BYTES) -> None:
         self.path = path
         self.size = size
         self.position = 0
         self._raw = raw
-        self._portion = portion
-        self.codec, self._blocks = decompressed(self._pull)
+        self._block_size = block_size
+        self.codec, self._blocks = decompress_stream(self._read_raw)
 
-    def _pull(self, size: int) -> bytes:
+    def _read_raw(self, size: int) -> bytes:
         with translate_input_errors(self.path):
-            data = self._raw.read(min(size, self._portion)) or b""
+            data = self._raw.read(min(size, self._block_size)) or b""
         self.position += len(data)
         return data
 
     def read(self) -> bytes:
-        """The next bytes, some at a time; empty at the end. InputError if they are damaged or cut off."""
+        """Return the next block of bytes, empty at the end. InputError if they are corrupt or cut off."""
         try:
             return next(self._blocks, b"")
-        except Damaged as error:
+        except CorruptStreamError as error:
             message = f"{format_location(self.path)}: {error.reason} at byte {error.offset}"
-            raise InputError(message, "get the file again, or keep what is readable of it in a new file") from error
+            raise InputError(message, "fetch the file again, or copy its readable part to a new file") from error
 
     def seek(self, offset: int) -> None:
-        """Go on at byte `offset` of a file that is not compressed."""
+        """Continue at byte `offset` of a file that is not compressed."""
         with translate_input_errors(self.path):
             self._raw.seek(offset)
         self.position = offset
-        self._blocks = iter(lambda: self._pull(RAW_BYTES), b"")
+        self._blocks = iter(lambda: self._read_raw(RAW_BYTES), b"")
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.read, b"")
@@ -135,24 +144,45 @@ class InputStream:
         self.close()
 
 
-def open_input(path: str, *, look: bool = False) -> InputStream:
-    """Open an input for reading; its compression is told by its first bytes, never by its name.
+def open_input(path: str, *, preview: bool = False, prefetched: PrefetchedFiles | None = None) -> InputStream:
+    """Open an input for reading; the compression is detected from its first bytes, not from its name.
 
-    `look` reads in small portions, and what it takes from a pipe stays there for the reading that follows;
-    otherwise a pipe can be read only once.
+    Args:
+        path: A file, a pipe, an address, or `-` for stdin.
+        preview: Preview the beginning: read in small blocks, and keep what is read of a pipe for the next reader.
+            Otherwise a pipe can be read only once.
+        prefetched: Take the file from here if it is ready.
+
+    Raises:
+        InputError: The input cannot be read.
     """
     files = get_file_system(path)
+    raw: ReadableFile
     with translate_input_errors(path):
-        stream = path == "-" or (is_local(path) and files.kind(path) == "stream")
-        raw, size = (_stream(path, look=look), None) if stream else files.open_sized(path)
+        opened = prefetched.take(path) if prefetched is not None else None
+        if opened is not None:
+            raw, size = opened, opened.size()
+        elif path == "-" or (is_local(path) and files.kind(path) == "stream"):
+            raw, size = _open_stream(path, preview=preview), None
+        else:
+            raw, size = files.open_with_size(path)
     try:
-        return InputStream(path, raw, size, LOOK_BYTES if look else RAW_BYTES)
+        return InputStream(path, raw, size, PREVIEW_BYTES if preview else RAW_BYTES)
     except BaseException:
         raw.close()
         raise
 
 
-def open_seekable(path: str) -> pa.NativeFile:
-    """Open a file for random access as Arrow reads it."""
+def open_seekable(path: str, *, prefetched: PrefetchedFiles | None = None) -> pa.NativeFile:
+    """Open a file for random access by Arrow.
+
+    Args:
+        path: A file or an address.
+        prefetched: Take the file from here if it is ready.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     with translate_input_errors(path):
-        return get_file_system(path).open_seekable(path)
+        opened = prefetched.take(path) if prefetched is not None else None
+        return get_file_system(path).open_seekable(path) if opened is None else arrow_file(opened)

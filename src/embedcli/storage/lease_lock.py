@@ -1,12 +1,14 @@
-"""Locks where there are none: a lease object that its owner renews, and that runs out when its owner is dead.
+"""Locks on object stores: a lease object that its owner renews and that expires when the owner is dead.
 
-Object stores have no lock that ends with a process, and pyarrow's clients no conditional create. A lease is therefore
-written, and read again after a pause: whoever finds another's name in it has lost. Two processes that start within
-that pause of each other may, if writes take longer than it, both believe they have won: then they do the same work
-twice. They cannot damage each other's: parts are named after their content, and outputs appear whole.
+Object stores have no lock that ends with a process, and pyarrow's clients have no conditional create. A lease is
+therefore written and read back after a pause: a process that finds another owner in it has lost. Two processes that
+start within that pause of each other may both believe they have won if a write takes longer than the pause. They then
+do the same work twice, but cannot damage each other's output: part files are named after their content, and outputs
+appear complete.
 
-Those that share a lease have one each, in the folder `LEASE.shared`. Whoever wants it alone writes first and looks
-into that folder then; they look for a lone owner after they have written. So never do both go on.
+A shared lease has one object per holder in the folder `LEASE.shared`. A process that wants the lease exclusively writes
+its own lease first and then looks into that folder; a process that shares it writes first and then looks for an
+exclusive owner. So the two never both go on.
 """
 
 from __future__ import annotations
@@ -24,139 +26,153 @@ from threading import Event, Thread
 from typing import Any, Protocol
 
 from embedcli.core.errors import EmbedcliError
-from embedcli.storage.local import Taken, alive
+from embedcli.storage.local import LockHeld, is_process_alive
 
-# A dead owner's lease runs out after LEASE_SECONDS; a living owner renews it four times as often.
+# The lease of a dead owner expires after LEASE_SECONDS; a living owner renews it four times as often.
 LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 0.3
-SHARED = ".shared"
+SHARED_SUFFIX = ".shared"
 
 
-class Objects(Protocol):
-    """The little a lease needs of a store."""
+class LeaseStore(Protocol):
+    """What a lease needs of an object store."""
 
-    def small(self, path: str) -> tuple[bytes, float] | None:
-        """The content of an object and the seconds since it was written; None if it is not there."""
+    def read_with_age(self, path: str) -> tuple[bytes, float] | None:
+        """Return the content of an object and the seconds since it was written; None if it does not exist."""
 
-    def put(self, path: str, data: Any) -> None: ...
+    def write_object(self, path: str, data: Any) -> None: ...
 
-    def names(self, folder: str) -> list[str]: ...
+    def list_files(self, folder: str) -> list[str]: ...
 
     def remove(self, path: str) -> None: ...
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Who holds a lease. `host` is one boot of one machine (or container), where `pid` can be asked for."""
+class LeaseOwner:
+    """The process that holds a lease. `host` is one boot of one machine or container, in which `pid` is unique."""
 
     token: str
     host: str
     pid: int
 
 
-def take(objects: Objects, path: str) -> Callable[[], None]:
-    """Take the lease at `path` and keep it renewed; returns what gives it back. Raises Taken."""
-    if held(objects, path) or shared(objects, path):
-        raise Taken
-    me = written(objects, path)
-    if owner_of(objects, path) != me:
-        raise Taken
-    if shared(objects, path):
-        write(objects, path, None)
-        raise Taken
-    return renewed(objects, path, me)
+def acquire_exclusive(store: LeaseStore, path: str) -> Callable[[], None]:
+    """Acquire the lease at `path` alone and keep it renewed.
+
+    Returns:
+        The function that releases it.
+
+    Raises:
+        LockHeld: A living process holds or shares it.
+    """
+    if is_held(store, path) or has_shared_holders(store, path):
+        raise LockHeld
+    me = _write_own_lease(store, path)
+    if _read_owner(store, path) != me:
+        raise LockHeld
+    if has_shared_holders(store, path):
+        _write_owner(store, path, None)
+        raise LockHeld
+    return _keep_renewed(store, path, me)
 
 
-def take_shared(objects: Objects, path: str) -> Callable[[], None]:
-    """Take a lease beside others that share it; returns what gives it back. Raises Taken if one has it alone."""
-    if held(objects, path):
-        raise Taken
-    mine = f"{path}{SHARED}/{secrets.token_hex(8)}"
-    me = written(objects, mine)
-    if held(objects, path):
-        objects.remove(mine)
-        raise Taken
-    give_back = renewed(objects, mine, me)
+def acquire_shared(store: LeaseStore, path: str) -> Callable[[], None]:
+    """Acquire the lease at `path` together with others that share it, and keep it renewed.
 
-    def remove() -> None:
-        give_back()
-        with suppress(EmbedcliError):  # an object that is left behind says that it is given back
-            objects.remove(mine)
+    Returns:
+        The function that releases it.
 
-    return remove
+    Raises:
+        LockHeld: A living process holds it exclusively.
+    """
+    if is_held(store, path):
+        raise LockHeld
+    own_path = f"{path}{SHARED_SUFFIX}/{secrets.token_hex(8)}"
+    me = _write_own_lease(store, own_path)
+    if is_held(store, path):
+        store.remove(own_path)
+        raise LockHeld
+    release = _keep_renewed(store, own_path, me)
 
+    def release_and_remove() -> None:
+        release()
+        with suppress(EmbedcliError):  # an object that stays behind is marked as released
+            store.remove(own_path)
 
-def shared(objects: Objects, path: str) -> bool:
-    """Whether living processes share the lease."""
-    folder = path + SHARED
-    return any(held(objects, f"{folder}/{name}") for name in objects.names(folder))
-
-
-def written(objects: Objects, path: str) -> Owner:
-    """Write this process into a lease, and wait until another's writing would show."""
-    me = Owner(secrets.token_hex(16), this_host(), os.getpid())
-    write(objects, path, me)
-    time.sleep(SETTLE_SECONDS)
-    return me
+    return release_and_remove
 
 
-def renewed(objects: Objects, path: str, me: Owner) -> Callable[[], None]:
-    """Keep a lease renewed; returns what gives it back."""
-    over = Event()
-    Thread(target=renew, args=(objects, path, me, over), name="lease", daemon=True).start()
-
-    def give_back() -> None:
-        over.set()
-        with suppress(EmbedcliError):  # what cannot be given back runs out by itself
-            if owner_of(objects, path) == me:
-                write(objects, path, None)
-
-    return give_back
-
-
-def held(objects: Objects, path: str) -> bool:
+def is_held(store: LeaseStore, path: str) -> bool:
     """Whether a living process holds the lease."""
-    found = objects.small(path)
-    owner = parsed(found[0]) if found is not None else None
+    found = store.read_with_age(path)
+    owner = _parse_owner(found[0]) if found is not None else None
     if found is None or owner is None:
         return False
-    if owner.host == this_host() and not alive(owner.pid):
+    if owner.host == host_identity() and not is_process_alive(owner.pid):
         return False
     return found[1] < LEASE_SECONDS
 
 
-def renew(objects: Objects, path: str, me: Owner, over: Event) -> None:
-    """Write the lease anew, again and again, until it is over or another's."""
-    while not over.wait(LEASE_SECONDS / 4):
-        with suppress(EmbedcliError):  # the network may be back by the next time
-            if owner_of(objects, path) != me:
-                return
-            if not over.is_set():
-                write(objects, path, me)
+def has_shared_holders(store: LeaseStore, path: str) -> bool:
+    """Whether living processes share the lease."""
+    folder = path + SHARED_SUFFIX
+    return any(is_held(store, f"{folder}/{name}") for name in store.list_files(folder))
 
 
-def owner_of(objects: Objects, path: str) -> Owner | None:
-    found = objects.small(path)
-    return parsed(found[0]) if found is not None else None
-
-
-def write(objects: Objects, path: str, owner: Owner | None) -> None:
-    """Note the owner; none gives the lease back: deleting it would race with who takes it next."""
-    objects.put(path, json.dumps(owner.__dict__ if owner is not None else {}).encode())
-
-
-def parsed(data: bytes) -> Owner | None:
-    try:
-        made = json.loads(data)
-        return Owner(str(made["token"]), str(made["host"]), int(made["pid"]))
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def this_host() -> str:
-    """This boot of this machine and, in a container, this container: where a process id means one process."""
+def host_identity() -> str:
+    """Identify this boot of this machine and, in a container, this container: where a process id is unique."""
     marks = [socket.gethostname()]
     with suppress(OSError):
         marks.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
         marks.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(marks)
+
+
+def _write_own_lease(store: LeaseStore, path: str) -> LeaseOwner:
+    """Write this process into a lease and wait until the write of a rival would show."""
+    me = LeaseOwner(secrets.token_hex(16), host_identity(), os.getpid())
+    _write_owner(store, path, me)
+    time.sleep(SETTLE_SECONDS)
+    return me
+
+
+def _keep_renewed(store: LeaseStore, path: str, me: LeaseOwner) -> Callable[[], None]:
+    """Renew a lease in the background; return the function that releases it."""
+    released = Event()
+    Thread(target=_renew_until_released, args=(store, path, me, released), name="lease", daemon=True).start()
+
+    def release() -> None:
+        released.set()
+        with suppress(EmbedcliError):  # a lease that cannot be released expires by itself
+            if _read_owner(store, path) == me:
+                _write_owner(store, path, None)
+
+    return release
+
+
+def _renew_until_released(store: LeaseStore, path: str, me: LeaseOwner, released: Event) -> None:
+    """Rewrite the lease until it is released or has another owner."""
+    while not released.wait(LEASE_SECONDS / 4):
+        with suppress(EmbedcliError):  # the network may be back by the next time
+            if _read_owner(store, path) != me:
+                return
+            if not released.is_set():
+                _write_owner(store, path, me)
+
+
+def _read_owner(store: LeaseStore, path: str) -> LeaseOwner | None:
+    found = store.read_with_age(path)
+    return _parse_owner(found[0]) if found is not None else None
+
+
+def _write_owner(store: LeaseStore, path: str, owner: LeaseOwner | None) -> None:
+    """Record the owner; None releases the lease. Deleting it instead would race with the next owner."""
+    store.write_object(path, json.dumps(owner.__dict__ if owner is not None else {}).encode())
+
+
+def _parse_owner(data: bytes) -> LeaseOwner | None:
+    try:
+        fields = json.loads(data)
+        return LeaseOwner(str(fields["token"]), str(fields["host"]), int(fields["pid"]))
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,4 +1,4 @@
-"""This machine's files: what every file system here must be able to do."""
+"""The local file system, and with it the methods that every file system here must have."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Kind = Literal["file", "folder", "stream"]
+PathKind = Literal["file", "folder", "stream"]
 
 
-class Raw(Protocol):
-    """Bytes as they lie in the file. `read` returns at least one byte unless the end is reached."""
+class ReadableFile(Protocol):
+    """An open file. `read` returns at least one byte unless the end is reached."""
 
     def read(self, size: int, /) -> bytes | None: ...
 
@@ -28,32 +28,32 @@ class Raw(Protocol):
     def close(self) -> None: ...
 
 
-# What file systems answer where another holds a lock.
-HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
-# What file systems answer that have no locks at all: there, nobody holds one.
-NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+# What file systems report when another process holds a lock.
+LOCK_HELD_ERRNOS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+# What file systems without locks report: there, no process holds one.
+NO_LOCK_SUPPORT_ERRNOS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
-class Taken(Exception):
+class LockHeld(Exception):
     """Another process holds the lock."""
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of this machine is there."""
+def is_process_alive(pid: int) -> bool:
+    """Whether a process with this id exists on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # alive, and another user's
+        pass  # it exists and belongs to another user
     return True
 
 
-class LocalFiles:
-    """This machine's files. Every method raises OSError for what the system refuses."""
+class LocalFileSystem:
+    """Files of this machine. Every method raises OSError for what the system refuses."""
 
-    def kind(self, path: str) -> Kind | None:
-        """What `path` is: a stream is a pipe or a device, which can be read only once. None: nothing there."""
+    def kind(self, path: str) -> PathKind | None:
+        """Return what `path` is; None if it does not exist. A stream (pipe, device) can be read only once."""
         try:
             mode = os.stat(path).st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -62,23 +62,25 @@ class LocalFiles:
             return "folder"
         return "file" if stat.S_ISREG(mode) else "stream"
 
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder that are not folders themselves."""
+    def list_files(self, folder: str) -> list[str]:
+        """Return the names in a folder that are not folders themselves."""
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if not entry.is_dir()]
 
-    def matches(self, pattern: str) -> list[str]:
+    def find_matches(self, pattern: str) -> list[str]:
+        """Return the paths that match a glob pattern and are not folders."""
         return [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]
 
     def identity(self, path: str) -> dict[str, int]:
+        """Return `size` and `mtime_ns`, which change when the content does."""
         status = os.stat(path)
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
-    def open(self, path: str) -> Raw:
+    def open(self, path: str) -> ReadableFile:
         return open(path, "rb", buffering=0)
 
-    def open_sized(self, path: str) -> tuple[Raw, int]:
-        """An open file and its size in bytes."""
+    def open_with_size(self, path: str) -> tuple[ReadableFile, int]:
+        """Open a file; return it and its size in bytes."""
         return self.open(path), os.path.getsize(path)
 
     def open_seekable(self, path: str) -> pa.NativeFile:
@@ -86,11 +88,11 @@ class LocalFiles:
 
         return pa.OSFile(os.fsencode(path))
 
-    def nearby(self, path: str) -> str:
+    def local_copy(self, path: str) -> str:
         return path
 
     def remove(self, path: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with suppress(FileNotFoundError):
             os.unlink(path)
 
@@ -105,32 +107,46 @@ class LocalFiles:
                 raise
 
     def remove_folder(self, path: str) -> None:
-        """Remove a folder with all that is in it; what cannot be removed stays."""
+        """Remove a folder with its content; leave what cannot be removed."""
         shutil.rmtree(path, ignore_errors=True)
 
-    def lock(self, path: str) -> Callable[[], None]:
-        """Take the lock `path`, which a dead process does not keep; what gives it back. Raises Taken."""
+    def acquire_lock(self, path: str) -> Callable[[], None]:
+        """Acquire the lock file `path`, which a dead process does not keep.
+
+        Returns:
+            The function that releases it.
+
+        Raises:
+            LockHeld: Another process holds or shares it.
+        """
         from filelock import FileLock, Timeout
 
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise Taken from None
+            raise LockHeld from None
         return lock.release
 
-    def lock_shared(self, path: str) -> Callable[[], None]:
-        """Hold the lock `path` beside others that share it: `lock` fails meanwhile. Raises Taken if `lock` holds it."""
+    def acquire_shared_lock(self, path: str) -> Callable[[], None]:
+        """Acquire the lock file `path` together with others that share it; `acquire_lock` fails meanwhile.
+
+        Returns:
+            The function that releases it.
+
+        Raises:
+            LockHeld: Another process holds it exclusively.
+        """
         while True:
-            claim = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
-                fcntl.flock(claim, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                kept = os.fstat(claim).st_nlink > 0
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                still_exists = os.fstat(descriptor).st_nlink > 0
             except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    os.close(claim)
-                    raise (Taken() if error.errno in HELD else error) from None
-                kept = True
-            if kept:
-                return lambda: os.close(claim)
-            os.close(claim)  # its last owner has removed the file with the folder
+                if error.errno not in NO_LOCK_SUPPORT_ERRNOS:
+                    os.close(descriptor)
+                    raise (LockHeld() if error.errno in LOCK_HELD_ERRNOS else error) from None
+                still_exists = True
+            if still_exists:
+                return lambda: os.close(descriptor)
+            os.close(descriptor)  # its last owner has removed the file with the folder

@@ -1,4 +1,4 @@
-"""Paths: which file system one belongs to, and which files the user's inputs name."""
+"""Paths: the file system that a path belongs to, and the files that the user's inputs name."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from embedcli.core.errors import InputError, UsageError
-from embedcli.storage.local import LocalFiles
-from embedcli.storage.url_redaction import mask_secrets, scheme_of
+from embedcli.storage.local import LocalFileSystem
+from embedcli.storage.url_redaction import mask_secrets, parse_scheme
 
 if TYPE_CHECKING:
-    from embedcli.storage.object_store import RemoteFiles
+    from embedcli.storage.object_store import RemoteFileSystem
 
-# A folder is read by these endings; `.json` is left out, for folders keep their settings in such files.
+# The files of a folder that are inputs. Not `.json`: folders keep settings in such files.
 DATA_ENDING = re.compile(r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 
 
 def format_path(path: str) -> str:
-    """A path as text: bytes of a name that are not UTF-8 become escapes such as \\xff, secrets of an address ***."""
+    """Format a path for display: bytes that are not UTF-8 become escapes such as \\xff, secrets ***."""
     return os.fsencode(mask_secrets(path)).decode("utf-8", "backslashreplace")
 
 
 def format_location(path: str, line: int | None = None) -> str:
-    """`file:line` for a message, on one line whatever the name is."""
+    """Format a path, and a line number if given, as `file:line` for a message; always on one line."""
     name = "stdin" if path == "-" else format_path(path).replace("\n", "\\n").replace("\r", "\\r")
     return name if line is None else f"{name}:{line}"
 
 
 @contextmanager
 def translate_input_errors(path: str) -> Iterator[None]:
-    """Errors of the operating system become InputError with the path."""
+    """Translate errors of the operating system into InputError with the path."""
     try:
         yield
     except OSError as error:
@@ -45,24 +45,28 @@ def translate_input_errors(path: str) -> Iterator[None]:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is this machine's; what has the form of an address is one unless a file has that very name."""
-    return scheme_of(path) is None or os.path.lexists(path)
+    """Whether a path is local. A path of the form of an address is one, unless a file has exactly that name."""
+    return parse_scheme(path) is None or os.path.lexists(path)
 
 
-def get_object_store(path: str) -> RemoteFiles:
-    """The files of an address. UsageError for one whose scheme is not known, or whose extra is not installed."""
-    from embedcli.storage.object_store import files_at
+def get_object_store(path: str) -> RemoteFileSystem:
+    """Return the file system of an address. UsageError for an unknown scheme or a missing extra."""
+    from embedcli.storage.object_store import remote_file_system
 
-    return files_at(path)
+    return remote_file_system(path)
 
 
-def get_file_system(path: str) -> LocalFiles | RemoteFiles:
-    """The file system a path belongs to. UsageError for an address that nobody serves."""
-    return LocalFiles() if is_local(path) else get_object_store(path)
+def get_file_system(path: str) -> LocalFileSystem | RemoteFileSystem:
+    """Return the file system that a path belongs to.
+
+    Raises:
+        UsageError: The address has an unknown scheme, or its extra is not installed.
+    """
+    return LocalFileSystem() if is_local(path) else get_object_store(path)
 
 
 def check_writable(output: str) -> None:
-    """UsageError for an address that can only be read, or that is none."""
+    """Raise UsageError for an output that has no name, or an address that can only be read."""
     if not output:
         raise UsageError("the output has no name", "name a file, a folder/, or - for stdout")
     if not is_local(output):
@@ -70,52 +74,61 @@ def check_writable(output: str) -> None:
 
 
 def expand_inputs(inputs: Sequence[str]) -> tuple[str, ...]:
-    """The files that `inputs` name, in order: files, globs, folders (their data files), `-` for stdin.
+    """List the files that the inputs name.
 
-    Files of a folder or glob are in natural order (part-2 before part-10), without those whose names
-    begin with `_` or `.`. Addresses come without their secrets, which this process remembers.
-    Raises UsageError for what is not there, InputError for what cannot be read.
+    Args:
+        inputs: Files, globs, folders (which stand for their data files) and `-` for stdin.
+
+    Returns:
+        The files, in the order of `inputs`. Those of a folder or glob are in natural order (part-2 before part-10),
+        without names that begin with `_` or `.`. Addresses are masked: they can be shown, recorded and opened.
+
+    Raises:
+        UsageError: Something does not exist, or nothing was named.
+        InputError: Something cannot be read.
     """
-    found = tuple(path for given in inputs for path in _expanded(mask_secrets(given)))
+    found = tuple(path for given in inputs for path in _expand(mask_secrets(given)))
     if not found:
         raise UsageError("no input was named", "name a file, a folder, a glob, or - for stdin")
     if found.count("-") > 1:
-        raise UsageError("stdin (-) is named twice, and can be read only once", "name it once")
+        raise UsageError("stdin (-) is named twice, but can be read only once", "name it once")
     return found
 
 
-def _expanded(given: str) -> list[str]:
+def _expand(given: str) -> list[str]:
     if given == "-":
         return [given]
     files = get_file_system(given)
     with translate_input_errors(given):
         kind = files.kind(given)
         if kind == "folder":
-            return _data_files(given, files.names(given))
+            return _select_data_files(given, files.list_files(given))
         if kind is not None:
             return [given]
         if given and glob.has_magic(given):
-            return _matching(given, files.matches(given))
-    raise _missing(given)
+            return _select_matches(given, files.find_matches(given))
+    raise _missing_error(given)
 
 
-def _data_files(folder: str, names: list[str]) -> list[str]:
+def _select_data_files(folder: str, names: list[str]) -> list[str]:
     data = [name for name in names if DATA_ENDING.search(name) and not name.startswith(("_", "."))]
     if not data:
         raise UsageError(
-            f"{format_location(folder)}: no data files lie in this folder",
-            "it is read by the endings .jsonl, .ndjson, .csv, .tsv, .parquet, and these with .gz, .zst, .bz2, .xz; "
-            f"a glob reads others, and subfolders: '{format_location(folder.rstrip('/'))}/**/*.json'",
+            f"{format_location(folder)}: there are no data files in this folder",
+            f"use a glob for other names and for subfolders: '{format_location(folder.rstrip('/'))}/**/*.json'; "
+            "without one, only files that end in .jsonl, .ndjson, .csv, .tsv or .parquet are read, "
+            "also with .gz, .zst, .bz2 or .xz",
         )
     return [os.path.join(folder, name) for name in sorted(data, key=natural_sort_key)]
 
 
-def _matching(pattern: str, paths: list[str]) -> list[str]:
+def _select_matches(pattern: str, paths: list[str]) -> list[str]:
     hidden = () if os.path.basename(pattern).startswith("_") else ("_", ".")
     kept = [path for path in paths if not os.path.basename(path).startswith(hidden or ".")]
     if not kept:
-        reason = "no such file or folder" if is_local(pattern) else get_object_store(pattern).missing(pattern)
-        reason = "no file matches" if reason.startswith("no such") else reason
+        reason = (
+            None if is_local(pattern) else get_object_store(pattern).describe_missing_bucket(pattern)
+        ) or "no file matches"
         raise UsageError(
             f"{format_location(pattern)}: {reason}", "check the pattern, and quote it if the shell changes it"
         )
@@ -123,14 +136,16 @@ def _matching(pattern: str, paths: list[str]) -> list[str]:
 
 
 def natural_sort_key(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """A sort key under which numbers count as numbers."""
-    pieces = [piece for piece in re.split(r"([0-9]+)", name) if piece]
-    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces], name
+    """Return a sort key by which numbers in names count as numbers."""
+    tokens = [token for token in re.split(r"([0-9]+)", name) if token]
+    return [(0, int(token), "") if token.isdecimal() else (1, 0, token) for token in tokens], name
 
 
-def _missing(path: str) -> UsageError:
+def _missing_error(path: str) -> UsageError:
     if not is_local(path):
-        return UsageError(f"{format_location(path)}: {get_object_store(path).missing(path)}", "check the address")
+        files = get_object_store(path)
+        reason = files.describe_missing_bucket(path) or ("no such file or folder" if files.can_list else "no such file")
+        return UsageError(f"{format_location(path)}: {reason}", "check the address")
     folder, name = os.path.split(path)
     with suppress(OSError):
         close = get_close_matches(name, os.listdir(folder or "."), n=1)
@@ -145,7 +160,12 @@ def _missing(path: str) -> UsageError:
 
 
 def file_identity(path: str) -> dict[str, int]:
-    """`size` in bytes and `mtime_ns` of a file; empty for what can be read only once, or is not there."""
+    """Return what changes when a file does.
+
+    Returns:
+        `size` in bytes and `mtime_ns` of a local file, `size` and `version` of an object; empty for a stream and for a
+        file that does not exist.
+    """
     files = get_file_system(path)
     with translate_input_errors(path), suppress(FileNotFoundError):
         if path != "-" and (not is_local(path) or files.kind(path) == "file"):

@@ -1,4 +1,4 @@
-"""Random access to an object by ranged requests: few of them, tried again when the network fails."""
+"""Random access to an object by ranged requests: few of them, retried when the network fails."""
 
 from __future__ import annotations
 
@@ -8,33 +8,37 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from embedcli.core.errors import EmbedcliError
-from embedcli.storage.errors import SHORT, InputRefused, passing
+from embedcli.storage.errors import ObjectStoreError, ObjectStoreReadError
 from embedcli.storage.url_redaction import mask_secrets
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    import pyarrow as pa
 
 Fetch = Callable[[int, int], bytes]
 
-# A first request asks for this much, as a Parquet footer needs; reading on doubles it up to the largest:
-# at 30 ms a request and 1 GB/s, 8 MiB cost about as much waiting as transfer.
-FIRST_BYTES = 64 << 10
-LARGEST_BYTES = 8 << 20
-# Columns of a Parquet file are read side by side: so many windows are kept.
-WINDOWS = 4
-# An object of this size is fetched whole: a request costs as much waiting as the bytes.
-SMALL_BYTES = 256 << 10
-# Files that were opened ahead (storage.soon), for who opens them next.
-READY: dict[str, Future[RangedFile]] = {}
+# The first request fetches this much, enough for a Parquet footer; sequential reading doubles it up to the maximum.
+# At 30 ms per request and 1 GB/s, 8 MiB take as long to transfer as the request takes to start.
+MIN_WINDOW_BYTES = 64 << 10
+MAX_WINDOW_BYTES = 8 << 20
+# The columns of a Parquet file are read side by side, so several windows are kept.
+MAX_WINDOWS = 4
+# An object up to this size is fetched completely: the request takes longer than the bytes.
+SMALL_FILE_BYTES = 256 << 10
 ATTEMPTS = 2
 PAUSE_SECONDS = 0.5
 
 
 class RangedFile(io.RawIOBase):
-    """An object as a read-only file. `fetch(start, size)` gives bytes of it, fewer only by a fault.
+    """An object as a read-only file, with a read-ahead window for each place that is read.
 
-    Memory: WINDOWS x LARGEST_BYTES. Raises StoreRefused when the server cannot be asked, also after ATTEMPTS tries.
+    Memory: at most MAX_WINDOWS x MAX_WINDOW_BYTES. Reading raises ObjectStoreError if the server refuses, or if it
+    cannot be reached in ATTEMPTS attempts.
+
+    Args:
+        path: The address, for messages.
+        size: Bytes of the object.
+        fetch: Takes start and size and returns these bytes; fewer of them are an error.
+        close: Called when the file is closed.
     """
 
     def __init__(self, path: str, size: int, fetch: Fetch, close: Callable[[], Any] = lambda: None) -> None:
@@ -42,7 +46,7 @@ class RangedFile(io.RawIOBase):
         self._size = size
         self._fetch = fetch
         self._close = close
-        self._at = 0
+        self._position = 0
         self._windows: OrderedDict[int, bytes] = OrderedDict()
 
     def size(self) -> int:
@@ -55,23 +59,23 @@ class RangedFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes, all of them unless the end comes first."""
-        left = max(0, self._size - self._at)
+        """Return `size` bytes, or fewer at the end of the file."""
+        left = max(0, self._size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:
             return b""
-        window = self._held(self._at)
-        if window is None or len(window[1]) - (self._at - window[0]) < wanted:
-            window = self._load(self._at, wanted)
-        start = self._at - window[0]
-        self._at += wanted
+        window = self._find_window(self._position)
+        if window is None or len(window[1]) - (self._position - window[0]) < wanted:
+            window = self._load_window(self._position, wanted)
+        start = self._position - window[0]
+        self._position += wanted
         return window[1][start : start + wanted]
 
     def readinto(self, buffer: Any, /) -> int:
@@ -85,43 +89,51 @@ class RangedFile(io.RawIOBase):
             self._close()
         super().close()
 
-    def warm(self, *, at_end: bool) -> None:
-        """Fetch what is read first: all of a small object, else FIRST_BYTES of its beginning or end."""
-        size = self._size if self._size <= SMALL_BYTES else FIRST_BYTES
-        self._load(self._size - size if at_end else 0, size)
+    def prefetch(self, *, at_end: bool) -> None:
+        """Fetch what is read first: all of a small object, otherwise MIN_WINDOW_BYTES of its beginning or end."""
+        size = self._size if self._size <= SMALL_FILE_BYTES else MIN_WINDOW_BYTES
+        self._load_window(self._size - size if at_end else 0, size)
 
-    def _held(self, at: int) -> tuple[int, bytes] | None:
+    def _find_window(self, position: int) -> tuple[int, bytes] | None:
         for start, data in self._windows.items():
-            if start <= at < start + len(data):
+            if start <= position < start + len(data):
                 self._windows.move_to_end(start)
                 return start, data
         return None
 
-    def _load(self, at: int, wanted: int) -> tuple[int, bytes]:
-        """Fetch a window that begins at `at`: twice the one it continues, else FIRST_BYTES, never less than wanted."""
-        before = next((data for start, data in self._windows.items() if start <= at <= start + len(data)), b"")
-        ahead = min(2 * len(before), LARGEST_BYTES) if before else FIRST_BYTES
-        size = min(max(wanted, ahead), self._size - at)
-        data = self._tried(at, size)
-        if size <= LARGEST_BYTES:
-            self._windows[at] = data
-            self._windows.move_to_end(at)
-        while len(self._windows) > WINDOWS:
+    def _load_window(self, start: int, wanted: int) -> tuple[int, bytes]:
+        """Fetch the window from `start`: at least `wanted` bytes, and twice as large as a window that it continues."""
+        before = next((data for at, data in self._windows.items() if at <= start <= at + len(data)), b"")
+        ahead = min(2 * len(before), MAX_WINDOW_BYTES) if before else MIN_WINDOW_BYTES
+        size = min(max(wanted, ahead), self._size - start)
+        data = self._fetch_with_retry(start, size)
+        if size <= MAX_WINDOW_BYTES:
+            self._windows[start] = data
+            self._windows.move_to_end(start)
+        while len(self._windows) > MAX_WINDOWS:
             self._windows.popitem(last=False)
-        return at, data
+        return start, data
 
-    def _tried(self, at: int, size: int) -> bytes:
+    def _fetch_with_retry(self, start: int, size: int) -> bytes:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                data = self._fetch(at, size)
+                data = self._fetch(start, size)
                 if len(data) != size:
-                    raise InputRefused(
-                        f"{mask_secrets(self.path)}: {SHORT}",
-                        "run the same command again, once nothing writes to it any more",
+                    raise ObjectStoreReadError(
+                        f"{mask_secrets(self.path)}: the server returned fewer bytes than requested",
+                        "run the same command again when nothing writes to the file any more",
+                        is_transient=True,
                     )
                 return data
-            except EmbedcliError as error:
-                if attempt == ATTEMPTS or not passing(error):
+            except ObjectStoreError as error:
+                if attempt == ATTEMPTS or not error.is_transient:
                     raise
                 time.sleep(PAUSE_SECONDS * attempt)
         raise AssertionError("unreachable")
+
+
+def arrow_file(file: Any) -> pa.NativeFile:
+    """Wrap an open Python file for Arrow."""
+    import pyarrow as pa
+
+    return pa.PythonFile(file, mode="r")

@@ -1,56 +1,80 @@
-"""Addresses without their secrets: these are shown and recorded everywhere, while requests carry the whole address."""
+"""Mask the secrets of addresses in everything that is shown or recorded; only requests use them."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 MASK = "***"
-# Names of query parameters that carry rights or change with every signing (S3 and GCS presigned addresses, Azure SAS).
+# Query parameters that grant access or change with every signature (presigned S3 and GCS addresses, Azure SAS).
 SECRET_NAME = re.compile(
     r"token|sig|key|secret|pass|auth|cred|policy|expires|^(x-amz-.*|x-goog-.*|googleaccessid|code"
     r"|s[evprts]|spr|sip|srt|sdd|sk[a-z]{1,3})$",
     re.IGNORECASE,
 )
-# A value of any other parameter that is longer than a date or a name may be a secret too.
-LONG_VALUE = 24
-_WHOLE: dict[str, str] = {}
+# A longer value of any other parameter may be a secret too; dates and names are shorter.
+MAX_PUBLIC_CHARACTERS = 24
 
 
-def scheme_of(path: str) -> str | None:
-    """The scheme of an address in lower case; None for a path of this machine."""
+def parse_scheme(path: str) -> str | None:
+    """Return the scheme of an address in lower case; None for a local path."""
     found = ADDRESS.match(path)
     return found[1].lower() if found else None
 
 
+class MaskedAddress(str):
+    """An address whose text has *** in place of each secret, so that it can be shown and recorded.
+
+    `address` has the secrets, for requests. Pickling keeps them, so that worker processes can read the same input.
+    """
+
+    __slots__ = ("address",)
+    address: str
+
+    def __new__(cls, shown: str, address: str) -> MaskedAddress:
+        masked_address = super().__new__(cls, shown)
+        masked_address.address = address
+        return masked_address
+
+    def __reduce__(self) -> tuple[type[MaskedAddress], tuple[str, str]]:
+        return MaskedAddress, (str(self), self.address)
+
+
 def mask_secrets(path: str) -> str:
-    """An address with *** for passwords and tokens; anything else as it is. `whole` finds the address again."""
-    if scheme_of(path) is None:
+    """Replace the passwords and tokens of an address with ***.
+
+    Args:
+        path: An address, or any other path, which is returned as it is.
+
+    Returns:
+        The masked address. It carries the secrets that it does not show, and can still be opened.
+    """
+    if isinstance(path, MaskedAddress) or parse_scheme(path) is None:
         return path
-    shown = _masked(path)
-    if shown != path:
-        other = _WHOLE.setdefault(shown, path)
-        _WHOLE[shown] = path if _without_secret_names(other) == _without_secret_names(path) else other
-    return shown
+    shown = _mask(path)
+    return path if shown == path else MaskedAddress(shown, path)
 
 
-def whole(path: str) -> str:
-    """The address with its secrets, if `masked` has seen it in this process."""
-    return _WHOLE.get(path, path)
+def unmasked(path: str) -> str:
+    """Return the address with its secrets; a path without secrets as it is."""
+    return path.address if isinstance(path, MaskedAddress) else path
+
+
+def has_secrets(path: str) -> bool:
+    return isinstance(mask_secrets(path), MaskedAddress)
 
 
 def strip_query(path: str) -> str:
-    """A web address as far as its file's name goes; anything else as it is."""
-    return path.partition("?")[0] if (scheme_of(path) or "").startswith("http") else path
+    """Return a web address without its query; any other path as it is."""
+    return path.partition("?")[0] if (parse_scheme(path) or "").startswith("http") else path
 
 
-def clean(text: str) -> str:
-    """A message of a library without the secrets of the addresses in it."""
-    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+", lambda found: _masked(found[0]), text)
+def mask_secrets_in_text(text: str) -> str:
+    """Mask the secrets of all addresses in the text of a library."""
+    return re.sub(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>)]+", lambda found: _mask(found[0]), text)
 
 
-def _masked(path: str) -> str:
+def _mask(path: str) -> str:
     scheme, _, rest = path.partition("://")
     place, slash, tail = rest.partition("/")
     # az://container@account/... names an account: only user:password is a secret there.
@@ -60,17 +84,11 @@ def _masked(path: str) -> str:
     if not scheme.lower().startswith("http"):
         return f"{scheme}://{place}{slash}{tail}"
     before, mark, query = f"{place}{slash}{tail}".partition("?")
-    return f"{scheme}://{before}{mark}{'&'.join(map(_masked_pair, query.split('&')))}"
+    return f"{scheme}://{before}{mark}{'&'.join(map(_mask_parameter, query.split('&')))}"
 
 
-def _masked_pair(pair: str) -> str:
+def _mask_parameter(pair: str) -> str:
     name, equals, value = pair.partition("=")
     if not equals:
-        return MASK if len(name) > LONG_VALUE else pair
-    return f"{name}={MASK}" if SECRET_NAME.search(name) or len(value) > LONG_VALUE else pair
-
-
-def _without_secret_names(path: str) -> str:
-    split = urlsplit(path)
-    kept = [pair for pair in split.query.split("&") if not SECRET_NAME.search(pair.partition("=")[0])]
-    return f"{split.hostname}{split.path}?{'&'.join(kept)}"
+        return MASK if len(name) > MAX_PUBLIC_CHARACTERS else pair
+    return f"{name}={MASK}" if SECRET_NAME.search(name) or len(value) > MAX_PUBLIC_CHARACTERS else pair

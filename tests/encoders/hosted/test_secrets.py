@@ -119,7 +119,7 @@ def test_a_key_over_plain_http_is_warned_of() -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "url", "host", "loopback"),
+    ("base", "url", "host", "is_loopback"),
     [
         ("https://api.example.com/v1/", "https://api.example.com/v1/embeddings", "api.example.com", False),
         ("http://localhost:8080", "http://localhost:8080/embeddings", "localhost", True),

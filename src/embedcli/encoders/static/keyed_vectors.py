@@ -53,7 +53,7 @@ class NumpyArrayStub:
     def to_numpy(self) -> NDArray[Any]:
         """The numbers. Raises ValueError or TypeError where the parts do not fit each other."""
         _, shape, kind, columns_first, data = self.state
-        numbers = np.frombuffer(bytes(data), kind.numpy())
+        numbers = np.frombuffer(bytes(data), kind.to_numpy())
         return numbers.reshape(shape, order="F" if columns_first else "C")
 
 
