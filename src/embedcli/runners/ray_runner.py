@@ -83,11 +83,6 @@ def encode_with_actors(
         raise EmbedcliError(what, RESUME_HINT) from error
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if there is none."""
-    return first_line(error)
-
-
 class ActorPool:
     """Actors that encode one partition at a time each. Close it.
 
