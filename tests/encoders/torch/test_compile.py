@@ -199,10 +199,10 @@ def test_rows_are_tried_again_one_by_one(backend: Callable[..., Backend]) -> Non
 @pytest.mark.parametrize(
     ("flags", "message", "hint"),
     [
-        ({"device": "cpu"}, "--compile is of the PyTorch engine", "add --engine torch"),
-        ({"device": "cpu", "engine": "openvino"}, "--compile is of the PyTorch engine", "add --engine torch"),
-        ({"model": "openai:x"}, "--compile is of the PyTorch engine: a hosted model", "leave --compile out"),
-        ({"model": "words"}, "--compile is of the PyTorch engine: static vectors", "leave --compile out"),
+        ({"device": "cpu"}, "--compile needs the PyTorch engine", "add --engine torch"),
+        ({"device": "cpu", "engine": "openvino"}, "--compile needs the PyTorch engine", "add --engine torch"),
+        ({"model": "openai:x"}, "--compile needs the PyTorch engine: a hosted model", "leave --compile out"),
+        ({"model": "words"}, "--compile needs the PyTorch engine: static vectors", "leave --compile out"),
     ],
 )
 def test_other_engines_refuse_it(flags: dict[str, Any], message: str, hint: str, tmp_path: Path) -> None:

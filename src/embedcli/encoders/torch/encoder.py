@@ -47,7 +47,7 @@ TORCH_PAD_MULTIPLES = {"cpu": 8, "cuda": 8, "xpu": 8, "mps": 16}
 # Threads that tokenize for an accelerator: they pass their results through Python one at a time. On a CPU one thread
 # tokenizes, as the others compute.
 MAX_TOKENIZER_THREADS = 4
-PROBE_TEXTS = ("a", "The same model must give the same vector, whoever multiplies its matrices.", "向量 vecteur вектор")
+PROBE_TEXTS = ("a", "The same model must give the same vector on every device, in every batch.", "向量 vecteur вектор")
 MIN_FLOAT32_COSINE = 0.999999
 # In half precision another order of sums moves a vector by some 1e-5; wrong positions or masks by 1e-2 and more.
 MIN_HALF_COSINE = 0.9999
