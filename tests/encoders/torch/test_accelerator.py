@@ -1,6 +1,6 @@
-"""On an accelerator of this machine: the vectors of the CPU, whatever the network, the memory and the faults.
+"""An accelerator of this machine computes the vectors of the CPU, for all networks, with little memory and faults.
 
-Where there is none these tests are skipped. `CARD=cpu` runs them with the CPU in its place, to try the tests.
+Without one these tests are skipped. `CARD=cpu` runs them on the CPU, to test the tests.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def test_compiled_layers(card: str) -> None:
     encoder.close()
 
 
-def test_what_does_not_fit_is_halved_and_nothing_is_lost(card: str) -> None:
+def test_batches_that_do_not_fit_are_halved_and_lose_no_row(card: str) -> None:
     import torch
 
     encoder = load(card, max_seq_length=64)
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_halved_and_nothing_is_lost(card: str) -> None:
     encoder.close()
 
 
-def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
+def test_vectors_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     encoder = load(card)
     texts = samples()[:60]
     plain = encode(encoder, texts)
@@ -139,7 +139,7 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     encoder.close()
 
 
-def test_a_device_that_is_not_there(card: str, tmp_path: Path) -> None:
+def test_a_missing_device_is_an_error(card: str, tmp_path: Path) -> None:
     source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3))
     ended = jobs.run("encode", source, tmp_path / "out.parquet", "--device", "cuda:97", "--engine", "torch")
     assert ended.code == 2

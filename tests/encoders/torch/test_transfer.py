@@ -1,4 +1,4 @@
-"""Copies to and from a card: nobody waits for them, and what comes back is looked at on the card."""
+"""Copies to and from a card are asynchronous, and vectors are checked on the card."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def use_host_as_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_copies_of_cards_with_events_do_not_wait(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_cards_with_events_are_asynchronous(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     card: Any = Card(kind, monkeypatch)
     copies = DeviceTransfer(f"{kind}:1")
     copies.to_device(np.zeros(3))
@@ -122,12 +122,12 @@ def test_copies_of_cards_with_events_do_not_wait(kind: str, monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("host_as_card")
-def test_vectors_that_are_stored_in_half_come_back_so() -> None:
+def test_vectors_that_are_stored_as_float16_are_copied_as_float16() -> None:
     vectors = torch.tensor([[1.0, 1e6], [0.1, 0.2]])
     fetched = DeviceTransfer("cuda:0", as_float16=True).to_host(vectors)
     assert fetched.vectors.dtype == torch.float16
     assert torch.equal(fetched.vectors, vectors.half())
-    assert bool(fetched.has_usable_vectors), "the numbers were looked at before they were rounded"
+    assert bool(fetched.has_usable_vectors), "the vectors were not checked before they were rounded"
 
 
 @pytest.mark.usefixtures("host_as_card")
@@ -141,7 +141,7 @@ def test_vectors_that_are_stored_in_half_come_back_so() -> None:
         ({}, False),
     ],
 )
-def test_only_what_becomes_float16_and_nothing_else_is_fetched_so(flags: Any, half: bool) -> None:
+def test_only_vectors_that_are_only_stored_as_float16_are_copied_as_float16(flags: Any, half: bool) -> None:
     texts = samples()[:40]
     encoder = load(models.folder("all-MiniLM-L6-v2-shape"), **flags)
     encoder._transfer = DeviceTransfer("cuda:0", as_float16=encoder._transfer._as_float16)
@@ -156,7 +156,7 @@ def load_plain() -> Any:
     return load(models.folder("all-MiniLM-L6-v2-shape"))
 
 
-def test_copies_of_other_devices_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_of_other_devices_are_synchronous(monkeypatch: pytest.MonkeyPatch) -> None:
     card: Any = Card("mps", monkeypatch)
     copies = DeviceTransfer("mps")
     copies.to_device(np.zeros(3))
@@ -166,14 +166,14 @@ def test_copies_of_other_devices_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_the_installed_torch_has_what_copies_and_budgets_ask_for(kind: str) -> None:
+def test_the_installed_torch_has_the_functions_for_copies_and_budgets(kind: str) -> None:
     module = getattr(torch, kind)
     asked = ("Event", "current_stream", "mem_get_info", "memory_allocated", "memory_reserved", "max_memory_allocated")
     assert [name for name in (*asked, "reset_peak_memory_stats", "empty_cache") if not hasattr(module, name)] == []
 
 
 @given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 4))))
-def test_the_card_sees_what_the_host_would(vectors: Any) -> None:
+def test_the_card_finds_what_the_host_would_find(vectors: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use_host_as_card(patch)
         fetched = DeviceTransfer("cuda:0").to_host(torch.from_numpy(vectors))
@@ -183,7 +183,7 @@ def test_the_card_sees_what_the_host_would(vectors: Any) -> None:
 
 
 @pytest.mark.usefixtures("host_as_card")
-def test_the_host_looks_only_where_the_card_saw_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_checks_only_batches_that_failed_on_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = samples()[:60]
     encoder = load(models.folder("all-MiniLM-L6-v2-shape"))
     plain = encode(encoder, texts)

@@ -1,4 +1,4 @@
-"""Batches without padding give the vectors of padded ones, or are not used."""
+"""Batches without padding have the vectors of padded ones, or are not used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PADDED = ["all-mpnet-base-v2", "deberta-v2-base", "bilingual-embedding-base"]
 
 @pytest.fixture
 def torch() -> Any:
-    """Imported when the first test wants it: not in every process that only collects the tests."""
+    """Imported by the first test that needs it, not in every process that only collects the tests."""
     import torch
 
     return torch
@@ -65,11 +65,11 @@ def test_vectors_are_those_of_the_padded_path(name: str) -> None:
     encoder.close()
 
 
-def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chunk_without_padding_is_tokenized_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load("all-MiniLM-L6-v2-shape")
     texts = samples()[:40]
     padded = encode(encoder, texts)
-    assert encoder.portion_characters is None, "padded batches want rows of one length, from all of the chunk"
+    assert encoder.portion_characters is None, "padded batches need rows of the same length, from all of the chunk"
     monkeypatch.setattr(torch_encoder, "PORTION_CHARACTERS", 500)
     sizes: list[int] = []
     plain = without_padding(encoder).tokenize
@@ -85,7 +85,7 @@ def test_a_chunk_without_padding_comes_in_portions(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", PADDED)
-def test_networks_with_no_place_for_another_attention_stay_padded(name: str) -> None:
+def test_networks_that_cannot_use_another_attention_stay_padded(name: str) -> None:
     encoder = without_padding(load(name))
     assert (encoder._varlen, encoder.pad_to_multiple_of) == (None, 8)
     texts = samples()[:6]
@@ -112,7 +112,7 @@ def test_vectors_that_differ_are_noticed(name: str, broken: str, monkeypatch: py
     assert lowest_cosine(encode(encoder, texts), encode(load(name), texts)) >= 0.99999
 
 
-def test_a_kernel_that_fails_is_not_used() -> None:
+def test_a_failing_kernel_is_not_used() -> None:
     def failing(*_: object) -> None:
         raise RuntimeError("no kernel image is available")
 
@@ -134,7 +134,7 @@ def test_rows_are_tried_again_one_by_one_without_padding_too() -> None:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 3), st.randoms(use_true_random=False))
-def test_flattened_rows_keep_their_tokens_and_places(lengths: list[int], first: int, chance: Any) -> None:
+def test_flattened_rows_keep_their_tokens_and_positions(lengths: list[int], first: int, chance: Any) -> None:
     tokens = build_tokens([[100 * i + j for j in range(n)] for i, n in enumerate(lengths)], np.array(lengths, np.int32))
     rows = np.array(chance.sample(range(len(lengths)), chance.randint(1, len(lengths))))
     ids, places, bounds, longest = varlen_attention.flatten_rows(tokens, rows, first)
@@ -173,7 +173,7 @@ def test_kernels_are_for_new_cards_and_half_precision(
 
 @pytest.mark.parametrize("style", ["2.10", "2.12"])
 @pytest.mark.parametrize("window", [varlen_attention.FULL_WINDOW, (-1, 0), (3, 3), (3, 0)])
-def test_torchs_kernel_is_called_by_the_signature_it_has(
+def test_the_kernel_of_torch_is_called_by_its_signature(
     style: str, window: tuple[int, int], torch: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both signatures, each doing what `row_by_row_attention` does: the same numbers come out."""
@@ -207,14 +207,14 @@ def test_torchs_kernel_is_called_by_the_signature_it_has(
     torch.testing.assert_close(kernel(q, k, v, spans, 0.3, window), plain(q, k, v, spans, 0.3, window))
 
 
-def test_the_installed_torch_has_a_signature_we_know(torch: Any) -> None:
+def test_the_installed_torch_has_a_known_signature(torch: Any) -> None:
     assert varlen_attention.torch_varlen_kernel() is not None
 
 
 # Devices that refuse or fail
 
 
-def test_a_failing_device_is_a_sentence_and_a_full_one_is_out_of_memory() -> None:
+def test_a_failing_device_is_a_model_error_and_a_full_one_is_out_of_memory() -> None:
     with pytest.raises(DeviceOutOfMemoryError), translate_device_errors("cuda:0"):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
     with (
