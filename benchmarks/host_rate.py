@@ -48,7 +48,7 @@ class InstantEncoder(BaseEncoder):
         # Replaced in place: a second tokenizer would read the model's files again.
         self.words = real.words
         self.words._batch_tokenizer = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
-        self._flat = varlen_attention.VarlenBatcher(lambda *_: None, 0)
+        self._flat = varlen_attention.VarlenBatcher(lambda query, *_: query, 0)
         self._one = torch.ones(1)
 
     def vector_space(self) -> dict[str, Any]:

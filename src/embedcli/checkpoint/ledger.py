@@ -123,10 +123,6 @@ class Ledger:
         self.job, self._job_digest, self.snapshot = dict(job), part_files.hash_job(job), snapshot
         self._find_part_files()
 
-    def recorded_value(self, name: str) -> Any:
-        """Return a value of the interrupted job's identity; None without one."""
-        return self.staging.read_manifest().get(name)
-
     def _find_part_files(self) -> None:
         for name in self.staging.list_files(PART_NAME_PATTERN):
             self._staged_paths.setdefault(part_files.parse_part_key(name), []).append(self.staging.join(name))
@@ -392,7 +388,7 @@ class Ledger:
         """
         self._check_same_job()
         parts = self.all_parts()
-        metadata = publish.output_metadata(self.job, parts, self.totals(), vector_space)
+        metadata = publish.build_output_metadata(self.job, parts, self.totals(), vector_space)
         publish.publish_rejects(self.target, parts)
         if self.target.is_folder:
             records = [self.completed[index] for index in sorted(self.completed)]

@@ -17,7 +17,7 @@ from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import OutputTarget
 
 
-def output_metadata(
+def build_output_metadata(
     job: Mapping[str, Any], parts: Sequence[PartFile], totals: Mapping[str, int], vector_space: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the metadata of a finished output: its vector space, and the job and input that it was made from."""

@@ -67,4 +67,15 @@ class TooManyRejectsError(EmbedcliError):
 
 
 class DeviceOutOfMemoryError(Exception):
-    """A batch did not fit on the device. Raised by `BaseEncoder.forward` or `collect`, handled by the pipeline."""
+    """A batch did not fit on the device. Raised by `BaseEncoder.forward` or `collect`, handled by the engine."""
+
+
+MAX_LINE_CHARACTERS = 300
+# OpenVINO puts lines with places in its own source before what happened.
+SOURCE_LOCATION_PREFIX = "Exception from "
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, to be quoted in a message; the name of its type if it has no text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if lines[0].startswith(SOURCE_LOCATION_PREFIX) else 0][:MAX_LINE_CHARACTERS]

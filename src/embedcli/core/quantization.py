@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.vectors import normalize_rows
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -164,5 +166,4 @@ def truncate_and_normalize(vectors: Float32Array, truncate_dim: int | None, norm
     cut = vectors[:, :truncate_dim]
     if normalize is False:
         return np.ascontiguousarray(cut)
-    norms = np.linalg.norm(cut, axis=1, keepdims=True)
-    return np.asarray(cut / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
+    return normalize_rows(cut)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from embedcli.core.errors import ModelError
+from embedcli.core.errors import ModelError, first_line
 from embedcli.models.files import IGNORED_FOLDERS
 
 EXCLUDED_PATTERNS = (
@@ -118,9 +118,4 @@ def explain_hub_error(error: Exception, hub_id: str, revision: str | None, hint:
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return ModelError(f"{hub_id} is not on this machine, and offline mode forbids downloading it", alternatives)
-    return ModelError(f"{hub_id} could not be downloaded from the hub: {_first_line(error)}", alternatives)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return ModelError(f"{hub_id} could not be downloaded from the hub: {first_line(error)}", alternatives)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedcli import storage
-from embedcli.core.errors import InputError, UsageError
+from embedcli.core.errors import InputError, UsageError, first_line
 
 LANCE_ENDING = ".lance"
 
@@ -67,7 +67,7 @@ def open_lance_dataset(path: str) -> Any:
     try:
         return import_module("lance").dataset(path.rstrip("/"))
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{storage.format_location(path)}: not a readable Lance dataset: {reason}", "encode the rows again"
         ) from None

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
-from embedcli.core.errors import InputError, UsageError
+from embedcli.core.errors import InputError, UsageError, first_line
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import writers
 from embedcli.outputs.parquet_pages import PageReader, can_read_pages
@@ -98,7 +98,7 @@ def open_vector_file(path: str) -> VectorFile:
         with storage.translate_input_errors(path):
             return readers[kind](path)
     except (pa.ArrowException, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{storage.format_location(path)}: the file is damaged: {reason}", "encode the rows again"
         ) from error

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from embedcli.core.cpu import count_usable_cores
-from embedcli.core.errors import EmbedcliError, ModelError
+from embedcli.core.errors import EmbedcliError, ModelError, first_line
 from embedcli.core.job import Job
 from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
@@ -268,7 +268,7 @@ class WorkerPool:
         if self.attempts[index] > MAX_ATTEMPTS:
             raise error
         action = "it is started again" if worker.task is None else f"partition {index} is encoded by another worker"
-        self.run.observer.notify(f"{str(error).splitlines()[0]}; {action}")
+        self.run.observer.notify(f"{first_line(error)}; {action}")
         if worker.task is not None:
             self.waiting.appendleft(worker.task)
         position = self.workers.index(worker)

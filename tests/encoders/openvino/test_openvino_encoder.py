@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 import models
 from embedcli import encoders
 from embedcli.core.encoder import Tokens
-from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError, first_line
 from embedcli.encoders import equivalence
-from embedcli.encoders import errors as encoder_errors
 from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import infer_requests
 from embedcli.encoders.openvino import loader as openvino_loader
@@ -292,15 +291,15 @@ def test_a_forced_engine_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyP
 @pytest.mark.usefixtures("own_cache")
 def test_a_network_with_different_vectors_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if tracing had changed the pooling."""
-    pipeline = torch_export._pipeline
+    build_module: Any = torch_export._build_module
 
-    def with_wrong_pooling(encoder: Any, torch: Any) -> Any:
-        wrong = pipeline(encoder, torch)
+    def with_wrong_pooling(encoder: Any) -> Any:
+        wrong = build_module(encoder)
         wrong.steps[1] = copy.deepcopy(wrong.steps[1])
         wrong.steps[1].pooling_mode = "max"
         return wrong
 
-    monkeypatch.setattr(torch_export, "_pipeline", with_wrong_pooling)
+    monkeypatch.setattr(torch_export, "_build_module", with_wrong_pooling)
     encoder, lines = load_with_notes()
     assert encoder.vector_space()["engine"] == "torch"
     assert "its vectors differ from PyTorch's" in lines[-1]
@@ -310,7 +309,7 @@ def test_a_network_with_different_vectors_is_not_used(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("own_cache")
 def test_vectors_that_are_not_finite_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the masks made for tracing, a left-padded model computes NaN: the probe must notice it."""
-    monkeypatch.setattr(torch_export, "_traceable_masks", lambda masking: pytest.MonkeyPatch.context())
+    monkeypatch.setattr(torch_export, "_traceable_masks", pytest.MonkeyPatch.context)
     encoder, lines = load_with_notes("Qwen3-Embedding-0.6B")
     assert encoder.vector_space()["engine"] == "torch"
     assert "nan" in lines[-1]
@@ -414,7 +413,7 @@ def test_another_error_is_not_translated() -> None:
     running = requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
     with pytest.raises(RuntimeError, match="Shapes do not match") as caught:
         requests.finish(running)
-    assert encoder_errors.first_line(caught.value) == "Shapes do not match"
+    assert first_line(caught.value) == "Shapes do not match"
 
 
 def test_close_waits_for_batches_in_flight() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
+from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
 from embedcli.encoders.openvino.infer_requests import InferRequestPool
@@ -161,7 +162,4 @@ class OpenVinoEncoder(BaseEncoder):
     def _normalize(self, vectors: Float32Array) -> Float32Array:
         if not self._config.normalize:
             return vectors
-        # As torch.nn.functional.normalize: lengths below 1e-12 count as 1e-12.
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        normalized: Float32Array = vectors / np.maximum(lengths, np.float32(1e-12))
-        return normalized
+        return normalize_rows(vectors, min_length=1e-12)  # as torch.nn.functional.normalize

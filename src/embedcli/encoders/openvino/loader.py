@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core.cpu import cpu_quota
-from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError, first_line
 from embedcli.core.job import Job
 from embedcli.encoders import equivalence
-from embedcli.encoders.errors import first_line, translate_memory_errors
+from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
 from embedcli.encoders.openvino.cache import CachedModel, clear_cached_models, list_cached_models
 from embedcli.encoders.openvino.encoder import ConvertedNetwork, LoadRequest, OpenVinoEncoder
