@@ -19,8 +19,8 @@ import torch
 
 from embedcli import api, encoders, runners
 from embedcli.benchmark.dataset import write_jsonl
+from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.types import DEFAULT_MODEL
 from embedcli.encoders.tokenize.fast import MIN_PARALLEL_CHARACTERS
 from embedcli.encoders.tokenize.word_cache import choose_tokenizer
 from embedcli.encoders.torch import varlen_attention

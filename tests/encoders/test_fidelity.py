@@ -169,7 +169,7 @@ def test_a_prompt_that_pooling_leaves_out_is_still_read() -> None:
 
 def test_a_models_own_code_runs_only_when_trusted() -> None:
     folder = models.folder("bilingual-embedding-base")
-    with pytest.raises(UsageError, match="its own Python code") as caught:
+    with pytest.raises(UsageError, match="contains custom Python code") as caught:
         load(folder)
     assert "config.py (BilingualConfig)" in caught.value.message
     assert "modeling.py (BilingualModel)" in caught.value.message

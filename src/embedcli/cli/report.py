@@ -37,7 +37,7 @@ def report(
     if as_json:
         show_json(made)
         return
-    from embedcli.reporting.run_report import format_summary
+    from embedcli.reporting.summary import format_summary
 
     lines = [f"{'started':<8}  {made['started']}", *format_summary(made), f"{'ended':<8}  {made['reason']}"]
     lines += [

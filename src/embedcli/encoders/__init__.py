@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_CHUNK_ROWS
 
 if TYPE_CHECKING:
     from threading import Event
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
 
-HOSTED_MODEL_PREFIX = "openai:"
 Notify = Callable[[str], None]
 
 
@@ -40,7 +39,7 @@ def load_encoder(
         ModelError: The model cannot be found or loaded.
         UsageError: The model or the machine cannot do what the job asks for.
     """
-    if job.model.startswith(HOSTED_MODEL_PREFIX):
+    if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         _reject_compile(job, "a hosted model is computed by its server")
@@ -56,12 +55,12 @@ def load_encoder(
 
 def resolve_model_files(job: Job) -> ModelFiles | None:
     """The files of a job's model, downloaded if necessary; None for a hosted model. Raises ModelError."""
-    return None if job.model.startswith(HOSTED_MODEL_PREFIX) else _resolve(job)
+    return None if job.model.startswith(HOSTED_PREFIX) else _resolve(job)
 
 
 def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
     """What decides the vectors of a job, as JSON values; found without loading the model."""
-    if job.model.startswith(HOSTED_MODEL_PREFIX):
+    if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         return hosted_encoder.hosted_model_identity(job)

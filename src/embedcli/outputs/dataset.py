@@ -14,8 +14,8 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
+from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
 from embedcli.core.errors import InputError, UsageError
-from embedcli.core.types import MANIFEST_FILE, STAGING_FOLDER
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.lance_rows import LanceVectorFile
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # Vectors in memory at a time: a few times the processor's cache, and enough rows to keep its cores busy.
 BLOCK_BYTES = 8 << 20
-# What embedcli adds to the user's columns.
-EMBEDCLI_COLUMNS = ("n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class VectorDataset:
     @property
     def kept_columns(self) -> list[str]:
         """Columns kept from the input: all but the id and those that embedcli adds."""
-        return [name for name in self.schema.names if name not in (self.id_name, *EMBEDCLI_COLUMNS)]
+        return [name for name in self.schema.names if name not in (self.id_name, *ROW_INFO_COLUMNS)]
 
     def require_vector_space(self, what_for: str) -> Mapping[str, Any]:
         """Return the vector space metadata. Raises UsageError if the output has none."""

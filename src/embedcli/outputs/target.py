@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
+from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER
 from embedcli.core.errors import EmbedcliError, InputError, ResumeError, UsageError
-from embedcli.core.types import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER, OutputFormat
+from embedcli.core.types import OutputFormat
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.schema import decode_metadata

@@ -20,7 +20,7 @@ def resolve_chunk_rows(
     """Return the user's choice of rows per chunk, else that of the interrupted or finished run, else the encoder's."""
     if job.chunk_rows:
         return job.chunk_rows
-    recorded = ledger.recorded_value("chunk_rows")
+    recorded = ledger.staging.read_manifest().get("chunk_rows")
     if not recorded and finished is not None:
         recorded = finished.job_manifest.get("job", {}).get("chunk_rows")
     return (None if job.overwrite else recorded) or encoders.default_chunk_rows(job, files)

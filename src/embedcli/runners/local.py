@@ -56,17 +56,17 @@ def find_missing_splits(run: RunContext, ledger: checkpoint.Ledger, partitions: 
         own_partitions,
         partitions,
         skip_unchanged=not (job.update or job.reuse),
-        read_again=partition_reader(run, ledger),
+        read_again=make_partition_reader(run, ledger),
     )
     skipped = ledger.completed.keys() - {partition.index for partition in to_read}
     run.rows_read += sum(ledger.completed[index].rows_read for index in skipped)
     return [split for partition in to_read for split in partition.splits]
 
 
-def partition_reader(run: RunContext, ledger: checkpoint.Ledger) -> Callable[[Partition], Iterator[Chunk]] | None:
-    """Return how a shard reads a completed partition again, to compare it with inputs that have changed.
+def make_partition_reader(run: RunContext, ledger: checkpoint.Ledger) -> Callable[[Partition], Iterator[Chunk]] | None:
+    """Return a function that reads a completed partition again, to compare it with inputs that have changed.
 
-    None for a whole run: it refuses a changed input, and the user can choose --update or --overwrite, which shards do
+    None for a whole run: it refuses changed inputs, and its user can choose --update or --overwrite, which shards do
     not have.
     """
     if run.job.shard is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import orjson
 
+from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
@@ -28,7 +29,6 @@ from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestS
 from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response
 from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
 from embedcli.encoders.hosted.token_counting import (
-    HOSTED_PREFIX,
     HostedTexts,
     choose_token_counter,
     count_and_truncate,
