@@ -1,8 +1,8 @@
 """Linear layers through prepacked oneDNN weights, on a CPU.
 
-For torch's own float32 Linear, torch calls MKL, which is slower on AMD CPUs. Packed layers encode 1.16 times the rows
-per second (all-MiniLM-L6-v2, one thread, AMD EPYC with AVX-512: median of 15 paired runs, 1.11 to 1.25). The operators
-are private to torch; they are those that its compiler emits. Without them nothing is packed.
+Packed layers encode 1.16 times the rows per second (all-MiniLM-L6-v2, one thread, AMD EPYC with AVX-512: median of 15
+paired runs, 1.11 to 1.25). torch's own float32 Linear calls MKL instead of oneDNN. The operators are private to torch;
+they are those that its compiler emits. Without them nothing is packed.
 """
 
 from __future__ import annotations
