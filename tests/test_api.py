@@ -82,7 +82,7 @@ def test_errors_are_the_commands(model: Path, tmp_path: Path) -> None:
             loaded.encode(["sun", 3])  # type: ignore[list-item]
         with pytest.raises(embedcli.InputError, match="text 3 of 3 cannot be embedded"):
             loaded.encode(["sun", "rain", "\x7f"])
-        with pytest.raises(embedcli.InputError, match="text 1 holds a lone surrogate"):
+        with pytest.raises(embedcli.InputError, match="text 1 contains a lone surrogate"):
             loaded.encode(["\ud800"])
     with pytest.raises(embedcli.UsageError, match="the model is closed"):
         loaded.encode(["sun"])

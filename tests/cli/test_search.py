@@ -130,7 +130,7 @@ def test_another_version_of_the_model_is_refused(tmp_path: Path, model: Path) ->
         file.write(" ")
     code, out, err = run(path, "mouse")
     assert (code, out) == (2, "")
-    assert "was made with another version of" in err
+    assert "was encoded with another version of" in err
     assert run(path, "mouse", "--model", model)[0] == 0
 
 

@@ -1,6 +1,5 @@
 """Linear layers through prepacked oneDNN weights, on a CPU.
 
-PREPACK_GAIN
 torch multiplies float32 matrices by MKL, which reaches 180-205 GFLOP/s where oneDNN reaches 440-500 (2 cores, AVX-512,
 an AMD CPU). The operators are those that torch's own compiler emits. Without them nothing is packed.
 """
