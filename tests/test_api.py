@@ -99,7 +99,7 @@ def test_the_model_for_mteb_takes_the_flags_of_load(model: Path) -> None:
     batches = [{"text": ["sun", "rain"]}, {"text": ["fox"]}]
     with pytest.raises(embedcli.UsageError, match="'batchsize' is no flag"):
         embedcli.MtebModel(model, batchsize=3)
-    with pytest.raises(embedcli.UsageError, match="--precision 'int' is no choice"):
+    with pytest.raises(embedcli.UsageError, match="--precision 'int' is not a valid choice"):
         embedcli.MtebModel(model, precision="int")
     own, fixed = embedcli.MtebModel(model), embedcli.MtebModel(model, as_="document")
     query, document = (own.encode(batches, prompt_type=role) for role in ("query", "document"))
@@ -117,7 +117,7 @@ def test_streams_without_bytes_are_named(
     monkeypatch.setattr("sys.stdout", io.StringIO())
     with pytest.raises(embedcli.InputError, match="stdin is closed or not binary"):
         embedcli.encode_file("-", tmp_path / "out.parquet", model=model)
-    with pytest.raises(embedcli.OutputError, match="stdout is closed, or takes no bytes"):
+    with pytest.raises(embedcli.OutputError, match="stdout is closed or not binary"):
         embedcli.encode_file(rows, "-", model=model)
 
 

@@ -223,7 +223,7 @@ def test_what_max_rejects_cannot_be_is_said_before_the_work(
 ) -> None:
     done = jobs.run("encode", source, tmp_path / "out.parquet", "-m", model, "--max-rejects", allowed)
     assert done.code == 2
-    assert "is neither a number nor a share" in done.err
+    assert "is neither a number nor a percentage" in done.err
     assert not list(tmp_path.glob("out*"))
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_CHUNK_ROWS, Chunk, EncodedChunk, InputSplit
+from embedcli.core.types import Chunk, EncodedChunk, InputSplit
 from embedcli.models.registry import find_registered_model
 from embedcli.pipeline import engine
 from embedcli.pipeline.control import RunControl
@@ -195,7 +196,7 @@ def check_same_model(job: Job, vector_space: Mapping[str, Any], path: str) -> Jo
 def check_same_endpoint(job: Job, vector_space: Mapping[str, Any], path: str) -> None:
     """Raise UsageError if texts and key would go to another server than the recorded one without the user's choice."""
     recorded = vector_space.get("endpoint")
-    if not recorded or job.base_url or not job.model.startswith(encoders.HOSTED_MODEL_PREFIX):
+    if not recorded or job.base_url or not job.model.startswith(HOSTED_PREFIX):
         return
     current = encoders.encoder_identity(job)["endpoint"]
     if current != recorded:

@@ -12,8 +12,9 @@ from embedcli.checkpoint import input_snapshot, part_files, partitions, publish
 from embedcli.checkpoint.part_files import PART_NAME_PATTERN, has_all_part_files, hash_chunk
 from embedcli.checkpoint.partitions import PartitionRecord
 from embedcli.checkpoint.staging import LOCK_FILE, StagingFolder
+from embedcli.core.constants import MANIFEST_FILE
 from embedcli.core.errors import OutputError
-from embedcli.core.types import MANIFEST_FILE, Chunk, EncodedChunk, PartFile, Partition
+from embedcli.core.types import Chunk, EncodedChunk, PartFile, Partition
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import (
@@ -121,10 +122,6 @@ class Ledger:
             )
         self.job, self._job_digest, self.snapshot = dict(job), part_files.hash_job(job), snapshot
         self._find_part_files()
-
-    def recorded_value(self, name: str) -> Any:
-        """Return a value of the interrupted job's identity; None without one."""
-        return self.staging.read_manifest().get(name)
 
     def _find_part_files(self) -> None:
         for name in self.staging.list_files(PART_NAME_PATTERN):
@@ -391,7 +388,7 @@ class Ledger:
         """
         self._check_same_job()
         parts = self.all_parts()
-        metadata = publish.output_metadata(self.job, parts, self.totals(), vector_space)
+        metadata = publish.build_output_metadata(self.job, parts, self.totals(), vector_space)
         publish.publish_rejects(self.target, parts)
         if self.target.is_folder:
             records = [self.completed[index] for index in sorted(self.completed)]

@@ -9,14 +9,15 @@ from typing import Any
 from embedcli import storage
 from embedcli.checkpoint.part_files import combine_hashes, read_part_tables
 from embedcli.checkpoint.partitions import PartitionRecord
-from embedcli.core.types import PART_FILE_PATTERN, PartFile
+from embedcli.core.constants import PART_FILE_PATTERN
+from embedcli.core.types import PartFile
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import OutputTarget
 
 
-def output_metadata(
+def build_output_metadata(
     job: Mapping[str, Any], parts: Sequence[PartFile], totals: Mapping[str, int], vector_space: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the metadata of a finished output: its vector space, and the job and input that it was made from."""

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from embedcli import storage
-from embedcli.core.types import MANIFEST_FILE
+from embedcli.core.constants import MANIFEST_FILE
 from embedcli.outputs import target as output_target
 from embedcli.outputs.target import OutputTarget
 

@@ -1,21 +1,17 @@
-"""Import settings that keep the start of the process short."""
+"""Make the start of the process faster."""
 
 from __future__ import annotations
 
 import sys
 from importlib.abc import MetaPathFinder
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-if TYPE_CHECKING:
-    pass
-
 
 def block_pandas_import() -> None:
-    """Let pyarrow find no pandas: it imports it at the first array made of Python values, half a second for nothing.
+    """Keep pyarrow from importing pandas, which takes half a second and is not used.
 
-    pyarrow looks once and remembers; other libraries that want pandas still find it afterwards.
+    pyarrow tries the import once, at the first array made from Python values. Other libraries can still import pandas.
     """
     if "pandas" in sys.modules:
         return

@@ -14,8 +14,8 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
+from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
 from embedcli.core.errors import InputError, UsageError
-from embedcli.core.types import MANIFEST_FILE, STAGING_FOLDER
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.lance_rows import LanceVectorFile
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 # Vectors in memory at a time: a few times the processor's cache, and enough rows to keep its cores busy.
 BLOCK_BYTES = 8 << 20
-# What embedcli adds to the user's columns.
-EMBEDCLI_COLUMNS = ("n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class VectorDataset:
             raise InputError(
                 f"{storage.format_location(odd.path)}: has {odd.stored_width} numbers ({odd.dtype}) per vector, "
                 f"other files have {self.stored_width} ({self.dtype})",
-                "Encode the rows again.",
+                "encode the rows again",
             )
 
     @cached_property
@@ -110,7 +108,7 @@ class VectorDataset:
     @property
     def kept_columns(self) -> list[str]:
         """Columns kept from the input: all but the id and those that embedcli adds."""
-        return [name for name in self.schema.names if name not in (self.id_name, *EMBEDCLI_COLUMNS)]
+        return [name for name in self.schema.names if name not in (self.id_name, *ROW_INFO_COLUMNS)]
 
     def require_vector_space(self, what_for: str) -> Mapping[str, Any]:
         """Return the vector space metadata. Raises UsageError if the output has none."""
@@ -118,7 +116,7 @@ class VectorDataset:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not name the model that made its vectors, "
                 f"which {what_for} needs",
-                "Create the output with `embedcli encode`, which records the model.",
+                "create the output with `embedcli encode`, which records the model",
             )
         return self.vector_space
 
@@ -142,7 +140,7 @@ class VectorDataset:
         if self.precision in ("int8", "uint8") and self.ranges is None:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",
-                "Create the output with `embedcli encode --precision`, which records them.",
+                "create the output with `embedcli encode --precision`, which records them",
             )
         return quantization.dequantize(block.vectors, self.precision, self.dim, self.ranges)
 
@@ -178,7 +176,7 @@ class VectorDataset:
                 raise UsageError(
                     f"{storage.format_location(self.path)}: has no column {name!r}; "
                     f"it has {', '.join(self.schema.names)}",
-                    "Use one of these, or run `embedcli encode` again with --keep COLUMN.",
+                    "use one of these, or run `embedcli encode` again with --keep COLUMN",
                 )
 
 
@@ -225,7 +223,7 @@ def _open_folder(path: str) -> VectorDataset:
         parts = [storage.join(path, str(name)) for name in metadata.get("parts", [])]
         missing = next((part for part in parts if not storage.exists(part)), None)
         if missing is not None:
-            raise InputError(f"{storage.format_location(missing)}: the file is missing", "Encode the rows again.")
+            raise InputError(f"{storage.format_location(missing)}: the file is missing", "encode the rows again")
         return VectorDataset(path, [open_vector_file(part) for part in parts], metadata)
     _refuse_unfinished(manifest, storage.join(path, STAGING_FOLDER))
     found = [open_vector_file(file) for file in storage.expand_inputs([path])]
@@ -236,9 +234,7 @@ def _read_manifest(path: str) -> dict[str, Any]:
     try:
         manifest = json.loads(storage.read_bytes(path))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{storage.format_location(path)}: cannot be read: {error}", "Encode the rows again."
-        ) from None
+        raise InputError(f"{storage.format_location(path)}: cannot be read: {error}", "encode the rows again") from None
     return cast("dict[str, Any]", manifest)
 
 
@@ -247,5 +243,5 @@ def _refuse_unfinished(marker: str, staging: str) -> None:
         raise UsageError(
             f"{storage.format_location(marker)}: not finished; "
             f"its part files are in {storage.format_location(staging)}",
-            "Run the same `embedcli encode` again to finish it.",
+            "run the same `embedcli encode` again to finish it",
         )

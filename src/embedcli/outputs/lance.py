@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedcli import storage
-from embedcli.core.errors import InputError, UsageError
+from embedcli.core.errors import InputError, UsageError, first_line
 
 LANCE_ENDING = ".lance"
 
@@ -23,7 +23,7 @@ def is_lance(path: str) -> bool:
 def require_lance() -> None:
     """Raise UsageError if the library is not installed."""
     if find_spec("lance") is None:
-        raise UsageError("Lance datasets require pylance", "Run: pip install 'embedcli[lance]'")
+        raise UsageError("Lance datasets require pylance", "pip install 'embedcli[lance]'")
 
 
 def write_lance_dataset(tables: Iterable[pa.Table], folder: str, schema: pa.Schema) -> int:
@@ -67,7 +67,7 @@ def open_lance_dataset(path: str) -> Any:
     try:
         return import_module("lance").dataset(path.rstrip("/"))
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
-            f"{storage.format_location(path)}: not a readable Lance dataset: {reason}", "Encode the rows again."
+            f"{storage.format_location(path)}: not a readable Lance dataset: {reason}", "encode the rows again"
         ) from None

@@ -33,7 +33,7 @@ class LanceVectorFile:
         self.metadata: Mapping[str, Any] = decode_metadata(schema.metadata)
         kind = schema.field(self.column).type
         if not pa.types.is_fixed_size_list(kind):
-            raise InputError(f"{storage.format_location(path)}: the vectors differ in length", "Encode the rows again.")
+            raise InputError(f"{storage.format_location(path)}: the vectors differ in length", "encode the rows again")
         self.dtype: np.dtype[Any] = np.dtype(kind.value_type.to_pandas_dtype())
         self.stored_width = int(kind.list_size)
         self.row_count = int(self._data.count_rows())

@@ -130,7 +130,7 @@ class PageReader:
     def _damaged(self) -> InputError:
         return InputError(
             f"{format_location(self._path)}: the vector column is damaged near byte {self._at}",
-            "Encode the rows again.",
+            "encode the rows again",
         )
 
 

@@ -53,7 +53,7 @@ def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayou
         old = find_existing_target(path)
         done = read_finished_output(old)
         if done is None:
-            raise UsageError(f"{path} is not a finished output", "Name a finished output of `embedcli encode`.")
+            raise UsageError(f"{path} is not a finished output", "name a finished output of `embedcli encode`")
         check_same_vector_space(path, done.job_manifest.get("job", {}), job)
         if layout.ranges is not None:
             check_same_ranges(path, done, layout.ranges)
@@ -67,20 +67,20 @@ def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str,
         if old.get(key) != new.get(key):
             raise ResumeError(
                 f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
-                "Use the settings of that output, or encode all rows again: "
-                "--overwrite in place of --update, or no --reuse.",
+                "use the settings of that output, or encode all rows again: "
+                "--overwrite in place of --update, or no --reuse",
             )
     # The overlap changes vectors with --overflow pool only, which averages the windows of a text.
     was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0
     if new.get("overflow") == "pool" and was != now:
         raise ResumeError(
             f"the vectors in {path} are pooled from other windows: --split-overlap was {was}, now {now}",
-            f"Use --split-overlap {was}, or encode all rows again: --overwrite in place of --update, or no --reuse.",
+            f"use --split-overlap {was}, or encode all rows again: --overwrite in place of --update, or no --reuse",
         )
     if new.get("overflow") == "split":
         raise ResumeError(
             f"{path} holds windows (--overflow split), which cannot be reused",
-            "Use --overwrite to encode all rows again.",
+            "use --overwrite to encode all rows again",
         )
 
 
@@ -92,7 +92,7 @@ def check_same_ranges(path: str, done: FinishedOutput, ranges: Float32Array) -> 
     if not np.array_equal(np.array(done.vector_space.get("ranges") or [], np.float32), ranges):
         raise ResumeError(
             f"the vectors in {path} were stored with other ranges than those of the new output",
-            f"Use --ranges-from {path} to store all rows with its ranges, or leave out --reuse {path}.",
+            f"use --ranges-from {path} to store all rows with its ranges, or leave out --reuse {path}",
         )
 
 
@@ -242,7 +242,7 @@ def read_reusable_blocks(old: OutputTarget) -> Iterator[VectorBlock]:
     """
     if old.format == "jsonl":
         raise UsageError(
-            f"{old.output}: the vectors of a JSONL output cannot be reused", "Use --overwrite to encode all rows again."
+            f"{old.output}: the vectors of a JSONL output cannot be reused", "use --overwrite to encode all rows again"
         )
     dataset = open_dataset(old.output)
     if dataset.rows:

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
+from embedcli.core.constants import WINDOW_COLUMNS
 
 if TYPE_CHECKING:
     from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision
 
 # Vectors per row group. Readers load whole row groups, and some fail on very large ones; 16 to 64 MB is safe.
 ROW_GROUP_BYTES = 32 << 20
-RESERVED_COLUMNS = ("embedding", "n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class OutputLayout:
                 pa.binary(16), len(rows), [None, pa.py_buffer(np.ascontiguousarray(encoded.text_hash))]
             ),
         ]
-        arrays += [encoded.extra_columns[name] for name in ("window", "char_start", "char_end") if self.has_windows]
+        arrays += [encoded.extra_columns[name] for name in WINDOW_COLUMNS if self.has_windows]
         arrays += [take_rows(encoded.chunk.kept_columns.column(field.name), rows) for field in self.kept_columns()]
         return pa.Table.from_arrays(arrays, schema=schema)
 

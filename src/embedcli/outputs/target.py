@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
+from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER
 from embedcli.core.errors import EmbedcliError, InputError, ResumeError, UsageError
-from embedcli.core.types import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER, OutputFormat
+from embedcli.core.types import OutputFormat
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.schema import decode_metadata
@@ -142,7 +143,7 @@ def resolve_lance_target(output: str) -> OutputTarget:
     if not storage.is_local(output):
         raise UsageError(
             f"{storage.format_location(output)}: Lance datasets can only be written to local paths",
-            "Write to a local folder, then copy it.",
+            "write to a local folder, then copy it",
         )
     return OutputTarget(output.rstrip("/"), "lance", is_folder=False)
 
@@ -157,7 +158,7 @@ def check_job_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], where: s
             raise ResumeError(
                 f"{target.output} belongs to another job ({where}): "
                 f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}",
-                f"Use --overwrite to start again, {update_hint(target)}or another output.",
+                f"use --overwrite to start again, {update_hint(target)}or another output",
             )
 
 
@@ -174,7 +175,7 @@ def check_no_foreign_files(target: OutputTarget) -> None:
         raise UsageError(
             f"{storage.format_location(target.published_path(name))}: the file exists, and the folder has no record "
             "that embedcli wrote it",
-            "Choose another folder, or use --overwrite to replace it.",
+            "choose another folder, or use --overwrite to replace it",
         )
 
 
@@ -182,7 +183,7 @@ def changed_input_error(path: str, old: str, new: str, target: OutputTarget) -> 
     """Build the error for an input whose rows differ from those of the started run."""
     return ResumeError(
         f"{path} has changed since {target.output} was started: the hash of its rows was {old[:12]}, now {new[:12]}",
-        f"Use --overwrite to start again, {update_hint(target)}or another output.",
+        f"use --overwrite to start again, {update_hint(target)}or another output",
     )
 
 
@@ -190,7 +191,7 @@ def changed_splits_error(path: str, target: OutputTarget) -> ResumeError:
     """Build the error for an input whose splits differ from those of the started run."""
     return ResumeError(
         f"{path} has changed since {target.output} was started: its rows are at other positions",
-        f"Use --overwrite to start again, {update_hint(target)}or another output.",
+        f"use --overwrite to start again, {update_hint(target)}or another output",
     )
 
 
@@ -234,7 +235,7 @@ def read_finished_output(target: OutputTarget) -> FinishedOutput | None:
     if not storage.exists(target.metadata_path) and storage.exists(storage.join(target.staging_folder, MANIFEST_FILE)):
         return None
     foreign = ResumeError(
-        f"{target.output} exists and was not written by embedcli", "Use --overwrite to replace it, or another output."
+        f"{target.output} exists and was not written by embedcli", "use --overwrite to replace it, or another output"
     )
     try:
         metadata = _read_metadata(target)
@@ -257,7 +258,7 @@ def _refuse_incomplete(target: OutputTarget, sizes: Mapping[str, int]) -> None:
             problem = "is missing" if name not in existing else "has changed"
             raise ResumeError(
                 f"{storage.format_location(path)}: a file of the finished output {problem}",
-                "Restore it, or use --overwrite to encode all rows again.",
+                "restore it, or use --overwrite to encode all rows again",
             )
 
 

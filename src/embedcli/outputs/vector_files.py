@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
-from embedcli.core.errors import InputError, UsageError
+from embedcli.core.errors import InputError, UsageError, first_line
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import writers
 from embedcli.outputs.parquet_pages import PageReader, can_read_pages
@@ -75,7 +75,7 @@ def detect_format(path: str) -> OutputFormat:
     if found is None:
         raise UsageError(
             f"{storage.format_location(path)}: not a file of vectors",
-            "Name an output of `embedcli encode`: Parquet, .npy, Arrow or JSONL.",
+            "name an output of `embedcli encode`: Parquet, .npy, Arrow or JSONL",
         )
     return found
 
@@ -98,9 +98,9 @@ def open_vector_file(path: str) -> VectorFile:
         with storage.translate_input_errors(path):
             return readers[kind](path)
     except (pa.ArrowException, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
-            f"{storage.format_location(path)}: the file is damaged: {reason}", "Encode the rows again."
+            f"{storage.format_location(path)}: the file is damaged: {reason}", "encode the rows again"
         ) from error
 
 
@@ -116,7 +116,7 @@ def find_vector_column(schema: pa.Schema, path: str) -> str:
     if found is None:
         raise UsageError(
             f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
-            "Name an output of `embedcli encode`.",
+            "name an output of `embedcli encode`",
         )
     return found
 
@@ -135,7 +135,7 @@ def list_column_to_array(column: pa.ChunkedArray, width: int, path: str) -> NDAr
     flat = pa.concat_arrays(arrays) if arrays else pa.array([], column.type.value_type)
     if len(flat) != len(column) * width or flat.null_count or column.null_count:
         raise InputError(
-            f"{storage.format_location(path)}: not all vectors have {width} numbers", "Encode the rows again."
+            f"{storage.format_location(path)}: not all vectors have {width} numbers", "encode the rows again"
         )
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, width)
 
@@ -168,7 +168,7 @@ class ParquetVectorFile:
                 table = next(tables)
                 if len(vectors) != table.num_rows:
                     raise InputError(
-                        f"{storage.format_location(self.path)}: its columns differ in length", "Encode the rows again."
+                        f"{storage.format_location(self.path)}: its columns differ in length", "encode the rows again"
                     )
                 yield vectors, table
 
@@ -225,7 +225,7 @@ class NpyVectorFile:
         if self._vectors.ndim != 2:
             raise UsageError(
                 f"{storage.format_location(path)}: the array has shape {self._vectors.shape}, not [rows, dimensions]",
-                "Save an array of two dimensions, one vector per row.",
+                "save an array of two dimensions, one vector per row",
             )
         self.row_count, self.stored_width = self._vectors.shape
         self.dtype: np.dtype[Any] = self._vectors.dtype
@@ -237,7 +237,7 @@ class NpyVectorFile:
             raise InputError(
                 f"{storage.format_location(path)}: has {self.row_count} rows, and {storage.format_location(beside)} "
                 f"has {self._ids.metadata.num_rows}",
-                "Encode the rows again.",
+                "encode the rows again",
             )
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
@@ -318,7 +318,7 @@ class JsonlVectorFile:
         if first and self.column not in first:
             raise UsageError(
                 f"{storage.format_location(path)}: the rows hold no vectors; their fields are {', '.join(first)}",
-                "Name an output of `embedcli encode`.",
+                "name an output of `embedcli encode`",
             )
         self.stored_width = len(first.get(self.column, ()))
         precision = str(self.metadata.get(writers.SPACE_METADATA_KEY, {}).get("precision", "float32"))
@@ -351,14 +351,14 @@ class JsonlVectorFile:
                         yield orjson.loads(line)
                     except ValueError as error:
                         place = storage.format_location(self.path, number)
-                        raise InputError(f"{place}: not JSON: {error}", "Encode the rows again.") from None
+                        raise InputError(f"{place}: not JSON: {error}", "encode the rows again") from None
 
     def _vectors(self, rows: list[dict[str, Any]]) -> NDArray[Any]:
         try:
             return np.array([row[self.column] for row in rows], self.dtype).reshape(len(rows), self.stored_width)
         except (KeyError, ValueError, TypeError):
             message = f"{storage.format_location(self.path)}: not all vectors have {self.stored_width} numbers"
-            raise InputError(message, "Encode the rows again.") from None
+            raise InputError(message, "encode the rows again") from None
 
     def _table(self, rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
         return pa.table({name: json_values_to_column([row.get(name) for row in rows]) for name in columns})

@@ -52,7 +52,7 @@ def resolve_output_format(output: str, to: OutputFormat | None) -> OutputFormat:
     """
     if to == "lance" and not lance_output.is_lance(output) and output != "-":
         raise UsageError(
-            f"{output}: the name of a Lance dataset must end in .lance", "Rename the output, or choose another --to."
+            f"{output}: the name of a Lance dataset must end in .lance", "rename the output, or choose another --to"
         )
     if to is not None:
         return to
@@ -66,8 +66,8 @@ def resolve_output_format(output: str, to: OutputFormat | None) -> OutputFormat:
     if ending not in FORMATS_BY_ENDING:
         raise UsageError(
             f"cannot tell the output format of {output!r} from its name",
-            "Use --to parquet|npy|jsonl|arrow|lance, or a name that ends in "
-            f"{', '.join(FORMATS_BY_ENDING)} or, for a folder, /.",
+            "use --to parquet|npy|jsonl|arrow|lance, or a name that ends in "
+            f"{', '.join(FORMATS_BY_ENDING)} or, for a folder, /",
         )
     return FORMATS_BY_ENDING[ending]
 
@@ -293,12 +293,10 @@ class StdoutWriter:
         self, kind: OutputFormat, layout: OutputLayout, metadata: Metadata, out: BinaryIO | None = None
     ) -> None:
         if kind not in ("jsonl", "arrow"):
-            raise UsageError(
-                f"{kind} cannot be streamed to stdout", "Use --to jsonl or --to arrow, or write to a file."
-            )
+            raise UsageError(f"{kind} cannot be streamed to stdout", "use --to jsonl or --to arrow, or write to a file")
         stream = out or getattr(sys.stdout, "buffer", None)
         if stream is None:  # as in a notebook
-            raise OutputError("stdout is closed or not binary", "Write to a file.")
+            raise OutputError("stdout is closed or not binary", "write to a file")
         self.out: BinaryIO = stream
         self.layout = layout
         self.schema = layout.schema().with_metadata(encode_metadata(metadata))
@@ -329,7 +327,7 @@ def translate_stdout_errors() -> Iterator[None]:
             yield
         except BrokenPipeError:
             raise OutputError(
-                "stdout was closed before all rows were written", "Read the stream to its end, or write to a file."
+                "stdout was closed before all rows were written", "read the stream to its end, or write to a file"
             ) from None
 
 

@@ -20,7 +20,7 @@ from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
-from embedcli.core.errors import EmbedcliError, ModelError, UsageError
+from embedcli.core.errors import EmbedcliError, ModelError, UsageError, first_line
 from embedcli.core.job import Job
 from embedcli.runners.context import RunContext
 from embedcli.runners.multiprocess import MAX_ATTEMPTS, POLL_SECONDS, WorkerTracebackError
@@ -81,11 +81,6 @@ def encode_with_actors(
     except ray.exceptions.RayError as error:
         what = f"the Ray cluster failed: {type(error).__name__}: {first_line(error)}"
         raise EmbedcliError(what, RESUME_HINT) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if there is none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class ActorPool:
