@@ -198,7 +198,7 @@ def test_a_changed_input_is_noticed(copy: Path) -> None:
     write_rows(copy / "in.jsonl", rows)
     code, checks = verified(copy / "out.parquet")
     assert (code, checks["texts"]["ids"]) == (1, ["t11"])
-    assert checks["texts"]["detail"] == "1 rows have another text in the input"
+    assert checks["texts"]["detail"] == "1 rows have a different text in the input"
     write_rows(copy / "in.jsonl", rows[:-1])
     code, checks = verified(copy / "out.parquet")
     assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11", "t59"])
@@ -209,7 +209,7 @@ def test_repeated_ids_of_the_input_are_no_fault(tmp_path: Path, model: Path) -> 
     assert run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", model)[0] == 0
     code, checks = verified(tmp_path / "out.parquet", "--all")
     assert code == 0
-    assert checks["ids"]["detail"].endswith("in the input too")
+    assert checks["ids"]["detail"].endswith("as in the input")
 
 
 def test_a_lost_line_of_the_rejects_file_is_noticed(copy: Path) -> None:

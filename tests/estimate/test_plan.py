@@ -1,4 +1,4 @@
-"""`embedcli plan` foretells what encode then does, says how sure it is of a sample, and leaves nothing behind."""
+"""`embedcli plan` predicts what encode does, states the error of a sample, and writes nothing."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LIMIT = 5
 
 
 @pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure for a moment only."""
+def short_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the measurement short."""
     monkeypatch.setenv("EMBEDCLI_MEASURE_SECONDS", "0.02")
 
 
@@ -36,27 +36,27 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Rows of 1 to 12 words, some twice in their chunk, some of unknown words, two without a text."""
-    made = jobs.rows(300)
-    made[10:20] = [row | {"text": made[9]["text"]} for row in made[10:20]]
-    made[40]["text"] = made[41]["text"] = "unknownword"
-    made[50]["text"] = None
-    del made[51]["text"]
-    path = jobs.write_jsonl(tmp_path / "in.jsonl", made)
+    """Rows of 1 to 12 words: some are duplicates, some have unknown words only, two have no text."""
+    rows = jobs.rows(300)
+    rows[10:20] = [row | {"text": rows[9]["text"]} for row in rows[10:20]]
+    rows[40]["text"] = rows[41]["text"] = "unknownword"
+    rows[50]["text"] = None
+    del rows[51]["text"]
+    path = jobs.write_jsonl(tmp_path / "in.jsonl", rows)
     with path.open("a") as out:
         out.write("{not json\n")
     return path
 
 
-def planned(*arguments: object) -> dict[str, Any]:
-    done = jobs.run("plan", *arguments, "--json")
-    assert done.code == 0, done.err
-    found: dict[str, Any] = json.loads(done.out)
-    return found
+def plan(*arguments: object) -> dict[str, Any]:
+    result = jobs.run("plan", *arguments, "--json")
+    assert result.code == 0, result.err
+    estimate: dict[str, Any] = json.loads(result.out)
+    return estimate
 
 
-class Letters(TextTokenizer):
-    """An encoder's tokenizer: one token per letter, at most `limit` of them."""
+class LetterTokenizer(TextTokenizer):
+    """One token per letter, at most `limit`."""
 
     def __init__(self, limit: int = 10**6) -> None:
         self.limit = limit
@@ -68,37 +68,37 @@ class Letters(TextTokenizer):
 
 
 @pytest.mark.parametrize("overflow", ["truncate", "reject", "split", "pool"])
-def test_encode_does_what_was_foretold(tmp_path: Path, model: Path, source: Path, overflow: str) -> None:
+def test_encode_matches_the_plan(tmp_path: Path, model: Path, source: Path, overflow: str) -> None:
     flags = ["-m", model, "--max-seq-length", LIMIT, "--overflow", overflow, "--chunk-rows", 64]
-    found = planned(source, *flags)
+    estimate = plan(source, *flags)
     report = tmp_path / "report.json"
-    done = jobs.run("encode", source, tmp_path / "out.npy", *flags, "--report", report)
-    assert done.code == 3, done.err
-    told = json.loads(report.read_bytes())
-    rows = told["rows"]
-    assert (found["rows"], found["rejected"]) == (rows["read"], rows["rejects"])
-    assert found["output_rows"] == len(np.load(tmp_path / "out.npy"))
-    assert found["tokens"]["total"] == rows["tokens"]
-    assert found["tokens"]["total"] - found["tokens"]["read"] == rows["lost_tokens"]
-    assert found["tokens"]["sent"] == told["counters"]["fed_tokens"] < rows["tokens"]
-    assert found["truncated_rows"] == rows["truncated"]
-    assert found["lost_token_share"] == told["unread_token_share"]
-    assert found["tokens"]["exact"]
-    assert set(found["tokens"]["standard_error"].values()) == {0.0}
-    assert (found["truncated_rows"] > 0) == (overflow == "truncate")
+    result = jobs.run("encode", source, tmp_path / "out.npy", *flags, "--report", report)
+    assert result.code == 3, result.err
+    report_content = json.loads(report.read_bytes())
+    rows = report_content["rows"]
+    assert (estimate["rows"], estimate["rejected"]) == (rows["read"], rows["rejects"])
+    assert estimate["output_rows"] == len(np.load(tmp_path / "out.npy"))
+    assert estimate["tokens"]["total"] == rows["tokens"]
+    assert estimate["tokens"]["total"] - estimate["tokens"]["read"] == rows["lost_tokens"]
+    assert estimate["tokens"]["sent"] == report_content["counters"]["fed_tokens"] < rows["tokens"]
+    assert estimate["truncated_rows"] == rows["truncated"]
+    assert estimate["lost_token_share"] == report_content["unread_token_share"]
+    assert estimate["tokens"]["exact"]
+    assert set(estimate["tokens"]["standard_error"].values()) == {0.0}
+    assert (estimate["truncated_rows"] > 0) == (overflow == "truncate")
 
 
 def test_bad_rows_are_counted_by_reason(tmp_path: Path, model: Path, source: Path) -> None:
-    found = planned(source, "-m", model, "--max-seq-length", LIMIT, "--overflow", "reject")
+    estimate = plan(source, "-m", model, "--max-seq-length", LIMIT, "--overflow", "reject")
     jobs.run("encode", source, tmp_path / "out.parquet", "-m", model)
     lines = Path(f"{tmp_path}/out.parquet.rejects.jsonl").read_text("utf-8").splitlines()
     reasons = [json.loads(line)["reason"].partition(":")[0] for line in lines]
     assert {reason: reasons.count(reason) for reason in reasons} == {
-        reason: count for reason, count in found["rejects"].items() if reason != "too long"
+        reason: count for reason, count in estimate["rejects"].items() if reason != "too long"
     }
     words = [len((json.loads(line)["text"] or "").split()) for line in source.read_text().splitlines()[52:300]]
-    assert found["rejects"]["too long"] >= sum(count > LIMIT for count in words)
-    assert found["distinct_texts"] == len(
+    assert estimate["rejects"]["too long"] >= sum(count > LIMIT for count in words)
+    assert estimate["distinct_texts"] == len(
         {json.loads(line).get("text") for line in source.read_text().splitlines()[:-1]} - {None}
     )
 
@@ -114,21 +114,21 @@ def test_nothing_is_written(tmp_path: Path, model: Path, source: Path, monkeypat
     ("parquet", "float32"), ("npy", "float16"), ("jsonl", "float32"), ("arrow", "float32"), ("parquet", "int8"),
     ("jsonl", "ubinary"),
 ])  # fmt: skip
-def test_sizes_are_those_of_the_files(tmp_path: Path, model: Path, kind: str, precision: str) -> None:
+def test_sizes_match_the_files(tmp_path: Path, model: Path, kind: str, precision: str) -> None:
     source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3000))
-    found = planned(source, "-m", model, "--keep", "n")
-    output = tmp_path / "made" / f"out.{kind}"
+    estimate = plan(source, "-m", model, "--keep", "n")
+    output = tmp_path / "outputs" / f"out.{kind}"
     output.parent.mkdir()
-    done = jobs.run("encode", source, output, "-m", model, "--keep", "n", "--precision", precision)
-    assert done.code == 0, done.err
-    real = sum(path.stat().st_size for path in output.parent.iterdir())
-    assert found["output_bytes"][precision][kind] == pytest.approx(real, rel=0.15)
+    result = jobs.run("encode", source, output, "-m", model, "--keep", "n", "--precision", precision)
+    assert result.code == 0, result.err
+    actual = sum(path.stat().st_size for path in output.parent.iterdir())
+    assert estimate["output_bytes"][precision][kind] == pytest.approx(actual, rel=0.15)
 
 
-def test_sizes_are_told_by_rows_that_there_are(tmp_path: Path, model: Path) -> None:
+def test_sizes_are_measured_on_a_chunk_that_has_rows(tmp_path: Path, model: Path) -> None:
     source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3000))
     empty = jobs.write_jsonl(tmp_path / "empty.jsonl", [])
-    alone, after = (planned(*inputs, "-m", model, "--keep", "n") for inputs in ([source], [empty, source]))
+    alone, after = (plan(*inputs, "-m", model, "--keep", "n") for inputs in ([source], [empty, source]))
     for kind, bytes_alone in alone["output_bytes"]["float32"].items():
         assert after["output_bytes"]["float32"][kind] >= bytes_alone  # two inputs: there is a column `source`
 
@@ -137,7 +137,7 @@ def test_sizes_are_told_by_rows_that_there_are(tmp_path: Path, model: Path) -> N
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 12))
-def test_a_reservoir_keeps_as_many_rows_as_it_may(counts: list[int], size: int) -> None:
+def test_a_reservoir_fills_up_to_its_size(counts: list[int], size: int) -> None:
     reservoir, kept, start = ReservoirSampler(size), {}, 0
     for count in counts:
         for row, slot in reservoir.choose_slots(count):
@@ -147,7 +147,7 @@ def test_a_reservoir_keeps_as_many_rows_as_it_may(counts: list[int], size: int) 
     assert set(kept) == set(range(len(kept)))
 
 
-def test_every_row_is_as_likely_in_a_sample() -> None:
+def test_every_row_has_the_same_chance_to_be_sampled() -> None:
     chosen = np.zeros(40)
     for seed in range(2000):
         kept = {slot: row for row, slot in ReservoirSampler(10, seed).choose_slots(40)}
@@ -156,43 +156,44 @@ def test_every_row_is_as_likely_in_a_sample() -> None:
     assert np.abs(chosen - 500).max() < 5 * 19.4
 
 
-def test_a_samples_standard_error_is_what_it_errs_by() -> None:
-    chance = random.Random(3)
-    texts = ["x" * min(400, int(chance.lognormvariate(3, 1)) + 1) for _ in range(600)]
+def test_the_standard_error_matches_the_actual_errors_of_samples() -> None:
+    generator = random.Random(3)
+    texts = ["x" * min(400, int(generator.lognormvariate(3, 1)) + 1) for _ in range(600)]
     true = sum(map(len, texts))
     ratios = []
     for _ in range(300):
-        chance.shuffle(texts)
-        tally = TokenCounts(sample_rows=300)
+        generator.shuffle(texts)
+        counts = TokenCounts(sample_rows=300)
         for start in range(0, len(texts), 150):
-            tally.add(texts[start : start + 150], Letters(), EncodingSettings())
-        ratios.append((tally.totals()["tokens"] - true) / tally.standard_errors()["tokens"])
+            counts.add(texts[start : start + 150], LetterTokenizer(), EncodingSettings())
+        ratios.append((counts.totals()["tokens"] - true) / counts.standard_errors()["tokens"])
     assert abs(np.mean(ratios)) < 0.4
     assert 0.8 < np.std(ratios) < 1.3
 
 
 def test_a_sample_as_large_as_the_input_is_exact(source: Path, model: Path) -> None:
     flags = [source, "-m", model, "--max-seq-length", LIMIT]
-    whole, sampled = planned(*flags), planned(*flags, "--sample", 1000)
-    assert sampled["tokens"] == whole["tokens"]
-    assert sampled["rejects"] == whole["rejects"]
+    full, sampled = plan(*flags), plan(*flags, "--sample", 1000)
+    assert sampled["tokens"] == full["tokens"]
+    assert sampled["rejects"] == full["rejects"]
 
 
-def test_a_sample_says_that_it_is_one(source: Path, model: Path) -> None:
-    found = planned(source, "-m", model, "--sample", 50, "--price-per-mtok", 10)
-    assert (found["rows"], found["tokens"]["sampled_rows"], found["tokens"]["exact"]) == (301, 50, False)
-    assert found["cost"]["standard_error"] == pytest.approx(found["tokens"]["standard_error"]["sent"] * 1e-5, rel=0.01)
+def test_a_sample_is_reported_with_its_standard_error(source: Path, model: Path) -> None:
+    estimate = plan(source, "-m", model, "--sample", 50, "--price-per-mtok", 10)
+    assert (estimate["rows"], estimate["tokens"]["sampled_rows"], estimate["tokens"]["exact"]) == (301, 50, False)
+    assert estimate["cost"]["standard_error"] == pytest.approx(
+        estimate["tokens"]["standard_error"]["sent"] * 1e-5, rel=0.01
+    )
     shown = jobs.run("plan", source, "-m", model, "--sample", 50)
     assert "standard error" in shown.out
     assert "from 50 rows" in shown.out
     assert jobs.run("plan", source, "-m", model, "--sample", 1).code == 2
 
 
-def test_cut_tokens_of_duplicates_are_sent_once() -> None:
-    tally = TokenCounts()
-    tally.add(["aaaaaa", "bb", "aaaaaa", ""], Letters(4), EncodingSettings())
-    made = tally.totals()
-    assert made == {"tokens": 14, "read": 10, "sent": 6, "cut": 2, "outputs": 3, "empty": 1, "too_long": 0}
+def test_truncated_tokens_of_duplicates_are_sent_once() -> None:
+    counts = TokenCounts()
+    counts.add(["aaaaaa", "bb", "aaaaaa", ""], LetterTokenizer(4), EncodingSettings())
+    assert counts.totals() == {"tokens": 14, "read": 10, "sent": 6, "cut": 2, "outputs": 3, "empty": 1, "too_long": 0}
 
 
 @given(st.lists(st.lists(st.text(max_size=3), max_size=10), max_size=5))
@@ -206,29 +207,29 @@ def test_distinct_texts(chunks: list[list[str]]) -> None:
 # Hosted models, time, money
 
 
-def test_a_hosted_model_is_asked_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hosted_model_gets_no_request(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was tried"))
-    found = planned(source, "-m", "openai:text-embedding-3-large", "--price-per-mtok", 0.13, "--tpm", 1000)
-    tokens = found["tokens"]
+    estimate = plan(source, "-m", "openai:text-embedding-3-large", "--price-per-mtok", 0.13, "--tpm", 1000)
+    tokens = estimate["tokens"]
     assert (tokens["exact"], tokens["counting"]) == (False, "estimate")
-    assert found["cost"]["amount"] == pytest.approx(tokens["sent"] * 0.13e-6)
-    assert found["time"] == {"seconds": None, "at_least_seconds": pytest.approx(tokens["sent"] * 0.06, abs=0.1)}
-    assert found["dim"] == 3072
-    assert found["output_bytes"]["binary"]["npy"] < found["output_bytes"]["float16"]["npy"]
-    assert planned(source, "-m", "openai:other")["output_bytes"] is None
+    assert estimate["cost"]["amount"] == pytest.approx(tokens["sent"] * 0.13e-6)
+    assert estimate["time"] == {"seconds": None, "at_least_seconds": pytest.approx(tokens["sent"] * 0.06, abs=0.1)}
+    assert estimate["dim"] == 3072
+    assert estimate["output_bytes"]["binary"]["npy"] < estimate["output_bytes"]["float16"]["npy"]
+    assert plan(source, "-m", "openai:other")["output_bytes"] is None
     assert "--truncate-dim" in jobs.run("plan", source, "-m", "openai:other").out
 
 
-def test_time_comes_from_rows_that_ran(source: Path, model: Path) -> None:
-    made = planned(source, "-m", model)["time"]
-    assert made["measured_rows"] > 0
-    assert made["tokens_per_second"] > 0
-    assert made["seconds"] >= made["encode_seconds"]
-    unmeasured = planned(source, "-m", model, "--measure-seconds", 0)["time"]
+def test_time_is_measured_on_rows_of_the_input(source: Path, model: Path) -> None:
+    estimate = plan(source, "-m", model)["time"]
+    assert estimate["measured_rows"] > 0
+    assert estimate["tokens_per_second"] > 0
+    assert estimate["seconds"] >= estimate["encode_seconds"]
+    unmeasured = plan(source, "-m", model, "--measure-seconds", 0)["time"]
     assert (unmeasured["seconds"], unmeasured["measured_rows"]) == (None, 0)
 
 
-def test_time_grows_with_what_is_computed() -> None:
+def test_time_is_proportional_to_padded_tokens() -> None:
     measured = throughput.MeasuredThroughput(
         seconds=2.0, rows=10, tokens=80, padded_tokens=100, padded_tokens_per_token=1.25
     )
@@ -236,11 +237,11 @@ def test_time_grows_with_what_is_computed() -> None:
     assert throughput.MeasuredThroughput(0.0, 0, 0, 0, 1.0).seconds_for(8000) is None
 
 
-def test_padding_is_that_of_sorted_whole_chunks() -> None:
-    encoder: Any = Letters()
+def test_padding_is_computed_for_whole_sorted_chunks() -> None:
+    encoder: Any = LetterTokenizer()
     encoder.batch_tokens, encoder.pad_to_multiple_of = 20, 4
     texts = ["a" * 9, "b" * 3, "c" * 10, "d" * 4, ""]
-    # 10 and 9 letters are 12 wide, one a batch; 4 and 3 share a batch 4 wide.
+    # 10 and 9 letters are padded to 12, one row per batch; 4 and 3 share a batch padded to 4.
     assert throughput.padded_tokens_per_token(texts, encoder, EncodingSettings(), 10) == pytest.approx(
         (12 + 12 + 8) / 26
     )
@@ -248,20 +249,20 @@ def test_padding_is_that_of_sorted_whole_chunks() -> None:
 
 def test_an_input_without_rows(tmp_path: Path, model: Path) -> None:
     source = jobs.write_jsonl(tmp_path / "in.jsonl", [])
-    found = planned(source, "-m", model, "--text-column", "text", "--price-per-mtok", 1)
-    assert (found["rows"], found["tokens"]["total"], found["cost"]["amount"]) == (0, 0, 0)
+    estimate = plan(source, "-m", model, "--text-column", "text", "--price-per-mtok", 1)
+    assert (estimate["rows"], estimate["tokens"]["total"], estimate["cost"]["amount"]) == (0, 0, 0)
     assert jobs.run("plan", source, "-m", model, "--text-column", "text").code == 0
 
 
-def test_what_encode_would_refuse_is_refused(source: Path, model: Path) -> None:
+def test_jobs_that_encode_rejects_are_rejected(source: Path, model: Path) -> None:
     for flags in (
         ["--truncate-dim", 99],
         ["--text-column", "nowhere"],
         ["--id-column", "nowhere"],
         ["-m", "openai:other", "--overflow", "split"],
     ):
-        done = jobs.run("plan", source, "-m", model, *flags)
-        assert (done.code, done.out) == (2, "")
-        assert "error: " in done.err
-    done = jobs.run("plan", source, "-m", model, "--max-seq-length", LIMIT, "--overflow", "error")
-    assert "--overflow error will stop at the first" in done.err
+        result = jobs.run("plan", source, "-m", model, *flags)
+        assert (result.code, result.out) == (2, "")
+        assert "error: " in result.err
+    result = jobs.run("plan", source, "-m", model, "--max-seq-length", LIMIT, "--overflow", "error")
+    assert "--overflow error will stop at the first" in result.err

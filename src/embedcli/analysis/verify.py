@@ -1,4 +1,4 @@
-"""Is an output what it says it is? Counts, ids and numbers of the file; texts and vectors against the input."""
+"""Verify an output: counts, ids and values of the file; texts and vectors against the input."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import Float32Array
 
-# The lowest cosine between a stored vector and the same text encoded again that passes. Float32 on two engines
-# differs by less than 1e-5; bits of numbers near zero flip.
+# Lowest accepted cosine between a stored vector and the same text encoded again. Float32 vectors of two engines
+# differ by less than 1e-5; in binary precisions, bits of values near zero flip.
 MIN_COSINE = {"float32": 0.9999, "float16": 0.9999, "int8": 0.999, "uint8": 0.999, "binary": 0.97, "ubinary": 0.97}
-# bfloat16 keeps 8 bits of a number: cosines of 0.9995 and above are usual.
+# Subtracted for half precision: bfloat16 has 8 significant bits, and cosines of 0.9995 and above are usual.
 HALF_PRECISION_TOLERANCE = 0.001
-# How far the length of a stored unit vector may be from 1, by what the precision can hold.
+# Accepted difference of the length of a normalized vector from 1, by precision.
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 3e-3}
 TEXT_BATCH_ROWS = 256
 MAX_EXAMPLE_IDS = 20
@@ -39,7 +39,7 @@ MAX_EXAMPLE_IDS = 20
 
 @dataclass
 class VerificationCheck:
-    """One thing that was looked at. `ids` are some of the rows for which it does not hold."""
+    """Result of one check, with the ids of some rows that failed it."""
 
     name: str
     passed: bool
@@ -63,7 +63,7 @@ class StoredRow:
 
 @dataclass
 class RowExamples:
-    """Rows of one kind: how many, and the ids of the first ones."""
+    """Number of rows of one kind, and the ids of the first ones."""
 
     count: int = 0
     example_ids: list[Any] = field(default_factory=list)
@@ -76,7 +76,7 @@ class RowExamples:
 
 @dataclass
 class VerificationStats:
-    """What going through input and output side by side found."""
+    """Counts from reading input and output side by side."""
 
     rows_read: int = 0
     rejected_rows: int = 0
@@ -90,29 +90,40 @@ class VerificationStats:
 
 
 def verify_output(output: VectorDataset) -> list[VerificationCheck]:
-    """What the output alone can tell. InputError if a checksum does not hold."""
-    found = describe_output(output)
-    return [check_row_counts(output, found), check_ids(found), check_values(found), *check_norms(output, found)]
+    """Run the checks that need only the output.
+
+    Raises:
+        InputError: A checksum does not match.
+    """
+    description = describe_output(output)
+    return [
+        check_row_counts(output, description),
+        check_ids(description),
+        check_values(description),
+        *check_norms(output, description),
+    ]
 
 
-def check_row_counts(output: VectorDataset, found: dict[str, Any]) -> VerificationCheck:
-    """The rows in the file are those recorded, and every row read has a vector or a reject."""
-    made = output.job_manifest
-    if "read" not in made:
-        return VerificationCheck("rows", True, f"{found['rows']:,} rows; how many there should be is not recorded")
+def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> VerificationCheck:
+    """Check that the file has the recorded rows, and that every row read has a vector or a reject."""
+    manifest = output.job_manifest
+    if "read" not in manifest:
+        return VerificationCheck("rows", True, f"{description['rows']:,} rows; the expected number is not recorded")
     windows = "window" in output.schema.names
-    rejects, listed = int(made.get("rejects", 0)), count_listed_rejects(output)
-    ok = made["read"] == made["rows"] + rejects and (windows or made["rows"] == found["rows"])
-    detail = f"{made['read']:,} read = {made['rows']:,} embedded + {rejects:,} rejected"
-    if not ok:
-        return VerificationCheck("rows", False, f"recorded: {detail}; the file holds {found['rows']:,} rows")
+    rejects, listed = int(manifest.get("rejects", 0)), count_listed_rejects(output)
+    is_conserved = manifest["read"] == manifest["rows"] + rejects and (
+        windows or manifest["rows"] == description["rows"]
+    )
+    detail = f"{manifest['read']:,} read = {manifest['rows']:,} embedded + {rejects:,} rejected"
+    if not is_conserved:
+        return VerificationCheck("rows", False, f"recorded: {detail}; the file has {description['rows']:,} rows")
     if listed is not None and listed != rejects:
         return VerificationCheck("rows", False, f"{rejects:,} rows were rejected, the rejects file lists {listed:,}")
     return VerificationCheck("rows", True, detail)
 
 
 def count_listed_rejects(output: VectorDataset) -> int | None:
-    """Lines of the rejects file beside the output; None if it is not there."""
+    """Count the lines of the rejects file beside the output; None if there is no such file."""
     path = output_target.OutputTarget(output.path, "parquet", storage.is_folder(output.path)).rejects_path
     if not storage.exists(path):
         return None
@@ -120,89 +131,89 @@ def count_listed_rejects(output: VectorDataset) -> int | None:
         return sum(1 for line in lines if line.strip())
 
 
-def check_ids(found: dict[str, Any]) -> VerificationCheck:
-    cases = found["ids"]["examples"]
-    count = found["ids"]["duplicates"]
+def check_ids(description: dict[str, Any]) -> VerificationCheck:
+    examples, count = description["ids"]["examples"], description["ids"]["duplicates"]
     if count:
-        return VerificationCheck("ids", False, f"{count:,} ids come more than once", [case["id"] for case in cases])
-    return VerificationCheck("ids", True, "all different" if found["ids"]["column"] else "the output has no ids")
+        return VerificationCheck("ids", False, f"{count:,} ids are not unique", [example["id"] for example in examples])
+    return VerificationCheck("ids", True, "all unique" if description["ids"]["column"] else "the output has no ids")
 
 
-def check_values(found: dict[str, Any]) -> VerificationCheck:
-    bad, zero = found["non_finite_rows"], found["zero_rows"]
+def check_values(description: dict[str, Any]) -> VerificationCheck:
+    bad, zero = description["non_finite_rows"], description["zero_rows"]
     return VerificationCheck(
-        "values", not bad and not zero, f"{bad:,} rows with non-finite values, {zero:,} of zeros only"
+        "values", not bad and not zero, f"{bad:,} rows with non-finite values, {zero:,} with zeros only"
     )
 
 
-def check_norms(output: VectorDataset, found: dict[str, Any]) -> list[VerificationCheck]:
-    """Vectors that are recorded as normalised have length 1, as far as their precision can say."""
-    allowed = NORM_TOLERANCE.get(output.precision)
-    if output.vector_space.get("normalize") is not True or allowed is None or found["norms"] is None:
+def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[VerificationCheck]:
+    """Check that vectors recorded as normalized have length 1, within the tolerance of their precision."""
+    tolerance = NORM_TOLERANCE.get(output.precision)
+    if output.vector_space.get("normalize") is not True or tolerance is None or description["norms"] is None:
         return []
-    off = max(abs(found["norms"]["min"] - 1), abs(found["norms"]["max"] - 1))
-    return [VerificationCheck("norms", off <= allowed, f"at most {off:.2g} away from 1")]
+    deviation = max(abs(description["norms"]["min"] - 1), abs(description["norms"]["max"] - 1))
+    return [VerificationCheck("norms", deviation <= tolerance, f"at most {deviation:.2g} away from 1")]
 
 
 class Verifier:
-    """Compares an output with its input: every row's id and text by hash, a sample of vectors by encoding again."""
+    """Compares an output with its input: ids and texts of all rows by hash, a sample of vectors by encoding again."""
 
     def __init__(
-        self, output: VectorDataset, job: Job, texts: TextEncoder, rows: int | None, seed: int, least: float
+        self, output: VectorDataset, job: Job, encoder: TextEncoder, rows: int | None, seed: int, min_cosine: float
     ) -> None:
         self.output = output
         self.job = job
-        self.min_cosine = least
-        self._texts = texts
+        self.min_cosine = min_cosine
+        self._encoder = encoder
         self._prompt = str(output.vector_space.get("prompt") or "")
-        self._chosen = sample_rows(output.rows, rows, seed)
-        self._waiting: list[tuple[str, list[StoredRow]]] = []
+        self._sample = sample_rows(output.rows, rows, seed)
+        self._pending: list[tuple[str, list[StoredRow]]] = []
         self.stats = VerificationStats()
 
     def run(self) -> list[VerificationCheck]:
-        """Read input and output once, side by side."""
-        walk, stored = self.stats, StoredRowCursor(self.output)
+        """Read input and output once, side by side, and return the checks."""
+        stats, stored = self.stats, StoredRowCursor(self.output)
         plan = readers.plan_inputs(self.job)
         for chunk in readers.read_chunks(self.job, plan, plan.splits):
-            walk.rows_read += chunk.rows_read
-            walk.rejected_rows += len(chunk.rejects)
+            stats.rows_read += chunk.rows_read
+            stats.rejected_rows += len(chunk.rejects)
             hashes = hash_texts(chunk.texts, self._prompt)
             ids = column_to_python(chunk.ids)
             ids = writers.to_json_values(ids) if self.output.has_json_types else ids
             for text, id, digest in zip(chunk.texts, ids, hashes, strict=True):
-                self._row(text, id, digest.tobytes(), stored)
+                self._check_row(text, id, digest.tobytes(), stored)
         for row in stored.remaining_rows():
-            walk.extra_rows.add(row.id)
-        self._encode()
+            stats.extra_rows.add(row.id)
+        self._compare_pending()
         return [self.check_row_conservation(), self.check_texts(), self.check_vectors()]
 
-    def _row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> None:
-        found = stored.take_rows_of(id)
-        if not found:
+    def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> None:
+        rows = stored.take_rows_of(id)
+        if not rows:
             self.stats.missing_rows.add(id)
-        elif found[0].text_hash != digest:
+        elif rows[0].text_hash != digest:
             self.stats.changed_rows.add(id)
         else:
             self.stats.matched_rows += 1
-            sampled = [row for row in found if self._chosen is None or row.position in self._chosen]
+            sampled = [row for row in rows if self._sample is None or row.position in self._sample]
             if sampled:
-                self._waiting.append((text, sampled))
-                if len(self._waiting) == TEXT_BATCH_ROWS:
-                    self._encode()
+                self._pending.append((text, sampled))
+                if len(self._pending) == TEXT_BATCH_ROWS:
+                    self._compare_pending()
 
-    def _encode(self) -> None:
-        """Encode the waiting texts again and compare them with what is stored."""
-        waiting, self._waiting = self._waiting, []
-        for done in self._texts.encode_chunks([text for text, _ in waiting]) if waiting else ():
-            windows = (
-                done.extra_columns["window"].to_pylist() if "window" in done.extra_columns else [0] * len(done.rows)
-            )
-            places = (done.rows + (done.chunk.lines[0] - 1)).tolist()
-            fresh = dict(zip(zip(places, windows, strict=True), done.vectors, strict=True))
-            first = done.chunk.lines[0] - 1
-            for place, (_, rows) in enumerate(waiting[first : first + len(done.chunk.texts)], first):
+    def _compare_pending(self) -> None:
+        """Encode the pending texts again and compare the vectors with the stored ones."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        for encoded in self._encoder.encode_chunks([text for text, _ in pending]):
+            columns = encoded.extra_columns
+            windows = columns["window"].to_pylist() if "window" in columns else [0] * len(encoded.rows)
+            keys = zip(encoded.rows.tolist(), windows, strict=True)
+            new_vectors = dict(zip(keys, encoded.vectors, strict=True))
+            start = encoded.chunk.lines[0] - 1
+            for index, (_, rows) in enumerate(pending[start : start + len(encoded.chunk.texts)]):
                 for row in rows:
-                    self._compare(row, fresh.get((place, row.window)))
+                    self._compare(row, new_vectors.get((index, row.window)))
 
     def _compare(self, row: StoredRow, vector: Float32Array | None) -> None:
         cosine = self._cosine(row.vector, vector) if vector is not None else float("nan")
@@ -212,69 +223,66 @@ class Verifier:
             self.stats.deviating_rows.add(row.id)
 
     def _cosine(self, stored: NDArray[Any], vector: Float32Array) -> float:
-        """Between two vectors in the same precision, so that what it costs is not counted as an error."""
-        out = self.output
-        again = quantization.quantize(vector[None], out.precision, out.ranges)
-        pair = quantization.dequantize(np.stack([stored, again[0]]), out.precision, out.dim, out.ranges)
+        """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error."""
+        output = self.output
+        quantized = quantization.quantize(vector[None], output.precision, output.ranges)
+        pair = np.stack([stored, quantized[0]])
+        pair = quantization.dequantize(pair, output.precision, output.dim, output.ranges)
         first, second = normalize(pair)
         return float(first @ second)
 
-    # What was found
-
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read
-        ok = recorded is None or recorded == read
-        return VerificationCheck(
-            "input", ok, f"{read:,} rows" + ("" if ok else f"; {recorded:,} were read when it was embedded")
-        )
+        is_equal = recorded is None or recorded == read
+        detail = f"{read:,} rows" + ("" if is_equal else f"; {recorded:,} were read when the output was written")
+        return VerificationCheck("input", is_equal, detail)
 
     def check_texts(self) -> VerificationCheck:
-        walk = self.stats
-        # Rows that the encoder refused are absent from the output, and counted as rejects beyond those of the input.
-        refused = int(self.output.job_manifest.get("rejects", walk.rejected_rows)) - walk.rejected_rows
-        absent = walk.missing_rows if walk.missing_rows.count > refused else RowExamples()
-        told = [
-            (walk.changed_rows, "have another text in the input"),
-            (absent, "of the input are not in the output"),
-            (walk.extra_rows, "of the output are not in the input, or not in its order"),
+        stats = self.stats
+        # The manifest also counts rows that the encoder rejected; those are missing from the output.
+        rejected_by_encoder = int(self.output.job_manifest.get("rejects", stats.rejected_rows)) - stats.rejected_rows
+        missing = stats.missing_rows if stats.missing_rows.count > rejected_by_encoder else RowExamples()
+        problems = [
+            (stats.changed_rows, "have a different text in the input"),
+            (missing, "of the input are not in the output"),
+            (stats.extra_rows, "of the output are not in the input, or in a different order"),
         ]
-        detail = "; ".join(f"{cases.count:,} rows {what}" for cases, what in told if cases.count)
-        ids = [id for cases, _ in told for id in cases.example_ids]
+        detail = "; ".join(f"{rows.count:,} rows {problem}" for rows, problem in problems if rows.count)
+        ids = [id for rows, _ in problems for id in rows.example_ids]
         return VerificationCheck(
-            "texts", not detail, detail or f"{walk.matched_rows:,} rows have the input's ids and texts", ids
+            "texts", not detail, detail or f"{stats.matched_rows:,} rows have the input's ids and texts", ids
         )
 
     def check_vectors(self) -> VerificationCheck:
-        walk = self.stats
-        if self._chosen == set():
-            return VerificationCheck("vectors", True, "no row was to be encoded again")
-        if not walk.sampled_rows:
+        stats = self.stats
+        if self._sample == set():
+            return VerificationCheck("vectors", True, "no row was selected to be encoded again")
+        if not stats.sampled_rows:
             return VerificationCheck("vectors", self.output.rows == 0, "no row could be compared")
-        spread = walk.cosines.summary(median=0.5)
-        told = "lowest cosine {min:.6f}, median {median:.6f}".format(**spread) if spread else "no vector came out"
-        detail = (
-            f"{walk.sampled_rows:,} rows encoded again: {told}; {walk.deviating_rows.count:,} below {self.min_cosine:g}"
-        )
-        return VerificationCheck("vectors", not walk.deviating_rows.count, detail, walk.deviating_rows.example_ids)
+        cosines = stats.cosines.summary(median=0.5)
+        text = "lowest cosine {min:.6f}, median {median:.6f}".format(**cosines) if cosines else "no vector was computed"
+        deviating = f"{stats.deviating_rows.count:,} below {self.min_cosine:g}"
+        detail = f"{stats.sampled_rows:,} rows encoded again: {text}; {deviating}"
+        return VerificationCheck("vectors", not stats.deviating_rows.count, detail, stats.deviating_rows.example_ids)
 
 
 class StoredRowCursor:
-    """The rows of an output in order, each asked for by its id."""
+    """Reads the rows of an output in order, by id."""
 
     def __init__(self, output: VectorDataset) -> None:
         self._rows = iterate_stored_rows(output)
         self._next = next(self._rows, None)
 
     def take_rows_of(self, id: Any) -> list[StoredRow]:
-        """The next row with all its windows, if it has this id; else nothing, and it stays the next."""
-        found: list[StoredRow] = []
-        while self._next is not None and self._next.id == id and (not found or self._next.window > found[-1].window):
-            found.append(self._next)
+        """Return the next row with all its windows if it has this id; otherwise an empty list, without advancing."""
+        rows: list[StoredRow] = []
+        while self._next is not None and self._next.id == id and (not rows or self._next.window > rows[-1].window):
+            rows.append(self._next)
             self._next = next(self._rows, None)
-        return found
+        return rows
 
     def remaining_rows(self) -> Iterator[StoredRow]:
-        """The rows nobody asked for."""
+        """Yield the rows that no call has taken."""
         if self._next is not None:
             yield self._next
         yield from self._rows
@@ -292,16 +300,16 @@ def iterate_stored_rows(output: VectorDataset) -> Iterator[StoredRow]:
 
 
 def sample_rows(rows: int, count: int | None, seed: int) -> set[int] | None:
-    """Positions of a random sample without repetition; None for every row."""
+    """Choose the positions of a random sample without replacement; None means every row."""
     if count is None or count >= rows:
         return None
     return set(np.random.default_rng(seed).choice(rows, count, replace=False).tolist())
 
 
 def min_cosine(output: VectorDataset) -> float:
-    """What a vector made again must reach, by the precision it is stored in and the numbers it was computed in."""
-    half = str(output.vector_space.get("dtype", "float32")) not in ("float32", "auto")
-    return MIN_COSINE[output.precision] - (HALF_PRECISION_TOLERANCE if half else 0)
+    """Return the lowest accepted cosine for the stored precision and the data type of the computation."""
+    is_half_precision = str(output.vector_space.get("dtype", "float32")) not in ("float32", "auto")
+    return MIN_COSINE[output.precision] - (HALF_PRECISION_TOLERANCE if is_half_precision else 0)
 
 
 def verify_against_input(
@@ -314,35 +322,56 @@ def verify_against_input(
     notify: Notify = ignore_message,
     **flags: Any,
 ) -> list[VerificationCheck]:
-    """All checks of an output against its input; `rows` vectors are made again (None: all of them)."""
+    """Run all checks of an output against its input.
+
+    Args:
+        output: The output.
+        inputs: The inputs; empty for those recorded in the output.
+        rows: Number of rows to encode again; None for all.
+        seed: Seed of the sample.
+        least: Lowest accepted cosine; chosen by precision by default.
+        notify: Receives notes about the model.
+        flags: Job options that override the recorded ones.
+
+    Raises:
+        UsageError: The output has no text hashes, or its input or model is not found.
+        InputError: A checksum does not match, or an input cannot be read.
+    """
     if "text_hash" not in output.schema.names:
-        raise UsageError(f"{output.path} holds no text hashes to compare with an input", "use --only-output")
+        raise UsageError(f"{output.path} has no text hashes to compare with an input", "use --only-output")
     job = rebuild_recorded_job(output, "verify", inputs=inputs or find_recorded_inputs(output), **flags)
     checks = verify_output(output)
-    with TextEncoder(job, notify) as texts:
-        checks += Verifier(output, job, texts, rows, seed, min_cosine(output) if least is None else least).run()
+    threshold = min_cosine(output) if least is None else least
+    with TextEncoder(job, notify) as encoder:
+        checks += Verifier(output, job, encoder, rows, seed, threshold).run()
     return allow_repeated_ids(checks)
 
 
 def allow_repeated_ids(checks: list[VerificationCheck]) -> list[VerificationCheck]:
-    """Ids that come more than once are no fault where the input's rows carry them too."""
-    named = {check.name: check for check in checks}
-    if not named["ids"].passed and named["texts"].passed and named["input"].passed:
-        named["ids"].passed, named["ids"].example_ids = True, []
-        named["ids"].detail += ", in the input too"
+    """Accept duplicate ids if the input has the same ones."""
+    by_name = {check.name: check for check in checks}
+    if not by_name["ids"].passed and by_name["texts"].passed and by_name["input"].passed:
+        by_name["ids"].passed, by_name["ids"].example_ids = True, []
+        by_name["ids"].detail += ", as in the input"
     return checks
 
 
 def find_recorded_inputs(output: VectorDataset) -> tuple[str, ...]:
-    """The inputs by their recorded names, looked for here and beside the output. UsageError if they are not there."""
+    """Find the recorded inputs, by their recorded path or beside the output.
+
+    Raises:
+        UsageError: An input is not found, or none is recorded.
+    """
     names = (output.job_manifest.get("job") or {}).get("inputs") or ()
-    found = []
+    paths = []
     for name in names:
-        places = (name, storage.join(storage.parent_folder(output.path), storage.basename(name)))
-        there = next((place for place in places if storage.get_file_system(place).kind(place) == "file"), None)
-        if there is None:
-            raise UsageError(f"{name}, the input of {output.path}, is not here", f"embedcli verify {output.path} INPUT")
-        found.append(there)
-    if not found:
-        raise UsageError(f"{output.path} does not name its input", f"embedcli verify {output.path} INPUT")
-    return tuple(found)
+        candidates = (name, storage.join(storage.parent_folder(output.path), storage.basename(name)))
+        path = next((path for path in candidates if storage.get_file_system(path).kind(path) == "file"), None)
+        if path is None:
+            raise UsageError(
+                f"{name}, the input of {output.path}, does not exist", f"embedcli verify {output.path} INPUT"
+            )
+        paths.append(path)
+    if not paths:
+        raise UsageError(f"{output.path} has no record of its input", f"embedcli verify {output.path} INPUT")
+    return tuple(paths)

@@ -1,7 +1,4 @@
-"""What a job would read, write, take and cost, without writing anything.
-
-estimate(job, Wanted(sample=1000, price_per_mtok=0.02), notify)     a dict of JSON values
-"""
+"""Estimate rows, tokens, output size, time and cost of a job without writing anything (`embedcli plan`)."""
 
 from embedcli.estimate.estimate import EstimateOptions, estimate_job
 

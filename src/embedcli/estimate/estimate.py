@@ -1,4 +1,4 @@
-"""The estimate of a job: one pass over its rows, and a moment of its encoder."""
+"""Estimate a job: one pass over its rows and a short measurement of its encoder."""
 
 from __future__ import annotations
 
@@ -35,16 +35,22 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 
-# Rows for the measured run; their texts are kept, so that long ones are kept in part.
+# Rows for the measurement. Their texts are kept in memory, hence cut to this many characters.
 MAX_TIMED_ROWS = 2048
 MAX_TIMED_CHARACTERS = 100_000
-# Widths in OpenAI's reference of its embedding models; of other hosted models only the server knows.
+# Dimensions by OpenAI's documentation; those of other hosted models are known only to the server.
 HOSTED_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 
 
 @dataclass(frozen=True)
 class EstimateOptions:
-    """How to estimate: from `sample` rows (None: all), for a price per million tokens, measured for `seconds`."""
+    """Options of an estimate.
+
+    Attributes:
+        sample_rows: Number of rows whose tokens are counted; None for all.
+        price_per_mtok: Price per million tokens.
+        seconds: Duration of the measurement.
+    """
 
     sample_rows: int | None = None
     price_per_mtok: float | None = None
@@ -52,7 +58,7 @@ class EstimateOptions:
 
 
 class HostedTokenizer(TextTokenizer):
-    """The part of a hosted encoder that needs neither server nor key: its token counts and windows."""
+    """Token counts and windows of a hosted model, without server or key."""
 
     def __init__(self, job: Job, notify: Notify) -> None:
         self.counter = choose_token_counter(job, notify)
@@ -70,7 +76,7 @@ class HostedTokenizer(TextTokenizer):
 
 @dataclass
 class InputScan:
-    """One reading of the inputs: what was counted, a random sample of texts, and a few rows as they came."""
+    """Results of one pass over the inputs: counts, a random sample of texts, and one chunk of rows."""
 
     token_counts: TokenCounts
     rows: int = 0
@@ -81,10 +87,10 @@ class InputScan:
     read_seconds: float = 0.0
     _reservoir: ReservoirSampler = field(default_factory=lambda: ReservoirSampler(MAX_TIMED_ROWS, seed=1))
 
-    def scan(self, chunks: Iterator[Chunk], encoder: TextTokenizer, settings: EncodingSettings) -> None:
+    def read(self, chunks: Iterator[Chunk], encoder: TextTokenizer, settings: EncodingSettings) -> None:
         """Count every row of `chunks`."""
-        meter = MetricsCollector()
-        for chunk in meter.time_items("read", chunks):
+        metrics = MetricsCollector()
+        for chunk in metrics.time_items("read", chunks):
             self.rows += chunk.rows_read
             self.rejects.update(reject.kind for reject in chunk.rejects)
             self.distinct_texts.add(chunk.texts)
@@ -93,85 +99,101 @@ class InputScan:
                 self.texts[slot] = chunk.texts[row][:MAX_TIMED_CHARACTERS]
             if self.first_chunk is None or len(self.first_chunk.texts) < min(len(chunk.texts), MEASURED_ROWS):
                 self.first_chunk = chunk
-        self.read_seconds = meter.seconds["read"]
+        self.read_seconds = metrics.seconds["read"]
 
 
-def estimate_job(job: Job, wanted: EstimateOptions, notify: Notify) -> dict[str, Any]:
-    """What `embedcli plan` says, as JSON values.
+def estimate_job(job: Job, options: EstimateOptions, notify: Notify) -> dict[str, Any]:
+    """Estimate a job for `embedcli plan`. Hosted models need no key, and no request is sent.
 
-    A hosted model is asked nothing: no request, no key. Raises the errors that encode would raise before its first
-    row, InputError for what cannot be read.
+    Args:
+        job: The job.
+        options: Sample size, price and duration of the measurement.
+        notify: Receives notes about columns and model.
+
+    Returns:
+        JSON values: rows, tokens, sizes in bytes, time in seconds, cost.
+
+    Raises:
+        UsageError: The options are wrong.
+        InputError: An input cannot be read.
+        ModelError: The model cannot be loaded.
     """
-    if wanted.sample_rows is not None and wanted.sample_rows < 2:
-        raise UsageError(f"--sample {wanted.sample_rows} has no standard error", "give at least 2, or leave it out")
+    if options.sample_rows is not None and options.sample_rows < 2:
+        raise UsageError(
+            f"--sample {options.sample_rows} is too small for a standard error", "give at least 2, or leave it out"
+        )
     plan = readers.plan_inputs(job)
     for note in plan.columns.notes:
         notify(note)
     files = encoders.resolve_model_files(job)
     job = replace(job, chunk_rows=job.chunk_rows or encoders.default_chunk_rows(job, files))
     hosted = job.model.startswith(HOSTED_PREFIX)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     encoder: Any = HostedTokenizer(job, notify) if hosted else encoders.load_encoder(job, files, notify)
-    load_seconds = time.perf_counter() - begun
+    load_seconds = time.perf_counter() - start
     with closing(encoder):
         settings = build_settings(job, encoder)
         dim = vector_dim(job, encoder)
-        seen = InputScan(TokenCounts(wanted.sample_rows))
-        seen.scan(readers.read_chunks(job, plan, plan.splits), encoder, settings)
-        speed = None
+        scan = InputScan(TokenCounts(options.sample_rows))
+        scan.read(readers.read_chunks(job, plan, plan.splits), encoder, settings)
+        throughput = None
         if not hosted:
-            speed = measure_throughput(
-                list(seen.texts.values()), encoder, settings, job.chunk_rows or 1, wanted.seconds
+            throughput = measure_throughput(
+                list(scan.texts.values()), encoder, settings, job.chunk_rows or 1, options.seconds
             )
     return {
-        **estimate_input(job, plan, seen, encoder),
-        **estimate_tokens(job, seen, encoder, notify),
+        **estimate_input(job, plan, scan, encoder),
+        **estimate_tokens(job, scan, encoder, notify),
         "dim": dim,
-        "output_bytes": estimate_output_bytes(job, plan, seen, dim),
-        "time": estimate_hosted_time(job, seen) if speed is None else estimate_time(seen, speed, encoder, load_seconds),
-        "cost": estimate_cost(seen, wanted.price_per_mtok),
+        "output_bytes": estimate_output_bytes(job, plan, scan, dim),
+        "time": estimate_hosted_time(job, scan)
+        if throughput is None
+        else estimate_time(scan, throughput, encoder, load_seconds),
+        "cost": estimate_cost(scan, options.price_per_mtok),
     }
 
 
 def build_settings(job: Job, encoder: Any) -> EncodingSettings:
-    """The engine's settings for this job, as encode would run it."""
+    """Return the encoding settings that `embedcli encode` would use for this job."""
     prompt = encoder.prompt if isinstance(encoder, HostedTokenizer) else str(encoder.vector_space().get("prompt") or "")
     return EncodingSettings.from_job(job, prompt)
 
 
 def vector_dim(job: Job, encoder: Any) -> int | None:
-    """The width of the vectors; None if only the server of a hosted model knows it."""
+    """Return the number of dimensions; None if only the server of a hosted model knows it."""
     if isinstance(encoder, HostedTokenizer):
         return job.truncate_dim or HOSTED_DIMENSIONS.get(job.model.removeprefix(HOSTED_PREFIX))
     return encoders.stored_dim(job, encoder.dim)
 
 
-def estimate_input(job: Job, plan: InputPlan, seen: InputScan, encoder: Any) -> dict[str, Any]:
-    """Rows, exact even with a sample, except rows the encoder refuses: those are estimated with the tokens."""
-    totals = seen.token_counts.totals()
-    rejects = Counter(seen.rejects)
+def estimate_input(job: Job, plan: InputPlan, scan: InputScan, encoder: Any) -> dict[str, Any]:
+    """Count input and output rows: exact even with a sample, apart from rows that the encoder rejects."""
+    totals = scan.token_counts.totals()
+    rejects = Counter(scan.rejects)
     rejects[encoder.empty_reason] += round(totals["empty"])
     rejects["too long"] += round(totals["too_long"])
     rejected = sum(rejects.values())
     return {
         "model": job.model,
-        "inputs": {path: plan.formats[path] for path in dict.fromkeys(piece.path for piece in plan.splits)},
+        "inputs": {path: plan.formats[path] for path in dict.fromkeys(split.path for split in plan.splits)},
         "bytes": plan.total_bytes,
-        "rows": seen.rows,
+        "rows": scan.rows,
         "rejected": rejected,
         "rejects": {reason: count for reason, count in rejects.most_common() if count},
         "output_rows": round(totals["outputs"]),
-        "distinct_texts": seen.distinct_texts.count(),
+        "distinct_texts": scan.distinct_texts.count(),
     }
 
 
-def estimate_tokens(job: Job, seen: InputScan, encoder: Any, notify: Notify) -> dict[str, Any]:
-    """Tokens: `total` of the texts, `read` of what the model reads, `sent` of texts not equal to one of their chunk.
+def estimate_tokens(job: Job, scan: InputScan, encoder: Any, notify: Notify) -> dict[str, Any]:
+    """Estimate tokens and truncation.
 
-    `standard_error` is that of each total, 0 where all rows were counted. `counting` says by what.
+    Returns:
+        `tokens` with `total` (of the texts), `read` (after truncation), `sent` (without duplicates within a chunk),
+        `standard_error` of each (0 if all rows were counted) and `counting`, the tokenizer used.
     """
-    totals, errors = seen.token_counts.totals(), seen.token_counts.standard_errors()
-    rows = seen.token_counts.rows
+    totals, errors = scan.token_counts.totals(), scan.token_counts.standard_errors()
+    rows = scan.token_counts.rows
     if job.overflow == "error" and totals["too_long"]:
         notify(f"--overflow error will stop at the first of {round(totals['too_long'])} rows that are too long")
     return {
@@ -179,11 +201,11 @@ def estimate_tokens(job: Job, seen: InputScan, encoder: Any, notify: Notify) -> 
             "total": round(totals["tokens"]),
             "read": round(totals["read"]),
             "sent": round(totals["sent"]),
-            "exact": seen.token_counts.counted_rows >= rows
+            "exact": scan.token_counts.counted_rows >= rows
             and (not isinstance(encoder, HostedTokenizer) or encoder.counter.is_exact),
             "counting": encoder.counter.name if isinstance(encoder, HostedTokenizer) else "the model's tokenizer",
-            "sampled_rows": seen.token_counts.counted_rows,
-            "standard_error": {name: round(errors[key], 1) for name, key in _KEYS.items()},
+            "sampled_rows": scan.token_counts.counted_rows,
+            "standard_error": {name: round(errors[key], 1) for name, key in STANDARD_ERROR_KEYS.items()},
         },
         "truncated_rows": round(totals["cut"]),
         "truncated_share": ratio_or_zero(totals["cut"], rows),
@@ -191,50 +213,50 @@ def estimate_tokens(job: Job, seen: InputScan, encoder: Any, notify: Notify) -> 
     }
 
 
-_KEYS = {"total": "tokens", "read": "read", "sent": "sent", "truncated_rows": "cut"}
+STANDARD_ERROR_KEYS = {"total": "tokens", "read": "read", "sent": "sent", "truncated_rows": "cut"}
 
 
 def estimate_output_bytes(
-    job: Job, plan: InputPlan, seen: InputScan, dim: int | None
+    job: Job, plan: InputPlan, scan: InputScan, dim: int | None
 ) -> dict[str, dict[str, int]] | None:
-    """Bytes on disk by precision and format; None where the width of the vectors is not known."""
-    if dim is None or seen.first_chunk is None:
+    """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown."""
+    if dim is None or scan.first_chunk is None:
         return None
     return estimate_output_sizes(
-        plan.columns, dim, job.overflow == "split", seen.first_chunk, seen.token_counts.totals()["outputs"]
+        plan.columns, dim, job.overflow == "split", scan.first_chunk, scan.token_counts.totals()["outputs"]
     )
 
 
-def estimate_time(seen: InputScan, speed: MeasuredThroughput, encoder: Any, load_seconds: float) -> dict[str, Any]:
-    """Seconds for the whole job on this machine, from a measured run: loading, then the slower of reading and encoding.
+def estimate_time(scan: InputScan, throughput: MeasuredThroughput, encoder: Any, load_seconds: float) -> dict[str, Any]:
+    """Estimate the seconds of the whole job on this machine: loading, then the slower of reading and encoding.
 
-    `tokens_per_second` are tokens that are read, in the measured run.
+    `tokens_per_second` is the measured rate of tokens after truncation, without padding.
     """
-    encode_seconds = speed.seconds_for(seen.token_counts.totals()["sent"])
-    space = encoder.vector_space()
+    encode_seconds = throughput.seconds_for(scan.token_counts.totals()["sent"])
+    vector_space = encoder.vector_space()
     return {
-        "seconds": None if encode_seconds is None else round(load_seconds + max(encode_seconds, seen.read_seconds), 3),
+        "seconds": None if encode_seconds is None else round(load_seconds + max(encode_seconds, scan.read_seconds), 3),
         "load_seconds": round(load_seconds, 3),
-        "read_seconds": round(seen.read_seconds, 3),
+        "read_seconds": round(scan.read_seconds, 3),
         "encode_seconds": None if encode_seconds is None else round(encode_seconds, 3),
-        "measured_seconds": round(speed.seconds, 3),
-        "measured_rows": speed.rows,
-        "tokens_per_second": round(speed.tokens / speed.seconds, 1) if speed.seconds else None,
-        "device": ", ".join(str(space[key]) for key in ("engine", "device", "dtype") if space.get(key)),
+        "measured_seconds": round(throughput.seconds, 3),
+        "measured_rows": throughput.rows,
+        "tokens_per_second": round(throughput.tokens / throughput.seconds, 1) if throughput.seconds else None,
+        "device": ", ".join(str(vector_space[key]) for key in ("engine", "device", "dtype") if vector_space.get(key)),
     }
 
 
-def estimate_hosted_time(job: Job, seen: InputScan) -> dict[str, Any]:
-    """How long --tpm makes a hosted job last at least; nobody can tell more without asking the server."""
-    least = seen.token_counts.totals()["sent"] / job.tpm * 60 if job.tpm else None
-    return {"seconds": None, "at_least_seconds": None if least is None else round(least, 1)}
+def estimate_hosted_time(job: Job, scan: InputScan) -> dict[str, Any]:
+    """Compute the shortest time that --tpm allows; the speed of a hosted model is unknown."""
+    min_seconds = scan.token_counts.totals()["sent"] / job.tpm * 60 if job.tpm else None
+    return {"seconds": None, "at_least_seconds": None if min_seconds is None else round(min_seconds, 1)}
 
 
-def estimate_cost(seen: InputScan, price: float | None) -> dict[str, Any] | None:
-    """The price of the tokens that are sent, in the currency of the price per million, and its standard error."""
+def estimate_cost(scan: InputScan, price: float | None) -> dict[str, Any] | None:
+    """Compute the cost of the tokens sent and its standard error, in the currency of the price."""
     if price is None:
         return None
-    sent, error = seen.token_counts.totals()["sent"], seen.token_counts.standard_errors()["sent"]
+    sent, error = scan.token_counts.totals()["sent"], scan.token_counts.standard_errors()["sent"]
     return {
         "amount": round(sent * price / 1e6, 8),
         "standard_error": round(error * price / 1e6, 8),
