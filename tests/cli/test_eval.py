@@ -165,7 +165,7 @@ def test_clustering(tmp_path: Path, model: Path) -> None:
         (("sts.csv", "--columns", "text_a,text_c,score"), 2, "sts.csv: --columns: there is no column 'text_c'"),
         (("docs.jsonl", "--label", "topics"), 2, "docs.jsonl: --label: there is no column 'topics'"),
         (("docs.jsonl",), 2, "has none of the columns text_a, sentence1"),
-        (("docs.jsonl", "--queries", "q.jsonl"), 2, "belong together"),
+        (("docs.jsonl", "--queries", "q.jsonl"), 2, "must be used together"),
         (("sts.csv", "--label", "x", "--columns", "a,b,c"), 2, "choose one"),
         (("bad.csv",), 1, "bad.csv:3: score is 'high', not a number"),
         (("short.csv",), 1, "it has 1"),
