@@ -19,8 +19,8 @@ import torch
 
 from embedcli import api, encoders, runners
 from embedcli.benchmark.dataset import write_jsonl
+from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.types import DEFAULT_MODEL
 from embedcli.encoders.tokenize.fast import MIN_PARALLEL_CHARACTERS
 from embedcli.encoders.tokenize.word_cache import choose_tokenizer
 from embedcli.encoders.torch import varlen_attention
@@ -47,8 +47,8 @@ class InstantEncoder(BaseEncoder):
         self._real, self._operations, self.dim = real, OPERATIONS_PER_LAYER * layers, dim
         # Replaced in place: a second tokenizer would read the model's files again.
         self.words = real.words
-        self.words._words = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
-        self._flat = varlen_attention.VarlenBatcher(lambda *_: None, 0)
+        self.words._batch_tokenizer = choose_tokenizer(self.words._tokenizer, threads, MIN_PARALLEL_CHARACTERS)
+        self._flat = varlen_attention.VarlenBatcher(lambda query, *_: query, 0)
         self._one = torch.ones(1)
 
     def vector_space(self) -> dict[str, Any]:

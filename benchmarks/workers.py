@@ -129,7 +129,7 @@ def choose_runners(request: BenchRequest, workers: int) -> tuple[list[EmbedcliRu
     several = (*alone.arguments, "--workers", str(workers))
     runners = [alone, replace(alone, name=f"{workers} processes", arguments=several)]
     ray = replace(alone, name=f"Ray, {workers} workers", arguments=(*several, "--runner", "ray"))
-    if all(map(find_spec, ("ray", "pandas"))):
+    if find_spec("ray"):
         return [*runners, ray], {}
     return runners, {ray.name: "not installed: pip install 'embedcli[ray]'"}
 

@@ -119,7 +119,10 @@ def test_files_and_functions_stay_small() -> None:
 def function_lengths(path: Path) -> Iterator[tuple[str, int]]:
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-            yield f"{node.lineno} {node.name}", node.end_lineno - node.lineno + 1
+            first = node.body[0]
+            docstring = first if ast.get_docstring(node, clean=False) is not None else None
+            documented = docstring.end_lineno - docstring.lineno + 1 if docstring and docstring.end_lineno else 0
+            yield f"{node.lineno} {node.name}", node.end_lineno - node.lineno + 1 - documented
 
 
 def test_what_is_imported_is_declared() -> None:
@@ -153,7 +156,6 @@ def test_constraints_pin_every_declared_package() -> None:
 READS_FOREIGN_TEXT = {
     "encoders/errors.py": "OpenVINO and PyTorch raise RuntimeError where memory is short",
     "encoders/torch/errors.py": "PyTorch raises RuntimeError for a device that has failed",
-    "runners/ray_runner.py": "Ray reports a missing package only in the traceback of its worker",
 }
 TEXT_METHODS = {"replace", "startswith", "endswith", "find", "index", "partition", "rpartition"}
 TEXT_METHODS |= {"removeprefix", "removesuffix"}

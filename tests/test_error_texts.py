@@ -19,10 +19,10 @@ import errors  # noqa: E402
 TEXTS = errors.collected()
 # What a hint begins with: a verb, or the program to type.
 VERBS = (
-    "add", "check", "choose", "compare", "copy", "decompress", "did", "drop", "encode", "export", "fetch", "free",
-    "get", "give", "import", "install", "leave", "load", "look", "lower", "make", "mend", "name", "put", "raise",
-    "read", "reinstall", "remove", "rename", "run", "save", "see", "set", "start", "take", "try", "use", "wait",
-    "write",
+    "add", "check", "choose", "compare", "copy", "decompress", "did", "drop", "encode", "export", "fetch", "fix",
+    "free", "get", "give", "import", "install", "leave", "load", "look", "lower", "make", "mend", "name", "put",
+    "raise", "read", "reinstall", "remove", "rename", "restore", "run", "save", "see", "set", "start", "take", "try",
+    "use", "wait", "write",
 )  # fmt: skip
 PROGRAMS = ("embedcli", "pip")
 NAMES = ("Parquet", "OpenVINO", "MtebModel", "Lance")
@@ -31,8 +31,6 @@ NOT_ACTIONS = (
     "this is a defect",
     "this should never happen",
     "what is finished is kept",
-    "the template names",
-    "one JSON object a line",
     "they are those of",
     "--device can be",
 )

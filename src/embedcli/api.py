@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import runners
 from embedcli.analysis.text_encoder import TextEncoder
+from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.job_options import validate_options
-from embedcli.core.types import DEFAULT_MODEL, RunObserver, RunResult
+from embedcli.core.types import RunObserver, RunResult
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 

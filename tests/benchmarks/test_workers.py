@@ -59,7 +59,7 @@ def test_a_runner_that_fails_is_named_and_one_process_must_not(place: Path, monk
     limited = replace(request, arguments=("--model", str(place / "model"), "--limit", "1000"))
     figures = workers.measure(limited, 2, print)
     assert list(figures["runners"]) == ["one process"]
-    assert "--limit does not go together" in figures["missing"]["2 processes"]
+    assert "--limit cannot be used together" in figures["missing"]["2 processes"]
     with pytest.raises(ModelError, match="embedcli failed"):
         workers.measure(replace(request, arguments=("--model", str(place / "none"))), 2, print)
     with pytest.raises(UsageError, match="20 files"):

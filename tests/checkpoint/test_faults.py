@@ -1,4 +1,4 @@
-"""Faults with the real thing: disks that fail or lie at any write, full disks, kills, damage, and odd names."""
+"""Real faults: disks that fail or corrupt any write, full disks, kills, damage, and unusual file names."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def job(tmp_path: Path) -> Callable[[str], list[Any]]:
     return lambda name: ["encode", source, f"{tmp_path}/{name}", "-m", model, "--chunk-rows", 40, "-q"]
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder that is no input, by its path."""
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Read every file in a folder, inputs excepted, by its path."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -42,13 +42,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def finished(found: dict[str, bytes]) -> bool:
-    """Whether an output stands under its name."""
+def is_published(found: dict[str, bytes]) -> bool:
+    """Whether an output has its final name."""
     return any(name in found for name in ("out.parquet", "out.npy", "out.jsonl", "out.arrow", "out/_manifest.json"))
 
 
 class Disk:
-    """Counts the writes of all files and does something else at the n-th."""
+    """Counts the writes of all files and makes the n-th one fail."""
 
     def __init__(self, fault: str, at: int) -> None:
         self.fault = fault
@@ -77,8 +77,8 @@ class Disk:
         return File(path, "wb")
 
 
-def writes_of(job: list[Any], monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many writes the job makes when nothing goes wrong."""
+def count_writes(job: list[Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Count the writes of the job when nothing fails."""
     disk = Disk("none", 0)
     monkeypatch.setattr(storage_disk, "open_raw", disk.open)
     assert jobs.run(*job).code == 3
@@ -87,35 +87,35 @@ def writes_of(job: list[Any], monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.mark.parametrize("name", OUTPUTS)
 @pytest.mark.parametrize("fault", ["error", "short", "dropped", "torn", "flipped"])
-def test_a_disk_that_fails_or_lies_at_any_write(
+def test_any_write_that_fails_or_is_corrupted_is_detected(
     tmp_path: Path, job: Callable[[str], list[Any]], monkeypatch: pytest.MonkeyPatch, fault: str, name: str
 ) -> None:
-    count = writes_of(job(name), monkeypatch)
-    right = files(tmp_path)
+    count = count_writes(job(name), monkeypatch)
+    expected = read_files(tmp_path)
     assert count > 5
     for at in range(1, count + 1):
-        clear(tmp_path)
+        remove_outputs(tmp_path)
         monkeypatch.setattr(storage_disk, "open_raw", Disk(fault, at).open)
         done = jobs.run(*job(name))
-        found = files(tmp_path)
+        found = read_files(tmp_path)
         if done.code == 3:
-            assert found == right
+            assert found == expected
             assert fault == "short", "a fault of this kind must not pass"
             continue
         assert done.code == 1
         assert "Traceback" not in done.err
-        assert not finished(found)
+        assert not is_published(found)
         monkeypatch.setattr(storage_disk, "open_raw", Disk("none", 0).open)
         again = jobs.run(*job(name))
         assert again.code == 3, again.err
-        assert files(tmp_path) == right
+        assert read_files(tmp_path) == expected
 
 
-def test_an_error_of_fsync_is_an_error(
+def test_a_failed_fsync_ends_the_run(
     tmp_path: Path, job: Callable[[str], list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs.run(*job("out.parquet"))
-    right = files(tmp_path)
+    expected = read_files(tmp_path)
     sync, calls = os.fsync, 0
 
     def failing(descriptor: int) -> None:
@@ -128,7 +128,7 @@ def test_an_error_of_fsync_is_an_error(
     at = 0
     while True:
         at, calls = at + 1, 0
-        clear(tmp_path)
+        remove_outputs(tmp_path)
         monkeypatch.setattr(os, "fsync", failing)
         done = jobs.run(*job("out.parquet"))
         monkeypatch.setattr(os, "fsync", sync)
@@ -137,18 +137,18 @@ def test_an_error_of_fsync_is_an_error(
         assert done.code == 1, f"fsync number {at} failed, and the run ended with {done.code}"
         again = jobs.run(*job("out.parquet"))
         assert again.code in (0, 3)
-        assert files(tmp_path) == right
+        assert read_files(tmp_path) == expected
     assert at > 6
 
 
-def clear(folder: Path) -> None:
+def remove_outputs(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), reverse=True):
         if not path.name.startswith(("in.", "words.")):
             path.rmdir() if path.is_dir() else path.unlink()
 
 
 @pytest.mark.parametrize(("limit", "where"), [(300, "manifest"), (4000, "part"), (9000, "merge")])
-def test_a_file_size_limit_ends_in_a_sentence_and_resumes(
+def test_a_file_size_limit_ends_with_a_message_and_resumes(
     tmp_path: Path, job: Callable[[str], list[Any]], limit: int, where: str
 ) -> None:
     arguments = job("out.parquet")
@@ -237,7 +237,7 @@ def test_an_interrupted_job_whose_input_changed_is_refused_then_updated(
     assert refused.code == 2
     assert "has changed since" in refused.err
     assert jobs.run(*arguments, "--update").code == 3
-    updated = files(tmp_path)
-    clear(tmp_path)
+    updated = read_files(tmp_path)
+    remove_outputs(tmp_path)
     jobs.run(*arguments)
-    assert files(tmp_path) == updated
+    assert read_files(tmp_path) == updated

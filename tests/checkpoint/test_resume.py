@@ -40,7 +40,7 @@ def write(folder: Path, kind: str) -> list[Path]:
 
 @pytest.mark.parametrize("kind", ["jsonl", "gz", "bz2", "csv", "parquet", "two files"])
 @pytest.mark.parametrize("output", ["out.parquet", "out/"])
-def test_stopped_twice_and_finished(tmp_path: Path, kind: str, output: str) -> None:
+def test_a_run_that_was_stopped_twice_gives_the_same_output(tmp_path: Path, kind: str, output: str) -> None:
     model = jobs.word_model(tmp_path)
     inputs = write(tmp_path, kind)
     flags = ["-m", model, "--chunk-rows", 40, "-q", *(["--format", "jsonl"] if kind in ("gz", "bz2") else [])]
@@ -53,7 +53,7 @@ def test_stopped_twice_and_finished(tmp_path: Path, kind: str, output: str) -> N
 
 
 @pytest.mark.parametrize("output", ["out.npy", "out.jsonl", "out.arrow"])
-def test_other_outputs(tmp_path: Path, output: str) -> None:
+def test_a_stopped_run_gives_the_same_output_in_other_formats(tmp_path: Path, output: str) -> None:
     model = jobs.word_model(tmp_path)
     inputs = write(tmp_path, "jsonl")
     flags = ["-m", model, "--chunk-rows", 40, "-q"]
@@ -65,7 +65,7 @@ def test_other_outputs(tmp_path: Path, output: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out/"])
-def test_an_interrupted_replacement_goes_on_without_the_flag(tmp_path: Path, name: str) -> None:
+def test_an_interrupted_overwrite_is_resumed_without_the_flag(tmp_path: Path, name: str) -> None:
     model = jobs.word_model(tmp_path)
     source, output = tmp_path / "in.jsonl", f"{tmp_path}/{name}"
     command = ("encode", source, output, "-m", model, "--chunk-rows", 16)
@@ -83,9 +83,9 @@ def test_an_interrupted_replacement_goes_on_without_the_flag(tmp_path: Path, nam
     assert "nothing to do" in jobs.run(*command).err
 
 
-def test_a_finished_job_with_rejected_rows_stays_one(tmp_path: Path) -> None:
+def test_a_finished_job_with_rejects_ends_with_the_same_exit_code(tmp_path: Path) -> None:
     source, output = jobs.write_jsonl(tmp_path / "in.jsonl", [*ROWS[:5], {"id": "bad", "text": ""}]), tmp_path / "o.npy"
     command = ("encode", source, output, "-m", jobs.word_model(tmp_path))
-    ends = [jobs.run(*command), jobs.run(*command), jobs.run(*command, "--update"), jobs.run("merge", output)]
-    assert [done.code for done in ends] == [3, 3, 3, 3]
-    assert all("nothing to do: the output is finished; 1 rows were rejected" in done.err for done in ends[1:])
+    results = [jobs.run(*command), jobs.run(*command), jobs.run(*command, "--update"), jobs.run("merge", output)]
+    assert [done.code for done in results] == [3, 3, 3, 3]
+    assert all("nothing to do: the output is finished; 1 rows were rejected" in done.err for done in results[1:])

@@ -1,4 +1,4 @@
-"""--update and --reuse: only what changed is encoded, and the result is that of a full run."""
+"""--update and --reuse: only changed rows are encoded, and the output is that of a full run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs
+from embedcli.outputs.dataset import VectorBlock
 from embedcli.outputs.reuse import ReuseStore
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import resolve_target
@@ -21,10 +22,10 @@ from fakes import COLUMNS, chunk
 COUNT = 1000
 
 
-def edited(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """1 % changed, three new, two gone."""
-    made = [row | {"text": f"{row['text']} word7 word8"} if i % 100 == 5 else row for i, row in enumerate(rows)]
-    return [*made[:-2], *({"id": f"new{i}", "text": f"word{i} word99 word98"} for i in range(3))]
+def edit_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Change 1 % of the rows, add three and remove two."""
+    changed = [row | {"text": f"{row['text']} word7 word8"} if i % 100 == 5 else row for i, row in enumerate(rows)]
+    return [*changed[:-2], *({"id": f"new{i}", "text": f"word{i} word99 word98"} for i in range(3))]
 
 
 def encode(folder: Path, output: str, *flags: object) -> Any:
@@ -47,18 +48,18 @@ def encode(folder: Path, output: str, *flags: object) -> Any:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     jobs.word_model(tmp_path)
-    jobs.write_jsonl(tmp_path / "in.jsonl", unique(COUNT))
+    jobs.write_jsonl(tmp_path / "in.jsonl", unique_rows(COUNT))
     return tmp_path
 
 
-def unique(count: int) -> list[dict[str, Any]]:
+def unique_rows(count: int) -> list[dict[str, Any]]:
     return [{"id": f"r{i}", "text": f"word{i % 120} word{i // 120} word{i % 7}"} for i in range(count)]
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.arrow", "out/"])
 def test_only_changed_rows_are_encoded_and_the_result_is_that_of_a_full_run(folder: Path, name: str) -> None:
     _, first = encode(folder, name)
-    jobs.write_jsonl(folder / "in.jsonl", edited(unique(COUNT)))
+    jobs.write_jsonl(folder / "in.jsonl", edit_rows(unique_rows(COUNT)))
     refused, _ = encode(folder, name)
     assert refused.code == 2
     assert "--update" in refused.err
@@ -70,16 +71,16 @@ def test_only_changed_rows_are_encoded_and_the_result_is_that_of_a_full_run(fold
     assert "3 added, 10 changed, 988 reused, 2 removed" in done.err
     fresh = "fresh/" if name == "out/" else f"fresh.{name.split('.')[1]}"
     encode(folder, fresh)
-    assert contents(folder / fresh) == contents(folder / name)
+    assert read_files(folder / fresh) == read_files(folder / name)
 
 
-def contents(path: Path) -> list[bytes]:
+def read_files(path: Path) -> list[bytes]:
     if path.is_dir():
         return [file.read_bytes() for file in sorted(path.iterdir())]
     return [path.read_bytes()]
 
 
-def test_nothing_changed_is_nothing_to_do(folder: Path) -> None:
+def test_an_unchanged_input_is_nothing_to_do(folder: Path) -> None:
     encode(folder, "out.parquet")
     before = (folder / "out.parquet").stat().st_mtime_ns
     done, _ = encode(folder, "out.parquet", "--update")
@@ -87,10 +88,10 @@ def test_nothing_changed_is_nothing_to_do(folder: Path) -> None:
     assert (folder / "out.parquet").stat().st_mtime_ns == before
 
 
-def test_an_interrupted_update_goes_on(folder: Path) -> None:
+def test_an_interrupted_update_is_resumed(folder: Path) -> None:
     encode(folder, "out.parquet")
     old = (folder / "out.parquet").read_bytes()
-    jobs.write_jsonl(folder / "in.jsonl", edited(unique(COUNT)))
+    jobs.write_jsonl(folder / "in.jsonl", edit_rows(unique_rows(COUNT)))
     done, _ = encode(folder, "out.parquet", "--update", "--limit", 300)
     assert done.code == 75
     assert (folder / "out.parquet").read_bytes() == old
@@ -98,7 +99,7 @@ def test_an_interrupted_update_goes_on(folder: Path) -> None:
     assert done.code == 0, done.err
     assert report["changes"] == {"added": 3, "changed": 10, "reused": 988, "removed": 2}
     encode(folder, "fresh.parquet")
-    assert contents(folder / "fresh.parquet") == contents(folder / "out.parquet")
+    assert read_files(folder / "fresh.parquet") == read_files(folder / "out.parquet")
 
 
 @pytest.mark.parametrize(
@@ -109,9 +110,9 @@ def test_an_interrupted_update_goes_on(folder: Path) -> None:
         (["--precision", "float16"], "precision"),
     ],
 )
-def test_another_space_is_refused(folder: Path, flags: list[str], key: str) -> None:
+def test_another_vector_space_is_refused(folder: Path, flags: list[str], key: str) -> None:
     encode(folder, "out.parquet")
-    jobs.write_jsonl(folder / "in.jsonl", edited(unique(COUNT)))
+    jobs.write_jsonl(folder / "in.jsonl", edit_rows(unique_rows(COUNT)))
     done, _ = encode(folder, "out.parquet", "--update", *flags)
     assert done.code == 2
     assert f"another space: {key} was" in done.err
@@ -123,13 +124,13 @@ POOLED = ("--overflow", "pool", "--max-seq-length", 8)
 
 @pytest.fixture
 def long_rows(folder: Path) -> Path:
-    """Rows of up to 40 words, most of which are more than one window, and an output of them that has no overlap."""
-    jobs.write_jsonl(folder / "in.jsonl", long_texts())
+    """Rows of up to 40 words, most of them longer than one window, and their output without overlap."""
+    jobs.write_jsonl(folder / "in.jsonl", build_long_rows())
     assert encode(folder, "out.parquet", *POOLED)[0].code == 0
     return folder
 
 
-def long_texts() -> list[dict[str, Any]]:
+def build_long_rows() -> list[dict[str, Any]]:
     return [{"id": f"r{i}", "text": " ".join(f"word{(i * k) % 120}" for k in range(1 + i % 40))} for i in range(200)]
 
 
@@ -142,29 +143,29 @@ def test_vectors_pooled_from_other_windows_are_refused(
     assert done.code == 2
     assert "--split-overlap was 0, now 4" in done.err
     assert jobs.left_in(long_rows) == ["out.parquet"]
-    before = contents(long_rows / "out.parquet")
+    before = read_files(long_rows / "out.parquet")
     encode(long_rows, "fresh.parquet", *POOLED, "--split-overlap", 4)
-    assert contents(long_rows / "fresh.parquet") != before
+    assert read_files(long_rows / "fresh.parquet") != before
 
 
-def test_an_overlap_that_pooling_does_not_use_is_no_other_space(long_rows: Path) -> None:
+def test_an_overlap_that_is_not_used_keeps_the_vector_space(long_rows: Path) -> None:
     cut = ("--overflow", "truncate", *POOLED[2:])
     encode(long_rows, "cut.parquet", *cut)
     done, report = encode(long_rows, "cut.parquet", *cut, "--split-overlap", 4, "--update")
     assert done.code == 0, done.err
-    assert report["changes"]["reused"] == len(long_texts())
+    assert report["changes"]["reused"] == len(build_long_rows())
     job = json.loads(pq.read_schema(long_rows / "cut.parquet").metadata[b"embedcli.job"])["job"]
     assert job["split_overlap"] == 4
 
 
-def test_vectors_are_taken_from_another_output(folder: Path) -> None:
+def test_vectors_are_reused_from_another_output(folder: Path) -> None:
     encode(folder, "old.parquet")
-    jobs.write_jsonl(folder / "in.jsonl", edited(unique(COUNT)))
+    jobs.write_jsonl(folder / "in.jsonl", edit_rows(unique_rows(COUNT)))
     done, report = encode(folder, "out.parquet", "--reuse", folder / "old.parquet")
     assert done.code == 0, done.err
     assert report["counters"]["sequences"] == 13
     encode(folder, "fresh.parquet")
-    assert contents(folder / "fresh.parquet") == contents(folder / "out.parquet")
+    assert read_files(folder / "fresh.parquet") == read_files(folder / "out.parquet")
 
 
 def test_update_from_stdin(folder: Path) -> None:
@@ -177,7 +178,7 @@ def test_update_from_stdin(folder: Path) -> None:
     assert pq.read_metadata(folder / "out.parquet").num_rows == COUNT - 1
 
 
-def test_what_is_not_a_finished_output_is_refused(folder: Path) -> None:
+def test_reuse_refuses_a_file_that_is_not_a_finished_output(folder: Path) -> None:
     done, _ = encode(folder, "out.parquet", "--reuse", folder / "in.jsonl")
     assert done.code == 2
     assert "in.jsonl" in done.err
@@ -200,20 +201,17 @@ def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch:
     blocks, block = 24, 1 << 12
     chance = np.random.default_rng(1)
 
-    def table(i: int) -> pa.Table:
-        vectors = pa.array(np.zeros(block, np.float32))
-        return pa.table(
-            {
-                "id": pa.array(range(i * block, (i + 1) * block)),
-                "embedding": pa.FixedSizeListArray.from_arrays(vectors, 1),
-                "n_tokens": pa.array(np.ones(block, np.int32)),
-                "truncated": pa.array(np.zeros(block, bool)),
-                "text_hash": pa.array([chance.bytes(16) for _ in range(block)], pa.binary(16)),
-            }
-        )
+    def make_block(i: int) -> VectorBlock:
+        columns = {
+            "id": pa.array(range(i * block, (i + 1) * block)),
+            "n_tokens": pa.array(np.ones(block, np.int32)),
+            "truncated": pa.array(np.zeros(block, bool)),
+            "text_hash": pa.array([chance.bytes(16) for _ in range(block)], pa.binary(16)),
+        }
+        return VectorBlock(i * block, np.zeros((block, 1), np.float32), pa.table(columns))
 
-    made = list(map(table, range(blocks)))
-    monkeypatch.setattr("embedcli.outputs.reuse.read_output_tables", lambda _: iter(made))
+    old_blocks = list(map(make_block, range(blocks)))
+    monkeypatch.setattr("embedcli.outputs.reuse.read_reusable_blocks", lambda _: iter(old_blocks))
     tracemalloc.start()
     try:
         store = ReuseStore(
@@ -229,7 +227,7 @@ def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch:
     store.close()
 
 
-def test_equal_first_halves_of_hashes_are_told_apart(folder: Path) -> None:
+def test_hashes_with_equal_first_halves_are_distinguished(folder: Path) -> None:
     encode(folder, "out.parquet")
     store = ReuseStore(
         [resolve_target(str(folder / "out.parquet"), None)], OutputLayout(COLUMNS, jobs.DIM, "float32"), str(folder)

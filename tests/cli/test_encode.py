@@ -223,7 +223,7 @@ def test_what_max_rejects_cannot_be_is_said_before_the_work(
 ) -> None:
     done = jobs.run("encode", source, tmp_path / "out.parquet", "-m", model, "--max-rejects", allowed)
     assert done.code == 2
-    assert "is neither a number nor a share" in done.err
+    assert "is neither a number nor a percentage" in done.err
     assert not list(tmp_path.glob("out*"))
 
 
@@ -238,7 +238,7 @@ def test_a_folder_output_without_one_of_its_parts_is_not_finished(
     part.write_bytes(b"") if harm == "empty" else part.unlink()
     done = jobs.run(*command)
     assert done.code == 2
-    assert "part-00000.parquet: a part of a finished output is" in done.err
+    assert "part-00000.parquet: a file of the finished output" in done.err
     assert jobs.run(*command, "--overwrite").code == 0
     assert part.read_bytes() == whole
 
@@ -571,10 +571,10 @@ def test_files_with_the_names_of_parts_that_nobody_vouches_for_are_not_replaced(
     command = ("encode", source, f"{tmp_path}/data/", "--model", model)
     (tmp_path / "other" / "part-00001.parquet").mkdir(parents=True)
     folder = jobs.run("encode", source, f"{tmp_path}/other/", "--model", model)
-    assert (folder.code, "part-00001.parquet: a file of this name is there" in folder.err) == (2, True)
+    assert (folder.code, "part-00001.parquet: the file exists, and the folder has no record" in folder.err) == (2, True)
     refused = jobs.run(*command)
     assert refused.code == 2
-    assert "part-00000.parquet: a file of this name is there" in refused.err
+    assert "part-00000.parquet: the file exists, and the folder has no record" in refused.err
     assert foreign.read_bytes() == b"somebody's"
     assert jobs.left_in(tmp_path / "data") == ["part-00000.parquet"]
     assert jobs.run(*command, "--overwrite").code == 0

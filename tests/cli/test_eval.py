@@ -168,7 +168,7 @@ def test_clustering(tmp_path: Path, model: Path) -> None:
         (("docs.jsonl", "--queries", "q.jsonl"), 2, "must be used together"),
         (("sts.csv", "--label", "x", "--columns", "a,b,c"), 2, "choose one"),
         (("bad.csv",), 1, "bad.csv:3: score is 'high', not a number"),
-        (("short.csv",), 1, "it has 1"),
+        (("short.csv",), 1, "the file has 1"),
         (("docs.jsonl", "--queries", "q.jsonl", "--relevance", "qrels.txt"), 1, "no query has a relevant document"),
     ],
 )

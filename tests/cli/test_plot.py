@@ -70,7 +70,7 @@ def test_points_lie_in_the_unit_square_unstretched() -> None:
 
 def test_colours_are_names_or_a_range() -> None:
     few = assign_colors("lang", ["b", "a", None, "b"])
-    assert (few.names, few.values, few.indices_or_shares) == (["b", "a"], [0, 1, -1, 0], ["b", "a", "", "b"])
+    assert (few.names, few.values, few.labels) == (["b", "a"], [0, 1, -1, 0], ["b", "a", "", "b"])
     many = assign_colors("word", [str(i) for i in range(30)] + ["7"] * 5)
     assert many.names
     assert (len(many.names), many.names[0], many.names[-1]) == (10, "7", "others")
@@ -124,7 +124,7 @@ def test_what_cannot_be_drawn_is_refused(output: Path, tmp_path: Path) -> None:
     code, _, err = run(output, tmp_path / "map.docx")
     assert (code, ".png" in err) == (2, True)
     code, _, err = run(make_output(tmp_path / "one.parquet", unit_vectors(1, 4)), tmp_path / "map.html")
-    assert (code, "a map needs two rows, and it has 1" in err) == (1, True)
+    assert (code, "a map needs two rows, the output has 1" in err) == (1, True)
 
 
 # In a browser

@@ -130,7 +130,7 @@ def test_another_version_of_the_model_is_refused(tmp_path: Path, model: Path) ->
         file.write(" ")
     code, out, err = run(path, "mouse")
     assert (code, out) == (2, "")
-    assert "was made with another version of" in err
+    assert "was encoded with another version of" in err
     assert run(path, "mouse", "--model", model)[0] == 0
 
 
@@ -149,7 +149,7 @@ def test_an_output_without_a_space_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", unit_vectors(5, 24))
     code, _, err = run(tmp_path / "v.npy", "mouse")
     assert code == 2
-    assert "does not say which model made its vectors, and search needs that" in err
+    assert "does not name the model that made its vectors, which search needs" in err
 
 
 def test_usage_errors_say_what_to_type(tmp_path: Path, model: Path) -> None:

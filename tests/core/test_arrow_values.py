@@ -1,4 +1,4 @@
-"""Arrow values as Python values: what Python's own types hold is what Arrow gives, and nothing fails."""
+"""Arrow values as Python values: the same as from Arrow where Python can represent them, and no value fails."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def array(numbers: list[int | None], kind: pa.DataType) -> pa.Array:
 
 @given(numbers=st.lists(st.none() | st.integers(LEAST, MOST), max_size=20))
 @pytest.mark.parametrize("kind", KINDS, ids=str)
-def test_no_time_fails_and_as_many_come_out(kind: pa.DataType, numbers: list[int | None]) -> None:
+def test_no_time_fails_and_none_is_lost(kind: pa.DataType, numbers: list[int | None]) -> None:
     least, most = (-(1 << 31), (1 << 31) - 1) if kind.bit_width == 32 else (LEAST, MOST)
-    fitting = [None if n is None else min(max(n, least), most) for n in numbers]
-    found = column_to_python(array(fitting, kind))
-    assert [value is None for value in found] == [n is None for n in fitting]
+    in_range = [None if n is None else min(max(n, least), most) for n in numbers]
+    values = column_to_python(array(in_range, kind))
+    assert [value is None for value in values] == [n is None for n in in_range]
 
 
-def exact(kind: pa.DataType, numbers: list[int]) -> pa.Array:
-    """Times that Python holds: from 1700 to 2250, without nanoseconds."""
+def exact_times(kind: pa.DataType, numbers: list[int]) -> pa.Array:
+    """Times that Python can represent: from 1700 to 2250, without nanoseconds."""
     if pa.types.is_date(kind):
         return array([n % 200_000 - 98_000 if kind == pa.date32() else (n % 90_000) * DAY["ms"] for n in numbers], kind)
     if pa.types.is_time(kind):
@@ -54,9 +54,9 @@ def exact(kind: pa.DataType, numbers: list[int]) -> pa.Array:
 
 @given(numbers=st.lists(st.integers(0, 1 << 62), max_size=20))
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "Mars" not in str(kind)], ids=str)
-def test_what_python_holds_is_what_arrow_gives(kind: pa.DataType, numbers: list[int]) -> None:
-    times = exact(kind, numbers)
-    # Of nanoseconds Arrow makes values of pandas where that is there.
+def test_times_that_python_can_represent_equal_those_of_arrow(kind: pa.DataType, numbers: list[int]) -> None:
+    times = exact_times(kind, numbers)
+    # Arrow converts nanoseconds to pandas values if pandas is installed.
     coarse = pa.time64("us") if kind == pa.time64("ns") else kind
     coarse = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) and kind.unit == "ns" else coarse
     coarse = pa.duration("us") if kind == pa.duration("ns") else coarse
@@ -87,12 +87,12 @@ def test_what_python_holds_is_what_arrow_gives(kind: pa.DataType, numbers: list[
     ],
     ids=str,
 )
-def test_what_python_does_not_hold_is_text(kind: pa.DataType, number: int, text: str) -> None:
+def test_other_times_are_text(kind: pa.DataType, number: int, text: str) -> None:
     assert str(column_to_python(array([number], kind))[0]) == text
 
 
 @given(st.integers(-3_652_059 * 9, 3_652_059 * 9))
-def test_far_dates_are_numpy_s(days: int) -> None:
+def test_distant_dates_equal_those_of_numpy(days: int) -> None:
     expected = str(np.datetime64(days, "D"))
     year = expected[: -len("-01-01")]
     assert (
@@ -106,24 +106,24 @@ def year_text(year: int) -> str:
 
 
 def nested() -> dict[str, pa.Array]:
-    odd = array([1, None, 1001], pa.timestamp("ns"))
+    times = array([1, None, 1001], pa.timestamp("ns"))
     ends = pa.array([0, 1, 2, 3], pa.int32())
     starts, ones = pa.array([0, 1, 2], pa.int32()), pa.array([1, 1, 1], pa.int32())
     return {
-        "list": pa.ListArray.from_arrays(ends, odd),
-        "large list": pa.LargeListArray.from_arrays(ends.cast(pa.int64()), odd),
-        "fixed list": pa.FixedSizeListArray.from_arrays(odd, 1),
-        "list view": pa.ListViewArray.from_arrays(starts, ones, odd),
-        "dictionary": odd.dictionary_encode(),
-        "extension": pa.ExtensionArray.from_storage(pa.opaque(odd.type, "a", "b"), odd),
-        "struct": pa.StructArray.from_arrays([odd, pa.array(list("abc"))], ["t", "s"]),
-        "map": pa.MapArray.from_arrays(ends, pa.array(list("abc")), odd),
-        "twice": pa.StructArray.from_arrays([odd, odd], ["t", "t"]),
+        "list": pa.ListArray.from_arrays(ends, times),
+        "large list": pa.LargeListArray.from_arrays(ends.cast(pa.int64()), times),
+        "fixed list": pa.FixedSizeListArray.from_arrays(times, 1),
+        "list view": pa.ListViewArray.from_arrays(starts, ones, times),
+        "dictionary": times.dictionary_encode(),
+        "extension": pa.ExtensionArray.from_storage(pa.opaque(times.type, "a", "b"), times),
+        "struct": pa.StructArray.from_arrays([times, pa.array(list("abc"))], ["t", "s"]),
+        "map": pa.MapArray.from_arrays(ends, pa.array(list("abc")), times),
+        "twice": pa.StructArray.from_arrays([times, times], ["t", "t"]),
     }
 
 
 @pytest.mark.parametrize("name", nested())
-def test_times_inside_of_other_values(name: str) -> None:
+def test_times_nested_in_other_values(name: str) -> None:
     first, last = "1970-01-01T00:00:00.000000001", "1970-01-01T00:00:00.000001001"
     wrapped: dict[str, Any] = {
         "struct": [{"t": first, "s": "a"}, {"t": None, "s": "b"}, {"t": last, "s": "c"}],
@@ -145,8 +145,8 @@ def test_rows_without_columns_are_still_rows() -> None:
     assert table_to_rows(table.select([])) == table.select([]).to_pylist()
 
 
-def test_the_hash_of_ordinary_columns_stays_what_it_was() -> None:
+def test_the_hash_of_ordinary_columns_has_not_changed() -> None:
     kept = pa.table({"n": [1, None], "f": [0.5, 2.0], "d": array([0, 9], pa.date32()), "l": [[1], []]})
-    piece = InputSplit(0, "in.parquet", 0, 2, "rows")
-    chunk = Chunk(piece, 0, pa.array(["a", "b"]), ["one", "two"], kept, [1, 2], (), 2)
+    input_split = InputSplit(0, "in.parquet", 0, 2, "rows")
+    chunk = Chunk(input_split, 0, pa.array(["a", "b"]), ["one", "two"], kept, [1, 2], (), 2)
     assert hash_chunk(chunk) == "ea959a99b5eda04ea5c0da207cd69165"

@@ -1,4 +1,4 @@
-"""Laws of packing: every row once, longest first, the budget held."""
+"""Packing rows into batches: every row once, longest first, within the budget."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_every_row_once_longest_first_within_budget(lengths: list[int], budget: 
     assert sorted(rows) == list(range(len(lengths)))
     assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
     for batch in batches:
-        spent = (
+        tokens = (
             round_up_length(int(array[batch].max()), pad_to_multiple_of) * len(batch)
             if pad_to_multiple_of
             else int(array[batch].sum())
         )
-        assert padded_token_count(array[batch], pad_to_multiple_of) == spent
-        assert spent <= budget or len(batch) == 1
+        assert padded_token_count(array[batch], pad_to_multiple_of) == tokens
+        assert tokens <= budget or len(batch) == 1
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=100))
@@ -37,7 +37,7 @@ def test_a_batch_is_as_large_as_the_budget_allows(lengths: list[int]) -> None:
         assert width * (len(batch) + 1) > 100
 
 
-def test_a_budget_that_falls_holds_for_the_next_batch() -> None:
+def test_a_smaller_budget_applies_to_the_next_batch() -> None:
     budgets = iter([40, 20, 20, 20, 20])
     sizes = [len(batch) for batch in pack_batches(np.full(10, 10), lambda: next(budgets))]
     assert sizes == [4, 2, 2, 2]

@@ -1,4 +1,4 @@
-"""How many cores a process may use, by the files in which Linux tells it."""
+"""The number of cores a process may use, from the files in which Linux reports it."""
 
 from __future__ import annotations
 
@@ -52,28 +52,30 @@ LAYOUTS: dict[str, tuple[dict[str, str], int | None]] = {
 
 
 @pytest.fixture(params=LAYOUTS)
-def wanted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int | None:
-    files, wanted = LAYOUTS[request.param]
+def expected(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    files, expected = LAYOUTS[request.param]
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, "utf-8")
     monkeypatch.setattr(cpu, "CGROUP_ROOT", tmp_path / "groups")
     monkeypatch.setattr(cpu, "PROCESS_CGROUP_FILE", tmp_path / "own")
-    return wanted
+    return expected
 
 
-def test_limits_on_time_are_found_wherever_they_are_told(wanted: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quotas_are_found_in_every_layout(expected: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert cpu.cpu_quota() == wanted
-    assert cpu.count_usable_cores() == (wanted or 64)
+    assert cpu.cpu_quota() == expected
+    assert cpu.count_usable_cores() == (expected or 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert cpu.count_usable_cores() == 1
 
 
-def test_libraries_are_told_unless_the_user_has(wanted: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_limits_are_set_unless_the_user_has_set_them(
+    expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     entrypoint.limit_threads_to_quota()
-    assert os.environ.get("RAYON_NUM_THREADS") == (str(wanted) if wanted else None)
+    assert os.environ.get("RAYON_NUM_THREADS") == (str(expected) if expected else None)
     assert os.environ["OMP_NUM_THREADS"] == "7"
     os.environ.pop("RAYON_NUM_THREADS", None)

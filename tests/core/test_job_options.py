@@ -1,4 +1,4 @@
-"""What the flags of a job may be, whoever gives them."""
+"""Validation of options: the same on the command line and from Python."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_right_is_refused_from_python(name: str, tmp_path: Path) -> None:
+def test_wrong_values_are_refused_from_python(name: str, tmp_path: Path) -> None:
     value, hint = WRONG[name]
     source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3))
     with pytest.raises(UsageError, match=f"--{job_options.option_name(name)} ") as caught:
@@ -60,23 +60,23 @@ def test_what_cannot_be_right_is_refused_from_python(name: str, tmp_path: Path) 
         ("--part-size", "big", "--part-size big is not a size"),
     ],
 )
-def test_and_on_the_command_line(name: str, value: str, text: str, tmp_path: Path) -> None:
+def test_wrong_values_are_refused_on_the_command_line(name: str, value: str, text: str, tmp_path: Path) -> None:
     source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3))
-    ended = jobs.run("encode", source, tmp_path / "out.parquet", name, value)
-    assert ended.code == 2
-    assert text in ended.err
+    result = jobs.run("encode", source, tmp_path / "out.parquet", name, value)
+    assert result.code == 2
+    assert text in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
 @pytest.mark.parametrize("command", ["verify", "compare", "plot"])
 def test_a_seed_below_zero_is_refused(command: str) -> None:
-    ended = jobs.run(command, "a.parquet", "b.html", "--seed", "-1")
-    assert ended.code == 2
-    assert "-1 is not in the range" in ended.err
+    result = jobs.run(command, "a.parquet", "b.html", "--seed", "-1")
+    assert result.code == 2
+    assert "-1 is not in the range" in result.err
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "made"),
+    ("name", "value", "expected"),
     [
         ("keep", "title", ("title",)),
         ("keep", ["a", "b"], ("a", "b")),
@@ -95,9 +95,9 @@ def test_a_seed_below_zero_is_refused(command: str) -> None:
         ("max_rejects", None, None),
     ],
 )
-def test_values_are_taken_as_people_write_them(name: str, value: Any, made: Any) -> None:
-    found = job_options.validate_option(name, value)
-    assert (found, type(found)) == (made, type(made))
+def test_values_are_accepted_as_people_write_them(name: str, value: Any, expected: Any) -> None:
+    converted = job_options.validate_option(name, value)
+    assert (converted, type(converted)) == (expected, type(expected))
 
 
 def test_a_job_of_defaults_is_allowed() -> None:
@@ -105,7 +105,7 @@ def test_a_job_of_defaults_is_allowed() -> None:
     assert job_options.validate_options(plain) == plain
 
 
-def test_bounds_are_of_flags_that_there_are() -> None:
+def test_every_bound_belongs_to_an_option() -> None:
     assert {*job_options.MINIMUM_VALUES, *job_options.POSITIVE_OPTIONS, *job_options.TEXT_PARSERS} <= set(
         job_options.job_field_types()
     )

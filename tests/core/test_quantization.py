@@ -1,4 +1,4 @@
-"""Stored precision: the formulas of sentence-transformers, and back again."""
+"""Quantization: the formulas of sentence-transformers, and back to float32."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RANGES = quantization.compute_ranges(VECTORS)
 def test_equal_to_sentence_transformers(kind: Any) -> None:
     from sentence_transformers.util import quantize_embeddings
 
-    theirs = quantize_embeddings(VECTORS, kind, ranges=RANGES if kind.endswith("int8") else None)
-    np.testing.assert_array_equal(quantization.quantize(VECTORS, kind, RANGES), theirs)
+    expected = quantize_embeddings(VECTORS, kind, ranges=RANGES if kind.endswith("int8") else None)
+    np.testing.assert_array_equal(quantization.quantize(VECTORS, kind, RANGES), expected)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "int8", "uint8", "binary", "ubinary"])
-def test_what_is_restored_is_stored_as_the_same_again(kind: Any) -> None:
+def test_restored_vectors_are_stored_as_the_same_values(kind: Any) -> None:
     stored = quantization.quantize(VECTORS, kind, RANGES)
     assert stored.dtype == quantization.STORAGE_DTYPES[kind]
     assert stored.shape == (200, quantization.stored_width(24, kind))
@@ -46,12 +46,12 @@ def test_values_outside_the_ranges_are_clipped_not_wrapped() -> None:
     assert quantization.quantize(np.array([[-9.0], [9.0]], np.float32), "int8", ranges).tolist() == [[-128], [127]]
 
 
-def test_a_constant_column_does_not_divide_by_zero() -> None:
+def test_a_constant_dimension_does_not_divide_by_zero() -> None:
     ranges = np.array([[0.5], [0.5]], np.float32)
     assert quantization.quantize(np.array([[0.5]], np.float32), "uint8", ranges).tolist() == [[0]]
 
 
-def test_bits_of_a_width_that_is_no_multiple_of_eight() -> None:
+def test_bits_of_a_width_that_is_not_a_multiple_of_eight() -> None:
     vectors = np.array([[1, -1, 1, -1, 1, -1, 1, -1, 1, 1]], np.float32)
     stored = quantization.quantize(vectors, "ubinary")
     assert stored.tolist() == [[0b10101010, 0b11000000]]
@@ -63,7 +63,7 @@ def test_bits_of_a_width_that_is_no_multiple_of_eight() -> None:
 )
 @example(np.array([[65519.99, 0, 0], [65520, 0, 0], [2**-25, 0, 0], [2**-25 * 1.0001, 0, 0]], np.float32))
 @pytest.mark.filterwarnings("ignore:overflow encountered")
-def test_what_fits_is_finite_and_not_zero_when_stored(vectors: Any) -> None:
+def test_storable_vectors_are_finite_and_not_zero_when_stored(vectors: Any) -> None:
     for kind in ("float32", "float16"):
         stored = np.asarray(vectors, kind)
         assert quantization.is_storable(vectors, kind).tolist() == (np.isfinite(stored).all(1) & stored.any(1)).tolist()

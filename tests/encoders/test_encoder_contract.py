@@ -1,4 +1,4 @@
-"""What every encoder promises the engine, whatever computes its vectors."""
+"""What every encoder promises the engine."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def encoder(request: pytest.FixtureRequest) -> Iterator[BaseEncoder]:
 
 @pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
-    """The name of the encoder at hand in MAKERS."""
+    """The name of the tested encoder in MAKERS."""
     return str(request.node.callspec.params["encoder"])
 
 
@@ -118,7 +118,7 @@ def test_a_rows_vector_does_not_depend_on_its_batch(encoder: BaseEncoder) -> Non
     np.testing.assert_allclose(whole[-1], whole[0], atol=1e-5)
 
 
-def test_exact_gives_the_same_in_float32(encoder: BaseEncoder) -> None:
+def test_encode_float32_returns_the_same_vectors(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     chosen = np.array([5, len(TEXTS) - 2, 2])
     np.testing.assert_allclose(encoder.encode_float32(tokens, chosen), encode(encoder, TEXTS)[chosen], atol=1e-5)
@@ -130,12 +130,12 @@ def test_batches_in_flight_do_not_mix(encoder: BaseEncoder) -> None:
     batches = list(batching.pack_batches(tokens.lengths, lambda: 60, encoder.pad_to_multiple_of))
     expected = [encoder.collect(encoder.forward(tokens, batch)) for batch in batches]
     for at in range(0, len(batches), encoder.max_in_flight):
-        flying = [encoder.forward(tokens, batch) for batch in batches[at : at + encoder.max_in_flight]]
-        for output, vectors in zip(flying, expected[at:], strict=False):
+        in_flight = [encoder.forward(tokens, batch) for batch in batches[at : at + encoder.max_in_flight]]
+        for output, vectors in zip(in_flight, expected[at:], strict=False):
             np.testing.assert_allclose(encoder.collect(output), vectors, atol=1e-5)
 
 
-def test_collected_vectors_stay_what_they_are(encoder: BaseEncoder) -> None:
+def test_collected_vectors_do_not_change(encoder: BaseEncoder) -> None:
     tokens = encoder.tokenize(TEXTS)
     first = encoder.collect(encoder.forward(tokens, rows(4)))
     kept = first.copy()
@@ -143,7 +143,7 @@ def test_collected_vectors_stay_what_they_are(encoder: BaseEncoder) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_the_space_says_what_made_the_vectors_in_json(encoder: BaseEncoder) -> None:
+def test_the_vector_space_is_described_as_json(encoder: BaseEncoder) -> None:
     space = encoder.vector_space()
     assert json.loads(json.dumps(space)) == space
     assert set(SPACE) <= set(space)
@@ -183,7 +183,7 @@ def test_rows_with_vectors_have_no_reject_reason(encoder: BaseEncoder) -> None:
     assert [encoder.reject_reason(tokens, row) for row in range(4)] == [None] * 4
 
 
-def test_only_what_is_billed_has_usage(kind: str, encoder: BaseEncoder) -> None:
+def test_only_billed_encoders_have_usage(kind: str, encoder: BaseEncoder) -> None:
     encoder.collect(encoder.forward(encoder.tokenize(TEXTS), rows(4)))
     used = encoder.usage()
     assert (used is not None) == (kind in BILLS_REQUESTS)
@@ -194,7 +194,7 @@ def test_only_what_is_billed_has_usage(kind: str, encoder: BaseEncoder) -> None:
 class MinimalEncoder(BaseEncoder):
     """Only what an encoder must have."""
 
-    dim = max_in_flight = batch_tokens = multiple = 1
+    dim = max_in_flight = batch_tokens = pad_to_multiple_of = 1
     empty_reason = "no token"
 
     def vector_space(self) -> dict[str, Any]:

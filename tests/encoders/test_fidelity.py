@@ -1,4 +1,4 @@
-"""Our vectors are sentence-transformers' vectors, for every kind of model, on every row, in the right place."""
+"""The vectors are those of sentence-transformers, for every kind of model, on every row, in the right place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from embedcli import encoders
 from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
 from embedcli.encoders.torch import device as torch_device
 from embedcli.encoders.torch import linear_prepack
-from embedcli.encoders.torch.device import choose_device
 from embedcli.models import resolve
 from embedcli.models.config import read_model_config
 from reference import encode, encoded, job, load, lowest_cosine, samples, sentence_transformer, varied
@@ -146,7 +145,7 @@ def test_the_resolved_prompt_is_what_sentence_transformers_would_prepend(name: s
     assert lowest_cosine(encode(encoder, texts), theirs(name, texts, prompt=prompt)) >= SAME
 
 
-def test_a_saved_passage_prompt_is_reached_by_us_and_not_by_encode_document() -> None:
+def test_as_document_uses_a_saved_passage_prompt_and_encode_document_does_not() -> None:
     texts = samples()[:6]
     model = sentence_transformer(models.folder("e5-with-prompts"))
     unprompted, prompted = model.encode(texts), model.encode(texts, prompt="passage: ")
@@ -170,7 +169,7 @@ def test_a_prompt_that_pooling_leaves_out_is_still_read() -> None:
 
 def test_a_models_own_code_runs_only_when_trusted() -> None:
     folder = models.folder("bilingual-embedding-base")
-    with pytest.raises(UsageError, match="its own Python code") as caught:
+    with pytest.raises(UsageError, match="contains custom Python code") as caught:
         load(folder)
     assert "config.py (BilingualConfig)" in caught.value.message
     assert "modeling.py (BilingualModel)" in caught.value.message
@@ -198,7 +197,7 @@ def test_a_pipeline_on_word_lists_goes_through_its_own_preprocessing(tmp_path: P
     assert lowest_cosine(encode(encoder, texts, 60), reference) >= SAME
 
 
-def test_a_router_is_told_the_role(tmp_path: Path) -> None:
+def test_a_router_gets_the_role(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
@@ -230,10 +229,8 @@ def test_half_precision_weights_are_float32_on_a_cpu(tmp_path: Path) -> None:
     assert lowest_cosine(encode(encoder, samples()[:20]), reference.encode(samples()[:20])) >= SAME
 
 
-def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    if torch_device.cpu_supports(torch, "bf16"):
+def test_bfloat16_is_close_where_the_cpu_has_it_and_rejected_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch_device.cpu_supports("bf16"):
         encoder = load(models.folder("all-MiniLM-L6-v2-shape"), dtype="bfloat16")
         texts = samples()[:20]
         made = encode(encoder, texts)
@@ -241,26 +238,24 @@ def test_bfloat16_is_near_where_the_cpu_has_it_and_refused_where_not(monkeypatch
         np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
         exact = encoder.encode_float32(encoder.tokenize(texts), np.arange(3))
         assert lowest_cosine(exact, theirs("all-MiniLM-L6-v2-shape", texts[:3])) >= SAME
-    monkeypatch.setattr(torch_device, "cpu_supports", lambda torch, kind: False)
+    monkeypatch.setattr(torch_device, "cpu_supports", lambda kind: False)
     with pytest.raises(UsageError, match="no bfloat16"):
-        torch_device.select_dtype(torch, "bfloat16", "cpu")
+        torch_device.select_dtype("bfloat16", "cpu")
 
 
 def layers(encoder: Any) -> set[str]:
     return {type(module).__name__ for module in encoder.model.modules()}
 
 
-def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    if not linear_prepack.is_prepack_available(torch):
+def test_packed_layers_are_used_only_if_they_keep_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not linear_prepack.is_prepack_available():
         pytest.skip("this torch has no packed linear layers")
     texts, folder = samples()[:10], models.folder("bge-small-en-v1.5")
     packed = load(folder)
     made = encode(packed, texts)
     assert "PackedLinear" in layers(packed)
 
-    def wrong(torch: Any, model: Any) -> int:
+    def wrong(model: Any) -> int:
         model[0].model.encoder.layer[0].output.dense.bias.data += 1
         return 1
 
@@ -270,13 +265,12 @@ def test_packed_layers_are_used_where_they_agree_and_dropped_where_not(monkeypat
     assert "PackedLinear" not in layers(plain)
 
 
-def test_a_device_that_is_not_here_is_refused_by_naming_those_that_are() -> None:
+def test_the_error_of_a_missing_device_names_the_available_ones() -> None:
     with pytest.raises(UsageError, match="no device 'cuda:7'") as caught:
         load(models.folder("m3e-base"), device="cuda:7")
     assert "cpu" in caught.value.hint
-    import torch
 
-    assert choose_device("auto") == torch_device.available_devices(torch)[0]
+    assert torch_device.select_device("auto") == torch_device.available_devices()[0]
 
 
 def test_the_dtype_class_is_known_before_torch_is_imported() -> None:
@@ -294,15 +288,15 @@ def test_the_dtype_class_is_known_before_torch_is_imported() -> None:
         MemoryError(),
     ],
 )
-def test_every_device_says_out_of_memory_the_same_way(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_recognised_on_every_device(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load(models.folder("m3e-base"))
     tokens = encoder.tokenize(["a"])
 
     def refuse(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(encoder, "_start", refuse)
-    encoder._packable = False
+    monkeypatch.setattr(encoder, "_run_model", refuse)
+    encoder._should_prepack = False
     with pytest.raises(DeviceOutOfMemoryError):
         encoder.forward(tokens, np.arange(1))
 
@@ -319,7 +313,7 @@ def test_other_errors_stay_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
 # Loading
 
 
-def test_loading_says_nothing_on_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     told: list[str] = []
     made = encoders.load_encoder(job(models.folder("text2vec-large-chinese"), device="cpu"), notify=told.append)
     encode(made, samples()[:3])
@@ -327,7 +321,7 @@ def test_loading_says_nothing_on_its_own(capfd: pytest.CaptureFixture[str]) -> N
     assert told == [f"{models.folder('text2vec-large-chinese')} has no modules.json: mean pooling is used"]
 
 
-def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
+def test_damaged_weights_are_a_model_error(tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(models.folder("m3e-base"), folder)
     weights = (folder / "model.safetensors").read_bytes()
@@ -338,7 +332,7 @@ def test_damaged_weights_are_one_sentence(tmp_path: Path) -> None:
     assert "\n" not in caught.value.message
 
 
-def test_an_unknown_architecture_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_a_model_error(tmp_path: Path) -> None:
     folder = tmp_path / "unknown"
     shutil.copytree(models.folder("m3e-base"), folder)
     config = json.loads((folder / "config.json").read_text("utf-8"))
@@ -348,7 +342,7 @@ def test_an_unknown_architecture_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(models.BUILDERS) - TRUSTED - STATIC))
-def test_the_recipe_read_from_files_is_what_gets_loaded(name: str) -> None:
+def test_the_config_read_from_files_is_that_of_the_loaded_model(name: str) -> None:
     folder = models.folder(name)
     made = read_model_config(resolve.resolve_model(job(folder)), job(folder))
     loaded = sentence_transformer(folder)
@@ -364,7 +358,7 @@ def test_the_recipe_read_from_files_is_what_gets_loaded(name: str) -> None:
             loaded.encode(["word " * 600])
 
 
-def test_tokens_are_made_while_the_model_runs() -> None:
+def test_texts_are_tokenized_while_the_model_runs() -> None:
     encoder = load()
     texts = varied()[:60]
     alone = encode(encoder, texts)

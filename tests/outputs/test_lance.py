@@ -110,7 +110,7 @@ def test_one_that_fails_is_not_there_and_goes_on(here: Path, monkeypatch: pytest
     assert (done.code, "No space left" in done.err) == (1, True)
     assert jobs.left_in(here) == ["out.lance.parts"]
     refused = jobs.run("search", "out.lance", "word1")
-    assert (refused.code, "is not finished" in refused.err) == (2, True)
+    assert (refused.code, "not finished; its part files" in refused.err) == (2, True)
     assert "40 rows were there already" in encode().err
     assert len(content("out.lance")[0]) == 40
 
@@ -156,7 +156,7 @@ def test_the_old_one_comes_back_when_it_cannot_be_replaced(tmp_path: Path, monke
 
 
 def test_what_cannot_be_a_dataset_is_refused(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "ends in .lance" in encode("out.parquet", "--to", "lance").err
+    assert "must end in .lance" in encode("out.parquet", "--to", "lance").err
     assert "cannot be streamed" in encode("-", "--to", "lance").err
     Path("file.lance").write_text("text")
     done = encode("file.lance")

@@ -1,6 +1,6 @@
 """A folder output as it stands, opened by the tools that people point at folders of Parquet files.
 
-Ray Data reads one in tests/test_ray.py, where a Ray runs.
+Ray Data reads one in tests/runners/test_ray_runner.py, where a Ray runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""int8 and uint8: one set of ranges for the whole output, whatever runs made it."""
+"""int8 and uint8: an output has one set of ranges, even if several runs encoded it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from embedcli.pipeline import calibration
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.runners.context import RunContext
-from embedcli.runners.job_identity import resolve_ranges
 from fakes import FakeEncoder, chunk
 
 # Rows of one word, three times over: their vectors are longer than the means of many words.
@@ -51,7 +50,7 @@ def ranges(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
-def test_ranges_are_recorded_and_hold_for_every_part(folder: Path, kind: Any) -> None:
+def test_ranges_are_recorded_and_used_for_all_rows(folder: Path, kind: Any) -> None:
     assert encode(folder, "plain.parquet").code == 0
     done = encode(folder, "out.parquet", "--precision", kind)
     assert done.code == 0, done.err
@@ -92,14 +91,14 @@ def in_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def assert_of_one_kind(path: Path, plain: Path) -> None:
-    """Every level of an output follows from its vector and the ranges that the output records."""
+def assert_one_set_of_ranges(path: Path, plain: Path) -> None:
+    """Assert that every stored number follows from its vector and the ranges that the output records."""
     levels = quantization.quantize(stored(plain).astype(np.float32), "int8", ranges(path))
     np.testing.assert_array_equal(stored(path), levels)
 
 
 def test_parts_of_an_interrupted_run_are_not_mixed_with_those_of_other_ranges(folder: Path) -> None:
-    """--overwrite samples the changed input, --update keeps the finished output's ranges: parts are of one of them."""
+    """--overwrite samples the changed input, --update keeps the output's ranges: part files must not mix both."""
     small = ("--precision", "int8")
     encode(folder, "out.parquet", *small)
     before = (folder / "out.parquet").read_bytes()
@@ -114,11 +113,11 @@ def test_parts_of_an_interrupted_run_are_not_mixed_with_those_of_other_ranges(fo
     shutil.rmtree(folder / "out.parquet.parts")
     assert encode(folder, "out.parquet", *small, "--update").code == 0
     encode(folder, "plain.parquet")
-    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+    assert_one_set_of_ranges(folder / "out.parquet", folder / "plain.parquet")
 
 
 @pytest.mark.parametrize("flags", [(), ("--workers", 2), ("--shard", "1/1")])
-def test_ranges_from_an_output_that_is_made_anew_meanwhile(folder: Path, flags: tuple[object, ...]) -> None:
+def test_ranges_from_an_output_that_is_encoded_again_meanwhile(folder: Path, flags: tuple[object, ...]) -> None:
     small, other = ("--precision", "int8"), folder / "in.other.jsonl"
     named = (*small, "--ranges-from", folder / "other.parquet", *flags)
     jobs.write_jsonl(other, jobs.rows(40, seed=9))
@@ -136,11 +135,11 @@ def test_ranges_from_an_output_that_is_made_anew_meanwhile(folder: Path, flags: 
     assert encode(folder, "out.parquet", *named).code == 0
     np.testing.assert_array_equal(ranges(folder / "out.parquet"), calibrated)
     encode(folder, "plain.parquet")
-    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+    assert_one_set_of_ranges(folder / "out.parquet", folder / "plain.parquet")
 
 
 def begin_and_stop(folder: Path, *flags: object) -> None:
-    """A job of several chunks, some of whose parts are there; --limit is not for several processes."""
+    """Encode some chunks of a job; --limit does not work with several processes."""
     alone = [flag for flag in flags if flag not in ("--workers", 2)]
     assert encode(folder, "out.parquet", *alone, "--limit", 100).code == 75
 
@@ -159,8 +158,8 @@ def test_update_does_not_ignore_ranges_from(folder: Path) -> None:
     assert encode(folder, "out.parquet", *small, "--update", "--ranges-from", same).code == 0
 
 
-def test_an_update_is_resumed_with_the_ranges_it_was_begun_with(folder: Path) -> None:
-    """Even when the output that they came from is gone."""
+def test_an_update_is_resumed_with_the_ranges_it_started_with(folder: Path) -> None:
+    """Even if the output that they came from is removed."""
     small = ("--precision", "int8")
     encode(folder, "out.parquet", *small)
     before = ranges(folder / "out.parquet")
@@ -170,11 +169,11 @@ def test_an_update_is_resumed_with_the_ranges_it_was_begun_with(folder: Path) ->
     assert encode(folder, "out.parquet", *small).code == 0
     np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
     encode(folder, "plain.parquet")
-    assert_of_one_kind(folder / "out.parquet", folder / "plain.parquet")
+    assert_one_set_of_ranges(folder / "out.parquet", folder / "plain.parquet")
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:40], lambda text: text.replace(b"1", b"2"), lambda _: b""])
-def test_a_damaged_note_of_the_ranges_is_not_believed(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_staged_ranges_are_not_used(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     encode(folder, "a.parquet", "--precision", "int8")
     encode(folder, "b.parquet", "--precision", "int8", "--limit", 100)
     note = folder / "b.parquet.parts" / calibration.RANGES_FILE
@@ -183,8 +182,8 @@ def test_a_damaged_note_of_the_ranges_is_not_believed(folder: Path, damage: Call
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
 
 
-def test_levels_of_other_ranges_are_not_taken(folder: Path) -> None:
-    """--reuse takes levels as they are or not at all, and then says how they could be."""
+def test_vectors_of_other_ranges_are_not_reused(folder: Path) -> None:
+    """--reuse copies stored numbers or fails, with a hint how to make it possible."""
     encode(folder, "old.parquet", "--precision", "int8")
     jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300), *BEYOND])
     reusing = ("--precision", "int8", "--reuse", folder / "old.parquet")
@@ -243,18 +242,18 @@ def test_ranges_of_another_width_are_refused(folder: Path) -> None:
         assert jobs.left_in(folder) == ["short.parquet"]
 
 
-class CutEncoder(FakeEncoder):
-    """A model whose own files ask for shorter vectors."""
+class TruncatingEncoder(FakeEncoder):
+    """A model whose own files truncate its vectors."""
 
     def vector_space(self) -> dict[str, Any]:
         return super().vector_space() | {"truncate_dim": 3}
 
 
-def test_ranges_are_as_wide_as_the_model_cuts_its_vectors(folder: Path) -> None:
-    """Also for workers, whose job is the user's own."""
+def test_ranges_are_as_wide_as_the_truncated_vectors(folder: Path) -> None:
+    """For workers too, whose job is that of the user."""
     job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), precision="int8", chunk_rows=50)
     this = RunContext(job, readers.plan_inputs(job), None, jobs.Silent(), RunControl(), MetricsCollector())
-    found = resolve_ranges(this, CutEncoder(), None, None)
+    found = this.resolve_ranges(TruncatingEncoder(), None)
     assert found is not None
     assert found.shape == (2, 3)
 

@@ -1,4 +1,4 @@
-"""Laws of the engine: each row once and in its place, whatever the batches; faults lose nothing."""
+"""Laws of the engine: each row once and in its place in batches of every size; faults lose no row."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ TEXTS = [" ".join(WORDS[: 1 + i % 7]) + f" n{i}" for i in range(50)]
 
 @pytest.fixture(scope="module", params=[None, 1, 30], ids=["a chunk", "a text", "some texts"], autouse=True)
 def _portion(request: pytest.FixtureRequest) -> Iterator[None]:
-    """How many texts come at a time changes nothing."""
+    """The results do not depend on the size of portions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeEncoder, "portion_characters", request.param)
         yield
 
 
-def run(chunks: list[Chunk], encoder: Any, meter: MetricsCollector | None = None, **values: Any) -> list[Any]:
+def run(chunks: list[Chunk], encoder: Any, metrics: MetricsCollector | None = None, **values: Any) -> list[Any]:
     return list(
-        encode_chunks(iter(chunks), encoder, EncodingSettings(**values), meter or MetricsCollector(), RunControl())
+        encode_chunks(iter(chunks), encoder, EncodingSettings(**values), metrics or MetricsCollector(), RunControl())
     )
 
 
@@ -51,25 +51,25 @@ def expected(encoder: Any, texts: list[str]) -> Any:
     st.integers(1, 200),
     st.integers(1, 4),
 )
-def test_each_row_gets_its_own_vector(groups: list[list[str]], budget: int, lanes: int) -> None:
-    encoder = FakeEncoder(max_in_flight=lanes, batch_tokens=budget)
+def test_each_row_gets_its_own_vector(groups: list[list[str]], budget: int, max_in_flight: int) -> None:
+    encoder = FakeEncoder(max_in_flight=max_in_flight, batch_tokens=budget)
     results = run([chunk(texts, seq=i) for i, texts in enumerate(groups)], encoder)
-    assert [result.chunk.seq for result in results] == list(range(len(groups)))
+    assert [result.chunk.index_in_split for result in results] == list(range(len(groups)))
     for result, texts in zip(results, groups, strict=True):
         assert result.rows.tolist() == list(range(len(texts)))
         if texts:
             np.testing.assert_array_equal(result.vectors, expected(encoder, texts))
-    assert encoder.most_flying <= lanes
+    assert encoder.most_in_flight <= max_in_flight
 
 
 def test_budget_is_held_and_each_distinct_text_is_tokenized_and_encoded_once() -> None:
     encoder = FakeEncoder(batch_tokens=40)
-    meter = MetricsCollector()
-    run([chunk(TEXTS * 3)], encoder, meter)
+    metrics = MetricsCollector()
+    run([chunk(TEXTS * 3)], encoder, metrics)
     assert encoder.tokenized == TEXTS
     assert max(encoder.widths) <= 40
     assert sum(len(rows) for rows in encoder.forwards) == len(TEXTS)
-    assert (meter.sequences, meter.duplicates) == (50, 100)
+    assert (metrics.sequences, metrics.duplicates) == (50, 100)
 
 
 def test_counts_of_tokens_and_truncation() -> None:
@@ -87,18 +87,18 @@ def test_rows_without_tokens_are_rejected_not_zero() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("max_in_flight", [1, 3])
 @pytest.mark.parametrize("portion", [None, 400])
-def test_out_of_memory_halves_the_budget_and_loses_nothing(late: bool, lanes: int, portion: int | None) -> None:
-    encoder = TightEncoder(room=30, late=late, max_in_flight=lanes, batch_tokens=200)
+def test_out_of_memory_halves_the_budget_and_loses_nothing(late: bool, max_in_flight: int, portion: int | None) -> None:
+    encoder = TightEncoder(room=30, late=late, max_in_flight=max_in_flight, batch_tokens=200)
     encoder.portion_characters = portion
-    meter = MetricsCollector()
-    results = run([chunk(TEXTS, seq=i) for i in range(3)], encoder, meter)
+    metrics = MetricsCollector()
+    results = run([chunk(TEXTS, seq=i) for i in range(3)], encoder, metrics)
     for result in results:
         np.testing.assert_array_equal(result.vectors, expected(encoder, TEXTS))
-    assert meter.out_of_memory > 0
-    assert meter.batch_tokens <= 30
-    assert encoder.flying == 0
+    assert metrics.out_of_memory > 0
+    assert metrics.batch_tokens <= 30
+    assert encoder.in_flight == 0
 
 
 def test_a_row_that_never_fits_is_named() -> None:
@@ -107,20 +107,20 @@ def test_a_row_that_never_fits_is_named() -> None:
 
 
 def test_non_finite_rows_are_retried_then_rejected() -> None:
-    encoder, meter = NanEncoder(), MetricsCollector()
+    encoder, metrics = NanEncoder(), MetricsCollector()
     texts = ["fine one", "nan here", "always here", "fine two"]
-    result = run([chunk(texts)], encoder, meter)[0]
+    result = run([chunk(texts)], encoder, metrics)[0]
     assert result.rows.tolist() == [0, 1, 3]
     np.testing.assert_array_equal(result.vectors, expected(encoder, texts)[[0, 1, 3]])
     assert [reject.line for reject in result.rejects] == [3]
-    assert meter.retried_rows == 2
+    assert metrics.retried_rows == 2
 
 
 @given(arrays(np.float32, st.tuples(st.integers(0, 5), st.integers(0, 4))))
 @example(np.array([[3e38, 1e38], [1e-30, 0], [0, 0], [np.inf, -np.inf], [np.nan, 1]], np.float32))
-def test_rows_without_a_use_are_those_with_an_odd_number_or_only_zeros(vectors: Any) -> None:
-    odd = [bool(row.size) and (not np.isfinite(row).all() or not row.any()) for row in vectors]
-    assert find_unusable(vectors).tolist() == odd
+def test_rows_with_a_nan_an_infinity_or_only_zeros_are_unusable(vectors: Any) -> None:
+    unusable = [bool(row.size) and (not np.isfinite(row).all() or not row.any()) for row in vectors]
+    assert find_unusable(vectors).tolist() == unusable
 
 
 @pytest.mark.parametrize("method", ["tokenize", "forward", "collect"])
@@ -144,15 +144,15 @@ def test_few_chunks_are_in_flight() -> None:
     stream = encode_chunks(source(), FakeEncoder(), EncodingSettings(), MetricsCollector(), RunControl())
     for done in range(1, 41):
         next(stream)
-        # Two hand-overs of depth 2, one chunk in each thread's hands, one whose last batch is in flight.
+        # Two queues of depth 2, one chunk in each thread, one whose last batch is in flight.
         assert taken <= done + 9
 
 
-def test_known_rows_take_their_vectors_without_a_forward_pass() -> None:
+def test_reused_rows_get_their_vectors_without_a_forward_pass() -> None:
     encoder = FakeEncoder()
     counts = (np.array([9], np.int32), np.array([True]), np.array([4], np.int32))
     known = ReusedVectors(np.array([1]), np.full((1, 8), 7, np.float32), *counts)
-    result = run([chunk(["a b", "c d", "e f"])], encoder, known=lambda chunk, hashes: known)[0]
+    result = run([chunk(["a b", "c d", "e f"])], encoder, reuse_lookup=lambda chunk, hashes: known)[0]
     assert result.vectors[1].tolist() == [7.0] * 8
     assert (result.n_tokens.tolist(), result.is_truncated.tolist()) == ([2, 9, 2], [False, True, False])
     assert result.lost_tokens == 4
@@ -173,7 +173,7 @@ def test_overflow_reject() -> None:
     assert result.rejects[0].reason == "too long: 5 tokens, and the encoder reads 3"
 
 
-def test_a_stop_drops_the_chunk_in_hand() -> None:
+def test_a_stop_drops_the_chunk_that_is_being_encoded() -> None:
     control = RunControl()
     stream = encode_chunks(
         (chunk(TEXTS, seq=i) for i in range(10)), FakeEncoder(), EncodingSettings(), MetricsCollector(), control
@@ -199,7 +199,7 @@ def test_truncated_dimensions_are_renormalised() -> None:
 
 
 class WideEncoder(FakeEncoder):
-    """Vectors that float16 cannot hold for texts with "amber" first, nothing in the first numbers for "basil"."""
+    """Vectors beyond float16 for texts that begin with "amber", and zeros in the first dimensions for "basil"."""
 
     def _vector(self, tokens: Any, row: int) -> Any:
         made = super()._vector(tokens, row)
@@ -227,7 +227,7 @@ def test_vectors_that_cannot_be_stored_are_rejected(overflow: Any) -> None:
 
 
 @given(st.lists(st.text(max_size=9), max_size=30), st.integers(1, 40))
-def test_portions_hold_every_text_once_and_hardly_more_than_asked_for(texts: list[str], characters: int) -> None:
+def test_portions_have_every_text_once_and_about_the_requested_size(texts: list[str], characters: int) -> None:
     encoder = FakeEncoder()
     encoder.portion_characters = characters
     made = list(tokenize_chunk(chunk(texts), encoder, EncodingSettings(), MetricsCollector()))
@@ -241,7 +241,7 @@ def test_portions_hold_every_text_once_and_hardly_more_than_asked_for(texts: lis
     assert len(list(tokenize_chunk(chunk(texts), encoder, EncodingSettings(), MetricsCollector()))) == 1
 
 
-def test_a_portion_is_begun_before_the_next_one_is_tokenized() -> None:
+def test_a_portion_is_yielded_before_the_next_one_is_tokenized() -> None:
     encoder = FakeEncoder()
     encoder.portion_characters = 1
     made = tokenize_chunk(chunk(["a", "b", "c"]), encoder, EncodingSettings(), MetricsCollector())

@@ -1,4 +1,4 @@
-"""When stages were busy, kept in constant memory: no second is lost, however long a run takes."""
+"""Busy times of stages take constant memory and lose no second, however long a run is."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ spans = st.lists(st.tuples(st.floats(0, 50), st.floats(0, 2000)), max_size=30)
 
 @given(spans)
 def test_busy_seconds_add_up_in_bounded_memory(given_spans: list[tuple[float, float]]) -> None:
-    lane, now, busy = StageTimeline(), 0.0, 0.0
+    timeline, now, busy = StageTimeline(), 0.0, 0.0
     for idle, long in given_spans:
-        lane.add(now + idle, now + idle + long)
+        timeline.add(now + idle, now + idle + long)
         now, busy = now + idle + long, busy + long
-    assert sum(lane.bins) == pytest.approx(busy, rel=1e-9, abs=1e-6)
-    assert len(lane.bins) <= MAX_TIMELINE_BINS
-    assert lane.bin_seconds == INITIAL_BIN_SECONDS or now >= lane.bin_seconds * MAX_TIMELINE_BINS / 2
-    assert all(-1e-9 <= seconds <= lane.bin_seconds * (1 + 1e-9) for seconds in lane.bins)
+    assert sum(timeline.bins) == pytest.approx(busy, rel=1e-9, abs=1e-6)
+    assert len(timeline.bins) <= MAX_TIMELINE_BINS
+    assert timeline.bin_seconds == INITIAL_BIN_SECONDS or now >= timeline.bin_seconds * MAX_TIMELINE_BINS / 2
+    assert all(-1e-9 <= seconds <= timeline.bin_seconds * (1 + 1e-9) for seconds in timeline.bins)
 
 
-def test_bins_stand_where_the_time_was() -> None:
-    lane = StageTimeline(bin_seconds=1.0)
-    lane.add(1.5, 3.25)
-    assert lane.bins == [0, 0.5, 1, 0.25]
-    lane.double_bin_width()
-    assert (lane.bins, lane.bin_seconds) == ([0.5, 1.25], 2.0)
-    assert lane.busy_shares(4.0) == [0.438]
-    assert lane.bin_seconds == 2.0
+def test_bins_are_at_the_time_they_count() -> None:
+    timeline = StageTimeline(bin_seconds=1.0)
+    timeline.add(1.5, 3.25)
+    assert timeline.bins == [0, 0.5, 1, 0.25]
+    timeline.double_bin_width()
+    assert (timeline.bins, timeline.bin_seconds) == ([0.5, 1.25], 2.0)
+    assert timeline.busy_shares(4.0) == [0.438]
+    assert timeline.bin_seconds == 2.0
 
 
-def test_lanes_of_a_run_have_one_width() -> None:
+def test_all_timelines_of_a_run_have_the_same_bin_width() -> None:
     meter = MetricsCollector()
     assert meter.timeline() is None
     meter.timelines["read"].add(0.0, 0.005)
@@ -49,7 +49,7 @@ def test_lanes_of_a_run_have_one_width() -> None:
 def test_every_count_of_a_worker_reaches_the_run() -> None:
     run, worker = MetricsCollector(), MetricsCollector()
     counts = {field.name for field in fields(MetricsCollector) if isinstance(getattr(run, field.name), int)}
-    own = {"rows", "done_bytes"}
+    own = {"rows", "bytes_read"}
     for name in counts | {"idle_seconds", "forward_seconds"}:
         setattr(run, name, 10)
         setattr(worker, name, 4)

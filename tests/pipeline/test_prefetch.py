@@ -1,4 +1,4 @@
-"""Laws of the hand-over: order, bounded look-ahead, errors as themselves, no thread left over."""
+"""Laws of prefetching: order is kept, look-ahead is bounded, errors arrive as themselves, no thread is left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_look_ahead_is_bounded() -> None:
     taken = prefetch(count, iter(range(100)), depth=2)
     for expected in range(20):
         assert next(taken) == expected
-        # In the queue at most 2, one more in the thread's hands, one being handed over.
+        # At most 2 in the queue, one more in the thread, one on its way to the consumer.
         assert len(made) <= expected + 1 + 2 + 2
     taken.close()  # type: ignore[attr-defined]
     assert not threads()
@@ -91,7 +91,7 @@ def test_closing_the_last_iterator_closes_the_source() -> None:
     assert not threads()
 
 
-def test_a_waiting_consumer_is_told_that_nothing_comes() -> None:
+def test_a_waiting_consumer_gets_an_idle_signal() -> None:
     go_on = threading.Event()
 
     def source() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Windows: hand computations of split and pool, and the law that every row's windows stay together."""
+"""Windows of --overflow split and pool: results computed by hand, and every row's windows stay together."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from fakes import FakeEncoder, chunk
 
 @pytest.fixture(scope="module", params=[None, 1, 9], ids=["a chunk", "a text", "some texts"], autouse=True)
 def _portion(request: pytest.FixtureRequest) -> Iterator[None]:
-    """How many texts come at a time changes nothing."""
+    """The results do not depend on the size of portions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FakeEncoder, "portion_characters", request.param)
         yield
 
 
-class Splitting(FakeEncoder):
-    """Cuts texts into windows of `limit` words, `overlap` words shared."""
+class WindowEncoder(FakeEncoder):
+    """Splits texts into windows of `limit` words; successive windows share `overlap` words."""
 
     def split_into_windows(self, text: str, overlap: int = 0) -> Sequence[tuple[int, int]]:
         words, spans, at = text.split(), [], 0
@@ -51,7 +51,7 @@ class Splitting(FakeEncoder):
 def run(texts: list[str], **values: Any) -> Any:
     return next(
         encode_chunks(
-            iter([chunk(texts)]), Splitting(limit=3), EncodingSettings(**values), MetricsCollector(), RunControl()
+            iter([chunk(texts)]), WindowEncoder(limit=3), EncodingSettings(**values), MetricsCollector(), RunControl()
         )
     )
 
@@ -90,8 +90,8 @@ def test_pool_without_normalizing_is_the_plain_mean() -> None:
     np.testing.assert_allclose(pooled, np.array([[0.5, 3.0], [1, 1]]))
 
 
-def test_a_text_with_one_bad_window_is_rejected_whole() -> None:
-    class Nan(Splitting):
+def test_a_text_with_one_unusable_window_is_rejected() -> None:
+    class NanWindowEncoder(WindowEncoder):
         def collect(self, output: Any) -> Any:
             vectors = super().collect(output)
             tokens, rows = output
@@ -104,7 +104,7 @@ def test_a_text_with_one_bad_window_is_rejected_whole() -> None:
     encoded = next(
         encode_chunks(
             iter([chunk(["a b c d", "f g"])]),
-            Nan(limit=3),
+            NanWindowEncoder(limit=3),
             EncodingSettings(overflow="split"),
             MetricsCollector(),
             RunControl(),
@@ -114,7 +114,7 @@ def test_a_text_with_one_bad_window_is_rejected_whole() -> None:
     assert [reject.line for reject in encoded.rejects] == [1]
 
 
-def test_an_encoder_that_cannot_split_says_so() -> None:
+def test_an_encoder_that_cannot_split_is_an_error() -> None:
     with pytest.raises(UsageError, match="--overflow split needs"):
         next(
             encode_chunks(
@@ -127,7 +127,7 @@ def test_an_encoder_that_cannot_split_says_so() -> None:
         )
 
 
-def test_spread_and_owners() -> None:
+def test_windows_are_mapped_to_texts_and_rows() -> None:
     windows = split_into_windows(["ab", "c"], np.array([True, False]), lambda text: [(0, 1), (1, 2)])
     assert (windows.sequences, windows.text_indices.tolist()) == (["a", "b", "c"], [0, 0, 1])
     rows, source = map_rows_to_sequences(np.array([1, 0, 0]), windows.text_starts)
@@ -137,7 +137,7 @@ def test_spread_and_owners() -> None:
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=5))
 def test_windows_without_a_token_become_part_of_others(counts: list[list[int]]) -> None:
-    """Window i of a text is its two characters from 2 * i on."""
+    """Window i of a text has the characters 2 * i and 2 * i + 1."""
     texts = ["ab" * len(some) for some in counts]
     spans = [(2 * i, 2 * i + 2) for some in counts for i in range(len(some))]
     starts = np.concatenate([[0], np.cumsum([len(some) for some in counts])]).astype(np.int64)
@@ -149,8 +149,8 @@ def test_windows_without_a_token_become_part_of_others(counts: list[list[int]]) 
         assert (made.character_spans[first][0], made.character_spans[last - 1][1]) == (0, len(text))
 
 
-class Forgetful(Splitting):
-    """Knows no word `x`, and cuts windows without looking at that."""
+class UnknownWordEncoder(WindowEncoder):
+    """Does not know the word `x`, and splits texts without regard to that."""
 
     empty_reason = "no known word"
 
@@ -159,12 +159,16 @@ class Forgetful(Splitting):
 
 
 @pytest.mark.parametrize("overflow", ["split", "pool"])
-def test_unknown_words_at_one_end_of_a_text_do_not_cost_the_row(overflow: str) -> None:
+def test_unknown_words_at_the_end_of_a_text_do_not_reject_it(overflow: str) -> None:
     texts = ["a b c d x x x", "x x x a b c d", "x x x x x"]
     values: dict[str, Any] = {"overflow": overflow}
     result = next(
         encode_chunks(
-            iter([chunk(texts)]), Forgetful(limit=3), EncodingSettings(**values), MetricsCollector(), RunControl()
+            iter([chunk(texts)]),
+            UnknownWordEncoder(limit=3),
+            EncodingSettings(**values),
+            MetricsCollector(),
+            RunControl(),
         )
     )
     assert sorted(set(result.rows.tolist())) == [0, 1]

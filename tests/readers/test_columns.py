@@ -1,4 +1,4 @@
-"""Planning: which files are read, in which format, and which of their columns hold what."""
+"""Planning: which files are read, in which format, and which columns hold texts, ids and kept values."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def refusal(*inputs: Path, **options: Any) -> UsageError:
         (["title", "body"], "body", None),
     ],
 )
-def test_well_known_names_and_a_lone_text_column_are_guessed_and_said(
+def test_well_known_names_and_a_single_text_column_are_guessed_and_reported(
     names: list[str], text: str, id_column: str | None, ending: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / f"a.{ending}", dict.fromkeys(names, "value"))
@@ -99,7 +99,7 @@ def test_a_sparse_column_is_still_guessed(tmp_path: Path) -> None:
     assert (columns.text_column, columns.id_column, columns.id_type) == ("text", "id", pa.int64())
 
 
-def test_no_guess_is_made_among_several(tmp_path: Path) -> None:
+def test_nothing_is_guessed_among_several_columns(tmp_path: Path) -> None:
     error = refusal(write(tmp_path / "a.csv", {"alpha": 1, "beta": 2}))
     assert "which column holds the text? its columns are 'alpha', 'beta'" in error.message
     assert "--text-column" in error.hint
@@ -116,7 +116,7 @@ def test_a_guess_must_hold_for_every_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("option", ["text_column", "id_column", "keep", "template"])
-def test_a_wrong_name_is_refused_with_the_names_there_are(option: str, ending: str, tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_name_lists_the_columns(option: str, ending: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"a.{ending}", {"id": "1", "title": "t", "body": "b"})
     value: Any = {"keep": ("titel",), "template": "{titel}"}.get(option, "titel")
     error = refusal(path, **{option: value})
@@ -142,9 +142,9 @@ def test_sparse_json_keys_are_no_error(tmp_path: Path) -> None:
     ]
 
 
-def test_the_output_s_own_names_cannot_be_kept(tmp_path: Path) -> None:
+def test_columns_with_reserved_names_cannot_be_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"id": 1, "doc_id": 2, "text": "a", "embedding": [1.0], "source": "wiki"})
-    assert "the output has a column 'embedding' of its own" in refusal(path, keep=("embedding",)).message
+    assert "the output has its own column 'embedding'" in refusal(path, keep=("embedding",)).message
     assert "the output's id is taken from 'doc_id'" in refusal(path, keep=("id",), id_column="doc_id").message
     assert columns_of(path, keep=("id", "text", "text")).kept_types == {"text": pa.string()}
     with pytest.raises(UsageError) as refused:
@@ -152,10 +152,10 @@ def test_the_output_s_own_names_cannot_be_kept(tmp_path: Path) -> None:
     assert refused.value.message.startswith("--columns embedding: ")
     columns = columns_of(path, path, keep=("source",))
     assert not columns.has_source_column
-    assert "names of the inputs are not written" in " ".join(columns.notes)
+    assert "names of the input files are not written" in " ".join(columns.notes)
 
 
-def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "text", "body"]), path)
     assert "more than one column 'text'" in refusal(path, text_column="text").message
@@ -181,7 +181,7 @@ def test_a_name_that_two_columns_have_is_refused(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_types_of_kept_json_columns_are_told_from_their_values(
+def test_types_of_kept_json_columns_are_inferred_from_their_values(
     values: list[Any], kind: pa.DataType, kept: list[Any], tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.jsonl", *({"text": "a", "x": value} for value in values))
@@ -202,7 +202,7 @@ def test_types_of_kept_json_columns_are_told_from_their_values(
         (1, [1], "a list instead of int64"),
     ],
 )
-def test_a_later_value_that_does_not_fit_is_a_reject(first: Any, later: Any, reason: str, tmp_path: Path) -> None:
+def test_a_later_value_of_another_type_is_a_reject(first: Any, later: Any, reason: str, tmp_path: Path) -> None:
     rows = [{"text": "a", "x": first}] * 1000 + [{"text": "a", "x": later}, {"text": "a", "x": first}]
     path = write(tmp_path / "a.jsonl", *rows)
     _, texts, kept, reasons = read(path, keep=("x",))
@@ -254,10 +254,10 @@ def test_ids_of_parquet_keep_their_own_type(ids: pa.Array, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("ids", [pa.nulls(1), pa.array([[1]]), pa.array([{"a": 1}])], ids=lambda ids: str(ids.type))
-def test_other_types_are_no_ids(ids: pa.Array, tmp_path: Path) -> None:
+def test_other_types_cannot_be_ids(ids: pa.Array, tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"id": ids, "text": ["a"]}), path)
-    assert "and no ids" in refusal(path, id_column="id").message
+    assert ", not ids" in refusal(path, id_column="id").message
     assert columns_of(path).id_column is None
     other = write(tmp_path / "a.jsonl", {"id": [1], "text": "a"})
     assert "neither whole numbers nor strings" in refusal(other, id_column="id").message
@@ -276,7 +276,7 @@ def test_inputs_of_several_formats_are_one_table(tmp_path: Path) -> None:
     ]
 
 
-def test_types_that_fit_no_common_type_are_refused(tmp_path: Path) -> None:
+def test_types_without_a_common_type_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "1.csv", {"id": 1, "text": "a"})
     write(tmp_path / "2.jsonl", {"id": 1, "text": "a"})
     error = refusal(tmp_path)
@@ -327,7 +327,7 @@ def test_an_optional_column_may_be_missing_from_a_whole_input(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("text", ["", "no column", "{", "}", "{}", "{?}", "{a} {", "{a}}", "{a{b}}"])
-def test_templates_that_are_none_are_refused(text: str) -> None:
+def test_invalid_templates_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         template.parse_template(text)
     assert "{title}" in caught.value.hint
@@ -336,7 +336,7 @@ def test_templates_that_are_none_are_refused(text: str) -> None:
 def test_a_template_reads_no_attributes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"a": "x"})
     assert "there is no column 'a.__class__'" in refusal(path, template="{a.__class__}").message
-    assert "both given" in refusal(path, template="{a}", text_column="a").message
+    assert "cannot be used together" in refusal(path, template="{a}", text_column="a").message
 
 
 # Formats
@@ -355,13 +355,15 @@ def test_a_template_reads_no_attributes(tmp_path: Path) -> None:
         ("a.csv", b"text\na\n", "csv"),
     ],
 )
-def test_formats_are_told_by_name_then_by_the_first_line(name: str, content: bytes, kind: str, tmp_path: Path) -> None:
+def test_formats_are_detected_by_name_then_by_the_first_line(
+    name: str, content: bytes, kind: str, tmp_path: Path
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     assert readers.plan_inputs(job_of(path)).formats == {str(path): kind}
 
 
-def test_parquet_is_told_by_magic_bytes_and_any_format_can_be_forced(tmp_path: Path) -> None:
+def test_parquet_is_detected_by_magic_bytes_and_any_format_can_be_forced(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", {"text": "a"}).rename(tmp_path / "a.csv")
     assert readers.plan_inputs(job_of(tmp_path / "a.csv")).formats == {str(tmp_path / "a.csv"): "parquet"}
     (tmp_path / "b.csv").write_text('{"text": "a"}', "utf-8")
@@ -381,7 +383,7 @@ def test_parquet_is_told_by_magic_bytes_and_any_format_can_be_forced(tmp_path: P
         ("a.jsonl", b"not JSON at all\n", ":1: bad JSON", "--format"),
     ],
 )
-def test_what_cannot_be_read_is_said_with_a_way_out(
+def test_errors_for_unreadable_files_have_a_hint(
     name: str, content: bytes, message: str, hint: str, tmp_path: Path
 ) -> None:
     path = tmp_path / name
@@ -393,13 +395,13 @@ def test_what_cannot_be_read_is_said_with_a_way_out(
     assert hint in caught.value.hint
 
 
-def test_plain_text_without_a_table_is_a_question_of_format(tmp_path: Path) -> None:
+def test_plain_text_needs_an_explicit_format(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("some words\n", "utf-8")
-    assert "tells the format" in refusal(path).message
+    assert "shows the format" in refusal(path).message
 
 
-# Nothing in it
+# Empty inputs
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.jsonl.gz", "a"])
@@ -425,7 +427,7 @@ def test_a_table_without_rows_still_has_its_columns(tmp_path: Path) -> None:
     assert (plan.total_rows, len(plan.splits)) == (0, 1)
 
 
-def test_empty_inputs_among_others_do_not_matter(tmp_path: Path) -> None:
+def test_empty_inputs_among_others_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "1.jsonl").write_bytes(b"")
     (tmp_path / "2.csv").write_bytes(b"")
     pq.write_table(pa.table({"id": pa.nulls(0), "words": pa.nulls(0)}), tmp_path / "3.parquet")
@@ -449,13 +451,13 @@ def test_the_input_without_the_text_is_named(tmp_path: Path) -> None:
 # Outputs beside inputs
 
 
-def test_what_the_job_writes_is_not_its_input(tmp_path: Path) -> None:
+def test_files_that_the_job_writes_are_not_inputs(tmp_path: Path) -> None:
     rows = write(tmp_path / "a.jsonl", {"text": "a"})
     output = tmp_path / "out.parquet"
     for name in ("out.parquet", "out.parquet.rejects.jsonl"):
         (tmp_path / name).write_bytes(b"anything")
     plan = readers.plan_inputs(job_of(tmp_path, output=str(output)))
-    assert [piece.path for piece in plan.splits] == [str(rows)]
+    assert [input_split.path for input_split in plan.splits] == [str(rows)]
     with pytest.raises(UsageError, match="is the input and the output"):
         readers.plan_inputs(job_of(rows, output=str(rows)))
     with pytest.raises(UsageError, match="is the input and the output"):
@@ -470,10 +472,10 @@ def test_what_the_job_writes_is_not_its_input(tmp_path: Path) -> None:
     before, foreign = ["a.jsonl", "out.parquet.rejects.jsonl"], ["part-0.jsonl"]
     with pytest.raises(UsageError, match=r"part-00000\.jsonl: is an input, and the output may need its name"):
         names_of(every, f"{folder}/")
-    made = ["part-00000.jsonl", "part-00001-002.jsonl"]
-    (folder / "_manifest.json").write_text(json.dumps({"parts": made}))
+    published = ["part-00000.jsonl", "part-00001-002.jsonl"]
+    (folder / "_manifest.json").write_text(json.dumps({"parts": published}))
     assert names_of(every, f"{folder}/") == [*before, *foreign]
-    (folder / "_manifest.json").write_text(json.dumps({"parts": made, "sizes": dict.fromkeys(made, 1)}))
+    (folder / "_manifest.json").write_text(json.dumps({"parts": published, "sizes": dict.fromkeys(published, 1)}))
     assert names_of(every, f"{folder}/") == [*before, *foreign]
     with pytest.raises(UsageError, match=r"part-00000\.jsonl: is the input and the output"):
         names_of(folder / "part-00000.jsonl", f"{folder}/")
@@ -481,15 +483,20 @@ def test_what_the_job_writes_is_not_its_input(tmp_path: Path) -> None:
 
 
 def names_of(inputs: Path, output: str) -> list[str]:
-    return [Path(piece.path).name for piece in readers.plan_inputs(job_of(inputs, output=output)).splits]
+    return [Path(input_split.path).name for input_split in readers.plan_inputs(job_of(inputs, output=output)).splits]
 
 
 @pytest.mark.parametrize("name", ["o.jsonl", "o.npy", "o.parquet"])
-def test_what_lies_beside_a_file_output_is_not_its_input(name: str, tmp_path: Path) -> None:
+def test_files_beside_a_file_output_are_not_inputs(name: str, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", {"text": "a"})
-    stage = tmp_path / f"{name}.parts"
-    stage.mkdir()
-    for own in (name, f"{name}.space.json", f"{name}.rejects.jsonl", f"{stage}/rejects-000000-000000-aa.jsonl"):
+    staging_folder = tmp_path / f"{name}.parts"
+    staging_folder.mkdir()
+    for own in (
+        name,
+        f"{name}.space.json",
+        f"{name}.rejects.jsonl",
+        f"{staging_folder}/rejects-000000-000000-aa.jsonl",
+    ):
         (tmp_path / own).write_text('{"text": "own"}\n')
     assert names_of(tmp_path / "**" / "*.json*", str(tmp_path / name)) == ["a.jsonl"]
     with pytest.raises(UsageError, match="is the input and the output"):
@@ -506,23 +513,26 @@ def test_only_the_beginning_of_many_files_is_kept_while_planning(tmp_path: Path)
 
 @pytest.mark.parametrize("limit", [1, 30, 64, 1000])
 @pytest.mark.parametrize("portion", [1, 10, 1 << 16])
-def test_a_look_is_bounded_and_the_same_however_bytes_arrive(
+def test_a_preview_is_bounded_and_does_not_depend_on_block_sizes(
     limit: int, portion: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.jsonl", *({"id": i, "text": "x" * i} for i in range(20)))
     monkeypatch.setattr(preview, "PREVIEW_BYTES", limit)
     monkeypatch.setattr("embedcli.storage.input_stream.PREVIEW_BYTES", portion)
-    look = preview.preview_input(str(path), None, "utf-8", 15)
+    input_preview = preview.preview_input(str(path), None, "utf-8", 15)
     ends = [at for at, byte in enumerate(path.read_bytes(), 1) if byte == ord("\n")]
     whole = sum(1 for end in ends if end <= limit)
-    assert [row["id"] for row in look.rows] == list(range(min(15, max(1, whole))))
+    assert [row["id"] for row in input_preview.rows] == list(range(min(15, max(1, whole))))
 
 
-def test_a_long_line_does_not_keep_a_look_waiting(tmp_path: Path) -> None:
+def test_a_long_line_does_not_delay_the_preview(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as out:
         out.write(b'{"id": 1, "text": "a"}\n')
         out.truncate(10 << 30)
     plan = readers.plan_inputs(job_of(path))
     assert len(plan.splits) == 640
-    assert [(piece.start, piece.stop) for piece in plan.splits[-2:]] == [(638 << 24, 639 << 24), (639 << 24, 640 << 24)]
+    assert [(input_split.start, input_split.stop) for input_split in plan.splits[-2:]] == [
+        (638 << 24, 639 << 24),
+        (639 << 24, 640 << 24),
+    ]

@@ -1,4 +1,4 @@
-"""Any bytes end in rows, rejects or a clear error: never in another exception, a hang or a lost row."""
+"""Any bytes result in rows, rejects or a clear error: never in another exception, a hang or a lost row."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TOKENS = [
     b"1.5", b"true",
 ]  # fmt: skip
 LINES = [b'{"text": "a"}', b'{"text": "\xff"}', b"x" * 30, b"", b"  ", b"\xef\xbb\xbf{}"]
-# What may be wrong with a whole JSONL file, however its rows are.
-WHOLE = ("JSON array", "UTF-16", "the gzip", "the zstd", "the bz2", "the xz", "no column 'text'", "is not UTF-8")
+# Errors of a whole JSONL file, whatever its rows are.
+FILE_ERRORS = ("JSON array", "UTF-16", "the gzip", "the zstd", "the bz2", "the xz", "no column 'text'", "is not UTF-8")
 
 anything = st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(TOKENS), max_size=40).map(b"".join))
 lines = st.lists(st.sampled_from(LINES), max_size=12)
@@ -60,7 +60,7 @@ def read(
 
 
 def outcome(path: Path, kind: InputFormat | None, encoding: str = "utf-8", text: str | None = "text") -> int | str:
-    """How many rows there are, or what is wrong with the file."""
+    """The number of rows, or the error of the file."""
     try:
         return rows_in(read(path, kind, encoding, text=text))
     except EmbedcliError as error:
@@ -73,7 +73,7 @@ def rows_in(chunks: list[Chunk]) -> int:
 
 @given(data=anything, encoding=st.sampled_from(ENCODINGS), kind=st.sampled_from(KINDS))
 @example(data=b"\x00\x00\x00\xd8\x00\x00", encoding="utf-16", kind="jsonl")
-def test_any_bytes_end_in_rows_rejects_or_an_error(
+def test_any_bytes_result_in_rows_rejects_or_an_error(
     folder: Path, data: bytes, encoding: str, kind: InputFormat | None
 ) -> None:
     path = folder / "any"
@@ -105,11 +105,11 @@ def test_every_line_of_jsonl_is_a_row_or_a_reject(folder: Path, data: bytes) -> 
     path.write_bytes(data)
     count = outcome(path, "jsonl")
     rows = sum(1 for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip())
-    assert count == rows or (isinstance(count, str) and any(word in count for word in WHOLE))
+    assert count == rows or (isinstance(count, str) and any(word in count for word in FILE_ERRORS))
 
 
 @given(lines=lines, size=st.integers(1, 60), ending=st.sampled_from([b"", b"\n", b"\r\n"]))
-def test_any_cut_of_jsonl_gives_the_same_rows(folder: Path, lines: list[bytes], size: int, ending: bytes) -> None:
+def test_splits_of_any_size_give_the_same_rows(folder: Path, lines: list[bytes], size: int, ending: bytes) -> None:
     path = folder / "cut.jsonl"
     path.write_bytes(b"\n".join(lines) + ending)
     whole = read(path, "jsonl", rows=1000)
@@ -164,6 +164,6 @@ def test_any_template_is_understood_or_refused(text: str) -> None:
         return
     values = {name: ["<>"] for name in parsed.names}
     assert parsed.names
-    made = parsed.render(values, {})[0]
-    plain = re.sub(r"\{\{|\}\}|\{[^{}]+\}", lambda found: "<>" if len(found[0]) > 2 else found[0][0], text)
-    assert made == plain
+    rendered = parsed.render(values, {})[0]
+    expected = re.sub(r"\{\{|\}\}|\{[^{}]+\}", lambda match: "<>" if len(match[0]) > 2 else match[0][0], text)
+    assert rendered == expected

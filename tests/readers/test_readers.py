@@ -1,4 +1,4 @@
-"""Reading: every row is in a chunk or among the rejects, once and in order, whatever the format and the cut."""
+"""Reading: every row is in a chunk or one of its rejects, once and in order, for every format and split size."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ import zstandard
 
 import awkward
 from embedcli import readers
-from embedcli.core import types as core_types
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputFormat, InputPlan, Reject
+from embedcli.readers import chunker, decoding, preview
 from embedcli.readers import csv as csv_reader
-from embedcli.readers import decoding, preview
 from embedcli.readers import parquet as parquet_reader
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -41,7 +40,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What a reading gave, chunks joined."""
+    """The rows of all chunks of one reading."""
 
     ids: list[Any]
     texts: list[str]
@@ -54,7 +53,7 @@ def job_of(*inputs: Path | str, **options: Any) -> Job:
     return Job(inputs=tuple(map(str, inputs)), output="-", **options)
 
 
-def joined(chunks: Iterable[Chunk]) -> Result:
+def join_chunks(chunks: Iterable[Chunk]) -> Result:
     result = Result([], [], [], [], [])
     for chunk in chunks:
         assert len(chunk.ids) == len(chunk.texts) == len(chunk.lines)
@@ -70,45 +69,43 @@ def joined(chunks: Iterable[Chunk]) -> Result:
 def read_all(*inputs: Path | str, **options: Any) -> Result:
     job = job_of(*inputs, **options)
     plan = readers.plan_inputs(job)
-    return joined(readers.read_chunks(job, plan, plan.splits))
+    return join_chunks(readers.read_chunks(job, plan, plan.splits))
 
 
-def reasons(result: Result) -> list[str]:
+def reject_kinds(result: Result) -> list[str]:
     return [reject.kind for reject in result.rejects]
 
 
-def jsonl(path: Path, rows: Iterable[Any], newline: str = "\n") -> Path:
+def write_jsonl(path: Path, rows: Iterable[Any], newline: str = "\n") -> Path:
     path.write_text("".join(json.dumps(row) + newline for row in rows), "utf-8", newline="")
     return path
 
 
-def numbered(path: Path, count: int) -> Path:
-    return jsonl(path, ({"id": i, "text": f"row {i}"} for i in range(count)))
+def write_numbered_rows(path: Path, count: int) -> Path:
+    return write_jsonl(path, ({"id": i, "text": f"row {i}"} for i in range(count)))
 
 
 # The same rows in every format
 
 
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_awkward_rows_come_out_the_same_in_every_format(kind: InputFormat, tmp_path: Path) -> None:
+def test_awkward_rows_are_the_same_in_every_format(kind: InputFormat, tmp_path: Path) -> None:
     result, expected = read_all(awkward.write(tmp_path, kind)), awkward.expected(kind)
     assert result.ids == expected.ids
     assert result.texts == expected.texts
     assert [
-        (reason, reject.id) for reason, reject in zip(reasons(result), result.rejects, strict=True)
+        (reason, reject.id) for reason, reject in zip(reject_kinds(result), result.rejects, strict=True)
     ] == expected.rejects
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 23, 10_000])
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_chunks_are_full_and_join_to_the_same_rows_whatever_their_size(
-    kind: InputFormat, rows: int, tmp_path: Path
-) -> None:
+def test_chunks_of_any_size_are_full_and_have_the_same_rows(kind: InputFormat, rows: int, tmp_path: Path) -> None:
     path = awkward.write(tmp_path, kind)
     job = job_of(path, chunk_rows=rows)
     plan = readers.plan_inputs(job)
     chunks = list(readers.read_chunks(job, plan, plan.splits))
-    assert joined(chunks) == read_all(path)
+    assert join_chunks(chunks) == read_all(path)
     assert sum(chunk.rows_read for chunk in chunks) == awkward.expected(kind).count
     assert [chunk.index_in_split for chunk in chunks] == list(range(len(chunks)))
     assert [chunk.is_last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
@@ -117,7 +114,7 @@ def test_chunks_are_full_and_join_to_the_same_rows_whatever_their_size(
 
 
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_a_reject_says_where_its_row_stands(kind: InputFormat, tmp_path: Path) -> None:
+def test_a_reject_has_the_line_of_its_row(kind: InputFormat, tmp_path: Path) -> None:
     path = awkward.write(tmp_path, kind)
     rejects = read_all(path, chunk_rows=4).rejects
     assert {reject.source for reject in rejects} == {str(path)}
@@ -135,7 +132,7 @@ def test_a_reject_says_where_its_row_stands(kind: InputFormat, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", awkward.FORMATS)
-def test_the_first_bad_row_ends_the_reading_if_rejects_are_not_allowed(kind: InputFormat, tmp_path: Path) -> None:
+def test_the_first_bad_row_is_an_error_with_on_bad_row_fail(kind: InputFormat, tmp_path: Path) -> None:
     path = awkward.write(tmp_path, kind)
     first = read_all(path).rejects[0]
     with pytest.raises(InputError) as caught:
@@ -151,28 +148,29 @@ def test_rejects_are_bounded_in_length_and_can_be_printed(tmp_path: Path) -> Non
     reject.raw.encode()
 
 
-# Pieces
+# Splits
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 1000, 4096, 10**9])
 def test_byte_ranges_of_any_size_give_the_same_rows(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"text": "é" * (i % 10) or None} for i in range(11)], newline="\n\n")
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "é" * (i % 10) or None} for i in range(11)], newline="\n\n")
     whole = read_all(path)
     monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", size)
     job = job_of(path)
     plan = readers.plan_inputs(job)
-    assert [piece.index for piece in plan.splits] == list(range(len(plan.splits)))
+    assert [input_split.index for input_split in plan.splits] == list(range(len(plan.splits)))
     assert len(plan.splits) == -(-path.stat().st_size // size)
-    assert joined(readers.read_chunks(job, plan, plan.splits)) == whole
-    alone = [joined(readers.read_chunks(job, plan, [piece])) for piece in plan.splits[:: 1 + len(plan.splits) // 30]]
+    assert join_chunks(readers.read_chunks(job, plan, plan.splits)) == whole
+    alone = [
+        join_chunks(readers.read_chunks(job, plan, [input_split]))
+        for input_split in plan.splits[:: 1 + len(plan.splits) // 30]
+    ]
     assert all(set(part.ids) <= set(whole.ids) for part in alone)
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 1 << 20])
-def test_ranges_do_not_depend_on_how_the_file_is_read(
-    blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * i} for i in range(20)])
+def test_ranges_do_not_depend_on_block_sizes(blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * i} for i in range(20)])
     whole = read_all(path)
     monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 100)
     monkeypatch.setattr("embedcli.storage.input_stream.RAW_BYTES", blocks)
@@ -180,7 +178,7 @@ def test_ranges_do_not_depend_on_how_the_file_is_read(
     assert read_all(path) == whole
 
 
-def parquet_of(path: Path, count: int, group: int) -> Path:
+def write_parquet_rows(path: Path, count: int, group: int) -> Path:
     pq.write_table(
         pa.table({"text": [f"row {i}" if i % 5 else None for i in range(count)]}), path, row_group_size=group
     )
@@ -188,27 +186,27 @@ def parquet_of(path: Path, count: int, group: int) -> Path:
 
 
 @pytest.mark.parametrize(("bound", "splits"), [(1, 10), (10, 10), (25, 5), (1000, 1)])
-def test_pieces_of_parquet_are_whole_row_groups(
+def test_splits_of_parquet_are_whole_row_groups(
     bound: int, splits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = parquet_of(tmp_path / "a.parquet", 97, 10)
+    path = write_parquet_rows(tmp_path / "a.parquet", 97, 10)
     whole = read_all(path)
     monkeypatch.setattr(parquet_reader, "MAX_SPLIT_ROWS", bound)
     job = job_of(path)
     plan = readers.plan_inputs(job)
     assert len(plan.splits) == splits
     assert plan.total_rows == 97
-    assert joined(readers.read_chunks(job, plan, plan.splits)) == whole
+    assert join_chunks(readers.read_chunks(job, plan, plan.splits)) == whole
 
 
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InputPlan:
-    """Every kind of piece, in one plan: rows have no ids, and every seventh is bad."""
+    """Every kind of split in one plan: rows have no ids, and every seventh is bad."""
     rows = [{"text": f"row {i}" if i % 7 else ""} for i in range(100)]
-    jsonl(tmp_path / "1.jsonl", rows, newline="\n\n")
+    write_jsonl(tmp_path / "1.jsonl", rows, newline="\n\n")
     (tmp_path / "2.csv").write_text('text\n"two\nlines"\n\n""\nlast\n', "utf-8")
-    parquet_of(tmp_path / "3.parquet", 50, 10)
-    jsonl(tmp_path / "4.jsonl", rows)
+    write_parquet_rows(tmp_path / "3.parquet", 50, 10)
+    write_jsonl(tmp_path / "4.jsonl", rows)
     compressed = gzip.compress((tmp_path / "4.jsonl").read_bytes())
     (tmp_path / "5.jsonl").write_bytes(compressed)
     monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 500)
@@ -216,24 +214,24 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InputPlan:
     return readers.plan_inputs(job_of(tmp_path))
 
 
-def test_every_subset_of_the_pieces_gives_the_same_ids_and_lines(many: InputPlan) -> None:
+def test_every_subset_of_the_splits_gives_the_same_ids_and_lines(many: InputPlan) -> None:
     job = job_of("-", chunk_rows=8)
     whole = list(readers.read_chunks(job, many, many.splits))
-    assert {piece.unit for piece in many.splits} == {"bytes", "rows", "all"}
+    assert {input_split.unit for input_split in many.splits} == {"bytes", "rows", "all"}
     starts = dict(enumerate(readers.count_split_starts(job, many)))
-    for pieces in (many.splits[::2], many.splits[1::3], many.splits[::-1], many.splits[-1:]):
-        indices = [piece.index for piece in pieces]
-        expected = joined(
+    for splits in (many.splits[::2], many.splits[1::3], many.splits[::-1], many.splits[-1:]):
+        indices = [input_split.index for input_split in splits]
+        expected = join_chunks(
             sorted(
-                (c for c in whole if c.input_split in pieces), key=lambda c: (indices.index(c.key[0]), c.index_in_split)
+                (c for c in whole if c.input_split in splits), key=lambda c: (indices.index(c.key[0]), c.index_in_split)
             )
         )
-        assert joined(readers.read_chunks(job, many, pieces)) == expected
-        assert joined(readers.read_chunks(job, many, pieces, starts)) == expected
+        assert join_chunks(readers.read_chunks(job, many, splits)) == expected
+        assert join_chunks(readers.read_chunks(job, many, splits, starts)) == expected
 
 
 def test_generated_ids_number_all_rows_good_and_bad(many: InputPlan) -> None:
-    result = joined(readers.read_chunks(job_of("-"), many, many.splits))
+    result = join_chunks(readers.read_chunks(job_of("-"), many, many.splits))
     count = 100 + 3 + 50 + 100 + 100
     assert many.columns.id_column is None
     assert sorted(result.ids + [reject.id for reject in result.rejects]) == list(range(count))
@@ -246,9 +244,11 @@ def test_progress_reaches_the_size_of_the_inputs(many: InputPlan) -> None:
     assert done[-1] == many.total_bytes
 
 
-def test_every_piece_ends_with_a_last_chunk_even_without_rows(many: InputPlan, tmp_path: Path) -> None:
+def test_every_split_ends_with_a_last_chunk_even_without_rows(many: InputPlan, tmp_path: Path) -> None:
     chunks = list(readers.read_chunks(job_of("-"), many, many.splits))
-    assert [chunk.input_split.index for chunk in chunks if chunk.is_last] == [piece.index for piece in many.splits]
+    assert [chunk.input_split.index for chunk in chunks if chunk.is_last] == [
+        input_split.index for input_split in many.splits
+    ]
     (tmp_path / "empty.jsonl").write_bytes(b"")
     job = job_of(tmp_path / "empty.jsonl")
     plan = readers.plan_inputs(job)
@@ -260,17 +260,17 @@ def test_every_piece_ends_with_a_last_chunk_even_without_rows(many: InputPlan, t
 
 
 def test_a_chunk_closes_early_when_its_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 1000)
+    monkeypatch.setattr(chunker, "MAX_CHUNK_CHARACTERS", 1000)
     lengths = [10, 2000, 10, 400, 400, 400, 10]
-    path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * n} for i, n in enumerate(lengths)])
+    path = write_jsonl(tmp_path / "a.jsonl", [{"id": i, "text": "x" * n} for i, n in enumerate(lengths)])
     job = job_of(path)
     plan = readers.plan_inputs(job)
     sizes = [[len(t) for t in chunk.texts] for chunk in readers.read_chunks(job, plan, plan.splits)]
     assert sizes == [[10, 2000], [10, 400, 400, 400], [10]]
 
 
-def test_chunks_are_the_same_however_a_stream_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_types, "MAX_CHUNK_TEXT_BYTES", 500)
+def test_chunks_do_not_depend_on_the_block_sizes_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunker, "MAX_CHUNK_CHARACTERS", 500)
     rows = [{"text": "x" * (i % 90 + 1), "kept": "y" * (i % 70), "n": i} for i in range(500)]
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     seen = []
@@ -286,7 +286,7 @@ def test_chunks_are_the_same_however_a_stream_arrives(monkeypatch: pytest.Monkey
 
 
 def test_a_chunk_closes_early_when_its_rejects_are_many(tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [{"id": i, "text": None} for i in range(250)])
+    path = write_jsonl(tmp_path / "a.jsonl", [{"id": i, "text": None} for i in range(250)])
     job = job_of(path, chunk_rows=100, text_column="text")
     plan = readers.plan_inputs(job)
     assert [len(chunk.rejects) for chunk in readers.read_chunks(job, plan, plan.splits)] == [100, 100, 50]
@@ -294,7 +294,7 @@ def test_a_chunk_closes_early_when_its_rejects_are_many(tmp_path: Path) -> None:
 
 def test_a_row_of_ten_megabytes_is_a_row(tmp_path: Path) -> None:
     long = "long " * (2 << 20)
-    assert read_all(jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": long}, {"text": "b"}])).texts == [
+    assert read_all(write_jsonl(tmp_path / "a.jsonl", [{"text": "a"}, {"text": long}, {"text": "b"}])).texts == [
         "a",
         long,
         "b",
@@ -319,7 +319,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("embedcli.storage.input_stream.RAW_BYTES", 16 << 10)
 
     def peak(count: int) -> int:
-        job = job_of(numbered(tmp_path / f"{count}.jsonl", count), chunk_rows=100)
+        job = job_of(write_numbered_rows(tmp_path / f"{count}.jsonl", count), chunk_rows=100)
         plan = readers.plan_inputs(job)
         tracemalloc.start()
         for chunk in readers.read_chunks(job, plan, plan.splits):
@@ -354,7 +354,7 @@ def open_files() -> list[str]:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a"])
 @pytest.mark.parametrize("codec", COMPRESS)
-def test_compression_is_told_by_magic_bytes_not_by_name(codec: str, name: str, tmp_path: Path) -> None:
+def test_compression_is_detected_by_magic_bytes_not_by_name(codec: str, name: str, tmp_path: Path) -> None:
     plain = awkward.write(tmp_path, "jsonl")
     path = tmp_path / name
     half = plain.read_bytes().index(b"\n", 3000) + 1
@@ -367,7 +367,7 @@ def test_compression_is_told_by_magic_bytes_not_by_name(codec: str, name: str, t
 
 @pytest.mark.parametrize("codec", COMPRESS)
 def test_a_truncated_file_is_an_error_that_names_file_and_byte(codec: str, tmp_path: Path) -> None:
-    data = COMPRESS[codec](numbered(tmp_path / "a.jsonl", 20_000).read_bytes())
+    data = COMPRESS[codec](write_numbered_rows(tmp_path / "a.jsonl", 20_000).read_bytes())
     path = tmp_path / "a.gz"
     path.write_bytes(data[: len(data) * 3 // 4])
     with pytest.raises(InputError) as caught:
@@ -380,7 +380,7 @@ def test_a_truncated_file_is_an_error_that_names_file_and_byte(codec: str, tmp_p
 
 @pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("start", ["", "\ufeff", "\r\n\r\n"])
-def test_csv_fields_are_told_by_what_the_header_has(mark: str, start: str, tmp_path: Path) -> None:
+def test_the_csv_delimiter_is_detected_in_the_header(mark: str, start: str, tmp_path: Path) -> None:
     """Spreadsheets write semicolons where the comma is the decimal mark."""
     path = tmp_path / "a.csv"
     rows = ['"id"{}text{}n', '1{}"a, b; c|d\te"{}3,5', '2{}"two\r\nlines, ""quoted"""{}x', "3{}short"]
@@ -394,8 +394,8 @@ def test_csv_fields_are_told_by_what_the_header_has(mark: str, start: str, tmp_p
     assert [reject.reason for reject in result.rejects] == ["wrong number of columns: 2 instead of 3"]
     assert result.rejects[0].raw == f"3{mark}short"
     notes = readers.plan_inputs(job_of(path)).columns.notes
-    told = f"The fields of {path} are separated by {mark!r} (seen in its header)."
-    assert (told in notes) == (mark != ",")
+    note = f"The fields of {path} are separated by {mark!r} (seen in its header)."
+    assert (note in notes) == (mark != ",")
 
 
 @pytest.mark.parametrize("header", ["text", '"a;b",text', "text, a;b|c", '"te;xt"'])
@@ -429,7 +429,7 @@ def test_other_encodings_give_the_same_rows(kind: InputFormat, encoding: str, tm
     ],
 )
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_bad_bytes_cost_one_row_in_the_middle_of_a_chunk(
+def test_bad_bytes_reject_one_row_in_the_middle_of_a_chunk(
     kind: InputFormat, encoding: str, good: bytes, bad: bytes, tmp_path: Path
 ) -> None:
     form, head = (b'{"id": "%d", "text": "%s"}\n', b"") if kind == "jsonl" else (b"%d,%s\n", b"id,text\n")
@@ -438,7 +438,7 @@ def test_bad_bytes_cost_one_row_in_the_middle_of_a_chunk(
     result = read_all(path, encoding=encoding)
     assert result.texts == [good.decode(encoding)] * 9
     assert [int(i) for i in result.ids] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
-    assert [(reject.line, reason) for reject, reason in zip(result.rejects, reasons(result), strict=True)] == [
+    assert [(reject.line, reason) for reject, reason in zip(result.rejects, reject_kinds(result), strict=True)] == [
         (6 + (kind == "csv"), "bad encoding")
     ]
     assert f"byte 0x{bad[0]:02x}" in result.rejects[0].reason or f"byte 0x{bad[1]:02x}" in result.rejects[0].reason
@@ -487,7 +487,7 @@ def test_stdin_gives_the_same_rows_as_the_file(
 
 
 def test_stdin_may_be_compressed_and_is_fed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = gzip.compress(numbered(tmp_path / "a.jsonl", 5000).read_bytes())
+    data = gzip.compress(write_numbered_rows(tmp_path / "a.jsonl", 5000).read_bytes())
     for _ in range(2):
         feed(monkeypatch, data)
         result = read_all("-")
@@ -496,18 +496,18 @@ def test_stdin_may_be_compressed_and_is_fed_again(tmp_path: Path, monkeypatch: p
         read_all("-")
 
 
-def test_stdin_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_stdin_have_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, b"just some words\nand more\n")
     with pytest.raises(UsageError) as caught:
         read_all("-")
     assert "--format" in caught.value.hint
-    feed(monkeypatch, parquet_of(tmp_path / "a.parquet", 9, 9).read_bytes())
+    feed(monkeypatch, write_parquet_rows(tmp_path / "a.parquet", 9, 9).read_bytes())
     with pytest.raises(InputError, match="stdin: Parquet cannot be read from a pipe"):
         read_all("-")
 
 
 def test_a_named_pipe_is_read_once_from_its_beginning(tmp_path: Path) -> None:
-    data = numbered(tmp_path / "a.jsonl", 3000).read_bytes()
+    data = write_numbered_rows(tmp_path / "a.jsonl", 3000).read_bytes()
     path = tmp_path / "pipe"
     os.mkfifo(path)
     writer = threading.Thread(target=path.write_bytes, args=(data,))
@@ -520,7 +520,7 @@ def test_a_named_pipe_is_read_once_from_its_beginning(tmp_path: Path) -> None:
 # CSV
 
 
-def test_ragged_and_broken_rows_of_a_csv_do_not_take_others_with_them(tmp_path: Path) -> None:
+def test_ragged_and_broken_rows_of_a_csv_do_not_affect_others(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('id,text\n1,a\n2\n3,"b" c\n4,d,e\n\n5,"f\ng"\n6,"h "" i"\n7,j"k\n', "utf-8")
     result = read_all(path)
@@ -528,7 +528,7 @@ def test_ragged_and_broken_rows_of_a_csv_do_not_take_others_with_them(tmp_path: 
     assert [(reject.line, reject.id) for reject in result.rejects] == [(3, "2"), (4, None), (5, "4")]
 
 
-def test_a_quote_that_is_never_closed_is_no_silent_loss(tmp_path: Path) -> None:
+def test_a_quote_that_is_never_closed_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,text\n1,a\n" + '2,"cut\noff', "utf-8")
     result = read_all(path)
@@ -568,7 +568,7 @@ def test_texts_may_have_any_string_type(kind: pa.DataType, tmp_path: Path) -> No
     texts = pa.array(["a", None, "b", "", "a"]).cast(kind)
     result = read_all(write_texts(tmp_path / "a.parquet", texts, id=texts), text_column="text")
     assert (result.ids, result.texts) == (["a", "b", "a"], ["a", "b", "a"])
-    assert reasons(result) == ["text is missing or null", "text is empty"]
+    assert reject_kinds(result) == ["text is missing or null", "text is empty"]
 
 
 @pytest.mark.parametrize(
@@ -576,11 +576,11 @@ def test_texts_may_have_any_string_type(kind: pa.DataType, tmp_path: Path) -> No
     [pa.list_(pa.string()), pa.null(), pa.int64(), pa.struct([("a", pa.string())]), pa.binary(2), pa.float32()],
     ids=str,
 )
-def test_other_types_are_no_texts(kind: pa.DataType, tmp_path: Path) -> None:
+def test_other_types_cannot_be_texts(kind: pa.DataType, tmp_path: Path) -> None:
     path = write_texts(tmp_path / "a.parquet", pa.nulls(3, kind), other=["a"] * 3, more=["b"] * 3)
     with pytest.raises(UsageError) as caught:
         read_all(path, text_column="text")
-    assert f"column 'text' holds {'list<element: string>' if kind == pa.list_(pa.string()) else kind}, and no text" in (
+    assert f"column 'text' holds {'list<element: string>' if kind == pa.list_(pa.string()) else kind}, not text" in (
         caught.value.message
     )
     with pytest.raises(UsageError, match="which column holds the text"):
@@ -621,7 +621,7 @@ def test_kept_columns_keep_their_types(tmp_path: Path) -> None:
     assert chunk.kept_columns.to_pylist() == table.select(list(KEPT)).to_pylist()[::2]
 
 
-def test_strings_that_are_not_utf8_cost_one_row_wherever_they_are(tmp_path: Path) -> None:
+def test_a_string_that_is_not_utf8_rejects_one_row_in_any_column(tmp_path: Path) -> None:
     good, bad = [b"a", b"b", b"c", b"d"], b"\xff"
     columns = {
         name: awkward.unchecked([bad if i == at else value for i, value in enumerate(good)])
@@ -631,7 +631,7 @@ def test_strings_that_are_not_utf8_cost_one_row_wherever_they_are(tmp_path: Path
     pq.write_table(pa.table(columns), path)
     result = read_all(path, keep=("kept",))
     assert (result.ids, result.texts, result.kept) == (["d"], ["d"], [{"kept": "d"}])
-    assert reasons(result) == ["bad encoding"] * 3
+    assert reject_kinds(result) == ["bad encoding"] * 3
 
 
 def test_long_texts_are_decoded_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -641,19 +641,19 @@ def test_long_texts_are_decoded_a_few_rows_at_a_time(tmp_path: Path, monkeypatch
     )
     monkeypatch.setattr(parquet_reader, "PARQUET_BATCH_BYTES", 10_000)
     seen = []
-    real = parquet_reader._rows
+    real = parquet_reader._to_row_batch
 
     def spied(batch: pa.RecordBatch, *rest: Any) -> Any:
         seen.append(batch.num_rows)
         return real(batch, *rest)
 
-    monkeypatch.setattr(parquet_reader, "_rows", spied)
+    monkeypatch.setattr(parquet_reader, "_to_row_batch", spied)
     assert len(read_all(path).texts) == 100
     assert max(seen) < 10
 
 
-def test_damaged_parquet_is_one_sentence(tmp_path: Path) -> None:
-    path = parquet_of(tmp_path / "a.parquet", 50_000, 1000)
+def test_damaged_parquet_is_a_clear_error(tmp_path: Path) -> None:
+    path = write_parquet_rows(tmp_path / "a.parquet", 50_000, 1000)
     data = path.read_bytes()
     for damaged in (data[:-100], data[:4], data[: len(data) // 2] + data[-8:], b"PAR1" + bytes(100) + b"PAR1"):
         path.write_bytes(damaged)
@@ -665,17 +665,17 @@ def test_damaged_parquet_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_file_that_shrinks_after_planning_is_noticed(tmp_path: Path) -> None:
-    job = job_of(numbered(tmp_path / "a.jsonl", 50))
+    job = job_of(write_numbered_rows(tmp_path / "a.jsonl", 50))
     plan = readers.plan_inputs(job)
-    numbered(tmp_path / "a.jsonl", 49)
+    write_numbered_rows(tmp_path / "a.jsonl", 49)
     with pytest.raises(InputError, match="has become shorter"):
         list(readers.read_chunks(job, plan, plan.splits))
 
 
 def test_a_parquet_file_that_changes_after_planning_is_noticed(tmp_path: Path) -> None:
-    job = job_of(parquet_of(tmp_path / "a.parquet", 50, 10))
+    job = job_of(write_parquet_rows(tmp_path / "a.parquet", 50, 10))
     plan = readers.plan_inputs(job)
-    parquet_of(tmp_path / "a.parquet", 30, 10)
+    write_parquet_rows(tmp_path / "a.parquet", 30, 10)
     with pytest.raises(InputError, match="has other rows than when it was planned"):
         list(readers.read_chunks(job, plan, plan.splits))
 
@@ -684,19 +684,19 @@ def test_a_parquet_file_that_changes_after_planning_is_noticed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("column", ["id", "text", "kept", "mixed"])
-def test_half_a_surrogate_pair_costs_one_row_wherever_it_is(column: str, tmp_path: Path) -> None:
+def test_a_lone_surrogate_rejects_one_row_in_any_column(column: str, tmp_path: Path) -> None:
     rows = [{"id": f"{i}", "text": "a", "kept": "b", "mixed": {"c": "d"}} for i in range(9)]
     value: Any = {"c": "\ud83d"} if column == "mixed" else "\ud83d"
-    path = jsonl(tmp_path / "a.jsonl", [*rows, {**rows[0], "id": "bad", column: value}, *rows])
+    path = write_jsonl(tmp_path / "a.jsonl", [*rows, {**rows[0], "id": "bad", column: value}, *rows])
     result = read_all(path, keep=("kept", "mixed"))
-    assert (len(result.texts), reasons(result), result.rejects[0].line) == (18, ["lone surrogate"], 10)
+    assert (len(result.texts), reject_kinds(result), result.rejects[0].line) == (18, ["lone surrogate"], 10)
     assert result.kept[0] == {"kept": "b", "mixed": '{"c":"d"}'}
 
 
 def test_json_texts_are_the_same_beside_a_row_that_is_not_plain_json(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"text": "é", "x": {"é": [1, 2.5, None, "\u2028"]}}, {"text": "b", "x": 1}]
-    plain = jsonl(tmp_path / "a.jsonl", rows)
-    awkward_too = jsonl(tmp_path / "b.jsonl", [*rows, {"text": "c", "x": float("nan")}])
+    plain = write_jsonl(tmp_path / "a.jsonl", rows)
+    awkward_too = write_jsonl(tmp_path / "b.jsonl", [*rows, {"text": "c", "x": float("nan")}])
     assert read_all(awkward_too, keep=("x",)).kept == [*read_all(plain, keep=("x",)).kept, {"x": "NaN"}]
 
 
@@ -705,7 +705,7 @@ def test_a_file_that_ends_within_a_character(kind: InputFormat, tmp_path: Path) 
     path = tmp_path / f"a.{kind}"
     path.write_bytes(b"text\na\ncaf\xc3" if kind == "csv" else b'{"text": "a"}\n{"text": "caf\xc3')
     result = read_all(path)
-    assert (result.texts, reasons(result)) == (["a"], ["bad encoding"])
+    assert (result.texts, reject_kinds(result)) == (["a"], ["bad encoding"])
 
 
 def test_long_rows_of_a_csv_are_parsed_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

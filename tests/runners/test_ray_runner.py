@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
+import queue
 import shutil
 import signal
 import subprocess
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -26,19 +26,18 @@ import ray_loads
 from embedcli import checkpoint, readers, runners, storage
 from embedcli.checkpoint import input_snapshot
 from embedcli.cli import entrypoint
-from embedcli.core.errors import OutputError, UsageError
+from embedcli.core.errors import ModelError, OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Partition, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
-from embedcli.runners import ray_runner, worker
-from embedcli.runners import ray_worker as actor_side
+from embedcli.runners import ray_runner
+from embedcli.runners.ray_worker import DriverContext, RayWorker
+from embedcli.runners.worker import PartitionTask, WorkerSetup
 
 pytestmark = [
-    pytest.mark.skipif(
-        not all(map(find_spec, ("ray", "pandas"))), reason="Ray Data is not installed: pip install 'embedcli[ray]'"
-    ),
+    pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'embedcli[ray]'"),
     # Ray warns of settings that it makes itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
 ]
@@ -64,7 +63,6 @@ def two_nodes() -> Iterator[Any]:
     paths = [str(Path(__file__).parents[1] / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # where workers find the loaders
         made = Cluster(initialize_head=True, head_node_args={**NODE, "_system_config": ALERT})
         made.add_node(**NODE)
@@ -153,6 +151,7 @@ def test_ray_data_reads_a_folder_output_as_it_stands(
 ) -> None:
     for name, data in whole.items():
         (tmp_path / name).write_bytes(data)
+    pytest.importorskip("pandas", reason="Ray Data is not installed: pip install 'ray[data]'")
     import ray.data
 
     # Ray starts 32 processes that look at the ends of files, unless it is told.
@@ -204,12 +203,26 @@ def waited_for(condition: Callable[[], bool]) -> None:
         clock.kill()
 
 
+def driver_command(loader: str, log: str, cluster: Any, home: Path, tmp_path: Path) -> list[str]:
+    """A driver as a command of its own."""
+    fixed = [sys.executable, ray_loads.__file__, loader, log, cluster.address]
+    return [*fixed, f"{tmp_path}/out/", str(home / "words.txt"), *jobs.mixed_paths(home)]
+
+
+def test_dead_workers_are_reported_on_stderr_only(two_nodes: Any, home: Path, tmp_path: Path) -> None:
+    command = driver_command("DiesOnce", log_of(tmp_path), two_nodes, home, tmp_path)
+    driver = subprocess.run(command, capture_output=True, check=False, timeout=jobs.PATIENCE)
+    assert (driver.returncode, driver.stdout) == (3, b"")
+    assert b"a worker died; partition" in driver.stderr
+    assert [line for line in driver.stderr.splitlines() if not line.startswith(b"20")] == []
+
+
 @pytest.fixture
 def halfway(two_nodes: Any, home: Path, tmp_path: Path) -> Iterator[Any]:
     """A driver in a process of its own, whose two workers have done shares and now wait."""
     log = log_of(tmp_path)
-    command = [sys.executable, ray_loads.__file__, log, two_nodes.address, f"{tmp_path}/out/", str(home / "words.txt")]
-    with subprocess.Popen([*command, *jobs.mixed_paths(home)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as own:
+    command = driver_command("Waits", log, two_nodes, home, tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as own:
         try:
             jobs.wait_for(lambda: len(list(Path(log).glob("waits-*"))) == 2, own)
             yield own
@@ -252,6 +265,7 @@ def test_sigterm_keeps_what_is_done(halfway: Any, home: Path, tmp_path: Path, wh
     assert halfway.returncode == 75
     assert out == b""
     assert "run the same command again" in err.decode()
+    assert [line for line in err.splitlines() if not line.startswith(b"20")] == []
     waited_for(lambda: not waiting_workers(tmp_path))
     left = tmp_path / "left"
     left.mkdir()
@@ -291,7 +305,7 @@ def test_an_error_nobody_thought_of(
     with pytest.raises(ZeroDivisionError) as raised:
         run(job_of(home, f"{tmp_path}/out/", workers=1), ray_loads.Fails(log), watch)
     assert ray_loads.loads(Path(log)) == 2
-    assert sum("failed and are done once more" in line for line in watch.lines) == 1
+    assert sum("a worker failed (ZeroDivisionError: a batch of nothing)" in line for line in watch.lines) == 1
     monkeypatch.setenv(entrypoint.VERBOSE_VARIABLE, "1")
     assert entrypoint.report_error(raised.value) == 1
     shown = capsys.readouterr().err
@@ -299,9 +313,31 @@ def test_an_error_nobody_thought_of(
     assert "error: unexpected ZeroDivisionError: a batch of nothing" in shown
 
 
+@pytest.mark.usefixtures("two_nodes")
+def test_a_partition_that_kills_each_worker(home: Path, tmp_path: Path) -> None:
+    log = log_of(tmp_path)
+    with pytest.raises(ModelError, match=f"{ray_runner.MAX_DEATHS} workers died while they encoded partition 0"):
+        run(job_of(home, f"{tmp_path}/out/", workers=1), ray_loads.Dies(log))
+    assert ray_loads.loads(Path(log)) == ray_runner.MAX_DEATHS
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_machines_without_embedcli(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loader(ray_loads.Loader):
+        __module__ = "only_on_the_driver"
+        __qualname__ = "Loader"
+
+    module = ModuleType(Loader.__module__)
+    monkeypatch.setattr(module, "Loader", Loader, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(UsageError, match=r"lacks embedcli or .*: .*No module named 'only_on_the_driver'") as raised:
+        run(job_of(home, f"{tmp_path}/out/"), Loader(str(tmp_path)))
+    assert raised.value.hint == "install the same version, with the same extras, on all of them"
+
+
 @pytest.fixture
-def actor(home: Path, tmp_path: Path) -> tuple[actor_side.RayWorker, dict[str, bytes]]:
-    """An actor in this process, and a row of its dataset, for a run whose stage is begun."""
+def worker(home: Path, tmp_path: Path) -> tuple[RayWorker, PartitionTask]:
+    """A worker in this process, and a partition, for a run whose staging folder exists."""
     job = job_of(home, f"{tmp_path}/out/", runner="local", workers=None)
     ledger = checkpoint.Ledger(output_target.resolve_target(job.output, None))
     storage.make_folder(ledger.target.staging_folder)
@@ -310,56 +346,41 @@ def actor(home: Path, tmp_path: Path) -> tuple[actor_side.RayWorker, dict[str, b
     share = Partition(0, plan.splits)
     view = input_snapshot.take_snapshot([share])
     input_snapshot.write_snapshot(ledger.target.staging_folder, view)
-    setup = worker.WorkerSetup(job, plan, ledger.job, view.name)
-    task = worker.PartitionTask(share, None)
-    return actor_side.RayWorker(setup, actor_side.DriverContext(), None), {"task": pickle.dumps(task)}
+    setup = WorkerSetup(job, plan, ledger.job, view.name)
+    return RayWorker(setup, DriverContext(), None), PartitionTask(share, None)
 
 
-def answer_of(actor: actor_side.RayWorker, row: dict[str, bytes]) -> dict[str, Any]:
-    made: dict[str, Any] = pickle.loads(actor(row)["answer"])  # noqa: S301  made a line ago
-    return made
-
-
-def test_a_worker_of_another_version(actor: Any) -> None:
-    one, row = actor
+def test_a_worker_of_another_version(worker: Any) -> None:
+    one, task = worker
     one.setup = replace(one.setup, version="0.0.0")
-    error = answer_of(one, row)["error"]
+    error = one.encode_partition(task).error
     assert "the run was started by 0.0.0" in error.message
     assert error.hint == "install the same version on every machine"
 
 
-def test_an_output_that_workers_do_not_share(actor: Any, tmp_path: Path) -> None:
-    one, row = actor
-    shutil.rmtree(output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder)
-    error = answer_of(one, row)["error"]
+def test_an_output_that_workers_do_not_share(worker: Any, tmp_path: Path) -> None:
+    one, task = worker
+    stage = Path(output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder)
+    shutil.rmtree(stage)
+    error = one.encode_partition(task).error
     assert isinstance(error, OutputError)
-    assert "cannot be seen there" in error.message
+    assert "cannot be seen from this machine" in error.message
     assert "that all machines share" in error.hint
-    assert list(tmp_path.rglob("try-*")) == []
+    assert not stage.exists()
 
 
-def test_a_share_that_takes_each_worker_with_it(actor: Any, tmp_path: Path) -> None:
-    one, row = actor
-    stage = output_target.resolve_target(f"{tmp_path}/out/", None).staging_folder
-    for death in range(actor_side.MAX_WORKER_DEATHS):
-        storage.write_bytes(storage.join(stage, f"try-{one.run}-000000-{death}"), b"")
-    error = answer_of(one, row)["error"]
-    assert f"{actor_side.MAX_WORKER_DEATHS} workers died while they worked on share 0" in error.message
+def test_a_worker_returns_its_record(worker: Any) -> None:
+    one, task = worker
+    response = one.encode_partition(task)
+    assert response.error is None
+    assert response.result.rows_read == 903
 
 
-def test_marks_of_living_workers_go(actor: Any, tmp_path: Path) -> None:
-    one, row = actor
-    answer = answer_of(one, row)
-    assert answer["error"] is None
-    assert answer["done"].read == 903
-    assert list(tmp_path.rglob("try-*")) == []
-
-
-def test_no_new_share_begins_after_max_seconds(actor: Any) -> None:
-    one, row = actor
+def test_no_new_partition_begins_after_max_seconds(worker: Any) -> None:
+    one, task = worker
     one.control.reason = "--max-seconds"
-    answer = answer_of(one, row)
-    assert (answer["done"], answer["stopped"], one.worker) == (None, "--max-seconds", None)
+    response = one.encode_partition(task)
+    assert (response.result, response.stop_reason, one.worker) == (None, "--max-seconds", None)
 
 
 # Addresses
@@ -369,8 +390,8 @@ def this_run(**values: Any) -> Any:
     return SimpleNamespace(
         job=Job(("in",), "out", runner="ray", **values),
         control=RunControl(),
-        watch=jobs.Silent(),
-        meter=MetricsCollector(),
+        observer=jobs.Silent(),
+        metrics=MetricsCollector(),
     )
 
 
@@ -386,30 +407,45 @@ def test_an_address_where_no_cluster_is(address: str, says: str) -> None:
     def init(address: str, **_: Any) -> None:
         raise ValueError(f"Invalid address format: {address}")
 
-    over = threading.Event()
-    over.set()
-    with pytest.raises(UsageError, match=says) as raised:
-        ray_runner.connect_to_ray(this_run(ray_address=address), SimpleNamespace(init=init), over)
+    ray = SimpleNamespace(init=init, shutdown=lambda: None)
+    with pytest.raises(UsageError, match=says) as raised, ray_runner.connect_to_ray(this_run(ray_address=address), ray):
+        pass
     assert address in raised.value.message
     assert raised.value.hint
 
 
-def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def slow_ray() -> Iterator[Any]:
+    """A Ray that connects when `answer` is set, with the order in which it was called."""
+    answer, calls = threading.Event(), queue.SimpleQueue[str]()
+
+    def init(**_: Any) -> None:
+        answer.wait()
+        calls.put("connected")
+
+    yield SimpleNamespace(init=init, shutdown=lambda: calls.put("shutdown"), answer=answer, calls=calls)
+    answer.set()
+
+
+def test_an_address_where_something_else_listens(monkeypatch: pytest.MonkeyPatch, slow_ray: Any) -> None:
     monkeypatch.setattr(ray_runner, "CONNECT_TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr(ray_runner, "check_reachable", lambda address: None)
-    over = threading.Event()
-    with pytest.raises(UsageError, match="nothing there answered"):
-        ray_runner.connect_to_ray(
-            this_run(ray_address="127.0.0.1:80"), SimpleNamespace(init=lambda **_: over.wait()), over
-        )
-    over.set()
+    run = this_run(ray_address="127.0.0.1:80")
+    with pytest.raises(UsageError, match="no response within"), ray_runner.connect_to_ray(run, slow_ray):
+        pass
 
 
-def test_a_stop_while_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
-    this, over = this_run(), threading.Event()
+def test_a_stop_while_connecting(slow_ray: Any) -> None:
+    """Ray is never shut down while it connects, and the alarm of its handler of SIGTERM does not abort the process."""
+    this = this_run()
     this.control.stop("SIGTERM")
-    ray_runner.connect_to_ray(this, SimpleNamespace(init=lambda **_: over.wait()), over)
-    over.set()
+    signal.alarm(jobs.PATIENCE)
+    with ray_runner.connect_to_ray(this, slow_ray):
+        assert slow_ray.calls.empty()
+    assert slow_ray.calls.empty()
+    assert signal.alarm(0) == 0
+    slow_ray.answer.set()
+    assert [slow_ray.calls.get(timeout=jobs.PATIENCE) for _ in range(2)] == ["connected", "shutdown"]
 
 
 @pytest.mark.usefixtures("two_nodes")
@@ -420,18 +456,17 @@ def test_no_room_for_a_worker(home: Path, tmp_path: Path) -> None:
         run(job_of(home, f"{tmp_path}/out/", device="cuda:0,cuda:1"))
 
 
-def test_a_worker_holds_a_second_share_only_where_shares_are_many() -> None:
-    job = Job(("in",), "out", workers=2)
-    many = 2 * ray_runner.MANY_PARTITIONS_PER_WORKER
-    assert [ray_runner.partitions_in_flight(shares, job) for shares in (1, many - 1, many)] == [1, 1, 2]
-
-
-def test_machines_without_embedcli() -> None:
-    error = ray_runner.dataset_error(
-        RuntimeError("ray::MapWorker.__init__()\nModuleNotFoundError: No module named 'embedcli'")
-    )
-    assert isinstance(error, UsageError)
-    assert "lacks embedcli" in error.message
+@pytest.mark.usefixtures("two_nodes")
+def test_workers_without_room_delay_nobody(
+    home: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster may be too small for all workers, or still grow."""
+    monkeypatch.setattr(ray_runner, "STOP_GRACE_SECONDS", 1)
+    log = log_of(tmp_path)
+    outcome = run(job_of(home, f"{tmp_path}/out/", workers=4, max_seconds=jobs.PATIENCE / 5), ray_loads.Loader(log))
+    assert outcome.exit_code == 3
+    assert ray_loads.loads(Path(log)) <= 2
+    assert held(tmp_path / "out") == whole
 
 
 # As a command
@@ -439,23 +474,23 @@ def test_machines_without_embedcli() -> None:
 
 def test_this_machine_alone(home: Path, tmp_path: Path) -> None:
     """Only data on stdout, only sentences of ours on stderr, and nothing left running."""
-    before = daemons()
     asked = ("--model", home / "words.txt", "--runner", "ray", "--workers", 1, "--progress", "plain")
-    ended = jobs.run_apart("encode", *jobs.mixed_paths(home), tmp_path / "out.parquet", *asked, "--text-column", "text")
+    arguments = (*jobs.mixed_paths(home), tmp_path / "out.parquet", *asked, "--text-column", "text")
+    ended = jobs.run_apart("encode", *arguments, RAY_TEST_FOLDER=str(tmp_path))
     assert ended.code == 3, ended.err
     assert ended.out == ""
     assert [line for line in ended.err.splitlines() if not line.startswith("20")] == []
-    waited_for(lambda: not daemons() - before)
+    waited_for(lambda: not processes_with(f"RAY_TEST_FOLDER={tmp_path}"))
 
 
-def daemons() -> set[int]:
-    """Processes of Ray on this machine."""
+def processes_with(setting: str) -> set[int]:
+    """Processes that have a setting in their environment: those of one cluster, whatever else runs here."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            line = (folder / "cmdline").read_bytes()
+            settings = (folder / "environ").read_bytes()
         except OSError:
             continue
-        if any(name in line for name in (b"gcs_server", b"raylet", b"ray::")):
+        if setting.encode() in settings.split(b"\0"):
             found.add(int(folder.name))
     return found

@@ -1,6 +1,6 @@
-"""Awkward rows, the same in every format: what is a row, what is refused, and why.
+"""Awkward rows, the same in every format: which are accepted, which are rejected, and why.
 
-`write(folder, format)` makes a file of them; `expected(format)` says what a reader must make of it.
+`write(folder, format)` writes them to a file; `expected(format)` is what reading it must give.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMATS: tuple[InputFormat, ...] = ("jsonl", "csv", "tsv", "parquet")
 
 @dataclass(frozen=True)
 class Row:
-    """A row that every format can hold. `reason` is None for a good one; in CSV a null is an empty field."""
+    """A row that every format can hold. `reason` is None for an accepted row; in CSV a null is an empty field."""
 
     id: str | None
     text: str | None
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Raw:
-    """A line that one format can hold: as it stands in the file, and what becomes of it."""
+    """A line of one format as it is in the file, with the row or the reject that it becomes."""
 
     line: bytes
     id: Any = None
@@ -129,7 +129,7 @@ ONLY["tsv"] = tuple(Raw(raw.line.replace(b",", b"\t"), raw.id, raw.text, raw.rea
 
 @dataclass(frozen=True)
 class Expected:
-    """What a reader makes of the rows: good ids and texts in order, and (reason, id) of each reject in order."""
+    """The result of reading: ids and texts of accepted rows, and (reason, id) of each reject, in order."""
 
     ids: list[str]
     texts: list[str]
@@ -138,7 +138,7 @@ class Expected:
 
 
 def expected(kind: InputFormat) -> Expected:
-    """Of `write(folder, kind)`."""
+    """The result of reading the file of `write(folder, kind)`."""
     outcomes: list[tuple[Any, Any, str | None]] = [(row.id, row.text, row.reason_in(kind)) for row in ROWS]
     outcomes += [(raw.id, raw.text, raw.reason) for raw in ONLY[kind]]
     return Expected(
@@ -150,7 +150,7 @@ def expected(kind: InputFormat) -> Expected:
 
 
 def write(folder: Path, kind: InputFormat) -> Path:
-    """All rows of a format in one file, with a column `other` beside id and text."""
+    """Write all rows of a format to one file, with a column `other` besides id and text."""
     path = folder / f"awkward.{kind}"
     if kind == "parquet":
         write_parquet(path)
@@ -160,7 +160,7 @@ def write(folder: Path, kind: InputFormat) -> Path:
 
 
 def jsonl() -> bytes:
-    """With blank lines between rows, which are no rows."""
+    """The rows as JSONL, with blank lines between them, which are not rows."""
     lines = [json.dumps({"id": row.id, "text": row.text, "other": 1}, ensure_ascii=False).encode() for row in ROWS]
     lines += [raw.line for raw in ONLY["jsonl"]]
     return b"\n \n\n".join(lines)
@@ -175,7 +175,7 @@ def delimited(delimiter: str, raws: Sequence[Raw]) -> bytes:
 
 
 def write_parquet(path: Path) -> None:
-    """In row groups of four rows."""
+    """Write the rows as Parquet, in row groups of four rows."""
     texts = [None if row.text is None else row.text.encode() for row in ROWS]
     texts += [raw.line for raw in ONLY["parquet"]]
     ids = [row.id for row in ROWS] + [raw.id for raw in ONLY["parquet"]]

@@ -1,4 +1,4 @@
-"""Test doubles: a deterministic encoder with the methods of BaseEncoder and no more, and one double per fault."""
+"""Fake encoders: a deterministic one with the methods of BaseEncoder and no more, and one per fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embedcli.core.types import Chunk, InputColumns, InputSplit, Reject
 
 
 class FakeEncoder(BaseEncoder):
-    """A token is a word; a vector is a hash of the row's words, the same whatever batch the row is in."""
+    """Tokens are words; a vector is a hash of the row's words, the same in every batch."""
 
     def __init__(self, dim: int = 8, limit: int = 16, max_in_flight: int = 1, batch_tokens: int = 64) -> None:
         self.dim = dim
@@ -27,8 +27,8 @@ class FakeEncoder(BaseEncoder):
         self.forwards: list[list[int]] = []
         self.widths: list[int] = []
         self.tokenized: list[str] = []
-        self.flying = 0
-        self.most_flying = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
         self.closed = False
 
     def vector_space(self) -> dict[str, Any]:
@@ -46,17 +46,17 @@ class FakeEncoder(BaseEncoder):
     def forward(self, tokens: Tokens, rows: Any) -> Any:
         self.forwards.append([int(row) for row in rows])
         self.widths.append(int(tokens.lengths[rows].max()) * len(rows))
-        self.flying += 1
-        self.most_flying = max(self.most_flying, self.flying)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         return tokens, rows
 
     def collect(self, output: Any) -> Any:
-        self.flying -= 1
+        self.in_flight -= 1
         tokens, rows = output
         return np.stack([self._vector(tokens, int(row)) for row in rows])
 
     def _vector(self, tokens: Tokens, row: int) -> Any:
-        """The row's vector [dim]: from its token ids alone."""
+        """The row's vector [dim], computed from its token ids alone."""
         ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]
         seed = int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little")
         return np.random.default_rng(seed).standard_normal(self.dim).astype(np.float32)
@@ -69,7 +69,7 @@ class FakeEncoder(BaseEncoder):
 
 
 class TightEncoder(FakeEncoder):
-    """Runs out of memory above `room` padded tokens: in forward, or in collect when `late`."""
+    """Runs out of memory above `room` padded tokens, in forward or, with `late`, in collect."""
 
     def __init__(self, room: int, late: bool = False, **values: Any) -> None:
         super().__init__(**values)
@@ -86,7 +86,7 @@ class TightEncoder(FakeEncoder):
             try:
                 self._check(*output)
             except DeviceOutOfMemoryError:
-                self.flying -= 1
+                self.in_flight -= 1
                 raise
         return super().collect(output)
 
@@ -96,7 +96,7 @@ class TightEncoder(FakeEncoder):
 
 
 class NanEncoder(FakeEncoder):
-    """Gives NaN for rows whose text has the word `nan`, and in `exact` too for the word `always`."""
+    """Returns NaN for texts with the word `nan`, and from `encode_float32` too for the word `always`."""
 
     def collect(self, output: Any) -> Any:
         vectors = super().collect(output)
@@ -115,28 +115,28 @@ class NanEncoder(FakeEncoder):
 
 
 class FailingEncoder(FakeEncoder):
-    """Fails at the n-th call of one method."""
+    """Fails at call number `at` of one method."""
 
     def __init__(self, method: str, at: int = 1, **values: Any) -> None:
         super().__init__(**values)
         self.method, self.at, self.calls = method, at, 0
 
-    def _maybe(self, method: str) -> None:
+    def _fail_if_due(self, method: str) -> None:
         if method == self.method:
             self.calls += 1
             if self.calls == self.at:
                 raise ZeroDivisionError(f"{method} failed")
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        self._maybe("tokenize")
+        self._fail_if_due("tokenize")
         return super().tokenize(texts)
 
     def forward(self, tokens: Tokens, rows: Any) -> Any:
-        self._maybe("forward")
+        self._fail_if_due("forward")
         return super().forward(tokens, rows)
 
     def collect(self, output: Any) -> Any:
-        self._maybe("collect")
+        self._fail_if_due("collect")
         return super().collect(output)
 
 
@@ -146,7 +146,7 @@ COLUMNS = InputColumns("text", None, "id", pa.string(), {})
 def chunk(
     texts: Sequence[str], seq: int = 0, input_split: int = 0, rejects: tuple[Reject, ...] = (), last: bool = True
 ) -> Chunk:
-    """A chunk of `texts` whose ids tell piece, chunk and row."""
+    """A chunk of `texts` whose ids are SPLIT-CHUNK-ROW."""
     ids = pa.array([f"{input_split}-{seq}-{i}" for i in range(len(texts))], pa.string())
     kept = pa.table({"id": ids}).select([])
     kept = pa.Table.from_arrays([], names=[]) if not len(texts) else kept

@@ -1,6 +1,6 @@
-"""A server of this machine that answers what a client of the Hugging Face Hub asks to list and read a data set.
+"""A local server that stands in for the Hugging Face Hub, for listing and reading data sets.
 
-It has what the Hub has: a tree listing in pages, files behind a redirect, ranges, and its words for what it refuses.
+Like the Hub it lists folders in pages, redirects to the files, serves ranges, and has the Hub's error codes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_s3cr3t"
-# The Hub gives 1,000 entries a page.
-PAGE = 3
+# The Hub lists 1,000 entries per page.
+PAGE_SIZE = 3
 
 
 @dataclass
 class Hub:
-    """The files of data sets as `OWNER/NAME/PATH`, which of the data sets are gated, and what was asked for."""
+    """A running server.
+
+    Attributes:
+        address: Its HOST:PORT.
+        files: The contents of files by OWNER/NAME/PATH.
+        gated: The OWNER/NAME of gated data sets.
+        asked: The path and range of each request so far.
+    """
 
     address: str
     files: dict[str, bytes]
@@ -33,7 +40,7 @@ class Hub:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a command needs to find it."""
+        """The environment variables that make a command use this server."""
         return {"HF_ENDPOINT": f"http://{self.address}", "HF_HUB_OFFLINE": "0"}
 
 
@@ -47,50 +54,54 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*rest)
 
     def do_GET(self) -> None:
-        split = urlsplit(self.path)
-        self.hub.asked.append(f"{split.path} {self.headers.get('Range', '')}".strip())
+        url = urlsplit(self.path)
+        self.hub.asked.append(f"{url.path} {self.headers.get('Range', '')}".strip())
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        found = re.fullmatch(
-            r"/(?:api/)?datasets/([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?", split.path
+        match = re.fullmatch(
+            r"/(?:api/)?datasets/([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?", url.path
         )
-        if split.path.startswith("/cdn/"):
-            self.send_part(self.hub.files[unquote(split.path.removeprefix("/cdn/"))])
+        if url.path.startswith("/cdn/"):
+            self.send_content(self.hub.files[unquote(url.path.removeprefix("/cdn/"))])
         elif token not in ("", TOKEN):
             self.refuse(401, "", "Invalid credentials in Authorization header")
-        elif found is None or not any(name.startswith(f"{found[1]}/") for name in self.hub.files):
-            # Who is not known is not told whether a data set is there.
+        elif match is None or not any(name.startswith(f"{match[1]}/") for name in self.hub.files):
+            # Like the Hub: without a token a missing data set looks like one that needs a token.
             self.refuse(*((404, "RepoNotFound", "Repository not found") if token else (401, "", "Invalid username")))
-        elif found[3] not in (None, "main"):
+        elif match[3] not in (None, "main"):
             self.refuse(404, "RevisionNotFound", "Invalid rev id")
-        elif found[2] == "tree":
-            self.send_tree(found[1], unquote(found[4] or ""), parse_qs(split.query))
-        elif found[2] == "resolve":
-            self.send_file(found[1], unquote(found[4] or ""), allowed=bool(token))
+        elif match[2] == "tree":
+            self.send_tree(match[1], unquote(match[4] or ""), parse_qs(url.query))
+        elif match[2] == "resolve":
+            self.send_file(match[1], unquote(match[4] or ""), allowed=bool(token))
         else:
-            self.send_json({"id": found[1], "sha": "0" * 40})
+            self.send_json({"id": match[1], "sha": "0" * 40})
 
     def send_tree(self, repo: str, folder: str, query: dict[str, list[str]]) -> None:
-        """The entries of a folder, a page of them."""
-        top = f"{repo}/{folder}/" if folder else f"{repo}/"
-        names = sorted(name.removeprefix(f"{repo}/") for name in self.hub.files if name.startswith(top))
+        """Send one page of the entries of a folder."""
+        prefix = f"{repo}/{folder}/" if folder else f"{repo}/"
+        names = sorted(name.removeprefix(f"{repo}/") for name in self.hub.files if name.startswith(prefix))
         if not names:
             self.refuse(404, "EntryNotFound", f"{folder} does not exist")
             return
-        deep = query.get("recursive") == ["True"] or query.get("recursive") == ["true"]
+        recursive = query.get("recursive") == ["True"] or query.get("recursive") == ["true"]
         start = len(f"{folder}/") if folder else 0
-        entries = {name if deep or "/" not in name[start:] else name[: name.index("/", start)]: name for name in names}
+        entries = {
+            name if recursive or "/" not in name[start:] else name[: name.index("/", start)]: name for name in names
+        }
         paths = list(entries)
-        if deep:
-            folders = {name[: at.start()] for name in names for at in re.finditer("/", name) if at.start() >= start}
+        if recursive:
+            folders = {
+                name[: slash.start()] for name in names for slash in re.finditer("/", name) if slash.start() >= start
+            }
             paths = sorted({*paths, *folders})
         first = int(query.get("cursor", ["0"])[0])
-        made = [self.entry(repo, path) for path in paths[first : first + PAGE]]
+        page = [self.entry(repo, path) for path in paths[first : first + PAGE_SIZE]]
         links = {}
-        if first + PAGE < len(paths):
-            here = urlsplit(self.path).path
-            asked = f"recursive={deep}&expand=False&cursor={first + PAGE}"
-            links = {"Link": f'<http://{self.hub.address}{here}?{asked}>; rel="next"'}
-        self.send_json(made, links)
+        if first + PAGE_SIZE < len(paths):
+            path = urlsplit(self.path).path
+            parameters = f"recursive={recursive}&expand=False&cursor={first + PAGE_SIZE}"
+            links = {"Link": f'<http://{self.hub.address}{path}?{parameters}>; rel="next"'}
+        self.send_json(page, links)
 
     def entry(self, repo: str, path: str) -> dict[str, Any]:
         data = self.hub.files.get(f"{repo}/{path}")
@@ -108,16 +119,16 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.answer(302, b"", {"Location": f"http://{self.hub.address}/cdn/{repo}/{path}"})
 
-    def send_part(self, data: bytes) -> None:
-        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        if found is None:
+    def send_content(self, data: bytes) -> None:
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if match is None:
             self.answer(200, data)
             return
-        start, stop = int(found[1]), min(int(found[2]) + 1, len(data))
+        start, stop = int(match[1]), min(int(match[2]) + 1, len(data))
         self.answer(206, data[start:stop], {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
 
-    def send_json(self, made: Any, headers: dict[str, str] | None = None) -> None:
-        self.answer(200, json.dumps(made).encode(), {"Content-Type": "application/json"} | (headers or {}))
+    def send_json(self, content: Any, headers: dict[str, str] | None = None) -> None:
+        self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"} | (headers or {}))
 
     def refuse(self, status: int, code: str, message: str) -> None:
         named = {"X-Error-Code": code} if code else {}
@@ -137,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def running(files: dict[str, bytes], gated: frozenset[str] = frozenset()) -> Iterator[Hub]:
-    """A server until the block ends."""
+    """Run a server until the block ends."""
     hub = Hub("", files, gated)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, hub))
     server.daemon_threads = True

@@ -1,8 +1,8 @@
 """Small random models with the configuration, layout, tokenizer kind and file names of the real ones.
 
 `folder(name)` builds a model once per machine, in a cache keyed by this file, the sample text and the versions of the
-libraries that write it. Weights are wide enough that different texts give clearly different vectors, so that a
-wrong pooling, prompt or cut shows.
+libraries that write it. The weights are large enough that different texts have clearly different vectors, so that
+a wrong pooling, prompt or truncation shows.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ Builder = Callable[[Path], None]
 
 
 def folder(name: str) -> Path:
-    """The folder of the model `name`, built if it is not there yet. Its last component is `name`."""
+    """The folder of a model, built on first use. Its last component is `name`."""
     home = cache()
-    place = home / name
-    if not place.is_dir():
+    target = home / name
+    if not target.is_dir():
         home.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=home, prefix=".building-"))
         BUILDERS[name](work / name)
         try:
-            os.replace(work / name, place)
+            os.replace(work / name, target)
         except OSError:
-            assert place.is_dir(), "another run may have been first"
+            assert target.is_dir(), "another run may have been first"
         shutil.rmtree(work)
-    return place
+    return target
 
 
 def cache() -> Path:
     versions = [version(name) for name in ("torch", "transformers", "tokenizers", "sentence-transformers")]
-    made = hashlib.sha256(Path(__file__).read_bytes() + SAMPLE.read_bytes() + " ".join(versions).encode())
+    digest = hashlib.sha256(Path(__file__).read_bytes() + SAMPLE.read_bytes() + " ".join(versions).encode())
     base = ROOT / ".pytest_cache" / "embedcli-models"
-    home = base / made.hexdigest()[:16]
+    home = base / digest.hexdigest()[:16]
     if not home.is_dir():
         shutil.rmtree(base, ignore_errors=True)
     return home
@@ -72,57 +72,57 @@ def texts() -> list[str]:
 def wordpiece(special: tuple[str, ...], start: str, end: str) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer(lowercase=True)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(special), show_progress=False)
-    made.train_from_iterator(texts(), trainer)
-    return templated(made, f"{start} $A {end}".strip(), (start, end))
+    tokenizer.train_from_iterator(texts(), trainer)
+    return with_template(tokenizer, f"{start} $A {end}".strip(), (start, end))
 
 
 def unigram(special: tuple[str, ...], unk: str, start: str, end: str) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    made = Tokenizer(models.Unigram())
-    made.normalizer = normalizers.NFKC()
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     trainer = trainers.UnigramTrainer(
         vocab_size=VOCABULARY, special_tokens=list(special), unk_token=unk, show_progress=False
     )
-    made.train_from_iterator(texts(), trainer)
-    return templated(made, f"{start} $A {end}".strip(), (start, end))
+    tokenizer.train_from_iterator(texts(), trainer)
+    return with_template(tokenizer, f"{start} $A {end}".strip(), (start, end))
 
 
 def byte_bpe(special: tuple[str, ...], template: str) -> Any:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator(texts(), trainer)
-    return templated(made, template, tuple(token for token in special if token in template))
+    tokenizer.train_from_iterator(texts(), trainer)
+    return with_template(tokenizer, template, tuple(token for token in special if token in template))
 
 
 def metaspace_bpe(special: tuple[str, ...], template: str) -> Any:
-    """As Gemma's: spaces become ▁, unknown characters become bytes."""
+    """Like Gemma's: spaces become ▁, unknown characters become bytes."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    made.normalizer = normalizers.Replace(" ", "▁")
-    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[*special, *alphabet], show_progress=False)
-    made.train_from_iterator(texts(), trainer)
-    return templated(made, template, tuple(token for token in special if token in template))
+    tokenizer.train_from_iterator(texts(), trainer)
+    return with_template(tokenizer, template, tuple(token for token in special if token in template))
 
 
-def templated(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
+def with_template(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
     from tokenizers.processors import TemplateProcessing
 
     ids = [(token, tokenizer.token_to_id(token)) for token in dict.fromkeys(special) if token]
@@ -130,11 +130,11 @@ def templated(tokenizer: Any, template: str, special: tuple[str, ...]) -> Any:
     return tokenizer
 
 
-def bert_words() -> Any:
+def bert_tokenizer() -> Any:
     return wordpiece(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "[CLS]", "[SEP]")
 
 
-def xlmr_words() -> Any:
+def xlmr_tokenizer() -> Any:
     return unigram(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<unk>", "<s>", "</s>")
 
 
@@ -168,18 +168,17 @@ def write(path: Path, content: Any) -> None:
 
 
 def save(folder: Path, network: Any, tokenizer: Any, config: dict[str, Any], limit: int | None) -> None:
-    """A raw Hugging Face folder: network, tokenizer.json and tokenizer_config.json."""
-    widen(network)
+    """Write a raw Hugging Face folder: network, tokenizer.json and tokenizer_config.json."""
+    set_weights(network)
     network.save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     write(folder / "tokenizer_config.json", config | ({"model_max_length": limit} if limit else {}))
 
 
-def widen(network: Any) -> None:
-    """Random weights, the same on every run, under which a row's vector is mostly that of its own words.
+def set_weights(network: Any) -> None:
+    """Set random weights, the same on every run, with which a row's vector depends mostly on its own words.
 
-    Positions and token types stay small beside words, and feed-forward layers beside attention: what they add is the
-    same in every row.
+    Positions, token types and feed-forward layers have small weights, because what they add is the same in every row.
     """
     import torch
 
@@ -194,7 +193,7 @@ def widen(network: Any) -> None:
 
 
 def pipeline(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit: int | None = None) -> None:
-    """sentence-transformers' files around a raw folder, in the layout most published models have."""
+    """Add the files of sentence-transformers to a raw folder, in the layout of most published models."""
     listed = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
     for i, (kind, config) in enumerate(modules, start=1):
         path = f"{i}_{kind}"
@@ -207,14 +206,14 @@ def pipeline(folder: Path, *modules: tuple[str, dict[str, Any] | None], limit: i
     write(folder / "config_sentence_transformers.json", {"__version__": versions})
 
 
-def prompts(folder: Path, made: dict[str, str], default: str | None = None) -> None:
+def prompts(folder: Path, texts: dict[str, str], default: str | None = None) -> None:
     path = folder / "config_sentence_transformers.json"
     config = json.loads(path.read_text("utf-8"))
-    write(path, config | {"prompts": made, "default_prompt_name": default, "similarity_fn_name": "cosine"})
+    write(path, config | {"prompts": texts, "default_prompt_name": default, "similarity_fn_name": "cosine"})
 
 
 def pooling(mode: str = "mean", **more: Any) -> tuple[str, dict[str, Any]]:
-    """A Pooling module in the keys published models have."""
+    """A Pooling module, with the keys that published models have."""
     keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
     wanted = {"mean": "mean_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}[mode]
     chosen = {f"pooling_mode_{key}": key == wanted for key in keys}
@@ -242,16 +241,16 @@ def dense(folder: Path, path: str, inside: int, outside: int, activation: str) -
 def bert(folder: Path, tokenizer: Any, config: dict[str, Any], **more: Any) -> None:
     from transformers import BertConfig, BertModel
 
-    made = BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=512, **SIZE, **more)
-    save(folder, BertModel(made), tokenizer, config, 512)
+    network_config = BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=512, **SIZE, **more)
+    save(folder, BertModel(network_config), tokenizer, config, 512)
 
 
 def xlm_roberta(folder: Path, limit: int | None = 512) -> None:
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
-    words = xlmr_words()
-    made = XLMRobertaConfig(
-        vocab_size=words.get_vocab_size(),
+    tokenizer = xlmr_tokenizer()
+    network_config = XLMRobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=514,
         type_vocab_size=1,
         pad_token_id=1,
@@ -259,7 +258,7 @@ def xlm_roberta(folder: Path, limit: int | None = 512) -> None:
         eos_token_id=2,
         **SIZE,
     )
-    save(folder, XLMRobertaModel(made), words, XLMR, limit)
+    save(folder, XLMRobertaModel(network_config), tokenizer, XLMR, limit)
 
 
 # Models
@@ -267,27 +266,27 @@ def xlm_roberta(folder: Path, limit: int | None = 512) -> None:
 
 @model("all-MiniLM-L6-v2-shape")
 def _minilm(folder: Path) -> None:
-    bert(folder, bert_words(), BERT)
+    bert(folder, bert_tokenizer(), BERT)
     pipeline(folder, pooling(), NORMALIZE, limit=256)
 
 
 @model("text2vec-base-multilingual")
 def _text2vec_multilingual(folder: Path) -> None:
     """A BERT network with the vocabulary of XLM-R, 256 tokens."""
-    bert(folder, xlmr_words(), XLMR, pad_token_id=0)
+    bert(folder, xlmr_tokenizer(), XLMR, pad_token_id=0)
     pipeline(folder, pooling(), limit=256)
 
 
 @model("text2vec-base-multilingual-raw")
-def _text2vec_multilingual_raw(place: Path) -> None:
-    """The same network and words without the files of sentence-transformers."""
-    own = shutil.ignore_patterns("modules.json", "*_Pooling", "sentence_bert_config.json", "config_sentence*")
-    shutil.copytree(folder("text2vec-base-multilingual"), place, ignore=own)
+def _text2vec_multilingual_raw(target: Path) -> None:
+    """The same network and tokenizer without the files of sentence-transformers."""
+    ignore = shutil.ignore_patterns("modules.json", "*_Pooling", "sentence_bert_config.json", "config_sentence*")
+    shutil.copytree(folder("text2vec-base-multilingual"), target, ignore=ignore)
 
 
 @model("text2vec-base-chinese")
 def _text2vec_chinese(folder: Path) -> None:
-    bert(folder, bert_words(), BERT)
+    bert(folder, bert_tokenizer(), BERT)
     pipeline(folder, pooling(), limit=128)
 
 
@@ -296,9 +295,11 @@ def _text2vec_paraphrase(folder: Path) -> None:
     """An ERNIE network, with task embeddings beside the token types."""
     from transformers import ErnieConfig, ErnieModel
 
-    words = bert_words()
-    made = ErnieConfig(vocab_size=words.get_vocab_size(), use_task_id=True, task_type_vocab_size=3, **SIZE)
-    save(folder, ErnieModel(made), words, BERT, 512)
+    tokenizer = bert_tokenizer()
+    network_config = ErnieConfig(
+        vocab_size=tokenizer.get_vocab_size(), use_task_id=True, task_type_vocab_size=3, **SIZE
+    )
+    save(folder, ErnieModel(network_config), tokenizer, BERT, 512)
     pipeline(folder, pooling(), limit=256)
 
 
@@ -307,26 +308,26 @@ def _text2vec_sentence(folder: Path) -> None:
     """An ERNIE network without task embeddings."""
     from transformers import ErnieConfig, ErnieModel
 
-    words = bert_words()
-    save(folder, ErnieModel(ErnieConfig(vocab_size=words.get_vocab_size(), **SIZE)), words, BERT, 512)
+    tokenizer = bert_tokenizer()
+    save(folder, ErnieModel(ErnieConfig(vocab_size=tokenizer.get_vocab_size(), **SIZE)), tokenizer, BERT, 512)
     pipeline(folder, pooling(), limit=256)
 
 
 @model("text2vec-large-chinese")
 def _text2vec_large(folder: Path) -> None:
-    """LERT weights are a BERT's; a raw folder."""
-    bert(folder, bert_words(), BERT)
+    """A raw folder; LERT has the architecture of BERT."""
+    bert(folder, bert_tokenizer(), BERT)
 
 
 @model("paraphrase-multilingual-MiniLM-L12-v2")
 def _paraphrase(folder: Path) -> None:
-    bert(folder, xlmr_words(), XLMR | {"tokenizer_class": "PreTrainedTokenizerFast"}, pad_token_id=0)
+    bert(folder, xlmr_tokenizer(), XLMR | {"tokenizer_class": "PreTrainedTokenizerFast"}, pad_token_id=0)
     pipeline(folder, pooling(), limit=128)
 
 
 @model("multilingual-e5-base")
 def _e5(folder: Path) -> None:
-    """As published: prompts are documented, and not in the files."""
+    """As published: the prompts are documented, but not in the files."""
     xlm_roberta(folder)
     pipeline(folder, pooling(), NORMALIZE, limit=512)
 
@@ -340,7 +341,7 @@ def _e5_prompts(folder: Path) -> None:
 
 @model("xlm-roberta-raw")
 def _xlmr_raw(folder: Path) -> None:
-    """No limit of its own: the network's positions are the limit."""
+    """Without a saved limit: the network's positions are the limit."""
     xlm_roberta(folder, limit=None)
 
 
@@ -348,10 +349,10 @@ def _xlmr_raw(folder: Path) -> None:
 def _mpnet(folder: Path) -> None:
     from transformers import MPNetConfig, MPNetModel
 
-    words = wordpiece(("<s>", "<pad>", "</s>", "[UNK]", "<mask>"), "<s>", "</s>")
-    made = MPNetConfig(vocab_size=words.get_vocab_size(), max_position_embeddings=514, **SIZE)
+    tokenizer = wordpiece(("<s>", "<pad>", "</s>", "[UNK]", "<mask>"), "<s>", "</s>")
+    network_config = MPNetConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=514, **SIZE)
     config = XLMR | {"tokenizer_class": "MPNetTokenizer", "unk_token": "[UNK]", "do_lower_case": True}
-    save(folder, MPNetModel(made), words, config, 512)
+    save(folder, MPNetModel(network_config), tokenizer, config, 512)
     pipeline(folder, pooling(), NORMALIZE, limit=384)
 
 
@@ -359,49 +360,51 @@ def _mpnet(folder: Path) -> None:
 def _distiluse(folder: Path) -> None:
     from transformers import DistilBertConfig, DistilBertModel
 
-    words = bert_words()
-    made = DistilBertConfig(vocab_size=words.get_vocab_size(), dim=32, n_layers=2, n_heads=4, hidden_dim=64)
-    save(folder, DistilBertModel(made), words, BERT | {"tokenizer_class": "DistilBertTokenizer"}, 512)
-    made_dense = dense(folder, "2_Dense", 32, 24, "torch.nn.modules.activation.Tanh")
-    pipeline(folder, pooling(), made_dense, limit=128)
+    tokenizer = bert_tokenizer()
+    network_config = DistilBertConfig(
+        vocab_size=tokenizer.get_vocab_size(), dim=32, n_layers=2, n_heads=4, hidden_dim=64
+    )
+    save(folder, DistilBertModel(network_config), tokenizer, BERT | {"tokenizer_class": "DistilBertTokenizer"}, 512)
+    dense_module = dense(folder, "2_Dense", 32, 24, "torch.nn.modules.activation.Tanh")
+    pipeline(folder, pooling(), dense_module, limit=128)
 
 
 @model("LaBSE")
 def _labse(folder: Path) -> None:
-    bert(folder, bert_words(), BERT)
-    made_dense = dense(folder, "2_Dense", 32, 32, "torch.nn.modules.activation.Tanh")
-    pipeline(folder, pooling("cls"), made_dense, NORMALIZE, limit=256)
+    bert(folder, bert_tokenizer(), BERT)
+    dense_module = dense(folder, "2_Dense", 32, 32, "torch.nn.modules.activation.Tanh")
+    pipeline(folder, pooling("cls"), dense_module, NORMALIZE, limit=256)
 
 
 @model("bge-small-en-v1.5")
 def _bge(folder: Path) -> None:
-    bert(folder, bert_words(), BERT)
+    bert(folder, bert_tokenizer(), BERT)
     pipeline(folder, pooling("cls"), NORMALIZE, limit=512)
 
 
 @model("gte-small")
 def _gte(folder: Path) -> None:
-    bert(folder, bert_words(), BERT)
+    bert(folder, bert_tokenizer(), BERT)
     pipeline(folder, pooling(), NORMALIZE, limit=512)
 
 
 @model("m3e-base")
 def _m3e(folder: Path) -> None:
-    bert(folder, bert_words(), BERT)
+    bert(folder, bert_tokenizer(), BERT)
     pipeline(folder, pooling(), limit=512)
 
 
 @model("instruct-model")
 def _instruct(folder: Path) -> None:
-    """Instructions are read, and left out of the pooling."""
-    bert(folder, bert_words(), BERT)
+    """Instructions are read, but excluded from pooling."""
+    bert(folder, bert_tokenizer(), BERT)
     pipeline(folder, pooling(include_prompt=False), NORMALIZE, limit=128)
-    made = {
+    instructions = {
         "query": "Represent the question for retrieving documents: ",
         "document": "Represent the text: ",
         "clustering": "Sort by topic: ",
     }
-    prompts(folder, made, default="document")
+    prompts(folder, instructions, default="document")
 
 
 @model("modernbert-embed-base")
@@ -421,9 +424,9 @@ def modernbert(folder: Path) -> None:
     """A network with full and sliding attention."""
     from transformers import ModernBertConfig, ModernBertModel
 
-    words = byte_bpe(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "[CLS] $A [SEP]")
-    made = ModernBertConfig(
-        vocab_size=words.get_vocab_size(),
+    tokenizer = byte_bpe(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "[CLS] $A [SEP]")
+    network_config = ModernBertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=1024,
         layer_types=["full_attention", "sliding_attention"],
         local_attention=16,
@@ -438,16 +441,16 @@ def modernbert(folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    save(folder, ModernBertModel(made), words, config, 1024)
+    save(folder, ModernBertModel(network_config), tokenizer, config, 1024)
 
 
 @model("deberta-v2-base")
 def _deberta(folder: Path) -> None:
     from transformers import DebertaV2Config, DebertaV2Model
 
-    words = unigram(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), "[UNK]", "[CLS]", "[SEP]")
+    tokenizer = unigram(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), "[UNK]", "[CLS]", "[SEP]")
     shape = SIZE | {
-        "vocab_size": words.get_vocab_size(),
+        "vocab_size": tokenizer.get_vocab_size(),
         "relative_attention": True,
         "position_buckets": 16,
         "norm_rel_ebd": "layer_norm",
@@ -456,20 +459,20 @@ def _deberta(folder: Path) -> None:
         "position_biased_input": False,
         "type_vocab_size": 0,
     }
-    made = DebertaV2Config(**shape)
+    network_config = DebertaV2Config(**shape)
     config = BERT | {"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": False}
-    save(folder, DebertaV2Model(made), words, config, 256)
+    save(folder, DebertaV2Model(network_config), tokenizer, config, 256)
     pipeline(folder, pooling(), limit=256)
 
 
 @model("Qwen3-Embedding-0.6B")
 def _qwen3(folder: Path) -> None:
-    """Last-token pooling on left-padded rows, whose last token is the end of text."""
+    """Last-token pooling on left-padded rows, whose last token marks the end of the text."""
     from transformers import Qwen3Config, Qwen3Model
 
-    words = byte_bpe(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "$A <|endoftext|>")
-    made = Qwen3Config(
-        vocab_size=words.get_vocab_size(), max_position_embeddings=512, num_key_value_heads=2, head_dim=8, **SIZE
+    tokenizer = byte_bpe(("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "$A <|endoftext|>")
+    network_config = Qwen3Config(
+        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=512, num_key_value_heads=2, head_dim=8, **SIZE
     )
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
@@ -477,7 +480,7 @@ def _qwen3(folder: Path) -> None:
         "pad_token": "<|endoftext|>",
         "padding_side": "left",
     }
-    save(folder, Qwen3Model(made), words, config, 512)
+    save(folder, Qwen3Model(network_config), tokenizer, config, 512)
     pipeline(folder, pooling("lasttoken", include_prompt=True), NORMALIZE)
     instruct = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
     prompts(folder, {"query": instruct, "document": ""})
@@ -488,9 +491,9 @@ def _gemma(folder: Path) -> None:
     """Gemma 3 text with two Dense modules, in the layout sentence-transformers 6 writes."""
     from transformers import Gemma3TextConfig, Gemma3TextModel
 
-    words = metaspace_bpe(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"), "<bos> $A <eos>")
-    made = Gemma3TextConfig(
-        vocab_size=words.get_vocab_size(),
+    tokenizer = metaspace_bpe(("<pad>", "<eos>", "<bos>", "<unk>", "<mask>"), "<bos> $A <eos>")
+    network_config = Gemma3TextConfig(
+        vocab_size=tokenizer.get_vocab_size(),
         max_position_embeddings=512,
         num_key_value_heads=1,
         head_dim=8,
@@ -512,7 +515,7 @@ def _gemma(folder: Path) -> None:
         "add_bos_token": True,
         "add_eos_token": True,
     }
-    save(folder, Gemma3TextModel(made), words, config, 512)
+    save(folder, Gemma3TextModel(network_config), tokenizer, config, 512)
     identity = "torch.nn.modules.linear.Identity"
     denses = [dense(folder, "2_Dense", 32, 64, identity), dense(folder, "3_Dense", 64, 32, identity)]
     pipeline(folder, pooling(), *denses, NORMALIZE, limit=512)
@@ -522,44 +525,46 @@ def _gemma(folder: Path) -> None:
 
 
 def rewrite(folder: Path) -> None:
-    """Load and save again, so that every file is in the newest layout."""
+    """Load and save the model, so that every file is in the newest layout."""
     from sentence_transformers import SentenceTransformer
 
-    made = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    again = folder.with_name("again")
-    made.save_pretrained(str(again), create_model_card=False)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    rewritten = folder.with_name("rewritten")
+    model.save_pretrained(str(rewritten), create_model_card=False)
     shutil.rmtree(folder)
-    os.replace(again, folder)
+    os.replace(rewritten, folder)
 
 
 @model("potion-base-8M")
-def _potion(place: Path) -> None:
-    """A static model as model2vec writes it: one row of a table per token."""
+def _potion(target: Path) -> None:
+    """A static model in the format of model2vec: a table with a row per token."""
     import torch
     from safetensors.torch import save_file
 
-    words = wordpiece(("[PAD]", "[UNK]"), "", "")
+    tokenizer = wordpiece(("[PAD]", "[UNK]"), "", "")
     generator = torch.Generator().manual_seed(8)
-    place.mkdir(parents=True)
-    words.save(str(place / "tokenizer.json"))
+    target.mkdir(parents=True)
+    tokenizer.save(str(target / "tokenizer.json"))
     save_file(
-        {"embeddings": torch.randn((words.get_vocab_size(), 16), generator=generator)}, place / "model.safetensors"
+        {"embeddings": torch.randn((tokenizer.get_vocab_size(), 16), generator=generator)}, target / "model.safetensors"
     )
-    write(place / "config.json", {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True})
+    write(target / "config.json", {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True})
 
 
 @model("w2v-light-tencent-chinese")
-def _word2vec(place: Path) -> None:
-    """One binary word2vec file in a folder, under the name of the published one: words and single characters."""
+def _word2vec(target: Path) -> None:
+    """A binary word2vec file with the published name, of words and single characters."""
     import numpy as np
 
-    words = sorted({word for text in texts() for word in text.split()} | {sign for text in texts() for sign in text})
+    words = sorted(
+        {word for text in texts() for word in text.split()} | {character for text in texts() for character in text}
+    )
     words = [word for word in words if word.strip()]
     table = np.random.default_rng(9).standard_normal((len(words), 20)).astype("<f4")
-    place.mkdir(parents=True)
+    target.mkdir(parents=True)
     lines = [word.encode() + b" " + row.tobytes() + b"\n" for word, row in zip(words, table, strict=True)]
     head = f"{len(words)} 20\n".encode()
-    (place / "light_Tencent_AILab_ChineseEmbedding.bin").write_bytes(head + b"".join(lines))
+    (target / "light_Tencent_AILab_ChineseEmbedding.bin").write_bytes(head + b"".join(lines))
 
 
 CONFIGURATION = """
@@ -580,25 +585,25 @@ class BilingualModel(XLMRobertaModel):
     config_class = BilingualConfig
 
     def forward(self, *args, **kwargs):
-        made = super().forward(*args, **kwargs)
-        made.last_hidden_state = made.last_hidden_state.roll(1, dims=-1)
-        return made
+        output = super().forward(*args, **kwargs)
+        output.last_hidden_state = output.last_hidden_state.roll(1, dims=-1)
+        return output
 """
 
 
 @model("bilingual-embedding-base")
 def _bilingual(folder: Path) -> None:
-    """Model code in the folder: an XLM-RoBERTa that its files call by their own class."""
+    """An XLM-RoBERTa with custom model code in the folder."""
     xlm_roberta(folder)
     write(folder / "config.py", CONFIGURATION)
     write(folder / "modeling.py", MODELING)
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    own = {
+    custom = {
         "architectures": ["BilingualModel"],
         "auto_map": {"AutoConfig": "config.BilingualConfig", "AutoModel": "modeling.BilingualModel"},
         "model_type": "bilingual",
     }
-    write(folder / "config.json", config | own)
+    write(folder / "config.json", config | custom)
     pipeline(folder, pooling(), NORMALIZE, limit=512)
 
 
@@ -637,13 +642,13 @@ class CharacterTokenizer(PreTrainedTokenizer):
 
 @model("slow-tokenizer")
 def _slow(folder: Path) -> None:
-    """A tokenizer written in Python, as some languages' are."""
-    bert(folder, bert_words(), BERT)
+    """A tokenizer written in Python, as for some languages."""
+    bert(folder, bert_tokenizer(), BERT)
     (folder / "tokenizer.json").unlink()
     write(folder / "tokenization_characters.py", TOKENIZATION)
-    own = {
+    custom = {
         "tokenizer_class": "CharacterTokenizer",
         "auto_map": {"AutoTokenizer": ["tokenization_characters.CharacterTokenizer", None]},
     }
-    write(folder / "tokenizer_config.json", BERT | own | {"model_max_length": 512})
+    write(folder / "tokenizer_config.json", BERT | custom | {"model_max_length": 512})
     pipeline(folder, pooling(), limit=64)

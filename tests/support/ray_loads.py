@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -51,15 +52,29 @@ class Loader:
 
 @dataclass(frozen=True)
 class DiesOnce(Loader):
-    """The first worker that has done `after` chunks dies of SIGKILL, like one that the kernel takes for its memory."""
+    """The first worker that has done `after` chunks dies of SIGKILL, like one that the kernel takes for its memory.
+
+    The other one of two waits for the replacement, so that there is work left for it.
+    """
 
     after: int = 2
     done: list[int] = field(default_factory=list)
 
     def at_tokenize(self) -> None:
         self.done.append(1)
-        if len(self.done) > self.after and self.first("died"):
-            os.kill(os.getpid(), signal.SIGKILL)
+        if len(self.done) > self.after:
+            if self.first("died"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            while loads(Path(self.folder)) < 3:
+                time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Dies(Loader):
+    """Every worker dies of SIGKILL in its first chunk."""
+
+    def at_tokenize(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -100,18 +115,18 @@ def loads(folder: Path) -> int:
 
 def small_pieces(patch: Callable[[str, str, int], None]) -> None:
     """JSONL in pieces of 2 kB and Parquet in pieces of 40 rows, so that there is something to share out."""
-    patch("embedcli.readers.preview", "PIECE_BYTES", 2000)
-    patch("embedcli.readers.parquet", "PIECE_ROWS", 40)
+    patch("embedcli.readers.preview", "JSONL_SPLIT_BYTES", 2000)
+    patch("embedcli.readers.parquet", "MAX_SPLIT_ROWS", 40)
 
 
-def main(folder: str, address: str, output: str, model: str, *inputs: str) -> int:
-    """`embedcli encode` with a loader whose workers wait in the middle."""
+def main(loader: str, folder: str, address: str, output: str, model: str, *inputs: str) -> int:
+    """`embedcli encode` with one of the loaders."""
     from embedcli.cli.encode import run_job_with_reporting
 
     small_pieces(lambda module, name, value: setattr(import_module(module), name, value))
     asked: dict[str, Any] = {"chunk_rows": 16, "text_column": "text", "part_size": 4000, "workers": 2}
     job = Job(inputs, output, model=model, runner="ray", ray_address=address, **asked)
-    return run_job_with_reporting(job, None, "none", False, load=Waits(folder))
+    return run_job_with_reporting(job, None, "plain", False, load=globals()[loader](folder))
 
 
 if __name__ == "__main__":

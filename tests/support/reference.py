@@ -1,4 +1,4 @@
-"""What sentence-transformers itself makes of the same texts, and a loop in the place of the engine."""
+"""Reference vectors from sentence-transformers, and a plain loop instead of the engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,24 @@ def lowest_cosine(ours: Any, theirs: Any) -> float:
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     assert (norms > 0).all()
     return float(((ours * theirs).sum(axis=1) / norms).min())
+
+
+def row_by_row_attention(q: Any, k: Any, v: Any, bounds: Any, scale: float | None, window: tuple[int, int]) -> Any:
+    """An attention kernel for batches without padding in plain torch, one row at a time, on any device."""
+    import torch
+
+    attended = []
+    for start, stop in pairwise(bounds.offsets.tolist()):
+        row: Any = [tensor[start:stop].transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]
+        positions = torch.arange(stop - start, device=q.device)
+        distance = positions[None, :] - positions[:, None]
+        before, after = (len(positions) if side < 0 else side for side in window)
+        mask = (distance >= -before) & (distance <= after)
+        one = torch.nn.functional.scaled_dot_product_attention(
+            row[0], row[1], row[2], attn_mask=mask, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
+        )
+        attended.append(one[0].transpose(0, 1))
+    return torch.cat(attended)
 
 
 def samples() -> list[str]:

@@ -1,4 +1,4 @@
-"""The reading side: open a finished output; search, compare, verify, measure and map its vectors."""
+"""Search, compare, verify, evaluate, plot and inspect finished outputs."""
 
 from embedcli.outputs.dataset import VectorBlock, VectorDataset, holds_vectors, open_dataset
 

@@ -1,4 +1,4 @@
-"""The same rows in two spaces, or under two settings: how far vectors moved, and which neighbours they kept."""
+"""Compare two outputs of the same rows: cosines between their vectors and overlap of nearest neighbours."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import Float32Array
 
-    Places = NDArray[np.int64]
+    RowPositions = NDArray[np.int64]
 
-# From the least to the most that a stored number loses.
+# From the most to the least precise.
 PRECISION_ORDER = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 COSINE_QUANTILES = {"p01": 0.01, "p05": 0.05, "median": 0.5}
 HISTOGRAM_BINS = 20
-# Cosines of equal rows differ by rounding: a histogram of that would say nothing.
+# Cosines of equal rows differ by rounding errors, which a narrower histogram would show as differences.
 MIN_HISTOGRAM_RANGE = 1e-3
 
 
 @dataclass(frozen=True)
 class SharedRows:
-    """The rows two outputs have in common: `first[i]` and `second[i]` are the positions of shared row i."""
+    """Rows that two outputs have in common: `first[i]` and `second[i]` are the positions of shared row i."""
 
-    first: Places
-    second: Places
+    first: RowPositions
+    second: RowPositions
     has_same_order: bool
 
     def __len__(self) -> int:
@@ -43,22 +43,25 @@ class SharedRows:
 
 @dataclass
 class Comparison:
-    """What `compare` found. `overlaps` has one share per sampled row; `cosines` is None where dimensions differ.
+    """Result of `compare_outputs`.
 
-    `moved` are shared rows and their cosine (or overlap, where there are no cosines), the least similar first.
+    Attributes:
+        overlaps: For each sampled row, the fraction of its neighbours that both outputs agree on.
+        cosines: Cosines between the vectors of the same row; None if the dimensions differ.
+        most_moved: Shared rows and their cosine (or overlap, if there are no cosines), the least similar first.
     """
 
     first: VectorDataset
     second: VectorDataset
     shared: SharedRows
     neighbour_count: int
-    sampled_rows: Places
+    sampled_rows: RowPositions
     overlaps: Float32Array
     cosines: StreamingQuantiles | None = None
     most_moved: list[tuple[int, float]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything as JSON values; the rows that moved most with their ids and kept columns."""
+        """Return the result as JSON values; the rows that moved most come with their ids and kept columns."""
         overlaps, cosines = self.overlaps, self.cosines
         return {
             "first": describe_side(self.first),
@@ -78,13 +81,13 @@ class Comparison:
         }
 
     def most_moved_rows(self) -> list[dict[str, Any]]:
-        places = [int(self.shared.first[row]) for row, _ in self.most_moved]
-        taken = self.first.take_rows(places, self.first.kept_columns)
-        return [{"similarity": value, **row} for (_, value), row in zip(self.most_moved, taken, strict=True)]
+        positions = [int(self.shared.first[row]) for row, _ in self.most_moved]
+        rows = self.first.take_rows(positions, self.first.kept_columns)
+        return [{"similarity": value, **row} for (_, value), row in zip(self.most_moved, rows, strict=True)]
 
 
 def build_histogram(values: Float32Array) -> dict[str, Any] | None:
-    """Counts in BINS equal steps from the smallest value, or a little below the largest, to the largest."""
+    """Count values in HISTOGRAM_BINS equal bins over a range of at least MIN_HISTOGRAM_RANGE; None without values."""
     if not len(values):
         return None
     low, high = float(values.min()), float(values.max())
@@ -106,86 +109,105 @@ def describe_side(output: VectorDataset) -> dict[str, Any]:
 def compare_outputs(
     first: VectorDataset, second: VectorDataset, *, k: int, rows: int, moved: int, seed: int
 ) -> Comparison:
-    """Compare two outputs on the rows they share by id.
+    """Compare two outputs on the rows that have the same ids.
 
-    Cosines are taken of every shared row where both files have them in one order, else of the sample; neighbours of
-    a random sample of `rows` rows, among all shared ones.
+    Cosines are computed for every shared row if both outputs have the same order, else for the sample. Neighbours
+    are searched among all shared rows.
+
+    Args:
+        first: One output.
+        second: The other output.
+        k: Neighbours per sampled row.
+        rows: Number of rows to sample.
+        moved: Number of least similar rows to list.
+        seed: Seed of the sample.
+
+    Raises:
+        UsageError: The outputs cannot be compared or have no row in common.
     """
     shared = match_rows(first, second)
     sample = np.sort(np.random.default_rng(seed).choice(len(shared), min(rows, len(shared)), replace=False))
     k = min(k, max(1, len(shared) - 1))
-    near = find_neighbours(first, second, shared, sample, k)
-    overlaps = np.array([len(set(a) & set(b)) / k for a, b in zip(*near, strict=True)], np.float32)
-    made = Comparison(first, second, shared, k, sample, overlaps)
+    neighbours = find_neighbours(first, second, shared, sample, k)
+    overlaps = np.array([len(set(a) & set(b)) / k for a, b in zip(*neighbours, strict=True)], np.float32)
+    comparison = Comparison(first, second, shared, k, sample, overlaps)
     if first.dim == second.dim:
-        measure_cosines(made, moved)
+        measure_cosines(comparison, moved)
     else:
         order = np.argsort(overlaps, kind="stable")[:moved]
-        made.most_moved = [(int(sample[i]), float(overlaps[i])) for i in order]
-    return made
+        comparison.most_moved = [(int(sample[i]), float(overlaps[i])) for i in order]
+    return comparison
 
 
-# Which rows are the same
+# Matching rows
 
 
 def match_rows(first: VectorDataset, second: VectorDataset) -> SharedRows:
-    """Match rows by id, or by position where neither file has ids. UsageError if they share none."""
+    """Match rows by id, or by position if neither output has ids.
+
+    Raises:
+        UsageError: The outputs have no row in common, or repeated ids in a different order.
+    """
     windows = ["window" in output.schema.names for output in (first, second)]
     if windows[0] != windows[1]:
         raise UsageError(
-            f"one of {first.path} and {second.path} holds windows of rows, the other whole rows",
+            f"one of {first.path} and {second.path} has windows of rows, the other whole rows",
             "compare outputs of the same --overflow",
         )
     keys = [hash_row_keys(output) for output in (first, second)]
     if len(keys[0]) == len(keys[1]) and np.array_equal(keys[0], keys[1]):
-        every = np.arange(len(keys[0]))
-        return SharedRows(every, every, has_same_order=True)
+        positions = np.arange(len(keys[0]))
+        return SharedRows(positions, positions, has_same_order=True)
     for output, hashes in zip((first, second), keys, strict=True):
         if len(np.unique(hashes)) != len(hashes):
             raise UsageError(
-                f"{output.path} has ids that come more than once, and not the same rows in the same order as the other",
+                f"{output.path} has repeated ids, and its rows are not those of the other output in the same order",
                 "compare outputs of the same input",
             )
-    _, one, two = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
-    if not len(one):
+    _, in_first, in_second = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
+    if not len(in_first):
         raise UsageError(f"{first.path} and {second.path} have no row in common", "compare outputs of the same input")
-    order = np.argsort(one)
-    return SharedRows(one[order], two[order], has_same_order=False)
+    order = np.argsort(in_first)
+    return SharedRows(in_first[order], in_second[order], has_same_order=False)
 
 
-def hash_row_keys(output: VectorDataset) -> Places:
-    """int64 [rows]: a hash of each row's id (and window), or its position where there are no ids."""
+def hash_row_keys(output: VectorDataset) -> RowPositions:
+    """Return for each row the hash of its id (and window), or its position if there are no ids: int64 [rows]."""
     if output.id_name is None:
         return np.arange(output.rows)
     names = [name for name in (output.id_name, "window") if name in output.schema.names]
-    made = [np.empty(0, np.int64)]
+    hashes = [np.empty(0, np.int64)]
     for block in output.read_blocks(names):
         columns = [column_to_python(block.columns.column(name)) for name in names]
         keys = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
-        made.append(np.fromiter(map(hash, keys), np.int64, len(block)))
-    return np.concatenate(made)
+        hashes.append(np.fromiter(map(hash, keys), np.int64, len(block)))
+    return np.concatenate(hashes)
 
 
 # Neighbours
 
 
 def find_neighbours(
-    first: VectorDataset, second: VectorDataset, shared: SharedRows, sample: Places, k: int
+    first: VectorDataset, second: VectorDataset, shared: SharedRows, sample: RowPositions, k: int
 ) -> list[list[list[int]]]:
-    """For each output the `k` nearest shared rows of each sampled row, itself left out.
+    """Find the `k` nearest shared rows of each sampled row, in both outputs, without the row itself.
 
-    Both are asked with the same queries where model and prompt are the same: those of the finer file, as a search
-    asks stored vectors with a fresh one. Else each is asked with its own vectors.
+    If model and prompt are the same, both outputs are searched with the vectors of the more precise one, as a search
+    uses a float32 query on stored vectors. Otherwise each output is searched with its own vectors.
+
+    Returns:
+        For each output and each sampled row, the indices of shared rows.
     """
     queries = [
-        read_vectors(output, places[sample]) for output, places in ((first, shared.first), (second, shared.second))
+        read_vectors(output, positions[sample])
+        for output, positions in ((first, shared.first), (second, shared.second))
     ]
     if have_same_space(first, second):
-        finer = min((first, second), key=lambda output: PRECISION_ORDER.index(output.precision))
-        queries = [queries[0 if finer is first else 1]] * 2
+        more_precise = min((first, second), key=lambda output: PRECISION_ORDER.index(output.precision))
+        queries = [queries[0 if more_precise is first else 1]] * 2
     return [
-        nearest_without_self(output, places, asked, sample, k)
-        for output, places, asked in ((first, shared.first, queries[0]), (second, shared.second, queries[1]))
+        nearest_without_self(output, positions, vectors, sample, k)
+        for output, positions, vectors in ((first, shared.first, queries[0]), (second, shared.second, queries[1]))
     ]
 
 
@@ -196,70 +218,76 @@ def have_same_space(first: VectorDataset, second: VectorDataset) -> bool:
 
 
 def nearest_without_self(
-    output: VectorDataset, places: Places, queries: Float32Array, sample: Places, k: int
+    output: VectorDataset, positions: RowPositions, queries: Float32Array, sample: RowPositions, k: int
 ) -> list[list[int]]:
-    """The `k` best shared rows for each query, as indices of shared rows, without the sampled row itself."""
+    """Find the `k` best shared rows for each query, as indices of shared rows, without the sampled row itself."""
     index = np.full(output.rows, -1, np.int64)
-    index[places] = np.arange(len(places))
-    only = None if len(places) == output.rows else index >= 0
+    index[positions] = np.arange(len(positions))
+    only = None if len(positions) == output.rows else index >= 0
     hits = search_vectors(output, queries, k + 1, only=only)
-    found = []
+    neighbours = []
     for row, hit in zip(sample.tolist(), hits, strict=True):
         others = [i for i in index[hit.rows].tolist() if i != row]
-        found.append(others[:k])
-    return found
+        neighbours.append(others[:k])
+    return neighbours
 
 
-def read_vectors(output: VectorDataset, positions: Places) -> Float32Array:
-    """float32 [len(positions), dim]: the vectors of some rows, in the order given."""
+def read_vectors(output: VectorDataset, positions: RowPositions) -> Float32Array:
+    """Read the vectors of some rows, in the order of `positions`: float32 [len(positions), dim]."""
     order = np.argsort(positions, kind="stable")
-    wanted = positions[order]
-    made = np.empty((len(positions), output.dim), np.float32)
+    ascending = positions[order]
+    vectors = np.empty((len(positions), output.dim), np.float32)
     for block in output.read_blocks():
-        low, high = np.searchsorted(wanted, [block.first_row, block.first_row + len(block)])
+        low, high = np.searchsorted(ascending, [block.first_row, block.first_row + len(block)])
         if low < high:
-            made[order[low:high]] = block_as_float32(output, block)[wanted[low:high] - block.first_row]
-    return made
+            vectors[order[low:high]] = block_as_float32(output, block)[ascending[low:high] - block.first_row]
+    return vectors
 
 
 # Cosines
 
 
-def measure_cosines(made: Comparison, moved: int) -> None:
-    """Cosine of each row with itself in the other file, and the `moved` rows where it is lowest."""
-    made.cosines = StreamingQuantiles()
+def measure_cosines(comparison: Comparison, moved: int) -> None:
+    """Compute the cosine between both vectors of each row, and list the `moved` rows where it is lowest."""
+    comparison.cosines = StreamingQuantiles()
     lowest = TopK(1, max(1, moved))
-    rows = np.arange(len(made.shared)) if made.shared.has_same_order else made.sampled_rows
+    if comparison.shared.has_same_order:
+        rows = np.arange(len(comparison.shared))
+        pairs = iterate_vector_pairs(comparison.first, comparison.second)
+    else:
+        rows = comparison.sampled_rows
+        pairs = iterate_sampled_pairs(comparison)
     start = 0
-    for one, two in (
-        iterate_vector_pairs(made.first, made.second) if made.shared.has_same_order else iterate_sampled_pairs(made)
-    ):
-        cosines = np.einsum("ij,ij->i", normalize(one), normalize(two))
-        made.cosines.add(cosines[np.isfinite(cosines)])
+    for first, second in pairs:
+        cosines = np.einsum("ij,ij->i", normalize(first), normalize(second))
+        comparison.cosines.add(cosines[np.isfinite(cosines)])
         lowest.add(-cosines[None], start)
         start += len(cosines)
-    best = lowest.to_hits()[0]
-    found = zip(rows[best.rows].tolist(), (-best.scores).tolist(), strict=True)
-    made.most_moved = list(found)[:moved]
+    hits = lowest.to_hits()[0]
+    rows_and_cosines = zip(rows[hits.rows].tolist(), (-hits.scores).tolist(), strict=True)
+    comparison.most_moved = list(rows_and_cosines)[:moved]
 
 
 def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterator[tuple[Float32Array, Float32Array]]:
-    """Vectors of the same rows of two files in one order, in blocks."""
-    ours, theirs = iterate_float_blocks(first), iterate_float_blocks(second)
-    one = two = np.empty((0, first.dim), np.float32)
+    """Yield vectors of the same rows of two outputs that have the same order, in blocks."""
+    first_blocks, second_blocks = iterate_float_blocks(first), iterate_float_blocks(second)
+    left = right = np.empty((0, first.dim), np.float32)
     while True:
-        one = one if len(one) else next(ours, one)
-        two = two if len(two) else next(theirs, two)
-        count = min(len(one), len(two))
+        left = left if len(left) else next(first_blocks, left)
+        right = right if len(right) else next(second_blocks, right)
+        count = min(len(left), len(right))
         if not count:
             return
-        yield one[:count], two[:count]
-        one, two = one[count:], two[count:]
+        yield left[:count], right[:count]
+        left, right = left[count:], right[count:]
 
 
-def iterate_sampled_pairs(made: Comparison) -> Iterator[tuple[Float32Array, Float32Array]]:
-    shared, sample = made.shared, made.sampled_rows
-    yield read_vectors(made.first, shared.first[sample]), read_vectors(made.second, shared.second[sample])
+def iterate_sampled_pairs(comparison: Comparison) -> Iterator[tuple[Float32Array, Float32Array]]:
+    shared, sample = comparison.shared, comparison.sampled_rows
+    yield (
+        read_vectors(comparison.first, shared.first[sample]),
+        read_vectors(comparison.second, shared.second[sample]),
+    )
 
 
 def iterate_float_blocks(output: VectorDataset) -> Iterator[Float32Array]:

@@ -1,4 +1,4 @@
-"""An output as it would be in another precision or with fewer dimensions, without encoding its rows again."""
+"""Views of an output in another precision or with fewer dimensions, without encoding its rows again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedcli.core import quantization as precisions
+from embedcli.core import quantization
 from embedcli.core.errors import UsageError
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 
@@ -16,41 +16,53 @@ if TYPE_CHECKING:
 
 
 class DerivedDataset(VectorDataset):
-    """The rows of `source` with its vectors cut to `dim` numbers and renormalised, then stored as `stored_as`.
+    """The rows of an output with vectors truncated to `dim`, normalized again and quantized.
 
-    The ranges of int8 and uint8 are those of all rows. UsageError if the source has fewer dimensions.
+    The ranges of int8 and uint8 are computed over all rows.
+
+    Args:
+        source: The output.
+        stored_as: Precision of the vectors; None keeps that of the source.
+        dim: Number of dimensions; None keeps all.
+
+    Raises:
+        UsageError: The source has fewer dimensions than `dim`.
     """
 
     def __init__(self, source: VectorDataset, stored_as: Precision | None = None, dim: int | None = None) -> None:
         if dim is not None and not 1 <= dim <= source.dim:
             raise UsageError(
-                f"{source.path} has {source.dim} dimensions, and cannot be cut to {dim}", "give a smaller number"
+                f"{source.path} has {source.dim} dimensions and cannot be truncated to {dim}",
+                "give a smaller number",
             )
         self._source = source
-        kind: Precision = stored_as or source.precision
-        space = {**source.vector_space, "precision": kind, "dim": dim or source.dim, "truncate_dim": dim}
-        super().__init__(derived_name(source.path, stored_as, dim), source.vector_files, {"embedcli": space})
-        self.stored_width = precisions.stored_width(int(space["dim"]), kind)
-        self.dtype = np.dtype(precisions.STORAGE_DTYPES[kind])
-        # Found over the very rows that are stored: nothing is clipped.
-        self.vector_space = {**space, "ranges": self._ranges().tolist()} if kind in ("int8", "uint8") else space
+        precision: Precision = stored_as or source.precision
+        vector_space = {**source.vector_space, "precision": precision, "dim": dim or source.dim, "truncate_dim": dim}
+        super().__init__(derived_name(source.path, stored_as, dim), source.vector_files, {"embedcli": vector_space})
+        self.stored_width = quantization.stored_width(int(vector_space["dim"]), precision)
+        self.dtype = np.dtype(quantization.STORAGE_DTYPES[precision])
+        # Ranges of exactly the rows that are stored, so that no value is clipped.
+        self.vector_space = (
+            {**vector_space, "ranges": self._compute_ranges().tolist()}
+            if precision in ("int8", "uint8")
+            else vector_space
+        )
 
     def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
-        """Yield all rows with vectors in their new form."""
+        """Yield all rows with their derived vectors."""
         for block in self._source.read_blocks(columns, verify=verify):
-            yield VectorBlock(
-                block.first_row, precisions.quantize(self._cut(block), self.precision, self.ranges), block.columns
-            )
+            vectors = quantization.quantize(self._truncate(block), self.precision, self.ranges)
+            yield VectorBlock(block.first_row, vectors, block.columns)
 
-    def _cut(self, block: VectorBlock) -> Float32Array:
-        return precisions.truncate_and_normalize(
+    def _truncate(self, block: VectorBlock) -> Float32Array:
+        return quantization.truncate_and_normalize(
             self._source.block_as_float32(block), self.dim, self.vector_space.get("normalize") is not False
         )
 
-    def _ranges(self) -> Float32Array:
+    def _compute_ranges(self) -> Float32Array:
         low, high = np.full(self.dim, np.inf, np.float32), np.full(self.dim, -np.inf, np.float32)
         for block in self._source.read_blocks():
-            vectors = self._cut(block)
+            vectors = self._truncate(block)
             low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
         return np.stack([low, high])
 

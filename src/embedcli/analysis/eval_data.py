@@ -1,4 +1,4 @@
-"""Labelled data for `eval`: pairs with scores, queries with relevant documents, rows with labels."""
+"""Read labelled data for `embedcli eval`: scored pairs, queries with relevant documents, labelled texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embedcli.core.job import Job
 from embedcli.core.types import Chunk
 from embedcli.readers.preview import preview_input
 
-# Column names that are taken without asking, in this order.
+# Column names that are recognised, in order of preference.
 PAIR_COLUMNS = (
     ("text_a", "sentence1", "sentence_1", "sentence_a", "text1", "text_1", "anchor"),
     ("text_b", "sentence2", "sentence_2", "sentence_b", "text2", "text_2", "positive"),
@@ -31,7 +31,7 @@ PREVIEW_ROWS = 100
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Two texts and how similar people find them, row by row."""
+    """Pairs of texts with the similarity that people gave them."""
 
     name: str
     first: list[str]
@@ -41,7 +41,7 @@ class ScoredPairs:
 
 @dataclass(frozen=True)
 class RetrievalTask:
-    """Queries, documents, and which documents count for a query. Rows are read when they are encoded."""
+    """Queries, documents, and the relevance of documents to queries. Rows are read when they are encoded."""
 
     name: str
     queries: Job
@@ -59,7 +59,7 @@ class RetrievalTask:
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts and the group each belongs to."""
+    """Texts and the label of each."""
 
     name: str
     texts: list[str]
@@ -73,94 +73,115 @@ EvaluationTask = ScoredPairs | RetrievalTask | LabelledTexts
 
 
 def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> ScoredPairs:
-    """The pairs of a file. `columns` names both texts and the score; InputError, with its line, for a bad row."""
+    """Read scored pairs.
+
+    Args:
+        job: Input options, such as format and encoding.
+        path: The file.
+        columns: Names of both text columns and the score column; guessed by default.
+
+    Raises:
+        InputError: A row is bad, or there are fewer than two pairs.
+        UsageError: A column does not exist or cannot be guessed.
+    """
     first, second, score = columns or guess_columns(job, path, PAIR_COLUMNS, "--columns TEXT_A,TEXT_B,SCORE")
-    made = ScoredPairs(dataset_name(path), [], [], [])
+    pairs = ScoredPairs(dataset_name(path), [], [], [])
     for chunk in read_valid_chunks(replace(job, inputs=(path,), text_column=first, keep=(second, score)), "--columns"):
-        others, scores = (
-            column_to_python(chunk.kept_columns.column(second)),
-            column_to_python(chunk.kept_columns.column(score)),
-        )
-        for line, one, two, value in zip(chunk.lines, chunk.texts, others, scores, strict=True):
-            if not isinstance(two, str) or not two.strip():
-                raise InputError(f"{storage.format_location(path, line)}: {second} is empty or no text", "mend the row")
-            made.first.append(one)
-            made.second.append(two)
-            made.scores.append(parse_number(value, score, path, line))
-    if len(made.scores) < 2:
+        second_texts = column_to_python(chunk.kept_columns.column(second))
+        scores = column_to_python(chunk.kept_columns.column(score))
+        for line, first_text, second_text, value in zip(chunk.lines, chunk.texts, second_texts, scores, strict=True):
+            if not isinstance(second_text, str) or not second_text.strip():
+                location = storage.format_location(path, line)
+                raise InputError(f"{location}: {second} is empty or not a string", "fix the row")
+            pairs.first.append(first_text)
+            pairs.second.append(second_text)
+            pairs.scores.append(parse_number(value, score, path, line))
+    if len(pairs.scores) < 2:
         raise InputError(
-            f"{storage.format_location(path)}: a correlation needs two pairs, and it has {len(made.scores)}",
-            "give more pairs",
+            f"{storage.format_location(path)}: a correlation needs two pairs, the file has {len(pairs.scores)}",
+            "add more pairs",
         )
-    return made
+    return pairs
 
 
 def read_labelled_texts(job: Job, path: str, label: str | None = None) -> LabelledTexts:
-    """The texts of a file and their labels."""
+    """Read texts and their labels.
+
+    Args:
+        job: Input options, such as format and encoding.
+        path: The file.
+        label: Name of the label column; guessed by default.
+
+    Raises:
+        InputError: A row is bad or has no label.
+        UsageError: A column does not exist or cannot be guessed.
+    """
     name = label or guess_columns(job, path, (LABEL_COLUMNS,), "--label COLUMN")[0]
-    made = LabelledTexts(dataset_name(path), [], [])
+    labelled = LabelledTexts(dataset_name(path), [], [])
     for chunk in read_valid_chunks(replace(job, inputs=(path,), keep=(name,)), "--label"):
         for line, text, value in zip(
             chunk.lines, chunk.texts, column_to_python(chunk.kept_columns.column(name)), strict=True
         ):
             if value is None:
-                raise InputError(f"{storage.format_location(path, line)}: {name} is missing", "mend the row")
-            made.texts.append(text)
-            made.labels.append(str(value))
-    return made
+                raise InputError(f"{storage.format_location(path, line)}: {name} is missing", "fix the row")
+            labelled.texts.append(text)
+            labelled.labels.append(str(value))
+    return labelled
 
 
 def read_retrieval(job: Job, documents: str, queries: str, relevance: str) -> RetrievalTask:
-    """A retrieval task: documents are only named here, and read when they are encoded."""
-    made = read_relevance(job, relevance)
-    reading = replace(job, inputs=(documents,))
-    return RetrievalTask(dataset_name(documents), replace(job, inputs=(queries,)), reading, made)
+    """Read the relevance of a retrieval task; queries and documents are read when they are encoded."""
+    return RetrievalTask(
+        name=dataset_name(documents),
+        queries=replace(job, inputs=(queries,)),
+        documents=replace(job, inputs=(documents,)),
+        grades=read_relevance(job, relevance),
+    )
 
 
 def read_relevance(job: Job, path: str) -> dict[str, dict[str, float]]:
-    """{query id: {document id: relevance}} from a table with a header, or from TREC's four columns without one."""
-    trec = list(_trec_lines(path))
-    if trec:
-        rows: Iterator[tuple[str, str, float]] = iter(trec)
-    else:
-        rows = _relevance_rows(job, path)
-    made: dict[str, dict[str, float]] = {}
-    for query, document, value in rows:
-        made.setdefault(query, {})[document] = value
-    return made
+    """Read {query id: {document id: relevance}} from a table with named columns or from TREC qrels."""
+    grades: dict[str, dict[str, float]] = {}
+    for query, document, grade in list(_read_trec_qrels(path)) or _read_relevance_table(job, path):
+        grades.setdefault(query, {})[document] = grade
+    return grades
 
 
-def _relevance_rows(job: Job, path: str) -> Iterator[tuple[str, str, float]]:
+def _read_relevance_table(job: Job, path: str) -> Iterator[tuple[str, str, float]]:
     query, document, grade = guess_columns(
         job, path, RELEVANCE_COLUMNS, "columns named query_id, document_id, relevance"
     )
-    # A template takes whole numbers as text too.
-    reading = replace(job, inputs=(path,), text_column=None, template=f"{{{document}}}", keep=(query, grade))
-    for chunk in read_valid_chunks(reading):
+    # A template accepts integer ids, a text column only strings.
+    relevance_job = replace(job, inputs=(path,), text_column=None, template=f"{{{document}}}", keep=(query, grade))
+    for chunk in read_valid_chunks(relevance_job):
         kept = (column_to_python(chunk.kept_columns.column(query)), column_to_python(chunk.kept_columns.column(grade)))
-        for line, id, asked, value in zip(chunk.lines, chunk.texts, *kept, strict=True):
-            yield str(asked), id, parse_number(value, grade, path, line)
+        for line, document_id, query_id, value in zip(chunk.lines, chunk.texts, *kept, strict=True):
+            yield str(query_id), document_id, parse_number(value, grade, path, line)
 
 
-def _trec_lines(path: str) -> Iterator[tuple[str, str, float]]:
-    """`query iteration document relevance`, separated by white space; nothing for a file of another kind."""
+def _read_trec_qrels(path: str) -> Iterator[tuple[str, str, float]]:
+    """Yield the rows of `query iteration document relevance` separated by white space; nothing for other formats."""
     with storage.open_input(path, preview=True) as source:
         first = source.read().split(b"\n", 1)[0].split()
     if len(first) != 4 or not first[3].lstrip(b"-").isdigit():
         return
     with open(path, encoding="utf-8") as lines:
-        for number_, line in enumerate(lines, 1):
+        for number, line in enumerate(lines, 1):
             fields = line.split()
             if len(fields) != 4:
                 raise InputError(
-                    f"{storage.format_location(path, number_)}: has {len(fields)} fields, not four",
+                    f"{storage.format_location(path, number)}: has {len(fields)} fields instead of four",
                     "write TREC qrels: query_id iteration document_id relevance",
                 )
-            yield fields[0], fields[2], parse_number(fields[3], "relevance", path, number_)
+            yield fields[0], fields[2], parse_number(fields[3], "relevance", path, number)
 
 
 def read_queries(task: RetrievalTask) -> tuple[list[str], list[str]]:
-    """Ids and texts of the queries that have a relevant document. InputError if there are none."""
+    """Read ids and texts of the queries that have a relevant document.
+
+    Raises:
+        InputError: A row is bad, or no query has a relevant document.
+    """
     ids, texts = [], []
     for chunk in read_valid_chunks(task.queries):
         for id, text in zip(map(str, column_to_python(chunk.ids)), chunk.texts, strict=True):
@@ -170,32 +191,42 @@ def read_queries(task: RetrievalTask) -> tuple[list[str], list[str]]:
     if not ids:
         raise InputError(
             f"{task.queries.inputs[0]}: no query has a relevant document",
-            "check that the ids in the files are the same",
+            "check that all files use the same ids",
         )
     return ids, texts
 
 
 def read_valid_chunks(job: Job, keep_option: str = "--keep") -> Iterator[Chunk]:
-    """The rows of a file, all of them good: InputError, with its line, at the first that is not.
+    """Yield the chunks of a file in which every row must be valid.
 
-    `keep_option` is the option of `eval` that names the columns in `job.keep`, for error messages.
+    Args:
+        job: The job that names the file.
+        keep_option: Option of `eval` that names the columns in `job.keep`, for error messages.
+
+    Raises:
+        InputError: A row is rejected.
     """
     plan = readers.plan_inputs(job, keep_option)
     for chunk in readers.read_chunks(job, plan, plan.splits):
         for reject in chunk.rejects:
-            raise InputError(f"{storage.format_location(reject.source, reject.line)}: {reject.reason}", "mend the row")
+            raise InputError(f"{storage.format_location(reject.source, reject.line)}: {reject.reason}", "fix the row")
         yield chunk
 
 
 def guess_columns(job: Job, path: str, names: Sequence[Sequence[str]], remedy: str) -> list[str]:
-    """For each group of names the first that is a column of the file. UsageError if one has none."""
-    there = {name.lower(): name for name in preview_input(path, job.format, job.encoding, PREVIEW_ROWS).column_types}
-    found = [next((there[name] for name in group if name in there), None) for group in names]
+    """Find for each group of names the first that is a column of the file.
+
+    Raises:
+        UsageError: The file has no column of a group; the hint is `remedy`.
+    """
+    preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS)
+    columns = {name.lower(): name for name in preview.column_types}
+    found = [next((columns[name] for name in group if name in columns), None) for group in names]
     for group, name in zip(names, found, strict=True):
         if name is None:
             raise UsageError(
                 f"{storage.format_location(path)}: has none of the columns {', '.join(group)}; "
-                f"its columns are {', '.join(there.values()) or 'none'}",
+                f"its columns are {', '.join(columns.values()) or 'none'}",
                 f"give {remedy}",
             )
     return [name for name in found if name is not None]
@@ -206,10 +237,10 @@ def parse_number(value: Any, column: str, path: str, line: int) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise InputError(
-            f"{storage.format_location(path, line)}: {column} is {value!r}, not a number", "mend the row"
+            f"{storage.format_location(path, line)}: {column} is {value!r}, not a number", "fix the row"
         ) from None
 
 
 def dataset_name(path: str) -> str:
-    """A file's name without folder and endings."""
+    """Return a file's name without folder and extensions."""
     return Path(path).name.split(".")[0] or path

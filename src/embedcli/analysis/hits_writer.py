@@ -1,4 +1,4 @@
-"""Result rows to a file or stdout: JSON lines, or Parquet by the file's name."""
+"""Write search results to a file or stdout, as JSON lines or Parquet."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ from embedcli import storage
 from embedcli.core.errors import UsageError
 from embedcli.outputs.vector_files import json_values_to_column
 
-ROWS_AT_ONCE = 10_000
+ROW_GROUP_ROWS = 10_000
 TIME_TYPES = (date, datetime, time, timedelta)
 
 
 def write_rows(rows: Iterator[dict[str, Any]], path: str) -> None:
-    """Write rows with the same names each; `-` is stdout. A file appears whole or not at all."""
+    """Write rows as Parquet if `path` ends in .parquet or .pq, else as JSON lines. Files are written atomically.
+
+    Args:
+        rows: Rows with the same keys.
+        path: File to write; `-` is stdout.
+
+    Raises:
+        UsageError: A later row does not fit the Parquet schema inferred from the first rows.
+    """
     if path.endswith((".parquet", ".pq")):
         _write_parquet(rows, path)
         return
@@ -34,23 +42,23 @@ def write_rows(rows: Iterator[dict[str, Any]], path: str) -> None:
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], path: str) -> None:
-    some = list(islice(rows, ROWS_AT_ONCE))
-    plain = _in_text(some, _mixed(some))
-    first = pa.table({name: json_values_to_column([row[name] for row in plain]) for name in plain[0]} if plain else {})
-    texts = {field.name for field in first.schema if pa.types.is_string(field.type)}
+    batch = list(islice(rows, ROW_GROUP_ROWS))
+    batch = _times_to_text(batch, _find_mixed_columns(batch))
+    first = pa.table({name: json_values_to_column([row[name] for row in batch]) for name in batch[0]} if batch else {})
+    text_columns = {field.name for field in first.schema if pa.types.is_string(field.type)}
     with storage.replace_file_atomically(path) as temporary, pq.ParquetWriter(temporary, first.schema) as writer:
         writer.write_table(first)
-        while some := list(islice(rows, ROWS_AT_ONCE)):
+        while batch := list(islice(rows, ROW_GROUP_ROWS)):
             try:
-                writer.write_table(pa.Table.from_pylist(_in_text(some, texts), schema=first.schema))
+                writer.write_table(pa.Table.from_pylist(_times_to_text(batch, text_columns), schema=first.schema))
             except (OverflowError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise UsageError(
-                    f"{path}: a later value is of another type than those before: {error}", "write JSON lines: .jsonl"
+                    f"{path}: a later row has a value of a different type: {error}", "use a name that ends in .jsonl"
                 ) from None
 
 
-def _mixed(rows: list[dict[str, Any]]) -> set[str]:
-    """The columns in which times stand beside the texts of those that Python has no values for."""
+def _find_mixed_columns(rows: list[dict[str, Any]]) -> set[str]:
+    """Return the columns that hold both times and strings (times outside the range of Python are strings)."""
     return {
         name
         for name in (rows[0] if rows else ())
@@ -59,12 +67,12 @@ def _mixed(rows: list[dict[str, Any]]) -> set[str]:
     }
 
 
-def _in_text(rows: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
-    """The rows with the times in some columns as ISO text."""
-    return [{name: _iso(value) if name in names else value for name, value in row.items()} for row in rows]
+def _times_to_text(rows: list[dict[str, Any]], names: set[str]) -> list[dict[str, Any]]:
+    """Convert the times in some columns to ISO text."""
+    return [{name: _to_iso_text(value) if name in names else value for name, value in row.items()} for row in rows]
 
 
-def _iso(value: Any) -> Any:
+def _to_iso_text(value: Any) -> Any:
     if type(value) is timedelta:
         return str(value)
     return value.isoformat() if type(value) in TIME_TYPES else value

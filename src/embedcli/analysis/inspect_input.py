@@ -1,4 +1,4 @@
-"""What an input holds, counted in one pass: rows, rejects by reason, text lengths in characters."""
+"""Describe an input in one pass: rows, rejects by reason, text lengths in characters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from embedcli.analysis.inspect_output import StreamingQuantiles
 from embedcli.core.job import Job
 from embedcli.readers.preview import preview_input
 
-# JSONL rows whose keys are looked at.
+# Rows of JSONL inputs that are read to list the columns.
 PREVIEW_ROWS = 1000
 
 
 def describe_input(job: Job) -> dict[str, Any]:
-    """Everything `embedcli inspect` says of an input, as JSON values. No model is loaded.
+    """Describe an input for `embedcli inspect`, as JSON values. No model is loaded.
 
-    Raises UsageError where no text column can be found, InputError where a file cannot be read.
+    Raises:
+        UsageError: No text column can be found.
+        InputError: A file cannot be read.
     """
     plan = readers.plan_inputs(job)
     lengths, reasons = StreamingQuantiles(), Counter[str]()
@@ -34,7 +36,7 @@ def describe_input(job: Job) -> dict[str, Any]:
     return {
         "path": ", ".join(map(storage.mask_secrets, job.inputs)),
         "kind": "input",
-        "files": {path: plan.formats[path] for path in dict.fromkeys(piece.path for piece in plan.splits)},
+        "files": {path: plan.formats[path] for path in dict.fromkeys(split.path for split in plan.splits)},
         "bytes": plan.total_bytes,
         "rows": rows,
         "good_rows": lengths.count,
@@ -51,9 +53,10 @@ def describe_input(job: Job) -> dict[str, Any]:
 
 
 def list_columns(job: Job, paths: Sequence[str]) -> dict[str, str]:
-    """All columns of the inputs, of objects their fields, and their types; of JSONL those of its first rows."""
-    found: dict[str, str] = {}
+    """List columns, with the fields of objects, and their types; those of JSONL inputs from their first rows."""
+    columns: dict[str, str] = {}
     for path in paths:
-        for name, kind in preview_input(path, job.format, job.encoding, PREVIEW_ROWS).flat_column_types.items():
-            found.setdefault(name, str(kind))
-    return found
+        preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS)
+        for name, column_type in preview.flat_column_types.items():
+            columns.setdefault(name, str(column_type))
+    return columns

@@ -1,4 +1,4 @@
-"""What an output holds, counted in one pass: norms, non-finite values, truncated rows, ids that come twice."""
+"""Describe an output in one pass: norms, non-finite values, truncated rows, duplicate ids."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import Float32Array
 
-# Values of which quantiles are exact; of more, an even sample between half of this and this.
+# Quantiles are exact up to this many values; beyond, they are those of an evenly spaced sample of at least half of it.
 MAX_HELD_VALUES = 1 << 20
 MAX_EXAMPLES = 10
 
 
 class StreamingQuantiles:
-    """Smallest, largest and quantiles of a stream of numbers, in bounded memory."""
+    """Minimum, maximum and quantiles of a stream of numbers, in bounded memory."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -39,33 +39,33 @@ class StreamingQuantiles:
             return
         self.minimum = min(self.minimum, float(values.min()))
         self.maximum = max(self.maximum, float(values.max()))
-        taken = values[-self.count % self._step :: self._step]
+        sample = values[-self.count % self._step :: self._step]
         self.count += len(values)
-        self._held.append(np.array(taken))
-        self._size += len(taken)
+        self._held.append(np.array(sample))
+        self._size += len(sample)
         while self._size > MAX_HELD_VALUES:
             self._held = [np.concatenate(self._held)[::2]]
             self._size = len(self._held[0])
             self._step *= 2
 
     def held_values(self) -> NDArray[Any]:
-        """The numbers themselves, or the even sample of them."""
+        """Return all numbers, or the evenly spaced sample of them."""
         return np.concatenate(self._held) if self._held else np.empty(0)
 
     def quantile(self, share: float) -> float:
-        """The value below which `share` of the numbers lie."""
+        """Return the value below which a fraction `share` of the numbers is."""
         return float(np.quantile(self.held_values(), share))
 
     def summary(self, **quantiles: float) -> dict[str, float] | None:
-        """`min`, the named quantiles and `max`; None if there was no number."""
+        """Return `min`, the named quantiles and `max`; None without numbers."""
         if not self.count:
             return None
-        middle = {name: self.quantile(share) for name, share in quantiles.items()}
-        return {"min": self.minimum, **middle, "max": self.maximum}
+        values = {name: self.quantile(share) for name, share in quantiles.items()}
+        return {"min": self.minimum, **values, "max": self.maximum}
 
 
 class DuplicateIdCounter:
-    """Counts ids that come more than once, holding eight bytes per row."""
+    """Counts duplicate ids with eight bytes of memory per row."""
 
     def __init__(self, output: VectorDataset) -> None:
         self.output = output
@@ -77,15 +77,17 @@ class DuplicateIdCounter:
         self._hashes.append(np.fromiter(map(hash, keys), np.int64, len(block)))
 
     def find_duplicates(self) -> list[tuple[Any, int]]:
-        """Ids that come more than once and how often, by the order of their first row."""
+        """Return duplicate ids and how often each occurs, in the order of their first row."""
         if self.output.id_name is None or not self._hashes:
             return []
         hashes = np.sort(np.concatenate(self._hashes))
-        twice = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
-        return [(key, count) for key, count in self._counted(twice).items() if count > 1] if twice else []
+        repeated = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
+        if not repeated:
+            return []
+        return [(key, count) for key, count in self._count_ids(repeated).items() if count > 1]
 
-    def _counted(self, hashes: set[int]) -> Counter[Any]:
-        """Equal hashes may belong to different ids: those rows are looked at again."""
+    def _count_ids(self, hashes: set[int]) -> Counter[Any]:
+        """Count the ids that have these hashes; different ids may have the same hash."""
         counts: Counter[Any] = Counter()
         for block in self.output.read_blocks(self.columns):
             counts.update(key for key in self._keys(block) if hash(key) in hashes)
@@ -97,16 +99,20 @@ class DuplicateIdCounter:
 
 
 def describe_output(output: VectorDataset) -> dict[str, Any]:
-    """Everything `embedcli inspect` says of an output, as JSON values; reads it once, checking its checksums."""
+    """Describe an output for `embedcli inspect`, as JSON values. Reads it once.
+
+    Raises:
+        InputError: A checksum does not match.
+    """
     norms, tokens, ids = StreamingQuantiles(), StreamingQuantiles(), DuplicateIdCounter(output)
     names = [name for name in ("n_tokens", "truncated") if name in output.schema.names]
-    bad = zero = truncated = rows = total_tokens = 0
+    non_finite = zero = truncated = rows = total_tokens = 0
     for block in output.read_blocks([*ids.columns, *names], verify=True):
         lengths = compute_row_norms(vectors_for_norms(output, block))
-        fine = np.isfinite(lengths)
-        bad += int((~fine).sum())
+        is_finite = np.isfinite(lengths)
+        non_finite += int((~is_finite).sum())
         zero += int((lengths == 0).sum())
-        norms.add(lengths[fine])
+        norms.add(lengths[is_finite])
         rows += len(block)
         if "truncated" in names:
             truncated += int(block.columns["truncated"].to_numpy().sum())
@@ -119,14 +125,14 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
     return {
         "path": output.path,
         "kind": "output",
-        "bytes": sum(size_on_disk(part.path) for part in output.vector_files),
+        "bytes": sum(size_on_disk(file.path) for file in output.vector_files),
         "files": len(output.vector_files),
         "rows": rows,
         "rejected": output.job_manifest.get("rejects"),
         "dim": output.dim,
         "precision": output.precision,
         "norms": None if "binary" in output.precision else norms.summary(median=0.5),
-        "non_finite_rows": bad,
+        "non_finite_rows": non_finite,
         "zero_rows": zero,
         "truncated_rows": truncated if "truncated" in names else None,
         "truncated_share": truncated / rows if rows and "truncated" in names else None,
@@ -138,7 +144,7 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
 
 
 def describe_ids(output: VectorDataset, duplicates: list[tuple[Any, int]]) -> dict[str, Any]:
-    """The ids' column and type, and how many come more than once, some of them by name."""
+    """Describe the id column: name, type, number of duplicate ids and some examples."""
     name = output.id_name
     return {
         "column": name,
@@ -149,31 +155,31 @@ def describe_ids(output: VectorDataset, duplicates: list[tuple[Any, int]]) -> di
 
 
 def to_json_value(value: Any) -> Any:
-    """A value as JSON can hold it."""
+    """Convert a value to one that JSON has: lists and scalars stay, anything else becomes a string."""
     if isinstance(value, tuple | list):
-        return [to_json_value(part) for part in value]
+        return [to_json_value(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> Float32Array:
-    """The vectors of a block for their norms: as they are where that is float32, else restored where possible."""
+    """Return the vectors of a block as float32, dequantized if their ranges are known."""
     if output.precision in ("int8", "uint8") and output.ranges is None:
         return block.vectors.astype(np.float32)
     return output.block_as_float32(block) if block.vectors.dtype != np.float32 else block.vectors
 
 
 def compute_row_norms(vectors: Float32Array) -> NDArray[Any]:
-    """float32 [n]: the length of each vector; not finite where a value is not."""
+    """Compute the length of each vector: float32 [n], not finite if a value of the vector is not."""
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    odd = ~np.isfinite(lengths)
-    if odd.any():  # very large numbers overflow in float32, but are numbers
-        lengths[odd] = np.linalg.norm(vectors[odd].astype(np.float64), axis=1)
+    overflowed = ~np.isfinite(lengths)
+    if overflowed.any():  # squares of large finite values overflow in float32
+        lengths[overflowed] = np.linalg.norm(vectors[overflowed].astype(np.float64), axis=1)
     return np.asarray(lengths)
 
 
 def size_on_disk(path: str) -> int:
-    """Bytes of a file, or of all files in a folder of this machine (a Lance dataset)."""
+    """Return the bytes of a file, or of all files in a local folder (a Lance dataset)."""
     if storage.is_folder(path):
         return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
     return int(storage.file_identity(path)["size"])

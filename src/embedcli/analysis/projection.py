@@ -1,4 +1,4 @@
-"""Vectors as points on a plane, and the page that shows them without a network."""
+"""Project vectors to two dimensions and write them as a self-contained web page."""
 
 from __future__ import annotations
 
@@ -24,23 +24,28 @@ if TYPE_CHECKING:
     from embedcli.core.types import Float32Array
 
 ProjectionMethod = Literal["pca", "umap"]
-# Values of a colour column that get a colour of their own; the rest are together.
+# Values of a colour column with their own colour; the others share one.
 MAX_COLORS = 10
 MAX_TEXT_CHARACTERS = 400
-# Screen coordinates in the page are whole numbers up to this.
+# Coordinates in the page are integers from 0 to this.
 GRID_STEPS = 65535
 
 
 @dataclass(frozen=True)
 class PointColors:
-    """A column by which points are coloured. `values[i]` is the index of a name (-1: none), or a share of the range.
+    """The column by which points are coloured.
 
-    `shown[i]` is the value in words. Without `names` the column is numeric, from `low` to `high`.
+    Attributes:
+        values: For each point, an index into `names`, or a fraction of the range if the column is numeric; -1 for null.
+        labels: For each point, the value as text.
+        names: Names of the colours; None for a numeric column.
+        low: Smallest value of a numeric column.
+        high: Largest value of a numeric column.
     """
 
     name: str
     values: list[float]
-    indices_or_shares: list[str]
+    labels: list[str]
     names: list[str] | None = None
     low: str = ""
     high: str = ""
@@ -48,7 +53,7 @@ class PointColors:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Points [n, 2] in 0..1 with the rows they stand for. `about` says in words how they were made."""
+    """Points [n, 2] from 0 to 1 with the ids and texts of their rows; `description` says how they were computed."""
 
     title: str
     description: str
@@ -61,42 +66,56 @@ class EmbeddingMap:
 def make_map(
     output: VectorDataset, *, rows: int, seed: int, method: ProjectionMethod, color: str | None, label: str | None
 ) -> EmbeddingMap:
-    """A map of an output, or of a random sample of `rows` of its rows."""
-    columns = [name for name in (label or guess_label_column(output), color) if name]
+    """Build a map of an output.
+
+    Args:
+        output: The output.
+        rows: Number of rows to sample if the output has more.
+        seed: Seed of the sample and of UMAP.
+        method: Projection to two dimensions.
+        color: Column by which points are coloured.
+        label: Column of the texts shown; guessed by default.
+
+    Raises:
+        InputError: The output has fewer than two rows.
+        UsageError: A column does not exist, or UMAP is not installed.
+    """
+    text_column = label or guess_label_column(output)
+    columns = [name for name in (text_column, color) if name]
     output.check_columns(columns)
     if output.rows < 2:
-        raise InputError(f"{output.path}: a map needs two rows, and it has {output.rows}", "encode more rows")
+        raise InputError(f"{output.path}: a map needs two rows, the output has {output.rows}", "encode more rows")
     positions = np.sort(np.random.default_rng(seed).choice(output.rows, min(rows, output.rows), replace=False))
     vectors = read_vectors(output, positions)
-    fine = np.isfinite(vectors).all(axis=1)
-    positions, vectors = positions[fine], vectors[fine]
-    points, how = project_vectors(vectors, method, seed)
-    taken = output.take_rows(positions.tolist(), columns)
-    text = columns[0] if label or guess_label_column(output) else None
+    is_finite = np.isfinite(vectors).all(axis=1)
+    positions, vectors = positions[is_finite], vectors[is_finite]
+    points, description = project_vectors(vectors, method, seed)
+    sampled_rows = output.take_rows(positions.tolist(), columns)
+    texts = [row[text_column] if text_column else None for row in sampled_rows]
     sampled = f"{len(positions):,} of {output.rows:,} rows" if len(positions) < output.rows else f"{output.rows:,} rows"
     return EmbeddingMap(
         title=storage.format_location(output.path),
-        description=f"{sampled}, {output.dim} dimensions, {how}",
+        description=f"{sampled}, {output.dim} dimensions, {description}",
         points=points,
-        ids=[str(to_json_value(row["id"])) for row in taken],
-        texts=[str(row[text] if row[text] is not None else "")[:MAX_TEXT_CHARACTERS] if text else "" for row in taken],
-        color=assign_colors(color, [row[color] for row in taken]) if color else None,
+        ids=[str(to_json_value(row["id"])) for row in sampled_rows],
+        texts=["" if text is None else str(text)[:MAX_TEXT_CHARACTERS] for text in texts],
+        color=assign_colors(color, [row[color] for row in sampled_rows]) if color else None,
     )
 
 
 def guess_label_column(output: VectorDataset) -> str | None:
-    """The kept column that most likely holds the text: `text`, else the first of strings."""
+    """Return the kept column that most likely holds the text: by name, else the first string column."""
     strings = [name for name in output.kept_columns if pa.types.is_string(output.schema.field(name).type)]
     return next(
         (name for name in ("text", "content", "body", "title") if name in strings), strings[0] if strings else None
     )
 
 
-# Planes
+# Projection
 
 
 def project_vectors(vectors: Float32Array, method: ProjectionMethod, seed: int) -> tuple[Float32Array, str]:
-    """Points [n, 2] in 0..1, both axes to one scale, and how they were made."""
+    """Project vectors to points [n, 2] from 0 to 1, both axes on one scale; also describe the projection."""
     if method == "umap":
         return scale_to_unit_square(project_with_umap(vectors, seed)), "UMAP"
     points, share = project_with_pca(vectors)
@@ -104,9 +123,9 @@ def project_vectors(vectors: Float32Array, method: ProjectionMethod, seed: int) 
 
 
 def project_with_pca(vectors: Float32Array) -> tuple[Float32Array, float]:
-    """The two directions of most variance, [n, 2], and the share of the variance in them.
+    """Project vectors to their first two principal components: points [n, 2] and their share of the variance.
 
-    A direction's sign is arbitrary: its largest entry is made positive, so that equal vectors give equal maps.
+    The sign of a component is arbitrary: its largest entry is made positive, so that equal vectors give equal maps.
     """
     centered = vectors - vectors.mean(axis=0)
     _, lengths, directions = np.linalg.svd(centered, full_matrices=False)
@@ -121,17 +140,19 @@ def project_with_pca(vectors: Float32Array) -> tuple[Float32Array, float]:
 
 
 def project_with_umap(vectors: Float32Array, seed: int) -> Float32Array:
-    """UMAP's points [n, 2]. UsageError if it is not installed."""
+    """Project vectors with UMAP to points [n, 2]. Raises UsageError if it is not installed."""
     try:
-        library: Any = import_module("umap")
+        umap: Any = import_module("umap")
     except ImportError:
-        raise UsageError("--method umap needs umap-learn", "pip install 'embedcli[umap]'") from None
-    made = library.UMAP(n_components=2, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
-    return np.asarray(made, np.float32)
+        raise UsageError(
+            "umap-learn is needed for --method umap and is not installed", "pip install 'embedcli[umap]'"
+        ) from None
+    points = umap.UMAP(n_components=2, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
+    return np.asarray(points, np.float32)
 
 
 def scale_to_unit_square(points: Float32Array) -> Float32Array:
-    """The same picture inside the unit square, not stretched."""
+    """Scale points into the unit square without changing their proportions."""
     low, high = points.min(axis=0), points.max(axis=0)
     span = float((high - low).max()) or 1.0
     return np.asarray((points - (low + high) / 2) / span + 0.5, np.float32)
@@ -141,45 +162,45 @@ def scale_to_unit_square(points: Float32Array) -> Float32Array:
 
 
 def assign_colors(name: str, values: Sequence[Any]) -> PointColors:
-    """Numbers become shares of their range, everything else names; rare values share one colour."""
+    """Colour numeric columns by value, other columns by their most frequent values; rare values share one colour."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    shown = ["" if value is None else str(to_json_value(value)) for value in values]
+    labels = ["" if value is None else str(to_json_value(value)) for value in values]
     if numbers and len(numbers) == sum(value is not None for value in values) and len(set(numbers)) > MAX_COLORS:
         low, high = min(numbers), max(numbers)
         shares = [-1 if value is None else round((value - low) / (high - low), 4) for value in values]
-        return PointColors(name, shares, shown, low=f"{low:g}", high=f"{high:g}")
-    common = [value for value, _ in Counter(text for text in shown if text).most_common()]
+        return PointColors(name, shares, labels, low=f"{low:g}", high=f"{high:g}")
+    common = [value for value, _ in Counter(text for text in labels if text).most_common()]
     names = common if len(common) <= MAX_COLORS else [*common[: MAX_COLORS - 1], "others"]
     index = {value: min(i, len(names) - 1) for i, value in enumerate(common)}
-    return PointColors(name, [index.get(text, -1) for text in shown], shown, names)
+    return PointColors(name, [index.get(text, -1) for text in labels], labels, names)
 
 
 # The page
 
 
-def write_page(made: EmbeddingMap, path: str) -> None:
-    """One HTML file that needs nothing else, and whose policy forbids it to fetch anything."""
+def write_page(embedding_map: EmbeddingMap, path: str) -> None:
+    """Write a map as one HTML file whose content security policy forbids loading anything else."""
     template = resources.files("embedcli.analysis").joinpath("map.html").read_text("utf-8")
-    storage.write_bytes(path, template.replace("{{data}}", to_embeddable_json(build_page_data(made))).encode())
+    storage.write_bytes(path, template.replace("{{data}}", to_embeddable_json(build_page_data(embedding_map))).encode())
 
 
-def build_page_data(made: EmbeddingMap) -> dict[str, Any]:
-    grid: NDArray[np.int64] = np.rint(made.points * GRID_STEPS).astype(np.int64)
-    color = made.color
+def build_page_data(embedding_map: EmbeddingMap) -> dict[str, Any]:
+    grid: NDArray[np.int64] = np.rint(embedding_map.points * GRID_STEPS).astype(np.int64)
+    color = embedding_map.color
     content: dict[str, Any] = {
-        "title": made.title,
-        "about": made.description,
+        "title": embedding_map.title,
+        "about": embedding_map.description,
         "x": grid[:, 0].tolist(),
         "y": grid[:, 1].tolist(),
-        "id": made.ids,
-        "text": made.texts,
+        "id": embedding_map.ids,
+        "text": embedding_map.texts,
     }
     if color is not None:
         counts = Counter(color.values)
         content["color"] = {
             "name": color.name,
             "values": color.values,
-            "shown": color.indices_or_shares,
+            "shown": color.labels,
             "names": color.names,
             "low": color.low,
             "high": color.high,
@@ -189,7 +210,7 @@ def build_page_data(made: EmbeddingMap) -> dict[str, Any]:
 
 
 def to_embeddable_json(content: dict[str, Any]) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """Encode as JSON that cannot end the script element that contains it."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")

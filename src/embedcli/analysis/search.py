@@ -1,4 +1,4 @@
-"""Queries in words against an output: encode them in its space, find the rows, tell what was kept of them."""
+"""Search an output with text queries."""
 
 from __future__ import annotations
 
@@ -17,68 +17,88 @@ from embedcli.core.errors import InputError
 from embedcli.core.job import Job
 from embedcli.outputs.dataset import VectorDataset
 
-# Queries that go through the rows together: enough for large matrix products, few enough for their scores.
+# Queries per pass over the rows: enough for large matrix products, few enough to hold their scores.
 QUERY_BATCH_ROWS = 512
 
 
 @dataclass(frozen=True)
 class SearchQuery:
-    """A text to look for, and its id where it came from a file."""
+    """A query text, and its id if it came from a file."""
 
     text: str
     id: Any = None
 
 
 class Searcher:
-    """An output and the encoder of its queries. Loads the model; use as a context manager."""
+    """Searches an output with the model that encoded it. Loads the model; use it as a context manager.
+
+    Args:
+        output: The output.
+        notify: Receives notes about the model and its prompt.
+        flags: Job options that override the recorded ones, such as `model` or `prompt`.
+
+    Raises:
+        UsageError: The model on this machine is not the one that encoded the output.
+        InputError: The model gives vectors of another dimension.
+    """
 
     def __init__(self, output: VectorDataset, *, notify: Notify = ignore_message, **flags: Any) -> None:
         self.output = output
-        self._texts = TextEncoder(build_query_job(output, "search", **flags), without_empty_prompt(notify))
-        if self._texts.dim != output.dim:
+        self._encoder = TextEncoder(build_query_job(output, "search", **flags), without_empty_prompt(notify))
+        if self._encoder.dim != output.dim:
             raise InputError(
-                f"{output.path} holds vectors of {output.dim} dimensions, its model now makes {self._texts.dim}",
+                f"{output.path} has vectors of {output.dim} dimensions, its model now gives {self._encoder.dim}",
                 "encode the rows again",
             )
-        note = missing_prompt_warning(output.vector_space, self._texts.vector_space)
+        note = missing_prompt_warning(output.vector_space, self._encoder.vector_space)
         if note:
             notify(note)
 
     def search(
         self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric
     ) -> list[dict[str, Any]]:
-        """One row per hit, queries in order, best first: query, rank, score, id, and the named columns."""
-        hits = search_vectors(self.output, self._texts.encode([query.text for query in queries]), k, metric)
-        rows = hit_positions(hits)
-        values = dict(zip(rows, self.output.take_rows(rows, columns), strict=True))
+        """Find the `k` best rows for each query.
+
+        Returns:
+            One dict per hit, in the order of the queries and best first: query_id, query, rank, score, id and the
+            given columns.
+        """
+        vectors = self._encoder.encode([query.text for query in queries])
+        hits = search_vectors(self.output, vectors, k, metric)
+        positions = hit_positions(hits)
+        rows = dict(zip(positions, self.output.take_rows(positions, columns), strict=True))
         return [
-            {"query_id": query.id, "query": query.text, "rank": rank, "score": float(score), **values[int(row)]}
+            {"query_id": query.id, "query": query.text, "rank": rank, "score": float(score), **rows[int(position)]}
             for query, hit in zip(queries, hits, strict=True)
-            for rank, (row, score) in enumerate(zip(hit.rows, hit.scores, strict=True), 1)
+            for rank, (position, score) in enumerate(zip(hit.rows, hit.scores, strict=True), 1)
         ]
 
     def __enter__(self) -> Searcher:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._texts.close()
+        self._encoder.close()
 
 
 def without_empty_prompt(notify: Notify) -> Notify:
-    """The same, but silent where all there is to say is that queries have no prompt."""
+    """Return `notify` without the note that queries have no prompt."""
     from embedcli.models.config import PromptNote
 
     return lambda note: None if isinstance(note, PromptNote) and not note.prompt else notify(note)
 
 
 def read_search_queries(job: Job) -> Iterator[SearchQuery]:
-    """The queries of a file, by the same flags as the rows of `encode`. InputError at the first that is none."""
-    from embedcli import readers  # a search for words reads no file of rows, and must start fast
+    """Yield the queries of a file, which is read with the same options as the input of `encode`.
+
+    Raises:
+        InputError: A query is rejected.
+    """
+    from embedcli import readers  # not needed for queries on the command line, which must start fast
 
     plan = readers.plan_inputs(job)
     for chunk in readers.read_chunks(job, plan, plan.splits):
         for reject in chunk.rejects:
-            raise InputError(f"{reject.source}:{reject.line}: {reject.reason}", "mend the queries; none may be lost")
+            raise InputError(f"{reject.source}:{reject.line}: {reject.reason}", "fix the query")
         yield from (
             SearchQuery(text, to_json_value(id))
             for text, id in zip(chunk.texts, column_to_python(chunk.ids), strict=True)
@@ -90,10 +110,10 @@ def batch_queries(queries: Iterator[SearchQuery], size: int = QUERY_BATCH_ROWS) 
         yield batch
 
 
-def choose_shown_columns(output: VectorDataset, asked: Sequence[str]) -> list[str]:
-    """The columns to show: those asked for, else every kept one that holds text."""
-    if asked:
-        output.check_columns(asked)
-        return list(asked)
-    kept = {name: output.schema.field(name).type for name in output.kept_columns}
-    return [name for name, kind in kept.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
+def choose_shown_columns(output: VectorDataset, requested: Sequence[str]) -> list[str]:
+    """Return the columns to show: the requested ones, else all kept columns of strings."""
+    if requested:
+        output.check_columns(requested)
+        return list(requested)
+    types = {name: output.schema.field(name).type for name in output.kept_columns}
+    return [name for name, type_ in types.items() if pa.types.is_string(type_) or pa.types.is_large_string(type_)]

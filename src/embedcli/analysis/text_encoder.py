@@ -1,4 +1,4 @@
-"""Texts in memory to vectors, through the same engine as files; and queries in the space of an output."""
+"""Encode texts in memory with the engine that encodes files, and rebuild the job of a finished output."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_CHUNK_ROWS, Chunk, EncodedChunk, InputSplit
+from embedcli.core.types import Chunk, EncodedChunk, InputSplit
 from embedcli.models.registry import find_registered_model
 from embedcli.pipeline import engine
 from embedcli.pipeline.control import RunControl
@@ -28,13 +29,16 @@ Notify = Callable[[str], None]
 
 
 def ignore_message(line: str) -> None:
-    """Tell nobody."""
+    """Discard a message."""
 
 
 class TextEncoder:
-    """An encoder for texts in memory. Use it as a context manager, or `close` it.
+    """Encodes texts in memory. Use it as a context manager or call `close`.
 
-    `dim` is the width of its vectors, `space` what made them.
+    Attributes:
+        dim: Number of dimensions of the vectors.
+        vector_space: Vector space metadata, as outputs store it.
+        metrics: Counters and timers of all calls.
     """
 
     def __init__(self, job: Job, notify: Notify = ignore_message) -> None:
@@ -42,30 +46,35 @@ class TextEncoder:
         self._encoder: BaseEncoder = encoders.load_encoder(job, notify=notify)
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
-        # A truncation saved with the model holds unless the user named one.
+        # A dimension saved with the model applies unless the user chose one.
         self.job = job = replace(job, truncate_dim=job.truncate_dim or self.vector_space.get("truncate_dim"))
         self.dim = min(self._encoder.dim, job.truncate_dim or self._encoder.dim)
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
-        """float32 [len(texts), dim], in the order of `texts`.
+        """Encode texts.
 
-        InputError, naming it, for a text without a vector. UsageError once closed.
+        Returns:
+            float32 [len(texts), dim], in the order of `texts`.
+
+        Raises:
+            InputError: A text is not a valid string or gets no vector.
+            UsageError: The encoder is closed.
         """
-        made = np.empty((len(texts), self.dim), np.float32)
-        for done in self.encode_chunks(texts):
-            for reject in done.rejects:
+        vectors = np.empty((len(texts), self.dim), np.float32)
+        for encoded in self.encode_chunks(texts):
+            for reject in encoded.rejects:
                 raise InputError(
                     f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
-                    "leave it out, or mend it",
+                    "fix the text or leave it out",
                 )
-            start = done.chunk.lines[0] - 1
-            made[start : start + len(done.vectors)] = done.vectors
-        return made
+            start = encoded.chunk.lines[0] - 1
+            vectors[start : start + len(encoded.vectors)] = encoded.vectors
+        return vectors
 
     def encode_chunks(self, texts: Sequence[str]) -> Iterator[EncodedChunk]:
-        """The same as the engine makes them, chunk by chunk: with windows, token counts and rejects."""
+        """Encode texts and yield the chunks of the engine, with windows, token counts and rejects."""
         if self._closed:
-            raise UsageError("the model is closed and has no encoder any more", "load it again")
+            raise UsageError("the model is closed", "load the model again")
         settings = EncodingSettings.from_job(self.job, str(self.vector_space.get("prompt") or ""))
         return engine.encode_chunks(chunk_texts(texts), self._encoder, settings, self.metrics, RunControl())
 
@@ -81,111 +90,124 @@ class TextEncoder:
 
 
 def chunk_texts(texts: Sequence[str], rows: int = DEFAULT_CHUNK_ROWS) -> Iterator[Chunk]:
-    """Texts as the engine takes them, without ids; their lines are their places, from 1."""
-    for seq, start in enumerate(range(0, len(texts), rows)):
-        some = list(texts[start : start + rows])
-        for place, text in enumerate(some, start + 1):
-            check_text(text, place)
-        places = range(start + 1, start + 1 + len(some))
+    """Yield texts as chunks for the engine, without ids; their line numbers are their positions, from 1."""
+    for index, start in enumerate(range(0, len(texts), rows)):
+        chunk = list(texts[start : start + rows])
+        for position, text in enumerate(chunk, start + 1):
+            check_text(text, position)
         yield Chunk(
             input_split=InputSplit(0, "texts"),
-            index_in_split=seq,
-            ids=pa.nulls(len(some), pa.int64()),
-            texts=some,
-            kept_columns=pa.table({"": pa.nulls(len(some))}).select([]),
-            lines=places,
-            rows_read=len(some),
+            index_in_split=index,
+            ids=pa.nulls(len(chunk), pa.int64()),
+            texts=chunk,
+            kept_columns=pa.table({"": pa.nulls(len(chunk))}).select([]),
+            lines=range(start + 1, start + 1 + len(chunk)),
+            rows_read=len(chunk),
             is_last=start + rows >= len(texts),
         )
 
 
-def check_text(text: Any, place: int) -> None:
-    """InputError unless `text` is a string that can be written as UTF-8."""
+def check_text(text: Any, position: int) -> None:
+    """Raise InputError unless `text` is a string that can be encoded as UTF-8."""
     if not isinstance(text, str):
-        raise InputError(f"text {place} is of type {type(text).__name__}, not a string", "give strings")
+        raise InputError(f"text {position} is of type {type(text).__name__}, not a string", "give strings")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError(f"text {place} holds a lone surrogate", "mend its encoding") from None
+        raise InputError(f"text {position} contains a lone surrogate", "fix its encoding") from None
 
 
-# Queries in the space of an output
+# Jobs in the vector space of an output
 
 
 def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
-    """The job whose vectors can be compared with those of `output`: its model and revision, the query prompt.
+    """Build the job that encodes queries for an output: the same model and revision, with the query prompt.
 
-    `flags` override what is recorded: a prompt, or where the model now lies. UsageError for an output without a
-    space, or when the model on this machine is not the one that made it.
+    Args:
+        output: The output.
+        what_for: The purpose, for the error message if the output has no vector space metadata.
+        flags: Job options that override the recorded ones, such as `model` or `prompt`.
+
+    Raises:
+        UsageError: The output has no vector space metadata, or the model on this machine is not the one recorded.
     """
-    space = output.require_vector_space(what_for)
+    vector_space = output.require_vector_space(what_for)
     given = {name: value for name, value in flags.items() if value is not None}
     recorded: dict[str, Any] = {
-        "model": space["model"],
-        "revision": space.get("revision"),
-        "max_seq_length": space.get("max_seq_length"),
-        "normalize": space.get("normalize"),
-        "truncate_dim": space.get("truncate_dim"),
+        "model": vector_space["model"],
+        "revision": vector_space.get("revision"),
+        "max_seq_length": vector_space.get("max_seq_length"),
+        "normalize": vector_space.get("normalize"),
+        "truncate_dim": vector_space.get("truncate_dim"),
         "as_": "query",
-        "prompt": choose_query_prompt(space),
+        "prompt": choose_query_prompt(vector_space),
     }
     if "model" in given:
         recorded["revision"] = None
-    return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), space, output.path)
+    return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), vector_space, output.path)
 
 
 def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
-    """The job that made `output`, as far as its vectors go, to make them again. `flags` override what is recorded."""
-    space, made = output.require_vector_space(what_for), output.job_manifest.get("job") or {}
+    """Build the job that computes the vectors of an output again.
+
+    Args:
+        output: The output.
+        what_for: The purpose, for the error message if the output has no vector space metadata.
+        flags: Job options that override the recorded ones.
+
+    Raises:
+        UsageError: The output has no vector space metadata, or the model on this machine is not the one recorded.
+    """
+    vector_space, job = output.require_vector_space(what_for), output.job_manifest.get("job") or {}
     given = {name: value for name, value in flags.items() if value is not None}
     recorded: dict[str, Any] = {
-        name: space.get(name) for name in ("model", "revision", "max_seq_length", "normalize", "truncate_dim")
+        name: vector_space.get(name) for name in ("model", "revision", "max_seq_length", "normalize", "truncate_dim")
     }
-    recorded |= {name: made[name] for name in ("text_column", "template", "id_column", "format") if made.get(name)}
-    recorded |= {name: made[name] for name in ("overflow", "split_overlap", "encoding") if name in made}
-    recorded |= {"prompt": space.get("prompt") or "", "as_": space.get("task")}
+    recorded |= {name: job[name] for name in ("text_column", "template", "id_column", "format") if job.get(name)}
+    recorded |= {name: job[name] for name in ("overflow", "split_overlap", "encoding") if name in job}
+    recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     if "model" in given:
         recorded["revision"] = None
-    return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), space, output.path)
+    return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), vector_space, output.path)
 
 
-def choose_query_prompt(space: Mapping[str, Any]) -> str | None:
-    """The makers' prompt for queries where the rows were given theirs for documents; None: the model's own."""
-    family = find_registered_model(str(space["model"]))
+def choose_query_prompt(vector_space: Mapping[str, Any]) -> str | None:
+    """Return the registered query prompt if the rows have the registered document prompt; None: the model's own."""
+    family = find_registered_model(str(vector_space["model"]))
     prompts = (family.prompts if family else None) or {}
-    stood = space.get("prompt")
-    return prompts.get("query") if stood and prompts.get("document") == stood else None
+    row_prompt = vector_space.get("prompt")
+    return prompts.get("query") if row_prompt and prompts.get("document") == row_prompt else None
 
 
-def check_same_model(job: Job, space: Mapping[str, Any], path: str) -> Job:
-    """The same job, if its model is the one of `space`; else a UsageError."""
-    check_same_endpoint(job, space, path)
-    wanted = space.get("fingerprint")
-    found = encoders.encoder_identity(job).get("fingerprint") if wanted else None
-    if wanted and found != wanted:
+def check_same_model(job: Job, vector_space: Mapping[str, Any], path: str) -> Job:
+    """Return `job`, or raise UsageError if its model is not the one in the vector space metadata."""
+    check_same_endpoint(job, vector_space, path)
+    recorded = vector_space.get("fingerprint")
+    current = encoders.encoder_identity(job).get("fingerprint") if recorded else None
+    if recorded and current != recorded:
         raise UsageError(
-            f"{path} was made with another version of {space['model']}: its files have the fingerprint "
-            f"{str(wanted)[:12]}, those found {str(found)[:12]}",
+            f"{path} was encoded with another version of {vector_space['model']}: its fingerprint is "
+            f"{str(recorded)[:12]}, that of the files on this machine {str(current)[:12]}",
             "give the folder of that version with --model, or encode the rows again",
         )
     return job
 
 
-def check_same_endpoint(job: Job, space: Mapping[str, Any], path: str) -> None:
-    """UsageError where texts and key would go to another server than the one that made the rows, unasked."""
-    wanted = space.get("endpoint")
-    if not wanted or job.base_url or not job.model.startswith(encoders.HOSTED_MODEL_PREFIX):
+def check_same_endpoint(job: Job, vector_space: Mapping[str, Any], path: str) -> None:
+    """Raise UsageError if texts and key would go to another server than the recorded one without the user's choice."""
+    recorded = vector_space.get("endpoint")
+    if not recorded or job.base_url or not job.model.startswith(HOSTED_PREFIX):
         return
-    found = encoders.encoder_identity(job)["endpoint"]
-    if found != wanted:
+    current = encoders.encoder_identity(job)["endpoint"]
+    if current != recorded:
         raise UsageError(
-            f"{path} was made by {wanted}, and this would ask {found}",
-            f"add --base-url {space.get('base_url')}, or name another server that has the same model",
+            f"{path} was encoded by {recorded}, but texts would now be sent to {current}",
+            f"add --base-url {vector_space.get('base_url')} or the address of another server with the same model",
         )
 
 
-def missing_prompt_warning(space: Mapping[str, Any], query: Mapping[str, Any]) -> str | None:
-    """A word of warning where rows had a prompt and queries have none."""
-    if space.get("prompt") and not query.get("prompt"):
-        return f"the rows were embedded with the prompt {space['prompt']!r}, the query without one; see --prompt"
+def missing_prompt_warning(vector_space: Mapping[str, Any], query: Mapping[str, Any]) -> str | None:
+    """Return a warning if the rows have a prompt and the query has none."""
+    if vector_space.get("prompt") and not query.get("prompt"):
+        return f"the rows were embedded with the prompt {vector_space['prompt']!r}, the query without one; see --prompt"
     return None

@@ -1,4 +1,4 @@
-"""The rows of an output nearest to some queries: exact, streamed, in memory that does not grow with the rows."""
+"""Exact nearest-neighbour search over an output, streamed in constant memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Metric = Literal["cosine", "dot"]
 
 @dataclass(frozen=True)
 class Hits:
-    """The best rows of one query, best first: positions in the output (from 0) and scores."""
+    """The best rows of one query, best first: their positions in the output (from 0) and scores."""
 
     rows: NDArray[np.int64]
     scores: Float32Array
 
 
 class TopK:
-    """The k best of a stream of scores, for several queries. Of equal scores the earlier row wins."""
+    """Keeps the k best of a stream of scores for several queries. Of equal scores the earlier row wins."""
 
     def __init__(self, queries: int, k: int) -> None:
         self.k = k
@@ -35,24 +35,29 @@ class TopK:
         self._rows = [np.empty(0, np.int64) for _ in range(queries)]
 
     def add(self, scores: Float32Array, start: int) -> None:
-        """`scores` [queries, n] of the rows from `start` on; rows must come in ascending order. NaN never wins."""
-        for i, row in enumerate(scores):
-            self._add(i, row, start)
+        """Add the scores of the next rows.
 
-    def _add(self, i: int, scores: Float32Array, start: int) -> None:
-        held = self._scores[i]
-        full = len(held) == self.k
-        # A later row must beat the worst one held; an equal score does not.
-        worth = np.flatnonzero(scores > held[-1] if full else ~np.isnan(scores))
-        if not len(worth):
+        Args:
+            scores: Array [queries, n]; NaN never wins.
+            start: Position of the first of these rows; calls must be in ascending order.
+        """
+        for query, row in enumerate(scores):
+            self._add_to_query(query, row, start)
+
+    def _add_to_query(self, query: int, scores: Float32Array, start: int) -> None:
+        held = self._scores[query]
+        is_full = len(held) == self.k
+        # A later row must be better than the worst one held: an equal score is not enough.
+        candidates = np.flatnonzero(scores > held[-1] if is_full else ~np.isnan(scores))
+        if not len(candidates):
             return
-        if len(worth) > 4 * self.k:
-            bar = np.partition(scores[worth], -self.k)[-self.k]
-            worth = worth[scores[worth] >= bar]
-        together = np.concatenate([held, scores[worth]])
-        order = np.argsort(-together, kind="stable")[: self.k]
-        self._scores[i] = together[order]
-        self._rows[i] = np.concatenate([self._rows[i], worth + start])[order]
+        if len(candidates) > 4 * self.k:
+            threshold = np.partition(scores[candidates], -self.k)[-self.k]
+            candidates = candidates[scores[candidates] >= threshold]
+        merged = np.concatenate([held, scores[candidates]])
+        order = np.argsort(-merged, kind="stable")[: self.k]
+        self._scores[query] = merged[order]
+        self._rows[query] = np.concatenate([self._rows[query], candidates + start])[order]
 
     def to_hits(self) -> list[Hits]:
         return [Hits(rows, scores) for rows, scores in zip(self._rows, self._scores, strict=True)]
@@ -61,18 +66,25 @@ class TopK:
 def search_vectors(
     output: VectorDataset, queries: Float32Array, k: int, metric: Metric = "cosine", *, only: BoolArray | None = None
 ) -> list[Hits]:
-    """The `k` rows with the highest score for each of `queries` [q, dim], over all rows of the output, or `only` some.
+    """Find the rows with the highest scores for each query.
 
-    The queries stay float32 whatever the rows are stored in: each row is scored as sentence-transformers rescores
-    its candidates, by the query's own numbers against the stored ones, but every row is a candidate.
+    Queries stay float32 whatever the stored precision: every row is scored as sentence-transformers rescores its
+    candidates, with the float32 query against the stored values.
+
+    Args:
+        output: The output to search.
+        queries: Query vectors, float32 [queries, dim].
+        k: Rows per query.
+        metric: Cosine or dot product.
+        only: Mask of the rows to consider, bool [rows]; None for all.
     """
     best = TopK(len(queries), k)
     queries = normalize(queries) if metric == "cosine" else queries
-    exact = is_recorded_normalized(output)
+    has_unit_vectors = is_recorded_normalized(output)
     for block in output.read_blocks():
         vectors = block_as_float32(output, block)
         scores = queries @ vectors.T
-        if metric == "cosine" and not exact:
+        if metric == "cosine" and not has_unit_vectors:
             lengths = compute_row_norms(vectors)
             scores = scores / np.where(lengths > 0, lengths, 1)
         if only is not None:
@@ -82,24 +94,24 @@ def search_vectors(
 
 
 def is_recorded_normalized(output: VectorDataset) -> bool:
-    """Whether the stored vectors have length 1 by what is recorded, so that dot product and cosine are the same."""
+    """Return whether the metadata says that the stored vectors have length 1, so that dot product equals cosine."""
     return output.precision == "float32" and output.vector_space.get("normalize") is True
 
 
 def block_as_float32(output: VectorDataset, block: VectorBlock) -> Float32Array:
-    """The block's vectors as float32, without a copy where they are."""
+    """Return the vectors of a block as float32, without a copy if they are stored so."""
     return block.vectors if block.vectors.dtype == np.float32 else output.block_as_float32(block)
 
 
 def normalize(vectors: Float32Array) -> Float32Array:
-    """The same directions with length 1; zeros stay zeros."""
+    """Scale vectors to length 1; zero vectors stay zero. float32 [n, dim]."""
     lengths = compute_row_norms(vectors)[:, None]
     return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
 
 
 def hit_positions(hits: list[Hits]) -> list[int]:
-    """Every row that some query found, ascending, once."""
-    found: set[Any] = set()
+    """Return the positions of all rows in `hits`, ascending and without repetition."""
+    positions: set[Any] = set()
     for hit in hits:
-        found.update(hit.rows.tolist())
-    return sorted(found)
+        positions.update(hit.rows.tolist())
+    return sorted(positions)

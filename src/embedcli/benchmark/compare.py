@@ -100,7 +100,7 @@ def run_comparison(request: BenchRequest, notify: Notify) -> dict[str, Any]:
         notify: Receives one line of progress at a time.
 
     Returns:
-        The figures that `--json` writes; docs/speed.md explains them.
+        The figures that `--json` writes; docs/concepts/speed.md explains them.
 
     Raises:
         UsageError: There is nothing to compare with.

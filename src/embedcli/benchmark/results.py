@@ -57,7 +57,7 @@ class Measurements:
 
 
 def summarize(measurements: Measurements) -> dict[str, Any]:
-    """The figures of a comparison as JSON; docs/speed.md explains them."""
+    """The figures of a comparison as JSON; docs/concepts/speed.md explains them."""
     lineup, timings = measurements.lineup, measurements.timings
     model = measurements.model
     first = lineup.embedcli_runs[0].name

@@ -1,13 +1,14 @@
-"""What is done, is it the same job, and the publishing: manifest, part files, sealed shares, locks.
+"""Checkpoints of a job: part files, completed partitions, input snapshots, locks and publishing.
 
-A single-file output stages its parts in `OUTPUT.parts/`, a folder output in `OUTPUT/_parts/`. A part is done when
-its file is there: it is written under a temporary name, flushed, and renamed to a name that holds its own SHA-256
-digest, so a damaged part is noticed. There is no journal that could fall out of step.
+The staging folder of a single-file output is `OUTPUT.parts/`, that of a folder output `OUTPUT/_parts/`. A part file is
+written under a temporary name, synced, and renamed to a name that contains its SHA-256 digest: a chunk is done when its
+part file is there and matches its name. There is no journal that could disagree with the files.
 """
 
-from embedcli.checkpoint.ledger import LOCK_FILE, Ledger
+from embedcli.checkpoint.ledger import Ledger
 from embedcli.checkpoint.part_files import combine_hashes, hash_chunk, reject_to_json_line
 from embedcli.checkpoint.partitions import PartitionRecord, list_completed_partitions
+from embedcli.checkpoint.staging import LOCK_FILE
 
 __all__ = [
     "LOCK_FILE",

@@ -1,9 +1,9 @@
-"""How the inputs looked when a run began: shares that were made from different inputs are not merged."""
+"""Snapshots of the inputs at the start of a run; partitions encoded from different inputs are not merged."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -16,130 +16,148 @@ from embedcli.core.errors import OutputError
 from embedcli.core.types import InputSplit, PartFile, Partition
 
 FileDescriptions = tuple[Mapping[str, Any], ...]
-RERUN_SHARDS_HINT = "run every shard again: what was made from other inputs is done anew, the rest is kept"
+RERUN_SHARDS_HINT = "run every shard again: only what was encoded from other inputs is encoded again"
 
 
 @dataclass(frozen=True)
 class InputSnapshot:
-    """`inputs` are pairs of path and look (size and time; {} for a stream), in order.
+    """The inputs of a job as one run found them.
 
-    `shares` is into how many shares they are cut, `cut` a digest of which piece is in which.
+    Attributes:
+        inputs: Path and stats (size and modification time; {} for a stream) of each input file, in order.
+        partition_count: The number of partitions that the inputs are divided into.
+        splits_digest: A digest of the input splits of each partition.
     """
 
     inputs: Sequence[tuple[str, Mapping[str, int]]]
-    shares: int
-    cut: str
+    partition_count: int
+    splits_digest: str
 
     @cached_property
-    def looks(self) -> dict[str, Mapping[str, int]]:
+    def stats_by_path(self) -> dict[str, Mapping[str, int]]:
         return dict(self.inputs)
 
     def as_json(self) -> bytes:
         # The keys are those of files that earlier versions have written.
-        return json.dumps({"inputs": self.inputs, "shares": self.shares, "cut": self.cut}).encode()
+        return json.dumps({"inputs": self.inputs, "shares": self.partition_count, "cut": self.splits_digest}).encode()
 
     @cached_property
     def name(self) -> str:
         return hash_bytes(self.as_json())
 
-    def of(self, share: Partition) -> dict[str, Mapping[str, int]]:
-        """How the inputs of a share looked."""
-        return {piece.path: self.looks[piece.path] for piece in share.splits}
+    def stats_of(self, partition: Partition) -> dict[str, Mapping[str, int]]:
+        """Return the stats of the input files of a partition, by path."""
+        return {split.path: self.stats_by_path[split.path] for split in partition.splits}
 
-    def is_unchanged(self, record: PartitionRecord, *, numbered: bool) -> bool:
-        """Whether inputs look as they did when a share was made, so that it need not be read again.
+    def is_unchanged(self, record: PartitionRecord, *, has_row_numbers: bool) -> bool:
+        """Whether a completed partition need not be read again, because its input files have the same stats as then.
 
-        With `numbered` rows all of them count, as any input before a row changes its number.
+        With row numbers as ids all inputs count: a change in an earlier input changes the numbers of later rows.
         """
-        same = all(look and look == self.looks.get(path) for path, look in record.input_stats.items())
-        return same and (not numbered or record.snapshot_name == self.name)
+        same = all(stats and stats == self.stats_by_path.get(path) for path, stats in record.input_stats.items())
+        return same and (not has_row_numbers or record.snapshot_name == self.name)
 
-    def matches(self, other: InputSnapshot) -> bool:
-        """Whether both are of the same inputs, under whatever folder each run has found them."""
-        mine, theirs = ([(storage.basename(path), look) for path, look in view.inputs] for view in (self, other))
-        return mine == theirs and (self.shares, self.cut) == (other.shares, other.cut)
-
-
-def take_snapshot(every: Sequence[Partition]) -> InputSnapshot:
-    """How the inputs of all shares of a job look now."""
-    looks = storage.file_identities([piece.path for share in every for piece in share.splits])
-    cut = hash_bytes(json.dumps([[split_identity(piece) for piece in share.splits] for share in every]).encode())
-    return InputSnapshot(tuple(looks.items()), len(every), cut)
+    def has_same_inputs(self, other: InputSnapshot) -> bool:
+        """Whether both snapshots are of the same inputs, whatever the folder in which each run found them."""
+        own, others = ([(storage.basename(path), stats) for path, stats in each.inputs] for each in (self, other))
+        return own == others and (self.partition_count, self.splits_digest) == (
+            other.partition_count,
+            other.splits_digest,
+        )
 
 
-def has_same_splits(record: PartitionRecord, share: Partition) -> bool:
-    """Whether a record is of the very pieces that the share has now."""
-    return [split_identity(piece) for piece in record.splits] == [split_identity(piece) for piece in share.splits]
+def take_snapshot(all_partitions: Sequence[Partition]) -> InputSnapshot:
+    """Take a snapshot of the inputs of all partitions of a job."""
+    stats = storage.file_identities([split.path for partition in all_partitions for split in partition.splits])
+    splits = [[split_identity(split) for split in partition.splits] for partition in all_partitions]
+    return InputSnapshot(tuple(stats.items()), len(all_partitions), hash_bytes(json.dumps(splits).encode()))
+
+
+def has_same_splits(record: PartitionRecord, partition: Partition) -> bool:
+    """Whether a completed partition had the same input splits as the partition has now."""
+    return [split_identity(split) for split in record.splits] == [split_identity(split) for split in partition.splits]
 
 
 def build_record(
-    share: Partition, view: InputSnapshot, job: str, parts: tuple[PartFile, ...], files: FileDescriptions
+    partition: Partition,
+    snapshot: InputSnapshot,
+    job_digest: str,
+    parts: tuple[PartFile, ...],
+    files: FileDescriptions,
 ) -> PartitionRecord:
-    """The record of a share that is done now. An input that does not look as in the view changed while it was read."""
-    now = storage.file_identities([piece.path for piece in share.splits])
-    looks = {path: look if look == now[path] else {} for path, look in view.of(share).items()}
-    return PartitionRecord(share.index, job, view.name, share.splits, parts, looks, files)
+    """Build the record of a partition that is complete now; inputs that changed since the snapshot are marked."""
+    current_stats = storage.file_identities([split.path for split in partition.splits])
+    input_stats = {
+        path: stats if stats == current_stats[path] else {} for path, stats in snapshot.stats_of(partition).items()
+    }
+    return PartitionRecord(partition.index, job_digest, snapshot.name, partition.splits, parts, input_stats, files)
 
 
 def split_identity(input_split: InputSplit) -> tuple[Any, ...]:
-    """Where a piece lies, without the folder of its file: a moved folder is no other input."""
+    """Return the range and the file name of a split, without the folder: a moved folder is the same input."""
     index, path, *rest = astuple(input_split)
     return index, storage.basename(path), *rest
 
 
-def write_snapshot(stage: str, view: InputSnapshot) -> None:
-    path = _path(stage, view.name)
+def write_snapshot(staging_folder: str, snapshot: InputSnapshot) -> None:
+    path = _snapshot_path(staging_folder, snapshot.name)
     if not storage.exists(path):
-        storage.write_bytes(path, view.as_json())
+        storage.write_bytes(path, snapshot.as_json())
 
 
-def read_snapshot(stage: str, name: str) -> InputSnapshot | None:
-    """A view that a run has written; None if it is not there or damaged."""
-    path = _path(stage, name)
+def read_snapshot(staging_folder: str, name: str) -> InputSnapshot | None:
+    """Read a snapshot from the staging folder; None if it is missing or damaged."""
+    path = _snapshot_path(staging_folder, name)
     with suppress(OSError, ValueError, KeyError, TypeError):
         data = storage.read_bytes(path)
         if name_matches_digest(path, data):
-            made = json.loads(data)
-            return InputSnapshot(tuple((path, look) for path, look in made["inputs"]), made["shares"], made["cut"])
+            values = json.loads(data)
+            inputs = tuple((path, stats) for path, stats in values["inputs"])
+            return InputSnapshot(inputs, values["shares"], values["cut"])
     return None
 
 
-def _path(stage: str, name: str) -> str:
-    return storage.join(stage, f"inputs-{name}.json")
+def _snapshot_path(staging_folder: str, name: str) -> str:
+    return storage.join(staging_folder, f"inputs-{name}.json")
 
 
-def common_snapshot(stage: str, output: str, records: Iterable[PartitionRecord]) -> InputSnapshot | None:
-    """The one view that all records were made from; None without records.
+def find_common_snapshot(
+    staging_folder: str, output: str, records: Collection[PartitionRecord]
+) -> InputSnapshot | None:
+    """Return the snapshot that all completed partitions have in common; None without records.
 
-    OutputError naming the input that looked different to some, or that changed while it was read.
+    Raises:
+        OutputError: The inputs changed between the partitions or while one of them was read, or a snapshot is missing.
     """
-    first: InputSnapshot | None = None
-    views = {name: read_snapshot(stage, name) for name in sorted({record.snapshot_name for record in records})}
-    for view in views.values():
-        if view is None:
+    snapshots: dict[str, InputSnapshot] = {}
+    for name in sorted({record.snapshot_name for record in records}):
+        snapshot = read_snapshot(staging_folder, name)
+        if snapshot is None:
             raise OutputError(
-                f"{storage.format_location(stage)}: a note of what the inputs looked like is gone", RERUN_SHARDS_HINT
+                f"{storage.format_location(staging_folder)}: the snapshot of the inputs is missing or damaged",
+                RERUN_SHARDS_HINT,
             )
-        if first is not None and not first.matches(view):
-            raise snapshot_conflict_error(first, view, output)
-        first = view
+        snapshots[name] = snapshot
+    first = next(iter(snapshots.values()), None)
+    for snapshot in snapshots.values():
+        if first is not None and not first.has_same_inputs(snapshot):
+            raise snapshot_conflict_error(first, snapshot, output)
     for record in records:
-        view = views[record.snapshot_name]
-        for path, look in record.input_stats.items():
-            if view is not None and look != view.looks[path]:
+        for path, stats in record.input_stats.items():
+            if stats != snapshots[record.snapshot_name].stats_by_path[path]:
                 raise OutputError(
-                    f"{storage.format_location(path)} has changed while share {record.index} of {storage.format_location(output)} was made "
-                    "from it; nothing was published",
+                    f"{storage.format_location(path)} has changed while partition {record.index} of "
+                    f"{storage.format_location(output)} was encoded; nothing was published",
                     RERUN_SHARDS_HINT,
                 )
     return first
 
 
-def snapshot_conflict_error(one: InputSnapshot, two: InputSnapshot, output: str) -> OutputError:
-    """The error for shares of two views: names the first input that differs."""
-    pairs = zip(one.inputs, two.inputs, strict=False)
-    path = next((path for (_, look), (path, other) in pairs if look != other), None)
-    what = "the cut of the input" if path is None else storage.format_location(path)
+def snapshot_conflict_error(one: InputSnapshot, other: InputSnapshot, output: str) -> OutputError:
+    """Return the error for partitions with different snapshots; it names the first input that differs."""
+    pairs = zip(one.inputs, other.inputs, strict=False)
+    path = next((path for (_, stats), (path, other_stats) in pairs if stats != other_stats), None)
+    what = "the division of the input into partitions" if path is None else storage.format_location(path)
     return OutputError(
         f"{what} has changed between the shards of {storage.format_location(output)}; nothing was published",
         RERUN_SHARDS_HINT,

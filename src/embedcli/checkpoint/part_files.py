@@ -1,4 +1,4 @@
-"""Chunks as part files: a name that holds the digest of the bytes, and the facts of the chunk inside."""
+"""Write and read part files: a chunk's vectors and counts, in a file whose name contains the digest of its bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ PART_NAME_PATTERN = r"part-\d+-\d+-[0-9a-f]+\.arrow$"
 
 
 def hash_chunk(chunk: Chunk) -> str:
-    """BLAKE2b-128 of everything a chunk holds: ids, texts, kept values, and the rows it refused."""
+    """Hash the content of a chunk: ids, texts, kept values and rejects.
+
+    Returns:
+        A BLAKE2b digest of 128 bits, in hex.
+    """
     state = blake2b(digest_size=16)
     for text in chunk.texts:
         raw = text.encode()
@@ -42,39 +46,58 @@ def hash_chunk(chunk: Chunk) -> str:
 
 
 def combine_hashes(hashes: Sequence[str]) -> str:
-    """One hash over the source hashes of chunks in order."""
+    """Combine the source hashes of chunks, in input order, into one."""
     return blake2b("".join(hashes).encode(), digest_size=16).hexdigest()
 
 
 def hash_job(job: Mapping[str, Any]) -> str:
-    """What parts and records carry of the job that they belong to: a digest of its manifest."""
+    """Hash a job's manifest; part files and partition records store this digest to say which job they belong to."""
     return hash_bytes(json.dumps(job, sort_keys=True).encode())
 
 
-def check_same_job(manifest: Mapping[str, Any], mark: str, output: str) -> None:
-    """OutputError unless a manifest is of the job with this mark."""
-    if hash_job(manifest) != mark:
+def check_same_job(manifest: Mapping[str, Any], job_digest: str, output: str) -> None:
+    """Check that the manifest in the staging folder still has this digest.
+
+    Raises:
+        OutputError: Another run has replaced it.
+    """
+    if hash_job(manifest) != job_digest:
         raise OutputError(
-            f"{storage.format_location(output)}: another run has taken the output over, away from this one",
-            "run the same command again once the other has ended, or choose another output",
+            f"{storage.format_location(output)}: another run has taken over this output",
+            "wait for the other run to end and run the same command again, or choose another output",
         )
 
 
 def write_part_file(
-    stage: str, encoded: EncodedChunk, layout: OutputLayout, source: str, changes: Mapping[str, int], *, job: str
+    staging_folder: str,
+    encoded: EncodedChunk,
+    layout: OutputLayout,
+    source_hash: str,
+    changes: Mapping[str, int],
+    *,
+    job_digest: str,
 ) -> PartFile:
-    """A chunk's vectors and rejects in the staging folder: on disk and synced when this returns, or an OutputError.
+    """Write a chunk's vectors and rejects to the staging folder; both are synced to disk when this returns.
 
-    `job` is the mark of the job that it belongs to.
+    Args:
+        staging_folder: The folder to write to.
+        encoded: The chunk and its vectors.
+        layout: The output's columns.
+        source_hash: `hash_chunk` of the chunk.
+        changes: Counts of added, changed and reused rows, by name.
+        job_digest: `hash_job` of the job that the part file belongs to.
+
+    Raises:
+        OutputError: Writing failed, or the read-back check did.
     """
     chunk = encoded.chunk
     rejects = sorted((*chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
     name = f"{chunk.input_split.index:06d}-{chunk.index_in_split:06d}"
-    facts = {
+    metadata = {
         "rows": chunk.rows_read - len(rejects),
         "read": chunk.rows_read,
         "rejects": len(rejects),
-        "source_hash": source,
+        "source_hash": source_hash,
         "last": chunk.is_last,
         "vectors": len(encoded.rows),
         "tokens": int(encoded.n_tokens.sum()),
@@ -82,31 +105,39 @@ def write_part_file(
         "lost_tokens": encoded.lost_tokens,
         "changes": dict(changes),
         "rejects_file": None,
-        "job": job,
+        "job": job_digest,
     }
     if rejects:
         lines = b"".join(reject_to_json_line(reject) for reject in rejects)
-        facts["rejects_file"] = f"rejects-{name}-{hash_bytes(lines)}.jsonl"
-        storage.write_bytes(storage.join(stage, str(facts["rejects_file"])), lines)
-    data = writers.table_to_arrow(layout.build_table(encoded), {PART_METADATA_KEY: facts})
-    path = storage.join(stage, f"part-{name}-{hash_bytes(data)}.arrow")
+        metadata["rejects_file"] = f"rejects-{name}-{hash_bytes(lines)}.jsonl"
+        storage.write_bytes(storage.join(staging_folder, str(metadata["rejects_file"])), lines)
+    data = writers.table_to_arrow(layout.build_table(encoded), {PART_METADATA_KEY: metadata})
+    path = storage.join(staging_folder, f"part-{name}-{hash_bytes(data)}.arrow")
     storage.write_bytes(path, data)
-    return part_file_from_json(path, facts)
+    return part_file_from_json(path, metadata)
 
 
-def read_part_file(path: str, job: str) -> PartFile | None:
-    """A part that is whole, with its rejects; None if it is another job's, OutputError if it is not whole."""
-    facts = json.loads(open_part_file(path).schema.metadata[PART_METADATA_KEY.encode()])
-    if facts.get("job") != job:
+def read_part_file(path: str, job_digest: str) -> PartFile | None:
+    """Check a part file and its rejects, and return its description; None if it belongs to another job.
+
+    Raises:
+        OutputError: The part file or its rejects are damaged or missing.
+    """
+    metadata = json.loads(open_part_file(path).schema.metadata[PART_METADATA_KEY.encode()])
+    if metadata.get("job") != job_digest:
         return None
-    part = part_file_from_json(path, facts)
+    part = part_file_from_json(path, metadata)
     if not are_rejects_intact(storage.parent_folder(path), part):
         raise damaged_part_error(path)
     return part
 
 
 def open_part_file(path: str) -> pa.ipc.RecordBatchFileReader:
-    """A part whose bytes match the digest in its name; OutputError if they do not."""
+    """Read a part file and compare its bytes with the digest in its name.
+
+    Raises:
+        OutputError: The file cannot be read, or is damaged.
+    """
     with storage.translate_output_errors(path):
         data = storage.read_bytes(path)
     if not name_matches_digest(path, data):
@@ -116,42 +147,48 @@ def open_part_file(path: str) -> pa.ipc.RecordBatchFileReader:
 
 def damaged_part_error(path: str) -> OutputError:
     return OutputError(
-        f"{storage.format_location(path)}: the part is damaged", "run the same command again: it will be made again"
+        f"{storage.format_location(path)}: the part file is damaged",
+        "run the same command again to encode its rows again",
     )
 
 
-def are_rejects_intact(stage: str, part: PartFile) -> bool:
-    """Whether the file with a part's rejects, if it has one, is whole."""
+def are_rejects_intact(staging_folder: str, part: PartFile) -> bool:
+    """Whether the rejects file of a part, if it has one, is there and undamaged."""
     name = part.stats["rejects_file"]
     if name is None:
         return True
-    path = storage.join(stage, str(name))
+    path = storage.join(staging_folder, str(name))
     try:
         return name_matches_digest(path, storage.read_bytes(path))
     except OSError:
         return False
 
 
-def part_file_from_json(path: str, facts: Mapping[str, Any]) -> PartFile:
-    stats = {name: facts[name] for name in STAT_KEYS}
-    counts = (facts["rows"], facts["read"], facts["rejects"])
-    return PartFile(parse_part_key(path), path, *counts, facts["source_hash"], stats)
+def part_file_from_json(path: str, metadata: Mapping[str, Any]) -> PartFile:
+    """Build the description of a part file from its path and its metadata."""
+    stats = {name: metadata[name] for name in STAT_KEYS}
+    counts = (metadata["rows"], metadata["read"], metadata["rejects"])
+    return PartFile(parse_part_key(path), path, *counts, metadata["source_hash"], stats)
 
 
 def part_file_to_json(part: PartFile) -> dict[str, Any]:
-    """What `part_of` makes the part from, with its name: JSON values only."""
+    """Return the JSON values from which `part_file_from_json` restores a part file, together with its name."""
     counts = {"rows": part.rows, "read": part.read, "rejects": part.rejects, "source_hash": part.source_hash}
     return {"name": storage.basename(part.path), **counts, **part.stats}
 
 
-def read_part_tables(parts: Sequence[PartFile]) -> Iterator[Any]:
-    """The parts' rows, one table each. OutputError for a part that is no longer as it was written."""
+def read_part_tables(parts: Sequence[PartFile]) -> Iterator[pa.Table]:
+    """Yield the rows of each part file as a table.
+
+    Raises:
+        OutputError: A part file is damaged or missing.
+    """
     for part in parts:
         yield open_part_file(part.path).read_all().replace_schema_metadata(None)
 
 
 def reject_to_json_line(reject: Reject) -> bytes:
-    """One rejected row as a JSON line: source, line, id, reason, raw. Lone surrogates are escaped."""
+    """Format a reject as a JSON line with source, line, id, reason and raw; lone surrogates are escaped."""
     row = {
         "source": reject.source,
         "line": reject.line,
@@ -166,7 +203,7 @@ def reject_to_json_line(reject: Reject) -> bytes:
 
 
 def hash_bytes(data: Any) -> str:
-    """The first half of the SHA-256 of some bytes, in hex."""
+    """Return the first 128 bits of the SHA-256 of some bytes, in hex."""
     return sha256(data).hexdigest()[:DIGEST_HEX]
 
 
@@ -176,16 +213,16 @@ def name_matches_digest(path: str, data: bytes) -> bool:
 
 
 def parse_part_key(path: str) -> tuple[int, int]:
-    """(piece, seq) of a part, from its name."""
-    _, piece, seq, _ = storage.basename(path).split("-")
-    return int(piece), int(seq)
+    """Return the split index and the chunk index from the name of a part file."""
+    _, split_index, chunk_index, _ = storage.basename(path).split("-")
+    return int(split_index), int(chunk_index)
 
 
-def has_all_part_files(parts: Mapping[tuple[int, int], PartFile], input_split: int) -> bool:
-    """Whether every chunk of a piece has its part: numbered from 0 to the last."""
-    seq = 0
-    while (part := parts.get((input_split, seq))) is not None:
+def has_all_part_files(parts: Mapping[tuple[int, int], PartFile], split_index: int) -> bool:
+    """Whether every chunk of an input split, from 0 to the last, has a part file."""
+    chunk_index = 0
+    while (part := parts.get((split_index, chunk_index))) is not None:
         if part.stats["last"]:
             return True
-        seq += 1
+        chunk_index += 1
     return False

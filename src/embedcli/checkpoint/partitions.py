@@ -1,4 +1,4 @@
-"""Shares of the input that are done: what they were made from, their parts, and their own files in a folder output."""
+"""Records of completed partitions: their input, their part files, and their files in a folder output."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ RECORD_NAME_PATTERN = r"share-\d+-[0-9a-f]+\.json$"
 
 @dataclass(frozen=True)
 class PartitionRecord:
-    """One share that is done. `files` are what a folder output holds of it, each with its size and digest.
+    """A completed partition, as a file in the staging folder records it.
 
-    `inputs` is how the files that it was read from looked: while they look the same, they need no reading again.
-    {} stands for one that changed meanwhile. `job` is the mark of the job that it belongs to, `view` the name of what
-    its run saw of all inputs.
+    Attributes:
+        index: The partition's number.
+        job_digest: `part_files.hash_job` of the job that it belongs to.
+        snapshot_name: The name of the input snapshot of the run that completed it.
+        splits: The partition's input splits.
+        parts: Its part files. In a folder output they have been merged into `files` and removed.
+        input_stats: Size and modification time of each input file, by path, when it was read; {} for a file that
+            changed meanwhile. While they stay the same, the file need not be read again.
+        files: Name, size and, on a local disk, SHA-256 digest of the partition's files in a folder output.
     """
 
     index: int
@@ -54,55 +60,69 @@ class PartitionRecord:
             "share": self.index,
             "job": self.job_digest,
             "view": self.snapshot_name,
-            "pieces": [astuple(piece) for piece in self.splits],
+            "pieces": [astuple(split) for split in self.splits],
             "inputs": dict(self.input_stats),
             "files": list(self.files),
             "parts": [part_file_to_json(part) for part in self.parts],
         }
 
 
-def record_from_json(stage: str, made: Mapping[str, Any]) -> PartitionRecord:
-    parts = tuple(part_file_from_json(storage.join(stage, facts["name"]), facts) for facts in made["parts"])
-    pieces = tuple(InputSplit(*piece) for piece in made["pieces"])
+def record_from_json(staging_folder: str, record: Mapping[str, Any]) -> PartitionRecord:
+    """Build a record from the JSON values that `PartitionRecord.as_json` returned."""
+    parts = tuple(part_file_from_json(storage.join(staging_folder, part["name"]), part) for part in record["parts"])
+    splits = tuple(InputSplit(*split) for split in record["pieces"])
     return PartitionRecord(
-        made["share"], made["job"], made["view"], pieces, parts, made["inputs"], tuple(made["files"])
+        record["share"], record["job"], record["view"], splits, parts, record["inputs"], tuple(record["files"])
     )
 
 
 def matches_chunks(record: PartitionRecord, chunks: Iterable[Chunk]) -> bool:
-    """Whether these chunks are what the share was made from."""
-    made = {part.key: part.source_hash for part in record.parts}
-    return made == {chunk.key: hash_chunk(chunk) for chunk in chunks}
+    """Whether the completed partition was encoded from exactly these chunks."""
+    recorded_hashes = {part.key: part.source_hash for part in record.parts}
+    return recorded_hashes == {chunk.key: hash_chunk(chunk) for chunk in chunks}
 
 
-def output_file_name(share: int, number: int, kind: str) -> str:
-    """The name of a share's file in a folder output; almost every share has just one."""
-    return f"part-{share:05d}.{kind}" if number == 0 else f"part-{share:05d}-{number:03d}.{kind}"
+def output_file_name(partition_index: int, number: int, extension: str) -> str:
+    """Return the name of a partition's file in a folder output; `number` counts the files of one partition from 0."""
+    suffix = "" if number == 0 else f"-{number:03d}"
+    return f"part-{partition_index:05d}{suffix}.{extension}"
 
 
 def write_partition_files(
     target: OutputTarget,
-    share: Partition,
+    partition: Partition,
     parts: Sequence[PartFile],
     layout: OutputLayout,
-    space: writers.Metadata,
+    metadata: writers.Metadata,
     part_size: int,
 ) -> tuple[dict[str, Any], ...]:
-    """Merge the parts of a share into its files of about `part_size` bytes of vectors; what each is."""
+    """Merge the part files of a partition into its files of a folder output.
+
+    Args:
+        target: The folder output.
+        partition: The partition, all of whose chunks have part files.
+        parts: Its part files, in input order.
+        layout: The output's columns.
+        metadata: Key-value pairs to store in each file.
+        part_size: Approximate size of a file's vectors, in bytes.
+
+    Returns:
+        The description of each file, as `PartitionRecord.files` holds it.
+    """
     counts = [part.stats["vectors"] for part in parts]
-    made: list[str] = []
+    paths: list[str] = []
     for number, (first, last) in enumerate(writers.split_into_files(counts, layout.bytes_per_row, part_size)):
-        path = target.staged_path(output_file_name(share.index, number, target.format))
-        made += writers.OUTPUT_WRITERS[target.format](
-            read_part_tables(parts[first:last]), path, layout, space, sum(counts[first:last])
+        path = target.staged_path(output_file_name(partition.index, number, target.format))
+        paths += writers.OUTPUT_WRITERS[target.format](
+            read_part_tables(parts[first:last]), path, layout, metadata, sum(counts[first:last])
         )
-    return tuple(describe_file(path) for path in made)
+    return tuple(describe_file(path) for path in paths)
 
 
 def describe_file(path: str) -> dict[str, Any]:
-    """Name, size and digest of a file; object stores keep their own digests, so there it is left out."""
-    facts = {"name": storage.basename(path), "size": storage.file_identity(path)["size"]}
-    return facts | ({"sha256": hash_file(path)} if storage.is_local(path) else {})
+    """Return name, size and, on a local disk, digest of a file; object stores check digests themselves."""
+    description = {"name": storage.basename(path), "size": storage.file_identity(path)["size"]}
+    return description | ({"sha256": hash_file(path)} if storage.is_local(path) else {})
 
 
 def hash_file(path: str) -> str:
@@ -110,35 +130,49 @@ def hash_file(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_record(stage: str, record: PartitionRecord) -> None:
-    """Write the record of a share, and remove those that it had before."""
+def write_record(staging_folder: str, record: PartitionRecord) -> None:
+    """Write the record of a partition, then remove older records of the same partition."""
     data = json.dumps(record.as_json()).encode()
-    name = f"share-{record.index:06d}-{hash_bytes(data)}.json"
-    storage.write_bytes(storage.join(stage, name), data)
-    for old in storage.list_files(stage, rf"share-{record.index:06d}-"):
-        if old != name:
-            storage.remove(storage.join(stage, old))
+    name = f"{record_name_prefix(record.index)}{hash_bytes(data)}.json"
+    storage.write_bytes(storage.join(staging_folder, name), data)
+    remove_records(staging_folder, record.index, keep=name)
 
 
-def list_completed_partitions(stage: str) -> set[int]:
-    """The numbers of the shares that have a record, told by the names alone."""
-    return {int(name.split("-")[1]) for name in storage.list_files(stage, RECORD_NAME_PATTERN)}
+def remove_records(staging_folder: str, partition_index: int, *, keep: str = "") -> None:
+    """Remove all records of a partition, except the file named `keep`."""
+    for name in storage.list_files(staging_folder, record_name_prefix(partition_index)):
+        if name != keep:
+            storage.remove(storage.join(staging_folder, name))
 
 
-def read_records(stage: str) -> tuple[dict[int, PartitionRecord], list[str]]:
-    """The records in a staging folder by share, and the paths of those that are damaged."""
-    found, damaged = {}, []
-    for name in storage.list_files(stage, RECORD_NAME_PATTERN):
-        path = storage.join(stage, name)
+def record_name_prefix(partition_index: int) -> str:
+    return f"share-{partition_index:06d}-"
+
+
+def list_completed_partitions(staging_folder: str) -> set[int]:
+    """Return the numbers of the partitions that have a record, without reading the records."""
+    return {int(name.split("-")[1]) for name in storage.list_files(staging_folder, RECORD_NAME_PATTERN)}
+
+
+def read_records(staging_folder: str) -> tuple[dict[int, PartitionRecord], list[str]]:
+    """Read all records in a staging folder.
+
+    Returns:
+        The records by partition number, and the paths of damaged record files.
+    """
+    records, damaged = {}, []
+    for name in storage.list_files(staging_folder, RECORD_NAME_PATTERN):
+        path = storage.join(staging_folder, name)
         record = read_record(path)
         if record is None:
             damaged.append(path)
         else:
-            found[record.index] = record
-    return found, damaged
+            records[record.index] = record
+    return records, damaged
 
 
 def read_record(path: str) -> PartitionRecord | None:
+    """Read one record; None if the file is missing or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         data = storage.read_bytes(path)
         if name_matches_digest(path, data):
@@ -147,11 +181,11 @@ def read_record(path: str) -> PartitionRecord | None:
 
 
 def are_files_intact(target: OutputTarget, files: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether the files of a share are there, in the staging folder or already published, and whole."""
-    return all(_sound(target, file) for file in files)
+    """Whether each file of a completed partition is there and undamaged, in the staging folder or published."""
+    return all(_is_file_intact(target, file) for file in files)
 
 
-def _sound(target: OutputTarget, file: Mapping[str, Any]) -> bool:
+def _is_file_intact(target: OutputTarget, file: Mapping[str, Any]) -> bool:
     for path in {target.staged_path(file["name"]), target.published_path(file["name"])}:
         if storage.exists(path) and storage.file_identity(path).get("size") == file["size"]:
             return "sha256" not in file or hash_file(path) == file["sha256"]

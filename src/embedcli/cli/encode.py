@@ -88,6 +88,7 @@ def run_job_with_reporting(
     from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting import run_report
     from embedcli.reporting.progress import ProgressReporter
+    from embedcli.reporting.summary import format_summary
 
     reporter = ProgressReporter(progress, quiet)
     metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
@@ -117,7 +118,7 @@ def run_job_with_reporting(
         reporter.stop()
         report.seconds = time.perf_counter() - start
     if report.result is not None:
-        for line in report.format_summary():
+        for line in format_summary(report.as_json()):
             reporter.notify(line)
         reporter.notify(report.reason)
     if report_path is not None:

@@ -9,9 +9,9 @@ import typer
 from embedcli.cli.console import JsonFlag, print_note, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import with_job_options
+from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_MODEL
 
 EVALUATE_FLAGS = (
     "revision", "trust_remote_code", "offline", "cache_dir", "as_", "prompt_name", "prompt", "max_seq_length",

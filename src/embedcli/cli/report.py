@@ -37,7 +37,7 @@ def report(
     if as_json:
         show_json(run)
         return
-    from embedcli.reporting.run_report import format_summary
+    from embedcli.reporting.summary import format_summary
 
     lines = [f"{'started':<8}  {run['started']}", *format_summary(run), f"{'ended':<8}  {run['reason']}"]
     lines += [

@@ -1,1 +1,1 @@
-"""Types, errors, the job, batching and quantization: no I/O and no heavy imports."""
+"""Data types, errors, the job and its options, batching and quantization; no I/O and no heavy imports."""

@@ -1,4 +1,4 @@
-"""Lengths to batches under a padded-token budget, and sizes to groups. Pure: no I/O, no clock."""
+"""Pack rows into batches under a token budget, and group items by size."""
 
 from __future__ import annotations
 
@@ -12,47 +12,65 @@ if TYPE_CHECKING:
 
 
 def pack_batches(lengths: Int64Array, budget: Callable[[], int], pad_to_multiple_of: int = 1) -> Iterator[Int64Array]:
-    """Yield index arrays that cover every row once, longest rows first.
+    """Pack rows into batches, longest rows first.
 
-    A batch costs rows x width padded tokens, where width is its longest length rounded up to
-    `multiple`, or, with 0, the sum of its lengths; it stays within `budget()`, asked anew for each
-    batch, unless it holds a single row.
+    A batch costs `padded_token_count` tokens, which is at most the budget unless the batch is a single row.
+
+    Args:
+        lengths: int64 [n]: tokens of each row.
+        budget: Returns the token budget; called for each batch, because it shrinks when the device runs out of memory.
+        pad_to_multiple_of: Rows are padded to the longest of their batch, rounded up to a multiple of this; 0 if rows
+            are not padded.
+
+    Yields:
+        int64 [batch]: row numbers. Every row is in one batch.
     """
     order = np.argsort(-lengths, kind="stable")
-    before = np.concatenate([[0], np.cumsum(lengths[order])])
-    at = 0
-    while at < len(order):
+    tokens_before = np.concatenate([[0], np.cumsum(lengths[order])])
+    start = 0
+    while start < len(order):
         if pad_to_multiple_of:
-            count = budget() // max(1, round_up_length(int(lengths[order[at]]), pad_to_multiple_of))
+            count = budget() // max(1, round_up_length(int(lengths[order[start]]), pad_to_multiple_of))
         else:
-            count = int(np.searchsorted(before, before[at] + budget(), side="right")) - 1 - at
-        rows = order[at : at + max(1, count)]
+            count = int(np.searchsorted(tokens_before, tokens_before[start] + budget(), side="right")) - 1 - start
+        rows = order[start : start + max(1, count)]
         yield rows
-        at += len(rows)
+        start += len(rows)
 
 
 def padded_token_count(lengths: Int64Array, pad_to_multiple_of: int) -> int:
-    """The tokens that a batch of rows of these lengths computes, padding included."""
-    return (
-        len(lengths) * round_up_length(int(lengths.max()), pad_to_multiple_of)
-        if pad_to_multiple_of
-        else int(lengths.sum())
-    )
+    """The tokens that the encoder computes for a batch, padding included.
+
+    Args:
+        lengths: int64 [batch]: tokens of each row.
+        pad_to_multiple_of: As for `pack_batches`.
+    """
+    if not pad_to_multiple_of:
+        return int(lengths.sum())
+    return len(lengths) * round_up_length(int(lengths.max()), pad_to_multiple_of)
 
 
 def round_up_length(length: int, pad_to_multiple_of: int) -> int:
-    """The smallest multiple of `multiple` that holds `length` tokens; 0 pads nothing."""
+    """The length of a row after padding; 0 as the multiple adds no padding."""
     return -(-length // pad_to_multiple_of) * pad_to_multiple_of if pad_to_multiple_of else length
 
 
-def group_by_size(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
-    """Ranges [start, stop) of successive items, each as many as come to `most` together, one at least."""
-    start = there = count = 0
+def group_by_size(sizes: Iterable[int], max_size: int) -> Iterator[tuple[int, int]]:
+    """Group successive items so that each group has at most `max_size` in total, or is a single item.
+
+    Args:
+        sizes: The size of each item.
+        max_size: The limit, in the unit of `sizes`.
+
+    Yields:
+        (start, stop) of each group.
+    """
+    start = stop = total = 0
     for size in sizes:
-        if count > start and there + size > most:
-            yield start, count
-            start, there = count, 0
-        there += size
-        count += 1
-    if count > start:
-        yield start, count
+        if stop > start and total + size > max_size:
+            yield start, stop
+            start, total = stop, 0
+        total += size
+        stop += 1
+    if stop > start:
+        yield start, stop

@@ -1,4 +1,4 @@
-"""Where embedcli keeps its cache."""
+"""The cache folder of embedcli."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 
 
 def user_cache_folder() -> Path:
-    """The user's folder for what embedcli derives from models; not created."""
-    own = os.environ.get("EMBEDCLI_CACHE")
-    if own:
-        return Path(own).expanduser()
+    """The folder for files that embedcli derives from models: EMBEDCLI_CACHE, or below XDG_CACHE_HOME.
+
+    The folder is not created.
+    """
+    folder = os.environ.get("EMBEDCLI_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedcli"

@@ -1,4 +1,4 @@
-"""How many cores there are to use: of the machine, of this process's own set, and of its share of time."""
+"""The number of processor cores that the process may use: CPU affinity and the CPU quota of a container."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-# Control groups, by which containers and services are held to a share of time: version 2, and 1 where it still is.
+# Linux control groups, version 2 and 1: they limit the processor time of containers and services.
 CGROUP_ROOT, PROCESS_CGROUP_FILE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def count_usable_cores() -> int:
-    """The cores that this process may use, which may be fewer than the machine has."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(there, cpu_quota() or there)
+    """The number of cores that this process may use; often fewer than the machine has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, cpu_quota() or cores)
 
 
 def cpu_quota() -> int | None:
-    """The cores that a limit on processor time comes to, rounded up; None without one.
+    """The CPU quota of the process in cores, rounded up; None without a quota.
 
-    More threads than that only take each other's time, and the system then stops all of them until the next period.
+    With more threads than that, Linux stops all of them until the next period begins.
     """
-    found = [-(-share // period) for share, period in _limits() if share > 0 < period]
-    return max(1, min(found)) if found else None
+    cores = [-(-quota // period) for quota, period in _quotas() if quota > 0 < period]
+    return max(1, min(cores)) if cores else None
 
 
-def _limits() -> Iterator[tuple[int, int]]:
-    """Microseconds of processor time in each period: of the group of this process, and of those that hold it."""
-    for folder in _folders():
+def _quotas() -> Iterator[tuple[int, int]]:
+    """Microseconds of processor time per period, and the period, of the control group and of its parents."""
+    for folder in _control_group_folders():
         with suppress(OSError, ValueError):
-            share, period = (folder / "cpu.max").read_text("ascii").split()
-            yield int(share), int(period)
+            quota, period = (folder / "cpu.max").read_text("ascii").split()
+            yield int(quota), int(period)
         with suppress(OSError, ValueError):
             names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            share, period = ((folder / name).read_text("ascii") for name in names)
-            yield int(share), int(period)
+            quota, period = ((folder / name).read_text("ascii") for name in names)
+            yield int(quota), int(period)
 
 
-def _folders() -> Iterator[Path]:
-    """Where limits may be told. Inside a container its own group is the root, whatever the path says."""
+def _control_group_folders() -> Iterator[Path]:
+    """Folders that may have a quota. In a container its own group is the root, whatever the path says."""
     try:
         lines = [line.split(":", 2) for line in PROCESS_CGROUP_FILE.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError):
@@ -50,4 +50,4 @@ def _folders() -> Iterator[Path]:
             roots[CGROUP_ROOT / controllers] = group
     for root, group in roots.items():
         inside = PurePosixPath(group.lstrip("/"))
-        yield from (root / each for each in (inside, *inside.parents))
+        yield from (root / folder for folder in (inside, *inside.parents))

@@ -1,4 +1,4 @@
-"""What every encoder is: texts to tokens, tokens to vectors. The base class of all of them, with the defaults."""
+"""The base class of encoders: texts to tokens, tokens to vectors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tokens:
-    """A ragged array: row i is `ids[offsets[i]:offsets[i + 1]]`, already cut to the encoder's limit.
+    """The tokens of n texts, one after the other.
 
-    `full` holds the token count of each whole text, special tokens and prompt included. A row whose
-    length is 0 has nothing the encoder knows and is rejected.
+    Attributes:
+        ids: int32: token ids. Row i is `ids[offsets[i]:offsets[i + 1]]`, truncated to the encoder's limit. A row
+            without tokens is rejected.
+        offsets: int64 [n + 1].
+        untruncated_lengths: int32 [n]: tokens of each whole text, special tokens and prompt included.
+        payload: Further data for the encoder that made the tokens.
     """
 
     ids: Int32Array
@@ -26,6 +30,7 @@ class Tokens:
 
     @property
     def lengths(self) -> Int64Array:
+        """int64 [n]: tokens of each row."""
         return self.offsets[1:] - self.offsets[:-1]
 
 
@@ -70,15 +75,15 @@ class TextTokenizer(ABC):
 
 
 class BaseEncoder(TextTokenizer):
-    """One model on one device. Every encoder derives from it and passes tests/test_encoder_contract.py.
+    """One model on one device. Every encoder derives from it and passes tests/encoders/test_encoder_contract.py.
 
     Members with a default are optional abilities; the engine calls them all without asking whether they are overridden.
 
     Attributes:
         dim: The width of the vectors, before --truncate-dim.
-        lanes: How many batches may be in flight: started by `forward`, not yet collected.
+        max_in_flight: How many batches may be started by `forward` and not yet collected.
         batch_tokens: The preferred size of a batch, in padded tokens.
-        multiple: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
+        pad_to_multiple_of: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
         portion_characters: Tokenize a chunk in portions of about this many characters, so that a fast device can start
             on the first while the next is tokenized. None, the default, to tokenize each chunk at once.
     """
@@ -91,21 +96,21 @@ class BaseEncoder(TextTokenizer):
 
     @abstractmethod
     def vector_space(self) -> dict[str, Any]:
-        """Return the vector space metadata: what decides the vectors, as JSON values, to be stored with them."""
+        """The vector space metadata, as JSON values: everything that decides the vectors. It is stored with them."""
 
     @abstractmethod
     def forward(self, tokens: Tokens, rows: Int64Array) -> Any:
         """Start one batch without waiting for it.
 
         Args:
-            tokens: What `tokenize` returned.
-            rows: int64 [batch]; which of its rows to encode.
+            tokens: The result of `tokenize`.
+            rows: int64 [batch]: the rows to encode.
 
         Returns:
             A handle for `collect`.
 
         Raises:
-            OutOfMemory: The batch does not fit on the device.
+            DeviceOutOfMemoryError: The batch does not fit on the device.
         """
 
     @abstractmethod
@@ -113,23 +118,23 @@ class BaseEncoder(TextTokenizer):
         """Wait for a batch.
 
         Args:
-            output: What `forward` returned.
+            output: The result of `forward`.
 
         Returns:
             float32 [batch, dim], in the order of the batch's rows. Rows that could not be encoded are NaN.
 
         Raises:
-            OutOfMemory: The batch did not fit on the device.
+            DeviceOutOfMemoryError: The batch did not fit on the device.
             ModelError: The device or the server failed for good.
         """
 
     @abstractmethod
     def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
-        """Encode rows again in float32, one by one: the second chance of rows whose vectors are not usable.
+        """Encode rows one by one in float32, for a second attempt where a vector was not usable.
 
         Args:
-            tokens: What `tokenize` returned.
-            rows: int64 [n]; which of its rows to encode.
+            tokens: The result of `tokenize`.
+            rows: int64 [n]: the rows to encode.
 
         Returns:
             float32 [n, dim], in the order of `rows`.
@@ -139,7 +144,7 @@ class BaseEncoder(TextTokenizer):
         """Whether the device has already verified that every vector of a collected batch is finite and not zero.
 
         Args:
-            output: What `forward` returned and `collect` has waited for.
+            output: The result of `forward`, after `collect`.
 
         Returns:
             False, the default, if the engine must check the vectors itself.
@@ -150,16 +155,16 @@ class BaseEncoder(TextTokenizer):
         """Why a row has no vector although it has tokens, for example because a server refused its text.
 
         Args:
-            tokens: What `tokenize` returned; the row's batch is collected.
-            row: The number of a row whose collected vector is not usable.
+            tokens: The result of `tokenize`.
+            row: A row whose collected vector is not usable.
 
         Returns:
-            A reason to reject the row without a second attempt. None, the default, to try it again with `exact`.
+            The reason, to reject the row without a second attempt. None, the default, to try `encode_float32`.
         """
         return None
 
     def usage(self) -> dict[str, Any] | None:
-        """Count what the encoder has cost since it was loaded.
+        """The requests and tokens that the encoder has used since it was loaded.
 
         Returns:
             Counts by name, at least `requests` and `tokens`. None, the default, if nothing is billed.

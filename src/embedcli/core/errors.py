@@ -1,21 +1,29 @@
-"""The error family and its exit codes."""
+"""The error family. Every error that a user can meet has a message, a hint and an exit code.
+
+EmbedcliError              exit 1
+  UsageError               exit 2   an option, a column or a path is wrong
+    ResumeError            exit 2   the output belongs to another job
+  InputError               exit 1   the input cannot be read
+  ModelError               exit 1   the model cannot be loaded or run
+  OutputError              exit 1   the output cannot be written
+    OutputLocked           exit 1   another process is writing the output
+  TooManyRejectsError      exit 1   more rejects than --max-rejects allows
+DeviceOutOfMemoryError     internal: the pipeline retries with smaller batches
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
-    Ints = NDArray[np.int32]
-    Rows = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
+from typing import Any
 
 
 class EmbedcliError(Exception):
-    """One sentence on what happened and where, and a hint on what to type next."""
+    """An error to show to the user without a traceback.
+
+    Attributes:
+        message: What went wrong and where.
+        hint: What to do next; may be empty.
+        exit_code: The exit code of the process.
+    """
 
     exit_code = 1
 
@@ -29,23 +37,25 @@ class EmbedcliError(Exception):
 
 
 class UsageError(EmbedcliError):
+    """An option, a column or a path is wrong."""
+
     exit_code = 2
 
 
 class ResumeError(UsageError):
-    pass
+    """The output belongs to another job."""
 
 
 class InputError(EmbedcliError):
-    pass
+    """The input cannot be read. The message begins with the file and, where known, the line."""
 
 
 class ModelError(EmbedcliError):
-    pass
+    """The model cannot be loaded or run."""
 
 
 class OutputError(EmbedcliError):
-    pass
+    """The output cannot be written."""
 
 
 class OutputLocked(OutputError):
@@ -53,8 +63,19 @@ class OutputLocked(OutputError):
 
 
 class TooManyRejectsError(EmbedcliError):
-    pass
+    """More rows were rejected than --max-rejects allows."""
 
 
 class DeviceOutOfMemoryError(Exception):
     """A batch did not fit on the device. Raised by `BaseEncoder.forward` or `collect`, handled by the engine."""
+
+
+MAX_LINE_CHARACTERS = 300
+# OpenVINO puts lines with places in its own source before what happened.
+SOURCE_LOCATION_PREFIX = "Exception from "
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, to be quoted in a message; the name of its type if it has no text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if lines[0].startswith(SOURCE_LOCATION_PREFIX) else 0][:MAX_LINE_CHARACTERS]

@@ -3,55 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float32]
-    Ints = NDArray[np.int32]
-    Rows = NDArray[np.int64]
-    Bools = NDArray[np.bool_]
-from embedcli.core.types import (
-    DEFAULT_MODEL,
-    Dtype,
-    InferenceEngine,
-    InputFormat,
-    OutputFormat,
-    Overflow,
-    Precision,
-    Role,
-)
+from embedcli.core.constants import DEFAULT_MODEL
+from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputFormat, Overflow, Precision, Role
 
 
 @dataclass(frozen=True)
 class Job:
-    """All the user asked for. Field names are the flag names."""
+    """One embedding job. The fields are named after the options of `embedcli encode`; `as_` is --as.
 
+    `job_options.validate_options` checks the values. The run report lists the fields in this order.
+    """
+
+    # Files
     inputs: tuple[str, ...]
     output: str
     format: InputFormat | None = None
     to: OutputFormat | None = None
+    # Reading rows
     encoding: str = "utf-8"
     text_column: str | None = None
     id_column: str | None = None
     template: str | None = None
     keep: tuple[str, ...] = ()
+    # The model
     model: str = DEFAULT_MODEL
     revision: str | None = None
     trust_remote_code: bool = False
     offline: bool = False
     cache_dir: str | None = None
+    # How texts are encoded
     as_: Role | None = None
     prompt_name: str | None = None
     prompt: str | None = None
     max_seq_length: int | None = None
     overflow: Overflow = "truncate"
     split_overlap: int = 0
+    # The vectors
     normalize: bool | None = None
     truncate_dim: int | None = None
     precision: Precision = "float32"
+    # Inference: device, engine and the sizes that decide its speed
     device: str = "auto"
     engine: InferenceEngine = "auto"
     dtype: Dtype = "auto"
@@ -59,11 +52,14 @@ class Job:
     batch_tokens: int | None = None
     chunk_rows: int | None = None
     threads: int | None = None
+    # Rejects
     on_bad_row: Literal["reject", "fail"] = "reject"
     max_rejects: str | None = None
+    # An output that exists already
     overwrite: bool = False
     update: bool = False
     reuse: tuple[str, ...] = ()
+    # Processes and machines, and how a folder output is divided among them
     runner: Literal["local", "processes", "ray"] = "local"
     workers: int | None = None
     ray_address: str | None = None
@@ -71,6 +67,7 @@ class Job:
     num_gpus: float | None = None
     part_size: int = 256_000_000
     shard: tuple[int, int] | None = None
+    # Hosted models
     base_url: str | None = None
     rpm: int | None = None
     tpm: int | None = None
@@ -78,12 +75,17 @@ class Job:
     request_timeout: float = 600
     retry_cap: float = 3600
     patience: float = 8 * 3600
+    # Value ranges of int8 and uint8
     ranges_from: str | None = None
+    # Partial runs
     limit: int | None = None
     max_seconds: float | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the rows and their texts: no speed knob, no output path, no model (see `encoders.identity`)."""
+        """The options that decide the rows, their texts and the stored form of their vectors, as JSON values.
+
+        A job is resumed only if they are the same. The model is not among them: see `encoders.encoder_identity`.
+        """
         names = (
             "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "overflow",
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",

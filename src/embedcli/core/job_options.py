@@ -1,4 +1,4 @@
-"""What the flags of a job may be: the same on the command line, in a file of settings and from Python."""
+"""The one validation of a job's options: for the command line, configuration files and the Python API."""
 
 from __future__ import annotations
 
@@ -21,91 +21,116 @@ MINIMUM_VALUES = {
     "num_cpus": 0, "num_gpus": 0,
 }  # fmt: skip
 POSITIVE_OPTIONS = ("max_seconds", "request_timeout")
-# What JSON, numpy and Arrow all hold exactly.
+# The largest integer that float64, and so every JSON reader, holds exactly.
 MAX_INTEGER = 2**53
 
 
-def validate_options(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by field of Job, as Job has them. UsageError for the first that cannot be right."""
-    return {name: validate_option(name, value) for name, value in flags.items()}
+def validate_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Validate options of a job.
+
+    Args:
+        options: Values by field name of `Job`, as a person or a program wrote them.
+
+    Returns:
+        The values in the types of the fields.
+
+    Raises:
+        UsageError: An option has no valid value; the first such option is named.
+    """
+    return {name: validate_option(name, value) for name, value in options.items()}
 
 
 def validate_option(name: str, value: Any) -> Any:
-    """One flag's value as Job has it: `256MB` as a number, a list as a tuple. UsageError if it cannot be right."""
+    """Validate one option of a job.
+
+    Args:
+        name: A field name of `Job`.
+        value: The value as written: "256MB" for a size and a list for a tuple are fine.
+
+    Returns:
+        The value in the type of the field.
+
+    Raises:
+        UsageError: The value is not valid.
+    """
     if name in TEXT_PARSERS and value is not None:
         value = TEXT_PARSERS[name]("/".join(map(str, value)) if isinstance(value, tuple) else str(value))
-    kinds = (
-        get_args(job_field_types()[name])
-        if NoneType in get_args(job_field_types()[name])
-        else (job_field_types()[name],)
-    )
-    if value is None and NoneType in kinds:
+    field_type = job_field_types()[name]
+    types = get_args(field_type) if NoneType in get_args(field_type) else (field_type,)
+    if value is None and NoneType in types:
         return None
-    made = convert_to_type(name, kinds[0], value)
-    if name in MINIMUM_VALUES and made < MINIMUM_VALUES[name]:
-        raise UsageError(f"--{option_name(name)} {made:g} is too small", f"give {MINIMUM_VALUES[name]} or more")
-    if isinstance(made, int) and made > MAX_INTEGER:
-        raise UsageError(f"--{option_name(name)} {made} is too large", f"give {MAX_INTEGER} or less")
-    if name in POSITIVE_OPTIONS and made <= 0:
-        raise UsageError(f"--{option_name(name)} {made:g} is not above zero", "give a number of seconds")
-    return made
+    converted = _convert(name, types[0], value)
+    _check_bounds(name, converted)
+    return converted
 
 
-def convert_to_type(name: str, kind: Any, value: Any) -> Any:
-    """The value in the type of the field. UsageError where it has none of its values."""
-    wrong = f"--{option_name(name)} {value!r} "
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            near = get_close_matches(str(value), get_args(kind), 1)
-            choices = f"choose from {', '.join(get_args(kind))}"
-            raise UsageError(wrong + "is no choice", f"did you mean {near[0]}?" if near else choices)
+def _convert(name: str, field_type: Any, value: Any) -> Any:
+    """The value in the type of its field."""
+    if get_origin(field_type) is Literal:
+        if value not in get_args(field_type):
+            close = get_close_matches(str(value), get_args(field_type), 1)
+            choices = f"choose from {', '.join(get_args(field_type))}"
+            raise UsageError(
+                f"--{option_name(name)} {value!r} is not a valid choice",
+                f"did you mean {close[0]}?" if close else choices,
+            )
         return value
-    if get_origin(kind) is tuple and isinstance(value, str | os.PathLike | Iterable):
-        several = [value] if isinstance(value, str | os.PathLike) else value
-        return tuple(convert_to_type(name, get_args(kind)[0], one) for one in several)
-    if kind is str and isinstance(value, str | os.PathLike):
+    if get_origin(field_type) is tuple and isinstance(value, str | os.PathLike | Iterable):
+        items = [value] if isinstance(value, str | os.PathLike) else value
+        return tuple(_convert(name, get_args(field_type)[0], item) for item in items)
+    if field_type is str and isinstance(value, str | os.PathLike):
         return os.fspath(value)
     if isinstance(value, bool):
-        if kind is bool:
+        if field_type is bool:
             return value
-    elif kind is int and isinstance(value, Integral):
+    elif field_type is int and isinstance(value, Integral):
         return int(value)
-    elif kind is float and isinstance(value, Real) and math.isfinite(value):
+    elif field_type is float and isinstance(value, Real) and math.isfinite(value):
         return float(value)
-    wanted = {str: "a string", bool: "True or False", int: "a whole number", float: "a number"}.get(kind, "a list")
-    raise UsageError(wrong + f"is not {wanted}", f"give {wanted}")
+    type_names = {str: "a string", bool: "True or False", int: "a whole number", float: "a number"}
+    expected = type_names.get(field_type, "a list")
+    raise UsageError(f"--{option_name(name)} {value!r} is not {expected}", f"give {expected}")
+
+
+def _check_bounds(name: str, value: Any) -> None:
+    if name in MINIMUM_VALUES and value < MINIMUM_VALUES[name]:
+        raise UsageError(f"--{option_name(name)} {value:g} is too small", f"give {MINIMUM_VALUES[name]} or more")
+    if isinstance(value, int) and value > MAX_INTEGER:
+        raise UsageError(f"--{option_name(name)} {value} is too large", f"give {MAX_INTEGER} or less")
+    if name in POSITIVE_OPTIONS and value <= 0:
+        raise UsageError(f"--{option_name(name)} {value:g} is not above zero", "give a number of seconds")
 
 
 def option_name(name: str) -> str:
-    """The flag's long spelling without dashes."""
+    """The long name of the option for a field of `Job`, without the leading dashes."""
     return name.strip("_").replace("_", "-")
 
 
 @cache
 def job_field_types() -> dict[str, Any]:
-    """The types of Job's fields."""
+    """The types of the fields of `Job`, by name."""
     return get_type_hints(Job)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """3/16 as (3, 16). UsageError for what is no share of a whole."""
+    """Parse the K/N of --shard: "3/16" is (3, 16). UsageError if it is not valid."""
     found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", text)
-    number, of = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not 1 <= number <= of:
-        raise UsageError(f"--shard {text} is not a share K/N with K from 1 to N", "use e.g. --shard 3/16")
-    return number, of
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard {text} is not K/N with K from 1 to N", "use e.g. --shard 3/16")
+    return number, count
 
 
 def parse_max_rejects(text: str) -> str:
-    """--max-rejects as a number or a share. UsageError for what is neither."""
+    """Normalize --max-rejects, a number of rows or a percentage: " 0.1 % " is "0.1%". UsageError if it is neither."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
     if not found or (found[2] and float(found[1]) > 100) or (not found[2] and "." in found[1]):
-        raise UsageError(f"--max-rejects {text!r} is neither a number nor a share", "use e.g. 100 or 0.1%")
+        raise UsageError(f"--max-rejects {text!r} is neither a number nor a percentage", "use e.g. 100 or 0.1%")
     return found[1] + found[2]
 
 
 def parse_byte_size(text: str) -> int:
-    """256MB, 1GiB or a plain number as bytes."""
+    """Parse a size such as 256MB, 1GiB or a plain number of bytes. UsageError if it is not a size above zero."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
     size = 0
     if found:

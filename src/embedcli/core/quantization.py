@@ -1,10 +1,12 @@
-"""Float vectors to stored vectors and back: float16, int8/uint8 by ranges, packed bits. Pure."""
+"""Convert float32 vectors to the number format they are stored in, and back."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from embedcli.core.vectors import normalize_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,27 +21,44 @@ STORAGE_DTYPES: dict[str, Any] = {
     "binary": np.int8,
     "ubinary": np.uint8,
 }
-# IEEE 754: up to half of the smallest float16, 2^-24, a number rounds to 0; from half a step above the largest, 65504,
-# to infinity.
+# IEEE 754 binary16, round to nearest even: numbers up to 2^-25, half of the smallest float16, round to 0; numbers from
+# 65520, half a step above the largest, round to infinity. Both bounds are exclusive.
 FLOAT16_SAFE_RANGE = (2.0**-25, 65520.0)
 
 
 def stored_width(dim: int, precision: Precision) -> int:
-    """How many stored values a vector of `dim` floats becomes: packed bits need an eighth, rounded up."""
+    """The number of stored values of a vector of `dim` floats: eight packed bits make one value."""
     return -(-dim // 8) if precision in ("binary", "ubinary") else dim
 
 
 def compute_ranges(vectors: Float32Array) -> Float32Array:
-    """float32 [2, dim]: the lowest and highest value of each column of a sample."""
+    """The value ranges of a sample, for int8 and uint8.
+
+    Args:
+        vectors: float32 [n, dim], n > 0.
+
+    Returns:
+        float32 [2, dim]: the lowest and the highest value of each dimension.
+    """
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
 
 
 def quantize(vectors: Float32Array, precision: Precision, ranges: Float32Array | None = None) -> NDArray[Any]:
-    """Vectors [n, dim] in their stored form [n, width(dim)].
+    """Convert vectors to the number format they are stored in.
 
-    The formulas are those of sentence_transformers.util.quantize_embeddings: int8/uint8 divide
-    each column's range into 255 steps (values outside the sampled range are clipped to it), binary
-    keeps the sign bit, packed eight to a byte.
+    The formulas are those of `sentence_transformers.util.quantize_embeddings`. int8 and uint8 divide the range of each
+    dimension into 255 steps and clip values outside of it. binary and ubinary keep the sign, packed eight to a byte.
+
+    Args:
+        vectors: float32 [n, dim].
+        precision: The number format.
+        ranges: float32 [2, dim] from `compute_ranges`; needed for int8 and uint8.
+
+    Returns:
+        [n, stored_width(dim, precision)] in the dtype `STORAGE_DTYPES[precision]`.
+
+    Raises:
+        ValueError: `ranges` is missing.
     """
     if precision == "float32":
         return vectors
@@ -56,7 +75,15 @@ def quantize(vectors: Float32Array, precision: Precision, ranges: Float32Array |
 
 
 def is_storable(vectors: Float32Array, precision: Precision) -> BoolArray:
-    """bool [n]: whether finite vectors stay finite, and other than nothing but zeros, in their stored form."""
+    """Check that vectors are finite and not all zeros once they are stored.
+
+    Args:
+        vectors: float32 [n, dim].
+        precision: The number format; only float16 can overflow or round to zero.
+
+    Returns:
+        bool [n].
+    """
     if precision != "float16":
         return ~find_unusable(vectors)
     largest = np.abs(vectors).max(axis=1, initial=0)
@@ -64,21 +91,41 @@ def is_storable(vectors: Float32Array, precision: Precision) -> BoolArray:
 
 
 def find_unusable(vectors: Float32Array) -> BoolArray:
-    """bool [n]: rows with a NaN, an infinity, or nothing but zeros."""
+    """Find vectors that contain NaN or infinity, or only zeros.
+
+    Args:
+        vectors: float32 [n, dim].
+
+    Returns:
+        bool [n]: True for an unusable vector.
+    """
     if not vectors.size:
         return np.zeros(len(vectors), bool)
-    # Their squares tell, in a quarter of the time, but for numbers so large or small that these overflow or vanish.
+    # The sum of squares takes a quarter of the time; only where it overflows or is zero are the values looked at.
     squares = np.einsum("ij,ij->i", vectors, vectors)
     bad: BoolArray = ~(np.isfinite(squares) & (squares > 0))
-    odd = vectors[bad]
-    bad[bad] = ~np.isfinite(odd).all(axis=1) | ~odd.any(axis=1)
+    suspects = vectors[bad]
+    bad[bad] = ~np.isfinite(suspects).all(axis=1) | ~suspects.any(axis=1)
     return bad
 
 
 def dequantize(
     stored: NDArray[Any], precision: Precision, dim: int, ranges: Float32Array | None = None
 ) -> Float32Array:
-    """The best float32 [n, dim] for stored vectors: bits become -1 and 1, int8/uint8 the middle of their step."""
+    """Convert stored vectors back to float32, with the smallest possible error.
+
+    Args:
+        stored: [n, stored_width(dim, precision)] in the dtype `STORAGE_DTYPES[precision]`.
+        precision: The number format of `stored`.
+        dim: The dimension of the vectors before they were stored.
+        ranges: float32 [2, dim]: the ranges they were quantized with; needed for int8 and uint8.
+
+    Returns:
+        float32 [n, dim]: bits as -1 and 1, int8 and uint8 as the middle of their step.
+
+    Raises:
+        ValueError: `ranges` is missing.
+    """
     if precision in ("float32", "float16"):
         return stored.astype(np.float32)
     if precision in ("binary", "ubinary"):
@@ -91,17 +138,32 @@ def dequantize(
 
 
 def quantization_step(ranges: Float32Array) -> Float32Array:
-    """float32 [dim]: the width of one of 255 steps; a column that never varied gets 1, so that it divides."""
+    """The width of one of the 255 steps of each dimension.
+
+    Args:
+        ranges: float32 [2, dim].
+
+    Returns:
+        float32 [dim]; 1 for a dimension whose value never varies, to avoid a division by zero.
+    """
     steps = (ranges[1] - ranges[0]) / 255
     return np.asarray(np.where(steps > 0, steps, 1), np.float32)
 
 
 def truncate_and_normalize(vectors: Float32Array, truncate_dim: int | None, normalize: bool | None) -> Float32Array:
-    """The first `truncate_dim` columns, renormalised to length 1 unless `normalize` is False."""
+    """Keep the first dimensions of vectors (--truncate-dim), scaled to length 1 again.
+
+    Args:
+        vectors: float32 [n, dim].
+        truncate_dim: How many dimensions to keep; None or `dim` returns the vectors unchanged.
+        normalize: False to leave out the scaling.
+
+    Returns:
+        float32 [n, min(dim, truncate_dim)].
+    """
     if truncate_dim is None or truncate_dim >= vectors.shape[1]:
         return vectors
     cut = vectors[:, :truncate_dim]
     if normalize is False:
         return np.ascontiguousarray(cut)
-    norms = np.linalg.norm(cut, axis=1, keepdims=True)
-    return np.asarray(cut / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
+    return normalize_rows(cut)

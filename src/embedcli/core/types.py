@@ -1,16 +1,4 @@
-"""The words of the program: Job, Piece, Chunk, Encoded, Part, Outcome and the error family.
-
-Imports nothing of ours, and pyarrow and numpy only for the type checker, so that `--help` stays fast.
-
-    EmbedcliError(message, hint)      exit 1
-      UsageError                      exit 2   a flag, a column or a path that cannot be right
-        ResumeError                   exit 2   the output belongs to another job
-      InputError                      exit 1   the input cannot be read (says file:line)
-      ModelError                      exit 1   the encoder cannot be loaded or run
-      OutputError                     exit 1   the output cannot be written
-      TooManyRejects                  exit 1   more bad rows than the user allows
-    OutOfMemory                       internal: a batch did not fit; the engine halves it
-"""
+"""The data types that packages exchange: input plan, chunk of rows, encoded chunk, part file, result of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy and pyarrow would make `embedcli --help` slower
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -30,30 +18,28 @@ if TYPE_CHECKING:
 
 InputFormat = Literal["jsonl", "csv", "tsv", "parquet"]
 OutputFormat = Literal["parquet", "npy", "jsonl", "arrow", "lance"]
+# The kind of text that is encoded (--as): many models use another prompt for queries than for documents.
 Role = Literal["query", "document", "none"]
+# What to do with a text that is longer than the model reads (--overflow).
 Overflow = Literal["truncate", "error", "reject", "split", "pool"]
+# Number format of the stored vectors (--precision).
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
+# Number format of the computation (--dtype).
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 InferenceEngine = Literal["auto", "torch", "openvino"]
-
-DEFAULT_MODEL = "all-MiniLM-L6-v2"
-# In a folder output: what says that it is finished, where it is staged, and the names of its files, whatever their
-# format. What else lies there is somebody else's.
-MANIFEST_FILE = "_manifest.json"
-STAGING_FOLDER = "_parts"
-PART_FILE_PATTERN = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
-# Rows per chunk when nobody says otherwise; the runner takes a size that suits the device (see `runners`).
-DEFAULT_CHUNK_ROWS = 1024
-# A chunk closes early at this many bytes of text, so that rows of 10 MB do not fill the memory.
-MAX_CHUNK_TEXT_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
 class InputSplit:
-    """The address of some rows: cheap to send, and the same whatever the runner.
+    """A range of one input file: a few bytes to send, and the same for every runner.
 
-    `unit` says what `start` and `stop` count: "bytes" (JSONL: the lines that begin in the range),
-    "rows" (Parquet: whole row groups), or "all" (a stream that can only be read from its beginning).
+    Attributes:
+        index: The position of the split in `InputPlan.splits`.
+        path: The input file.
+        start: The first byte or row.
+        stop: The byte or row after the last; None for the end of the file.
+        unit: What `start` and `stop` count: "bytes" (JSONL; the split holds the lines that begin in the range), "rows"
+            (Parquet; whole row groups), or "all" (a stream that can only be read from its beginning).
     """
 
     index: int
@@ -65,9 +51,9 @@ class InputSplit:
 
 @dataclass(frozen=True)
 class Partition:
-    """Successive pieces: what one worker takes at a time, and what one file (or a few) of a folder output holds.
+    """Successive splits: the unit of work of one worker and of the files of a folder output.
 
-    The shares of a plan are the same whatever the runner, the number of workers or shards.
+    A plan has the same partitions whatever the runner and the number of workers or shards.
     """
 
     index: int
@@ -76,7 +62,15 @@ class Partition:
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that got no vector, and why. `line` counts from 1 (for Parquet: the row, from 1)."""
+    """A row that got no vector, with the reason.
+
+    Attributes:
+        source: The input, as shown to people: without passwords and signatures.
+        line: The line of the row in its file, from 1; in Parquet the row, from 1.
+        reason: `KIND` or `KIND: DETAIL`.
+        id: The id of the row, if it could be read.
+        raw: The beginning of the row as it is in the file.
+    """
 
     source: str
     line: int
@@ -92,12 +86,17 @@ class Reject:
 
 @dataclass(frozen=True)
 class InputColumns:
-    """How rows are read, decided once per job by `sources.plan` and the same for all its pieces.
+    """The columns that are read, resolved once per job and the same for all its splits.
 
-    `id_type` and `keep_types` are Arrow types; `id_column` None means generated int64 row numbers, which count
-    every row, good or bad, from 0. With `source_column` the kept columns end with `source`, the input's name.
-    `json_columns` are kept columns whose values are stored as JSON text, for they have no type of their own.
-    `notes` are sentences for the user: what was guessed.
+    Attributes:
+        text_column: The column of the texts; None with a template.
+        template: The --template that makes one text from several columns.
+        id_column: The column of the ids. None to number the rows, good or bad, from 0 as int64.
+        id_type: The Arrow type of the ids in the output.
+        kept_types: The Arrow type of each kept column in the output, by name.
+        has_source_column: Whether the kept columns end with `source`, the name of the input.
+        notes: Sentences for the user about what was guessed.
+        json_columns: Kept columns whose values are stored as JSON text, because no Arrow type fits all of them.
     """
 
     text_column: str | None
@@ -112,11 +111,16 @@ class InputColumns:
 
 @dataclass(frozen=True)
 class InputPlan:
-    """What `sources.plan` found out before any model is loaded.
+    """Everything about the inputs that is known before a model is loaded.
 
-    `pieces[i].index` is i, and the pieces cover every row of the inputs once, in order. `total_bytes` are those
-    of the files (None with stdin), `total_rows` is known for Parquet only; `piece_rows` is about how many rows each
-    piece has. `seen` is size and time of each local input before anything of it was read.
+    Attributes:
+        splits: All splits in order; together they hold every row of the inputs once. `splits[i].index` is i.
+        columns: The columns to read.
+        formats: The format of each input, by path.
+        total_bytes: The size of the input files; None if one of them is a stream.
+        total_rows: The number of rows; None unless all inputs are Parquet.
+        rows_per_split: The rows of each split: exact for Parquet, otherwise estimated.
+        file_stats: Size and modification time of each local input before anything of it was read, by path.
     """
 
     splits: tuple[InputSplit, ...]
@@ -130,12 +134,21 @@ class InputPlan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows in input order, columnar. The sorting window, the part file and the resume step.
+    """Rows in input order, as columns: they are encoded together and become one part file.
 
-    `ids` and `texts` have one entry per good row; `kept` is a table with the kept columns of the same rows.
-    `lines[i]` is where row i stands in its source (from 1). `read` counts good rows and rejects;
-    `done_bytes` is how many bytes of the inputs this reading has consumed so far, for the progress bar.
-    The last chunk of a piece has `last`; a piece without rows has one, empty chunk.
+    A split without rows has one empty chunk.
+
+    Attributes:
+        input_split: The split that the rows belong to.
+        index_in_split: The position of the chunk in its split, from 0.
+        ids: The ids of the accepted rows.
+        texts: Their texts.
+        kept_columns: A table with their kept columns.
+        lines: The line of each of them in its file, from 1.
+        rejects: The rows of the chunk that cannot be encoded.
+        rows_read: How many rows the chunk covers: accepted rows and rejects.
+        bytes_read: Bytes of the inputs read so far, for the progress bar.
+        is_last: Whether this is the last chunk of its split.
     """
 
     input_split: InputSplit
@@ -151,16 +164,25 @@ class Chunk:
 
     @property
     def key(self) -> tuple[int, int]:
+        """The number of the split and the position in it: unique in a job."""
         return self.input_split.index, self.index_in_split
 
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """What the engine makes of a chunk: one entry per output row.
+    """A chunk with its vectors. All arrays have n entries, one per output row.
 
-    `rows[i]` is the chunk row that output row i belongs to: ascending, repeated for windows, absent for rejects.
-    `vectors` is float32 [n, dim]; `text_hash` uint8 [n, 16]; `extra` holds further columns (window offsets).
-    `lost_tokens` is how many tokens of the rows' texts the encoder never read.
+    Attributes:
+        chunk: The chunk that was encoded.
+        rows: int64 [n], ascending: the row of the chunk that each output row belongs to. Rows that were split into
+            windows appear several times, rejected rows not at all.
+        vectors: float32 [n, dim].
+        n_tokens: int32 [n]: tokens of the whole text before truncation, prompt and special tokens included.
+        is_truncated: bool [n]: whether the text was longer than the encoder reads.
+        text_hash: uint8 [n, 16]: hash of the text.
+        rejects: Rows that the encoder rejected, besides those in `chunk.rejects`.
+        extra_columns: Further output columns: the offsets of windows.
+        lost_tokens: Tokens of the texts that the encoder did not read.
     """
 
     chunk: Chunk
@@ -175,13 +197,21 @@ class EncodedChunk:
 
     @property
     def embedded_rows(self) -> int:
-        """How many rows of the chunk have vectors: fewer than output rows where texts became windows."""
+        """How many rows of the chunk have vectors: fewer than output rows where texts were split into windows."""
         return int((self.rows[1:] != self.rows[:-1]).sum()) + min(1, len(self.rows))
 
 
 @dataclass(frozen=True)
 class ReusedVectors:
-    """Vectors that need no forward pass: `rows` of the chunk (ascending), float32 [n, dim], and their counts."""
+    """Vectors from an earlier output for n rows of a chunk, which need no forward pass.
+
+    Attributes:
+        rows: int64 [n], ascending: rows of the chunk.
+        vectors: float32 [n, dim].
+        n_tokens: int32 [n]: as in `EncodedChunk`.
+        is_truncated: bool [n]: as in `EncodedChunk`.
+        lost_tokens: int32 [n]: tokens of each text that the encoder did not read.
+    """
 
     rows: Int64Array
     vectors: Float32Array
@@ -192,7 +222,17 @@ class ReusedVectors:
 
 @dataclass(frozen=True)
 class PartFile:
-    """A finished part file: `path`, its rows in and out, and the hash of the ids and texts it was made from."""
+    """A chunk's result on disk.
+
+    Attributes:
+        key: The key of the chunk.
+        path: The file.
+        rows: How many rows of the chunk have vectors.
+        read: How many rows of the input the chunk covers.
+        rejects: How many of them were rejected.
+        source_hash: Hash of the ids and texts of the chunk, to notice that the input has changed.
+        stats: Counters of the chunk: tokens, truncated rows and others.
+    """
 
     key: tuple[int, int]
     path: str
@@ -204,26 +244,42 @@ class PartFile:
 
 
 class RunObserver:
-    """Who follows a run: gets sentences for people, and is told when work begins and how far it is.
-
-    A follower inherits from it, and what it has no use for does nothing.
-    """
+    """Is notified of the progress of a run. Subclasses override the methods they need; the others do nothing."""
 
     def notify(self, text: str) -> None:
-        """One sentence for stderr."""
+        """Receive one sentence for people."""
 
-    def on_start(self, plan: InputPlan, meter: Any) -> None:
-        """The encoder is loaded; rows start to flow and `meter` to count."""
+    def on_start(self, plan: InputPlan, metrics: Any) -> None:
+        """The encoder is loaded and rows start to flow.
+
+        Args:
+            plan: The inputs of the run.
+            metrics: The `pipeline.metrics.MetricsCollector` that will count them.
+        """
 
     def on_progress(self, rows: int, bytes_read: int) -> None:
-        """`rows` rows in all are on disk, `done_bytes` of the inputs are read."""
+        """A part file was written.
+
+        Args:
+            rows: Rows on disk so far.
+            bytes_read: Bytes of the inputs read so far.
+        """
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: the exit code, why, and its numbers; `totals` covers resumed parts too.
+    """The end of a run.
 
-    `usage` is what the encoder says this run has cost: `tokens` and `requests`, where it counts them.
+    Attributes:
+        exit_code: The exit code of the process.
+        reason: Why the run ended.
+        totals: Rows, rejects and tokens of the whole job, earlier runs of it included.
+        vector_space: The vector space metadata of the output.
+        files: The published files.
+        resumed_rows: Rows that earlier runs of the job had finished.
+        damaged_parts: Part files of earlier runs that were damaged and made again.
+        changes: With --update: how many rows are new, changed, unchanged and removed.
+        usage: Requests and tokens of this run as the encoder counts them; None where nothing is billed.
     """
 
     exit_code: int

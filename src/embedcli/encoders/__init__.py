@@ -1,18 +1,14 @@
-"""Encoders: which one a job needs, and what it is called before it is loaded.
-
-Each module offers `load`: transformer.load(job, files, recipe, notify), compiled.load(files, recipe, job, build,
-notify), static.load(files, job, notify), remote.load(job, notify); static and remote also offer `identity(...)`.
-"""
+"""Choose, identify and load the encoder of a job."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_CHUNK_ROWS
 
 if TYPE_CHECKING:
     from threading import Event
@@ -21,44 +17,50 @@ if TYPE_CHECKING:
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
 
-HOSTED_MODEL_PREFIX = "openai:"
 Notify = Callable[[str], None]
 
 
-def _quiet(line: str) -> None:
+def _ignore(line: str) -> None:
     pass
 
 
 def load_encoder(
-    job: Job, files: ModelFiles | None = None, notify: Notify = _quiet, stop: Event | None = None
+    job: Job, files: ModelFiles | None = None, notify: Notify = _ignore, stop: Event | None = None
 ) -> BaseEncoder:
-    """The encoder of a job, ready to run. `notify` gets one line for each thing the user should know.
+    """Load the encoder of a job.
 
-    Once `stop` is set, a hosted encoder waits for nothing any more and raises ModelError.
-    Raises ModelError where the model cannot be found or loaded, UsageError where the job asks for what it cannot do.
+    Args:
+        job: The job.
+        files: The model's files, if they are resolved already.
+        notify: Gets one line for each thing that the user should know.
+        stop: Once it is set, a hosted encoder stops waiting and raises ModelError.
+
+    Raises:
+        ModelError: The model cannot be found or loaded.
+        UsageError: The model or the machine cannot do what the job asks for.
     """
-    if job.model.startswith(HOSTED_MODEL_PREFIX):
+    if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
-        _refuse_compiling(job, "a hosted model is computed elsewhere")
+        _reject_compile(job, "a hosted model is computed by its server")
         return hosted_encoder.load_hosted_encoder(job, notify, stop=stop)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder
 
-        _refuse_compiling(job, "static vectors are summed, not computed by a network")
+        _reject_compile(job, "static vectors are averaged, not computed by a network")
         return static_encoder.load_static_encoder(files, job, notify)
     return _load_transformer(job, files, notify)
 
 
 def resolve_model_files(job: Job) -> ModelFiles | None:
-    """The files of a job's model, fetched if need be; None for a hosted model. Raises ModelError."""
-    return None if job.model.startswith(HOSTED_MODEL_PREFIX) else _resolve(job)
+    """The files of a job's model, downloaded if necessary; None for a hosted model. Raises ModelError."""
+    return None if job.model.startswith(HOSTED_PREFIX) else _resolve(job)
 
 
 def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
-    """What decides the vectors of a job, found without loading its model: the same before and after a run."""
-    if job.model.startswith(HOSTED_MODEL_PREFIX):
+    """What decides the vectors of a job, as JSON values; found without loading the model."""
+    if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         return hosted_encoder.hosted_model_identity(job)
@@ -76,18 +78,17 @@ def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any
 
 
 def default_chunk_rows(job: Job, files: ModelFiles | None) -> int:
-    """Rows per chunk: few where a row takes long (a kill costs one chunk), many where batches are large."""
+    """The default of --chunk-rows: low where rows take long, because a killed run loses one chunk; else high."""
     from embedcli.encoders.torch.device import runs_on_cpu
 
-    if files is not None and files.kind == "static":
-        return 16 * DEFAULT_CHUNK_ROWS
-    if files is None or runs_on_cpu(job):
-        return DEFAULT_CHUNK_ROWS
-    return 16 * DEFAULT_CHUNK_ROWS
+    is_hosted = files is None
+    is_static = files is not None and files.kind == "static"
+    is_slow = is_hosted or (not is_static and runs_on_cpu(job))
+    return DEFAULT_CHUNK_ROWS if is_slow else 16 * DEFAULT_CHUNK_ROWS
 
 
 def stored_dim(job: Job, dim: int) -> int:
-    """The width of vectors of `dim` floats after --truncate-dim; UsageError if it is wider than they are."""
+    """The dimensions left of `dim` after --truncate-dim. Raises UsageError if it asks for more."""
     if job.truncate_dim is None:
         return dim
     if not 1 <= job.truncate_dim <= dim:
@@ -102,33 +103,33 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncode
     from embedcli.encoders.torch import device as torch_device
     from embedcli.models.config import read_model_config
 
-    made = read_model_config(files, job)
-    for note in made.notes:
+    config = read_model_config(files, job)
+    for note in config.notes:
         notify(note)
-    cpu = torch_device.runs_on_cpu(job)
-    if job.engine == "openvino" and not cpu:
+    on_cpu = torch_device.runs_on_cpu(job)
+    if job.engine == "openvino" and not on_cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
-    if job.engine != "torch" and cpu:
+    if job.engine != "torch" and on_cpu:
         if job.compile:
-            raise UsageError("--compile is of the PyTorch engine", "add --engine torch")
+            raise UsageError("--compile needs the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
         encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
-            files, made, job, lambda job: _torch(job, files, made, notify), notify
+            files, config, job, lambda job: _load_torch(job, files, config, notify), notify
         )
         return encoder
-    return _torch(job, files, made, notify)
+    return _load_torch(job, files, config, notify)
 
 
-def _refuse_compiling(job: Job, reason: str) -> None:
+def _reject_compile(job: Job, reason: str) -> None:
     if job.compile:
-        raise UsageError(f"--compile is of the PyTorch engine: {reason}", "leave --compile out")
+        raise UsageError(f"--compile needs the PyTorch engine: {reason}", "leave --compile out")
 
 
-def _torch(job: Job, files: ModelFiles, made: ModelConfig, notify: Notify) -> TorchEncoder:
+def _load_torch(job: Job, files: ModelFiles, config: ModelConfig, notify: Notify) -> TorchEncoder:
     from embedcli.encoders.torch import encoder as torch_encoder
 
-    return torch_encoder.load_torch_encoder(job, files, made, notify)
+    return torch_encoder.load_torch_encoder(job, files, config, notify)
 
 
 def _resolve(job: Job) -> ModelFiles:

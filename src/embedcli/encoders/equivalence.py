@@ -1,4 +1,4 @@
-"""A probe set: rows on which two encoders of the same model must agree before one stands in for the other."""
+"""Check on a set of probe rows that two encoders of the same model compute the same vectors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core.encoder import Tokens
+from embedcli.core.vectors import SMALLEST_FLOAT32
 from embedcli.encoders.tokenize.fast import build_tokens
 
 if TYPE_CHECKING:
@@ -41,7 +42,15 @@ PROBE_WORD_COUNTS = (9, 18, 33, 70, 129)
 
 @dataclass(frozen=True)
 class EquivalenceProbe:
-    """Rows of one to `longest` tokens, and the vectors they must get: float32 [len(rows), dim]."""
+    """Probe rows and the vectors that they must get.
+
+    Attributes:
+        texts: The probe texts.
+        tokens: Their tokens.
+        rows: int64 [rows]; the texts that have a token.
+        expected_vectors: float32 [rows, dim].
+        longest_row: Tokens of the longest row.
+    """
 
     texts: Sequence[str]
     tokens: Tokens
@@ -50,69 +59,82 @@ class EquivalenceProbe:
     longest_row: int
 
 
-def longest_probe_row(positions: int | None, size: int) -> int:
-    """How many tokens the longest row of a probe should have, for a model of `size` parameters."""
-    return int(
-        min(positions or MAX_PROBE_TOKENS, MAX_PROBE_TOKENS, max(MIN_PROBE_TOKENS, MAX_PROBE_OPERATIONS / max(1, size)))
-    )
+def longest_probe_row(positions: int | None, parameters: int) -> int:
+    """How many tokens the longest probe row should have.
+
+    Args:
+        positions: The longest row that the model can take; None if there is no limit.
+        parameters: The number of the model's parameters, by which the work of a row grows.
+    """
+    affordable = max(MIN_PROBE_TOKENS, MAX_PROBE_OPERATIONS / max(1, parameters))
+    return int(min(positions or MAX_PROBE_TOKENS, MAX_PROBE_TOKENS, affordable))
 
 
-def build_probe_texts(most: int) -> list[str]:
-    """Short, odd and longer texts; the last has `most` tokens at least."""
-    words = (PROBE_PASSAGE * (1 + most // 20)).split()
-    return [*SHORT_PROBE_TEXTS, *(" ".join(words[:count]) for count in PROBE_WORD_COUNTS), " ".join(words[:most])]
+def build_probe_texts(longest: int) -> list[str]:
+    """Short, odd and longer texts; the last has at least `longest` tokens."""
+    words = (PROBE_PASSAGE * (1 + longest // 20)).split()
+    return [*SHORT_PROBE_TEXTS, *(" ".join(words[:count]) for count in PROBE_WORD_COUNTS), " ".join(words[:longest])]
 
 
-def build_probe(words: Any, encoder: Any, most: int) -> EquivalenceProbe:
-    """The probe set with vectors of `encoder`, one row at a time. `words` tokenizes without a limit."""
-    asked = build_probe_texts(most)
-    tokens = truncate_rows(words.tokenize(asked), most)
+def build_probe(tokenizer: Any, encoder: Any, longest: int) -> EquivalenceProbe:
+    """Build the probe with the vectors of an encoder.
+
+    Args:
+        tokenizer: Tokenizes without a limit.
+        encoder: Computes the expected vectors, one row at a time.
+        longest: Tokens of the longest row.
+    """
+    texts = build_probe_texts(longest)
+    tokens = truncate_rows(tokenizer.tokenize(texts), longest)
     rows = np.flatnonzero(tokens.lengths)
-    return EquivalenceProbe(asked, tokens, rows, encoder.encode_float32(tokens, rows), int(tokens.lengths.max()))
+    return EquivalenceProbe(texts, tokens, rows, encoder.encode_float32(tokens, rows), int(tokens.lengths.max()))
 
 
-def truncate_rows(tokens: Tokens, most: int) -> Tokens:
-    """The first `most` tokens of each row."""
+def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
+    """The first `limit` tokens of each row."""
     rows = np.split(tokens.ids, tokens.offsets[1:-1])
-    return build_tokens([row[:most].tolist() for row in rows], tokens.untruncated_lengths)
+    return build_tokens([row[:limit].tolist() for row in rows], tokens.untruncated_lengths)
 
 
 def describe_difference(probe: EquivalenceProbe, encoder: BaseEncoder) -> str | None:
-    """How the vectors of `encoder` differ from those wanted, whatever batch a row is in; None where they agree."""
+    """Describe how the vectors of an encoder differ from those expected, in batches of many sizes; None if equal."""
     for batch in build_probe_batches(len(probe.rows)):
-        made = encoder.collect(encoder.forward(probe.tokens, probe.rows[batch]))
-        wanted = probe.expected_vectors[batch]
-        if made.shape != wanted.shape:
-            return f"its vectors have the shape {made.shape}, and {wanted.shape} in PyTorch"
-        far = np.linalg.norm(made - wanted, axis=1) / np.maximum(np.linalg.norm(wanted, axis=1), 1e-6)
-        # Not-a-number is far too.
-        if not (far <= MAX_VECTOR_DISTANCE).all():
-            worst = int(np.argmax(np.where(np.isfinite(far), far, np.inf)))
+        vectors = encoder.collect(encoder.forward(probe.tokens, probe.rows[batch]))
+        expected = probe.expected_vectors[batch]
+        if vectors.shape != expected.shape:
+            return f"its vectors have the shape {vectors.shape}, and {expected.shape} in PyTorch"
+        distances = np.linalg.norm(vectors - expected, axis=1) / np.maximum(np.linalg.norm(expected, axis=1), 1e-6)
+        # Written so that NaN counts as different.
+        if not (distances <= MAX_VECTOR_DISTANCE).all():
+            worst = int(np.argmax(np.where(np.isfinite(distances), distances, np.inf)))
             length = int(probe.tokens.lengths[probe.rows[batch]][worst])
-            return f"its vectors differ from PyTorch's (a row of {length} tokens among {len(batch)}: {far[worst]:.2g})"
+            place = f"a row of {length} tokens among {len(batch)}: {distances[worst]:.2g}"
+            return f"its vectors differ from PyTorch's ({place})"
     return None
 
 
 def row_cosines(a: Float32Array, b: Float32Array) -> Float32Array:
-    """float32 [n]: the cosine of each row of `a` with the same row of `b`; 1 where both are zero."""
-    dots = (a * b).sum(axis=1)
+    """The cosine of each row of `a` with the same row of `b`, both float32 [n, dim].
+
+    Returns:
+        float32 [n]; 1 where both rows are zero, 0 where one is.
+    """
+    products = (a * b).sum(axis=1)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    same = (a == b).all(axis=1)
-    made: Float32Array = np.where(norms > 0, dots / np.maximum(norms, np.finfo(np.float32).tiny), same).astype(
-        np.float32
-    )
-    return made
+    are_equal = (a == b).all(axis=1)
+    cosines = np.where(norms > 0, products / np.maximum(norms, SMALLEST_FLOAT32), are_equal)
+    return np.asarray(cosines, np.float32)
 
 
 def build_probe_batches(count: int) -> list[Int64Array]:
-    """Rows alone, few and many together, long beside short; the last, longest row appears twice."""
-    every = np.arange(count)
-    return [every[:-1], every[-1:], every[[-1, 0]], every[-3:-1], every[:3], *(every[i : i + 1] for i in range(4))]
+    """Batches of one, few and many rows, and of long beside short ones; the last, longest row appears twice."""
+    rows = np.arange(count)
+    return [rows[:-1], rows[-1:], rows[[-1, 0]], rows[-3:-1], rows[:3], *(rows[i : i + 1] for i in range(4))]
 
 
-def tokenizes_alike(one: BaseEncoder, other: BaseEncoder, asked: Sequence[str]) -> bool:
-    """Whether two encoders tokenize alike."""
-    a, b = one.tokenize(asked), other.tokenize(asked)
+def tokenizes_alike(one: BaseEncoder, other: BaseEncoder, texts: Sequence[str]) -> bool:
+    """Whether two encoders give texts the same tokens."""
+    a, b = one.tokenize(texts), other.tokenize(texts)
     return all(
         np.array_equal(x, y)
         for x, y in ((a.ids, b.ids), (a.offsets, b.offsets), (a.untruncated_lengths, b.untruncated_lengths))

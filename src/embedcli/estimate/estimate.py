@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, readers
+from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import TextTokenizer
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
 from embedcli.encoders.hosted.encoder import check_window_limit
 from embedcli.encoders.hosted.token_counting import (
-    HOSTED_PREFIX,
     choose_token_counter,
     count_and_truncate,
     cut_into_windows,

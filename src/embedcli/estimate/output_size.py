@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from embedcli.core import quantization
 from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision
+from embedcli.core.vectors import normalize_rows
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 
@@ -26,8 +27,7 @@ def estimate_output_sizes(
     """Bytes of an output of `rows` rows, by precision and format; `few` shows what its ids and kept columns weigh."""
     count = min(len(few.texts), MEASURED_ROWS)
     few = replace(few, ids=few.ids.slice(0, count), kept_columns=few.kept_columns.slice(0, count))
-    vectors = np.random.default_rng(0).standard_normal((max(count, 2), dim)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = normalize_rows(np.random.default_rng(0).standard_normal((max(count, 2), dim)).astype(np.float32))
     made: dict[str, dict[str, int]] = {}
     for kind in get_args(Precision):
         layout = OutputLayout(columns, dim, kind, windows, quantization.compute_ranges(vectors))

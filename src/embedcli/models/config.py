@@ -1,4 +1,4 @@
-"""How a model wants to be used, read from its files alone: prompt, pooling, limit, normalisation, own code."""
+"""Inference settings read from a model's files: prompt, pooling, token limit, normalization, custom code."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# Saved prompts by role, first non-empty wins. sentence-transformers' own `encode_document` stops at an empty
-# "document" and so never reaches a saved "passage".
+# Names of saved prompts by role; the first that is not empty is used. `encode_document` of sentence-transformers stops
+# at an empty "document" and so never reaches a saved "passage".
 ROLE_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
-# These count positions from padding_idx + 1, so two of the positions in their config hold no token.
+# These number positions from padding_idx + 1, so two of the positions in their config are unusable.
 OFFSET_POSITION_MODELS = {
     "roberta",
     "xlm-roberta",
@@ -39,14 +39,18 @@ OFFSET_POSITION_MODELS = {
     "longformer",
     "data2vec-text",
 }
-# A module with one way through it for queries and another for documents; Asym is its old name.
+# Modules that encode queries and documents differently; Asym is the old name of Router.
 ROUTER_MODULES = {"Router", "Asym"}
-# Above this a tokenizer's model_max_length means "no limit" (transformers writes 1e30).
+# From here on a tokenizer's model_max_length means "no limit" (transformers writes 1e30).
 UNLIMITED_LENGTH = int(1e20)
 
 
 class PromptNote(str):
-    """The note that says which prompt is used: `prompt`, and where it comes from."""
+    """The note that shows the prompt used and where it comes from.
+
+    Attributes:
+        prompt: The prompt.
+    """
 
     prompt: str
 
@@ -58,13 +62,24 @@ class PromptNote(str):
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What decides a model's vectors besides its weights, resolved for one job.
+    """Inference settings of a model, resolved for one job: what decides its vectors besides the weights.
 
-    `positions` is the longest padded sequence the model can take (None: any). `normalize` says whether the vectors
-    come out with length 1; `has_normalize` whether the model's own pipeline ends so; `saved` whether there is such a
-    pipeline (modules.json) or a raw Hugging Face folder. `prompt` is prepended to each
-    text as is. `task` is the role that a model with a way for each role is told, None for its default way.
-    `custom_code` names the files and classes that would run with --trust-remote-code and only then.
+    Attributes:
+        pooling: Pooling modes of sentence-transformers, joined by "+"; "none" if there is no Pooling module.
+        max_seq_length: Rows are truncated to this many tokens, prompt and special tokens included; None: no limit.
+        max_positions: The longest padded sequence the model accepts, in tokens; None: any.
+        normalize: Whether the vectors are scaled to length 1.
+        has_normalize: Whether the model's own pipeline ends with a Normalize module.
+        prompts: The prompts saved with the model, by name.
+        prompt: Prepended to each text as it is.
+        prompt_source: Where `prompt` comes from, for people.
+        pools_prompt: Whether pooling includes the prompt's tokens.
+        truncate_dim: Keep this many dimensions; None: all.
+        is_saved_pipeline: Whether the folder has a modules.json; otherwise it is a raw Hugging Face folder.
+        task: The route of a model that encodes queries and documents differently; None: its default route.
+        modules: Class names of the pipeline's modules; dotted if they are not from sentence-transformers.
+        custom_code: Files and classes that run only with --trust-remote-code.
+        notes: Lines to show to the user.
     """
 
     pooling: str
@@ -86,87 +101,115 @@ class ModelConfig:
 
 
 def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
-    """Read a model's own settings and resolve them for a job.
+    """Read a model's settings from its files and resolve them for a job.
 
-    Raises UsageError for an unknown prompt name, a limit the model cannot hold, and for a model with its own code
-    when the job does not trust it.
+    Raises:
+        UsageError: The prompt name is unknown, the token limit is above the model's, or the model has custom code
+            that the job does not trust.
+        ModelError: A file cannot be read, or the model does not compute one vector per text.
     """
     folder = files.path
     modules = read_modules(folder)
-    code = find_custom_code(folder, modules)
-    if code and not job.trust_remote_code:
-        _refuse_code(files, code)
-    saved = _optional(folder / "config_sentence_transformers.json")
-    _refuse_kind(files, str(saved.get("model_type", "SentenceTransformer")))
+    custom_code = find_custom_code(folder, modules)
+    if custom_code and not job.trust_remote_code:
+        raise UsageError(
+            f"{files.name} contains custom Python code that would run on this machine: {', '.join(custom_code)}",
+            f"read the code in {files.path}, then add --trust-remote-code if you trust it",
+        )
+    saved = _read_json_object(folder / "config_sentence_transformers.json")
+    model_type = saved.get("model_type", "SentenceTransformer")
+    if model_type != "SentenceTransformer":
+        raise ModelError(
+            f"{files.name} was saved as a {model_type}, which does not compute one vector per text",
+            "use an embedding model (see `embedcli models`)",
+        )
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
-    pooling, include_prompt = _pooling(folder, modules)
-    limit, positions = _limits(folder, modules, job)
-    # One further in front leaves the vectors at whatever length the modules behind it give them.
+    pooling, pools_prompt = _read_pooling(folder, modules)
+    max_seq_length, max_positions = _resolve_max_seq_length(folder, modules, job)
+    # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = modules[-1][0] == "Normalize"
     return ModelConfig(
         pooling=pooling,
-        max_seq_length=limit,
-        max_positions=positions,
+        max_seq_length=max_seq_length,
+        max_positions=max_positions,
         normalize=has_normalize if job.normalize is None else job.normalize,
         has_normalize=has_normalize,
         prompts=prompts,
         default_prompt_name=saved.get("default_prompt_name"),
         prompt=prompt,
         prompt_source=source,
-        pools_prompt=include_prompt,
+        pools_prompt=pools_prompt,
         truncate_dim=job.truncate_dim or saved.get("truncate_dim"),
         is_saved_pipeline=(folder / "modules.json").is_file(),
-        task=_task(files, modules, job),
+        task=_choose_route(files, modules, job),
         modules=tuple(kind for kind, _ in modules),
-        custom_code=code,
-        notes=_notes(files, job, prompts, prompt, source),
+        custom_code=custom_code,
+        notes=_write_notes(files, job, prompts, prompt, source),
     )
 
 
-def model_identity(files: ModelFiles, recipe: ModelConfig, dtype: str) -> dict[str, Any]:
-    """What decides the vectors, known before any model is loaded. `dtype` is "float32" or "half"."""
+def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[str, Any]:
+    """The part of the vector space metadata that is known before the model is loaded.
+
+    Args:
+        files: The model.
+        config: Its settings for the job.
+        dtype: The precision class, "float32" or "half".
+    """
     return {
         "model": files.name,
         "revision": files.revision,
         "fingerprint": files.fingerprint,
-        "pooling": recipe.pooling,
-        "prompt": recipe.prompt,
-        "max_seq_length": recipe.max_seq_length,
-        "normalize": recipe.normalize,
-        "truncate_dim": recipe.truncate_dim,
+        "pooling": config.pooling,
+        "prompt": config.prompt,
+        "max_seq_length": config.max_seq_length,
+        "normalize": config.normalize,
+        "truncate_dim": config.truncate_dim,
         "dtype": dtype,
-        **({"task": recipe.task} if recipe.task else {}),
+        **({"task": config.task} if config.task else {}),
     }
 
 
 def read_modules(folder: Path) -> list[tuple[str, str]]:
-    """The pipeline as (class name, subfolder) pairs; a raw Hugging Face folder is a Transformer and mean pooling.
+    """The modules of a pipeline as (class name, subfolder); a raw Hugging Face folder is a Transformer and a Pooling.
 
-    Classes that are not sentence-transformers' own keep their dotted name.
+    Names of classes that are not from sentence-transformers stay dotted.
     """
     path = folder / "modules.json"
     if not path.is_file():
         return [("Transformer", ""), ("Pooling", "")]
-    made = []
+    modules = []
     for module in read_json(path):
         kind = str(module["type"])
         if kind.startswith("sentence_transformers."):
             kind = kind.rpartition(".")[2]
-        made.append((kind, str(module.get("path", ""))))
-    return made
+        modules.append((kind, str(module.get("path", ""))))
+    return modules
 
 
 def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) -> tuple[str, str]:
-    """The prompt of a job and where it comes from: --prompt, --prompt-name, --as, the model's default, or none."""
+    """Choose the prompt of a job by --prompt, --prompt-name, --as or the model's default, in this order.
+
+    Args:
+        job: The job.
+        prompts: The prompts saved with the model, by name.
+        default: The name of the model's default prompt.
+
+    Returns:
+        The prompt, and where it comes from.
+
+    Raises:
+        UsageError: The model has no prompt of the name given.
+    """
     if job.prompt is not None:
         return job.prompt, "--prompt"
     if job.prompt_name is not None:
         if job.prompt_name not in prompts:
-            there = ", ".join(sorted(prompts)) or "no prompts"
+            known = ", ".join(sorted(prompts)) or "no prompts"
             raise UsageError(
-                f"{job.model} has no prompt named {job.prompt_name!r}; it has {there}",
-                "take one of those with --prompt-name, or give the text with --prompt",
+                f"{job.model} has no prompt named {job.prompt_name!r}; it has {known}",
+                "use one of those with --prompt-name, or give the text with --prompt",
             )
         return prompts[job.prompt_name], f"--prompt-name {job.prompt_name}"
     if job.as_ is not None:
@@ -178,113 +221,105 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
 
 
 def find_custom_code(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, ...]:
-    """The Python files, each with its class, that loading this model would run; empty for library classes only."""
-    found: list[str] = []
+    """The Python files, each with its class, that loading a model would run; empty if all classes are in libraries.
+
+    Args:
+        folder: The model's folder.
+        modules: Its pipeline, from `read_modules`.
+    """
+    references: list[str] = []
     for kind, path in modules:
         if "." in kind:
-            found.append(_named(kind))
+            references.append(kind)
         if "." in kind or kind == "Transformer":
-            found += _auto_map(folder / path)
-    return tuple(dict.fromkeys(found))
+            references += _read_auto_map(folder / path)
+    return tuple(dict.fromkeys(_format_code_reference(reference) for reference in references))
 
 
-def _auto_map(folder: Path) -> list[str]:
-    config = _optional(folder / "config.json")
-    found = []
-    if not _library_has(str(config.get("model_type", ""))):
-        found += list((config.get("auto_map") or {}).values())
-    auto = (_optional(folder / "tokenizer_config.json").get("auto_map") or {}).get("AutoTokenizer")
-    found += [auto] if isinstance(auto, str) else [name for name in auto or () if name]
-    return [_named(reference) for reference in found]
+def _read_auto_map(folder: Path) -> list[str]:
+    """The classes that transformers would import from the model's own code."""
+    config = _read_json_object(folder / "config.json")
+    references: list[str] = []
+    if not _is_known_architecture(str(config.get("model_type", ""))):
+        references += list((config.get("auto_map") or {}).values())
+    tokenizers = (_read_json_object(folder / "tokenizer_config.json").get("auto_map") or {}).get("AutoTokenizer")
+    return references + ([tokenizers] if isinstance(tokenizers, str) else [name for name in tokenizers or () if name])
 
 
-def _named(reference: str) -> str:
+def _format_code_reference(reference: str) -> str:
     """'modeling.Model' as 'modeling.py (Model)'; 'owner/repo--modeling.Model' keeps its repository."""
     repo, _, path = reference.rpartition("--")
     module, _, kind = path.rpartition(".")
     return f"{repo + ': ' if repo else ''}{module.replace('.', '/')}.py ({kind})"
 
 
-def _library_has(model_type: str) -> bool:
-    """Whether transformers brings this architecture itself; it then runs no code of the model's unless told to."""
+def _is_known_architecture(model_type: str) -> bool:
+    """Whether transformers implements this architecture: it then ignores the model's code, unless that is trusted."""
     spec = find_spec("transformers") if model_type else None
-    places = (spec.submodule_search_locations if spec else None) or ()
-    return any((Path(place) / "models" / model_type.replace("-", "_")).is_dir() for place in places)
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    return any((Path(folder) / "models" / model_type.replace("-", "_")).is_dir() for folder in folders)
 
 
-def _refuse_code(files: ModelFiles, code: tuple[str, ...]) -> None:
-    raise UsageError(
-        f"{files.name} brings its own Python code, which would run on this machine: {', '.join(code)}",
-        f"read it in {files.path}, then add --trust-remote-code if you trust it",
-    )
-
-
-def _refuse_kind(files: ModelFiles, kind: str) -> None:
-    if kind != "SentenceTransformer":
-        raise ModelError(
-            f"{files.name} was saved as a {kind}, which does not make one vector per text",
-            "take an embedding model (see `embedcli models`)",
-        )
-
-
-def _pooling(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, bool]:
+def _read_pooling(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, bool]:
+    """The pooling modes, and whether they include the prompt."""
     path = next((path for kind, path in modules if kind == "Pooling"), None)
     if path is None:
         return "none", True
     if not (folder / "modules.json").is_file():
-        return _raw_pooling(folder), True
-    config = _optional(folder / path / "config.json")
+        return _default_pooling(folder), True
+    config = _read_json_object(folder / path / "config.json")
     modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or "mean"
     return modes if isinstance(modes, str) else "+".join(modes), bool(config.get("include_prompt", True))
 
 
-def _raw_pooling(folder: Path) -> str:
-    """Mean, but the last token for a causal language model, as sentence-transformers chooses."""
-    config = _optional(folder / "config.json")
-    causal = any(str(name).endswith("ForCausalLM") for name in (config.get("architectures") or [])[:1])
-    return "lasttoken" if causal and config.get("is_causal", True) else "mean"
+def _default_pooling(folder: Path) -> str:
+    """As sentence-transformers does: the last token for a causal language model, otherwise the mean."""
+    config = _read_json_object(folder / "config.json")
+    is_causal = any(str(name).endswith("ForCausalLM") for name in (config.get("architectures") or [])[:1])
+    return "lasttoken" if is_causal and config.get("is_causal", True) else "mean"
 
 
-def _task(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -> Role | None:
-    """The role that the ways through a model are chosen by. UsageError where one is needed and none is given."""
-    roots = [files.path / path for kind, path in modules if kind in ROUTER_MODULES]
-    if roots and job.as_ in ("query", "document"):
+def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -> Role | None:
+    """The route of a model that encodes queries and documents differently. Raises UsageError if it needs --as."""
+    routers = [files.path / path for kind, path in modules if kind in ROUTER_MODULES]
+    if routers and job.as_ in ("query", "document"):
         return job.as_
-    for root in roots:
-        parameters = (_optional(root / "router_config.json") or _optional(root / "config.json")).get("parameters") or {}
-        if not (parameters.get("default_route") or parameters.get("allow_empty_key", True)) and not parameters.get(
-            "route_mappings"
-        ):
+    for router in routers:
+        config = _read_json_object(router / "router_config.json") or _read_json_object(router / "config.json")
+        parameters = config.get("parameters") or {}
+        has_default = parameters.get("default_route") or parameters.get("allow_empty_key", True)
+        if not has_default and not parameters.get("route_mappings"):
             raise UsageError(
-                f"{files.name} encodes queries in one way and documents in another, and has no default",
+                f"{files.name} encodes queries and documents differently, and has no default",
                 "add --as query or --as document",
             )
     return None
 
 
-def _limits(folder: Path, modules: list[tuple[str, str]], job: Job) -> tuple[int | None, int | None]:
+def _resolve_max_seq_length(folder: Path, modules: list[tuple[str, str]], job: Job) -> tuple[int | None, int | None]:
+    """The token limit of a job, and the number of positions of the model; None: no limit."""
     kind, path = modules[0]
     if kind != "Transformer" and "." not in kind:
         return job.max_seq_length, None
     root = folder / path
-    positions = _positions(_optional(root / "config.json"))
+    positions = _read_max_positions(_read_json_object(root / "config.json"))
     if job.max_seq_length is not None:
         if positions is not None and job.max_seq_length > positions:
             raise UsageError(
-                f"--max-seq-length {job.max_seq_length} is more than the {positions} tokens {job.model} can hold",
-                f"give {positions} or less",
+                f"--max-seq-length {job.max_seq_length} is more than the {positions} tokens that {job.model} accepts",
+                f"use {positions} or less",
             )
         return job.max_seq_length, positions
-    limit = _own_limit(root)
+    limit = _read_saved_limit(root)
     return (min(limit, positions) if limit and positions else limit or positions), positions
 
 
-def _own_limit(root: Path) -> int | None:
-    saved = next((made for name in TRANSFORMER_CONFIGS if (made := _optional(root / name))), {})
-    given = saved.get("processor_kwargs") or saved.get("tokenizer_args") or {}
-    tokenizer = _optional(root / "tokenizer_config.json")
+def _read_saved_limit(root: Path) -> int | None:
+    saved = next((config for name in TRANSFORMER_CONFIGS if (config := _read_json_object(root / name))), {})
+    arguments = saved.get("processor_kwargs") or saved.get("tokenizer_args") or {}
+    tokenizer = _read_json_object(root / "tokenizer_config.json")
     for limit in (
-        given.get("model_max_length"),
+        arguments.get("model_max_length"),
         saved.get("max_seq_length"),
         tokenizer.get("model_max_length", tokenizer.get("max_len")),
     ):
@@ -293,30 +328,28 @@ def _own_limit(root: Path) -> int | None:
     return None
 
 
-def _positions(config: dict[str, Any]) -> int | None:
-    held = (config.get("text_config") or config).get("max_position_embeddings")
-    if not isinstance(held, int) or held <= 0:
+def _read_max_positions(config: dict[str, Any]) -> int | None:
+    positions = (config.get("text_config") or config).get("max_position_embeddings")
+    if not isinstance(positions, int) or positions <= 0:
         return None
-    return held - 2 if config.get("model_type") in OFFSET_POSITION_MODELS else held
+    return positions - 2 if config.get("model_type") in OFFSET_POSITION_MODELS else positions
 
 
-def _notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
+def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
     notes: list[str] = []
     if not (files.path / "modules.json").is_file() and files.kind == "transformer":
-        notes.append(f"{files.name} has no modules.json: {_raw_pooling(files.path)} pooling is used")
+        notes.append(f"{files.name} has no modules.json: {_default_pooling(files.path)} pooling is used")
     if prompt or job.as_ in ("query", "document"):
         notes.append(PromptNote(prompt, source))
-    family = find_registered_model(files.name)
-    if family and family.prompts and not any(prompts.values()) and job.prompt is None and job.as_ != "none":
-        wanted = " or ".join(f"--prompt {text!r} for {_plural(role)}" for role, text in family.prompts.items())
-        notes.append(f"{family.alias} was trained with prompts that its files do not hold; pass {wanted}")
+    known = find_registered_model(files.name)
+    if known and known.prompts and not any(prompts.values()) and job.prompt is None and job.as_ != "none":
+        plurals = {"query": "queries", "document": "documents"}
+        options = " or ".join(f"--prompt {text!r} for {plurals[role]}" for role, text in known.prompts.items())
+        notes.append(f"{known.alias} was trained with prompts that its files lack; use {options}")
     return tuple(notes)
 
 
-def _plural(role: str) -> str:
-    return {"query": "queries", "document": "documents"}[role]
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    made = read_json(path) if path.is_file() else {}
-    return made if isinstance(made, dict) else {}
+def _read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file or it contains something else."""
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}

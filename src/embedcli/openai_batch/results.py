@@ -20,13 +20,14 @@ import numpy as np
 import orjson
 
 from embedcli import readers, storage
+from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
+from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.client import parse_error_body
-from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, normalize_rows, parse_response
-from embedcli.encoders.hosted.token_counting import HOSTED_PREFIX
+from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, parse_response
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:

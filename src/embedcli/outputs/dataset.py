@@ -1,4 +1,4 @@
-"""A finished output as it lies on disk: its space, and its rows in blocks of bounded size."""
+"""Read finished outputs: vector space metadata, and rows in blocks of bounded size."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
+from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
 from embedcli.core.errors import InputError, UsageError
-from embedcli.core.types import MANIFEST_FILE, STAGING_FOLDER
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.lance_rows import LanceVectorFile
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import Float32Array, Precision
 
-# Vectors held at a time: a few of a processor's caches, and rows enough to keep its cores busy.
+# Vectors in memory at a time: a few times the processor's cache, and enough rows to keep its cores busy.
 BLOCK_BYTES = 8 << 20
-# What embedcli adds to the user's columns.
-EMBEDCLI_COLUMNS = ("n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
 
 @dataclass(frozen=True)
 class VectorBlock:
-    """Successive rows of an output: stored vectors [n, width], and the columns asked for. `start` counts from 0."""
+    """Successive rows of an output.
+
+    Attributes:
+        first_row: Index of the first row in the output, from 0.
+        vectors: Stored vectors [n, stored width].
+        columns: The requested columns, n rows.
+    """
 
     first_row: int
     vectors: NDArray[Any]
@@ -45,7 +49,7 @@ class VectorBlock:
 
 
 class VectorDataset:
-    """Rows with vectors, in one file or several. `space` says what made them; it is empty for a foreign file."""
+    """Rows with vectors in one or more files. `vector_space` is empty for files that embedcli did not write."""
 
     def __init__(self, path: str, parts: Sequence[VectorFile], metadata: Mapping[str, Any]) -> None:
         self.path = path
@@ -59,8 +63,8 @@ class VectorDataset:
         if odd is not None:
             raise InputError(
                 f"{storage.format_location(odd.path)}: has {odd.stored_width} numbers ({odd.dtype}) per vector, "
-                f"other parts {self.stored_width} ({self.dtype})",
-                "make the output again",
+                f"other files have {self.stored_width} ({self.dtype})",
+                "encode the rows again",
             )
 
     @cached_property
@@ -69,56 +73,59 @@ class VectorDataset:
 
     @property
     def id_name(self) -> str | None:
-        """The column that names rows; None if there is none, then `ids` counts them from 0."""
+        """Name of the id column, or None if there is none; ids are then row numbers from 0."""
         return next((name for name in ("id", "row") if name in self.schema.names), None)
 
     @property
     def precision(self) -> Precision:
-        """How the vectors are stored; for a foreign file its number type."""
+        """Number format of the stored vectors; for files of other programs, their dtype."""
         named = str(self.vector_space.get("precision") or self.dtype.name)
         return cast("Precision", named if named in quantization.STORAGE_DTYPES else "float32")
 
     @property
     def dim(self) -> int:
-        """Numbers per vector before it was stored."""
+        """Dimensions of a vector before quantization."""
         if self.precision in ("binary", "ubinary"):
             return int(self.vector_space.get("dim") or self.stored_width * 8)
         return self.stored_width
 
     @property
     def vector_bytes(self) -> int:
-        """The size of all vectors as they are stored, without ids and other columns."""
+        """Size in bytes of all stored vectors, without other columns."""
         return int(self.rows * self.stored_width * self.dtype.itemsize)
 
     @cached_property
     def ranges(self) -> Float32Array | None:
-        """float32 [2, dim]: what int8 and uint8 were scaled by."""
+        """Minimum and maximum by which int8 and uint8 vectors were scaled: float32 [2, dim], or None."""
         saved = self.vector_space.get("ranges")
         return None if saved is None else np.asarray(saved, np.float32).reshape(2, self.dim)
 
     @property
     def has_json_types(self) -> bool:
-        """Whether ids and kept values have the types of JSON, whatever those of the input were."""
+        """Whether ids and kept values have JSON types, whatever the types of the input were."""
         return any(isinstance(part, JsonlVectorFile) for part in self.vector_files)
 
     @property
     def kept_columns(self) -> list[str]:
-        """The columns that came with the rows, without ids and what embedcli adds."""
-        return [name for name in self.schema.names if name not in (self.id_name, *EMBEDCLI_COLUMNS)]
+        """Columns kept from the input: all but the id and those that embedcli adds."""
+        return [name for name in self.schema.names if name not in (self.id_name, *ROW_INFO_COLUMNS)]
 
     def require_vector_space(self, what_for: str) -> Mapping[str, Any]:
-        """The space, where it is needed. UsageError for an output that does not say what made it."""
+        """Return the vector space metadata. Raises UsageError if the output has none."""
         if not self.vector_space.get("model"):
             raise UsageError(
-                f"{storage.format_location(self.path)}: does not say which model made its vectors, and {what_for} needs that",
-                "make it with `embedcli encode`, which records it in the output",
+                f"{storage.format_location(self.path)}: does not name the model that made its vectors, "
+                f"which {what_for} needs",
+                "create the output with `embedcli encode`, which records the model",
             )
         return self.vector_space
 
     def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
-        """Yield all rows in order with the named columns; `verify` also compares page checksums.
+        """Yield all rows in order, in blocks of at most BLOCK_BYTES of vectors counted as float32.
 
-        Memory holds one block of BLOCK_BYTES of vectors, counted as float32, whatever the number of rows.
+        Args:
+            columns: Columns to read beside the vectors.
+            verify: Compare page checksums where the format has them; a mismatch raises an error.
         """
         self.check_columns(columns)
         size = max(1, BLOCK_BYTES // max(1, self.stored_width * self.dtype.itemsize, self.dim * 4))
@@ -129,23 +136,23 @@ class VectorDataset:
                 start += len(vectors)
 
     def block_as_float32(self, block: VectorBlock) -> Float32Array:
-        """The vectors of a block as float32 [n, dim]; those of reduced precision as near as they can be restored."""
+        """Return the vectors of a block as float32 [n, dim], dequantized if necessary."""
         if self.precision in ("int8", "uint8") and self.ranges is None:
             raise UsageError(
-                f"{storage.format_location(self.path)}: does not say the ranges of its {self.precision} vectors",
-                "make it with `embedcli encode --precision`, which records them",
+                f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",
+                "create the output with `embedcli encode --precision`, which records them",
             )
         return quantization.dequantize(block.vectors, self.precision, self.dim, self.ranges)
 
     def block_ids(self, block: VectorBlock) -> pa.Array:
-        """The ids of a block that was read with `id_name`; row numbers from 0 where the output has none."""
+        """Return the ids of a block that was read with the column `id_name`; row numbers from 0 if there is none."""
         if self.id_name is None:
             return pa.array(range(block.first_row, block.first_row + len(block)), pa.int64())
         column = block.columns.column(self.id_name)
         return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
     def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
-        """The named columns of some rows, in the order of `rows`; `id` holds the id, whatever its column is called."""
+        """Return the named columns of some rows, in the order of `rows`, with the id under the key `id`."""
         self.check_columns(columns)
         names = list(dict.fromkeys([*([self.id_name] if self.id_name else []), *columns]))
         found: dict[int, dict[str, Any]] = {}
@@ -163,19 +170,22 @@ class VectorDataset:
         return {"id": row if name is None else values[name]} | {column: values[column] for column in columns}
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """UsageError for a column that is not there, naming those that are."""
+        """Raise UsageError, listing the columns of the output, if one of `columns` is missing."""
         for name in columns:
             if name not in self.schema.names:
                 raise UsageError(
-                    f"{storage.format_location(self.path)}: has no column {name!r}; it has {', '.join(self.schema.names)}",
-                    "name one of these, or run `embedcli encode` with --keep for more",
+                    f"{storage.format_location(self.path)}: has no column {name!r}; "
+                    f"it has {', '.join(self.schema.names)}",
+                    "use one of these, or run `embedcli encode` again with --keep COLUMN",
                 )
 
 
 def open_dataset(path: str) -> VectorDataset:
-    """An output of `embedcli encode`, or a foreign file with a column of vectors.
+    """Open an output of `embedcli encode`, or any file with a column of vectors.
 
-    UsageError if nothing is there or it holds no vectors, InputError if it is damaged.
+    Raises:
+        UsageError: Nothing is there, it holds no vectors, or the output is not finished.
+        InputError: A file is damaged or missing.
     """
     path = storage.mask_secrets(path)
     lance = lance_output.is_lance(path)
@@ -209,28 +219,29 @@ def holds_vectors(path: str) -> bool:
 def _open_folder(path: str) -> VectorDataset:
     manifest = storage.join(path, MANIFEST_FILE)
     if storage.exists(manifest):
-        metadata = _manifest(manifest)
+        metadata = _read_manifest(manifest)
         parts = [storage.join(path, str(name)) for name in metadata.get("parts", [])]
         missing = next((part for part in parts if not storage.exists(part)), None)
         if missing is not None:
-            raise InputError(f"{storage.format_location(missing)}: is missing", "make the output again")
+            raise InputError(f"{storage.format_location(missing)}: the file is missing", "encode the rows again")
         return VectorDataset(path, [open_vector_file(part) for part in parts], metadata)
     _refuse_unfinished(manifest, storage.join(path, STAGING_FOLDER))
     found = [open_vector_file(file) for file in storage.expand_inputs([path])]
     return VectorDataset(path, found, found[0].metadata)
 
 
-def _manifest(path: str) -> dict[str, Any]:
+def _read_manifest(path: str) -> dict[str, Any]:
     try:
-        made = json.loads(storage.read_bytes(path))
+        manifest = json.loads(storage.read_bytes(path))
     except (OSError, ValueError) as error:
-        raise InputError(f"{storage.format_location(path)}: cannot be read: {error}", "make the output again") from None
-    return cast("dict[str, Any]", made)
+        raise InputError(f"{storage.format_location(path)}: cannot be read: {error}", "encode the rows again") from None
+    return cast("dict[str, Any]", manifest)
 
 
-def _refuse_unfinished(marker: str, stage: str) -> None:
-    if not storage.exists(marker) and storage.exists(stage):
+def _refuse_unfinished(marker: str, staging: str) -> None:
+    if not storage.exists(marker) and storage.exists(staging):
         raise UsageError(
-            f"{storage.format_location(marker)}: is not finished; its parts lie in {storage.format_location(stage)}",
+            f"{storage.format_location(marker)}: not finished; "
+            f"its part files are in {storage.format_location(staging)}",
             "run the same `embedcli encode` again to finish it",
         )

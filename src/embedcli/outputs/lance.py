@@ -1,4 +1,4 @@
-"""Lance datasets, the folders that LanceDB reads: written whole, opened for reading. Only this module knows lance."""
+"""Write and open Lance datasets, the folders that LanceDB reads."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from typing import Any
 import pyarrow as pa
 
 from embedcli import storage
-from embedcli.core.errors import InputError, UsageError
+from embedcli.core.errors import InputError, UsageError, first_line
 
 LANCE_ENDING = ".lance"
 
 
 def is_lance(path: str) -> bool:
-    """Whether a path is that of a Lance dataset, by its name."""
+    """Whether a path is named like a Lance dataset."""
     return path.rstrip("/").lower().endswith(LANCE_ENDING)
 
 
 def require_lance() -> None:
-    """UsageError if the library is missing."""
+    """Raise UsageError if the library is not installed."""
     if find_spec("lance") is None:
-        raise UsageError("Lance datasets need pylance", "pip install 'embedcli[lance]'")
+        raise UsageError("Lance datasets require pylance", "pip install 'embedcli[lance]'")
 
 
 def write_lance_dataset(tables: Iterable[pa.Table], folder: str, schema: pa.Schema) -> int:
-    """A new dataset at `folder` with the rows of `tables`; how many there are. Raises OSError.
+    """Write a new dataset, holding a few tables in memory at a time.
 
-    Memory holds a few tables at a time, whatever the number of rows.
+    Args:
+        tables: The rows, in order.
+        folder: Path of the new dataset.
+        schema: Schema of the dataset.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        OSError: The dataset cannot be written. Errors raised by `tables` pass through unchanged.
     """
     library: Any = import_module("lance")
     failed: list[BaseException] = []
@@ -43,22 +52,22 @@ def write_lance_dataset(tables: Iterable[pa.Table], folder: str, schema: pa.Sche
             raise
 
     try:
-        made = library.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), folder, mode="create")
+        dataset = library.write_dataset(pa.RecordBatchReader.from_batches(schema, batches()), folder, mode="create")
     except Exception:
-        # What the rows' own source raised comes back as itself, not as the writer's retelling of it.
+        # Lance wraps errors of the iterator in its own; raise the original.
         if failed:
             raise failed[0] from None
         raise
-    return int(made.count_rows())
+    return int(dataset.count_rows())
 
 
 def open_lance_dataset(path: str) -> Any:
-    """The dataset at `path`. InputError if it cannot be read."""
+    """Open the dataset at `path`. Raises InputError if it cannot be read."""
     require_lance()
     try:
         return import_module("lance").dataset(path.rstrip("/"))
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
-            f"{storage.format_location(path)}: is no Lance dataset: {reason}", "make the output again"
+            f"{storage.format_location(path)}: not a readable Lance dataset: {reason}", "encode the rows again"
         ) from None

@@ -1,4 +1,4 @@
-"""The rows of a Lance dataset, read in blocks."""
+"""Read the rows of a Lance dataset in blocks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.outputs import lance as lance_output
+from embedcli.outputs.schema import decode_metadata
 from embedcli.outputs.vector_files import (
     VectorsAndColumns,
-    decode_metadata,
     drop_column,
     find_vector_column,
     list_column_to_array,
@@ -33,7 +33,7 @@ class LanceVectorFile:
         self.metadata: Mapping[str, Any] = decode_metadata(schema.metadata)
         kind = schema.field(self.column).type
         if not pa.types.is_fixed_size_list(kind):
-            raise InputError(f"{storage.format_location(path)}: its vectors differ in length", "make the output again")
+            raise InputError(f"{storage.format_location(path)}: the vectors differ in length", "encode the rows again")
         self.dtype: np.dtype[Any] = np.dtype(kind.value_type.to_pandas_dtype())
         self.stored_width = int(kind.list_size)
         self.row_count = int(self._data.count_rows())

@@ -1,12 +1,11 @@
-"""Vectors of finished outputs by text hash, for --update and --reuse: only what changed is encoded again.
+"""Reuse the vectors of finished outputs by text hash, for --update and --reuse.
 
-In memory stay 34 bytes per old row: hash 16, position 4, counts 5, id hash 8, seen 1; never more while it is made.
-The vectors lie in a file in `folder` and are read at random by memory map.
+Memory per old row: 34 bytes (text hash 16, position 4, counts 5, id hash 8, seen 1), also while the store is built.
+The vectors are in a memory-mapped file in the staging folder.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import blake2b
@@ -14,17 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.types import Chunk, ReusedVectors
-from embedcli.outputs import lance as lance_output
-from embedcli.outputs import writers
-from embedcli.outputs.schema import OutputLayout, vectors_from_table
+from embedcli.outputs.dataset import VectorBlock, open_dataset
+from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
 
 if TYPE_CHECKING:
@@ -32,26 +27,33 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import BoolArray, Float32Array, Int64Array
 
-# What two outputs must have in common for a vector of one to stand in the other.
+# The keys of the job that must be equal in two outputs for their vectors to be interchangeable.
 COMPARED_SPACE_KEYS = (
     "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
     "overflow",
 )  # fmt: skip
-BLOCK_ROWS = 1 << 14
 STORE_COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
 
 def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayout, folder: str) -> ReuseStore:
-    """The rows of the finished outputs `paths`, the first one being what --update replaces.
+    """Build a store of the rows of finished outputs.
 
-    Raises ResumeError if one of them is in another vector space, UsageError if it is not a finished output.
+    Args:
+        paths: Finished outputs; with --update the first is the one that will be replaced.
+        job: The new job as recorded in manifests.
+        layout: Columns and number format of the new output.
+        folder: Where the store keeps its file of vectors.
+
+    Raises:
+        ResumeError: The vectors of an output are in another vector space or were stored with other ranges.
+        UsageError: A path is not a finished output, or is JSONL.
     """
     found: list[tuple[OutputTarget, FinishedOutput]] = []
     for path in paths:
         old = find_existing_target(path)
         done = read_finished_output(old)
         if done is None:
-            raise UsageError(f"{path} is not a finished output", "name a finished output of embedcli")
+            raise UsageError(f"{path} is not a finished output", "name a finished output of `embedcli encode`")
         check_same_vector_space(path, done.job_manifest.get("job", {}), job)
         if layout.ranges is not None:
             check_same_ranges(path, done, layout.ranges)
@@ -60,30 +62,32 @@ def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayou
 
 
 def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """ResumeError naming the first key by which two outputs' vectors are not comparable."""
+    """Raise ResumeError, naming the first key that differs, if the vectors of two jobs are not interchangeable."""
     for key in COMPARED_SPACE_KEYS:
         if old.get(key) != new.get(key):
             raise ResumeError(
                 f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
-                "give the settings that made it, or encode all rows again: --overwrite, not --update, or no --reuse",
+                "use the settings of that output, or encode all rows again: "
+                "--overwrite in place of --update, or no --reuse",
             )
-    # Windows are averaged by pool alone: with the others the overlap has no part in a vector.
+    # The overlap changes vectors with --overflow pool only, which averages the windows of a text.
     was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0
     if new.get("overflow") == "pool" and was != now:
         raise ResumeError(
             f"the vectors in {path} are pooled from other windows: --split-overlap was {was}, now {now}",
-            f"use --split-overlap {was}, or encode all rows again: --overwrite, not --update, or no --reuse",
+            f"use --split-overlap {was}, or encode all rows again: --overwrite in place of --update, or no --reuse",
         )
     if new.get("overflow") == "split":
         raise ResumeError(
-            f"{path} holds windows, which --update cannot take over", "use --overwrite to encode all rows again"
+            f"{path} holds windows (--overflow split), which cannot be reused",
+            "use --overwrite to encode all rows again",
         )
 
 
 def check_same_ranges(path: str, done: FinishedOutput, ranges: Float32Array) -> None:
-    """ResumeError unless the levels of int8 or uint8 vectors mean the same in both outputs.
+    """Raise ResumeError unless int8 or uint8 vectors have the same ranges in both outputs.
 
-    Levels of other ranges could only be rounded a second time, to vectors that no full run gives.
+    Converting from other ranges would round a second time and give other vectors than a full run.
     """
     if not np.array_equal(np.array(done.vector_space.get("ranges") or [], np.float32), ranges):
         raise ResumeError(
@@ -93,10 +97,16 @@ def check_same_ranges(path: str, done: FinishedOutput, ranges: Float32Array) -> 
 
 
 class ReuseStore:
-    """Old rows by text hash and by id. `lookup` serves the engine, `see` counts what the new input still has.
+    """Old rows by text hash and by id.
 
-    `counts` holds, per chunk that was looked up, how many of its rows are added, changed and reused. `limit` is the
-    number of tokens that were read of a truncated row.
+    Args:
+        olds: Finished outputs; ids of the first one count as added, changed or removed.
+        layout: Columns and number format of the new output.
+        folder: Where the file of vectors is kept.
+        limit: Number of tokens that were read of a truncated row; None if unknown.
+
+    Attributes:
+        change_counts: For each chunk that was looked up, its numbers of added, changed and reused rows.
     """
 
     def __init__(
@@ -127,13 +137,14 @@ class ReuseStore:
         )
 
     def _copy(self, olds: Sequence[OutputTarget]) -> None:
-        """Vectors and columns of the old rows into files, a block at a time."""
+        """Copy vectors and columns of the old rows into files, block by block."""
         with ExitStack() as stack:
             out = stack.enter_context(open(self.vectors_file, "wb"))
             columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in STORE_COLUMNS}
             for i, old in enumerate(olds):
-                for table in read_output_tables(old):
-                    np.ascontiguousarray(vectors_from_table(table)).tofile(out)
+                for block in read_reusable_blocks(old):
+                    table = block.columns
+                    np.ascontiguousarray(block.vectors).tofile(out)
                     hashes = hashes_as_uint64(b"".join(table.column("text_hash").to_pylist()))
                     hashes[:, 0].tofile(columns["high"])
                     hashes[:, 1].tofile(columns["low"])
@@ -146,13 +157,18 @@ class ReuseStore:
         return self.vectors_file.with_name(f"reuse.{name}")
 
     def _column(self, name: str, kind: Any) -> Any:
-        """One column of the old rows, whose file is then gone."""
-        made = np.fromfile(self._path(name), kind)
+        """Load one column of the old rows and delete its file."""
+        column = np.fromfile(self._path(name), kind)
         self._path(name).unlink()
-        return made
+        return column
 
     def lookup(self, chunk: Chunk, hashes: NDArray[np.uint8]) -> ReusedVectors:
-        """The rows of a chunk whose text is in the store, with their vectors."""
+        """Find the rows of a chunk whose text is in the store, with their vectors.
+
+        Args:
+            chunk: Rows of the new input.
+            hashes: uint8 [n, 16], the text hash of each row.
+        """
         where = self._find(hashes_as_uint64(hashes.tobytes()))
         rows = np.flatnonzero(where >= 0)
         old = self._order[where[rows]]
@@ -166,7 +182,7 @@ class ReuseStore:
         return ReusedVectors(rows, vectors, tokens, truncated, lost)
 
     def _find(self, wanted: NDArray[np.uint64]) -> Int64Array:
-        """int64 [n]: the place of each hash in the sorted arrays, -1 where it is not."""
+        """Return int64 [n]: the position of each hash in the sorted arrays, -1 if it is not there."""
         at = np.searchsorted(self._high, wanted[:, 0])
         found = np.full(len(wanted), -1, np.int64)
         open_ = np.arange(len(wanted))
@@ -184,7 +200,7 @@ class ReuseStore:
         return np.asarray(self._ids[at] == ids) if len(self._ids) else np.zeros(len(ids), bool)
 
     def mark_seen(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        """Pass chunks on, noting which old ids the new input still has."""
+        """Yield the chunks, and record which ids of the old output they contain."""
         for chunk in chunks:
             ids = hash_ids(chunk.ids)
             known = ids[self._known_ids(ids)]
@@ -194,60 +210,40 @@ class ReuseStore:
             yield chunk
 
     def count_removed(self) -> int:
-        """How many old rows' ids none of the chunks seen so far has."""
+        """Count the old rows whose ids are in none of the chunks that `mark_seen` passed on."""
         firsts = np.searchsorted(self._ids, self._ids)
         return int((~self._seen[firsts]).sum())
 
     def close(self) -> None:
-        """Drop the vectors' file."""
+        """Delete the file of vectors."""
         self._vectors = None
         self.vectors_file.unlink(missing_ok=True)
 
 
 def hashes_as_uint64(digests: bytes) -> NDArray[np.uint64]:
-    """uint64 [n, 2] of n 16-byte hashes."""
+    """View n 16-byte hashes as uint64 [n, 2]."""
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
 def hash_ids(ids: Any) -> NDArray[np.uint64]:
-    """uint64 [n]: BLAKE2b-64 of each id's text form."""
+    """Hash each id: uint64 [n], BLAKE2b-64 of the `repr` of its Python value."""
     digests = b"".join(blake2b(repr(value).encode(), digest_size=8).digest() for value in column_to_python(ids))
     return np.frombuffer(digests, np.uint64)
 
 
-def read_output_tables(old: OutputTarget) -> Iterator[pa.Table]:
-    """The rows of a finished output in order: id first, then embedding, n_tokens, truncated, text_hash."""
-    names = ["embedding", "n_tokens", "truncated", "text_hash"]
-    if old.is_folder:
-        for name in json.loads(storage.read_bytes(old.marker_path))["parts"]:
-            yield from read_output_tables(OutputTarget(old.published_path(name), old.format, is_folder=False))
-    elif old.format == "parquet":
-        yield from _parquet_tables(old.output, names)
-    elif old.format == "npy":
-        vectors = np.load(storage.local_copy(old.output), mmap_mode="r")
-        at = 0
-        for table in _parquet_tables(writers.ids_path(old.output), names[1:]):
-            block = np.ascontiguousarray(vectors[at : at + table.num_rows])
-            at += table.num_rows
-            column = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), vectors.shape[1])
-            yield table.append_column("embedding", column)
-    elif old.format == "arrow":
-        with pa.memory_map(storage.local_copy(old.output)) as source:
-            reader = pa.ipc.open_file(source)
-            for i in range(reader.num_record_batches):
-                yield pa.Table.from_batches([reader.get_batch(i)])
-    elif old.format == "lance":
-        for batch in lance_output.open_lance_dataset(old.output).to_batches():
-            yield pa.Table.from_batches([batch])
-    else:
+def read_reusable_blocks(old: OutputTarget) -> Iterator[VectorBlock]:
+    """Yield the rows of a finished output in order, with page checksums verified.
+
+    Yields:
+        Blocks whose columns are the id (or row number), `n_tokens`, `truncated` and `text_hash`, in this order.
+
+    Raises:
+        UsageError: The output is JSONL, which does not hold the stored numbers exactly.
+    """
+    if old.format == "jsonl":
         raise UsageError(
-            f"{old.output}: the vectors of a JSONL output cannot be taken over",
-            "use --overwrite to encode all rows again",
+            f"{old.output}: the vectors of a JSONL output cannot be reused", "use --overwrite to encode all rows again"
         )
-
-
-def _parquet_tables(path: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    with storage.open_seekable(path) as raw, pq.ParquetFile(raw, page_checksum_verification=True) as file:
-        first = file.schema_arrow.names[0]
-        for batch in file.iter_batches(BLOCK_ROWS, columns=[first, *names]):
-            yield pa.Table.from_batches([batch])
+    dataset = open_dataset(old.output)
+    if dataset.rows:
+        yield from dataset.read_blocks([dataset.schema.names[0], "n_tokens", "truncated", "text_hash"], verify=True)

@@ -1,8 +1,9 @@
-"""Encoded chunks as Arrow tables: the output schema, the stored vector column, row groups. Pure."""
+"""The schema of outputs: columns, stored vectors and row groups, as Arrow tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +11,26 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
+from embedcli.core.constants import WINDOW_COLUMNS
 
 if TYPE_CHECKING:
     from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision
 
-# Vectors per row group: readers load whole row groups, and some fail on very large ones; 16-64 MB is safe.
+# Vectors per row group. Readers load whole row groups, and some fail on very large ones; 16 to 64 MB is safe.
 ROW_GROUP_BYTES = 32 << 20
-RESERVED_COLUMNS = ("embedding", "n_tokens", "truncated", "text_hash", "window", "char_start", "char_end")
 
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """The output's columns: vectors of `dim` floats stored in `precision`, the id's type, and the kept columns."""
+    """The columns of an output.
+
+    Attributes:
+        input_columns: Id and kept columns of the input, with their types.
+        dim: Dimensions of a vector before quantization.
+        precision: Number format of the stored vectors.
+        has_windows: Whether rows are windows of long texts (--overflow split).
+        ranges: float32 [2, dim], minimum and maximum for int8 and uint8; None for other precisions.
+    """
 
     input_columns: InputColumns
     dim: int
@@ -42,7 +51,7 @@ class OutputLayout:
         return self.stored_width * int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize)
 
     def schema(self) -> pa.Schema:
-        """`id` or `row`, `embedding`, counts and hash, window offsets if any, then the kept columns."""
+        """Return the Arrow schema: `id` or `row`, `embedding`, counts and hash, window offsets if any, kept columns."""
         value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[self.precision])
         vector = pa.list_(pa.field("element", value, nullable=False), self.stored_width)
         fields = [
@@ -65,7 +74,7 @@ class OutputLayout:
         return [*fields, pa.field("source", pa.string())] if self.input_columns.has_source_column else fields
 
     def build_table(self, encoded: EncodedChunk) -> pa.Table:
-        """One table row per output row of a chunk, under `schema()`."""
+        """Build a table with the columns of `schema()` from an encoded chunk."""
         schema = self.schema()
         rows = encoded.rows
         stored = np.ascontiguousarray(quantization.quantize(encoded.vectors, self.precision, self.ranges))
@@ -81,49 +90,55 @@ class OutputLayout:
                 pa.binary(16), len(rows), [None, pa.py_buffer(np.ascontiguousarray(encoded.text_hash))]
             ),
         ]
-        arrays += [encoded.extra_columns[name] for name in ("window", "char_start", "char_end") if self.has_windows]
+        arrays += [encoded.extra_columns[name] for name in WINDOW_COLUMNS if self.has_windows]
         arrays += [take_rows(encoded.chunk.kept_columns.column(field.name), rows) for field in self.kept_columns()]
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def numpy_to_arrow(values: Any) -> Any:
-    """A numpy array as an Arrow array over the same memory; `pa.array` would import numpy.ma, 20 ms of a start."""
-    kept = np.ascontiguousarray(values)
-    return pa.Array.from_buffers(pa.from_numpy_dtype(kept.dtype), len(kept), [None, pa.py_buffer(kept)])
+    """Wrap a numpy array as an Arrow array without a copy. `pa.array` would import numpy.ma, which takes 20 ms."""
+    array = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(array.dtype), len(array), [None, pa.py_buffer(array)])
 
 
 def take_rows(values: Any, rows: Int64Array) -> Any:
-    """Those rows of an array or table; itself if they are all of them: `take` costs a start 0.1 s for its imports."""
-    every = len(rows) == len(values) and bool(np.array_equal(rows, np.arange(len(rows))))
-    return values if every else values.take(pa.array(rows))
+    """Take rows of an array or table. Returns `values` itself for all rows: the first `take` costs 0.1 s of imports."""
+    is_all_rows = len(rows) == len(values) and bool(np.array_equal(rows, np.arange(len(rows))))
+    return values if is_all_rows else values.take(pa.array(rows))
 
 
 def regroup_tables(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of exactly `rows` rows, the last one shorter."""
+    """Yield the same rows in tables of exactly `rows` rows, the last one shorter."""
     held: list[pa.Table] = []
     count = 0
     for table in tables:
         held.append(table)
         count += table.num_rows
         while count >= rows:
-            whole, held = split_tables(held, rows)
+            group, held = split_tables(held, rows)
             count -= rows
-            # Handed over, not kept: a second group in memory is 45 MB at the end of every large run.
-            yield whole.pop()
+            # Popped, so that no second group of up to 45 MB stays in memory.
+            yield group.pop()
     if count:
         yield pa.concat_tables(held)
 
 
 def split_tables(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], list[pa.Table]]:
-    """The first `rows` rows as one table, and the rest, each in a list."""
-    whole = pa.concat_tables(tables)
-    return [whole.slice(0, rows)], [whole.slice(rows)]
+    """Split off the first `rows` rows. Returns them and the rest, each as a list of one table."""
+    joined = pa.concat_tables(tables)
+    return [joined.slice(0, rows)], [joined.slice(rows)]
 
 
 def vectors_from_table(table: pa.Table) -> Any:
-    """The stored vectors [rows, width] of a table, in the dtype they are stored in."""
+    """Return the stored vectors of a table: [rows, width] in their stored dtype."""
     column = table.column("embedding").combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # zero rows
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     flat = column.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(table.num_rows, column.type.list_size)
+
+
+def decode_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """Parse the key-value pairs that embedcli wrote into the schema metadata of a file."""
+    pairs = (metadata or {}).items()
+    return {key.decode(): json.loads(value) for key, value in pairs if key.startswith(b"embedcli")}

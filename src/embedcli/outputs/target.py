@@ -1,4 +1,4 @@
-"""An output path: its files, what a finished one says of itself, and when it belongs to another job."""
+"""An output path: its files, its staging folder, its metadata, and checks against other jobs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
+from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER
 from embedcli.core.errors import EmbedcliError, InputError, ResumeError, UsageError
-from embedcli.core.types import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER, OutputFormat
+from embedcli.core.types import OutputFormat
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
+from embedcli.outputs.schema import decode_metadata
 
-# In a stage: the names of the files of the output that is being replaced.
+# In a staging folder: the names of the files of the output that is being replaced.
 REPLACED_FILE = "_replaced.json"
-# In a stage: it was begun with --overwrite, to replace a finished output whatever that was made from.
+# In a staging folder: marks a run with --overwrite, which replaces a finished output of any job.
 REPLACING_FILE = "_replacing.json"
 
 
 @dataclass(frozen=True)
 class OutputTarget:
-    """An output path as the user gave it, and what follows from it."""
+    """An output path as the user gave it, its format, and the paths derived from it."""
 
     output: str
     format: OutputFormat
@@ -34,7 +36,7 @@ class OutputTarget:
 
     @property
     def staging_folder(self) -> str:
-        """Where parts lie until the output is published."""
+        """Folder of the part files until the output is published."""
         return storage.join(self.output, STAGING_FOLDER) if self.is_folder else self.output + ".parts"
 
     @property
@@ -43,32 +45,32 @@ class OutputTarget:
 
     @property
     def marker_path(self) -> str:
-        """The file whose presence says that the output is finished."""
+        """The file whose existence marks the output as finished."""
         return storage.join(self.output, MANIFEST_FILE) if self.is_folder else self.output
 
     @property
     def metadata_path(self) -> str:
-        """The file that holds what a finished output says of itself."""
+        """The file that holds the metadata of a finished output."""
         return self.marker_path if self.is_folder else writers.metadata_path(self.output, self.format)
 
     def list_files(self) -> list[str]:
         return [self.marker_path] if self.is_folder else writers.list_output_files(self.output, self.format)
 
     def make_staging_folder(self) -> None:
-        """Make the staging folder; the folder it lies in must be there. OutputError if it is not."""
+        """Create the staging folder. Raises OutputError if its parent folder does not exist."""
         with storage.translate_output_errors(self.staging_folder):
             storage.get_file_system(self.staging_folder).make_folder(self.staging_folder, parents=False)
 
     def staged_path(self, name: str) -> str:
-        """Where a finished file of a folder output waits: the stage, or its own place where nothing can be renamed."""
+        """Path of a finished file before publishing: staged, or its final path where files cannot be renamed."""
         return storage.join(self.staging_folder if storage.is_local(self.output) else self.output, name)
 
     def published_path(self, name: str) -> str:
-        """Where a file of a folder output is in the end."""
+        """Final path of a file of a folder output."""
         return storage.join(self.output, name)
 
     def publish(self, names: Sequence[str]) -> None:
-        """Move sealed files to their places; those that are there already stay."""
+        """Move finished files to their final paths; files that are already there stay."""
         if not storage.is_local(self.output):
             return
         for name in names:
@@ -79,6 +81,7 @@ class OutputTarget:
 
 
 def resolve_target(output: str, to: OutputFormat | None) -> OutputTarget:
+    """Derive the target of an output path and --to. Raises UsageError for a path that cannot be one."""
     kind = writers.resolve_output_format(output, to)
     if kind == "lance":
         return resolve_lance_target(output)
@@ -86,7 +89,7 @@ def resolve_target(output: str, to: OutputFormat | None) -> OutputTarget:
 
 
 def find_existing_target(output: str, to: OutputFormat | None = None) -> OutputTarget:
-    """The target of an output that was begun or finished before: a folder's format is the one it has."""
+    """Find the target of an output that was started or finished earlier; a folder keeps its format."""
     found = resolve_target(output, to)
     if not found.is_folder or to is not None:
         return found
@@ -99,57 +102,57 @@ def find_existing_target(output: str, to: OutputFormat | None = None) -> OutputT
 
 
 def own_file_matcher(output: str) -> Callable[[str], bool]:
-    """Whether a file of this name in a folder output is one that embedcli has made there, and may replace or remove.
+    """Return a predicate for names of files in a folder output that embedcli wrote and may replace or remove.
 
-    Those are the files that the finished output lists, those of an output that is being replaced, and those of shares
-    that are sealed.
+    These are the files listed by the finished output, those of an output that is being replaced, and those of
+    completed partitions.
     """
     found = OutputTarget(output, "parquet", is_folder=True)
     listed = {
         *list_manifest_files(read_json_or_empty(found.marker_path)),
         *read_json_or_empty(storage.join(found.staging_folder, REPLACED_FILE)).get("names", ()),
     }
-    sealed = {int(name.split("-")[1]) for name in storage.list_files(found.staging_folder, "share-")}
+    completed = {int(name.split("-")[1]) for name in storage.list_files(found.staging_folder, "share-")}
 
-    def own(name: str) -> bool:
-        made = re.match(PART_FILE_PATTERN, name)
-        return name in listed or (made is not None and int(name[5:].partition("-")[0].partition(".")[0]) in sealed)
+    def is_own_file(name: str) -> bool:
+        has_own_name = re.match(PART_FILE_PATTERN, name) is not None
+        return name in listed or (has_own_name and int(name[5:].partition("-")[0].partition(".")[0]) in completed)
 
-    return own
+    return is_own_file
 
 
 def list_manifest_files(manifest: Mapping[str, Any]) -> set[str]:
-    """The names of all files that the manifest of a finished folder output lists."""
+    """List the names of all files in the manifest of a finished folder output."""
     named = manifest.get("parts", ())
     beside = {record for name in named for record in (writers.ids_path(name), writers.space_path(name))}
     return {*named, *manifest.get("sizes", beside)}
 
 
 def read_json_or_empty(path: str) -> dict[str, Any]:
-    """A manifest or note, {} where there is none, or a kill or a hand damaged it."""
+    """Read a JSON object; {} if the file is missing or damaged."""
     try:
-        made = json.loads(storage.read_bytes(path))
+        content = json.loads(storage.read_bytes(path))
     except (OSError, ValueError):
         return {}
-    return made if isinstance(made, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def resolve_lance_target(output: str) -> OutputTarget:
-    """A Lance dataset is a folder to the system and one file to us. UsageError where none can be made."""
+    """Return the target of a Lance dataset, a folder that is treated as one file. Raises UsageError if unsupported."""
     lance_output.require_lance()
     if not storage.is_local(output):
         raise UsageError(
-            f"{storage.format_location(output)}: Lance datasets are made on this machine only",
-            "write to a folder, then copy it",
+            f"{storage.format_location(output)}: Lance datasets can only be written to local paths",
+            "write to a local folder, then copy it",
         )
     return OutputTarget(output.rstrip("/"), "lance", is_folder=False)
 
 
-# Refusals
+# Checks
 
 
 def check_job_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], where: str, target: OutputTarget) -> None:
-    """ResumeError naming the first key that differs, its old and its new value, and the ways out."""
+    """Raise ResumeError, naming the first key that differs, if an output belongs to another job."""
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             raise ResumeError(
@@ -160,38 +163,40 @@ def check_job_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], where: s
 
 
 def check_no_foreign_files(target: OutputTarget) -> None:
-    """UsageError if a folder has files with the names of ours, and nothing in it says that we made them."""
+    """Raise UsageError if a folder has files named like output files that embedcli did not write."""
     if not target.is_folder:
         return
-    own = own_file_matcher(target.output)
+    is_own_file = own_file_matcher(target.output)
     names = [
         *storage.list_files(target.output, PART_FILE_PATTERN),
         *storage.list_folders(target.output, PART_FILE_PATTERN),
     ]
-    for name in [name for name in names if not own(name)][:1]:
+    for name in [name for name in names if not is_own_file(name)][:1]:
         raise UsageError(
-            f"{storage.format_location(target.published_path(name))}: a file of this name is there, "
-            "and nothing says that embedcli made it",
+            f"{storage.format_location(target.published_path(name))}: the file exists, and the folder has no record "
+            "that embedcli wrote it",
             "choose another folder, or use --overwrite to replace it",
         )
 
 
 def changed_input_error(path: str, old: str, new: str, target: OutputTarget) -> ResumeError:
+    """Build the error for an input whose rows differ from those of the started run."""
     return ResumeError(
-        f"{path} has changed since {target.output} was begun: its rows had the hash {old[:12]}, now {new[:12]}",
+        f"{path} has changed since {target.output} was started: the hash of its rows was {old[:12]}, now {new[:12]}",
         f"use --overwrite to start again, {update_hint(target)}or another output",
     )
 
 
 def changed_splits_error(path: str, target: OutputTarget) -> ResumeError:
+    """Build the error for an input whose splits differ from those of the started run."""
     return ResumeError(
-        f"{path} has changed since {target.output} was begun: its rows lie at other places",
+        f"{path} has changed since {target.output} was started: its rows are at other positions",
         f"use --overwrite to start again, {update_hint(target)}or another output",
     )
 
 
 def update_hint(target: OutputTarget) -> str:
-    """A way out that outputs of JSON lines do not have."""
+    """The part of a hint that suggests --update, which JSONL outputs do not support."""
     return "" if target.format == "jsonl" else "--update to keep the vectors of unchanged rows, "
 
 
@@ -205,7 +210,7 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class FinishedOutput:
-    """What a finished output says of itself."""
+    """The metadata of a finished output."""
 
     vector_space: Mapping[str, Any]
     job_manifest: Mapping[str, Any]
@@ -216,62 +221,60 @@ class FinishedOutput:
 
 
 def read_finished_output(target: OutputTarget) -> FinishedOutput | None:
-    """The record inside a finished output; None if there is no output; ResumeError if it is not one of ours.
+    """Read the metadata of a finished output.
 
-    An output without its record, with a stage of ours, is one whose publishing was cut short: it is not finished.
+    Returns:
+        None if there is no output. An output without metadata but with a staging folder was interrupted while it
+        was published, and counts as not finished.
+
+    Raises:
+        ResumeError: The output was not written by embedcli, or files of it are missing.
     """
     if not storage.exists(target.marker_path):
         return None
     if not storage.exists(target.metadata_path) and storage.exists(storage.join(target.staging_folder, MANIFEST_FILE)):
         return None
     foreign = ResumeError(
-        f"{target.output} exists and does not say what made it", "use --overwrite to replace it, or another output"
+        f"{target.output} exists and was not written by embedcli", "use --overwrite to replace it, or another output"
     )
     try:
-        raw = _metadata(target)
-        made = FinishedOutput(json.loads(raw[writers.SPACE_METADATA_KEY]), json.loads(raw[writers.JOB_METADATA_KEY]))
-        sizes = json.loads(raw.get("sizes", "{}"))
+        metadata = _read_metadata(target)
+        result = FinishedOutput(metadata[writers.SPACE_METADATA_KEY], metadata[writers.JOB_METADATA_KEY])
+        sizes = metadata.get("sizes", {})
     except storage.ObjectStoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError, InputError):
         raise foreign from None
     _refuse_incomplete(target, sizes)
-    return made
+    return result
 
 
 def _refuse_incomplete(target: OutputTarget, sizes: Mapping[str, int]) -> None:
-    """ResumeError if a file of a finished folder output is gone, or, on this machine, has another size."""
-    there = set(storage.list_files(target.output, PART_FILE_PATTERN)) if sizes else set()
+    """Raise ResumeError if a file of a finished folder output is missing or, for local files, has another size."""
+    existing = set(storage.list_files(target.output, PART_FILE_PATTERN)) if sizes else set()
     for name, size in sizes.items():
         path = target.published_path(name)
-        if name not in there or (storage.is_local(path) and storage.file_identity(path).get("size") != size):
-            what = "is missing" if name not in there else "is not as it was written"
+        if name not in existing or (storage.is_local(path) and storage.file_identity(path).get("size") != size):
+            problem = "is missing" if name not in existing else "has changed"
             raise ResumeError(
-                f"{storage.format_location(path)}: a part of a finished output {what}",
-                "put it back, or use --overwrite to make the output again",
+                f"{storage.format_location(path)}: a file of the finished output {problem}",
+                "restore it, or use --overwrite to encode all rows again",
             )
 
 
-def _metadata(target: OutputTarget) -> dict[str, str]:
+def _read_metadata(target: OutputTarget) -> dict[str, Any]:
     path = target.metadata_path
     if target.is_folder or target.format == "jsonl":
-        return {key: json.dumps(value) for key, value in json.loads(storage.read_bytes(path)).items()}
+        return dict(json.loads(storage.read_bytes(path)))
     if target.format == "lance":
-        return decode_embedcli_metadata(lance_output.open_lance_dataset(path).schema.metadata)
+        return decode_metadata(lance_output.open_lance_dataset(path).schema.metadata)
     with storage.open_seekable(path) as source:
         schema = pa.ipc.open_file(source).schema if target.format == "arrow" else pq.read_schema(source)
-        found = schema.metadata
-    return decode_embedcli_metadata(found)
-
-
-def decode_embedcli_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[str, str]:
-    """The key-value pairs that embedcli wrote."""
-    found = metadata or {}
-    return {key.decode(): value.decode() for key, value in found.items() if key.startswith(b"embedcli")}
+        return decode_metadata(schema.metadata)
 
 
 def is_replacement_in_progress(target: OutputTarget, job: Mapping[str, Any]) -> bool:
-    """Whether an interrupted --overwrite of this very job is to go on: what it replaces is then not asked about."""
+    """Whether an interrupted --overwrite of the same job can be resumed, without checking the output it replaces."""
     begun = read_json_or_empty(storage.join(target.staging_folder, MANIFEST_FILE))
     return storage.exists(storage.join(target.staging_folder, REPLACING_FILE)) and begun == json.loads(json.dumps(job))
 
@@ -279,9 +282,12 @@ def is_replacement_in_progress(target: OutputTarget, job: Mapping[str, Any]) -> 
 def fingerprint_files(
     target: OutputTarget, inputs: Sequence[str], seen: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any] | None:
-    """Size and modification time of every input and of the output; None when an input is a stream.
+    """Return size and modification time of every input and of the output, or None if an input is a stream.
 
-    Those inputs that were `seen` are told as they were then, the others as they are now.
+    Args:
+        target: The output.
+        inputs: Paths of the inputs.
+        seen: Size and time of inputs as they were when the run started; other inputs are looked up now.
     """
     try:
         files = storage.file_identities((*(path for path in inputs if path not in seen), target.marker_path))

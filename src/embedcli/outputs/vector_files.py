@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
-from embedcli.core.errors import InputError, UsageError
+from embedcli.core.errors import InputError, UsageError, first_line
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import writers
 from embedcli.outputs.parquet_pages import PageReader, can_read_pages
+from embedcli.outputs.schema import decode_metadata
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,13 +29,21 @@ FORMATS_BY_MAGIC: tuple[tuple[bytes, OutputFormat], ...] = (
     (b"ARROW1", "arrow"),
     (b"{", "jsonl"),
 )
-# Up to this many rows are picked one by one: `Table.take` first loads all of Arrow's functions, a tenth of a second.
+# Up to this many rows are sliced one by one: the first `Table.take` loads Arrow's compute functions, 0.1 s.
 PREVIEW_ROWS = 100
 VectorsAndColumns = tuple["NDArray[Any]", pa.Table]
 
 
 class VectorFile(Protocol):
-    """The rows of one file. `schema` has every column but the vectors; `metadata` the file's own key-value pairs."""
+    """The rows of one file of vectors.
+
+    Attributes:
+        path: Path or URL of the file.
+        stored_width: Numbers per stored vector.
+        dtype: Dtype of the stored vectors.
+        schema: All columns but the vectors.
+        metadata: Key-value pairs that embedcli wrote, parsed.
+    """
 
     path: str
     stored_width: int
@@ -44,17 +53,20 @@ class VectorFile(Protocol):
 
     @property
     def row_count(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
-        """Yield all rows in order: stored vectors [n, width] and a table of `columns`, n <= size."""
+        """Yield all rows in order: stored vectors [n, width] and a table of `columns`, with n <= size.
+
+        With `verify`, a page whose checksum differs raises an error, where the format has checksums.
+        """
 
     def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """The `columns` of some rows, in ascending order of `rows`."""
+        """Return the `columns` of some rows, in ascending order of `rows`."""
 
 
 def detect_format(path: str) -> OutputFormat:
-    """What a file of vectors is by its first bytes. UsageError if it is none."""
+    """Detect the format of a file of vectors from its first bytes. Raises UsageError if it is not one."""
     with storage.open_input(path, preview=True) as source:
         start = source.read()[:16] if source.codec is None else b""
     found = next((kind for magic, kind in FORMATS_BY_MAGIC if start.startswith(magic)), None)
@@ -62,19 +74,19 @@ def detect_format(path: str) -> OutputFormat:
         return "jsonl"
     if found is None:
         raise UsageError(
-            f"{storage.format_location(path)}: is not a file of vectors",
-            "give an output of `embedcli encode`: Parquet, npy, Arrow or JSON lines",
+            f"{storage.format_location(path)}: not a file of vectors",
+            "name an output of `embedcli encode`: Parquet, .npy, Arrow or JSONL",
         )
     return found
 
 
 def companion_exists(path: str, companion: str) -> bool:
-    """Whether a file's companion is there. A web address with a query has none: nobody knows the companion's query."""
+    """Whether the companion of a file exists. A URL with a query has none, because its query is for one file only."""
     return storage.strip_query(path) == path and storage.exists(companion)
 
 
 def open_vector_file(path: str) -> VectorFile:
-    """The rows of one file. UsageError if it holds no vectors, InputError if it is damaged."""
+    """Open a file of vectors. Raises UsageError if it holds no vectors, InputError if it is damaged."""
     kind = detect_format(path)
     readers: dict[OutputFormat, Callable[[str], VectorFile]] = {
         "parquet": ParquetVectorFile,
@@ -86,18 +98,25 @@ def open_vector_file(path: str) -> VectorFile:
         with storage.translate_input_errors(path):
             return readers[kind](path)
     except (pa.ArrowException, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{storage.format_location(path)}: is damaged: {reason}", "make the output again") from error
+        reason = first_line(error)
+        raise InputError(
+            f"{storage.format_location(path)}: the file is damaged: {reason}", "encode the rows again"
+        ) from error
+
+
+def open_parquet_file(path: str, *, verify: bool = False) -> pq.ParquetFile:
+    """Open a Parquet file; with `verify`, reading a damaged page is an error."""
+    return pq.ParquetFile(storage.open_seekable(path), page_checksum_verification=verify)
 
 
 def find_vector_column(schema: pa.Schema, path: str) -> str:
-    """The name of the vector column: `embedding`, or another usual name, or the only list of numbers."""
+    """Find the vector column: `embedding`, another usual name, or the only list of numbers."""
     lists = [field.name for field in schema if is_vector_type(field.type)]
     found = next((name for name in VECTOR_COLUMN_NAMES if name in lists), lists[0] if len(lists) == 1 else None)
     if found is None:
         raise UsageError(
             f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
-            "give an output of `embedcli encode`",
+            "name an output of `embedcli encode`",
         )
     return found
 
@@ -111,12 +130,12 @@ def is_vector_type(kind: pa.DataType) -> bool:
 
 
 def list_column_to_array(column: pa.ChunkedArray, width: int, path: str) -> NDArray[Any]:
-    """A list column as an array [n, width]. InputError if a list is missing or of another length."""
+    """Convert a list column to an array [n, width]. Raises InputError if a list is null or has another length."""
     arrays = [chunk.flatten() for chunk in column.chunks]
     flat = pa.concat_arrays(arrays) if arrays else pa.array([], column.type.value_type)
     if len(flat) != len(column) * width or flat.null_count or column.null_count:
         raise InputError(
-            f"{storage.format_location(path)}: its vectors are not all of {width} numbers", "make the output again"
+            f"{storage.format_location(path)}: not all vectors have {width} numbers", "encode the rows again"
         )
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, width)
 
@@ -125,17 +144,12 @@ def drop_column(schema: pa.Schema, name: str) -> pa.Schema:
     return pa.schema([field for field in schema if field.name != name])
 
 
-def decode_metadata(raw: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """The key-value pairs that embedcli wrote, parsed."""
-    return {key.decode(): json.loads(value) for key, value in (raw or {}).items() if key.startswith(b"embedcli")}
-
-
 class ParquetVectorFile:
-    """A Parquet file, row group by row group."""
+    """A Parquet file, read row group by row group."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = pq.ParquetFile(storage.open_seekable(path))
+        self._file = open_parquet_file(path)
         schema = self._file.schema_arrow
         self.column = find_vector_column(schema, path)
         self.row_count = self._file.metadata.num_rows
@@ -147,14 +161,14 @@ class ParquetVectorFile:
         self._fixed = pa.types.is_fixed_size_list(kind)
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
-        for group in range(self._file.num_row_groups):
-            rows = self._file.metadata.row_group(group).num_rows
-            tables = self._tables(group, rows, columns, size)
-            for vectors in self._vectors(group, rows, size, verify):
+        file = open_parquet_file(self.path, verify=True) if verify else self._file
+        for group in range(file.num_row_groups):
+            tables = self._tables(file, group, columns, size)
+            for vectors in self._vectors(file, group, size, verify):
                 table = next(tables)
                 if len(vectors) != table.num_rows:
                     raise InputError(
-                        f"{storage.format_location(self.path)}: its columns differ in length", "make the file again"
+                        f"{storage.format_location(self.path)}: its columns differ in length", "encode the rows again"
                     )
                 yield vectors, table
 
@@ -168,24 +182,25 @@ class ParquetVectorFile:
             start = stop
         return pa.concat_tables(found) if found else self.schema.empty_table().select(list(columns))
 
-    def _tables(self, group: int, rows: int, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
+    def _tables(self, file: pq.ParquetFile, group: int, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
         if not columns:
+            rows = file.metadata.row_group(group).num_rows
             for start in range(0, rows, size):
                 yield table_without_columns(min(size, rows - start))
             return
-        for batch in self._file.iter_batches(size, row_groups=[group], columns=list(columns)):
+        for batch in file.iter_batches(size, row_groups=[group], columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(list(columns))
 
-    def _vectors(self, group: int, rows: int, size: int, verify: bool) -> Iterator[NDArray[Any]]:
-        pages = self._pages(group, rows, verify)
+    def _vectors(self, file: pq.ParquetFile, group: int, size: int, verify: bool) -> Iterator[NDArray[Any]]:
+        pages = self._pages(group, file.metadata.row_group(group).num_rows, verify)
         if pages is not None:
             yield from pages.read_blocks(size, self.stored_width, self.dtype)
             return
-        for batch in self._file.iter_batches(size, row_groups=[group], columns=[self.column]):
+        for batch in file.iter_batches(size, row_groups=[group], columns=[self.column]):
             yield list_column_to_array(pa.chunked_array([batch.column(0)]), self.stored_width, self.path)
 
     def _pages(self, group: int, rows: int, verify: bool) -> PageReader | None:
-        """The fast way to the vectors, where the file allows it."""
+        """A reader of the pages of the vector column (5 times as fast), or None if the file does not allow it."""
         leaf = next(i for i in range(len(self._file.schema)) if self._leaf(i).path.split(".")[0] == self.column)
         chunk = self._file.metadata.row_group(group).column(leaf)
         if not self._fixed or not can_read_pages(chunk, self._leaf(leaf), rows * self.stored_width):
@@ -202,44 +217,44 @@ class ParquetVectorFile:
 
 
 class NpyVectorFile:
-    """`NAME.npy` and, where it is there, `NAME.ids.parquet` with all the other columns."""
+    """`NAME.npy` and, if it exists, `NAME.ids.parquet` with the other columns."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._vectors = np.load(storage.local_copy(path), mmap_mode="r", allow_pickle=False)
         if self._vectors.ndim != 2:
             raise UsageError(
-                f"{storage.format_location(path)}: holds an array of shape {self._vectors.shape}, not of rows",
-                "give an array of two dimensions, a vector in each row",
+                f"{storage.format_location(path)}: the array has shape {self._vectors.shape}, not [rows, dimensions]",
+                "save an array of two dimensions, one vector per row",
             )
         self.row_count, self.stored_width = self._vectors.shape
         self.dtype: np.dtype[Any] = self._vectors.dtype
         beside = writers.ids_path(path)
-        self._ids = pq.ParquetFile(storage.open_seekable(beside)) if companion_exists(path, beside) else None
+        self._ids = open_parquet_file(beside) if companion_exists(path, beside) else None
         self.schema = pa.schema([]) if self._ids is None else self._ids.schema_arrow.remove_metadata()
         self.metadata: Mapping[str, Any] = {} if self._ids is None else decode_metadata(self._ids.schema_arrow.metadata)
         if self._ids is not None and self._ids.metadata.num_rows != self.row_count:
             raise InputError(
                 f"{storage.format_location(path)}: has {self.row_count} rows, and {storage.format_location(beside)} "
                 f"has {self._ids.metadata.num_rows}",
-                "make the output again",
+                "encode the rows again",
             )
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
-        tables = self._tables(columns, size)
         start = 0
-        for table in tables:
+        for table in self._tables(columns, size, verify):
             stop = start + table.num_rows
             yield np.array(self._vectors[start:stop]), table
             start = stop
 
-    def _tables(self, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
+    def _tables(self, columns: Sequence[str], size: int, verify: bool) -> Iterator[pa.Table]:
         if not columns or self._ids is None:
             yield from (
                 table_without_columns(min(size, self.row_count - start)) for start in range(0, self.row_count, size)
             )
             return
-        for batch in self._ids.iter_batches(size, columns=list(columns)):
+        ids = open_parquet_file(writers.ids_path(self.path), verify=True) if verify else self._ids
+        for batch in ids.iter_batches(size, columns=list(columns)):
             yield pa.Table.from_batches([batch]).select(list(columns))
 
     def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
@@ -249,7 +264,7 @@ class NpyVectorFile:
 
 
 class ArrowVectorFile:
-    """An Arrow IPC file, memory-mapped, batch by batch."""
+    """An Arrow IPC file, memory-mapped and read batch by batch."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -266,11 +281,11 @@ class ArrowVectorFile:
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
         for i in range(self._file.num_record_batches):
-            whole = pa.Table.from_batches([self._file.get_batch(i)])
-            for start in range(0, whole.num_rows, size):
-                piece = whole.slice(start, size)
-                table = piece.select(list(columns)) if columns else table_without_columns(piece.num_rows)
-                yield list_column_to_array(piece.column(self.column), self.stored_width, self.path), table
+            batch = pa.Table.from_batches([self._file.get_batch(i)])
+            for start in range(0, batch.num_rows, size):
+                block = batch.slice(start, size)
+                table = block.select(list(columns)) if columns else table_without_columns(block.num_rows)
+                yield list_column_to_array(block.column(self.column), self.stored_width, self.path), table
 
     def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         wanted, found, start = np.sort(np.asarray(rows, np.int64)), [], 0
@@ -289,7 +304,7 @@ class ArrowVectorFile:
 
 
 class JsonlVectorFile:
-    """JSON lines, each with a list of numbers, and `NAME.space.json` beside them where embedcli wrote them."""
+    """JSON lines, each with a list of numbers, and `NAME.space.json` with the metadata if embedcli wrote them."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -302,8 +317,8 @@ class JsonlVectorFile:
         )
         if first and self.column not in first:
             raise UsageError(
-                f"{storage.format_location(path)}: its rows hold no vectors; their fields are {', '.join(first)}",
-                "give an output of `embedcli encode`",
+                f"{storage.format_location(path)}: the rows hold no vectors; their fields are {', '.join(first)}",
+                "name an output of `embedcli encode`",
             )
         self.stored_width = len(first.get(self.column, ()))
         precision = str(self.metadata.get(writers.SPACE_METADATA_KEY, {}).get("precision", "float32"))
@@ -312,7 +327,7 @@ class JsonlVectorFile:
 
     @cached_property
     def row_count(self) -> int:
-        """How many rows there are; they are counted once."""
+        """Number of rows, counted once by reading the file."""
         with open(storage.local_copy(self.path), "rb") as lines:
             return sum(1 for line in lines if line.strip())
 
@@ -336,21 +351,21 @@ class JsonlVectorFile:
                         yield orjson.loads(line)
                     except ValueError as error:
                         place = storage.format_location(self.path, number)
-                        raise InputError(f"{place}: is not JSON: {error}", "make the output again") from None
+                        raise InputError(f"{place}: not JSON: {error}", "encode the rows again") from None
 
     def _vectors(self, rows: list[dict[str, Any]]) -> NDArray[Any]:
         try:
             return np.array([row[self.column] for row in rows], self.dtype).reshape(len(rows), self.stored_width)
         except (KeyError, ValueError, TypeError):
-            message = f"{storage.format_location(self.path)}: its vectors are not all of {self.stored_width} numbers"
-            raise InputError(message, "make the output again") from None
+            message = f"{storage.format_location(self.path)}: not all vectors have {self.stored_width} numbers"
+            raise InputError(message, "encode the rows again") from None
 
     def _table(self, rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
         return pa.table({name: json_values_to_column([row.get(name) for row in rows]) for name in columns})
 
 
 def json_values_to_column(values: list[Any]) -> pa.Array:
-    """Values of JSON as a column: of their own type where they have one in common, else as JSON texts."""
+    """Convert JSON values to a column of their common type, or of JSON texts if they have none."""
     try:
         return pa.array(values)
     except (OverflowError, pa.ArrowException):
@@ -363,12 +378,12 @@ def json_values_to_column(values: list[Any]) -> pa.Array:
 
 
 def take_unsorted_rows(table: pa.Table, positions: NDArray[np.int64]) -> pa.Table:
-    """Some rows of a table, in the order of `positions`."""
+    """Return some rows of a table, in the order of `positions`."""
     if len(positions) <= PREVIEW_ROWS:
         return pa.concat_tables([table.slice(int(i), 1) for i in positions])
     return table.take(pa.array(positions))
 
 
 def table_without_columns(rows: int) -> pa.Table:
-    """A table of `rows` rows and no column that anyone asked for."""
+    """Return a table of `rows` rows whose only column is a placeholder."""
     return pa.table({"": pa.nulls(rows)})

@@ -1,4 +1,4 @@
-"""Where tables become files: parquet, npy + ids, jsonl, arrow; the stdout stream; and nowhere (for measuring)."""
+"""Write tables in every output format: Parquet, .npy with ids, JSONL, Arrow, Lance, and streams on stdout."""
 
 from __future__ import annotations
 
@@ -45,9 +45,15 @@ FORMATS_BY_ENDING: dict[str, OutputFormat] = {
 
 
 def resolve_output_format(output: str, to: OutputFormat | None) -> OutputFormat:
-    """The format of an output: `to` if given, else by the name's ending; stdout is JSONL, a folder Parquet."""
+    """Choose the output format: `to` if given, else by the file extension; JSONL for stdout, Parquet for folders.
+
+    Raises:
+        UsageError: The extension is unknown, or `to` is lance and the name does not end in .lance.
+    """
     if to == "lance" and not lance_output.is_lance(output) and output != "-":
-        raise UsageError(f"{output}: the name of a Lance dataset ends in .lance", "name the output so")
+        raise UsageError(
+            f"{output}: the name of a Lance dataset must end in .lance", "rename the output, or choose another --to"
+        )
     if to is not None:
         return to
     if lance_output.is_lance(output):
@@ -60,31 +66,35 @@ def resolve_output_format(output: str, to: OutputFormat | None) -> OutputFormat:
     if ending not in FORMATS_BY_ENDING:
         raise UsageError(
             f"cannot tell the output format of {output!r} from its name",
-            f"use --to parquet|npy|jsonl|arrow|lance, or a name that ends in {', '.join(FORMATS_BY_ENDING)} or / for a folder",
+            "use --to parquet|npy|jsonl|arrow|lance, or a name that ends in "
+            f"{', '.join(FORMATS_BY_ENDING)} or, for a folder, /",
         )
     return FORMATS_BY_ENDING[ending]
 
 
 def encode_metadata(metadata: Metadata) -> dict[str, str]:
-    """Arrow key-value metadata: each value as canonical JSON, so that equal jobs give equal bytes."""
+    """Encode metadata for an Arrow schema: each value as canonical JSON, so that equal jobs give equal bytes."""
     return {key: to_readable_json(value, sort_keys=True) for key, value in metadata.items()}
 
 
 def to_readable_json(value: Any, **how: Any) -> str:
-    """JSON that can be read by people; escaped where a name that is not Unicode leaves no other way."""
+    """Format a value as JSON without escapes, unless it holds a lone surrogate (a file name that is not Unicode)."""
     text = json.dumps(value, ensure_ascii=False, **how)
     return json.dumps(value, **how) if LONE_SURROGATE.search(text) else text
 
 
 @contextmanager
 def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> Iterator[pq.ParquetWriter]:
-    """A Parquet writer with page checksums; vectors and hashes plain, everything else zstd with dictionaries."""
+    """Open a Parquet writer with page checksums.
+
+    Vectors and hashes are stored plain, other columns with zstd, strings with dictionaries as well.
+    """
     plain = ("embedding", "text_hash")
     names = [field.name for field in schema if field.name not in plain and not pa.types.is_nested(field.type)]
     full = schema.with_metadata(encode_metadata(metadata))
     codecs = dict.fromkeys(names, "ZSTD")
     if "embedding" in schema.names and schema.field("embedding").type.value_type.bit_width == BITS_PER_BYTE:
-        # Parquet stores one-byte numbers in four: zstd takes three of them back, at 1 GB/s.
+        # Parquet stores 8-bit integers in 32 bits; zstd removes the padding at 1 GB/s.
         codecs[VECTOR_COLUMN_PATH] = "ZSTD"
     with pq.ParquetWriter(
         target,
@@ -98,7 +108,7 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
 
 
 def table_to_parquet(table: pa.Table, metadata: Metadata) -> pa.Buffer:
-    """A table as one whole Parquet file in memory."""
+    """Serialize a table as a Parquet file."""
     sink = pa.BufferOutputStream()
     with open_parquet_writer(sink, table.schema, metadata) as writer:
         writer.write_table(table)
@@ -106,7 +116,7 @@ def table_to_parquet(table: pa.Table, metadata: Metadata) -> pa.Buffer:
 
 
 def table_to_arrow(table: pa.Table, metadata: Metadata) -> pa.Buffer:
-    """A table as one whole Arrow file in memory, its texts compressed a little: a tenth of the time of Parquet."""
+    """Serialize a table as an Arrow IPC file with lz4 compression: takes a tenth of the time of Parquet."""
     schema = table.schema.with_metadata(encode_metadata(metadata))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
@@ -115,7 +125,7 @@ def table_to_arrow(table: pa.Table, metadata: Metadata) -> pa.Buffer:
 
 
 def rows_per_row_group(layout: OutputLayout) -> int:
-    """Rows per row group: ROW_GROUP_BYTES of stored vectors."""
+    """Number of rows in a row group of ROW_GROUP_BYTES of stored vectors."""
     return max(1, ROW_GROUP_BYTES // layout.bytes_per_row)
 
 
@@ -150,9 +160,7 @@ def write_arrow(
 def write_npy(
     tables: Iterable[pa.Table], target: str, layout: OutputLayout, metadata: Metadata, rows: int
 ) -> list[str]:
-    """`NAME.npy` [rows, width], memory-mappable, and `NAME.ids.parquet` with all the other columns, which comes last:
-    it says what both were made from.
-    """
+    """Write `NAME.npy` [rows, width], memory-mappable, then `NAME.ids.parquet` with all else."""
     ids = ids_path(target)
     schema = pa.schema([field for field in layout.schema() if field.name != "embedding"])
     descr = np.dtype(quantization.STORAGE_DTYPES[layout.precision]).str
@@ -173,7 +181,7 @@ def write_npy(
 def write_jsonl(
     tables: Iterable[pa.Table], target: str, layout: OutputLayout, metadata: Metadata, rows: int
 ) -> list[str]:
-    """One JSON object a line, and then `NAME.space.json` with the metadata that the other formats carry inside."""
+    """Write one JSON object per line, and the metadata to `NAME.space.json`."""
     written = 0
     sidecar = space_path(target)
     with storage.write_pair_atomically(target, sidecar) as (out, note):
@@ -188,7 +196,7 @@ def write_jsonl(
 def write_lance(
     tables: Iterable[pa.Table], target: str, layout: OutputLayout, metadata: Metadata, rows: int
 ) -> list[str]:
-    """A Lance dataset, under its name when it is whole; unlike files it is not read back after it was written."""
+    """Write a Lance dataset to a temporary folder and rename it. Unlike files, it is not read back to verify it."""
     schema = layout.schema().with_metadata(encode_metadata(metadata))
     with storage.replace_folder_atomically(target) as folder:
         check_row_count(lance_output.write_lance_dataset(tables, folder, schema), rows, target)
@@ -196,6 +204,16 @@ def write_lance(
 
 
 class OutputWriter(Protocol):
+    """Writes tables as one output and returns the paths of its files.
+
+    Args of a call:
+        tables: Tables with the columns of `layout.schema()`, in output order.
+        target: Path of the output.
+        layout: Columns and number format of the vectors.
+        metadata: Stored in the output: the vector space and the job.
+        rows: Number of rows in `tables`; another number is a defect and raises AssertionError.
+    """
+
     def __call__(
         self, tables: Iterable[pa.Table], target: str, layout: OutputLayout, metadata: Metadata, rows: int
     ) -> list[str]: ...
@@ -211,12 +229,12 @@ OUTPUT_WRITERS: dict[OutputFormat, OutputWriter] = {
 
 
 def list_output_files(output: str, kind: OutputFormat) -> list[str]:
-    """Every file an output consists of, the named one first."""
+    """List the files that make up an output, the named one first."""
     return list(dict.fromkeys((output, metadata_path(output, kind))))
 
 
 def metadata_path(output: str, kind: OutputFormat) -> str:
-    """The file of an output that holds its metadata; where it is not the output itself, it is published last."""
+    """Path of the file that holds the metadata of an output; if it is a separate file, it is published last."""
     return ids_path(output) if kind == "npy" else space_path(output) if kind == "jsonl" else output
 
 
@@ -229,13 +247,13 @@ def space_path(output: str) -> str:
 
 
 def check_row_count(written: int, rows: int, target: str) -> None:
-    """The last look before a file gets its name: as many rows in it as the parts hold."""
+    """Raise AssertionError unless all rows of the part files were written."""
     if written != rows:
         raise AssertionError(f"{target}: {written} rows were merged where the parts hold {rows}")
 
 
 def table_to_json_lines(table: pa.Table) -> Iterator[bytes]:
-    """Each row as one line of JSON; the hash in hex, bytes in base64, times in ISO form."""
+    """Yield each row as a line of JSON, with hashes in hex, bytes in base64 and times in ISO 8601."""
     import orjson
 
     vectors = vectors_from_table(table)
@@ -244,19 +262,21 @@ def table_to_json_lines(table: pa.Table) -> Iterator[bytes]:
     for row, vector in zip(others, vectors, strict=True):
         row["text_hash"] = row["text_hash"].hex()
         items = list(row.items())
-        whole = dict([*items[:at], ("embedding", vector), *items[at:]])
-        yield orjson.dumps(whole, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        complete = dict([*items[:at], ("embedding", vector), *items[at:]])
+        yield orjson.dumps(
+            complete, default=_to_json_type, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+        )
 
 
 def to_json_values(values: Sequence[Any]) -> list[Any]:
-    """Values as they come back from the lines that `json_lines` writes."""
+    """Convert values to what parsing the lines of `table_to_json_lines` gives."""
     import orjson
 
-    made: list[Any] = orjson.loads(orjson.dumps(list(values), default=_plain))
-    return made
+    converted: list[Any] = orjson.loads(orjson.dumps(list(values), default=_to_json_type))
+    return converted
 
 
-def _plain(value: object) -> object:
+def _to_json_type(value: object) -> object:
     if isinstance(value, bytes):
         import base64
 
@@ -267,23 +287,23 @@ def _plain(value: object) -> object:
 
 
 class StdoutWriter:
-    """stdout as a sink: JSONL lines or one Arrow IPC stream, chunk by chunk, in order."""
+    """Writes chunks to stdout in order, as JSONL or as one Arrow IPC stream."""
 
     def __init__(
         self, kind: OutputFormat, layout: OutputLayout, metadata: Metadata, out: BinaryIO | None = None
     ) -> None:
         if kind not in ("jsonl", "arrow"):
-            raise UsageError(f"{kind} cannot be streamed to stdout", "use --to jsonl or --to arrow, or name a file")
-        taker = out or getattr(sys.stdout, "buffer", None)
-        if taker is None:  # as in a notebook
-            raise OutputError("stdout is closed, or takes no bytes", "name a file for the output")
-        self.out: BinaryIO = taker
+            raise UsageError(f"{kind} cannot be streamed to stdout", "use --to jsonl or --to arrow, or write to a file")
+        stream = out or getattr(sys.stdout, "buffer", None)
+        if stream is None:  # as in a notebook
+            raise OutputError("stdout is closed or not binary", "write to a file")
+        self.out: BinaryIO = stream
         self.layout = layout
         self.schema = layout.schema().with_metadata(encode_metadata(metadata))
         self.writer = pa.ipc.new_stream(self.out, self.schema) if kind == "arrow" else None
 
     def write(self, encoded: EncodedChunk) -> None:
-        """Raises OutputError where stdout takes no more."""
+        """Write one chunk. Raises OutputError if stdout was closed or is full."""
         table = self.layout.build_table(encoded)
         with translate_stdout_errors():
             if self.writer is None:
@@ -301,16 +321,25 @@ class StdoutWriter:
 
 @contextmanager
 def translate_stdout_errors() -> Iterator[None]:
-    """A stdout that was closed, or cannot be written, becomes OutputError."""
+    """Raise OutputError if stdout was closed or cannot be written."""
     with storage.translate_output_errors("stdout"):
         try:
             yield
         except BrokenPipeError:
             raise OutputError(
-                "stdout was closed before all rows were written", "read to the end, or write to a file"
+                "stdout was closed before all rows were written", "read the stream to its end, or write to a file"
             ) from None
 
 
 def split_into_files(rows: Sequence[int], bytes_per_row: int, part_size: int) -> list[tuple[int, int]]:
-    """Ranges [first, last) of successive chunks, each as many as fit in `part_size` bytes of vectors, at least one."""
+    """Group successive chunks into output files of up to `part_size` bytes of vectors, at least one chunk each.
+
+    Args:
+        rows: Output rows of each chunk.
+        bytes_per_row: Bytes of one stored vector.
+        part_size: Upper bound in bytes.
+
+    Returns:
+        Ranges [first, last) of chunk indices.
+    """
     return list(batching.group_by_size((count * bytes_per_row for count in rows), part_size))

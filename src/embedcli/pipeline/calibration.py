@@ -1,4 +1,4 @@
-"""Ranges for int8 and uint8 vectors, from a sample across the whole input, so that every part uses the same."""
+"""Choose the ranges of int8 and uint8 vectors from a sample of the whole input, one set for the whole output."""
 
 from __future__ import annotations
 
@@ -33,114 +33,141 @@ RANGES_FILE = "_ranges.json"
 
 
 def needs_ranges(job: Job) -> bool:
-    """Whether the stored precision needs ranges."""
+    """Whether the vectors are stored as int8 or uint8."""
     return job.precision in ("int8", "uint8")
 
 
 def read_output_ranges(path: str) -> Float32Array:
-    """float32 [2, dim]: the ranges recorded in a finished output. UsageError if it has none."""
-    done = output_target.read_finished_output(output_target.resolve_target(path, None))
-    found = done.vector_space.get("ranges") if done is not None else None
-    if not found:
-        raise UsageError(f"{path} records no ranges", "name a finished output of --precision int8 or uint8")
-    return np.array(found, np.float32)
+    """Read the ranges recorded in a finished output: float32 [2, dim]. Raises UsageError if it has none."""
+    finished = output_target.read_finished_output(output_target.resolve_target(path, None))
+    ranges = finished.vector_space.get("ranges") if finished is not None else None
+    if not ranges:
+        raise UsageError(f"{path} records no ranges", "use a finished output of --precision int8 or uint8")
+    return np.array(ranges, np.float32)
 
 
-def choose_known_ranges(job: Job, stage: str | None, kept: Float32Array | None = None) -> Float32Array | None:
-    """float32 [2, dim]: the ranges that need no sample, from now on noted in `stage`; None if there are none yet.
+def choose_known_ranges(
+    job: Job, staging_folder: str | None, updated_ranges: Float32Array | None = None
+) -> Float32Array | None:
+    """Choose the ranges of a job that needs no sample, and record them in the staging folder.
 
-    They are those that the job was begun with, else `kept`, the ranges of the output that --update replaces, else those
-    that --ranges-from names. ResumeError where two of these differ: an output's parts all have the ranges it records.
+    They are those that an interrupted run recorded, else those of the output that --update replaces, else those that
+    --ranges-from names.
+
+    Args:
+        job: The job.
+        staging_folder: Its staging folder; None if it has none.
+        updated_ranges: float32 [2, dim]; the ranges of the output that --update replaces.
+
+    Returns:
+        float32 [2, dim], or None if the ranges must be computed from a sample.
+
+    Raises:
+        ResumeError: Two of these differ. All part files of an output must have the ranges that it records.
     """
     named = read_output_ranges(job.ranges_from) if job.ranges_from is not None else None
     output = storage.format_location(job.output)
-    if kept is not None and named is not None and not np.array_equal(kept, named):
+    if updated_ranges is not None and named is not None and not np.array_equal(updated_ranges, named):
         raise ResumeError(
             f"{output} was stored with other ranges than those of {job.ranges_from}",
             "use --overwrite to encode all rows again, or leave out --ranges-from",
         )
-    begun, wanted = read_staged_ranges(stage), named if kept is None else kept
-    if begun is None:
-        if wanted is not None:
-            write_staged_ranges(stage, wanted)
-        return wanted
-    if wanted is not None and not np.array_equal(begun, wanted):
-        parts = f"the parts in {storage.format_location(stage or '')} were stored with other ranges than"
-        if kept is None:
+    requested = named if updated_ranges is None else updated_ranges
+    staged = read_staged_ranges(staging_folder)
+    if staged is None:
+        if requested is not None:
+            write_staged_ranges(staging_folder, requested)
+        return requested
+    if requested is not None and not np.array_equal(staged, requested):
+        parts = f"the parts in {storage.format_location(staging_folder or '')} were stored with other ranges than"
+        if updated_ranges is None:
             raise ResumeError(f"{parts} {job.ranges_from} has now", "use --overwrite to encode all rows again")
         raise ResumeError(
             f"{parts} {output} records",
             "remove those parts to go on with --update, or use --overwrite to encode all rows again",
         )
-    return begun
+    return staged
 
 
-def read_staged_ranges(stage: str | None) -> Float32Array | None:
-    """The ranges that `note` wrote; None if nothing did, or if they are damaged."""
-    if stage is None or not storage.exists(storage.join(stage, RANGES_FILE)):
+def read_staged_ranges(staging_folder: str | None) -> Float32Array | None:
+    """The ranges that `write_staged_ranges` recorded; None if there are none, or if the file is damaged."""
+    if staging_folder is None or not storage.exists(storage.join(staging_folder, RANGES_FILE)):
         return None
     try:
-        made = json.loads(storage.read_bytes(storage.join(stage, RANGES_FILE)))
-        ranges = np.array(made["ranges"], np.float32)
-        return ranges if hash_ranges(ranges) == made["digest"] else None
+        content = json.loads(storage.read_bytes(storage.join(staging_folder, RANGES_FILE)))
+        ranges = np.array(content["ranges"], np.float32)
+        return ranges if _hash_ranges(ranges) == content["digest"] else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def write_staged_ranges(stage: str | None, ranges: Float32Array) -> None:
-    """Write down in a stage, if there is one, which ranges all its parts have."""
-    if stage is not None:
-        text = json.dumps({"ranges": ranges.tolist(), "digest": hash_ranges(ranges)})
-        storage.write_bytes(storage.join(stage, RANGES_FILE), text.encode())
+def write_staged_ranges(staging_folder: str | None, ranges: Float32Array) -> None:
+    """Record in a staging folder, if there is one, the ranges of all its part files."""
+    if staging_folder is not None:
+        text = json.dumps({"ranges": ranges.tolist(), "digest": _hash_ranges(ranges)})
+        storage.write_bytes(storage.join(staging_folder, RANGES_FILE), text.encode())
 
 
-def hash_ranges(ranges: Float32Array) -> str:
+def _hash_ranges(ranges: Float32Array) -> str:
     return blake2b(ranges.astype(np.float32).tobytes(), digest_size=16).hexdigest()
 
 
 def compute_ranges_from_sample(
-    job: Job, chunks: Iterable[Chunk], encoder: BaseEncoder, settings: EncodingSettings, stage: str | None
+    job: Job, chunks: Iterable[Chunk], encoder: BaseEncoder, settings: EncodingSettings, staging_folder: str | None
 ) -> Float32Array:
-    """float32 [2, dim]: from a sample of `chunks`, then noted in `stage`.
+    """Compute ranges from a sample of the input, and record them in the staging folder.
 
-    The sample is the SAMPLE_ROWS distinct texts with the smallest hashes: spread over the input, the same each time.
+    The sample is the SAMPLE_ROWS distinct texts with the smallest hashes: spread over the input, and always the same.
+
+    Args:
+        job: The job.
+        chunks: All rows of the input.
+        encoder: Encodes the sample.
+        settings: Those of the job.
+        staging_folder: Its staging folder; None if it has none.
+
+    Returns:
+        float32 [2, dim].
+
+    Raises:
+        UsageError: The input is stdin, which can be read only once, or has no rows.
     """
     if "-" in job.inputs:
         raise UsageError(
-            f"--precision {job.precision} needs ranges from all over the input, and stdin can be read only once",
-            "write the input to a file first, or give --ranges-from OUTPUT",
+            f"--precision {job.precision} needs ranges from the whole input, and stdin can be read only once",
+            "write the input to a file first, or use --ranges-from OUTPUT",
         )
     ranges = quantization.compute_ranges(encode_sample(sample_texts(chunks), encoder, settings))
-    write_staged_ranges(stage, ranges)
+    write_staged_ranges(staging_folder, ranges)
     return ranges
 
 
 def sample_texts(chunks: Iterable[Chunk]) -> list[str]:
     """Up to SAMPLE_ROWS distinct texts, those with the smallest BLAKE2b hashes."""
-    kept: list[tuple[int, str]] = []
-    inside: set[str] = set()
+    sample: list[tuple[int, str]] = []
+    sampled_texts: set[str] = set()
     for chunk in chunks:
         for text in chunk.texts:
-            # A heap of negated hashes has the largest kept hash on top, to be thrown out first.
+            # A heap of negated hashes has the largest hash on top, which is dropped first.
             key = -int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
-            if text in inside or (len(kept) == SAMPLE_ROWS and key <= kept[0][0]):
+            if text in sampled_texts or (len(sample) == SAMPLE_ROWS and key <= sample[0][0]):
                 continue
-            inside.add(text)
-            if len(kept) < SAMPLE_ROWS:
-                heapq.heappush(kept, (key, text))
+            sampled_texts.add(text)
+            if len(sample) < SAMPLE_ROWS:
+                heapq.heappush(sample, (key, text))
             else:
-                inside.discard(heapq.heapreplace(kept, (key, text))[1])
-    return [text for _, text in sorted(kept)]
+                sampled_texts.discard(heapq.heapreplace(sample, (key, text))[1])
+    return [text for _, text in sorted(sample)]
 
 
 def encode_sample(texts: list[str], encoder: BaseEncoder, settings: EncodingSettings) -> Float32Array:
-    """float32 [n, dim] of the texts that get a vector, shaped as the job shapes them."""
+    """Encode texts as the job does, with long ones truncated: float32 [n, dim] of those that get a vector."""
     if not texts:
         raise UsageError(
-            "the input has no rows to take ranges from", "use --precision float32, or --ranges-from OUTPUT"
+            "the input has no rows to compute ranges from", "use --precision float32, or --ranges-from OUTPUT"
         )
     ids: Any = pa.array(range(len(texts)), pa.int64())
     chunk = Chunk(InputSplit(0, "the sample"), 0, ids, texts, pa.table({"id": ids}).select([]), range(len(texts)))
-    plain = replace(settings, reuse_lookup=None, overflow="truncate")
-    made = list(engine.encode_chunks([chunk], encoder, plain, MetricsCollector(), RunControl()))
-    return made[0].vectors
+    settings = replace(settings, reuse_lookup=None, overflow="truncate")
+    (encoded,) = engine.encode_chunks([chunk], encoder, settings, MetricsCollector(), RunControl())
+    return encoded.vectors

@@ -1,4 +1,4 @@
-"""How a run is stopped."""
+"""When a run stops early."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from threading import Event
 
 
 class RunControl:
-    """When to stop early: `now` drops the chunk in hand, `soon` lets it finish and starts no other.
+    """Stops a run: at the next batch, or before the next chunk by --limit and --max-seconds.
 
-    `begun` is set once rows flow: from then on a stop is orderly, before it there is nothing to keep.
+    Attributes:
+        stop_event: Set it to drop the chunk that is being encoded.
+        has_started: Whether rows flow: from then on a stop keeps what is finished.
+        reason: Why the run stops; None if it does not.
     """
 
     def __init__(self, limit: int | None = None, max_seconds: float | None = None) -> None:
@@ -18,25 +21,25 @@ class RunControl:
         self.reason: str | None = None
         self._limit = limit
         self._rows = 0
-        self._until = None if max_seconds is None else time.monotonic() + max_seconds
+        self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
 
     def remaining_seconds(self) -> float | None:
         """Seconds left of --max-seconds; None without it."""
-        return None if self._until is None else max(0.001, self._until - time.monotonic())
+        return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
 
     def stop(self, reason: str) -> None:
-        """Ask for a stop at the next batch."""
+        """Stop at the next batch."""
         self.reason = reason
         self.stop_event.set()
 
     def should_stop_before_chunk(self, rows: int) -> bool:
-        """Whether no further chunk may begin; `rows` are those of the chunk that would. One chunk always may."""
+        """Whether the next chunk, of so many rows, may not start. The first chunk with rows always may."""
         if self._rows == 0 or rows == 0:
             self._rows += rows
             return self.stop_event.is_set()
         if self._limit is not None and self._rows >= self._limit:
             self.reason = f"--limit {self._limit}"
-        elif self._until is not None and time.monotonic() >= self._until:
+        elif self._deadline is not None and time.monotonic() >= self._deadline:
             self.reason = "--max-seconds"
         else:
             self._rows += rows

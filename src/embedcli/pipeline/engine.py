@@ -1,4 +1,4 @@
-"""One device's pipeline: chunks in, encoded chunks out, in order; batches in flight, and what to do when one fails."""
+"""The engine: chunks of rows in, encoded chunks out, in order, with batches in flight on one device."""
 
 from __future__ import annotations
 
@@ -36,19 +36,36 @@ def encode_chunks(
     chunks: Iterable[Chunk],
     encoder: BaseEncoder,
     settings: EncodingSettings,
-    meter: MetricsCollector,
+    metrics: MetricsCollector,
     control: RunControl,
 ) -> Iterator[EncodedChunk]:
-    """Yield every chunk encoded, in order. Stages run in threads; closing the iterator ends them all."""
+    """Encode chunks on one device.
+
+    Three steps overlap, each in a thread: reading `chunks`, tokenizing, and computing with assembling.
+
+    Args:
+        chunks: The rows; read one or two chunks ahead.
+        encoder: Computes the vectors.
+        settings: What the job asks of each chunk.
+        metrics: Gets the counts and busy times.
+        control: Stops the run early.
+
+    Returns:
+        The encoded chunks, in the order of `chunks`. Closing the iterator ends all threads.
+
+    Raises:
+        InputError: A text is too long, with --overflow error.
+        ModelError: The device or the server failed for good, or a single row does not fit on the device.
+    """
 
     def tokenize(stream: Iterator[Chunk]) -> Iterator[TokenizedPortion]:
         for chunk in stream:
-            yield from meter.time_items("tokenize", tokenize_chunk(chunk, encoder, settings, meter))
+            yield from metrics.time_items("tokenize", tokenize_chunk(chunk, encoder, settings, metrics))
 
-    def forward(stream: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[EncodedChunk]:
+    def forward(portions: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[EncodedChunk]:
         try:
-            for work in BatchScheduler(encoder, settings, meter, control).run(stream):
-                yield assemble_chunk(work, settings)
+            for chunk in BatchScheduler(encoder, settings, metrics, control).run(portions):
+                yield assemble_chunk(chunk, settings)
         except ModelError:
             # A hosted encoder gives up its waiting requests this way when the run is stopped.
             if not control.stop_event.is_set():
@@ -58,134 +75,142 @@ def encode_chunks(
 
 
 class BatchScheduler:
-    """Feeds batches of successive chunks to an encoder, `lanes` in flight, and never drains between chunks."""
+    """Runs the batches of successive chunks, up to `max_in_flight` at once, without draining between chunks.
+
+    The methods follow a batch: received as a portion, packed, started, collected, stored; on the way it may be halved.
+    """
 
     def __init__(
-        self, encoder: BaseEncoder, settings: EncodingSettings, meter: MetricsCollector, control: RunControl
+        self, encoder: BaseEncoder, settings: EncodingSettings, metrics: MetricsCollector, control: RunControl
     ) -> None:
         self.encoder = encoder
-        self.meter = meter
+        self.metrics = metrics
         self.control = control
         self.token_budget = settings.batch_tokens or encoder.batch_tokens
-        meter.batch_tokens = self.token_budget
+        metrics.batch_tokens = self.token_budget
         self.in_flight: deque[tuple[TokenizedPortion, Int64Array, Any]] = deque()
         self.unfinished_chunks: deque[ChunkInProgress] = deque()
 
     def run(self, portions: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[ChunkInProgress]:
-        """Yield each Work when the vectors of all its rows are in place, in the order they came."""
-        begun = time.perf_counter()
-        for portion in self._arriving(portions):
+        """Yield each chunk once all its texts have a vector or a reject reason, in the order they came."""
+        started = time.perf_counter()
+        for portion in self._receive(portions):
             if isinstance(portion, IdleSignal):
-                yield from self._drain()
+                # No input comes: finished rows must not wait for more.
+                yield from self._collect_all()
                 continue
             if portion.first_text == 0:
                 if self.control.should_stop_before_chunk(len(portion.chunk_in_progress.chunk.texts)):
                     break
                 self.unfinished_chunks.append(portion.chunk_in_progress)
-            for rows in self._batches(portion):
+            for rows in self._pack(portion):
                 if self.control.stop_event.is_set():
                     return
                 self._start(portion, rows)
-                yield from self._ready()
-            self.meter.forward_seconds = time.perf_counter() - begun
-        yield from self._drain()
-        self.meter.forward_seconds = time.perf_counter() - begun
+                yield from self._pop_finished_chunks()
+            self.metrics.forward_seconds = time.perf_counter() - started
+        yield from self._collect_all()
+        self.metrics.forward_seconds = time.perf_counter() - started
 
-    def _drain(self) -> Iterator[ChunkInProgress]:
-        """Land what is in flight: at the end, and when no input comes, so that finished rows do not wait for more."""
-        while self.in_flight and not self.control.stop_event.is_set():
-            self._land()
-            yield from self._ready()
-        yield from self._ready()
-
-    def _arriving(self, portions: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[TokenizedPortion | IdleSignal]:
+    def _receive(self, portions: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[TokenizedPortion | IdleSignal]:
+        """Count as idle time how long the device waits for the next portion."""
         while True:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             portion = next(portions, None)
             if not self.in_flight:
-                self.meter.idle_seconds += time.perf_counter() - begun
+                self.metrics.idle_seconds += time.perf_counter() - started
             if portion is None:
                 return
             yield portion
 
-    def _batches(self, portion: TokenizedPortion) -> Iterator[Int64Array]:
+    def _pack(self, portion: TokenizedPortion) -> Iterator[Int64Array]:
         lengths = portion.tokens.lengths
-        todo = np.array([i for i in range(len(lengths)) if i not in portion.reject_reasons], np.int64)
-        for order in batching.pack_batches(lengths[todo], lambda: self.token_budget, self.encoder.pad_to_multiple_of):
-            yield todo[order]
+        rows = np.array([i for i in range(len(lengths)) if i not in portion.reject_reasons], np.int64)
+        multiple = self.encoder.pad_to_multiple_of
+        for order in batching.pack_batches(lengths[rows], lambda: self.token_budget, multiple):
+            yield rows[order]
 
     def _start(self, portion: TokenizedPortion, rows: Int64Array) -> None:
         while len(self.in_flight) >= self.encoder.max_in_flight:
-            self._land()
-        with self.meter.time_stage("forward"):
+            self._collect_oldest()
+        with self.metrics.time_stage("forward"):
             try:
                 self.in_flight.append((portion, rows, self.encoder.forward(portion.tokens, rows)))
-                self._count(portion, rows)
+                self._count_batch(portion, rows)
                 return
             except DeviceOutOfMemoryError:
                 pass
-        self._halve(portion, rows)
+        self._start_halves(portion, rows)
 
-    def _land(self) -> None:
+    def _count_batch(self, portion: TokenizedPortion, rows: Int64Array) -> None:
+        self.metrics.batches += 1
+        self.metrics.sequences += len(rows)
+        self.metrics.fed_tokens += int(portion.tokens.lengths[rows].sum())
+        self.metrics.padded_tokens += self._padded_tokens(portion, rows)
+
+    def _collect_oldest(self) -> None:
         portion, rows, output = self.in_flight.popleft()
-        with self.meter.time_stage("forward"):
+        with self.metrics.time_stage("forward"):
             try:
                 vectors = self.encoder.collect(output)
-                self._place(portion, rows, vectors, self.encoder.has_verified_vectors(output))
+                self._store_vectors(portion, rows, vectors, self.encoder.has_verified_vectors(output))
                 return
             except DeviceOutOfMemoryError:
-                del output
-        self._halve(portion, rows)
+                del output  # it may hold memory of the device
+        self._start_halves(portion, rows)
 
-    def _halve(self, portion: TokenizedPortion, rows: Int64Array) -> None:
-        self.meter.out_of_memory += 1
+    def _collect_all(self) -> Iterator[ChunkInProgress]:
+        while self.in_flight and not self.control.stop_event.is_set():
+            self._collect_oldest()
+            yield from self._pop_finished_chunks()
+        yield from self._pop_finished_chunks()
+
+    def _start_halves(self, portion: TokenizedPortion, rows: Int64Array) -> None:
+        """Lower the token budget to half of a batch that did not fit, and start the batch again in two halves."""
+        self.metrics.out_of_memory += 1
         if len(rows) == 1:
             raise ModelError(
                 f"{portion.locate_sequence(int(rows[0]))}: this row alone does not fit in the device's memory",
                 "lower --max-seq-length, or use --device cpu",
             )
         while self.in_flight:
-            self._land()
-        self.token_budget = max(
-            1,
-            min(
-                self.token_budget,
-                batching.padded_token_count(portion.tokens.lengths[rows], self.encoder.pad_to_multiple_of),
-            )
-            // 2,
-        )
-        self.meter.batch_tokens = self.token_budget
+            self._collect_oldest()
+        self.token_budget = max(1, min(self.token_budget, self._padded_tokens(portion, rows)) // 2)
+        self.metrics.batch_tokens = self.token_budget
         for half in np.array_split(rows, 2):
             self._start(portion, half)
 
-    def _count(self, portion: TokenizedPortion, rows: Int64Array) -> None:
-        lengths = portion.tokens.lengths[rows]
-        self.meter.batches += 1
-        self.meter.sequences += len(rows)
-        self.meter.fed_tokens += int(lengths.sum())
-        self.meter.padded_tokens += batching.padded_token_count(lengths, self.encoder.pad_to_multiple_of)
+    def _padded_tokens(self, portion: TokenizedPortion, rows: Int64Array) -> int:
+        return batching.padded_token_count(portion.tokens.lengths[rows], self.encoder.pad_to_multiple_of)
 
-    def _place(
-        self, portion: TokenizedPortion, rows: Int64Array, vectors: Float32Array, verified: bool = False
+    def _store_vectors(
+        self, portion: TokenizedPortion, rows: Int64Array, vectors: Float32Array, is_verified: bool
     ) -> None:
         if vectors.shape != (len(rows), self.encoder.dim):
             raise ModelError(
                 f"the encoder returned an array of shape {vectors.shape} for {len(rows)} rows of {self.encoder.dim}",
                 "this is a defect of the encoder: please report it, with the name of the model",
             )
-        bad = np.zeros(len(rows), bool) if verified else find_unusable(vectors)
-        if bad.any():
-            vectors = np.array(vectors)
-            reasons = {int(i): self.encoder.reject_reason(portion.tokens, int(i)) for i in rows[bad]}
-            again = bad & np.array([reasons.get(int(i)) is None for i in rows])
-            if again.any():
-                self.meter.retried_rows += int(again.sum())
-                vectors[again] = self.encoder.encode_float32(portion.tokens, rows[again])
-            for i in rows[find_unusable(vectors)]:
-                portion.reject_reasons[int(i)] = reasons.get(int(i)) or NOT_FINITE_REASON
+        if not is_verified:
+            vectors = self._retry_unusable(portion, rows, vectors)
         portion.vectors[rows] = vectors
         portion.pending -= len(rows)
 
-    def _ready(self) -> Iterator[ChunkInProgress]:
+    def _retry_unusable(self, portion: TokenizedPortion, rows: Int64Array, vectors: Float32Array) -> Float32Array:
+        """Encode rows without a usable vector again in float32, and reject those that still have none."""
+        unusable = find_unusable(vectors)
+        if not unusable.any():
+            return vectors
+        vectors = np.array(vectors)
+        reasons = {int(i): self.encoder.reject_reason(portion.tokens, int(i)) for i in rows[unusable]}
+        retried = unusable & np.array([reasons.get(int(i)) is None for i in rows])
+        if retried.any():
+            self.metrics.retried_rows += int(retried.sum())
+            vectors[retried] = self.encoder.encode_float32(portion.tokens, rows[retried])
+        for i in rows[find_unusable(vectors)]:
+            portion.reject_reasons[int(i)] = reasons.get(int(i)) or NOT_FINITE_REASON
+        return vectors
+
+    def _pop_finished_chunks(self) -> Iterator[ChunkInProgress]:
         while self.unfinished_chunks and self.unfinished_chunks[0].is_done:
             yield self.unfinished_chunks.popleft()

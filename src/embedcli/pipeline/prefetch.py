@@ -1,4 +1,4 @@
-"""The one concurrency primitive: `ahead` runs a step over a stream in a thread, a few items ahead."""
+"""Run a step over a stream in a thread, a few items ahead: the only concurrency primitive of the pipeline."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ _END = object()
 
 
 class IdleSignal:
-    """The type of IDLE."""
+    """The type of IDLE_SIGNAL."""
 
 
 IDLE_SIGNAL = IdleSignal()
-# How often a waiting consumer looks whether it is cancelled; an item that arrives is taken at once.
+# How often a waiting consumer checks for cancellation; an item is taken as soon as it arrives.
 POLL_SECONDS = 0.2
-# How long a cancelled run waits for a thread that may hang in a read; the thread is a daemon and dies with us.
+# How long a cancelled run waits for a thread that may hang in a read; the thread is a daemon and ends with the process.
 JOIN_TIMEOUT_SECONDS = 2.0
 
 
 def prefetch(
     step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
 ) -> Iterator[B]:
-    """Yield what `step(items)` yields, in order, made in a thread at most `depth` items ahead.
+    """Yield what `step(items)` yields, in order, computed in a thread.
 
-    An error in the thread is raised here, once, as itself. The thread owns `items` and closes it, so
-    closing the last iterator of a chain shuts every earlier one down and no thread is left over.
-    When `cancel` is set the iterator ends at once, even if the thread hangs in a read that never returns.
+    Args:
+        step: A generator function over the items.
+        items: Owned by the thread, which closes it: closing the last iterator of a chain ends all its threads.
+        depth: How many results may wait for the consumer.
+        cancel: Once it is set the iterator ends, even if the thread hangs in a read that never returns.
+
+    Raises:
+        BaseException: Any error of `step` or `items`, once, as itself.
     """
     for item in prefetch_with_idle(step, items, depth, cancel):
         if item is not IDLE_SIGNAL:
@@ -40,17 +45,17 @@ def prefetch(
 def prefetch_with_idle(
     step: Callable[[Iterator[A]], Iterator[B]], items: Iterable[A], depth: int = 2, cancel: Event | None = None
 ) -> Iterator[B | IdleSignal]:
-    """Like `ahead`, and yields IDLE whenever nothing has come for POLL_SECONDS."""
-    stage = _Stage(step, iter(items), depth)
-    stage.thread.start()
+    """Like `prefetch`, and yield IDLE_SIGNAL whenever nothing has come for POLL_SECONDS."""
+    worker = _PrefetchThread(step, iter(items), depth)
+    worker.thread.start()
     try:
-        yield from stage.receive(cancel or Event())
+        yield from worker.receive(cancel or Event())
     finally:
-        stage.stop.set()
-        stage.thread.join(JOIN_TIMEOUT_SECONDS if cancel is not None and cancel.is_set() else None)
+        worker.stop.set()
+        worker.thread.join(JOIN_TIMEOUT_SECONDS if cancel is not None and cancel.is_set() else None)
 
 
-class _Stage(Generic[A, B]):
+class _PrefetchThread(Generic[A, B]):
     """A thread that pulls from `source` through `step` and puts (item, error) pairs on a bounded queue."""
 
     def __init__(self, step: Callable[[Iterator[A]], Iterator[B]], source: Iterator[A], depth: int) -> None:
@@ -85,13 +90,13 @@ class _Stage(Generic[A, B]):
 
     def _pump(self) -> None:
         try:
-            made = self.step(self.source)
+            results = self.step(self.source)
             try:
-                for item in made:
+                for item in results:
                     if not self._put(item):
                         return
             finally:
-                close_iterator(made)
+                close_iterator(results)
         finally:
             close_iterator(self.source)
 

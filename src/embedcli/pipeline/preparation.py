@@ -1,4 +1,4 @@
-"""Chunks as the distinct sequences that an encoder reads, and their vectors back to the rows of the chunk."""
+"""Before and after the encoder: deduplicate and tokenize a chunk, and turn vectors into its encoded rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ReuseLookup = Callable[[Chunk, Any], ReusedVectors]
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """What the engine needs of a job. `truncate_dim` is followed by renormalising unless `normalize` is False."""
+    """What the pipeline needs of a job. After `truncate_dim` vectors are normalised unless `normalize` is False."""
 
     prompt: str = ""
     batch_tokens: int | None = None
@@ -49,8 +49,8 @@ class EncodingSettings:
     reuse_lookup: ReuseLookup | None = None
 
     @classmethod
-    def from_job(cls, job: Job, prompt: str, known: ReuseLookup | None = None) -> EncodingSettings:
-        """Those of a job, with the prompt that its encoder resolved."""
+    def from_job(cls, job: Job, prompt: str, reuse_lookup: ReuseLookup | None = None) -> EncodingSettings:
+        """The settings of a job, with the prompt that its encoder resolved."""
         return cls(
             prompt=prompt,
             batch_tokens=job.batch_tokens,
@@ -59,15 +59,20 @@ class EncodingSettings:
             truncate_dim=job.truncate_dim,
             normalize=job.normalize,
             precision=job.precision,
-            reuse_lookup=known,
+            reuse_lookup=reuse_lookup,
         )
 
 
 @dataclass
 class ChunkInProgress:
-    """A chunk on its way through the device. `inverse` tells the distinct text of each row (-1: known already).
+    """A chunk that is being encoded.
 
-    It is `whole` when all its distinct texts have come, in `portions`.
+    Attributes:
+        text_hashes: uint8 [rows, 16]; what `hash_texts` returned.
+        reused: Rows whose vectors come from a finished output.
+        distinct_index: int64 [rows]; the number of each row's distinct text, -1 for reused rows.
+        portions: Its distinct texts, as far as they are tokenized.
+        is_fully_tokenized: Whether all of them are.
     """
 
     chunk: Chunk
@@ -79,15 +84,21 @@ class ChunkInProgress:
 
     @property
     def is_done(self) -> bool:
-        """Whether every sequence has its vector, or a reason why not."""
+        """Whether every sequence has a vector or a reject reason."""
         return self.is_fully_tokenized and not any(portion.pending for portion in self.portions)
 
 
 @dataclass
 class TokenizedPortion:
-    """Some distinct texts of a chunk, from number `first` on, as sequences that are tokenized and batched together.
+    """Some distinct texts of a chunk, tokenized and batched together.
 
-    `reasons` say why a sequence gets no vector; `left` is how many still wait for theirs.
+    Attributes:
+        first_text: The number of its first text among the chunk's distinct texts.
+        windows: Its texts as sequences.
+        tokens: The sequences' tokens.
+        vectors: float32 [sequences, dim]; filled as batches are collected.
+        reject_reasons: Why a sequence gets no vector, by its number.
+        pending: How many sequences still wait for their vector.
     """
 
     chunk_in_progress: ChunkInProgress
@@ -106,53 +117,53 @@ class TokenizedPortion:
 
 
 def tokenize_chunk(
-    chunk: Chunk, encoder: BaseEncoder, settings: EncodingSettings, meter: MetricsCollector
+    chunk: Chunk, encoder: BaseEncoder, settings: EncodingSettings, metrics: MetricsCollector
 ) -> Iterator[TokenizedPortion]:
-    """Hash, look up and deduplicate the rows of a chunk; yield its texts as they are tokenized: a portion or more."""
+    """Hash, look up and deduplicate the rows of a chunk; yield its distinct texts, tokenized, in portions."""
     hashes = hash_texts(chunk.texts, settings.prompt)
-    known = settings.reuse_lookup(chunk, hashes) if settings.reuse_lookup is not None else None
-    known_rows = set(known.rows.tolist()) if known is not None else ()
-    number: dict[str, int] = {}
-    inverse = np.full(len(chunk.texts), -1, np.int64)
+    reused = settings.reuse_lookup(chunk, hashes) if settings.reuse_lookup is not None else None
+    reused_rows = set(reused.rows.tolist()) if reused is not None else ()
+    text_numbers: dict[str, int] = {}
+    distinct_index = np.full(len(chunk.texts), -1, np.int64)
     for row, text in enumerate(chunk.texts):
-        if row not in known_rows:
-            inverse[row] = number.setdefault(text, len(number))
-    texts = list(number)
-    fresh = int((inverse >= 0).sum())
-    meter.reused += len(chunk.texts) - fresh
-    meter.duplicates += fresh - len(texts)
-    work = ChunkInProgress(chunk, hashes, known, inverse)
+        if row not in reused_rows:
+            distinct_index[row] = text_numbers.setdefault(text, len(text_numbers))
+    texts = list(text_numbers)
+    fresh = int((distinct_index >= 0).sum())
+    metrics.reused += len(chunk.texts) - fresh
+    metrics.duplicates += fresh - len(texts)
+    progress = ChunkInProgress(chunk, hashes, reused, distinct_index)
     characters = encoder.portion_characters
     for first, stop in group_by_size(map(len, texts), characters) if characters and texts else [(0, len(texts))]:
-        made = tokenize_portion(work, first, texts[first:stop], encoder, settings)
-        work.portions.append(made)
-        work.is_fully_tokenized = stop == len(texts)
-        yield made
+        portion = tokenize_portion(progress, first, texts[first:stop], encoder, settings)
+        progress.portions.append(portion)
+        progress.is_fully_tokenized = stop == len(texts)
+        yield portion
 
 
 def tokenize_portion(
-    work: ChunkInProgress, first: int, texts: list[str], encoder: BaseEncoder, settings: EncodingSettings
+    progress: ChunkInProgress, first: int, texts: list[str], encoder: BaseEncoder, settings: EncodingSettings
 ) -> TokenizedPortion:
-    """Tokenize texts. InputError at the first that was cut, with --overflow error."""
+    """Tokenize some texts. Raises InputError at the first truncated one with --overflow error."""
     windows, tokens = tokenize_with_overflow(texts, encoder, settings)
     reasons = {int(i): encoder.empty_reason for i in np.flatnonzero(tokens.lengths == 0)}
     vectors = np.zeros((len(windows.sequences), encoder.dim), np.float32)
-    made = TokenizedPortion(work, first, windows, tokens, vectors, reasons)
-    apply_overflow(made, settings)
-    made.pending = len(vectors) - len(reasons)
-    return made
+    portion = TokenizedPortion(progress, first, windows, tokens, vectors, reasons)
+    apply_overflow(portion, settings)
+    portion.pending = len(vectors) - len(reasons)
+    return portion
 
 
 def tokenize_with_overflow(
     texts: list[str], encoder: TextTokenizer, settings: EncodingSettings
 ) -> tuple[TextWindows, Tokens]:
-    """Texts as sequences and their tokens; long texts as windows if --overflow is split or pool."""
+    """Tokenize texts; with --overflow split or pool, long ones as windows."""
     tokens = encoder.tokenize(texts)
-    long = tokens.untruncated_lengths > tokens.lengths
-    if settings.overflow not in ("split", "pool") or not long.any():
+    is_long = tokens.untruncated_lengths > tokens.lengths
+    if settings.overflow not in ("split", "pool") or not is_long.any():
         return as_single_windows(texts), tokens
 
-    def spans_of(text: str) -> Sequence[tuple[int, int]]:
+    def find_spans(text: str) -> Sequence[tuple[int, int]]:
         spans = encoder.split_into_windows(text, settings.split_overlap)
         if spans is None:
             raise UsageError(
@@ -161,7 +172,7 @@ def tokenize_with_overflow(
             )
         return spans
 
-    windows = split_into_windows(texts, long, spans_of)
+    windows = split_into_windows(texts, is_long, find_spans)
     tokens = encoder.tokenize(windows.sequences)
     if not tokens.lengths.all():
         windows = merge_empty_windows(texts, windows, tokens.lengths)
@@ -170,18 +181,26 @@ def tokenize_with_overflow(
 
 
 def hash_texts(texts: Sequence[str], prompt: str) -> Any:
-    """uint8 [n, 16]: BLAKE2b-128 of each text with its prompt, UTF-8."""
-    start = blake2b(prompt.encode(), digest_size=16)
-    joined = bytearray()
+    """Hash each text with its prompt.
+
+    Args:
+        texts: The texts of some rows.
+        prompt: The prompt before each of them.
+
+    Returns:
+        uint8 [texts, 16]: BLAKE2b-128 of prompt and text in UTF-8.
+    """
+    prompt_state = blake2b(prompt.encode(), digest_size=16)
+    digests = bytearray()
     for text in texts:
-        state = start.copy()
+        state = prompt_state.copy()
         state.update(text.encode())
-        joined += state.digest()
-    return np.frombuffer(bytes(joined), np.uint8).reshape(len(texts), 16)
+        digests += state.digest()
+    return np.frombuffer(bytes(digests), np.uint8).reshape(len(texts), 16)
 
 
 def apply_overflow(portion: TokenizedPortion, settings: EncodingSettings) -> None:
-    """Apply --overflow error and reject to the texts that were cut."""
+    """Apply --overflow error and reject to truncated texts."""
     if settings.overflow not in ("error", "reject"):
         return
     lengths = portion.tokens.lengths
@@ -195,36 +214,45 @@ def apply_overflow(portion: TokenizedPortion, settings: EncodingSettings) -> Non
         portion.reject_reasons[int(i)] = f"too long: {reason}"
 
 
-def assemble_chunk(work: ChunkInProgress, settings: EncodingSettings) -> EncodedChunk:
+def assemble_chunk(progress: ChunkInProgress, settings: EncodingSettings) -> EncodedChunk:
     """Scatter the sequences' vectors back to the rows of the chunk, several rows for a text in windows."""
-    made = concat_portion_results([compute_portion_result(portion, settings) for portion in work.portions])
-    good = np.array([int(text) not in made.rejected_texts for text in work.distinct_index], bool)
+    result = concat_portion_results([compute_portion_result(portion, settings) for portion in progress.portions])
+    good = np.array([int(text) not in result.rejected_texts for text in progress.distinct_index], bool)
     kept = np.flatnonzero(good)
-    fresh = work.distinct_index[kept] >= 0
-    at, source = map_rows_to_sequences(work.distinct_index[kept][fresh], made.text_starts)
+    fresh = progress.distinct_index[kept] >= 0
+    at, source = map_rows_to_sequences(progress.distinct_index[kept][fresh], result.text_starts)
     rows = np.concatenate([kept[~fresh], kept[fresh][at]])
     order = np.argsort(rows, kind="stable")
-    known = work.reused or ReusedVectors(
-        rows[:0], made.vectors[:0], made.n_tokens[:0], made.is_truncated[:0], made.lost_tokens[:0]
+    reused = progress.reused or ReusedVectors(
+        rows[:0], result.vectors[:0], result.n_tokens[:0], result.is_truncated[:0], result.lost_tokens[:0]
     )
     return EncodedChunk(
-        chunk=work.chunk,
+        chunk=progress.chunk,
         rows=rows[order],
-        vectors=np.concatenate([known.vectors, made.vectors[source]])[order],
-        n_tokens=np.concatenate([known.n_tokens, made.n_tokens[source]])[order],
-        is_truncated=np.concatenate([known.is_truncated, made.is_truncated[source]])[order],
-        text_hash=work.text_hashes[rows[order]],
-        rejects=tuple(_refused(work, int(row), made.rejected_texts) for row in np.flatnonzero(~good)),
-        extra_columns={name: pa.array(values[source]) for name, values in made.columns.items()},
-        lost_tokens=int(made.lost_tokens[source].sum() + known.lost_tokens.sum()),
+        vectors=np.concatenate([reused.vectors, result.vectors[source]])[order],
+        n_tokens=np.concatenate([reused.n_tokens, result.n_tokens[source]])[order],
+        is_truncated=np.concatenate([reused.is_truncated, result.is_truncated[source]])[order],
+        text_hash=progress.text_hashes[rows[order]],
+        rejects=tuple(_make_reject(progress, int(row), result.rejected_texts) for row in np.flatnonzero(~good)),
+        extra_columns={name: pa.array(values[source]) for name, values in result.columns.items()},
+        lost_tokens=int(result.lost_tokens[source].sum() + reused.lost_tokens.sum()),
     )
 
 
 @dataclass(frozen=True)
 class PortionResult:
-    """Finished vectors, counts and further columns, one per sequence, or one per text when windows were pooled.
+    """The finished vectors and columns of a portion, or of all portions of a chunk.
 
-    Text t owns `starts[t]` to `starts[t + 1]`; `bad` are the texts that get no vector, with the reason.
+    One per sequence, or one per text where windows were pooled.
+
+    Attributes:
+        vectors: float32 [n, stored dim].
+        n_tokens: int32 [n]; tokens before truncation.
+        is_truncated: bool [n].
+        lost_tokens: int32 [n]; tokens cut off.
+        text_starts: int64 [texts + 1]; text t has the vectors text_starts[t] to text_starts[t + 1].
+        columns: Further columns of the output.
+        rejected_texts: Why a text gets no vector, by its number.
     """
 
     vectors: Float32Array
@@ -237,7 +265,7 @@ class PortionResult:
 
 
 def compute_portion_result(portion: TokenizedPortion, settings: EncodingSettings) -> PortionResult:
-    """Pool the windows if --overflow is pool, then cut and renormalise for --truncate-dim."""
+    """Pool the windows with --overflow pool, then apply --truncate-dim and find vectors that cannot be stored."""
     tokens, windows, vectors = portion.tokens, portion.windows, portion.vectors
     lost = (tokens.untruncated_lengths - tokens.lengths).astype(np.int32)
     counts, starts = tokens.untruncated_lengths, windows.text_starts
@@ -247,14 +275,14 @@ def compute_portion_result(portion: TokenizedPortion, settings: EncodingSettings
         starts = np.arange(len(starts))
     vectors = truncate_and_normalize(vectors, settings.truncate_dim, settings.normalize)
     columns = build_window_columns(windows) if settings.overflow == "split" else {}
-    bad = collect_rejected_texts(portion)
+    rejected = collect_rejected_texts(portion)
     if vectors is not portion.vectors or settings.precision == "float16":
-        bad = find_unstorable_texts(vectors, starts, settings.precision) | bad
-    return PortionResult(vectors, counts, lost > 0, lost, starts, columns, bad)
+        rejected = find_unstorable_texts(vectors, starts, settings.precision) | rejected
+    return PortionResult(vectors, counts, lost > 0, lost, starts, columns, rejected)
 
 
 def concat_portion_results(parts: Sequence[PortionResult]) -> PortionResult:
-    """The same for all texts of a chunk, in order."""
+    """Concatenate the results of a chunk's portions."""
     if len(parts) == 1:
         return parts[0]
     texts = np.cumsum([0, *(len(part.text_starts) - 1 for part in parts)]).tolist()
@@ -268,37 +296,37 @@ def concat_portion_results(parts: Sequence[PortionResult]) -> PortionResult:
         text_starts=np.concatenate([*starts, sequences[-1:]]),
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns},
         rejected_texts={
-            before + i: why
+            before + i: reason
             for part, before in zip(parts, texts, strict=False)
-            for i, why in part.rejected_texts.items()
+            for i, reason in part.rejected_texts.items()
         },
     )
 
 
 def collect_rejected_texts(portion: TokenizedPortion) -> dict[int, str]:
-    """The distinct texts that get no vector, with the reason of their first bad sequence."""
+    """The texts of a portion that get no vector, with the reason of their first rejected sequence."""
     owners = portion.windows.text_indices
     return {int(owners[i]): portion.reject_reasons[i] for i in sorted(portion.reject_reasons, reverse=True)}
 
 
 def find_unstorable_texts(vectors: Float32Array, starts: Int64Array, precision: Precision) -> dict[int, str]:
-    """The distinct texts whose vectors could be used, and cannot any more when they are cut and stored."""
+    """The texts whose vectors would be zero or not finite as they are stored, with the reason."""
     reason = f"in {vectors.shape[1]} dimensions of {precision} its vector would be zero or not finite"
     texts = np.searchsorted(starts, np.flatnonzero(~is_storable(vectors, precision)), side="right") - 1
     return dict.fromkeys(texts.tolist(), reason)
 
 
 def build_window_columns(windows: TextWindows) -> dict[str, NDArray[Any]]:
-    """`window`, counted from 0 in each text, and the characters it covers."""
-    inside = np.arange(len(windows.sequences)) - windows.text_starts[windows.text_indices]
+    """The columns of --overflow split: the number of each window in its text, and the characters it covers."""
+    window = np.arange(len(windows.sequences)) - windows.text_starts[windows.text_indices]
     return {
-        "window": inside.astype(np.int32),
+        "window": window.astype(np.int32),
         "char_start": windows.character_spans[:, 0],
         "char_end": windows.character_spans[:, 1],
     }
 
 
-def _refused(work: ChunkInProgress, row: int, bad: dict[int, str]) -> Reject:
-    chunk = work.chunk
-    reason = bad[int(work.distinct_index[row])]
+def _make_reject(progress: ChunkInProgress, row: int, rejected_texts: dict[int, str]) -> Reject:
+    chunk = progress.chunk
+    reason = rejected_texts[int(progress.distinct_index[row])]
     return Reject(chunk.input_split.path, chunk.lines[row], reason, scalar_to_python(chunk.ids[row]), chunk.texts[row])

@@ -1,4 +1,4 @@
-"""Long texts as windows: which sequences a text becomes, and how their vectors become rows again. Pure."""
+"""Long texts as windows: split texts into sequences, and turn the sequences' vectors into rows again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcli.core.vectors import normalize_rows
+
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray, Float32Array, Int32Array, Int64Array
 
@@ -17,9 +19,12 @@ CharacterSpans = Callable[[str], Sequence[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class TextWindows:
-    """Sequences in the order of their texts: text t owns sequences `starts[t]` to `starts[t + 1]`.
+    """The sequences of some texts, in the order of the texts.
 
-    `spans` is int64 [sequences, 2]: the characters of its text that a sequence covers.
+    Attributes:
+        sequences: What the encoder reads: a whole text, or a part of one.
+        text_starts: int64 [texts + 1]; text t has the sequences text_starts[t] to text_starts[t + 1].
+        character_spans: int64 [sequences, 2]; start and stop of each sequence in its text.
     """
 
     sequences: list[str]
@@ -28,7 +33,7 @@ class TextWindows:
 
     @property
     def text_indices(self) -> Int64Array:
-        """int64 [sequences]: the text each sequence belongs to."""
+        """int64 [sequences]: the number of the text that each sequence belongs to."""
         return np.repeat(np.arange(len(self.text_starts) - 1), np.diff(self.text_starts))
 
 
@@ -39,45 +44,58 @@ def as_single_windows(texts: Sequence[str]) -> TextWindows:
     return TextWindows(list(texts), np.arange(len(texts) + 1), spans)
 
 
-def split_into_windows(texts: Sequence[str], long: BoolArray, spans_of: CharacterSpans) -> TextWindows:
-    """Texts marked `long` as the windows that `spans_of` finds in them, the others whole."""
-    return _cut(texts, [spans_of(text) if cut else [(0, len(text))] for text, cut in zip(texts, long, strict=True)])
+def split_into_windows(texts: Sequence[str], is_long: BoolArray, find_spans: CharacterSpans) -> TextWindows:
+    """Split the texts marked in `is_long` into the windows that `find_spans` returns; the others stay whole."""
+    spans_by_text = [
+        find_spans(text) if split else [(0, len(text))] for text, split in zip(texts, is_long, strict=True)
+    ]
+    return _build_windows(texts, spans_by_text)
 
 
 def merge_empty_windows(texts: Sequence[str], windows: TextWindows, lengths: Int64Array) -> TextWindows:
-    """The same with every window that has no token (`lengths` 0) made part of the one before it, or after it.
+    """Merge every window without a token into the one before it, or after it.
 
-    Words that the encoder does not know, at the end of a text, are no reason to refuse the whole of it. A text
-    without any token is one window.
+    Otherwise unknown words at the end of a text would reject all of it. A text without any token becomes one window.
+
+    Args:
+        texts: The texts.
+        windows: Their windows.
+        lengths: int64 [sequences]; the number of tokens of each window.
     """
-    every: list[list[tuple[int, int]]] = []
+    spans_by_text: list[list[tuple[int, int]]] = []
     for first, last in pairwise(windows.text_starts.tolist()):
-        found: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         for i in range(first, last):
             start, stop = windows.character_spans[i].tolist()
-            if found and (lengths[i] == 0 or not lengths[first:i].any()):
-                start, _ = found.pop()
-            found.append((start, stop))
-        every.append(found)
-    return _cut(texts, every)
+            if spans and (lengths[i] == 0 or not lengths[first:i].any()):
+                start, _ = spans.pop()
+            spans.append((start, stop))
+        spans_by_text.append(spans)
+    return _build_windows(texts, spans_by_text)
 
 
-def _cut(texts: Sequence[str], every: Sequence[Sequence[tuple[int, int]]]) -> TextWindows:
-    """Each text as its windows, given by their first characters and those behind their last."""
-    sequences = [text[start:stop] for text, found in zip(texts, every, strict=True) for start, stop in found]
+def _build_windows(texts: Sequence[str], spans_by_text: Sequence[Sequence[tuple[int, int]]]) -> TextWindows:
+    """The windows of texts, given by (start, stop) in characters."""
+    sequences = [text[start:stop] for text, spans in zip(texts, spans_by_text, strict=True) for start, stop in spans]
     starts = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(list(map(len, every)), out=starts[1:])
-    spans = [span for found in every for span in found]
-    return TextWindows(sequences, starts, np.array(spans, np.int64).reshape(-1, 2))
+    np.cumsum(list(map(len, spans_by_text)), out=starts[1:])
+    all_spans = [span for spans in spans_by_text for span in spans]
+    return TextWindows(sequences, starts, np.array(all_spans, np.int64).reshape(-1, 2))
 
 
 def mean_pool_windows(
     vectors: Float32Array, weights: Int32Array, starts: Int64Array, normalize: bool | None
 ) -> Float32Array:
-    """Token-weighted mean of each text's windows: float32 [texts, dim] from [sequences, dim].
+    """Pool each text's windows into one vector, their token-weighted mean.
 
-    A text of several windows is renormalised to length 1 unless `normalize` is False; one of a single window
-    keeps its vector as it is.
+    Args:
+        vectors: float32 [sequences, dim].
+        weights: int32 [sequences]; the number of tokens of each window.
+        starts: int64 [texts + 1]; text t has the windows starts[t] to starts[t + 1].
+        normalize: False to leave the means as they are; else they get length 1.
+
+    Returns:
+        float32 [texts, dim]. A text of a single window keeps its vector.
     """
     counts = np.diff(starts)
     if not len(counts) or (counts == 1).all():
@@ -86,14 +104,21 @@ def mean_pool_windows(
     sums = np.add.reduceat(vectors * weight, starts[:-1], axis=0)
     # A text without a token gets zeros, not a division by zero; its row is rejected.
     means = sums / np.maximum(np.add.reduceat(weight, starts[:-1], axis=0), 1)
-    if normalize is not False:
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    means[counts == 1] = vectors[starts[:-1][counts == 1]]
-    return means.astype(np.float32)
+    pooled: Float32Array = means.astype(np.float32) if normalize is False else normalize_rows(means)
+    pooled[counts == 1] = vectors[starts[:-1][counts == 1]]
+    return pooled
 
 
 def map_rows_to_sequences(texts: Int64Array, starts: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """For rows that hold texts `texts`: which row each output row belongs to, and its sequence."""
+    """Map rows to the sequences of their texts.
+
+    Args:
+        texts: int64 [rows]; the number of each row's text.
+        starts: int64 [texts + 1]; text t has the sequences starts[t] to starts[t + 1].
+
+    Returns:
+        The row and the sequence of each output row, int64 [output rows] both.
+    """
     counts = np.diff(starts)[texts]
     rows = np.repeat(np.arange(len(texts)), counts)
     ends = np.cumsum(counts)

@@ -1,4 +1,4 @@
-"""Plain values as Arrow columns: which type a column has, and which values do not fit it."""
+"""Convert Python values to Arrow columns: infer the type of a column, and reject values of another type."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from embedcli.readers.row_batch import (
 
 TypeCheck = Callable[[Any], str | None]
 
-# Whole numbers in this range are exact as float64.
+# Integers that float64 represents exactly.
 EXACT_FLOAT_INTEGERS = range(-(1 << 53), (1 << 53) + 1)
 INTEGER_TYPES = {pa.int64(): range(-(1 << 63), 1 << 63), pa.uint64(): range(1 << 64)}
 BINARY_TO_STRING_TYPES = {pa.binary(): pa.string(), pa.large_binary(): pa.large_string()}
@@ -35,31 +35,31 @@ PYTHON_TYPE_NAMES = {
 }
 
 
-def is_string(kind: pa.DataType) -> bool:
-    """Whether an Arrow type holds text: string, large_string or string_view."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view())
+def is_string(data_type: pa.DataType) -> bool:
+    """Whether a type is string, large_string or string_view."""
+    return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type) or data_type == pa.string_view())
 
 
-def may_hold_text(kind: pa.DataType) -> bool:
-    """Whether an Arrow type may hold text: strings, and bytes, as older programs write strings into Parquet."""
-    return is_string(kind) or kind in BINARY_TO_STRING_TYPES
+def may_hold_text(data_type: pa.DataType) -> bool:
+    """Whether a column of the type may hold texts: strings, or bytes, which older programs write for strings."""
+    return is_string(data_type) or data_type in BINARY_TO_STRING_TYPES
 
 
-def accepted_python_types(kind: pa.DataType) -> frozenset[type]:
-    """The Python types of the JSON values a column of this type takes, null aside; empty if it takes none."""
-    if kind in INTEGER_TYPES:
+def accepted_python_types(data_type: pa.DataType) -> frozenset[type]:
+    """The Python types of JSON values that fit a column of this type, besides null; empty if none fit."""
+    if data_type in INTEGER_TYPES:
         return frozenset({int})
-    if pa.types.is_float64(kind):
+    if pa.types.is_float64(data_type):
         return frozenset({int, float})
-    if pa.types.is_boolean(kind):
+    if pa.types.is_boolean(data_type):
         return frozenset({bool})
-    return frozenset({str}) if is_string(kind) else frozenset()
+    return frozenset({str}) if is_string(data_type) else frozenset()
 
 
 def infer_id_type(values: Iterable[Any]) -> pa.DataType | None:
-    """The type of most ids: int64 (uint64 if they need it) or string; None if there are none of these."""
+    """The type of the majority of ids: int64, uint64 if needed, or string; None without integers and strings."""
     values = list(values)
-    counts = Counter(kind for kind in map(type, values) if kind in (int, str))
+    counts = Counter(value_type for value_type in map(type, values) if value_type in (int, str))
     if not counts:
         return None
     if counts.most_common(1)[0][0] is str:
@@ -68,7 +68,7 @@ def infer_id_type(values: Iterable[Any]) -> pa.DataType | None:
 
 
 def infer_kept_type(values: Iterable[Any]) -> pa.DataType | None:
-    """The Arrow type that holds all of a column's values; None if there is none: nested, mixed, or only null."""
+    """The Arrow type that fits all values of a column; None for nested or mixed values and for only nulls."""
     values = [value for value in values if value is not None]
     kinds = set(map(type, values))
     if kinds == {int}:
@@ -82,62 +82,69 @@ def infer_kept_type(values: Iterable[Any]) -> pa.DataType | None:
 
 
 def integer_type(values: list[int]) -> pa.DataType | None:
-    """int64 or uint64, the first that holds all of the numbers."""
-    return next((kind for kind, span in INTEGER_TYPES.items() if min(values) in span and max(values) in span), None)
+    """int64 or uint64, the first that fits all numbers; None if neither does."""
+    return next(
+        (data_type for data_type, limits in INTEGER_TYPES.items() if min(values) in limits and max(values) in limits),
+        None,
+    )
 
 
-def build_id_array(values: list[Any], kind: pa.DataType, faults: RejectReasons) -> pa.Array | None:
-    """The ids as an Arrow array; None, and faults, if some are missing, null, empty or of another type."""
+def build_id_array(values: list[Any], data_type: pa.DataType, reasons: RejectReasons) -> pa.Array | None:
+    """Convert ids to an Arrow array; None, with reasons added, if some are missing, null, empty or of another type."""
 
-    def judge(value: Any) -> str | None:
+    def reject_reason(value: Any) -> str | None:
         if value is None or value == "":
             return MISSING_ID_REASON
-        return _misfit(value, kind, WRONG_ID_REASON)
+        return _type_mismatch_reason(value, data_type, WRONG_ID_REASON)
 
-    allowed = set() if is_string(kind) and "" in values else {*accepted_python_types(kind)}
-    return _array(values, kind, allowed, judge, faults)
-
-
-def build_kept_array(values: list[Any], name: str, kind: pa.DataType, faults: RejectReasons) -> pa.Array | None:
-    """A kept column as an Arrow array; None, and faults, if some values are neither null nor of the type."""
-
-    def judge(value: Any) -> str | None:
-        return None if value is None else _misfit(value, kind, f"{WRONG_KEPT_REASON}: {name}")
-
-    return _array(values, kind, {*accepted_python_types(kind), type(None)}, judge, faults)
+    allowed_types = set() if is_string(data_type) and "" in values else {*accepted_python_types(data_type)}
+    return _to_array(values, data_type, allowed_types, reject_reason, reasons)
 
 
-def _array(
-    values: list[Any], kind: pa.DataType, allowed: set[type], judge: TypeCheck, faults: RejectReasons
+def build_kept_array(values: list[Any], name: str, data_type: pa.DataType, reasons: RejectReasons) -> pa.Array | None:
+    """Convert a kept column to an Arrow array; None, with reasons added, if some values do not fit the type."""
+
+    def reject_reason(value: Any) -> str | None:
+        return None if value is None else _type_mismatch_reason(value, data_type, f"{WRONG_KEPT_REASON}: {name}")
+
+    return _to_array(values, data_type, {*accepted_python_types(data_type), type(None)}, reject_reason, reasons)
+
+
+def _to_array(
+    values: list[Any],
+    data_type: pa.DataType,
+    allowed_types: set[type],
+    reject_reason: TypeCheck,
+    reasons: RejectReasons,
 ) -> pa.Array | None:
-    if set(map(type, values)) <= allowed:
+    if set(map(type, values)) <= allowed_types:
         try:
-            return pa.array(values, kind)
+            return pa.array(values, data_type)
         except (OverflowError, pa.ArrowInvalid, UnicodeEncodeError):
-            pass  # judged one by one below
+            pass  # checked one by one below
     for i, value in enumerate(values):
-        reason = judge(value)
+        reason = reject_reason(value)
         if reason is not None:
-            faults.setdefault(i, reason)
+            reasons.setdefault(i, reason)
     return None
 
 
-def _misfit(value: Any, kind: pa.DataType, reason: str) -> str | None:
-    if type(value) not in accepted_python_types(kind):
-        return f"{reason}: {PYTHON_TYPE_NAMES.get(type(value), 'null')} instead of {kind}"
-    if type(value) is int and value not in INTEGER_TYPES.get(kind, EXACT_FLOAT_INTEGERS):
-        return f"{reason}: a whole number too large for {kind}"
+def _type_mismatch_reason(value: Any, data_type: pa.DataType, reason: str) -> str | None:
+    if type(value) not in accepted_python_types(data_type):
+        return f"{reason}: {PYTHON_TYPE_NAMES.get(type(value), 'null')} instead of {data_type}"
+    if type(value) is int and value not in INTEGER_TYPES.get(data_type, EXACT_FLOAT_INTEGERS):
+        return f"{reason}: a whole number too large for {data_type}"
     return SURROGATE_REASON if type(value) is str and not is_encodable(value) else None
 
 
-def to_json_texts(values: list[Any], odd: Collection[int]) -> list[str | None]:
-    """Each value as JSON text, null as null. The values at `odd` positions may hold NaN or lone surrogates."""
+def to_json_texts(values: list[Any], unusual_positions: Collection[int]) -> list[str | None]:
+    """Convert values to JSON text, null to null; values at unusual positions may contain NaN or lone surrogates."""
     return [
-        None if value is None else to_json_text(value) if i in odd else orjson.dumps(value).decode()
+        None if value is None else to_json_text(value) if i in unusual_positions else orjson.dumps(value).decode()
         for i, value in enumerate(values)
     ]
 
 
 def to_json_text(value: Any) -> str:
-    """As orjson writes it, but NaN and Infinity stay what they are."""
+    """Convert a value to JSON text in the format of orjson, with NaN and Infinity as in Python."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Rows to chunks: every chunk has exactly the rows asked for, and says where they stand and what was refused."""
+"""Cut the rows of a split into chunks of a fixed size, with the line of each row and the rejects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from embedcli.core import types as core_types
 from embedcli.core.errors import InputError
 from embedcli.core.types import Chunk, InputSplit, Reject
 from embedcli.readers import jsonl as jsonl_reader
@@ -17,10 +16,13 @@ from embedcli.readers.row_batch import BadRow, RowBatch
 from embedcli.readers.row_builder import RowBuilder
 from embedcli.storage import format_location, format_path
 
+# A chunk closes early at this many characters of text and kept strings, so that rows of 10 MB do not fill the memory.
+MAX_CHUNK_CHARACTERS = 32 << 20
+
 
 @dataclass
 class PrecedingLines:
-    """How many lines stand before a piece in its file; counted when it is first asked for, if not known."""
+    """The number of lines before a split in its file; if it is not known, they are counted at the first call."""
 
     input_split: InputSplit
     known_count: int | None = None
@@ -33,7 +35,7 @@ class PrecedingLines:
 
 @dataclass(frozen=True)
 class LineNumbers(Sequence[int]):
-    """Where the rows of a chunk stand in their file, from 1."""
+    """The line of each row of a chunk in its file, from 1."""
 
     preceding: PrecedingLines
     line_offsets: Sequence[int]
@@ -55,7 +57,7 @@ class LineNumbers(Sequence[int]):
 
 @dataclass
 class ChunkBuilder:
-    """The chunk that is being filled."""
+    """The rows of the next chunk so far."""
 
     texts: list[str] = field(default_factory=list)
     ids: list[pa.Array] = field(default_factory=list)
@@ -68,11 +70,21 @@ class ChunkBuilder:
 
 @dataclass
 class Chunker:
-    """Cuts the rows of one piece into chunks of `size` good rows.
+    """Cuts the rows of one split into chunks of `chunk_rows` accepted rows.
 
-    A chunk closes early at CHUNK_TEXT_BYTES characters of text, or at `size` rejects, so that memory has a
-    bound whatever the rows are. A full chunk is handed over when the next row comes: the last is marked as such.
-    `first_row` numbers the piece's rows; `done_before` bytes were read before this piece.
+    A chunk closes early at MAX_CHUNK_CHARACTERS characters or at `chunk_rows` rejects, so that memory is bounded.
+    A full chunk is returned only when the next row arrives, because the last chunk of a split is marked.
+
+    Attributes:
+        input_split: The split.
+        row_builder: The columns.
+        chunk_rows: The number of accepted rows in a chunk.
+        first_row: The number of the first row of the split, for generated ids.
+        preceding_lines: The number of lines before the split in its file.
+        bytes_before: Bytes of the inputs that were read before this split, for progress.
+        fails_on_bad_row: Whether the first bad row is an error.
+        row_count: Rows added so far, accepted and bad.
+        line_count: Lines added so far.
     """
 
     input_split: InputSplit
@@ -84,59 +96,65 @@ class Chunker:
     fails_on_bad_row: bool = False
     row_count: int = 0
     line_count: int = 0
-    _seq: int = 0
-    _done: int = 0
-    _now: ChunkBuilder = field(default_factory=ChunkBuilder)
+    _next_index: int = 0
+    _bytes_read: int = 0
+    _builder: ChunkBuilder = field(default_factory=ChunkBuilder)
 
     def add(self, rows: RowBatch) -> Iterator[Chunk]:
-        """Take in rows; yields the chunks that are full. InputError at the first reject if rejects are not allowed."""
+        """Add rows and yield the chunks that are full.
+
+        Raises:
+            InputError: A row is bad and `fails_on_bad_row` is set.
+        """
         if self.fails_on_bad_row and rows.bad_rows:
-            fault = rows.bad_rows[0]
-            line = format_location(self.input_split.path, self.preceding_lines() + rows.lines[fault.position])
-            raise InputError(f"{line}: {fault.reason}", "mend the row, or let it be rejected: --on-bad-row reject")
-        at = 0
-        while at < rows.row_count:
-            if self._full():
-                yield self._closed(last=False)
-            stop = self._fit(rows, at)
-            self._take(rows, at, stop)
-            at = stop
+            bad_row = rows.bad_rows[0]
+            location = format_location(self.input_split.path, self.preceding_lines() + rows.lines[bad_row.position])
+            raise InputError(f"{location}: {bad_row.reason}", "fix the row, or use --on-bad-row reject")
+        start = 0
+        while start < rows.row_count:
+            if self._is_full():
+                yield self._build_chunk(is_last=False)
+            stop = self._find_stop(rows, start)
+            self._add_rows(rows, start, stop)
+            start = stop
         self.line_count += rows.line_count
-        self._done = rows.bytes_read
+        self._bytes_read = rows.bytes_read
 
-    def finish(self, size: int | None) -> Chunk:
-        """The last chunk, empty if the piece has no rows. `size` is the piece's share of its file in bytes."""
-        self._done = self._done if size is None else size
-        return self._closed(last=True)
+    def finish(self, split_bytes: int | None) -> Chunk:
+        """Return the last chunk, which is empty if the split has no rows.
 
-    def _full(self) -> bool:
-        now = self._now
-        weight = now.characters >= core_types.MAX_CHUNK_TEXT_BYTES
-        return weight or len(now.texts) >= self.chunk_rows or len(now.rejects) >= self.chunk_rows
+        Args:
+            split_bytes: The size of the split, for progress; None to use the bytes that were read.
+        """
+        self._bytes_read = self._bytes_read if split_bytes is None else split_bytes
+        return self._build_chunk(is_last=True)
 
-    def _fit(self, rows: RowBatch, at: int) -> int:
-        """Up to which row these go into the current chunk: it is full with the last of them, or they all fit."""
-        now, count = self._now, rows.row_count
-        good = rows.accepted_before
-        bad = np.arange(count + 1) - good
+    def _is_full(self) -> bool:
+        builder = self._builder
+        rows = max(len(builder.texts), len(builder.rejects))
+        return builder.characters >= MAX_CHUNK_CHARACTERS or rows >= self.chunk_rows
+
+    def _find_stop(self, rows: RowBatch, start: int) -> int:
+        """The row after the last that fits into the current chunk."""
+        builder, count = self._builder, rows.row_count
+        rejected_before = np.arange(count + 1) - rows.accepted_before
         limits = (
-            (good, self.chunk_rows - len(now.texts)),
-            (bad, self.chunk_rows - len(now.rejects)),
-            (rows.characters_before, core_types.MAX_CHUNK_TEXT_BYTES - now.characters),
+            (rows.accepted_before, self.chunk_rows - len(builder.texts)),
+            (rejected_before, self.chunk_rows - len(builder.rejects)),
+            (rows.characters_before, MAX_CHUNK_CHARACTERS - builder.characters),
         )
-        return min(count, *(int(np.searchsorted(sums, sums[at] + room)) for sums, room in limits))
+        return min(count, *(int(np.searchsorted(sums, sums[start] + room)) for sums, room in limits))
 
-    def _take(self, rows: RowBatch, at: int, stop: int) -> None:
-        now = self._now
-        first, last = int(rows.accepted_before[at]), int(rows.accepted_before[stop])
-        good = rows.accepted[first:last]
-        now.texts += rows.texts[first:last]
-        now.line_offsets += [rows.lines[i] for i in good]
-        now.ids.append(self._ids(rows, first, last))
-        now.kept.append(rows.kept.slice(first, last - first))
-        now.rejects += [self._reject(rows, fault) for fault in rows.bad_rows[at - first : stop - last]]
-        now.characters += int(rows.characters_before[stop] - rows.characters_before[at])
-        now.read += stop - at
+    def _add_rows(self, rows: RowBatch, start: int, stop: int) -> None:
+        builder = self._builder
+        first, last = int(rows.accepted_before[start]), int(rows.accepted_before[stop])
+        builder.texts += rows.texts[first:last]
+        builder.line_offsets += [rows.lines[i] for i in rows.accepted[first:last]]
+        builder.ids.append(self._ids(rows, first, last))
+        builder.kept.append(rows.kept.slice(first, last - first))
+        builder.rejects += [self._reject(rows, bad_row) for bad_row in rows.bad_rows[start - first : stop - last]]
+        builder.characters += int(rows.characters_before[stop] - rows.characters_before[start])
+        builder.read += stop - start
         if stop == rows.row_count:
             self.row_count += rows.row_count
 
@@ -145,32 +163,35 @@ class Chunker:
             return rows.ids.slice(first, last - first)
         return pa.array(np.asarray(rows.accepted[first:last], np.int64) + (self.first_row + self.row_count))
 
-    def _reject(self, rows: RowBatch, fault: BadRow) -> Reject:
-        position, reason, known, raw = fault
-        row_id = self.first_row + self.row_count + position if self.row_builder.columns.id_column is None else known
+    def _reject(self, rows: RowBatch, bad_row: BadRow) -> Reject:
+        has_ids = self.row_builder.columns.id_column is not None
         return Reject(
-            format_path(self.input_split.path), self.preceding_lines() + rows.lines[position], reason, row_id, raw
+            source=format_path(self.input_split.path),
+            line=self.preceding_lines() + rows.lines[bad_row.position],
+            reason=bad_row.reason,
+            id=bad_row.id if has_ids else self.first_row + self.row_count + bad_row.position,
+            raw=bad_row.raw,
         )
 
-    def _closed(self, *, last: bool) -> Chunk:
-        now, self._now = self._now, ChunkBuilder()
-        seq, self._seq = self._seq, self._seq + 1
+    def _build_chunk(self, *, is_last: bool) -> Chunk:
+        builder, self._builder = self._builder, ChunkBuilder()
+        index, self._next_index = self._next_index, self._next_index + 1
         return Chunk(
             input_split=self.input_split,
-            index_in_split=seq,
-            ids=pa.concat_arrays(now.ids) if now.ids else pa.array([], self.row_builder.columns.id_type),
-            texts=now.texts,
-            kept_columns=self._kept(now),
-            lines=LineNumbers(self.preceding_lines, now.line_offsets),
-            rejects=tuple(now.rejects),
-            rows_read=now.read,
-            bytes_read=self.bytes_before + self._done,
-            is_last=last,
+            index_in_split=index,
+            ids=pa.concat_arrays(builder.ids) if builder.ids else pa.array([], self.row_builder.columns.id_type),
+            texts=builder.texts,
+            kept_columns=self._kept_columns(builder),
+            lines=LineNumbers(self.preceding_lines, builder.line_offsets),
+            rejects=tuple(builder.rejects),
+            rows_read=builder.read,
+            bytes_read=self.bytes_before + self._bytes_read,
+            is_last=is_last,
         )
 
-    def _kept(self, now: ChunkBuilder) -> pa.Table:
-        table = pa.concat_tables(now.kept) if now.kept else self.row_builder.schema().empty_table()
+    def _kept_columns(self, builder: ChunkBuilder) -> pa.Table:
+        table = pa.concat_tables(builder.kept) if builder.kept else self.row_builder.schema().empty_table()
         if not self.row_builder.columns.has_source_column:
             return table
-        source = pa.repeat(pa.scalar(format_path(self.input_split.path), pa.string()), len(now.texts))
+        source = pa.repeat(pa.scalar(format_path(self.input_split.path), pa.string()), len(builder.texts))
         return table.append_column("source", source) if table.num_columns else pa.table({"source": source})

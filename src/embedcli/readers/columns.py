@@ -1,4 +1,4 @@
-"""Which columns hold the text, the id and what is kept: as the user says, or guessed and said."""
+"""Resolve the columns of the text, the id and the kept values: named by the user, or guessed and reported."""
 
 from __future__ import annotations
 
@@ -8,188 +8,202 @@ from typing import Any
 
 import pyarrow as pa
 
+from embedcli.core.constants import RESERVED_COLUMNS
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
-from embedcli.readers import arrow_types as scalars
+from embedcli.readers import arrow_types
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.nested_fields import nested_value
 from embedcli.readers.preview import InputPreview
 from embedcli.readers.template import parse_template
 from embedcli.storage import format_location
 
-# In this order, without regard to upper and lower case.
+# Names that are guessed, in this order, in any case.
 TEXT_COLUMN_NAMES = (
     "text", "content", "contents", "body", "sentence", "document", "passage", "abstract", "chunk", "paragraph",
     "description", "query", "question", "title",
 )  # fmt: skip
 ID_COLUMN_NAMES = ("id", "_id", "doc_id", "docid", "document_id", "uuid", "guid", "pid", "qid")
-RESERVED_COLUMNS = frozenset(
-    {"embedding", "n_tokens", "truncated", "text_hash", "row", "window", "char_start", "char_end"}
-)
 MAX_LISTED_COLUMNS = 20
 
 
 def resolve_columns(
-    job: Job, looks: Sequence[InputPreview], rows: Sequence[dict[str, Any]], keep_option: str = "--keep"
+    job: Job, previews: Sequence[InputPreview], rows: Sequence[dict[str, Any]], keep_option: str = "--keep"
 ) -> InputColumns:
-    """The columns of the job. `rows` are the first JSONL rows of all inputs together.
+    """Resolve the columns of a job.
 
-    `keep_option` is the option that named the columns in `job.keep`, for error messages.
+    Args:
+        job: The job.
+        previews: The preview of each input.
+        rows: The first JSONL rows of all inputs together.
+        keep_option: The option that named the columns in `job.keep`, for error messages.
 
-    Raises UsageError, naming the columns there are, for a column that is missing from an input, or whose type
-    cannot be a text or an id, or if the text column is not given and cannot be guessed.
+    Raises:
+        UsageError: A column is missing from an input or has an unsuitable type, or the text column is not given and
+            cannot be guessed. The message lists the columns of the input.
+        InputError: No row of JSONL can be read, so there are no columns to guess from.
     """
     if job.template is not None and job.text_column is not None:
         raise UsageError(
-            "--template and --text-column are both given", "the template names the columns: drop the other"
+            "--template and --text-column cannot be used together", "drop --text-column: the template names the columns"
         )
     check_kept_columns(job, keep_option)
-    seen = [look for look in looks if look.column_types]
-    seen = [look for look in seen if look.total_rows != 0] or seen
-    several = len(looks) > 1
-    return (
-        ColumnChooser(job, seen, rows, keep_option).choose(several)
-        if seen
-        else columns_without_rows(job, looks, several)
-    )
+    with_columns = [preview for preview in previews if preview.column_types]
+    with_rows = [preview for preview in with_columns if preview.total_rows != 0] or with_columns
+    has_several_inputs = len(previews) > 1
+    if not with_rows:
+        return columns_without_rows(job, previews, has_several_inputs)
+    return ColumnResolver(job, with_rows, rows, keep_option).resolve(has_several_inputs)
 
 
 def check_kept_columns(job: Job, keep_option: str) -> None:
-    """UsageError if a column to keep has a name that the output gives to one of its own."""
+    """UsageError if a column to keep has a name that embedcli gives to a column of its own."""
     for name in job.keep:
         if name in RESERVED_COLUMNS:
             raise UsageError(
-                f"{keep_option} {name}: the output has a column {name!r} of its own", "rename the column in the input"
+                f"{keep_option} {name}: the output has its own column {name!r}", "rename the column in the input"
             )
 
 
-def columns_without_rows(job: Job, looks: Sequence[InputPreview], several: bool) -> InputColumns:
-    """The columns of inputs in which no row could be seen: as named, else `text`. InputError if rows are all bad."""
-    bad = next((look for look in looks if look.problem), None)
+def columns_without_rows(job: Job, previews: Sequence[InputPreview], has_several_inputs: bool) -> InputColumns:
+    """The columns of inputs without a valid row: those that the job names, and `text` by default.
+
+    Raises:
+        InputError: The first rows are all bad, and the job does not name the text column.
+    """
+    bad = next((preview for preview in previews if preview.problem), None)
     if bad is not None and job.text_column is None and job.template is None:
         raise InputError(
             f"{format_location(bad.path, 1)}: {bad.problem}",
-            "one JSON object a line is needed (jq -c . FILE makes it so), or --format names another format",
+            "write one JSON object per line (jq -c . FILE does that), or use --format for another format",
         )
     id_column = job.id_column or None
-    keep = {name: pa.string() for name in job.keep if name != id_column}
+    kept_types = {name: pa.string() for name in job.keep if name != id_column}
     return InputColumns(
         text_column=None if job.template is not None else job.text_column or "text",
         template=job.template,
         id_column=id_column,
         id_type=pa.int64() if id_column is None else pa.string(),
-        kept_types=keep,
-        has_source_column=several and "source" not in keep,
+        kept_types=kept_types,
+        has_source_column=has_several_inputs and "source" not in kept_types,
         notes=("The input has no rows." if bad is None else "None of the first rows can be read.",),
-        json_columns=frozenset(keep),
+        json_columns=frozenset(kept_types),
     )
 
 
-class ColumnChooser:
-    """Chooses columns for the inputs in which rows were seen, and notes what it guessed."""
+class ColumnResolver:
+    """Resolves the columns of inputs that have rows, and collects notes about what it guessed."""
 
     def __init__(
-        self, job: Job, looks: Sequence[InputPreview], rows: Sequence[dict[str, Any]], keep_option: str
+        self, job: Job, previews: Sequence[InputPreview], rows: Sequence[dict[str, Any]], keep_option: str
     ) -> None:
         self.job = job
         self.keep_option = keep_option
-        self.previews = looks
+        self.previews = previews
         self.rows = rows
         self.notes: list[str] = []
-        # Values of these formats come as Python objects, which only some Arrow types take.
-        self._plain = any(look.format != "parquet" for look in looks)
-        self.common_types = [name for name in looks[0].column_types if all(name in look.column_types for look in looks)]
+        # The values of text formats are Python objects, which fit only some Arrow types.
+        self._has_python_values = any(preview.format != "parquet" for preview in previews)
+        self._common_names = [
+            name for name in previews[0].column_types if all(name in other.column_types for other in previews)
+        ]
 
-    def choose(self, several: bool) -> InputColumns:
+    def resolve(self, has_several_inputs: bool) -> InputColumns:
+        """Resolve all columns. With several inputs, their names become a kept column."""
         job = self.job
         self._note_delimiters()
-        id_column = self._id_column()
-        text_column = None if job.template is not None else self._text_column(id_column)
+        id_column = self._resolve_id_column()
+        text_column = None if job.template is not None else self._resolve_text_column(id_column)
         self._check_template()
         id_type = pa.int64() if id_column is None else self._id_type(id_column)
-        keep, json_columns = self._kept(id_column)
-        if several and "source" in keep:
-            self.notes.append("The kept column source is the rows' own, so the names of the inputs are not written.")
+        kept_types, json_columns = self._resolve_kept_columns(id_column)
+        if has_several_inputs and "source" in kept_types:
+            self.notes.append("The input has a column source, so the names of the input files are not written.")
         return InputColumns(
             text_column=text_column,
             template=job.template,
             id_column=id_column,
             id_type=id_type,
-            kept_types=keep,
-            has_source_column=several and "source" not in keep,
+            kept_types=kept_types,
+            has_source_column=has_several_inputs and "source" not in kept_types,
             notes=tuple(self.notes),
             json_columns=json_columns,
         )
 
     def _note_delimiters(self) -> None:
-        unusual = [look for look in self.previews if look.delimiter]
+        unusual = [preview for preview in self.previews if preview.delimiter]
         if unusual:
             first, more = unusual[0], f" and {len(unusual) - 1} other inputs" if unusual[1:] else ""
             self.notes.append(
-                f"The fields of {format_location(first.path)}{more} are separated by {first.delimiter!r} (seen in its header)."
+                f"The fields of {format_location(first.path)}{more} are separated by {first.delimiter!r} "
+                "(seen in its header)."
             )
 
     # Ids
 
-    def _id_column(self) -> str | None:
-        """As named, or guessed; None, for generated numbers, if the name is empty or there is nothing to guess."""
+    def _resolve_id_column(self) -> str | None:
+        """The named or guessed column. None, for row numbers, if the name is empty or no column can be guessed."""
         if self.job.id_column == "":
             return None
         if self.job.id_column is not None:
             self._require(self.job.id_column, "--id-column")
             return self.job.id_column
-        name = self._guess(ID_COLUMN_NAMES, lambda kind: scalars.is_string(kind) or pa.types.is_integer(kind))
+        name = self._guess(
+            ID_COLUMN_NAMES, lambda data_type: arrow_types.is_string(data_type) or pa.types.is_integer(data_type)
+        )
         if name is None:
-            odd = self._guess(ID_COLUMN_NAMES, lambda kind: True)
-            held = f" ({odd!r} holds {self.previews[0].column_types[odd]})" if odd is not None else ""
+            unsuitable = self._guess(ID_COLUMN_NAMES, lambda data_type: True)
+            held = f" ({unsuitable!r} holds {self.previews[0].column_types[unsuitable]})" if unsuitable else ""
             self.notes.append(f"No id column was found{held}: rows are numbered from 0 in the column row.")
         else:
             self.notes.append(f"Ids are taken from the column {name!r} (guessed; --id-column names another).")
         return name
 
     def _id_type(self, name: str) -> pa.DataType:
-        kinds: list[tuple[str, pa.DataType]] = []
-        for look in self.previews:
-            kind = look.column_type(name)
-            if look.format == "jsonl":
-                kind = scalars.infer_id_type([nested_value(row, name) for row in self.rows])
-            if kind is None or pa.types.is_null(kind) or pa.types.is_nested(kind):
-                held = "neither whole numbers nor strings" if look.format == "jsonl" else f"{kind}, and no ids"
+        types: list[tuple[str, pa.DataType]] = []
+        for preview in self.previews:
+            data_type = preview.column_type(name)
+            if preview.format == "jsonl":
+                data_type = arrow_types.infer_id_type([nested_value(row, name) for row in self.rows])
+            if data_type is None or pa.types.is_null(data_type) or pa.types.is_nested(data_type):
+                content = "neither whole numbers nor strings" if preview.format == "jsonl" else f"{data_type}, not ids"
                 raise UsageError(
-                    f"{format_location(look.path)}: column {name!r} holds {held}",
-                    f"name another with --id-column; {self._names(look)}",
+                    f"{format_location(preview.path)}: column {name!r} holds {content}",
+                    f"name another with --id-column; {self._list_columns(preview)}",
                 )
-            kinds.append((look.path, kind))
-        return self._unified(name, kinds)
+            types.append((preview.path, data_type))
+        return self._common_type(name, types)
 
     # Texts
 
-    def _text_column(self, id_column: str | None) -> str:
+    def _resolve_text_column(self, id_column: str | None) -> str:
         name = self.job.text_column
         if name is not None:
             self._require(name, "--text-column")
-            self._check_text(name, scalars.may_hold_text, "no text")
+            self._check_text(name, arrow_types.may_hold_text, "text")
             return name
-        others = [n for n in self.common_types if n != id_column]
-        name = self._guess(TEXT_COLUMN_NAMES, scalars.may_hold_text, others) or self._lone_string(id_column)
+        candidates = [other for other in self._common_names if other != id_column]
+        name = self._guess(TEXT_COLUMN_NAMES, arrow_types.may_hold_text, candidates) or self._only_string_column(
+            id_column
+        )
         if name is None:
-            odd = self._without_text()
+            preview = self._find_input_without_text()
             raise UsageError(
-                f"{format_location(odd.path)}: which column holds the text? {self._names(odd)}",
-                "name it with --text-column NAME, or put several together with --template",
+                f"{format_location(preview.path)}: which column holds the text? {self._list_columns(preview)}",
+                "name it with --text-column NAME, or join several columns with --template",
             )
         self.notes.append(f"Texts are taken from the column {name!r} (guessed; --text-column names another).")
         return name
 
-    def _lone_string(self, id_column: str | None) -> str | None:
-        """The only column or field that holds strings in every input; None if there are others, or none."""
+    def _only_string_column(self, id_column: str | None) -> str | None:
+        """The column or field that holds strings in every input, if there is exactly one."""
         strings = [
             name
-            for name, kind in self.previews[0].flat_column_types.items()
+            for name, data_type in self.previews[0].flat_column_types.items()
             if name != id_column
-            and scalars.is_string(kind)
-            and all(scalars.is_string(look.flat_column_types.get(name, pa.null())) for look in self.previews[1:])
+            and arrow_types.is_string(data_type)
+            and all(arrow_types.is_string(other.flat_column_types.get(name, pa.null())) for other in self.previews[1:])
         ]
         return strings[0] if len(strings) == 1 else None
 
@@ -202,26 +216,28 @@ class ColumnChooser:
         for name in template.names:
             self._require_somewhere(name, "--template")
             self._check_text(
-                name, lambda k: scalars.may_hold_text(k) or pa.types.is_integer(k), "no text or whole numbers"
+                name, lambda t: arrow_types.may_hold_text(t) or pa.types.is_integer(t), "text or whole numbers"
             )
 
-    def _check_text(self, name: str, usable: Callable[[pa.DataType], bool], lack: str) -> None:
-        """Parquet says what a column holds; of JSONL only the first rows are known, and others may follow."""
-        for look in self.previews:
-            kind = look.column_type(name)
-            if kind is None or usable(kind):
+    def _check_text(self, name: str, is_usable: Callable[[pa.DataType], bool], expected: str) -> None:
+        """UsageError for a column of the wrong type; only a note for JSONL, where later rows may have other types."""
+        for preview in self.previews:
+            data_type = preview.column_type(name)
+            if data_type is None or is_usable(data_type):
                 continue
-            if look.format != "jsonl":
+            if preview.format != "jsonl":
                 raise UsageError(
-                    f"{format_location(look.path)}: column {name!r} holds {kind}, and {lack}",
-                    f"name another with --text-column; {self._names(look)}",
+                    f"{format_location(preview.path)}: column {name!r} holds {data_type}, not {expected}",
+                    f"name another with --text-column; {self._list_columns(preview)}",
                 )
-            self.notes.append(f"The first rows of {format_location(look.path)} have {lack} in the column {name!r}.")
+            self.notes.append(
+                f"The first rows of {format_location(preview.path)} have no {expected} in the column {name!r}."
+            )
 
     # Kept columns
 
-    def _kept(self, id_column: str | None) -> tuple[dict[str, pa.DataType], frozenset[str]]:
-        keep: dict[str, pa.DataType] = {}
+    def _resolve_kept_columns(self, id_column: str | None) -> tuple[dict[str, pa.DataType], frozenset[str]]:
+        kept_types: dict[str, pa.DataType] = {}
         json_columns = set()
         for name in self.job.keep:
             self._require_somewhere(name, self.keep_option)
@@ -232,100 +248,100 @@ class ColumnChooser:
                     f"{self.keep_option} id: the output's id is taken from {id_column!r}",
                     "use --id-column id, or do not keep it",
                 )
-            keep[name], is_json = self._kept_type(name)
+            kept_types[name], is_json = self._kept_type(name)
             if is_json:
                 json_columns.add(name)
-        return keep, frozenset(json_columns)
+        return kept_types, frozenset(json_columns)
 
     def _kept_type(self, name: str) -> tuple[pa.DataType, bool]:
         values = [nested_value(row, name) for row in self.rows]
-        from_json = scalars.infer_kept_type(values)
-        lines = [look for look in self.previews if look.format == "jsonl"]
-        others = [look for look in self.previews if look.format != "jsonl"]
-        for look in others:
-            self._require(name, self.keep_option, [look])
-        kinds = [(look.path, kind) for look in others if (kind := look.column_type(name)) is not None]
-        kinds += [(look.path, from_json or pa.string()) for look in lines[:1]]
-        if lines and from_json is None:
-            seen = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
-            self.notes.append(f"The kept column {name!r} has {seen} in the first rows: it is stored as JSON text.")
-        kind = self._unified(name, kinds)
-        if not parquet_reader.can_keep_type(kind):
+        json_type = arrow_types.infer_kept_type(values)
+        jsonl = [preview for preview in self.previews if preview.format == "jsonl"]
+        others = [preview for preview in self.previews if preview.format != "jsonl"]
+        self._require(name, self.keep_option, others)
+        types = [(other.path, data_type) for other in others if (data_type := other.column_type(name)) is not None]
+        types += [(preview.path, json_type or pa.string()) for preview in jsonl[:1]]
+        if jsonl and json_type is None:
+            content = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
+            self.notes.append(f"The kept column {name!r} has {content} in the first rows: it is stored as JSON text.")
+        data_type = self._common_type(name, types)
+        if not parquet_reader.can_keep_type(data_type):
             raise UsageError(
-                f"{self.keep_option} {name}: columns of type {kind} cannot be kept",
+                f"{self.keep_option} {name}: columns of type {data_type} cannot be kept",
                 f"leave {self.keep_option} {name} out",
             )
-        return kind, bool(lines) and from_json is None
+        return data_type, bool(jsonl) and json_type is None
 
-    # What there is
+    # Columns of the inputs
 
-    def _without_text(self) -> InputPreview:
-        """The input that keeps the text column of others from being found, else the first."""
-        known = [
-            {name.lower() for name, kind in look.column_types.items() if scalars.may_hold_text(kind)}
-            for look in self.previews
+    def _find_input_without_text(self) -> InputPreview:
+        """The input that lacks a text column that others have; otherwise the first."""
+        names_by_input = [
+            {name.lower() for name, data_type in preview.column_types.items() if arrow_types.may_hold_text(data_type)}
+            for preview in self.previews
         ]
-        wanted = next((name for name in TEXT_COLUMN_NAMES if any(name in names for names in known)), None)
-        return next(
-            (look for look, names in zip(self.previews, known, strict=True) if wanted not in names), self.previews[0]
-        )
-
-    def _all(self, name: str, usable: Callable[[pa.DataType], bool]) -> bool:
-        return all(usable(look.column_types[name]) for look in self.previews)
+        expected = next((name for name in TEXT_COLUMN_NAMES if any(name in names for names in names_by_input)), None)
+        pairs = zip(self.previews, names_by_input, strict=True)
+        return next((preview for preview, names in pairs if expected not in names), self.previews[0])
 
     def _guess(
-        self, names: Sequence[str], usable: Callable[[pa.DataType], bool], among: Sequence[str] | None = None
+        self, names: Sequence[str], is_usable: Callable[[pa.DataType], bool], candidates: Sequence[str] | None = None
     ) -> str | None:
-        """The first of the well-known names that every input has, with a usable type."""
-        known = {}
-        for name in reversed(self.common_types if among is None else among):
-            known[name.lower()] = name
-        found = (known[name] for name in names if name in known)
-        return next((name for name in found if self._all(name, usable)), None)
+        """The first of the well-known names that every input has with a usable type."""
+        by_lower_name = {}
+        for name in reversed(self._common_names if candidates is None else candidates):
+            by_lower_name[name.lower()] = name
+        for name in (by_lower_name[name] for name in names if name in by_lower_name):
+            if all(is_usable(preview.column_types[name]) for preview in self.previews):
+                return name
+        return None
 
-    def _require(self, name: str, flag: str, looks: Sequence[InputPreview] | None = None) -> None:
-        for look in self.previews if looks is None else looks:
-            if look.column_type(name) is None:
-                raise self._no_column(name, flag, look)
-            if name in look.duplicate_names:
+    def _require(self, name: str, option: str, previews: Sequence[InputPreview] | None = None) -> None:
+        """UsageError unless every input has the column once."""
+        for preview in self.previews if previews is None else previews:
+            if preview.column_type(name) is None:
+                raise self._no_column_error(name, option, preview)
+            if name in preview.duplicate_names:
                 raise UsageError(
-                    f"{format_location(look.path)}: has more than one column {name!r}", "rename one of them"
+                    f"{format_location(preview.path)}: has more than one column {name!r}", "rename one of them"
                 )
 
-    def _require_somewhere(self, name: str, flag: str) -> None:
-        if all(look.column_type(name) is None for look in self.previews):
-            raise self._no_column(name, flag, self.previews[0])
+    def _require_somewhere(self, name: str, option: str) -> None:
+        """UsageError unless at least one input has the column."""
+        if all(preview.column_type(name) is None for preview in self.previews):
+            raise self._no_column_error(name, option, self.previews[0])
 
-    def _no_column(self, name: str, flag: str, look: InputPreview) -> UsageError:
-        lower = {known.lower(): known for known in look.flat_column_types}
-        close = get_close_matches(name.lower(), lower, n=1)
-        hint = f"did you mean {lower[close[0]]!r}? {flag} takes a name as it stands there" if close else ""
+    def _no_column_error(self, name: str, option: str, preview: InputPreview) -> UsageError:
+        by_lower_name = {column.lower(): column for column in preview.flat_column_types}
+        close = get_close_matches(name.lower(), by_lower_name, n=1)
+        hint = f"did you mean {by_lower_name[close[0]]!r}? {option} needs the exact column name" if close else ""
         return UsageError(
-            f"{format_location(look.path)}: {flag}: there is no column {name!r}; {self._names(look)}",
-            hint or f"give {flag} one of these",
+            f"{format_location(preview.path)}: {option}: there is no column {name!r}; {self._list_columns(preview)}",
+            hint or f"use one of these with {option}",
         )
 
-    def _names(self, look: InputPreview) -> str:
-        names = [repr(name) for name in look.flat_column_types]
+    def _list_columns(self, preview: InputPreview) -> str:
+        names = [repr(name) for name in preview.flat_column_types]
         more = f" and {len(names) - MAX_LISTED_COLUMNS} more" if len(names) > MAX_LISTED_COLUMNS else ""
         return f"its columns are {', '.join(names[:MAX_LISTED_COLUMNS])}{more}"
 
-    def _unified(self, name: str, kinds: Sequence[tuple[str, pa.DataType]]) -> pa.DataType:
-        """The one type that the column's types in all inputs fit into; UsageError if there is none."""
-        first: dict[pa.DataType, str] = {}
-        for path, kind in kinds:
-            first.setdefault(kind, path)
-        found, *others = first
+    def _common_type(self, name: str, types: Sequence[tuple[str, pa.DataType]]) -> pa.DataType:
+        """The type that holds the values of a column from all inputs; UsageError if there is none."""
+        first_paths: dict[pa.DataType, str] = {}
+        for path, data_type in types:
+            first_paths.setdefault(data_type, path)
+        common, *others = first_paths
         for other in others:
-            both = [pa.schema([(name, kind)]) for kind in (found, other)]
+            schemas = [pa.schema([(name, data_type)]) for data_type in (common, other)]
             try:
-                unified = pa.unify_schemas(both, promote_options="permissive").field(0).type
+                unified = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
             except pa.ArrowTypeError:
                 unified = None
-            if unified is None or (self._plain and not scalars.accepted_python_types(unified)):
+            if unified is None or (self._has_python_values and not arrow_types.accepted_python_types(unified)):
                 raise UsageError(
-                    f"column {name!r} is {found} in {format_location(kinds[0][0])} and {other} in {format_location(first[other])}",
-                    "make their types equal, or embed these inputs one by one",
+                    f"column {name!r} is {common} in {format_location(types[0][0])} "
+                    f"and {other} in {format_location(first_paths[other])}",
+                    "make their types equal, or encode these inputs one by one",
                 )
-            found = unified
-        return found
+            common = unified
+        return common

@@ -1,4 +1,4 @@
-"""Bytes to text to lines, for any encoding, with bad bytes kept in sight instead of dropped."""
+"""Decode bytes to text and split it into lines, for any encoding; undecodable bytes are marked, not dropped."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import AnyStr
 from embedcli.core.errors import InputError, UsageError
 from embedcli.storage import format_location
 
-# A row of text longer than this is taken for a file that has no rows, not for a row.
+# A longer row is an error: the file probably has no line breaks.
 MAX_ROW_BYTES = 256 << 20
-# How much of a bad row is kept in its reject, in characters.
+# Characters of a bad row that its reject contains.
 MAX_REJECT_CHARACTERS = 2000
 BYTE_ORDER_MARK = "\ufeff"
 
 
 def normalize_encoding_name(encoding: str) -> str:
-    """The codec's own name; UsageError if there is no such text encoding. UTF-8 with a BOM is UTF-8."""
+    """The canonical name of a text encoding, "utf-8" for UTF-8 with a byte order mark. UsageError if it is unknown."""
     try:
         info = codecs.lookup(encoding)
         "".encode(info.name)
@@ -28,19 +28,23 @@ def normalize_encoding_name(encoding: str) -> str:
     return "utf-8" if info.name == "utf-8-sig" else info.name
 
 
-def _mark(error: UnicodeError) -> tuple[str, int]:
-    """Each undecodable byte becomes one lone surrogate, which no valid text holds (as surrogateescape, for all)."""
+def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
+    """Replace each undecodable byte by a lone surrogate, like "surrogateescape" but for every encoding."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
 
 
 DECODE_ERROR_HANDLER = "embedcli.mark"
-codecs.register_error(DECODE_ERROR_HANDLER, _mark)
+codecs.register_error(DECODE_ERROR_HANDLER, _mark_undecodable)
 
 
 class TextDecoder:
-    """Text of a stream of bytes. `dirty` once a byte could not be decoded; such bytes are marked in the text."""
+    """Decodes a stream of bytes; undecodable bytes become lone surrogates U+DC00 to U+DCFF.
+
+    Attributes:
+        has_undecodable_bytes: Whether there was such a byte so far.
+    """
 
     def __init__(self, encoding: str, path: str) -> None:
         self._decoder = codecs.getincrementaldecoder(encoding)("strict")
@@ -49,7 +53,7 @@ class TextDecoder:
         self.has_undecodable_bytes = False
 
     def decode(self, blocks: Iterable[bytes]) -> Iterator[str]:
-        """The text of `blocks`, without a byte order mark at its beginning."""
+        """Yield the text of successive blocks, without a byte order mark at the beginning."""
         first = True
         for block in blocks:
             text = self._decode(block, final=False)
@@ -65,13 +69,13 @@ class TextDecoder:
                 return self._decoder.decode(block, final)
             except UnicodeDecodeError:
                 self.has_undecodable_bytes = True
-                return self._marked(state, block, final)
+                return self._decode_with_marks(state, block, final)
         except UnicodeError as error:
             raise InputError(
                 f"{format_location(self._path)}: not {self._encoding}: {error}", "try another --encoding"
             ) from error
 
-    def _marked(self, state: tuple[bytes, int], block: bytes, final: bool) -> str:
+    def _decode_with_marks(self, state: tuple[bytes, int], block: bytes, final: bool) -> str:
         self._decoder.setstate(state)
         self._decoder.errors = DECODE_ERROR_HANDLER
         try:
@@ -81,7 +85,7 @@ class TextDecoder:
 
 
 def is_encodable(text: str) -> bool:
-    """False if the text holds a lone surrogate, which no encoding can write."""
+    """Whether a text can be encoded: False if it contains a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -90,7 +94,7 @@ def is_encodable(text: str) -> bool:
 
 
 def find_undecodable_byte(text: str) -> tuple[int, int] | None:
-    """The first marked byte in a text and its place (in characters); None if all bytes could be decoded."""
+    """The first undecodable byte of a decoded text and its position in characters; None if there is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -99,7 +103,7 @@ def find_undecodable_byte(text: str) -> tuple[int, int] | None:
 
 
 def escape_for_reject(text: str) -> str:
-    """A text for a reject: at most RAW_CHARS characters, marked bytes and lone surrogates as escapes."""
+    """The beginning of a text for a reject, MAX_REJECT_CHARACTERS long, with escapes for undecodable bytes."""
     text = text[:MAX_REJECT_CHARACTERS]
     if is_encodable(text):
         return text
@@ -111,7 +115,7 @@ def escape_for_reject(text: str) -> str:
 
 
 def strip_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes without a UTF-8 byte order mark at their beginning."""
+    """Yield the same bytes without a UTF-8 byte order mark at the beginning."""
     mark, head = BYTE_ORDER_MARK.encode(), b""
     for block in blocks:
         if len(head) >= len(mark):
@@ -125,15 +129,24 @@ def strip_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def split_lines(blocks: Iterable[AnyStr], newline: AnyStr, path: str) -> Iterator[list[AnyStr]]:
-    """The lines of a stream, some at a time, without their newlines. The last line need not end in one."""
+    """Yield lists of lines, without newlines, as blocks arrive.
+
+    Args:
+        blocks: Successive parts of the file, all bytes or all text.
+        newline: The line separator, in the same type.
+        path: The file, for errors.
+
+    Raises:
+        InputError: A line is longer than MAX_ROW_BYTES.
+    """
     parts: list[AnyStr] = []
-    held = count = 0
+    pending_length = count = 0
     for block in blocks:
         end = block.rfind(newline)
         if end < 0:
             parts.append(block)
-            held += len(block)
-            if held > MAX_ROW_BYTES:
+            pending_length += len(block)
+            if pending_length > MAX_ROW_BYTES:
                 raise line_too_long_error(path, count + 1)
             continue
         parts.append(block[:end])
@@ -141,33 +154,34 @@ def split_lines(blocks: Iterable[AnyStr], newline: AnyStr, path: str) -> Iterato
         yield lines
         count += len(lines)
         rest = block[end + 1 :]
-        parts, held = [rest], len(rest)
+        parts, pending_length = [rest], len(rest)
     last = newline[:0].join(parts)
     if last:
         yield [last]
 
 
 def line_too_long_error(path: str, line: int) -> InputError:
+    """The error for a line that is longer than MAX_ROW_BYTES."""
     return InputError(
         f"{format_location(path, line)}: this row is longer than {MAX_ROW_BYTES >> 20} MiB",
-        "check that the file has one row a line",
+        "check that the file has one row per line",
     )
 
 
 def split_at_newlines(blocks: Iterable[str], path: str) -> Iterator[str]:
-    """The same text in portions that end where a line ends: at \\n, or at \\r in text that has no \\n."""
+    """Yield the same text in portions that end at a line end: \\n, or \\r in text without \\n."""
     parts: list[str] = []
-    held = 0
+    pending_length = 0
     for block in blocks:
         end = block.rfind("\n") + 1 or block.rfind("\r", 0, -1) + 1
         if end:
             yield "".join([*parts, block[:end]])
-            parts, held = [], 0
+            parts, pending_length = [], 0
         parts.append(block[end:])
-        held += len(block) - end
-        if held > MAX_ROW_BYTES:
+        pending_length += len(block) - end
+        if pending_length > MAX_ROW_BYTES:
             raise InputError(
                 f"{format_location(path)}: a line is longer than {MAX_ROW_BYTES >> 20} MiB",
-                "check that the file is a table, with one row a line",
+                "check that the file is a table with one row per line",
             )
     yield "".join(parts)

@@ -1,4 +1,4 @@
-"""JSONL: one JSON object a line. Plain UTF-8 files are read by byte ranges, everything else front to back."""
+"""Read JSONL: one JSON object per line. Plain UTF-8 files are read by byte ranges, others from start to end."""
 
 from __future__ import annotations
 
@@ -32,9 +32,14 @@ MAX_INT64_DIGITS = 20
 
 @dataclass
 class ParsedLines:
-    """Some lines as objects; a line that is none has an empty object and a fault. Blank lines are left out.
+    """Lines as JSON objects, without blank lines.
 
-    `places` are the line numbers within these lines, from 0; `odd` the rows that may hold NaN or lone surrogates.
+    Attributes:
+        lines: The lines.
+        line_offsets: The position of each of them among the lines that were parsed, from 0.
+        rows: The object in each line; an empty one if the row is rejected.
+        reject_reasons: Why rows are rejected, by position in `rows`.
+        unusual_positions: Rows that may contain NaN or lone surrogates.
     """
 
     lines: list[Any]
@@ -45,87 +50,92 @@ class ParsedLines:
 
 
 def parse_lines(lines: list[Any], encoding: str = "utf-8") -> ParsedLines:
-    """Parse lines, all at once if all are well-formed objects."""
+    """Parse lines: all at once if all of them are valid objects, otherwise one by one."""
     try:
         rows = list(map(orjson.loads, lines))
         if set(map(type, rows)) <= {dict}:
             return ParsedLines(lines, range(len(lines)), rows, {}, set())
     except ValueError:
-        pass  # one by one below
-    found = ParsedLines([], [], [], {}, set())
-    for place, line in enumerate(lines):
+        pass  # parsed one by one below
+    parsed = ParsedLines([], [], [], {}, set())
+    for offset, line in enumerate(lines):
         if line.strip():
-            _parse_one(line, place, encoding, found)
-    return found
+            _add_line(line, offset, encoding, parsed)
+    return parsed
 
 
-def _parse_one(line: RawLine, place: int, encoding: str, found: ParsedLines) -> None:
+def _add_line(line: RawLine, offset: int, encoding: str, parsed: ParsedLines) -> None:
     reason: str | None = None
     row: Any = {}
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        row, reason = _second_try(line, encoding, error)
-        found.unusual_positions.add(len(found.lines))
+        row, reason = _parse_leniently(line, encoding, error)
+        parsed.unusual_positions.add(len(parsed.lines))
     if reason is None and type(row) is not dict:
         reason = NOT_OBJECT_REASON
     if reason is not None:
-        found.reject_reasons[len(found.lines)] = reason
+        parsed.reject_reasons[len(parsed.lines)] = reason
         row = {}
-    found.lines.append(line)
-    found.line_offsets.append(place)
-    found.rows.append(row)
+    parsed.lines.append(line)
+    parsed.line_offsets.append(offset)
+    parsed.rows.append(row)
 
 
-def _second_try(line: RawLine, encoding: str, error: orjson.JSONDecodeError) -> tuple[Any, str | None]:
-    """NaN, Infinity, lone surrogates and a BOM before the object: the standard parser takes these."""
+def _parse_leniently(line: RawLine, encoding: str, error: orjson.JSONDecodeError) -> tuple[Any, str | None]:
+    """Parse with the standard library, which accepts NaN, Infinity, lone surrogates and, here, a byte order mark."""
     try:
         text = line.decode() if isinstance(line, bytes) else line
     except UnicodeDecodeError as bad:
         return {}, f"{BAD_ENCODING_REASON}: byte 0x{bad.object[bad.start]:02x} at byte {bad.start} of the line"
-    mark = find_undecodable_byte(text)
-    if mark is not None:
-        offset = len(text[: mark[1]].encode(encoding, "replace"))
-        return {}, f"{BAD_ENCODING_REASON}: byte 0x{mark[0]:02x} at byte {offset} of the line"
+    undecodable = find_undecodable_byte(text)
+    if undecodable is not None:
+        byte, position = undecodable
+        offset = len(text[:position].encode(encoding, "replace"))
+        return {}, f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of the line"
     try:
-        return json.loads(text.removeprefix(BYTE_ORDER_MARK), parse_int=_number), None
+        return json.loads(text.removeprefix(BYTE_ORDER_MARK), parse_int=_parse_integer), None
     except RecursionError:
         return {}, f"{BAD_JSON_REASON}: nested too deeply"
     except ValueError:
         return {}, f"{BAD_JSON_REASON}: {error.msg} at column {error.colno}"
 
 
-def _number(digits: str) -> int | float:
-    """Whole numbers of more than 64 bits become floats, as orjson makes them."""
+def _parse_integer(digits: str) -> int | float:
+    """An integer of more than 64 bits becomes a float, as with orjson."""
     if len(digits) <= MAX_INT64_DIGITS and -(1 << 63) <= int(digits) < 1 << 64:
         return int(digits)
     return float(digits)
 
 
 def read_jsonl(
-    input_split: InputSplit, fields: RowBuilder, encoding: str, prefetched: storage.PrefetchedFiles | None = None
+    input_split: InputSplit, row_builder: RowBuilder, encoding: str, prefetched: storage.PrefetchedFiles | None = None
 ) -> Generator[RowBatch, None, None]:
-    """The rows of a piece. A line belongs to the piece in which it begins."""
-    span = 0
+    """Yield the rows of a split: the lines that begin in it.
+
+    Raises:
+        InputError: The file cannot be read, or has become shorter since it was planned.
+    """
+    line_count = 0
     with storage.open_input(input_split.path, prefetched=prefetched) as source:
         if (source.size or 0) < (input_split.stop or 0):
             raise InputError(
                 f"{storage.format_location(input_split.path)}: has become shorter while it was read",
-                "run the same command again when nothing writes to the file",
+                "run the same command again when no other program writes to the file",
             )
         for lines in _lines(source, input_split, encoding):
             parsed = parse_lines(lines, encoding)
             yield build_row_batch(
-                fields,
-                {name: _column(parsed.rows, name) for name in fields.column_names},
+                row_builder,
+                {name: _column(parsed.rows, name) for name in row_builder.column_names},
                 parsed.reject_reasons,
-                partial(_shown, parsed.lines),
-                lines=_numbered(parsed.line_offsets, span + 1),
-                span=len(lines),
-                done=min(source.position, input_split.stop or source.position) - input_split.start,
-                odd=parsed.unusual_positions,
+                partial(_raw_row, parsed.lines),
+                lines=_add_to_offsets(parsed.line_offsets, line_count + 1),
+                line_count=len(lines),
+                bytes_read=min(source.position, input_split.stop or source.position) - input_split.start,
+                unusual_positions=parsed.unusual_positions,
             )
-            span += len(lines)
+            line_count += len(lines)
 
 
 def _column(rows: list[dict[str, Any]], name: str) -> list[Any]:
@@ -135,34 +145,34 @@ def _column(rows: list[dict[str, Any]], name: str) -> list[Any]:
 
 
 def count_jsonl_rows(input_split: InputSplit, encoding: str) -> tuple[int, int]:
-    """How many rows a piece has, and how many lines."""
+    """The number of rows of a split, and of its lines."""
     rows = lines = 0
     with storage.open_input(input_split.path) as source:
-        for some in _lines(source, input_split, encoding):
-            lines += len(some)
-            rows += len(some) - sum(not line or line.isspace() for line in some)
+        for block in _lines(source, input_split, encoding):
+            lines += len(block)
+            rows += len(block) - sum(not line or line.isspace() for line in block)
     return rows, lines
 
 
 def count_lines_before(path: str, start: int) -> int:
-    """How many lines of a plain file stand before the first one that begins at byte `start` or after it."""
+    """The number of lines of a plain file before the first that begins at byte `start` or later."""
     newlines = int(start > 0)
-    left = start - 1
+    remaining = start - 1
     with storage.open_input(path) as source:
-        while left > 0 and (block := source.read()):
-            newlines += block[:left].count(b"\n")
-            left -= len(block)
+        while remaining > 0 and (block := source.read()):
+            newlines += block[:remaining].count(b"\n")
+            remaining -= len(block)
     return newlines
 
 
-def _numbered(places: Any, first: int) -> Any:
-    if isinstance(places, range):
-        return range(first, first + len(places))
-    return [first + place for place in places]
+def _add_to_offsets(offsets: Any, first: int) -> Any:
+    if isinstance(offsets, range):
+        return range(first, first + len(offsets))
+    return [first + offset for offset in offsets]
 
 
-def _shown(lines: list[Any], i: int) -> str:
-    line = lines[i]
+def _raw_row(lines: list[Any], position: int) -> str:
+    line = lines[position]
     if isinstance(line, bytes):
         line = line[: 4 * MAX_REJECT_CHARACTERS].decode("utf-8", "backslashreplace")
     return escape_for_reject(line.removesuffix("\r"))
@@ -177,15 +187,15 @@ def _lines(source: storage.InputStream, input_split: InputSplit, encoding: str) 
 
 
 def iterate_lines(blocks: Iterable[bytes], encoding: str, path: str, start: int = 0) -> Iterator[list[Any]]:
-    """Lines of a stream that begins at byte `start` of its file: bytes if it is UTF-8, else text."""
+    """Yield lists of lines of a stream that begins at byte `start` of its file: bytes for UTF-8, otherwise text."""
     if encoding == "utf-8":
         return split_lines(blocks if start else strip_byte_order_mark(blocks), b"\n", path)
     return split_lines(TextDecoder(encoding, path).decode(blocks), "\n", path)
 
 
 def read_line_range(source: storage.InputStream, start: int, stop: int) -> Iterator[bytes]:
-    """The bytes of the lines that begin in [start, stop) of a plain file."""
-    position = _first_line(source, start, stop)
+    """Yield the bytes of the lines that begin in [start, stop) of a plain file."""
+    position = _find_first_line(source, start, stop)
     if position >= stop:
         return
     source.seek(position)
@@ -199,8 +209,8 @@ def read_line_range(source: storage.InputStream, start: int, stop: int) -> Itera
         yield block
 
 
-def _first_line(source: storage.InputStream, start: int, stop: int) -> int:
-    """Where the first line begins that begins at `start` or after it; `stop` or more if none does before."""
+def _find_first_line(source: storage.InputStream, start: int, stop: int) -> int:
+    """The byte at which the first line after `start` begins; `stop` or more if no line begins before `stop`."""
     if start == 0:
         return 0
     position = start - 1

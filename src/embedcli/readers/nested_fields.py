@@ -1,4 +1,4 @@
-"""Fields of objects: `_source.title` is `title` in the column `_source`, unless a column has that very name."""
+"""Fields of nested objects as columns: `_source.title` is the field `title` of the column `_source`."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 V = TypeVar("V")
-# What is inside of a value: its fields by name; None if it has none.
-OpenStruct = Callable[[V], Mapping[str, V] | None]
+# Returns the fields of an object by name; None if the value is not an object.
+GetFields = Callable[[V], Mapping[str, V] | None]
 
 
 def nested_value(row: Mapping[str, Any], name: str) -> Any:
-    """The value of a column of a JSON row, or of a field of an object in it; None if there is none."""
-    return _found(row, name, _json)
+    """The value of a column of a JSON row, or of a field of an object in it; None if it does not exist."""
+    return _find_field(row, name, _json_fields)
 
 
-def nested_type(kinds: Mapping[str, pa.DataType], name: str) -> pa.DataType | None:
-    """The type of a column, or of a field of a struct column; None if there is none."""
-    return _found(kinds, name, _struct)
+def nested_type(types: Mapping[str, pa.DataType], name: str) -> pa.DataType | None:
+    """The type of a column, or of a field of a struct column; None if it does not exist."""
+    return _find_field(types, name, _struct_field_types)
 
 
 def nested_array(batch: pa.RecordBatch, name: str) -> pa.Array | None:
-    """A column of the batch, or a field of a struct column, null where the struct is; None if there is none."""
-    return _found(dict(zip(batch.schema.names, batch.columns, strict=True)), name, _flat)
+    """A column, or a field of a struct column, null where the struct is null; None if it does not exist."""
+    return _find_field(dict(zip(batch.schema.names, batch.columns, strict=True)), name, _struct_field_arrays)
 
 
-def flatten_types(kinds: Mapping[str, pa.DataType]) -> Iterator[tuple[str, pa.DataType]]:
-    """The columns and their types; of a struct its fields."""
-    for name, kind in kinds.items():
-        inner = _struct(kind)
-        if inner:
-            yield from ((f"{name}.{leaf}", held) for leaf, held in flatten_types(inner))
+def flatten_types(types: Mapping[str, pa.DataType]) -> Iterator[tuple[str, pa.DataType]]:
+    """Yield each column and its type; for a struct, its fields instead."""
+    for name, data_type in types.items():
+        fields = _struct_field_types(data_type)
+        if fields:
+            yield from ((f"{name}.{field}", field_type) for field, field_type in flatten_types(fields))
         else:
-            yield name, kind
+            yield name, data_type
 
 
-def _json(value: Any) -> Mapping[str, Any] | None:
+def _json_fields(value: Any) -> Mapping[str, Any] | None:
     return value if type(value) is dict else None
 
 
-def _struct(kind: pa.DataType) -> Mapping[str, pa.DataType] | None:
-    return {field.name: field.type for field in kind} if pa.types.is_struct(kind) else None
+def _struct_field_types(data_type: pa.DataType) -> Mapping[str, pa.DataType] | None:
+    return {field.name: field.type for field in data_type} if pa.types.is_struct(data_type) else None
 
 
-def _flat(array: pa.Array) -> Mapping[str, pa.Array] | None:
+def _struct_field_arrays(array: pa.Array) -> Mapping[str, pa.Array] | None:
     if not pa.types.is_struct(array.type):
         return None
     return dict(zip((field.name for field in array.type), array.flatten(), strict=True))
 
 
-def _found(fields: Mapping[str, V], name: str, inside: OpenStruct[V]) -> V | None:
-    """The field of that name, or the one it leads to; names may have dots of their own, the shortest is tried first."""
+def _find_field(fields: Mapping[str, V], name: str, get_fields: GetFields[V]) -> V | None:
+    """The field of exactly this name, or the nested one. Field names may contain dots: the shortest is tried first."""
     if name in fields:
         return fields[name]
-    for at, letter in enumerate(name):
-        if letter == "." and (holder := fields.get(name[:at])) is not None:
-            inner = inside(holder)
-            found = None if inner is None else _found(inner, name[at + 1 :], inside)
-            if found is not None:
-                return found
+    for i, character in enumerate(name):
+        if character == "." and (parent := fields.get(name[:i])) is not None:
+            nested = get_fields(parent)
+            value = None if nested is None else _find_field(nested, name[i + 1 :], get_fields)
+            if value is not None:
+                return value
     return None

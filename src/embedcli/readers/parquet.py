@@ -1,4 +1,4 @@
-"""Parquet: only the columns that are needed, a few thousand rows at a time, checked by whole columns."""
+"""Read Parquet: only the needed columns, a few thousand rows at a time."""
 
 from __future__ import annotations
 
@@ -27,27 +27,35 @@ from embedcli.readers.row_batch import (
     accepted_positions,
     take_positions,
 )
-from embedcli.readers.row_builder import RowBuilder, text_weights
+from embedcli.readers.row_builder import RowBuilder, count_characters
 
-# A piece is whole row groups up to these bounds; one larger row group is a piece of its own.
+# A split is whole row groups within these limits, or a single larger row group.
 MAX_SPLIT_ROWS = 1 << 18
 MAX_SPLIT_BYTES = 256 << 20
-# What is decoded at once: few enough rows that a column of long texts stays within some 16 MiB.
+# Limits of the rows that are decoded at once, so that a column of long texts does not fill the memory.
 PARQUET_BATCH_ROWS = 4096
 PARQUET_BATCH_BYTES = 16 << 20
-# Column chunks are read through a buffer of this size, not whole.
+# Column chunks are read through a buffer of this size instead of whole.
 READ_BUFFER_BYTES = 1 << 20
-# Arrow cannot take rows from these; on disk they are the same.
+# Arrow cannot take rows from view types; on disk they are the same as these.
 VIEW_TYPES = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 class UnreadableParquetError(InputError):
-    """The file is there, and is not one that Arrow reads as Parquet."""
+    """The file exists, but Arrow cannot read it as Parquet."""
 
 
 @contextmanager
 def open_parquet(path: str, prefetched: storage.PrefetchedFiles | None = None) -> Iterator[tuple[pq.ParquetFile, int]]:
-    """An open Parquet file and its size in bytes; whatever is wrong with it is an InputError."""
+    """Open a Parquet file.
+
+    Yields:
+        The file and its size in bytes.
+
+    Raises:
+        InputError: The file cannot be read.
+        UnreadableParquetError: It is not a valid Parquet file; also for errors inside of the `with` block.
+    """
     with storage.open_seekable(path, prefetched=prefetched) as raw, translate_arrow_errors(path):
         size = int(raw.size())
         yield (
@@ -58,60 +66,62 @@ def open_parquet(path: str, prefetched: storage.PrefetchedFiles | None = None) -
 
 @contextmanager
 def translate_arrow_errors(path: str) -> Iterator[None]:
-    """Errors of Arrow become Unreadable with the path."""
+    """Raise UnreadableParquetError with the path for errors of Arrow."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise UnreadableParquetError(
             f"{storage.format_location(path)}: cannot be read as Parquet: {reason}",
-            "check that the file is whole, or fetch it again",
+            "check that the file is complete, or fetch it again",
         ) from error
 
 
-def output_type(kind: pa.DataType) -> pa.DataType:
-    """A column's type in the output: dictionaries and views become what they stand for, also inside of lists, structs
-    and maps; every other type stays.
+def output_type(data_type: pa.DataType) -> pa.DataType:
+    """The type of a column in the output.
+
+    Dictionary and view types are replaced by their plain types, also in lists, structs and maps; others stay.
     """
-    if pa.types.is_dictionary(kind):
-        return output_type(kind.value_type)
-    inner = [kind.field(i) for i in range(kind.num_fields)]
-    made = [field.with_type(output_type(field.type)) for field in inner]
-    if made == inner:
-        return VIEW_TYPES.get(kind, kind)
-    if pa.types.is_struct(kind):
-        return pa.struct(made)
-    if pa.types.is_map(kind):
-        return pa.map_(*made[0].type, keys_sorted=kind.keys_sorted)
-    return _list(kind, made[0])
+    if pa.types.is_dictionary(data_type):
+        return output_type(data_type.value_type)
+    fields = [data_type.field(i) for i in range(data_type.num_fields)]
+    new_fields = [field.with_type(output_type(field.type)) for field in fields]
+    if new_fields == fields:
+        return VIEW_TYPES.get(data_type, data_type)
+    if pa.types.is_struct(data_type):
+        return pa.struct(new_fields)
+    if pa.types.is_map(data_type):
+        return pa.map_(*new_fields[0].type, keys_sorted=data_type.keys_sorted)
+    return _list_type(data_type, new_fields[0])
 
 
-def _list(kind: pa.DataType, field: pa.Field) -> pa.DataType:
-    """A list type with another field in it. A list view stays: Arrow's cast of one loses its last values."""
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(field, kind.list_size)
-    if pa.types.is_large_list(kind):
+def _list_type(data_type: pa.DataType, field: pa.Field) -> pa.DataType:
+    """A list type with another element type. List views stay, because Arrow's cast of them loses the last values."""
+    if pa.types.is_fixed_size_list(data_type):
+        return pa.list_(field, data_type.list_size)
+    if pa.types.is_large_list(data_type):
         return pa.large_list(field)
-    return pa.list_(field) if pa.types.is_list(kind) else kind
+    return pa.list_(field) if pa.types.is_list(data_type) else data_type
 
 
-def can_keep_type(kind: pa.DataType) -> bool:
-    """Whether Arrow can take rows from columns of a type, and write them with one schema in many batches."""
+def can_keep_type(data_type: pa.DataType) -> bool:
+    """Whether columns of a type can be kept: Arrow must be able to take rows of them and to write them in batches."""
     try:
-        pa.nulls(1, kind).take(pa.array([0]))
+        pa.nulls(1, data_type).take(pa.array([0]))
     except pa.ArrowNotImplementedError:
         return False
-    return not _encoded(kind)
+    return not _has_dictionaries_or_views(data_type)
 
 
-def _encoded(kind: pa.DataType) -> bool:
-    """Whether there are dictionaries or views inside of a type."""
-    coded = pa.types.is_dictionary(kind) or kind in VIEW_TYPES
-    return coded or any(_encoded(kind.field(i).type) for i in range(kind.num_fields))
+def _has_dictionaries_or_views(data_type: pa.DataType) -> bool:
+    """Whether a type is or contains a dictionary or view type."""
+    if pa.types.is_dictionary(data_type) or data_type in VIEW_TYPES:
+        return True
+    return any(_has_dictionaries_or_views(data_type.field(i).type) for i in range(data_type.num_fields))
 
 
 def split_row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
-    """(first row, row after the last) of each piece; one empty range if the file has no rows."""
+    """The (first row, row after the last) of each split; one empty range if the file has no rows."""
     ranges: list[tuple[int, int]] = []
     start = stop = size = 0
     for i in range(metadata.num_row_groups):
@@ -127,45 +137,49 @@ def split_row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
 
 
 def read_parquet(
-    input_split: InputSplit, fields: RowBuilder, prefetched: storage.PrefetchedFiles | None = None
+    input_split: InputSplit, row_builder: RowBuilder, prefetched: storage.PrefetchedFiles | None = None
 ) -> Generator[RowBatch, None, None]:
-    """The rows of a piece: whole row groups, from row `piece.start` to `piece.stop`."""
+    """Yield the rows of a split, which is whole row groups.
+
+    Raises:
+        InputError: The file cannot be read, or has other rows than when it was planned.
+    """
     position, rows = 0, (input_split.stop or 0) - input_split.start
     with open_parquet(input_split.path, prefetched) as (file, file_size):
-        groups = _groups(file.metadata, input_split)
-        kinds = {field.name: field.type for field in file.schema_arrow}
-        columns = [name for name in fields.column_names if nested_type(kinds, name) is not None]
-        size = _batch_rows(file.metadata, groups, set(columns))
-        share = _share(file_size, file.metadata.num_rows, input_split)
-        for batch in _batches(file, size, groups, columns):
+        groups = _row_groups(file.metadata, input_split)
+        types = {field.name: field.type for field in file.schema_arrow}
+        columns = [name for name in row_builder.column_names if nested_type(types, name) is not None]
+        batch_rows = _batch_rows(file.metadata, groups, set(columns))
+        split_bytes = _split_bytes(file_size, file.metadata.num_rows, input_split)
+        for batch in _read_batches(file, batch_rows, groups, columns):
             lines = range(position + 1, position + 1 + batch.num_rows)
             position += batch.num_rows
-            yield _rows(batch, fields, lines, share * position // max(1, rows))
+            yield _to_row_batch(batch, row_builder, lines, split_bytes * position // max(1, rows))
     if position != rows:
         raise InputError(
             f"{storage.format_location(input_split.path)}: has other rows than when it was planned",
-            "run the same command again when nothing writes to the file",
+            "run the same command again when no other program writes to the file",
         )
 
 
-def _batches(
-    file: pq.ParquetFile, size: int, groups: Sequence[int], columns: Sequence[str]
+def _read_batches(
+    file: pq.ParquetFile, batch_rows: int, groups: Sequence[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The columns of some row groups in batches of `size` rows at most."""
-    fields = [field for field in file.schema_arrow if any(_needed(name, [field.name]) for name in columns)]
-    # Arrow cannot read a dictionary inside of a column across row groups: each has a dictionary of its own.
-    apart = any(pa.types.is_nested(field.type) and _encoded(field.type) for field in fields)
-    for together in [[group] for group in groups] if apart else [groups]:
-        yield from file.iter_batches(size, row_groups=together, columns=columns, use_threads=False)
+    """Yield the columns of some row groups in batches of at most `batch_rows` rows."""
+    fields = [field for field in file.schema_arrow if any(_is_needed(name, [field.name]) for name in columns)]
+    # Arrow cannot read nested dictionaries across row groups, because each row group has another dictionary.
+    one_by_one = any(pa.types.is_nested(field.type) and _has_dictionaries_or_views(field.type) for field in fields)
+    for some_groups in [[group] for group in groups] if one_by_one else [groups]:
+        yield from file.iter_batches(batch_rows, row_groups=some_groups, columns=columns, use_threads=False)
 
 
-def _share(size: int, rows: int, input_split: InputSplit) -> int:
-    """The piece's share of a file of `size` bytes, by rows; the shares of all pieces add up to the file's size."""
+def _split_bytes(size: int, rows: int, input_split: InputSplit) -> int:
+    """The bytes that progress counts for a split, in proportion to its rows; all splits sum to the file size."""
     return size * (input_split.stop or 0) // max(1, rows) - size * input_split.start // max(1, rows)
 
 
-def _groups(metadata: pq.FileMetaData, input_split: InputSplit) -> list[int]:
-    """The row groups that begin in the piece."""
+def _row_groups(metadata: pq.FileMetaData, input_split: InputSplit) -> list[int]:
+    """The row groups that begin in the split."""
     groups, row = [], 0
     for i in range(metadata.num_row_groups):
         if input_split.start <= row < (input_split.stop or 0):
@@ -175,71 +189,71 @@ def _groups(metadata: pq.FileMetaData, input_split: InputSplit) -> list[int]:
 
 
 def _batch_rows(metadata: pq.FileMetaData, groups: Sequence[int], names: set[str]) -> int:
-    """Rows per batch: as many as have BATCH_BYTES in the needed columns, in the row group with the longest rows."""
+    """Rows per batch so that the needed columns have PARQUET_BATCH_BYTES in the row group with the longest rows."""
     longest = 1
     for i in groups:
         group = metadata.row_group(i)
         columns = (group.column(k) for k in range(group.num_columns))
-        size = sum(c.total_uncompressed_size for c in columns if _needed(c.path_in_schema, names))
+        size = sum(c.total_uncompressed_size for c in columns if _is_needed(c.path_in_schema, names))
         longest = max(longest, size // max(1, group.num_rows))
     return max(1, min(PARQUET_BATCH_ROWS, PARQUET_BATCH_BYTES // longest))
 
 
-def _needed(path: str, names: Iterable[str]) -> bool:
-    """Whether a column chunk belongs to one of the columns, or of the fields, that are read."""
+def _is_needed(path: str, names: Iterable[str]) -> bool:
+    """Whether a column chunk belongs to one of the columns or fields to read."""
     return any(path == name or path.startswith(f"{name}.") for name in names)
 
 
-def _rows(batch: pa.RecordBatch, fields: RowBuilder, lines: range, done: int) -> RowBatch:
-    faults: RejectReasons = {}
-    columns = fields.columns
-    sources = {name: _as_text(_column(batch, name)) for name in fields.text_columns}
-    values = {name: _python(array, name, faults) for name, array in sources.items()}
-    texts = fields.build_texts(values, faults, clean=True)
-    ids = None if columns.id_column is None else _ids(_column(batch, columns.id_column), columns.id_type, faults)
-    kept = {name: _kept(_column(batch, name), kind, faults) for name, kind in columns.kept_types.items()}
-    good = accepted_positions(len(lines), faults)
-    known = {i: _known_id(ids, i) for i in faults}
-    if faults:
-        texts = take_positions(texts, good)
-        at = pa.array(good, pa.int64())
-        ids = None if ids is None else ids.take(at)
-        kept = {name: array.take(at) for name, array in kept.items()}
+def _to_row_batch(batch: pa.RecordBatch, row_builder: RowBuilder, lines: range, bytes_read: int) -> RowBatch:
+    reasons: RejectReasons = {}
+    columns = row_builder.columns
+    sources = {name: _binary_to_string(_column(batch, name)) for name in row_builder.text_columns}
+    values = {name: _to_python(array, name, reasons) for name, array in sources.items()}
+    texts = row_builder.build_texts(values, reasons, known_valid=True)
+    ids = None if columns.id_column is None else _ids(_column(batch, columns.id_column), columns.id_type, reasons)
+    kept = {name: _kept(_column(batch, name), data_type, reasons) for name, data_type in columns.kept_types.items()}
+    accepted = accepted_positions(len(lines), reasons)
+    bad_ids = {i: _id_or_none(ids, i) for i in reasons}
+    if reasons:
+        texts = take_positions(texts, accepted)
+        positions = pa.array(accepted, pa.int64())
+        ids = None if ids is None else ids.take(positions)
+        kept = {name: array.take(positions) for name, array in kept.items()}
     return RowBatch(
         texts=texts,
         ids=ids,
-        kept=pa.table(kept, schema=fields.schema()),
-        accepted=good,
+        kept=pa.table(kept, schema=row_builder.schema()),
+        accepted=accepted,
         lines=lines,
-        text_characters=_weights(texts, kept),
-        bad_rows=[BadRow(i, faults[i], known[i], _shown(sources, i)) for i in sorted(faults)],
+        text_characters=_row_sizes(texts, kept),
+        bad_rows=[BadRow(i, reasons[i], bad_ids[i], _raw_row(sources, i)) for i in sorted(reasons)],
         line_count=len(lines),
-        bytes_read=done,
+        bytes_read=bytes_read,
     )
 
 
-def _weights(texts: list[str], kept: dict[str, pa.Array]) -> Any:
-    """[rows]: the characters of each text, and the bytes of its kept values on the average of the batch."""
-    return text_weights([texts]) + sum(array.nbytes for array in kept.values()) // max(1, len(texts))
+def _row_sizes(texts: list[str], kept: dict[str, pa.Array]) -> Any:
+    """int64 [rows]: the characters of each text plus the bytes of the kept values, averaged over the batch."""
+    return count_characters([texts]) + sum(array.nbytes for array in kept.values()) // max(1, len(texts))
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    """A column of the batch, its dictionary decoded; nulls if the file lacks it."""
+    """A column of the batch with dictionaries decoded; nulls if the file does not have it."""
     array = nested_array(batch, name)
     if array is None:
         return pa.nulls(batch.num_rows, pa.string())
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _as_text(array: pa.Array) -> pa.Array:
-    """Bytes as the UTF-8 that they should be; what is none shows when it is decoded."""
+def _binary_to_string(array: pa.Array) -> pa.Array:
+    """Treat bytes as UTF-8 strings; invalid ones are noticed when they are decoded."""
     if array.type == pa.binary_view():
         array = array.cast(pa.binary())
     return array.view(BINARY_TO_STRING_TYPES[array.type]) if array.type in BINARY_TO_STRING_TYPES else array
 
 
-def _python(array: pa.Array, name: str, faults: RejectReasons) -> list[Any]:
-    """The values as Python objects; a fault and null for those that are not UTF-8."""
+def _to_python(array: pa.Array, name: str, reasons: RejectReasons) -> list[Any]:
+    """The values as Python objects; values that are not UTF-8 are rejected and become null."""
     try:
         return array.to_pylist()  # type: ignore[no-any-return]
     except UnicodeDecodeError:
@@ -249,34 +263,34 @@ def _python(array: pa.Array, name: str, faults: RejectReasons) -> list[Any]:
             values.append(array[i].as_py())
         except UnicodeDecodeError as error:
             byte = f"byte 0x{error.object[error.start]:02x} at byte {error.start} of column {name!r}"
-            faults.setdefault(i, f"{BAD_ENCODING_REASON}: {byte}")
+            reasons.setdefault(i, f"{BAD_ENCODING_REASON}: {byte}")
             values.append(None)
     return values
 
 
-def _ids(array: pa.Array, kind: pa.DataType, faults: RejectReasons) -> pa.Array:
-    """The ids in their output type, and faults for those that are null, empty or not UTF-8."""
-    array = _cast(array, kind)
+def _ids(array: pa.Array, data_type: pa.DataType, reasons: RejectReasons) -> pa.Array:
+    """The ids in their output type; ids that are null, empty or not UTF-8 are rejected."""
+    array = _cast(array, data_type)
     missing = array.is_null()
-    if is_string(kind):
-        import pyarrow.compute as pc  # 0.1 s, which other formats need not pay
+    if is_string(data_type):
+        import pyarrow.compute as pc  # takes 0.1 s, which other formats save
 
         missing = pc.or_kleene(missing, pc.equal(pc.binary_length(array), 0))
     for i in np.flatnonzero(missing.to_numpy(zero_copy_only=False)):
-        faults.setdefault(int(i), MISSING_ID_REASON)
-    return _valid(array, faults)
+        reasons.setdefault(int(i), MISSING_ID_REASON)
+    return _reject_invalid_utf8(array, reasons)
 
 
-def _kept(array: pa.Array, kind: pa.DataType, faults: RejectReasons) -> pa.Array:
-    return _valid(_cast(array, kind), faults)
+def _kept(array: pa.Array, data_type: pa.DataType, reasons: RejectReasons) -> pa.Array:
+    return _reject_invalid_utf8(_cast(array, data_type), reasons)
 
 
-def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    return array if array.type == kind else array.cast(kind)
+def _cast(array: pa.Array, data_type: pa.DataType) -> pa.Array:
+    return array if array.type == data_type else array.cast(data_type)
 
 
-def _valid(array: pa.Array, faults: RejectReasons) -> pa.Array:
-    """The same array, and faults for rows that hold strings which are not UTF-8."""
+def _reject_invalid_utf8(array: pa.Array, reasons: RejectReasons) -> pa.Array:
+    """Return the array, and add reasons for rows with strings that are not UTF-8."""
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
@@ -284,12 +298,12 @@ def _valid(array: pa.Array, faults: RejectReasons) -> pa.Array:
             try:
                 array.slice(i, 1).validate(full=True)
             except pa.ArrowInvalid as error:
-                faults.setdefault(i, f"{BAD_ENCODING_REASON}: {error}")
+                reasons.setdefault(i, f"{BAD_ENCODING_REASON}: {error}")
     return array
 
 
-def _known_id(ids: pa.Array | None, i: int) -> Any:
-    """The id of a bad row, if it has one that can be written down."""
+def _id_or_none(ids: pa.Array | None, i: int) -> Any:
+    """The id of a bad row, if it can be represented."""
     if ids is None:
         return None
     try:
@@ -299,8 +313,8 @@ def _known_id(ids: pa.Array | None, i: int) -> Any:
     return value if type(value) is int else None if value is None else escape_for_reject(str(value)) or None
 
 
-def _shown(columns: dict[str, pa.Array], i: int) -> str:
-    """A bad row's text columns as JSON; bytes that are not UTF-8 as escapes."""
+def _raw_row(columns: dict[str, pa.Array], i: int) -> str:
+    """The text columns of a bad row as JSON, with escapes for bytes that are not UTF-8."""
     row = {}
     for name, column in columns.items():
         try:

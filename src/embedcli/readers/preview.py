@@ -1,4 +1,4 @@
-"""A look at the beginning of each input: its format, its columns, and how it can be cut into pieces."""
+"""Preview the beginning of an input: its format, its columns, and how it can be split."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.decoding import BYTE_ORDER_MARK
 from embedcli.storage import format_location
 
-# Plain JSONL is cut into pieces of this size; a line belongs to the piece in which it begins.
-# Some 30,000 rows of 500 bytes: a worker that dies costs one piece, and 10 GB have 640 of them.
+# Plain JSONL is split into byte ranges of this size; a line belongs to the split in which it begins. That is about
+# 30,000 rows of 500 bytes: a worker that dies loses one split, and 10 GB have 640 of them.
 JSONL_SPLIT_BYTES = 16 << 20
-# What a row is taken to need where no look tells: a guess that only decides how pieces are grouped.
+# Bytes per row where the preview does not show them. They only decide how splits are grouped into partitions.
 ASSUMED_ROW_BYTES = 500.0
 ASSUMED_COMPRESSED_ROW_BYTES = 150.0
-# A look takes this many bytes of a JSONL file at most, and at least one line.
+# A preview reads at most this many bytes of a JSONL file, and at least one line.
 PREVIEW_BYTES = 4 << 20
 
 INPUT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|tab|parquet|pq)(\.(gz|gzip|zst|zstd|bz2|xz))?$", re.IGNORECASE)
@@ -48,7 +48,7 @@ FOREIGN_FILE_SIGNATURES = {
     b"SQLite format 3\0": ("an SQLite database", CONVERT_HINT),
     b"\x04\x22\x4d\x18": ("lz4-compressed", "decompress it first: lz4 -dc FILE | embedcli encode - OUTPUT"),
 }
-# Fields of objects that lie deeper than this are no columns.
+# Fields of objects that are nested deeper than this are not columns.
 MAX_NESTING_DEPTH = 20
 ARROW_TYPES: Mapping[type | None, pa.DataType] = {
     str: pa.string(),
@@ -61,12 +61,21 @@ UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True)
 class InputPreview:
-    """What the beginning of one input shows.
+    """The facts about one input that its beginning shows.
 
-    `kinds` are its columns and their types (for JSONL, what most of the first rows hold), `twice` the names that more
-    than one column has; no columns: nothing to see. `rows` are the first rows of JSONL, `trouble` is what is
-    wrong with the first bad one. `ranges` are the addresses of its pieces, `total` its rows if known, `row_bytes` about
-    how many bytes of the file a row takes, `delimiter` what tells its fields if it is not what the format says.
+    Attributes:
+        path: The input.
+        format: Its format.
+        column_types: The type of each column; for JSONL, of most values in the first rows. Empty if there is no row.
+        unit: The unit of `ranges`, as in `InputSplit`.
+        ranges: (start, stop) of each split.
+        size_bytes: The size of the file; None for a stream.
+        total_rows: The number of rows; None except for Parquet.
+        rows: The first rows of JSONL.
+        problem: Why the first bad row of JSONL is rejected; empty without one.
+        duplicate_names: Names that more than one column has.
+        bytes_per_row: About how many bytes of the file a row takes.
+        delimiter: The delimiter of CSV if it is an unusual one, otherwise empty.
     """
 
     path: str
@@ -83,72 +92,92 @@ class InputPreview:
     delimiter: str = ""
 
     def column_type(self, name: str) -> pa.DataType | None:
-        """The type of a column, or of a field of an object (`nested`); None if the input has none of that name."""
-        found = nested_fields.nested_type(self.column_types, name)
-        return None if found is None else parquet_reader.output_type(found)
+        """The output type of a column or nested field; None if the input does not have it."""
+        data_type = nested_fields.nested_type(self.column_types, name)
+        return None if data_type is None else parquet_reader.output_type(data_type)
 
     @cached_property
     def flat_column_types(self) -> dict[str, pa.DataType]:
-        """The columns and their types; of one that holds objects its fields."""
-        return {name: parquet_reader.output_type(kind) for name, kind in nested_fields.flatten_types(self.column_types)}
+        """The output type of each column; for a column of objects, of its fields instead."""
+        return {
+            name: parquet_reader.output_type(data_type)
+            for name, data_type in nested_fields.flatten_types(self.column_types)
+        }
 
 
 def preview_input(
     path: str,
-    forced: InputFormat | None,
+    forced_format: InputFormat | None,
     encoding: str,
-    rows: int,
+    max_rows: int,
     prefetched: storage.PrefetchedFiles | None = None,
 ) -> InputPreview:
-    """Look at one input; `rows` JSONL rows at most. InputError or UsageError if it is nothing we can read."""
-    if not storage.is_local(path) and (forced or format_from_name(path)) == "parquet":
-        # A store is asked for the footer alone; what is no Parquet file is looked at like any other.
+    """Preview one input.
+
+    Args:
+        path: The input.
+        forced_format: The --format option.
+        encoding: The canonical name of the text encoding.
+        max_rows: How many rows of JSONL to read at most.
+        prefetched: Files that are open already.
+
+    Raises:
+        InputError: The input cannot be read or is not a table of rows.
+        UsageError: The format cannot be detected.
+    """
+    if not storage.is_local(path) and (forced_format or format_from_name(path)) == "parquet":
+        # From an object store only the footer is read. A file that is not Parquet is previewed like any other.
         with suppress(parquet_reader.UnreadableParquetError):
-            return _look_at_footer(path, prefetched)
+            return _preview_footer(path, prefetched)
     with storage.open_input(path, preview=True, prefetched=prefetched) as source:
         head = source.read()
-        kind = forced or detect_format(path, head, encoding)
-        if kind == "parquet":
-            return _look_at_parquet(source)
+        file_format = forced_format or detect_format(path, head, encoding)
+        if file_format == "parquet":
+            return _preview_parquet(source)
         if encoding == "utf-8" and head.startswith(UTF16_BOMS):
             raise InputError(
-                f"{format_location(path)}: is not UTF-8, it begins with the mark of UTF-16", "use --encoding utf-16"
+                f"{format_location(path)}: is not UTF-8: it begins with the byte order mark of UTF-16",
+                "use --encoding utf-16",
             )
         blocks = chain([head], source)
-        if kind == "jsonl":
-            return _look_at_jsonl(source, blocks, encoding, rows)
-        table = csv_reader.CsvReader(blocks, path, kind, encoding)
-        bytes_each = ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES
-        kinds = {name: pa.string() for name in table.header if name}
-        unusual = table.delimiter if table.delimiter != csv_reader.DELIMITERS[kind] else ""
-        return InputPreview(
-            path, kind, kinds, "all", size_bytes=source.size, bytes_per_row=bytes_each, delimiter=unusual
-        )
+        if file_format == "jsonl":
+            return _preview_jsonl(source, blocks, encoding, max_rows)
+        return _preview_delimited(source, blocks, encoding, file_format)
 
 
 def detect_format(path: str, head: bytes, encoding: str) -> InputFormat:
-    """The format of a file that begins with `head`: by magic bytes, then by its name, then by the first line."""
+    """Detect the format of a file: by magic bytes, then by its name, then by the first line.
+
+    Args:
+        path: The file.
+        head: Its first bytes.
+        encoding: Its text encoding.
+
+    Raises:
+        InputError: The file is not a table of rows, or is not what its name says.
+        UsageError: Nothing shows the format.
+    """
     if head.startswith(b"PAR1"):
         return "parquet"
-    for magic, (what, hint) in FOREIGN_FILE_SIGNATURES.items():
-        if head.startswith(magic):
-            raise InputError(f"{format_location(path)}: is {what}, not a table of rows", hint)
-    named = format_from_name(path) or _sniffed(path, head, encoding)
-    if named == "parquet":
+    for signature, (description, hint) in FOREIGN_FILE_SIGNATURES.items():
+        if head.startswith(signature):
+            raise InputError(f"{format_location(path)}: is {description}, not a table of rows", hint)
+    file_format = format_from_name(path) or _format_from_first_line(path, head, encoding)
+    if file_format == "parquet":
         raise InputError(
             f"{format_location(path)}: is named like Parquet, but is not",
-            "fetch it again if it is cut, or name its format with --format",
+            "fetch it again if it is incomplete, or use --format",
         )
-    return named
+    return file_format
 
 
 def format_from_name(path: str) -> InputFormat | None:
-    """The format that a file's name tells."""
-    ending = INPUT_SUFFIX.search(storage.strip_query(path))
-    return SUFFIX_FORMATS[ending[1].lower()] if ending else None
+    """The format by the suffix of a file name; None if it has no known suffix."""
+    suffix = INPUT_SUFFIX.search(storage.strip_query(path))
+    return SUFFIX_FORMATS[suffix[1].lower()] if suffix else None
 
 
-def _sniffed(path: str, head: bytes, encoding: str) -> InputFormat:
+def _format_from_first_line(path: str, head: bytes, encoding: str) -> InputFormat:
     text = head.decode(encoding, "replace").removeprefix(BYTE_ORDER_MARK).lstrip()
     first = text.partition("\n")[0]
     if not text or text[0] in "{[":
@@ -158,66 +187,92 @@ def _sniffed(path: str, head: bytes, encoding: str) -> InputFormat:
     if "," in first:
         return "csv"
     raise UsageError(
-        f"{format_location(path)}: neither its name nor its first line tells the format",
+        f"{format_location(path)}: neither its name nor its first line shows the format",
         "use --format jsonl, csv, tsv or parquet; lines of plain text become rows with: "
         "jq -cR '{text: .}' FILE | embedcli encode - OUTPUT",
     )
 
 
-def _look_at_parquet(source: storage.InputStream) -> InputPreview:
+def _preview_parquet(source: storage.InputStream) -> InputPreview:
     if source.size is None:
-        raise InputError(f"{format_location(source.path)}: Parquet cannot be read from a pipe", "name the file itself")
+        raise InputError(
+            f"{format_location(source.path)}: Parquet cannot be read from a pipe", "give the path of the file"
+        )
     if source.codec is not None:
         raise InputError(
             f"{format_location(source.path)}: Parquet inside {source.codec} cannot be read",
-            "decompress it; Parquet is compressed",
+            "decompress it; Parquet has its own compression",
         )
-    return _look_at_footer(source.path)
+    return _preview_footer(source.path)
 
 
-def _look_at_footer(path: str, prefetched: storage.PrefetchedFiles | None = None) -> InputPreview:
+def _preview_footer(path: str, prefetched: storage.PrefetchedFiles | None = None) -> InputPreview:
     with parquet_reader.open_parquet(path, prefetched) as (file, size):
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        kinds = {field.name: parquet_reader.output_type(field.type) for field in schema}
-        twice = frozenset(name for name, times in Counter(schema.names).items() if times > 1)
+        column_types = {field.name: parquet_reader.output_type(field.type) for field in schema}
+        duplicates = frozenset(name for name, count in Counter(schema.names).items() if count > 1)
         ranges = parquet_reader.split_row_ranges(file.metadata)
-    return InputPreview(path, "parquet", kinds, "rows", ranges, size, total_rows=rows, duplicate_names=twice)
-
-
-def _look_at_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encoding: str, rows: int) -> InputPreview:
-    lines = _first_lines(blocks, encoding, source.path, rows)
-    first = next((line for line in lines if line.strip()), "")
-    if first.lstrip()[:1] in ("[", b"["):
-        raise InputError(
-            f"{format_location(source.path)}: is one JSON array, not one JSON object a line",
-            "make it JSONL first: jq -c '.[]' FILE | embedcli encode - OUTPUT",
-        )
-    parsed = jsonl_reader.parse_lines(lines, encoding)
-    good = [row for i, row in enumerate(parsed.rows) if i not in parsed.reject_reasons]
-    ranged = encoding == "utf-8" and source.codec is None and source.size is not None
     return InputPreview(
-        source.path,
-        "jsonl",
-        infer_column_types(good),
-        "bytes" if ranged else "all",
-        split_byte_ranges(source.size or 0) if ranged else ((0, None),),
-        size_bytes=source.size,
-        rows=good,
-        problem=next(iter(parsed.reject_reasons.values()), ""),
-        bytes_per_row=sum(map(len, lines)) / len(lines) + 1 if ranged and lines else ASSUMED_COMPRESSED_ROW_BYTES,
+        path, "parquet", column_types, "rows", ranges, size, total_rows=rows, duplicate_names=duplicates
     )
 
 
-def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, rows: int) -> list[Any]:
-    """The first lines: `rows` of them, or those in PREVIEW_BYTES; the same however the stream is portioned."""
-    beginning = StreamHead(blocks)
-    lines = list(islice(chain.from_iterable(jsonl_reader.iterate_lines(beginning, encoding, path)), rows + 1))
-    return lines[:-1] if beginning.is_last_line_cut or len(lines) > rows else lines
+def _preview_delimited(
+    source: storage.InputStream, blocks: Iterable[bytes], encoding: str, file_format: InputFormat
+) -> InputPreview:
+    reader = csv_reader.CsvReader(blocks, source.path, file_format, encoding)
+    return InputPreview(
+        source.path,
+        file_format,
+        {name: pa.string() for name in reader.header if name},
+        "all",
+        size_bytes=source.size,
+        bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
+        delimiter=reader.delimiter if reader.delimiter != csv_reader.DELIMITERS[file_format] else "",
+    )
+
+
+def _preview_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encoding: str, max_rows: int) -> InputPreview:
+    lines = _first_lines(blocks, encoding, source.path, max_rows)
+    first = next((line for line in lines if line.strip()), "")
+    if first.lstrip()[:1] in ("[", b"["):
+        raise InputError(
+            f"{format_location(source.path)}: is one JSON array, not one JSON object per line",
+            "make it JSONL first: jq -c '.[]' FILE | embedcli encode - OUTPUT",
+        )
+    parsed = jsonl_reader.parse_lines(lines, encoding)
+    rows = [row for i, row in enumerate(parsed.rows) if i not in parsed.reject_reasons]
+    is_splittable = encoding == "utf-8" and source.codec is None and source.size is not None
+    return InputPreview(
+        source.path,
+        "jsonl",
+        infer_column_types(rows),
+        "bytes" if is_splittable else "all",
+        split_byte_ranges(source.size or 0) if is_splittable else ((0, None),),
+        size_bytes=source.size,
+        rows=rows,
+        problem=next(iter(parsed.reject_reasons.values()), ""),
+        bytes_per_row=sum(map(len, lines)) / len(lines) + 1
+        if is_splittable and lines
+        else ASSUMED_COMPRESSED_ROW_BYTES,
+    )
+
+
+def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, max_rows: int) -> list[Any]:
+    """The first `max_rows` lines within PREVIEW_BYTES; they do not depend on the size of the blocks."""
+    head = StreamHead(blocks)
+    lines = list(islice(chain.from_iterable(jsonl_reader.iterate_lines(head, encoding, path)), max_rows + 1))
+    return lines[:-1] if head.is_last_line_cut or len(lines) > max_rows else lines
 
 
 @dataclass
 class StreamHead:
-    """The first PREVIEW_BYTES of a stream, or its first line if that is longer. `cut` if the last line is not whole."""
+    """The first PREVIEW_BYTES of a stream, or its first line if that is longer.
+
+    Attributes:
+        blocks: The stream.
+        is_last_line_cut: Whether the last line is incomplete; known after the iteration.
+    """
 
     blocks: Iterable[bytes]
     is_last_line_cut: bool = False
@@ -238,23 +293,23 @@ class StreamHead:
 
 
 def infer_column_type(values: list[Any], depth: int = 0) -> pa.DataType:
-    """What most values of a JSONL column are, as an Arrow type: null for lists, or if there are no values."""
-    counts = Counter(kind for kind in map(type, values) if kind is not type(None))
-    most = counts.most_common(1)[0][0] if counts else None
-    if most is not dict or depth == MAX_NESTING_DEPTH:
-        return ARROW_TYPES.get(most, pa.null())
+    """The Arrow type of most values of a JSONL column; null for lists, or if there are no values."""
+    counts = Counter(value_type for value_type in map(type, values) if value_type is not type(None))
+    most_common = counts.most_common(1)[0][0] if counts else None
+    if most_common is not dict or depth == MAX_NESTING_DEPTH:
+        return ARROW_TYPES.get(most_common, pa.null())
     return pa.struct(list(infer_column_types([value for value in values if type(value) is dict], depth + 1).items()))
 
 
 def infer_column_types(rows: list[dict[str, Any]], depth: int = 0) -> dict[str, pa.DataType]:
-    """The columns of some rows, or the fields of some objects, and what most of their values are."""
+    """The type of most values of each column of some rows, or of each field of some objects."""
     columns: defaultdict[str, list[Any]] = defaultdict(list)
-    for row in rows:  # once: objects may be maps, with names of their own in every row
+    for row in rows:  # one pass, because objects that are used as maps have other names in every row
         for name, value in row.items():
             columns[name].append(value)
     return {name: infer_column_type(values, depth) for name, values in columns.items()}
 
 
 def split_byte_ranges(size: int) -> list[tuple[int, int | None]]:
-    """[start, stop) of each piece of a plain JSONL file; one empty range for an empty file."""
+    """The [start, stop) of each split of a plain JSONL file; one empty range for an empty file."""
     return [(start, min(start + JSONL_SPLIT_BYTES, size)) for start in range(0, max(1, size), JSONL_SPLIT_BYTES)]

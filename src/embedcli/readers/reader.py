@@ -1,4 +1,4 @@
-"""Chunks of the pieces of a plan, numbered the same whichever pieces are read, and by whom."""
+"""Read the splits of a plan as chunks; rows and chunks are numbered the same whichever splits a process reads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, assert_never
 
 from embedcli import storage
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS
 from embedcli.core.job import Job
-from embedcli.core.types import DEFAULT_CHUNK_ROWS, Chunk, InputPlan, InputSplit
+from embedcli.core.types import Chunk, InputPlan, InputSplit
 from embedcli.readers import csv as csv_reader
 from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import parquet as parquet_reader
@@ -20,7 +21,7 @@ from embedcli.readers.row_builder import RowBuilder
 
 
 class SplitStart(NamedTuple):
-    """What stands before a piece: `row` rows in all inputs, `line` lines in its own file."""
+    """The number of rows before a split in all inputs, and the number of lines before it in its file."""
 
     first_row: int
     lines_before: int
@@ -29,124 +30,142 @@ class SplitStart(NamedTuple):
 def read_chunks(
     job: Job, plan: InputPlan, splits: Iterable[InputSplit], starts: Mapping[int, SplitStart] | None = None
 ) -> Generator[Chunk, None, None]:
-    """The rows of some pieces of the plan, in their order, as chunks of `job.chunk_rows` good rows.
+    """Read splits as chunks of `job.chunk_rows` accepted rows. Every row is in a chunk or one of its rejects.
 
-    The chunks of a piece are the same whichever other pieces are read. Every row is in a chunk or among its
-    rejects. A piece ends with a chunk that has `last`. With `on_bad_row` "fail" the first bad row raises
-    InputError `file:line: reason`. `starts` (by piece, see `row_starts`) spares counting rows before pieces that do not
-    follow each other; only generated ids need it. Closing the iterator closes the files.
+    The chunks of a split do not depend on which other splits are read. Closing the iterator closes the files.
+
+    Args:
+        job: The job.
+        plan: The plan of its inputs.
+        splits: The splits to read, in any order.
+        starts: The start of each split by index, from `count_split_starts`. Without it, rows before splits that do not
+            follow each other are counted, if ids are generated.
+
+    Yields:
+        The chunks of each split; the last one of a split has `is_last`.
+
+    Raises:
+        InputError: An input cannot be read; with --on-bad-row fail also for the first bad row.
     """
-    fields = RowBuilder.from_columns(plan.columns)
-    places = RowNumbering(job, plan, starts)
-    done = 0
+    row_builder = RowBuilder.from_columns(plan.columns)
+    numbering = RowNumbering(job, plan, starts)
+    bytes_read = 0
     prefetched = storage.PrefetchedFiles()
-    for piece in prefetched.iterate(splits, sequential_path):
+    for input_split in prefetched.iterate(splits, sequential_path):
         chunker = Chunker(
-            input_split=piece,
-            row_builder=fields,
+            input_split=input_split,
+            row_builder=row_builder,
             chunk_rows=job.chunk_rows or DEFAULT_CHUNK_ROWS,
-            first_row=places.first_row(piece),
-            preceding_lines=places.lines_before(piece),
-            bytes_before=done,
+            first_row=numbering.first_row(input_split),
+            preceding_lines=numbering.lines_before(input_split),
+            bytes_before=bytes_read,
             fails_on_bad_row=job.on_bad_row == "fail",
         )
-        with closing(read_split_rows(job, plan, piece, fields, prefetched)) as stream:
+        with closing(read_split_rows(job, plan, input_split, row_builder, prefetched)) as stream:
             for rows in stream:
                 yield from chunker.add(rows)
-        last = chunker.finish(piece.stop - piece.start if piece.unit == "bytes" and piece.stop is not None else None)
-        done = last.bytes_read
-        places.mark_read(piece, chunker)
+        is_byte_range = input_split.unit == "bytes" and input_split.stop is not None
+        last = chunker.finish((input_split.stop or 0) - input_split.start if is_byte_range else None)
+        bytes_read = last.bytes_read
+        numbering.mark_read(input_split, chunker)
         yield last
 
 
 def sequential_path(input_split: InputSplit) -> str | None:
-    """The path of a piece that is read from where a file is read first; None for one within a file of lines."""
+    """The path of a split that is read from the start of its file; None for a later byte range."""
     return None if input_split.unit == "bytes" and input_split.start else input_split.path
 
 
 def read_split_rows(
-    job: Job, plan: InputPlan, input_split: InputSplit, fields: RowBuilder, prefetched: storage.PrefetchedFiles
+    job: Job, plan: InputPlan, input_split: InputSplit, row_builder: RowBuilder, prefetched: storage.PrefetchedFiles
 ) -> Generator[RowBatch, None, None]:
-    """The reader of the piece's format."""
+    """Yield the rows of a split with the reader of its format."""
     encoding = normalize_encoding_name(job.encoding)
-    kind = plan.formats[input_split.path]
-    match kind:
+    file_format = plan.formats[input_split.path]
+    match file_format:
         case "jsonl":
-            return jsonl_reader.read_jsonl(input_split, fields, encoding, prefetched)
+            return jsonl_reader.read_jsonl(input_split, row_builder, encoding, prefetched)
         case "csv" | "tsv":
-            return csv_reader.read_csv(input_split, fields, kind, encoding, prefetched)
+            return csv_reader.read_csv(input_split, row_builder, file_format, encoding, prefetched)
         case "parquet":
-            return parquet_reader.read_parquet(input_split, fields, prefetched)
-    assert_never(kind)
+            return parquet_reader.read_parquet(input_split, row_builder, prefetched)
+    assert_never(file_format)
 
 
 def count_split_starts(job: Job, plan: InputPlan) -> list[SplitStart]:
-    """Where each piece of the plan starts: it costs counting the rows of every piece but the last.
+    """Find the start of each split, by counting the rows of every split but the last.
 
-    Parquet files need no reading for it. InputError if stdin or a pipe is not the last input.
+    Parquet files are not read for it.
+
+    Raises:
+        InputError: An input cannot be read, or a stream is not the last input.
     """
     starts: list[SplitStart] = []
     row = line = 0
-    for piece in plan.splits:
-        line = 0 if piece.start == 0 else line
+    for input_split in plan.splits:
+        line = 0 if input_split.start == 0 else line
         starts.append(SplitStart(row, line))
-        if piece.index + 1 < len(plan.splits):
-            rows, lines = count_rows_and_lines(job, plan, piece)
+        if input_split.index + 1 < len(plan.splits):
+            rows, lines = count_rows_and_lines(job, plan, input_split)
             row += rows
             line += lines
     return starts
 
 
 def count_rows_and_lines(job: Job, plan: InputPlan, input_split: InputSplit) -> tuple[int, int]:
-    """How many rows a piece has, good or bad, and how many lines."""
-    kind = plan.formats[input_split.path]
-    match kind:
+    """The number of rows of a split, accepted and bad, and the number of its lines."""
+    file_format = plan.formats[input_split.path]
+    match file_format:
         case "jsonl":
             return jsonl_reader.count_jsonl_rows(input_split, normalize_encoding_name(job.encoding))
         case "csv" | "tsv":
-            return csv_reader.count_csv_rows(input_split, kind, normalize_encoding_name(job.encoding))
+            return csv_reader.count_csv_rows(input_split, file_format, normalize_encoding_name(job.encoding))
         case "parquet":
             rows = (input_split.stop or 0) - input_split.start
             return rows, rows
-    assert_never(kind)
+    assert_never(file_format)
 
 
 @dataclass
 class RowNumbering:
-    """How many rows and lines stand before the pieces that are read; counts those that are left out if it must."""
+    """Finds the number of rows and lines before the splits that are read, counting skipped splits where needed."""
 
     job: Job
     plan: InputPlan
     starts: Mapping[int, SplitStart] | None
-    _row: int = 0
-    _next: int = 0
-    _after: tuple[str, int | None, int | None] | None = None
+    _next_row: int = 0
+    _next_split: int = 0
+    _previous_end: tuple[str, int | None, int | None] | None = None
 
     def first_row(self, input_split: InputSplit) -> int:
-        """The number of the piece's first row; 0 if ids are not generated."""
+        """The number of the first row of a split; 0 if ids are not generated."""
         if self.plan.columns.id_column is not None:
             return 0
         if self.starts is not None:
             return self.starts[input_split.index].first_row
-        if self._next > input_split.index:
-            self._row = self._next = 0
-        while self._next < input_split.index:
-            self._row += count_rows_and_lines(self.job, self.plan, self.plan.splits[self._next])[0]
-            self._next += 1
-        return self._row
+        if self._next_split > input_split.index:
+            self._next_row = self._next_split = 0
+        while self._next_split < input_split.index:
+            self._next_row += count_rows_and_lines(self.job, self.plan, self.plan.splits[self._next_split])[0]
+            self._next_split += 1
+        return self._next_row
 
     def lines_before(self, input_split: InputSplit) -> PrecedingLines:
-        """What to add to the piece's own line numbers; counted later, and only if asked, where nobody knows."""
+        """The number of lines before a split, to add to its own line numbers; counted on demand if not known."""
         if input_split.unit == "rows" or input_split.start == 0:
             return PrecedingLines(input_split, input_split.start)
         if self.starts is not None:
             return PrecedingLines(input_split, self.starts[input_split.index].lines_before)
-        path, stop, lines = self._after or ("", None, None)
+        path, stop, lines = self._previous_end or ("", None, None)
         return PrecedingLines(input_split, lines if (path, stop) == (input_split.path, input_split.start) else None)
 
     def mark_read(self, input_split: InputSplit, chunker: Chunker) -> None:
-        """The piece has been read to its end."""
-        self._row += chunker.row_count
-        self._next = input_split.index + 1
-        known = chunker.preceding_lines.known_count
-        self._after = (input_split.path, input_split.stop, None if known is None else known + chunker.line_count)
+        """Note that a split was read to its end."""
+        self._next_row += chunker.row_count
+        self._next_split = input_split.index + 1
+        lines_before = chunker.preceding_lines.known_count
+        self._previous_end = (
+            input_split.path,
+            input_split.stop,
+            None if lines_before is None else lines_before + chunker.line_count,
+        )

@@ -1,4 +1,4 @@
-"""Rows as the readers hand them over, columnar, and the reasons for which a row is refused."""
+"""The rows that a format's reader yields, as columns, and the reasons to reject a row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import Int64Array as Positions
 
-# What stands before the first colon of a reject's reason is one of these.
+# The kinds of rejects: a reason is one of these, or one of these, a colon and details. The reasons are part of the hash
+# by which a staging folder recognizes its chunks: another wording makes jobs that are under way start again.
 BAD_JSON_REASON = "bad JSON"
 NOT_OBJECT_REASON = "not a JSON object"
 BAD_CSV_REASON = "bad CSV"
@@ -30,12 +31,12 @@ MISSING_ID_REASON = "id is missing or null"
 WRONG_ID_REASON = "id has another type"
 WRONG_KEPT_REASON = "kept column has another type"
 
-# The first reason found for a row, by its position among the rows at hand.
+# The first reason found to reject a row, by the position of the row in its batch.
 RejectReasons = dict[int, str]
 
 
 class BadRow(NamedTuple):
-    """A bad row: its position, why it is refused, its id if known, and its beginning as it stands in the file."""
+    """A row to reject: its position in the batch, the reason, its id if known, and its beginning as in the file."""
 
     position: int
     reason: str
@@ -45,11 +46,18 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Consecutive rows of a piece: the good ones as columns, the bad ones as faults.
+    """Consecutive rows of a split: accepted rows as columns, and the bad rows.
 
-    `lines` places every row, good or bad, counting from 1 at the piece's beginning; `good` are the positions
-    of the good ones in it, ascending. `weights` is the size of each good row in characters. `span` is how
-    many lines of the file these rows take, `done` how many of its bytes the piece's reader has consumed.
+    Attributes:
+        texts: The texts of the accepted rows.
+        ids: Their ids; None if ids are generated.
+        kept: A table with their kept columns.
+        accepted: The positions of the accepted rows in the batch, ascending.
+        lines: The line of every row, accepted or bad, from 1 at the beginning of the split.
+        text_characters: int64 [accepted]: the size of each accepted row in characters.
+        bad_rows: The rows to reject, by position.
+        line_count: How many lines of the file the batch covers.
+        bytes_read: How many bytes of the split have been read so far.
     """
 
     texts: list[str]
@@ -64,32 +72,33 @@ class RowBatch:
 
     @property
     def row_count(self) -> int:
+        """Accepted and bad rows."""
         return len(self.lines)
 
     @cached_property
     def accepted_before(self) -> Positions:
-        """[count + 1]: how many good rows stand before each position."""
-        return np.concatenate(([0], np.cumsum(self._mask)))
+        """int64 [row_count + 1]: accepted rows before each position."""
+        return np.concatenate(([0], np.cumsum(self._is_accepted)))
 
     @cached_property
     def characters_before(self) -> Positions:
-        """[count + 1]: the characters in the good rows before each position."""
-        weights = np.zeros(self.row_count, np.int64)
-        weights[self._mask] = self.text_characters
-        return np.concatenate(([0], np.cumsum(weights)))
+        """int64 [row_count + 1]: characters of the accepted rows before each position."""
+        characters = np.zeros(self.row_count, np.int64)
+        characters[self._is_accepted] = self.text_characters
+        return np.concatenate(([0], np.cumsum(characters)))
 
     @cached_property
-    def _mask(self) -> Any:
+    def _is_accepted(self) -> Any:
         mask = np.zeros(self.row_count, bool)
         mask[self.accepted] = True
         return mask
 
 
-def accepted_positions(count: int, faults: RejectReasons) -> Sequence[int]:
-    """The positions without a fault, ascending."""
-    return [i for i in range(count) if i not in faults] if faults else range(count)
+def accepted_positions(count: int, reasons: RejectReasons) -> Sequence[int]:
+    """The positions of rows that are not rejected, ascending."""
+    return [i for i in range(count) if i not in reasons] if reasons else range(count)
 
 
-def take_positions(column: list[Any], good: Sequence[int]) -> list[Any]:
-    """The values at the good positions."""
-    return column if len(good) == len(column) else [column[i] for i in good]
+def take_positions(column: list[Any], positions: Sequence[int]) -> list[Any]:
+    """The values at ascending positions."""
+    return column if len(positions) == len(column) else [column[i] for i in positions]

@@ -1,4 +1,4 @@
-"""From the columns of some rows to texts, ids and kept values: the same judgement for every format."""
+"""Build texts, ids and kept columns from the values of rows; the rules are the same for every format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.types import InputColumns
-from embedcli.readers import arrow_types as scalars
+from embedcli.readers import arrow_types
 from embedcli.readers.decoding import escape_for_reject, is_encodable
 from embedcli.readers.row_batch import (
     EMPTY_TEXT_REASON,
@@ -30,7 +30,13 @@ ColumnValues = Mapping[str, list[Any]]
 
 @dataclass(frozen=True)
 class RowBuilder:
-    """What is read of each row. `names` are all columns that are needed, each once."""
+    """Builds row batches for the columns of a job.
+
+    Attributes:
+        columns: The resolved columns.
+        template: The parsed template; None if one column holds the text.
+        column_names: All columns to read, each once.
+    """
 
     columns: InputColumns
     template: TextTemplate | None
@@ -38,6 +44,7 @@ class RowBuilder:
 
     @classmethod
     def from_columns(cls, columns: InputColumns) -> RowBuilder:
+        """Make the row builder for resolved columns."""
         template = parse_template(columns.template) if columns.template is not None else None
         texts = template.names if template else (str(columns.text_column),)
         ids = () if columns.id_column is None else (columns.id_column,)
@@ -45,96 +52,114 @@ class RowBuilder:
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns that make the text."""
+        """The columns that the text is made of."""
         return self.template.names if self.template else (str(self.columns.text_column),)
 
     def schema(self) -> pa.Schema:
-        """The kept columns."""
+        """The schema of the kept columns."""
         return pa.schema(list(self.columns.kept_types.items()))
 
-    def build_texts(self, values: ColumnValues, faults: RejectReasons, *, clean: bool) -> list[str]:
-        """One text per row, and a fault for each row without a usable one."""
-        texts = self.template.render(values, faults) if self.template else values[str(self.columns.text_column)]
-        reject_unusable_texts(texts, faults, clean=clean)
+    def build_texts(self, values: ColumnValues, reasons: RejectReasons, *, known_valid: bool) -> list[str]:
+        """Return one text per row, and add a reason for each row without a usable text.
+
+        Args:
+            values: The values of each text column.
+            reasons: Reasons to reject rows; new ones are added.
+            known_valid: Whether the texts are valid Unicode, so that lone surrogates need not be searched for.
+        """
+        texts = self.template.render(values, reasons) if self.template else values[str(self.columns.text_column)]
+        reject_unusable_texts(texts, reasons, known_valid=known_valid)
         return texts
 
 
-def reject_unusable_texts(texts: list[Any], faults: RejectReasons, *, clean: bool) -> None:
-    """Faults for texts that are missing, not strings, blank, or hold lone surrogates (never if `clean`)."""
-    usable = set(map(type, texts)) == {str} and all(texts) and not any(map(str.isspace, texts))
-    if usable and (clean or is_encodable("".join(texts))):
+def reject_unusable_texts(texts: list[Any], reasons: RejectReasons, *, known_valid: bool) -> None:
+    """Add reasons for texts that are missing, not strings, blank, or contain lone surrogates."""
+    are_usable = set(map(type, texts)) == {str} and all(texts) and not any(map(str.isspace, texts))
+    if are_usable and (known_valid or is_encodable("".join(texts))):
         return
     for i, text in enumerate(texts):
         reason = text_reject_reason(text)
         if reason is not None:
-            faults.setdefault(i, reason)
+            reasons.setdefault(i, reason)
 
 
 def text_reject_reason(text: Any) -> str | None:
-    """Why a value cannot be embedded; None if it can."""
+    """Why a value cannot be embedded; None if it can be."""
     if text is None:
         return MISSING_TEXT_REASON
     if type(text) is not str:
-        return f"{NOT_TEXT_REASON}: {scalars.PYTHON_TYPE_NAMES.get(type(text), type(text).__name__)}"
+        return f"{NOT_TEXT_REASON}: {arrow_types.PYTHON_TYPE_NAMES.get(type(text), type(text).__name__)}"
     if not text or text.isspace():
         return EMPTY_TEXT_REASON
     return None if is_encodable(text) else SURROGATE_REASON
 
 
 def build_row_batch(
-    fields: RowBuilder,
+    row_builder: RowBuilder,
     values: ColumnValues,
-    faults: RejectReasons,
-    raw: Callable[[int], str],
+    reasons: RejectReasons,
+    raw_row: Callable[[int], str],
     *,
     lines: Any,
-    span: int,
-    done: int,
-    odd: Collection[int] = (),
+    line_count: int,
+    bytes_read: int,
+    unusual_positions: Collection[int] = (),
 ) -> RowBatch:
-    """Rows from plain values, one list per column.
+    """Build a row batch from Python values.
 
-    `faults` holds what is known already, `raw` shows a bad row, `odd` are the positions of rows whose values may
-    hold NaN or lone surrogates.
+    Args:
+        row_builder: The columns.
+        values: One list of values per column.
+        reasons: Reasons to reject rows that are known already, by position; new ones are added.
+        raw_row: Returns a row as it is in the file, by position.
+        lines: The line of each row, from 1 at the beginning of the split.
+        line_count: How many lines of the file the rows cover.
+        bytes_read: How many bytes of the split have been read so far.
+        unusual_positions: Rows whose values may contain NaN or lone surrogates.
     """
-    texts = fields.build_texts(values, faults, clean=not odd)
-    columns = fields.columns
+    columns = row_builder.columns
+    texts = row_builder.build_texts(values, reasons, known_valid=not unusual_positions)
     id_values = None if columns.id_column is None else values[columns.id_column]
-    ids = None if id_values is None else scalars.build_id_array(id_values, columns.id_type, faults)
-    kept_values = {
-        name: scalars.to_json_texts(values[name], odd) if name in columns.json_columns else values[name]
-        for name in columns.kept_types
-    }
+    ids = None if id_values is None else arrow_types.build_id_array(id_values, columns.id_type, reasons)
+    kept_values = {name: values[name] for name in columns.kept_types}
+    for name in columns.json_columns:
+        kept_values[name] = arrow_types.to_json_texts(values[name], unusual_positions)
     kept = {
-        name: scalars.build_kept_array(kept_values[name], name, kind, faults)
-        for name, kind in columns.kept_types.items()
+        name: arrow_types.build_kept_array(kept_values[name], name, data_type, reasons)
+        for name, data_type in columns.kept_types.items()
     }
-    good = accepted_positions(len(lines), faults)
-    strings = [
-        take_positions(kept_values[name], good) for name, kind in columns.kept_types.items() if scalars.is_string(kind)
-    ]
-    if faults:
-        texts = take_positions(texts, good)
+    accepted = accepted_positions(len(lines), reasons)
+    if reasons:
+        texts = take_positions(texts, accepted)
         if id_values is not None:
-            ids = pa.array(take_positions(id_values, good), columns.id_type)
-        kept = {
-            name: pa.array(take_positions(kept_values[name], good), kind) for name, kind in columns.kept_types.items()
-        }
+            ids = pa.array(take_positions(id_values, accepted), columns.id_type)
+        kept_values = {name: take_positions(column, accepted) for name, column in kept_values.items()}
+        kept = {name: pa.array(kept_values[name], data_type) for name, data_type in columns.kept_types.items()}
+    kept_strings = [kept_values[name] for name, type_ in columns.kept_types.items() if arrow_types.is_string(type_)]
     return RowBatch(
         texts=texts,
         ids=ids,
-        kept=pa.table(kept, schema=fields.schema()),
-        accepted=good,
+        kept=pa.table(kept, schema=row_builder.schema()),
+        accepted=accepted,
         lines=lines,
-        text_characters=text_weights([texts, *strings]),
-        bad_rows=[BadRow(i, faults[i], id_or_none(id_values, i), raw(i)) for i in sorted(faults)],
-        line_count=span,
-        bytes_read=done,
+        text_characters=count_characters([texts, *kept_strings]),
+        bad_rows=[BadRow(i, reasons[i], id_or_none(id_values, i), raw_row(i)) for i in sorted(reasons)],
+        line_count=line_count,
+        bytes_read=bytes_read,
     )
 
 
-def text_weights(strings: Sequence[Sequence[str | None]]) -> Any:
-    """[rows]: the characters in each row's text and kept strings. They depend on nothing but the row."""
+def count_characters(strings: Sequence[Sequence[str | None]]) -> Any:
+    """Count the characters of each row.
+
+    They decide where a chunk closes, so they must not depend on how the file was read.
+
+    Args:
+        strings: One or more columns of equal length.
+
+    Returns:
+        int64 [rows].
+    """
     lengths = [np.fromiter((len(value or "") for value in column), np.int64, len(column)) for column in strings]
     return sum(lengths[1:], start=lengths[0])
 

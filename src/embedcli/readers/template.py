@@ -1,4 +1,4 @@
-"""`--template "title: {title} body: {body?}"`: one text from several columns."""
+"""The --template option, such as "title: {title} body: {body?}": one text from several columns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from embedcli.readers.row_batch import EMPTY_TEXT_REASON, MISSING_FIELD_REASON, 
 
 TEMPLATE_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 TEMPLATE_HINT = (
-    'write it like --template "title: {title} body: {body?}", where ? allows a missing value and {{ is a brace'
+    'write it like --template "title: {title} body: {body?}"; ? allows a missing value, {{ is a literal brace'
 )
 
 
 @dataclass(frozen=True)
 class TextTemplate:
-    """`form % values` is the text. `names[i]` is the column of value i; a missing one is empty if `optional[i]`."""
+    """A parsed template.
+
+    Attributes:
+        format_string: `format_string % values` is the text.
+        names: The column of each value.
+        is_optional: Whether a missing value is replaced by an empty string instead of rejecting the row.
+    """
 
     format_string: str
     names: tuple[str, ...]
@@ -26,24 +32,30 @@ class TextTemplate:
 
     @property
     def required_names(self) -> tuple[str, ...]:
+        """The columns that must have a value in every row."""
         return tuple(name for name, optional in zip(self.names, self.is_optional, strict=True) if not optional)
 
-    def render(self, values: Mapping[str, list[Any]], faults: RejectReasons) -> list[str]:
-        """The text of each row. Rows whose values are missing, no text, or all blank get a fault."""
+    def render(self, values: Mapping[str, list[Any]], reasons: RejectReasons) -> list[str]:
+        """Return the text of each row, and add a reason for each row that has no usable text.
+
+        Args:
+            values: The values of each column in `names`.
+            reasons: Reasons to reject rows; new ones are added.
+        """
         parts = [
-            values_as_strings(values[name], name, faults, optional=optional)
+            values_as_strings(values[name], name, reasons, optional=optional)
             for name, optional in zip(self.names, self.is_optional, strict=True)
         ]
         texts = []
         for i, row in enumerate(zip(*parts, strict=True)):
             if not "".join(row).strip():
-                faults.setdefault(i, EMPTY_TEXT_REASON)
+                reasons.setdefault(i, EMPTY_TEXT_REASON)
             texts.append(self.format_string % row)
         return texts
 
 
-def values_as_strings(column: list[Any], name: str, faults: RejectReasons, *, optional: bool) -> list[str]:
-    """A column's values as strings; whole numbers are written out, anything else is a fault."""
+def values_as_strings(column: list[Any], name: str, reasons: RejectReasons, *, optional: bool) -> list[str]:
+    """Convert values to strings: whole numbers are written out, other values that are not strings are rejected."""
     if set(map(type, column)) == {str}:
         return column
     texts = []
@@ -52,34 +64,42 @@ def values_as_strings(column: list[Any], name: str, faults: RejectReasons, *, op
         if type(value) is int:
             text = str(value)
         elif value is None and not optional:
-            faults.setdefault(i, f"{MISSING_FIELD_REASON}: {name}")
+            reasons.setdefault(i, f"{MISSING_FIELD_REASON}: {name}")
         elif value is not None and type(value) is not str:
-            faults.setdefault(i, f"{NOT_FIELD_REASON}: {name}")
+            reasons.setdefault(i, f"{NOT_FIELD_REASON}: {name}")
         texts.append(text)
     return texts
 
 
 def parse_template(template: str) -> TextTemplate:
-    """UsageError unless every brace belongs to a plain `{name}`, `{name?}`, `{{` or `}}`, and one name is there."""
-    form: list[str] = []
+    """Parse a template.
+
+    Args:
+        template: Text with `{name}`, `{name?}`, and `{{` or `}}` for literal braces.
+
+    Raises:
+        UsageError: There is another brace, or no name.
+    """
+    parts: list[str] = []
     names: list[str] = []
-    at = 0
+    end = 0
     for token in TEMPLATE_TOKEN.finditer(template):
-        form.append(template[at : token.start()].replace("%", "%%"))
-        at = token.end()
+        parts.append(template[end : token.start()].replace("%", "%%"))
+        end = token.end()
         if token[0] in ("{{", "}}"):
-            form.append(token[0][0])
+            parts.append(token[0][0])
         elif token[1]:
             names.append(token[1])
-            form.append("%s")
+            parts.append("%s")
         else:
             raise UsageError(
-                f"--template {template!r}: no column is named at character {token.start() + 1}", TEMPLATE_HINT
+                f"--template {template!r}: expected a column name in braces at character {token.start() + 1}",
+                TEMPLATE_HINT,
             )
-    form.append(template[at:].replace("%", "%%"))
+    parts.append(template[end:].replace("%", "%%"))
     if not names:
         raise UsageError(f"--template {template!r} names no column", TEMPLATE_HINT)
     plain = tuple(name.removesuffix("?") for name in names)
     if not all(plain):
         raise UsageError(f"--template {template!r}: {{?}} names no column", TEMPLATE_HINT)
-    return TextTemplate("".join(form), plain, tuple(name.endswith("?") for name in names))
+    return TextTemplate("".join(parts), plain, tuple(name.endswith("?") for name in names))

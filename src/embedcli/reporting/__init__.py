@@ -1,1 +1,1 @@
-"""What a run tells people: progress, summary and the run report."""
+"""Progress on stderr, the run summary and the JSON run report."""

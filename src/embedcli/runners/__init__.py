@@ -1,9 +1,10 @@
-"""The wiring, three times: in this process, in one process per device, on a Ray cluster.
+"""Run a job: in this process, in one process per device, on a Ray cluster, or in shards.
 
-All of them do the same to a share of the input: read, encode, write parts, seal. They differ in who does it.
+Every runner does the same with a partition of the input: read, encode, write part files, record that it is complete.
 """
 
 from embedcli.runners.context import EncoderLoader, Notify
-from embedcli.runners.run_job import execute_job, merge_shards
+from embedcli.runners.merge import merge_shards
+from embedcli.runners.run_job import execute_job
 
 __all__ = ["EncoderLoader", "Notify", "execute_job", "merge_shards"]

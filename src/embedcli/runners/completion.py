@@ -1,4 +1,4 @@
-"""How runs end: published, stopped, or with nothing to do."""
+"""Results of finished runs, and the check whether a finished output still matches the job and its input."""
 
 from __future__ import annotations
 
@@ -17,94 +17,104 @@ from embedcli.outputs import target as output_target
 from embedcli.runners.context import TOTAL_KEYS, RunContext
 from embedcli.runners.job_identity import input_paths
 
-EXIT_STOPPED = 75
-EXIT_INTERRUPTED = 130
 
+def finished_result(totals: dict[str, int], vector_space: dict[str, Any], files: tuple[str, ...] = ()) -> RunResult:
+    """Return the result of a run that has read all rows.
 
-def finished_result(totals: dict[str, int], space: dict[str, Any], files: tuple[str, ...] = ()) -> RunResult:
+    Args:
+        totals: The counts of `TOTAL_KEYS`.
+        vector_space: The vector space metadata.
+        files: The files of the published output.
+    """
     rejects = totals["rejects"]
     reason = f"{rejects} rows were rejected" if rejects else "all rows embedded"
-    return RunResult(3 if rejects else 0, reason, totals, space, files)
+    return RunResult(3 if rejects else 0, reason, totals, vector_space, files)
 
 
-def stopped_result(run: RunContext, totals: dict[str, int], what_next: str = "") -> RunResult:
-    # With the flag, what is done would be forgotten.
-    again = "run the same command without --overwrite" if run.job.overwrite else "run the same command again"
-    what_next = what_next or f"{again} to go on"
-    code = EXIT_INTERRUPTED if run.control.reason == "SIGINT" else EXIT_STOPPED
-    return RunResult(code, f"stopped by {run.control.reason}: {what_next}", totals)
+def already_finished_result(finished: output_target.FinishedOutput) -> RunResult:
+    """Return the result of a run whose output was finished before, with the exit code of the run that finished it."""
+    totals = {key: int(finished.job_manifest[key]) for key in TOTAL_KEYS}
+    result = finished_result(totals, dict(finished.vector_space))
+    rejected = f"; {result.reason}" if result.exit_code else ""
+    return replace(result, reason=f"nothing to do: the output is finished{rejected}")
 
 
 def check_finished_output(
-    run: RunContext, identity: dict[str, Any], done: output_target.FinishedOutput, ledger: checkpoint.Ledger
+    run: RunContext, identity: dict[str, Any], finished: output_target.FinishedOutput, ledger: checkpoint.Ledger
 ) -> RunResult | None:
-    """The output is finished, of this very job and input: leave it as it is. None if --update must look closer.
+    """Compare a finished output with the job and its input.
 
-    Raises ResumeError if the job or the input has changed and the user did not say --update.
+    Args:
+        run: The running job.
+        identity: The job's identity.
+        finished: The finished output.
+        ledger: The output's ledger; its staging folder is removed if there is nothing to do.
+
+    Returns:
+        The result if the output is up to date; None if --update has to look at the rows.
+
+    Raises:
+        ResumeError: The job or the input has changed, and the user did not ask for --update.
     """
     target = ledger.target
     if run.job.update and "-" in identity["inputs"]:
         return None  # stdin can be read only once
     try:
-        output_target.check_job_unchanged(done.job_manifest.get("job", {}), identity, target.output, target)
-        check_input_unchanged(run, done, ledger)
+        output_target.check_job_unchanged(finished.job_manifest.get("job", {}), identity, target.output, target)
+        check_input_unchanged(run, finished, ledger)
     except ResumeError:
         if run.job.update:
             run.rows_read = 0
             return None
         raise
-    ledger.remove_staging()
-    return replace(already_finished_result(done), resumed_rows=int(done.job_manifest["read"]))
+    ledger.staging.remove()
+    return replace(already_finished_result(finished), resumed_rows=int(finished.job_manifest["read"]))
 
 
-def already_finished_result(done: output_target.FinishedOutput) -> RunResult:
-    """The end of a run that finds its output finished: the exit code is that of the run that finished it."""
-    outcome = finished_result({key: int(done.job_manifest[key]) for key in TOTAL_KEYS}, dict(done.vector_space))
-    rejected = f"; {outcome.reason}" if outcome.exit_code else ""
-    return replace(outcome, reason=f"nothing to do: the output is finished{rejected}")
+def check_input_unchanged(run: RunContext, finished: output_target.FinishedOutput, ledger: checkpoint.Ledger) -> None:
+    """Check that the inputs hold the rows that a finished output was made from.
 
+    They are only read if their size or modification time has changed since the output was last found finished.
 
-def check_input_unchanged(run: RunContext, done: output_target.FinishedOutput, ledger: checkpoint.Ledger) -> None:
-    """ResumeError unless the inputs still hold what the output was made from; read anew only if they look other."""
+    Raises:
+        ResumeError: The rows have changed.
+    """
     if matches_finished_fingerprint(ledger.target, run.plan):
         return
-    now = checkpoint.combine_hashes([checkpoint.hash_chunk(chunk) for chunk in run.read_chunks()])
-    if now != done.source_hash:
-        raise output_target.changed_input_error(
-            ", ".join(input_paths(run.plan)[:3]), done.source_hash, now, ledger.target
-        )
+    source_hash = checkpoint.combine_hashes([checkpoint.hash_chunk(chunk) for chunk in run.read_chunks()])
+    if source_hash != finished.source_hash:
+        paths = ", ".join(input_paths(run.plan)[:3])
+        raise output_target.changed_input_error(paths, finished.source_hash, source_hash, ledger.target)
     save_finished_fingerprint(ledger.target, run.plan)
 
 
-# What finished outputs looked like: only a shortcut, the content hash decides
+# Fingerprints of finished outputs: a shortcut only, the content hash decides
 
 
 def save_finished_fingerprint(target: output_target.OutputTarget, plan: InputPlan) -> None:
-    """Note size and time of inputs and output, so that the next run of a finished job need not read them.
+    """Store size and modification time of inputs and output, so that the next run need not read the inputs.
 
-    The inputs' are those from before they were read: what came after is not in the output, and must show.
+    For the inputs they are those from before reading: rows that were added later are not in the output.
     """
-    stamp = output_target.fingerprint_files(target, input_paths(plan), plan.file_stats)
-    if stamp is not None:
-        note = _note(target)
-        with suppress(OSError):  # a torn note does not match and costs a reading of the input
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps(stamp), "utf-8")
+    fingerprint = output_target.fingerprint_files(target, input_paths(plan), plan.file_stats)
+    if fingerprint is not None:
+        path = _fingerprint_path(target)
+        with suppress(OSError):  # an incomplete file does not match, and costs reading the inputs once
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(fingerprint), "utf-8")
 
 
 def matches_finished_fingerprint(target: output_target.OutputTarget, plan: InputPlan) -> bool:
-    """Whether inputs and output look as they did when this output was last found finished."""
+    """Whether inputs and output have the size and modification time of when the output was last found finished."""
     try:
-        return bool(
-            json.loads(_note(target).read_bytes())
-            == output_target.fingerprint_files(target, input_paths(plan), plan.file_stats)
-        )
+        stored = json.loads(_fingerprint_path(target).read_bytes())
+        return bool(stored == output_target.fingerprint_files(target, input_paths(plan), plan.file_stats))
     except (OSError, ValueError):
         return False
 
 
-def _note(target: output_target.OutputTarget) -> Path:
+def _fingerprint_path(target: output_target.OutputTarget) -> Path:
     from embedcli.core.cache_dir import user_cache_folder
 
-    place = os.path.realpath(target.output) if storage.is_local(target.output) else target.output
-    return user_cache_folder() / "finished" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"
+    output = os.path.realpath(target.output) if storage.is_local(target.output) else target.output
+    return user_cache_folder() / "finished" / f"{hashlib.sha256(output.encode()).hexdigest()[:32]}.json"

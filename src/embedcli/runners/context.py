@@ -1,36 +1,58 @@
-"""A job on its way: what it reads and runs on, what it counts, and who follows it."""
+"""The context of a running job: what it reads, loads, encodes, counts and reports."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from embedcli import encoders, readers
+import numpy as np
+
+from embedcli import encoders, readers, storage
 from embedcli.core.encoder import BaseEncoder
-from embedcli.core.errors import OutputError, TooManyRejectsError
+from embedcli.core.errors import OutputError, TooManyRejectsError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Chunk, EncodedChunk, InputPlan, InputSplit, RunObserver
+from embedcli.core.types import Chunk, EncodedChunk, InputPlan, InputSplit, RunObserver, RunResult
 from embedcli.outputs import reuse
-from embedcli.pipeline import engine
+from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.target import FinishedOutput
+from embedcli.pipeline import calibration, engine
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.prefetch import prefetch
 from embedcli.pipeline.preparation import EncodingSettings
+from embedcli.runners.job_identity import input_paths
+from embedcli.runners.vector_space import apply_saved_truncation, build_layout, build_vector_space
 
 if TYPE_CHECKING:
+    from embedcli.core.types import Float32Array
     from embedcli.models.files import ModelFiles
 
 Notify = Callable[[str], None]
 EncoderLoader = Callable[[Job, Notify], BaseEncoder]
 TOTAL_KEYS = ("read", "rows", "rejects", "tokens", "truncated", "lost_tokens")
+STARTS_FILE = "_starts.json"
+EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 130
 
 
 @dataclass
 class RunContext:
-    """A job on its way. `read` is the reader's own count of rows, one side of the conservation law.
+    """A running job.
 
-    `job` stays as it is given. `worker_count` is set by runners that choose the number of workers themselves.
+    Attributes:
+        job: The job, with its runner and rows per chunk resolved; it does not change during the run.
+        plan: The input.
+        model_files: The files of the model; None if it has none on this machine.
+        observer: Receives messages and progress.
+        control: Tells when to stop.
+        metrics: Counters and timers.
+        load_encoder_override: Loads the encoder in place of `encoders.load_encoder`.
+        usage: What the encoder says that this run has used, if it counts that.
+        rows_read: Rows that the reader has counted; each must end with a vector or as a reject.
+        unfinished_splits: Indexes of the input splits that were not read to their end.
+        worker_count: The number of workers, where the runner chooses it.
     """
 
     job: Job
@@ -45,80 +67,182 @@ class RunContext:
     unfinished_splits: set[int] = field(default_factory=set)
     worker_count: int | None = None
 
+    def with_chunk_rows(self, chunk_rows: int) -> RunContext:
+        """Return the context of the same run with the number of rows per chunk resolved."""
+        return replace(self, job=replace(self.job, chunk_rows=chunk_rows))
+
+    # Reading
+
     def read_chunks(
         self, splits: Sequence[InputSplit] | None = None, starts: Mapping[int, readers.SplitStart] | None = None
     ) -> Iterator[Chunk]:
-        """All chunks of some pieces, of the whole plan if none are named."""
+        """Read the chunks of some input splits, by default of all, and count their rows.
+
+        Args:
+            splits: The splits to read.
+            starts: Where each of them starts, for generated ids, by index.
+        """
         chosen = self.plan.splits if splits is None else splits
-        self.unfinished_splits = {piece.index for piece in chosen}
+        self.unfinished_splits = {split.index for split in chosen}
         for chunk in readers.read_chunks(self.job, self.plan, chosen, starts):
             self.rows_read += chunk.rows_read
             if chunk.is_last:
                 self.unfinished_splits.discard(chunk.input_split.index)
             yield chunk
 
+    def load_split_starts(self, staging_folder: str) -> dict[int, readers.SplitStart] | None:
+        """Return the row numbers at which the input splits start; None if ids come from a column.
+
+        They are counted once for all runs and workers of a job and stored in the staging folder.
+        """
+        if self.plan.columns.id_column is not None:
+            return None
+        path = storage.join(staging_folder, STARTS_FILE)
+        input_stats = storage.file_identities(input_paths(self.plan))
+        if storage.exists(path):
+            stored = json.loads(storage.read_bytes(path))
+            if stored["inputs"] == input_stats and all(input_stats.values()):
+                return {index: readers.SplitStart(*start) for index, start in enumerate(stored["starts"])}
+        starts = readers.count_split_starts(self.job, self.plan)
+        storage.write_bytes(path, json.dumps({"inputs": input_stats, "starts": starts}).encode())
+        return dict(enumerate(starts))
+
+    # Encoding
+
     def load_encoder(self) -> BaseEncoder:
-        """The job's encoder, ready to run."""
+        """Load the job's encoder."""
         if self.load_encoder_override is not None:
             return self.load_encoder_override(self.job, self.observer.notify)
         return encoders.load_encoder(self.job, self.model_files, self.observer.notify, self.control.stop_event)
 
-    def encoding_settings(self, encoder: BaseEncoder, store: reuse.ReuseStore | None = None) -> EncodingSettings:
-        """What the engine needs of the job."""
-        known = store.lookup if store is not None else None
+    def describe_output(
+        self, encoder: BaseEncoder, staging_folder: str | None, finished: FinishedOutput | None = None
+    ) -> tuple[OutputLayout, dict[str, Any]]:
+        """Return the columns and the vector space metadata of the output; the arguments are those of `resolve_ranges`.
+
+        Raises:
+            ResumeError: The quantization ranges differ from those that the output was begun with.
+        """
         job = apply_saved_truncation(self.job, encoder)
-        return EncodingSettings.from_job(job, str(encoder.vector_space().get("prompt") or ""), known)
+        ranges = self.resolve_ranges(encoder, staging_folder, finished)
+        return build_layout(job, self.plan, encoder, ranges), build_vector_space(job, encoder, ranges)
+
+    def resolve_ranges(
+        self, encoder: BaseEncoder, staging_folder: str | None, finished: FinishedOutput | None = None
+    ) -> Float32Array | None:
+        """Return the quantization ranges of int8 and uint8: those that are recorded, else those of a sample of rows.
+
+        Args:
+            encoder: The job's encoder.
+            staging_folder: Where the ranges of the job are recorded; None for an output to stdout.
+            finished: The output that --update replaces.
+
+        Returns:
+            float32 [2, dim]; None for other number formats.
+
+        Raises:
+            ResumeError: The recorded ranges differ from those that the user asked for.
+        """
+        job = apply_saved_truncation(self.job, encoder)
+        if not calibration.needs_ranges(job):
+            return None
+        recorded = finished.vector_space.get("ranges") if finished is not None else None
+        kept = np.array(recorded, np.float32) if recorded else None
+        known = calibration.choose_known_ranges(job, staging_folder, kept)
+        if known is None:
+            chunks = readers.read_chunks(job, self.plan, self.plan.splits)
+            settings = self.encoding_settings(encoder)
+            return calibration.compute_ranges_from_sample(job, chunks, encoder, settings, staging_folder)
+        dim = encoders.stored_dim(job, encoder.dim)
+        if kept is None and known.shape[1] != dim:
+            raise UsageError(
+                f"{job.ranges_from} has ranges for {known.shape[1]} dimensions, the vectors have {dim}",
+                "name an output of the same model and --truncate-dim",
+            )
+        return known
+
+    def encoding_settings(self, encoder: BaseEncoder, store: reuse.ReuseStore | None = None) -> EncodingSettings:
+        """Return the settings of the pipeline; `store` holds the vectors that --update and --reuse take over."""
+        lookup = store.lookup if store is not None else None
+        job = apply_saved_truncation(self.job, encoder)
+        return EncodingSettings.from_job(job, str(encoder.vector_space().get("prompt") or ""), lookup)
 
     def encode(
         self, chunks: Iterable[Chunk], encoder: BaseEncoder, store: reuse.ReuseStore | None = None
     ) -> Iterator[EncodedChunk]:
-        """The stages reader | tokenizer | forward in their threads; the caller is the writer. Close it."""
+        """Encode chunks; reading, tokenizing and the forward pass run in threads of their own.
+
+        The caller writes the encoded chunks, and closes the generator.
+        """
         settings = self.encoding_settings(encoder, store)
         self.control.has_started = True
 
         def read(stream: Iterator[Chunk]) -> Iterator[Chunk]:
             return self.metrics.time_items("read", stream)
 
-        return engine.encode_chunks(
-            prefetch(read, chunks, cancel=self.control.stop_event), encoder, settings, self.metrics, self.control
-        )
+        prefetched = prefetch(read, chunks, cancel=self.control.stop_event)
+        return engine.encode_chunks(prefetched, encoder, settings, self.metrics, self.control)
+
+    # Counting
 
     def on_chunk_written(self, encoded: EncodedChunk, rejects: int) -> None:
-        """Tell who follows, and stop if a number of rejects is exceeded."""
+        """Count and report a chunk that has been written.
+
+        Args:
+            encoded: The chunk.
+            rejects: The number of rejected rows of the output so far.
+
+        Raises:
+            TooManyRejectsError: There are more than --max-rejects.
+        """
         self.metrics.rows += encoded.embedded_rows
         self.metrics.bytes_read = encoded.chunk.bytes_read
         self.observer.on_progress(self.rows_read, encoded.chunk.bytes_read)
         check_max_rejects(self.job.max_rejects, rejects, None)
 
     def record_usage(self, encoder: BaseEncoder) -> None:
-        """Remember what the encoder has cost."""
+        """Record what the encoder says that this run has used."""
         self.usage = encoder.usage()
 
     def check_row_conservation(self, totals: Mapping[str, int]) -> None:
-        """OutputError unless every row read has a vector or a reject, and every piece was read to its end."""
+        """Check that every row read has a vector or a reject, and that every split was read to its end.
+
+        Raises:
+            OutputError: Rows are missing.
+        """
         if self.unfinished_splits or not totals["read"] == self.rows_read == totals["rows"] + totals["rejects"]:
             raise OutputError(
                 f"{self.rows_read} rows were read, but {totals['rows']} embedded and {totals['rejects']} rejected "
-                f"({len(self.unfinished_splits)} pieces of the input not read to their end); nothing was published",
+                f"({len(self.unfinished_splits)} input splits were not read to their end); nothing was published",
                 "this should never happen: please report it with the run report",
             )
 
+    def stopped_result(self, totals: dict[str, int], next_step: str = "") -> RunResult:
+        """Return the result of a run that was stopped; `next_step` tells the user what to do now."""
+        # With --overwrite the finished chunks would be discarded.
+        command = "run the same command without --overwrite" if self.job.overwrite else "run the same command again"
+        exit_code = EXIT_INTERRUPTED if self.control.reason == "SIGINT" else EXIT_STOPPED
+        reason = f"stopped by {self.control.reason}: {next_step or f'{command} to go on'}"
+        return RunResult(exit_code, reason, totals, usage=self.usage)
 
-def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
-    """The job with the truncation that the model's own files ask for, unless the user named one."""
-    return (
-        job if job.truncate_dim is not None else replace(job, truncate_dim=encoder.vector_space().get("truncate_dim"))
-    )
 
+def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None) -> None:
+    """Apply --max-rejects.
 
-def check_max_rejects(most: str | None, rejects: int, read: int | None) -> None:
-    """Apply --max-rejects: a number at once, a share (`0.1%`) when all rows are `read`."""
-    if most is None:
+    Args:
+        limit: A number of rows, or a percentage such as "0.1%"; None for no limit.
+        rejects: The number of rejected rows.
+        rows_read: The number of all rows; None while it is not known, and then percentages are not checked.
+
+    Raises:
+        TooManyRejectsError: There are more rejects than the limit.
+    """
+    if limit is None:
         return
-    share = float(most[:-1]) / 100 if most.endswith("%") else None
-    allowed = float(most) if share is None else share * (read or 0)
-    if (share is None or read is not None) and rejects > allowed:
+    fraction = float(limit[:-1]) / 100 if limit.endswith("%") else None
+    allowed = float(limit) if fraction is None else fraction * (rows_read or 0)
+    if (fraction is None or rows_read is not None) and rejects > allowed:
         raise TooManyRejectsError(
-            f"{rejects} rows were rejected, more than --max-rejects {most} allows; the output was not published",
-            "look at the rejected rows in the staged parts, mend the input, or raise --max-rejects",
+            f"{rejects} rows were rejected, more than --max-rejects {limit} allows; the output was not published",
+            "look at the rejects-*.jsonl files in the staging folder, correct the input, or raise --max-rejects",
         )

@@ -1,4 +1,4 @@
-"""One process, one device: rows to an output on disk, all of them or one shard, or to stdout."""
+"""Encode rows to an output on disk in this process: all of them, or those of one shard."""
 
 from __future__ import annotations
 
@@ -9,197 +9,166 @@ from dataclasses import replace
 from typing import Any
 
 from embedcli import checkpoint
-from embedcli.core.types import Chunk, EncodedChunk, InputSplit, Partition, RunResult
-from embedcli.outputs import reuse, writers
-from embedcli.outputs import target as output_target
+from embedcli.core.encoder import BaseEncoder
+from embedcli.core.types import Chunk, InputSplit, Partition, RunResult
+from embedcli.outputs import reuse
 from embedcli.outputs.schema import OutputLayout
-from embedcli.runners.completion import finished_result, save_finished_fingerprint, stopped_result
-from embedcli.runners.context import TOTAL_KEYS, RunContext, apply_saved_truncation, check_max_rejects
-from embedcli.runners.job_identity import (
-    build_layout,
-    build_vector_space,
-    load_split_starts,
-    plan_partitions,
-    read_vector_space,
-    resolve_ranges,
-    warn_idle_workers,
-    write_vector_space,
-)
+from embedcli.outputs.target import FinishedOutput
+from embedcli.runners.completion import finished_result, save_finished_fingerprint
+from embedcli.runners.context import RunContext, check_max_rejects
+from embedcli.runners.partitioning import plan_partitions, select_shard, warn_idle_workers
+from embedcli.runners.vector_space import read_vector_space, write_vector_space
 
 
-def run_local(run: RunContext, ledger: checkpoint.Ledger, done: output_target.FinishedOutput | None) -> RunResult:
-    """Every missing chunk is encoded; then the output is published, if no other shard is missing."""
-    job = run.job
-    shares = (
-        plan_partitions(job, run.plan, folder=ledger.target.is_folder) if ledger.target.is_folder or job.shard else []
-    )
-    pieces = find_missing_splits(run, ledger, shares)
-    if shares and not pieces:
-        return publish_staged(run, ledger)
+def encode_locally(run: RunContext, ledger: checkpoint.Ledger, finished: FinishedOutput | None) -> RunResult:
+    """Encode every missing chunk, then publish the output.
+
+    Args:
+        run: The running job.
+        ledger: The output's ledger, in which the job has begun.
+        finished: The output that --update replaces.
+    """
+    job, target = run.job, ledger.target
+    has_partitions = target.is_folder or job.shard is not None
+    partitions = plan_partitions(job, run.plan, is_folder=target.is_folder) if has_partitions else []
+    splits = find_missing_splits(run, ledger, partitions) if partitions else list(run.plan.splits)
+    if partitions and not splits:
+        return publish_completed(run, ledger)
     with closing(run.load_encoder()) as encoder, tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
-        job = apply_saved_truncation(job, encoder)
-        ranges = resolve_ranges(run, encoder, ledger.target.staging_folder, done if job.update else None)
-        space, layout = build_vector_space(job, encoder, ranges), build_layout(job, run.plan, encoder, ranges)
-        if shares:
-            write_vector_space(ledger.target.staging_folder, layout, space)
-        store = open_reuse_store(run, ledger, layout, done, folder)
-        run.observer.on_start(run.plan, run.metrics)
-        starts = load_split_starts(run, ledger.target.staging_folder) if job.shard else None
-        chunks: Iterator[Chunk] = run.read_chunks(pieces, starts)
-        chunks = store.mark_seen(chunks) if store is not None else chunks
-        with closing(run.encode(ledger.skip_finished_chunks(chunks), encoder, store)) as stream:  # type: ignore[type-var]
-            for encoded in stream:
-                with run.metrics.time_stage("write"):
-                    ledger.add_chunk(encoded, layout, store.change_counts.pop(encoded.chunk.key) if store else None)
-                    if shares and encoded.chunk.is_last:
-                        ledger.complete_ready_partitions(layout, space)
-                run.on_chunk_written(encoded, ledger.rejected_rows)
+        layout, vector_space = run.describe_output(encoder, target.staging_folder, finished if job.update else None)
+        if partitions:
+            write_vector_space(target.staging_folder, layout, vector_space)
+        store = open_reuse_store(run, ledger, layout, finished, folder)
+        encode_missing_chunks(run, ledger, encoder, splits, layout, vector_space, store)
         run.record_usage(encoder)
         if run.control.reason is not None:
-            return stopped_result(run, ledger.totals())
-        if shares:
-            ledger.complete_ready_partitions(layout, space)
-        return check_and_publish(run, ledger, layout, space, store)
+            return run.stopped_result(ledger.totals())
+        ledger.complete_ready_partitions(layout, vector_space)
+        return check_and_publish(run, ledger, layout, vector_space, store)
 
 
-def find_missing_splits(run: RunContext, ledger: checkpoint.Ledger, shares: list[Partition]) -> list[InputSplit]:
-    """The pieces that must be read: all, but for shares that are sealed already or other shards'."""
+def find_missing_splits(run: RunContext, ledger: checkpoint.Ledger, partitions: list[Partition]) -> list[InputSplit]:
+    """Return the input splits of this run that must be read, and count the rows of completed partitions."""
     job = run.job
-    if not shares:
-        return list(run.plan.splits)
-    mine = select_shard(shares, job.shard)
-    warn_idle_workers(run, mine, shares)
-    left = ledger.begin_partitions(
-        mine, shares, unread=not (job.update or job.reuse), reread=make_rereader(run, ledger)
+    own_partitions = select_shard(partitions, job.shard)
+    warn_idle_workers(run, own_partitions, partitions)
+    to_read = ledger.begin_partitions(
+        own_partitions,
+        partitions,
+        skip_unchanged=not (job.update or job.reuse),
+        read_again=make_partition_reader(run, ledger),
     )
-    known = {share.index for share in left}
-    run.rows_read += sum(record.rows_read for index, record in ledger.completed.items() if index not in known)
-    return [piece for share in left for piece in share.splits]
+    skipped = ledger.completed.keys() - {partition.index for partition in to_read}
+    run.rows_read += sum(ledger.completed[index].rows_read for index in skipped)
+    return [split for partition in to_read for split in partition.splits]
 
 
-def make_rereader(run: RunContext, ledger: checkpoint.Ledger) -> Callable[[Partition], Iterator[Chunk]] | None:
-    """How a shard compares what it has sealed with inputs that look different now; None for a whole run.
+def make_partition_reader(run: RunContext, ledger: checkpoint.Ledger) -> Callable[[Partition], Iterator[Chunk]] | None:
+    """Return a function that reads a completed partition again, to compare it with inputs that have changed.
 
-    A whole run refuses a changed input, with ways out that shards have not: they do anew what differs.
+    None for a whole run: it refuses changed inputs, and its user can choose --update or --overwrite, which shards do
+    not have.
     """
     if run.job.shard is None:
         return None
-    apart = replace(run, rows_read=0)
-    return lambda share: apart.read_chunks(share.splits, load_split_starts(apart, ledger.target.staging_folder))
+    separate_run = replace(run, rows_read=0)
 
+    def read_partition(partition: Partition) -> Iterator[Chunk]:
+        starts = separate_run.load_split_starts(ledger.target.staging_folder)
+        return separate_run.read_chunks(partition.splits, starts)
 
-def select_shard(shares: list[Partition], shard: tuple[int, int] | None) -> list[Partition]:
-    """The shares of shard k of n, k from 1: every n-th, so that shards are about equal whatever the order of inputs."""
-    if shard is None:
-        return shares
-    number, of = shard
-    return [share for share in shares if share.index % of == number - 1]
-
-
-def check_and_publish(
-    run: RunContext,
-    ledger: checkpoint.Ledger,
-    layout: OutputLayout,
-    space: dict[str, Any],
-    store: reuse.ReuseStore | None,
-) -> RunResult:
-    """Check that no row is missing, then give the output its name."""
-    totals = ledger.totals()
-    run.check_row_conservation(totals)
-    if run.job.shard is not None:
-        return shard_result(run, ledger, totals, space)
-    check_max_rejects(run.job.max_rejects, totals["rejects"], run.rows_read)
-    changes = None
-    if store is not None:
-        changes = ledger.changes() | {"removed": store.count_removed()}
-        store.close()
-    with run.metrics.time_stage("write"):
-        ledger.publish(layout, space)
-    save_finished_fingerprint(ledger.target, run.plan)
-    outcome = finished_result(totals, space, tuple(ledger.target.list_files()))
-    return replace(
-        outcome,
-        resumed_rows=run.rows_read - sum(ledger.new_parts),
-        damaged_parts=len(ledger.damaged_parts),
-        changes=changes,
-    )
-
-
-def publish_staged(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
-    """Publish what was encoded before, no model loaded; a shard that has nothing to do ends as it is."""
-    if run.job.shard is not None and not ledger.completed:
-        return shard_result(run, ledger, ledger.totals(), {})
-    layout, space = read_vector_space(ledger.target.staging_folder)
-    return check_and_publish(run, ledger, layout, space, None)
-
-
-def shard_result(
-    run: RunContext, ledger: checkpoint.Ledger, totals: dict[str, int], space: dict[str, Any]
-) -> RunResult:
-    """What one shard has done; the caller merges if it was the last."""
-    number, of = run.job.shard or (1, 1)
-    outcome = finished_result(totals, space)
-    return replace(
-        outcome,
-        reason=f"shard {number}/{of}: {outcome.reason}",
-        resumed_rows=run.rows_read - sum(ledger.new_parts),
-        damaged_parts=len(ledger.damaged_parts),
-    )
+    return read_partition
 
 
 def open_reuse_store(
     run: RunContext,
     ledger: checkpoint.Ledger,
     layout: OutputLayout,
-    done: output_target.FinishedOutput | None,
+    finished: FinishedOutput | None,
     folder: str,
 ) -> reuse.ReuseStore | None:
-    """The vectors that --update and --reuse may take over; None without either."""
+    """Open the vectors that --update and --reuse may take over; None without either."""
     job = run.job
-    paths = [*([job.output] if job.update and done is not None else []), *job.reuse]
+    paths = [*([job.output] if job.update and finished is not None else []), *job.reuse]
     return reuse.load_store(paths, ledger.job, layout, folder) if paths else None
 
 
-# stdout
+def encode_missing_chunks(
+    run: RunContext,
+    ledger: checkpoint.Ledger,
+    encoder: BaseEncoder,
+    splits: list[InputSplit],
+    layout: OutputLayout,
+    vector_space: dict[str, Any],
+    store: reuse.ReuseStore | None,
+) -> None:
+    """Encode the chunks without a part file, write theirs, and complete the partitions that have all of them."""
+    run.observer.on_start(run.plan, run.metrics)
+    starts = run.load_split_starts(ledger.target.staging_folder) if run.job.shard else None
+    chunks: Iterator[Chunk] = run.read_chunks(splits, starts)
+    if store is not None:
+        chunks = store.mark_seen(chunks)
+    missing_chunks = ledger.skip_finished_chunks(chunks)
+    with closing(run.encode(missing_chunks, encoder, store)) as encoded_chunks:  # type: ignore[type-var]
+        for encoded in encoded_chunks:
+            with run.metrics.time_stage("write"):
+                changes = store.change_counts.pop(encoded.chunk.key) if store is not None else None
+                ledger.add_chunk(encoded, layout, changes)
+                if encoded.chunk.is_last:
+                    ledger.complete_ready_partitions(layout, vector_space)
+            run.on_chunk_written(encoded, ledger.rejected_rows)
 
 
-def run_to_stdout(run: RunContext) -> RunResult:
-    """Rows to stdout as they are done: nothing to resume, rejects as JSON lines among the notes on stderr."""
-    job = run.job
-    kind = writers.resolve_output_format(job.output, job.to)
-    totals = dict.fromkeys(TOTAL_KEYS, 0)
-    with closing(run.load_encoder()) as encoder:
-        job = apply_saved_truncation(job, encoder)
-        ranges = resolve_ranges(run, encoder, None, None)
-        space = build_vector_space(job, encoder, ranges)
-        sink = writers.StdoutWriter(
-            kind, build_layout(job, run.plan, encoder, ranges), {writers.SPACE_METADATA_KEY: space}
-        )
-        run.observer.on_start(run.plan, run.metrics)
-        with closing(run.encode(run.read_chunks(), encoder)) as stream:  # type: ignore[type-var]
-            for encoded in stream:
-                with run.metrics.time_stage("write"):
-                    sink.write(encoded)
-                rejects = add_to_totals(totals, encoded)
-                for line in rejects:
-                    run.observer.notify("rejected " + line.decode().rstrip("\n"))
-                run.on_chunk_written(encoded, totals["rejects"])
-        sink.close()
-        run.record_usage(encoder)
-    if run.control.reason is not None:
-        return replace(stopped_result(run, totals, "stdout holds only the rows so far"), usage=run.usage)
+def publish_completed(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
+    """Publish completed partitions without loading the model; a shard without partitions just ends."""
+    if run.job.shard is not None and not ledger.completed:
+        return shard_result(run, ledger, ledger.totals(), {})
+    layout, vector_space = read_vector_space(ledger.target.staging_folder)
+    return check_and_publish(run, ledger, layout, vector_space, None)
+
+
+def check_and_publish(
+    run: RunContext,
+    ledger: checkpoint.Ledger,
+    layout: OutputLayout,
+    vector_space: dict[str, Any],
+    store: reuse.ReuseStore | None,
+) -> RunResult:
+    """Check that no row is missing, then publish the output; a shard leaves that to the merge.
+
+    Raises:
+        OutputError: Rows are missing, or writing failed.
+        TooManyRejectsError: There are more rejects than --max-rejects.
+    """
+    totals = ledger.totals()
     run.check_row_conservation(totals)
-    check_max_rejects(job.max_rejects, totals["rejects"], totals["read"])
-    return replace(finished_result(totals, space), usage=run.usage)
+    if run.job.shard is not None:
+        return shard_result(run, ledger, totals, vector_space)
+    check_max_rejects(run.job.max_rejects, totals["rejects"], run.rows_read)
+    changes = None
+    if store is not None:
+        changes = ledger.changes() | {"removed": store.count_removed()}
+        store.close()
+    with run.metrics.time_stage("write"):
+        ledger.publish(layout, vector_space)
+    save_finished_fingerprint(ledger.target, run.plan)
+    return replace(
+        finished_result(totals, vector_space, tuple(ledger.target.list_files())),
+        resumed_rows=run.rows_read - ledger.rows_written,
+        damaged_parts=len(ledger.damaged_parts),
+        changes=changes,
+    )
 
 
-def add_to_totals(totals: dict[str, int], encoded: EncodedChunk) -> list[bytes]:
-    """Add a chunk to the totals; its rejects as JSON lines."""
-    rejects = sorted((*encoded.chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
-    totals["read"] += encoded.chunk.rows_read
-    totals["rejects"] += len(rejects)
-    totals["rows"] += encoded.embedded_rows
-    totals["tokens"] += int(encoded.n_tokens.sum())
-    totals["truncated"] += int(encoded.is_truncated.sum())
-    totals["lost_tokens"] += encoded.lost_tokens
-    return [checkpoint.reject_to_json_line(reject) for reject in rejects]
+def shard_result(
+    run: RunContext, ledger: checkpoint.Ledger, totals: dict[str, int], vector_space: dict[str, Any]
+) -> RunResult:
+    """Return the result of one shard; the caller merges the shards if it was the last."""
+    number, count = run.job.shard or (1, 1)
+    result = finished_result(totals, vector_space)
+    return replace(
+        result,
+        reason=f"shard {number}/{count}: {result.reason}",
+        resumed_rows=run.rows_read - ledger.rows_written,
+        damaged_parts=len(ledger.damaged_parts),
+    )

@@ -1,7 +1,8 @@
-"""One spawned process per device. Shares go out one at a time, so that a fast device comes back sooner for more.
+"""Run a job in one spawned process per device.
 
-Only shares, records and sentences cross the pipes, no vectors: each worker writes its own parts. A worker that dies
-has its share done once more by another; a worker that fails with a sentence for the user ends the run with it.
+Workers get one partition at a time, so that fast devices process more of them. Only partitions, records and messages
+cross the pipes, no vectors: each worker writes its own part files. The partition of a worker that dies is given to
+another one. An EmbedcliError in a worker ends the run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from embedcli.core.cpu import count_usable_cores
-from embedcli.core.errors import EmbedcliError, ModelError
+from embedcli.core.errors import EmbedcliError, ModelError, first_line
 from embedcli.core.job import Job
 from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
@@ -31,16 +32,16 @@ from embedcli.pipeline.control import RunControl
 from embedcli.runners.context import RunContext
 from embedcli.runners.worker import PartitionResult, PartitionTask, PartitionWorker, WorkerSetup, assign_devices
 
-# One thread at a time takes the script away and puts it back.
+# Guards sys.modules["__main__"] while it is replaced.
 MAIN_MODULE_LOCK = threading.Lock()
-# How long the parent waits before it looks whether it is to stop.
+# How often the parent checks whether it should stop.
 POLL_SECONDS = 0.2
-# A share is tried so often: once, and once more elsewhere.
+# A partition that fails is tried once more, by another worker.
 MAX_ATTEMPTS = 2
 
 
 class WorkerTracebackError(Exception):
-    """The traceback of a worker, shown as the cause of its error here."""
+    """The traceback of a worker's error, shown as the cause of the error in the parent."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -53,8 +54,8 @@ class WorkerTracebackError(Exception):
 # In the worker
 
 
-class _Telling(RunObserver):
-    """The worker's Watch: sentences and progress go to the parent."""
+class PipeObserver(RunObserver):
+    """Sends messages and progress of a worker to the parent."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -71,28 +72,35 @@ class _Telling(RunObserver):
         self.send("progress", rows, bytes_read)
 
 
-def serve_tasks(pipe: Connection, setup: WorkerSetup, seconds: float | None) -> None:
-    """A worker process: takes tasks from the pipe until it is told that there are no more, or the parent is gone."""
+def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None) -> None:
+    """Run a worker process: handle the tasks from the pipe until there are no more, or the parent is gone.
+
+    Args:
+        pipe: The worker's end of the pipe.
+        setup: What the worker needs to join the run.
+        max_seconds: Time left for the run; None without a limit.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and tells
+        signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and passes them on
     block_pandas_import()
-    telling, control = _Telling(pipe), RunControl(None, seconds)
+    observer, control = PipeObserver(pipe), RunControl(None, max_seconds)
     inbox: queue.SimpleQueue[PartitionTask | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, inbox, control), name="listener", daemon=True).start()
+    threading.Thread(target=_receive_tasks, args=(pipe, inbox, control), name="listener", daemon=True).start()
     try:
-        worker = PartitionWorker(setup, telling, control)
-        telling.send("ready")
+        worker = PartitionWorker(setup, observer, control)
+        observer.send("ready")
         while (task := inbox.get()) is not None:
-            done = worker.process_partition(task)
-            telling.send("stopped", control.reason) if done is None else telling.send("done", done)
-            if done is None:
+            result = worker.process_partition(task)
+            if result is None:
+                observer.send("stopped", control.reason)
                 break
+            observer.send("done", result)
         worker.close()
     except BaseException as error:  # noqa: BLE001  the parent raises it
-        telling.send("failed", *picklable_error(error))
+        observer.send("failed", *picklable_error(error))
 
 
-def _listen(pipe: Connection, inbox: queue.SimpleQueue[PartitionTask | None], control: RunControl) -> None:
+def _receive_tasks(pipe: Connection, inbox: queue.SimpleQueue[PartitionTask | None], control: RunControl) -> None:
     while True:
         try:
             message = pipe.recv()
@@ -107,11 +115,11 @@ def _listen(pipe: Connection, inbox: queue.SimpleQueue[PartitionTask | None], co
 
 
 def picklable_error(error: BaseException) -> tuple[BaseException, str]:
-    """An error that can cross to the parent, and its traceback as text."""
+    """Return an error that can be pickled, and its traceback as text."""
     text = "".join(traceback.format_exception(error))
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  our own error, a moment old
-    except Exception:  # noqa: BLE001  whatever it is, it cannot travel
+        pickle.loads(pickle.dumps(error))  # noqa: S301  an error of this process
+    except Exception:  # noqa: BLE001  pickling can raise anything
         return RuntimeError(f"{type(error).__name__}: {error}"), text
     return error, text
 
@@ -121,9 +129,9 @@ def picklable_error(error: BaseException) -> tuple[BaseException, str]:
 
 @contextmanager
 def without_main_module() -> Iterator[None]:
-    """Processes that start in here do not run the caller's script again, as spawned ones do.
+    """Keep processes that are spawned inside this block from running the caller's script again.
 
-    A worker needs nothing of it, and it may begin the same job again, or have come from stdin.
+    Workers do not need it, and it may start the same job again, or have been read from stdin.
     """
     with MAIN_MODULE_LOCK:
         script = sys.modules["__main__"]
@@ -135,7 +143,7 @@ def without_main_module() -> Iterator[None]:
 
 
 @dataclass
-class _Process:
+class WorkerProcess:
     """A worker as the parent sees it."""
 
     process: Any
@@ -147,7 +155,7 @@ class _Process:
 
     def assign(self, task: PartitionTask | None) -> None:
         self.task = task
-        with suppress(BrokenPipeError, OSError):  # a dead worker is noticed by its end of the pipe
+        with suppress(BrokenPipeError, OSError):  # a dead worker is noticed when its pipe is read
             self.pipe.send(task)
 
     def request_stop(self, reason: str) -> None:
@@ -156,12 +164,19 @@ class _Process:
 
 
 class WorkerPool:
-    """The workers of a run. `done` yields what they finish; `close` leaves no process behind."""
+    """The worker processes of a run; `close` ends all of them.
+
+    Args:
+        run: The running job.
+        setup: What a worker needs to join the run.
+        tasks: The partitions to encode.
+        max_seconds: Time left for the run; None without a limit.
+    """
 
     def __init__(
-        self, run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask], seconds: float | None = None
+        self, run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask], max_seconds: float | None = None
     ) -> None:
-        self.this, self.setup, self.seconds = run, setup, seconds
+        self.run, self.setup, self.max_seconds = run, setup, max_seconds
         self.waiting = deque(tasks)
         self.attempts: dict[int, int] = {}
         self.rows_by_worker = 0
@@ -170,97 +185,97 @@ class WorkerPool:
         self.jobs = [worker_job(run.job, device, len(devices)) for device in devices]
         self.workers = [self._start(job) for job in self.jobs]
 
-    def _start(self, job: Job) -> _Process:
+    def _start(self, job: Job) -> WorkerProcess:
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=serve_tasks, args=(theirs, replace(self.setup, job=job), self.seconds), name="worker", daemon=True
-        )
+        parent_pipe, worker_pipe = context.Pipe()
+        arguments = (worker_pipe, replace(self.setup, job=job), self.max_seconds)
+        process = context.Process(target=serve_tasks, args=arguments, name="worker", daemon=True)
         with without_main_module():
             process.start()
-        theirs.close()
-        return _Process(process, ours, job.device)
+        worker_pipe.close()
+        return WorkerProcess(process, parent_pipe, job.device)
 
     def iterate_results(self) -> Iterator[PartitionResult]:
-        asked = False
+        """Yield the completed partitions until every worker has ended."""
+        is_stop_requested = False
         while any(not worker.is_over for worker in self.workers):
-            if self.this.control.stop_event.is_set() and not asked:
-                asked = True
+            if self.run.control.stop_event.is_set() and not is_stop_requested:
+                is_stop_requested = True
                 self.waiting.clear()
                 for worker in self.workers:
-                    worker.request_stop(self.this.control.reason or "the parent")
+                    worker.request_stop(self.run.control.reason or "the parent")
             pipes = {worker.pipe: worker for worker in self.workers if not worker.is_over}
             for pipe in wait(list(pipes), timeout=POLL_SECONDS):
-                one = self._hear(pipes[pipe])  # type: ignore[index]
-                if one is not None:
-                    yield one
+                result = self._handle_message(pipes[pipe])  # type: ignore[index]
+                if result is not None:
+                    yield result
 
-    def _hear(self, worker: _Process) -> PartitionResult | None:
+    def _handle_message(self, worker: WorkerProcess) -> PartitionResult | None:
         try:
             kind, *rest = worker.pipe.recv()
         except (EOFError, OSError):
-            self._died(worker)
+            self._handle_death(worker)
             return None
-        self.this.metrics.last_heartbeat = time.monotonic()
+        self.run.metrics.last_heartbeat = time.monotonic()
         match kind:
             case "line":
-                self._line(rest[0])
+                self._notify_once(rest[0])
             case "progress":
                 self.rows_by_worker += rest[0]
-                self.this.metrics.rows += rest[0]
-                self.this.observer.on_progress(self.rows_by_worker, 0)
+                self.run.metrics.rows += rest[0]
+                self.run.observer.on_progress(self.rows_by_worker, 0)
             case "ready" | "done":
                 worker.is_ready = True
                 worker.assign(self.waiting.popleft() if self.waiting else None)
             case "stopped":
                 self.waiting.clear()
                 worker.task = None
-                self.this.control.reason = self.this.control.reason or rest[0]
+                self.run.control.reason = self.run.control.reason or rest[0]
             case "failed":
-                self._failed(worker, *rest)
+                self._handle_error(worker, *rest)
         return rest[0] if kind == "done" else None
 
-    def _line(self, text: str) -> None:
-        """All workers have the same to say when they start: once is enough."""
+    def _notify_once(self, text: str) -> None:
+        """Pass on a message, unless another worker has sent the same."""
         if text not in self.notified:
             self.notified.add(text)
-            self.this.observer.notify(text)
+            self.run.observer.notify(text)
 
-    def _died(self, worker: _Process) -> None:
+    def _handle_death(self, worker: WorkerProcess) -> None:
         worker.is_over = True
         worker.process.join()
         code = worker.process.exitcode
-        if self.this.control.stop_event.is_set() or (worker.task is None and worker.is_ready and code == 0):
+        if self.run.control.stop_event.is_set() or (worker.task is None and worker.is_ready and code == 0):
             return
         how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         error = ModelError(
             f"a worker on {worker.device} died ({how})",
             "lower --workers or --batch-tokens if memory ran out, then run the same command again to go on",
         )
-        self._again(worker, error)
+        self._retry(worker, error)
 
-    def _failed(self, worker: _Process, error: BaseException, text: str) -> None:
-        """A worker's exception: the user's to mend if it is one of ours, else the share is tried once more."""
+    def _handle_error(self, worker: WorkerProcess, error: BaseException, traceback_text: str) -> None:
+        """Raise a worker's error if it is meant for the user, else try its partition once more."""
         worker.is_over = True
-        error.__cause__ = WorkerTracebackError(text)
+        error.__cause__ = WorkerTracebackError(traceback_text)
         if isinstance(error, EmbedcliError) or not worker.is_ready:
             raise error
-        self._again(worker, error)
+        self._retry(worker, error)
 
-    def _again(self, worker: _Process, error: BaseException) -> None:
+    def _retry(self, worker: WorkerProcess, error: BaseException) -> None:
         index = -1 if worker.task is None else worker.task.partition.index
         self.attempts[index] = self.attempts.get(index, 1) + 1
         if self.attempts[index] > MAX_ATTEMPTS:
             raise error
-        what = "it is started again" if worker.task is None else f"share {index} is done by another"
-        self.this.observer.notify(f"{str(error).splitlines()[0]}; {what}")
+        action = "it is started again" if worker.task is None else f"partition {index} is encoded by another worker"
+        self.run.observer.notify(f"{first_line(error)}; {action}")
         if worker.task is not None:
             self.waiting.appendleft(worker.task)
-        at = self.workers.index(worker)
-        self.workers[at] = self._start(self.jobs[at])
+        position = self.workers.index(worker)
+        self.workers[position] = self._start(self.jobs[position])
 
     def close(self) -> None:
-        """End every worker that is still there, at once: what it has written stays, half a part is none."""
+        """Kill every worker that is still running; its finished part files stay."""
         for worker in self.workers:
             if worker.process.is_alive():
                 worker.process.kill()
@@ -271,7 +286,7 @@ class WorkerPool:
 def run_on_processes(
     run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
 ) -> Generator[PartitionResult, None, None]:
-    """What workers on this machine make of the tasks, in the order in which they are done."""
+    """Encode partitions in worker processes on this machine, and yield them as they are completed."""
     pool = WorkerPool(run, setup, tasks, run.control.remaining_seconds())
     try:
         yield from pool.iterate_results()
@@ -280,6 +295,6 @@ def run_on_processes(
 
 
 def worker_job(job: Job, device: str, workers: int) -> Job:
-    """The job as one of several workers on this machine does it: its own device, its share of the processors."""
+    """Return the job as one of several workers runs it: on one device, with an equal part of the processor cores."""
     threads = job.threads or max(1, count_usable_cores() // workers)
     return replace(job, device=device, threads=threads, runner="local", workers=None, max_seconds=None)

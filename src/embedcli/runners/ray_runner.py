@@ -1,189 +1,315 @@
-"""A Ray cluster: shares are the dataset, a stateful actor per worker loads the encoder once and does share after share.
+"""Run partitions on a Ray cluster: a pool of actors, each of which loads the encoder once.
 
-Parts go straight to the shared output; only records come back. Ray restarts actors that die and gives their share to
-another; what they had written of it stays in the stage and is taken over.
+Actors write part files straight to the shared output; only records come back to the driver. A partition whose worker
+dies is given to another one, which keeps the chunks that are already written.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-import pickle
 import platform
-import queue
-import re
+import signal
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, redirect_stdout, suppress
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from embedcli.core.errors import EmbedcliError, UsageError
+from embedcli.core.errors import EmbedcliError, ModelError, UsageError, first_line
 from embedcli.core.job import Job
 from embedcli.runners.context import RunContext
 from embedcli.runners.multiprocess import MAX_ATTEMPTS, POLL_SECONDS, WorkerTracebackError
-from embedcli.runners.ray_worker import RESUME_HINT, DriverContext, RayWorker
+from embedcli.runners.ray_worker import DriverContext, RayWorker, WorkerResponse
 from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup
 
-A = TypeVar("A")
+RESUME_HINT = "run the same command again to continue: finished work is kept"
 CONNECT_HINT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
-# A head that is up answers at once, and a driver is let in within seconds; Ray itself would try for minutes.
+# A head that is up accepts at once, and a driver is let in within seconds; Ray itself would try for minutes.
 REACH_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 60.0
-# Workers end the chunk in hand after --max-seconds; the driver waits so much longer for them.
+# Workers finish their current chunk after --max-seconds; the driver waits this much longer for them.
 STOP_GRACE_SECONDS = 60.0
-# So many shares for each worker are many: the last one is an eighth of its work at most.
-MANY_PARTITIONS_PER_WORKER = 8
-# What a cluster of this machine alone holds of our objects: tasks and records, no rows and no vectors.
+# Machines come and go, so a partition may lose this many workers; one that kills each of them has to end the run.
+MAX_DEATHS = 4
+# Object store of a cluster that is started on this machine: it holds tasks and records, never rows or vectors.
 OBJECT_STORE_BYTES = 100 << 20
-ANSI_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def run_on_ray(
     run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
 ) -> Generator[PartitionResult, None, None]:
-    """What actors of a Ray cluster make of the tasks, in the order in which they are done."""
-    ray = import_ray(run)
-    ours = not ray.is_initialized()
-    over = threading.Event()
-    # Ray prints to stdout what its daemons say of workers that died, whatever it was told of logs.
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        try:
-            if ours:
-                connect_to_ray(run, ray, over)
+    """Encode partitions with actors of a Ray cluster.
+
+    Args:
+        run: The running job; `run.worker_count` is set to the number of actors.
+        setup: What every worker has to know about the job.
+        tasks: The partitions to encode.
+
+    Yields:
+        Finished partitions, in the order in which they are finished.
+
+    Raises:
+        EmbedcliError: The error of a worker, as itself; or a failure of the cluster.
+    """
+    ray = import_ray(run.job)
+    # Ray prints messages about dead workers to stdout, whatever `log_to_driver` says.
+    with open(os.devnull, "w") as devnull, redirect_stdout(devnull):
+        if ray.is_initialized():
+            yield from encode_with_actors(run, setup, tasks)
+            return
+        with connect_to_ray(run, ray):
             if not run.control.stop_event.is_set():
-                yield from run_on_ray_workers(run, setup, tasks)
-        finally:
-            if ours:
-                ray.shutdown()
-            over.set()
+                yield from encode_with_actors(run, setup, tasks)
 
 
-def run_on_ray_workers(
+def encode_with_actors(
     run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
 ) -> Generator[PartitionResult, None, None]:
-    """The same, once Ray is there. Shares that failed for no reason of the user's are done once more."""
-    told: set[str] = set()
-    for attempt in range(MAX_ATTEMPTS):
-        again: list[PartitionTask] = []
-        with closing(iterate_answers(run, setup, tasks)) as rows:
-            for row in rows:
-                answer = pickle.loads(row["answer"])  # noqa: S301  made by a worker of this very run
-                notify_once(run, answer["notes"], told)
-                if answer["done"] is not None:
-                    run.metrics.rows += sum(part.rows for part in answer["done"].record.parts)
-                    yield answer["done"]
-                    run.observer.on_progress(run.metrics.rows, 0)
-                elif answer["error"] is not None:
-                    raise_permanent_error(run, answer, last=attempt == MAX_ATTEMPTS - 1)
-                    again.append(pickle.loads(row["task"]))  # noqa: S301  our own
-                else:
-                    run.control.reason = run.control.reason or answer["stopped"]
-        if run.control.reason is not None or not again:
-            return
-        run.observer.notify(f"{len(again)} shares failed and are done once more")
-        tasks = again
+    """Yield finished partitions, once this process is connected to Ray."""
+    import ray
+
+    try:
+        check_worker_fits(run)
+        run.worker_count = workers = min(run.job.workers or count_fitting_workers(run.job), len(tasks))
+        with closing(ActorPool(run, setup, tasks, workers)) as pool:
+            yield from pool.results()
+    except ray.exceptions.RayError as error:
+        what = f"the Ray cluster failed: {type(error).__name__}: {first_line(error)}"
+        raise EmbedcliError(what, RESUME_HINT) from error
 
 
-def notify_once(run: RunContext, notes: list[str], told: set[str]) -> None:
-    """All workers have the same to say when they start: once is enough."""
-    for note in notes:
-        if note not in told:
-            told.add(note)
-            run.observer.notify(note)
+class ActorPool:
+    """Actors that encode one partition at a time each. Close it.
 
+    Only actors that Ray has started get partitions: those that wait for room (for an autoscaler, say) delay nobody.
+    """
 
-def raise_permanent_error(run: RunContext, answer: dict[str, Any], *, last: bool) -> None:
-    """Raise an error that trying again does not mend."""
-    error = answer["error"]
-    error.__cause__ = WorkerTracebackError(answer["traceback"])
-    if last or isinstance(error, EmbedcliError):
-        if answer["host"] != platform.node():
-            run.observer.notify(f"the error is of the worker on {answer['host']}")
-        raise error
+    def __init__(self, run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask], workers: int) -> None:
+        import ray
+
+        self.run, self.ray = run, ray
+        self.queue = deque(tasks)
+        self.actors: list[Any] = []
+        self.idle: list[Any] = []
+        # Calls that have not returned: the actor, and its partition or None while it starts.
+        self.calls: dict[Any, tuple[Any, PartitionTask | None]] = {}
+        self.deaths: Counter[int] = Counter()
+        self.errors: Counter[int] = Counter()
+        self.shown_notes: set[str] = set()
+        threads = run.job.threads or max(1, int(run.job.num_cpus or 1))
+        job = replace(run.job, runner="local", workers=None, threads=threads, max_seconds=None)
+        self.setup, self.context = replace(setup, job=job), DriverContext()
+        self.actor_class: Any = ray.remote(RayWorker).options(
+            num_cpus=run.job.num_cpus or 1, num_gpus=run.job.num_gpus or 0, scheduling_strategy="SPREAD"
+        )
+        for _ in range(workers):
+            self._start_actor()
+
+    def results(self) -> Iterator[PartitionResult]:
+        """Yield finished partitions until all are finished or the run has to stop."""
+        control, left = self.run.control, self.run.control.remaining_seconds()
+        deadline = math.inf if left is None else time.monotonic() + left + STOP_GRACE_SECONDS
+        while self.queue or any(task for _, task in self.calls.values()):
+            self._give_out()
+            returned, _ = self.ray.wait(list(self.calls), timeout=POLL_SECONDS)
+            # Ray notices dead workers: a long partition is not a hang.
+            self.run.metrics.last_heartbeat = time.monotonic()
+            if time.monotonic() > deadline:
+                control.reason = control.reason or "--max-seconds"
+                return
+            if control.stop_event.is_set():
+                return
+            for call in returned:
+                result = self._take_result(call)
+                if result is not None:
+                    self._give_out()  # first, so that the worker does not wait for the caller
+                    self.run.metrics.rows += sum(part.rows for part in result.record.parts)
+                    yield result
+                    self.run.observer.on_progress(self.run.metrics.rows, 0)
+
+    def _start_actor(self) -> None:
+        actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining_seconds())
+        self.actors.append(actor)
+        self.calls[actor.wait_until_started.remote()] = actor, None
+
+    def _give_out(self) -> None:
+        while self.queue and self.idle:
+            actor, task = self.idle.pop(), self.queue.popleft()
+            self.calls[actor.encode_partition.remote(task)] = actor, task
+
+    def _take_result(self, call: Any) -> PartitionResult | None:
+        """The partition that a call has finished, if any; its actor becomes idle or is replaced."""
+        actor, task = self.calls.pop(call)
+        try:
+            response: WorkerResponse | None = self.ray.get(call)
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+            self._handle_death(error, actor, task)
+            return None
+        if response is None or task is None:
+            self.idle.append(actor)
+            return None
+        self._show(response.notes)
+        if response.error is not None:
+            self._handle_error(response, response.error, actor, task)
+            return None
+        if response.stop_reason is not None:
+            self.run.control.reason = self.run.control.reason or response.stop_reason
+            self.queue.clear()
+        self.idle.append(actor)
+        return response.result
+
+    def _handle_death(self, error: Any, actor: Any, task: PartitionTask | None) -> None:
+        """Retry the partition of a worker that died, unless it has lost too many."""
+        if isinstance(error, self.ray.exceptions.RayActorError) and error.actor_init_failed:
+            raise UsageError(
+                f"a machine of the cluster lacks embedcli or one of its packages: {str(error).splitlines()[-1]}",
+                "install the same version, with the same extras, on all of them",
+            ) from error
+        if task is not None:
+            self.deaths[task.partition.index] += 1
+            if self.deaths[task.partition.index] >= MAX_DEATHS:
+                raise ModelError(
+                    f"{MAX_DEATHS} workers died while they encoded partition {task.partition.index}",
+                    f"lower --batch-tokens, or reserve more with --num-cpus, if memory ran out; {RESUME_HINT}",
+                ) from error
+        self._replace(actor, task, "a worker died")
+
+    def _handle_error(self, response: WorkerResponse, error: BaseException, actor: Any, task: PartitionTask) -> None:
+        """Raise an error that a retry cannot fix; after any other, retry the partition once in a new process."""
+        self.errors[task.partition.index] += 1
+        error.__cause__ = WorkerTracebackError(response.traceback)
+        if isinstance(error, EmbedcliError) or self.errors[task.partition.index] >= MAX_ATTEMPTS:
+            if response.host != platform.node():
+                self.run.observer.notify(f"the error was raised by the worker on {response.host}")
+            raise error
+        self._replace(actor, task, f"a worker failed ({type(error).__name__}: {first_line(error)})")
+
+    def _replace(self, actor: Any, task: PartitionTask | None, reason: str) -> None:
+        """Start another actor, and put the partition first in the queue."""
+        self.ray.kill(actor)
+        self.actors.remove(actor)
+        self._start_actor()
+        if task is None:
+            self.run.observer.notify(f"{reason} while it started; another one is started")
+        else:
+            self.queue.appendleft(task)
+            self.run.observer.notify(f"{reason}; partition {task.partition.index} is encoded by another one")
+
+    def _show(self, notes: list[str]) -> None:
+        """All workers say the same things when they start: once is enough."""
+        for note in notes:
+            if note not in self.shown_notes:
+                self.shown_notes.add(note)
+                self.run.observer.notify(note)
+
+    def close(self) -> None:
+        """Stop all actors at once: what they have written stays. No reference outlives the connection."""
+        for actor in self.actors:
+            self.ray.kill(actor)
+        self.actors, self.idle, self.calls = [], [], {}
 
 
 # Connecting
 
 
-def import_ray(run: RunContext) -> Any:
-    """The ray module, told to be quiet and to report nothing to anyone. UsageError without it."""
+def import_ray(job: Job) -> Any:
+    """Import Ray without its logs and usage statistics.
+
+    Raises:
+        UsageError: Ray is not installed, or --device lists several devices.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
-        import ray.data
     except ImportError:
-        raise UsageError("--runner ray needs Ray Data", "pip install 'embedcli[ray]'") from None
-    if "," in run.job.device:
+        raise UsageError("--runner ray needs Ray", "pip install 'embedcli[ray]'") from None
+    if "," in job.device:
         raise UsageError(
-            f"--device {run.job.device} does not go together with --runner ray",
+            f"--device {job.device} does not go together with --runner ray",
             "use --num-gpus 1 --workers N: Ray gives each worker a device of its own",
         )
-    for name in ("ray", "ray.data"):  # the run has bars and notes of its own
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # the run has its own messages
     return ray
 
 
-def connect_to_ray(run: RunContext, ray: Any, over: threading.Event) -> None:
-    """Join the cluster of --ray-address or RAY_ADDRESS, or start one of this machine alone; not if the run is to stop.
+@contextmanager
+def connect_to_ray(run: RunContext, ray: Any) -> Iterator[None]:
+    """Join the cluster of --ray-address or RAY_ADDRESS, or start one on this machine; leave it at the end.
 
-    It is done in a thread, as Ray would take over SIGTERM in this one; the thread stays until the run is over, as
-    what Ray starts on Linux ends with the thread that started it.
+    One thread connects, waits and disconnects. In the main thread Ray would replace the handler of SIGTERM; on Linux,
+    the processes that Ray starts end with the thread that started them; and `ray.shutdown` must not run before
+    `ray.init` has returned. The block also runs if the run has to stop before there is a connection.
+
+    Raises:
+        UsageError: There is no cluster at the address.
     """
     address = run.job.ray_address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.CRITICAL}
     if address == "local":
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     where = "this machine" if address == "local" else address
+    connected, finished, errors = threading.Event(), threading.Event(), []
 
-    def joined() -> Iterator[Any]:
-        with filter_log_level_line():
-            ray.init(**options)
-        yield
-        over.wait()
-
-    try:
-        check_reachable(address)
-        for _ in iterate_in_thread(run, joined, CONNECT_TIMEOUT_SECONDS):
-            return
-    except EmbedcliError:
-        raise
-    except Exception as error:
-        raise UsageError(f"no Ray cluster at {where}: {summarize_ray_error(error)}", CONNECT_HINT) from error
-    if not run.control.stop_event.is_set():
-        raise UsageError(
-            f"no Ray cluster at {where}: nothing there answered in {CONNECT_TIMEOUT_SECONDS:.0f} s", CONNECT_HINT
-        )
-
-
-@contextmanager
-def filter_log_level_line() -> Iterator[None]:
-    """stderr without the line in which Ray's core repeats its log level; all else is shown when the block ends."""
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
+    def hold_connection() -> None:
         try:
-            yield
+            check_reachable(address)
+            ray.init(**options)
+            connected.set()
+            finished.wait()
+        except Exception as error:  # noqa: BLE001  raised by the main thread
+            errors.append(error)
         finally:
-            os.dup2(shown, 2)
-            os.close(shown)
-            kept.seek(0)
-            os.write(2, b"".join(line for line in kept if b"Set ray log level" not in line))
+            ray.shutdown()
+            connected.set()
+
+    thread = threading.Thread(target=hold_connection, name="ray-connection", daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
+        while not (connected.wait(POLL_SECONDS) or run.control.stop_event.is_set()):
+            restore_sigterm_handler()
+            run.metrics.last_heartbeat = time.monotonic()
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"no Ray cluster at {where}: no response within {CONNECT_TIMEOUT_SECONDS:g} s", CONNECT_HINT
+                )
+        for error in errors:
+            if isinstance(error, EmbedcliError):
+                raise error
+            raise UsageError(f"no Ray cluster at {where}: {first_line(error)}", CONNECT_HINT) from error
+        restore_sigterm_handler()
+        if run.control.stop_event.is_set():
+            signal.alarm(0)  # set by Ray's handler if SIGTERM came while that was installed
+        yield
+    finally:
+        finished.set()
+        deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
+        while connected.is_set() and thread.is_alive() and time.monotonic() < deadline:
+            thread.join(POLL_SECONDS)
+            restore_sigterm_handler()
+
+
+def restore_sigterm_handler() -> None:
+    """Install Python's handler of SIGTERM again after Ray's core has replaced it.
+
+    Ray's own prints a stack trace and aborts the process (signal 6) if it has not ended 3 s after SIGTERM; after
+    `ray.shutdown`, there is no handler at all.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def check_reachable(address: str) -> None:
-    """OSError if nobody listens at HOST:PORT; UsageError for an address of Ray's client, which runs no datasets."""
+    """Raise OSError if nothing listens at HOST:PORT, UsageError for an address of the Ray client."""
     if address.startswith("ray://"):
         raise UsageError(
-            f"--ray-address {address}: is an address for Ray's client, which Ray Data does not work through",
+            f"--ray-address {address}: embedcli does not work through Ray's client",
             "run embedcli on a machine of the cluster, for example by ray job submit, with --ray-address auto",
         )
     host, colon, port = address.rpartition(":")
@@ -191,149 +317,31 @@ def check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH_TIMEOUT_SECONDS).close()
 
 
-def iterate_in_thread(
-    run: RunContext, make: Callable[[], Iterable[A]], seconds: float | None, halt: Callable[[], None] | None = None
-) -> Generator[A, None, None]:
-    """What `make()` holds, waited for in a thread, so that a signal is not. Ends when the run is to, or time is up.
-
-    `halt` makes the thread end; without it, the thread is left behind.
-    """
-    inbox: queue.SimpleQueue[tuple[A | None, BaseException | None]] = queue.SimpleQueue()
-
-    def fill() -> None:
-        try:
-            for item in make():
-                inbox.put((item, None))
-            inbox.put((None, StopIteration()))
-        except BaseException as error:  # noqa: BLE001  raised where the items are read
-            inbox.put((None, error))
-
-    thread = threading.Thread(target=fill, name="ray", daemon=True)
-    thread.start()
-    try:
-        until = None if seconds is None else time.monotonic() + seconds
-        while not run.control.stop_event.is_set() and (until is None or time.monotonic() < until):
-            run.metrics.last_heartbeat = (
-                time.monotonic()
-            )  # Ray notices workers that are gone: a long share is no stage that hangs
-            with suppress(queue.Empty):
-                item, error = inbox.get(timeout=POLL_SECONDS)
-                if isinstance(error, StopIteration):
-                    return
-                if error is not None:
-                    raise error
-                yield item  # type: ignore[misc]
-    finally:
-        if halt is not None:
-            halt()
-            thread.join(REACH_TIMEOUT_SECONDS)
+# Resources
 
 
-# The dataset
+def required_resources(job: Job) -> dict[str, float]:
+    """What a worker reserves, by Ray's names."""
+    return {"CPU": job.num_cpus or 1, **({"GPU": job.num_gpus} if job.num_gpus else {})}
 
 
-def iterate_answers(
-    run: RunContext, setup: WorkerSetup, tasks: list[PartitionTask]
-) -> Generator[dict[str, Any], None, None]:
-    """Answers as they come: a row of the dataset is a share, and a block, so that a worker that dies costs one."""
-    import ray.data
-
-    check_worker_fits(run)
-    run.worker_count = min(run.job.workers or count_cluster_workers(run), len(tasks))
-    job = replace(run.job, workers=run.worker_count)
-    left = run.control.remaining_seconds()
-    workers_job = replace(job, runner="local", workers=None, threads=threads_per_worker(run), max_seconds=None)
-    data = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks)).map(
-        RayWorker,  # type: ignore[arg-type]
-        fn_constructor_args=(replace(setup, job=workers_job), DriverContext(), left),
-        compute=ray.data.ActorPoolStrategy(
-            size=job.workers, max_tasks_in_flight_per_actor=partitions_in_flight(len(tasks), job)
-        ),
-        num_cpus=job.num_cpus or 1,
-        num_gpus=job.num_gpus or 0,
-    )
-    answers = iterate_in_thread(
-        run, data.iter_rows, None if left is None else left + STOP_GRACE_SECONDS, partial(stop_dataset, data)
-    )
-    came = 0
-    with closing(answers):
-        while (row := next_answer(answers)) is not None:
-            came += 1
-            yield row
-    if came < len(tasks):
-        run.control.reason = run.control.reason or "--max-seconds"
-
-
-def partitions_in_flight(tasks: int, job: Job) -> int:
-    """How many shares a worker is given at a time: two where shares are many, so that one is a small part of the work.
-
-    The second saves a worker the 0.15 s in which Ray notices that it is idle; but at the end a slow worker sits on a
-    share that another would begin.
-    """
-    return 2 if tasks >= MANY_PARTITIONS_PER_WORKER * (job.workers or 1) else 1
-
-
-def next_answer(answers: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-    try:
-        return next(answers, None)
-    except Exception as error:
-        raise dataset_error(error) from error
-
-
-def stop_dataset(data: Any) -> None:
-    """End the execution of a dataset, from another thread than the one that waits for its rows.
-
-    Ray ends the whole process, exit code 1, when one of its threads asks it for more after `ray.shutdown`.
-    """
-    end = getattr(data, "_synchronize_progress_bar", None)
-    if end is not None:
-        with suppress(Exception):
-            end()
-
-
-def dataset_error(error: BaseException) -> EmbedcliError:
-    """What the end of a whole dataset means for the user."""
-    if "No module named 'embedcli'" in str(error):
-        return UsageError(
-            "a machine of the cluster lacks embedcli", "install the same version, with the same extras, on all of them"
-        )
-    return EmbedcliError(f"the Ray cluster failed: {type(error).__name__}: {summarize_ray_error(error)}", RESUME_HINT)
-
-
-def summarize_ray_error(error: BaseException) -> str:
-    """The line of an error that says most: Ray's have tracebacks of workers inside, the cause at the end."""
-    lines = [ANSI_COLORS.sub("", line).strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line for line in lines if re.match(r"[\w.]+Error: ", line)]
-    return (causes[-1:] or lines[:1] or [type(error).__name__])[0][:300]
-
-
-def threads_per_worker(run: RunContext) -> int:
-    return run.job.threads or max(1, int(run.job.num_cpus or 1))
-
-
-def worker_resources(run: RunContext) -> dict[str, float]:
-    """What a worker reserves, in Ray's words."""
-    return {"CPU": run.job.num_cpus or 1, **({"GPU": run.job.num_gpus} if run.job.num_gpus else {})}
-
-
-def count_cluster_workers(run: RunContext) -> int:
-    """As many workers as the cluster has room for now."""
+def count_fitting_workers(job: Job) -> int:
+    """The number of workers that the cluster has room for now, at least 1."""
     import ray
 
-    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return max(1, int(min(found.get(name, 0) / wanted for name, wanted in worker_resources(run).items())))
+    available = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return max(1, int(min(available.get(name, 0) / amount for name, amount in required_resources(job).items())))
 
 
 def check_worker_fits(run: RunContext) -> None:
-    """UsageError if no machine can hold a worker; on a cluster, where machines may still come, a note."""
+    """Raise UsageError if this machine cannot hold a worker; on a cluster, which may still grow, show a note."""
     import ray
 
+    required = required_resources(run.job)
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if any(
-        all(machine.get(name, 0) >= wanted for name, wanted in worker_resources(run).items()) for machine in machines
-    ):
+    if any(all(machine.get(name, 0) >= amount for name, amount in required.items()) for machine in machines):
         return
-    wanted = " and ".join(f"{count:g} {name}" for name, count in worker_resources(run).items())
+    amounts = " and ".join(f"{amount:g} {name}" for name, amount in required.items())
     if not (run.job.ray_address or os.environ.get("RAY_ADDRESS")):
-        raise UsageError(f"this machine has no {wanted} for a worker", "lower --num-cpus or --num-gpus")
-    run.observer.notify(f"no machine of the cluster has {wanted} for a worker yet: waiting for one")
+        raise UsageError(f"this machine has no {amounts} for a worker", "lower --num-cpus or --num-gpus")
+    run.observer.notify(f"no machine of the cluster has {amounts} for a worker yet: waiting for one")

@@ -1,4 +1,4 @@
-"""A worker: one encoder on one device, in a process of its own, that takes shares and seals them."""
+"""A worker of a distributed run: one encoder on one device that encodes one partition after another."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from embedcli import __version__, checkpoint, encoders, readers
 from embedcli.checkpoint import PartitionRecord
 from embedcli.core.errors import EmbedcliError, OutputError
 from embedcli.core.job import Job
-from embedcli.core.types import EncodedChunk, InputPlan, Partition, RunObserver
+from embedcli.core.types import InputPlan, Partition, RunObserver
 from embedcli.outputs import target as output_target
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
-from embedcli.runners.context import EncoderLoader, RunContext, apply_saved_truncation
-from embedcli.runners.job_identity import build_layout, build_vector_space, resolve_ranges, write_vector_space
+from embedcli.runners.context import EncoderLoader, RunContext
+from embedcli.runners.vector_space import write_vector_space
 
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker must know of a job. It crosses process and machine borders, so it holds no open thing.
+    """What a worker needs to join a run. It is sent to other processes and machines, so it holds nothing open.
 
-    `plan` has no pieces: they come with the shares. `view` names what the run saw of its inputs.
-    `loader` is for tests and for encoders that are borrowed.
+    Attributes:
+        job: The job as this worker runs it.
+        plan: The input, without splits: they come with the partitions.
+        job_manifest: The identity of the job, as the manifest in the staging folder holds it.
+        snapshot_name: The name of the run's input snapshot.
+        loader: Loads the encoder in place of `encoders.load_encoder`; for tests, and for encoders that are shared.
+        version: The embedcli version of the run.
     """
 
     job: Job
@@ -37,7 +42,7 @@ class WorkerSetup:
 
 @dataclass(frozen=True)
 class PartitionTask:
-    """A share and where its pieces start, for generated ids."""
+    """A partition, and where its splits start, for generated ids."""
 
     partition: Partition
     split_starts: Mapping[int, readers.SplitStart] | None
@@ -45,7 +50,15 @@ class PartitionTask:
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """A sealed share: its record, the reader's own count of its rows, and what the stages counted."""
+    """A completed partition.
+
+    Attributes:
+        record: The partition's record.
+        rows_read: Rows that the reader has counted.
+        metrics: The counters and timers of this partition.
+        usage: What the encoder says that it has used so far.
+        damaged_parts: Part files that were damaged and encoded again.
+    """
 
     record: PartitionRecord
     rows_read: int
@@ -55,72 +68,69 @@ class PartitionResult:
 
 
 class PartitionWorker:
-    """Loads the encoder once; `work` then does one share after another. Close it."""
+    """Joins a run and loads the encoder once; then `process_partition` encodes one partition after another.
 
-    def __init__(self, setup: WorkerSetup, watch: RunObserver, control: RunControl) -> None:
+    Args:
+        setup: What the worker needs to join the run.
+        observer: Receives messages and progress.
+        control: Tells when to stop.
+
+    Raises:
+        EmbedcliError: The run has another version of embedcli, or its staging folder cannot be seen from here.
+    """
+
+    def __init__(self, setup: WorkerSetup, observer: RunObserver, control: RunControl) -> None:
         check_worker_version(setup)
-        self.observer, self.control = watch, control
-        self.setup = setup
-        target = output_target.resolve_target(setup.job.output, setup.job.to)
-        self.ledger = checkpoint.Ledger(target, keeps_other_parts=setup.job.shard is not None)
+        job = setup.job
+        target = output_target.resolve_target(job.output, job.to)
+        self.ledger = checkpoint.Ledger(target, allow_changed_input=job.shard is not None)
         self.ledger.join(setup.job_manifest, setup.snapshot_name)
-        self.run = self._run(setup.job)
+        model_files = encoders.resolve_model_files(job)
+        self.run = RunContext(job, setup.plan, model_files, observer, control, MetricsCollector(), setup.loader)
         self.encoder = self.run.load_encoder()
-        self.job = apply_saved_truncation(setup.job, self.encoder)
-        # The driver has put the ranges into the stage: no worker sees the whole input.
-        ranges = resolve_ranges(self.run, self.encoder, self.ledger.target.staging_folder, None)
-        self.layout = build_layout(self.job, setup.plan, self.encoder, ranges)
-        self.space = build_vector_space(self.job, self.encoder, ranges)
-        write_vector_space(self.ledger.target.staging_folder, self.layout, self.space)
-
-    def _run(self, job: Job) -> RunContext:
-        setup = self.setup
-        return RunContext(
-            job,
-            setup.plan,
-            encoders.resolve_model_files(job),
-            self.observer,
-            self.control,
-            MetricsCollector(),
-            setup.loader,
-        )
+        # No worker reads the whole input: the coordinator has written the quantization ranges to the staging folder.
+        self.layout, self.vector_space = self.run.describe_output(self.encoder, target.staging_folder)
+        write_vector_space(target.staging_folder, self.layout, self.vector_space)
 
     def process_partition(self, task: PartitionTask) -> PartitionResult | None:
-        """Encode a share into parts and seal it; None if the run is to stop, and then its parts stay for the next."""
-        run = replace(self.run, job=self.job, metrics=MetricsCollector(), rows_read=0)
-        before = len(self.ledger.damaged_parts)
-        chunks = run.read_chunks(task.partition.splits, task.split_starts)
-        with closing(run.encode(self.ledger.skip_finished_chunks(chunks), self.encoder)) as stream:  # type: ignore[type-var]
-            for encoded in stream:
+        """Encode a partition and write its record.
+
+        Returns:
+            The result; None if the run was stopped. The part files written so far stay for the next run.
+        """
+        run = replace(self.run, metrics=MetricsCollector(), rows_read=0)
+        damaged_before = len(self.ledger.damaged_parts)
+        missing_chunks = self.ledger.skip_finished_chunks(run.read_chunks(task.partition.splits, task.split_starts))
+        with closing(run.encode(missing_chunks, self.encoder)) as encoded_chunks:  # type: ignore[type-var]
+            for encoded in encoded_chunks:
                 with run.metrics.time_stage("write"):
                     self.ledger.add_chunk(encoded, self.layout)
-                self._tell(run, encoded)
-        if self.control.reason is not None:
+                run.observer.on_progress(encoded.embedded_rows, encoded.chunk.bytes_read)
+        if run.control.reason is not None:
             return None
         with run.metrics.time_stage("write"):
-            record = self.ledger.complete_partition(task.partition, self.layout, self.space)
+            record = self.ledger.complete_partition(task.partition, self.layout, self.vector_space)
         check_row_conservation(record, run)
         run.record_usage(self.encoder)
-        return PartitionResult(record, run.rows_read, run.metrics, run.usage, len(self.ledger.damaged_parts) - before)
-
-    def _tell(self, run: RunContext, encoded: EncodedChunk) -> None:
-        self.observer.on_progress(encoded.embedded_rows, encoded.chunk.bytes_read)
+        damaged_parts = len(self.ledger.damaged_parts) - damaged_before
+        return PartitionResult(record, run.rows_read, run.metrics, run.usage, damaged_parts)
 
     def close(self) -> None:
         self.encoder.close()
 
 
 def check_row_conservation(record: PartitionRecord, run: RunContext) -> None:
-    """OutputError unless every row that was read is in the record, with a vector or as a reject."""
-    out = sum(part.rows + part.rejects for part in record.parts)
-    if run.unfinished_splits or not record.rows_read == run.rows_read == out:
+    """Raise OutputError unless every row that was read is in the partition's record, with a vector or as a reject."""
+    written = sum(part.rows + part.rejects for part in record.parts)
+    if run.unfinished_splits or not record.rows_read == run.rows_read == written:
         raise OutputError(
-            f"share {record.index}: {run.rows_read} rows were read, {out} written; nothing was published",
+            f"partition {record.index}: {run.rows_read} rows were read, {written} written; nothing was published",
             "this should never happen: please report it with the run report",
         )
 
 
 def check_worker_version(setup: WorkerSetup) -> None:
+    """Raise EmbedcliError if the run was started by another version of embedcli."""
     if setup.version != __version__:
         raise EmbedcliError(
             f"this worker has embedcli {__version__}, the run was started by {setup.version}",
@@ -128,15 +138,16 @@ def check_worker_version(setup: WorkerSetup) -> None:
         )
 
 
-def build_tasks(shares: list[Partition], starts: Mapping[int, readers.SplitStart] | None) -> Iterator[PartitionTask]:
-    """The shares with the starts of their own pieces only."""
-    for share in shares:
-        yield PartitionTask(
-            share, None if starts is None else {piece.index: starts[piece.index] for piece in share.splits}
-        )
+def build_tasks(
+    partitions: list[Partition], starts: Mapping[int, readers.SplitStart] | None
+) -> Iterator[PartitionTask]:
+    """Yield a task for each partition, with the starts of its own splits only."""
+    for partition in partitions:
+        own_starts = None if starts is None else {split.index: starts[split.index] for split in partition.splits}
+        yield PartitionTask(partition, own_starts)
 
 
 def assign_devices(job: Job) -> list[str]:
-    """The device of each worker: those that --device lists, in turn, for --workers workers."""
-    named = [name.strip() for name in job.device.split(",") if name.strip()] or ["auto"]
-    return [named[i % len(named)] for i in range(job.workers or len(named))]
+    """Return the device of each worker: those of --device in turn, for --workers workers."""
+    devices = [name.strip() for name in job.device.split(",") if name.strip()] or ["auto"]
+    return [devices[i % len(devices)] for i in range(job.workers or len(devices))]

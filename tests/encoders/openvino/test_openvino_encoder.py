@@ -1,4 +1,4 @@
-"""The compiled engine gives PyTorch's vectors for every architecture, at shapes it was never traced or probed at."""
+"""OpenVINO computes PyTorch's vectors for every architecture, also at shapes it was never traced or probed with."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 import models
 from embedcli import encoders
 from embedcli.core.encoder import Tokens
-from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError, first_line
 from embedcli.encoders import equivalence
-from embedcli.encoders import errors as encoder_errors
 from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import infer_requests
 from embedcli.encoders.openvino import loader as openvino_loader
@@ -41,14 +40,14 @@ ARCHITECTURES = (
     "instruct-model",
     "bilingual-embedding-base",
 )
-# Each a batch of rows of so many tokens: alone, wide beside narrow, many, and across the windows of 16 and the
-# buckets of 16 that the small models have.
+# Batches, as the tokens of each row: single rows, long beside short ones, many rows, and rows longer than the attention
+# windows and position buckets of 16 that the small models have.
 SHAPES = ((1,), (2,), (8,), (15, 17), (33,), (5, 9, 21), (100, 30, 2), (127, 128), (7,) * 9, (64, 64), (3, 90) * 4)
 
 
 @cache
 def openvino(name: str = BERT, **values: Any) -> Any:
-    """The compiled encoder of a small model, forced, so that it cannot be PyTorch in disguise."""
+    """The OpenVINO encoder of a small model, with --engine openvino, so that it cannot be PyTorch."""
     return encoders.load_encoder(
         job(models.folder(name), **{"device": "cpu", "engine": "openvino"} | defaults(name) | values)
     )
@@ -60,56 +59,56 @@ def torch(name: str = BERT, **values: Any) -> Any:
 
 
 def defaults(name: str) -> dict[str, Any]:
-    """Without instructions, as random rows may be shorter than those, and then nothing is left to pool."""
+    """No instruction for instruct-model: random rows may be shorter than it, and then nothing is left to pool."""
     return {"trust_remote_code": name in TRUSTED} | ({"as_": "none"} if name == "instruct-model" else {})
 
 
 def random_tokens(lengths: tuple[int, ...], seed: int = 0) -> Tokens:
-    """Rows of so many tokens, any ids that every small vocabulary has."""
+    """Rows of the given lengths, with random ids that are in every small vocabulary."""
     random = np.random.default_rng([seed, *lengths])
     rows = [random.integers(5, 400, length).tolist() for length in lengths]
     return build_tokens(rows, np.array(lengths, np.int32))
 
 
-def together(encoder: Any, tokens: Tokens) -> Any:
+def encode_in_one_batch(encoder: Any, tokens: Tokens) -> Any:
     return encoder.collect(encoder.forward(tokens, np.arange(len(tokens.lengths))))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_same_vectors_at_every_shape(name: str) -> None:
+def test_the_vectors_are_the_same_at_every_shape(name: str) -> None:
     ours, theirs = openvino(name), torch(name)
     assert ours.vector_space()["engine"] == "openvino"
     assert theirs.vector_space()["engine"] == "torch"
     assert ours.dim == theirs.dim
     for shape in SHAPES:
         tokens = random_tokens(shape)
-        wanted = theirs.encode_float32(tokens, np.arange(len(shape)))
-        made = together(ours, tokens)
-        assert lowest_cosine(made, wanted) >= SAME, shape
-        np.testing.assert_allclose(np.linalg.norm(made, axis=1), np.linalg.norm(wanted, axis=1), rtol=1e-4)
+        expected = theirs.encode_float32(tokens, np.arange(len(shape)))
+        vectors = encode_in_one_batch(ours, tokens)
+        assert lowest_cosine(vectors, expected) >= SAME, shape
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), np.linalg.norm(expected, axis=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["modernbert-embed-base", "Qwen3-Embedding-0.6B", "embeddinggemma-300m"])
-def test_longer_than_the_probe(name: str) -> None:
-    """The probe of a large model stops before its limit; what was traced must hold beyond."""
+def test_rows_longer_than_the_probe_have_the_same_vectors(name: str) -> None:
+    """The probe of a large model is shorter than its limit; the traced network must be right beyond it."""
     ours, theirs = openvino(name), torch(name)
     tokens = random_tokens((512, 1, 300))
-    assert lowest_cosine(together(ours, tokens), theirs.encode_float32(tokens, np.arange(3))) >= SAME
+    assert lowest_cosine(encode_in_one_batch(ours, tokens), theirs.encode_float32(tokens, np.arange(3))) >= SAME
 
 
 @pytest.mark.parametrize("name", [BERT, "e5-with-prompts", "embeddinggemma-300m"])
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_texts_with_their_prompts(name: str, role: str) -> None:
+def test_texts_with_prompts_have_the_same_vectors(name: str, role: str) -> None:
     texts = [*samples()[::9], "a", "🙂", "長" * 400, "word " * 400]
     ours, theirs = openvino(name, as_=role), torch(name, as_=role)
-    mine, other = ours.tokenize(texts), theirs.tokenize(texts)
-    np.testing.assert_array_equal(mine.ids, other.ids)
-    np.testing.assert_array_equal(mine.untruncated_lengths, other.untruncated_lengths)
+    tokens, expected = ours.tokenize(texts), theirs.tokenize(texts)
+    np.testing.assert_array_equal(tokens.ids, expected.ids)
+    np.testing.assert_array_equal(tokens.untruncated_lengths, expected.untruncated_lengths)
     assert ours.vector_space()["prompt"] == theirs.vector_space()["prompt"]
     assert lowest_cosine(encode(ours, texts), encode(theirs, texts)) >= SAME
 
 
-def test_instructions_left_out_of_pooling_are_part_of_the_network() -> None:
+def test_instructions_excluded_from_pooling_are_part_of_the_network() -> None:
     vectors = {}
     for name in ("query", "clustering"):
         values: dict[str, Any] = {"as_": None, "prompt_name": name}
@@ -122,12 +121,12 @@ def test_instructions_left_out_of_pooling_are_part_of_the_network() -> None:
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("name", [BERT, "distiluse-base-multilingual-cased-v2"])
 def test_normalize_is_outside_the_network(name: str, normalize: bool) -> None:
-    """One cached network serves both; the first model normalises by itself and the second does not."""
+    """Both settings use one cached network; the first model normalizes by itself, the second does not."""
     ours, theirs = openvino(name, normalize=normalize), torch(name, normalize=normalize)
     texts = samples()[:5]
     np.testing.assert_allclose(encode(ours, texts), encode(theirs, texts), rtol=1e-3, atol=1e-5)
-    assert openvino_cache.cache_key(ours._asked.files, ours._recipe) == openvino_cache.cache_key(
-        openvino(name)._asked.files, openvino(name)._recipe
+    assert openvino_cache.cache_key(ours._request.files, ours._config) == openvino_cache.cache_key(
+        openvino(name)._request.files, openvino(name)._config
     )
 
 
@@ -146,22 +145,25 @@ def test_a_vector_does_not_depend_on_its_batch(lengths: list[int], seed: int) ->
     encoder = openvino()
     tokens = random_tokens(tuple(lengths), seed)
     np.testing.assert_allclose(
-        together(encoder, tokens), encoder.encode_float32(tokens, np.arange(len(lengths))), rtol=1e-3, atol=1e-5
+        encode_in_one_batch(encoder, tokens),
+        encoder.encode_float32(tokens, np.arange(len(lengths))),
+        rtol=1e-3,
+        atol=1e-5,
     )
 
 
-def test_batches_in_flight_come_back_as_they_were_sent() -> None:
+def test_batches_in_flight_keep_their_order() -> None:
     encoder = openvino()
     tokens = random_tokens(tuple(range(1, 60)))
     batches = [np.array([i]) for i in range(59)]
-    flying = [encoder.forward(tokens, rows) for rows in batches]
-    assert len(flying) > encoder.max_in_flight
-    made = np.concatenate([encoder.collect(output) for output in flying])
-    np.testing.assert_allclose(made, encoder.encode_float32(tokens, np.arange(59)), rtol=1e-4, atol=1e-6)
+    in_flight = [encoder.forward(tokens, rows) for rows in batches]
+    assert len(in_flight) > encoder.max_in_flight
+    vectors = np.concatenate([encoder.collect(output) for output in in_flight])
+    np.testing.assert_allclose(vectors, encoder.encode_float32(tokens, np.arange(59)), rtol=1e-4, atol=1e-6)
 
 
-def test_the_bundled_model_on_varied_rows() -> None:
-    """Real weights, through sentence-transformers' own `encode`."""
+def test_the_bundled_model_has_the_vectors_of_sentence_transformers() -> None:
+    """Real weights on varied rows, compared with `encode` of sentence-transformers."""
     encoder = encoders.load_encoder(job(device="cpu", engine="auto"))
     texts = varied()[:160]
     assert encoder.vector_space()["engine"] == "openvino"
@@ -169,62 +171,63 @@ def test_the_bundled_model_on_varied_rows() -> None:
     encoder.close()
 
 
-def test_positions_that_are_not_there_are_not_used() -> None:
-    """Custom code hides that two of its 514 positions hold no token: PyTorch fails there, OpenVINO would read zeros."""
+def test_a_limit_above_the_real_positions_is_rejected() -> None:
+    """Custom code hides that two of its 514 positions are unusable: PyTorch fails there, OpenVINO would read zeros."""
     name = "bilingual-embedding-base"
-    assert openvino(name)._network.facts["most_tokens"] == 512
-    with pytest.raises(ModelError, match="it is known to take 512 tokens, and the limit is 514"):
+    assert openvino(name)._network.metadata["most_tokens"] == 512
+    with pytest.raises(ModelError, match="it accepts 512 tokens, and the limit is 514"):
         openvino(name, max_seq_length=514)
 
 
-# Precision
+# Threads and precision
 
 
-def test_threads() -> None:
-    assert openvino(threads=1)._main._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+def test_the_number_of_threads_is_passed_on() -> None:
+    assert openvino(threads=1)._requests._compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert openvino(threads=1).max_in_flight == 2
 
 
-def test_threads_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = openvino()._asked
-    for share in (1, None):
-        monkeypatch.setattr(openvino_loader, "cpu_quota", lambda share=share: share)
-        assert openvino_loader.OpenVinoRuntime(asked)._threads == share
+def test_the_cpu_quota_of_a_container_limits_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = openvino()._request
+    for quota in (1, None):
+        monkeypatch.setattr(openvino_loader, "cpu_quota", lambda quota=quota: quota)
+        assert openvino_loader.OpenVinoRuntime(request)._threads == quota
 
 
-def has(dtype: str) -> bool:
-    core = openvino_loader.OpenVinoRuntime(openvino()._asked)._core
+def cpu_supports(dtype: str) -> bool:
+    core = openvino_loader.OpenVinoRuntime(openvino()._request)._core
     return openvino_loader.CPU_CAPABILITIES[dtype] in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def test_float32_is_asked_for() -> None:
-    """OpenVINO takes bfloat16 by itself where the CPU has it."""
-    precision = openvino()._main._compiled.get_property("INFERENCE_PRECISION_HINT")
+def test_float32_is_the_default() -> None:
+    """By default OpenVINO would use bfloat16 where the CPU supports it."""
+    precision = openvino()._requests._compiled.get_property("INFERENCE_PRECISION_HINT")
     assert precision.get_type_name() == "f32"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_where_the_cpu_has_it(dtype: str) -> None:
-    if not has(dtype):
+def test_half_precision_is_close_where_the_cpu_supports_it(dtype: str) -> None:
+    if not cpu_supports(dtype):
         with pytest.raises(UsageError, match=f"no {dtype} instructions"):
             openvino(dtype=dtype)
         return
     ours = openvino(dtype=dtype)
     texts = samples()[:20]
-    made, wanted = encode(ours, texts), encode(torch(), texts)
+    vectors, expected = encode(ours, texts), encode(torch(), texts)
     assert ours.vector_space()["dtype"] == dtype
-    assert 0.999 <= lowest_cosine(made, wanted) < 1 - 1e-7
-    assert lowest_cosine(ours.encode_float32(ours.tokenize(texts), np.arange(20)), wanted) > lowest_cosine(made, wanted)
+    cosine = lowest_cosine(vectors, expected)
+    assert 0.999 <= cosine < 1 - 1e-7
+    assert lowest_cosine(ours.encode_float32(ours.tokenize(texts), np.arange(20)), expected) > cosine
 
 
-def test_half_precision_is_refused_where_the_cpu_has_it_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_precision_is_an_error_where_the_cpu_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(openvino_loader.CPU_CAPABILITIES, "bfloat16", "BF16 OF ANOTHER CPU")
     with pytest.raises(UsageError, match="no bfloat16") as caught:
         encoders.load_encoder(job(models.folder(BERT), device="cpu", engine="auto", dtype="bfloat16"))
     assert "float32" in caught.value.hint
 
 
-# What cannot be compiled
+# Models that cannot be compiled
 
 
 @pytest.fixture
@@ -232,96 +235,98 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
 
 
-def told(name: str = BERT, **values: Any) -> tuple[Any, list[str]]:
-    """A fresh encoder, and the lines it told."""
+def load_with_notes(name: str = BERT, **values: Any) -> tuple[Any, list[str]]:
+    """A new encoder, and the notes it gave."""
     lines: list[str] = []
     values = {"device": "cpu", "engine": "auto"} | defaults(name) | values
     return encoders.load_encoder(job(models.folder(name), **values), notify=lines.append), lines
 
 
-def refuse(*args: Any) -> Any:
+def fail_to_convert(*args: Any) -> Any:
     raise openvino_loader.NotConvertibleError("a reason")
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_what_has_no_fast_tokenizer_runs_on_pytorch() -> None:
-    encoder, lines = told("slow-tokenizer")
+def test_a_model_without_a_fast_tokenizer_runs_on_pytorch() -> None:
+    encoder, lines = load_with_notes("slow-tokenizer")
     assert encoder.vector_space()["engine"] == "torch"
     assert len([line for line in lines if "runs on PyTorch: it has no fast tokenizer" in line]) == 1
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_what_cannot_be_converted_runs_on_pytorch_and_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_converted_runs_on_pytorch_and_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", refuse)
-        encoder, lines = told()
+        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", fail_to_convert)
+        encoder, lines = load_with_notes()
     assert encoder.vector_space()["engine"] == "torch"
     assert lines[-1].endswith("runs on PyTorch: a reason")
     assert [entry.reason for entry in openvino_loader.list_cached_models()] == ["a reason"]
     monkeypatch.setattr(openvino_loader, "OpenVinoRuntime", None)
-    again, lines = told()
+    again, lines = load_with_notes()
     assert again.vector_space()["engine"] == "torch"
     assert len(lines) == 1
     assert lines[0].endswith("runs on PyTorch: a reason")
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_other_libraries_are_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_library_versions_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(openvino_cache, "converter_versions", lambda: {"torch": "0.1"})
-        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", refuse)
-        assert told()[0].vector_space()["engine"] == "torch"
-    assert told()[0].vector_space()["engine"] == "openvino"
+        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", fail_to_convert)
+        assert load_with_notes()[0].vector_space()["engine"] == "torch"
+    assert load_with_notes()[0].vector_space()["engine"] == "openvino"
     assert [entry.reason for entry in openvino_loader.list_cached_models()] == [""]
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_forced_engine_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_loader.OpenVinoRuntime, "convert", refuse)
+    monkeypatch.setattr(openvino_loader.OpenVinoRuntime, "convert", fail_to_convert)
     for _ in range(2):
         with pytest.raises(ModelError, match="--engine openvino: a reason"):
-            told(engine="openvino")
+            load_with_notes(engine="openvino")
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_network_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the tracer had taken the pooling for a constant."""
-    pipeline = torch_export._pipeline
+def test_a_network_with_different_vectors_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if tracing had changed the pooling."""
+    build_module: Any = torch_export._build_module
 
-    def off(encoder: Any, torch: Any) -> Any:
-        made = pipeline(encoder, torch)
-        made.steps[1] = copy.deepcopy(made.steps[1])
-        made.steps[1].pooling_mode = "max"
-        return made
+    def with_wrong_pooling(encoder: Any) -> Any:
+        wrong = build_module(encoder)
+        wrong.steps[1] = copy.deepcopy(wrong.steps[1])
+        wrong.steps[1].pooling_mode = "max"
+        return wrong
 
-    monkeypatch.setattr(torch_export, "_pipeline", off)
-    encoder, lines = told()
+    monkeypatch.setattr(torch_export, "_build_module", with_wrong_pooling)
+    encoder, lines = load_with_notes()
     assert encoder.vector_space()["engine"] == "torch"
     assert "its vectors differ from PyTorch's" in lines[-1]
     assert lowest_cosine(encode(encoder, samples()[:5]), encode(torch(), samples()[:5])) >= SAME
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_rows_of_padding_only_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without open rows in its masks a left-padded model gives NaN: the probe must see it."""
-    monkeypatch.setattr(torch_export, "_traceable_masks", lambda masking: pytest.MonkeyPatch.context())
-    encoder, lines = told("Qwen3-Embedding-0.6B")
+def test_vectors_that_are_not_finite_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the masks made for tracing, a left-padded model computes NaN: the probe must notice it."""
+    monkeypatch.setattr(torch_export, "_traceable_masks", pytest.MonkeyPatch.context)
+    encoder, lines = load_with_notes("Qwen3-Embedding-0.6B")
     assert encoder.vector_space()["engine"] == "torch"
     assert "nan" in lines[-1]
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_a_tokenizer_that_is_not_the_same_once_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_changes_when_stored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equivalence, "tokenizes_alike", lambda *args: False)
-    encoder, lines = told()
+    encoder, lines = load_with_notes()
     assert encoder.vector_space()["engine"] == "torch"
     assert "tokenizer" in lines[-1]
 
 
 @pytest.mark.usefixtures("own_cache")
-def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_openvino_the_model_runs_on_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    encoder, lines = told()
+    encoder, lines = load_with_notes()
     assert encoder.vector_space()["engine"] == "torch"
     assert "OpenVINO cannot be imported" in lines[-1]
     assert openvino_loader.list_cached_models() == []
@@ -330,41 +335,41 @@ def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 # Memory
 
 
-class Counting:
-    """A compiled network that notes when its requests are made and started."""
+class RecordingNetwork:
+    """A compiled network that records when its requests are created and started."""
 
     inputs = ()
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.events: list[str] = []
 
     def get_property(self, name: str) -> int:
         return 2
 
-    def create_infer_request(self) -> Counting:
-        self.seen.append("made")
+    def create_infer_request(self) -> RecordingNetwork:
+        self.events.append("created")
         return self
 
     def start_async(self, inputs: Any, share_inputs: bool) -> None:
-        self.seen.append("started")
+        self.events.append("started")
 
     def wait(self) -> None:
         pass
 
 
-def test_no_request_is_made_while_others_run() -> None:
-    """Making one waits for those that run, so that the second core would idle through the first batch."""
-    compiled = Counting()
+def test_no_request_is_created_while_others_run() -> None:
+    """Creating one waits for all running ones, so the second core would idle during the first batch."""
+    compiled = RecordingNetwork()
     requests = infer_requests.InferRequestPool(compiled)
     for _ in range(requests.count):
         requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
-    assert compiled.seen == ["made"] * 4 + ["started"] * 4
-    # More than the lanes, as rows that are computed again take: nothing is refused.
+    assert compiled.events == ["created"] * 4 + ["started"] * 4
+    # Rows that are encoded again can exceed the count: one more request is created.
     requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
     requests.close()
 
 
-class Refusing:
+class FailingNetwork:
     """A compiled network whose requests fail with one message."""
 
     inputs = ()
@@ -375,7 +380,7 @@ class Refusing:
     def get_property(self, name: str) -> int:
         return 1
 
-    def create_infer_request(self) -> Refusing:
+    def create_infer_request(self) -> FailingNetwork:
         return self
 
     def start_async(self, inputs: Any, share_inputs: bool) -> None:
@@ -396,25 +401,25 @@ class Refusing:
         "Exception from src/node.cpp:823:\n[CPU] Subgraph node with name 'attention' can't allocate memory",
     ],
 )
-def test_a_refusal_to_allocate_is_out_of_memory(message: str, late: bool) -> None:
-    requests = infer_requests.InferRequestPool(Refusing(message, late))
+def test_a_failed_allocation_is_out_of_memory(message: str, late: bool) -> None:
+    requests = infer_requests.InferRequestPool(FailingNetwork(message, late))
     with pytest.raises(DeviceOutOfMemoryError):
         requests.finish(requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64)))
     requests.close()
 
 
-def test_another_error_stays_itself() -> None:
-    requests = infer_requests.InferRequestPool(Refusing("Exception from a.cpp:1:\nShapes do not match", True))
+def test_another_error_is_not_translated() -> None:
+    requests = infer_requests.InferRequestPool(FailingNetwork("Exception from a.cpp:1:\nShapes do not match", True))
     running = requests.start(np.ones((1, 1), np.int64), np.ones((1, 1), np.int64))
     with pytest.raises(RuntimeError, match="Shapes do not match") as caught:
         requests.finish(running)
-    assert encoder_errors.first_line(caught.value) == "Shapes do not match"
+    assert first_line(caught.value) == "Shapes do not match"
 
 
-def test_close_waits_for_what_nobody_collected() -> None:
-    encoder, _ = told()
+def test_close_waits_for_batches_in_flight() -> None:
+    encoder, _ = load_with_notes()
     tokens = random_tokens((30,) * 20)
     for _ in range(5):
         encoder.forward(tokens, np.arange(20))
     encoder.close()
-    assert not encoder._main._running
+    assert not encoder._requests._running

@@ -1,4 +1,4 @@
-"""What a process does and does not do: no PyTorch at a later start, and no word to anybody, ever."""
+"""A start with a compiled model imports no PyTorch, and no start opens a network connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import models
 
-HERE = Path(__file__).parents[2] / "support"
+SUPPORT = Path(__file__).parents[2] / "support"
 MODEL = "all-MiniLM-L6-v2-shape"
 HEAVY = {"torch", "transformers", "sentence_transformers", "huggingface_hub"}
 LOAD = """
@@ -28,7 +28,7 @@ assert encoder.vector_space()["engine"] == "openvino"
 encoder.close()
 print(*sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
 """
-FULL = """
+OUT_OF_MEMORY = """
 import resource, sys
 import numpy as np
 from embedcli import encoders
@@ -49,42 +49,42 @@ for _ in range(2):
         print("out of memory")
 np.testing.assert_allclose(encoder.collect(encoder.forward(*small)), before, atol=1e-6)
 """
-# Python runs a module of this name before anything else, in the processes that a library starts too.
-LISTEN = """
+# As sitecustomize.py: Python runs it before anything else, also in processes that a library starts.
+RECORD_CONNECTIONS = """
 import os, sys
-def heard(event, arguments):
+def record(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") or event.startswith("urllib."):
         with open(os.environ["ATTEMPTS"], "a") as stream:
             stream.write(f"{event} {arguments}\\n")
         raise OSError("no network in this test")
-sys.addaudithook(heard)
+sys.addaudithook(record)
 """
 
 
 @cache
 def run(folder: Path, *argv: str, code: str = LOAD) -> tuple[str, str, str]:
-    """stdout, stderr and the connections that were tried, in a process whose home and cache are in `folder`."""
+    """Run code with its home and cache in `folder`; stdout, stderr and the attempted connections."""
     folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(LISTEN)
+    (folder / "sitecustomize.py").write_text(RECORD_CONNECTIONS)
     attempts = folder / "attempts"
     attempts.write_text("")
-    # The reports of use would stop by themselves where they see a continuous-integration machine.
-    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
-    done = subprocess.run(
+    # Libraries turn their telemetry off by themselves on a continuous-integration machine.
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    process = subprocess.run(
         [sys.executable, "-c", code, str(models.folder(MODEL)), *argv],
         env={
-            **kept,
+            **environment,
             "HOME": str(folder),
             "EMBEDCLI_CACHE": str(folder / "cache"),
-            "PYTHONPATH": os.pathsep.join([str(folder), str(HERE)]),
+            "PYTHONPATH": os.pathsep.join([str(folder), str(SUPPORT)]),
             "ATTEMPTS": str(attempts),
         },
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr, attempts.read_text()
+    assert process.returncode == 0, process.stderr
+    return process.stdout, process.stderr, attempts.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("start")
 
 
-def test_converting_tries_no_connection_and_leaves_stdout_alone(folder: Path) -> None:
-    """With --verbose among its arguments too, which the converter reads as its own."""
+def test_converting_opens_no_connection_and_prints_nothing(folder: Path) -> None:
+    """Also with --verbose in sys.argv, which the converter takes for its own option."""
     out, err, attempts = run(folder, "--verbose")
     assert "compiling" in err
     assert "torch" in err.splitlines()[-1].split()
@@ -101,7 +101,7 @@ def test_converting_tries_no_connection_and_leaves_stdout_alone(folder: Path) ->
     assert out == ""
 
 
-def test_a_later_start_imports_no_pytorch_and_tries_no_connection(folder: Path) -> None:
+def test_a_later_start_imports_no_pytorch_and_opens_no_connection(folder: Path) -> None:
     run(folder, "--verbose")
     out, err, attempts = run(folder)
     assert "compiling" not in err
@@ -114,13 +114,13 @@ def test_a_later_start_imports_no_pytorch_and_tries_no_connection(folder: Path) 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 @pytest.mark.parametrize("megabytes", ["40", "300"])
 def test_a_batch_that_does_not_fit_can_be_tried_smaller(folder: Path, megabytes: str) -> None:
-    """Too little for its arrays (82 MB), or enough for those and too little for the network."""
+    """Not enough memory for its arrays (82 MB), or enough for those but not for the network."""
     run(folder, "--verbose")
-    out, _, _ = run(folder, megabytes, code=FULL)
+    out, _, _ = run(folder, megabytes, code=OUT_OF_MEMORY)
     assert out == "out of memory\n" * 2
 
 
-def test_the_listener_hears(folder: Path) -> None:
-    """Importing OpenVINO as it comes tries to reach its maker; if that changes, so may the guard."""
+def test_connections_are_recorded(folder: Path) -> None:
+    """A plain import of OpenVINO connects to Intel. If that changes, embedcli needs no guard any more."""
     _, _, attempts = run(folder, code="import openvino")
     assert "connect" in attempts or "getaddrinfo" in attempts or "urllib" in attempts

@@ -16,6 +16,7 @@ from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.static import encoder as static_encoder
 from embedcli.models import resolve
+from embedcli.models.files import ModelFiles
 from static_models import TEXTS, byte_pairs, encode, load, table, unigram, wordlevel, wordpiece
 
 KINDS = {"wordpiece": wordpiece, "wordlevel": wordlevel, "unigram": unigram, "byte-pairs": byte_pairs}
@@ -260,7 +261,7 @@ def test_a_pickled_table_is_refused(tmp_path: Path) -> None:
     sentence_transformer(tmp_path, table(wordpiece().get_vocab_size()), False)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
     job = Job((), "", model=str(tmp_path))
-    files = resolve.ModelFiles(str(tmp_path), tmp_path, None, "static", "")
+    files = ModelFiles(str(tmp_path), tmp_path, None, "static", "")
     with pytest.raises(ModelError, match="pickle"):
         static_encoder.load_static_encoder(files, job, print)
 

@@ -1,6 +1,6 @@
-"""On an accelerator of this machine: the vectors of the CPU, whatever the network, the memory and the faults.
+"""An accelerator of this machine computes the vectors of the CPU, for all networks, with little memory and faults.
 
-Where there is none these tests are skipped. `CARD=cpu` runs them with the CPU in its place, to try the tests.
+Without one these tests are skipped. `CARD=cpu` runs them on the CPU, to test the tests.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ MODEL = "all-MiniLM-L6-v2-shape"
 @pytest.fixture(scope="module")
 def card() -> str:
     """The best device here that is not the CPU."""
-    import torch
-
-    found = os.environ.get("CARD") or torch_device.available_devices(torch)[0]
+    found = os.environ.get("CARD") or torch_device.available_devices()[0]
     if found == "cpu" and "CARD" not in os.environ:
         pytest.skip("there is no accelerator here")
     return found
@@ -55,13 +53,11 @@ def theirs(name: str, texts: list[str]) -> Any:
 
 @pytest.mark.parametrize("name", FLAT + PADDED)
 def test_half_precision_is_near_and_float32_equal(name: str, card: str) -> None:
-    import torch
-
     texts = samples()[:40]
     wanted = theirs(name, texts)
     half = load(card, name)
-    kernels = varlen_attention.find_kernels(torch, half.device, half.dtype, half.model[0].auto_model)
-    assert (half._flat is not None) == (bool(kernels) and name in FLAT)
+    kernels = varlen_attention.find_kernels(half.device, half.dtype, half.model[0].auto_model)
+    assert (half._varlen is not None) == (bool(kernels) and name in FLAT)
     assert lowest_cosine(encode(half, texts), wanted) >= 0.995
     exact = half.encode_float32(half.tokenize(texts), np.arange(len(texts)))
     assert lowest_cosine(exact, wanted) >= 0.99999
@@ -101,20 +97,20 @@ def test_compiled_layers(card: str) -> None:
     encoder.close()
 
 
-def test_what_does_not_fit_is_halved_and_nothing_is_lost(card: str) -> None:
+def test_batches_that_do_not_fit_are_halved_and_lose_no_row(card: str) -> None:
     import torch
 
     encoder = load(card, max_seq_length=64)
     texts = samples()[:60]
     plain = encode(encoder, texts)
-    start = encoder._start
+    start = encoder._run_model
 
     def tight(model: Any, tokens: Any, rows: Any) -> Any:
         if tokens.lengths[rows].sum() > 500:
             torch.empty(1 << 50, dtype=torch.uint8, device=encoder.device)
         return start(model, tokens, rows)
 
-    encoder._start = tight
+    encoder._run_model = tight
     meter = MetricsCollector()
     (made,) = engine.encode_chunks(
         iter([chunk(texts)]), encoder, EncodingSettings(batch_tokens=4000), meter, RunControl()
@@ -126,7 +122,7 @@ def test_what_does_not_fit_is_halved_and_nothing_is_lost(card: str) -> None:
     encoder.close()
 
 
-def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
+def test_vectors_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     encoder = load(card)
     texts = samples()[:60]
     plain = encode(encoder, texts)
@@ -134,7 +130,7 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     encoder.collect(batch)
     assert encoder.has_verified_vectors(batch) == (batch.ready_event is not None)
     word = int(encoder.tokenize([texts[7]]).ids[2])
-    for network in (encoder.model, encoder._exact()):
+    for network in (encoder.model, encoder._load_float32_model()):
         network[0].auto_model.get_input_embeddings().weight.data[word] = float("nan")
     (made,) = engine.encode_chunks(iter([chunk(texts)]), encoder, EncodingSettings(), MetricsCollector(), RunControl())
     hit = [i for i, text in enumerate(texts) if word in encoder.tokenize([text]).ids]
@@ -143,7 +139,7 @@ def test_rows_that_are_not_finite_are_found_on_the_card(card: str) -> None:
     encoder.close()
 
 
-def test_a_device_that_is_not_there(card: str, tmp_path: Path) -> None:
+def test_a_missing_device_is_an_error(card: str, tmp_path: Path) -> None:
     source = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(3))
     ended = jobs.run("encode", source, tmp_path / "out.parquet", "--device", "cuda:97", "--engine", "torch")
     assert ended.code == 2

@@ -1,4 +1,4 @@
-"""--compile gives the vectors of the plain network, or is left out; it compiles few graphs, and changes no identity."""
+"""--compile keeps the vectors or is not used; it compiles few graphs and does not change the vector space metadata."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from embedcli import encoders
 from embedcli.core.errors import DeviceOutOfMemoryError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import compile as torch_compile
-from embedcli.encoders.torch import varlen_attention
-from reference import encode, lowest_cosine, samples, varied
+from reference import encode, lowest_cosine, row_by_row_attention, samples, varied
 
 BERT = "all-MiniLM-L6-v2-shape"
 # By model and path: layers of one kind or of two, with attention inside the graph or not.
@@ -30,7 +29,7 @@ Graph = Callable[..., Any]
 
 
 class Backend:
-    """A compiler that counts its graphs and leaves them as they are; `change` makes other ones of them."""
+    """A compiler that counts its graphs and runs them unchanged, or as `change` returns them."""
 
     def __init__(self, change: Callable[[int, Graph], Graph] = lambda number, graph: graph) -> None:
         self.count, self._change = 0, change
@@ -42,7 +41,7 @@ class Backend:
 
 @pytest.fixture(autouse=True)
 def _no_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """None left by another test, and nobody listens to what torch tells of each: that takes longer than they do."""
+    """No graphs of another test, and no handler of torch's trace log, which takes longer than the graphs."""
     monkeypatch.setattr(logging.getLogger("torch.__trace"), "handlers", [])
     torch._dynamo.reset()
     yield
@@ -60,14 +59,14 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Backend]:
 
 
 def load(name: str = BERT, flat: bool = False, **flags: Any) -> tuple[Any, list[str]]:
-    """A model, rows one after another if `flat`, and the lines that the user gets from here on."""
+    """A model, without padding if `flat`, and the lines that the user gets from now on."""
     said: list[str] = []
     job = Job((), "", model=str(models.folder(name)), device="cpu", engine="torch", threads=1, **flags)
     encoder: Any = encoders.load_encoder(job, notify=said.append)
-    encoder._packable = False  # with --compile the network is compiled before its first batch, and never packed
+    encoder._should_prepack = False  # with --compile the network is compiled before its first batch, not packed
     if flat:
-        encoder._unpad(lambda torch, device, dtype, network: [varlen_attention.row_by_row_kernel(torch)])
-        assert encoder._flat is not None
+        encoder._remove_padding([row_by_row_attention])
+        assert encoder._varlen is not None
     return encoder, said
 
 
@@ -102,7 +101,7 @@ def moving(number: int, graph: Graph) -> Graph:
     [(False, refusing, "RuntimeError: no compiler"), (True, moving, "vectors would differ (cosine ")],
     ids=["fails", "differs"],
 )
-def test_what_fails_or_differs_is_left_out(
+def test_code_that_fails_or_differs_is_not_used(
     flat: bool, change: Callable[[int, Graph], Graph], reason: str, backend: Callable[..., Backend]
 ) -> None:
     encoder, said = load(flat=flat)
@@ -116,7 +115,7 @@ def test_what_fails_or_differs_is_left_out(
     encoder.close()
 
 
-def test_a_shape_that_cannot_be_compiled_is_no_loss(backend: Callable[..., Backend]) -> None:
+def test_a_shape_that_cannot_be_compiled_runs_uncompiled(backend: Callable[..., Backend]) -> None:
     encoder, said = load()
     texts = samples()[:9]
     plain = encode(encoder, texts)
@@ -131,17 +130,17 @@ def test_a_shape_that_cannot_be_compiled_is_no_loss(backend: Callable[..., Backe
     encoder.close()
 
 
-def test_a_network_without_layers_is_said(monkeypatch: pytest.MonkeyPatch, backend: Callable[..., Backend]) -> None:
+def test_a_network_without_layers_is_reported(monkeypatch: pytest.MonkeyPatch, backend: Callable[..., Backend]) -> None:
     encoder, said = load()
     backend()
-    monkeypatch.setattr(torch_compile, "find_repeated_layers", lambda torch, pipeline: [])
+    monkeypatch.setattr(torch_compile, "find_repeated_layers", lambda pipeline: [])
     encoder._compile()
     assert said[-1] == "the network runs without torch.compile: it has no list of layers"
     encoder.close()
 
 
 def full(graph: Graph, most: int) -> Graph:
-    """A graph on a card that holds `most` rows of hidden states."""
+    """A graph on a card with room for `most` rows of hidden states."""
 
     def run(*inputs: Any) -> Any:
         if any(getattr(one, "ndim", 0) == 3 and one.shape[0] > most for one in inputs):
@@ -166,7 +165,7 @@ def test_a_batch_that_does_not_fit_is_out_of_memory_and_a_smaller_one_runs(backe
     encoder.close()
 
 
-def test_memory_that_is_lacking_while_compiling_is_out_of_memory_too(backend: Callable[..., Backend]) -> None:
+def test_running_out_of_memory_while_compiling_is_out_of_memory_too(backend: Callable[..., Backend]) -> None:
     def lacking(number: int, graph: Graph) -> Graph:
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
@@ -175,7 +174,7 @@ def test_memory_that_is_lacking_while_compiling_is_out_of_memory_too(backend: Ca
     backend()
     encoder._compile()
     torch._dynamo.reset()
-    for layer in torch_compile.find_repeated_layers(torch, encoder.model):
+    for layer in torch_compile.find_repeated_layers(encoder.model):
         layer.compile(dynamic=True, backend=Backend(lacking))
     with pytest.raises(DeviceOutOfMemoryError):
         encoder.forward(tokens, np.arange(3))
@@ -183,7 +182,7 @@ def test_memory_that_is_lacking_while_compiling_is_out_of_memory_too(backend: Ca
     encoder.close()
 
 
-def test_rows_are_tried_again_one_by_one(backend: Callable[..., Backend]) -> None:
+def test_rows_are_encoded_again_one_by_one(backend: Callable[..., Backend]) -> None:
     encoder, _ = load(flat=True)
     tokens = encoder.tokenize(samples()[:5])
     rows = np.array([3, 1])
@@ -200,13 +199,13 @@ def test_rows_are_tried_again_one_by_one(backend: Callable[..., Backend]) -> Non
 @pytest.mark.parametrize(
     ("flags", "message", "hint"),
     [
-        ({"device": "cpu"}, "--compile is of the PyTorch engine", "add --engine torch"),
-        ({"device": "cpu", "engine": "openvino"}, "--compile is of the PyTorch engine", "add --engine torch"),
-        ({"model": "openai:x"}, "--compile is of the PyTorch engine: a hosted model", "leave --compile out"),
-        ({"model": "words"}, "--compile is of the PyTorch engine: static vectors", "leave --compile out"),
+        ({"device": "cpu"}, "--compile needs the PyTorch engine", "add --engine torch"),
+        ({"device": "cpu", "engine": "openvino"}, "--compile needs the PyTorch engine", "add --engine torch"),
+        ({"model": "openai:x"}, "--compile needs the PyTorch engine: a hosted model", "leave --compile out"),
+        ({"model": "words"}, "--compile needs the PyTorch engine: static vectors", "leave --compile out"),
     ],
 )
-def test_other_engines_refuse_it(flags: dict[str, Any], message: str, hint: str, tmp_path: Path) -> None:
+def test_other_engines_reject_it(flags: dict[str, Any], message: str, hint: str, tmp_path: Path) -> None:
     model = {"words": str(jobs.word_model(tmp_path))}.get(flags.get("model", ""), flags.get("model"))
     job = Job((), "", compile=True, **{**flags, "model": model or str(models.folder(BERT))})
     with pytest.raises(UsageError) as caught:
@@ -219,7 +218,7 @@ def embeddings(path: Path) -> Any:
     return np.stack(pq.read_table(path)["embedding"].to_numpy())
 
 
-def test_a_run_goes_on_with_and_without_it(tmp_path: Path, backend: Callable[..., Backend]) -> None:
+def test_a_run_is_resumed_with_and_without_it(tmp_path: Path, backend: Callable[..., Backend]) -> None:
     rows = [{"id": i, "text": text[:200]} for i, text in enumerate(samples()[:60])]
     source, out, whole = jobs.write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", tmp_path / "w.parquet"
     flags = ["-m", models.folder(BERT), "--engine", "torch", "--device", "cpu", "--threads", 1, "--chunk-rows", 20]
@@ -239,8 +238,8 @@ def test_a_run_goes_on_with_and_without_it(tmp_path: Path, backend: Callable[...
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler: there is no g++")
-def test_inductor_compiles_into_a_cache_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process of its own, which leaves none behind: that would keep the pipes open that are read to their end."""
+def test_inductor_compiles_into_the_cache_of_embedcli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that leaves none behind: it would keep the pipes open, which are read to their end."""
     monkeypatch.delenv(torch_compile.COMPILE_CACHE_VARIABLE, raising=False)
     rows = [{"id": i, "text": text[:40]} for i, text in enumerate(samples()[:3])]
     source = jobs.write_jsonl(tmp_path / "in.jsonl", rows)
@@ -256,14 +255,14 @@ def test_inductor_compiles_into_a_cache_of_our_own(tmp_path: Path, monkeypatch: 
     assert not np.array_equal(embeddings(made), embeddings(plain)), "nothing was compiled"
 
 
-def test_nothing_of_the_compiler_reaches_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_does_not_use_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config
 
     monkeypatch.setenv(torch_compile.INSTALL_COMPILER_VARIABLE, "1")
     monkeypatch.setenv("TORCH_WARM_POOL", "1")
     monkeypatch.setenv(torch_compile.COMPILE_CACHE_VARIABLE, "the user's")
     torch_compile.configure_environment()
-    given = torch_compile._arguments(torch)
+    given = torch_compile._compile_options()
     assert given["backend"] == "inductor"
     assert given["options"] == torch_compile.INDUCTOR_OPTIONS
     remote = {name for name in config.get_config_copy() if name.endswith("remote_cache") and "." not in name}

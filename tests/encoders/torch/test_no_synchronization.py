@@ -1,6 +1,6 @@
-"""While a batch is being started, nothing asks the device for a number, and nothing is copied to it.
+"""Starting a batch neither reads a number from the device nor copies one to it.
 
-torch's meta device stands in the card's place: its tensors have no contents, so that whoever wants to read one fails.
+torch's meta device replaces the card: its tensors have no contents, so that reading one fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 import models
 from embedcli.encoders.torch import attention_masks, varlen_attention
-from reference import encode, load, lowest_cosine, samples, sentence_transformer
+from reference import encode, load, lowest_cosine, row_by_row_attention, samples, sentence_transformer
 
 NETWORKS = [
     "all-MiniLM-L6-v2-shape", "text2vec-base-multilingual", "multilingual-e5-base", "bge-small-en-v1.5",
@@ -30,8 +30,8 @@ KNOWN = {"embeddinggemma-300m": {"masking_utils.py"}, "deberta-v2-base": {"model
 MODEL = "all-MiniLM-L6-v2-shape"
 
 
-class Copied(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the source files whose operations take tensors of the host, and give tensors of the device."""
+class CopyRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the source files of operations from tensors of the host to tensors of the device."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -51,21 +51,21 @@ class Copied(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
 
-def on_no_device(encoder: Any) -> Any:
+def on_meta_device(encoder: Any) -> Any:
     """The encoder in bfloat16 on the meta device."""
-    encoder._packable = False
+    encoder._should_prepack = False
     encoder.model = encoder.model.to(torch.bfloat16).to("meta")
     encoder.dtype = "bfloat16"
-    encoder._copies.to_device = lambda array: torch.from_numpy(array).to("meta")
+    encoder._transfer.to_device = lambda array: torch.from_numpy(array).to("meta")
     return encoder
 
 
-def start(encoder: Any) -> Copied:
-    """What starting one batch of rows of many lengths copied."""
+def start(encoder: Any) -> CopyRecorder:
+    """Start one batch of rows of many lengths, and record what it copies."""
     tokens, rows = encoder.tokenize(samples()[:20]), np.arange(20)
-    features, batch = encoder._features(tokens, rows)
-    encoder._features = lambda *_: (features, batch)
-    copied = Copied()
+    features, batch = encoder._build_features(tokens, rows)
+    encoder._build_features = lambda *_: (features, batch)
+    copied = CopyRecorder()
     with copied:
         made = encoder.forward(tokens, rows)
     assert (made.vectors.device.type, made.vectors.dtype) == ("meta", torch.float32)
@@ -75,33 +75,33 @@ def start(encoder: Any) -> Copied:
 
 @pytest.mark.parametrize("name", NETWORKS + PADDED)
 def test_padded_batches_are_started_without_waiting(name: str) -> None:
-    assert start(on_no_device(load(models.folder(name)))).files <= KNOWN.get(name, set())
+    assert start(on_meta_device(load(models.folder(name)))).files <= KNOWN.get(name, set())
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_batches_without_padding_are_started_without_waiting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the kernel of the installed torch, which looks at the shapes and types that it is given."""
     # An operator that compilers do not look into gives the meta device a shape, and calls no kernel.
-    monkeypatch.setattr(varlen_attention._outside, "attention", None)
+    monkeypatch.setattr(varlen_attention._registered, "attention", None)
     encoder = load(models.folder(name))
-    encoder._unpad(lambda *_: [varlen_attention.row_by_row_kernel(torch)])
-    kernel = varlen_attention.torch_varlen_kernel(torch)
+    encoder._remove_padding([row_by_row_attention])
+    kernel = varlen_attention.torch_varlen_kernel()
     assert kernel is not None
-    encoder._flat = varlen_attention.VarlenBatcher(kernel, encoder._flat.first_position)
-    copied = start(on_no_device(encoder))
+    encoder._varlen = varlen_attention.VarlenBatcher(kernel, encoder._varlen.first_position)
+    copied = start(on_meta_device(encoder))
     assert copied.files == set()
     assert copied.kernels
 
 
-def test_a_question_to_the_device_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = on_no_device(load(models.folder(MODEL)))
+def test_a_synchronization_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = on_meta_device(load(models.folder(MODEL)))
     monkeypatch.setattr(attention_masks._BatchPadding, "__setattr__", lambda *_: None)
     with pytest.raises(RuntimeError, match="meta"):
         start(encoder)
 
 
 @pytest.mark.parametrize("name", [MODEL, "Qwen3-Embedding-0.6B", "all-mpnet-base-v2"])
-def test_a_mask_is_made_where_there_is_padding_only(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_batches_with_padding_have_a_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load(models.folder(name))
     lengths = encoder.tokenize(samples()).lengths
     full, part = (
@@ -110,7 +110,7 @@ def test_a_mask_is_made_where_there_is_padding_only(name: str, monkeypatch: pyte
     encode(encoder, [full])
     made: list[bool] = []
     for kind in attention_masks.ATTENTION_KINDS:
-        monkeypatch.setitem(registry(), kind, noting(masks_of(kind), made))
+        monkeypatch.setitem(registry(), kind, recording(masks_of(kind), made))
     for texts, masked in (([full], False), ([part], True), ([full, part], True)):
         made.clear()
         vectors = encode(encoder, texts)
@@ -129,7 +129,7 @@ def masks_of(kind: str) -> Any:
     return registry()[kind]
 
 
-def noting(plain: Any, made: list[bool]) -> Any:
+def recording(plain: Any, made: list[bool]) -> Any:
     def mask(*args: Any, **asked: Any) -> Any:
         result = plain(*args, **asked)
         made.append(result is not None)
@@ -138,8 +138,8 @@ def noting(plain: Any, made: list[bool]) -> Any:
     return mask
 
 
-def test_what_others_compute_is_masked_as_before() -> None:
-    """In the same process, and in a thread that computes no batch of ours."""
+def test_other_computations_are_masked_as_before() -> None:
+    """In the same process, outside of `batch_padding`."""
     load(models.folder(MODEL))
     for kind in attention_masks.ATTENTION_KINDS:
         asked: dict[str, Any] = {"batch_size": 2, "q_length": 3, "kv_length": 3, "allow_is_bidirectional_skip": True}
@@ -147,7 +147,7 @@ def test_what_others_compute_is_masked_as_before() -> None:
         whole, part = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[True, True, True], [True, False, False]])
         assert masks_of(kind)(attention_mask=whole, **asked) is None
         assert torch.equal(
-            masks_of(kind)(attention_mask=part, **asked), masks_of(kind).plain(attention_mask=part, **asked)
+            masks_of(kind)(attention_mask=part, **asked), masks_of(kind).original(attention_mask=part, **asked)
         )
 
 
@@ -165,8 +165,8 @@ class BilingualModel(XLMRobertaModel):
 """
 
 
-def test_a_mask_that_a_models_own_code_makes_is_kept(tmp_path: Path) -> None:
-    """In a batch without padding, too."""
+def test_a_mask_of_a_models_own_code_is_kept(tmp_path: Path) -> None:
+    """In a batch without padding too."""
     folder = tmp_path / "masking"
     shutil.copytree(models.folder("bilingual-embedding-base"), folder)
     (folder / "modeling.py").write_text(MASKING, "utf-8")

@@ -1,4 +1,4 @@
-"""Models with one way for queries and another for documents: which way made the vectors is part of their space."""
+"""Models with different modules for queries and documents: the role is part of the vector space metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROLES: Any = ("query", "document")
 
 
 def router(folder: Path, **how: Any) -> Any:
-    """One transformer, and behind its pooling a Dense module for each role: the layout of asymmetric models."""
+    """A transformer, its pooling, and a Dense module for each role: the layout of asymmetric models."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
@@ -37,7 +37,7 @@ def router(folder: Path, **how: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The folder of such a model, and what sentence-transformers makes of ten rows in each role."""
+    """The folder of such a model, and the vectors of sentence-transformers for ten rows in each role."""
     folder = tmp_path_factory.mktemp("router") / "model"
     made = router(folder, default_route="document")
     texts = samples()[:10]
@@ -46,14 +46,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 @pytest.mark.parametrize("role", ROLES)
-def test_a_router_behind_the_pooling_is_told_the_role(model: Any, role: Any, engine: str) -> None:
+def test_a_router_after_the_pooling_gets_the_role(model: Any, role: Any, engine: str) -> None:
     folder, wanted = model
     encoder = load(folder, as_=role, engine=engine)
     assert lowest_cosine(encode(encoder, samples()[:10]), wanted[role]) >= SAME
     assert encoder.vector_space()["task"] == role
 
 
-def test_another_role_is_another_space(model: Any, tmp_path: Path) -> None:
+def test_another_role_is_another_vector_space(model: Any, tmp_path: Path) -> None:
     folder, wanted = model
     rows, out = tmp_path / "rows.jsonl", tmp_path / "out.parquet"
     rows.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(samples()[:10])))
@@ -71,7 +71,7 @@ def test_another_role_is_another_space(model: Any, tmp_path: Path) -> None:
     assert all(check.passed for check in verify_against_input(finished, (), None, device="cpu", engine="torch"))
 
 
-def test_eval_gives_queries_and_documents_their_own_way(model: Any) -> None:
+def test_eval_encodes_queries_and_documents_by_their_role(model: Any) -> None:
     folder, wanted = model
     own = EncodersByPrompt(job(folder, device="cpu"), lambda line: None)
     for role in ROLES:
@@ -79,7 +79,7 @@ def test_eval_gives_queries_and_documents_their_own_way(model: Any) -> None:
     own.close()
 
 
-def test_a_router_without_a_default_asks_for_the_role(tmp_path: Path) -> None:
+def test_a_router_without_a_default_needs_the_role(tmp_path: Path) -> None:
     made = router(tmp_path / "model", allow_empty_key=False)
     with pytest.raises(UsageError, match="has no default") as caught:
         load(tmp_path / "model")

@@ -1,8 +1,7 @@
-"""Copies to and from a card: nobody waits for them, and what comes back is looked at on the card."""
+"""Copies to and from a card are asynchronous, and vectors are checked on the card."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,14 @@ from reference import encode, job, load, samples
 
 
 class Card:
-    """torch and its module of a card, which note what they are asked for."""
+    """A tensor on a card, with torch's functions for it, which note their calls."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[Any] = []
-        setattr(self, kind, self)
+        for name in ("from_numpy", "empty", "isfinite"):
+            monkeypatch.setattr(torch, name, getattr(self, name))
+        for name in ("Event", "current_stream"):
+            monkeypatch.setattr(getattr(torch, kind), name, getattr(self, name), raising=False)
 
     def note(self, *call: Any) -> Card:
         self.calls.append(call)
@@ -73,28 +75,62 @@ class Card:
         self.note("record", stream)
 
 
+class ReadyEvent:
+    """An event of copies that are done at once."""
+
+    def record(self, stream: None) -> None:
+        return None
+
+    def synchronize(self) -> None:
+        return None
+
+
+@pytest.fixture
+def host_as_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_host_as_card(monkeypatch)
+
+
+def use_host_as_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let copies to and from a CUDA card stay in this machine's memory."""
+    move, allocate = torch.Tensor.to, torch.empty
+
+    def to(tensor: Any, *target: Any, **options: Any) -> Any:
+        return tensor if target == ("cuda:0",) else move(tensor, *target, **options)
+
+    def empty(*shape: Any, pin_memory: bool = False, **options: Any) -> Any:
+        return allocate(*shape, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "Event", ReadyEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+
+
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_copies_of_cards_with_events_do_not_wait(kind: str) -> None:
-    card: Any = Card(kind)
-    copies = DeviceTransfer(card, f"{kind}:1")
+def test_copies_of_cards_with_events_are_asynchronous(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    card: Any = Card(kind, monkeypatch)
+    copies = DeviceTransfer(f"{kind}:1")
     copies.to_device(np.zeros(3))
     assert card.calls == [("from_numpy",), ("pin_memory",), ("to", f"{kind}:1", {"non_blocking": True})]
     card.calls.clear()
     fetched = copies.to_host(card)
-    assert fetched.vectors is fetched.has_usable_vectors is fetched.ready_event is card
+    assert [fetched.vectors, fetched.has_usable_vectors, fetched.ready_event] == [card] * 3
     home = [("empty", (2, 3), {"dtype": "float32", "pin_memory": True}), ("copy_", {"non_blocking": True})]
     look = [("isfinite",), ("all",), ("any", 1), ("all",), ("and",)]
     assert card.calls == [*look, *home, *home, ("Event",), ("record", "stream of card:1")]
 
 
-def test_vectors_that_are_stored_in_half_come_back_so() -> None:
+@pytest.mark.usefixtures("host_as_card")
+def test_vectors_that_are_stored_as_float16_are_copied_as_float16() -> None:
     vectors = torch.tensor([[1.0, 1e6], [0.1, 0.2]])
-    fetched = DeviceTransfer(Memory(), "cuda:0", as_float16=True).to_host(vectors)
+    fetched = DeviceTransfer("cuda:0", as_float16=True).to_host(vectors)
     assert fetched.vectors.dtype == torch.float16
     assert torch.equal(fetched.vectors, vectors.half())
-    assert bool(fetched.has_usable_vectors), "the numbers were looked at before they were rounded"
+    assert bool(fetched.has_usable_vectors), "the vectors were not checked before they were rounded"
 
 
+@pytest.mark.usefixtures("host_as_card")
 @pytest.mark.parametrize(
     ("flags", "half"),
     [
@@ -105,10 +141,10 @@ def test_vectors_that_are_stored_in_half_come_back_so() -> None:
         ({}, False),
     ],
 )
-def test_only_what_becomes_float16_and_nothing_else_is_fetched_so(flags: Any, half: bool) -> None:
+def test_only_vectors_that_are_only_stored_as_float16_are_copied_as_float16(flags: Any, half: bool) -> None:
     texts = samples()[:40]
     encoder = load(models.folder("all-MiniLM-L6-v2-shape"), **flags)
-    encoder._copies = DeviceTransfer(Memory(), "cuda:0", as_float16=encoder._copies._half)
+    encoder._transfer = DeviceTransfer("cuda:0", as_float16=encoder._transfer._as_float16)
     kept = EncodingSettings.from_job(job(**flags), "")
     (made,) = engine.encode_chunks(iter([chunk(texts)]), encoder, kept, MetricsCollector(), RunControl())
     (exact,) = engine.encode_chunks(iter([chunk(texts)]), load_plain(), kept, MetricsCollector(), RunControl())
@@ -120,9 +156,9 @@ def load_plain() -> Any:
     return load(models.folder("all-MiniLM-L6-v2-shape"))
 
 
-def test_copies_of_other_devices_wait() -> None:
-    card: Any = Card("mps")
-    copies = DeviceTransfer(card, "mps")
+def test_copies_of_other_devices_are_synchronous(monkeypatch: pytest.MonkeyPatch) -> None:
+    card: Any = Card("mps", monkeypatch)
+    copies = DeviceTransfer("mps")
     copies.to_device(np.zeros(3))
     assert card.calls == [("from_numpy",), ("to", "mps", {})]
     assert copies.to_host(card) == PendingVectors(card)
@@ -130,66 +166,28 @@ def test_copies_of_other_devices_wait() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_the_installed_torch_has_what_copies_and_budgets_ask_for(kind: str) -> None:
+def test_the_installed_torch_has_the_functions_for_copies_and_budgets(kind: str) -> None:
     module = getattr(torch, kind)
     asked = ("Event", "current_stream", "mem_get_info", "memory_allocated", "memory_reserved", "max_memory_allocated")
     assert [name for name in (*asked, "reset_peak_memory_stats", "empty_cache") if not hasattr(module, name)] == []
 
 
-class Memory:
-    """torch with a card whose memory is this machine's: what is asked of it is done at once."""
-
-    isfinite = staticmethod(torch.isfinite)
-
-    @property
-    def cuda(self) -> Memory:
-        return self
-
-    def from_numpy(self, array: Any) -> Any:
-        return Here(torch.from_numpy(array))
-
-    def empty(self, shape: Any, *, dtype: Any, pin_memory: bool) -> Any:
-        assert pin_memory
-        return torch.empty(shape, dtype=dtype)
-
-    def Event(self) -> Memory:  # noqa: N802
-        return self
-
-    def current_stream(self, device: Any) -> None:
-        return None
-
-    def record(self, stream: None) -> None:
-        return None
-
-    def synchronize(self) -> None:
-        return None
-
-
-@dataclass
-class Here:
-    """A tensor that need not be moved."""
-
-    tensor: Any
-
-    def pin_memory(self) -> Here:
-        return self
-
-    def to(self, device: str, *, non_blocking: bool) -> Any:
-        return self.tensor
-
-
 @given(arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 4))))
-def test_the_card_sees_what_the_host_would(vectors: Any) -> None:
-    fetched = DeviceTransfer(Memory(), "cuda:0").to_host(torch.from_numpy(vectors))
+def test_the_card_finds_what_the_host_would_find(vectors: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        use_host_as_card(patch)
+        fetched = DeviceTransfer("cuda:0").to_host(torch.from_numpy(vectors))
+    assert fetched.has_usable_vectors is not None
     assert bool(fetched.has_usable_vectors) == (not find_unusable(vectors).any())
     np.testing.assert_array_equal(fetched.vectors.numpy(), vectors)
 
 
-def test_the_host_looks_only_where_the_card_saw_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("host_as_card")
+def test_the_host_checks_only_batches_that_failed_on_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = samples()[:60]
     encoder = load(models.folder("all-MiniLM-L6-v2-shape"))
     plain = encode(encoder, texts)
-    encoder._copies = DeviceTransfer(Memory(), "cuda:0")
+    encoder._transfer = DeviceTransfer("cuda:0")
     looks: list[int] = []
 
     def look(vectors: Any) -> Any:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import orjson
 
+from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
+from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.hosted.client import (
     EmbeddingsClient,
     RequestRefusedError,
@@ -24,10 +26,9 @@ from embedcli.encoders.hosted.client import (
     read_api_key,
 )
 from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
-from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response, normalize_rows
+from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response
 from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
 from embedcli.encoders.hosted.token_counting import (
-    HOSTED_PREFIX,
     HostedTexts,
     choose_token_counter,
     count_and_truncate,

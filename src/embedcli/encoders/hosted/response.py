@@ -69,12 +69,6 @@ def parse_embedding(embedding: Any) -> Float32Array:
     return made
 
 
-def normalize_rows(vectors: Float32Array) -> Float32Array:
-    """The same directions with length 1; rows of zeros stay zeros."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), np.float32)
-
-
 def _lenient(content: bytes) -> Any:
     # Python servers write NaN and Infinity, which are not JSON, when a vector is not finite.
     try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import Tokens
 from embedcli.core.errors import UsageError
 from embedcli.encoders.tokenize.text_windows import choose_window_spans
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from embedcli.core.job import Job
     from embedcli.core.types import Float32Array, Int32Array, Int64Array
 
-HOSTED_PREFIX = "openai:"
 # The limit of every OpenAI embedding model, from the reference of POST /v1/embeddings.
 OPENAI_MAX_TOKENS = 8192
 OPENAI_MODELS = ("text-embedding-3-small", "text-embedding-3-large", "text-embedding-ada-002")

@@ -1,11 +1,11 @@
-"""Compiled models on disk: one folder each, published whole by a rename, checked before it is used.
+"""Cache of compiled models on disk: a folder per model, published with one rename and verified before each use.
 
     <cache>/compiled/<key>/model.xml, model.bin    the network
-                           tokenizer.json          its words
-                           facts.json              what a later start must know, with the SHA-256 of the other files
-                           *.blob                  what OpenVINO made of it for this CPU; may be lost at any time
+                           tokenizer.json          its tokenizer
+                           facts.json              metadata for later starts, with the SHA-256 of the files above
+                           *.blob                  the network compiled for one CPU; may be deleted at any time
 
-A folder whose facts hold a `reason` and no files says that the model cannot be compiled.
+If the metadata has a `reason` and the folder no other files, the model cannot be converted.
 """
 
 from __future__ import annotations
@@ -31,25 +31,33 @@ from embedcli.models.files import ModelFiles, cached_sha256
 
 log = logging.getLogger(__name__)
 
-# Raised whenever the network or the facts of an equal model would come out otherwise.
+# Increment when the same model would be converted to another network or other metadata.
 CACHE_FORMAT_VERSION = 1
+METADATA_FILE = "facts.json"
 STORED_FILES = ("model.xml", "model.bin", "tokenizer.json")
 DRAFT_PREFIX = ".draft-"
-# A draft this old belongs to a process that was killed.
+# A draft of this age was left by a process that was killed.
 STALE_SECONDS = 24 * 3600
-# Longer than converting takes: then a lock is not given back, or the model is very large.
+# More than a conversion takes, except for very large models.
 LOCK_TIMEOUT_SECONDS = 1800
 CONVERTER_PACKAGES = ("torch", "transformers", "sentence-transformers")
 
 
 class UnusableCacheEntryError(Exception):
-    """What lies in a folder is not, or no longer, what can be used."""
+    """A cached model is damaged or outdated and must be compiled again."""
 
 
 @dataclass(frozen=True)
 class CachedModel:
-    """A model in the cache: its size on disk in bytes, when it was made (seconds since 1970), and its `reason` if it
-    is only remembered as one that cannot be compiled."""
+    """A model in the cache.
+
+    Attributes:
+        name: The model's name, or "(damaged)".
+        key: The name of its folder.
+        size_bytes: Its size on disk.
+        created_at: When it was stored, in seconds since 1970.
+        reason: Why it cannot be compiled; empty for a compiled model.
+    """
 
     name: str
     key: str
@@ -59,28 +67,30 @@ class CachedModel:
 
 
 def cache_folder() -> Path:
-    """The folder of all compiled models; not created."""
+    """The folder of all compiled models, which need not exist."""
     return user_cache_folder() / "compiled"
 
 
-def cache_key(files: ModelFiles, recipe: ModelConfig) -> str:
-    """The name of a model's folder: the same for the same network made by the same converter.
+def cache_key(files: ModelFiles, config: ModelConfig) -> str:
+    """The name of a model's folder: the same for the same network from the same converter.
 
-    A prompt counts only where pooling leaves it out, as its length is then part of the network; a task counts where
-    the model has a way for each. Normalising, truncating and the limit are done outside the network.
+    The prompt counts only if pooling excludes it, because its length is then part of the network; the task counts if
+    the model encodes queries and documents differently. Normalization, truncation and the token limit do not count:
+    they happen outside the network.
     """
-    prompt = "" if recipe.pools_prompt else recipe.prompt
+    prompt = "" if config.pools_prompt else config.prompt
     parts = {
         "format": CACHE_FORMAT_VERSION,
         "model": files.fingerprint,
         "openvino": installed_version("openvino"),
         "prompt": prompt,
     }
-    parts |= {"task": recipe.task} if recipe.task else {}
+    parts |= {"task": config.task} if config.task else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def installed_version(package: str) -> str | None:
+    """The version of an installed package, found without importing it; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -88,35 +98,42 @@ def installed_version(package: str) -> str | None:
 
 
 def read_cached_model(folder: Path) -> dict[str, Any] | None:
-    """The facts of a stored model, its files checked against them; None where there is none.
+    """Read the metadata of a stored model and verify its files.
 
-    Contents are read only when a file is new or has another size or time than last time. Raises Unusable.
+    A file's content is only read if it is new or its size or times have changed since the last time.
+
+    Returns:
+        The metadata; None if nothing is stored there.
+
+    Raises:
+        UnusableCacheEntryError: A file is damaged or missing, or the model could not be converted with other versions
+            of the libraries.
     """
     if not folder.is_dir():
         return None
-    facts = _facts(folder)
-    if facts.get("reason"):
-        if facts["versions"] != converter_versions():
-            raise UnusableCacheEntryError("it was tried with other libraries")
-        return facts
-    for name, wanted in facts["sha256"].items():
+    metadata = _read_metadata(folder)
+    if metadata.get("reason"):
+        if metadata["versions"] != converter_versions():
+            raise UnusableCacheEntryError("the versions of the converter's libraries have changed")
+        return metadata
+    for name, expected in metadata["sha256"].items():
         try:
-            found = cached_sha256(folder / name)
+            actual = cached_sha256(folder / name)
         except OSError as error:
             raise UnusableCacheEntryError(f"{folder / name} cannot be read: {error.strerror}") from error
-        if found != wanted:
-            raise UnusableCacheEntryError(f"{folder / name} is not what was stored")
-    return facts
+        if actual != expected:
+            raise UnusableCacheEntryError(f"{folder / name} differs from what was stored")
+    return metadata
 
 
 def converter_versions() -> dict[str, str | None]:
-    """The libraries that decide whether a model can be converted."""
+    """The versions of the libraries that decide whether a model can be converted."""
     return {name: installed_version(name) for name in CONVERTER_PACKAGES}
 
 
 @contextmanager
 def exclusive_lock(name: str) -> Iterator[None]:
-    """One process after the other. Where locks cannot be had, or one is held too long, all at once."""
+    """Let one process at a time into the block. If locks do not work, or one is held for too long, enter without it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(user_cache_folder() / "locks" / name)
@@ -124,7 +141,7 @@ def exclusive_lock(name: str) -> Iterator[None]:
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=LOCK_TIMEOUT_SECONDS)
     except (OSError, Timeout, NotImplementedError) as error:
-        log.debug("no lock: %s", error)
+        log.debug("continuing without the lock %s: %s", name, error)
     try:
         yield
     finally:
@@ -132,149 +149,147 @@ def exclusive_lock(name: str) -> Iterator[None]:
 
 
 def delete_cached_model(folder: Path) -> None:
-    """Take a folder out of use at once, then delete it. Raises OSError where that is not allowed."""
-    work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=folder.parent))
-    os.rename(folder, work / "discarded")
-    shutil.rmtree(work, ignore_errors=True)
+    """Move a model's folder away, so that no process opens half of it, and delete it. Raises OSError."""
+    trash = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=folder.parent))
+    os.rename(folder, trash / "discarded")
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 @contextmanager
 def draft_folder() -> Iterator[Path]:
-    """A new folder to build a model in; it is gone afterwards, unless published. Raises OSError."""
+    """A new folder to build a model in; deleted afterwards, unless it was published. Raises OSError."""
     cache_folder().mkdir(parents=True, exist_ok=True)
-    _sweep()
-    work = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=cache_folder()))
+    _delete_stale_drafts()
+    draft = Path(tempfile.mkdtemp(prefix=DRAFT_PREFIX, dir=cache_folder()))
     try:
-        yield work
+        yield draft
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_manifest(work: Path, facts: Mapping[str, Any]) -> None:
-    """Write the facts of a draft, with the hashes of its files. Raises OSError."""
-    hashes = {name: _hash(work / name) for name in STORED_FILES if (work / name).exists()}
-    facts = {
-        **facts,
+def write_metadata(draft: Path, metadata: Mapping[str, Any]) -> None:
+    """Write the metadata of a draft, with the hashes of its files. Raises OSError."""
+    hashes = {name: _sha256(draft / name) for name in STORED_FILES if (draft / name).exists()}
+    content = {
+        **metadata,
         "format": CACHE_FORMAT_VERSION,
         "versions": converter_versions(),
         "created": time.time(),
         "sha256": hashes,
     }
-    text = json.dumps(facts, sort_keys=True)
-    with (work / "facts.json").open("w", encoding="utf-8") as stream:
+    text = json.dumps(content, sort_keys=True)
+    with (draft / METADATA_FILE).open("w", encoding="utf-8") as stream:
         stream.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}\n")
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def publish_draft(work: Path, folder: Path) -> None:
-    """Rename a sealed draft to its place. If another process was first, its model stays. Raises OSError."""
-    work.chmod(0o755)
+def publish_draft(draft: Path, folder: Path) -> None:
+    """Rename a complete draft to its final name, unless another process was first. Raises OSError."""
+    draft.chmod(0o755)
     try:
-        os.rename(work, folder)
+        os.rename(draft, folder)
     except OSError:
         if not folder.is_dir():
             raise
 
 
 def record_not_convertible(folder: Path, name: str, reason: str) -> None:
-    """Keep in mind that a model cannot be compiled; where that cannot be written, it is tried again next time."""
+    """Store that a model cannot be converted, so that later starts do not try again."""
     try:
         if folder.exists():
             delete_cached_model(folder)
-        with draft_folder() as work:
-            write_manifest(work, {"name": name, "reason": reason})
-            publish_draft(work, folder)
+        with draft_folder() as draft:
+            write_metadata(draft, {"name": name, "reason": reason})
+            publish_draft(draft, folder)
     except OSError as error:
-        log.debug("that %s cannot be compiled is not remembered: %s", name, error)
+        log.debug("cannot store that %s is not convertible: %s", name, error)
 
 
 def list_cached_models() -> list[CachedModel]:
-    """All compiled models, by name."""
-    folders = [folder for folder in _entries(cache_folder()) if not folder.name.startswith(DRAFT_PREFIX)]
-    return sorted((_cached(folder) for folder in folders), key=lambda entry: (entry.name, entry.key))
+    """List all compiled models, sorted by name."""
+    folders = [folder for folder in _list_folder(cache_folder()) if not folder.name.startswith(DRAFT_PREFIX)]
+    return sorted((_describe_cached_model(folder) for folder in folders), key=lambda entry: (entry.name, entry.key))
 
 
 def clear_cached_models() -> int:
-    """Delete all compiled models; returns how many there were. Raises ModelError where one cannot be deleted."""
+    """Delete all compiled models and return their number. Raises ModelError if one cannot be deleted."""
     count = len(list_cached_models())
-    for folder in _entries(cache_folder()):
+    for folder in _list_folder(cache_folder()):
         try:
             shutil.rmtree(folder)
         except FileNotFoundError:
-            log.debug("%s is gone already", folder)
+            log.debug("%s was deleted by another process", folder)
         except OSError as error:
-            raise ModelError(
-                f"{folder} cannot be deleted: {error.strerror}", "check its owner and permissions"
-            ) from error
+            raise ModelError(f"cannot delete {folder}: {error.strerror}", "check its owner and permissions") from error
     return count
 
 
 def read_checked_file(path: Path) -> bytes | None:
-    """The contents of a file written by `store`, or None where it is not there or not whole."""
+    """Read a file written by `write_checked_file`; None if it is missing or damaged."""
     try:
-        made = path.read_bytes()
+        content = path.read_bytes()
     except OSError:
         return None
     size = hashlib.sha256().digest_size
-    return made[size:] if hashlib.sha256(made[size:]).digest() == made[:size] else None
+    return content[size:] if hashlib.sha256(content[size:]).digest() == content[:size] else None
 
 
-def write_checked_file(path: Path, contents: bytes) -> None:
-    """Write a file that `recall` reads, whole or not at all."""
-    work = path.with_name(f"{DRAFT_PREFIX}{os.getpid()}-{path.name}")
+def write_checked_file(path: Path, content: bytes) -> None:
+    """Write a file with its SHA-256, by rename, so that it is never half there. Errors are only logged."""
+    draft = path.with_name(f"{DRAFT_PREFIX}{os.getpid()}-{path.name}")
     try:
-        work.write_bytes(hashlib.sha256(contents).digest() + contents)
-        os.replace(work, path)
+        draft.write_bytes(hashlib.sha256(content).digest() + content)
+        os.replace(draft, path)
     except OSError as error:
-        log.debug("%s is not written: %s", path, error)
+        log.debug("cannot write %s: %s", path, error)
         with suppress(OSError):
-            work.unlink()
+            draft.unlink()
 
 
-def _facts(folder: Path) -> dict[str, Any]:
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / METADATA_FILE
     try:
-        wanted, _, text = (folder / "facts.json").read_text("utf-8").partition("\n")
+        expected, _, text = path.read_text("utf-8").partition("\n")
     except (OSError, ValueError) as error:
-        raise UnusableCacheEntryError(f"{folder / 'facts.json'} cannot be read") from error
+        raise UnusableCacheEntryError(f"{path} cannot be read") from error
     text = text.removesuffix("\n")
-    if hashlib.sha256(text.encode()).hexdigest() != wanted:
-        raise UnusableCacheEntryError(f"{folder / 'facts.json'} is not what was stored")
-    made: dict[str, Any] = json.loads(text)
-    return made
+    if hashlib.sha256(text.encode()).hexdigest() != expected:
+        raise UnusableCacheEntryError(f"{path} differs from what was stored")
+    metadata: dict[str, Any] = json.loads(text)
+    return metadata
 
 
-def _cached(folder: Path) -> CachedModel:
-    size = sum(_size(file) for file in _entries(folder))
+def _describe_cached_model(folder: Path) -> CachedModel:
+    size = sum(_file_size(file) for file in _list_folder(folder))
     try:
-        facts = _facts(folder)
+        metadata = _read_metadata(folder)
     except UnusableCacheEntryError:
         return CachedModel("(damaged)", folder.name, size, 0.0)
-    return CachedModel(facts["name"], folder.name, size, facts["created"], facts.get("reason", ""))
+    return CachedModel(metadata["name"], folder.name, size, metadata["created"], metadata.get("reason", ""))
 
 
-def _size(file: Path) -> int:
+def _file_size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError:
         return 0
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _sweep() -> None:
-    """Delete the drafts of processes that were killed."""
+def _delete_stale_drafts() -> None:
     for folder in cache_folder().glob(f"{DRAFT_PREFIX}*"):
         try:
-            old = time.time() - folder.stat().st_mtime > STALE_SECONDS
+            is_stale = time.time() - folder.stat().st_mtime > STALE_SECONDS
         except OSError:
             continue
-        if old:
+        if is_stale:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _hash(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

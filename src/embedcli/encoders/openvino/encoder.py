@@ -1,4 +1,4 @@
-"""A compiled pipeline as an encoder: tokens in, batches to the infer requests, vectors out."""
+"""The encoder of the OpenVINO engine: runs a compiled sentence-transformers pipeline on the CPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
+from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
 from embedcli.encoders.openvino.infer_requests import InferRequestPool
@@ -21,80 +22,98 @@ from embedcli.models.files import ModelFiles
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
 
-# Padded tokens per batch: activations should stay in cache. Useful GFLOP/s in float32/bfloat16, all-MiniLM-L6-v2 on
-# two cores, per processor second: 512: 171/300, 1024: 175/285, 2048: 159/261, 4096: 144/261, 8192: 128/236,
-# 16384: 115/206. A network twice as wide loses 4 % at 1024 against 512, and rows of 17 tokens gain.
+# Padded tokens per batch, few enough that activations stay in the CPU cache. Measured with all-MiniLM-L6-v2 on two
+# cores, useful GFLOP per processor second in float32/bfloat16: 512 tokens 171/300, 1024: 175/285, 2048: 159/261,
+# 4096: 144/261, 8192: 128/236, 16384: 115/206. With 1024 instead of 512 a network twice as wide loses 4 %, and rows of
+# 17 tokens gain.
 OPENVINO_BATCH_TOKENS = 1024
-# Kernels are made per shape and kept, so lengths are padded up.
+# OpenVINO compiles and caches kernels per shape, so lengths are rounded up.
 OPENVINO_PAD_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What is to be loaded, and for which job."""
+    """A model to load, its settings and the job it is for."""
 
     files: ModelFiles
-    recipe: ModelConfig
+    config: ModelConfig
     job: Job
 
     @property
     def dtype(self) -> str:
+        """The number format to compute in: "float32", "bfloat16" or "float16"."""
         return "float32" if self.job.dtype == "auto" else self.job.dtype
 
     @property
     def folder(self) -> Path:
-        return cache.cache_folder() / cache.cache_key(self.files, self.recipe)
+        """Where the cache stores the compiled model."""
+        return cache.cache_folder() / cache.cache_key(self.files, self.config)
 
 
 @dataclass(frozen=True)
 class ConvertedNetwork:
-    """A converted pipeline: the network (in memory, else in `folder`), its facts, and its words as JSON."""
+    """A pipeline converted to an OpenVINO network.
 
-    facts: Mapping[str, Any]
+    Attributes:
+        metadata: What the cache stores about the network: pad_id, pad_left, cut_left, dim, most_tokens, name.
+        tokenizer_json: The tokenizer, in the format of `tokenizers`.
+        folder: The folder the network is stored in; None if it is only in memory.
+        graph: The network in memory; None if it is in `folder`.
+    """
+
+    metadata: Mapping[str, Any]
     tokenizer_json: str
     folder: Path | None = None
     graph: Any = None
 
-    def build_tokenizer(self, recipe: ModelConfig, limit: int | None) -> FastTokenizer:
+    def build_tokenizer(self, config: ModelConfig, limit: int | None) -> FastTokenizer:
+        """The network's tokenizer with the prompt of `config`, truncating to `limit` tokens."""
         from tokenizers import Tokenizer
 
-        facts = self.facts
+        metadata = self.metadata
         return FastTokenizer(
             Tokenizer.from_str(self.tokenizer_json),
             limit=limit,
-            prompt=recipe.prompt,
-            pad_id=facts["pad_id"],
-            pads_left=facts["pad_left"],
-            cut_left=facts["cut_left"],
+            prompt=config.prompt,
+            pad_id=metadata["pad_id"],
+            pads_left=metadata["pad_left"],
+            cut_left=metadata["cut_left"],
         )
 
 
 class OpenVinoEncoder(BaseEncoder):
-    """A compiled sentence-transformers pipeline on the CPU, with `lanes` batches in flight.
-
-    `compile(network, dtype)` gives OpenVINO's compiled model.
-    """
+    """A compiled sentence-transformers pipeline on the CPU, with `max_in_flight` batches at a time."""
 
     empty_reason = "no token left of the text"
     batch_tokens = OPENVINO_BATCH_TOKENS
     pad_to_multiple_of = OPENVINO_PAD_MULTIPLE
 
     def __init__(
-        self, asked: LoadRequest, network: ConvertedNetwork, compile: Callable[[ConvertedNetwork, str], Any]
+        self,
+        request: LoadRequest,
+        network: ConvertedNetwork,
+        compile_network: Callable[[ConvertedNetwork, str], Any],
     ) -> None:
-        self._asked, self._network, self._compile = asked, network, compile
-        self._recipe = asked.recipe
-        self.tokenizer = network.build_tokenizer(asked.recipe, asked.recipe.max_seq_length)
-        self.dim = int(network.facts["dim"])
-        self.dtype = asked.dtype
-        self._main = InferRequestPool(compile(network, self.dtype))
-        self._exact = self._main if self.dtype == "float32" else None
-        self.max_in_flight = self._main.count
+        """Compile the network.
+
+        Args:
+            request: The model and the job.
+            network: The converted pipeline.
+            compile_network: Given a network and a dtype, returns a compiled model of OpenVINO.
+        """
+        self._request, self._network, self._compile_network = request, network, compile_network
+        self._config = request.config
+        self.tokenizer = network.build_tokenizer(request.config, request.config.max_seq_length)
+        self.dim = int(network.metadata["dim"])
+        self.dtype = request.dtype
+        self._requests = InferRequestPool(compile_network(network, self.dtype))
+        self._float32_requests = self._requests if self.dtype == "float32" else None
+        self.max_in_flight = self._requests.count
 
     def vector_space(self) -> dict[str, Any]:
-        """What decides the vectors, with the dtype and library versions that made them."""
+        """The vector space metadata, with the dtype and the library versions used."""
         return {
-            **model_identity(self._asked.files, self._recipe, "float32" if self.dtype == "float32" else "half"),
+            **model_identity(self._request.files, self._config, "float32" if self.dtype == "float32" else "half"),
             "dim": self.dim,
             "dtype": self.dtype,
             "engine": "openvino",
@@ -103,47 +122,44 @@ class OpenVinoEncoder(BaseEncoder):
         }
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Each text once, prompt first, cut to the model's limit."""
+        """Tokenize each text once, prompt first, truncated to the token limit."""
         return self.tokenizer.tokenize(texts)
 
     def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
-        """Split a text as its tokenizer does."""
+        """Split a text into windows, as (start, stop) in characters; see `FastTokenizer.split_into_windows`."""
         return self.tokenizer.split_into_windows(text, overlap)
 
     def forward(self, tokens: Tokens, rows: Int64Array) -> Any:
-        """Start one batch and return at once. Raises OutOfMemory if it does not fit."""
+        """Start one batch and return at once. Raises DeviceOutOfMemoryError if it does not fit."""
         with translate_memory_errors():
-            return self._main.start(*self._padded(tokens, rows))
+            return self._requests.start(*self._pad(tokens, rows))
 
     def collect(self, output: Any) -> Float32Array:
-        """float32 [rows, dim], once they are there. Raises OutOfMemory if they did not fit."""
-        return self._finished(self._main.finish(output))
+        """Wait for the float32 [batch, dim] vectors. Raises DeviceOutOfMemoryError if the batch did not fit."""
+        return self._normalize(self._requests.finish(output))
 
     def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
-        """The same rows in float32, one by one, so that no other row's padding touches them."""
-        if self._exact is None:
-            self._exact = InferRequestPool(self._compile(self._network, "float32"))
-        requests = self._exact
-        made = [requests.finish(requests.start(*self._padded(tokens, rows[i : i + 1]))) for i in range(len(rows))]
-        return self._finished(np.concatenate(made)) if made else np.empty((0, self.dim), np.float32)
+        """Encode rows in float32, one at a time, so that no row is padded to another's length."""
+        if self._float32_requests is None:
+            self._float32_requests = InferRequestPool(self._compile_network(self._network, "float32"))
+        requests = self._float32_requests
+        vectors = [requests.finish(requests.start(*self._pad(tokens, rows[i : i + 1]))) for i in range(len(rows))]
+        return self._normalize(np.concatenate(vectors)) if vectors else np.empty((0, self.dim), np.float32)
 
     def close(self) -> None:
-        """Wait for what still runs, and give the memory back."""
-        for requests in (self._main, self._exact):
+        """Wait for batches in flight and release the memory."""
+        for requests in (self._requests, self._float32_requests):
             if requests is not None:
                 requests.close()
         self.tokenizer.close()
 
-    def _padded(self, tokens: Tokens, rows: Int64Array) -> tuple[Any, Any]:
-        words = self.tokenizer
+    def _pad(self, tokens: Tokens, rows: Int64Array) -> tuple[Any, Any]:
+        tokenizer = self.tokenizer
         return pad_rows(
-            tokens, rows, self.pad_to_multiple_of, words.pad_id, words.pads_left, self._recipe.max_positions
+            tokens, rows, self.pad_to_multiple_of, tokenizer.pad_id, tokenizer.pads_left, self._config.max_positions
         )
 
-    def _finished(self, vectors: Float32Array) -> Float32Array:
-        if not self._recipe.normalize:
+    def _normalize(self, vectors: Float32Array) -> Float32Array:
+        if not self._config.normalize:
             return vectors
-        # As torch.nn.functional.normalize: a length below 1e-12 counts as 1e-12.
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        made: Float32Array = vectors / np.maximum(lengths, np.float32(1e-12))
-        return made
+        return normalize_rows(vectors, min_length=1e-12)  # as torch.nn.functional.normalize

@@ -1,4 +1,4 @@
-"""Infer requests of a compiled network, many at a time, and what its errors mean. OpenVINO's objects are handed in."""
+"""Run several infer requests of a compiled OpenVINO network at a time."""
 
 from __future__ import annotations
 
@@ -17,26 +17,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RunningRequest:
-    """A request under way, with the arrays it reads."""
+    """A request in flight, with the arrays it reads from."""
 
     request: Any
     inputs: Mapping[str, Any]
 
 
 class InferRequestPool:
-    """The infer requests of one compiled network; each runs one batch at a time."""
+    """The infer requests of one compiled network; each runs one batch at a time.
+
+    Attributes:
+        count: How many batches may be in flight.
+    """
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._names = {name for port in compiled.inputs for name in port.names}
         self._running: set[RunningRequest] = set()
-        # Two for each stream: as one ends, the next has its batch.
+        # Two for each stream: when one ends, the stream goes on with the other.
         self.count = 2 * int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         with translate_memory_errors():
-            # Made now: making one waits for those that run.
+            # Created up front: creating a request waits for all running ones.
             self._idle = [compiled.create_infer_request() for _ in range(self.count)]
 
     def start(self, ids: Int64Array, mask: Int64Array) -> RunningRequest:
+        """Start one batch and return at once.
+
+        Args:
+            ids: int64 [batch, width]; the padded token ids.
+            mask: int64 [batch, width]; 1 for a token, 0 for padding.
+
+        Raises:
+            DeviceOutOfMemoryError: The batch does not fit into memory.
+        """
         inputs = {"input_ids": ids, "attention_mask": mask}
         inputs = {name: array for name, array in inputs.items() if name in self._names}
         with translate_memory_errors():
@@ -46,14 +59,20 @@ class InferRequestPool:
         return running
 
     def finish(self, running: RunningRequest) -> Float32Array:
+        """Wait for a batch and return its vectors, float32 [batch, dim].
+
+        Raises:
+            DeviceOutOfMemoryError: The batch did not fit into memory.
+        """
         self._running.discard(running)
         with translate_memory_errors():
             running.request.wait()
-            made: Float32Array = np.array(running.request.get_output_tensor(0).data, np.float32)
+            vectors: Float32Array = np.array(running.request.get_output_tensor(0).data, np.float32)
         self._idle.append(running.request)
-        return made
+        return vectors
 
     def close(self) -> None:
+        """Wait for all batches in flight and release the network."""
         while self._running:
             with suppress(RuntimeError):
                 self._running.pop().request.wait()

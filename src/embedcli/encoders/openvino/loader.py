@@ -1,4 +1,4 @@
-"""OpenVINO: a transformer compiled once for the CPU, checked against PyTorch, and started without importing torch."""
+"""Load a compiled transformer without importing torch; on first use, convert it and compare it with PyTorch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core.cpu import cpu_quota
-from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
+from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError, first_line
 from embedcli.core.job import Job
 from embedcli.encoders import equivalence
-from embedcli.encoders.errors import first_line, translate_memory_errors
+from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
 from embedcli.encoders.openvino.cache import CachedModel, clear_cached_models, list_cached_models
 from embedcli.encoders.openvino.encoder import ConvertedNetwork, LoadRequest, OpenVinoEncoder
@@ -36,17 +36,22 @@ __all__ = ["CachedModel", "OpenVinoEncoder", "clear_cached_models", "list_cached
 
 log = logging.getLogger(__name__)
 
-# Streams that take one batch each, as many as suit the cores. Not pinned: several processes would pin to the same
-# cores, and on two cores pinning gains nothing. A blob without its weights is small, and starts as fast.
+# THROUGHPUT: as many streams as suit the cores, each with one batch. No pinning: several processes would pin to the
+# same cores, and on two cores it gains nothing. OPTIMIZE_SIZE: a blob without the weights is small and starts as fast.
 COMPILE_OPTIONS = {"PERFORMANCE_HINT": "THROUGHPUT", "ENABLE_CPU_PINNING": False, "CACHE_MODE": "OPTIMIZE_SIZE"}
-# OpenVINO would take bfloat16 by itself where the CPU has it, and instead of a float16 that it has not.
+# Always set: by default OpenVINO uses bfloat16 where the CPU supports it, and replaces an unsupported float16.
 OPENVINO_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 CPU_CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 CONVERTER_MODULE = "openvino.tools.ovc"
 
 
 class NotConvertibleError(Exception):
-    """The model cannot run compiled, and why. `lasting`: it will not tomorrow either, with the same libraries."""
+    """The model cannot run on OpenVINO.
+
+    Attributes:
+        reason: Why, as half a sentence about the model ("it has no fast tokenizer").
+        is_permanent: Whether every later try with the same libraries would fail as well.
+    """
 
     def __init__(self, reason: str, is_permanent: bool = True) -> None:
         super().__init__(reason)
@@ -55,28 +60,29 @@ class NotConvertibleError(Exception):
 
 
 class OpenVinoRuntime:
-    """OpenVINO's CPU, for one job. Raises UsageError for a dtype it has not."""
+    """OpenVINO on this CPU, for one job. Raises UsageError if the CPU does not support the job's dtype."""
 
-    def __init__(self, asked: LoadRequest) -> None:
-        self._openvino = _openvino()
+    def __init__(self, request: LoadRequest) -> None:
+        self._openvino = _import_openvino()
         self._core = self._openvino.Core()
-        self._threads = asked.job.threads or cpu_quota()
-        capability = CPU_CAPABILITIES.get(asked.dtype)
+        self._threads = request.job.threads or cpu_quota()
+        capability = CPU_CAPABILITIES.get(request.dtype)
         if capability and capability not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise UsageError(f"this CPU has no {asked.dtype} instructions", "use --dtype float32")
+            raise UsageError(f"this CPU has no {request.dtype} instructions", "use --dtype float32")
 
     def convert(self, traced: Any) -> Any:
-        """The graph of a traced pipeline. Raises whatever the model's own code raises."""
-        with translate_memory_errors(), _undisturbed():
+        """Convert a traced pipeline to an OpenVINO graph. Raises whatever the model's own code raises."""
+        with translate_memory_errors(), _isolate_converter():
             from openvino.tools.ovc import convert_model
 
             return convert_model(traced.module, example_input=traced.example)
 
     def save(self, graph: Any, folder: Path) -> None:
+        """Write the graph to `folder`, with the weights in float32."""
         self._openvino.save_model(graph, str(folder / "model.xml"), compress_to_fp16=False)
 
     def compile(self, network: ConvertedNetwork, dtype: str) -> Any:
-        """The network, ready to run. Raises RuntimeError or OutOfMemory."""
+        """Compile the network for this CPU. Raises RuntimeError or DeviceOutOfMemoryError."""
         options: dict[str, Any] = {**COMPILE_OPTIONS, "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[dtype]}
         if self._threads:
             options["INFERENCE_NUM_THREADS"] = self._threads
@@ -86,44 +92,49 @@ class OpenVinoRuntime:
             return self._compile_stored(network.folder, options)
 
     def _compile_stored(self, folder: Path, options: dict[str, Any]) -> Any:
-        blob = folder / f"{self._machine(options)}.blob"
-        contents = cache.read_checked_file(blob)
-        if contents is not None:
+        """Import the stored blob for this CPU, or compile the network and store one."""
+        blob = folder / f"{self._machine_key(options)}.blob"
+        content = cache.read_checked_file(blob)
+        if content is not None:
             try:
                 weights = {"WEIGHTS_PATH": str(folder / "model.bin")}
-                return self._core.import_model(contents, "CPU", options | weights)
+                return self._core.import_model(content, "CPU", options | weights)
             except RuntimeError as error:
                 log.debug("%s is not used: %s", blob, error)
         compiled = self._core.compile_model(str(folder / "model.xml"), "CPU", options)
         cache.write_checked_file(blob, compiled.export_model().getvalue())
         return compiled
 
-    def _machine(self, options: dict[str, Any]) -> str:
-        """What a blob was made for, as a short name."""
-        facts = [self._core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")]
-        return hashlib.sha256(repr((facts, sorted(options.items()))).encode()).hexdigest()[:16]
+    def _machine_key(self, options: dict[str, Any]) -> str:
+        """A short name for the CPU and the options that a blob is compiled for."""
+        properties = [
+            self._core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+        ]
+        return hashlib.sha256(repr((properties, sorted(options.items()))).encode()).hexdigest()[:16]
 
 
 class LazyTorchEncoder:
-    """The PyTorch side, built when it is first needed and once only where one will do."""
+    """The PyTorch encoder of the same job, loaded on first use."""
 
-    def __init__(self, asked: LoadRequest, build: TorchEncoderFactory) -> None:
-        self._asked, self._build = asked, build
+    def __init__(self, request: LoadRequest, build: TorchEncoderFactory) -> None:
+        self._request, self._build = request, build
         self._float32: Any = None
 
     def float32_encoder(self) -> Any:
+        """The encoder in float32, to convert from and to compare with."""
         if self._float32 is None:
-            self._float32 = self._build(replace(self._asked.job, dtype="float32"))
+            self._float32 = self._build(replace(self._request.job, dtype="float32"))
         return self._float32
 
     def requested_encoder(self) -> Any:
-        """As the job wants it."""
-        if self._asked.dtype == "float32":
+        """The encoder in the job's dtype."""
+        if self._request.dtype == "float32":
             return self.float32_encoder()
         self.close()
-        return self._build(self._asked.job)
+        return self._build(self._request.job)
 
     def close(self) -> None:
+        """Release the float32 encoder's memory."""
         if self._float32 is not None:
             self._float32.close()
             self._float32 = None
@@ -131,23 +142,31 @@ class LazyTorchEncoder:
 
 
 def load_openvino_encoder(
-    files: ModelFiles, recipe: ModelConfig, job: Job, build: TorchEncoderFactory, notify: Notify
+    files: ModelFiles, config: ModelConfig, job: Job, build: TorchEncoderFactory, notify: Notify
 ) -> BaseEncoder:
-    """The compiled model, from the cache or compiled now; where it cannot be, the PyTorch side and a line on why.
+    """Load a model for OpenVINO, from the cache or by converting it now. Falls back to PyTorch if that is impossible.
 
-    `build(job)` loads the PyTorch side (a TransformerEncoder); it is called on a cache miss only. Raises UsageError
-    for a dtype this CPU has not, ModelError where --engine openvino is asked for and cannot be.
+    Args:
+        files: The model.
+        config: Its settings for the job.
+        job: The job.
+        build: Loads the PyTorch encoder of a job. Called only if the model is not in the cache.
+        notify: Gets a line if the model is compiled, and if PyTorch is used instead.
+
+    Raises:
+        UsageError: The CPU does not support the job's dtype.
+        ModelError: The job has --engine openvino, and the model cannot run on it.
     """
-    asked = LoadRequest(files, recipe, job)
-    torch = LazyTorchEncoder(asked, build)
+    request = LoadRequest(files, config, job)
+    torch = LazyTorchEncoder(request, build)
     try:
-        encoder: BaseEncoder = _load(asked, torch, notify)
+        encoder: BaseEncoder = _load_or_convert(request, torch, notify)
     except DeviceOutOfMemoryError as error:
-        reason = f"the memory does not suffice to compile it ({error})"
+        reason = f"there is not enough memory to compile it ({error})"
     except NotConvertibleError as error:
         reason = error.reason
         if error.is_permanent:
-            cache.record_not_convertible(asked.folder, files.name, reason)
+            cache.record_not_convertible(request.folder, files.name, reason)
     else:
         torch.close()
         return encoder
@@ -158,129 +177,129 @@ def load_openvino_encoder(
     return fallback
 
 
-def _load(asked: LoadRequest, torch: LazyTorchEncoder, notify: Notify) -> OpenVinoEncoder:
-    kept = _kept(asked)
-    if kept is not None:
-        return kept
-    runtime = OpenVinoRuntime(asked)
-    with cache.exclusive_lock(asked.folder.name):
-        # Another process may have compiled it while this one waited.
-        return _kept(asked) or _convert(asked, runtime, torch, notify)
+def _load_or_convert(request: LoadRequest, torch: LazyTorchEncoder, notify: Notify) -> OpenVinoEncoder:
+    cached = _load_from_cache(request)
+    if cached is not None:
+        return cached
+    runtime = OpenVinoRuntime(request)
+    with cache.exclusive_lock(request.folder.name):
+        # Another process may have compiled it while this one waited for the lock.
+        return _load_from_cache(request) or _convert_and_store(request, runtime, torch, notify)
 
 
-def _kept(asked: LoadRequest) -> OpenVinoEncoder | None:
-    """What is in the cache, or None. Raises NotConvertible where the cache says so."""
-    folder = asked.folder
+def _load_from_cache(request: LoadRequest) -> OpenVinoEncoder | None:
+    """The cached model, or None. Raises NotConvertibleError if the cache says that it cannot be converted."""
     try:
-        facts = cache.read_cached_model(folder)
-        if facts is None:
+        metadata = cache.read_cached_model(request.folder)
+        if metadata is None:
             return None
-        if facts.get("reason"):
-            raise NotConvertibleError(facts["reason"], is_permanent=False)
-        _fits(asked, facts)
-        return _open(asked, OpenVinoRuntime(asked), facts)
+        if metadata.get("reason"):
+            raise NotConvertibleError(metadata["reason"], is_permanent=False)
+        _check_token_limit(request, metadata)
+        return _open_stored(request, OpenVinoRuntime(request), metadata)
     except cache.UnusableCacheEntryError as error:
-        log.debug("%s: compiled again", error)
+        log.debug("%s: compiling it again", error)
     with suppress(OSError):
-        cache.delete_cached_model(folder)
+        cache.delete_cached_model(request.folder)
     return None
 
 
-def _open(asked: LoadRequest, runtime: OpenVinoRuntime, facts: Mapping[str, Any]) -> OpenVinoEncoder:
-    """What is in the cache. Raises Unusable."""
-    folder = asked.folder
+def _open_stored(request: LoadRequest, runtime: OpenVinoRuntime, metadata: Mapping[str, Any]) -> OpenVinoEncoder:
+    folder = request.folder
     try:
-        network = ConvertedNetwork(facts, (folder / "tokenizer.json").read_text("utf-8"), folder)
-        return OpenVinoEncoder(asked, network, runtime.compile)
+        network = ConvertedNetwork(metadata, (folder / "tokenizer.json").read_text("utf-8"), folder)
+        return OpenVinoEncoder(request, network, runtime.compile)
     except (OSError, RuntimeError) as error:
         raise cache.UnusableCacheEntryError(f"{folder} cannot be opened: {first_line(error)}") from error
 
 
-def _convert(asked: LoadRequest, runtime: OpenVinoRuntime, torch: LazyTorchEncoder, notify: Notify) -> OpenVinoEncoder:
-    """Convert, compare with PyTorch, keep, and use what is kept; where nothing can be kept, what is in memory."""
-    notify(f"compiling {asked.files.name} for this CPU, once")
-    network, wanted = _converted(asked, runtime, torch)
+def _convert_and_store(
+    request: LoadRequest, runtime: OpenVinoRuntime, torch: LazyTorchEncoder, notify: Notify
+) -> OpenVinoEncoder:
+    """Convert the model, compare it with PyTorch, and store it. If it cannot be stored, use the network in memory."""
+    notify(f"compiling {request.files.name} for this CPU (only once)")
+    network, probe = _convert_network(request, runtime, torch)
     try:
-        with cache.draft_folder() as work:
-            runtime.save(network.graph, work)
-            (work / "tokenizer.json").write_text(network.tokenizer_json, "utf-8")
-            _check(asked, runtime, replace(network, folder=work, graph=None), wanted, torch)
-            cache.write_manifest(work, network.facts)
-            cache.publish_draft(work, asked.folder)
-        facts = cache.read_cached_model(asked.folder)
-        if facts and not facts.get("reason"):
-            return _open(asked, runtime, facts)
-        trouble = f"{asked.folder} is in the way"
+        with cache.draft_folder() as draft:
+            runtime.save(network.graph, draft)
+            (draft / "tokenizer.json").write_text(network.tokenizer_json, "utf-8")
+            _check_vectors(request, runtime, replace(network, folder=draft, graph=None), probe, torch)
+            cache.write_metadata(draft, network.metadata)
+            cache.publish_draft(draft, request.folder)
+        metadata = cache.read_cached_model(request.folder)
+        if metadata and not metadata.get("reason"):
+            return _open_stored(request, runtime, metadata)
+        problem = f"{request.folder} exists already"
     except (OSError, RuntimeError, NotConvertibleError, cache.UnusableCacheEntryError) as error:
-        trouble = first_line(error)
-    # A full disk may show as a network that differs, so only the one in memory says that the model does.
-    _check(asked, runtime, network, wanted, torch)
-    notify(f"{asked.files.name} will be compiled again at the next start, as it cannot be kept: {trouble}")
-    return OpenVinoEncoder(asked, network, runtime.compile)
+        problem = first_line(error)
+    # A full disk can make the stored network differ: only the one in memory says whether the model is convertible.
+    _check_vectors(request, runtime, network, probe, torch)
+    notify(f"{request.files.name} will be compiled again at the next start, because it could not be stored: {problem}")
+    return OpenVinoEncoder(request, network, runtime.compile)
 
 
-def _converted(
-    asked: LoadRequest, runtime: OpenVinoRuntime, torch: LazyTorchEncoder
+def _convert_network(
+    request: LoadRequest, runtime: OpenVinoRuntime, torch: LazyTorchEncoder
 ) -> tuple[ConvertedNetwork, equivalence.EquivalenceProbe]:
-    """The network in memory, and the probe with PyTorch's vectors. Raises NotConvertible."""
-    built = torch.float32_encoder()
-    if built.fast_tokenizer is None:
-        raise NotConvertibleError("it has no fast tokenizer, or reads more than token ids")
-    with _otherwise("OpenVINO cannot convert it"), built.prepare_for_tracing() as traced:
+    """The converted network in memory, and the probe with PyTorch's vectors. Raises NotConvertibleError."""
+    torch_encoder = torch.float32_encoder()
+    if torch_encoder.fast_tokenizer is None:
+        raise NotConvertibleError("it has no fast tokenizer, or its inputs are not only token ids")
+    with _as_not_convertible("OpenVINO cannot convert it"), torch_encoder.prepare_for_tracing() as traced:
         graph = runtime.convert(traced)
-    own = built.model.tokenizer
-    facts = {
-        "name": asked.files.name,
-        "pad_id": own.pad_token_id or 0,
-        "pad_left": own.padding_side == "left",
-        "cut_left": own.truncation_side == "left",
+    tokenizer = torch_encoder.model.tokenizer
+    metadata = {
+        "name": request.files.name,
+        "pad_id": tokenizer.pad_token_id or 0,
+        "pad_left": tokenizer.padding_side == "left",
+        "cut_left": tokenizer.truncation_side == "left",
     }
-    network = ConvertedNetwork(facts, own.backend_tokenizer.to_str(), graph=graph)
-    wanted, whole = _probe(asked, network, built, traced.size)
-    facts |= {"dim": int(wanted.expected_vectors.shape[1]), "most_tokens": None if whole else wanted.longest_row}
-    _fits(asked, facts)
-    if traced.depends_on_length and wanted.longest_row < (asked.recipe.max_positions or np.inf):
-        raise NotConvertibleError(
-            f"its position encoding changes with a row's length beyond {wanted.longest_row} tokens"
-        )
-    return network, wanted
+    network = ConvertedNetwork(metadata, tokenizer.backend_tokenizer.to_str(), graph=graph)
+    probe, accepts_all_positions = _build_probe(request, network, torch_encoder, traced.size)
+    metadata["dim"] = int(probe.expected_vectors.shape[1])
+    metadata["most_tokens"] = None if accepts_all_positions else probe.longest_row
+    _check_token_limit(request, metadata)
+    if traced.depends_on_length and probe.longest_row < (request.config.max_positions or np.inf):
+        raise NotConvertibleError(f"its position encoding changes for rows longer than {probe.longest_row} tokens")
+    return network, probe
 
 
-def _probe(
-    asked: LoadRequest, network: ConvertedNetwork, built: Any, size: int
+def _build_probe(
+    request: LoadRequest, network: ConvertedNetwork, torch_encoder: Any, parameters: int
 ) -> tuple[equivalence.EquivalenceProbe, bool]:
-    """The probe with PyTorch's vectors. It has a row of all positions the model claims to have, if that is true."""
-    words = network.build_tokenizer(asked.recipe, None)
-    most = equivalence.longest_probe_row(asked.recipe.max_positions, size)
+    """The probe with PyTorch's vectors, and whether the model accepts as many tokens as its config claims."""
+    tokenizer = network.build_tokenizer(request.config, None)
+    longest = equivalence.longest_probe_row(request.config.max_positions, parameters)
     try:
-        return equivalence.build_probe(words, built, most), True
+        return equivalence.build_probe(tokenizer, torch_encoder, longest), True
     except (RuntimeError, IndexError) as error:
-        log.debug("%s does not take %s tokens: %s", asked.files.name, most, error)
-    with _otherwise("it fails in PyTorch"):
-        return equivalence.build_probe(words, built, min(most, asked.recipe.max_seq_length or most)), False
+        log.debug("%s does not accept %s tokens: %s", request.files.name, longest, error)
+    with _as_not_convertible("it fails in PyTorch"):
+        shorter = min(longest, request.config.max_seq_length or longest)
+        return equivalence.build_probe(tokenizer, torch_encoder, shorter), False
 
 
-def _fits(asked: LoadRequest, facts: Mapping[str, Any]) -> None:
-    """Beyond its real positions PyTorch fails, and OpenVINO reads zeros: such a limit is not for it."""
-    most, limit = facts.get("most_tokens"), asked.recipe.max_seq_length
-    if most and (limit is None or limit > most):
-        raise NotConvertibleError(f"it is known to take {most} tokens, and the limit is {limit}", is_permanent=False)
+def _check_token_limit(request: LoadRequest, metadata: Mapping[str, Any]) -> None:
+    """Reject a limit above the model's real positions: there PyTorch fails, but OpenVINO would read zeros."""
+    max_tokens, limit = metadata.get("most_tokens"), request.config.max_seq_length
+    if max_tokens and (limit is None or limit > max_tokens):
+        raise NotConvertibleError(f"it accepts {max_tokens} tokens, and the limit is {limit}", is_permanent=False)
 
 
-def _check(
-    asked: LoadRequest,
+def _check_vectors(
+    request: LoadRequest,
     runtime: OpenVinoRuntime,
     network: ConvertedNetwork,
-    wanted: equivalence.EquivalenceProbe,
+    probe: equivalence.EquivalenceProbe,
     torch: LazyTorchEncoder,
 ) -> None:
-    """Compare with PyTorch in float32. Raises NotConvertible."""
-    exactly = replace(asked, job=replace(asked.job, dtype="float32"))
+    """Compare tokens and vectors with PyTorch's in float32. Raises NotConvertibleError if they differ."""
+    float32_request = replace(request, job=replace(request.job, dtype="float32"))
     try:
-        encoder = OpenVinoEncoder(exactly, network, runtime.compile)
-        if not equivalence.tokenizes_alike(encoder, torch.float32_encoder(), wanted.texts):
-            raise NotConvertibleError("its tokenizer gives other tokens once it is stored")
-        difference = equivalence.describe_difference(wanted, encoder)
+        encoder = OpenVinoEncoder(float32_request, network, runtime.compile)
+        if not equivalence.tokenizes_alike(encoder, torch.float32_encoder(), probe.texts):
+            raise NotConvertibleError("its tokenizer returns different tokens after it is saved and loaded")
+        difference = equivalence.describe_difference(probe, encoder)
         encoder.close()
     except RuntimeError as error:
         raise NotConvertibleError(f"OpenVINO cannot run it: {first_line(error)}") from error
@@ -289,8 +308,8 @@ def _check(
 
 
 @contextmanager
-def _otherwise(reason: str) -> Iterator[None]:
-    """Whatever a model's own code may raise means that it runs on PyTorch."""
+def _as_not_convertible(reason: str) -> Iterator[None]:
+    """Turn any error of the model's own code into NotConvertibleError."""
     try:
         yield
     except (NotConvertibleError, DeviceOutOfMemoryError):
@@ -299,11 +318,11 @@ def _otherwise(reason: str) -> Iterator[None]:
         raise NotConvertibleError(f"{reason}: {first_line(error)}") from error
 
 
-def _openvino() -> Any:
-    """OpenVINO, unable to report its use: importing it and converting both would otherwise try to reach its maker."""
+def _import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would connect to Intel on import and on conversion."""
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     if "openvino" not in sys.modules:
-        # It does without its converter, whose import takes as long as a third of its own; `convert` imports it.
+        # `import openvino` also imports the converter, which takes a third as long again; only `convert` needs it.
         sys.modules[CONVERTER_MODULE] = None  # type: ignore[assignment]
     try:
         import openvino
@@ -316,8 +335,8 @@ def _openvino() -> Any:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """The converter sets up the root logger for itself, and with --verbose among the arguments writes to stdout."""
+def _isolate_converter() -> Iterator[None]:
+    """Undo what the converter does to the root logger, and drop what it prints if sys.argv has --verbose."""
     root = logging.getLogger()
     level, handlers, filters = root.level, root.handlers, root.filters
     root.handlers, root.filters = [*handlers, logging.NullHandler()], list(filters)

@@ -21,8 +21,9 @@ from embedcli.core.cpu import count_usable_cores
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
+from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.static.keyed_vectors import vectors_sidecar_path
-from embedcli.encoders.static.pooling import MeanPooling, normalize_vectors
+from embedcli.encoders.static.pooling import MeanPooling
 from embedcli.encoders.static.tokenizers import SubwordReader, VocabularyWordReader
 from embedcli.encoders.static.word_splitter import WordSplitter
 from embedcli.encoders.static.word_vectors import WordVectorFormat, detect_word_vector_format
@@ -140,7 +141,7 @@ class StaticEncoder(BaseEncoder):
 
     def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
         made = self._bag.mean_vectors(tokens, rows)
-        return normalize_vectors(made) if self._normalize else made
+        return normalize_rows(made) if self._normalize else made
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -79,10 +79,3 @@ def _by_length(lengths: Int64Array) -> Iterator[tuple[int, Int64Array]]:
     for some in np.split(order, firsts[1:]):
         if len(some) and lengths[some[0]]:
             yield int(lengths[some[0]]), some
-
-
-def normalize_vectors(vectors: Float32Array) -> Float32Array:
-    """Each row divided by its Euclidean length; rows of zeros stay."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    made: Float32Array = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return made

@@ -1,4 +1,4 @@
-"""Tokens for the models whose tokenizer is not a fast one, or whose input is not just token ids: slower, as correct."""
+"""Tokenize for models without a fast tokenizer, or whose inputs are more than token ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from embedcli.core.types import Int64Array
     from embedcli.models.config import ModelConfig
 
-# Scripts, case, an unknown sign, a special token in the text, an empty text and one beyond small limits.
+# Several scripts, both cases, unknown characters, special tokens in the text, empty texts and one above small limits.
 COMPARISON_TEXTS = (
     "",
     " ",
@@ -30,7 +30,13 @@ COMPARISON_TEXTS = (
 
 
 class TransformersTokenizer:
-    """A transformers tokenizer of any kind, called once for the whole text and once more for rows to be cut."""
+    """A transformers tokenizer of any kind, called a second time for rows above the token limit.
+
+    Attributes:
+        pad_id: The id of the padding token.
+        pads_left: Whether rows are padded on the left.
+        prompt_length: Tokens of the prompt, as sentence-transformers counts them.
+    """
 
     def __init__(self, tokenizer: Any, *, limit: int | None, prompt: str) -> None:
         self._tokenizer = tokenizer
@@ -38,19 +44,19 @@ class TransformersTokenizer:
         self._prompt = prompt
         self.pad_id = tokenizer.pad_token_id or 0
         self.pads_left = tokenizer.padding_side == "left"
-        self.prompt_length = self._count_prompt()
+        self.prompt_length = self._count_prompt_tokens()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Each text with its prompt, cut to the limit by the tokenizer itself."""
+        """Tokenize each text with the prompt; the tokenizer itself truncates to the limit."""
         prompted = [self._prompt + text for text in texts]
         rows = [list(row) for row in self._tokenizer(prompted, verbose=False)["input_ids"]] if prompted else []
-        full = np.fromiter(map(len, rows), np.int32, len(rows))
+        untruncated_lengths = np.fromiter(map(len, rows), np.int32, len(rows))
         if self._limit is not None:
-            for i in np.flatnonzero(full > self._limit):
+            for i in np.flatnonzero(untruncated_lengths > self._limit):
                 rows[i] = self._tokenizer(prompted[i], truncation=True, max_length=self._limit)["input_ids"]
-        return build_tokens(rows, full)
+        return build_tokens(rows, untruncated_lengths)
 
-    def _count_prompt(self) -> int:
+    def _count_prompt_tokens(self) -> int:
         if not self._prompt:
             return 0
         ids = self._tokenizer(self._prompt, verbose=False)["input_ids"][: self._limit]
@@ -58,56 +64,61 @@ class TransformersTokenizer:
 
 
 class PipelinePreprocessor:
-    """The pipeline's own preprocessing, for models with other inputs: word lists, chat templates, routers.
+    """The model's own preprocessing, for inputs such as word lists, chat templates and routers.
 
-    Nothing is known of their cut, so `full` equals the lengths.
+    It does not reveal what it truncates, so `untruncated_lengths` equals the lengths.
     """
 
     prompt_length = 0
 
-    def __init__(self, model: Any, recipe: ModelConfig) -> None:
+    def __init__(self, model: Any, config: ModelConfig) -> None:
         self._model = model
-        self._prompt = recipe.prompt
-        self._told = {"task": recipe.task} if recipe.task else {}
-        if recipe.max_seq_length is not None and getattr(model, "max_seq_length", None) is not None:
-            model.max_seq_length = recipe.max_seq_length
+        self._prompt = config.prompt
+        self._task_arguments = {"task": config.task} if config.task else {}
+        if config.max_seq_length is not None and getattr(model, "max_seq_length", None) is not None:
+            model.max_seq_length = config.max_seq_length
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """The texts themselves as payload, with the lengths their features have."""
-        lengths = [self._length(text) for text in texts]
+        """Keep the texts as payload, with the lengths of their features; the ids are all 0."""
+        lengths = [self._count_tokens(text) for text in texts]
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        full = np.array(lengths, np.int32)
-        return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full, payload=list(texts))
+        return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, np.array(lengths, np.int32), payload=list(texts))
 
     def build_features(self, tokens: Tokens, rows: Int64Array, device: str) -> dict[str, Any]:
-        """What the model takes for `rows`, on `device`."""
-        made = self._preprocess([tokens.payload[row] for row in rows])
-        return {name: value.to(device) if hasattr(value, "to") else value for name, value in made.items()}
+        """The model's inputs for `rows` of `tokens`, with all tensors on `device`."""
+        features = self._preprocess([tokens.payload[row] for row in rows])
+        return {name: value.to(device) if hasattr(value, "to") else value for name, value in features.items()}
 
     def _preprocess(self, texts: list[str]) -> dict[str, Any]:
-        made: dict[str, Any] = self._model.preprocess(texts, prompt=self._prompt or None, **self._told)
-        return made
+        features: dict[str, Any] = self._model.preprocess(texts, prompt=self._prompt or None, **self._task_arguments)
+        return features
 
-    def _length(self, text: str) -> int:
-        made = self._preprocess([text])
-        if "sentence_lengths" in made:
-            return int(made["sentence_lengths"][0])
-        ids = made.get("input_ids", made.get("attention_mask"))
+    def _count_tokens(self, text: str) -> int:
+        features = self._preprocess([text])
+        if "sentence_lengths" in features:
+            return int(features["sentence_lengths"][0])
+        ids = features.get("input_ids", features.get("attention_mask"))
         return int(ids.shape[-1]) if ids is not None else 1
 
 
-def matches_reference(own: Any, limit: int | None) -> bool:
-    """Whether a FastTokenizer on this tokenizer's backend gives the ids the tokenizer itself gives."""
-    backend = own.backend_tokenizer
-    probe = type(backend).from_str(backend.to_str())
-    smallest = len(backend.encode("").ids) + 1
-    for most in (limit, smallest + 4):
-        ours = FastTokenizer(probe, limit=most, cut_left=own.truncation_side == "left").tokenize(COMPARISON_TEXTS)
-        cut = {"truncation": True, "max_length": most} if most is not None else {}
-        theirs = own(list(COMPARISON_TEXTS), verbose=False, **cut)
-        for i, ids in enumerate(theirs["input_ids"]):
-            if ours.ids[ours.offsets[i] : ours.offsets[i + 1]].tolist() != ids:
+def matches_reference(reference: Any, limit: int | None) -> bool:
+    """Whether a FastTokenizer returns the same ids as a transformers tokenizer, which may do more than its backend.
+
+    Args:
+        reference: A fast tokenizer of transformers.
+        limit: The token limit that will be used.
+    """
+    backend = reference.backend_tokenizer
+    backend_copy = type(backend).from_str(backend.to_str())
+    smallest_limit = len(backend.encode("").ids) + 1
+    for max_length in (limit, smallest_limit + 4):
+        tokenizer = FastTokenizer(backend_copy, limit=max_length, cut_left=reference.truncation_side == "left")
+        tokens = tokenizer.tokenize(COMPARISON_TEXTS)
+        truncation = {"truncation": True, "max_length": max_length} if max_length is not None else {}
+        expected = reference(list(COMPARISON_TEXTS), verbose=False, **truncation)
+        for i, ids in enumerate(expected["input_ids"]):
+            if tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist() != ids:
                 return False
-        if any(any(types) for types in theirs.get("token_type_ids", ())):
+        if any(any(types) for types in expected.get("token_type_ids", ())):
             return False
     return True

@@ -1,4 +1,4 @@
-"""Texts to token ids and padded arrays, exactly as a model's own tokenizer would make them, and once only."""
+"""Tokenize texts and pad rows exactly as a model's own tokenizer does, tokenizing each text once."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import Int32Array, Int64Array
 
-# Up to here texts are tokenized whole: what tokenizing by pieces imports takes longer than it saves.
+# Fewer characters are tokenized without the word cache: importing pyarrow for it takes longer than it saves.
 MIN_PARALLEL_CHARACTERS = 1 << 18
 
 
 class FastTokenizer:
-    """A `tokenizers.Tokenizer` with the truncation of transformers done on its output, so that nothing read is lost
-    from the count: `Tokens.full` is the whole text's, `Tokens.lengths` what is left after the cut.
+    """A `tokenizers.Tokenizer` that also counts the tokens of the whole text when it truncates.
 
-    `limit` is the longest row in tokens, special tokens and prompt included (None: no limit). Up to `threads` parts
-    of a call are tokenized at a time. Raises UsageError when the limit leaves no room for the text.
+    Attributes:
+        limit: The longest row in tokens; None: no limit.
+        prompt: Prepended to each text.
+        pad_id: The id of the padding token.
+        pads_left: Whether rows are padded on the left.
+        prompt_length: Tokens of the prompt, as sentence-transformers counts them.
     """
 
     def __init__(
@@ -42,103 +45,124 @@ class FastTokenizer:
         cut_left: bool = False,
         threads: int = 1,
     ) -> None:
+        """Wrap a tokenizer, and turn its own truncation and padding off.
+
+        Args:
+            tokenizer: The tokenizer.
+            limit: The longest row in tokens, special tokens and prompt included; None: no limit.
+            prompt: Prepended to each text.
+            pad_id: The id of the padding token.
+            pads_left: Whether rows are padded on the left.
+            cut_left: Whether the start of a long row is cut off instead of its end.
+            threads: How many slices of a call are tokenized at a time.
+
+        Raises:
+            UsageError: The limit leaves no token for the text.
+        """
         self._cut_left = cut_left
         self._tokenizer = tokenizer
-        self._words = choose_tokenizer(tokenizer, threads, MIN_PARALLEL_CHARACTERS)
+        self._batch_tokenizer = choose_tokenizer(tokenizer, threads, MIN_PARALLEL_CHARACTERS)
         self.limit = limit
         self.prompt = prompt
         self.pad_id = pad_id
         self.pads_left = pads_left
-        self._before, self._after = _specials(tokenizer)
-        self._specials = len(self._before) + len(self._after)
-        self._refuse_narrow()
-        self.prompt_length = self._count_prompt()
+        self._prefix, self._suffix = _find_special_tokens(tokenizer)
+        self._special_count = len(self._prefix) + len(self._suffix)
+        self._check_limit()
+        self.prompt_length = self._count_prompt_tokens()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Each text once, prompt first; rows longer than the limit cut as transformers cuts them."""
+        """Tokenize each text once, prompt first, and truncate as transformers does."""
         prompted = [self.prompt + text for text in texts] if self.prompt else texts
-        return self._framed(*self._words(prompted))
+        return self._add_special_tokens(*self._batch_tokenizer(prompted))
 
     def close(self) -> None:
-        """End the threads."""
-        self._words.close()
+        """Stop the threads."""
+        self._batch_tokenizer.close()
 
     def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
-        """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out.
+        """Split a text into windows that fit the limit together with the prompt and cover the text.
 
-        Windows end at a sentence or word end when one is near, and begin about `overlap` tokens before the last
-        one's end. Raises UsageError when the overlap leaves a window no token of its own.
+        Args:
+            text: The text, without the prompt.
+            overlap: A window starts about this many tokens before the end of the window before it.
+
+        Returns:
+            (start, stop) of each window in characters, in order. Windows end where a sentence or a word does, if such
+            an end is near.
+
+        Raises:
+            UsageError: The overlap leaves no room for new tokens in a window.
         """
         if self.limit is None:
             return [(0, len(text))]
-        room = self.limit - self._specials - self.prompt_length
+        room = self.limit - self._special_count - self.prompt_length
         if overlap >= room:
             raise UsageError(
                 f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
-                "give less, or raise --max-seq-length",
+                "lower --split-overlap, or raise --max-seq-length",
             )
         offsets = np.array(self._tokenizer.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)
-        return choose_window_spans(text, offsets[:, 0].copy(), offsets[:, 1].copy(), room, overlap, self._excess)
+        return choose_window_spans(text, offsets[:, 0].copy(), offsets[:, 1].copy(), room, overlap, self._count_excess)
 
-    def _excess(self, window: str) -> int:
+    def _count_excess(self, window: str) -> int:
         return len(self._tokenizer.encode(self.prompt + window)) - (self.limit or 0)
 
-    def _framed(self, ids: Int32Array, bounds: Int64Array) -> Tokens:
-        """The texts' own tokens, row i in `bounds[i:i + 2]`, cut to the limit and between the special ones."""
+    def _add_special_tokens(self, ids: Int32Array, bounds: Int64Array) -> Tokens:
+        """Truncate the rows `ids[bounds[i]:bounds[i + 1]]` to the limit and put them between the special tokens."""
         counts = np.diff(bounds)
-        kept = counts if self.limit is None else np.minimum(counts, self.limit - self._specials)
+        kept = counts if self.limit is None else np.minimum(counts, self.limit - self._special_count)
         first = bounds[1:] - kept if self._cut_left else bounds[:-1]
         offsets = np.zeros(len(counts) + 1, np.int64)
-        np.cumsum(kept + self._specials, out=offsets[1:])
+        np.cumsum(kept + self._special_count, out=offsets[1:])
         framed = np.empty(offsets[-1], np.int32)
-        framed[concat_ranges(offsets[:-1] + len(self._before), kept)] = ids[concat_ranges(first, kept)]
-        for i, token in enumerate(self._before):
+        framed[concat_ranges(offsets[:-1] + len(self._prefix), kept)] = ids[concat_ranges(first, kept)]
+        for i, token in enumerate(self._prefix):
             framed[offsets[:-1] + i] = token
-        for i, token in enumerate(reversed(self._after), 1):
+        for i, token in enumerate(reversed(self._suffix), 1):
             framed[offsets[1:] - i] = token
-        return Tokens(framed, offsets, (counts + self._specials).astype(np.int32))
+        return Tokens(framed, offsets, (counts + self._special_count).astype(np.int32))
 
-    def _refuse_narrow(self) -> None:
-        """UsageError if the limit leaves no token for a row's own text: every row would get the same vector."""
+    def _check_limit(self) -> None:
+        """Raise UsageError if the limit leaves no token for the text: every row would get the same vector."""
         prompt = len(self._tokenizer.encode(self.prompt, add_special_tokens=False)) if self.prompt else 0
-        if self.limit is not None and self.limit <= self._specials + prompt:
-            beside = f"{self._specials} special tokens" + (f" and a prompt of {prompt}" if prompt else "")
+        if self.limit is not None and self.limit <= self._special_count + prompt:
+            used = f"{self._special_count} special tokens" + (f" and a prompt of {prompt}" if prompt else "")
             raise UsageError(
-                f"--max-seq-length {self.limit} leaves no room for text beside {beside}",
-                f"give at least {self._specials + prompt + 1}",
+                f"--max-seq-length {self.limit} leaves no room for text beside {used}",
+                f"use at least {self._special_count + prompt + 1}",
             )
 
-    def _count_prompt(self) -> int:
-        """The prompt's tokens as sentence-transformers counts them: alone, less one trailing special token."""
+    def _count_prompt_tokens(self) -> int:
+        """As in sentence-transformers: the tokens of the prompt alone, without one special token at its end."""
         if not self.prompt:
             return 0
-        bare = self._tokenizer.encode(self.prompt, add_special_tokens=False).ids
-        ids = self._framed(*flatten_rows([bare])).ids.tolist()
+        prompt_ids = self._tokenizer.encode(self.prompt, add_special_tokens=False).ids
+        ids = self._add_special_tokens(*flatten_rows([prompt_ids])).ids.tolist()
         special = {number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         return len(ids) - (ids[-1] in special) if ids else 0
 
 
-def build_tokens(rows: Sequence[Sequence[int]], full: Int32Array) -> Tokens:
-    """Lists of token ids, already cut, as Tokens."""
-    return Tokens(*flatten_rows(rows), full)
-
-
-def _specials(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    made = tokenizer.encode("a")
-    mask = made.special_tokens_mask
-    before = mask.index(0) if 0 in mask else len(mask)
-    after = mask[::-1].index(0) if 0 in mask else 0
-    return made.ids[:before], made.ids[len(mask) - after :]
+def build_tokens(rows: Sequence[Sequence[int]], untruncated_lengths: Int32Array) -> Tokens:
+    """Build Tokens from rows of token ids that are already truncated."""
+    return Tokens(*flatten_rows(rows), untruncated_lengths)
 
 
 def pad_rows(
     tokens: Tokens, rows: Int64Array, pad_to_multiple_of: int, pad_id: int, left: bool, most: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and attention mask of `rows`, both int64 [len(rows), width].
+    """Pad rows to one width.
 
-    The width is the longest row's length rounded up to `multiple`, but not above `most` (the model's positions)
-    unless a row is longer.
+    Args:
+        tokens: The tokens of a chunk.
+        rows: int64 [batch]; which of its rows to pad.
+        pad_to_multiple_of: The longest row's length is rounded up to a multiple of this.
+        pad_id: The id of the padding token.
+        left: Whether to pad on the left.
+        most: The width is not rounded up beyond this many tokens, the model's positions.
+
+    Returns:
+        Token ids and attention mask, both int64 [batch, width].
     """
     lengths = tokens.lengths[rows]
     longest = int(lengths.max(initial=0))
@@ -151,3 +175,12 @@ def pad_rows(
     if len(rows):
         ids[mask] = np.concatenate([tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]] for row in rows])
     return ids, mask.astype(np.int64)
+
+
+def _find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that the tokenizer puts before and after a text."""
+    encoding = tokenizer.encode("a")
+    mask = encoding.special_tokens_mask
+    before = mask.index(0) if 0 in mask else len(mask)
+    after = mask[::-1].index(0) if 0 in mask else 0
+    return encoding.ids[:before], encoding.ids[len(mask) - after :]

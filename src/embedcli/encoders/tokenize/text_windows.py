@@ -1,4 +1,4 @@
-"""Where a long text is cut into windows: every character in one, none longer than the limit, at an end when near."""
+"""Split long texts into windows that fit a token limit, at the ends of sentences or words where possible."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A window is cut at the last sentence end, else word end, in this last part of it; else where the tokens run out.
+# A window ends at the last end of a sentence, or else of a word, in this last part of it; or else at the token limit.
 BOUNDARY_SEARCH_SHARE = 0.25
 SENTENCE_END = re.compile(r"[.!?…]+[\"'»”’)\]]*(?=\s)|[。！？]+[」』”’）]*|\n+")  # noqa: RUF001
 WORD_END = re.compile(r"\s+")
@@ -25,70 +25,77 @@ def choose_window_spans(
     overlap: int,
     excess: Callable[[str], int],
 ) -> list[tuple[int, int]]:
-    """Windows of `text` as (start, stop) in characters, in order.
+    """Choose windows that together cover a text.
 
-    `starts` and `stops` are the text's tokens, in characters; a window takes at most `room` of them, and begins
-    about `overlap` tokens before the end of the last. `excess(window)` says by how many tokens a window is too
-    long when it is tokenized by itself; the window is then cut shorter.
+    Args:
+        text: The text to split.
+        starts: int64 [tokens]; the position of each token's first character.
+        stops: int64 [tokens]; the position behind each token's last character.
+        room: Maximum tokens per window.
+        overlap: A window starts about this many tokens before the end of the window before it.
+        excess: By how many tokens a window is too long when it is tokenized by itself; it is then shortened.
+
+    Returns:
+        (start, stop) of each window in characters, in order.
     """
-    found: list[tuple[int, int]] = []
-    end = len(text.rstrip())
+    spans: list[tuple[int, int]] = []
+    text_end = len(text.rstrip())
     start = 0
     while True:
         first = int(np.searchsorted(starts, start))
-        stop = _stop(text, end, start, first, stops, room, excess)
-        found.append((start, stop))
+        stop = _find_stop(text, text_end, start, first, stops, room, excess)
+        spans.append((start, stop))
         if stop == len(text):
-            return found
-        following = _next_start(text, starts, first, stop, overlap)
-        # Several tokens can stand for one character (bytes of an emoji): a window of it alone overlaps nothing.
-        start = following if following > start else stop
+            return spans
+        next_start = _find_next_start(text, starts, first, stop, overlap)
+        # One character can be several tokens (the bytes of an emoji): a window of it alone overlaps nothing.
+        start = next_start if next_start > start else stop
 
 
-def _stop(
-    text: str, end: int, start: int, first: int, stops: NDArray[np.int64], room: int, excess: Callable[[str], int]
+def _find_stop(
+    text: str, text_end: int, start: int, first: int, stops: NDArray[np.int64], room: int, excess: Callable[[str], int]
 ) -> int:
-    """The end of the window that begins at `start`, whose first token is `first`; from `end` on all is blank."""
+    """The end of the window that starts at `start` with token number `first`; the text is blank from `text_end` on."""
     tokens = room
     while True:
         last = first + tokens
         stop = len(text)
         if last < len(stops):
-            stop = _near_end(text, start, max(int(stops[last - 1]), start + 1))
-        if stop >= end:
+            stop = _move_to_boundary(text, start, max(int(stops[last - 1]), start + 1))
+        if stop >= text_end:
             stop = len(text)
-        over = excess(text[start:stop])
-        if over <= 0 or tokens == 1:
+        surplus = excess(text[start:stop])
+        if surplus <= 0 or tokens == 1:
             return stop
-        tokens = max(1, min(tokens, len(stops) - first) - over)
+        tokens = max(1, min(tokens, len(stops) - first) - surplus)
 
 
-def _near_end(text: str, start: int, stop: int) -> int:
-    """The last sentence or word end in the last part of `text[start:stop]`, else `stop`; then past one blank."""
-    low = stop - int((stop - start) * BOUNDARY_SEARCH_SHARE)
-    for end in (SENTENCE_END, WORD_END):
-        # One character more is searched, so that an end right at `stop` is seen.
-        ends = [match.end() for match in end.finditer(text, low, min(stop + 1, len(text)))]
-        ends = [found for found in ends if found <= stop or text[stop].isspace()]
+def _move_to_boundary(text: str, start: int, stop: int) -> int:
+    """The last end of a sentence or word near the end of `text[start:stop]`, or else `stop`; then past one blank."""
+    search_start = stop - int((stop - start) * BOUNDARY_SEARCH_SHARE)
+    for pattern in (SENTENCE_END, WORD_END):
+        # One more character is searched, so that an end right at `stop` matches.
+        ends = [match.end() for match in pattern.finditer(text, search_start, min(stop + 1, len(text)))]
+        ends = [end for end in ends if end <= stop or text[stop].isspace()]
         if ends:
             stop = ends[-1]
             break
     return stop + 1 if text[stop : stop + 1].isspace() else stop
 
 
-def _next_start(text: str, starts: NDArray[np.int64], first: int, stop: int, overlap: int) -> int:
-    """Where the window after the one that ends at `stop` begins: `overlap` tokens earlier, but always further on.
+def _find_next_start(text: str, starts: NDArray[np.int64], first: int, stop: int, overlap: int) -> int:
+    """The start of the window behind the one from token `first` to character `stop`: `overlap` tokens before `stop`.
 
-    Moved to the beginning of a word where that takes no more than as many tokens again.
+    It is moved back to the start of a word if that takes at most `overlap` more tokens.
     """
-    after = int(np.searchsorted(starts, stop))
-    back = max(after - overlap, first + 1)
-    if not overlap or back >= after:
+    next_token = int(np.searchsorted(starts, stop))
+    overlap_start = max(next_token - overlap, first + 1)
+    if not overlap or overlap_start >= next_token:
         return stop
-    for token in range(back, max(first, back - overlap), -1):
-        begin = int(starts[token])
-        if text[begin].isspace():
-            return begin + 1
-        if text[begin - 1].isspace():
-            return begin
-    return int(starts[back])
+    for token in range(overlap_start, max(first, overlap_start - overlap), -1):
+        position = int(starts[token])
+        if text[position].isspace():
+            return position + 1
+        if text[position - 1].isspace():
+            return position
+    return int(starts[overlap_start])

@@ -1,9 +1,8 @@
-"""Attention masks of padded batches, without a question to the device.
+"""Attention masks of padded batches, made without a device synchronisation.
 
-transformers makes no mask for a batch without padding, so that faster attention can run, and to find out it reads the
-batch's padding back from the device: there the host waits for everything that it has started. But the host has packed
-the batch, and knows; what it says holds for a network that masks padding and nothing else. transformers'
-`AttentionMaskInterface` is handed in: one module owns that import.
+transformers leaves the mask out where a batch has no padding, so that faster attention can run. To find out, it reads
+the mask back from the device, and there the host waits for all work it has started. embedcli packs the batch on the
+host and knows the answer. It holds only for networks that mask padding and nothing else.
 """
 
 from __future__ import annotations
@@ -14,45 +13,47 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-# The attention implementations whose masks transformers leaves out where it can.
+# The attention implementations whose masks transformers may leave out.
 ATTENTION_KINDS = ("sdpa", "eager")
 
 
 class _BatchPadding(threading.local):
-    """Whether the batch that this thread is computing has padding; None where nobody has said."""
+    """Whether the batch that this thread computes has padding; None outside of `batch_padding`."""
 
     is_padded: bool | None = None
 
 
-_now = _BatchPadding()
+_current = _BatchPadding()
 
 
-def install_mask_functions(interface: Any) -> None:
-    """Let masks be made by what `running` says; where it says nothing, in this thread, they are made as before."""
-    known = interface()
+def install_mask_functions() -> None:
+    """Make transformers build attention masks by `batch_padding`; outside of it, masks stay as they were."""
+    from transformers import AttentionMaskInterface
+
+    registered = AttentionMaskInterface()  # type: ignore[no-untyped-call]
     for kind in ATTENTION_KINDS:
-        if not hasattr(known[kind], "plain"):
-            interface.register(kind, _told(known[kind]))
+        if not hasattr(registered[kind], "original"):
+            AttentionMaskInterface.register(kind, _with_known_padding(registered[kind]))
 
 
 @contextmanager
 def batch_padding(padded: bool) -> Iterator[None]:
-    """Within it, this thread computes a batch with or without padding."""
-    _now.is_padded = padded
+    """Declare that the batch which this thread computes in the body has padding, or has none."""
+    _current.is_padded = padded
     try:
         yield
     finally:
-        _now.is_padded = None
+        _current.is_padded = None
 
 
-def _told(plain: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(plain)
-    def mask(*args: Any, **asked: Any) -> Any:
-        if _now.is_padded:
-            asked |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-        elif _now.is_padded is False:
-            asked["attention_mask"] = None
-        return plain(*args, **asked)
+def _with_known_padding(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def build_mask(*args: Any, **options: Any) -> Any:
+        if _current.is_padded:
+            options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+        elif _current.is_padded is False:
+            options["attention_mask"] = None
+        return original(*args, **options)
 
-    mask.plain = plain  # type: ignore[attr-defined]
-    return mask
+    build_mask.original = original  # type: ignore[attr-defined]
+    return build_mask

@@ -1,7 +1,4 @@
-"""A loaded pipeline in the form a converter can trace: token ids and mask in, vectors before normalising out.
-
-`torch` and transformers' masking module are handed in: one module owns those imports.
-"""
+"""A loaded pipeline in a form that a converter can trace."""
 
 from __future__ import annotations
 
@@ -9,61 +6,80 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedcli.encoders.tokenize.fast import pad_rows
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from embedcli.encoders.torch.encoder import TorchEncoder
+
 # Three rows of different lengths, so that neither batch, width nor padding side looks constant to the tracer.
 EXAMPLE_TEXTS = ("a", "A row of some more words.", "This row is the longest of the three, 向量 and all, by some words.")
-# Kinds of rotary position whose formula depends on the length of the row at hand.
+# Kinds of rotary position whose formula depends on the length of the row.
 LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 @dataclass(frozen=True)
 class TraceablePipeline:
-    """`module(input_ids, attention_mask)` gives float32 [rows, dim]; `example` are such inputs.
+    """A pipeline from token ids to vectors before normalisation.
 
-    `size` is the number of parameters; `length_dependent` says that a row's length changes the formula.
+    Attributes:
+        module: `module(input_ids, attention_mask)` returns float32 [rows, dim].
+        example: Inputs for it.
+        size: The number of parameters.
+        depends_on_length: Whether the length of a row changes the formula.
     """
 
-    module: Any
-    example: dict[str, Any]
+    module: nn.Module
+    example: dict[str, torch.Tensor]
     size: int
     depends_on_length: bool
 
 
 @contextmanager
-def prepare_for_tracing(encoder: Any, torch: Any, masking: Any) -> Iterator[TraceablePipeline]:
-    """The pipeline of a TransformerEncoder. Trace it inside the context, where attention masks are traceable."""
-    model, words = encoder.model, encoder.text_tokenizer
+def prepare_for_tracing(encoder: TorchEncoder) -> Iterator[TraceablePipeline]:
+    """Yield the pipeline of an encoder with a fast tokenizer. In the body, attention masks can be traced.
+
+    Call it before the encoder's first `forward`, which packs linear layers.
+    """
+    import torch
+
+    pipeline, tokenizer = encoder.model, encoder.fast_tokenizer
+    if tokenizer is None:
+        raise ValueError("only a pipeline with a fast tokenizer can be traced")
     tokens = encoder.tokenize(EXAMPLE_TEXTS)
-    ids, mask = pad_rows(tokens, np.flatnonzero(tokens.lengths), 1, words.pad_id, words.pads_left)
+    ids, mask = pad_rows(tokens, np.flatnonzero(tokens.lengths), 1, tokenizer.pad_id, tokenizer.pads_left)
     example = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-    size = sum(parameter.numel() for parameter in model.parameters())
-    config = getattr(model[0].model, "config", None)
-    with warnings.catch_warnings(), torch.no_grad(), _traceable_masks(masking):
+    size = sum(parameter.numel() for parameter in pipeline.parameters())
+    config = getattr(pipeline[0].model, "config", None)
+    depends_on_length = _has_length_dependent_rope(config.to_dict() if config else {})
+    with warnings.catch_warnings(), torch.no_grad(), _traceable_masks():
         warnings.simplefilter("ignore")
-        yield TraceablePipeline(_pipeline(encoder, torch), example, size, _depends(config.to_dict() if config else {}))
+        yield TraceablePipeline(_build_module(encoder), example, size, depends_on_length)
 
 
-def _pipeline(encoder: Any, torch: Any) -> Any:
-    model = encoder.model
-    modules = list(model)
+def _build_module(encoder: TorchEncoder) -> nn.Module:
+    import torch
+
+    modules = list(encoder.model)
     if type(modules[-1]).__name__ == "Normalize":
         modules.pop()
-    types = "token_type_ids" in model.tokenizer.model_input_names
+    has_token_types = "token_type_ids" in encoder.model.tokenizer.model_input_names
     prompt_length, task = encoder.prompt_length, encoder.config.task
 
-    class Pipeline(torch.nn.Module):  # type: ignore[misc]
+    class Pipeline(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.steps = torch.nn.ModuleList(modules)
 
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            features = {"input_ids": input_ids, "attention_mask": attention_mask}
-            if types:
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            features: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if has_token_types:
                 features["token_type_ids"] = torch.zeros_like(input_ids)
             if prompt_length:
                 features["prompt_length"] = prompt_length
@@ -71,33 +87,39 @@ def _pipeline(encoder: Any, torch: Any) -> Any:
                 features["task"] = task
             for step in self.steps:
                 features = step(features)
-            return features["sentence_embedding"].float()
+            vectors: torch.Tensor = features["sentence_embedding"].float()
+            return vectors
 
     return Pipeline().eval()
 
 
 @contextmanager
-def _traceable_masks(masking: Any) -> Iterator[None]:
-    """While tracing, attention masks come from index arithmetic (vmap cannot be traced), and no row of a mask is
-    empty: padding may see nothing inside its window, and OpenVINO's softmax over nothing is NaN, which spreads."""
-    masks = masking.ALL_MASK_ATTENTION_FUNCTIONS
+def _traceable_masks() -> Iterator[None]:
+    """Make attention masks traceable.
 
-    def open_rows(*args: Any, **kwargs: Any) -> Any:
-        mask = masking.sdpa_mask(*args, **{**kwargs, "use_vmap": False})
+    They come from index arithmetic, because vmap cannot be traced. No row of a mask is empty: with a sliding window
+    a padding token may attend to nothing, and OpenVINO's softmax over nothing is NaN, which spreads.
+    """
+    from transformers import masking_utils
+
+    mask_functions: Any = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+
+    def sdpa_mask(*args: Any, **options: Any) -> Any:
+        mask: Any = masking_utils.sdpa_mask(*args, **{**options, "use_vmap": False})
         return mask if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
 
-    def by_index(*args: Any, **kwargs: Any) -> Any:
-        return masking.eager_mask(*args, **{**kwargs, "use_vmap": False})
+    def eager_mask(*args: Any, **options: Any) -> Any:
+        return masking_utils.eager_mask(*args, **{**options, "use_vmap": False})
 
-    masks["sdpa"], masks["eager"] = open_rows, by_index
+    mask_functions["sdpa"], mask_functions["eager"] = sdpa_mask, eager_mask
     try:
         yield
     finally:
-        del masks["sdpa"], masks["eager"]
+        del mask_functions["sdpa"], mask_functions["eager"]
 
 
-def _depends(config: Any) -> bool:
-    if isinstance(config, dict):
-        kinds = {config.get("rope_type"), config.get("type")}
-        return bool(kinds & LENGTH_DEPENDENT_ROPE) or any(_depends(value) for value in config.values())
-    return False
+def _has_length_dependent_rope(config: Any) -> bool:
+    if not isinstance(config, dict):
+        return False
+    kinds = {config.get("rope_type"), config.get("type")}
+    return bool(kinds & LENGTH_DEPENDENT_ROPE) or any(_has_length_dependent_rope(value) for value in config.values())

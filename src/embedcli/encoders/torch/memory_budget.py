@@ -1,4 +1,4 @@
-"""How many tokens a batch may have on a card: measured with its longest rows before the first one comes."""
+"""Fit the token budget of a batch to a device's memory, measured with a trial batch before the first real one."""
 
 from __future__ import annotations
 
@@ -10,31 +10,38 @@ import numpy as np
 from embedcli.core.encoder import Tokens
 from embedcli.core.errors import DeviceOutOfMemoryError
 
-# The trial batch: enough that fixed costs do not count, and small on any card that holds the model.
+# The trial batch: large enough that fixed costs do not count, and small for any device that holds the model.
 PROBE_BATCH_TOKENS = 8192
 # The kinds of device whose memory torch counts.
 MEASURABLE_DEVICES = ("cuda", "xpu")
-# Of the free memory: the rest is for the batch in flight behind this one, and for what others take meanwhile.
+# Of the free memory; the rest is for the next batch in flight and for other processes.
 MAX_MEMORY_SHARE = 0.4
 
 
-def fit_token_budget(wanted: int, longest: int, free: Callable[[], int | None], peak: Callable[[int], int]) -> int:
-    """Tokens per batch: `wanted`, or what fits into SHARE of the `free` bytes, but at least one row of `longest`.
+def fit_token_budget(
+    preferred: int, longest: int, free_bytes: Callable[[], int | None], peak_bytes: Callable[[int], int]
+) -> int:
+    """Choose how many tokens a batch may have.
 
-    Where nobody knows what is free, it is `wanted`: what does not fit is halved when it comes.
+    Args:
+        preferred: The token budget where memory does not limit it.
+        longest: Tokens of the longest possible row.
+        free_bytes: Reads the free memory; None if the device does not report it.
+        peak_bytes: Runs a batch of so many tokens, in rows of `longest`, and returns the bytes that it needed.
 
-    `peak(tokens)` runs a batch of that many tokens in rows of `longest` and returns the bytes that it needed. If even
-    the trial batch does not fit, batches are of one row, and what is too long for that is told when it comes.
+    Returns:
+        `preferred`, or what fits into MAX_MEMORY_SHARE of the free memory, but at least one row. Where the free memory
+        is not known it is `preferred`, and the engine halves batches that do not fit.
     """
-    trial = max(1, min(wanted, PROBE_BATCH_TOKENS) // longest) * longest
+    trial_tokens = max(1, min(preferred, PROBE_BATCH_TOKENS) // longest) * longest
     try:
-        needed = peak(trial)
+        needed = peak_bytes(trial_tokens)
     except DeviceOutOfMemoryError:
         return longest
-    room = free()
-    if needed <= 0 or room is None:
-        return wanted
-    return max(longest, min(wanted, int(MAX_MEMORY_SHARE * room * trial / needed)))
+    free = free_bytes()
+    if needed <= 0 or free is None:
+        return preferred
+    return max(longest, min(preferred, int(MAX_MEMORY_SHARE * free * trial_tokens / needed)))
 
 
 def repeat_token_rows(token: int, count: int, length: int) -> Tokens:
@@ -44,21 +51,24 @@ def repeat_token_rows(token: int, count: int, length: int) -> Tokens:
 
 
 class DeviceMemoryProbe:
-    """The memory of a device of one of KINDS, as torch counts it. `torch` is handed in: one module owns that import."""
+    """The memory of a device of one of MEASURABLE_DEVICES, as torch counts it."""
 
-    def __init__(self, torch: Any, device: str) -> None:
-        self._module, self._device = getattr(torch, device.partition(":")[0]), device
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._module: Any = getattr(torch, device.partition(":")[0])
+        self._device = device
 
     def read_free_bytes(self) -> int | None:
-        """Bytes that nobody has, and those that torch keeps for itself without using them; None if nobody knows."""
-        kept = self._module.memory_reserved(self._device) - self._module.memory_allocated(self._device)
+        """Free bytes, with those that torch reserves and does not use; None if the driver does not report them."""
+        unused = self._module.memory_reserved(self._device) - self._module.memory_allocated(self._device)
         try:
-            return int(self._module.mem_get_info(self._device)[0] + kept)
-        except RuntimeError:  # drivers of some Intel cards do not tell
+            return int(self._module.mem_get_info(self._device)[0] + unused)
+        except RuntimeError:  # drivers of some Intel cards
             return None
 
     def measure_peak(self, work: Callable[[], object]) -> int:
-        """Bytes that `work` needed at most beyond what was there before."""
+        """The largest number of bytes that `work` needed beyond those allocated before it."""
         before = self._module.memory_allocated(self._device)
         self._module.reset_peak_memory_stats(self._device)
         work()

@@ -1,61 +1,74 @@
-"""Copies to and from a device that nobody waits for, where an event can tell that they have arrived.
-
-`torch` is handed in: one module owns that import.
-"""
+"""Copies between host and device, asynchronous where the device has events."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Kinds of device whose torch module has streams and events. Not MPS: its copies to the host are not ordered with
-# reads of the host's memory, and torch gives no event for them; there every copy waits.
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+# Kinds of device whose torch module has streams and events. MPS has none: its copies to the host are not ordered with
+# reads of the host's memory, so every copy waits there.
 DEVICES_WITH_EVENTS = ("cuda", "xpu")
 
 
 @dataclass(frozen=True)
 class PendingVectors:
-    """Vectors, whether each of them is finite and not zero, and the event to wait for before either is read.
+    """Vectors on their way to the host.
 
-    Without an event the vectors may be read at once, and nobody has looked at them.
+    Attributes:
+        vectors: [rows, dim], float32 or float16.
+        has_usable_vectors: Whether every vector is finite and not zero, computed on the device. None: not checked.
+        ready_event: Wait for it before reading the others. None: they are ready.
     """
 
-    vectors: Any
-    has_usable_vectors: Any = None
+    vectors: torch.Tensor
+    has_usable_vectors: torch.Tensor | None = None
     ready_event: Any = None
 
 
 class DeviceTransfer:
-    """The copies of one device. With `half`, vectors come back as float16 where nobody waits for them."""
+    """The copies of one device. With `as_float16`, asynchronous copies bring vectors back as float16."""
 
-    def __init__(self, torch: Any, device: str, as_float16: bool = False) -> None:
-        kind = device.partition(":")[0]
-        self._torch, self._device, self._half = torch, device, as_float16
-        self._module = getattr(torch, kind) if kind in DEVICES_WITH_EVENTS else None
+    def __init__(self, device: str, as_float16: bool = False) -> None:
+        self._device, self._as_float16 = device, as_float16
+        self._kind = device.partition(":")[0]
+        self._has_events = self._kind in DEVICES_WITH_EVENTS
 
-    def to_device(self, array: Any) -> Any:
-        """A numpy array on the device."""
-        tensor = self._torch.from_numpy(array)
-        if self._module is None:
+    def to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        """Copy a numpy array to the device."""
+        import torch
+
+        tensor = torch.from_numpy(array)
+        if not self._has_events:
             return tensor.to(self._device)
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def to_host(self, vectors: Any) -> PendingVectors:
-        """Float32 vectors [rows, dim] on their way to the host, looked at on the device where nobody waits for that."""
-        if self._module is None:
-            return PendingVectors(vectors)
-        sound = self._torch.isfinite(vectors).all() & vectors.any(1).all()
-        home = self._home(vectors.half() if self._half else vectors)
-        fetched = PendingVectors(home, self._home(sound), self._module.Event())
-        fetched.ready_event.record(self._module.current_stream(vectors.device))
-        return fetched
+    def to_host(self, vectors: torch.Tensor) -> PendingVectors:
+        """Start copying float32 vectors [rows, dim] to the host; asynchronous copies also check them on the device."""
+        import torch
 
-    def _home(self, tensor: Any) -> Any:
-        host = self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return host.copy_(tensor, non_blocking=True)
+        if not self._has_events:
+            return PendingVectors(vectors)
+        is_usable = torch.isfinite(vectors).all() & vectors.any(1).all()
+        on_host = self._copy_to_host(vectors.half() if self._as_float16 else vectors)
+        module = getattr(torch, self._kind)
+        pending = PendingVectors(on_host, self._copy_to_host(is_usable), module.Event())
+        pending.ready_event.record(module.current_stream(vectors.device))
+        return pending
+
+    def _copy_to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        on_host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return on_host.copy_(tensor, non_blocking=True)
 
     def release_cached_memory(self) -> None:
-        """Give back what torch keeps of the device's memory."""
-        module = getattr(self._torch, self._device.partition(":")[0], None)
+        """Give the device memory that torch keeps for reuse back to the driver."""
+        import torch
+
+        module = getattr(torch, self._kind, None)
         if module is not None and hasattr(module, "empty_cache"):
             module.empty_cache()

@@ -1,9 +1,8 @@
-"""Batches without padding: rows one after another, and an attention that knows where each begins.
+"""Batches without padding: rows one after another, and an attention that knows where each row begins.
 
-The kernels are those of the installed torch (`torch.nn.attention.varlen`, CUDA, half precision), or of a flash-attn
-that the user has installed; nothing is fetched. They are put behind transformers' attention interface, so that
-a model's own code runs unchanged. The caller compares vectors with those of the padded path, and keeps that one where
-they differ. `torch` is handed in: one module owns that import.
+The kernels are those of the installed torch (`torch.nn.attention.varlen`, CUDA, half precision) or of an installed
+flash-attn; nothing is downloaded. They are registered as an attention implementation of transformers, so that a model's
+own code runs unchanged. The caller compares vectors with those of padded batches, and pads where they differ.
 """
 
 from __future__ import annotations
@@ -14,241 +13,276 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
     from embedcli.core.encoder import Tokens
     from embedcli.core.types import Int64Array
 
 ATTENTION_NAME = "embedcli_unpadded"
-# (query, key, value [tokens, heads, width], spans, scale, window) -> [tokens, heads, width]
-AttentionKernel = Callable[[Any, Any, Any, "SequenceBounds", "float | None", tuple[int, int]], Any]
+# (query, key, value [tokens, heads, width], bounds, scale, window) -> [tokens, heads, width]
+AttentionKernel = Callable[
+    ["torch.Tensor", "torch.Tensor", "torch.Tensor", "SequenceBounds", "float | None", tuple[int, int]], "torch.Tensor"
+]
 FULL_WINDOW = (-1, -1)
-# What flash kernels take: heads of a multiple of 8, up to 256 wide; compute capability 8 is Ampere.
+# What flash kernels support: heads of a multiple of 8, up to 256 wide; compute capability 8 is Ampere.
 HEAD_WIDTH_STEP, MAX_HEAD_WIDTH, MIN_CUDA_CAPABILITY = 8, 256, (8, 0)
 
 
 @dataclass(frozen=True)
 class SequenceBounds:
-    """Where rows begin and end in a batch: `bounds` int32 [rows + 1] on the device, `longest` row in tokens."""
+    """Where the rows of a batch begin and end.
 
-    offsets: Any
+    Attributes:
+        offsets: int32 [rows + 1] on the device.
+        max_length: Tokens of the longest row.
+    """
+
+    offsets: torch.Tensor
     max_length: int
 
 
 class _CurrentBatch(threading.local):
-    """The batch that this thread is computing: models hand attention no such thing from outside."""
+    """The batch that this thread computes: models have no argument to pass it to their attention."""
 
-    spans: SequenceBounds | None = None
+    bounds: SequenceBounds | None = None
     kernel: AttentionKernel | None = None
 
 
-_now = _CurrentBatch()
+_current = _CurrentBatch()
 
 
 class UnsupportedAttentionError(Exception):
-    """The model asks attention for something that the kernels have not."""
+    """The model uses an option of attention that the kernels do not have."""
 
 
-def install_varlen_attention(
-    torch: Any, transformers: Any, first: Any, kernel: AttentionKernel
-) -> VarlenBatcher | None:
-    """Let the network of a pipeline's first module attend through this module.
+# Models
 
-    None if its code has no place for another attention, or its positions cannot be given from outside.
+
+def install_varlen_attention(network: Any, kernel: AttentionKernel) -> VarlenBatcher | None:
+    """Make a transformers network attend through this module.
+
+    Args:
+        network: The network of a pipeline's first module.
+        kernel: Computes the attention.
+
+    Returns:
+        None if its code cannot use another attention, or its positions cannot be passed in.
     """
-    network = first.auto_model
+    from transformers import AttentionInterface
+
     if not getattr(network, "_supports_attention_backend", False) or not hasattr(network, "set_attn_implementation"):
         return None
     if "position_ids" not in inspect.signature(network.forward).parameters:
         return None
-    transformers.AttentionInterface.register(ATTENTION_NAME, varlen_attention_forward)
+    AttentionInterface.register(ATTENTION_NAME, varlen_attention_forward)
     network.set_attn_implementation(ATTENTION_NAME)
     if network.config._attn_implementation != ATTENTION_NAME:
         return None
-    return VarlenBatcher(kernel, first_position_number(torch, network))
+    return VarlenBatcher(kernel, first_position_number(network))
 
 
 def has_standard_pooling(pipeline: Any) -> bool:
-    """Whether sentence-transformers' own pooling follows the network: it can take rows one after another."""
+    """Whether sentence-transformers' own pooling follows the network: it supports rows one after another."""
     second = type(pipeline[1]) if len(pipeline) > 1 else None
     return second is not None and second.__name__ == "Pooling" and second.__module__.startswith("sentence_transformers")
 
 
-def first_position_number(torch: Any, model: Any) -> int:
-    """The number of a row's first position: in the RoBERTa family they count from behind the padding index."""
-    for module in model.modules():
+def first_position_number(network: nn.Module) -> int:
+    """The number of a row's first position: the RoBERTa family counts from the padding index on, others from 0."""
+    from torch import nn
+
+    for module in network.modules():
         index = getattr(module, "padding_idx", None)
-        if isinstance(index, int) and isinstance(getattr(module, "position_embeddings", None), torch.nn.Embedding):
+        if isinstance(index, int) and isinstance(getattr(module, "position_embeddings", None), nn.Embedding):
             return index + 1
     return 0
 
 
 def varlen_attention_forward(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **more: Any
-) -> tuple[Any, None]:
-    """transformers' attention, [1, heads, tokens, width] each, over rows that lie one after another."""
-    if any(more.get(name) is not None for name in ("softcap", "s_aux")):
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **options: Any
+) -> tuple[torch.Tensor, None]:
+    """An attention implementation of transformers, [1, heads, tokens, width] each, over rows one after another."""
+    if any(options.get(name) is not None for name in ("softcap", "s_aux")):
         raise UnsupportedAttentionError("softcap and attention sinks")
-    causal, sliding = more.get("is_causal"), more.get("sliding_window")
+    causal, sliding_window = options.get("is_causal"), options.get("sliding_window")
     causal = bool(getattr(module, "is_causal", False)) if causal is None else causal
-    reach = -1 if sliding is None else sliding - 1
+    reach = -1 if sliding_window is None else sliding_window - 1
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    made = (_outside.attention or run_attention)(q, k, v, scaling, reach, 0 if causal else reach)
-    return made.unsqueeze(0), None
+    attended = (_registered.attention or run_attention)(q, k, v, scaling, reach, 0 if causal else reach)
+    return attended.unsqueeze(0), None
 
 
-def run_attention(q: Any, k: Any, v: Any, scale: float | None, before: int, after: int) -> Any:
-    """Attention over the batch that this thread is computing, in a window of `before` and `after` tokens."""
-    if _now.spans is None or _now.kernel is None:
-        raise UnsupportedAttentionError("no batch is at hand")
-    return _now.kernel(q, k, v, _now.spans, scale, (before, after))
+def run_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, before: int, after: int
+) -> torch.Tensor:
+    """Attention over the batch that this thread computes, in a window of `before` and `after` tokens."""
+    if _current.bounds is None or _current.kernel is None:
+        raise UnsupportedAttentionError("called outside of a batch")
+    return _current.kernel(q, k, v, _current.bounds, scale, (before, after))
+
+
+# Compiled networks
 
 
 class _RegisteredOperator:
-    """`attention` as an operator of torch's, once there is one."""
+    """The attention as an operator of torch, None before `register_attention_operator`."""
 
-    attention: Callable[..., Any] | None = None
-
-
-_outside = _RegisteredOperator()
+    attention: Callable[..., torch.Tensor] | None = None
 
 
-def register_attention_operator(torch: Any) -> None:
-    """From here on attention is an operator that compilers do not look into: which batch it is about, they would
-    take from the thread that compiles, once and for all."""
-    if _outside.attention is None:
+_registered = _RegisteredOperator()
+
+
+def register_attention_operator() -> None:
+    """Make the attention an operator that compilers do not look into.
+
+    Otherwise they would make the batch of the thread that compiles a constant of the compiled code.
+    """
+    from torch import library
+
+    if _registered.attention is None:
         schema = "(Tensor q, Tensor k, Tensor v, float? scale, SymInt before, SymInt after) -> Tensor"
-        made = torch.library.custom_op("embedcli::attention", _contiguous, mutates_args=(), schema=schema)
-        made.register_fake(lambda q, k, v, scale, before, after: q.new_empty((*q.shape[:2], v.shape[2])))
-        _outside.attention = made
+        operator = library.custom_op("embedcli::attention", _run_contiguous, mutates_args=(), schema=schema)
+        operator.register_fake(lambda q, k, v, scale, before, after: q.new_empty((*q.shape[:2], v.shape[2])))
+        _registered.attention = operator
 
 
-def _contiguous(q: Any, k: Any, v: Any, scale: float | None, before: int, after: int) -> Any:
+def _run_contiguous(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, before: int, after: int
+) -> torch.Tensor:
     return run_attention(q, k, v, scale, before, after).contiguous()
-
-
-@dataclass(frozen=True)
-class VarlenBatcher:
-    """How a pipeline runs without padding: by which kernel, and with which number positions begin."""
-
-    kernel: AttentionKernel
-    first_position: int
-
-    def build_features(self, tokens: Tokens, rows: Int64Array, put: Callable[[Any], Any]) -> dict[str, Any]:
-        """The rows one after another, under the names by which sentence-transformers' pooling knows them."""
-        ids, places, bounds, longest = flatten_rows(tokens, rows, self.first_position)
-        owners = np.repeat(np.arange(len(rows)), tokens.lengths[rows])
-        return {
-            "input_ids": put(ids[None]),
-            "position_ids": put(places[None]),
-            "seq_idx": put(owners[None]),
-            "cu_seq_lens_q": put(bounds),
-            "max_length_q": longest,
-        }
-
-    @contextmanager
-    def batch_context(self, features: dict[str, Any]) -> Iterator[None]:
-        """Within it, `attend` computes this batch, in this thread; padded batches (of other models) it does not."""
-        _now.spans, _now.kernel = SequenceBounds(features["cu_seq_lens_q"], features["max_length_q"]), self.kernel
-        try:
-            yield
-        finally:
-            _now.spans = _now.kernel = None
-
-
-# Kernels
-
-
-def find_kernels(torch: Any, device: str, dtype: str, model: Any) -> list[AttentionKernel]:
-    """Those that are installed for a device and dtype, the best first; none where rows must be padded."""
-    if not device.startswith("cuda") or dtype == "float32":
-        return []
-    if torch.cuda.get_device_capability(device) < MIN_CUDA_CAPABILITY or not _fitting(model):
-        return []
-    return [kernel for kernel in (flash_attention_kernel(), torch_varlen_kernel(torch)) if kernel is not None]
-
-
-def _fitting(model: Any) -> bool:
-    config = model.config
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return bool(width % HEAD_WIDTH_STEP == 0 and width <= MAX_HEAD_WIDTH)
-
-
-def flash_attention_kernel() -> AttentionKernel | None:
-    """flash-attn's own kernel, if the user has installed it."""
-    try:
-        varlen = import_module("flash_attn").flash_attn_varlen_func
-    except Exception:  # noqa: BLE001  it is built by hand: whatever is wrong with it, there is another
-        return None
-
-    def kernel(q: Any, k: Any, v: Any, spans: SequenceBounds, scale: float | None, window: tuple[int, int]) -> Any:
-        causal = window[1] == 0
-        sizes = (spans.offsets, spans.offsets, spans.max_length, spans.max_length)
-        return varlen(q, k, v, *sizes, softmax_scale=scale, causal=causal, window_size=window)
-
-    return kernel
-
-
-def torch_varlen_kernel(torch: Any) -> AttentionKernel | None:
-    """torch's kernel. Its signature has moved: 2.10 and 2.11 have `is_causal` and no window, later ones a window."""
-    try:
-        varlen_attn = import_module("torch.nn.attention.varlen").varlen_attn
-    except ImportError:
-        return None
-    known = inspect.signature(varlen_attn).parameters
-
-    def kernel(q: Any, k: Any, v: Any, spans: SequenceBounds, scale: float | None, window: tuple[int, int]) -> Any:
-        if k.shape[1] != q.shape[1] and "enable_gqa" not in known:
-            k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
-        more: dict[str, Any] = {"enable_gqa": k.shape[1] != q.shape[1]} if "enable_gqa" in known else {}
-        if "scale" in known:
-            more["scale"] = scale
-        elif scale is not None:
-            q = q * (scale * q.shape[-1] ** 0.5)
-        if "window_size" in known:
-            more["window_size"] = window
-        elif window in (FULL_WINDOW, (-1, 0)):
-            more["is_causal"] = window == (-1, 0)
-        else:
-            raise UnsupportedAttentionError("sliding windows, with this torch")
-        sizes = (spans.offsets, spans.offsets, spans.max_length, spans.max_length)
-        return varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), *sizes, **more)
-
-    return kernel
-
-
-def row_by_row_kernel(torch: Any) -> AttentionKernel:
-    """The same by plain means, one row at a time, on any device: slow, and what the others are compared with."""
-
-    def kernel(q: Any, k: Any, v: Any, spans: SequenceBounds, scale: float | None, window: tuple[int, int]) -> Any:
-        bounds = spans.offsets.tolist()
-        made = []
-        for start, stop in pairwise(bounds):
-            parts = [tensor[start:stop].transpose(0, 1).unsqueeze(0) for tensor in (q, k, v)]
-            places = torch.arange(stop - start, device=q.device)
-            ahead = places[None, :] - places[:, None]
-            reach = [len(places) if side < 0 else side for side in window]
-            seen = (ahead >= -reach[0]) & (ahead <= reach[1])
-            one = torch.nn.functional.scaled_dot_product_attention(
-                *parts, attn_mask=seen, scale=scale, enable_gqa=k.shape[1] != q.shape[1]
-            )
-            made.append(one[0].transpose(0, 1))
-        return torch.cat(made)
-
-    return kernel
 
 
 # Batches
 
 
-def flatten_rows(tokens: Tokens, rows: Int64Array, first: int) -> tuple[Any, Any, Any, int]:
-    """int64 ids [tokens] and positions [tokens] of the rows one after another, int32 bounds [rows + 1], the longest."""
+@dataclass(frozen=True)
+class VarlenBatcher:
+    """Builds and runs the batches of a network without padding.
+
+    Attributes:
+        kernel: Computes the attention.
+        first_position: What `first_position_number` returned.
+    """
+
+    kernel: AttentionKernel
+    first_position: int
+
+    def build_features(
+        self, tokens: Tokens, rows: Int64Array, to_device: Callable[[NDArray[Any]], torch.Tensor]
+    ) -> dict[str, Any]:
+        """The input of a pipeline for a batch, under the names that sentence-transformers' pooling knows."""
+        ids, positions, offsets, longest = flatten_rows(tokens, rows, self.first_position)
+        row_of_token = np.repeat(np.arange(len(rows)), tokens.lengths[rows])
+        return {
+            "input_ids": to_device(ids[None]),
+            "position_ids": to_device(positions[None]),
+            "seq_idx": to_device(row_of_token[None]),
+            "cu_seq_lens_q": to_device(offsets),
+            "max_length_q": longest,
+        }
+
+    @contextmanager
+    def batch_context(self, features: dict[str, Any]) -> Iterator[None]:
+        """In the body, this thread's attention computes this batch; outside it, `run_attention` fails."""
+        _current.bounds = SequenceBounds(features["cu_seq_lens_q"], features["max_length_q"])
+        _current.kernel = self.kernel
+        try:
+            yield
+        finally:
+            _current.bounds = _current.kernel = None
+
+
+def flatten_rows(
+    tokens: Tokens, rows: Int64Array, first_position: int
+) -> tuple[Int64Array, Int64Array, NDArray[np.int32], int]:
+    """Rows one after another: int64 ids and positions [tokens], int32 offsets [rows + 1], and the longest length."""
     lengths = tokens.lengths[rows]
-    bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    places = np.arange(bounds[-1], dtype=np.int64) - np.repeat(bounds[:-1], lengths)
-    ids = tokens.ids[np.repeat(tokens.offsets[rows], lengths) + places].astype(np.int64)
-    return ids, places + first, bounds, int(lengths.max())
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    positions = np.arange(offsets[-1], dtype=np.int64) - np.repeat(offsets[:-1], lengths)
+    ids = tokens.ids[np.repeat(tokens.offsets[rows], lengths) + positions].astype(np.int64)
+    return ids, positions + first_position, offsets, int(lengths.max())
+
+
+# Kernels
+
+
+def find_kernels(device: str, dtype: str, network: Any) -> list[AttentionKernel]:
+    """The installed kernels for a device, dtype and network, the preferred one first; none if rows must be padded."""
+    import torch
+
+    if not device.startswith("cuda") or dtype == "float32":
+        return []
+    if torch.cuda.get_device_capability(device) < MIN_CUDA_CAPABILITY or not _has_supported_heads(network):
+        return []
+    return [kernel for kernel in (flash_attention_kernel(), torch_varlen_kernel()) if kernel is not None]
+
+
+def _has_supported_heads(network: Any) -> bool:
+    config = network.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return bool(width % HEAD_WIDTH_STEP == 0 and width <= MAX_HEAD_WIDTH)
+
+
+def flash_attention_kernel() -> AttentionKernel | None:
+    """The kernel of flash-attn, None if it is not installed."""
+    try:
+        flash_attn_varlen_func = import_module("flash_attn").flash_attn_varlen_func
+    except Exception:  # noqa: BLE001  it is built by hand, and a broken build may raise anything
+        return None
+
+    def kernel(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: SequenceBounds, scale: float | None,
+        window: tuple[int, int],
+    ) -> torch.Tensor:  # fmt: skip
+        sizes = (bounds.offsets, bounds.offsets, bounds.max_length, bounds.max_length)
+        attended: torch.Tensor = flash_attn_varlen_func(
+            q, k, v, *sizes, softmax_scale=scale, causal=window[1] == 0, window_size=window
+        )
+        return attended
+
+    return kernel
+
+
+def torch_varlen_kernel() -> AttentionKernel | None:
+    """The kernel of torch, None in versions without one.
+
+    Its signature has changed: 2.10 and 2.11 have `is_causal` and no window, later versions a window.
+    """
+    try:
+        varlen_attn = import_module("torch.nn.attention.varlen").varlen_attn
+    except ImportError:
+        return None
+    parameters = inspect.signature(varlen_attn).parameters
+
+    def kernel(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: SequenceBounds, scale: float | None,
+        window: tuple[int, int],
+    ) -> torch.Tensor:  # fmt: skip
+        options: dict[str, Any] = {}
+        if "enable_gqa" in parameters:
+            options["enable_gqa"] = k.shape[1] != q.shape[1]
+        elif k.shape[1] != q.shape[1]:
+            k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
+        if "scale" in parameters:
+            options["scale"] = scale
+        elif scale is not None:
+            q = q * (scale * q.shape[-1] ** 0.5)
+        if "window_size" in parameters:
+            options["window_size"] = window
+        elif window in (FULL_WINDOW, (-1, 0)):
+            options["is_causal"] = window == (-1, 0)
+        else:
+            raise UnsupportedAttentionError("sliding windows, with this torch")
+        sizes = (bounds.offsets, bounds.offsets, bounds.max_length, bounds.max_length)
+        attended: torch.Tensor = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), *sizes, **options)
+        return attended
+
+    return kernel

@@ -1,0 +1,22 @@
+"""Names and sizes that several packages must agree on."""
+
+from __future__ import annotations
+
+DEFAULT_MODEL = "all-MiniLM-L6-v2"
+# `--model openai:NAME`: the model NAME of a server with the OpenAI API.
+HOSTED_PREFIX = "openai:"
+
+# Columns that embedcli adds to an output, beside the id and the kept columns of the input.
+WINDOW_COLUMNS = ("window", "char_start", "char_end")
+ROW_INFO_COLUMNS = ("n_tokens", "truncated", "text_hash", *WINDOW_COLUMNS)
+# No kept column may have one of these names. `row` holds the generated ids.
+RESERVED_COLUMNS = frozenset({"row", "embedding", *ROW_INFO_COLUMNS})
+
+# Names inside a folder output: the file that marks it as finished, the staging folder, the published files in any
+# format. embedcli leaves files with other names alone.
+MANIFEST_FILE = "_manifest.json"
+STAGING_FOLDER = "_parts"
+PART_FILE_PATTERN = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
+
+# Rows per chunk where neither the user nor the device asks for another size (see `encoders.default_chunk_rows`).
+DEFAULT_CHUNK_ROWS = 1024

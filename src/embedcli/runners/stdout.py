@@ -1,0 +1,52 @@
+"""Encode rows to stdout, in this process."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+from embedcli import checkpoint
+from embedcli.core.types import EncodedChunk, Reject, RunResult
+from embedcli.outputs import writers
+from embedcli.runners.completion import finished_result
+from embedcli.runners.context import TOTAL_KEYS, RunContext, check_max_rejects
+
+
+def encode_to_stdout(run: RunContext) -> RunResult:
+    """Encode all rows and write them to stdout as they are done; such a run cannot be resumed.
+
+    Rejects are reported to the observer as JSON lines.
+    """
+    output_format = writers.resolve_output_format(run.job.output, run.job.to)
+    totals = dict.fromkeys(TOTAL_KEYS, 0)
+    with closing(run.load_encoder()) as encoder:
+        layout, vector_space = run.describe_output(encoder, None)
+        writer = writers.StdoutWriter(output_format, layout, {writers.SPACE_METADATA_KEY: vector_space})
+        run.observer.on_start(run.plan, run.metrics)
+        with closing(run.encode(run.read_chunks(), encoder)) as encoded_chunks:  # type: ignore[type-var]
+            for encoded in encoded_chunks:
+                with run.metrics.time_stage("write"):
+                    writer.write(encoded)
+                rejects = sorted((*encoded.chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
+                add_to_totals(totals, encoded, rejects)
+                for reject in rejects:
+                    line = checkpoint.reject_to_json_line(reject).decode().rstrip("\n")
+                    run.observer.notify(f"rejected {line}")
+                run.on_chunk_written(encoded, totals["rejects"])
+        writer.close()
+        run.record_usage(encoder)
+    if run.control.reason is not None:
+        return run.stopped_result(totals, "stdout holds only the rows so far")
+    run.check_row_conservation(totals)
+    check_max_rejects(run.job.max_rejects, totals["rejects"], totals["read"])
+    return replace(finished_result(totals, vector_space), usage=run.usage)
+
+
+def add_to_totals(totals: dict[str, int], encoded: EncodedChunk, rejects: list[Reject]) -> None:
+    """Add the counts of a chunk to the totals."""
+    totals["read"] += encoded.chunk.rows_read
+    totals["rejects"] += len(rejects)
+    totals["rows"] += encoded.embedded_rows
+    totals["tokens"] += int(encoded.n_tokens.sum())
+    totals["truncated"] += int(encoded.is_truncated.sum())
+    totals["lost_tokens"] += encoded.lost_tokens

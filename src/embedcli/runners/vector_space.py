@@ -1,0 +1,108 @@
+"""The vector space metadata and the columns of an output, and the note of both that workers and merges read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import __version__, encoders, storage
+from embedcli.core.encoder import BaseEncoder
+from embedcli.core.errors import OutputError
+from embedcli.core.job import Job
+from embedcli.core.types import InputColumns, InputPlan
+from embedcli.outputs import writers
+from embedcli.outputs.schema import OutputLayout
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Float32Array
+
+VECTOR_SPACE_FILE = "_space.json"
+# These may differ between the runs and the workers of one job: the vectors are the same up to rounding.
+UNCONSTRAINED_KEYS = {"versions", "threads", "engine", "device"}
+
+
+def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
+    """Return the job with the dimension that the model's own files truncate to, unless the user chose one."""
+    if job.truncate_dim is not None:
+        return job
+    return replace(job, truncate_dim=encoder.vector_space().get("truncate_dim"))
+
+
+def build_vector_space(job: Job, encoder: BaseEncoder, ranges: Float32Array | None = None) -> dict[str, Any]:
+    """Return the vector space metadata of an output.
+
+    Args:
+        job: The job, with the truncation that applies.
+        encoder: The job's encoder.
+        ranges: float32 [2, dim], the quantization ranges of int8 and uint8.
+    """
+    space = encoder.vector_space()
+    return {
+        **space,
+        "dim": encoders.stored_dim(job, encoder.dim),
+        "truncate_dim": job.truncate_dim,
+        "precision": job.precision,
+        **({} if ranges is None else {"ranges": ranges.tolist()}),
+        "overflow": job.overflow,
+        "versions": {"embedcli": __version__, **space.get("versions", {})},
+    }
+
+
+def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float32Array | None = None) -> OutputLayout:
+    """Return the columns of an output; the arguments are those of `build_vector_space`."""
+    dim = encoders.stored_dim(job, encoder.dim)
+    return OutputLayout(plan.columns, dim, job.precision, job.overflow == "split", ranges)
+
+
+def write_vector_space(staging_folder: str, layout: OutputLayout, vector_space: dict[str, Any]) -> None:
+    """Write the vector space and the columns to the staging folder, or compare them with those that are there.
+
+    Raises:
+        OutputError: Other workers of the job write vectors of another vector space.
+    """
+    path = storage.join(staging_folder, VECTOR_SPACE_FILE)
+    if not storage.exists(path):
+        schema = base64.b64encode(layout.schema().serialize()).decode()
+        storage.write_bytes(path, writers.to_readable_json({"space": vector_space, "schema": schema}).encode())
+    written = json.loads(storage.read_bytes(path))["space"]
+    for key in sorted({*written, *vector_space} - UNCONSTRAINED_KEYS):
+        if written.get(key) != vector_space.get(key):
+            raise OutputError(
+                f"{storage.format_location(path)}: other workers of this job write vectors of another vector space: "
+                f"{key} is {written.get(key)!r} there, {vector_space.get(key)!r} here",
+                "use the same settings on all machines, or start again with --overwrite",
+            )
+
+
+def read_vector_space(staging_folder: str) -> tuple[OutputLayout, dict[str, Any]]:
+    """Read the columns and the vector space that `write_vector_space` wrote.
+
+    Raises:
+        OutputError: No worker or shard has written them.
+    """
+    try:
+        note = json.loads(storage.read_bytes(storage.join(staging_folder, VECTOR_SPACE_FILE)))
+    except (OSError, ValueError):
+        raise OutputError(
+            f"{storage.format_location(staging_folder)} has no completed partitions", "run encode with --shard first"
+        ) from None
+    schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(note["schema"])))
+    return layout_from_schema(schema, note["space"]), note["space"]
+
+
+def layout_from_schema(schema: pa.Schema, vector_space: dict[str, Any]) -> OutputLayout:
+    """Restore the layout of an output from its Arrow schema and its vector space."""
+    no_columns = InputColumns(None, None, None, pa.int64(), {})
+    has_windows = "window" in schema.names
+    base = OutputLayout(no_columns, vector_space["dim"], vector_space["precision"], has_windows)
+    id_name = schema.names[0]
+    own_names = {*base.schema().names[1:], id_name}
+    kept_types = {field.name: field.type for field in schema if field.name not in own_names}
+    columns = InputColumns(None, None, None if id_name == "row" else "id", schema.field(0).type, kept_types)
+    ranges = np.array(vector_space["ranges"], np.float32) if vector_space.get("ranges") else None
+    return replace(base, input_columns=columns, ranges=ranges)

@@ -1,0 +1,76 @@
+"""Progress on stderr: watchdog, bar and plain lines."""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+
+import pytest
+
+from embedcli.core.types import InputPlan
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.reporting import progress
+from embedcli.reporting.progress import ProgressReporter
+from fakes import COLUMNS
+
+PLAN = InputPlan((), COLUMNS, {}, total_bytes=1000, total_rows=200)
+
+
+class TerminalStream(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class WatchdogStream(io.StringIO):
+    """Sets `warned` when the watchdog writes its line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warned = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if "no progress" in text:
+            self.warned.set()
+        return written
+
+
+def test_watchdog_names_the_stage_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "WATCHDOG_SECONDS", 0.05)
+    out, metrics = WatchdogStream(), MetricsCollector()
+    reporter = ProgressReporter("none", out=out)
+    reporter.on_start(PLAN, metrics)
+    with metrics.time_stage("forward"):
+        assert out.warned.wait(20)
+    reporter.stop()
+    assert re.search(r"no progress for .* busy stages: forward for", out.getvalue())
+
+
+def test_terminal_gets_a_bar_without_timestamps() -> None:
+    out = TerminalStream()
+    reporter = ProgressReporter("auto", out=out)
+    reporter.on_start(PLAN, MetricsCollector())
+    reporter.on_progress(100, 500)
+    reporter.notify("a note with [brackets]")
+    reporter.stop()
+    text = out.getvalue()
+    assert "50%" in text
+    assert "a note with [brackets]" in text
+    assert not re.search(r"\d{4}-\d\d-\d\dT", text)
+
+
+def test_plain_lines_start_with_the_utc_time() -> None:
+    out = io.StringIO()
+    reporter = ProgressReporter("auto", out=out)
+    reporter.on_start(PLAN, MetricsCollector())
+    reporter.notify("note")
+    reporter.stop()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line) for line in out.getvalue().splitlines())
+
+
+def test_lone_surrogates_can_be_printed() -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    ProgressReporter("none", out=out).notify("a \ud800 b")
+    out.flush()
+    assert b"a \\ud800 b" in out.buffer.getvalue()

@@ -1,0 +1,29 @@
+"""The lines of the run summary and the arithmetic behind them."""
+
+from __future__ import annotations
+
+from embedcli.core.job import Job
+from embedcli.core.types import RunResult
+from embedcli.pipeline.metrics import MetricsCollector
+from embedcli.reporting.run_report import RunReport
+from embedcli.reporting.summary import format_summary
+
+
+def test_summary_shows_the_figures_of_the_report() -> None:
+    metrics = MetricsCollector(fed_tokens=900, padded_tokens=1000, batches=3, rows=10)
+    metrics.seconds.update(read=1.0, tokenize=2.0, forward=7.0, write=0.5)
+    metrics.out_of_memory, metrics.batch_tokens = 2, 512
+    totals = {"read": 12, "rows": 10, "rejects": 2, "tokens": 1000, "truncated": 4, "lost_tokens": 100}
+    result = RunResult(3, "2 rows were rejected", totals, {"model": "m", "dim": 8}, ("out.parquet",), resumed_rows=5)
+    report = RunReport(Job(("in",), "out"), 3, "", 2.0, "", metrics, result)
+    text = "\n".join(format_summary(report.as_json()))
+    for words in (
+        "12 in, 10 embedded, 2 rejected",
+        "5 rows were there already",
+        "1,000; 4 rows (40.0%) truncated, 10.0% of all tokens never read",
+        "10.0% of the tokens computed",
+        "5 rows/s, 450 tokens/s",
+        "forward is the bottleneck",
+        "out of memory 2 times: batches were cut to 512 tokens",
+    ):
+        assert words in text
