@@ -27,7 +27,7 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> None:
-    """Print rows under a header; the columns in `right` are aligned to the right. Print nothing if there are no rows."""
+    """Print rows under a header, with the columns in `right` aligned to the right; nothing if there are no rows."""
     if not rows:
         return
     names = list(rows[0])
