@@ -167,7 +167,7 @@ def build_job(inputs: Sequence[str], output: str, model: PathLike, flags: dict[s
     if unknown:
         hint = "they are those of `embedcli encode --help`, with underscores"
         raise UsageError(
-            f"{unknown[0]!r} is no flag of embedcli encode",
+            f"{unknown[0]!r} is not an option of embedcli encode",
             "did you mean 'as_'?" if unknown[0] == "as" else hint,
         )
     return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **validate_options(flags))
