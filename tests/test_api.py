@@ -88,7 +88,7 @@ def test_errors_are_the_commands(model: Path, tmp_path: Path) -> None:
         loaded.encode(["sun"])
     with pytest.raises(embedcli.ModelError):
         embedcli.load(tmp_path / "nothing")
-    with pytest.raises(embedcli.UsageError, match="'batchsize' is no flag"):
+    with pytest.raises(embedcli.UsageError, match="'batchsize' is not an option"):
         embedcli.load(model, batchsize=3)
     with pytest.raises(embedcli.EmbedcliError, match="no such file"):
         embedcli.encode_file(tmp_path / "none.jsonl", tmp_path / "out.parquet", model=model)
@@ -97,7 +97,7 @@ def test_errors_are_the_commands(model: Path, tmp_path: Path) -> None:
 def test_the_model_for_mteb_takes_the_flags_of_load(model: Path) -> None:
     pytest.importorskip("mteb")
     batches = [{"text": ["sun", "rain"]}, {"text": ["fox"]}]
-    with pytest.raises(embedcli.UsageError, match="'batchsize' is no flag"):
+    with pytest.raises(embedcli.UsageError, match="'batchsize' is not an option"):
         embedcli.MtebModel(model, batchsize=3)
     with pytest.raises(embedcli.UsageError, match="--precision 'int' is not a valid choice"):
         embedcli.MtebModel(model, precision="int")

@@ -1,4 +1,4 @@
-"""embedcli: batch text embedding that loses nothing and hides nothing."""
+"""embedcli: batch text embedding from tables to vectors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when they are first used: `import embedcli` itself loads no library."""
+    """Import a public name when it is first used, so that `import embedcli` loads no library."""
     if name not in __all__:
         raise AttributeError(f"module 'embedcli' has no attribute {name!r}")
     from importlib import import_module

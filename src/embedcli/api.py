@@ -1,6 +1,6 @@
-"""The Python interface: `embedcli.load(model).encode(texts)` and `embedcli.encode_file(inputs, output)`.
+"""The public Python API: `embedcli.load(model).encode(texts)` and `embedcli.encode_file(inputs, output)`.
 
-Both run the engine that the command line runs. Errors are `embedcli.EmbedcliError`, with a message and a hint.
+Both run the same engine as the command line. Errors are `embedcli.EmbedcliError`, with a message and a hint.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ PathLike = str | os.PathLike[str]
 
 
 class Model:
-    """A loaded encoder. `dim` is the width of its vectors, `space` what decides them.
+    """A loaded encoder. `dim` is the number of dimensions, `space` the vector space metadata.
 
-    Close it, or use it as a context manager, to free the device. Not for several threads at a time.
+    Close it, or use it as a context manager, to free the device. It is not thread-safe.
     """
 
     def __init__(self, job: Job, notify: Notify) -> None:
@@ -40,9 +40,17 @@ class Model:
         self.space = dict(self._texts.vector_space)
 
     def encode(self, texts: Iterable[str]) -> Float32Array:
-        """float32 [n, dim]: one vector for each text, in their order.
+        """Encode texts.
 
-        InputError, naming the text by its place from 1, where one is no string or has nothing the encoder knows.
+        Args:
+            texts: The texts; not a single string.
+
+        Returns:
+            float32 [n, dim]: one vector per text, in order.
+
+        Raises:
+            UsageError: A single string was given.
+            InputError: A text is not a string or has no known token; the message gives its position, from 1.
         """
         if isinstance(texts, str | bytes):
             raise UsageError("encode takes several texts, and got a single one", "encode([text])[0]")
@@ -63,8 +71,8 @@ class Model:
 def load(model: PathLike = DEFAULT_MODEL, *, notify: Notify | None = None, **flags: Any) -> Model:
     """Load an encoder for texts in memory.
 
-    `flags` are those of `embedcli encode` with underscores: `as_="query"`, `device="cuda"`, `truncate_dim=128`,
-    `normalize=True`, `offline=True`... `notify` is called with each sentence that the command line would print.
+    `flags` are the options of `embedcli encode` with underscores: `as_="query"`, `device="cuda"`, `truncate_dim=128`,
+    `normalize=True`, `offline=True`... `notify` is called with each message that the command line would print.
     Raises ModelError or UsageError.
     """
     return Model(build_job((), "-", model, flags), notify or ignore_message)
@@ -78,11 +86,11 @@ def encode_file(
     notify: Notify | None = None,
     **flags: Any,
 ) -> RunResult:
-    """Embed the rows of files into an output, as `embedcli encode INPUTS OUTPUT` does: resumable, whole or not there.
+    """Embed the rows of files into an output, as `embedcli encode INPUTS OUTPUT` does.
 
-    `flags` are the command's, with underscores: `keep=["title"]`, `precision="int8"`, `overwrite=True`... The outcome's
-    exit code is 0 when all rows were embedded, 3 when some were rejected, 75 when a limit stopped the run early;
-    its `totals` count rows. Raises an EmbedcliError where the command would end with 1 or 2.
+    `flags` are the command's options with underscores: `keep=["title"]`, `precision="int8"`, `overwrite=True`... The
+    result's exit code is 0 if all rows were embedded, 3 if some were rejected, 75 if a limit stopped the run early;
+    its `totals` count rows. Raises an EmbedcliError where the command would exit with 1 or 2.
     """
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     job = build_job([os.fspath(path) for path in several], os.fspath(output), model, flags)
@@ -92,11 +100,11 @@ def encode_file(
 
 
 class MtebModel:
-    """What the `mteb` package takes as a model: `mteb.evaluate(embedcli.MtebModel("all-MiniLM-L6-v2"), tasks)`.
+    """A model for the `mteb` package: `mteb.evaluate(embedcli.MtebModel("all-MiniLM-L6-v2"), tasks)`.
 
-    Queries get the model's prompt for queries, documents that for documents, all else none. `flags` are those of
-    `load`; `as_` among them holds for all texts. Each prompt's encoder stays loaded until `close`. UsageError for
-    flags that cannot be right.
+    Queries and documents get the model's prompts for them, other texts none. `flags` are those of `load`; `as_` in
+    them applies to all texts. The encoder of each prompt stays loaded until `close`. Raises UsageError for wrong
+    options.
     """
 
     def __init__(self, model: PathLike = DEFAULT_MODEL, revision: str | None = None, **flags: Any) -> None:
@@ -124,11 +132,11 @@ class MtebModel:
         return self._loaded[role].encode([text for batch in inputs for text in batch["text"]])
 
     def similarity(self, one: Any, two: Any) -> Any:
-        """Cosines [n, m] of every vector with every other, as a tensor where mteb passes tensors."""
+        """Return the cosines [n, m] of all pairs, as a tensor if mteb passes tensors."""
         return normalize_array(one) @ normalize_array(two).T
 
     def similarity_pairwise(self, one: Any, two: Any) -> Any:
-        """Cosines [n] of vectors at the same place."""
+        """Return the cosines [n] of vectors at the same index."""
         return (normalize_array(one) * normalize_array(two)).sum(1)
 
     def close(self) -> None:
@@ -138,13 +146,13 @@ class MtebModel:
 
 
 def normalize_array(vectors: Any) -> Any:
-    """The vectors with length 1, in the kind of array they came in."""
+    """Return the vectors scaled to length 1, in the same type of array."""
     lengths = (vectors**2).sum(1, keepdims=True) ** 0.5
     return vectors / (lengths + (lengths == 0))
 
 
 class NotifyObserver(RunObserver):
-    """A watch that hands sentences on and shows no progress."""
+    """An observer that passes messages on and shows no progress."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
@@ -154,16 +162,16 @@ class NotifyObserver(RunObserver):
 
 
 def build_job(inputs: Sequence[str], output: str, model: PathLike, flags: dict[str, Any]) -> Job:
-    """A Job from keywords. UsageError for a keyword that is no flag, or a value that it cannot have."""
+    """Return a Job; raise UsageError for an unknown option or a wrong value."""
     unknown = [name for name in flags if name not in Job.__dataclass_fields__ or name in ("inputs", "output")]
     if unknown:
         hint = "they are those of `embedcli encode --help`, with underscores"
         raise UsageError(
-            f"{unknown[0]!r} is no flag of embedcli encode",
+            f"{unknown[0]!r} is not an option of embedcli encode",
             "did you mean 'as_'?" if unknown[0] == "as" else hint,
         )
     return Job(inputs=tuple(inputs), output=output, model=os.fspath(model), **validate_options(flags))
 
 
 def ignore_message(line: str) -> None:
-    """Tell nobody."""
+    """Discard a message."""
