@@ -156,7 +156,7 @@ def test_several_files_make_one_table(tmp_path: Path) -> None:
     ]
     assert [line.split()[3] for line in lines[3:8]] == list(PRECISIONS[1:])
     assert "of 10 neighbours kept" in out
-    assert "moved most, by cosine" in out
+    assert "changed most, by cosine" in out
 
 
 @pytest.mark.parametrize("stored_as", PRECISIONS)
@@ -201,7 +201,7 @@ def test_the_spread_is_drawn(tmp_path: Path, name: str) -> None:
     vectors = unit_vectors(ROWS, DIM)
     paths = [make_output(tmp_path / f"{name}.parquet", vectors, ids=IDS, stored_as=name) for name in PRECISIONS[:3]]
     code, _, err = run(*paths, "--plot", tmp_path / name)
-    assert (code, f"the picture is in {tmp_path / name}" in err) == (0, True)
+    assert (code, f"plot written to {tmp_path / name}" in err) == (0, True)
     drawn = (tmp_path / name).read_bytes()
     assert drawn.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
     run(*paths, "--plot", tmp_path / name)

@@ -60,7 +60,7 @@ def test_people_read_the_same(tmp_path: Path) -> None:
     assert told["norms"] == "1 to 1, median 1"
     assert told["damage"] == "none: every vector is finite and not zero"
     assert told["truncated"] == "1 rows (8.33%)"
-    assert told["ids"] == "id (int64), all different"
+    assert told["ids"] == "id (int64), all unique"
 
 
 @pytest.mark.parametrize("stored_as", PRECISIONS)
@@ -97,7 +97,7 @@ def test_a_foreign_file_is_told_as_such(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.ones((3, 4), np.float32))
     code, out, _ = run(str(tmp_path / "v.npy"))
     assert code == 0
-    assert "unknown: the file does not say" in out
+    assert "unknown: not recorded in the file" in out
     assert "none; rows are counted from 0" in out
 
 
@@ -174,7 +174,7 @@ def test_an_input_is_told_by_its_rows(tmp_path: Path) -> None:
     assert found["characters"] == {"total": 16, "min": 3, "median": 5, "p95": pytest.approx(7.7), "max": 8}
     told = {line[:10].rstrip(): line[10:].lstrip() for line in run(str(path))[1].splitlines()}
     assert told["rows"] == "6, of which 3 can be embedded"
-    assert told["characters"].startswith("16 in all; per row 3 to 8, median 5")
+    assert told["characters"].startswith("16 in total; per row 3 to 8, median 5")
 
 
 def test_samples_are_the_same_rows_in_every_format(sample_data: Path) -> None:
