@@ -98,7 +98,7 @@ def test_a_foreign_file_is_told_as_such(tmp_path: Path) -> None:
     code, out, _ = run(str(tmp_path / "v.npy"))
     assert code == 0
     assert "unknown: not recorded in the file" in out
-    assert "none; rows are counted from 0" in out
+    assert "none; row numbers from 0" in out
 
 
 def test_an_output_of_zero_rows(tmp_path: Path) -> None:
