@@ -18,7 +18,7 @@ unexport PYTHONPATH
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.run  ## set up, embed the sample rows, show what came out
+demo: $(VENV)/.run  ## set up, embed the sample rows and show the result
 	$(BIN)/embedcli encode $(SAMPLE) out.parquet --keep text --keep lang --overwrite
 	@$(BIN)/python scripts/show.py out.parquet
 	@printf "\nThe rows nearest to \"my charger is too hot\":\n\n"
@@ -26,32 +26,32 @@ demo: $(VENV)/.run  ## set up, embed the sample rows, show what came out
 
 test: format-check lint imports types docs-check wheel pytest  ## set up and run every check
 
-format: $(VENV)/.dev  ## rewrite the code in the project's format, with lint's safe fixes
+format: $(VENV)/.dev  ## format the code and apply safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-format-check: $(VENV)/.dev  ## is the code formatted?
+format-check: $(VENV)/.dev  ## check the formatting of the code
 	$(BIN)/ruff format --check .
 
-lint: $(VENV)/.dev  ## ruff's rules
+lint: $(VENV)/.dev  ## check the code with ruff
 	$(BIN)/ruff check .
 
-types: $(VENV)/.dev  ## mypy, strict
+types: $(VENV)/.dev  ## check the types with mypy
 	$(BIN)/mypy
 
-imports: $(VENV)/.dev  ## do the rooms import downwards only?
+imports: $(VENV)/.dev  ## check that packages import downwards only
 	$(BIN)/lint-imports --no-logo
 
-docs: $(VENV)/.dev  ## write the generated parts of the documentation anew
+docs: $(VENV)/.dev  ## update the generated parts of the documentation
 	$(BIN)/python scripts/docs.py
 
-docs-check: $(VENV)/.dev  ## are the generated parts of the documentation up to date?
+docs-check: $(VENV)/.dev  ## check that the generated parts of the documentation are up to date
 	$(BIN)/python scripts/docs.py --check
 
-pytest: $(VENV)/.dev  ## the tests, by one process more than cores, four at most; PYTEST_ADDOPTS="-k name" picks some
+pytest: $(VENV)/.dev  ## run the tests in parallel; PYTEST_ADDOPTS="-k name" selects some
 	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 
-wheel: $(VENV)/.dev  ## build the wheel and try it in an environment without development packages
+wheel: $(VENV)/.dev  ## build the wheel and test it without development packages
 	rm -rf dist
 	$(BIN)/python -m hatchling build --target wheel
 	@$(MAKE) --no-print-directory $(WHEEL_VENV)/.run
@@ -59,13 +59,13 @@ wheel: $(VENV)/.dev  ## build the wheel and try it in an environment without dev
 	$(WHEEL_VENV)/bin/python -m pip check
 	$(WHEEL_VENV)/bin/python -I scripts/smoke_wheel.py sample_data
 
-bench: $(VENV)/.dev  ## embedcli beside SentenceTransformer.encode; BENCH_INPUT=FILE picks the rows
+bench: $(VENV)/.dev  ## compare the speed with sentence-transformers; BENCH_INPUT=FILE sets the rows
 	$(BIN)/embedcli bench $(BENCH_INPUT)
 
-kill-test: $(VENV)/.dev  ## SIGKILL at random moments, resume, compare byte by byte; KILLS=1000
+kill-test: $(VENV)/.dev  ## kill runs at random moments, resume them and compare the outputs; KILLS=1000
 	$(BIN)/python scripts/kill_test.py --kills $(KILLS)
 
-samples: $(VENV)/.dev  ## write the CSV and Parquet sample files from the JSONL one
+samples: $(VENV)/.dev  ## write the CSV and Parquet sample files from the JSONL file
 	$(BIN)/python scripts/make_samples.py
 
 clean:  ## remove both environments, caches and built files
@@ -80,7 +80,7 @@ $(VENV)/.run: $(VENV)/.created $(NEEDS)
 	$(BIN)/python $(PIP_INSTALL) -e '.[bundled]'
 	@touch $@
 
-# The development set-up includes what the demo needs, so that no one waits twice.
+# The development set-up includes what the demo needs, so that nothing is installed twice.
 $(VENV)/.dev: $(VENV)/.created $(NEEDS)
 	$(BIN)/python $(PIP_INSTALL) -e '.[$(EXTRAS)]'
 	@touch $(VENV)/.run $@

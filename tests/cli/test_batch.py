@@ -183,7 +183,7 @@ def test_an_export_tells_what_it_would_cost(tmp_path: Path) -> None:
     source.write_text('{"id": 1, "text": "one two"}\n{"id": 2, "text": "one two"}\n{"id": 3}\n')
     done = jobs.run("batch", "export", source, tmp_path / "requests.jsonl", "-m", MODEL, "--price-per-mtok", 1e6)
     assert done.code == 3, done.err
-    assert "3 in, 1 that cannot be read" in done.err
+    assert "3 in, 1 unreadable" in done.err
     assert "1, 1 repeated" in done.err
     assert "cost      2 at 1e+06 per million tokens" in done.err
 

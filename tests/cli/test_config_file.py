@@ -111,8 +111,8 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
         ),
         ("offline = 1", "offline: --offline 1 is not True or False\nhint: give True or False"),
         ("keep = [1]", "keep: --keep 1 is not a string\nhint: give a string"),
-        ("precision = 'int'", "precision: --precision 'int' is no choice\nhint: did you mean int8?"),
-        ("precision = 7", "precision: --precision 7 is no choice\nhint: choose from float32, float16"),
+        ("precision = 'int'", "precision: --precision 'int' is not a valid choice\nhint: did you mean int8?"),
+        ("precision = 7", "precision: --precision 7 is not a valid choice\nhint: choose from float32, float16"),
         (
             "count = 3",
             "c.toml: count is not an option of every command\nhint: write it under one of [search], [compare]",
@@ -123,14 +123,14 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
         ("request-timeout = inf", "request-timeout: --request-timeout inf is not a number\nhint: give a number"),
         (
             "max-rejects = 0.1",
-            "max-rejects: --max-rejects '0.1' is neither a number nor a share\nhint: use e.g. 100 or 0.1%",
+            "max-rejects: --max-rejects '0.1' is neither a number nor a percentage\nhint: use e.g. 100 or 0.1%",
         ),
         (
             "max-rejects = true",
-            "max-rejects: --max-rejects 'True' is neither a number nor a share\nhint: use e.g. 100 or 0.1%",
+            "max-rejects: --max-rejects 'True' is neither a number nor a percentage\nhint: use e.g. 100 or 0.1%",
         ),
         ("part-size = 'big'", "part-size: --part-size big is not a size\nhint: use e.g. 256MB, 1GiB"),
-        ("shard = [1, 2]", "shard: --shard [1, 2] is not a share K/N with K from 1 to N\nhint: use e.g. --shard 3/16"),
+        ("shard = [1, 2]", "shard: --shard [1, 2] is not K/N with K from 1 to N\nhint: use e.g. --shard 3/16"),
         ("[search]\ncount = 0", "count in [search]: 0 is not in the range x>=1"),
         ("[search]\ncount = '3'", "count in [search]: '3' is not a whole number\nhint: write a whole number"),
         ("[search]\ncount = 2.5", "count in [search]: '2.5' is not a valid int"),
@@ -138,7 +138,7 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
         ("[search]\nmetric = 'l2'", "metric in [search]: 'l2' is not one of 'cosine', 'dot'"),
         (
             "[compare]\nprecision = ['int']",
-            "precision in [compare]: --precision 'int' is no choice\nhint: did you mean",
+            "precision in [compare]: --precision 'int' is not a valid choice\nhint: did you mean",
         ),
         ("[encode.x]\ny = 1", "c.toml: [encode.x] is not a command of embedcli"),
         (

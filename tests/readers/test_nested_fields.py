@@ -1,4 +1,4 @@
-"""Nested fields as columns, as in dumps of search engines and translation sets, and texts stored as bytes in Parquet."""
+"""Nested fields as columns (dumps of search engines, translation sets), and texts stored as bytes in Parquet."""
 
 from __future__ import annotations
 

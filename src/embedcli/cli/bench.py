@@ -40,8 +40,8 @@ def bench(
 ) -> None:
     """Compare the speed of embedcli with other libraries.
 
-    embedcli, SentenceTransformer.encode and others encode the same rows in turn, each run in its own process. The table shows medians;
-    each ratio compares runs of the same round. docs/concepts/speed.md explains the figures.
+    embedcli, SentenceTransformer.encode and others encode the same rows in turn, each run in its own process.
+    The table shows medians; each ratio compares runs of the same round. docs/concepts/speed.md explains the figures.
     """
     from embedcli.benchmark.text_tables import format_batch_tokens, format_comparison
     from embedcli.reporting import run_report

@@ -1,4 +1,4 @@
-"""What commands print on stdout: JSON for programs, aligned lines for people, the same in a pipe and on a terminal."""
+"""Output of commands: JSON, tables and lines on stdout, notes on stderr."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def show_json(content: Any) -> None:
-    """One JSON value, numbers that JSON does not know as null."""
+    """Print a value as JSON, with null for NaN and infinities."""
     typer.echo(json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str))
 
 
 def show_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Names and what is said of them, in two columns."""
-    listed = list(facts)
-    width = max((len(name) for name, _ in listed), default=0)
-    for name, text in listed:
+    """Print names and texts in two columns."""
+    lines = list(facts)
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, text in lines:
         typer.echo(escape_for_terminal(f"{name:<{width}}  {text}").rstrip())
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> None:
-    """Rows under a header, columns aligned; those named in `right` to the right. Prints nothing for no rows."""
+    """Print rows under a header; the columns in `right` are aligned to the right. Print nothing if there are no rows."""
     if not rows:
         return
     names = list(rows[0])
@@ -43,24 +43,24 @@ def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> 
 
 
 def print_note(text: str) -> None:
-    """A sentence for people, on stderr."""
+    """Print a message for people on stderr."""
     typer.echo(escape_for_terminal(text), file=sys.stderr)
 
 
 def escape_for_terminal(text: str) -> str:
-    """One line that any terminal can show: control characters and lone surrogates as escapes."""
-    shown = "".join(c if c.isprintable() or c == " " else _escape(c) for c in text)
-    return shown.encode("utf-8", "backslashreplace").decode()
+    """Return text as one line, with control characters and lone surrogates as escapes."""
+    escaped = "".join(c if c.isprintable() or c == " " else _escape(c) for c in text)
+    return escaped.encode("utf-8", "backslashreplace").decode()
 
 
 def shorten(text: str, width: int = 80) -> str:
-    """The beginning of a text on one line."""
-    one = " ".join(text.split())
-    return one if len(one) <= width else one[: width - 3] + "..."
+    """Return the beginning of a text as one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
 
 
 def format_bytes(count: float) -> str:
-    """Bytes for people: 154.6 MB."""
+    """Return a size in a readable unit: 154.6 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"

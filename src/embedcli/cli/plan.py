@@ -48,84 +48,90 @@ def plan(
     from embedcli.core.job import Job
     from embedcli.estimate import EstimateOptions, estimate_job
 
-    found = estimate_job(
+    estimate = estimate_job(
         Job(inputs=tuple(inputs), output="-", **flags), EstimateOptions(sample, price, measure), print_note
     )
     if as_json:
-        show_json(found)
+        show_json(estimate)
         return
-    show_facts(format_estimate(found))
-    if found["output_bytes"]:
-        show_sizes(found["output_bytes"])
+    show_facts(format_estimate(estimate))
+    if estimate["output_bytes"]:
+        show_sizes(estimate["output_bytes"])
 
 
-def format_estimate(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The estimate in a few lines."""
-    formats = ", ".join(sorted(set(found["inputs"].values())))
-    known = f", {format_bytes(found['bytes'])}" if found["bytes"] is not None else ""
+def format_estimate(estimate: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the estimate as names and texts."""
+    formats = ", ".join(sorted(set(estimate["inputs"].values())))
+    known = f", {format_bytes(estimate['bytes'])}" if estimate["bytes"] is not None else ""
     lines = [
-        ("input", f"{len(found['inputs'])} file{'s' * (len(found['inputs']) != 1)} ({formats}{known})"),
-        ("rows", f"{found['rows']:,}, of which {found['rows'] - found['rejected']:,} would be embedded"),
+        ("input", f"{len(estimate['inputs'])} file{'s' * (len(estimate['inputs']) != 1)} ({formats}{known})"),
+        ("rows", f"{estimate['rows']:,}, of which {estimate['rows'] - estimate['rejected']:,} would be embedded"),
     ]
-    lines += [("rejected", f"{count:,} rows: {reason}") for reason, count in found["rejects"].items()]
-    lines += [("distinct", f"{found['distinct_texts']:,} texts"), ("tokens", format_token_estimate(found["tokens"]))]
-    if found["truncated_rows"]:
-        lost = f"{found['lost_token_share']:.1%} of all tokens never read"
-        lines.append(("truncated", f"{found['truncated_rows']:,} rows ({found['truncated_share']:.1%}), {lost}"))
+    lines += [("rejected", f"{count:,} rows: {reason}") for reason, count in estimate["rejects"].items()]
+    lines += [
+        ("distinct", f"{estimate['distinct_texts']:,} texts"),
+        ("tokens", format_token_estimate(estimate["tokens"])),
+    ]
+    if estimate["truncated_rows"]:
+        lost = f"{estimate['lost_token_share']:.1%} of all tokens cut off"
+        lines.append(("truncated", f"{estimate['truncated_rows']:,} rows ({estimate['truncated_share']:.1%}), {lost}"))
     else:
         lines.append(
-            ("truncated", format_none_found(found["tokens"]["sampled_rows"], found["rows"] - found["rejected"]))
+            (
+                "truncated",
+                format_none_truncated(estimate["tokens"]["sampled_rows"], estimate["rows"] - estimate["rejected"]),
+            )
         )
-    if found["output_rows"] != found["rows"] - found["rejected"]:
-        lines.append(("windows", f"{found['output_rows']:,} output rows"))
-    lines += [("model", found["model"] + (f", {found['dim']} dimensions" if found["dim"] else ""))]
-    lines += [("time", format_time_estimate(found["time"]))]
-    if found["cost"]:
-        lines.append(("cost", format_cost_estimate(found["cost"])))
-    if not found["output_bytes"]:
-        lines.append(("size", "unknown: only the server knows the dimensions; --truncate-dim N tells"))
+    if estimate["output_rows"] != estimate["rows"] - estimate["rejected"]:
+        lines.append(("windows", f"{estimate['output_rows']:,} output rows"))
+    lines += [("model", estimate["model"] + (f", {estimate['dim']} dimensions" if estimate["dim"] else ""))]
+    lines += [("time", format_time_estimate(estimate["time"]))]
+    if estimate["cost"]:
+        lines.append(("cost", format_cost_estimate(estimate["cost"])))
+    if not estimate["output_bytes"]:
+        lines.append(("size", "unknown: the server sets the dimensions; use --truncate-dim N to set them"))
     return lines
 
 
-def format_none_found(looked_at: int, rows: int) -> str:
-    """What no row among those looked at means: with a sample, no more than that."""
-    return "no row" if looked_at >= rows else f"none of the {looked_at:,} rows of the sample"
+def format_none_truncated(sampled: int, rows: int) -> str:
+    """Return the text for no truncated row among `sampled` rows, which may be only some of all."""
+    return "no row" if sampled >= rows else f"none of the {sampled:,} rows of the sample"
 
 
-def format_token_estimate(made: dict[str, Any]) -> str:
-    text = f"{made['total']:,}" if made["exact"] else f"about {made['total']:,}"
-    if made["standard_error"]["total"]:
-        text += f", standard error {made['standard_error']['total']:,.0f}, from {made['sampled_rows']:,} rows"
-    if made["sent"] != made["total"]:
-        text += f"; {made['sent']:,} go through the model"
-    return f"{text} (counted by {made['counting']})"
+def format_token_estimate(tokens: dict[str, Any]) -> str:
+    text = f"{tokens['total']:,}" if tokens["exact"] else f"about {tokens['total']:,}"
+    if tokens["standard_error"]["total"]:
+        text += f", standard error {tokens['standard_error']['total']:,.0f}, from {tokens['sampled_rows']:,} rows"
+    if tokens["sent"] != tokens["total"]:
+        text += f"; {tokens['sent']:,} go through the model"
+    return f"{text} (counted by {tokens['counting']})"
 
 
-def format_time_estimate(made: dict[str, Any]) -> str:
-    """The whole job's time, and what it was told from."""
-    if made["seconds"] is not None:
-        speed = f"{made['tokens_per_second']:,.0f} tokens/s ({made['device']})"
-        return f"about {format_seconds(made['seconds'])} on this machine; {made['measured_rows']:,} rows ran at {speed}"
-    if made.get("at_least_seconds"):
-        return f"at least {format_seconds(made['at_least_seconds'])}, as --tpm allows no more"
-    return "unknown: it depends on the server" if "at_least_seconds" in made else "unknown: nothing was measured"
+def format_time_estimate(time: dict[str, Any]) -> str:
+    """Return the time of the whole job, and the measurement that it is based on."""
+    if time["seconds"] is not None:
+        speed = f"{time['tokens_per_second']:,.0f} tokens/s ({time['device']})"
+        return f"about {format_seconds(time['seconds'])} on this machine; {time['measured_rows']:,} rows ran at {speed}"
+    if time.get("at_least_seconds"):
+        return f"at least {format_seconds(time['at_least_seconds'])}, because of --tpm"
+    return "unknown: it depends on the server" if "at_least_seconds" in time else "unknown: nothing was measured"
 
 
-def format_cost_estimate(made: dict[str, Any]) -> str:
-    error = f", standard error {made['standard_error']:,.3g}" if made["standard_error"] else ""
-    return f"{made['amount']:,.6g}{error}, at {made['price_per_mtok']:g} per million tokens"
+def format_cost_estimate(cost: dict[str, Any]) -> str:
+    error = f", standard error {cost['standard_error']:,.3g}" if cost["standard_error"] else ""
+    return f"{cost['amount']:,.6g}{error}, at {cost['price_per_mtok']:g} per million tokens"
 
 
 def format_seconds(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 12 min, 3.5 h."""
+    """Return seconds in a readable unit: 45 s, 12 min, 3.5 h."""
     if seconds < 120:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def show_sizes(made: dict[str, dict[str, int]]) -> None:
-    """Precisions down, formats across."""
+def show_sizes(sizes: dict[str, dict[str, int]]) -> None:
+    """Print output sizes: a line per precision, a column per format."""
     rows = [
-        {"size": kind} | {form: format_bytes(count) for form, count in forms.items()} for kind, forms in made.items()
+        {"size": kind} | {form: format_bytes(count) for form, count in forms.items()} for kind, forms in sizes.items()
     ]
-    show_table(rows, right=list(next(iter(made.values()))))
+    show_table(rows, right=list(next(iter(sizes.values()))))

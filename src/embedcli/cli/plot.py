@@ -34,14 +34,14 @@ def plot(
     from embedcli.analysis.projection import make_map, write_page
     from embedcli.outputs.dataset import open_dataset
 
-    made = make_map(open_dataset(output), rows=rows, seed=seed, method=method, color=color, label=label)
+    map_ = make_map(open_dataset(output), rows=rows, seed=seed, method=method, color=color, label=label)
     if target.endswith((".html", ".htm")):
-        write_page(made, target)
+        write_page(map_, target)
     else:
         from embedcli.analysis.figures import draw_map
 
-        draw_map(made, target)
+        draw_map(map_, target)
     if as_json:
-        show_json({"map": target, "points": len(made.ids), "about": made.description})
+        show_json({"map": target, "points": len(map_.ids), "about": map_.description})
     else:
-        print_note(f"{target}: {made.description}")
+        print_note(f"{target}: {map_.description}")

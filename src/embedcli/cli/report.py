@@ -28,27 +28,23 @@ def report(
 ) -> None:
     """Show the summary of a run report and how busy each stage was."""
     set_environment({})
-    made = load_report(file)
+    run = load_report(file)
     if picture is not None:
         from embedcli.analysis.figures import draw_stages
 
-        draw_stages(made, picture)
+        draw_stages(run, picture)
         print_note(f"plot written to {picture}")
     if as_json:
-        show_json(made)
+        show_json(run)
         return
     from embedcli.reporting.summary import format_summary
 
-    lines = [f"{'started':<8}  {made['started']}", *format_summary(made), f"{'ended':<8}  {made['reason']}"]
+    lines = [f"{'started':<8}  {run['started']}", *format_summary(run), f"{'ended':<8}  {run['reason']}"]
     lines += [
-        f"{'setting':<8}  --{flag} {format_value(one['value'])} ({one['from']})" for flag, one in changed_options(made)
+        f"{'setting':<8}  --{name} {format_value(option['value'])} ({option['from']})"
+        for name, option in run.get("settings", {}).items()
     ]
-    typer.echo("\n".join([*map(escape_for_terminal, lines), "", *format_timeline(made)]))
-
-
-def changed_options(made: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The flags that were not left at their defaults."""
-    return list(made.get("settings", {}).items())
+    typer.echo("\n".join([*map(escape_for_terminal, lines), "", *format_timeline(run)]))
 
 
 def format_value(value: Any) -> str:
@@ -58,43 +54,47 @@ def format_value(value: Any) -> str:
 
 
 def load_report(file: str) -> dict[str, Any]:
-    """The content of a run report. InputError if it is none."""
+    """Read a run report; raise InputError if the file is not one."""
     hint = "give a file that `embedcli encode --report FILE` wrote"
-    wrong = InputError(f"{file}: is not a run report", hint)
+    not_a_report = InputError(f"{file}: is not a run report", hint)
     try:
-        made = json.loads(Path(file).read_bytes())
+        run = json.loads(Path(file).read_bytes())
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}", hint) from None
     except ValueError:
-        raise wrong from None
-    if not isinstance(made, dict) or not {"embedcli", "rows", "stage_seconds", "seconds", "reason"} <= set(made):
-        raise wrong
-    return made
+        raise not_a_report from None
+    if not isinstance(run, dict) or not {"embedcli", "rows", "stage_seconds", "seconds", "reason"} <= set(run):
+        raise not_a_report
+    return run
 
 
-def format_timeline(made: Mapping[str, Any]) -> list[str]:
-    """One line per stage: how busy it was over the run, and in all. Stages work at the same time."""
-    whole = made["seconds"] or 1
+def format_timeline(run: Mapping[str, Any]) -> list[str]:
+    """Return a line per stage that shows how busy it was over time and in total; stages overlap in time."""
+    total = run["seconds"] or 1
     lines = []
-    for name, seconds in made["stage_seconds"].items():
-        share = min(1.0, seconds / whole)
-        busy = (made.get("timeline") or {}).get("busy", {}).get(name)
-        lane = (
-            "#" * round(share * BAR_WIDTH)
-            if busy is None
-            else format_busy_bar(busy, made["timeline"]["seconds"], whole)
+    for name, seconds in run["stage_seconds"].items():
+        share = min(1.0, seconds / total)
+        busy = (run.get("timeline") or {}).get("busy", {}).get(name)
+        bar = (
+            "#" * round(share * BAR_WIDTH) if busy is None else format_busy_bar(busy, run["timeline"]["seconds"], total)
         )
-        lines.append(f"{name:<8}  {lane:<{BAR_WIDTH}}  {share:4.0%}".rstrip())
+        lines.append(f"{name:<8}  {bar:<{BAR_WIDTH}}  {share:4.0%}".rstrip())
     return lines
 
 
-def format_busy_bar(busy: Sequence[float], width: float, whole: float) -> str:
-    """BAR characters for the time of a run, each darker the busier the stage was."""
+def format_busy_bar(busy: Sequence[float], interval: float, total: float) -> str:
+    """Return BAR_WIDTH characters over the time of a run, darker where the stage was busier.
+
+    Args:
+        busy: Busy fraction of each interval.
+        interval: Seconds per interval.
+        total: Seconds of the whole run.
+    """
     shown = [0.0] * BAR_WIDTH
     for i, share in enumerate(busy):
         for at in range(BAR_WIDTH):
-            overlap = min((i + 1) * width, (at + 1) * whole / BAR_WIDTH) - max(i * width, at * whole / BAR_WIDTH)
-            shown[at] += share * max(0.0, overlap) * BAR_WIDTH / whole
+            overlap = min((i + 1) * interval, (at + 1) * total / BAR_WIDTH) - max(i * interval, at * total / BAR_WIDTH)
+            shown[at] += share * max(0.0, overlap) * BAR_WIDTH / total
     return "".join(
         BUSY_SHADES[min(len(BUSY_SHADES) - 1, ceil(share * (len(BUSY_SHADES) - 1) - 0.01))] for share in shown
     )

@@ -59,52 +59,51 @@ def search(
     if bool(words) == (queries is not None):
         raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
     if words is not None and queries is None and not " ".join(words).strip():
-        raise UsageError("the words to look for are empty", 'embedcli search out.parquet "words to look for"')
+        raise UsageError("the query is empty", 'embedcli search out.parquet "words to look for"')
     from embedcli.analysis.hits_writer import write_rows
     from embedcli.analysis.search import Searcher, SearchQuery, choose_shown_columns
     from embedcli.outputs.dataset import open_dataset
 
-    opened = open_dataset(output)
-    columns = choose_shown_columns(opened, show or [])
-    loading = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
-    with Searcher(opened, notify=print_note, prompt=prompt, model=model, **loading) as searcher:
+    dataset = open_dataset(output)
+    columns = choose_shown_columns(dataset, show or [])
+    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
+    with Searcher(dataset, notify=print_note, prompt=prompt, model=model, **encoder_flags) as searcher:
         if queries is not None:
-            file = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FIELDS})
-            hits = search_queries_in_file(searcher, file, (count, columns, metric))
-            write_rows(hits, to or "-")
+            query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FIELDS})
+            write_rows(search_queries_in_file(searcher, query_job, (count, columns, metric)), to or "-")
             return
-        found = searcher.search([SearchQuery(" ".join(words or []))], count, columns, metric)
+        hits = searcher.search([SearchQuery(" ".join(words or []))], count, columns, metric)
     if to is not None:
-        write_rows(iter(found), to)
+        write_rows(iter(hits), to)
     elif as_json:
-        show_json(found)
+        show_json(hits)
     else:
-        show_hits(found, columns)
+        show_hits(hits, columns)
 
 
-def search_queries_in_file(searcher: Any, file: Job, how: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
-    """The hits of all queries in a file, in order, batch by batch."""
+def search_queries_in_file(searcher: Any, job: Job, options: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+    """Yield the hits of all queries of a file in order, one batch of queries at a time."""
     from embedcli.analysis.search import batch_queries, read_search_queries
 
-    for batch in batch_queries(read_search_queries(file)):
-        yield from searcher.search(batch, *how)
+    for batch in batch_queries(read_search_queries(job)):
+        yield from searcher.search(batch, *options)
 
 
-def show_hits(found: list[dict[str, Any]], columns: list[str]) -> None:
+def show_hits(hits: list[dict[str, Any]], columns: list[str]) -> None:
     if not columns:
-        print_note("no text was kept; encode with --keep COLUMN to see it here")
-    ids = max((len(str(hit["id"])) for hit in found), default=0)
-    room = text_width(len("1.0000") + 2 + ids + 2, len(columns))
+        print_note("the output has no text column; encode with --keep COLUMN to see texts here")
+    ids = max((len(str(hit["id"])) for hit in hits), default=0)
+    width = text_width(len("1.0000") + 2 + ids + 2, len(columns))
     rows = [
         {"score": f"{hit['score']:.4f}", "id": str(hit["id"])}
-        | {name: shorten(str(hit[name] if hit[name] is not None else ""), room) for name in columns}
-        for hit in found
+        | {name: shorten(str(hit[name] if hit[name] is not None else ""), width) for name in columns}
+        for hit in hits
     ]
     show_table(rows, right=["score"])
 
 
-def text_width(taken: int, columns: int) -> int:
-    """Characters for each text, so that a line fits the terminal; TEXT where there is none."""
+def text_width(used: int, columns: int) -> int:
+    """Return the characters for each text column so that a line fits the terminal, DEFAULT_TEXT_WIDTH without one."""
     if not sys.stdout.isatty() or not columns:
         return DEFAULT_TEXT_WIDTH
-    return max(16, (shutil.get_terminal_size().columns - taken) // columns - 2)
+    return max(16, (shutil.get_terminal_size().columns - used) // columns - 2)

@@ -57,26 +57,25 @@ def verify(
     Exit codes: 0 all checks passed, 1 a check failed; the ids of wrong rows are shown.
     """
     set_environment(flags)
-    from embedcli.analysis.verify import verify_against_input as checked
-    from embedcli.analysis.verify import verify_output
+    from embedcli.analysis.verify import verify_against_input, verify_output
     from embedcli.outputs.dataset import open_dataset
 
-    opened = open_dataset(output)
+    dataset = open_dataset(output)
     if only_output:
-        checks = verify_output(opened)
+        checks = verify_output(dataset)
     else:
-        given = {"seed": seed, "least": least, "notify": print_note, "model": model, **flags}
-        checks = checked(opened, tuple(inputs or ()), None if every else rows, **given)
-    ok = all(check.passed for check in checks)
+        options = {"seed": seed, "least": least, "notify": print_note, "model": model, **flags}
+        checks = verify_against_input(dataset, tuple(inputs or ()), None if every else rows, **options)
+    passed = all(check.passed for check in checks)
     if as_json:
-        show_json({"path": output, "ok": ok, "checks": [check.as_json() for check in checks]})
+        show_json({"path": output, "ok": passed, "checks": [check.as_json() for check in checks]})
     else:
         show_facts((check.name, format_check(check)) for check in checks)
-    if not ok:
+    if not passed:
         raise typer.Exit(1)
 
 
 def format_check(check: Any) -> str:
-    """Whether a check holds, what it found, and the ids for which it does not."""
+    """Return the result of a check and, if it failed, example ids."""
     ids = f": {', '.join(map(str, check.example_ids))}" if check.example_ids and not check.passed else ""
     return f"{'ok' if check.passed else 'FAILED':<6}  {check.detail}{ids}"

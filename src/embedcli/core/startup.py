@@ -1,4 +1,4 @@
-"""Make the start of the process faster."""
+"""Import settings that keep the start of the process short."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pyarrow as pa
 
 
 def block_pandas_import() -> None:
-    """Keep pyarrow from importing pandas, which takes half a second and is not used.
+    """Keep pyarrow from importing pandas for its first array of Python values, which takes 0.2 s and 40 MB.
 
-    pyarrow tries the import once, at the first array made from Python values. Other libraries can still import pandas.
+    pyarrow tries the import only once; other libraries can still import pandas afterwards.
     """
     if "pandas" in sys.modules:
         return

@@ -119,7 +119,7 @@ class TokenizedPortion:
 def tokenize_chunk(
     chunk: Chunk, encoder: BaseEncoder, settings: EncodingSettings, metrics: MetricsCollector
 ) -> Iterator[TokenizedPortion]:
-    """Hash, look up and deduplicate the rows of a chunk; yield its distinct texts, tokenized, in one or more portions."""
+    """Hash, look up and deduplicate the rows of a chunk; yield its distinct texts tokenized, in portions."""
     hashes = hash_texts(chunk.texts, settings.prompt)
     reused = settings.reuse_lookup(chunk, hashes) if settings.reuse_lookup is not None else None
     reused_rows = set(reused.rows.tolist()) if reused is not None else ()

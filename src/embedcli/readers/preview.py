@@ -142,19 +142,7 @@ def preview_input(
         blocks = chain([head], source)
         if file_format == "jsonl":
             return _preview_jsonl(source, blocks, encoding, max_rows)
-        reader = csv_reader.CsvReader(blocks, path, file_format, encoding)
-        bytes_per_row = ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES
-        column_types = {name: pa.string() for name in reader.header if name}
-        delimiter = reader.delimiter if reader.delimiter != csv_reader.DELIMITERS[file_format] else ""
-        return InputPreview(
-            path,
-            file_format,
-            column_types,
-            "all",
-            size_bytes=source.size,
-            bytes_per_row=bytes_per_row,
-            delimiter=delimiter,
-        )
+        return _preview_delimited(source, blocks, encoding, file_format)
 
 
 def detect_format(path: str, head: bytes, encoding: str) -> InputFormat:
@@ -226,6 +214,21 @@ def _preview_footer(path: str, prefetched: storage.PrefetchedFiles | None = None
         ranges = parquet_reader.split_row_ranges(file.metadata)
     return InputPreview(
         path, "parquet", column_types, "rows", ranges, size, total_rows=rows, duplicate_names=duplicates
+    )
+
+
+def _preview_delimited(
+    source: storage.InputStream, blocks: Iterable[bytes], encoding: str, file_format: InputFormat
+) -> InputPreview:
+    reader = csv_reader.CsvReader(blocks, source.path, file_format, encoding)
+    return InputPreview(
+        source.path,
+        file_format,
+        {name: pa.string() for name in reader.header if name},
+        "all",
+        size_bytes=source.size,
+        bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
+        delimiter=reader.delimiter if reader.delimiter != csv_reader.DELIMITERS[file_format] else "",
     )
 
 

@@ -121,37 +121,28 @@ def build_row_batch(
     texts = row_builder.build_texts(values, reasons, known_valid=not unusual_positions)
     id_values = None if columns.id_column is None else values[columns.id_column]
     ids = None if id_values is None else arrow_types.build_id_array(id_values, columns.id_type, reasons)
-    kept_values = {
-        name: arrow_types.to_json_texts(values[name], unusual_positions)
-        if name in columns.json_columns
-        else values[name]
-        for name in columns.kept_types
-    }
+    kept_values = {name: values[name] for name in columns.kept_types}
+    for name in columns.json_columns:
+        kept_values[name] = arrow_types.to_json_texts(values[name], unusual_positions)
     kept = {
         name: arrow_types.build_kept_array(kept_values[name], name, data_type, reasons)
         for name, data_type in columns.kept_types.items()
     }
     accepted = accepted_positions(len(lines), reasons)
-    strings = [
-        take_positions(kept_values[name], accepted)
-        for name, data_type in columns.kept_types.items()
-        if arrow_types.is_string(data_type)
-    ]
     if reasons:
         texts = take_positions(texts, accepted)
         if id_values is not None:
             ids = pa.array(take_positions(id_values, accepted), columns.id_type)
-        kept = {
-            name: pa.array(take_positions(kept_values[name], accepted), data_type)
-            for name, data_type in columns.kept_types.items()
-        }
+        kept_values = {name: take_positions(column, accepted) for name, column in kept_values.items()}
+        kept = {name: pa.array(kept_values[name], data_type) for name, data_type in columns.kept_types.items()}
+    kept_strings = [kept_values[name] for name, type_ in columns.kept_types.items() if arrow_types.is_string(type_)]
     return RowBatch(
         texts=texts,
         ids=ids,
         kept=pa.table(kept, schema=row_builder.schema()),
         accepted=accepted,
         lines=lines,
-        text_characters=count_characters([texts, *strings]),
+        text_characters=count_characters([texts, *kept_strings]),
         bad_rows=[BadRow(i, reasons[i], id_or_none(id_values, i), raw_row(i)) for i in sorted(reasons)],
         line_count=line_count,
         bytes_read=bytes_read,

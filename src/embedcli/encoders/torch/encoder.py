@@ -134,7 +134,7 @@ class TorchEncoder(BaseEncoder):
     # Tokens to vectors
 
     def forward(self, tokens: Tokens, rows: Int64Array) -> PendingVectors:
-        """Start one batch; on an accelerator without waiting for it. Raises DeviceOutOfMemoryError if it does not fit."""
+        """Start one batch, asynchronously on an accelerator. Raises DeviceOutOfMemoryError if it does not fit."""
         if self._should_prepack:
             self._should_prepack = False
             self._prepack()

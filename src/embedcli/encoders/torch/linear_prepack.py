@@ -1,7 +1,8 @@
 """Linear layers through prepacked oneDNN weights, on a CPU.
 
-torch multiplies float32 matrices by MKL, which reaches 180-205 GFLOP/s where oneDNN reaches 440-500 (2 cores, AVX-512,
-an AMD CPU). The operators are those that torch's own compiler emits. Without them nothing is packed.
+Packed layers encode 1.16 times the rows per second (all-MiniLM-L6-v2, one thread, AMD EPYC with AVX-512: median of 15
+paired runs, 1.11 to 1.25). torch's own float32 Linear calls MKL instead of oneDNN. The operators are private to torch;
+they are those that its compiler emits. Without them nothing is packed.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class DeviceTransfer:
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def to_host(self, vectors: torch.Tensor) -> PendingVectors:
-        """Start copying float32 vectors [rows, dim] to the host. An asynchronous copy also checks them on the device."""
+        """Start copying float32 vectors [rows, dim] to the host; asynchronous copies check them on the device."""
         import torch
 
         if not self._has_events:
