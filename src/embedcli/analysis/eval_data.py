@@ -221,15 +221,15 @@ def guess_columns(job: Job, path: str, names: Sequence[Sequence[str]], remedy: s
     """
     preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS)
     columns = {name.lower(): name for name in preview.column_types}
-    found = [next((columns[name] for name in group if name in columns), None) for group in names]
-    for group, name in zip(names, found, strict=True):
+    matches = [next((columns[name] for name in group if name in columns), None) for group in names]
+    for group, name in zip(names, matches, strict=True):
         if name is None:
             raise UsageError(
                 f"{storage.format_location(path)}: has none of the columns {', '.join(group)}; "
                 f"its columns are {', '.join(columns.values()) or 'none'}",
                 f"give {remedy}",
             )
-    return [name for name in found if name is not None]
+    return [name for name in matches if name is not None]
 
 
 def parse_number(value: Any, column: str, path: str, line: int) -> float:

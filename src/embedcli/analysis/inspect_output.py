@@ -52,15 +52,15 @@ class StreamingQuantiles:
         """Return all numbers, or the evenly spaced sample of them."""
         return np.concatenate(self._held) if self._held else np.empty(0)
 
-    def quantile(self, share: float) -> float:
-        """Return the value below which a fraction `share` of the numbers is."""
-        return float(np.quantile(self.held_values(), share))
+    def quantile(self, q: float) -> float:
+        """Return the value below which a fraction `q` of the numbers is."""
+        return float(np.quantile(self.held_values(), q))
 
     def summary(self, **quantiles: float) -> dict[str, float] | None:
         """Return `min`, the named quantiles and `max`; None without numbers."""
         if not self.count:
             return None
-        values = {name: self.quantile(share) for name, share in quantiles.items()}
+        values = {name: self.quantile(q) for name, q in quantiles.items()}
         return {"min": self.minimum, **values, "max": self.maximum}
 
 

@@ -118,8 +118,8 @@ def project_vectors(vectors: Float32Array, method: ProjectionMethod, seed: int) 
     """Project vectors to points [n, 2] from 0 to 1, both axes on one scale; also describe the projection."""
     if method == "umap":
         return scale_to_unit_square(project_with_umap(vectors, seed)), "UMAP"
-    points, share = project_with_pca(vectors)
-    return scale_to_unit_square(points), f"first two principal components ({share:.0%} of the variance)"
+    points, explained = project_with_pca(vectors)
+    return scale_to_unit_square(points), f"first two principal components ({explained:.0%} of the variance)"
 
 
 def project_with_pca(vectors: Float32Array) -> tuple[Float32Array, float]:
