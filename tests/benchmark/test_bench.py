@@ -35,7 +35,7 @@ def test_a_ratio_is_theirs_over_ours_round_by_round() -> None:
     assert speedups == {"median": 3.3, "each": [3.0, 3.3, 3.6]}
 
 
-def test_rounds_that_have_no_partner_are_no_pairs() -> None:
+def test_rounds_without_a_partner_are_not_pairs() -> None:
     with pytest.raises(ValueError, match="shorter"):
         summarize_speedups([1.0, 2.0], [1.0])
 

@@ -69,7 +69,7 @@ def test_what_comes_back_in_any_order_is_joined(tmp_path: Path, source: Path) ->
     assert "nothing to do" in again.err
 
 
-def test_names_that_are_no_unicode_are_exported_too(tmp_path: Path, source: Path) -> None:
+def test_names_that_are_not_unicode_are_exported_too(tmp_path: Path, source: Path) -> None:
     named = source.rename(tmp_path / os.fsdecode(b"\xff.jsonl"))
     results = write(tmp_path / "results.jsonl", [answer(request, DIM) for request in exported(tmp_path, named)])
     done = jobs.run("batch", "import", results, tmp_path / "out.parquet", "--report", tmp_path / "run.json")
@@ -178,7 +178,7 @@ def test_what_cannot_be_right(tmp_path: Path, source: Path) -> None:
         assert "hint: " in done.err
 
 
-def test_an_export_tells_what_it_would_cost(tmp_path: Path) -> None:
+def test_an_export_estimates_its_cost(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('{"id": 1, "text": "one two"}\n{"id": 2, "text": "one two"}\n{"id": 3}\n')
     done = jobs.run("batch", "export", source, tmp_path / "requests.jsonl", "-m", MODEL, "--price-per-mtok", 1e6)

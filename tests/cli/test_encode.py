@@ -184,7 +184,7 @@ BAD += [
 ]
 
 
-def test_bad_rows_are_put_aside_with_their_line(tmp_path: Path, model: Path) -> None:
+def test_bad_rows_are_rejected_with_their_line(tmp_path: Path, model: Path) -> None:
     good = b'{"id": "g", "text": "word1"}'
     source = tmp_path / "in.jsonl"
     source.write_bytes(b"\n".join([good, *BAD, good]) + b"\n")
@@ -363,7 +363,7 @@ def test_a_closed_stdout_ends_in_a_sentence(tmp_path: Path, model: Path) -> None
 
 
 @pytest.mark.parametrize("to", ["jsonl", "arrow"])
-def test_a_full_disk_behind_stdout_is_told_as_such(to: str, model: Path, source: Path) -> None:
+def test_a_full_disk_behind_stdout_is_reported(to: str, model: Path, source: Path) -> None:
     with open("/dev/full", "wb") as full:
         command = jobs.command("encode", source, "-", "-m", model, "--to", to)
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
@@ -372,7 +372,7 @@ def test_a_full_disk_behind_stdout_is_told_as_such(to: str, model: Path, source:
     assert "Exception ignored" not in done.stderr
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(source: Path) -> None:
+def test_a_reader_that_stops_early_is_not_an_error(source: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(jobs.command("inspect", source), stdout=writer, stderr=subprocess.PIPE, check=False)
@@ -562,7 +562,7 @@ def test_a_folder_output_takes_and_leaves_what_is_not_its_own(tmp_path: Path, mo
     assert all(path.exists() for path in inputs)
 
 
-def test_files_with_the_names_of_parts_that_nobody_vouches_for_are_not_replaced(
+def test_files_named_like_part_files_of_unknown_origin_are_not_replaced(
     tmp_path: Path, model: Path, source: Path
 ) -> None:
     (tmp_path / "data").mkdir()
@@ -608,7 +608,7 @@ def test_a_link_to_vectors_and_one_to_their_record_stay(tmp_path: Path, model: P
         assert all((tmp_path / name).is_symlink() and (tmp_path / "store" / name).is_file() for name in names)
 
 
-def test_names_that_are_no_unicode_are_inputs_too(tmp_path: Path, model: Path) -> None:
+def test_names_that_are_not_unicode_are_inputs_too(tmp_path: Path, model: Path) -> None:
     name = os.fsdecode(b"b\xff.jsonl")
     jobs.write_jsonl(tmp_path / name, ROWS[:5])
     for output in ("out.parquet", "out.npy", "out.jsonl", "out/"):

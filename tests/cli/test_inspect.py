@@ -25,7 +25,7 @@ def run(*args: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_output_is_told_by_its_numbers(tmp_path: Path, name: str) -> None:
+def test_an_output_is_described_by_its_numbers(tmp_path: Path, name: str) -> None:
     vectors = unit_vectors(50, 8) * np.linspace(1, 3, 50, dtype=np.float32)[:, None]
     vectors[7] = 0
     vectors[8, 3] = np.nan
@@ -73,7 +73,7 @@ def test_every_precision_has_sensible_norms(tmp_path: Path, stored_as: str) -> N
         assert found["norms"]["median"] == pytest.approx(1, abs=0.02)
 
 
-def test_windows_of_one_row_are_no_duplicates(tmp_path: Path) -> None:
+def test_windows_of_one_row_are_not_duplicates(tmp_path: Path) -> None:
     kind = pa.list_(pa.float32(), 2)
     table = pa.table(
         {
@@ -87,13 +87,13 @@ def test_windows_of_one_row_are_no_duplicates(tmp_path: Path) -> None:
     assert found["ids"]["examples"] == [{"id": ["b", 0], "rows": 2}]
 
 
-def test_equal_hashes_are_no_duplicates(tmp_path: Path) -> None:
+def test_equal_hashes_are_not_duplicates(tmp_path: Path) -> None:
     assert hash(-1) == hash(-2)
     path = make_output(tmp_path / "out.parquet", unit_vectors(3, 4), ids=[-1, -2, 5])
     assert json.loads(run(str(path), "--json")[1])["ids"]["duplicates"] == 0
 
 
-def test_a_foreign_file_is_told_as_such(tmp_path: Path) -> None:
+def test_a_file_of_another_program_is_described_as_one(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.ones((3, 4), np.float32))
     code, out, _ = run(str(tmp_path / "v.npy"))
     assert code == 0
@@ -161,7 +161,7 @@ ROWS = [
 ]
 
 
-def test_an_input_is_told_by_its_rows(tmp_path: Path) -> None:
+def test_an_input_is_described_by_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS) + "{oops\n")
     code, out, err = run(str(path), "--json")

@@ -67,7 +67,7 @@ def test_the_timeline_shows_when_a_stage_was_busy(made: tuple[Path, str], tmp_pa
     assert forward == "forward   " + " " * 10 + "#" * 20 + "=" * 10 + " " * 12 + " 50%"
 
 
-def test_a_run_tells_when_its_stages_were_busy(made: tuple[Path, str]) -> None:
+def test_a_report_records_when_stages_were_busy(made: tuple[Path, str]) -> None:
     content = json.loads(made[0].read_text())
     width, busy = content["timeline"]["seconds"], content["timeline"]["busy"]
     assert set(busy) == {"read", "tokenize", "forward", "write"}
@@ -94,7 +94,7 @@ def test_json_and_picture(made: tuple[Path, str], tmp_path: Path) -> None:
     assert run("report", tmp_path / "old.json", "--plot", tmp_path / "old.svg")[0] == 0
 
 
-def test_what_is_no_report_is_refused(made: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_report_is_refused(made: tuple[Path, str], tmp_path: Path) -> None:
     for content in ("{}", "[]", "oops"):
         (tmp_path / "x.json").write_text(content)
         code, out, err = run("report", tmp_path / "x.json")
@@ -104,7 +104,7 @@ def test_what_is_no_report_is_refused(made: tuple[Path, str], tmp_path: Path) ->
     assert (code, "nothing.json: cannot be read" in err, "hint: give a file that" in err) == (1, True, True)
 
 
-def test_a_failed_run_tells_what_it_has_done(made: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_report_of_a_failed_run_lists_finished_work(made: tuple[Path, str], tmp_path: Path) -> None:
     good = "".join(json.dumps({"text": TEXTS[0]}) + "\n" for _ in range(300_000))
     (tmp_path / "in.jsonl").write_text(good + "{bad\n")
     report = tmp_path / "run.json"

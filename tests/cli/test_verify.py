@@ -204,7 +204,7 @@ def test_a_changed_input_is_noticed(copy: Path) -> None:
     assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11", "t59"])
 
 
-def test_repeated_ids_of_the_input_are_no_fault(tmp_path: Path, model: Path) -> None:
+def test_repeated_ids_in_the_input_pass(tmp_path: Path, model: Path) -> None:
     write_rows(tmp_path / "in.jsonl", [row | {"id": "same"} for row in ROWS])
     assert run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", model)[0] == 0
     code, checks = verified(tmp_path / "out.parquet", "--all")

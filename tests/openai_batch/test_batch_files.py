@@ -153,7 +153,7 @@ def test_an_export_is_whole_or_absent(rows: Path, tmp_path: Path, monkeypatch: p
     assert list(folder.iterdir()) == []
 
 
-def test_an_older_export_is_replaced_only_when_told(rows: Path, tmp_path: Path) -> None:
+def test_an_older_export_is_replaced_only_with_overwrite(rows: Path, tmp_path: Path) -> None:
     output = str(tmp_path / "requests.jsonl")
     openai_batch.export_requests(job_for(rows), output, quiet, max_requests=10)
     bystander = tmp_path / "requests-old.jsonl"

@@ -146,7 +146,7 @@ def test_a_cut_file_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> No
         open_dataset(str(path))
 
 
-def test_what_holds_no_vectors_is_told_from_what_does(tmp_path: Path) -> None:
+def test_files_with_and_without_vectors_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": 1, "text": "x"}\n')
     (tmp_path / "in.csv").write_text("id,text\n1,x\n")
     (tmp_path / "empty.jsonl").write_text("")

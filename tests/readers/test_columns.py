@@ -132,7 +132,7 @@ def test_every_input_is_checked(ending: str, tmp_path: Path) -> None:
     assert refusal(good, bad, text_column="words").message.startswith(str(bad))
 
 
-def test_sparse_json_keys_are_no_error(tmp_path: Path) -> None:
+def test_sparse_json_keys_are_accepted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"text": "a"}, {"text": "b", "tag": "x"})
     other = write(tmp_path / "b.jsonl", {"text": "c"})
     assert read(path, other, keep=("tag",))[2] == [

@@ -298,7 +298,7 @@ def test_an_error_for_the_user_is_raised_as_itself(home: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("two_nodes")
-def test_an_error_nobody_thought_of(
+def test_an_unexpected_error(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, watch = log_of(tmp_path), jobs.Silent()
@@ -457,7 +457,7 @@ def test_no_room_for_a_worker(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_nodes")
-def test_workers_without_room_delay_nobody(
+def test_workers_without_room_do_not_delay_others(
     home: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster may be too small for all workers, or still grow."""

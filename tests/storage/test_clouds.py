@@ -222,14 +222,14 @@ def test_what_is_not_there(cloud_in_process: clouds.Cloud, workspace: Path, tmp_
     assert jobs.left_in(tmp_path) == []
 
 
-def test_an_unreachable_server_is_told_soon(cloud: clouds.Cloud, workspace: Path) -> None:
+def test_an_unreachable_server_is_reported_quickly(cloud: clouds.Cloud, workspace: Path) -> None:
     started_at = time.monotonic()
     result = encode(cloud, workspace, cloud.address("a.jsonl"), "-", **cloud.unreachable)
     assert (result.code, "cannot be reached" in result.err) == (1, True), result.err
     assert time.monotonic() - started_at < PATIENCE
 
 
-def test_wrong_credentials_are_told_and_not_shown(cloud: clouds.Cloud, workspace: Path) -> None:
+def test_wrong_credentials_are_reported_and_not_shown(cloud: clouds.Cloud, workspace: Path) -> None:
     started_at = time.monotonic()
     for environment, secret in cloud.wrong:
         result = encode(cloud, workspace, workspace / "rows.jsonl", cloud.address("o.npy"), "-v", **environment)
@@ -321,7 +321,7 @@ def test_what_the_hub_refuses(
     assert not token or token not in result.err
 
 
-def test_an_unreachable_hub_is_told_soon(hub: hub_server.Hub, workspace: Path) -> None:
+def test_an_unreachable_hub_is_reported_quickly(hub: hub_server.Hub, workspace: Path) -> None:
     started_at = time.monotonic()
     result = encode_from_hub(hub, workspace, "hf://datasets/me/open/rows.jsonl", HF_ENDPOINT="http://127.0.0.1:9")
     assert (result.code, "cannot be reached" in result.err) == (1, True), result.err

@@ -98,7 +98,7 @@ def runtime_from(cause: Exception) -> Exception:
         (FileNotFoundError(2, "bucket not found: 503 timeout"), FailureKind.MISSING),
     ],
 )
-def test_the_kind_is_told_by_type_status_and_code(error: Exception, kind: FailureKind) -> None:
+def test_the_kind_is_decided_by_type_status_and_code(error: Exception, kind: FailureKind) -> None:
     assert find_cause(error)[0] is kind
 
 

@@ -279,7 +279,7 @@ def test_a_second_writer_is_refused_until_the_first_is_dead(s3: s3_server.Store,
     assert jobs.run(*job).code == 0
 
 
-def test_a_bucket_that_vanishes_is_told(store: s3_server.Store, workspace: Path) -> None:
+def test_a_bucket_that_vanishes_is_reported(store: s3_server.Store, workspace: Path) -> None:
     store.fs.create_dir("vanishing")
     process = start_and_stop(store, workspace, "vanishing/out.parquet", 2)
     try:
@@ -543,7 +543,7 @@ def test_reading_on_takes_few_requests_and_a_look_takes_little() -> None:
     assert file.read(1) == b""
 
 
-def test_a_short_answer_is_asked_for_again_and_told_if_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_response_is_retried_and_reported_if_it_persists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedcli.storage.ranged_file.PAUSE_SECONDS", 0.0)
     answers = [b"ab", b"abcd"]
     assert RangedFile("s3://b/a", 4, lambda *_: answers.pop(0)).read() == b"abcd"

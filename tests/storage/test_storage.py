@@ -307,7 +307,7 @@ def test_a_failing_writer_leaves_everything_as_it_was(old: bytes | None, error: 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["open", "fsync", "replace"])
-def test_errors_of_the_system_are_told_and_leave_nothing(
+def test_system_errors_are_reported_and_leave_nothing(
     call: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out.bin"

@@ -314,7 +314,7 @@ def test_patience_ends_with_a_sentence(server: FakeServer, load: Load, clock: Fa
         (fake.status(429, message="You exceeded your quota", kind="insufficient_quota"), "no credit left", "credit"),
     ],
 )
-def test_what_no_attempt_can_mend_stops_at_once(
+def test_permanent_errors_stop_at_once(
     server: FakeServer, load: Load, fault: fake.Fault, message: str, hint: str
 ) -> None:
     encoder = load()
@@ -356,7 +356,7 @@ def test_a_server_that_refuses_everything_is_found_out_at_the_start(server: Fake
         load()
 
 
-def test_nobody_at_the_address(clock: FakeClock) -> None:
+def test_no_server_at_the_address(clock: FakeClock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     job = Job(("in",), "out", model="openai:x", base_url=f"http://127.0.0.1:{port}/v1")

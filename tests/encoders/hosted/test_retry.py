@@ -213,7 +213,7 @@ def test_other_errors_are_not_retried() -> None:
     assert clock.waits == []
 
 
-def test_long_waits_are_told_at_most_once_a_minute() -> None:
+def test_long_waits_are_reported_at_most_once_a_minute() -> None:
     clock = FakeClock()
     notes: list[str] = []
     retrier(clock, notes).run(Failing(*[RetryableError("busy", "busy", 20.0)] * 9), 1, RetryLimits())

@@ -131,7 +131,7 @@ def test_a_tokenizer_in_the_local_cache_is_found(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["a b", "../..", "x" * 200, "accounts/maker/models/e5"])
-def test_names_that_are_no_hub_ids_are_estimated(name: str) -> None:
+def test_names_that_are_not_hub_ids_are_estimated(name: str) -> None:
     assert choose_token_counter(Job(("in",), "out", model=f"openai:{name}"), lambda line: None).name == "estimate"
 
 

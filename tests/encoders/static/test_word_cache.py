@@ -72,7 +72,7 @@ def test_other_tokenizers_read_whole_texts(make: Any) -> None:
     assert rows(made(TEXTS)) == own_ids(make(), TEXTS)
 
 
-def test_what_could_join_pieces_is_not_split() -> None:
+def test_words_that_could_merge_with_neighbours_are_not_split() -> None:
     from tokenizers import AddedToken, normalizers, pre_tokenizers
 
     spaced = wordpiece()

@@ -153,7 +153,7 @@ def test_words_that_are_not_utf8_are_left_out_and_counted(tmp_path: Path) -> Non
         ("", "no static vectors|no file of word vectors"),
     ],
 )
-def test_damaged_text_is_told_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+def test_damaged_text_is_reported_with_its_line(tmp_path: Path, text: str, says: str) -> None:
     path = tmp_path / "vectors.txt"
     path.write_text(text)
     for read in (word_vectors.read_word_vectors, load):
@@ -161,7 +161,7 @@ def test_damaged_text_is_told_with_its_line(tmp_path: Path, text: str, says: str
             read(path)
 
 
-def test_damaged_binary_files_are_told_with_their_byte(tmp_path: Path) -> None:
+def test_damaged_binary_files_are_reported_with_their_byte(tmp_path: Path) -> None:
     whole = write(keyed(), tmp_path / "vectors.bin", "binary").read_bytes()
     path = tmp_path / "damaged.bin"
     for stop in range(len(whole) // 2, len(whole)):
