@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from embedcli.encoders.torch.encoder import TorchEncoder
+    from embedcli.encoders.tokenize.fast import FastTokenizer
 
 # Three rows of different lengths, so that neither batch, width nor padding side looks constant to the tracer.
 EXAMPLE_TEXTS = ("a", "A row of some more words.", "This row is the longest of the three, 向量 and all, by some words.")
@@ -42,17 +42,22 @@ class TraceablePipeline:
 
 
 @contextmanager
-def prepare_for_tracing(encoder: TorchEncoder) -> Iterator[TraceablePipeline]:
-    """Yield the pipeline of an encoder with a fast tokenizer. In the body, attention masks can be traced.
+def prepare_for_tracing(
+    pipeline: Any, tokenizer: FastTokenizer, prompt_length: int | None, task: str | None
+) -> Iterator[TraceablePipeline]:
+    """Yield a pipeline in traceable form. In the body, attention masks can be traced.
 
-    Call it before the encoder's first `forward`, which packs linear layers.
+    Call it before the first forward pass, which packs linear layers.
+
+    Args:
+        pipeline: The SentenceTransformer.
+        tokenizer: Its fast tokenizer.
+        prompt_length: Tokens of the prompt that pooling leaves out, if any.
+        task: The route of a Router model, if any.
     """
     import torch
 
-    pipeline, tokenizer = encoder.model, encoder.fast_tokenizer
-    if tokenizer is None:
-        raise ValueError("only a pipeline with a fast tokenizer can be traced")
-    tokens = encoder.tokenize(EXAMPLE_TEXTS)
+    tokens = tokenizer.tokenize(EXAMPLE_TEXTS)
     ids, mask = pad_rows(tokens, np.flatnonzero(tokens.lengths), 1, tokenizer.pad_id, tokenizer.pads_left)
     example = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     size = sum(parameter.numel() for parameter in pipeline.parameters())
@@ -60,17 +65,16 @@ def prepare_for_tracing(encoder: TorchEncoder) -> Iterator[TraceablePipeline]:
     depends_on_length = _has_length_dependent_rope(config.to_dict() if config else {})
     with warnings.catch_warnings(), torch.no_grad(), _traceable_masks():
         warnings.simplefilter("ignore")
-        yield TraceablePipeline(_build_module(encoder), example, size, depends_on_length)
+        yield TraceablePipeline(_build_module(pipeline, prompt_length, task), example, size, depends_on_length)
 
 
-def _build_module(encoder: TorchEncoder) -> nn.Module:
+def _build_module(pipeline: Any, prompt_length: int | None, task: str | None) -> nn.Module:
     import torch
 
-    modules = list(encoder.model)
+    modules = list(pipeline)
     if type(modules[-1]).__name__ == "Normalize":
         modules.pop()
-    has_token_types = "token_type_ids" in encoder.model.tokenizer.model_input_names
-    prompt_length, task = encoder.prompt_length, encoder.config.task
+    has_token_types = "token_type_ids" in pipeline.tokenizer.model_input_names
 
     class Pipeline(torch.nn.Module):
         def __init__(self) -> None:
