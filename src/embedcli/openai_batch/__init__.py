@@ -1,13 +1,13 @@
-"""The OpenAI Batch file format: rows to request files, result files to an encoder that needs no server.
+"""Export and import of OpenAI Batch API files.
 
-    export(job, "requests.jsonl", notify)              requests.jsonl, requests-00002.jsonl, ... and requests.job.json
-    job = recall(results, output=...)                  the job of the export, to write its rows to `output`
-    encoder = load(results, job, notify)               a BaseEncoder: run it like any other, with resume and rejects
-    export(job, "more.jsonl", notify, results=...)     only what these results do not answer
+    export_requests(job, "requests.jsonl", notify)     requests.jsonl, requests-00002.jsonl, ... and requests.job.json
+    job = load_job(results, output=...)                the job of the export, with its rows going to `output`
+    encoder = load_batch_encoder(results, job, notify) a BaseEncoder: run it like any other, with resume and rejects
+    export_requests(job, "more.jsonl", notify, results=...)  only what these results do not answer
 
 A request's `custom_id` is `piece-seq-row-hash`: where the row was read, and BLAKE2b-128 of its text with the prompt;
-`-N` follows if the text had N tokens and was cut.
-Answers are joined by the hash, so any order, any number of files and any chunk size give the same output.
+`-N` follows if the text had N tokens and was truncated.
+Results are matched by the hash, so any order, any number of files and any chunk size give the same output.
 """
 
 from embedcli.openai_batch.export import MAX_FILE_BYTES, MAX_REQUESTS, ExportSummary, export_requests

@@ -1,4 +1,4 @@
-"""Rows to request files of the OpenAI Batch API, streamed, each text once per file, all files or none."""
+"""Write rows as request files of the OpenAI Batch API, each text once per file, all files or none."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ EMBEDDINGS_URL = "/v1/embeddings"
 
 @dataclass
 class ExportSummary:
-    """What was written: `rows` = `requests` + `repeated` + `answered` + `empty`; `rejects` could not be read.
+    """Counts of an export. `rows` = `requests` + `duplicate_rows` + `answered_rows` + `empty_rows`.
 
-    `tokens` is what the requests will be billed for, exact or not as `counting` says; `truncated` texts were cut.
+    `rejects` are unreadable rows; `tokens` is the number that will be billed, as counted by `counting_method`;
+    `truncated` is a number of texts.
     """
 
     files: tuple[str, ...] = ()
@@ -66,8 +67,8 @@ def export_requests(
 ) -> ExportSummary:
     """Write one request for each text of the job's inputs that `results` do not answer yet.
 
-    Files: `output`, then `STEM-00002.jsonl` and so on, each with at most `max_requests` lines and `max_bytes` bytes;
-    all appear whole at the end, or none. Memory does not depend on the number of rows (but on that of `results`).
+    The files are `output`, `STEM-00002.jsonl` and so on, each with at most `max_requests` lines and `max_bytes` bytes;
+    either all of them appear at the end, or none. Memory depends on the number of `results`, not of rows.
     """
     _refuse(job)
     old = _old(job, output, {*storage.expand_inputs(job.inputs), *results})
@@ -96,7 +97,7 @@ def export_requests(
 
 
 def _refuse(job: Job) -> None:
-    """UsageError for a job that no batch file can hold."""
+    """Raise UsageError for a job that cannot be a batch."""
     if not job.model.startswith(HOSTED_PREFIX):
         raise UsageError("batch export needs a hosted model", f"give --model {HOSTED_PREFIX}NAME")
     if job.overflow != "truncate":
@@ -104,10 +105,11 @@ def _refuse(job: Job) -> None:
 
 
 def _old(job: Job, output: str, read: set[str]) -> set[str]:
-    """The request files of an earlier export under this name, which this one replaces or removes.
+    """List the request files of an earlier export under this name, which this one replaces or removes.
 
-    OutputError if there are some and they may not go. UsageError if the output or one of them is among the files
-    that are `read`.
+    Raises:
+        OutputError: There are some, and --overwrite was not given.
+        UsageError: The output or one of them is among the files that are `read`.
     """
     first = Path(os.path.abspath(output))
     numbered = re.compile(re.escape(first.stem) + r"-\d{5,}\.jsonl")
@@ -125,7 +127,7 @@ def _old(job: Job, output: str, read: set[str]) -> set[str]:
 
 
 def _is_requests(path: Path) -> bool:
-    """Whether a file begins with a request of ours."""
+    """Whether a file starts with a request that embedcli wrote."""
     try:
         with path.open("rb") as file:
             line = orjson.loads(file.readline(MAX_FILE_BYTES))
@@ -171,7 +173,7 @@ def _line(job: Job, custom_id: str, text: str) -> bytes:
 
 
 class _Files:
-    """Request files that are published together when the stack ends well. No text stands twice in one file."""
+    """Request files that are published together when the stack closes without an error; each text once per file."""
 
     def __init__(self, stack: ExitStack, first: str, old: set[str], max_requests: int, max_bytes: int) -> None:
         self.paths: list[str] = []
@@ -185,7 +187,7 @@ class _Files:
         self._out: IO[bytes] | None = None
 
     def add(self, key: bytes, line: bytes) -> bool:
-        """Write a line, into the next file if this one is full; False if the file has the text already."""
+        """Write a line, to the next file if this one is full. Returns False if the file has the text already."""
         if key in self._keys:
             return False
         if self._out is None or len(self._keys) >= self._max_requests or self._bytes + len(line) > self._max_bytes:
@@ -198,7 +200,7 @@ class _Files:
         return True
 
     def end(self) -> None:
-        """Close the last file; without any request there is one empty file."""
+        """Close the last file; without any request, one empty file is written."""
         if not self.paths:
             self._next()
         self._close()

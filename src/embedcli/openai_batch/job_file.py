@@ -1,4 +1,4 @@
-"""Which rows and which model a batch was made from: kept beside the request files, found again beside the results."""
+"""Save the job of an export beside its request files, and load it again for the import."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedcli.encoders.hosted.client import parse_server_address
 from embedcli.outputs import writers
 
 JOB_FILE_SUFFIX = ".job.json"
-# What decides rows, texts and vectors. No secret is among them: of the address only what may be shown is kept.
+# The options that decide rows, texts and vectors. They contain no secret: of the address only the public part is kept.
 SAVED_FIELDS = (
     "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "model", "as_", "prompt",
     "max_seq_length", "overflow", "normalize", "truncate_dim", "base_url",
@@ -24,12 +24,12 @@ SAVED_FIELDS = (
 
 
 def job_file_path(requests: str) -> str:
-    """Where the job of `requests.jsonl` is kept: `requests.job.json` in the same folder."""
+    """Path of the job file: `requests.job.json` beside `requests.jsonl`."""
     return str(Path(requests).with_suffix("")) + JOB_FILE_SUFFIX
 
 
 def save_job(job: Job, requests: str) -> str:
-    """Keep the job beside its request files; its inputs by absolute path. The path written."""
+    """Save the job beside its request files, with absolute input paths. Returns the path of the job file."""
     every = asdict(job)
     kept: dict[str, Any] = {name: every[name] for name in SAVED_FIELDS}
     kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
@@ -40,9 +40,10 @@ def save_job(job: Job, requests: str) -> str:
 
 
 def load_job(results: Sequence[str], output: str, file: str | None = None) -> Job:
-    """The exported job, now with this output: from `file`, else from the `*.job.json` beside the results.
+    """Load the job of an export, with a new output, from `file` or from the `*.job.json` beside the results.
 
-    UsageError if there is none, several that differ, or one that is no such file.
+    Raises:
+        UsageError: There is none, there are several that differ, or the file is not a job file.
     """
     path = file or _beside(results)
     try:
@@ -64,7 +65,7 @@ def load_job(results: Sequence[str], output: str, file: str | None = None) -> Jo
 def _beside(results: Sequence[str]) -> str:
     folders = dict.fromkeys(Path(path).absolute().parent for path in results)
     found = [str(path) for folder in folders for path in sorted(folder.glob(f"*{JOB_FILE_SUFFIX}"))]
-    # An export of what was missing has the same job as the export before it.
+    # An export of missing texts has the same job as the export before it.
     if found and len({Path(path).read_bytes() for path in found}) == 1:
         return found[0]
     there = f"are {len(found)} files ({', '.join(found[:3])})" if found else f"is no *{JOB_FILE_SUFFIX}"

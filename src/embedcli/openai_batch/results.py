@@ -1,7 +1,7 @@
-"""Result files of the OpenAI Batch API as an encoder: an index by text hash in memory, the vectors on disk.
+"""An encoder that reads result files of the OpenAI Batch API.
 
-Memory: 38 bytes per answer for the index, twice that while it is built, and the vectors of one batch. Every result
-byte is read twice. Compressed or streamed results are first unpacked into a temporary file.
+Memory: 38 bytes per result for the index, twice that while it is built, and the vectors of one batch. Every byte of the
+results is read twice. Compressed or streamed results are unpacked into a temporary file first.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 CUSTOM_ID_PATTERN = re.compile(r"\d+-\d+-\d+-([0-9a-f]{32})(?:-(\d{1,9}))?")
 REFUSED_MARK = -1
-# The statuses of a text that will never be accepted; everything else is worth another request.
+# Statuses of texts that will never be accepted; all others are worth another request.
 REFUSAL_STATUSES = (400, 413, 422)
 
 
 @dataclass
 class ResultLine:
-    """One line of a result file: an answer, a refusal of the text, or neither (`again` says why).
+    """One line of a result file: a response, a rejection of the text, or neither (`retry_reason` says why).
 
-    `full` is the token count of the whole text if the text was cut before it was sent, else 0.
+    `total_tokens` is the token count of the whole text if it was truncated before it was sent, else 0.
     """
 
     key: bytes
@@ -54,10 +54,10 @@ class ResultLine:
 
 
 class BatchResults:
-    """Random access to the answers in some result files. Raises InputError for what is not such a file.
+    """Random access to the results in some files. Raises InputError for a file that is not a result file.
 
-    `dim` and `model` are those of the answers, the same in all of them; `again` counts, by reason, lines that
-    answer nothing and may be asked again; `foreign` counts lines of other programs.
+    `dim` and `model` are the same in all results; `retry_reasons` counts lines without a result that may be requested
+    again, by reason; `foreign_lines` counts lines of other programs.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class BatchResults:
         self._sort()
 
     def find_lines(self, hashes: Any) -> Int64Array:
-        """int64 [n]: the place of each text's answer or refusal (uint8 [n, 16] hashes), -1 where there is none."""
+        """Find the line of each text: int64 [n] for hashes uint8 [n, 16], -1 if there is none."""
         if not len(self._sorted) or not len(hashes):
             return np.full(len(hashes), -1, np.int64)
         wanted = np.ascontiguousarray(hashes).view("S16").ravel()
@@ -89,12 +89,12 @@ class BatchResults:
         return np.where(self._sorted[places] == wanted, places, -1).astype(np.int64)
 
     def token_counts(self, places: Int64Array) -> tuple[Int64Array, Int64Array]:
-        """int64 [n] twice, for places that were found: tokens the server counted (at least 1), of the whole text."""
+        """Token counts of found lines, int64 [n]: as the server counted (at least 1), and of the whole text."""
         read = np.maximum(1, self._tokens[places]).astype(np.int64)
         return read, np.maximum(read, self._fulls[places])
 
     def read_line(self, place: int) -> ResultLine:
-        """The answer or refusal itself, read from its file."""
+        """Read a result or rejection from its file."""
         number = int(self._numbers[place])
         raw = os.pread(self._files[number].fileno(), int(self._sizes[place]), int(self._offsets[place]))
         line = parse_result_line(raw)
@@ -161,7 +161,7 @@ class BatchResults:
         self.model = self.model or answer.model
 
     def _sort(self) -> None:
-        # An answer stands before a refusal of the same text, so that a second try wins.
+        # A result wins over a rejection of the same text, so that a second try counts.
         keys = np.frombuffer(bytes(self._keys), "S16")
         tokens = np.array(self._count, np.int32)
         order = np.lexsort((tokens == REFUSED_MARK, keys))
@@ -172,7 +172,7 @@ class BatchResults:
 
 
 def parse_result_line(raw: bytes) -> ResultLine | None:
-    """One result line; None if its custom_id is not ours. ValueError if it is no result line at all."""
+    """Parse a result line; None if another program made it. Raises ValueError if it is not a result line."""
     made = orjson.loads(raw)
     if not isinstance(made, dict) or "custom_id" not in made or not {"response", "error"} & set(made):
         raise ValueError
@@ -199,7 +199,7 @@ def parse_result_line(raw: bytes) -> ResultLine | None:
 
 
 def _plain(path: str) -> IO[bytes]:
-    """The uncompressed bytes of a result file, as a file that can be read at any place."""
+    """Open a result file for random access to its uncompressed bytes."""
     with storage.open_input(path) as source:
         if source.codec is None and os.path.isfile(path):
             return open(path, "rb")
@@ -213,14 +213,14 @@ def _plain(path: str) -> IO[bytes]:
 
 @dataclass
 class FoundResults:
-    """What `Tokens.payload` holds here: the place of each text's line (-1: none), and reasons by row."""
+    """The payload of `Tokens`: the line of each text (-1: none), and reject reasons by row."""
 
     line_indices: Int64Array
     refusal_reasons: dict[int, str] = field(default_factory=dict)
 
 
 class BatchResultEncoder(BaseEncoder):
-    """The encoder of a job whose vectors are in result files: a text's is looked up by its hash."""
+    """Encoder whose vectors are in result files, looked up by text hash."""
 
     max_in_flight = 1
     pad_to_multiple_of = 1
@@ -234,7 +234,7 @@ class BatchResultEncoder(BaseEncoder):
         self._prompt = str(hosted_encoder.hosted_model_identity(job)["prompt"])
 
     def vector_space(self) -> dict[str, Any]:
-        """The space that the same model has when asked directly."""
+        """The vector space of the same model when it is requested directly."""
         return {
             **hosted_encoder.hosted_model_identity(self._job),
             "engine": "batch",
@@ -245,7 +245,7 @@ class BatchResultEncoder(BaseEncoder):
         }
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """The tokens that the server counted; 1 for a text without an answer, 0 for an empty one."""
+        """Token counts of the server; 1 for a text without a result, 0 for an empty one."""
         places = self.results.find_lines(hash_texts(texts, self._prompt))
         lengths = np.array([1 if self._prompt or text else 0 for text in texts], np.int64)
         full = lengths.copy()
@@ -255,11 +255,11 @@ class BatchResultEncoder(BaseEncoder):
         return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full.astype(np.int32), FoundResults(places))
 
     def forward(self, tokens: Tokens, rows: Int64Array) -> tuple[Tokens, Int64Array]:
-        """Nothing yet."""
+        """Return the rows; the vectors are read in `collect`."""
         return tokens, rows
 
     def collect(self, output: tuple[Tokens, Int64Array]) -> Float32Array:
-        """float32 [len(rows), dim]; rows of NaN without an answer, and `reject_reason` says why."""
+        """Read the vectors: float32 [len(rows), dim], NaN for rows without a result (see `reject_reason`)."""
         tokens, rows = output
         found: FoundResults = tokens.payload
         made = np.full((len(rows), self.dim), np.nan, np.float32)
@@ -273,7 +273,7 @@ class BatchResultEncoder(BaseEncoder):
         return normalize_rows(made) if self._job.normalize else made
 
     def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
-        """The same again: a file does not change its mind."""
+        """Read the same vectors again; a file gives the same result."""
         return self.collect((tokens, rows))
 
     def reject_reason(self, tokens: Tokens, row: int) -> str | None:
@@ -282,7 +282,7 @@ class BatchResultEncoder(BaseEncoder):
         return found.refusal_reasons.get(row)
 
     def usage(self) -> dict[str, Any]:
-        """Answers and refusals in the files, and the tokens the server counted for the answers."""
+        """Numbers of results and rejections in the files, and tokens counted by the server."""
         return {"requests": self.results.answers + self.results.refusals, "tokens": self.results.tokens_billed}
 
     def close(self) -> None:
@@ -299,10 +299,12 @@ class BatchResultEncoder(BaseEncoder):
 def load_batch_encoder(
     paths: Sequence[str], job: Job, notify: Callable[[str], None], *, allow_missing: bool = False
 ) -> BatchResultEncoder:
-    """The encoder of a job whose answers lie in these result files (the error files of the batches among them).
+    """Load the encoder of a job from result and error files of its batches.
 
-    Reads the job's inputs once to see that every text has an answer or a refusal, and raises InputError if some have
-    none, unless `allow_missing` makes rejects of them.
+    The job's inputs are read once to check that every text has a result or a rejection.
+
+    Raises:
+        InputError: Some texts have neither, and `allow_missing`, which rejects them, is not set.
     """
     if not job.model.startswith(HOSTED_PREFIX):
         raise UsageError("batch import needs the hosted model of its export", f"give --model {HOSTED_PREFIX}NAME")
@@ -329,7 +331,7 @@ def load_batch_encoder(
 
 
 def count_missing(results: BatchResults, job: Job) -> tuple[int, int]:
-    """(rows without an answer or a refusal, rows) of the job's inputs."""
+    """Count the rows without a result or rejection. Returns (missing rows, rows of the job's inputs)."""
     prompt = str(hosted_encoder.hosted_model_identity(job)["prompt"])
     missing = rows = 0
     plan = readers.plan_inputs(job)

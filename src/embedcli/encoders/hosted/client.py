@@ -1,9 +1,9 @@
-"""One `POST /v1/embeddings`: the address, the key, what each kind of answer means. Only this module knows httpx2.
+"""Send `POST /v1/embeddings` requests: address, API key, and the meaning of each response.
 
-content            200: the body
-Again              worth another attempt (429, 408, 409, 5xx, timeouts, dropped connections, cut bodies)
-Refused            the server will not take these texts (400, 413, 422)
-ModelError         no attempt will help (401, 403, 404, an empty account, a redirect)
+content                 200: the body
+RetryableError          worth another attempt (429, 408, 409, 5xx, timeouts, dropped connections, truncated bodies)
+RequestRefusedError     the server rejects these texts (400, 413, 422)
+ModelError              no attempt will help (401, 403, 404, an account without credit, a redirect)
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 CONNECT_TIMEOUT_SECONDS = 15.0
-# 2,048 float lists of 8,192 numbers are about 350 MB; nothing honest is larger.
+# 2,048 lists of 8,192 floats are about 350 MB; no correct response is larger.
 MAX_RESPONSE_BYTES = 1 << 30
 MAX_ERROR_CHARACTERS = 300
 
 
-# What to say where no attempt will help, and what to do about it.
+# Messages and hints for statuses where no other attempt will help.
 FINAL_STATUS_ERRORS = {
     401: ("{host} does not accept the key in OPENAI_API_KEY", "set OPENAI_API_KEY to a key of this server"),
     402: ("{host} wants to be paid", "add credit, then run the same command to go on"),
@@ -47,12 +47,12 @@ OTHER_STATUS_ERROR = ("{url} refuses the request", "check --model and --base-url
 
 
 class RequestRefusedError(Exception):
-    """The server will not take this request as it is. The message is the server's own."""
+    """The server rejects the request. The message is the server's own."""
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where the requests go. `url` and `host` may be shown; the other parts may hold secrets."""
+    """Address of the server. `url` and `host` may be shown; the other parts may hold secrets."""
 
     url: str
     host: str
@@ -62,17 +62,17 @@ class ServerAddress:
 
     @property
     def base_url(self) -> str:
-        """What to give as --base-url, without user, password and query."""
+        """The value for --base-url, without user, password and query."""
         return self.url.removesuffix("/embeddings")
 
     @property
     def is_openai(self) -> bool:
-        """Whether this is OpenAI's own server, which always wants a key."""
+        """Whether this is OpenAI's own server, which always requires a key."""
         return self.host == "api.openai.com"
 
 
 def parse_server_address(job: Job) -> ServerAddress:
-    """The endpoint of `--base-url`, else OPENAI_BASE_URL, else OpenAI. UsageError if it is no http(s) URL."""
+    """Parse --base-url, else OPENAI_BASE_URL, else OpenAI's address. Raises UsageError if it is not an http(s) URL."""
     base = (job.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).strip()
     hint = f"give an address such as {DEFAULT_BASE_URL} or http://localhost:8080/v1"
     try:
@@ -90,7 +90,7 @@ def parse_server_address(job: Job) -> ServerAddress:
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         basic = base64.b64encode(pair.encode()).decode()
-    # httpx2 logs the URL of each request: a query, which may hold a key, travels beside it.
+    # httpx2 logs the URL of each request, so a query that may hold a key is kept out of it.
     target = f"{path}?{parts.query}".encode() if parts.query else None
     return ServerAddress(f"{parts.scheme}://{place}{path}", host, _loopback(host), target, basic)
 
@@ -103,7 +103,7 @@ def _loopback(host: str) -> bool:
 
 
 def read_api_key(where: ServerAddress) -> str:
-    """OPENAI_API_KEY, or "" where a server may do without. UsageError if it is needed or cannot be sent."""
+    """Read OPENAI_API_KEY; "" if the server may not need one. Raises UsageError if a key is missing or unusable."""
     key = os.environ.get("OPENAI_API_KEY", "").strip()
     if not key and where.is_openai:
         raise UsageError("OPENAI_API_KEY is not set", "export OPENAI_API_KEY=..., or give another server's --base-url")
@@ -113,7 +113,7 @@ def read_api_key(where: ServerAddress) -> str:
 
 
 class EmbeddingsClient:
-    """A connection pool to one address. The key is in its headers and in nothing it says."""
+    """A connection pool to one address. The API key is in its headers and in no message."""
 
     def __init__(
         self, where: ServerAddress, key: str, *, model: str, timeout: float, max_connections: int, clock: Clock
@@ -130,12 +130,12 @@ class EmbeddingsClient:
             headers=_headers(where, key),
             timeout=httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT_SECONDS, timeout), pool=None),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_connections),
-            # No proxy is asked for a server on this machine, whatever the environment says.
+            # Never use a proxy for a server on this machine, whatever the environment says.
             trust_env=not where.is_loopback,
         )
 
     def post(self, body: bytes) -> bytes:
-        """The content of a successful answer to `body`; see the module's table for the rest."""
+        """Send `body` and return the content of a successful response. Errors: see the module docstring."""
         with self._transport():
             extensions = {"target": self.address.target_path} if self.address.target_path else {}
             with self._client.stream("POST", self.address.url, content=body, extensions=extensions) as response:
@@ -149,7 +149,7 @@ class EmbeddingsClient:
         self._client.close()
 
     def redact(self, text: str) -> str:
-        """`text` without the key, other secrets of the address, or control characters."""
+        """Remove the API key, other secrets of the address and control characters from `text`."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
         text = re.sub(r"//[^/@\s]+@", "//***@", text)
@@ -228,7 +228,7 @@ def _secrets(where: ServerAddress, key: str) -> tuple[str, ...]:
 
 
 def parse_error_body(content: bytes) -> tuple[str, str]:
-    """What an error body says, and its code: OpenAI's `{"error": {...}}`, and the forms other servers use."""
+    """Parse an error body into message and code: OpenAI's `{"error": {...}}`, and the forms of other servers."""
     try:
         body = orjson.loads(content)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible `/v1/embeddings` server as an encoder: requests in threads, refused texts isolated."""
+"""Encode with an OpenAI-compatible server: parallel requests, retries, and isolation of texts it rejects."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ T = TypeVar("T")
 Notify = Callable[[str], None]
 
 DEFAULT_MAX_CONCURRENCY = 8
-# Small enough that the 4,096 rows of a chunk feed all lanes, large enough that a request's own cost is lost in it.
+# Small enough that the rows of a chunk fill all connections, large enough to make the cost per request negligible.
 HOSTED_BATCH_TOKENS = 32_000
 PROBE_TEXT = "a"
-# Whoever mistypes an address should not wait a night; a server that answers "busy" is waited for as usual.
+# A mistyped address should fail soon; a server that answers "busy" is waited for as usual.
 UNREACHABLE_AT_START_SECONDS = 60.0
-# After this many refused texts in a row with none accepted, the probe is asked again: is it the texts or the server?
+# After this many rejected texts in a row, the probe is sent again: is the problem the texts or the server?
 REFUSALS_BEFORE_CHECK = 8
 STOPPED_ERROR = ("stopped while requests were waiting", "run the same command to go on")
 
 
 @dataclass(frozen=True)
 class RequestFormat:
-    """How a server wants to be asked: whether it takes `encoding_format`, and the `dimensions` it is asked for."""
+    """Request fields that a server accepts: `encoding_format`, and the value of `dimensions`."""
 
     uses_base64: bool = True
     dimensions: int | None = None
@@ -65,7 +65,7 @@ class RequestFormat:
 
 @dataclass(frozen=True)
 class HostedVectors:
-    """Vectors of some texts, in order: NaN rows for refused ones, whose reasons are kept by position."""
+    """Vectors of some texts, in order: NaN rows for rejected texts, whose reasons are kept by position."""
 
     vectors: Float32Array
     refusal_reasons: dict[int, str]
@@ -79,11 +79,16 @@ def load_hosted_encoder(
     clock: Clock | None = None,
     rng: random.Random | None = None,
 ) -> HostedEncoder:
-    """The hosted encoder of `--model openai:NAME`, after one request that proves address, key and model.
+    """Load the encoder of `--model openai:NAME` and send one request to check address, key and model.
 
-    Once `stop` is set, nothing waits or is tried again: ModelError instead; requests on the wire end by themselves.
-    `notify` is called from several threads. Raises UsageError for an address, key or flag that cannot be right,
-    ModelError when the server cannot serve.
+    Args:
+        job: The job.
+        notify: Gets messages for the user, from several threads.
+        stop: Once it is set, waits end and nothing is retried: ModelError is raised.
+
+    Raises:
+        UsageError: Address, key or an option is invalid.
+        ModelError: The server cannot serve the model.
     """
     where = parse_server_address(job)
     _refuse_flags(job, where)
@@ -105,7 +110,7 @@ def load_hosted_encoder(
 
 
 def hosted_model_identity(job: Job) -> dict[str, Any]:
-    """What decides the vectors, known without asking the server. Holds the server's host, and no secret."""
+    """What decides the vectors, without a request. Contains the server's host, and no secret."""
     return {
         "model": job.model,
         "endpoint": parse_server_address(job).host,
@@ -121,7 +126,7 @@ def hosted_model_identity(job: Job) -> dict[str, Any]:
 
 
 class HostedEncoder(BaseEncoder):
-    """A hosted model, asked over HTTP. `forward` starts requests, `collect` waits for them."""
+    """A hosted model. `forward` starts requests, `collect` waits for them."""
 
     pad_to_multiple_of = 0
     empty_reason = "the text is empty"
@@ -151,7 +156,7 @@ class HostedEncoder(BaseEncoder):
         self._reported_model = first.model
 
     def vector_space(self) -> dict[str, Any]:
-        """The identity, and what the server said about itself."""
+        """The identity, and what the server reports about itself."""
         return {
             **hosted_model_identity(self._job),
             "max_seq_length": self._limit,
@@ -164,20 +169,21 @@ class HostedEncoder(BaseEncoder):
         }
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Count tokens (`space()["token_counting"]` says how). `ids` are zeros: the server makes the real ones."""
+        """Count tokens; `vector_space()["token_counting"]` says how. `ids` are zeros: the server tokenizes itself."""
         return count_and_truncate(texts, self._prompt, self._counter, self._limit)
 
     def forward(self, tokens: Tokens, rows: Int64Array) -> tuple[Tokens, Int64Array, list[Future[HostedVectors]]]:
-        """Start as many requests as these rows need."""
+        """Start the requests for these rows."""
         asked: HostedTexts = tokens.payload
         counts = tokens.lengths[rows]
         cuts = self._limits.split_into_requests(counts.tolist())
         return tokens, rows, [self._start(asked, rows[start:stop], counts[start:stop]) for start, stop in cuts]
 
     def collect(self, output: tuple[Tokens, Int64Array, list[Future[HostedVectors]]]) -> Float32Array:
-        """float32 [len(rows), dim]; rows of NaN where the server refused a text, and `reject_reason` says why.
+        """Wait for the vectors: float32 [len(rows), dim], NaN for rejected texts (see `reject_reason`).
 
-        Raises ModelError when patience is at its end or no attempt can help.
+        Raises:
+            ModelError: Retries are exhausted, or no attempt can help.
         """
         tokens, rows, futures = output
         try:
@@ -194,11 +200,11 @@ class HostedEncoder(BaseEncoder):
         return normalize_rows(vectors) if self._job.normalize else vectors
 
     def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
-        """Windows of a text as (start, stop) in characters, each within the limit with the prompt."""
+        """Split a text into windows (start, stop) in characters, each within the limit with the prompt."""
         return cut_into_windows(text, self._prompt, self._counter, self._limit, overlap)
 
     def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
-        """The same rows asked for again, one by one; refused ones stay NaN without being sent again."""
+        """Request the same rows again, one by one; rejected rows stay NaN without another request."""
         made = np.full((len(rows), self.dim), np.nan, np.float32)
         for i, row in enumerate(rows.tolist()):
             if row not in tokens.payload.refusal_reasons:
@@ -206,15 +212,15 @@ class HostedEncoder(BaseEncoder):
         return made
 
     def reject_reason(self, tokens: Tokens, row: int) -> str | None:
-        """Why the server refused a row; None if it did not."""
+        """Why the server rejected a row; None if it did not."""
         asked: HostedTexts = tokens.payload
         return asked.refusal_reasons.get(row)
 
     def usage(self) -> dict[str, Any]:
-        """Counts since the load, the first request included: requests sent, tokens the server reports, retries, waits.
+        """Counts since loading, including the first request: requests, reported tokens, retries and waits.
 
-        `waited_seconds` adds up the waits before retries over all lanes; `tokens_reported` is False when an answer
-        came without a token count.
+        `waited_seconds` sums the waits before retries over all connections; `tokens_reported` is False if a response
+        had no token count.
         """
         with self._lock:
             return {
@@ -226,7 +232,7 @@ class HostedEncoder(BaseEncoder):
             }
 
     def close(self) -> None:
-        """Give up what is waiting or would be tried again, and close the connections. For any thread, any time."""
+        """Cancel waiting requests and retries, and close the connections. Thread-safe."""
         self._clock.close()
         self._endpoint.close()
 
@@ -235,7 +241,7 @@ class HostedEncoder(BaseEncoder):
         return _in_thread(self._threads, lambda: self._block(texts, counts))
 
     def _block(self, texts: list[str], counts: Int64Array) -> HostedVectors:
-        """Ask for some texts; halve a refused request until the refused texts stand alone."""
+        """Request vectors of some texts; halve a rejected request until the rejected texts stand alone."""
         try:
             return HostedVectors(self._ask(texts, int(counts.sum()), self._style, self._patience).vectors, {})
         except RequestRefusedError as refusal:
@@ -266,7 +272,7 @@ class HostedEncoder(BaseEncoder):
             ) from None
 
     def _ask(self, texts: list[str], tokens: int, style: RequestFormat, patience: RetryLimits) -> EmbeddingResponse:
-        """One answered request, retried as `patience` allows. Raises Refused or ModelError."""
+        """Send one request with retries. Raises RequestRefusedError or ModelError."""
         body = self._body(texts, style)
         answer = self._retrier.run(lambda: self._once(body, len(texts)), tokens, patience)
         if answer.tokens is not None:
@@ -308,7 +314,7 @@ class HostedEncoder(BaseEncoder):
             return json.dumps(fields).encode()
 
     def _probe(self, notify: Notify) -> tuple[RequestFormat, EmbeddingResponse]:
-        """The first style of asking that the server accepts, and its answer to one short text."""
+        """Find the first request format that the server accepts, and return it with the response to a short text."""
         patience = RetryLimits(
             self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
         )
@@ -341,14 +347,14 @@ class HostedEncoder(BaseEncoder):
 
 
 def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a thread of its own when a lane is free. Daemons: a stopped run waits for no server."""
+    """Run `work` in a daemon thread when a connection is free; a stopped run does not wait for the server."""
     future: Future[T] = Future()
 
     def run() -> None:
         with free:
             try:
                 future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            except BaseException as error:  # noqa: BLE001 - raised where the result is collected
                 future.set_exception(error)
 
     Thread(target=run, name="request", daemon=True).start()
@@ -372,7 +378,7 @@ def _refuse_flags(job: Job, where: ServerAddress) -> None:
 
 
 def check_window_limit(job: Job, limit: int | None) -> None:
-    """UsageError for --overflow split and pool where nobody knows how long a window may be."""
+    """Raise UsageError for --overflow split and pool if the limit of a window is unknown."""
     if job.overflow in ("split", "pool") and limit is None:
         raise UsageError(
             f"--overflow {job.overflow} needs the model's limit, which a server does not tell",

@@ -1,4 +1,4 @@
-"""How much one request to a hosted model may hold: known limits, and what refusals teach. Pure."""
+"""Sizes of requests: known limits, and what rejected requests teach."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_REQUEST_TOKENS = 300_000
 
 
 class RequestSizeLimits:
-    """Sizes of requests that may be tried: nothing larger in both senses than what a refusal left possible."""
+    """Request sizes that may be tried: no larger in both dimensions than a rejection allows."""
 
     def __init__(self, inputs: int = MAX_REQUEST_INPUTS, tokens: int = MAX_REQUEST_TOKENS) -> None:
         self._inputs = inputs
@@ -25,14 +25,14 @@ class RequestSizeLimits:
         return within and not any(inputs > n and tokens > size for n, size in self._most)
 
     def record_accepted(self, inputs: int, tokens: int) -> None:
-        """Remember that requests of this size were accepted where a larger one of the same texts was refused."""
+        """Record an accepted size after a larger request with the same texts was rejected."""
         if not self.is_allowed(inputs + 1, tokens + 1):
             return
         kept = [(n, size) for n, size in self._most if n < inputs or size < tokens]
         self._most = [*kept, (inputs, tokens)]
 
     def split_into_requests(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """(start, stop) of successive requests that cover texts of these token counts."""
+        """Split texts of these token counts into successive requests. Returns (start, stop) of each."""
         start = total = 0
         for stop, size in enumerate(tokens):
             if stop > start and not self.is_allowed(stop - start + 1, total + size):

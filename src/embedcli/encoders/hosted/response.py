@@ -1,4 +1,4 @@
-"""The body of an embeddings answer -> vectors in the order of the request. Pure; for live answers and batch files."""
+"""Parse responses of the embeddings API, live or from batch files, into vectors in request order."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 
 class MalformedResponseError(Exception):
-    """The answer does not answer the request. The message says how."""
+    """The response does not match the request. The message says how."""
 
 
 @dataclass(frozen=True)
 class EmbeddingResponse:
-    """float32 [count, dim] in the order of the request, the model's name and the tokens as the server reports them."""
+    """A parsed response.
+
+    Attributes:
+        vectors: float32 [count, dim] in the order of the request.
+        model: Name of the model that the server reports.
+        tokens: Number of tokens that the server reports, if any.
+    """
 
     vectors: Float32Array
     model: str | None
@@ -29,7 +35,7 @@ class EmbeddingResponse:
 
 
 def decode_response(content: bytes, count: int) -> EmbeddingResponse:
-    """The answer to a request of `count` texts, paired by `index`. Malformed if it is not one."""
+    """Parse the response to a request of `count` texts, matched by `index`. Raises MalformedResponseError."""
     try:
         body = orjson.loads(content)
     except ValueError:
@@ -38,7 +44,7 @@ def decode_response(content: bytes, count: int) -> EmbeddingResponse:
 
 
 def parse_response(body: Any, count: int) -> EmbeddingResponse:
-    """The same from parsed JSON."""
+    """Like `decode_response`, from parsed JSON."""
     data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
         raise MalformedResponseError("holds no list of embeddings")
@@ -57,7 +63,7 @@ def parse_response(body: Any, count: int) -> EmbeddingResponse:
 
 
 def parse_embedding(embedding: Any) -> Float32Array:
-    """float32 [dim] from base64 little-endian floats or a list of numbers (null and NaN stay NaN)."""
+    """Parse base64 little-endian floats or a list of numbers into float32 [dim]; null and NaN stay NaN."""
     try:
         if isinstance(embedding, str):
             return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""When to send and when to send again: pace, Retry-After, jitter, patience. Knows no HTTP library."""
+"""Rate limits and retries: delays, jitter, Retry-After and time limits, independent of the HTTP library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FailureKind = Literal["busy", "lost", "wrong"]
 
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
-# A short wait for a busy server is not worth a line to the user, and one line a minute is enough.
+# Short waits are not reported, and long ones at most once a minute.
 UNREPORTED_WAIT_SECONDS = 5.0
 NOTICE_INTERVAL_SECONDS = 60.0
 
@@ -32,8 +32,11 @@ class EncoderClosedError(Exception):
 class RetryableError(Exception):
     """An attempt that failed and may succeed later.
 
-    `kind`: "busy" (429, 5xx), "lost" (timeout, dropped connection, cut body) or "wrong" (whole, but not an answer
-    to the request). `after` is the wait in seconds the server asked for. `reason` holds no secret.
+    Attributes:
+        failure_kind: "busy" (429, 5xx), "lost" (timeout, dropped connection, truncated body) or "wrong"
+            (complete, but not a response to the request).
+        retry_after_seconds: The wait that the server asked for, if any.
+        reason: What failed, without secrets.
     """
 
     def __init__(self, reason: str, kind: FailureKind, after: float | None = None) -> None:
@@ -44,7 +47,7 @@ class RetryableError(Exception):
 
 
 class Clock:
-    """Time and waiting in one place, so that tests can bring their own. `stop` is whoever else may end all waits."""
+    """The clock and all waiting, so that tests can replace them. `stop` is an event that ends all waits."""
 
     def __init__(self, stop: Event | None = None) -> None:
         self._closed = Event()
@@ -59,25 +62,25 @@ class Clock:
         return time.time()
 
     def wait(self, seconds: float) -> None:
-        """Return after `seconds`, or raise Closed soon after `close` or the stop that was given."""
+        """Wait for `seconds`; raises EncoderClosedError soon after `close` or the stop event."""
         until = time.monotonic() + seconds
         while not (self._stop.is_set() or self._closed.is_set()):
             left = until - time.monotonic()
             if left <= 0:
                 return
-            # Nothing waits for two events at once: the other one is looked at four times a second.
+            # threading cannot wait for two events at once: the second one is polled four times a second.
             self._stop.wait(min(left, 0.25))
         raise EncoderClosedError
 
     def close(self) -> None:
-        """Wake every waiter for good."""
+        """End all waits, now and in future."""
         self._closed.set()
 
 
 class RateLimiter:
-    """A token bucket for requests and one for tokens, each as large as one request, shared by all lanes.
+    """Token buckets for requests and for tokens, shared by all connections.
 
-    In any 60 seconds at most `rpm` requests start, and at most `tpm` tokens plus one request's own.
+    In any 60 seconds at most `rpm` requests start, and at most `tpm` tokens plus those of one request.
     """
 
     def __init__(self, clock: Clock, rpm: int | None = None, tpm: int | None = None) -> None:
@@ -88,7 +91,7 @@ class RateLimiter:
         self._lock = Lock()
 
     def acquire(self, tokens: int) -> None:
-        """Return when a request of `tokens` tokens may start."""
+        """Wait until a request of `tokens` tokens may start."""
         while (wait := self._claim(tokens)) > 0:
             self._clock.wait(wait)
 
@@ -103,22 +106,22 @@ class RateLimiter:
             return 0.0
 
     def charge_difference(self, tokens: int) -> None:
-        """Charge what a request cost beyond its estimate (negative: give it back)."""
+        """Charge the difference between actual and estimated tokens; negative to give tokens back."""
         with self._lock:
             self._next_token += tokens * self._token_gap
 
     def pause(self, seconds: float) -> None:
-        """Let no lane start a request for `seconds`."""
+        """Start no request for `seconds`."""
         with self._lock:
             self._held = max(self._held, self._clock.monotonic() + seconds)
 
 
 @dataclass(frozen=True)
 class RetryLimits:
-    """How long one request may go on failing, in seconds, and how often an answer may be wrong.
+    """How long one request may keep failing.
 
-    `total` counts from the first failure; `unreachable`, if given, bounds it where nobody answers at all.
-    A server's Retry-After is obeyed up to `retry_cap`.
+    `total_seconds` counts from the first failure; `unreachable_seconds`, if given, applies while nothing responds. A
+    Retry-After of the server is honoured up to `retry_cap`.
     """
 
     total_seconds: float = 8 * 3600
@@ -127,14 +130,14 @@ class RetryLimits:
     unreachable_seconds: float | None = None
 
     def allowed_seconds(self, kind: FailureKind) -> float:
-        """Seconds for a failure of this kind."""
+        """Time limit in seconds for a kind of failure."""
         if kind == "lost" and self.unreachable_seconds is not None:
             return min(self.total_seconds, self.unreachable_seconds)
         return self.total_seconds
 
 
 class Retrier:
-    """Runs attempts until one succeeds, and counts what that cost. Safe for many threads."""
+    """Runs attempts until one succeeds, and counts retries and waits. Thread-safe."""
 
     def __init__(self, clock: Clock, pace: RateLimiter, notify: Callable[[str], None], rng: random.Random) -> None:
         self.retries = 0
@@ -147,7 +150,7 @@ class Retrier:
         self._next_note = -math.inf
 
     def run(self, step: Callable[[], T], tokens: int, patience: RetryLimits) -> T:
-        """What `step()` returns, tried again after each `Again`; ModelError when patience ends."""
+        """Return the result of `step()`, retried after each RetryableError. Raises ModelError at the limits."""
         first_failure: float | None = None
         wrong = 0
         for attempt in count():
@@ -198,7 +201,7 @@ def _given_up(again: RetryableError, spent: float, wait: float) -> tuple[str, st
 
 
 def backoff_seconds(attempt: int, rng: random.Random) -> float:
-    """Full jitter: uniform between 0 and 0.5 s doubled per attempt, at most 60 s.
+    """Delay before a retry: uniform between 0 and 0.5 s doubled per attempt, at most 60 s (full jitter).
 
     Source: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
@@ -206,9 +209,9 @@ def backoff_seconds(attempt: int, rng: random.Random) -> float:
 
 
 def parse_retry_after(headers: Mapping[str, str], wall: float) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `Retry-After`; None if absent or senseless.
+    """Parse `retry-after-ms` or `Retry-After` into seconds; None if absent or invalid.
 
-    `Retry-After` is a number of seconds or an HTTP date (RFC 9110, 10.2.3); a date that is past means 0.
+    `Retry-After` is a number of seconds or an HTTP date (RFC 9110, 10.2.3); a past date means 0.
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with suppress(ValueError):

@@ -1,7 +1,7 @@
-"""How many tokens a hosted model will count, without asking it: tiktoken, the model's own tokenizer, or an estimate.
+"""Count tokens for hosted models without a request: tiktoken, the model's own tokenizer, or an estimate.
 
-Nothing is downloaded: tiktoken is used when its vocabulary lies in its cache, a tokenizer when `tokenizer.json`
-lies in the folder or in the local Hugging Face cache under the model's name.
+Nothing is downloaded: tiktoken is used if its vocabulary is cached, a tokenizer if `tokenizer.json` is in the folder or
+in the local Hugging Face cache under the model's name.
 """
 
 from __future__ import annotations
@@ -44,36 +44,36 @@ CAPITAL_TOKENS, DIGIT_TOKENS, PUNCTUATION_TOKENS, SPACE_TOKENS = 0.4, 0.5, 0.7, 
 
 @dataclass
 class HostedTexts:
-    """What `Tokens.payload` holds here: texts as sent, and why some were refused (by row)."""
+    """The payload of `Tokens`: texts as they are sent, and reasons of rejected rows."""
 
     texts: list[str]
     refusal_reasons: dict[int, str] = field(default_factory=dict)
 
 
 class TokenCounter(Protocol):
-    """Counts tokens. `name` says how, and `exact` whether the server will agree."""
+    """Counts tokens. `name` is the method, `is_exact` whether the server will count the same."""
 
     name: str
     is_exact: bool
 
     def count(self, texts: Sequence[str]) -> Int32Array:
-        """int32 [n]: the tokens of each text, special tokens included; 0 only for an empty text."""
+        """Count the tokens of each text, special tokens included: int32 [n], 0 only for an empty text."""
 
     def truncate(self, text: str, limit: int) -> str:
-        """The longest beginning of `text` that counts at most `limit` tokens."""
+        """Return the longest prefix of `text` of at most `limit` tokens."""
 
     def token_spans(self, text: str) -> tuple[Int64Array, Int64Array]:
-        """Where each token of `text`, without special ones, begins and ends: int64 [tokens] in characters, twice."""
+        """Return start and end of each token in characters, without special tokens: int64 [tokens], twice."""
 
 
 class EstimatingCounter:
-    """Tokens from the scripts a text is written in."""
+    """Estimates tokens from the scripts of a text."""
 
     name = "estimate"
     is_exact = False
 
     def count(self, texts: Sequence[str]) -> Int32Array:
-        """int32 [n]: estimated tokens, at least 1 for a text that is not empty."""
+        """Estimate the tokens of each text: int32 [n], at least 1 for a text that is not empty."""
         if not texts:
             return np.zeros(0, np.int32)
         lengths = np.array([len(text) for text in texts])
@@ -82,13 +82,13 @@ class EstimatingCounter:
         return np.asarray(np.ceil(sums[ends] - sums[ends - lengths] - 1e-6), np.int32)
 
     def truncate(self, text: str, limit: int) -> str:
-        """The longest beginning of `text` whose estimate is at most `limit`."""
+        """Return the longest prefix of `text` whose estimate is at most `limit`."""
         return text[
             : int(np.searchsorted(np.cumsum(tokens_per_character(text), dtype=np.float64), limit, side="right"))
         ]
 
     def token_spans(self, text: str) -> tuple[Int64Array, Int64Array]:
-        """A token begins and ends where the sum of the shares passes a whole number."""
+        """Start and end tokens where the sum of the estimates passes an integer."""
         sums = np.cumsum(tokens_per_character(text), dtype=np.float64)
         whole = np.arange(math.ceil(sums[-1] - 1e-6) if len(sums) else 0)
         starts = np.searchsorted(sums, whole + 1e-6, side="right")
@@ -96,7 +96,7 @@ class EstimatingCounter:
 
 
 def tokens_per_character(text: str) -> Float32Array:
-    """float32 [len(text)]: the share of a token that each character is taken for."""
+    """Estimate the tokens of each character: float32 [len(text)]."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     starts = np.array([start for start, _ in TOKENS_PER_CHARACTER], np.uint32)
     share = np.array([weight for _, weight in TOKENS_PER_CHARACTER], np.float32)
@@ -129,23 +129,23 @@ class TiktokenCounter:
         self._encoding = encoding
 
     def count(self, texts: Sequence[str]) -> Int32Array:
-        """int32 [n]: the tokens that OpenAI counts."""
+        """Count tokens as OpenAI does: int32 [n]."""
         encoded = self._encoding.encode_ordinary_batch(list(texts), num_threads=2)
         return np.array([len(ids) for ids in encoded], np.int32)
 
     def truncate(self, text: str, limit: int) -> str:
-        """The text of the first `limit` tokens; fewer where the last one ends inside a character."""
+        """Return the text of the first `limit` tokens, or fewer if the last one ends inside a character."""
         head = self._encoding.decode_bytes(self._encoding.encode_ordinary(text)[:limit])
         return str(head.decode("utf-8", "ignore"))
 
     def token_spans(self, text: str) -> tuple[Int64Array, Int64Array]:
-        """A token that holds part of a character begins at that character."""
+        """A token with part of a character starts at that character."""
         _, starts = self._encoding.decode_with_offsets(self._encoding.encode_ordinary(text))
         return np.array(starts, np.int64), np.array([*starts[1:], len(text)][: len(starts)], np.int64)
 
 
 class ModelTokenizerCounter:
-    """The tokenizer of the served model, when its files lie on this machine."""
+    """The tokenizer of the served model, from files on this machine."""
 
     is_exact = True
 
@@ -156,12 +156,12 @@ class ModelTokenizerCounter:
         self.name = f"tokenizer of {name}"
 
     def count(self, texts: Sequence[str]) -> Int32Array:
-        """int32 [n]: tokens with the special tokens; 0 for an empty text."""
+        """Count tokens with special tokens: int32 [n], 0 for an empty text."""
         encoded = self._tokenizer.encode_batch_fast(list(texts))
         return np.array([len(row.ids) if text else 0 for text, row in zip(texts, encoded, strict=True)], np.int32)
 
     def truncate(self, text: str, limit: int) -> str:
-        """The text of the tokens that fit beside the special ones."""
+        """Return the text of the tokens that fit beside the special tokens."""
         plain = self._tokenizer.encode(text, add_special_tokens=False)
         room = limit - (len(self._tokenizer.encode(text).ids) - len(plain.ids))
         if room >= len(plain.ids):
@@ -176,7 +176,7 @@ class ModelTokenizerCounter:
 
 
 def choose_token_counter(job: Job, notify: Callable[[str], None]) -> TokenCounter:
-    """The best counter at hand for `job.model`; says so when it is an estimate. No network, no key."""
+    """Choose the best counter for `job.model`, and report if it is an estimate. Uses no network and no key."""
     name = job.model.removeprefix(HOSTED_PREFIX)
     made = _tiktoken() if name in OPENAI_MODELS else _own_tokenizer(name, job.cache_dir)
     if made is not None:
@@ -193,7 +193,7 @@ def _remedy(name: str) -> str:
 
 
 def max_tokens_per_text(job: Job, exact: bool) -> int | None:
-    """The tokens a text is cut to before sending: `--max-seq-length`, else OpenAI's own limit if counts are exact."""
+    """Token limit of a text before sending: `--max-seq-length`, else OpenAI's limit if counts are exact."""
     if job.max_seq_length is not None:
         return job.max_seq_length
     known = job.model.removeprefix(HOSTED_PREFIX) in OPENAI_MODELS
@@ -201,7 +201,7 @@ def max_tokens_per_text(job: Job, exact: bool) -> int | None:
 
 
 def count_and_truncate(texts: Sequence[str], prompt: str, count: TokenCounter, limit: int | None) -> Tokens:
-    """Token counts of prompt + text, cut to `limit`; the payload is an `Asked` with the texts to send."""
+    """Count the tokens of prompt + text, truncated to `limit`; the payload is a `HostedTexts`."""
     sent = [prompt + text for text in texts] if prompt else list(texts)
     full = count.count(sent)
     lengths = full.astype(np.int64)
@@ -216,9 +216,10 @@ def count_and_truncate(texts: Sequence[str], prompt: str, count: TokenCounter, l
 def cut_into_windows(
     text: str, prompt: str, count: TokenCounter, limit: int | None, overlap: int
 ) -> list[tuple[int, int]]:
-    """A text as (start, stop) in characters, each within `limit` tokens with the prompt, about `overlap` shared.
+    """Split a text into windows (start, stop) in characters, each within `limit` tokens with the prompt.
 
-    Raises UsageError when the overlap leaves a window no token of its own.
+    Raises:
+        UsageError: The overlap leaves no new token in a window.
     """
     if limit is None:
         return [(0, len(text))]
@@ -229,7 +230,7 @@ def cut_into_windows(
             f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
             "give less, or raise --max-seq-length",
         )
-    # Tokens that are parts of one character become one, so that every window begins further on than the last.
+    # Tokens that are parts of one character are merged, so that every window starts after the previous one.
     first = np.flatnonzero(np.diff(starts, prepend=-1))
     starts, stops = starts[first], stops[np.append(first[1:], len(stops)) - 1]
     return choose_window_spans(
@@ -240,7 +241,7 @@ def cut_into_windows(
 def _tiktoken() -> TokenCounter | None:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = folder or str(Path(tempfile.gettempdir(), "data-gym-cache"))
-    # Without this look tiktoken would fetch a missing or damaged vocabulary by itself.
+    # Checked here because tiktoken would download a missing or damaged vocabulary by itself.
     file = Path(folder, hashlib.sha1(CL100K_URL.encode(), usedforsecurity=False).hexdigest())
     if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != CL100K_SHA256:
         return None
