@@ -70,6 +70,6 @@ def _beside(results: Sequence[str]) -> str:
         return found[0]
     there = f"are {len(found)} files ({', '.join(found[:3])})" if found else f"is no *{JOB_FILE_SUFFIX}"
     raise UsageError(
-        f"there {there} beside the results, and the import needs the one of its export",
+        f"there {there} beside the results, and the import needs that of its export",
         "name with --job the *.job.json that `batch export` wrote beside the requests",
     )

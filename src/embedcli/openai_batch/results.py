@@ -122,7 +122,7 @@ class BatchResults:
         except ValueError:
             raise InputError(
                 f"{where}: is not a line of a batch result file",
-                "get the file again, whole; give results, not requests",
+                "get the complete file again; give results, not requests",
             ) from None
         if line is None:
             self.foreign_lines += 1

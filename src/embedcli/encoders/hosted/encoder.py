@@ -381,7 +381,7 @@ def check_window_limit(job: Job, limit: int | None) -> None:
     """Raise UsageError for --overflow split and pool if the limit of a window is unknown."""
     if job.overflow in ("split", "pool") and limit is None:
         raise UsageError(
-            f"--overflow {job.overflow} needs the model's limit, which a server does not tell",
+            f"--overflow {job.overflow} requires the model's token limit, which servers do not report",
             "give --max-seq-length, with some reserve where token counts are estimates",
         )
 

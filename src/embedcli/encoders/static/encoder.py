@@ -1,6 +1,6 @@
-"""Static vectors: model2vec folders, sentence-transformers StaticEmbedding models, files of word vectors.
+"""Encode with static vectors: model2vec folders, StaticEmbedding models, files of word vectors.
 
-All of them are the mean of table rows, and need neither torch nor transformers.
+A vector is the mean of table rows; neither torch nor transformers is needed.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ Notify = Callable[[str], None]
 StaticTokenizer = SubwordReader | VocabularyWordReader
 
 WEIGHTS_FILE = "model.safetensors"
-# What model2vec itself takes for a model that does not say.
+# model2vec's default for models without a setting.
 MODEL2VEC_MAX_TOKENS = 512
-# A batch keeps one thread busy for about 10 ms; fewer tokens cost more hand-overs, more leave the other core idle.
+# A batch keeps one thread busy for about 10 ms; with fewer tokens switching costs more, with more a core may idle.
 STATIC_BATCH_TOKENS = 1 << 16
 MAX_STATIC_THREADS = 8
 
 
 @dataclass(frozen=True)
 class StaticModelSettings:
-    """What a job makes of a static model: the limit in tokens (None: none) and whether vectors get length 1."""
+    """Settings of a static model for a job: the limit in tokens (None: none), and whether vectors are normalised."""
 
     format: StaticFormat
     folder: Path
@@ -66,7 +66,7 @@ class StaticModelSettings:
 
 
 def detect_static_format(path: Path) -> StaticFormat | None:
-    """How the static vectors of a folder or file are stored; None where it holds none. Reads headers only."""
+    """Detect how the static vectors of a folder or file are stored, from headers only; None if it has none."""
     if path.is_file():
         return detect_word_vector_format(path)
     try:
@@ -82,12 +82,12 @@ def detect_static_format(path: Path) -> StaticFormat | None:
 
 
 def static_model_identity(files: ModelFiles, job: Job) -> dict[str, Any]:
-    """What decides the vectors, found without loading the table."""
+    """What decides the vectors, without loading the table."""
     return _identity(files, _settings(files, job))
 
 
 def load_static_encoder(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
-    """The encoder of a static model. Raises ModelError where its files are damaged or do not fit each other."""
+    """Load the encoder of a static model. Raises ModelError if its files are damaged or do not match."""
     _refuse_engine(job, notify)
     settings = _settings(files, job)
     for note in settings.config.notes:
@@ -106,7 +106,7 @@ def load_static_encoder(files: ModelFiles, job: Job, notify: Notify) -> StaticEn
 
 
 class StaticEncoder(BaseEncoder):
-    """Means over tokens, computed in threads: `lanes` batches at a time, each with its whole cost in `forward`."""
+    """Computes means over tokens in threads, `max_in_flight` batches at a time."""
 
     pad_to_multiple_of = 0
 
@@ -130,7 +130,7 @@ class StaticEncoder(BaseEncoder):
         return self._reader(texts)
 
     def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
-        """Windows of a text as (start, stop) in characters: each fits the limit with the prompt, none is left out."""
+        """Split a text into windows (start, stop) in characters within the limit with the prompt, without gaps."""
         return self._reader.split_into_windows(text, overlap)
 
     def forward(self, tokens: Tokens, rows: Int64Array) -> Future[Float32Array]:
@@ -176,7 +176,7 @@ def _identity(files: ModelFiles, settings: StaticModelSettings) -> dict[str, Any
 
 
 def _embedding_folder(folder: Path) -> Path:
-    """Where the table and the tokenizer are: modules.json may name a subfolder."""
+    """Find the folder of table and tokenizer; modules.json may name a subfolder."""
     modules = read_modules(folder)
     if modules[0][0] != "StaticEmbedding":
         return folder
@@ -269,7 +269,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _bag(path: Path, last: int) -> MeanPooling:
-    """The table of a file with its mapping and weights, each with an entry for every id up to `last`."""
+    """Load the table with its mapping and weights, each with an entry for every id up to `last`."""
     names = read_header(path)
     table = read_tensor(path, "embeddings" if "embeddings" in names else "embedding.weight")
     mapping = read_tensor(path, "mapping") if "mapping" in names else None
@@ -291,7 +291,7 @@ def _points_into(mapping: NDArray[Any], size: int) -> bool:
 
 
 def _unknown(tokenizer: Tokenizer, folder: Path) -> int | None:
-    """The id that model2vec leaves out of the mean."""
+    """The id that model2vec excludes from the mean."""
     token = getattr(tokenizer.model, "unk_token", None)
     if hasattr(tokenizer.model, "unk_token"):
         return None if token is None else tokenizer.token_to_id(token)
@@ -300,7 +300,7 @@ def _unknown(tokenizer: Tokenizer, folder: Path) -> int | None:
 
 
 def _truncation(folder: Path) -> dict[str, Any]:
-    """The truncation that a tokenizer.json asks for; read without parsing its vocabulary."""
+    """The truncation setting of a tokenizer.json, read without parsing the vocabulary."""
     text = (folder / "tokenizer.json").read_text("utf-8")
     at = re.search(r'"truncation"\s*:\s*', text)
     made = json.JSONDecoder().raw_decode(text, at.end())[0] if at else None

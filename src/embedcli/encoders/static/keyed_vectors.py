@@ -1,4 +1,4 @@
-"""gensim's KeyedVectors files, which are pickles, read without running anything that they name."""
+"""Read gensim's KeyedVectors files, which are pickles, without running any code that they name."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ EXPORT_HINT = "export it where you trust it: KeyedVectors.load(...).save_word2ve
 
 
 class GensimObjectStub:
-    """Stands for each class of gensim: takes attributes, has no code of its own."""
+    """Replaces the classes of gensim: holds attributes, has no code."""
 
 
 class NumpyDtypeStub:
-    """Stands for numpy.dtype, whose own `__setstate__` believes what it is told about memory."""
+    """Replaces numpy.dtype, whose `__setstate__` trusts what the pickle says about memory."""
 
     def __init__(self, code: Any = "", *_: Any) -> None:
         self.code = code
@@ -35,14 +35,14 @@ class NumpyDtypeStub:
         self.order = state[1]
 
     def to_numpy(self) -> np.dtype[Any]:
-        """The type, if it is one of plain numbers. Raises ValueError otherwise."""
+        """Return the dtype. Raises ValueError if it is not a plain number type."""
         if not re.fullmatch("[fiu][1248]", str(self.code)) or self.order not in ("<", ">", "=", "|"):
             raise ValueError(f"{self.order}{self.code} is no number type")
         return np.dtype(f"{self.order}{self.code}")
 
 
 class NumpyArrayStub:
-    """Stands for numpy.ndarray: shape, type and bytes, made an array after the pickle is read."""
+    """Replaces numpy.ndarray: shape, dtype and bytes, converted to an array after unpickling."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = ()
@@ -51,7 +51,7 @@ class NumpyArrayStub:
         self.state = state
 
     def to_numpy(self) -> NDArray[Any]:
-        """The numbers. Raises ValueError or TypeError where the parts do not fit each other."""
+        """Return the array. Raises ValueError or TypeError if shape, dtype and bytes do not match."""
         _, shape, kind, columns_first, data = self.state
         numbers = np.frombuffer(bytes(data), kind.to_numpy())
         return numbers.reshape(shape, order="F" if columns_first else "C")
@@ -71,13 +71,13 @@ def _latin(text: str, *_: Any) -> bytes:
     return text.encode("latin-1")
 
 
-# What a pickle of any bytes can end in.
+# Errors that unpickling arbitrary bytes can raise.
 DAMAGED_FILE_ERRORS = (
     OSError, EOFError, MemoryError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError,
     pickle.PickleError,
 )  # fmt: skip
 GENSIM_MODULE_PREFIX = "gensim.models."
-# All that a pickle may name, and what it gets instead.
+# The only names that a pickle may contain, and their replacements.
 ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): NumpyArrayStub,
     ("numpy", "dtype"): NumpyDtypeStub,
@@ -99,7 +99,7 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows stand-ins and plain values only, so a pickle can put data together and call nothing else."""
+    """Resolves only the replacements and plain values, so a pickle can build data but call nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.startswith(GENSIM_MODULE_PREFIX) and "." not in name:
@@ -112,9 +112,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_keyed_vectors(path: Path) -> tuple[list[str], Float32Array]:
-    """The words and their vectors, float32 [n, dim]; large arrays come from gensim's own `.npy` files beside it.
+    """Read words and vectors, float32 [n, dim]; gensim stores large arrays in `.npy` files beside the pickle.
 
-    Raises ModelError where the pickle names anything but arrays and gensim's classes, or is damaged.
+    Raises:
+        ModelError: The pickle names anything but arrays and gensim's classes, or is damaged.
     """
     try:
         words, vectors = _parts(path)
@@ -141,7 +142,7 @@ def _parts(path: Path) -> tuple[list[Any], NDArray[Any]]:
 
 
 def vectors_sidecar_path(path: Path) -> Path:
-    """Where gensim puts the array of a file when it is large."""
+    """Path of the file in which gensim stores a large array."""
     return path.with_name(path.name + ".vectors.npy")
 
 

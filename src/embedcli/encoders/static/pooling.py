@@ -1,4 +1,4 @@
-"""Means of table rows: what every static encoder computes."""
+"""Compute means of table rows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from embedcli.core.encoder import Tokens
     from embedcli.core.types import Float32Array, Int32Array, Int64Array
 
-# Gathered vectors of one step: they stay in the second-level cache between gathering and adding.
+# Bytes of vectors gathered in one step, so that they stay in the second-level cache until they are added.
 POOLING_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class MeanPooling:
-    """A row's vector is the mean over its ids i of `weights[i] * table[mapping[i]]`, summed in float32.
+    """The mean over the ids i of a row of `weights[i] * table[mapping[i]]`, summed in float32.
 
-    `table` is float32 [n, dim]; without `mapping` an id is its own table row, without `weights` each counts 1.
+    `table` is float32 [n, dim]. Without `mapping` an id is its own table row; without `weights` each weight is 1.
     """
 
     table: Float32Array
@@ -36,7 +36,7 @@ class MeanPooling:
         return int(self.table.shape[1])
 
     def mean_vectors(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
-        """float32 [len(rows), dim], in the order of `rows`; zeros for a row without ids."""
+        """Return the means, float32 [len(rows), dim] in the order of `rows`; zeros for a row without ids."""
         out = np.zeros((len(rows), self.dim), np.float32)
         starts, lengths = tokens.offsets[rows], tokens.lengths[rows]
         block = max(1, POOLING_BLOCK_BYTES // (4 * self.dim))
@@ -53,10 +53,10 @@ class MeanPooling:
         return np.divide(out, np.maximum(lengths, 1)[:, None], out=out, casting="same_kind")
 
     def _sums(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
-        """The sums over each row of `ids` [rows, length]."""
+        """Sum over each row of `ids` [rows, length]."""
         flat = ids.ravel()
         gathered = buffer[: len(flat)]
-        # Ids were checked against the table when it was loaded; "raise" would copy the output once more.
+        # Ids were checked when the table was loaded; mode="raise" would copy the output again.
         np.take(self.table, flat if self.mapping is None else self.mapping[flat], axis=0, out=gathered, mode="clip")
         if self.weights is not None:
             gathered *= self.weights[flat, None]
@@ -64,7 +64,7 @@ class MeanPooling:
         return made
 
     def _long(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
-        """The sum of a row that does not fit the buffer; blocks are added in float64, as there may be thousands."""
+        """Sum a row that does not fit the buffer; blocks are added in float64, as there may be thousands."""
         total = np.zeros(self.dim, np.float64)
         for at in range(0, len(ids), len(buffer)):
             total += self._sums(ids[None, at : at + len(buffer)], buffer)[0]
@@ -72,7 +72,7 @@ class MeanPooling:
 
 
 def _by_length(lengths: Int64Array) -> Iterator[tuple[int, Int64Array]]:
-    """Each length above 0, and where it stands."""
+    """Yield each length above 0 with the positions of its rows."""
     order = np.argsort(lengths, kind="stable")
     ordered = lengths[order]
     firsts = np.flatnonzero(np.diff(ordered, prepend=-1))

@@ -1,4 +1,4 @@
-"""Texts to the rows of a static model's table: by its tokenizer, or by the words that it knows."""
+"""Convert texts to rows of a static model's table, by its tokenizer or by known words."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class SubwordReader:
-    """Texts to token ids the way model2vec and StaticEmbedding read them: no special tokens, cut at `limit`.
+    """Tokenizes as model2vec and StaticEmbedding do: no special tokens, truncated to `limit`.
 
-    `characters` cuts a text before it is tokenized, as model2vec does; `unknown` is left out after the cut.
-    `Tokens.full` counts the whole text in the same way, so it exceeds the length exactly where something was lost.
-    `libraries` have a say in which ids come out.
+    `characters` truncates a text before it is tokenized, as model2vec does; `unknown` is removed after truncation.
+    `Tokens.untruncated_lengths` counts the whole text in the same way, so it is larger than the length exactly for
+    truncated rows. `libraries` decide which ids come out.
     """
 
     libraries = ("tokenizers",)
@@ -56,20 +56,20 @@ class SubwordReader:
         full = np.diff(all_offsets).astype(np.int32)
         for i in long:
             kept = ids[offsets[i] : offsets[i + 1]]
-            # Cut inside a word, a text can have as many tokens as before, or more: it is still not the whole.
+            # A text cut inside a word can have as many tokens as before, or more, and is still truncated.
             if not np.array_equal(kept, all_ids[all_offsets[i] : all_offsets[i + 1]]):
                 full[i] = max(full[i], len(kept) + 1)
         return Tokens(ids, offsets, full)
 
     def split_into_windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
-        """Windows of a text as (start, stop) in characters, each read whole; `overlap` in tokens."""
+        """Split a text into windows (start, stop) in characters, each read completely; `overlap` in tokens."""
         if self._limit is None:
             return [(0, len(text))]
         room = self._limit - len(self._whole([self._prompt])[0])
         return _windows(text, self._whole.token_offsets(text), room, overlap, self._excess)
 
     def _excess(self, window: str) -> int:
-        """By how many tokens a window is too long; one with too many characters gives up the tokens in those."""
+        """Tokens by which a window is too long; one with too many characters gives up the tokens in those."""
         prompted = self._prompt + window
         count = len(self._whole([prompted])[0])
         extra = len(prompted) - (self._characters or len(prompted))
@@ -100,7 +100,7 @@ class SubwordReader:
 
 
 class VocabularyWordReader:
-    """Texts to the numbers of the words that a vocabulary knows; only those are counted and cut at `limit`."""
+    """Converts texts to the indices of known words; only those are counted and limited to `limit`."""
 
     def __init__(self, splitter: WordSplitter, *, limit: int | None, prompt: str = "") -> None:
         self._splitter = splitter
@@ -114,7 +114,7 @@ class VocabularyWordReader:
         return build_tokens([row[: self._limit] for row in rows], full)
 
     def split_into_windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
-        """Windows of a text as (start, stop) in characters, each read whole; `overlap` in words."""
+        """Split a text into windows (start, stop) in characters, each read completely; `overlap` in words."""
         if self._limit is None:
             return [(0, len(text))]
         room = self._limit - len(self._splitter.word_ids(self._prompt))
@@ -125,13 +125,13 @@ class VocabularyWordReader:
         return count - (self._limit or count)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing; there is nothing to free."""
 
 
 def _windows(
     text: str, places: Sequence[tuple[int, int]], room: int, overlap: int, excess: Callable[[str], int]
 ) -> list[tuple[int, int]]:
-    """Windows of a text whose tokens stand at `places`; raises UsageError where none would hold anything new."""
+    """Split a text whose tokens are at `places` into windows. Raises UsageError if a window would hold nothing new."""
     if overlap >= room:
         raise UsageError(
             f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",

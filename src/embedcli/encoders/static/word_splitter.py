@@ -1,4 +1,4 @@
-"""Texts to words for word vectors: jieba for Chinese, runs of letters, marks and digits for everything else."""
+"""Split texts into words: jieba for Chinese, runs of letters, marks and digits for other text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from embedcli.core.errors import ModelError
 
 HAN_PATTERN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]")
-# A vocabulary is Chinese from this share of words with Han characters on: the large English ones hold some too.
+# A vocabulary with at least this share of words with Han characters is Chinese; large English ones have some too.
 MIN_CHINESE_SHARE = 0.1
-# Combining marks end a word for `\w`, but stand inside words of many scripts; so do the two zero-width joiners.
+# Combining marks and zero-width joiners are not in `\w`, but occur inside words of many scripts.
 FIRST_COMBINING_MARK, LAST_COMBINING_MARK = 0x300, 0xFE2F
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
 CURLY_APOSTROPHE = "\u2019"
@@ -23,10 +23,12 @@ CURLY_APOSTROPHE = "\u2019"
 class WordSplitter:
     """Finds the words of a vocabulary in texts.
 
-    A word is looked up as it stands, then in lower case if the vocabulary has no capitals. One with an apostrophe or
-    hyphen that is not in the vocabulary is looked up by its parts. What is then still unknown is skipped.
-    A text with Han characters is split by jieba if the vocabulary is Chinese. Raises ModelError where jieba is
-    needed and not installed.
+    A word is looked up as it is, then in lower case if the vocabulary has no capitals. An unknown word with an
+    apostrophe or hyphen is looked up by its parts; what is still unknown is skipped. A text with Han characters is
+    split by jieba if the vocabulary is Chinese.
+
+    Raises:
+        ModelError: jieba is needed and not installed.
     """
 
     def __init__(self, index: Mapping[str, int]) -> None:
@@ -39,11 +41,11 @@ class WordSplitter:
         self._cut = _jieba() if self.is_chinese else None
 
     def word_ids(self, text: str) -> list[int]:
-        """The vocabulary's numbers of the words of a text, in order."""
+        """Return the vocabulary indices of the words of a text, in order."""
         return self._look_up(self._words(text))
 
     def word_spans(self, text: str) -> list[tuple[int, int]]:
-        """Where the word of each of these numbers stands in the text, as (start, stop) in characters."""
+        """Return (start, stop) in characters of the word of each index."""
         found: list[tuple[int, int]] = []
         stop = 0
         for word in self._words(text):
@@ -80,7 +82,7 @@ def is_chinese_vocabulary(index: Mapping[str, int]) -> bool:
 
 @cache
 def _marks() -> str:
-    """Every combining mark of Unicode."""
+    """Return all combining marks of Unicode."""
     every = map(chr, range(FIRST_COMBINING_MARK, LAST_COMBINING_MARK + 1))
     return "".join(mark for mark in every if unicodedata.category(mark).startswith("M"))
 
@@ -96,7 +98,7 @@ def _jieba() -> Callable[[str], list[str]]:
             "pip install 'embedcli[chinese]'",
         ) from error
     splitter: Any = jieba.Tokenizer()
-    # Its own `initialize` trusts a file in the shared temporary folder, writes one there, and talks on stderr.
+    # jieba's own `initialize` trusts and writes a file in the shared temporary folder, and prints to stderr.
     splitter.FREQ, splitter.total = splitter.gen_pfdict(splitter.get_dict_file())
     splitter.initialized = True
     cut: Callable[[str], list[str]] = splitter.lcut

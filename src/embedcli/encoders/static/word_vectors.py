@@ -1,4 +1,4 @@
-"""Files of word vectors: word2vec text and binary, GloVe, fastText .vec, gensim KeyedVectors; plain or gzip."""
+"""Read files of word vectors: word2vec text and binary, GloVe, fastText .vec, gensim KeyedVectors; plain or gzip."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ByteStream = IO[bytes] | gzip.GzipFile
 WordVectorFormat = Literal["word2vec-binary", "word2vec-text", "glove-text", "keyed-vectors"]
 
 GZIP_MAGIC = b"\x1f\x8b"
-# DEFLATE never packs more than about 1,032 bytes into one.
+# DEFLATE compresses by a factor of at most about 1,032.
 MAX_GZIP_RATIO = 1040
 PICKLE_PROTOCOLS = range(2, 6)
 SNIFF_BYTES = 1 << 18
 READ_BLOCK_BYTES = 1 << 22
 MAX_WORD_BYTES = 1 << 16
-DOWNLOAD_AGAIN_HINT = "fetch or export the file again"
+DOWNLOAD_AGAIN_HINT = "get or export the file again"
 
 
 @dataclass(frozen=True)
 class WordVectors:
-    """`vectors[index[word]]` is the vector of a word: float32 [n, dim]. A word that came twice keeps its first."""
+    """`vectors[index[word]]` is the vector of a word, float32 [n, dim]. The first of equal words wins."""
 
     index: dict[str, int]
     vectors: Float32Array
@@ -43,7 +43,7 @@ class WordVectors:
 
 
 def detect_word_vector_format(path: Path) -> WordVectorFormat | None:
-    """How a file of word vectors is written, told from its first bytes; None where it is none."""
+    """Detect the format of a file of word vectors from its first bytes; None if it is not one."""
     try:
         with open_word_vectors(path) as stream:
             head = stream.read(SNIFF_BYTES)
@@ -59,7 +59,7 @@ def detect_word_vector_format(path: Path) -> WordVectorFormat | None:
 
 
 def read_word_vectors(path: Path) -> WordVectors:
-    """All words and vectors of a file. Raises ModelError, with the position, where the file is damaged."""
+    """Read all words and vectors. Raises ModelError, with the position, if the file is damaged."""
     made = detect_word_vector_format(path)
     if made == "keyed-vectors":
         from embedcli.encoders.static.keyed_vectors import read_keyed_vectors as read_kept
@@ -76,13 +76,13 @@ def read_word_vectors(path: Path) -> WordVectors:
     except (OSError, EOFError, zlib.error) as error:
         raise ModelError(f"{path} cannot be read: {error}", DOWNLOAD_AGAIN_HINT) from error
     raise ModelError(
-        f"{path} is no file of word vectors: its first line is neither two counts nor a word and its numbers",
+        f"{path} is not a file of word vectors: its first line is neither two counts nor a word and its numbers",
         "give a word2vec, GloVe, fastText .vec or KeyedVectors file",
     )
 
 
 def open_word_vectors(path: Path) -> ByteStream:
-    """The file's bytes, unpacked where they are gzip."""
+    """Open the file, decompressed if it is gzip."""
     return gzip.open(path) if _packed(path) else path.open("rb")
 
 
@@ -99,7 +99,7 @@ def _sizes(line: bytes) -> tuple[int, int] | None:
 
 
 def _written(text: bytes, dim: int | None = None) -> bool:
-    """Whether a line of a word and at least two numbers (or exactly `dim`) comes next."""
+    """Whether the next line is a word and at least two numbers (or exactly `dim`)."""
     line, newline, _ = text.partition(b"\n")
     fields = line.split()[1:] if newline or len(text) < SNIFF_BYTES else line.split()[1:-1]
     enough = len(fields) >= (dim or 2) if newline or len(text) < SNIFF_BYTES else bool(fields)
@@ -115,7 +115,7 @@ def _is_number(field: bytes) -> bool:
 
 
 def _header(path: Path, stream: ByteStream, least: int) -> tuple[int, int]:
-    """The counts a file begins with, refused where the file is too small for numbers of `least` bytes each."""
+    """Read the counts in the header. Raises ModelError if the file is too small for numbers of `least` bytes each."""
     count, dim = _sizes(stream.readline(SNIFF_BYTES)) or (0, 0)
     size = path.stat().st_size
     if count < 1 or dim < 1 or count * dim * least > size * (MAX_GZIP_RATIO if _packed(path) else 1):
@@ -124,7 +124,7 @@ def _header(path: Path, stream: ByteStream, least: int) -> tuple[int, int]:
 
 
 def _counted(path: Path) -> tuple[int, int]:
-    """Lines and numbers a line of a file without a header."""
+    """Count the lines, and the numbers per line, of a file without a header."""
     with open_word_vectors(path) as stream:
         dim = len(stream.readline().split()) - 1
         count, last = 1, b"\n"
@@ -182,7 +182,7 @@ def _without_end(lines: list[bytes], count: int, path: Path, line: int) -> list[
 
 
 def _parsed(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[bytes], Any]:
-    """The words and numbers of some lines, in Arrow where each has one word and `dim` plain numbers."""
+    """Parse the words and numbers of some lines, with Arrow if each has one word and `dim` plain numbers."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -212,7 +212,7 @@ def _mask(chosen: NDArray[np.bool_]) -> Any:
 
 
 def _parsed_slowly(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[bytes], Any]:
-    """Line by line: for words with spaces in them, and to find the damaged line."""
+    """Parse line by line, for words with spaces and to find a damaged line."""
     words, numbers = [], np.empty((len(lines), dim), np.float32)
     for i, one in enumerate(lines):
         fields = one.split(b" ")
