@@ -70,33 +70,33 @@ def export_requests(
     The files are `output`, `STEM-00002.jsonl` and so on, each with at most `max_requests` lines and `max_bytes` bytes;
     either all of them appear at the end, or none. Memory depends on the number of `results`, not of rows.
     """
-    _refuse(job)
+    _check_exportable(job)
     old = _old(job, output, {*storage.expand_inputs(job.inputs), *results})
-    made = ExportSummary()
+    summary = ExportSummary()
     count = choose_token_counter(job, notify)
-    made.counting_method = count.name
+    summary.counting_method = count.name
     plan = readers.plan_inputs(job)
     with ExitStack() as stack:
         known = stack.enter_context(closing(BatchResults(results))) if results else None
-        files = _Files(stack, output, old, max_requests, max_bytes)
+        files = _RequestFiles(stack, output, old, max_requests, max_bytes)
         for chunk in readers.read_chunks(job, plan, plan.splits):
-            made.rejects += len(chunk.rejects)
-            for request in _requests(job, chunk, count, known, made):
+            summary.rejects += len(chunk.rejects)
+            for request in _build_requests(job, chunk, count, known, summary):
                 if files.add(request.key, request.line):
-                    made.requests += 1
-                    made.tokens += request.tokens
-                    made.truncated += request.cut
+                    summary.requests += 1
+                    summary.tokens += request.tokens
+                    summary.truncated += request.cut
                 else:
-                    made.duplicate_rows += 1
+                    summary.duplicate_rows += 1
         files.end()
-        made.job_file = job_files.save_job(job, output)
-    made.files = tuple(files.paths)
+        summary.job_file = job_files.save_job(job, output)
+    summary.files = tuple(files.paths)
     for path in old - {os.path.abspath(path) for path in files.paths}:
         os.unlink(path)
-    return made
+    return summary
 
 
-def _refuse(job: Job) -> None:
+def _check_exportable(job: Job) -> None:
     """Raise UsageError for a job that cannot be a batch."""
     if not job.model.startswith(HOSTED_PREFIX):
         raise UsageError("batch export needs a hosted model", f"give --model {HOSTED_PREFIX}NAME")
@@ -114,7 +114,7 @@ def _old(job: Job, output: str, read: set[str]) -> set[str]:
     first = Path(os.path.abspath(output))
     numbered = re.compile(re.escape(first.stem) + r"-\d{5,}\.jsonl")
     beside = first.parent.iterdir() if first.parent.is_dir() else ()
-    old = {str(path) for path in beside if path == first or (numbered.fullmatch(path.name) and _is_requests(path))}
+    old = {str(path) for path in beside if path == first or (numbered.fullmatch(path.name) and _is_request_file(path))}
     places = {os.path.realpath(path) for path in (*old, str(first))}
     for path in sorted(read):
         if os.path.realpath(path) in places:
@@ -126,7 +126,7 @@ def _old(job: Job, output: str, read: set[str]) -> set[str]:
     return old
 
 
-def _is_requests(path: Path) -> bool:
+def _is_request_file(path: Path) -> bool:
     """Whether a file starts with a request that embedcli wrote."""
     try:
         with path.open("rb") as file:
@@ -143,36 +143,36 @@ class _Request(NamedTuple):
     cut: bool
 
 
-def _requests(
-    job: Job, chunk: Chunk, count: TokenCounter, known: BatchResults | None, made: ExportSummary
+def _build_requests(
+    job: Job, chunk: Chunk, count: TokenCounter, known: BatchResults | None, summary: ExportSummary
 ) -> Iterator[_Request]:
-    """The requests of the rows of a chunk that need an answer; the others are counted in `made`."""
+    """The requests of the rows of a chunk that need an answer; the others are counted in `summary`."""
     prompt, _ = resolve_prompt(job, {}, None)
     tokens = count_and_truncate(chunk.texts, prompt, count, max_tokens_per_text(job, count.is_exact))
     hashes = hash_texts(chunk.texts, prompt)
     places = known.find_lines(hashes) if known is not None else np.full(len(chunk.texts), -1)
-    made.rows += len(chunk.texts)
+    summary.rows += len(chunk.texts)
     for row, text in enumerate(tokens.payload.texts):
         if not text:
-            made.empty_rows += 1
+            summary.empty_rows += 1
         elif places[row] >= 0:
-            made.answered_rows += 1
+            summary.answered_rows += 1
         else:
             key, read, full = hashes[row].tobytes(), int(tokens.lengths[row]), int(tokens.untruncated_lengths[row])
             name = f"{chunk.input_split.index}-{chunk.index_in_split}-{row}-{key.hex()}" + (
                 f"-{full}" if full > read else ""
             )
-            yield _Request(key, _line(job, name, text), read, full > read)
+            yield _Request(key, _encode_request(job, name, text), read, full > read)
 
 
-def _line(job: Job, custom_id: str, text: str) -> bytes:
+def _encode_request(job: Job, custom_id: str, text: str) -> bytes:
     body: dict[str, Any] = {"model": job.model.removeprefix(HOSTED_PREFIX), "input": text}
     if job.truncate_dim is not None:
         body["dimensions"] = job.truncate_dim
     return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": EMBEDDINGS_URL, "body": body}) + b"\n"
 
 
-class _Files:
+class _RequestFiles:
     """Request files that are published together when the stack closes without an error; each text once per file."""
 
     def __init__(self, stack: ExitStack, first: str, old: set[str], max_requests: int, max_bytes: int) -> None:

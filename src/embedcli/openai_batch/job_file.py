@@ -45,11 +45,11 @@ def load_job(results: Sequence[str], output: str, file: str | None = None) -> Jo
     Raises:
         UsageError: There is none, there are several that differ, or the file is not a job file.
     """
-    path = file or _beside(results)
+    path = file or _find_job_file(results)
     try:
         kept = json.loads(Path(path).read_bytes())
-        made: dict[str, Any] = {name: kept[name] for name in SAVED_FIELDS}
-        made |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
+        fields: dict[str, Any] = {name: kept[name] for name in SAVED_FIELDS}
+        fields |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
     except OSError as error:
         raise UsageError(
             f"{storage.format_location(path)}: cannot be read: {error.strerror}",
@@ -59,10 +59,10 @@ def load_job(results: Sequence[str], output: str, file: str | None = None) -> Jo
         raise UsageError(
             f"{storage.format_location(path)}: is not what `batch export` writes", "run `embedcli batch export` again"
         ) from None
-    return Job(output=output, **made)
+    return Job(output=output, **fields)
 
 
-def _beside(results: Sequence[str]) -> str:
+def _find_job_file(results: Sequence[str]) -> str:
     folders = dict.fromkeys(Path(path).absolute().parent for path in results)
     found = [str(path) for folder in folders for path in sorted(folder.glob(f"*{JOB_FILE_SUFFIX}"))]
     # An export of missing texts has the same job as the export before it.

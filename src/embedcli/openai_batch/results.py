@@ -73,12 +73,12 @@ class BatchResults:
         self._count, self._full = array("i"), array("i")
         try:
             for number, path in enumerate(paths):
-                self._files.append(self._stack.enter_context(_plain(path)))
+                self._files.append(self._stack.enter_context(_open_uncompressed(path)))
                 self._read(number, path)
         except BaseException:
             self._stack.close()
             raise
-        self._sort()
+        self._sort_index()
 
     def find_lines(self, hashes: Any) -> Int64Array:
         """Find the line of each text: int64 [n] for hashes uint8 [n, 16], -1 if there is none."""
@@ -129,11 +129,11 @@ class BatchResults:
         elif line.retry_reason:
             self.retry_reasons[line.retry_reason] += 1
         else:
-            self._keep(number, offset, len(raw), line, where)
+            self._append_to_index(number, offset, len(raw), line, where)
 
-    def _keep(self, number: int, offset: int, size: int, line: ResultLine, where: str) -> None:
+    def _append_to_index(self, number: int, offset: int, size: int, line: ResultLine, where: str) -> None:
         if line.response is not None:
-            self._check(line.response, where)
+            self._check_dim_and_model(line.response, where)
             self.answers += 1
             self.tokens_billed += line.response.tokens or 0
         else:
@@ -145,7 +145,7 @@ class BatchResults:
         self._count.append(REFUSED_MARK if line.response is None else max(1, line.response.tokens or 1))
         self._full.append(line.total_tokens)
 
-    def _check(self, answer: EmbeddingResponse, where: str) -> None:
+    def _check_dim_and_model(self, answer: EmbeddingResponse, where: str) -> None:
         dim = answer.vectors.shape[1]
         if self.dim not in (0, dim):
             raise InputError(
@@ -160,7 +160,7 @@ class BatchResults:
         self.dim = dim
         self.model = self.model or answer.model
 
-    def _sort(self) -> None:
+    def _sort_index(self) -> None:
         # A result wins over a rejection of the same text, so that a second try counts.
         keys = np.frombuffer(bytes(self._keys), "S16")
         tokens = np.array(self._count, np.int32)
@@ -198,7 +198,7 @@ def parse_result_line(raw: bytes) -> ResultLine | None:
     return line
 
 
-def _plain(path: str) -> IO[bytes]:
+def _open_uncompressed(path: str) -> IO[bytes]:
     """Open a result file for random access to its uncompressed bytes."""
     with storage.open_input(path) as source:
         if source.codec is None and os.path.isfile(path):
@@ -265,7 +265,7 @@ class BatchResultEncoder(BaseEncoder):
         made = np.full((len(rows), self.dim), np.nan, np.float32)
         for i in np.argsort(found.line_indices[rows], kind="stable").tolist():
             row = int(rows[i])
-            answer, reason = self._look(int(found.line_indices[row]))
+            answer, reason = self._find_results(int(found.line_indices[row]))
             if answer is not None:
                 made[i] = answer.vectors[0]
             else:
@@ -289,7 +289,7 @@ class BatchResultEncoder(BaseEncoder):
         """Close the result files."""
         self.results.close()
 
-    def _look(self, place: int) -> tuple[EmbeddingResponse | None, str]:
+    def _find_results(self, place: int) -> tuple[EmbeddingResponse | None, str]:
         if place < 0:
             return None, "no answer in the results"
         line = self.results.read_line(place)
@@ -314,7 +314,7 @@ def load_batch_encoder(
         )
     results = BatchResults(paths)
     try:
-        for line in _told(results):
+        for line in _format_reasons(results):
             notify(line)
         if not results.answers:
             raise InputError(f"there is no answer in {', '.join(paths)}", "give the result files of the batch")
@@ -342,7 +342,7 @@ def count_missing(results: BatchResults, job: Job) -> tuple[int, int]:
     return missing, rows
 
 
-def _told(results: BatchResults) -> Iterator[str]:
+def _format_reasons(results: BatchResults) -> Iterator[str]:
     yield f"{results.answers} answers of model {results.model}, {results.dim} dimensions; {results.refusals} refusals"
     for reason, lines in results.retry_reasons.most_common(5):
         yield f"{lines} requests failed and can be sent again: {reason}"

@@ -114,7 +114,7 @@ def test_a_key_no_header_can_carry_is_refused_unshown(
 @pytest.mark.usefixtures("_key")
 def test_a_key_over_plain_http_is_warned_of() -> None:
     job = Job(("in",), "out", model="openai:x", base_url="http://192.0.2.1/v1")
-    notes = list(hosted_encoder._notes(job, client.parse_server_address(job), KEY))
+    notes = list(hosted_encoder._list_notes(job, client.parse_server_address(job), KEY))
     assert notes == ["the key travels unencrypted to 192.0.2.1: use https:// where you can"]
 
 

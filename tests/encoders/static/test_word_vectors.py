@@ -149,8 +149,8 @@ def test_words_that_are_not_utf8_are_left_out_and_counted(tmp_path: Path) -> Non
         ("a 1 2 3\nb 4 5\n", r":2: it holds 2 numbers, 3 were expected"),
         ("999999999 300\na" + " 1" * 300 + "\n", r":1: the first line promises"),
         ("0 3\na 1 2 3\n", r":1: the first line promises"),
-        ("hello world\n", "no static vectors|no file of word vectors"),
-        ("", "no static vectors|no file of word vectors"),
+        ("hello world\n", "no static vectors|not a file of word vectors"),
+        ("", "no static vectors|not a file of word vectors"),
     ],
 )
 def test_damaged_text_is_reported_with_its_line(tmp_path: Path, text: str, says: str) -> None:

@@ -92,10 +92,10 @@ def parse_server_address(job: Job) -> ServerAddress:
         basic = base64.b64encode(pair.encode()).decode()
     # httpx2 logs the URL of each request, so a query that may hold a key is kept out of it.
     target = f"{path}?{parts.query}".encode() if parts.query else None
-    return ServerAddress(f"{parts.scheme}://{place}{path}", host, _loopback(host), target, basic)
+    return ServerAddress(f"{parts.scheme}://{place}{path}", host, _is_loopback(host), target, basic)
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -127,7 +127,7 @@ class EmbeddingsClient:
         self._keyed = bool(key)
         self._secrets = _secrets(where, key)
         self._client = httpx2.Client(
-            headers=_headers(where, key),
+            headers=_build_headers(where, key),
             timeout=httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT_SECONDS, timeout), pool=None),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_connections),
             # Never use a proxy for a server on this machine, whatever the environment says.
@@ -142,7 +142,7 @@ class EmbeddingsClient:
                 content = self._read(response)
         if 200 <= response.status_code < 300:
             return content
-        raise self._failure(response.status_code, response.headers, content)
+        raise self._error_for_status(response.status_code, response.headers, content)
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -184,7 +184,7 @@ class EmbeddingsClient:
             why = self.redact(str(error)) or type(error).__name__
             raise RetryableError(f"the connection to {self.address.host} failed: {why}", "lost") from None
 
-    def _failure(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
+    def _error_for_status(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
         text, code = parse_error_body(content)
         said = self.redact(text)
         host = self.address.host
@@ -197,9 +197,9 @@ class EmbeddingsClient:
             return RetryableError(
                 f"{host} answered {status}: {said}", "busy", parse_retry_after(headers, self._clock.unix_time())
             )
-        return ModelError(*self._final(status, headers, said))
+        return ModelError(*self._final_error(status, headers, said))
 
-    def _final(self, status: int, headers: Mapping[str, str], said: str) -> tuple[str, str]:
+    def _final_error(self, status: int, headers: Mapping[str, str], said: str) -> tuple[str, str]:
         url = self.address.url
         if 300 <= status < 400:
             to = self.redact(headers.get("location", "").split("?")[0].removesuffix("/embeddings"))
@@ -210,7 +210,7 @@ class EmbeddingsClient:
         return f"{what.format(host=self.address.host, url=url, model=self._model)} ({status}): {said}", hint
 
 
-def _headers(where: ServerAddress, key: str) -> dict[str, str]:
+def _build_headers(where: ServerAddress, key: str) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "User-Agent": f"embedcli/{__version__}"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -232,17 +232,17 @@ def parse_error_body(content: bytes) -> tuple[str, str]:
     try:
         body = orjson.loads(content)
     except ValueError:
-        return _short(re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))), ""
+        return _shorten(re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))), ""
     if not isinstance(body, dict):
-        return _short(str(body)), ""
+        return _shorten(str(body)), ""
     inner: Any = body.get("error", body)
     if not isinstance(inner, dict):
-        return _short(str(inner)), ""
+        return _shorten(str(inner)), ""
     text = inner.get("message") or inner.get("detail") or inner.get("error") or ""
     text = text if isinstance(text, str) else orjson.dumps(text).decode()
-    return _short(text), str(inner.get("code") or inner.get("type") or "")
+    return _shorten(text), str(inner.get("code") or inner.get("type") or "")
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:MAX_ERROR_CHARACTERS]}..."

@@ -91,10 +91,10 @@ def load_hosted_encoder(
         ModelError: The server cannot serve the model.
     """
     where = parse_server_address(job)
-    _refuse_flags(job, where)
+    _check_options(job, where)
     key = read_api_key(where)
     clock = clock or Clock(stop)
-    for note in _notes(job, where, key):
+    for note in _list_notes(job, where, key):
         notify(note)
     lanes = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
     name = job.model.removeprefix(HOSTED_PREFIX)
@@ -180,11 +180,7 @@ class HostedEncoder(BaseEncoder):
         return tokens, rows, [self._start(asked, rows[start:stop], counts[start:stop]) for start, stop in cuts]
 
     def collect(self, output: tuple[Tokens, Int64Array, list[Future[HostedVectors]]]) -> Float32Array:
-        """Wait for the vectors: float32 [len(rows), dim], NaN for rejected texts (see `reject_reason`).
-
-        Raises:
-            ModelError: Retries are exhausted, or no attempt can help.
-        """
+        """Wait for float32 [len(rows), dim], NaN for rejected texts. Raises ModelError if all retries fail."""
         tokens, rows, futures = output
         try:
             blocks = [future.result() for future in futures]
@@ -238,50 +234,54 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return _in_thread(self._threads, lambda: self._block(texts, counts))
+        return _in_thread(self._threads, lambda: self._request_texts(texts, counts))
 
-    def _block(self, texts: list[str], counts: Int64Array) -> HostedVectors:
+    def _request_texts(self, texts: list[str], counts: Int64Array) -> HostedVectors:
         """Request vectors of some texts; halve a rejected request until the rejected texts stand alone."""
         try:
-            return HostedVectors(self._ask(texts, int(counts.sum()), self._style, self._patience).vectors, {})
+            return HostedVectors(
+                self._request_with_retries(texts, int(counts.sum()), self._style, self._patience).vectors, {}
+            )
         except RequestRefusedError as refusal:
             if len(texts) == 1:
-                self._doubt(refusal)
+                self._check_server_after_refusals(refusal)
                 return HostedVectors(
                     np.full((1, self.dim), np.nan, np.float32), {0: f"the server refused the text: {refusal}"}
                 )
         half = len(texts) // 2
-        left, right = self._block(texts[:half], counts[:half]), self._block(texts[half:], counts[half:])
+        left, right = self._request_texts(texts[:half], counts[:half]), self._request_texts(texts[half:], counts[half:])
         if not left.refusal_reasons and not right.refusal_reasons:
             self._limits.record_accepted(len(texts) - half, int(max(counts[:half].sum(), counts[half:].sum())))
         refused = left.refusal_reasons | {half + i: reason for i, reason in right.refusal_reasons.items()}
         return HostedVectors(np.concatenate((left.vectors, right.vectors)), refused)
 
-    def _doubt(self, refusal: RequestRefusedError) -> None:
+    def _check_server_after_refusals(self, refusal: RequestRefusedError) -> None:
         with self._lock:
             self._refusals += 1
             if self._refusals < REFUSALS_BEFORE_CHECK:
                 return
             self._refusals = 0
         try:
-            self._ask([PROBE_TEXT], 1, self._style, self._patience)
+            self._request_with_retries([PROBE_TEXT], 1, self._style, self._patience)
         except RequestRefusedError:
             raise ModelError(
                 f"{self._endpoint.address.host} now refuses every text: {refusal}",
                 "what is finished is kept; see what changed at the server, then run the same command to go on",
             ) from None
 
-    def _ask(self, texts: list[str], tokens: int, style: RequestFormat, patience: RetryLimits) -> EmbeddingResponse:
+    def _request_with_retries(
+        self, texts: list[str], tokens: int, style: RequestFormat, patience: RetryLimits
+    ) -> EmbeddingResponse:
         """Send one request with retries. Raises RequestRefusedError or ModelError."""
-        body = self._body(texts, style)
-        answer = self._retrier.run(lambda: self._once(body, len(texts)), tokens, patience)
+        body = self._build_body(texts, style)
+        answer = self._retrier.run(lambda: self._request_once(body, len(texts)), tokens, patience)
         if answer.tokens is not None:
             self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
             self._refusals = 0
         return answer
 
-    def _once(self, body: bytes, count: int) -> EmbeddingResponse:
+    def _request_once(self, body: bytes, count: int) -> EmbeddingResponse:
         host = self._endpoint.address.host
         with self._lock:
             self._requests += 1
@@ -302,7 +302,7 @@ class HostedEncoder(BaseEncoder):
             )
         return answer
 
-    def _body(self, texts: list[str], style: RequestFormat) -> bytes:
+    def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
         fields: dict[str, Any] = {"model": self._name, "input": texts}
         if style.uses_base64:
             fields["encoding_format"] = "base64"
@@ -322,7 +322,7 @@ class HostedEncoder(BaseEncoder):
         refusals = []
         for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (wanted, None) for base64 in (True, False)):
             try:
-                answer = self._ask([PROBE_TEXT], 1, style, patience)
+                answer = self._request_with_retries([PROBE_TEXT], 1, style, patience)
             except RequestRefusedError as refusal:
                 refusals.append(str(refusal))
                 continue
@@ -361,7 +361,7 @@ def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _refuse_flags(job: Job, where: ServerAddress) -> None:
+def _check_options(job: Job, where: ServerAddress) -> None:
     resolve_prompt(job, {}, None)
     if job.offline and not where.is_loopback:
         raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
@@ -386,7 +386,7 @@ def check_window_limit(job: Job, limit: int | None) -> None:
         )
 
 
-def _notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
+def _list_notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
     name = job.model.removeprefix(HOSTED_PREFIX)
     family = find_registered_model(name)
     if family and family.prompts and job.prompt is None and job.as_ != "none":

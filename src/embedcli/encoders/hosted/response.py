@@ -39,7 +39,7 @@ def decode_response(content: bytes, count: int) -> EmbeddingResponse:
     try:
         body = orjson.loads(content)
     except ValueError:
-        body = _lenient(content)
+        body = _parse_lenient_json(content)
     return parse_response(body, count)
 
 
@@ -59,7 +59,7 @@ def parse_response(body: Any, count: int) -> EmbeddingResponse:
         raise MalformedResponseError("has embeddings of different lengths, or empty ones")
     vectors = np.empty((count, len(rows[0])), np.float32)
     vectors[places] = rows
-    return EmbeddingResponse(vectors, _text(body.get("model")), _tokens(body.get("usage")))
+    return EmbeddingResponse(vectors, _text_or_empty(body.get("model")), _read_token_count(body.get("usage")))
 
 
 def parse_embedding(embedding: Any) -> Float32Array:
@@ -75,7 +75,7 @@ def parse_embedding(embedding: Any) -> Float32Array:
     return made
 
 
-def _lenient(content: bytes) -> Any:
+def _parse_lenient_json(content: bytes) -> Any:
     # Python servers write NaN and Infinity, which are not JSON, when a vector is not finite.
     try:
         return json.loads(content)
@@ -83,11 +83,11 @@ def _lenient(content: bytes) -> Any:
         raise MalformedResponseError("is not JSON, or was cut off") from None
 
 
-def _text(value: Any) -> str | None:
+def _text_or_empty(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _tokens(usage: Any) -> int | None:
+def _read_token_count(usage: Any) -> int | None:
     if not isinstance(usage, dict):
         return None
     for name in ("total_tokens", "prompt_tokens"):

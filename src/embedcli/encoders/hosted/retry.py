@@ -92,10 +92,10 @@ class RateLimiter:
 
     def acquire(self, tokens: int) -> None:
         """Wait until a request of `tokens` tokens may start."""
-        while (wait := self._claim(tokens)) > 0:
+        while (wait := self._reserve(tokens)) > 0:
             self._clock.wait(wait)
 
-    def _claim(self, tokens: int) -> float:
+    def _reserve(self, tokens: int) -> float:
         with self._lock:
             now = self._clock.monotonic()
             start = max(self._next_request, self._next_token, self._held)
@@ -165,8 +165,8 @@ class Retrier:
                 if wrong >= patience.max_wrong_responses:
                     raise ModelError(f"{again.reason} ({wrong} times)", WRONG_RESPONSE_HINT) from None
                 if now + wait - first_failure > patience.allowed_seconds(again.failure_kind):
-                    raise ModelError(*_given_up(again, now - first_failure, wait)) from None
-                self._note(again, wait)
+                    raise ModelError(*_exhausted_error(again, now - first_failure, wait)) from None
+                self._report_wait(again, wait)
             self._clock.wait(wait)
         raise AssertionError("unreachable")
 
@@ -177,7 +177,7 @@ class Retrier:
         self._pace.pause(asked)
         return asked + self._rng.uniform(0, min(1.0, asked))
 
-    def _note(self, again: RetryableError, wait: float) -> None:
+    def _report_wait(self, again: RetryableError, wait: float) -> None:
         with self._lock:
             self.retries += 1
             self.waited_seconds += wait
@@ -192,7 +192,7 @@ class Retrier:
 WRONG_RESPONSE_HINT = "check --base-url and --model; what is finished is kept, the same command goes on from there"
 
 
-def _given_up(again: RetryableError, spent: float, wait: float) -> tuple[str, str]:
+def _exhausted_error(again: RetryableError, spent: float, wait: float) -> tuple[str, str]:
     asked = f" and asks for {again.retry_after_seconds:.0f} s more" if again.retry_after_seconds is not None else ""
     hint = "what is finished is kept: run the same command again later, or give a longer --patience (seconds)"
     if again.failure_kind == "lost":

@@ -102,12 +102,12 @@ def tokens_per_character(text: str) -> Float32Array:
     share = np.array([weight for _, weight in TOKENS_PER_CHARACTER], np.float32)
     made = share[np.searchsorted(starts, codes, side="right") - 1]
     ascii_ = codes < 0x80
-    made[ascii_] = _ascii()[codes[ascii_]]
+    made[ascii_] = _ascii_weights()[codes[ascii_]]
     return made
 
 
 @cache
-def _ascii() -> Float32Array:
+def _ascii_weights() -> Float32Array:
     table = np.full(0x80, PUNCTUATION_TOKENS, np.float32)
     for code in range(0x80):
         if chr(code).isalpha():
@@ -178,14 +178,14 @@ class ModelTokenizerCounter:
 def choose_token_counter(job: Job, notify: Callable[[str], None]) -> TokenCounter:
     """Choose the best counter for `job.model`, and report if it is an estimate. Uses no network and no key."""
     name = job.model.removeprefix(HOSTED_PREFIX)
-    made = _tiktoken() if name in OPENAI_MODELS else _own_tokenizer(name, job.cache_dir)
+    made = _load_tiktoken_counter() if name in OPENAI_MODELS else _load_tokenizer_counter(name, job.cache_dir)
     if made is not None:
         return made
-    notify(f"token counts before sending are an estimate from the characters; for exact ones {_remedy(name)}")
+    notify(f"token counts before sending are an estimate from the characters; for exact ones {_describe_remedy(name)}")
     return EstimatingCounter()
 
 
-def _remedy(name: str) -> str:
+def _describe_remedy(name: str) -> str:
     if name in OPENAI_MODELS:
         fetch = "import tiktoken; tiktoken.get_encoding('cl100k_base')"
         return f"pip install 'embedcli[accurate-counts]', then once: python -c \"{fetch}\""
@@ -238,7 +238,7 @@ def cut_into_windows(
     )
 
 
-def _tiktoken() -> TokenCounter | None:
+def _load_tiktoken_counter() -> TokenCounter | None:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     folder = folder or str(Path(tempfile.gettempdir(), "data-gym-cache"))
     # Checked here because tiktoken would download a missing or damaged vocabulary by itself.
@@ -252,10 +252,10 @@ def _tiktoken() -> TokenCounter | None:
     return TiktokenCounter(tiktoken.get_encoding("cl100k_base"))
 
 
-def _own_tokenizer(name: str, cache_dir: str | None) -> TokenCounter | None:
+def _load_tokenizer_counter(name: str, cache_dir: str | None) -> TokenCounter | None:
     file = Path(name, "tokenizer.json")
     if not file.is_file():
-        cached = _cached(name, cache_dir)
+        cached = _find_cached_tokenizer(name, cache_dir)
         if cached is None:
             return None
         file = cached
@@ -264,7 +264,7 @@ def _own_tokenizer(name: str, cache_dir: str | None) -> TokenCounter | None:
     return ModelTokenizerCounter(Tokenizer.from_file(str(file)), name)
 
 
-def _cached(name: str, cache_dir: str | None) -> Path | None:
+def _find_cached_tokenizer(name: str, cache_dir: str | None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

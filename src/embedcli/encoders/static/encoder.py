@@ -88,11 +88,11 @@ def static_model_identity(files: ModelFiles, job: Job) -> dict[str, Any]:
 
 def load_static_encoder(files: ModelFiles, job: Job, notify: Notify) -> StaticEncoder:
     """Load the encoder of a static model. Raises ModelError if its files are damaged or do not match."""
-    _refuse_engine(job, notify)
+    _reject_engine(job, notify)
     settings = _settings(files, job)
     for note in settings.config.notes:
         notify(note)
-    threads = _threads(job)
+    threads = _count_threads(job)
     bag, reader = _parts(settings, threads, notify)
     libraries = ("numpy", *reader.libraries)
     facts = {
@@ -151,7 +151,7 @@ class StaticEncoder(BaseEncoder):
 def _settings(files: ModelFiles, job: Job) -> StaticModelSettings:
     found = detect_static_format(files.path)
     if found is None:
-        _refuse(files.path)
+        _reject(files.path)
     made = read_recipe(files, job)
     folder = _embedding_folder(files.path) if files.path.is_dir() else files.path
     limit: int | None = None
@@ -161,7 +161,7 @@ def _settings(files: ModelFiles, job: Job) -> StaticModelSettings:
         limit = config.get("max_length", MODEL2VEC_MAX_TOKENS)
         normalize = bool(config.get("normalize", False))
     elif found == "static-embedding":
-        limit = _truncation(folder).get("max_length")
+        limit = _read_truncation(folder).get("max_length")
     if job.max_seq_length is not None:
         limit = job.max_seq_length
     return StaticModelSettings(found, folder, limit, normalize if job.normalize is None else job.normalize, made)
@@ -188,7 +188,7 @@ def _embedding_folder(folder: Path) -> Path:
     return folder / modules[0][1]
 
 
-def _refuse(path: Path) -> NoReturn:
+def _reject(path: Path) -> NoReturn:
     if path.is_dir() and any(path.rglob("pytorch_model.bin")):
         raise ModelError(
             f"{path} keeps its static vectors in a pickle (pytorch_model.bin), which could run code",
@@ -200,7 +200,7 @@ def _refuse(path: Path) -> NoReturn:
     )
 
 
-def _refuse_engine(job: Job, notify: Notify) -> None:
+def _reject_engine(job: Job, notify: Notify) -> None:
     if job.engine != "auto":
         raise UsageError(
             f"--engine {job.engine} cannot run static vectors: they are summed, not computed by a network",
@@ -212,7 +212,7 @@ def _refuse_engine(job: Job, notify: Notify) -> None:
         notify(f"static vectors are summed in float32; --dtype {job.dtype} changes nothing")
 
 
-def _threads(job: Job) -> int:
+def _count_threads(job: Job) -> int:
     return job.threads or min(MAX_STATIC_THREADS, count_usable_cores())
 
 
@@ -236,7 +236,7 @@ def _model2vec(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling
         limit=settings.limit,
         prompt=settings.config.prompt,
         characters=characters,
-        unknown=_unknown(tokenizer, settings.folder),
+        unknown=_find_unknown_id(tokenizer, settings.folder),
     )
     return bag, reader
 
@@ -244,7 +244,7 @@ def _model2vec(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling
 def _static_embedding(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling, SubwordReader]:
     tokenizer = _tokenizer(settings.folder)
     bag = _bag(settings.folder / WEIGHTS_FILE, max(tokenizer.get_vocab().values(), default=-1))
-    left = _truncation(settings.folder).get("direction") == "Left"
+    left = _read_truncation(settings.folder).get("direction") == "Left"
     whole = choose_tokenizer(tokenizer, threads)
     return bag, SubwordReader(whole, limit=settings.limit, prompt=settings.config.prompt, truncates_left=left)
 
@@ -275,7 +275,7 @@ def _bag(path: Path, last: int) -> MeanPooling:
     mapping = read_tensor(path, "mapping") if "mapping" in names else None
     weights = read_tensor(path, "weights") if "weights" in names else None
     sizes = [len(part) for part in (table if mapping is None else mapping, weights) if part is not None]
-    if table.ndim != 2 or min(sizes) <= last or (mapping is not None and not _points_into(mapping, len(table))):
+    if table.ndim != 2 or min(sizes) <= last or (mapping is not None and not _is_valid_mapping(mapping, len(table))):
         raise ModelError(
             f"{path} has vectors for {min(sizes)} tokens, its tokenizer knows {last + 1}", DOWNLOAD_AGAIN_HINT
         )
@@ -286,11 +286,11 @@ def _bag(path: Path, last: int) -> MeanPooling:
     )
 
 
-def _points_into(mapping: NDArray[Any], size: int) -> bool:
+def _is_valid_mapping(mapping: NDArray[Any], size: int) -> bool:
     return mapping.dtype.kind in "iu" and int(mapping.min(initial=0)) >= 0 and int(mapping.max(initial=0)) < size
 
 
-def _unknown(tokenizer: Tokenizer, folder: Path) -> int | None:
+def _find_unknown_id(tokenizer: Tokenizer, folder: Path) -> int | None:
     """The id that model2vec excludes from the mean."""
     token = getattr(tokenizer.model, "unk_token", None)
     if hasattr(tokenizer.model, "unk_token"):
@@ -299,7 +299,7 @@ def _unknown(tokenizer: Tokenizer, folder: Path) -> int | None:
     return None if number is None else int(number)
 
 
-def _truncation(folder: Path) -> dict[str, Any]:
+def _read_truncation(folder: Path) -> dict[str, Any]:
     """The truncation setting of a tokenizer.json, read without parsing the vocabulary."""
     text = (folder / "tokenizer.json").read_text("utf-8")
     at = re.search(r'"truncation"\s*:\s*', text)

@@ -57,7 +57,7 @@ class NumpyArrayStub:
         return numbers.reshape(shape, order="F" if columns_first else "C")
 
 
-def _from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArrayStub:
+def _array_from_buffer(data: Any, kind: Any, shape: Any, order: Any) -> NumpyArrayStub:
     made = NumpyArrayStub()
     made.state = (1, shape, kind, order == "F", data)
     return made
@@ -67,7 +67,7 @@ def _scalar(_: Any, data: Any) -> Any:
     return data
 
 
-def _latin(text: str, *_: Any) -> bytes:
+def _decode_latin1(text: str, *_: Any) -> bytes:
     return text.encode("latin-1")
 
 
@@ -82,7 +82,7 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): NumpyArrayStub,
     ("numpy", "dtype"): NumpyDtypeStub,
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): _latin,
+    ("_codecs", "encode"): _decode_latin1,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
     ("__builtin__", "set"): set,
@@ -93,7 +93,7 @@ ALLOWED_GLOBALS: dict[tuple[str, str], Any] = {
     for module, name, made in (
         ("multiarray", "_reconstruct", NumpyArrayStub),
         ("multiarray", "scalar", _scalar),
-        ("numeric", "_frombuffer", _from_buffer),
+        ("numeric", "_frombuffer", _array_from_buffer),
     )
 }
 
@@ -135,7 +135,7 @@ def _parts(path: Path) -> tuple[list[Any], NDArray[Any]]:
     words = kept.get("index_to_key") or kept.get("index2word")
     vectors = kept.get("vectors")
     if isinstance(words, list) and "vectors" in (kept.get("__numpys") or ()):
-        return words, _large(path)
+        return words, _load_large_array(path)
     if isinstance(words, list) and isinstance(vectors, NumpyArrayStub):
         return words, vectors.to_numpy()
     raise ModelError("it holds no KeyedVectors", "save a whole model's vectors alone: model.wv.save(...)")
@@ -146,7 +146,7 @@ def vectors_sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".vectors.npy")
 
 
-def _large(path: Path) -> Any:
+def _load_large_array(path: Path) -> Any:
     beside = vectors_sidecar_path(path)
     try:
         return np.load(beside, mmap_mode="r", allow_pickle=False)

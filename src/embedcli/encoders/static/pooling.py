@@ -41,18 +41,18 @@ class MeanPooling:
         starts, lengths = tokens.offsets[rows], tokens.lengths[rows]
         block = max(1, POOLING_BLOCK_BYTES // (4 * self.dim))
         buffer = np.empty((block, self.dim), np.float32)
-        for length, some in _by_length(lengths):
+        for length, some in _group_by_length(lengths):
             if length > block:
                 for i in some:
-                    out[i] = self._long(tokens.ids[starts[i] : starts[i] + length], buffer)
+                    out[i] = self._sum_long_row(tokens.ids[starts[i] : starts[i] + length], buffer)
                 continue
             step, column = block // length, np.arange(length)
             for at in range(0, len(some), step):
                 few = some[at : at + step]
-                out[few] = self._sums(tokens.ids[starts[few, None] + column], buffer)
+                out[few] = self._sum_rows(tokens.ids[starts[few, None] + column], buffer)
         return np.divide(out, np.maximum(lengths, 1)[:, None], out=out, casting="same_kind")
 
-    def _sums(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
+    def _sum_rows(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
         """Sum over each row of `ids` [rows, length]."""
         flat = ids.ravel()
         gathered = buffer[: len(flat)]
@@ -63,15 +63,15 @@ class MeanPooling:
         made: Float32Array = gathered.reshape(*ids.shape, self.dim).sum(axis=1)
         return made
 
-    def _long(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
+    def _sum_long_row(self, ids: Int32Array, buffer: Float32Array) -> Float32Array:
         """Sum a row that does not fit the buffer; blocks are added in float64, as there may be thousands."""
         total = np.zeros(self.dim, np.float64)
         for at in range(0, len(ids), len(buffer)):
-            total += self._sums(ids[None, at : at + len(buffer)], buffer)[0]
+            total += self._sum_rows(ids[None, at : at + len(buffer)], buffer)[0]
         return total.astype(np.float32)
 
 
-def _by_length(lengths: Int64Array) -> Iterator[tuple[int, Int64Array]]:
+def _group_by_length(lengths: Int64Array) -> Iterator[tuple[int, Int64Array]]:
     """Yield each length above 0 with the positions of its rows."""
     order = np.argsort(lengths, kind="stable")
     ordered = lengths[order]

@@ -52,7 +52,7 @@ class SubwordReader:
         long = [i for i, text in enumerate(prompted) if len(text) > most] if most is not None else []
         shortened = replace_ragged_rows(whole, long, self._whole([prompted[i][:most] for i in long])) if long else whole
         all_ids, all_offsets = self._without_unknown(whole)
-        ids, offsets = self._without_unknown(self._cut(shortened))
+        ids, offsets = self._without_unknown(self._truncate(shortened))
         full = np.diff(all_offsets).astype(np.int32)
         for i in long:
             kept = ids[offsets[i] : offsets[i + 1]]
@@ -66,9 +66,9 @@ class SubwordReader:
         if self._limit is None:
             return [(0, len(text))]
         room = self._limit - len(self._whole([self._prompt])[0])
-        return _windows(text, self._whole.token_offsets(text), room, overlap, self._excess)
+        return _split_by_tokens(text, self._whole.token_offsets(text), room, overlap, self._excess_tokens)
 
-    def _excess(self, window: str) -> int:
+    def _excess_tokens(self, window: str) -> int:
         """Tokens by which a window is too long; one with too many characters gives up the tokens in those."""
         prompted = self._prompt + window
         count = len(self._whole([prompted])[0])
@@ -79,7 +79,7 @@ class SubwordReader:
     def close(self) -> None:
         self._whole.close()
 
-    def _cut(self, made: Ragged) -> Ragged:
+    def _truncate(self, made: Ragged) -> Ragged:
         ids, offsets = made
         lengths = np.diff(offsets)
         if self._limit is None or lengths.max(initial=0) <= self._limit:
@@ -118,9 +118,9 @@ class VocabularyWordReader:
         if self._limit is None:
             return [(0, len(text))]
         room = self._limit - len(self._splitter.word_ids(self._prompt))
-        return _windows(text, self._splitter.word_spans(text), room, overlap, self._excess)
+        return _split_by_tokens(text, self._splitter.word_spans(text), room, overlap, self._excess_tokens)
 
-    def _excess(self, window: str) -> int:
+    def _excess_tokens(self, window: str) -> int:
         count = len(self._splitter.word_ids(self._prompt + window))
         return count - (self._limit or count)
 
@@ -128,7 +128,7 @@ class VocabularyWordReader:
         """Do nothing; there is nothing to free."""
 
 
-def _windows(
+def _split_by_tokens(
     text: str, places: Sequence[tuple[int, int]], room: int, overlap: int, excess: Callable[[str], int]
 ) -> list[tuple[int, int]]:
     """Split a text whose tokens are at `places` into windows. Raises UsageError if a window would hold nothing new."""

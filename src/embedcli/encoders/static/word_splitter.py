@@ -35,10 +35,10 @@ class WordSplitter:
         self._index = index
         every = "\n".join(index)
         self._lower = every == every.lower()
-        inside = rf"[\w{_marks()}{ZERO_WIDTH_JOINERS}]+"
+        inside = rf"[\w{_combining_marks()}{ZERO_WIDTH_JOINERS}]+"
         self._word = re.compile(f"{inside}(?:['{CURLY_APOSTROPHE}-]{inside})*")
         self.is_chinese = is_chinese_vocabulary(index)
-        self._cut = _jieba() if self.is_chinese else None
+        self._cut = _load_jieba() if self.is_chinese else None
 
     def word_ids(self, text: str) -> list[int]:
         """Return the vocabulary indices of the words of a text, in order."""
@@ -63,10 +63,10 @@ class WordSplitter:
             if number is not None:
                 found.append(number)
             else:
-                found += self._otherwise(word)
+                found += self._look_up_variants(word)
         return found
 
-    def _otherwise(self, word: str) -> list[int]:
+    def _look_up_variants(self, word: str) -> list[int]:
         straight = word.replace(CURLY_APOSTROPHE, "'")
         number = self._index.get(straight.lower() if self._lower else straight)
         if number is not None:
@@ -81,13 +81,13 @@ def is_chinese_vocabulary(index: Mapping[str, int]) -> bool:
 
 
 @cache
-def _marks() -> str:
+def _combining_marks() -> str:
     """Return all combining marks of Unicode."""
     every = map(chr, range(FIRST_COMBINING_MARK, LAST_COMBINING_MARK + 1))
     return "".join(mark for mark in every if unicodedata.category(mark).startswith("M"))
 
 
-def _jieba() -> Callable[[str], list[str]]:
+def _load_jieba() -> Callable[[str], list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -54,8 +54,8 @@ def detect_word_vector_format(path: Path) -> WordVectorFormat | None:
     first, newline, rest = head.partition(b"\n")
     sizes = _sizes(first)
     if newline and sizes:
-        return "word2vec-text" if _written(rest, sizes[1]) else "word2vec-binary"
-    return "glove-text" if _written(head) else None
+        return "word2vec-text" if _has_vector_line(rest, sizes[1]) else "word2vec-binary"
+    return "glove-text" if _has_vector_line(head) else None
 
 
 def read_word_vectors(path: Path) -> WordVectors:
@@ -64,15 +64,15 @@ def read_word_vectors(path: Path) -> WordVectors:
     if made == "keyed-vectors":
         from embedcli.encoders.static.keyed_vectors import read_keyed_vectors as read_kept
 
-        return _indexed(path, *read_kept(path))
+        return _build_index(path, *read_kept(path))
     try:
         with open_word_vectors(path) as stream:
             if made == "word2vec-binary":
-                return _indexed(path, *_binary(path, stream, *_header(path, stream, 4)))
+                return _build_index(path, *_binary(path, stream, *_read_header(path, stream, 4)))
             if made == "word2vec-text":
-                return _indexed(path, *_text(path, stream, *_header(path, stream, 2), line=2))
+                return _build_index(path, *_text(path, stream, *_read_header(path, stream, 2), line=2))
             if made == "glove-text":
-                return _indexed(path, *_text(path, stream, *_counted(path), line=1))
+                return _build_index(path, *_text(path, stream, *_count_lines(path), line=1))
     except (OSError, EOFError, zlib.error) as error:
         raise ModelError(f"{path} cannot be read: {error}", DOWNLOAD_AGAIN_HINT) from error
     raise ModelError(
@@ -83,10 +83,10 @@ def read_word_vectors(path: Path) -> WordVectors:
 
 def open_word_vectors(path: Path) -> ByteStream:
     """Open the file, decompressed if it is gzip."""
-    return gzip.open(path) if _packed(path) else path.open("rb")
+    return gzip.open(path) if _is_gzip(path) else path.open("rb")
 
 
-def _packed(path: Path) -> bool:
+def _is_gzip(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
@@ -98,7 +98,7 @@ def _sizes(line: bytes) -> tuple[int, int] | None:
     return int(fields[0]), int(fields[1])
 
 
-def _written(text: bytes, dim: int | None = None) -> bool:
+def _has_vector_line(text: bytes, dim: int | None = None) -> bool:
     """Whether the next line is a word and at least two numbers (or exactly `dim`)."""
     line, newline, _ = text.partition(b"\n")
     fields = line.split()[1:] if newline or len(text) < SNIFF_BYTES else line.split()[1:-1]
@@ -114,16 +114,18 @@ def _is_number(field: bytes) -> bool:
     return True
 
 
-def _header(path: Path, stream: ByteStream, least: int) -> tuple[int, int]:
+def _read_header(path: Path, stream: ByteStream, least: int) -> tuple[int, int]:
     """Read the counts in the header. Raises ModelError if the file is too small for numbers of `least` bytes each."""
     count, dim = _sizes(stream.readline(SNIFF_BYTES)) or (0, 0)
     size = path.stat().st_size
-    if count < 1 or dim < 1 or count * dim * least > size * (MAX_GZIP_RATIO if _packed(path) else 1):
-        _damaged(f"{path}:1", f"the first line promises {count} vectors of {dim} numbers, the file has {size} bytes")
+    if count < 1 or dim < 1 or count * dim * least > size * (MAX_GZIP_RATIO if _is_gzip(path) else 1):
+        _damaged_error(
+            f"{path}:1", f"the first line promises {count} vectors of {dim} numbers, the file has {size} bytes"
+        )
     return count, dim
 
 
-def _counted(path: Path) -> tuple[int, int]:
+def _count_lines(path: Path) -> tuple[int, int]:
     """Count the lines, and the numbers per line, of a file without a header."""
     with open_word_vectors(path) as stream:
         dim = len(stream.readline().split()) - 1
@@ -143,14 +145,14 @@ def _binary(path: Path, stream: ByteStream, count: int, dim: int) -> tuple[list[
         if space < 0 or stop > len(block):
             more = stream.read(READ_BLOCK_BYTES)
             if not more or (space < 0 and len(block) - at > MAX_WORD_BYTES):
-                _damaged(f"{path}, byte {before + at}", f"vector {len(words) + 1} of {count} is not whole")
+                _damaged_error(f"{path}, byte {before + at}", f"vector {len(words) + 1} of {count} is not whole")
             block, at, before = block[at:] + more, 0, before + at
             continue
         vectors[len(words)] = np.frombuffer(block, "<f4", dim, space + 1)
         words.append(block[at:space].lstrip(b"\n"))
         at = stop
     if (block[at:] + stream.read(MAX_WORD_BYTES)).strip():
-        _damaged(f"{path}, byte {before + at}", f"more follows the {count} vectors that the first line promises")
+        _damaged_error(f"{path}, byte {before + at}", f"more follows the {count} vectors that the first line promises")
     return words, vectors
 
 
@@ -158,14 +160,14 @@ def _text(path: Path, stream: ByteStream, count: int, dim: int, line: int) -> tu
     vectors = np.empty((count, dim), np.float32)
     words: list[bytes] = []
     for block in _lines(stream):
-        lines = [one.rstrip() for one in _without_end(block, count - len(words), path, line)]
+        lines = [one.rstrip() for one in _strip_line_end(block, count - len(words), path, line)]
         if lines:
-            some, numbers = _parsed(path, lines, dim, line)
+            some, numbers = _parse_lines(path, lines, dim, line)
             vectors[len(words) : len(words) + len(some)] = numbers
             words += some
             line += len(some)
     if len(words) < count:
-        _damaged(f"{path}:{line}", f"the file ends after {len(words)} of {count} vectors")
+        _damaged_error(f"{path}:{line}", f"the file ends after {len(words)} of {count} vectors")
     return words, vectors
 
 
@@ -175,13 +177,13 @@ def _lines(stream: ByteStream) -> Iterator[list[bytes]]:
         yield block.replace(b"\t", b" ").removesuffix(b"\n").split(b"\n")
 
 
-def _without_end(lines: list[bytes], count: int, path: Path, line: int) -> list[bytes]:
+def _strip_line_end(lines: list[bytes], count: int, path: Path, line: int) -> list[bytes]:
     if any(extra.strip() for extra in lines[count:]):
-        _damaged(f"{path}:{line + count}", "more follows the vectors that the first line promises")
+        _damaged_error(f"{path}:{line + count}", "more follows the vectors that the first line promises")
     return lines[:count]
 
 
-def _parsed(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[bytes], Any]:
+def _parse_lines(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[bytes], Any]:
     """Parse the words and numbers of some lines, with Arrow if each has one word and `dim` plain numbers."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -192,7 +194,7 @@ def _parsed(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[b
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(lines))]
     fields = pc.split_pattern(pa.Array.from_buffers(pa.binary(), len(lines), buffers), b" ")
     if (np.diff(np.frombuffer(fields.buffers()[1], np.int32, len(lines) + 1)) != dim + 1).any():
-        return _parsed_slowly(path, lines, dim, line)
+        return _parse_line_by_line(path, lines, dim, line)
     flat = fields.flatten()
     first = np.zeros(len(flat), np.bool_)
     first[:: dim + 1] = True
@@ -200,7 +202,7 @@ def _parsed(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[b
     try:
         made = pa.StringArray.from_buffers(len(chosen), *chosen.buffers()[1:]).cast(pa.float32())
     except pa.ArrowInvalid:
-        return _parsed_slowly(path, lines, dim, line)
+        return _parse_line_by_line(path, lines, dim, line)
     return words.to_pylist(), np.frombuffer(made.buffers()[1], np.float32, len(made)).reshape(-1, dim)
 
 
@@ -211,23 +213,23 @@ def _mask(chosen: NDArray[np.bool_]) -> Any:
     return pa.Array.from_buffers(pa.bool_(), len(chosen), [None, pa.py_buffer(bits)])
 
 
-def _parsed_slowly(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[bytes], Any]:
+def _parse_line_by_line(path: Path, lines: list[bytes], dim: int, line: int) -> tuple[list[bytes], Any]:
     """Parse line by line, for words with spaces and to find a damaged line."""
     words, numbers = [], np.empty((len(lines), dim), np.float32)
     for i, one in enumerate(lines):
         fields = one.split(b" ")
         head = fields[: max(1, len(fields) - dim)]
         if len(fields) - 1 < dim or any(map(_is_number, head[1:])):
-            _damaged(f"{path}:{line + i}", f"it holds {len(fields) - 1} numbers, {dim} were expected")
+            _damaged_error(f"{path}:{line + i}", f"it holds {len(fields) - 1} numbers, {dim} were expected")
         try:
             numbers[i] = [float(field) for field in fields[len(head) :]]
         except ValueError as error:
-            _damaged(f"{path}:{line + i}", f"{error}")
+            _damaged_error(f"{path}:{line + i}", f"{error}")
         words.append(b" ".join(head))
     return words, numbers
 
 
-def _indexed(path: Path, words: list[Any], vectors: Float32Array) -> WordVectors:
+def _build_index(path: Path, words: list[Any], vectors: Float32Array) -> WordVectors:
     index: dict[str, int] = {}
     broken = 0
     for i, word in enumerate(words):
@@ -242,5 +244,5 @@ def _indexed(path: Path, words: list[Any], vectors: Float32Array) -> WordVectors
     return WordVectors(index, vectors, tuple(notes))
 
 
-def _damaged(where: str, what: str) -> NoReturn:
+def _damaged_error(where: str, what: str) -> NoReturn:
     raise ModelError(f"{where}: {what}", DOWNLOAD_AGAIN_HINT)
