@@ -69,7 +69,7 @@ def run_job_with_reporting(
     load: Any = None,
     settings: OptionSources | None = None,
 ) -> int:
-    """Run a job with progress, summary and, even if the job fails, the report.
+    """Run a job with progress, summary and, even if the job fails, the report. Return the exit code.
 
     Args:
         job: The job.
@@ -79,9 +79,6 @@ def run_job_with_reporting(
         price: Price per million tokens.
         load: Loads the encoder in place of the job's model.
         settings: Options that are not at their defaults.
-
-    Returns:
-        The exit code.
     """
     from embedcli import runners
     from embedcli.pipeline.control import RunControl
