@@ -61,6 +61,11 @@ def recipes() -> list[Recipe]:
 SETUP, *RECIPES = recipes()
 
 
+# File times advance in steps of up to 10 ms: a row that is appended within the step of the last `touch` is not newer to
+# make. People are slower than that; the test waits for the next step.
+APPEND_LATER = 'sed() { sleep 0.05; command sed "$@"; }\n'
+
+
 def run(block: Block, folder: Path, **names: Any) -> str:
     """What a block prints; its error fails the test. Python runs here, where its libraries are loaded once."""
     if block.language == "make":
@@ -75,7 +80,13 @@ def run(block: Block, folder: Path, **names: Any) -> str:
         return printed.getvalue()
     env = {**os.environ, "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(
-        ["bash", "-ec", block.code], cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT, check=False
+        ["bash", "-ec", APPEND_LATER + block.code],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

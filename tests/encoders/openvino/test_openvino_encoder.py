@@ -293,8 +293,8 @@ def test_a_network_with_different_vectors_is_not_used(monkeypatch: pytest.Monkey
     """As if tracing had changed the pooling."""
     build_module: Any = torch_export._build_module
 
-    def with_wrong_pooling(encoder: Any) -> Any:
-        wrong = build_module(encoder)
+    def with_wrong_pooling(*arguments: Any) -> Any:
+        wrong = build_module(*arguments)
         wrong.steps[1] = copy.deepcopy(wrong.steps[1])
         wrong.steps[1].pooling_mode = "max"
         return wrong
