@@ -305,10 +305,10 @@ def test_patience_ends_with_a_sentence(server: FakeServer, load: Load, clock: Fa
 @pytest.mark.parametrize(
     ("fault", "message", "hint"),
     [
-        (fake.status(401), "wants a key", "OPENAI_API_KEY"),
-        (fake.status(402), "wants to be paid", "credit"),
+        (fake.status(401), "requires an API key", "OPENAI_API_KEY"),
+        (fake.status(402), "requires payment", "credit"),
         (fake.status(403), "does not let this key use fake-embedding", "rights"),
-        (fake.status(404), "knows no such model or path", "--base-url"),
+        (fake.status(404), "does not know this model or path", "--base-url"),
         (fake.status(405), "refuses the request", "--model"),
         (fake.status(308, {"Location": "https://elsewhere/v1/embeddings"}), "redirects", "https://elsewhere/v1 "),
         (fake.status(429, message="You exceeded your quota", kind="insufficient_quota"), "no credit left", "credit"),
@@ -346,7 +346,7 @@ def test_without_a_key_no_header_is_sent(server: FakeServer, load: Load) -> None
 
 
 def test_an_unknown_model_is_found_out_at_the_start(server: FakeServer, load: Load) -> None:
-    with pytest.raises(ModelError, match="knows no such model"):
+    with pytest.raises(ModelError, match="does not know this model"):
         load(model="openai:nothing")
 
 

@@ -173,7 +173,7 @@ def test_no_proxy_stands_between_us_and_a_server_on_this_machine(
 def test_a_proxy_named_in_the_environment_is_used(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", server.base_url.removesuffix("/v1"))
     monkeypatch.delenv("NO_PROXY", raising=False)
-    with pytest.raises(EmbedcliError, match="knows no such model or path"):
+    with pytest.raises(EmbedcliError, match="does not know this model or path"):
         hosted_encoder.load_hosted_encoder(job_for(server, base_url="http://192.0.2.1/other"), print, clock=FakeClock())
     assert server.seen[0].path == "http://192.0.2.1/other/embeddings"
 

@@ -38,11 +38,11 @@ MAX_ERROR_CHARACTERS = 300
 # Messages and hints for statuses where no other attempt will help.
 FINAL_STATUS_ERRORS = {
     401: ("{host} does not accept the key in OPENAI_API_KEY", "set OPENAI_API_KEY to a key of this server"),
-    402: ("{host} wants to be paid", "add credit, then run the same command to go on"),
+    402: ("{host} requires payment", "add credit, then run the same command to go on"),
     403: ("{host} does not let this key use {model}", "check the key's rights, or choose another --model"),
-    404: ("{url} knows no such model or path", "check --model and --base-url; most base URLs end in /v1"),
+    404: ("{url} does not know this model or path", "check --model and --base-url; most base URLs end in /v1"),
 }
-MISSING_KEY_ERROR = ("{host} wants a key", "export OPENAI_API_KEY=...")
+MISSING_KEY_ERROR = ("{host} requires an API key", "export OPENAI_API_KEY=...")
 OTHER_STATUS_ERROR = ("{url} refuses the request", "check --model and --base-url")
 
 
