@@ -20,7 +20,6 @@ import numpy as np
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import Tokens
-from embedcli.core.errors import UsageError
 from embedcli.encoders.tokenize.text_windows import choose_window_spans
 
 if TYPE_CHECKING:
@@ -225,11 +224,6 @@ def cut_into_windows(
         return [(0, len(text))]
     starts, stops = count.token_spans(text)
     room = limit - max(0, int(count.count([prompt + text])[0]) - len(starts))
-    if overlap >= room:
-        raise UsageError(
-            f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
-            "give less, or raise --max-seq-length",
-        )
     # Tokens that are parts of one character are merged, so that every window starts after the previous one.
     first = np.flatnonzero(np.diff(starts, prepend=-1))
     starts, stops = starts[first], stops[np.append(first[1:], len(stops)) - 1]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedcli.core.encoder import Tokens
-from embedcli.core.errors import UsageError
 from embedcli.encoders.static.word_splitter import WordSplitter
 from embedcli.encoders.tokenize.fast import build_tokens
 from embedcli.encoders.tokenize.text_windows import choose_window_spans
@@ -131,11 +130,6 @@ class VocabularyWordReader:
 def _split_by_tokens(
     text: str, places: Sequence[tuple[int, int]], room: int, overlap: int, excess: Callable[[str], int]
 ) -> list[tuple[int, int]]:
-    """Split a text whose tokens are at `places` into windows. Raises UsageError if a window would hold nothing new."""
-    if overlap >= room:
-        raise UsageError(
-            f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
-            "give less, or raise --max-seq-length",
-        )
+    """Split a text whose tokens are at `places` into windows."""
     bounds = np.array(places, np.int64).reshape(-1, 2)
     return choose_window_spans(text, bounds[:, 0].copy(), bounds[:, 1].copy(), room, overlap, excess)

@@ -97,11 +97,6 @@ class FastTokenizer:
         if self.limit is None:
             return [(0, len(text))]
         room = self.limit - self._special_count - self.prompt_length
-        if overlap >= room:
-            raise UsageError(
-                f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
-                "lower --split-overlap, or raise --max-seq-length",
-            )
         offsets = np.array(self._tokenizer.encode(text, add_special_tokens=False).offsets, np.int64).reshape(-1, 2)
         return choose_window_spans(text, offsets[:, 0].copy(), offsets[:, 1].copy(), room, overlap, self._count_excess)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcli.core.errors import UsageError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -37,7 +39,15 @@ def choose_window_spans(
 
     Returns:
         (start, stop) of each window in characters, in order.
+
+    Raises:
+        UsageError: The overlap leaves a window no new token.
     """
+    if overlap >= room:
+        raise UsageError(
+            f"--split-overlap {overlap} leaves nothing new for a window of {max(room, 0)} tokens",
+            "lower --split-overlap, or raise --max-seq-length",
+        )
     spans: list[tuple[int, int]] = []
     text_end = len(text.rstrip())
     start = 0
