@@ -138,6 +138,21 @@ def test_a_flipped_bit_is_noticed_when_asked_to_look(tmp_path: Path) -> None:
         list(open_dataset(str(path)).read_blocks(verify=True))
 
 
+@pytest.mark.parametrize(("name", "damaged"), [("out.parquet", "out.parquet"), ("out.npy", "out.ids.parquet")])
+def test_a_flipped_bit_in_another_column_names_the_damaged_file(tmp_path: Path, name: str, damaged: str) -> None:
+    made = make_output(tmp_path / name, unit_vectors(ROWS, DIM))
+    path = tmp_path / damaged
+    raw = bytearray(path.read_bytes())
+    group = pq.read_metadata(path).row_group(0)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == "text_hash")
+    raw[chunk.data_page_offset + chunk.total_compressed_size - 3] ^= 16
+    path.write_bytes(raw)
+    assert sum(len(block) for block in open_dataset(str(made)).read_blocks(["text_hash"])) == ROWS
+    with pytest.raises(InputError, match=rf"{damaged}: the file is damaged: .*checksum") as caught:
+        list(open_dataset(str(made)).read_blocks(["text_hash"], verify=True))
+    assert caught.value.hint == "encode the rows again"
+
+
 @pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.arrow"])
 def test_a_cut_file_is_an_error_in_one_sentence(tmp_path: Path, name: str) -> None:
     path = make_output(tmp_path / name, unit_vectors(ROWS, DIM))

@@ -19,7 +19,7 @@ from embedcli.core.errors import InputError, UsageError
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.lance_rows import LanceVectorFile
-from embedcli.outputs.vector_files import JsonlVectorFile, VectorFile, open_vector_file
+from embedcli.outputs.vector_files import JsonlVectorFile, VectorFile, open_vector_file, translate_read_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -131,9 +131,10 @@ class VectorDataset:
         size = max(1, BLOCK_BYTES // max(1, self.stored_width * self.dtype.itemsize, self.dim * 4))
         start = 0
         for part in self.vector_files:
-            for vectors, table in part.read_blocks(columns, size, verify=verify):
-                yield VectorBlock(start, vectors, table)
-                start += len(vectors)
+            with translate_read_errors(part.path):
+                for vectors, table in part.read_blocks(columns, size, verify=verify):
+                    yield VectorBlock(start, vectors, table)
+                    start += len(vectors)
 
     def block_as_float32(self, block: VectorBlock) -> Float32Array:
         """Return the vectors of a block as float32 [n, dim], dequantized if necessary."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
@@ -94,13 +95,24 @@ def open_vector_file(path: str) -> VectorFile:
         "arrow": ArrowVectorFile,
         "jsonl": JsonlVectorFile,
     }
+    with translate_read_errors(path):
+        return readers[kind](path)
+
+
+@contextmanager
+def translate_read_errors(path: str) -> Iterator[None]:
+    """Raise InputError with the path if a file of vectors is damaged or the system refuses to read it."""
     try:
         with storage.translate_input_errors(path):
-            return readers[kind](path)
+            try:
+                yield
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                raise ValueError(first_line(error)) from error  # Arrow's own: a page with a wrong checksum
     except (pa.ArrowException, ValueError) as error:
-        reason = first_line(error)
         raise InputError(
-            f"{storage.format_location(path)}: the file is damaged: {reason}", "encode the rows again"
+            f"{storage.format_location(path)}: the file is damaged: {first_line(error)}", "encode the rows again"
         ) from error
 
 
@@ -253,9 +265,11 @@ class NpyVectorFile:
                 table_without_columns(min(size, self.row_count - start)) for start in range(0, self.row_count, size)
             )
             return
-        ids = open_parquet_file(writers.ids_path(self.path), verify=True) if verify else self._ids
-        for batch in ids.iter_batches(size, columns=list(columns)):
-            yield pa.Table.from_batches([batch]).select(list(columns))
+        path = writers.ids_path(self.path)
+        ids = open_parquet_file(path, verify=True) if verify else self._ids
+        with translate_read_errors(path):
+            for batch in ids.iter_batches(size, columns=list(columns)):
+                yield pa.Table.from_batches([batch]).select(list(columns))
 
     def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         if self._ids is None or not len(rows):
