@@ -265,7 +265,7 @@ class BatchResultEncoder(BaseEncoder):
         made = np.full((len(rows), self.dim), np.nan, np.float32)
         for i in np.argsort(found.line_indices[rows], kind="stable").tolist():
             row = int(rows[i])
-            answer, reason = self._find_results(int(found.line_indices[row]))
+            answer, reason = self._read_result(int(found.line_indices[row]))
             if answer is not None:
                 made[i] = answer.vectors[0]
             else:
@@ -289,7 +289,7 @@ class BatchResultEncoder(BaseEncoder):
         """Close the result files."""
         self.results.close()
 
-    def _find_results(self, place: int) -> tuple[EmbeddingResponse | None, str]:
+    def _read_result(self, place: int) -> tuple[EmbeddingResponse | None, str]:
         if place < 0:
             return None, "no answer in the results"
         line = self.results.read_line(place)
@@ -314,7 +314,7 @@ def load_batch_encoder(
         )
     results = BatchResults(paths)
     try:
-        for line in _format_reasons(results):
+        for line in _describe_results(results):
             notify(line)
         if not results.answers:
             raise InputError(f"there is no answer in {', '.join(paths)}", "give the result files of the batch")
@@ -342,7 +342,7 @@ def count_missing(results: BatchResults, job: Job) -> tuple[int, int]:
     return missing, rows
 
 
-def _format_reasons(results: BatchResults) -> Iterator[str]:
+def _describe_results(results: BatchResults) -> Iterator[str]:
     yield f"{results.answers} answers of model {results.model}, {results.dim} dimensions; {results.refusals} refusals"
     for reason, lines in results.retry_reasons.most_common(5):
         yield f"{lines} requests failed and can be sent again: {reason}"

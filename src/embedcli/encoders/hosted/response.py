@@ -59,7 +59,7 @@ def parse_response(body: Any, count: int) -> EmbeddingResponse:
         raise MalformedResponseError("has embeddings of different lengths, or empty ones")
     vectors = np.empty((count, len(rows[0])), np.float32)
     vectors[places] = rows
-    return EmbeddingResponse(vectors, _text_or_empty(body.get("model")), _read_token_count(body.get("usage")))
+    return EmbeddingResponse(vectors, _text_or_none(body.get("model")), _read_token_count(body.get("usage")))
 
 
 def parse_embedding(embedding: Any) -> Float32Array:
@@ -83,7 +83,7 @@ def _parse_lenient_json(content: bytes) -> Any:
         raise MalformedResponseError("is not JSON, or was cut off") from None
 
 
-def _text_or_empty(value: Any) -> str | None:
+def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 

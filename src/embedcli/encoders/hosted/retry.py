@@ -165,7 +165,7 @@ class Retrier:
                 if wrong >= patience.max_wrong_responses:
                     raise ModelError(f"{again.reason} ({wrong} times)", WRONG_RESPONSE_HINT) from None
                 if now + wait - first_failure > patience.allowed_seconds(again.failure_kind):
-                    raise ModelError(*_exhausted_error(again, now - first_failure, wait)) from None
+                    raise ModelError(*_describe_exhaustion(again, now - first_failure, wait)) from None
                 self._report_wait(again, wait)
             self._clock.wait(wait)
         raise AssertionError("unreachable")
@@ -192,7 +192,7 @@ class Retrier:
 WRONG_RESPONSE_HINT = "check --base-url and --model; what is finished is kept, the same command goes on from there"
 
 
-def _exhausted_error(again: RetryableError, spent: float, wait: float) -> tuple[str, str]:
+def _describe_exhaustion(again: RetryableError, spent: float, wait: float) -> tuple[str, str]:
     asked = f" and asks for {again.retry_after_seconds:.0f} s more" if again.retry_after_seconds is not None else ""
     hint = "what is finished is kept: run the same command again later, or give a longer --patience (seconds)"
     if again.failure_kind == "lost":

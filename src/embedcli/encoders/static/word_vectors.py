@@ -119,7 +119,7 @@ def _read_header(path: Path, stream: ByteStream, least: int) -> tuple[int, int]:
     count, dim = _sizes(stream.readline(SNIFF_BYTES)) or (0, 0)
     size = path.stat().st_size
     if count < 1 or dim < 1 or count * dim * least > size * (MAX_GZIP_RATIO if _is_gzip(path) else 1):
-        _damaged_error(
+        _raise_damaged(
             f"{path}:1", f"the first line promises {count} vectors of {dim} numbers, the file has {size} bytes"
         )
     return count, dim
@@ -145,14 +145,14 @@ def _binary(path: Path, stream: ByteStream, count: int, dim: int) -> tuple[list[
         if space < 0 or stop > len(block):
             more = stream.read(READ_BLOCK_BYTES)
             if not more or (space < 0 and len(block) - at > MAX_WORD_BYTES):
-                _damaged_error(f"{path}, byte {before + at}", f"vector {len(words) + 1} of {count} is not whole")
+                _raise_damaged(f"{path}, byte {before + at}", f"vector {len(words) + 1} of {count} is not whole")
             block, at, before = block[at:] + more, 0, before + at
             continue
         vectors[len(words)] = np.frombuffer(block, "<f4", dim, space + 1)
         words.append(block[at:space].lstrip(b"\n"))
         at = stop
     if (block[at:] + stream.read(MAX_WORD_BYTES)).strip():
-        _damaged_error(f"{path}, byte {before + at}", f"more follows the {count} vectors that the first line promises")
+        _raise_damaged(f"{path}, byte {before + at}", f"more follows the {count} vectors that the first line promises")
     return words, vectors
 
 
@@ -160,14 +160,14 @@ def _text(path: Path, stream: ByteStream, count: int, dim: int, line: int) -> tu
     vectors = np.empty((count, dim), np.float32)
     words: list[bytes] = []
     for block in _lines(stream):
-        lines = [one.rstrip() for one in _strip_line_end(block, count - len(words), path, line)]
+        lines = [one.rstrip() for one in _drop_blank_rest(block, count - len(words), path, line)]
         if lines:
             some, numbers = _parse_lines(path, lines, dim, line)
             vectors[len(words) : len(words) + len(some)] = numbers
             words += some
             line += len(some)
     if len(words) < count:
-        _damaged_error(f"{path}:{line}", f"the file ends after {len(words)} of {count} vectors")
+        _raise_damaged(f"{path}:{line}", f"the file ends after {len(words)} of {count} vectors")
     return words, vectors
 
 
@@ -177,9 +177,9 @@ def _lines(stream: ByteStream) -> Iterator[list[bytes]]:
         yield block.replace(b"\t", b" ").removesuffix(b"\n").split(b"\n")
 
 
-def _strip_line_end(lines: list[bytes], count: int, path: Path, line: int) -> list[bytes]:
+def _drop_blank_rest(lines: list[bytes], count: int, path: Path, line: int) -> list[bytes]:
     if any(extra.strip() for extra in lines[count:]):
-        _damaged_error(f"{path}:{line + count}", "more follows the vectors that the first line promises")
+        _raise_damaged(f"{path}:{line + count}", "more follows the vectors that the first line promises")
     return lines[:count]
 
 
@@ -220,11 +220,11 @@ def _parse_line_by_line(path: Path, lines: list[bytes], dim: int, line: int) -> 
         fields = one.split(b" ")
         head = fields[: max(1, len(fields) - dim)]
         if len(fields) - 1 < dim or any(map(_is_number, head[1:])):
-            _damaged_error(f"{path}:{line + i}", f"it holds {len(fields) - 1} numbers, {dim} were expected")
+            _raise_damaged(f"{path}:{line + i}", f"it holds {len(fields) - 1} numbers, {dim} were expected")
         try:
             numbers[i] = [float(field) for field in fields[len(head) :]]
         except ValueError as error:
-            _damaged_error(f"{path}:{line + i}", f"{error}")
+            _raise_damaged(f"{path}:{line + i}", f"{error}")
         words.append(b" ".join(head))
     return words, numbers
 
@@ -244,5 +244,5 @@ def _build_index(path: Path, words: list[Any], vectors: Float32Array) -> WordVec
     return WordVectors(index, vectors, tuple(notes))
 
 
-def _damaged_error(where: str, what: str) -> NoReturn:
+def _raise_damaged(where: str, what: str) -> NoReturn:
     raise ModelError(f"{where}: {what}", DOWNLOAD_AGAIN_HINT)
