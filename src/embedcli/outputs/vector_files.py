@@ -103,17 +103,14 @@ def open_vector_file(path: str) -> VectorFile:
 def translate_read_errors(path: str) -> Iterator[None]:
     """Raise InputError with the path if a file of vectors is damaged or the system refuses to read it."""
     try:
-        with storage.translate_input_errors(path):
-            try:
-                yield
-            except OSError as error:
-                if error.errno is not None:
-                    raise
-                raise ValueError(first_line(error)) from error  # Arrow's own: a page with a wrong checksum
-    except (pa.ArrowException, ValueError) as error:
-        raise InputError(
-            f"{storage.format_location(path)}: the file is damaged: {first_line(error)}", "encode the rows again"
-        ) from error
+        yield
+    except (OSError, ValueError, pa.ArrowException) as error:
+        # An OSError without a number is Arrow's own: a page with a wrong checksum.
+        if isinstance(error, OSError) and error.errno is not None:
+            with storage.translate_input_errors(path):
+                raise
+        damage = f"{storage.format_location(path)}: the file is damaged: {first_line(error)}"
+        raise InputError(damage, "encode the rows again") from error
 
 
 def open_parquet_file(path: str, *, verify: bool = False) -> pq.ParquetFile:
