@@ -18,8 +18,7 @@ import pytest
 
 import models
 from embedcli.core.errors import ModelError, UsageError
-from embedcli.models import files as model_files
-from embedcli.models import hub, resolve
+from embedcli.models import fingerprint, hub, resolve
 from embedcli.models.config import ModelConfig, model_identity, read_model_config, resolve_prompt
 from embedcli.models.registry import MODEL_REGISTRY, find_registered_model
 from reference import job
@@ -246,47 +245,47 @@ def test_the_kind_follows_from_the_files(tmp_path: Path) -> None:
 
 def test_the_fingerprint_covers_exactly_the_files_that_decide_the_vectors(tmp_path: Path) -> None:
     folder = copy_model("LaBSE", tmp_path / "model")
-    before = model_files.fingerprint_model(folder)
+    before = fingerprint.fingerprint_model(folder)
     (folder / "README.md").write_text("notes")
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"1")
     (folder / "pytorch_model.bin").write_bytes(b"not loaded, because there are safetensors")
     (folder / "train.py").write_text("not loaded either")
-    assert model_files.fingerprint_model(folder) == before
-    assert model_files.fingerprint_model(copy_model("LaBSE", tmp_path / "elsewhere")) == before
+    assert fingerprint.fingerprint_model(folder) == before
+    assert fingerprint.fingerprint_model(copy_model("LaBSE", tmp_path / "elsewhere")) == before
     for name in ("model.safetensors", "tokenizer.json", "2_Dense/model.safetensors", "1_Pooling/config.json"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content + b" ")
-        assert model_files.fingerprint_model(folder) != before, name
+        assert fingerprint.fingerprint_model(folder) != before, name
         (folder / name).write_bytes(content)
-    assert model_files.fingerprint_model(folder) == before
+    assert fingerprint.fingerprint_model(folder) == before
 
 
 def test_custom_code_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     folder = copy_model("bilingual-embedding-base", tmp_path / "model")
-    before = model_files.fingerprint_model(folder)
+    before = fingerprint.fingerprint_model(folder)
     (folder / "modeling.py").write_text((folder / "modeling.py").read_text() + "\n# changed\n")
-    assert model_files.fingerprint_model(folder) != before
+    assert fingerprint.fingerprint_model(folder) != before
 
 
 def test_a_cached_hash_is_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_files, "MIN_MEMOIZED_BYTES", 0)
+    monkeypatch.setattr(fingerprint, "MIN_MEMOIZED_BYTES", 0)
     file = tmp_path / "weights"
     file.write_bytes(b"one")
-    assert model_files.cached_sha256(file) == model_files.cached_sha256(file) == hashlib.sha256(b"one").hexdigest()
+    assert fingerprint.cached_sha256(file) == fingerprint.cached_sha256(file) == hashlib.sha256(b"one").hexdigest()
     memo = next((tmp_path / "cache" / "sha256").iterdir())
     saved = memo.read_text()
     memo.write_text(saved[:-64] + "f" * 64)
-    assert model_files.cached_sha256(file) == "f" * 64, "the cached hash is used"
+    assert fingerprint.cached_sha256(file) == "f" * 64, "the cached hash is used"
     memo.write_text(saved[:20])
-    assert model_files.cached_sha256(file) == hashlib.sha256(b"one").hexdigest(), "a damaged cache file is ignored"
+    assert fingerprint.cached_sha256(file) == hashlib.sha256(b"one").hexdigest(), "a damaged cache file is ignored"
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))
-    assert model_files.cached_sha256(file) == hashlib.sha256(b"two").hexdigest()
+    assert fingerprint.cached_sha256(file) == hashlib.sha256(b"two").hexdigest()
     file.write_bytes(b"six")
     os.utime(file, ns=(1, 1))
-    assert model_files.cached_sha256(file) == hashlib.sha256(b"six").hexdigest(), (
+    assert fingerprint.cached_sha256(file) == hashlib.sha256(b"six").hexdigest(), (
         "size and modification time are the same"
     )
 
@@ -294,9 +293,9 @@ def test_a_cached_hash_is_never_stale(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_hashing_works_without_a_writable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file, not a folder")
     monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_files, "MIN_MEMOIZED_BYTES", 0)
+    monkeypatch.setattr(fingerprint, "MIN_MEMOIZED_BYTES", 0)
     (tmp_path / "weights").write_bytes(b"one")
-    assert model_files.cached_sha256(tmp_path / "weights") == hashlib.sha256(b"one").hexdigest()
+    assert fingerprint.cached_sha256(tmp_path / "weights") == hashlib.sha256(b"one").hexdigest()
 
 
 # Settings

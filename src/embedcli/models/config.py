@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
-from embedcli.models.files import ModelFiles, read_json
+from embedcli.models.code import find_custom_code
+from embedcli.models.files import ModelFiles, read_json_object, read_modules
+from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.registry import find_registered_model
 
 POOLING_KEYS = {
@@ -22,27 +23,11 @@ POOLING_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
 # Names of saved prompts by role; the first that is not empty is used. `encode_document` of sentence-transformers stops
 # at an empty "document" and so never reaches a saved "passage".
 ROLE_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
-# These number positions from padding_idx + 1, so two of the positions in their config are unusable.
-OFFSET_POSITION_MODELS = {
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "mpnet",
-    "longformer",
-    "data2vec-text",
-}
 # Modules that encode queries and documents differently; Asym is the old name of Router.
 ROUTER_MODULES = {"Router", "Asym"}
-# From here on a tokenizer's model_max_length means "no limit" (transformers writes 1e30).
-UNLIMITED_LENGTH = int(1e20)
 
 
 class PromptNote(str):
@@ -116,7 +101,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
             f"{files.name} contains custom Python code that would run on this machine: {', '.join(custom_code)}",
             f"read the code in {files.path}, then add --trust-remote-code if you trust it",
         )
-    saved = _read_json_object(folder / "config_sentence_transformers.json")
+    saved = read_json_object(folder / "config_sentence_transformers.json")
     model_type = saved.get("model_type", "SentenceTransformer")
     if model_type != "SentenceTransformer":
         raise ModelError(
@@ -126,7 +111,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, pools_prompt = _read_pooling(folder, modules)
-    max_seq_length, max_positions = _resolve_max_seq_length(folder, modules, job)
+    max_seq_length, max_positions = resolve_max_seq_length(folder, modules, job)
     # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = modules[-1][0] == "Normalize"
     return ModelConfig(
@@ -171,23 +156,6 @@ def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[s
     }
 
 
-def read_modules(folder: Path) -> list[tuple[str, str]]:
-    """The modules of a pipeline as (class name, subfolder); a raw Hugging Face folder is a Transformer and a Pooling.
-
-    Names of classes that are not from sentence-transformers stay dotted.
-    """
-    path = folder / "modules.json"
-    if not path.is_file():
-        return [("Transformer", ""), ("Pooling", "")]
-    modules = []
-    for module in read_json(path):
-        kind = str(module["type"])
-        if kind.startswith("sentence_transformers."):
-            kind = kind.rpartition(".")[2]
-        modules.append((kind, str(module.get("path", ""))))
-    return modules
-
-
 def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) -> tuple[str, str]:
     """Choose the prompt of a job by --prompt, --prompt-name, --as or the model's default, in this order.
 
@@ -220,46 +188,6 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
     return "", "none"
 
 
-def find_custom_code(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, ...]:
-    """The Python files, each with its class, that loading a model would run; empty if all classes are in libraries.
-
-    Args:
-        folder: The model's folder.
-        modules: Its pipeline, from `read_modules`.
-    """
-    references: list[str] = []
-    for kind, path in modules:
-        if "." in kind:
-            references.append(kind)
-        if "." in kind or kind == "Transformer":
-            references += _read_auto_map(folder / path)
-    return tuple(dict.fromkeys(_format_code_reference(reference) for reference in references))
-
-
-def _read_auto_map(folder: Path) -> list[str]:
-    """The classes that transformers would import from the model's own code."""
-    config = _read_json_object(folder / "config.json")
-    references: list[str] = []
-    if not _is_known_architecture(str(config.get("model_type", ""))):
-        references += list((config.get("auto_map") or {}).values())
-    tokenizers = (_read_json_object(folder / "tokenizer_config.json").get("auto_map") or {}).get("AutoTokenizer")
-    return references + ([tokenizers] if isinstance(tokenizers, str) else [name for name in tokenizers or () if name])
-
-
-def _format_code_reference(reference: str) -> str:
-    """'modeling.Model' as 'modeling.py (Model)'; 'owner/repo--modeling.Model' keeps its repository."""
-    repo, _, path = reference.rpartition("--")
-    module, _, kind = path.rpartition(".")
-    return f"{repo + ': ' if repo else ''}{module.replace('.', '/')}.py ({kind})"
-
-
-def _is_known_architecture(model_type: str) -> bool:
-    """Whether transformers implements this architecture: it then ignores the model's code, unless that is trusted."""
-    spec = find_spec("transformers") if model_type else None
-    folders = (spec.submodule_search_locations if spec else None) or ()
-    return any((Path(folder) / "models" / model_type.replace("-", "_")).is_dir() for folder in folders)
-
-
 def _read_pooling(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, bool]:
     """The pooling modes, and whether they include the prompt."""
     path = next((path for kind, path in modules if kind == "Pooling"), None)
@@ -267,14 +195,14 @@ def _read_pooling(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, bo
         return "none", True
     if not (folder / "modules.json").is_file():
         return _default_pooling(folder), True
-    config = _read_json_object(folder / path / "config.json")
+    config = read_json_object(folder / path / "config.json")
     modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or "mean"
     return modes if isinstance(modes, str) else "+".join(modes), bool(config.get("include_prompt", True))
 
 
 def _default_pooling(folder: Path) -> str:
     """As sentence-transformers does: the last token for a causal language model, otherwise the mean."""
-    config = _read_json_object(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     is_causal = any(str(name).endswith("ForCausalLM") for name in (config.get("architectures") or [])[:1])
     return "lasttoken" if is_causal and config.get("is_causal", True) else "mean"
 
@@ -285,7 +213,7 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
     if routers and job.as_ in ("query", "document"):
         return job.as_
     for router in routers:
-        config = _read_json_object(router / "router_config.json") or _read_json_object(router / "config.json")
+        config = read_json_object(router / "router_config.json") or read_json_object(router / "config.json")
         parameters = config.get("parameters") or {}
         has_default = parameters.get("default_route") or parameters.get("allow_empty_key", True)
         if not has_default and not parameters.get("route_mappings"):
@@ -294,45 +222,6 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
                 "add --as query or --as document",
             )
     return None
-
-
-def _resolve_max_seq_length(folder: Path, modules: list[tuple[str, str]], job: Job) -> tuple[int | None, int | None]:
-    """The token limit of a job, and the number of positions of the model; None: no limit."""
-    kind, path = modules[0]
-    if kind != "Transformer" and "." not in kind:
-        return job.max_seq_length, None
-    root = folder / path
-    positions = _read_max_positions(_read_json_object(root / "config.json"))
-    if job.max_seq_length is not None:
-        if positions is not None and job.max_seq_length > positions:
-            raise UsageError(
-                f"--max-seq-length {job.max_seq_length} is more than the {positions} tokens that {job.model} accepts",
-                f"use {positions} or less",
-            )
-        return job.max_seq_length, positions
-    limit = _read_saved_limit(root)
-    return (min(limit, positions) if limit and positions else limit or positions), positions
-
-
-def _read_saved_limit(root: Path) -> int | None:
-    saved = next((config for name in TRANSFORMER_CONFIGS if (config := _read_json_object(root / name))), {})
-    arguments = saved.get("processor_kwargs") or saved.get("tokenizer_args") or {}
-    tokenizer = _read_json_object(root / "tokenizer_config.json")
-    for limit in (
-        arguments.get("model_max_length"),
-        saved.get("max_seq_length"),
-        tokenizer.get("model_max_length", tokenizer.get("max_len")),
-    ):
-        if limit is not None:
-            return int(limit) if limit < UNLIMITED_LENGTH else None
-    return None
-
-
-def _read_max_positions(config: dict[str, Any]) -> int | None:
-    positions = (config.get("text_config") or config).get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    return positions - 2 if config.get("model_type") in OFFSET_POSITION_MODELS else positions
 
 
 def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
@@ -347,9 +236,3 @@ def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt
         options = " or ".join(f"--prompt {text!r} for {plurals[role]}" for role, text in known.prompts.items())
         notes.append(f"{known.alias} was trained with prompts that its files lack; use {options}")
     return tuple(notes)
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file or it contains something else."""
-    content = read_json(path) if path.is_file() else {}
-    return content if isinstance(content, dict) else {}

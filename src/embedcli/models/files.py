@@ -1,21 +1,13 @@
-"""The files of a model: their kind, which ones are missing, and the fingerprint of those that decide its vectors."""
+"""The files of a model: their kind, the modules they form, and which ones are missing."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import os
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from embedcli.core.cache_dir import user_cache_folder
 from embedcli.core.errors import ModelError
-
-log = logging.getLogger(__name__)
 
 ModelKind = Literal["transformer", "static"]
 ModelOrigin = Literal["path", "cache", "bundled", "hub"]
@@ -36,30 +28,7 @@ TOKENIZER_FILES = (
     "vocab.json",
 )
 WORD_VECTOR_SUFFIXES = (".bin", ".txt", ".vec", ".kv", ".gz")
-# Files beside a model that do not decide its vectors.
-IGNORED_SUFFIXES = (
-    ".md",
-    ".gitattributes",
-    ".gitignore",
-    ".onnx",
-    ".onnx_data",
-    ".xml",
-    ".h5",
-    ".msgpack",
-    ".ot",
-    ".png",
-)
-TRAINING_FILES = {
-    "data_config.json",
-    "training_args.bin",
-    "trainer_state.json",
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-}
 IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "assets", "__pycache__"}
-# Below this size hashing costs less than looking up the hash.
-MIN_MEMOIZED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -92,6 +61,29 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "fetch the model again, or use another folder") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file or it contains something else."""
+    content = read_json(path) if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_modules(folder: Path) -> list[tuple[str, str]]:
+    """The modules of a pipeline as (class name, subfolder); a raw Hugging Face folder is a Transformer and a Pooling.
+
+    Names of classes that are not from sentence-transformers stay dotted.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return [("Transformer", ""), ("Pooling", "")]
+    modules = []
+    for module in read_json(path):
+        kind = str(module["type"])
+        if kind.startswith("sentence_transformers."):
+            kind = kind.rpartition(".")[2]
+        modules.append((kind, str(module.get("path", ""))))
+    return modules
 
 
 def detect_model_kind(folder: Path) -> ModelKind:
@@ -179,80 +171,3 @@ def _find_missing_weight_file(folder: Path) -> str | None:
         return None
     shards = sorted(set(read_json(folder / weights).get("weight_map", {}).values()))
     return next((shard for shard in shards if not (folder / shard).is_file()), None)
-
-
-def fingerprinted_files(folder: Path) -> Iterator[Path]:
-    """Iterate over the files that decide a model's vectors, sorted by path; of several weight formats, the one loaded.
-
-    They are in the folder itself and in the folders of its modules. Other subfolders, such as training checkpoints,
-    contain other models.
-    """
-    modules = folder / "modules.json"
-    paths = {str(module.get("path", "")) for module in read_json(modules)} if modules.is_file() else set()
-    candidates = {file for file in folder.iterdir() if file.is_file()}
-    candidates |= {file for path in paths - {""} for file in (folder / path).rglob("*") if file.is_file()}
-    runs_code = has_custom_code(folder)
-    for file in sorted(candidates):
-        if file.suffix in IGNORED_SUFFIXES or file.name in TRAINING_FILES or (file.suffix == ".py" and not runs_code):
-            continue
-        has_safetensors = any(file.with_name(name).is_file() for name in WEIGHT_FILES[:2])
-        if not (has_safetensors and file.name.startswith("pytorch_model")):
-            yield file
-
-
-def has_custom_code(folder: Path) -> bool:
-    """Whether a model's configuration refers to Python files."""
-    modules = folder / "modules.json"
-    types = [str(module.get("type", "")) for module in read_json(modules)] if modules.is_file() else []
-    configs = [folder / name for name in ("config.json", "tokenizer_config.json") if (folder / name).is_file()]
-    return any(not kind.startswith("sentence_transformers.") for kind in types) or any(
-        "auto_map" in read_json(config) for config in configs
-    )
-
-
-def fingerprint_model(folder: Path) -> str:
-    """Compute the hex SHA-256 over the names and contents of all files that decide a model's vectors."""
-    if folder.is_file():
-        return cached_sha256(folder)
-    digest = hashlib.sha256()
-    for file in fingerprinted_files(folder):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{cached_sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def cached_sha256(file: Path) -> str:
-    """The hex SHA-256 of a file, computed again only if its path, inode, size or one of its times has changed.
-
-    The modification time alone is not enough: unpacking archives and image layers sets it.
-    """
-    path = file.resolve()
-    stat = path.stat()
-    if stat.st_size < MIN_MEMOIZED_BYTES:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    key = f"{path}\0{stat.st_ino}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-    memo = user_cache_folder() / "sha256" / hashlib.sha256(str(path).encode()).hexdigest()[:32]
-    known = _read_memo(memo, key)
-    if known:
-        return known
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    _write_memo(memo, key, digest)
-    return digest
-
-
-def _read_memo(memo: Path, key: str) -> str | None:
-    try:
-        saved_key, _, digest = memo.read_text("utf-8").rpartition("\n")
-    except (OSError, ValueError):
-        return None
-    return digest if saved_key == key and len(digest) == hashlib.sha256().digest_size * 2 else None
-
-
-def _write_memo(memo: Path, key: str, digest: str) -> None:
-    try:
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=memo.parent, delete=False) as stream:
-            stream.write(f"{key}\n{digest}")
-        os.replace(stream.name, memo)
-    except OSError as error:
-        log.debug("cannot save the hash of %s: %s", key, error)

@@ -16,12 +16,11 @@ from embedcli.models.files import (
     WORD_VECTOR_SUFFIXES,
     ModelFiles,
     ModelOrigin,
-    cached_sha256,
     describe_missing_files,
     detect_model_kind,
     find_word_vector_file,
-    fingerprint_model,
 )
+from embedcli.models.fingerprint import cached_sha256, fingerprint_model
 from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
 
 BUNDLED_MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"

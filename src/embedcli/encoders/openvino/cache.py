@@ -27,7 +27,8 @@ from typing import Any
 from embedcli.core.cache_dir import user_cache_folder
 from embedcli.core.errors import ModelError
 from embedcli.models.config import ModelConfig
-from embedcli.models.files import ModelFiles, cached_sha256
+from embedcli.models.files import ModelFiles
+from embedcli.models.fingerprint import cached_sha256
 
 log = logging.getLogger(__name__)
 

@@ -29,10 +29,11 @@ from embedcli.encoders.static.word_splitter import WordSplitter
 from embedcli.encoders.static.word_vectors import WordVectorFormat, detect_word_vector_format
 from embedcli.encoders.static.word_vectors import read_word_vectors as read_vectors
 from embedcli.encoders.tokenize.word_cache import choose_tokenizer
-from embedcli.models.config import ModelConfig, read_modules
+from embedcli.models.config import ModelConfig
 from embedcli.models.config import model_identity as recipe_identity
 from embedcli.models.config import read_model_config as read_recipe
-from embedcli.models.files import ModelFiles, cached_sha256, read_json
+from embedcli.models.files import ModelFiles, read_json, read_modules
+from embedcli.models.fingerprint import cached_sha256
 from embedcli.models.weights import DOWNLOAD_AGAIN_HINT, read_header, read_tensor
 
 if TYPE_CHECKING:
