@@ -8,6 +8,7 @@ EmbedcliError              exit 1
   OutputError              exit 1   the output cannot be written
     OutputLocked           exit 1   another process is writing the output
   TooManyRejectsError      exit 1   more rejects than --max-rejects allows
+  TooManyRemovedError      exit 1   the new output lacks more rows than --max-removed allows
 DeviceOutOfMemoryError     internal: the pipeline retries with smaller batches
 """
 
@@ -64,6 +65,10 @@ class OutputLocked(OutputError):
 
 class TooManyRejectsError(EmbedcliError):
     """More rows were rejected than --max-rejects allows."""
+
+
+class TooManyRemovedError(EmbedcliError):
+    """The new output has fewer rows than the one it would replace, by more than --max-removed allows."""
 
 
 class DeviceOutOfMemoryError(Exception):
