@@ -112,7 +112,7 @@ def own_file_matcher(output: str) -> Callable[[str], bool]:
         *list_manifest_files(read_json_or_empty(found.marker_path)),
         *read_json_or_empty(storage.join(found.staging_folder, REPLACED_FILE)).get("names", ()),
     }
-    completed = {int(name.split("-")[1]) for name in storage.list_files(found.staging_folder, "share-")}
+    completed = {int(name.split("-")[1]) for name in storage.list_files(found.staging_folder, r"share-\d+-")}
 
     def is_own_file(name: str) -> bool:
         has_own_name = re.match(PART_FILE_PATTERN, name) is not None
