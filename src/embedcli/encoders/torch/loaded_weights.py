@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 CHECK_TEXTS = ("a", "Every tensor that a vector depends on is read. 向量", "Two words")
+WORD_TEXTS = ("words of a text", "слова", "文本", "نص", "12345")
 INCOMPLETE_HINT = "fetch the model again, or save it again with sentence-transformers: model.save(PATH)"
 SHOWN_NAMES = 3
 
@@ -99,13 +100,19 @@ def check_token_ids(pipeline: Any, files: ModelFiles) -> None:
     """Refuse a tokenizer that knows a token without a row in the embedding table.
 
     Raises:
-        ModelError: The id of a token is outside the table.
+        ModelError: The id of a token is outside the table, or the tokenizer has no vocabulary.
     """
     from torch import nn
 
     tokenizer, table = pipeline.tokenizer, _find_input_table(pipeline)
     if tokenizer is None or not isinstance(table, nn.Embedding):
         return
+    if _knows_no_word(tokenizer):
+        raise ModelError(
+            f"the tokenizer in {files.path} knows no word: its vocabulary is missing or has another name than "
+            f"{type(tokenizer).__name__} expects",
+            "fetch the model again, with tokenizer.json or all files of its vocabulary",
+        )
     vocabulary = tokenizer.get_vocab()
     token = max(vocabulary, key=vocabulary.__getitem__, default=None)
     if token is not None and vocabulary[token] >= table.num_embeddings:
@@ -114,6 +121,12 @@ def check_token_ids(pipeline: Any, files: ModelFiles) -> None:
             f"{vocabulary[token]}, and the embedding table has {table.num_embeddings} rows",
             "fetch the model again, or resize its token embeddings and save it again",
         )
+
+
+def _knows_no_word(tokenizer: Any) -> bool:
+    """Whether texts of several scripts become nothing but special and unknown tokens."""
+    special = {*tokenizer.all_special_ids, tokenizer.unk_token_id}
+    return all(special.issuperset(ids) for ids in tokenizer(list(WORD_TEXTS), verbose=False)["input_ids"])
 
 
 def _find_input_table(pipeline: Any) -> Any:

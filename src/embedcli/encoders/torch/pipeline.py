@@ -36,7 +36,8 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
                 # Only where the files need it: with the flag a model that transformers knows would run its own copy.
                 trust_remote_code=bool(config.custom_code),
                 local_files_only=True,
-                model_kwargs={"dtype": getattr(torch, dtype)},
+                # What config files say about unpickling is overruled.
+                model_kwargs={"dtype": getattr(torch, dtype), "weights_only": True},
             )
         loaded_weights.check_token_ids(pipeline, files)
         loaded_weights.check_weights(pipeline.eval(), networks, files, config.task)
