@@ -33,6 +33,23 @@ IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "asse
 
 
 @dataclass(frozen=True)
+class CodeRepository:
+    """A hub repository with Python code of a model, on this machine.
+
+    Attributes:
+        name: OWNER/NAME.
+        path: Its snapshot folder in the hub cache, whose name is the commit.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def commit(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True)
 class ModelFiles:
     """A complete model on this machine.
 
@@ -42,6 +59,7 @@ class ModelFiles:
         revision: The commit of a model from the hub.
         fingerprint: SHA-256 over the names and contents of all files that decide the vectors.
         origin: Where it was found.
+        code_repositories: Other repositories with code of the model, if the job trusts that; sorted by name.
     """
 
     name: str
@@ -50,6 +68,7 @@ class ModelFiles:
     kind: ModelKind
     fingerprint: str
     origin: ModelOrigin = "path"
+    code_repositories: tuple[CodeRepository, ...] = ()
 
 
 def read_json(path: Path) -> Any:

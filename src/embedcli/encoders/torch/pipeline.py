@@ -12,6 +12,7 @@ from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, Transforme
 from embedcli.encoders.tokenize.fast import FastTokenizer
 from embedcli.encoders.torch import attention_masks, loaded_weights
 from embedcli.encoders.torch.errors import translate_load_errors
+from embedcli.models.code_view import local_model_folder
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
 
@@ -24,14 +25,14 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
     Raises:
         ModelError: The model cannot be loaded, lacks weights, or its tokenizer does not fit its weights.
     """
-    with quiet_libraries(), translate_load_errors(files):
+    with quiet_libraries(), translate_load_errors(files), local_model_folder(files) as folder:
         import torch
         from sentence_transformers import SentenceTransformer
 
         attention_masks.install_mask_functions()
         with loaded_weights.record_networks() as networks:
             pipeline = SentenceTransformer(
-                str(files.path),
+                str(folder),
                 device=device,
                 # Only where the files need it: with the flag a model that transformers knows would run its own copy.
                 trust_remote_code=bool(config.custom_code),
