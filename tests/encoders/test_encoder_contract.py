@@ -39,7 +39,7 @@ MAKERS: dict[str, Callable[[], AbstractContextManager[BaseEncoder]]] = {
     "torch": lambda: local("all-MiniLM-L6-v2-shape"),
     "torch, raw folder": lambda: local("text2vec-large-chinese"),
     "torch, left padding": lambda: local("Qwen3-Embedding-0.6B", as_="query"),
-    "torch, own code": lambda: local("bilingual-embedding-base", trust_remote_code=True),
+    "torch, own code": lambda: local("own-code-model", trust_remote_code=True),
     "torch, slow tokenizer": lambda: local("slow-tokenizer", trust_remote_code=True),
     "openvino": lambda: local("all-MiniLM-L6-v2-shape", engine="openvino"),
     "static": lambda: local("potion-base-8M", engine="auto"),

@@ -21,7 +21,7 @@ from embedcli.models.config import read_model_config
 from reference import encode, encoded, job, load, lowest_cosine, samples, sentence_transformer, varied
 
 SAME = 0.99999
-TRUSTED = {"bilingual-embedding-base", "slow-tokenizer"}
+TRUSTED = {"own-code-model", "slow-tokenizer"}
 # What sentence-transformers cannot do itself: it fails on rows longer than the positions (see below).
 STATIC = {"potion-base-8M", "w2v-light-tencent-chinese"}
 PIPELINES = sorted(set(models.BUILDERS) - STATIC - {"xlm-roberta-raw"})
@@ -168,14 +168,14 @@ def test_a_prompt_that_pooling_leaves_out_is_still_read() -> None:
 
 
 def test_a_models_own_code_runs_only_when_trusted() -> None:
-    folder = models.folder("bilingual-embedding-base")
+    folder = models.folder("own-code-model")
     with pytest.raises(UsageError, match="contains custom Python code") as caught:
         load(folder)
-    assert "config.py (BilingualConfig)" in caught.value.message
-    assert "modeling.py (BilingualModel)" in caught.value.message
+    assert "config.py (RolledConfig)" in caught.value.message
+    assert "modeling.py (RolledModel)" in caught.value.message
     assert "--trust-remote-code" in caught.value.hint
     encoder = load(folder, trust_remote_code=True)
-    assert type(encoder.model[0].model).__name__ == "BilingualModel"
+    assert type(encoder.model[0].model).__name__ == "RolledModel"
     assert encoder.dim == models.SIZE["hidden_size"]
 
 

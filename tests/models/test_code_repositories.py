@@ -295,14 +295,14 @@ def test_the_commit_of_the_code_is_recorded(published: Published) -> None:
 
 
 def test_code_in_the_models_own_folder_changes_nothing(tmp_path: Path) -> None:
-    folder = models.folder("bilingual-embedding-base")
+    folder = models.folder("own-code-model")
     trusted = job(folder, trust_remote_code=True, offline=True, code_revision="v1")
     files = resolve.resolve_model(trusted)
     assert files == resolve.resolve_model(job(folder))
     config = read_model_config(files, trusted)
     assert "code" not in model_identity(files, config, "float32")
     assert any("--code-revision has no effect" in note for note in config.notes)
-    with local_model_folder(files) as view:
+    with local_model_folder(files, {}) as view:
         assert view == files.path
 
 

@@ -262,7 +262,7 @@ def test_the_fingerprint_covers_exactly_the_files_that_decide_the_vectors(tmp_pa
 
 
 def test_custom_code_is_part_of_the_fingerprint(tmp_path: Path) -> None:
-    folder = copy_model("bilingual-embedding-base", tmp_path / "model")
+    folder = copy_model("own-code-model", tmp_path / "model")
     before = fingerprint.fingerprint_model(folder)
     (folder / "modeling.py").write_text((folder / "modeling.py").read_text() + "\n# changed\n")
     assert fingerprint.fingerprint_model(folder) != before

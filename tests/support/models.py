@@ -44,7 +44,8 @@ def folder(name: str) -> Path:
 
 def cache() -> Path:
     versions = [version(name) for name in ("torch", "transformers", "tokenizers", "sentence-transformers")]
-    digest = hashlib.sha256(Path(__file__).read_bytes() + SAMPLE.read_bytes() + " ".join(versions).encode())
+    sources = Path(__file__).read_bytes() + (Path(__file__).parent / "own_code.py").read_bytes()
+    digest = hashlib.sha256(sources + SAMPLE.read_bytes() + " ".join(versions).encode())
     base = ROOT / ".pytest_cache" / "embedcli-models"
     home = base / digest.hexdigest()[:16]
     if not home.is_dir():
@@ -571,18 +572,18 @@ CONFIGURATION = """
 from transformers import XLMRobertaConfig
 
 
-class BilingualConfig(XLMRobertaConfig):
-    model_type = "bilingual"
+class RolledConfig(XLMRobertaConfig):
+    model_type = "rolled"
 """
 MODELING = """
 import torch
 from transformers import XLMRobertaModel
 
-from .config import BilingualConfig
+from .config import RolledConfig
 
 
-class BilingualModel(XLMRobertaModel):
-    config_class = BilingualConfig
+class RolledModel(XLMRobertaModel):
+    config_class = RolledConfig
 
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
@@ -591,17 +592,17 @@ class BilingualModel(XLMRobertaModel):
 """
 
 
-@model("bilingual-embedding-base")
-def _bilingual(folder: Path) -> None:
-    """An XLM-RoBERTa with custom model code in the folder."""
+@model("own-code-model")
+def _own_code(folder: Path) -> None:
+    """A network of a type that no library knows, with its code in the folder."""
     xlm_roberta(folder)
     write(folder / "config.py", CONFIGURATION)
     write(folder / "modeling.py", MODELING)
     config = json.loads((folder / "config.json").read_text("utf-8"))
     custom = {
-        "architectures": ["BilingualModel"],
-        "auto_map": {"AutoConfig": "config.BilingualConfig", "AutoModel": "modeling.BilingualModel"},
-        "model_type": "bilingual",
+        "architectures": ["RolledModel"],
+        "auto_map": {"AutoConfig": "config.RolledConfig", "AutoModel": "modeling.RolledModel"},
+        "model_type": "rolled",
     }
     write(folder / "config.json", config | custom)
     pipeline(folder, pooling(), NORMALIZE, limit=512)
@@ -652,3 +653,6 @@ def _slow(folder: Path) -> None:
     }
     write(folder / "tokenizer_config.json", BERT | custom | {"model_max_length": 512})
     pipeline(folder, pooling(), limit=64)
+
+
+import own_code  # noqa: E402, F401 - registers its models

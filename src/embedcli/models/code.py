@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,21 +35,26 @@ class CodeReference:
     class_name: str
 
 
-def find_custom_code(folder: Path, modules: list[tuple[str, str]]) -> tuple[CodeReference, ...]:
+def find_custom_code(
+    folder: Path, modules: list[tuple[str, str]], *, native: Collection[Path] = ()
+) -> tuple[CodeReference, ...]:
     """Find the classes that loading a model would import from its code; empty if all classes are in libraries.
 
     Args:
         folder: The model's folder.
         modules: Its pipeline, from `read_modules`.
+        native: Relative paths of the config.json whose code is not used, because transformers has an equivalent.
 
     Raises:
         ModelError: A file cannot be read, or names code in a way that is not allowed.
     """
+    native_files = {folder / path for path in native}
     every_module = [*modules, *_read_routes(folder, modules)]
     sources = [folder / path for kind, path in every_module if "." in kind or kind == "Transformer"]
     references = [parse_code_reference(kind, folder / "modules.json") for kind, _ in every_module if "." in kind]
     for source in sources:
-        references += _read_auto_map(source, with_known_architectures=False)
+        is_native = source / "config.json" in native_files
+        references += _read_auto_map(source, with_known_architectures=False, reads_config=not is_native)
     if references:
         # Trust is given to the model as a whole: transformers then prefers the model's code to its own classes.
         for source in sources:
@@ -109,12 +114,14 @@ def _read_routes(folder: Path, modules: list[tuple[str, str]]) -> Iterator[tuple
             yield str(route_type) if is_own else str(route_type).rpartition(".")[2], f"{path}/{name}".strip("/")
 
 
-def _read_auto_map(folder: Path, *, with_known_architectures: bool) -> list[CodeReference]:
+def _read_auto_map(folder: Path, *, with_known_architectures: bool, reads_config: bool = True) -> list[CodeReference]:
     """The classes that transformers would import from the model's code."""
     config_file, tokenizer_file = folder / "config.json", folder / "tokenizer_config.json"
     config = read_json_object(config_file)
     references: list[CodeReference] = []
-    if with_known_architectures or not _is_known_architecture(str(config.get("model_type", ""))):
+    if not reads_config:
+        config = {}
+    elif with_known_architectures or not _is_known_architecture(str(config.get("model_type", ""))):
         for names in _auto_map(config).values():
             references += _parse_all(names, config_file)
     return references + _parse_all(_auto_map(read_json_object(tokenizer_file)).get("AutoTokenizer"), tokenizer_file)

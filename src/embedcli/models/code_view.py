@@ -5,27 +5,33 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from embedcli.models.code import REPOSITORY_SEPARATOR
 from embedcli.models.files import IGNORED_FOLDERS, CodeRepository, ModelFiles, read_json
+from embedcli.models.native import NativeEquivalent
 
 # The files in which a model names classes.
 NAMING_FILES = {"config.json", "tokenizer_config.json", "modules.json", "router_config.json"}
 
 
 @contextmanager
-def local_model_folder(files: ModelFiles) -> Iterator[Path]:
+def local_model_folder(files: ModelFiles, native: Mapping[Path, NativeEquivalent]) -> Iterator[Path]:
     """Provide a folder from which a model can be loaded without any look at the hub.
 
-    It is the model's own folder if the model has no code repositories. Otherwise it is a temporary folder of links to
-    the model's files, in which each code repository is a subfolder, and 'owner/name--module.Class' in the
-    configuration is replaced by the module in that subfolder. Libraries look up the former on the hub.
+    It is the model's own folder if the model has no code repositories and no equivalent. Otherwise it is a temporary
+    folder of links to the model's files. Each code repository is a subfolder of it, and 'owner/name--module.Class' in
+    the configuration is replaced by the module in that subfolder. Libraries look up the former on the hub. A module
+    with an equivalent in transformers has the configuration of that.
+
+    Args:
+        files: The model.
+        native: The equivalents of modules, by the relative path of their config.json.
     """
-    if not files.code_repositories:
+    if not files.code_repositories and not native:
         yield files.path
         return
     with tempfile.TemporaryDirectory(prefix="embedcli-") as temporary:
@@ -38,6 +44,9 @@ def local_model_folder(files: ModelFiles) -> Iterator[Path]:
         for file in sorted(folder.rglob("*.json")):
             if file.name in NAMING_FILES:
                 _replace_file(file, subfolders)
+        for path, equivalent in native.items():
+            (folder / path).unlink()
+            (folder / path).write_text(json.dumps(equivalent.config), "utf-8")
         yield folder
 
 

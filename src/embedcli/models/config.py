@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from embedcli.models.code import ROUTER_MODULES, CodeReference, find_custom_code
 from embedcli.models.code_repositories import check_code_is_trusted
 from embedcli.models.files import ModelFiles, read_json_object, read_modules
 from embedcli.models.limits import resolve_max_seq_length
+from embedcli.models.native import NativeEquivalent, find_native_modules
 from embedcli.models.refusals import refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
 
@@ -64,6 +65,7 @@ class ModelConfig:
         task: The route of a model that encodes queries and documents differently; None: its default route.
         modules: Class names of the pipeline's modules; dotted if they are not from sentence-transformers.
         custom_code: Classes whose code runs only with --trust-remote-code.
+        native: Modules with own code that are loaded as an architecture of transformers, by their config.json.
         notes: Lines to show to the user.
     """
 
@@ -82,6 +84,7 @@ class ModelConfig:
     task: Role | None = None
     modules: tuple[str, ...] = ()
     custom_code: tuple[CodeReference, ...] = ()
+    native: Mapping[Path, NativeEquivalent] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -98,7 +101,8 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     refuse_other_kinds(files, modules)
     if files.kind == "transformer":
         refuse_missing_packages(files, folder / modules[0][1])
-    custom_code = find_custom_code(folder, modules)
+    native = find_native_modules(folder, trusts_code=job.trust_remote_code) if files.kind == "transformer" else {}
+    custom_code = find_custom_code(folder, modules, native=native)
     check_code_is_trusted(files, custom_code, job)
     saved = read_json_object(folder / "config_sentence_transformers.json")
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
@@ -123,8 +127,18 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         task=_choose_route(files, modules, job),
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
-        notes=(*_write_notes(files, job, prompts, prompt, source), *_write_code_notes(files, job, custom_code)),
+        native=native,
+        notes=(*_write_notes(files, job, prompts, prompt, source), *_write_code_notes(files, job, custom_code, native)),
     )
+
+
+def native_types(config: ModelConfig) -> dict[str, str]:
+    """What the vector space metadata says of an equivalent of a model's own code: {"loaded_as": TYPE}, or nothing.
+
+    It does not identify the vectors: those of the own code are the same, so jobs may change between the two.
+    """
+    types = sorted({equivalent.native_type for equivalent in config.native.values()})
+    return {"loaded_as": ", ".join(types)} if types else {}
 
 
 def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[str, Any]:
@@ -232,7 +246,12 @@ def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt
     return tuple(notes)
 
 
-def _write_code_notes(files: ModelFiles, job: Job, references: tuple[CodeReference, ...]) -> tuple[str, ...]:
+def _write_code_notes(
+    files: ModelFiles, job: Job, references: tuple[CodeReference, ...], native: Mapping[Path, NativeEquivalent]
+) -> tuple[str, ...]:
+    for equivalent in native.values():
+        if equivalent.own_type != equivalent.native_type:
+            return (f"{files.name} is loaded as {equivalent.native_type} of transformers: its own code is not run",)
     if job.code_revision and not list_repositories(references):
         return (f"--code-revision has no effect: no code of {files.name} in another repository would run",)
     return tuple(f"code: {code.name} at {code.commit}" for code in files.code_repositories)

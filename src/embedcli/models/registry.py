@@ -87,17 +87,17 @@ MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
     RegisteredModel(
         "bilingual-embedding-small",
         "Lajavaness/bilingual-embedding-small",
-        "French and English; custom code, needs --trust-remote-code",
+        "French and English; loaded as XLM-RoBERTa",
     ),
     RegisteredModel(
         "bilingual-embedding-base",
         "Lajavaness/bilingual-embedding-base",
-        "French and English; custom code, needs --trust-remote-code",
+        "French and English; loaded as XLM-RoBERTa",
     ),
     RegisteredModel(
         "bilingual-embedding-large",
         "Lajavaness/bilingual-embedding-large",
-        "French and English; custom code, needs --trust-remote-code",
+        "French and English; loaded as XLM-RoBERTa",
     ),
     RegisteredModel("m3e-small", "moka-ai/m3e-small", "Chinese"),
     RegisteredModel("m3e-base", "moka-ai/m3e-base", "Chinese and English"),
@@ -135,7 +135,7 @@ MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
     RegisteredModel(
         "gte-multilingual-base",
         "Alibaba-NLP/gte-multilingual-base",
-        "70 languages, 8,192 tokens; custom code, needs --trust-remote-code",
+        "70 languages, 8,192 tokens; loaded as GTE",
     ),
     RegisteredModel(
         "Qwen3-Embedding-0.6B", "Qwen/Qwen3-Embedding-0.6B", "100 languages, last-token pooling, Matryoshka"

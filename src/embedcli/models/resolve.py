@@ -28,6 +28,7 @@ from embedcli.models.files import (
     read_modules,
 )
 from embedcli.models.fingerprint import cached_sha256, fingerprint_model
+from embedcli.models.native import find_native_modules
 from embedcli.models.refusals import refuse_lfs_pointers
 from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
 
@@ -152,7 +153,8 @@ def locate_model(
     """Where a known model is on this machine, without reading its weights."""
     folder = hub.find_cached_snapshot(entry.hub_id, None, hub.hub_cache_folder(cache_dir))
     if folder and not describe_missing_files(folder):
-        references = find_custom_code(folder, read_modules(folder)) if folder.is_dir() else ()
+        native = find_native_modules(folder, trusts_code=False)
+        references = find_custom_code(folder, read_modules(folder), native=native)
         names = list_repositories(references)
         has_code = all(find_cached_repository(name, references, None, cache_dir) for name in names)
         return "cache" if has_code else "cache without code"

@@ -26,7 +26,7 @@ from embedcli.encoders.torch import export as torch_export
 from reference import encode, encoded, job, load, lowest_cosine, samples, varied
 
 SAME = 0.99999
-TRUSTED = {"bilingual-embedding-base", "slow-tokenizer"}
+TRUSTED = {"own-code-model", "slow-tokenizer"}
 BERT = "all-MiniLM-L6-v2-shape"
 ARCHITECTURES = (
     BERT,
@@ -38,7 +38,7 @@ ARCHITECTURES = (
     "Qwen3-Embedding-0.6B",
     "embeddinggemma-300m",
     "instruct-model",
-    "bilingual-embedding-base",
+    "own-code-model",
 )
 # Batches, as the tokens of each row: single rows, long beside short ones, many rows, and rows longer than the attention
 # windows and position buckets of 16 that the small models have.
@@ -173,7 +173,7 @@ def test_the_bundled_model_has_the_vectors_of_sentence_transformers() -> None:
 
 def test_a_limit_above_the_real_positions_is_rejected() -> None:
     """Custom code hides that two of its 514 positions are unusable: PyTorch fails there, OpenVINO would read zeros."""
-    name = "bilingual-embedding-base"
+    name = "own-code-model"
     assert openvino(name)._network.metadata["most_tokens"] == 512
     with pytest.raises(ModelError, match="it accepts 512 tokens, and the limit is 514"):
         openvino(name, max_seq_length=514)

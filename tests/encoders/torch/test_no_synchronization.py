@@ -154,11 +154,11 @@ def test_other_computations_are_masked_as_before() -> None:
 MASKING = """
 from transformers import XLMRobertaModel
 
-from .config import BilingualConfig
+from .config import RolledConfig
 
 
-class BilingualModel(XLMRobertaModel):
-    config_class = BilingualConfig
+class RolledModel(XLMRobertaModel):
+    config_class = RolledConfig
 
     def forward(self, input_ids=None, attention_mask=None, **kwargs):
         return super().forward(input_ids=input_ids, attention_mask=attention_mask * (input_ids % 3 > 0), **kwargs)
@@ -168,7 +168,7 @@ class BilingualModel(XLMRobertaModel):
 def test_a_mask_of_a_models_own_code_is_kept(tmp_path: Path) -> None:
     """In a batch without padding too."""
     folder = tmp_path / "masking"
-    shutil.copytree(models.folder("bilingual-embedding-base"), folder)
+    shutil.copytree(models.folder("own-code-model"), folder)
     (folder / "modeling.py").write_text(MASKING, "utf-8")
     encoder = load(folder, trust_remote_code=True, max_seq_length=16)
     texts = [text for text in samples() if len(text) > 100][:5]

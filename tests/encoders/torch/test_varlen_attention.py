@@ -30,7 +30,7 @@ UNPADDED = [
     "bge-small-en-v1.5", "instruct-model", "modernbert-embed-base", "gte-modernbert-base", "Qwen3-Embedding-0.6B",
     "embeddinggemma-300m",
 ]  # fmt: skip
-PADDED = ["all-mpnet-base-v2", "deberta-v2-base", "bilingual-embedding-base"]
+PADDED = ["all-mpnet-base-v2", "deberta-v2-base", "own-code-model"]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from typing import Any
 
 from embedcli.core.cache_dir import user_cache_folder
 from embedcli.core.errors import ModelError
-from embedcli.models.config import ModelConfig
+from embedcli.models.config import ModelConfig, native_types
 from embedcli.models.files import ModelFiles
 from embedcli.models.fingerprint import cached_sha256
 
@@ -87,6 +87,7 @@ def cache_key(files: ModelFiles, config: ModelConfig) -> str:
         "prompt": prompt,
     }
     parts |= {"task": config.task} if config.task else {}
+    parts |= native_types(config)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -16,7 +16,7 @@ from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
 from embedcli.encoders.openvino.infer_requests import InferRequestPool
 from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows
-from embedcli.models.config import ModelConfig, model_identity
+from embedcli.models.config import ModelConfig, model_identity, native_types
 from embedcli.models.files import ModelFiles
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class OpenVinoEncoder(BaseEncoder):
         """The vector space metadata, with the dtype and the library versions used."""
         return {
             **model_identity(self._request.files, self._config, "float32" if self.dtype == "float32" else "half"),
+            **native_types(self._config),
             "dim": self.dim,
             "dtype": self.dtype,
             "engine": "openvino",

@@ -26,7 +26,7 @@ from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_
 from embedcli.encoders.torch.export import TraceablePipeline, prepare_for_tracing
 from embedcli.encoders.torch.pipeline import choose_tokenizer, has_token_types, load_pipeline, quiet_libraries
 from embedcli.encoders.torch.transfer import DeviceTransfer, PendingVectors
-from embedcli.models.config import ModelConfig, model_identity
+from embedcli.models.config import ModelConfig, model_identity, native_types
 from embedcli.models.files import ModelFiles
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class TorchEncoder(BaseEncoder):
         libraries = ("sentence-transformers", "transformers", "tokenizers")
         return {
             **model_identity(self._files, self.config, "float32" if self.dtype == "float32" else "half"),
+            **native_types(self.config),
             "dim": self.dim,
             "dtype": self.dtype,
             "engine": "torch",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedcli.core.errors import ModelError
+from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 CHECK_TEXTS = ("a", "Every tensor that a vector depends on is read. 向量", "Two words")
 WORD_TEXTS = ("words of a text", "слова", "文本", "نص", "12345")
 INCOMPLETE_HINT = "fetch the model again, or save it again with sentence-transformers: model.save(PATH)"
+OWN_CODE_HINT = "add --trust-remote-code to run the model's own code, after reading it"
+HEAD_OR_BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|lm_head|cls|classifier|pooler|predictions)(\.|$)")
 SHOWN_NAMES = 3
 
 
@@ -60,7 +63,7 @@ def record_networks() -> Iterator[list[LoadedNetwork]]:
         PreTrainedModel.from_pretrained = original  # type: ignore[method-assign]
 
 
-def check_weights(pipeline: Any, loaded: Sequence[LoadedNetwork], files: ModelFiles, task: str | None) -> None:
+def check_weights(pipeline: Any, loaded: Sequence[LoadedNetwork], files: ModelFiles, config: ModelConfig) -> None:
     """Refuse a pipeline whose vectors depend on tensors that its files lack, or that has fewer layers than its files.
 
     A missing tensor is filled with NaN. If a vector then is NaN, it depends on the tensor. Others, such as a pooler
@@ -70,7 +73,7 @@ def check_weights(pipeline: Any, loaded: Sequence[LoadedNetwork], files: ModelFi
         pipeline: The SentenceTransformer.
         loaded: Its networks, from `record_networks`.
         files: Its files, for the message.
-        task: The route of a Router model, if any.
+        config: Its settings. For a model that is loaded as another architecture every tensor of the files must fit.
 
     Raises:
         ModelError: A tensor that is used is missing or has another shape, or the files have more layers than the
@@ -84,15 +87,17 @@ def check_weights(pipeline: Any, loaded: Sequence[LoadedNetwork], files: ModelFi
     missing = [name for one in loaded for name in one.missing]
     if missing:
         unfillable = [name for one in loaded for name in one.missing if not _fill_with_nan(one.network, name)]
-        if unfillable or not _has_finite_vectors(pipeline, task):
+        if unfillable or not _has_finite_vectors(pipeline, config.task):
             raise ModelError(
-                f"{files.path} lacks weights that its network needs: {_shorten(unfillable or missing)}", INCOMPLETE_HINT
+                f"{files.path} lacks weights that its network needs: {_shorten(unfillable or missing)}",
+                OWN_CODE_HINT if config.native else INCOMPLETE_HINT,
             )
-    left_over = [name for one in loaded for name in _find_left_over_layers(one)]
+    hint = OWN_CODE_HINT if config.native else "correct config.json: it describes fewer layers than the weights have"
+    left_over = [name for one in loaded for name in _find_left_over(one, is_strict=bool(config.native))]
     if left_over:
         raise ModelError(
             f"{files.path} has weights that its network does not read: {_shorten(left_over)}",
-            "correct config.json: it describes fewer layers than the weights have",
+            hint,
         )
 
 
@@ -163,8 +168,13 @@ def _has_finite_vectors(pipeline: Any, task: str | None) -> bool:
         return bool(vectors.isfinite().all())
 
 
-def _find_left_over_layers(one: LoadedNetwork) -> list[str]:
-    """The unexpected tensors that are those of a layer of the network, but with another number."""
+def _find_left_over(one: LoadedNetwork, *, is_strict: bool) -> list[str]:
+    """The unexpected tensors that are those of a layer of the network, but with another number; if strict, all.
+
+    Heads and buffers that a network does not need for embeddings never count.
+    """
+    if is_strict:
+        return [name for name in one.unexpected if not HEAD_OR_BUFFER.search(name)]
     names = {_without_numbers(name) for name in one.network.state_dict()}
     prefix = f"{one.network.base_model_prefix}."
     return [name for name in one.unexpected if _without_numbers(name.removeprefix(prefix)) in names]

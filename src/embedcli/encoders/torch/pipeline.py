@@ -10,11 +10,12 @@ from typing import Any
 
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer, matches_reference
 from embedcli.encoders.tokenize.fast import FastTokenizer
-from embedcli.encoders.torch import attention_masks, loaded_weights
+from embedcli.encoders.torch import attention_masks, loaded_weights, own_code
 from embedcli.encoders.torch.errors import translate_load_errors
 from embedcli.models.code_view import local_model_folder
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
+from embedcli.models.native import find_native_modules
 
 PipelineTokenizer = FastTokenizer | TransformersTokenizer | PipelinePreprocessor
 
@@ -25,11 +26,18 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
     Raises:
         ModelError: The model cannot be loaded, lacks weights, or its tokenizer does not fit its weights.
     """
-    with quiet_libraries(), translate_load_errors(files), local_model_folder(files) as folder:
+    with (
+        quiet_libraries(),
+        translate_load_errors(files),
+        _translate_own_code_errors(files, config),
+        local_model_folder(files, config.native) as folder,
+    ):
         import torch
         from sentence_transformers import SentenceTransformer
 
         attention_masks.install_mask_functions()
+        if config.custom_code:
+            own_code.install_removed_names()
         with loaded_weights.record_networks() as networks:
             pipeline = SentenceTransformer(
                 str(folder),
@@ -41,8 +49,21 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
                 model_kwargs={"dtype": getattr(torch, dtype), "weights_only": True},
             )
         loaded_weights.check_token_ids(pipeline, files)
-        loaded_weights.check_weights(pipeline.eval(), networks, files, config.task)
+        loaded_weights.check_weights(pipeline.eval(), networks, files, config)
         return _adjust_normalize_module(pipeline.eval(), config)
+
+
+@contextmanager
+def _translate_own_code_errors(files: ModelFiles, config: ModelConfig) -> Iterator[None]:
+    """Raise ModelError if the model's own code needs a name that the installed transformers lacks."""
+    try:
+        yield
+    except Exception as error:
+        missing = own_code.find_missing_name(error) if config.custom_code else None
+        if missing is None:
+            raise
+        has_equivalent = bool(find_native_modules(files.path, trusts_code=False))
+        raise own_code.missing_name_error(files.name, missing, has_equivalent) from error
 
 
 def choose_tokenizer(pipeline: Any, config: ModelConfig, threads: int) -> PipelineTokenizer:

@@ -1,0 +1,198 @@
+"""Names that transformers 5 has removed, for models whose own code was written for transformers 4.
+
+They do what the documentation of transformers 4 says, as far as encoders of text use them. They are there while such
+code is imported and as long as its network lives: for good, once a job trusts a model's code. Networks of transformers
+itself use none of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from embedcli.core.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+LIBRARY = "transformers"
+
+
+def install_removed_names() -> None:
+    """Add each removed name to transformers, unless the installed version has it."""
+    import transformers
+    from transformers import PreTrainedModel, modeling_utils, pytorch_utils
+    from transformers import utils as library_utils
+    from transformers.utils import import_utils
+
+    methods = (get_extended_attention_mask, invert_attention_mask, get_head_mask, prune_heads)
+    for method in methods:
+        _add(PreTrainedModel, method.__name__, method)
+    pruning = (find_pruneable_heads_and_indices, prune_linear_layer)
+    for module in (pytorch_utils, modeling_utils):
+        for function in (*pruning, pytorch_utils.apply_chunking_to_forward):
+            _add(module, function.__name__, function)
+    for module in (library_utils, import_utils):
+        _add(module, "is_torch_fx_available", _never)
+        _add(module, "is_flash_attn_available", _never)
+    _add(transformers, "onnx", _onnx_module())
+    sys.modules.setdefault("transformers.onnx", transformers.onnx)
+
+
+def find_missing_name(error: BaseException | None) -> str | None:
+    """The name of transformers that is still missing, if an error was raised for one; None for other errors."""
+    while error is not None:
+        if isinstance(error, ImportError) and error.name and error.name.split(".")[0] == LIBRARY:
+            imported = getattr(error, "name_from", None)
+            return f"{error.name}.{imported}" if imported else error.name
+        if isinstance(error, AttributeError) and _is_of_library(error.obj):
+            return f"{type(error.obj).__name__}.{error.name}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def missing_name_error(model: str, name: str, has_equivalent: bool) -> ModelError:
+    """The error for own code that needs a name which the installed transformers does not have."""
+    hint = (
+        "leave --trust-remote-code out: transformers has an equivalent of this model"
+        if has_equivalent
+        else "use another model, or ask its authors for code that fits transformers 5"
+    )
+    return ModelError(
+        f"the own code of {model} needs {name}, which the installed transformers does not have: it was written for "
+        "an earlier version",
+        hint,
+    )
+
+
+def _is_of_library(value: Any) -> bool:
+    """Whether a value is a network, a configuration or a module of transformers."""
+    if isinstance(value, ModuleType):
+        return value.__name__.split(".")[0] == LIBRARY
+    return any(kind.__module__.split(".")[0] == LIBRARY for kind in type(value).__mro__)
+
+
+def _add(owner: Any, name: str, value: Any) -> None:
+    if not hasattr(owner, name):
+        setattr(owner, name, value)
+
+
+def _never() -> bool:
+    return False
+
+
+# Methods of PreTrainedModel
+
+
+def get_extended_attention_mask(
+    self: Any, attention_mask: torch.Tensor, input_shape: tuple[int, ...], device: Any = None, dtype: Any = None
+) -> torch.Tensor:
+    """A mask to add to attention scores: 0 where a token is read, the lowest number where it is not.
+
+    Args:
+        self: The network, whose dtype the mask has.
+        attention_mask: [rows, tokens] or [rows, tokens, tokens]; 1 where a token is read.
+        input_shape: Only for an error message.
+        device: Not used, as in transformers 4.
+        dtype: The dtype of the mask; by default that of the network.
+
+    Returns:
+        [rows, 1, 1, tokens] or [rows, 1, tokens, tokens].
+
+    Raises:
+        ValueError: The mask has another shape, or the network is a decoder.
+    """
+    if getattr(self.config, "is_decoder", False):
+        raise ValueError("masks of decoders are not supported")
+    if attention_mask.dim() not in (2, 3):
+        raise ValueError(f"a mask of shape {tuple(attention_mask.shape)} for an input of shape {tuple(input_shape)}")
+    extended = attention_mask[:, None, None, :] if attention_mask.dim() == 2 else attention_mask[:, None, :, :]
+    return _as_additive(extended, dtype or self.dtype)
+
+
+def invert_attention_mask(self: Any, encoder_attention_mask: torch.Tensor) -> torch.Tensor:
+    """The same for the mask of an encoder whose output a decoder reads."""
+    mask = encoder_attention_mask
+    return _as_additive(mask[:, None, None, :] if mask.dim() == 2 else mask[:, None, :, :], self.dtype)
+
+
+def _as_additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    import torch
+
+    return (1.0 - mask.to(dtype=dtype)) * torch.finfo(dtype).min
+
+
+def get_head_mask(
+    self: Any, head_mask: torch.Tensor | None, num_hidden_layers: int, is_attention_chunked: bool = False
+) -> Any:
+    """A mask of attention heads for each layer; [None] * num_hidden_layers if there is none."""
+    if head_mask is None:
+        return [None] * num_hidden_layers
+    if head_mask.dim() == 1:
+        head_mask = head_mask.expand(num_hidden_layers, -1)
+    masks = head_mask[:, None, :, None, None].to(self.dtype)
+    return masks.unsqueeze(-1) if is_attention_chunked else masks
+
+
+def prune_heads(self: Any, heads_to_prune: Any) -> None:
+    """Raise NotImplementedError: the width of the attention of loaded weights is fixed."""
+    raise NotImplementedError("attention heads cannot be pruned")
+
+
+# Functions
+
+
+def find_pruneable_heads_and_indices(
+    heads: Any, n_heads: int, head_size: int, already_pruned_heads: set[int]
+) -> tuple[set[int], torch.Tensor]:
+    """Heads that are not pruned yet, and the indices of the numbers that stay in a layer of n_heads * head_size."""
+    import torch
+
+    remaining = set(heads) - already_pruned_heads
+    keep = torch.ones(n_heads, head_size, dtype=torch.bool)
+    for head in remaining:
+        keep[head - sum(pruned < head for pruned in already_pruned_heads)] = False
+    return remaining, torch.arange(n_heads * head_size)[keep.view(-1)].long()
+
+
+def prune_linear_layer(layer: Any, index: torch.Tensor, dim: int = 0) -> Any:
+    """A linear layer with some of its outputs (dim 0) or inputs (dim 1)."""
+    import torch
+    from torch import nn
+
+    weight = layer.weight.index_select(dim, index.to(layer.weight.device)).detach().clone()
+    pruned = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None)
+    with torch.no_grad():
+        pruned.weight.copy_(weight)
+        if layer.bias is not None:
+            pruned.bias.copy_(layer.bias if dim == 1 else layer.bias[index])
+    return pruned.to(layer.weight.device)
+
+
+def _onnx_module() -> ModuleType:
+    """A module transformers.onnx with the base classes that configuration files derive theirs from."""
+    module = ModuleType("transformers.onnx")
+
+    class OnnxConfig:
+        """Describes the inputs of an exported network; embedcli exports none by it."""
+
+        default_fixed_batch, default_fixed_sequence = 2, 8
+
+        def __init__(self, config: Any, task: str = "default", patching_specs: Any = None) -> None:
+            self._config, self.task = config, task
+
+        @property
+        def inputs(self) -> Any:
+            return OrderedDict()
+
+    class OnnxConfigWithPast(OnnxConfig):
+        """The same for networks with a cache."""
+
+    class OnnxSeq2SeqConfigWithPast(OnnxConfigWithPast):
+        """The same for networks with a decoder."""
+
+    for kind in (OnnxConfig, OnnxConfigWithPast, OnnxSeq2SeqConfigWithPast):
+        setattr(module, kind.__name__, kind)
+    return module
