@@ -84,6 +84,8 @@ class BaseEncoder(TextTokenizer):
         max_in_flight: How many batches may be started by `forward` and not yet collected.
         batch_tokens: The preferred size of a batch, in padded tokens.
         pad_to_multiple_of: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
+        equal_lengths: Whether all rows of a batch must have the same number of tokens, because padding would change
+            their vectors. False by default.
         portion_characters: Tokenize a chunk in portions of about this many characters, so that a fast device can start
             on the first while the next is tokenized. None, the default, to tokenize each chunk at once.
     """
@@ -92,6 +94,7 @@ class BaseEncoder(TextTokenizer):
     max_in_flight: int
     batch_tokens: int
     pad_to_multiple_of: int
+    equal_lengths: bool = False
     portion_characters: int | None = None
 
     @abstractmethod

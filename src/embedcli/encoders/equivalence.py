@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core.encoder import Tokens
+from embedcli.core.memory import available_memory
 from embedcli.core.vectors import SMALLEST_FLOAT32
 from embedcli.encoders.tokenize.fast import build_tokens
 
@@ -21,6 +22,8 @@ MAX_VECTOR_DISTANCE = 0.01414
 # The longest probe row is bounded by work, parameters times tokens: about five seconds on two cores.
 MAX_PROBE_OPERATIONS = 2.5e11
 MIN_PROBE_TOKENS, MAX_PROBE_TOKENS = 512, 8192
+# Of the memory that is free. Some networks hold several copies of a layer's attention scores: XLNet about eight.
+MAX_MEMORY_SHARE, ATTENTION_COPIES, DEFAULT_HEADS = 0.1, 8, 16
 PROBE_PASSAGE = (
     "A vector says where a text lies among all others. Der Vektor sagt, wo ein Text liegt; le vecteur dit où. "
     "Вектор показывает место текста. ベクトルは文の位置を示す。向量表示文本的位置。 1234.5 % of x != y, isn't it? "
@@ -59,14 +62,19 @@ class EquivalenceProbe:
     longest_row: int
 
 
-def longest_probe_row(positions: int | None, parameters: int) -> int:
+def longest_probe_row(positions: int | None, parameters: int, heads: int | None = None) -> int:
     """How many tokens the longest probe row should have.
 
     Args:
         positions: The longest row that the model can take; None if there is no limit.
         parameters: The number of the model's parameters, by which the work of a row grows.
+        heads: Attention heads of a layer: its memory grows with them and the square of the row's length. None: unknown.
     """
     affordable = max(MIN_PROBE_TOKENS, MAX_PROBE_OPERATIONS / max(1, parameters))
+    free = available_memory()
+    if free is not None:
+        score_bytes = ATTENTION_COPIES * np.dtype(np.float32).itemsize * (heads or DEFAULT_HEADS)
+        affordable = min(affordable, max(1.0, (free * MAX_MEMORY_SHARE / score_bytes) ** 0.5))
     return int(min(positions or MAX_PROBE_TOKENS, MAX_PROBE_TOKENS, affordable))
 
 

@@ -14,6 +14,7 @@ from embedcli.models.code import find_custom_code
 from embedcli.models.files import ModelFiles, read_json_object, read_modules
 from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.registry import find_registered_model
+from embedcli.models.traits import ModelTraits
 
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -65,6 +66,7 @@ class ModelConfig:
         modules: Class names of the pipeline's modules; dotted if they are not from sentence-transformers.
         custom_code: Files and classes that run only with --trust-remote-code.
         notes: Lines to show to the user.
+        traits: What was measured of the model; None: nothing yet.
     """
 
     pooling: str
@@ -83,10 +85,16 @@ class ModelConfig:
     modules: tuple[str, ...] = ()
     custom_code: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    traits: ModelTraits | None = None
 
 
-def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
+def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = None) -> ModelConfig:
     """Read a model's settings from its files and resolve them for a job.
+
+    Args:
+        files: The model.
+        job: The job.
+        traits: What was measured of the model; None if nothing was.
 
     Raises:
         UsageError: The prompt name is unknown, the token limit is above the model's, or the model has custom code
@@ -111,7 +119,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, pools_prompt = _read_pooling(folder, modules)
-    max_seq_length, max_positions = resolve_max_seq_length(folder, modules, job)
+    max_seq_length, max_positions = resolve_max_seq_length(folder, modules, job, traits)
     # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = modules[-1][0] == "Normalize"
     return ModelConfig(
@@ -130,7 +138,8 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         task=_choose_route(files, modules, job),
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
-        notes=_write_notes(files, job, prompts, prompt, source),
+        notes=(*_write_notes(files, job, prompts, prompt, source), *_describe_batches(files, traits)),
+        traits=traits,
     )
 
 
@@ -236,3 +245,11 @@ def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt
         options = " or ".join(f"--prompt {text!r} for {plurals[role]}" for role, text in known.prompts.items())
         notes.append(f"{known.alias} was trained with prompts that its files lack; use {options}")
     return tuple(notes)
+
+
+def _describe_batches(files: ModelFiles, traits: ModelTraits | None) -> tuple[str, ...]:
+    if traits is not None and traits.needs_single_rows:
+        return (f"vectors of {files.name} depend on the other rows of a batch: rows are encoded one at a time",)
+    if traits is not None and traits.needs_equal_lengths:
+        return (f"vectors of {files.name} depend on padding: rows of equal length are encoded together",)
+    return ()

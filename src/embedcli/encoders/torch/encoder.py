@@ -19,7 +19,7 @@ from embedcli.encoders.equivalence import row_cosines
 from embedcli.encoders.errors import is_out_of_memory
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer
 from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows
-from embedcli.encoders.torch import attention_masks, linear_prepack, memory_budget, varlen_attention
+from embedcli.encoders.torch import attention_masks, linear_prepack, memory_budget, model_probe, varlen_attention
 from embedcli.encoders.torch import compile as torch_compile
 from embedcli.encoders.torch.device import select_device, select_dtype
 from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_device_errors, translate_load_errors
@@ -28,6 +28,7 @@ from embedcli.encoders.torch.pipeline import choose_tokenizer, has_token_types, 
 from embedcli.encoders.torch.transfer import DeviceTransfer, PendingVectors
 from embedcli.models.config import ModelConfig, model_identity
 from embedcli.models.files import ModelFiles
+from embedcli.models.traits import ModelTraits
 
 if TYPE_CHECKING:
     import torch
@@ -101,12 +102,24 @@ class TorchEncoder(BaseEncoder):
         self._varlen: varlen_attention.VarlenBatcher | None = None
         self._compile_errors: tuple[type[BaseException], ...] = ()
         self.dim = int(self._encode_probe().shape[1])
-        if self._has_token_input and varlen_attention.has_standard_pooling(self.model):
+        if config.traits is not None:
+            self._adapt_batches(config.traits)
+            self._install_faster_variants(kind)
+
+    def _adapt_batches(self, traits: ModelTraits) -> None:
+        """Pack no rows together that would change each other's vectors."""
+        if traits.needs_equal_lengths:
+            self.equal_lengths, self.pad_to_multiple_of = True, 1
+        if traits.needs_single_rows:
+            self.batch_tokens = 1
+
+    def _install_faster_variants(self, kind: str) -> None:
+        if self._has_token_input and not self.equal_lengths and varlen_attention.has_standard_pooling(self.model):
             network = self.model[0].auto_model
             self._remove_padding(varlen_attention.find_kernels(self.device, self.dtype, network))
-        if job.compile:
+        if self._job.compile:
             self._compile()
-        if self._has_token_input and kind in memory_budget.MEASURABLE_DEVICES:
+        if self._has_token_input and self.batch_tokens > 1 and kind in memory_budget.MEASURABLE_DEVICES:
             self._fit_token_budget(memory_budget.DeviceMemoryProbe(self.device))
 
     def vector_space(self) -> dict[str, Any]:
@@ -181,6 +194,7 @@ class TorchEncoder(BaseEncoder):
     def _run_model(self, model: Any, tokens: Tokens, rows: Int64Array) -> PendingVectors:
         import torch
 
+        model_probe.restore_attention_type(model)
         features, batch_context = self._build_features(tokens, rows)
         with torch.inference_mode(), batch_context:
             vectors: torch.Tensor = model(features)["sentence_embedding"].float()
@@ -188,6 +202,15 @@ class TorchEncoder(BaseEncoder):
                 # A half-precision Normalize module leaves lengths off by 1e-3.
                 vectors = torch.nn.functional.normalize(vectors, dim=-1)
             return self._transfer.to_host(vectors)
+
+    def encode_padded(self, tokens: Tokens, rows: Int64Array, pad_to_multiple_of: int) -> Float32Array:
+        """Encode one batch, padded to a multiple of so many tokens, by the network as it was loaded."""
+        multiple, self.pad_to_multiple_of = self.pad_to_multiple_of, pad_to_multiple_of
+        try:
+            with translate_device_errors(self.device):
+                return self.collect(self._run_model(self.model, tokens, rows))
+        finally:
+            self.pad_to_multiple_of = multiple
 
     def _build_features(self, tokens: Tokens, rows: Int64Array) -> tuple[dict[str, Any], AbstractContextManager[None]]:
         """The input of the pipeline for a batch, on the device, and the context to run it in."""
@@ -334,6 +357,27 @@ def load_torch_encoder(job: Job, files: ModelFiles, config: ModelConfig, notify:
     if job.compile:
         torch_compile.configure_environment()
     return TorchEncoder(job, files, config, notify)
+
+
+def measure_model_traits(job: Job, files: ModelFiles, config: ModelConfig) -> ModelTraits:
+    """Load a model on the job's device and measure its traits.
+
+    Args:
+        job: The job.
+        files: The model's files.
+        config: The model's settings, with the limit that its files declare.
+
+    Raises:
+        UsageError: This machine has no such device, or no instructions for the dtype.
+        ModelError: The model cannot be loaded or run.
+    """
+    encoder = TorchEncoder(job, files, config, lambda line: None)
+    try:
+        with translate_load_errors(files):
+            measured = (encoder.model, encoder.tokenize, encoder.encode_padded, config.max_seq_length, encoder.dtype)
+            return model_probe.measure_traits(model_probe.ProbedModel(files.name, *measured, encoder.device == "cpu"))
+    finally:
+        encoder.close()
 
 
 def _is_stored_as_float16(job: Job) -> bool:
