@@ -76,13 +76,12 @@ def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any
     return model_config.model_identity(files, resolve_model_config(job, files), torch_device.precision_class(job))
 
 
-def resolve_model_config(job: Job, files: ModelFiles, notify: Notify = _ignore) -> ModelConfig:
+def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
     """The settings of a transformer for a job, with what was measured of it; the first time, the model is loaded.
 
     Args:
         job: The job.
         files: The model's files.
-        notify: Gets a line if the model is measured now.
 
     Raises:
         UsageError: The job asks for more than the model or the machine can do.
@@ -99,7 +98,6 @@ def resolve_model_config(job: Job, files: ModelFiles, notify: Notify = _ignore) 
     if traits is None:
         from embedcli.encoders.torch import encoder as torch_encoder
 
-        notify(f"measuring what {files.name} can do (only once)")
         traits = torch_encoder.measure_model_traits(measured_job, files, declared)
         write_traits(files, declared, dtype, traits)
     return read_model_config(files, job, traits)
@@ -130,7 +128,7 @@ def stored_dim(job: Job, dim: int) -> int:
 def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
 
-    config = resolve_model_config(job, files, notify)
+    config = resolve_model_config(job, files)
     for note in config.notes:
         notify(note)
     on_cpu = torch_device.runs_on_cpu(job)

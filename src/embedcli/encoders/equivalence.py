@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.batching import pack_batches
 from embedcli.core.encoder import Tokens
 from embedcli.core.memory import available_memory
 from embedcli.core.vectors import SMALLEST_FLOAT32
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from embedcli.core.encoder import BaseEncoder
     from embedcli.core.types import Float32Array, Int64Array
 
-# Cosine of at least 0.9999 with PyTorch, as a distance relative to its length: sqrt(2 - 2 * 0.9999).
-MAX_VECTOR_DISTANCE = 0.01414
+# Cosine of at least 0.999999 with PyTorch in float32, as a distance relative to its length: sqrt(2 - 2 * 0.999999).
+MAX_VECTOR_DISTANCE = 0.001414
 # The longest probe row is bounded by work, parameters times tokens: about five seconds on two cores.
 MAX_PROBE_OPERATIONS = 2.5e11
 MIN_PROBE_TOKENS, MAX_PROBE_TOKENS = 512, 8192
@@ -106,7 +107,7 @@ def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
 
 def describe_difference(probe: EquivalenceProbe, encoder: BaseEncoder) -> str | None:
     """Describe how the vectors of an encoder differ from those expected, in batches of many sizes; None if equal."""
-    for batch in build_probe_batches(len(probe.rows)):
+    for batch in _choose_batches(probe, encoder):
         vectors = encoder.collect(encoder.forward(probe.tokens, probe.rows[batch]))
         expected = probe.expected_vectors[batch]
         if vectors.shape != expected.shape:
@@ -138,6 +139,13 @@ def build_probe_batches(count: int) -> list[Int64Array]:
     """Batches of one, few and many rows, and of long beside short ones; the last, longest row appears twice."""
     rows = np.arange(count)
     return [rows[:-1], rows[-1:], rows[[-1, 0]], rows[-3:-1], rows[:3], *(rows[i : i + 1] for i in range(4))]
+
+
+def _choose_batches(probe: EquivalenceProbe, encoder: BaseEncoder) -> Iterable[Int64Array]:
+    if encoder.equal_lengths:
+        lengths = probe.tokens.lengths[probe.rows]
+        return pack_batches(lengths, lambda: encoder.batch_tokens, encoder.pad_to_multiple_of, equal_lengths=True)
+    return build_probe_batches(len(probe.rows))
 
 
 def tokenizes_alike(one: BaseEncoder, other: BaseEncoder, texts: Sequence[str]) -> bool:

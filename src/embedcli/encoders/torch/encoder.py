@@ -101,7 +101,8 @@ class TorchEncoder(BaseEncoder):
         )
         self._varlen: varlen_attention.VarlenBatcher | None = None
         self._compile_errors: tuple[type[BaseException], ...] = ()
-        self.dim = int(self._encode_probe().shape[1])
+        # Before they are measured, the usable positions may be fewer than the tokens of a longer text.
+        self.dim = int(self._encode_probe(PROBE_TEXTS[:1] if config.traits is None else PROBE_TEXTS).shape[1])
         if config.traits is not None:
             self._adapt_batches(config.traits)
             self._install_faster_variants(kind)

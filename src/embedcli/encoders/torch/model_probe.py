@@ -84,9 +84,13 @@ def network_of(pipeline: Any) -> Any:
 def affordable_row(pipeline: Any, limit: int | None) -> int:
     """The longest row, in tokens, that may be tried out: bounded by the model's limit, work and memory."""
     parameters = sum(parameter.numel() for parameter in pipeline.parameters())
-    config = getattr(network_of(pipeline), "config", None)
-    heads = getattr(config, "num_attention_heads", None)
-    return equivalence.longest_probe_row(limit, parameters, heads if isinstance(heads, int) else None)
+    return equivalence.longest_probe_row(limit, parameters, count_attention_heads(pipeline))
+
+
+def count_attention_heads(pipeline: Any) -> int | None:
+    """The attention heads of a layer; None if the network does not declare them."""
+    heads = getattr(getattr(network_of(pipeline), "config", None), "num_attention_heads", None)
+    return heads if isinstance(heads, int) else None
 
 
 def restore_attention_type(pipeline: Any) -> None:
