@@ -21,12 +21,14 @@ class Tokens:
         offsets: int64 [n + 1].
         untruncated_lengths: int32 [n]: tokens of each whole text, special tokens and prompt included.
         payload: Further data for the encoder that made the tokens.
+        token_types: int32: the type (segment) of each token, in the order of `ids`; None if all are 0.
     """
 
     ids: Int32Array
     offsets: Int64Array
     untruncated_lengths: Int32Array
     payload: Any = None
+    token_types: Int32Array | None = None
 
     @property
     def lengths(self) -> Int64Array:

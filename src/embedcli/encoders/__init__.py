@@ -92,13 +92,13 @@ def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
     from embedcli.models.traits import read_traits, write_traits
 
     # The job's own limit may be above the model's, and would cut what is measured: it comes in afterwards.
-    measured_job = replace(job, max_seq_length=None, compile=False)
+    measured_job = replace(job, max_seq_length=None)
     declared, dtype = read_model_config(files, measured_job), torch_device.precision_class(job)
     traits = read_traits(files, declared, dtype)
     if traits is None:
-        from embedcli.encoders.torch import encoder as torch_encoder
+        from embedcli.encoders.torch import model_probe
 
-        traits = torch_encoder.measure_model_traits(measured_job, files, declared)
+        traits = model_probe.measure_model_traits(measured_job, files, declared)
         write_traits(files, declared, dtype, traits)
     return read_model_config(files, job, traits)
 

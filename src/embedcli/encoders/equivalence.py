@@ -12,7 +12,6 @@ from embedcli.core.batching import pack_batches
 from embedcli.core.encoder import Tokens
 from embedcli.core.memory import available_memory
 from embedcli.core.vectors import SMALLEST_FLOAT32
-from embedcli.encoders.tokenize.fast import build_tokens
 
 if TYPE_CHECKING:
     from embedcli.core.encoder import BaseEncoder
@@ -101,8 +100,10 @@ def build_probe(tokenizer: Any, encoder: Any, longest: int) -> EquivalenceProbe:
 
 def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
     """The first `limit` tokens of each row."""
-    rows = np.split(tokens.ids, tokens.offsets[1:-1])
-    return build_tokens([row[:limit].tolist() for row in rows], tokens.untruncated_lengths)
+    is_kept = np.concatenate([np.empty(0, bool), *(np.arange(length) < limit for length in tokens.lengths)])
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(tokens.lengths, limit))]).astype(np.int64)
+    types = None if tokens.token_types is None else tokens.token_types[is_kept]
+    return Tokens(tokens.ids[is_kept], offsets, tokens.untruncated_lengths, token_types=types)
 
 
 def describe_difference(probe: EquivalenceProbe, encoder: BaseEncoder) -> str | None:

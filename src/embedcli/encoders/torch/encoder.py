@@ -18,13 +18,20 @@ from embedcli.core.job import Job
 from embedcli.encoders.equivalence import row_cosines
 from embedcli.encoders.errors import is_out_of_memory
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer
-from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows
-from embedcli.encoders.torch import attention_masks, linear_prepack, memory_budget, model_probe, varlen_attention
+from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows, pad_token_types
+from embedcli.encoders.torch import attention_masks, linear_prepack, memory_budget, varlen_attention
 from embedcli.encoders.torch import compile as torch_compile
 from embedcli.encoders.torch.device import select_device, select_dtype
 from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_device_errors, translate_load_errors
 from embedcli.encoders.torch.export import TraceablePipeline, prepare_for_tracing
-from embedcli.encoders.torch.pipeline import choose_tokenizer, has_token_types, load_pipeline, quiet_libraries
+from embedcli.encoders.torch.pipeline import (
+    choose_tokenizer,
+    declared_attention_type,
+    has_token_types,
+    load_pipeline,
+    quiet_libraries,
+    restore_attention_type,
+)
 from embedcli.encoders.torch.transfer import DeviceTransfer, PendingVectors
 from embedcli.models.config import ModelConfig, model_identity
 from embedcli.models.files import ModelFiles
@@ -86,13 +93,14 @@ class TorchEncoder(BaseEncoder):
         self._transfer = DeviceTransfer(self.device, as_float16=_is_stored_as_float16(job))
         _set_thread_count(job.threads or cpu_quota())
         self.model = self._load(self.dtype)
+        self._attention_type = declared_attention_type(self.model)
         self._float32_model: Any = None
         self.text_tokenizer = choose_tokenizer(self.model, config, self._tokenizer_threads())
         self.fast_tokenizer = self.text_tokenizer if isinstance(self.text_tokenizer, FastTokenizer) else None
         if isinstance(self.text_tokenizer, TransformersTokenizer):
             notify(f"{files.name} has no fast tokenizer; the slower one of transformers is used")
-        self._has_token_types = self.fast_tokenizer is not None and has_token_types(self.model)
         self._has_token_input = not isinstance(self.text_tokenizer, PipelinePreprocessor)
+        self._has_token_types = self._has_token_input and has_token_types(self.model)
         self._should_prepack = (
             kind == "cpu"
             and self.dtype == "float32"
@@ -195,7 +203,8 @@ class TorchEncoder(BaseEncoder):
     def _run_model(self, model: Any, tokens: Tokens, rows: Int64Array) -> PendingVectors:
         import torch
 
-        model_probe.restore_attention_type(model)
+        if self._attention_type is not None:
+            restore_attention_type(model, self._attention_type)
         features, batch_context = self._build_features(tokens, rows)
         with torch.inference_mode(), batch_context:
             vectors: torch.Tensor = model(features)["sentence_embedding"].float()
@@ -221,6 +230,7 @@ class TorchEncoder(BaseEncoder):
         if self._varlen is not None:
             features = self._varlen.build_features(tokens, rows, self._transfer.to_device)
             batch_context = self._varlen.batch_context(features)
+            mask = np.ones(tuple(features["input_ids"].shape), np.int64)
         else:
             tokenizer = self.text_tokenizer
             ids, mask = pad_rows(
@@ -230,7 +240,10 @@ class TorchEncoder(BaseEncoder):
             # A model's own code may mask more of a row than its padding.
             has_own_masks = bool(self.config.custom_code)
             batch_context = nullcontext() if has_own_masks else attention_masks.batch_padding(padded=not mask.all())
-        if self._has_token_types:
+        if tokens.token_types is not None and self._has_token_types:
+            types = pad_token_types(tokens, rows, mask, self.text_tokenizer.pad_token_type)
+            features["token_type_ids"] = self._transfer.to_device(types)
+        elif self._has_token_types:
             features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length
@@ -358,27 +371,6 @@ def load_torch_encoder(job: Job, files: ModelFiles, config: ModelConfig, notify:
     if job.compile:
         torch_compile.configure_environment()
     return TorchEncoder(job, files, config, notify)
-
-
-def measure_model_traits(job: Job, files: ModelFiles, config: ModelConfig) -> ModelTraits:
-    """Load a model on the job's device and measure its traits.
-
-    Args:
-        job: The job.
-        files: The model's files.
-        config: The model's settings, with the limit that its files declare.
-
-    Raises:
-        UsageError: This machine has no such device, or no instructions for the dtype.
-        ModelError: The model cannot be loaded or run.
-    """
-    encoder = TorchEncoder(job, files, config, lambda line: None)
-    try:
-        with translate_load_errors(files):
-            measured = (encoder.model, encoder.tokenize, encoder.encode_padded, config.max_seq_length, encoder.dtype)
-            return model_probe.measure_traits(model_probe.ProbedModel(files.name, *measured, encoder.device == "cpu"))
-    finally:
-        encoder.close()
 
 
 def _is_stored_as_float16(job: Job) -> bool:

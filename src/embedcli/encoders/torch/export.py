@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.encoders.tokenize.fast import pad_rows
-from embedcli.encoders.torch.model_probe import count_attention_heads
+from embedcli.encoders.torch.pipeline import count_attention_heads
 
 if TYPE_CHECKING:
     import torch

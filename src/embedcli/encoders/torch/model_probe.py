@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.core.errors import ModelError
+from embedcli.core.job import Job
 from embedcli.encoders import equivalence
 from embedcli.encoders.errors import is_out_of_memory
-from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS
+from embedcli.encoders.torch.encoder import load_torch_encoder
+from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_load_errors
+from embedcli.encoders.torch.memory_budget import repeat_token_rows
+from embedcli.encoders.torch.pipeline import count_attention_heads, network_of
+from embedcli.models.config import ModelConfig
+from embedcli.models.files import ModelFiles
 from embedcli.models.limits import POSITION_KEYS, read_declared_positions
 from embedcli.models.traits import ModelTraits
 
@@ -60,6 +66,27 @@ class ProbedModel:
     is_on_cpu: bool
 
 
+def measure_model_traits(job: Job, files: ModelFiles, config: ModelConfig) -> ModelTraits:
+    """Load a model on the job's device and measure its traits.
+
+    Args:
+        job: The job.
+        files: The model's files.
+        config: The model's settings, with the limit that its files declare.
+
+    Raises:
+        UsageError: This machine has no such device, or no instructions for the dtype.
+        ModelError: The model cannot be loaded or run.
+    """
+    encoder = load_torch_encoder(job, files, config, lambda line: None)
+    try:
+        with translate_load_errors(files):
+            measured = (encoder.model, encoder.tokenize, encoder.encode_padded, config.max_seq_length, encoder.dtype)
+            return measure_traits(ProbedModel(files.name, *measured, encoder.device == "cpu"))
+    finally:
+        encoder.close()
+
+
 def measure_traits(model: ProbedModel) -> ModelTraits:
     """Measure the traits of a model.
 
@@ -76,29 +103,10 @@ def measure_traits(model: ProbedModel) -> ModelTraits:
     return ModelTraits(positions, default_limit, equal_lengths, single_rows)
 
 
-def network_of(pipeline: Any) -> Any:
-    """The transformers network of a pipeline; None if it begins with another module."""
-    return getattr(pipeline[0], "model", None)
-
-
 def affordable_row(pipeline: Any, limit: int | None) -> int:
     """The longest row, in tokens, that may be tried out: bounded by the model's limit, work and memory."""
     parameters = sum(parameter.numel() for parameter in pipeline.parameters())
     return equivalence.longest_probe_row(limit, parameters, count_attention_heads(pipeline))
-
-
-def count_attention_heads(pipeline: Any) -> int | None:
-    """The attention heads of a layer; None if the network does not declare them."""
-    heads = getattr(getattr(network_of(pipeline), "config", None), "num_attention_heads", None)
-    return heads if isinstance(heads, int) else None
-
-
-def restore_attention_type(pipeline: Any) -> None:
-    """Undo what one short row does to BigBird: its network attends to all tokens of all rows from then on."""
-    network = network_of(pipeline)
-    attention_type = getattr(getattr(network, "config", None), "attention_type", None)
-    if attention_type is not None and getattr(network, "attention_type", attention_type) != attention_type:
-        network.set_attention_type(attention_type)
 
 
 # Positions
@@ -175,8 +183,6 @@ def _confirm_positions(model: ProbedModel, positions: int | None, default_limit:
 
 def _runs(model: ProbedModel, tokens: Tokens, length: int) -> bool:
     """Whether the network accepts a row of `length` tokens."""
-    from embedcli.encoders.torch.memory_budget import repeat_token_rows
-
     middle_token = int(tokens.ids[len(tokens.ids) // 2])
     try:
         model.encode(repeat_token_rows(middle_token, 1, length), np.arange(1), 1)
