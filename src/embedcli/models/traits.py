@@ -45,7 +45,7 @@ class ModelTraits:
 
 
 # The bundled model is checked by the hash of its weights, so that its traits are known without a measurement.
-BUNDLED_TRAITS = ModelTraits(max_positions=512)
+BUNDLED_TRAITS = ModelTraits(max_positions=512, default_limit=512)
 
 
 def read_traits(files: ModelFiles, config: ModelConfig, dtype: str) -> ModelTraits | None:

@@ -20,6 +20,9 @@ from embedcli import encoders
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.encoders import equivalence
 from embedcli.encoders.torch import model_probe, pipeline
+from embedcli.models import resolve
+from embedcli.models.config import read_model_config
+from embedcli.models.traits import BUNDLED_TRAITS
 from reference import encode, job, load, lowest_cosine, samples
 
 SAME = 0.999999
@@ -195,6 +198,13 @@ def test_relative_positions_are_no_table(tmp_path: Path) -> None:
     encoder = load(tmp_path / "t5")
     assert encoder.config.traits.max_positions is None
     assert encoder.config.max_seq_length == 200
+
+
+def test_the_known_traits_of_the_bundled_model_are_those_measured() -> None:
+    bundled = job(device="cpu")
+    files = resolve.resolve_model(bundled)
+    assert files.origin == "bundled"
+    assert model_probe.measure_model_traits(bundled, files, read_model_config(files, bundled)) == BUNDLED_TRAITS
 
 
 # Bounds and faults

@@ -155,7 +155,7 @@ def _watch_lookups() -> Iterator[list[tuple[int, Int64Array]]]:
 
     lookups: list[tuple[int, Int64Array]] = []
 
-    class Watch(TorchDispatchMode):
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.embedding.default:
                 lookups.append((int(args[0].shape[0]), args[1].detach().cpu().numpy()))
