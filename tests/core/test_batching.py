@@ -55,3 +55,20 @@ def test_rows_that_are_not_padded_fill_the_budget(lengths: list[int]) -> None:
     batches = list(pack_batches(array, lambda: 100, 0))
     for batch, following in pairwise(batches):
         assert array[batch].sum() + array[following[0]] > 100
+
+
+@given(st.lists(st.integers(1, 30), max_size=200), st.integers(1, 400), st.sampled_from([1, 8]))
+def test_rows_of_equal_length_are_together_and_none_is_padded(
+    lengths: list[int], budget: int, pad_to_multiple_of: int
+) -> None:
+    array = np.array(lengths, np.int64)
+    batches = list(pack_batches(array, lambda: budget, pad_to_multiple_of, equal_lengths=True))
+    assert sorted(int(row) for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(set(array[batch].tolist())) == 1
+        assert padded_token_count(array[batch], pad_to_multiple_of) <= budget or len(batch) == 1
+    # No batch is smaller than the budget asks for.
+    for batch, following in pairwise(batches):
+        length = int(array[batch[0]])
+        if array[following[0]] == length:
+            assert round_up_length(length, pad_to_multiple_of) * (len(batch) + 1) > budget

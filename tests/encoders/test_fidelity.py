@@ -17,7 +17,6 @@ from embedcli.core.errors import DeviceOutOfMemoryError, ModelError, UsageError
 from embedcli.encoders.torch import device as torch_device
 from embedcli.encoders.torch import linear_prepack
 from embedcli.models import resolve
-from embedcli.models.config import read_model_config
 from reference import encode, encoded, job, load, lowest_cosine, samples, sentence_transformer, varied
 
 SAME = 0.99999
@@ -344,7 +343,7 @@ def test_an_unknown_architecture_is_a_model_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(models.BUILDERS) - TRUSTED - STATIC))
 def test_the_config_read_from_files_is_that_of_the_loaded_model(name: str) -> None:
     folder = models.folder(name)
-    made = read_model_config(resolve.resolve_model(job(folder)), job(folder))
+    made = encoders.resolve_model_config(job(folder), resolve.resolve_model(job(folder)))
     loaded = sentence_transformer(folder)
     assert made.normalize is (type(loaded[-1]).__name__ == "Normalize")
     assert made.pooling == loaded[1].pooling_mode

@@ -239,7 +239,7 @@ def test_time_is_proportional_to_padded_tokens() -> None:
 
 def test_padding_is_computed_for_whole_sorted_chunks() -> None:
     encoder: Any = LetterTokenizer()
-    encoder.batch_tokens, encoder.pad_to_multiple_of = 20, 4
+    encoder.batch_tokens, encoder.pad_to_multiple_of, encoder.equal_lengths = 20, 4, False
     texts = ["a" * 9, "b" * 3, "c" * 10, "d" * 4, ""]
     # 10 and 9 letters are padded to 12, one row per batch; 4 and 3 share a batch padded to 4.
     assert throughput.padded_tokens_per_token(texts, encoder, EncodingSettings(), 10) == pytest.approx(

@@ -33,7 +33,7 @@ def test_the_vectors_are_those_of_the_own_code(name: str, engine: str, tmp_path:
     own = reference.load(with_code, engine="torch", trust_remote_code=True)
     assert type(own.model[0].model).__name__ in ("BilingualModel", "NewModel")
     native = reference.load(models.folder(name), engine=engine)
-    assert native.tokenize(TEXTS).lengths.max() == 512
+    assert native.tokenize(TEXTS).lengths.max() == (511 if name.endswith("small") else 512)
     vectors, expected = reference.encode(native, TEXTS), reference.encode(own, TEXTS)
     assert reference.lowest_cosine(vectors, expected) >= 0.999999
     assert np.abs(vectors[0] - vectors[1]).max() > 0.01, "texts differ"

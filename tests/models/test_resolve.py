@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import models
+from embedcli import encoders
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.models import fingerprint, hub, resolve
 from embedcli.models.config import ModelConfig, model_identity, read_model_config, resolve_prompt
@@ -358,9 +359,13 @@ def test_a_note_shows_the_prompt() -> None:
 
 
 def test_a_limit_beyond_the_models_positions_is_refused() -> None:
-    assert read_config(models.folder("multilingual-e5-base"), max_seq_length=512).max_seq_length == 512
+    def resolve_limit(limit: int) -> int | None:
+        model_job = job(models.folder("multilingual-e5-base"), max_seq_length=limit)
+        return encoders.resolve_model_config(model_job, resolve.resolve_model(model_job)).max_seq_length
+
+    assert resolve_limit(512) == 512
     with pytest.raises(UsageError, match="more than the 512 tokens"):
-        read_config(models.folder("multilingual-e5-base"), max_seq_length=513)
+        resolve_limit(513)
 
 
 def test_custom_code_is_named_with_its_place(tmp_path: Path) -> None:

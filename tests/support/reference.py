@@ -38,7 +38,7 @@ def encode(encoder: BaseEncoder, texts: Sequence[str], budget: int | None = None
     known = np.flatnonzero(tokens.lengths)
     made = np.zeros((len(texts), encoder.dim), np.float32)
     for order in batching.pack_batches(
-        tokens.lengths[known], lambda: budget or encoder.batch_tokens, encoder.pad_to_multiple_of
+        tokens.lengths[known], lambda: budget or encoder.batch_tokens, encoder.pad_to_multiple_of, encoder.equal_lengths
     ):
         rows = known[order]
         made[rows] = encoder.collect(encoder.forward(tokens, rows))

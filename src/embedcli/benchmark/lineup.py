@@ -104,9 +104,9 @@ def resolve_model(job: Job, arguments: tuple[str, ...]) -> MeasuredModel:
     files = encoders.resolve_model_files(job)
     if files is None:
         raise UsageError(f"bench measures encoders on this machine, and {job.model} is hosted", "use `embedcli encode`")
-    settings = model_config.read_model_config(files, job)
     if files.kind != "static":
-        return MeasuredModel(job, files, settings, arguments)
+        return MeasuredModel(job, files, encoders.resolve_model_config(job, files), arguments)
+    settings = model_config.read_model_config(files, job)
     identity = static_encoder.static_model_identity(files, job)
     settings = replace(settings, max_seq_length=identity["max_seq_length"], normalize=identity["normalize"])
     return MeasuredModel(job, files, settings, arguments, str(static_encoder.detect_static_format(files.path)))

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from embedcli.core.types import Int64Array
 
 
-def pack_batches(lengths: Int64Array, budget: Callable[[], int], pad_to_multiple_of: int = 1) -> Iterator[Int64Array]:
+def pack_batches(
+    lengths: Int64Array, budget: Callable[[], int], pad_to_multiple_of: int = 1, equal_lengths: bool = False
+) -> Iterator[Int64Array]:
     """Pack rows into batches, longest rows first.
 
     A batch costs `padded_token_count` tokens, which is at most the budget unless the batch is a single row.
@@ -21,6 +23,7 @@ def pack_batches(lengths: Int64Array, budget: Callable[[], int], pad_to_multiple
         budget: Returns the token budget; called for each batch, because it shrinks when the device runs out of memory.
         pad_to_multiple_of: Rows are padded to the longest of their batch, rounded up to a multiple of this; 0 if rows
             are not padded.
+        equal_lengths: Whether all rows of a batch have the same number of tokens.
 
     Yields:
         int64 [batch]: row numbers. Every row is in one batch.
@@ -33,6 +36,8 @@ def pack_batches(lengths: Int64Array, budget: Callable[[], int], pad_to_multiple
             count = budget() // max(1, round_up_length(int(lengths[order[start]]), pad_to_multiple_of))
         else:
             count = int(np.searchsorted(tokens_before, tokens_before[start] + budget(), side="right")) - 1 - start
+        if equal_lengths:
+            count = min(count, int(np.searchsorted(-lengths[order], -lengths[order[start]], side="right")) - start)
         rows = order[start : start + max(1, count)]
         yield rows
         start += len(rows)

@@ -21,12 +21,14 @@ class Tokens:
         offsets: int64 [n + 1].
         untruncated_lengths: int32 [n]: tokens of each whole text, special tokens and prompt included.
         payload: Further data for the encoder that made the tokens.
+        token_types: int32: the type (segment) of each token, in the order of `ids`; None if all are 0.
     """
 
     ids: Int32Array
     offsets: Int64Array
     untruncated_lengths: Int32Array
     payload: Any = None
+    token_types: Int32Array | None = None
 
     @property
     def lengths(self) -> Int64Array:
@@ -84,6 +86,8 @@ class BaseEncoder(TextTokenizer):
         max_in_flight: How many batches may be started by `forward` and not yet collected.
         batch_tokens: The preferred size of a batch, in padded tokens.
         pad_to_multiple_of: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
+        equal_lengths: Whether all rows of a batch must have the same number of tokens, because padding would change
+            their vectors. False by default.
         portion_characters: Tokenize a chunk in portions of about this many characters, so that a fast device can start
             on the first while the next is tokenized. None, the default, to tokenize each chunk at once.
     """
@@ -92,6 +96,7 @@ class BaseEncoder(TextTokenizer):
     max_in_flight: int
     batch_tokens: int
     pad_to_multiple_of: int
+    equal_lengths: bool = False
     portion_characters: int | None = None
 
     @abstractmethod

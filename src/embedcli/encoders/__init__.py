@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
@@ -72,9 +73,34 @@ def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any
     from embedcli.encoders.torch import device as torch_device
     from embedcli.models import config as model_config
 
-    return model_config.model_identity(
-        files, model_config.read_model_config(files, job), torch_device.precision_class(job)
-    )
+    return model_config.model_identity(files, resolve_model_config(job, files), torch_device.precision_class(job))
+
+
+def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
+    """The settings of a transformer for a job, with what was measured of it; the first time, the model is loaded.
+
+    Args:
+        job: The job.
+        files: The model's files.
+
+    Raises:
+        UsageError: The job asks for more than the model or the machine can do.
+        ModelError: The model cannot be read, or it cannot be loaded to measure it.
+    """
+    from embedcli.encoders.torch import device as torch_device
+    from embedcli.models.config import read_model_config
+    from embedcli.models.traits import read_traits, write_traits
+
+    # The job's own limit may be above the model's, and would cut what is measured: it comes in afterwards.
+    measured_job = replace(job, max_seq_length=None)
+    declared, dtype = read_model_config(files, measured_job), torch_device.precision_class(job)
+    traits = read_traits(files, declared, dtype)
+    if traits is None:
+        from embedcli.encoders.torch import model_probe
+
+        traits = model_probe.measure_model_traits(measured_job, files, declared)
+        write_traits(files, declared, dtype, traits)
+    return read_model_config(files, job, traits)
 
 
 def default_chunk_rows(job: Job, files: ModelFiles | None) -> int:
@@ -101,9 +127,8 @@ def stored_dim(job: Job, dim: int) -> int:
 
 def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
-    from embedcli.models.config import read_model_config
 
-    config = read_model_config(files, job)
+    config = resolve_model_config(job, files)
     for note in config.notes:
         notify(note)
     on_cpu = torch_device.runs_on_cpu(job)

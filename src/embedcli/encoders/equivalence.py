@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.batching import pack_batches
 from embedcli.core.encoder import Tokens
+from embedcli.core.memory import available_memory
 from embedcli.core.vectors import SMALLEST_FLOAT32
-from embedcli.encoders.tokenize.fast import build_tokens
 
 if TYPE_CHECKING:
     from embedcli.core.encoder import BaseEncoder
     from embedcli.core.types import Float32Array, Int64Array
 
-# Cosine of at least 0.9999 with PyTorch, as a distance relative to its length: sqrt(2 - 2 * 0.9999).
-MAX_VECTOR_DISTANCE = 0.01414
+# Cosine of at least 0.999999 with PyTorch in float32, as a distance relative to its length: sqrt(2 - 2 * 0.999999).
+MAX_VECTOR_DISTANCE = 0.001414
 # The longest probe row is bounded by work, parameters times tokens: about five seconds on two cores.
 MAX_PROBE_OPERATIONS = 2.5e11
 MIN_PROBE_TOKENS, MAX_PROBE_TOKENS = 512, 8192
+# Of the memory that is free. Some networks hold several copies of a layer's attention scores: XLNet about eight.
+MAX_MEMORY_SHARE, ATTENTION_COPIES, DEFAULT_HEADS = 0.1, 8, 16
 PROBE_PASSAGE = (
     "A vector says where a text lies among all others. Der Vektor sagt, wo ein Text liegt; le vecteur dit où. "
     "Вектор показывает место текста. ベクトルは文の位置を示す。向量表示文本的位置。 1234.5 % of x != y, isn't it? "
@@ -59,14 +62,19 @@ class EquivalenceProbe:
     longest_row: int
 
 
-def longest_probe_row(positions: int | None, parameters: int) -> int:
+def longest_probe_row(positions: int | None, parameters: int, heads: int | None = None) -> int:
     """How many tokens the longest probe row should have.
 
     Args:
         positions: The longest row that the model can take; None if there is no limit.
         parameters: The number of the model's parameters, by which the work of a row grows.
+        heads: Attention heads of a layer: its memory grows with them and the square of the row's length. None: unknown.
     """
     affordable = max(MIN_PROBE_TOKENS, MAX_PROBE_OPERATIONS / max(1, parameters))
+    free = available_memory()
+    if free is not None:
+        score_bytes = ATTENTION_COPIES * np.dtype(np.float32).itemsize * (heads or DEFAULT_HEADS)
+        affordable = min(affordable, max(1.0, (free * MAX_MEMORY_SHARE / score_bytes) ** 0.5))
     return int(min(positions or MAX_PROBE_TOKENS, MAX_PROBE_TOKENS, affordable))
 
 
@@ -92,13 +100,15 @@ def build_probe(tokenizer: Any, encoder: Any, longest: int) -> EquivalenceProbe:
 
 def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
     """The first `limit` tokens of each row."""
-    rows = np.split(tokens.ids, tokens.offsets[1:-1])
-    return build_tokens([row[:limit].tolist() for row in rows], tokens.untruncated_lengths)
+    is_kept = np.concatenate([np.empty(0, bool), *(np.arange(length) < limit for length in tokens.lengths)])
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(tokens.lengths, limit))]).astype(np.int64)
+    types = None if tokens.token_types is None else tokens.token_types[is_kept]
+    return Tokens(tokens.ids[is_kept], offsets, tokens.untruncated_lengths, token_types=types)
 
 
 def describe_difference(probe: EquivalenceProbe, encoder: BaseEncoder) -> str | None:
     """Describe how the vectors of an encoder differ from those expected, in batches of many sizes; None if equal."""
-    for batch in build_probe_batches(len(probe.rows)):
+    for batch in _choose_batches(probe, encoder):
         vectors = encoder.collect(encoder.forward(probe.tokens, probe.rows[batch]))
         expected = probe.expected_vectors[batch]
         if vectors.shape != expected.shape:
@@ -130,6 +140,13 @@ def build_probe_batches(count: int) -> list[Int64Array]:
     """Batches of one, few and many rows, and of long beside short ones; the last, longest row appears twice."""
     rows = np.arange(count)
     return [rows[:-1], rows[-1:], rows[[-1, 0]], rows[-3:-1], rows[:3], *(rows[i : i + 1] for i in range(4))]
+
+
+def _choose_batches(probe: EquivalenceProbe, encoder: BaseEncoder) -> Iterable[Int64Array]:
+    if encoder.equal_lengths:
+        lengths = probe.tokens.lengths[probe.rows]
+        return pack_batches(lengths, lambda: encoder.batch_tokens, encoder.pad_to_multiple_of, equal_lengths=True)
+    return build_probe_batches(len(probe.rows))
 
 
 def tokenizes_alike(one: BaseEncoder, other: BaseEncoder, texts: Sequence[str]) -> bool:

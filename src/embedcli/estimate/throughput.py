@@ -112,6 +112,6 @@ def padded_tokens_per_token(
         lengths = preparation.tokenize_with_overflow(distinct, encoder, settings)[1].lengths
         lengths = lengths[lengths > 0]
         unpadded += int(lengths.sum())
-        for rows in batching.pack_batches(lengths, lambda: budget, encoder.pad_to_multiple_of):
+        for rows in batching.pack_batches(lengths, lambda: budget, encoder.pad_to_multiple_of, encoder.equal_lengths):
             padded += batching.padded_token_count(lengths[rows], encoder.pad_to_multiple_of)
     return padded / unpadded if unpadded else 1.0

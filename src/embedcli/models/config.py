@@ -17,6 +17,7 @@ from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.native import NativeEquivalent, find_native_modules
 from embedcli.models.refusals import refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
+from embedcli.models.traits import ModelTraits
 
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -67,6 +68,7 @@ class ModelConfig:
         custom_code: Classes whose code runs only with --trust-remote-code.
         native: Modules with own code that are loaded as an architecture of transformers, by their config.json.
         notes: Lines to show to the user.
+        traits: What was measured of the model; None: nothing yet.
     """
 
     pooling: str
@@ -86,10 +88,16 @@ class ModelConfig:
     custom_code: tuple[CodeReference, ...] = ()
     native: Mapping[Path, NativeEquivalent] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    traits: ModelTraits | None = None
 
 
-def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
+def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = None) -> ModelConfig:
     """Read a model's settings from its files and resolve them for a job.
+
+    Args:
+        files: The model.
+        job: The job.
+        traits: What was measured of the model; None if nothing was.
 
     Raises:
         UsageError: The prompt name is unknown, the token limit is above the model's, or the model has custom code
@@ -108,7 +116,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, pools_prompt = _read_pooling(folder, modules)
-    max_seq_length, max_positions = resolve_max_seq_length(folder, modules, job)
+    max_seq_length, max_positions = resolve_max_seq_length(folder, modules, job, traits)
     # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = modules[-1][0] == "Normalize"
     return ModelConfig(
@@ -128,7 +136,12 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
         native=native,
-        notes=(*_write_notes(files, job, prompts, prompt, source), *_write_code_notes(files, job, custom_code, native)),
+        notes=(
+            *_write_notes(files, job, prompts, prompt, source),
+            *_write_code_notes(files, job, custom_code, native),
+            *_describe_batches(files, traits),
+        ),
+        traits=traits,
     )
 
 
@@ -255,3 +268,11 @@ def _write_code_notes(
     if job.code_revision and not list_repositories(references):
         return (f"--code-revision has no effect: no code of {files.name} in another repository would run",)
     return tuple(f"code: {code.name} at {code.commit}" for code in files.code_repositories)
+
+
+def _describe_batches(files: ModelFiles, traits: ModelTraits | None) -> tuple[str, ...]:
+    if traits is not None and traits.needs_single_rows:
+        return (f"vectors of {files.name} depend on the other rows of a batch: rows are encoded one at a time",)
+    if traits is not None and traits.needs_equal_lengths:
+        return (f"vectors of {files.name} depend on padding: rows of equal length are encoded together",)
+    return ()

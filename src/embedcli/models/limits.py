@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.models.files import read_json_object
 
+if TYPE_CHECKING:
+    from embedcli.models.traits import ModelTraits
+
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# These number positions from padding_idx + 1, so two of the positions in their config are unusable.
-OFFSET_POSITION_MODELS = {
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "mpnet",
-    "longformer",
-    "data2vec-text",
-}
+# Under these names configs declare the longest row. Only the first is a limit that sentence-transformers knows as well;
+# the others count for models without any other limit: T5 declares 512 positions and has none.
+POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_positions", "n_ctx", "max_seq_len", "seq_length")
 # From here on a tokenizer's model_max_length means "no limit" (transformers writes 1e30).
 UNLIMITED_LENGTH = int(1e20)
 
 
-def resolve_max_seq_length(folder: Path, modules: list[tuple[str, str]], job: Job) -> tuple[int | None, int | None]:
-    """The token limit of a job, and the number of positions of the model; None: no limit."""
+def resolve_max_seq_length(
+    folder: Path, modules: list[tuple[str, str]], job: Job, traits: ModelTraits | None = None
+) -> tuple[int | None, int | None]:
+    """Resolve the token limit of a job: the least of its tokenizer's, its settings' and its positions'.
+
+    Args:
+        folder: The model's folder.
+        modules: Its pipeline, from `read_modules`.
+        job: The job; its own limit takes the place of the tokenizer's.
+        traits: What was measured of the model; without them the positions are those that its config declares, of
+            which some networks cannot use all.
+
+    Returns:
+        The token limit, and the number of usable positions; None: no limit.
+
+    Raises:
+        UsageError: The job's limit is above the positions.
+    """
     kind, path = modules[0]
     if kind != "Transformer" and "." not in kind:
         return job.max_seq_length, None
     root = folder / path
-    positions = _read_max_positions(read_json_object(root / "config.json"))
+    positions = traits.max_positions if traits else read_declared_positions(read_json_object(root / "config.json"))
     if job.max_seq_length is not None:
         if positions is not None and job.max_seq_length > positions:
             raise UsageError(
@@ -41,8 +54,8 @@ def resolve_max_seq_length(folder: Path, modules: list[tuple[str, str]], job: Jo
                 f"use {positions} or less",
             )
         return job.max_seq_length, positions
-    limit = _read_saved_limit(root)
-    return (min(limit, positions) if limit and positions else limit or positions), positions
+    limits = [limit for limit in (_read_saved_limit(root), positions) if limit]
+    return min(limits, default=traits.default_limit if traits else None), positions
 
 
 def _read_saved_limit(root: Path) -> int | None:
@@ -59,8 +72,8 @@ def _read_saved_limit(root: Path) -> int | None:
     return None
 
 
-def _read_max_positions(config: dict[str, Any]) -> int | None:
-    positions = (config.get("text_config") or config).get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0:
-        return None
-    return positions - 2 if config.get("model_type") in OFFSET_POSITION_MODELS else positions
+def read_declared_positions(config: dict[str, Any], keys: Sequence[str] = POSITION_KEYS[:1]) -> int | None:
+    """The least positive number that a transformers config declares under one of `keys`."""
+    text_config = config.get("text_config") or config
+    numbers = [text_config.get(key) for key in keys]
+    return min((number for number in numbers if type(number) is int and number > 0), default=None)

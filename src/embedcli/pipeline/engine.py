@@ -126,8 +126,8 @@ class BatchScheduler:
     def _pack(self, portion: TokenizedPortion) -> Iterator[Int64Array]:
         lengths = portion.tokens.lengths
         rows = np.array([i for i in range(len(lengths)) if i not in portion.reject_reasons], np.int64)
-        multiple = self.encoder.pad_to_multiple_of
-        for order in batching.pack_batches(lengths[rows], lambda: self.token_budget, multiple):
+        multiple, equal = self.encoder.pad_to_multiple_of, self.encoder.equal_lengths
+        for order in batching.pack_batches(lengths[rows], lambda: self.token_budget, multiple, equal):
             yield rows[order]
 
     def _start(self, portion: TokenizedPortion, rows: Int64Array) -> None:

@@ -158,7 +158,7 @@ def empty(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, grow, empty, None])
-@pytest.mark.parametrize("name", ["model.xml", "model.bin", "tokenizer.json", "facts.json"])
+@pytest.mark.parametrize("name", ["model.xml", "model.bin", "tokenizer.json", "probe.npz", "facts.json"])
 def test_damage_is_noticed(entry: Path, name: str, damage: Callable[[bytes], bytes] | None) -> None:
     assert openvino_cache.read_cached_model(entry)
     if damage:
@@ -174,6 +174,25 @@ def test_a_damaged_model_is_compiled_again(entry: Path, name: str) -> None:
     (entry / name).write_bytes(flip((entry / name).read_bytes()))
     assert len(load_and_compare()) == 1
     assert load_and_compare() == []
+
+
+def test_weights_that_change_behind_the_file_systems_back_are_never_used(
+    entry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size and times are the same, so that the hash is not computed again: only the stored vectors tell."""
+    hashes = {entry / name: openvino_cache.cached_sha256(entry / name) for name in openvino_cache.STORED_FILES}
+    monkeypatch.setattr(openvino_cache, "cached_sha256", hashes.__getitem__)
+    weights, times = entry / "model.bin", (entry / "model.bin").stat()
+    content = bytearray(weights.read_bytes())
+    # The top bit of the exponent of every float in the last eighth: these are weights of the last layer.
+    for i in range(len(content) * 7 // 8 // 4 * 4 + 3, len(content), 4):
+        content[i] ^= 0x40
+    weights.write_bytes(content)
+    os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
+    lines = load_and_compare()
+    assert len(lines) == 1
+    assert "compiling" in lines[0]
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("damage", [cut, flip, grow, empty])

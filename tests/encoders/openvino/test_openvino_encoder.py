@@ -174,8 +174,8 @@ def test_the_bundled_model_has_the_vectors_of_sentence_transformers() -> None:
 def test_a_limit_above_the_real_positions_is_rejected() -> None:
     """Custom code hides that two of its 514 positions are unusable: PyTorch fails there, OpenVINO would read zeros."""
     name = "own-code-model"
-    assert openvino(name)._network.metadata["most_tokens"] == 512
-    with pytest.raises(ModelError, match="it accepts 512 tokens, and the limit is 514"):
+    assert openvino(name)._config.max_positions == 512
+    with pytest.raises(UsageError, match="514 is more than the 512 tokens"):
         openvino(name, max_seq_length=514)
 
 

@@ -2,6 +2,7 @@
 
     <cache>/compiled/<key>/model.xml, model.bin    the network
                            tokenizer.json          its tokenizer
+                           probe.npz               probe rows and their vectors
                            facts.json              metadata for later starts, with the SHA-256 of the files above
                            *.blob                  the network compiled for one CPU; may be deleted at any time
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 # Increment when the same model would be converted to another network or other metadata.
 CACHE_FORMAT_VERSION = 2
 METADATA_FILE = "facts.json"
-STORED_FILES = ("model.xml", "model.bin", "tokenizer.json")
+STORED_FILES = ("model.xml", "model.bin", "tokenizer.json", "probe.npz")
 DRAFT_PREFIX = ".draft-"
 # A draft of this age was left by a process that was killed.
 STALE_SECONDS = 24 * 3600

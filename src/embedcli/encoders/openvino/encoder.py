@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.batching import pack_batches
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
@@ -55,7 +56,7 @@ class ConvertedNetwork:
     """A pipeline converted to an OpenVINO network.
 
     Attributes:
-        metadata: What the cache stores about the network: pad_id, pad_left, cut_left, dim, most_tokens, name.
+        metadata: What the cache stores about the network: pad_id, pad_left, cut_left, dim, name.
         tokenizer_json: The tokenizer, in the format of `tokenizers`.
         folder: The folder the network is stored in; None if it is only in memory.
         graph: The network in memory; None if it is in `folder`.
@@ -106,6 +107,11 @@ class OpenVinoEncoder(BaseEncoder):
         self.tokenizer = network.build_tokenizer(request.config, request.config.max_seq_length)
         self.dim = int(network.metadata["dim"])
         self.dtype = request.dtype
+        traits = request.config.traits
+        if traits is not None and traits.needs_equal_lengths:
+            self.equal_lengths, self.pad_to_multiple_of = True, 1
+        if traits is not None and traits.needs_single_rows:
+            self.batch_tokens = 1
         self._requests = InferRequestPool(compile_network(network, self.dtype))
         self._float32_requests = self._requests if self.dtype == "float32" else None
         self.max_in_flight = self._requests.count
@@ -146,6 +152,14 @@ class OpenVinoEncoder(BaseEncoder):
         requests = self._float32_requests
         vectors = [requests.finish(requests.start(*self._pad(tokens, rows[i : i + 1]))) for i in range(len(rows))]
         return self._normalize(np.concatenate(vectors)) if vectors else np.empty((0, self.dim), np.float32)
+
+    def encode_unnormalized(self, tokens: Tokens) -> Float32Array:
+        """What the network returns for the rows that have tokens, in the job's dtype: float32 [rows, dim]."""
+        rows, lengths = np.flatnonzero(tokens.lengths), tokens.lengths[tokens.lengths > 0]
+        vectors = np.empty((len(rows), self.dim), np.float32)
+        for batch in pack_batches(lengths, lambda: self.batch_tokens, self.pad_to_multiple_of, self.equal_lengths):
+            vectors[batch] = self._requests.finish(self._requests.start(*self._pad(tokens, rows[batch])))
+        return vectors
 
     def close(self) -> None:
         """Wait for batches in flight and release the memory."""

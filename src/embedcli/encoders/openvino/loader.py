@@ -23,6 +23,7 @@ from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
 from embedcli.encoders.openvino.cache import CachedModel, clear_cached_models, list_cached_models
 from embedcli.encoders.openvino.encoder import ConvertedNetwork, LoadRequest, OpenVinoEncoder
+from embedcli.encoders.openvino.stored_probe import PROBE_FILE, StoredProbe, build_stored_probe, read_stored_probe
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
 
@@ -195,7 +196,6 @@ def _load_from_cache(request: LoadRequest) -> OpenVinoEncoder | None:
             return None
         if metadata.get("reason"):
             raise NotConvertibleError(metadata["reason"], is_permanent=False)
-        _check_token_limit(request, metadata)
         return _open_stored(request, OpenVinoRuntime(request), metadata)
     except cache.UnusableCacheEntryError as error:
         log.debug("%s: compiling it again", error)
@@ -208,9 +208,13 @@ def _open_stored(request: LoadRequest, runtime: OpenVinoRuntime, metadata: Mappi
     folder = request.folder
     try:
         network = ConvertedNetwork(metadata, (folder / "tokenizer.json").read_text("utf-8"), folder)
-        return OpenVinoEncoder(request, network, runtime.compile)
-    except (OSError, RuntimeError) as error:
+        encoder = OpenVinoEncoder(request, network, runtime.compile)
+        if read_stored_probe((folder / PROBE_FILE).read_bytes()).matches(encoder):
+            return encoder
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise cache.UnusableCacheEntryError(f"{folder} cannot be opened: {first_line(error)}") from error
+    encoder.close()
+    raise cache.UnusableCacheEntryError(f"{folder} no longer gives the vectors that it gave when it was stored")
 
 
 def _convert_and_store(
@@ -223,7 +227,8 @@ def _convert_and_store(
         with cache.draft_folder() as draft:
             runtime.save(network.graph, draft)
             (draft / "tokenizer.json").write_text(network.tokenizer_json, "utf-8")
-            _check_vectors(request, runtime, replace(network, folder=draft, graph=None), probe, torch)
+            stored = replace(network, folder=draft, graph=None)
+            (draft / PROBE_FILE).write_bytes(_check_vectors(request, runtime, stored, probe, torch).to_bytes())
             cache.write_metadata(draft, network.metadata)
             cache.publish_draft(draft, request.folder)
         metadata = cache.read_cached_model(request.folder)
@@ -255,35 +260,22 @@ def _convert_network(
         "cut_left": tokenizer.truncation_side == "left",
     }
     network = ConvertedNetwork(metadata, tokenizer.backend_tokenizer.to_str(), graph=graph)
-    probe, accepts_all_positions = _build_probe(request, network, torch_encoder, traced.size)
+    with _as_not_convertible("it fails in PyTorch"):
+        probe = _build_probe(request, network, torch_encoder, traced)
     metadata["dim"] = int(probe.expected_vectors.shape[1])
-    metadata["most_tokens"] = None if accepts_all_positions else probe.longest_row
-    _check_token_limit(request, metadata)
     if traced.depends_on_length and probe.longest_row < (request.config.max_positions or np.inf):
         raise NotConvertibleError(f"its position encoding changes for rows longer than {probe.longest_row} tokens")
     return network, probe
 
 
 def _build_probe(
-    request: LoadRequest, network: ConvertedNetwork, torch_encoder: Any, parameters: int
-) -> tuple[equivalence.EquivalenceProbe, bool]:
-    """The probe with PyTorch's vectors, and whether the model accepts as many tokens as its config claims."""
-    tokenizer = network.build_tokenizer(request.config, None)
-    longest = equivalence.longest_probe_row(request.config.max_positions, parameters)
-    try:
-        return equivalence.build_probe(tokenizer, torch_encoder, longest), True
-    except (RuntimeError, IndexError) as error:
-        log.debug("%s does not accept %s tokens: %s", request.files.name, longest, error)
-    with _as_not_convertible("it fails in PyTorch"):
-        shorter = min(longest, request.config.max_seq_length or longest)
-        return equivalence.build_probe(tokenizer, torch_encoder, shorter), False
-
-
-def _check_token_limit(request: LoadRequest, metadata: Mapping[str, Any]) -> None:
-    """Reject a limit above the model's real positions: there PyTorch fails, but OpenVINO would read zeros."""
-    max_tokens, limit = metadata.get("most_tokens"), request.config.max_seq_length
-    if max_tokens and (limit is None or limit > max_tokens):
-        raise NotConvertibleError(f"it accepts {max_tokens} tokens, and the limit is {limit}", is_permanent=False)
+    request: LoadRequest, network: ConvertedNetwork, torch_encoder: Any, traced: Any
+) -> equivalence.EquivalenceProbe:
+    """The probe with PyTorch's vectors, its longest row within the model's own limit."""
+    config = request.config
+    limit = config.max_positions or config.max_seq_length
+    longest = equivalence.longest_probe_row(limit, traced.size, traced.heads)
+    return equivalence.build_probe(network.build_tokenizer(config, None), torch_encoder, longest)
 
 
 def _check_vectors(
@@ -292,19 +284,25 @@ def _check_vectors(
     network: ConvertedNetwork,
     probe: equivalence.EquivalenceProbe,
     torch: LazyTorchEncoder,
-) -> None:
-    """Compare tokens and vectors with PyTorch's in float32. Raises NotConvertibleError if they differ."""
+) -> StoredProbe:
+    """Compare tokens and vectors with PyTorch's in float32, and return rows to compare at later starts.
+
+    Raises:
+        NotConvertibleError: They differ.
+    """
     float32_request = replace(request, job=replace(request.job, dtype="float32"))
     try:
         encoder = OpenVinoEncoder(float32_request, network, runtime.compile)
         if not equivalence.tokenizes_alike(encoder, torch.float32_encoder(), probe.texts):
             raise NotConvertibleError("its tokenizer returns different tokens after it is saved and loaded")
         difference = equivalence.describe_difference(probe, encoder)
+        stored_probe = build_stored_probe(encoder)
         encoder.close()
     except RuntimeError as error:
         raise NotConvertibleError(f"OpenVINO cannot run it: {first_line(error)}") from error
     if difference:
         raise NotConvertibleError(difference)
+    return stored_probe
 
 
 @contextmanager

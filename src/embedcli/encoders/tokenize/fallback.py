@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class TransformersTokenizer:
     Attributes:
         pad_id: The id of the padding token.
         pads_left: Whether rows are padded on the left.
+        pad_token_type: The type of a padding token.
         prompt_length: Tokens of the prompt, as sentence-transformers counts them.
     """
 
@@ -44,17 +46,26 @@ class TransformersTokenizer:
         self._prompt = prompt
         self.pad_id = tokenizer.pad_token_id or 0
         self.pads_left = tokenizer.padding_side == "left"
+        self.pad_token_type = int(getattr(tokenizer, "pad_token_type_id", 0))
         self.prompt_length = self._count_prompt_tokens()
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Tokenize each text with the prompt; the tokenizer itself truncates to the limit."""
         prompted = [self._prompt + text for text in texts]
-        rows = [list(row) for row in self._tokenizer(prompted, verbose=False)["input_ids"]] if prompted else []
+        encodings = self._tokenizer(prompted, verbose=False) if prompted else {"input_ids": []}
+        rows = [list(row) for row in encodings["input_ids"]]
+        types = [list(row) for row in encodings.get("token_type_ids", ())]
         untruncated_lengths = np.fromiter(map(len, rows), np.int32, len(rows))
         if self._limit is not None:
             for i in np.flatnonzero(untruncated_lengths > self._limit):
-                rows[i] = self._tokenizer(prompted[i], truncation=True, max_length=self._limit)["input_ids"]
-        return build_tokens(rows, untruncated_lengths)
+                truncated = self._tokenizer(prompted[i], truncation=True, max_length=self._limit)
+                rows[i] = truncated["input_ids"]
+                if types:
+                    types[i] = truncated["token_type_ids"]
+        tokens = build_tokens(rows, untruncated_lengths)
+        if types:
+            tokens.token_types = np.fromiter(chain.from_iterable(types), np.int32, len(tokens.ids))
+        return tokens
 
     def _count_prompt_tokens(self) -> int:
         if not self._prompt:

@@ -31,8 +31,11 @@ class FastTokenizer:
         prompt: Prepended to each text.
         pad_id: The id of the padding token.
         pads_left: Whether rows are padded on the left.
+        pad_token_type: The type of a padding token.
         prompt_length: Tokens of the prompt, as sentence-transformers counts them.
     """
+
+    pad_token_type = 0
 
     def __init__(
         self,
@@ -170,6 +173,27 @@ def pad_rows(
     if len(rows):
         ids[mask] = np.concatenate([tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]] for row in rows])
     return ids, mask.astype(np.int64)
+
+
+def pad_token_types(
+    tokens: Tokens, rows: Int64Array, mask: NDArray[np.int64], pad_token_type: int
+) -> NDArray[np.int64]:
+    """Pad the token types of rows as `pad_rows` padded their ids.
+
+    Args:
+        tokens: The tokens of a chunk, with token types.
+        rows: int64 [batch]; which of its rows to pad.
+        mask: The attention mask that `pad_rows` returned, int64 [batch, width].
+        pad_token_type: The type of a padding token.
+
+    Returns:
+        int64 [batch, width].
+    """
+    types = np.full(mask.shape, pad_token_type, np.int64)
+    if len(rows) and tokens.token_types is not None:
+        ranges = [tokens.token_types[tokens.offsets[row] : tokens.offsets[row + 1]] for row in rows]
+        types[mask.astype(bool)] = np.concatenate(ranges)
+    return types
 
 
 def _find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

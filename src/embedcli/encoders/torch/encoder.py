@@ -18,16 +18,24 @@ from embedcli.core.job import Job
 from embedcli.encoders.equivalence import row_cosines
 from embedcli.encoders.errors import is_out_of_memory
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer
-from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows
+from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows, pad_token_types
 from embedcli.encoders.torch import attention_masks, linear_prepack, memory_budget, varlen_attention
 from embedcli.encoders.torch import compile as torch_compile
 from embedcli.encoders.torch.device import select_device, select_dtype
 from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_device_errors, translate_load_errors
 from embedcli.encoders.torch.export import TraceablePipeline, prepare_for_tracing
-from embedcli.encoders.torch.pipeline import choose_tokenizer, has_token_types, load_pipeline, quiet_libraries
+from embedcli.encoders.torch.pipeline import (
+    choose_tokenizer,
+    declared_attention_type,
+    has_token_types,
+    load_pipeline,
+    quiet_libraries,
+    restore_attention_type,
+)
 from embedcli.encoders.torch.transfer import DeviceTransfer, PendingVectors
 from embedcli.models.config import ModelConfig, model_identity, native_types
 from embedcli.models.files import ModelFiles
+from embedcli.models.traits import ModelTraits
 
 if TYPE_CHECKING:
     import torch
@@ -85,13 +93,14 @@ class TorchEncoder(BaseEncoder):
         self._transfer = DeviceTransfer(self.device, as_float16=_is_stored_as_float16(job))
         _set_thread_count(job.threads or cpu_quota())
         self.model = self._load(self.dtype)
+        self._attention_type = declared_attention_type(self.model)
         self._float32_model: Any = None
         self.text_tokenizer = choose_tokenizer(self.model, config, self._tokenizer_threads())
         self.fast_tokenizer = self.text_tokenizer if isinstance(self.text_tokenizer, FastTokenizer) else None
         if isinstance(self.text_tokenizer, TransformersTokenizer):
             notify(f"{files.name} has no fast tokenizer; the slower one of transformers is used")
-        self._has_token_types = self.fast_tokenizer is not None and has_token_types(self.model)
         self._has_token_input = not isinstance(self.text_tokenizer, PipelinePreprocessor)
+        self._has_token_types = self._has_token_input and has_token_types(self.model)
         self._should_prepack = (
             kind == "cpu"
             and self.dtype == "float32"
@@ -100,13 +109,26 @@ class TorchEncoder(BaseEncoder):
         )
         self._varlen: varlen_attention.VarlenBatcher | None = None
         self._compile_errors: tuple[type[BaseException], ...] = ()
-        self.dim = int(self._encode_probe().shape[1])
-        if self._has_token_input and varlen_attention.has_standard_pooling(self.model):
+        # Before they are measured, the usable positions may be fewer than the tokens of a longer text.
+        self.dim = int(self._encode_probe(PROBE_TEXTS[:1] if config.traits is None else PROBE_TEXTS).shape[1])
+        if config.traits is not None:
+            self._adapt_batches(config.traits)
+            self._install_faster_variants(kind)
+
+    def _adapt_batches(self, traits: ModelTraits) -> None:
+        """Pack no rows together that would change each other's vectors."""
+        if traits.needs_equal_lengths:
+            self.equal_lengths, self.pad_to_multiple_of = True, 1
+        if traits.needs_single_rows:
+            self.batch_tokens = 1
+
+    def _install_faster_variants(self, kind: str) -> None:
+        if self._has_token_input and not self.equal_lengths and varlen_attention.has_standard_pooling(self.model):
             network = self.model[0].auto_model
             self._remove_padding(varlen_attention.find_kernels(self.device, self.dtype, network))
-        if job.compile:
+        if self._job.compile:
             self._compile()
-        if self._has_token_input and kind in memory_budget.MEASURABLE_DEVICES:
+        if self._has_token_input and self.batch_tokens > 1 and kind in memory_budget.MEASURABLE_DEVICES:
             self._fit_token_budget(memory_budget.DeviceMemoryProbe(self.device))
 
     def vector_space(self) -> dict[str, Any]:
@@ -182,6 +204,8 @@ class TorchEncoder(BaseEncoder):
     def _run_model(self, model: Any, tokens: Tokens, rows: Int64Array) -> PendingVectors:
         import torch
 
+        if self._attention_type is not None:
+            restore_attention_type(model, self._attention_type)
         features, batch_context = self._build_features(tokens, rows)
         with torch.inference_mode(), batch_context:
             vectors: torch.Tensor = model(features)["sentence_embedding"].float()
@@ -189,6 +213,15 @@ class TorchEncoder(BaseEncoder):
                 # A half-precision Normalize module leaves lengths off by 1e-3.
                 vectors = torch.nn.functional.normalize(vectors, dim=-1)
             return self._transfer.to_host(vectors)
+
+    def encode_padded(self, tokens: Tokens, rows: Int64Array, pad_to_multiple_of: int) -> Float32Array:
+        """Encode one batch, padded to a multiple of so many tokens, by the network as it was loaded."""
+        multiple, self.pad_to_multiple_of = self.pad_to_multiple_of, pad_to_multiple_of
+        try:
+            with translate_device_errors(self.device):
+                return self.collect(self._run_model(self.model, tokens, rows))
+        finally:
+            self.pad_to_multiple_of = multiple
 
     def _build_features(self, tokens: Tokens, rows: Int64Array) -> tuple[dict[str, Any], AbstractContextManager[None]]:
         """The input of the pipeline for a batch, on the device, and the context to run it in."""
@@ -198,6 +231,7 @@ class TorchEncoder(BaseEncoder):
         if self._varlen is not None:
             features = self._varlen.build_features(tokens, rows, self._transfer.to_device)
             batch_context = self._varlen.batch_context(features)
+            mask = np.ones(tuple(features["input_ids"].shape), np.int64)
         else:
             tokenizer = self.text_tokenizer
             ids, mask = pad_rows(
@@ -207,7 +241,10 @@ class TorchEncoder(BaseEncoder):
             # A model's own code may mask more of a row than its padding.
             has_own_masks = bool(self.config.custom_code)
             batch_context = nullcontext() if has_own_masks else attention_masks.batch_padding(padded=not mask.all())
-        if self._has_token_types:
+        if tokens.token_types is not None and self._has_token_types:
+            types = pad_token_types(tokens, rows, mask, self.text_tokenizer.pad_token_type)
+            features["token_type_ids"] = self._transfer.to_device(types)
+        elif self._has_token_types:
             features["token_type_ids"] = features["input_ids"].new_zeros(features["input_ids"].shape)
         if self.prompt_length:
             features["prompt_length"] = self.prompt_length

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.encoders.tokenize.fast import pad_rows
+from embedcli.encoders.torch.pipeline import count_attention_heads
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +33,14 @@ class TraceablePipeline:
         module: `module(input_ids, attention_mask)` returns float32 [rows, dim].
         example: Inputs for it.
         size: The number of parameters.
+        heads: Attention heads of a layer; None: unknown.
         depends_on_length: Whether the length of a row changes the formula.
     """
 
     module: nn.Module
     example: dict[str, torch.Tensor]
     size: int
+    heads: int | None
     depends_on_length: bool
 
 
@@ -65,7 +68,8 @@ def prepare_for_tracing(
     depends_on_length = _has_length_dependent_rope(config.to_dict() if config else {})
     with warnings.catch_warnings(), torch.no_grad(), _traceable_masks():
         warnings.simplefilter("ignore")
-        yield TraceablePipeline(_build_module(pipeline, prompt_length, task), example, size, depends_on_length)
+        module = _build_module(pipeline, prompt_length, task)
+        yield TraceablePipeline(module, example, size, count_attention_heads(pipeline), depends_on_length)
 
 
 def _build_module(pipeline: Any, prompt_length: int | None, task: str | None) -> nn.Module:

@@ -37,8 +37,8 @@ def install_removed_names() -> None:
     for module in (library_utils, import_utils):
         _add(module, "is_torch_fx_available", _never)
         _add(module, "is_flash_attn_available", _never)
-    _add(transformers, "onnx", _onnx_module())
-    sys.modules.setdefault("transformers.onnx", transformers.onnx)
+    onnx = sys.modules.setdefault("transformers.onnx", _onnx_module())
+    _add(transformers, "onnx", onnx)
 
 
 def find_missing_name(error: BaseException | None) -> str | None:

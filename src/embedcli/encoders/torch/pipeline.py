@@ -100,6 +100,31 @@ def has_token_types(pipeline: Any) -> bool:
     return "token_type_ids" in pipeline.tokenizer.model_input_names
 
 
+def network_of(pipeline: Any) -> Any:
+    """The transformers network of a pipeline; None if it begins with another module."""
+    return getattr(pipeline[0], "model", None)
+
+
+def count_attention_heads(pipeline: Any) -> int | None:
+    """The attention heads of a layer; None if the network does not declare them."""
+    heads = getattr(getattr(network_of(pipeline), "config", None), "num_attention_heads", None)
+    return heads if isinstance(heads, int) else None
+
+
+def declared_attention_type(pipeline: Any) -> str | None:
+    """The kind of attention that a network with several kinds declares, as BigBird does; None for others."""
+    network = network_of(pipeline)
+    declared = getattr(getattr(network, "config", None), "attention_type", None)
+    return declared if isinstance(declared, str) and hasattr(network, "set_attention_type") else None
+
+
+def restore_attention_type(pipeline: Any, declared: str) -> None:
+    """Undo what one short row does to BigBird: its network attends to all tokens of all rows from then on."""
+    network = network_of(pipeline)
+    if network.attention_type != declared:
+        network.set_attention_type(declared)
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Show no progress bars, and send the libraries' warnings to logging, which prints them only with -v."""
