@@ -95,7 +95,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def entry(home: Path) -> Path:
     """The folder of the only model in a cache for one test."""
     expected_vectors()
-    shutil.copytree(filled_cache(), home)
+    shutil.copytree(filled_cache(), home, dirs_exist_ok=True)
     (folder,) = (home / "compiled").iterdir()
     return folder
 
