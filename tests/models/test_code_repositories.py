@@ -225,6 +225,60 @@ def test_the_vectors_are_those_of_the_code(published: Published) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+POOLING = """
+import torch
+from sentence_transformers.models import Pooling
+
+from .factors import FACTOR
+
+
+class TripledPooling(Pooling):
+    def forward(self, features):
+        features = super().forward(features)
+        features["sentence_embedding"] = features["sentence_embedding"] * FACTOR
+        return features
+"""
+
+
+def test_tokenizers_and_modules_run_from_their_repositories(tmp_path: Path) -> None:
+    """Three repositories, two of them with a file of the same name."""
+    cache, folder = tmp_path / "hub", tmp_path / "model"
+    texts = models.texts()[:4]
+    shutil.copytree(models.folder("slow-tokenizer"), folder)
+    expected = reference.encode(reference.load(folder, trust_remote_code=True), texts)
+    tokenization = {"words.py": "from .factors import FACTOR\n" + models.TOKENIZATION, "factors.py": "FACTOR = 1\n"}
+    code_models.cache_repository(cache, "bob/tokens", tokenization)
+    code_models.cache_repository(cache, "eve/layers", {"pooling.py": POOLING, "factors.py": "FACTOR = 3\n"})
+    (folder / "tokenization_characters.py").unlink()
+    classes = {"AutoTokenizer": ["bob/tokens--words.CharacterTokenizer", None]}
+    code_models.change_json(folder / "tokenizer_config.json", auto_map=classes)
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[1]["type"] = "eve/layers--pooling.TripledPooling"
+    models.write(folder / "modules.json", listed)
+    encoder = reference.load(folder, trust_remote_code=True, offline=True, cache_dir=str(cache), normalize=False)
+    np.testing.assert_allclose(reference.encode(encoder, texts), 3 * expected, atol=1e-4)
+
+
+def test_the_code_of_a_route_runs_from_its_repository(tmp_path: Path) -> None:
+    cache, folder = tmp_path / "hub", tmp_path / "model"
+    code = {name: data.decode() for name, data in code_models.code_files(steps=4).items()}
+    code_models.cache_repository(cache, code_models.CODE, code)
+    route = code_models.write_model(folder / "query_0_Transformer")
+    texts = models.texts()[:4]
+    flags: dict[str, Any] = {"trust_remote_code": True, "offline": True, "cache_dir": str(cache)}
+    expected = reference.encode(reference.load(route, **flags), texts)
+    shutil.move(route / "1_Pooling", folder / "1_Pooling")
+    router = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}
+    pooling = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    models.write(folder / "modules.json", [router, pooling])
+    parts = {"query_0_Transformer": "sentence_transformers.models.Transformer"}
+    structure = {"query": ["query_0_Transformer"]}
+    parameters = {"default_route": "query", "allow_empty_key": True, "route_mappings": {}}
+    models.write(folder / "router_config.json", {"types": parts, "structure": structure, "parameters": parameters})
+    made = reference.encode(reference.load(folder, as_="query", **flags), texts)
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
 # Absent code
 
 
