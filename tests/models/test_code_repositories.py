@@ -81,7 +81,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     model.commit(code_models.read_files(code_models.write_model(folder / "model")))
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(models.texts()[:8])))
-    with hub_server.running({}, models={code_models.CODE: code, code_models.MODEL: model}) as hub:
+    repositories = {code_models.CODE: code, code_models.MODEL: model, "ann/guarded": code}
+    with hub_server.running({}, frozenset({"ann/guarded"}), repositories) as hub:
         made = Published(hub, folder / "hub", folder / "home", rows, first, second, jobs.Ended(0, "", ""))
         made.pulled = made.run("pull", code_models.MODEL)
         made.run("pull", code_models.MODEL, "--code-revision", "v1")
@@ -152,11 +153,21 @@ def test_an_unknown_code_revision_is_refused(published: Published, revision: str
     assert "check --code-revision" in done.err
 
 
-def test_a_code_repository_that_the_hub_lacks_is_named(published: Published, tmp_path: Path) -> None:
-    lost = code_models.write_model(tmp_path / "lost", "ann/gone")
-    done = jobs.run_apart("pull", lost, "--cache-dir", tmp_path / "hub", **published.environment())
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ann/gone", "the hub has no repository ann/gone, in which"),
+        ("ann/guarded", "is gated: the hub requires you to accept its terms"),
+    ],
+)
+def test_a_code_repository_that_the_hub_refuses_is_named(
+    published: Published, tmp_path: Path, name: str, said: str
+) -> None:
+    folder = code_models.write_model(tmp_path / "model", name)
+    done = jobs.run_apart("pull", folder, "--cache-dir", tmp_path / "hub", **published.environment())
     assert done.code == 1
-    assert "the hub has no repository ann/gone, in which" in done.err
+    assert said in done.err
+    assert name in done.err
 
 
 # Encoding
@@ -277,6 +288,34 @@ def test_the_code_of_a_route_runs_from_its_repository(tmp_path: Path) -> None:
     models.write(folder / "router_config.json", {"types": parts, "structure": structure, "parameters": parameters})
     made = reference.encode(reference.load(folder, as_="query", **flags), texts)
     np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_a_model_that_names_its_own_repository_runs_the_code_of_its_snapshot(tmp_path: Path) -> None:
+    cache = tmp_path / "hub"
+    source = code_models.write_model(tmp_path / "model", "ann/whole")
+    folder = code_models.cache_repository(
+        cache, "ann/whole", {name: data.decode() for name, data in code_models.code_files(steps=3).items()}
+    )
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    model_job = job("ann/whole", cache_dir=str(cache), offline=True, code_revision="v1")
+    files = resolve.resolve_model(model_job)
+    with pytest.raises(UsageError) as caught:
+        read_model_config(files, model_job)
+    assert f"read the code in {folder}, then" in caught.value.hint
+    trusted = job("ann/whole", cache_dir=str(cache), offline=True, trust_remote_code=True)
+    assert resolve.resolve_model(trusted) == files, "its code is in its fingerprint already, pinned by its revision"
+    encoder = reference.load("ann/whole", cache_dir=str(cache), offline=True, trust_remote_code=True)
+    code_models.cache_repository(
+        cache, code_models.CODE, {name: data.decode() for name, data in code_models.code_files(steps=3).items()}
+    )
+    # Training a tokenizer again would give other token ids.
+    elsewhere = Path(shutil.copytree(source, tmp_path / "elsewhere"))
+    names = {"AutoConfig": "config.RolledConfig", "AutoModel": "modeling.RolledModel"}
+    classes = {key: f"{code_models.CODE}--{name}" for key, name in names.items()}
+    code_models.change_json(elsewhere / "config.json", auto_map=classes)
+    other = reference.load(elsewhere, cache_dir=str(cache), offline=True, trust_remote_code=True)
+    texts = models.texts()[:4]
+    np.testing.assert_allclose(reference.encode(encoder, texts), reference.encode(other, texts), atol=1e-6)
 
 
 # Absent code

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcli.models.code import REPOSITORY_SEPARATOR
+from embedcli.models.code_repositories import read_code_references
 from embedcli.models.files import IGNORED_FOLDERS, CodeRepository, ModelFiles, read_json
 
 # The files in which a model names classes.
@@ -21,20 +22,22 @@ NAMING_FILES = {"config.json", "tokenizer_config.json", "modules.json", "router_
 def local_model_folder(files: ModelFiles) -> Iterator[Path]:
     """Provide a folder from which a model can be loaded without any look at the hub.
 
-    It is the model's own folder if the model has no code repositories. Otherwise it is a temporary folder of links to
-    the model's files, in which each code repository is a subfolder, and 'owner/name--module.Class' in the
-    configuration is replaced by the module in that subfolder. Libraries look up the former on the hub.
+    It is the model's own folder if the model names no repository. Otherwise it is a temporary folder of links to the
+    model's files, in which each code repository is a subfolder, and 'owner/name--module.Class' in the configuration
+    is replaced by the module in that subfolder, or beside the configuration if the name is that of the model itself.
+    Libraries look up 'owner/name' on the hub.
     """
-    if not files.code_repositories:
+    names_itself = any(reference.repository == files.name for reference in read_code_references(files))
+    if not files.code_repositories and not names_itself:
         yield files.path
         return
     with tempfile.TemporaryDirectory(prefix="embedcli-") as temporary:
         # Libraries derive the names of imported modules from that of the folder.
         folder = Path(temporary) / "model"
         _link_files(files.path, folder)
-        subfolders = {}
+        subfolders = {files.name: ""}
         for number, repository in enumerate(files.code_repositories):
-            subfolders[repository.name] = _link_repository(repository, folder, number)
+            subfolders[repository.name] = _link_repository(repository, folder, number) + "/"
         for file in sorted(folder.rglob("*.json")):
             if file.name in NAMING_FILES:
                 _replace_file(file, subfolders)
@@ -78,4 +81,4 @@ def _with_local_names(value: Any, subfolders: dict[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     repository, separator, class_path = value.rpartition(REPOSITORY_SEPARATOR)
-    return f"{subfolders[repository]}/{class_path}" if separator and repository in subfolders else value
+    return f"{subfolders[repository]}{class_path}" if separator and repository in subfolders else value

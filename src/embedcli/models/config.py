@@ -235,6 +235,6 @@ def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt
 
 
 def _write_code_notes(files: ModelFiles, job: Job, references: tuple[CodeReference, ...]) -> tuple[str, ...]:
-    if job.code_revision and not list_repositories(references):
+    if job.code_revision and not list_repositories(references, files.name):
         return (f"--code-revision has no effect: no code of {files.name} in another repository would run",)
     return tuple(f"code: {code.name} at {code.commit}" for code in files.code_repositories)

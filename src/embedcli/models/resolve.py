@@ -152,7 +152,7 @@ def locate_model(
     folder = hub.find_cached_snapshot(entry.hub_id, None, hub.hub_cache_folder(cache_dir))
     if folder and not describe_missing_files(folder):
         references = find_custom_code(folder, read_modules(folder)) if folder.is_dir() else ()
-        names = list_repositories(references)
+        names = list_repositories(references, entry.hub_id)
         has_code = all(find_cached_repository(name, references, None, cache_dir) for name in names)
         return "cache" if has_code else "cache without code"
     return "bundled" if entry.hub_id == BUNDLED_MODEL_ID and _bundled_folder() else None
