@@ -106,6 +106,12 @@ JOB_FLAGS = (
         "Replace an existing output and discard unfinished work instead of resuming it.",
     ),
     Flag("update", bool, "--update", "Update a finished output, keeping the vectors of unchanged rows."),
+    Flag(
+        "max_removed",
+        str,
+        "--max-removed",
+        "Keep the old output if a new one would lack more of its rows than this number or percentage.",
+    ),
     Flag("reuse", list[str], "--reuse", "Take the vectors of equal texts from this finished output; repeatable."),
     Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run continues."),
     Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run continues."),

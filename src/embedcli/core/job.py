@@ -59,6 +59,7 @@ class Job:
     # An output that exists already
     overwrite: bool = False
     update: bool = False
+    max_removed: str = "50%"
     reuse: tuple[str, ...] = ()
     # Processes and machines, and how a folder output is divided among them
     runner: Literal["local", "processes", "ray"] = "local"

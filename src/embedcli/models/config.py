@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
 from embedcli.models.code import ROUTER_MODULES, CodeReference, find_custom_code, list_repositories
 from embedcli.models.code_repositories import check_code_is_trusted
 from embedcli.models.files import ModelFiles, read_json_object, read_modules
 from embedcli.models.limits import resolve_max_seq_length
+from embedcli.models.refusals import refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
 
 POOLING_KEYS = {
@@ -94,15 +95,12 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     """
     folder = files.path
     modules = read_modules(folder)
+    refuse_other_kinds(files, modules)
+    if files.kind == "transformer":
+        refuse_missing_packages(files, folder / modules[0][1])
     custom_code = find_custom_code(folder, modules)
     check_code_is_trusted(files, custom_code, job)
     saved = read_json_object(folder / "config_sentence_transformers.json")
-    model_type = saved.get("model_type", "SentenceTransformer")
-    if model_type != "SentenceTransformer":
-        raise ModelError(
-            f"{files.name} was saved as a {model_type}, which does not compute one vector per text",
-            "use an embedding model (see `embedcli models`)",
-        )
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, pools_prompt = _read_pooling(folder, modules)

@@ -28,6 +28,7 @@ from embedcli.models.files import (
     read_modules,
 )
 from embedcli.models.fingerprint import cached_sha256, fingerprint_model
+from embedcli.models.refusals import refuse_lfs_pointers
 from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
 
 BUNDLED_MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -174,8 +175,9 @@ def _bundled_folder() -> Path | None:
 
 
 def _read_complete_model(name: str, folder: Path, revision: str | None, origin: ModelOrigin) -> ModelFiles:
-    """Describe the model in `folder`. Raises ModelError if a file is missing."""
+    """Describe the model in `folder`. Raises ModelError if a file is missing or was not fetched."""
     path = find_word_vector_file(folder) or folder
+    refuse_lfs_pointers(path)
     missing = describe_missing_files(path)
     if missing:
         action = f"run `embedcli pull {name}`" if origin in ("cache", "hub") else "copy the model again"
