@@ -318,6 +318,16 @@ def test_a_model_that_names_its_own_repository_runs_the_code_of_its_snapshot(tmp
     np.testing.assert_allclose(reference.encode(encoder, texts), reference.encode(other, texts), atol=1e-6)
 
 
+def test_two_versions_of_the_code_run_in_one_process(published: Published) -> None:
+    texts = models.texts()[:4]
+    flags: dict[str, Any] = {"cache_dir": str(published.cache), "offline": True, "trust_remote_code": True}
+    older, newest = (
+        reference.encode(reference.load(code_models.MODEL, code_revision=revision, **flags), texts)
+        for revision in ("v1", "main")
+    )
+    np.testing.assert_allclose(np.roll(older, 1, axis=1), newest, atol=1e-6)
+
+
 # Absent code
 
 
@@ -481,8 +491,12 @@ def test_two_repositories_with_equal_file_names_are_kept_apart(published: Publis
     two = replace(files, code_repositories=(CodeRepository("aaa/other", other), *files.code_repositories))
     with local_model_folder(two) as view:
         classes = json.loads((view / "config.json").read_text())["auto_map"]
-        assert classes == {"AutoConfig": "code_1/config.RolledConfig", "AutoModel": "code_1/modeling.RolledModel"}
-        assert (view / "code_0" / "modeling.py").is_file()
+        (first,), (second,) = view.glob("code_0_*"), view.glob("code_1_*")
+        assert classes == {
+            "AutoConfig": f"{second.name}/config.RolledConfig",
+            "AutoModel": f"{second.name}/modeling.RolledModel",
+        }
+        assert (first / "modeling.py").is_file()
         assert (view / "model.safetensors").is_symlink()
         assert (view / "1_Pooling" / "config.json").is_file()
     assert not view.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -10,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from embedcli.models.code import REPOSITORY_SEPARATOR
-from embedcli.models.code_repositories import read_code_references
+from embedcli.models.code import REPOSITORY_SEPARATOR, CodeReference
+from embedcli.models.code_repositories import list_code_files, read_code_references
 from embedcli.models.files import IGNORED_FOLDERS, CodeRepository, ModelFiles, read_json
 
 # The files in which a model names classes.
@@ -24,20 +25,24 @@ def local_model_folder(files: ModelFiles) -> Iterator[Path]:
 
     It is the model's own folder if the model names no repository. Otherwise it is a temporary folder of links to the
     model's files, in which each code repository is a subfolder, and 'owner/name--module.Class' in the configuration
-    is replaced by the module in that subfolder, or beside the configuration if the name is that of the model itself.
-    Libraries look up 'owner/name' on the hub.
+    is replaced by the module in that subfolder. Libraries look up 'owner/name' on the hub. A model that names itself
+    is a code repository here.
     """
-    names_itself = any(reference.repository == files.name for reference in read_code_references(files))
-    if not files.code_repositories and not names_itself:
+    references = read_code_references(files)
+    repositories = list(files.code_repositories)
+    if any(reference.repository == files.name for reference in references):
+        repositories.append(CodeRepository(files.name, files.path))
+    if not repositories:
         yield files.path
         return
     with tempfile.TemporaryDirectory(prefix="embedcli-") as temporary:
         # Libraries derive the names of imported modules from that of the folder.
         folder = Path(temporary) / "model"
         _link_files(files.path, folder)
-        subfolders = {files.name: ""}
-        for number, repository in enumerate(files.code_repositories):
-            subfolders[repository.name] = _link_repository(repository, folder, number) + "/"
+        subfolders = {}
+        for number, repository in enumerate(repositories):
+            subfolders[repository.name] = name = f"code_{number}_{_hash_code(repository, references)}"
+            _link_files(repository.path, folder / name)
         for file in sorted(folder.rglob("*.json")):
             if file.name in NAMING_FILES:
                 _replace_file(file, subfolders)
@@ -54,13 +59,18 @@ def _link_files(source: Path, folder: Path) -> None:
             (target / name).symlink_to(Path(root).resolve() / name)
 
 
-def _link_repository(repository: CodeRepository, folder: Path, number: int) -> str:
-    """Link a repository into a subfolder whose name can be imported and is not in use. Returns the name."""
-    name = f"code_{number}"
-    while (folder / name).exists():
-        name += "_"
-    _link_files(repository.path, folder / name)
-    return name
+def _hash_code(repository: CodeRepository, references: tuple[CodeReference, ...]) -> str:
+    """A hash of the code that would run, in hexadecimal digits.
+
+    In one process, transformers runs the network that it loaded first for a class of configurations. In the path of
+    the modules, the hash makes the classes of two versions of the code different, also in files that are the same.
+    """
+    digest = hashlib.sha256()
+    for file in list_code_files(repository, references):
+        path = repository.path / file
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{file}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _replace_file(file: Path, subfolders: dict[str, str]) -> None:
@@ -81,4 +91,4 @@ def _with_local_names(value: Any, subfolders: dict[str, str]) -> Any:
     if not isinstance(value, str):
         return value
     repository, separator, class_path = value.rpartition(REPOSITORY_SEPARATOR)
-    return f"{subfolders[repository]}{class_path}" if separator and repository in subfolders else value
+    return f"{subfolders[repository]}/{class_path}" if separator and repository in subfolders else value
