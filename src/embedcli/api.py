@@ -72,8 +72,8 @@ def load(model: PathLike = DEFAULT_MODEL, *, notify: Notify | None = None, **fla
     """Load an encoder for texts in memory.
 
     `flags` are the options of `embedcli encode` with underscores: `as_="query"`, `device="cuda"`, `truncate_dim=128`,
-    `normalize=True`, `offline=True`... `notify` is called with each message that the command line would print.
-    Raises ModelError or UsageError.
+    `normalize=True`, `offline=True`, `trust_remote_code=True` with `code_revision="v1"`... `notify` is called with
+    each message that the command line would print. Raises ModelError or UsageError.
     """
     return Model(build_job((), "-", model, flags), notify or ignore_message)
 

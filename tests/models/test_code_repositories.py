@@ -81,7 +81,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
     model.commit(code_models.read_files(code_models.write_model(folder / "model")))
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(models.texts()[:8])))
-    with hub_server.running({}, models={code_models.CODE: code, code_models.MODEL: model}) as hub:
+    repositories = {code_models.CODE: code, code_models.MODEL: model, "ann/guarded": code}
+    with hub_server.running({}, frozenset({"ann/guarded"}), repositories) as hub:
         made = Published(hub, folder / "hub", folder / "home", rows, first, second, jobs.Ended(0, "", ""))
         made.pulled = made.run("pull", code_models.MODEL)
         made.run("pull", code_models.MODEL, "--code-revision", "v1")
@@ -152,11 +153,21 @@ def test_an_unknown_code_revision_is_refused(published: Published, revision: str
     assert "check --code-revision" in done.err
 
 
-def test_a_code_repository_that_the_hub_lacks_is_named(published: Published, tmp_path: Path) -> None:
-    lost = code_models.write_model(tmp_path / "lost", "ann/gone")
-    done = jobs.run_apart("pull", lost, "--cache-dir", tmp_path / "hub", **published.environment())
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ann/gone", "the hub has no repository ann/gone, in which"),
+        ("ann/guarded", "is gated: the hub requires you to accept its terms"),
+    ],
+)
+def test_a_code_repository_that_the_hub_refuses_is_named(
+    published: Published, tmp_path: Path, name: str, said: str
+) -> None:
+    folder = code_models.write_model(tmp_path / "model", name)
+    done = jobs.run_apart("pull", folder, "--cache-dir", tmp_path / "hub", **published.environment())
     assert done.code == 1
-    assert "the hub has no repository ann/gone, in which" in done.err
+    assert said in done.err
+    assert name in done.err
 
 
 # Encoding
@@ -223,6 +234,98 @@ def test_the_vectors_are_those_of_the_code(published: Published) -> None:
     tokenizer.enable_truncation(64)
     expected = [np.roll(table[tokenizer.encode(text).ids].mean(axis=0), 2) for text in texts]
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+POOLING = """
+import torch
+from sentence_transformers.models import Pooling
+
+from .factors import FACTOR
+
+
+class TripledPooling(Pooling):
+    def forward(self, features):
+        features = super().forward(features)
+        features["sentence_embedding"] = features["sentence_embedding"] * FACTOR
+        return features
+"""
+
+
+def test_tokenizers_and_modules_run_from_their_repositories(tmp_path: Path) -> None:
+    """Three repositories, two of them with a file of the same name."""
+    cache, folder = tmp_path / "hub", tmp_path / "model"
+    texts = models.texts()[:4]
+    shutil.copytree(models.folder("slow-tokenizer"), folder)
+    expected = reference.encode(reference.load(folder, trust_remote_code=True), texts)
+    tokenization = {"words.py": "from .factors import FACTOR\n" + models.TOKENIZATION, "factors.py": "FACTOR = 1\n"}
+    code_models.cache_repository(cache, "bob/tokens", tokenization)
+    code_models.cache_repository(cache, "eve/layers", {"pooling.py": POOLING, "factors.py": "FACTOR = 3\n"})
+    (folder / "tokenization_characters.py").unlink()
+    classes = {"AutoTokenizer": ["bob/tokens--words.CharacterTokenizer", None]}
+    code_models.change_json(folder / "tokenizer_config.json", auto_map=classes)
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[1]["type"] = "eve/layers--pooling.TripledPooling"
+    models.write(folder / "modules.json", listed)
+    encoder = reference.load(folder, trust_remote_code=True, offline=True, cache_dir=str(cache), normalize=False)
+    np.testing.assert_allclose(reference.encode(encoder, texts), 3 * expected, atol=1e-4)
+
+
+def test_the_code_of_a_route_runs_from_its_repository(tmp_path: Path) -> None:
+    cache, folder = tmp_path / "hub", tmp_path / "model"
+    code = {name: data.decode() for name, data in code_models.code_files(steps=4).items()}
+    code_models.cache_repository(cache, code_models.CODE, code)
+    route = code_models.write_model(folder / "query_0_Transformer")
+    texts = models.texts()[:4]
+    flags: dict[str, Any] = {"trust_remote_code": True, "offline": True, "cache_dir": str(cache)}
+    expected = reference.encode(reference.load(route, **flags), texts)
+    shutil.move(route / "1_Pooling", folder / "1_Pooling")
+    router = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Router"}
+    pooling = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    models.write(folder / "modules.json", [router, pooling])
+    parts = {"query_0_Transformer": "sentence_transformers.models.Transformer"}
+    structure = {"query": ["query_0_Transformer"]}
+    parameters = {"default_route": "query", "allow_empty_key": True, "route_mappings": {}}
+    models.write(folder / "router_config.json", {"types": parts, "structure": structure, "parameters": parameters})
+    made = reference.encode(reference.load(folder, as_="query", **flags), texts)
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_a_model_that_names_its_own_repository_runs_the_code_of_its_snapshot(tmp_path: Path) -> None:
+    cache = tmp_path / "hub"
+    source = code_models.write_model(tmp_path / "model", "ann/whole")
+    folder = code_models.cache_repository(
+        cache, "ann/whole", {name: data.decode() for name, data in code_models.code_files(steps=3).items()}
+    )
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    model_job = job("ann/whole", cache_dir=str(cache), offline=True, code_revision="v1")
+    files = resolve.resolve_model(model_job)
+    with pytest.raises(UsageError) as caught:
+        read_model_config(files, model_job)
+    assert f"read the code in {folder}, then" in caught.value.hint
+    trusted = job("ann/whole", cache_dir=str(cache), offline=True, trust_remote_code=True)
+    assert resolve.resolve_model(trusted) == files, "its code is in its fingerprint already, pinned by its revision"
+    encoder = reference.load("ann/whole", cache_dir=str(cache), offline=True, trust_remote_code=True)
+    code_models.cache_repository(
+        cache, code_models.CODE, {name: data.decode() for name, data in code_models.code_files(steps=3).items()}
+    )
+    # Training a tokenizer again would give other token ids.
+    elsewhere = Path(shutil.copytree(source, tmp_path / "elsewhere"))
+    names = {"AutoConfig": "config.RolledConfig", "AutoModel": "modeling.RolledModel"}
+    classes = {key: f"{code_models.CODE}--{name}" for key, name in names.items()}
+    code_models.change_json(elsewhere / "config.json", auto_map=classes)
+    other = reference.load(elsewhere, cache_dir=str(cache), offline=True, trust_remote_code=True)
+    texts = models.texts()[:4]
+    np.testing.assert_allclose(reference.encode(encoder, texts), reference.encode(other, texts), atol=1e-6)
+
+
+def test_two_versions_of_the_code_run_in_one_process(published: Published) -> None:
+    texts = models.texts()[:4]
+    flags: dict[str, Any] = {"cache_dir": str(published.cache), "offline": True, "trust_remote_code": True}
+    older, newest = (
+        reference.encode(reference.load(code_models.MODEL, code_revision=revision, **flags), texts)
+        for revision in ("v1", "main")
+    )
+    np.testing.assert_allclose(np.roll(older, 1, axis=1), newest, atol=1e-6)
 
 
 # Absent code
@@ -388,8 +491,12 @@ def test_two_repositories_with_equal_file_names_are_kept_apart(published: Publis
     two = replace(files, code_repositories=(CodeRepository("aaa/other", other), *files.code_repositories))
     with local_model_folder(two) as view:
         classes = json.loads((view / "config.json").read_text())["auto_map"]
-        assert classes == {"AutoConfig": "code_1/config.RolledConfig", "AutoModel": "code_1/modeling.RolledModel"}
-        assert (view / "code_0" / "modeling.py").is_file()
+        (first,), (second,) = view.glob("code_0_*"), view.glob("code_1_*")
+        assert classes == {
+            "AutoConfig": f"{second.name}/config.RolledConfig",
+            "AutoModel": f"{second.name}/modeling.RolledModel",
+        }
+        assert (first / "modeling.py").is_file()
         assert (view / "model.safetensors").is_symlink()
         assert (view / "1_Pooling" / "config.json").is_file()
     assert not view.exists()

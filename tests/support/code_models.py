@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -90,3 +91,13 @@ def change_json(file: Path, **values: Any) -> None:
 def read_files(folder: Path) -> dict[str, bytes]:
     """The contents of all files of a folder by their paths in it."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def cache_repository(cache: Path, name: str, files: dict[str, str]) -> Path:
+    """Write a repository into a hub cache, at one commit of the branch main. Returns the snapshot folder."""
+    commit = hashlib.sha1(repr(sorted(files.items())).encode(), usedforsecurity=False).hexdigest()
+    repository = cache / f"models--{name.replace('/', '--')}"
+    for path, content in files.items():
+        models.write(repository / "snapshots" / commit / path, content)
+    models.write(repository / "refs" / "main", commit)
+    return repository / "snapshots" / commit

@@ -96,9 +96,9 @@ def format_code_references(references: Iterable[CodeReference]) -> str:
     )
 
 
-def list_repositories(references: Iterable[CodeReference]) -> tuple[str, ...]:
-    """List the other repositories among `references`, each once, sorted."""
-    return tuple(sorted({reference.repository for reference in references if reference.repository}))
+def list_repositories(references: Iterable[CodeReference], model: str) -> tuple[str, ...]:
+    """List the code repositories among `references`, each once, sorted; a model that names itself has none."""
+    return tuple(sorted({reference.repository for reference in references if reference.repository} - {model}))
 
 
 def _read_routes(folder: Path, modules: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:

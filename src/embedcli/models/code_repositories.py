@@ -36,7 +36,7 @@ def add_code_repositories(files: ModelFiles, job: Job, *, download: bool = True)
     """
     references = read_code_references(files) if job.trust_remote_code else ()
     found = []
-    for name in list_repositories(references):
+    for name in list_repositories(references, files.name):
         repository = find_cached_repository(name, references, job.code_revision, job.cache_dir)
         if repository is None and (job.offline or not download):
             raise _not_on_this_machine(files, name, job)
@@ -49,8 +49,9 @@ def check_code_is_trusted(files: ModelFiles, references: Iterable[CodeReference]
     references = tuple(references)
     if not references or job.trust_remote_code:
         return
-    places = [str(files.path)] if any(reference.repository is None for reference in references) else []
-    for name in list_repositories(references):
+    is_own = any(reference.repository in (None, files.name) for reference in references)
+    places = [str(files.path)] if is_own else []
+    for name in list_repositories(references, files.name):
         repository = find_cached_repository(name, references, job.code_revision, job.cache_dir)
         places.append(str(repository.path) if repository else f"the repository {name} on the hub")
     raise UsageError(
@@ -72,7 +73,7 @@ def download_code_repositories(files: ModelFiles, revision: str | None, cache_di
         ModelError: The hub refused a repository or could not be reached, or a file is missing from it.
     """
     references = read_code_references(files)
-    names = list_repositories(references)
+    names = list_repositories(references, files.name)
     found = [_download(files, name, references, revision, cache_dir) for name in names]
     return _with_repositories(files, references, found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -10,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from embedcli.models.code import REPOSITORY_SEPARATOR
+from embedcli.models.code import REPOSITORY_SEPARATOR, CodeReference
+from embedcli.models.code_repositories import list_code_files, read_code_references
 from embedcli.models.files import IGNORED_FOLDERS, CodeRepository, ModelFiles, read_json
 from embedcli.models.native import NativeEquivalent
 
@@ -22,16 +24,20 @@ NAMING_FILES = {"config.json", "tokenizer_config.json", "modules.json", "router_
 def local_model_folder(files: ModelFiles, native: Mapping[Path, NativeEquivalent]) -> Iterator[Path]:
     """Provide a folder from which a model can be loaded without any look at the hub.
 
-    It is the model's own folder if the model has no code repositories and no equivalent. Otherwise it is a temporary
+    It is the model's own folder if the model names no repository and has no equivalent. Otherwise it is a temporary
     folder of links to the model's files. Each code repository is a subfolder of it, and 'owner/name--module.Class' in
-    the configuration is replaced by the module in that subfolder. Libraries look up the former on the hub. A module
-    with an equivalent in transformers has the configuration of that.
+    the configuration is replaced by the module in that subfolder. Libraries look up 'owner/name' on the hub. A model
+    that names itself is a code repository here. A module with an equivalent has the configuration of that.
 
     Args:
         files: The model.
-        native: The equivalents of modules, by the relative path of their config.json.
+        native: The equivalents of modules in transformers, by the relative path of their config.json.
     """
-    if not files.code_repositories and not native:
+    references = read_code_references(files)
+    repositories = list(files.code_repositories)
+    if any(reference.repository == files.name for reference in references):
+        repositories.append(CodeRepository(files.name, files.path))
+    if not repositories and not native:
         yield files.path
         return
     with tempfile.TemporaryDirectory(prefix="embedcli-") as temporary:
@@ -39,8 +45,9 @@ def local_model_folder(files: ModelFiles, native: Mapping[Path, NativeEquivalent
         folder = Path(temporary) / "model"
         _link_files(files.path, folder)
         subfolders = {}
-        for number, repository in enumerate(files.code_repositories):
-            subfolders[repository.name] = _link_repository(repository, folder, number)
+        for number, repository in enumerate(repositories):
+            subfolders[repository.name] = name = f"code_{number}_{_hash_code(repository, references)}"
+            _link_files(repository.path, folder / name)
         for file in sorted(folder.rglob("*.json")):
             if file.name in NAMING_FILES:
                 _replace_file(file, subfolders)
@@ -60,13 +67,18 @@ def _link_files(source: Path, folder: Path) -> None:
             (target / name).symlink_to(Path(root).resolve() / name)
 
 
-def _link_repository(repository: CodeRepository, folder: Path, number: int) -> str:
-    """Link a repository into a subfolder whose name can be imported and is not in use. Returns the name."""
-    name = f"code_{number}"
-    while (folder / name).exists():
-        name += "_"
-    _link_files(repository.path, folder / name)
-    return name
+def _hash_code(repository: CodeRepository, references: tuple[CodeReference, ...]) -> str:
+    """A hash of the code that would run, in hexadecimal digits.
+
+    In one process, transformers runs the network that it loaded first for a class of configurations. In the path of
+    the modules, the hash makes the classes of two versions of the code different, also in files that are the same.
+    """
+    digest = hashlib.sha256()
+    for file in list_code_files(repository, references):
+        path = repository.path / file
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{file}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _replace_file(file: Path, subfolders: dict[str, str]) -> None:

@@ -265,7 +265,7 @@ def _write_code_notes(
     for equivalent in native.values():
         if equivalent.own_type != equivalent.native_type:
             return (f"{files.name} is loaded as {equivalent.native_type} of transformers: its own code is not run",)
-    if job.code_revision and not list_repositories(references):
+    if job.code_revision and not list_repositories(references, files.name):
         return (f"--code-revision has no effect: no code of {files.name} in another repository would run",)
     return tuple(f"code: {code.name} at {code.commit}" for code in files.code_repositories)
 

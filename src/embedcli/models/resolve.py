@@ -155,7 +155,7 @@ def locate_model(
     if folder and not describe_missing_files(folder):
         native = find_native_modules(folder, trusts_code=False)
         references = find_custom_code(folder, read_modules(folder), native=native)
-        names = list_repositories(references)
+        names = list_repositories(references, entry.hub_id)
         has_code = all(find_cached_repository(name, references, None, cache_dir) for name in names)
         return "cache" if has_code else "cache without code"
     return "bundled" if entry.hub_id == BUNDLED_MODEL_ID and _bundled_folder() else None
