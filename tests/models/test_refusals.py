@@ -61,6 +61,14 @@ def make_reranker(folder: Path) -> None:
     edit(folder / "config.json", architectures=["BertForSequenceClassification"])
 
 
+def make_classifier(folder: Path) -> None:
+    edit(folder / "config.json", architectures=["BertForSequenceClassification"], id2label={"0": "sad", "1": "happy"})
+
+
+def make_cross_encoder(folder: Path) -> None:
+    edit(folder / "config.json", sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+
+
 def make_colbert_architecture(folder: Path) -> None:
     edit(folder / "config.json", architectures=["HF_ColBERT"])
 
@@ -85,6 +93,8 @@ def make_splade(folder: Path) -> None:
     ("make", "kind"),
     [
         (make_reranker, "reranker"),
+        (make_classifier, "classifier"),
+        (make_cross_encoder, "CrossEncoder"),
         (make_colbert_architecture, "ColBERT"),
         (make_colbert_metadata, "ColBERT"),
         (make_colbert_projection, "ColBERT"),
@@ -98,8 +108,9 @@ def test_a_raw_folder_of_another_kind(raw: Path, engine: str, make: Callable[[Pa
     assert "embedcli models" in error.hint
 
 
-def test_a_language_model_is_an_ordinary_base_model(raw: Path) -> None:
-    edit(raw / "config.json", architectures=["BertForMaskedLM"])
+@pytest.mark.parametrize("head", ["BertForMaskedLM", "BertForTokenClassification", "BertForQuestionAnswering"])
+def test_other_heads_leave_an_ordinary_base_model(raw: Path, head: str) -> None:
+    edit(raw / "config.json", architectures=[head])
     assert reference.encode(reference.load(raw), ["text"]).shape == (1, 32)
 
 
@@ -150,12 +161,23 @@ def test_a_pointer_that_no_one_reads_is_no_error(saved: Path) -> None:
     assert reference.encode(reference.load(saved), ["text"]).shape == (1, 32)
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model-00001-of-00001.safetensors"])
+def test_weights_in_another_layout_that_are_a_pointer(saved: Path, name: str) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    (saved / "model.safetensors").unlink()
+    if name.endswith(".safetensors"):
+        index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, name)}
+        (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    (saved / name).write_bytes(POINTER)
+    assert f"{name} is a Git LFS pointer" in refusal(saved).message
+
+
 def test_word_vectors_that_are_a_pointer(tmp_path: Path) -> None:
     (tmp_path / "words.bin").write_bytes(POINTER)
     assert "Git LFS pointer" in refusal(tmp_path / "words.bin", "auto").message
 
 
-@pytest.mark.parametrize("name", ["in.jsonl", "in.csv", "in.parquet", "in.tsv"])
+@pytest.mark.parametrize("name", ["in.jsonl", "in.csv", "in.parquet", "in.tsv", "in.jsonl.gz"])
 def test_an_input_that_is_a_pointer(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(POINTER)
     ended = run("encode", tmp_path / name, tmp_path / "out.parquet")
@@ -204,11 +226,43 @@ def test_a_pickle_with_code_is_never_run(saved: Path, engine: str, arguments: di
     edit(saved / "sentence_bert_config.json", **arguments)
     error = refusal(saved, engine)
     assert not (saved / "ran").exists()
-    assert "pickle" in error.message
+    assert "pytorch_model.bin: the weights are a pickle" in error.message
     assert "weights_only" not in error.message + error.hint
     assert "safetensors" in error.hint
     pickle.loads(pickle.dumps(RunsCode(saved / "ran")))  # noqa: S301 - shows that the pickle would have run
     assert (saved / "ran").exists()
+
+
+def test_a_pickle_in_a_module_is_never_run(tmp_path: Path) -> None:
+    folder = shutil.copytree(models.folder("LaBSE"), tmp_path / "model")
+    (folder / "2_Dense" / "model.safetensors").unlink()
+    torch.save({"linear.weight": RunsCode(tmp_path / "ran")}, folder / "2_Dense" / "pytorch_model.bin")
+    assert "2_Dense/pytorch_model.bin: the weights are a pickle" in refusal(folder).message
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("key", ["model_args", "model_kwargs"])
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [({"use_safetensors": False}, "pytorch_model.bin"), ({"variant": "fp16"}, "model.fp16.safetensors")],
+)
+def test_a_config_cannot_choose_other_weights(saved: Path, key: str, option: dict[str, Any], file: str) -> None:
+    """The fingerprint covers the file that is loaded without the option."""
+    expected = reference.encode(reference.load(saved), ["text"])
+    others = {name: tensor.flip(0).contiguous() for name, tensor in load_file(saved / "model.safetensors").items()}
+    if file.endswith(".bin"):
+        torch.save(others, saved / file)
+    else:
+        save_file(others, saved / file, {"format": "pt"})
+    edit(saved / "sentence_bert_config.json", **{key: option})
+    assert (reference.encode(reference.load(saved), ["text"]) == expected).all()
+
+
+@pytest.mark.parametrize("key", ["model_args", "config_args", "tokenizer_args"])
+def test_a_config_cannot_trust_code(tmp_path: Path, key: str) -> None:
+    folder = shutil.copytree(models.folder("bilingual-embedding-base"), tmp_path / "model")
+    edit(folder / "sentence_bert_config.json", **{key: {"trust_remote_code": True}})
+    assert "--trust-remote-code" in refusal(folder).hint
 
 
 def test_a_pickle_of_tensors_is_read(saved: Path) -> None:
@@ -261,6 +315,15 @@ def test_a_missing_package_is_named(sentencepiece_only: Path, package: str, monk
     error = refusal(sentencepiece_only)
     assert f"needs the package {package.rsplit('.', maxsplit=1)[-1]}" in error.message
     assert error.hint == "pip install 'embedcli[sentencepiece]'"
+
+
+def test_a_missing_tiktoken_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (saved / "tokenizer.json").unlink()
+    (saved / "qwen.tiktoken").write_text("IQ== 0")
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    error = refusal(saved)
+    assert "needs the package tiktoken" in error.message
+    assert error.hint == "pip install 'embedcli[accurate-counts]'"
 
 
 def test_a_tokenizer_without_a_vocabulary(saved: Path) -> None:

@@ -20,6 +20,7 @@ SPARSE_TAGS = {"splade", "sparse-encoder", "sparse"}
 EMBEDDING_MODEL_HINT = "use an embedding model (see `embedcli models`)"
 OTHER_KINDS = {
     "CrossEncoder": "is a reranker (CrossEncoder): it scores pairs of texts and computes no vector for one text",
+    "SequenceClassification": "has a classification head: it is a reranker or a classifier, not an embedding model",
     "SparseEncoder": "is a sparse encoder (SPLADE): its vectors have a number for each word of its vocabulary",
     "MultiVectorEncoder": "is a multi-vector model (ColBERT): it computes a vector for each token, not one per text",
 }
@@ -32,7 +33,9 @@ def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) ->
 
     sentence-transformers would load the network of a raw folder without its head and take the mean of its tokens,
     which is not what the model was trained for. Only heads with no use for embeddings are refused: a raw folder with a
-    language-modelling head is an ordinary base model.
+    language-modelling head is an ordinary base model. So is one with a head for tokens or answers
+    (ForTokenClassification, ForQuestionAnswering): sentence-transformers takes the mean of its tokens too, and the
+    note about the missing modules.json says so.
 
     Args:
         files: The model.
@@ -112,7 +115,9 @@ def _find_kind_of_raw_folder(folder: Path) -> str | None:
     head = str(next(iter(config.get("architectures") or []), ""))
     if head == "HF_ColBERT" or (folder / "artifact.metadata").is_file() or _has_projection(folder):
         return "MultiVectorEncoder"
-    if head.endswith("ForSequenceClassification") or config.get("sentence_transformers", {}).get("activation_fn"):
+    if head.endswith("ForSequenceClassification"):
+        return "SequenceClassification"
+    if config.get("sentence_transformers", {}).get("activation_fn"):
         return "CrossEncoder"
     return "SparseEncoder" if head.endswith("ForMaskedLM") and SPARSE_TAGS & _read_tags(folder) else None
 

@@ -125,3 +125,48 @@ def test_a_dense_layer_must_be_whole(tmp_path: Path) -> None:
     save_file(without("bias")(load_file(dense)), dense)
     with pytest.raises(ModelError, match=r"Missing key.*bias"):
         reference.load(folder)
+
+
+def end_with(token_id: int, folder: Path) -> None:
+    """Let the template of a tokenizer end every text with an id of its own."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [token_id]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    # BertTokenizer would write a template of its own.
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_id_that_only_the_template_gives_is_found(tmp_path: Path, engine: str) -> None:
+    folder = changed("text2vec-base-chinese", tmp_path / "model", dict)
+    end_with(5000, folder)
+    with pytest.raises(
+        ModelError, match="the token that is added to every text has the id 5000, and the embedding table has"
+    ):
+        reference.load(folder, engine=engine)
+
+
+def routed(target: Path) -> Path:
+    """A model with a network for each role."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    network = str(models.folder("text2vec-base-chinese"))
+    routes = {role: [modules.Transformer(network), modules.Pooling(32)] for role in ("query", "document")}
+    SentenceTransformer(modules=[modules.Router(routes)], device="cpu").save(str(target), create_model_card=False)
+    return target
+
+
+def test_each_network_of_a_router_is_checked(tmp_path: Path) -> None:
+    folder = routed(tmp_path / "model")
+    assert reference.encode(reference.load(folder, as_="document"), ["text"]).shape == (1, 32)
+    part = next(folder.glob("document_*Transformer"))
+    weights = load_file(part / "model.safetensors")
+    save_file(without("layer.1.")(weights), part / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights that its network needs: encoder\.layer\.1"):
+        reference.load(folder, as_="document")
+    save_file(weights, part / "model.safetensors", {"format": "pt"})
+    end_with(5000, part)
+    with pytest.raises(ModelError, match="has the id 5000"):
+        reference.load(folder, as_="document")

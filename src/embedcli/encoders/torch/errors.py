@@ -9,8 +9,10 @@ from pickle import UnpicklingError
 from embedcli.core.errors import ModelError, UsageError, first_line
 from embedcli.encoders.errors import translate_memory_errors
 from embedcli.models.files import ModelFiles
+from embedcli.models.fingerprint import fingerprinted_files
 
 TORCH_OUT_OF_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
 # After one of these failures a device does not respond again in the same process.
 DEVICE_FAILURE_SIGNS = (
     "cuda error",
@@ -47,6 +49,12 @@ def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> boo
     return error is not None
 
 
+def _name_pickles(files: ModelFiles) -> str:
+    """The pickle files among a model's weights, or its folder if they have other names."""
+    pickles = [str(file) for file in fingerprinted_files(files.path) if file.suffix in PICKLE_SUFFIXES]
+    return ", ".join(pickles) or str(files.path)
+
+
 @contextmanager
 def translate_load_errors(files: ModelFiles) -> Iterator[None]:
     """Raise ModelError, which names the model's folder, for any error while loading it."""
@@ -57,7 +65,7 @@ def translate_load_errors(files: ModelFiles) -> Iterator[None]:
     except Exception as error:
         if _is_caused_by(error, UnpicklingError):
             raise ModelError(
-                f"the weights in {files.path} are a pickle with more than tensors in it, which could run code",
+                f"{_name_pickles(files)}: the weights are a pickle with more than tensors in it, which could run code",
                 "use a model with safetensors, or convert it where you trust it: model.save(PATH)",
             ) from error
         raise ModelError(

@@ -21,6 +21,8 @@ INCOMPLETE_HINT = "fetch the model again, or save it again with sentence-transfo
 OWN_CODE_HINT = "add --trust-remote-code to run the model's own code, after reading it"
 HEAD_OR_BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|lm_head|cls|classifier|pooler|predictions)(\.|$)")
 SHOWN_NAMES = 3
+# Options with which a model's config files would choose other weights than those in its fingerprint, or fetch code.
+FILE_OPTIONS = ("use_safetensors", "variant", "gguf_file", "use_kernels")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class LoadedNetwork:
 
 @contextmanager
 def record_networks() -> Iterator[list[LoadedNetwork]]:
-    """Record every network that transformers loads in the body."""
+    """Record every network that transformers loads in the body, and load none but the weights of its fingerprint."""
     from transformers import PreTrainedModel
 
     original = PreTrainedModel.__dict__["from_pretrained"]
@@ -50,7 +52,9 @@ def record_networks() -> Iterator[list[LoadedNetwork]]:
 
     def from_pretrained(cls: Any, *args: Any, **options: Any) -> Any:
         # Tensors of another shape are reported here, with both shapes, instead of by transformers, which names neither.
-        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        # A Router may load its modules without the options of the pipeline, so unpickling is overruled here as well.
+        options = {name: value for name, value in options.items() if name not in FILE_OPTIONS}
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True, "weights_only": True}
         network, info = original.__func__(cls, *args, **options)
         names = [sorted(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")]
         loaded.append(LoadedNetwork(network, *names))
@@ -102,30 +106,46 @@ def check_weights(pipeline: Any, loaded: Sequence[LoadedNetwork], files: ModelFi
 
 
 def check_token_ids(pipeline: Any, files: ModelFiles) -> None:
-    """Refuse a tokenizer that knows a token without a row in the embedding table.
+    """Refuse a tokenizer that can give a token without a row in the embedding table.
+
+    Each network of a Router is checked. Networks without such a table, which read characters, are left alone.
 
     Raises:
         ModelError: The id of a token is outside the table, or the tokenizer has no vocabulary.
     """
-    from torch import nn
+    from sentence_transformers.base.modules import Transformer
 
-    tokenizer, table = pipeline.tokenizer, _find_input_table(pipeline)
-    if tokenizer is None or not isinstance(table, nn.Embedding):
-        return
+    for module in pipeline.modules():
+        if isinstance(module, Transformer) and module.tokenizer is not None:
+            row_count = _count_table_rows(module.model)
+            if row_count is not None:
+                _check_tokenizer(module.tokenizer, row_count, files)
+
+
+def _check_tokenizer(tokenizer: Any, row_count: int, files: ModelFiles) -> None:
     if _knows_no_word(tokenizer):
         raise ModelError(
             f"the tokenizer in {files.path} knows no word: its vocabulary is missing or has another name than "
             f"{type(tokenizer).__name__} expects",
             "fetch the model again, with tokenizer.json or all files of its vocabulary",
         )
-    vocabulary = tokenizer.get_vocab()
-    token = max(vocabulary, key=vocabulary.__getitem__, default=None)
-    if token is not None and vocabulary[token] >= table.num_embeddings:
+    token, token_id = _find_highest_token(tokenizer)
+    if token_id >= row_count:
         raise ModelError(
-            f"the tokenizer and the weights in {files.path} do not belong together: the token {token!r} has the id "
-            f"{vocabulary[token]}, and the embedding table has {table.num_embeddings} rows",
+            f"the tokenizer and the weights in {files.path} do not belong together: the token {token} has the id "
+            f"{token_id}, and the embedding table has {row_count} rows",
             "fetch the model again, or resize its token embeddings and save it again",
         )
+
+
+def _find_highest_token(tokenizer: Any) -> tuple[str, int]:
+    """The token with the highest id, for a message: of the vocabulary, for padding, or added to every text."""
+    tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+    # A template has ids of its own, which need not be those of the vocabulary.
+    added = tokenizer("", verbose=False)["input_ids"]
+    padding = [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id]
+    highest = max([*tokens, *added, *padding], default=0)
+    return repr(tokens[highest]) if highest in tokens else "that is added to every text", highest
 
 
 def _knows_no_word(tokenizer: Any) -> bool:
@@ -134,20 +154,23 @@ def _knows_no_word(tokenizer: Any) -> bool:
     return all(special.issuperset(ids) for ids in tokenizer(list(WORD_TEXTS), verbose=False)["input_ids"])
 
 
-def _find_input_table(pipeline: Any) -> Any:
-    """The embedding table of the first module's network; None if it has none, as networks that read characters."""
-    network = getattr(pipeline[0], "model", None)
+def _count_table_rows(network: Any) -> int | None:
+    """The number of rows of a network's embedding table; None if it has none, as networks that read characters."""
+    from torch import nn
+
     try:
-        return network.get_input_embeddings() if network is not None else None
+        table = network.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return None
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
 def _fill_with_nan(network: Any, name: str) -> bool:
     """Fill a tensor with NaN; False if it does not exist or holds integers."""
     import torch
 
-    tensors: dict[str, torch.Tensor] = dict(network.named_parameters()) | dict(network.named_buffers())
+    tensors: dict[str, torch.Tensor] = dict(network.named_parameters(remove_duplicate=False))
+    tensors |= dict(network.named_buffers(remove_duplicate=False))
     tensor = tensors.get(name)
     if tensor is None or not tensor.is_floating_point():
         return False
