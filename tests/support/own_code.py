@@ -89,6 +89,9 @@ class BilingualEmbeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, size)
         self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        positions = torch.arange(config.max_position_embeddings).expand((1, -1))
+        self.register_buffer("position_ids", positions, persistent=False)
+        self.register_buffer("token_type_ids", torch.zeros(positions.size(), dtype=torch.long), persistent=False)
         self.padding_idx = config.pad_token_id
 
     def forward(self, input_ids, token_type_ids):
@@ -219,7 +222,7 @@ class BilingualModel(BilingualPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones(shape, device=input_ids.device)
         if token_type_ids is None:
-            token_type_ids = torch.zeros(shape, dtype=torch.long, device=input_ids.device)
+            token_type_ids = self.embeddings.token_type_ids[:, : shape[1]].expand(shape)
         mask = self.get_extended_attention_mask(attention_mask, shape)
         if encoder_attention_mask is not None:
             encoder_attention_mask = self.invert_attention_mask(encoder_attention_mask)

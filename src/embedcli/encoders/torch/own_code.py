@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 LIBRARY = "transformers"
+# Where transformers puts classes that it imports from a model's own code.
+OWN_CODE_MODULES = "transformers_modules."
 
 
 def install_removed_names() -> None:
@@ -39,6 +41,28 @@ def install_removed_names() -> None:
         _add(module, "is_flash_attn_available", _never)
     onnx = sys.modules.setdefault("transformers.onnx", _onnx_module())
     _add(transformers, "onnx", onnx)
+
+
+def restore_buffers(network: Any) -> None:
+    """Give a network of own code the buffers that its files lack, such as position ids and token types.
+
+    transformers 5 builds networks without memory and leaves such buffers uninitialized; its own networks fill them
+    again, and code that was written before does not. They are taken from a network that is built anew.
+    """
+    import torch
+
+    if not type(network).__module__.startswith(OWN_CODE_MODULES):
+        return
+    stored = network.state_dict().keys()
+    with torch.device("cpu"):
+        fresh = type(network)(network.config)
+    for name, buffer in fresh.named_buffers():
+        if name in stored:
+            continue
+        parent, _, attribute = name.rpartition(".")
+        loaded = network.get_buffer(name)
+        dtype = loaded.dtype if buffer.is_floating_point() else buffer.dtype
+        setattr(network.get_submodule(parent), attribute, buffer.to(loaded.device, dtype))
 
 
 def find_missing_name(error: BaseException | None) -> str | None:

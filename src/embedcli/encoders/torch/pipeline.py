@@ -48,6 +48,8 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
                 # What config files say about unpickling is overruled.
                 model_kwargs={"dtype": getattr(torch, dtype), "weights_only": True},
             )
+        for loaded in networks:
+            own_code.restore_buffers(loaded.network)
         loaded_weights.check_token_ids(pipeline, files)
         loaded_weights.check_weights(pipeline.eval(), networks, files, config)
         return _adjust_normalize_module(pipeline.eval(), config)
