@@ -5,18 +5,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from embedcli.models.files import read_json, read_json_object
+from embedcli.models.files import read_json_object, walk_modules
 
 
-def find_custom_code(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, ...]:
-    """The Python files, each with its class, that loading a model would run; empty if all classes are in libraries.
-
-    Args:
-        folder: The model's folder.
-        modules: Its pipeline, from `read_modules`.
-    """
+def find_custom_code(folder: Path) -> tuple[str, ...]:
+    """The Python files, each with its class, that loading a model would run; empty if all classes are in libraries."""
     references: list[str] = []
-    for kind, path in modules:
+    for kind, path in walk_modules(folder):
         if "." in kind:
             references.append(kind)
         if "." in kind or kind == "Transformer":
@@ -49,10 +44,11 @@ def _is_known_architecture(model_type: str) -> bool:
 
 
 def has_custom_code(folder: Path) -> bool:
-    """Whether a model's configuration refers to Python files."""
-    modules = folder / "modules.json"
-    types = [str(module.get("type", "")) for module in read_json(modules)] if modules.is_file() else []
-    configs = [folder / name for name in ("config.json", "tokenizer_config.json") if (folder / name).is_file()]
-    return any(not kind.startswith("sentence_transformers.") for kind in types) or any(
-        "auto_map" in read_json(config) for config in configs
-    )
+    """Whether the configuration of a model or of one of its modules refers to Python files."""
+    modules = list(walk_modules(folder))
+    configs = [
+        folder / path / name
+        for path in {"", *(path for _, path in modules)}
+        for name in ("config.json", "tokenizer_config.json")
+    ]
+    return any("." in kind for kind, _ in modules) or any("auto_map" in read_json_object(config) for config in configs)

@@ -11,7 +11,7 @@ from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
 from embedcli.models.code import find_custom_code
-from embedcli.models.files import ModelFiles, read_json_object, read_modules
+from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
 from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.registry import find_registered_model
 
@@ -26,8 +26,6 @@ POOLING_KEYS = {
 # Names of saved prompts by role; the first that is not empty is used. `encode_document` of sentence-transformers stops
 # at an empty "document" and so never reaches a saved "passage".
 ROLE_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
-# Modules that encode queries and documents differently; Asym is the old name of Router.
-ROUTER_MODULES = {"Router", "Asym"}
 
 
 class PromptNote(str):
@@ -95,7 +93,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     """
     folder = files.path
     modules = read_modules(folder)
-    custom_code = find_custom_code(folder, modules)
+    custom_code = find_custom_code(folder)
     if custom_code and not job.trust_remote_code:
         raise UsageError(
             f"{files.name} contains custom Python code that would run on this machine: {', '.join(custom_code)}",
@@ -213,8 +211,7 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
     if routers and job.as_ in ("query", "document"):
         return job.as_
     for router in routers:
-        config = read_json_object(router / "router_config.json") or read_json_object(router / "config.json")
-        parameters = config.get("parameters") or {}
+        parameters = read_routes(router).get("parameters") or {}
         has_default = parameters.get("default_route") or parameters.get("allow_empty_key", True)
         if not has_default and not parameters.get("route_mappings"):
             raise UsageError(

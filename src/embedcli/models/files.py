@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from embedcli.core.errors import ModelError
@@ -28,6 +29,8 @@ TOKENIZER_FILES = (
     "vocab.json",
 )
 WORD_VECTOR_SUFFIXES = (".bin", ".txt", ".vec", ".kv", ".gz")
+# Modules that encode queries and documents differently; Asym is the old name of Router.
+ROUTER_MODULES = {"Router", "Asym"}
 IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "assets", "__pycache__"}
 
 
@@ -77,13 +80,51 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     path = folder / "modules.json"
     if not path.is_file():
         return [("Transformer", ""), ("Pooling", "")]
-    modules = []
-    for module in read_json(path):
-        kind = str(module["type"])
-        if kind.startswith("sentence_transformers."):
-            kind = kind.rpartition(".")[2]
-        modules.append((kind, str(module.get("path", ""))))
-    return modules
+    return [(_class_name(str(module["type"])), str(module.get("path", ""))) for module in read_json(path)]
+
+
+def walk_modules(folder: Path) -> Iterator[tuple[str, str]]:
+    """Iterate over the modules of a pipeline and all modules inside its routers, as (class name, subfolder).
+
+    The subfolders are relative to `folder`, with slashes. Those outside `folder` are left out.
+    """
+    visited: set[Path] = set()
+
+    def walk(modules: list[tuple[str, str]], parent: str) -> Iterator[tuple[str, str]]:
+        for kind, path in modules:
+            joined = (PurePosixPath(parent) / path.replace("\\", "/")).as_posix()
+            subfolder = "" if joined == "." else joined
+            if not is_inside(subfolder):
+                continue
+            yield kind, subfolder
+            place = (folder / subfolder).resolve()
+            if place not in visited:
+                visited.add(place)
+                yield from walk(_read_inner_modules(folder / subfolder, kind, is_root=not subfolder), subfolder)
+
+    return walk(read_modules(folder), "")
+
+
+def read_routes(router: Path) -> dict[str, Any]:
+    """The configuration of a Router in its folder, in the current layout or the one of Asym; empty if there is none."""
+    return read_json_object(router / "router_config.json") or read_json_object(router / "config.json")
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path with slashes stays inside its folder."""
+    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
+
+
+def _read_inner_modules(folder: Path, kind: str, *, is_root: bool) -> list[tuple[str, str]]:
+    """The modules inside a module: the routes of a router, or a whole pipeline in a subfolder."""
+    if kind in ROUTER_MODULES:
+        types = read_routes(folder).get("types")
+        return [(_class_name(str(name)), path) for path, name in types.items()] if isinstance(types, dict) else []
+    return read_modules(folder) if not is_root and (folder / "modules.json").is_file() else []
+
+
+def _class_name(dotted: str) -> str:
+    return dotted.rpartition(".")[2] if dotted.startswith("sentence_transformers.") else dotted
 
 
 def detect_model_kind(folder: Path) -> ModelKind:
@@ -121,12 +162,10 @@ def describe_missing_files(folder: Path) -> str | None:
         return "the folder itself"
     if detect_model_kind(folder) == "static":
         return None if folder.is_file() else _find_missing_static_file(folder)
-    modules = folder / "modules.json"
-    if modules.is_file():
-        return _find_missing_module_file(folder, read_json(modules))
-    if not (folder / "config.json").is_file():
+    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
         return "config.json (or modules.json)"
-    return _find_missing_transformer_file(folder, "")
+    missing = (_find_missing_module_file(folder / path, kind, path) for kind, path in walk_modules(folder))
+    return next((file for file in missing if file), None)
 
 
 def _find_missing_static_file(folder: Path) -> str | None:
@@ -135,18 +174,20 @@ def _find_missing_static_file(folder: Path) -> str | None:
     return "model.safetensors"
 
 
-def _find_missing_module_file(folder: Path, modules: list[dict[str, Any]]) -> str | None:
-    for module in modules:
-        path, kind = str(module.get("path", "")), str(module.get("type", "")).split(".")[-1]
-        if kind == "Transformer":
-            missing = _find_missing_transformer_file(folder / path, path)
-            if missing:
-                return missing
-        elif kind in ("Pooling", "Dense") and not (folder / path / "config.json").is_file():
-            return f"{path}/config.json"
-        if kind == "Dense" and not any((folder / path / name).is_file() for name in WEIGHT_FILES):
-            return f"{path}/model.safetensors"
-    return None
+def _find_missing_module_file(folder: Path, kind: str, path: str) -> str | None:
+    """The first file that a module in `folder` lacks, relative to the model's folder, where the module is in `path`."""
+    prefix = f"{path}/" if path else ""
+    kind = kind.rpartition(".")[2]
+    if kind == "Transformer":
+        return _find_missing_transformer_file(folder, path)
+    if kind in ROUTER_MODULES and not read_routes(folder).get("types"):
+        return f"{prefix}router_config.json"
+    if kind == "Pooling" and path and not (folder / "config.json").is_file():
+        return f"{prefix}config.json"
+    if kind == "Dense" and not (folder / "config.json").is_file():
+        return f"{prefix}config.json"
+    has_weights = any((folder / name).is_file() for name in WEIGHT_FILES)
+    return f"{prefix}model.safetensors" if kind in ("Dense", "StaticEmbedding") and not has_weights else None
 
 
 def _find_missing_transformer_file(folder: Path, path: str) -> str | None:
