@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from embedcli.core.errors import ModelError, UsageError
@@ -14,6 +13,7 @@ from embedcli.models.code import find_custom_code
 from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
 from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.registry import find_registered_model
+from embedcli.models.routes import find_input_module, list_routed_modules
 
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -94,6 +94,8 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     folder = files.path
     modules = read_modules(folder)
     custom_code = find_custom_code(folder)
+    for adapter in files.bases:
+        custom_code += find_custom_code(adapter.files.path)
     if custom_code and not job.trust_remote_code:
         raise UsageError(
             f"{files.name} contains custom Python code that would run on this machine: {', '.join(custom_code)}",
@@ -108,8 +110,10 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         )
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
-    pooling, pools_prompt = _read_pooling(folder, modules)
-    max_seq_length, max_positions = resolve_max_seq_length(folder, modules, job)
+    task = _choose_route(files, modules, job)
+    first = find_input_module(folder, modules, task)
+    pooling, pools_prompt = _read_pooling(files, modules, task)
+    max_seq_length, max_positions = resolve_max_seq_length(folder, [first], job, files.find_base(first[1]))
     # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = modules[-1][0] == "Normalize"
     return ModelConfig(
@@ -125,7 +129,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         pools_prompt=pools_prompt,
         truncate_dim=job.truncate_dim or saved.get("truncate_dim"),
         is_saved_pipeline=(folder / "modules.json").is_file(),
-        task=_choose_route(files, modules, job),
+        task=task,
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
         notes=_write_notes(files, job, prompts, prompt, source),
@@ -186,21 +190,22 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
     return "", "none"
 
 
-def _read_pooling(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, bool]:
+def _read_pooling(files: ModelFiles, modules: list[tuple[str, str]], task: str | None) -> tuple[str, bool]:
     """The pooling modes, and whether they include the prompt."""
-    path = next((path for kind, path in modules if kind == "Pooling"), None)
+    folder = files.path
+    path = next((path for kind, path in list_routed_modules(folder, modules, task) if kind == "Pooling"), None)
     if path is None:
         return "none", True
     if not (folder / "modules.json").is_file():
-        return _default_pooling(folder), True
+        return _default_pooling(files), True
     config = read_json_object(folder / path / "config.json")
     modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or "mean"
     return modes if isinstance(modes, str) else "+".join(modes), bool(config.get("include_prompt", True))
 
 
-def _default_pooling(folder: Path) -> str:
+def _default_pooling(files: ModelFiles) -> str:
     """As sentence-transformers does: the last token for a causal language model, otherwise the mean."""
-    config = read_json_object(folder / "config.json")
+    config = read_json_object((files.find_base("") or files.path) / "config.json")
     is_causal = any(str(name).endswith("ForCausalLM") for name in (config.get("architectures") or [])[:1])
     return "lasttoken" if is_causal and config.get("is_causal", True) else "mean"
 
@@ -224,7 +229,7 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
 def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
     notes: list[str] = []
     if not (files.path / "modules.json").is_file() and files.kind == "transformer":
-        notes.append(f"{files.name} has no modules.json: {_default_pooling(files.path)} pooling is used")
+        notes.append(f"{files.name} has no modules.json: {_default_pooling(files)} pooling is used")
     if prompt or job.as_ in ("query", "document"):
         notes.append(PromptNote(prompt, source))
     known = find_registered_model(files.name)

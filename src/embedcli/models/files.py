@@ -20,6 +20,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -44,6 +46,7 @@ class ModelFiles:
         revision: The commit of a model from the hub.
         fingerprint: SHA-256 over the names and contents of all files that decide the vectors.
         origin: Where it was found.
+        bases: The base models of its adapters.
     """
 
     name: str
@@ -52,6 +55,24 @@ class ModelFiles:
     kind: ModelKind
     fingerprint: str
     origin: ModelOrigin = "path"
+    bases: tuple[AdapterBase, ...] = ()
+
+    def find_base(self, subfolder: str) -> Path | None:
+        """The folder of the base model of the adapter in a subfolder; None if there is no such adapter."""
+        return next((base.files.path for base in self.bases if base.subfolder == subfolder), None)
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    """The base model of an adapter.
+
+    Attributes:
+        subfolder: The folder of the adapter's module in the model, with slashes; empty for the model's own folder.
+        files: The base model.
+    """
+
+    subfolder: str
+    files: ModelFiles
 
 
 def read_json(path: Path) -> Any:
@@ -143,9 +164,25 @@ def detect_model_kind(folder: Path) -> ModelKind:
     return "transformer"
 
 
+def has_model_config(folder: Path) -> bool:
+    """Whether a folder contains the configuration of a pipeline, a network or an adapter."""
+    return any((folder / name).exists() for name in ("modules.json", "config.json", ADAPTER_CONFIG))
+
+
+def has_own_base(folder: Path) -> bool:
+    """Whether an adapter's folder also contains the network that it changes."""
+    return (folder / "config.json").is_file() and _find_missing_weight_file(folder) is None
+
+
+def find_tokenizer_file(folder: Path) -> Path | None:
+    """The first file of a tokenizer in a folder, or None."""
+    names = (*TOKENIZER_FILES, "tokenizer_config.json")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
 def find_word_vector_file(folder: Path) -> Path | None:
     """The only word-vector file of a folder that contains no other model, or None."""
-    if (folder / "config.json").exists() or (folder / "modules.json").exists() or not folder.is_dir():
+    if has_model_config(folder) or not folder.is_dir():
         return None
     ignored = {"vocab.txt", "requirements.txt", "readme.txt", "license.txt"} | set(WEIGHT_FILES)
     candidates = [
@@ -162,7 +199,7 @@ def describe_missing_files(folder: Path) -> str | None:
         return "the folder itself"
     if detect_model_kind(folder) == "static":
         return None if folder.is_file() else _find_missing_static_file(folder)
-    if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json", ADAPTER_CONFIG)):
         return "config.json (or modules.json)"
     missing = (_find_missing_module_file(folder / path, kind, path) for kind, path in walk_modules(folder))
     return next((file for file in missing if file), None)
@@ -192,14 +229,15 @@ def _find_missing_module_file(folder: Path, kind: str, path: str) -> str | None:
 
 def _find_missing_transformer_file(folder: Path, path: str) -> str | None:
     prefix = f"{path}/" if path else ""
-    if (folder / "adapter_config.json").is_file():
-        return None
+    if (folder / ADAPTER_CONFIG).is_file():
+        has_weights = any((folder / name).is_file() for name in ADAPTER_WEIGHTS)
+        return None if has_weights else prefix + ADAPTER_WEIGHTS[0]
     if not (folder / "config.json").is_file():
         return f"{prefix}config.json"
     missing = _find_missing_weight_file(folder)
     if missing:
         return prefix + missing
-    if not any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json")):
+    if find_tokenizer_file(folder) is None:
         return f"{prefix}tokenizer.json"
     return None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.models.files import read_json_object
+from embedcli.models.files import find_tokenizer_file, read_json_object
 
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
@@ -27,13 +27,18 @@ OFFSET_POSITION_MODELS = {
 UNLIMITED_LENGTH = int(1e20)
 
 
-def resolve_max_seq_length(folder: Path, modules: list[tuple[str, str]], job: Job) -> tuple[int | None, int | None]:
-    """The token limit of a job, and the number of positions of the model; None: no limit."""
+def resolve_max_seq_length(
+    folder: Path, modules: list[tuple[str, str]], job: Job, base: Path | None = None
+) -> tuple[int | None, int | None]:
+    """The token limit of a job, and the number of positions of the model; None: no limit.
+
+    If the first module is an adapter, `base` is the folder of its base model.
+    """
     kind, path = modules[0]
     if kind != "Transformer" and "." not in kind:
         return job.max_seq_length, None
     root = folder / path
-    positions = _read_max_positions(read_json_object(root / "config.json"))
+    positions = _read_max_positions(read_json_object((base or root) / "config.json"))
     if job.max_seq_length is not None:
         if positions is not None and job.max_seq_length > positions:
             raise UsageError(
@@ -41,14 +46,15 @@ def resolve_max_seq_length(folder: Path, modules: list[tuple[str, str]], job: Jo
                 f"use {positions} or less",
             )
         return job.max_seq_length, positions
-    limit = _read_saved_limit(root)
+    limit = _read_saved_limit(root, base)
     return (min(limit, positions) if limit and positions else limit or positions), positions
 
 
-def _read_saved_limit(root: Path) -> int | None:
+def _read_saved_limit(root: Path, base: Path | None) -> int | None:
     saved = next((config for name in TRANSFORMER_CONFIGS if (config := read_json_object(root / name))), {})
     arguments = saved.get("processor_kwargs") or saved.get("tokenizer_args") or {}
-    tokenizer = read_json_object(root / "tokenizer_config.json")
+    tokenizer_folder = base if base is not None and find_tokenizer_file(root) is None else root
+    tokenizer = read_json_object(tokenizer_folder / "tokenizer_config.json")
     for limit in (
         arguments.get("model_max_length"),
         saved.get("max_seq_length"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer, matches_reference
 from embedcli.encoders.tokenize.fast import FastTokenizer
-from embedcli.encoders.torch import attention_masks
+from embedcli.encoders.torch import adapters, attention_masks
 from embedcli.encoders.torch.errors import translate_load_errors
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
@@ -29,14 +29,17 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
         from sentence_transformers import SentenceTransformer
 
         attention_masks.install_mask_functions()
-        pipeline = SentenceTransformer(
-            str(files.path),
-            device=device,
-            # Only where the files need it: with the flag a model that transformers knows would run its own copy.
-            trust_remote_code=bool(config.custom_code),
-            local_files_only=True,
-            model_kwargs={"dtype": getattr(torch, dtype)},
-        )
+        with adapters.open_loadable_folder(files, files.path) as folder:
+            pipeline = SentenceTransformer(
+                str(folder),
+                device=device,
+                # Only where the files need it: with the flag a model that transformers knows would run its own copy.
+                trust_remote_code=bool(config.custom_code),
+                local_files_only=True,
+                model_kwargs={"dtype": getattr(torch, dtype)},
+            )
+        if folder != files.path:
+            adapters.merge_adapters(pipeline)
         return _adjust_normalize_module(pipeline.eval(), config)
 
 
