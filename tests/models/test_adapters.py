@@ -160,9 +160,9 @@ def test_pull_fetches_the_base_as_well(home: Path, tmp_path: Path, monkeypatch: 
         return folders[hub_id]
 
     monkeypatch.setattr(hub, "download_snapshot", download)
-    files = resolve.download_model("owner/adapter", "v1")
+    files = resolve.pull_model("owner/adapter", "v1")
     assert asked == [("owner/adapter", "v1"), ("base-model", "v2")]
     assert files.find_base("") == home / "base"
     asked.clear()
-    resolve.download_model(str(home / "pipeline"))
+    resolve.pull_model(str(home / "pipeline"))
     assert asked == [("base-model", "v2")]

@@ -16,6 +16,7 @@ import pytest
 
 import models
 import routers
+from embedcli.core.errors import ModelError
 from embedcli.models.files import describe_missing_files, walk_modules
 from embedcli.models.fingerprint import fingerprint_model, fingerprinted_files
 from reference import samples
@@ -138,12 +139,13 @@ def test_each_missing_weight_of_a_routed_module_is_named(name: str, built: dict[
 
 
 @pytest.mark.parametrize("path", ["..", "../other", "/other", "a/../.."])
-def test_modules_outside_the_folder_are_not_followed(path: str, tmp_path: Path) -> None:
+def test_modules_outside_of_a_router_are_not_followed(path: str, tmp_path: Path) -> None:
     models.write(tmp_path / "other" / "secret.txt", "another file")
     folder = tmp_path / "model"
-    models.write(folder / "modules.json", [{"type": "sentence_transformers.models.Router", "path": path}])
-    assert list(walk_modules(folder)) == []
-    assert [file.name for file in fingerprinted_files(folder)] == ["modules.json"]
+    models.write(folder / "modules.json", [{"type": "sentence_transformers.models.Router", "path": ""}])
+    models.write(folder / "router_config.json", {"types": {path: "sentence_transformers.models.Dense"}})
+    with pytest.raises(ModelError, match="outside of"):
+        list(walk_modules(folder))
 
 
 def test_a_router_that_contains_itself_ends(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ JOB_FLAGS = (
     Flag("model", str, "-m,--model", "Model: a name listed by `embedcli models`, a Hub ID, a folder, or openai:NAME."),
     Flag("revision", str, "--revision", "Branch, tag or commit of a Hub model."),
     Flag("trust_remote_code", bool, "--trust-remote-code", "Run Python code that comes with the model."),
+    Flag(
+        "code_revision",
+        str,
+        "--code-revision",
+        "Branch, tag or commit of the model's code, if that is in another Hub repository.",
+    ),
     Flag("offline", bool, "--offline", "Never use the network."),
     Flag("cache_dir", str, "--cache-dir", "Folder for downloaded models."),
     Flag(
@@ -138,7 +144,7 @@ JOB_FLAGS = (
     Flag("patience", float, "--patience", "Seconds to keep retrying a request before giving up."),
 )
 FLAGS_BY_NAME = {flag.name: flag for flag in JOB_FLAGS}
-MODEL_FLAGS = ("model", "revision", "trust_remote_code", "offline", "cache_dir")
+MODEL_FLAGS = ("model", "revision", "trust_remote_code", "code_revision", "offline", "cache_dir")
 INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding")
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",

@@ -81,6 +81,11 @@ SOURCE_LOCATION_PREFIX = "Exception from "
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, to be quoted in a message; the name of its type if it has no text."""
+    """The first line of an error's text, to be quoted in a message; the name of its type if it has no text.
+
+    A line that ends with a colon is quoted with the next one.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if lines[0].startswith(SOURCE_LOCATION_PREFIX) else 0][:MAX_LINE_CHARACTERS]
+    if lines[0].startswith(SOURCE_LOCATION_PREFIX):
+        return lines[-1][:MAX_LINE_CHARACTERS]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:MAX_LINE_CHARACTERS]

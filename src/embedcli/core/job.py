@@ -31,6 +31,7 @@ class Job:
     model: str = DEFAULT_MODEL
     revision: str | None = None
     trust_remote_code: bool = False
+    code_revision: str | None = None
     offline: bool = False
     cache_dir: str | None = None
     # How texts are encoded

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
-from embedcli.models.code import find_custom_code
+from embedcli.models.adapters import tokenizer_folder
+from embedcli.models.code import CodeReference, list_repositories
+from embedcli.models.code_repositories import check_code_is_trusted, read_code_references
 from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
 from embedcli.models.limits import resolve_max_seq_length
+from embedcli.models.refusals import refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
 from embedcli.models.routes import find_input_module, list_routed_modules
 
@@ -61,7 +64,7 @@ class ModelConfig:
         is_saved_pipeline: Whether the folder has a modules.json; otherwise it is a raw Hugging Face folder.
         task: The route of a model that encodes queries and documents differently; None: its default route.
         modules: Class names of the pipeline's modules; dotted if they are not from sentence-transformers.
-        custom_code: Files and classes that run only with --trust-remote-code.
+        custom_code: Classes whose code runs only with --trust-remote-code.
         notes: Lines to show to the user.
     """
 
@@ -79,7 +82,7 @@ class ModelConfig:
     is_saved_pipeline: bool
     task: Role | None = None
     modules: tuple[str, ...] = ()
-    custom_code: tuple[str, ...] = ()
+    custom_code: tuple[CodeReference, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -93,25 +96,16 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     """
     folder = files.path
     modules = read_modules(folder)
-    custom_code = find_custom_code(folder)
-    for adapter in files.bases:
-        custom_code += find_custom_code(adapter.files.path)
-    if custom_code and not job.trust_remote_code:
-        raise UsageError(
-            f"{files.name} contains custom Python code that would run on this machine: {', '.join(custom_code)}",
-            f"read the code in {files.path}, then add --trust-remote-code if you trust it",
-        )
-    saved = read_json_object(folder / "config_sentence_transformers.json")
-    model_type = saved.get("model_type", "SentenceTransformer")
-    if model_type != "SentenceTransformer":
-        raise ModelError(
-            f"{files.name} was saved as a {model_type}, which does not compute one vector per text",
-            "use an embedding model (see `embedcli models`)",
-        )
-    prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
-    prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
+    refuse_other_kinds(files, modules)
     task = _choose_route(files, modules, job)
     first = find_input_module(folder, modules, task)
+    if files.kind == "transformer":
+        refuse_missing_packages(files, tokenizer_folder(files, first[1]))
+    custom_code = read_code_references(files)
+    check_code_is_trusted(files, custom_code, job)
+    saved = read_json_object(folder / "config_sentence_transformers.json")
+    prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
+    prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, pools_prompt = _read_pooling(files, modules, task)
     max_seq_length, max_positions = resolve_max_seq_length(folder, [first], job, files.find_base(first[1]))
     # Only the last module counts: modules behind a Normalize change the length again.
@@ -132,7 +126,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         task=task,
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
-        notes=_write_notes(files, job, prompts, prompt, source),
+        notes=(*_write_notes(files, job, prompts, prompt, source), *_write_code_notes(files, job, custom_code)),
     )
 
 
@@ -155,6 +149,7 @@ def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[s
         "truncate_dim": config.truncate_dim,
         "dtype": dtype,
         **({"task": config.task} if config.task else {}),
+        **({"code": {code.name: code.commit for code in files.code_repositories}} if files.code_repositories else {}),
     }
 
 
@@ -238,3 +233,9 @@ def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt
         options = " or ".join(f"--prompt {text!r} for {plurals[role]}" for role, text in known.prompts.items())
         notes.append(f"{known.alias} was trained with prompts that its files lack; use {options}")
     return tuple(notes)
+
+
+def _write_code_notes(files: ModelFiles, job: Job, references: tuple[CodeReference, ...]) -> tuple[str, ...]:
+    if job.code_revision and not list_repositories(references):
+        return (f"--code-revision has no effect: no code of {files.name} in another repository would run",)
+    return tuple(f"code: {code.name} at {code.commit}" for code in files.code_repositories)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from embedcli.core.errors import ModelError
+from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
 ModelKind = Literal["transformer", "static"]
 ModelOrigin = Literal["path", "cache", "bundled", "hub"]
@@ -37,6 +38,23 @@ IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "asse
 
 
 @dataclass(frozen=True)
+class CodeRepository:
+    """A hub repository with Python code of a model, on this machine.
+
+    Attributes:
+        name: OWNER/NAME.
+        path: Its snapshot folder in the hub cache, whose name is the commit.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def commit(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True)
 class ModelFiles:
     """A complete model on this machine.
 
@@ -47,6 +65,7 @@ class ModelFiles:
         fingerprint: SHA-256 over the names and contents of all files that decide the vectors.
         origin: Where it was found.
         bases: The base models of its adapters.
+        code_repositories: Other repositories with code of the model, if the job trusts that; sorted by name.
     """
 
     name: str
@@ -56,6 +75,7 @@ class ModelFiles:
     fingerprint: str
     origin: ModelOrigin = "path"
     bases: tuple[AdapterBase, ...] = ()
+    code_repositories: tuple[CodeRepository, ...] = ()
 
     def find_base(self, subfolder: str) -> Path | None:
         """The folder of the base model of the adapter in a subfolder; None if there is no such adapter."""
@@ -82,9 +102,17 @@ def read_json(path: Path) -> Any:
         ModelError: The file cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
+        if is_lfs_pointer(content):
+            raise lfs_pointer_error(path)
+        return json.loads(content.decode("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "fetch the model again, or use another folder") from error
+
+
+def lfs_pointer_error(path: Path) -> ModelError:
+    """The error for a file that Git LFS has not fetched."""
+    return ModelError(f"{path} is a Git LFS pointer: the file itself was not fetched", LFS_PULL_HINT)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -97,17 +125,23 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     """The modules of a pipeline as (class name, subfolder); a raw Hugging Face folder is a Transformer and a Pooling.
 
     Names of classes that are not from sentence-transformers stay dotted.
+
+    Raises:
+        ModelError: modules.json cannot be read, or names a folder outside of the model's.
     """
     path = folder / "modules.json"
     if not path.is_file():
         return [("Transformer", ""), ("Pooling", "")]
-    return [(_class_name(str(module["type"])), str(module.get("path", ""))) for module in read_json(path)]
+    return [
+        (_class_name(str(module["type"])), check_inside(folder, str(module.get("path", "")), path))
+        for module in read_json(path)
+    ]
 
 
 def walk_modules(folder: Path) -> Iterator[tuple[str, str]]:
     """Iterate over the modules of a pipeline and all modules inside its routers, as (class name, subfolder).
 
-    The subfolders are relative to `folder`, with slashes. Those outside `folder` are left out.
+    The subfolders are relative to `folder`, with slashes. Raises ModelError for one outside of its pipeline or router.
     """
     visited: set[Path] = set()
 
@@ -115,8 +149,6 @@ def walk_modules(folder: Path) -> Iterator[tuple[str, str]]:
         for kind, path in modules:
             joined = (PurePosixPath(parent) / path.replace("\\", "/")).as_posix()
             subfolder = "" if joined == "." else joined
-            if not is_inside(subfolder):
-                continue
             yield kind, subfolder
             place = (folder / subfolder).resolve()
             if place not in visited:
@@ -131,16 +163,15 @@ def read_routes(router: Path) -> dict[str, Any]:
     return read_json_object(router / "router_config.json") or read_json_object(router / "config.json")
 
 
-def is_inside(path: str) -> bool:
-    """Whether a relative path with slashes stays inside its folder."""
-    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
-
-
 def _read_inner_modules(folder: Path, kind: str, *, is_root: bool) -> list[tuple[str, str]]:
     """The modules inside a module: the routes of a router, or a whole pipeline in a subfolder."""
     if kind in ROUTER_MODULES:
         types = read_routes(folder).get("types")
-        return [(_class_name(str(name)), path) for path, name in types.items()] if isinstance(types, dict) else []
+        types = types if isinstance(types, dict) else {}
+        return [
+            (_class_name(str(name)), check_inside(folder, path, folder / "router_config.json"))
+            for path, name in types.items()
+        ]
     return read_modules(folder) if not is_root and (folder / "modules.json").is_file() else []
 
 
@@ -242,11 +273,24 @@ def _find_missing_transformer_file(folder: Path, path: str) -> str | None:
     return None
 
 
+def check_inside(folder: Path, name: str, source: Path) -> str:
+    """Return a name below a model's folder; ModelError if it leads out of it. `source` is the file that has the name.
+
+    Links are followed: the hub cache consists of them.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ModelError(
+            f"{source} names {name!r}, which is outside of {folder}", "use a model that is whole in itself"
+        )
+    return name
+
+
 def _find_missing_weight_file(folder: Path) -> str | None:
     weights = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if weights is None:
         return "model.safetensors"
     if not weights.endswith(".index.json"):
         return None
-    shards = sorted(set(read_json(folder / weights).get("weight_map", {}).values()))
+    names = set(read_json(folder / weights).get("weight_map", {}).values())
+    shards = sorted(check_inside(folder, str(name), folder / weights) for name in names)
     return next((shard for shard in shards if not (folder / shard).is_file()), None)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from embedcli.core.cache_dir import user_cache_folder
 from embedcli.models.code import has_custom_code
-from embedcli.models.files import WEIGHT_FILES, is_inside, read_json_object, walk_modules
+from embedcli.models.files import WEIGHT_FILES, check_inside, read_json_object, walk_modules
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _list_shards(index: Path) -> Iterator[Path]:
     """The files that an index of weights names, which may be in a subfolder."""
     if index.name in WEIGHT_FILES and index.name.endswith(".index.json"):
         names = read_json_object(index).get("weight_map") or {}
-        shards = (index.parent / name for name in set(names.values()) if is_inside(name))
+        shards = (index.parent / check_inside(index.parent, str(name), index) for name in set(names.values()))
         yield from (shard for shard in shards if shard.is_file())
 
 

@@ -28,7 +28,6 @@ BUILDERS: dict[str, Callable[[Path], None]] = {
     "raw": partial(build_raw_adapter, name=MINILM, tokenizer=True),
     "raw-causal": partial(build_raw_adapter, name=QWEN, tokenizer=True),
     "task-type": partial(build_raw_adapter, name=MINILM, tokenizer=True, task_type="FEATURE_EXTRACTION"),
-    "dora": partial(build_raw_adapter, name=MINILM, tokenizer=True, use_dora=True),
     "rslora": partial(build_raw_adapter, name=MINILM, tokenizer=True, use_rslora=True, target_modules="all-linear"),
     "embeddings": partial(build_raw_adapter, name=MINILM, tokenizer=True, target_modules=["word_embeddings", "key"]),
     "modules-to-save": partial(build_adapter_pipeline, name=MINILM, modules_to_save=["LayerNorm"]),
@@ -116,6 +115,13 @@ def test_without_peft_the_package_is_named(built: Callable[[str], Path], monkeyp
     with pytest.raises(ModelError, match="needs the package peft") as caught:
         load(built("pipeline"))
     assert caught.value.hint == "run pip install 'embedcli[adapters]'"
+
+
+def test_an_adapter_that_transformers_reads_only_in_part_is_refused(tmp_path: Path) -> None:
+    """Of DoRA adapters as peft saves them, it leaves out the magnitudes."""
+    build_raw_adapter(tmp_path / "dora", MINILM, tokenizer=True, use_dora=True)
+    with pytest.raises(ModelError, match=r"lacks weights that its network needs: .*lora_magnitude_vector"):
+        load(tmp_path / "dora")
 
 
 LOAD_WITHOUT_NETWORK = """

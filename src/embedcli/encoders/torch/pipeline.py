@@ -10,8 +10,10 @@ from typing import Any
 
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer, matches_reference
 from embedcli.encoders.tokenize.fast import FastTokenizer
-from embedcli.encoders.torch import adapters, attention_masks
+from embedcli.encoders.torch import adapters, attention_masks, loaded_weights
 from embedcli.encoders.torch.errors import translate_load_errors
+from embedcli.models.adapters import find_adapter_folders
+from embedcli.models.code_view import local_model_folder
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
 
@@ -22,24 +24,27 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
     """Load a model as a SentenceTransformer whose vectors have length 1 if and only if the job wants that.
 
     Raises:
-        ModelError: The model cannot be loaded.
+        ModelError: The model cannot be loaded, lacks weights, or its tokenizer does not fit its weights.
     """
-    with quiet_libraries(), translate_load_errors(files):
+    with quiet_libraries(), translate_load_errors(files), local_model_folder(files) as folder:
         import torch
         from sentence_transformers import SentenceTransformer
 
         attention_masks.install_mask_functions()
-        with adapters.open_loadable_folder(files, files.path) as folder:
+        with adapters.open_loadable_folder(files, folder) as loadable, loaded_weights.record_networks() as networks:
             pipeline = SentenceTransformer(
-                str(folder),
+                str(loadable),
                 device=device,
                 # Only where the files need it: with the flag a model that transformers knows would run its own copy.
                 trust_remote_code=bool(config.custom_code),
                 local_files_only=True,
-                model_kwargs={"dtype": getattr(torch, dtype)},
+                # What config files say about unpickling is overruled.
+                model_kwargs={"dtype": getattr(torch, dtype), "weights_only": True},
             )
-        if folder != files.path:
+        loaded_weights.check_weights(pipeline.eval(), networks, files, config.task)
+        if find_adapter_folders(files.path):
             adapters.merge_adapters(pipeline)
+        loaded_weights.check_token_ids(pipeline, files)
         return _adjust_normalize_module(pipeline.eval(), config)
 
 
