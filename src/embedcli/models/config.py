@@ -55,6 +55,8 @@ class ModelConfig:
         max_seq_length: Rows are truncated to this many tokens, prompt and special tokens included; None: no limit.
         max_positions: The longest padded sequence the model accepts, in tokens; None: any.
         normalize: Whether the vectors are scaled to length 1.
+        loses_unit_length: Whether vectors are truncated as the model's files say, and not normalized again, as in
+            sentence-transformers.
         has_normalize: Whether the model's own pipeline ends with a Normalize module.
         prompts: The prompts saved with the model, by name.
         prompt: Prepended to each text as it is.
@@ -72,6 +74,7 @@ class ModelConfig:
     max_seq_length: int | None
     max_positions: int | None
     normalize: bool
+    loses_unit_length: bool
     has_normalize: bool
     prompts: Mapping[str, str]
     default_prompt_name: str | None
@@ -115,6 +118,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         max_seq_length=max_seq_length,
         max_positions=max_positions,
         normalize=has_normalize if job.normalize is None else job.normalize,
+        loses_unit_length=bool(saved.get("truncate_dim")) and job.truncate_dim is None and not job.normalize,
         has_normalize=has_normalize,
         prompts=prompts,
         default_prompt_name=saved.get("default_prompt_name"),
@@ -145,7 +149,7 @@ def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[s
         "pooling": config.pooling,
         "prompt": config.prompt,
         "max_seq_length": config.max_seq_length,
-        "normalize": config.normalize,
+        "normalize": config.normalize and not config.loses_unit_length,
         "truncate_dim": config.truncate_dim,
         "dtype": dtype,
         **({"task": config.task} if config.task else {}),
