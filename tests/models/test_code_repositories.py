@@ -26,7 +26,7 @@ from embedcli.models import resolve
 from embedcli.models.code import CodeReference, find_custom_code, format_code_references, parse_code_reference
 from embedcli.models.code_view import local_model_folder
 from embedcli.models.config import model_identity, read_model_config
-from embedcli.models.files import ModelFiles, read_modules
+from embedcli.models.files import ModelFiles
 from reference import job
 
 # Runs `embedcli ARGUMENTS` and fails, with the address, at the first attempt to look up or reach another machine.
@@ -423,7 +423,7 @@ def test_code_of_tokenizers_modules_and_routes_is_found(tmp_path: Path) -> None:
     models.write(folder / "2_Router" / "router_config.json", {"types": types, "structure": {}, "parameters": {}})
     classes = {"AutoModel": "zoe/routes--net.Net"}
     models.write(folder / "2_Router" / "query_0" / "config.json", {"model_type": "odd", "auto_map": classes})
-    found = find_custom_code(folder, read_modules(folder))
+    found = find_custom_code(folder)
     assert set(found) == {
         CodeReference("ann/network-code", "config.py", "RolledConfig"),
         CodeReference("ann/network-code", "modeling.py", "RolledModel"),
@@ -474,7 +474,7 @@ def test_code_that_trust_in_other_code_would_run_is_named(tmp_path: Path) -> Non
     """With trust_remote_code transformers prefers the model's classes to its own, for a known architecture too."""
     folder = Path(shutil.copytree(models.folder("slow-tokenizer"), tmp_path / "model"))
     code_models.change_json(folder / "config.json", auto_map={"AutoModel": "modeling.Old"})
-    found = find_custom_code(folder, read_modules(folder))
+    found = find_custom_code(folder)
     assert CodeReference(None, "modeling.py", "Old") in found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,9 +45,10 @@ class TextEncoder:
         self._encoder: BaseEncoder = encoders.load_encoder(job, notify=notify)
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
+        self.job = job
         # A dimension saved with the model applies unless the user chose one.
-        self.job = job = replace(job, truncate_dim=job.truncate_dim or self.vector_space.get("truncate_dim"))
-        self.dim = min(self._encoder.dim, job.truncate_dim or self._encoder.dim)
+        self._saved_dim = self.vector_space.get("truncate_dim")
+        self.dim = min(self._encoder.dim, job.truncate_dim or self._saved_dim or self._encoder.dim)
 
     def encode(self, texts: Sequence[str]) -> Float32Array:
         """Encode texts.
@@ -75,7 +75,8 @@ class TextEncoder:
         """Encode texts and yield the chunks of the engine, with windows, token counts and rejects."""
         if self._closed:
             raise UsageError("the model is closed", "load the model again")
-        settings = EncodingSettings.from_job(self.job, str(self.vector_space.get("prompt") or ""))
+        prompt = str(self.vector_space.get("prompt") or "")
+        settings = EncodingSettings.from_job(self.job, prompt, saved_dim=self._saved_dim)
         return engine.encode_chunks(chunk_texts(texts), self._encoder, settings, self.metrics, RunControl())
 
     def close(self) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from embedcli.core.errors import ModelError
-from embedcli.models.files import read_json, read_json_object
+from embedcli.models.files import read_json_object, walk_modules
 
-# Modules with a pipeline for each route in subfolders; Asym is the old name of Router.
-ROUTER_MODULES = {"Router", "Asym"}
 # Between a repository and a class: 'owner/name--modeling.Model'.
 REPOSITORY_SEPARATOR = "--"
 REPOSITORY_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -35,21 +33,18 @@ class CodeReference:
     class_name: str
 
 
-def find_custom_code(
-    folder: Path, modules: list[tuple[str, str]], *, native: Collection[Path] = ()
-) -> tuple[CodeReference, ...]:
+def find_custom_code(folder: Path, native: Collection[Path] = ()) -> tuple[CodeReference, ...]:
     """Find the classes that loading a model would import from its code; empty if all classes are in libraries.
 
     Args:
         folder: The model's folder.
-        modules: Its pipeline, from `read_modules`.
         native: Relative paths of the config.json whose code is not used, because transformers has an equivalent.
 
     Raises:
         ModelError: A file cannot be read, or names code in a way that is not allowed.
     """
     native_files = {folder / path for path in native}
-    every_module = [*modules, *_read_routes(folder, modules)]
+    every_module = list(walk_modules(folder))
     sources = [folder / path for kind, path in every_module if "." in kind or kind == "Transformer"]
     references = [parse_code_reference(kind, folder / "modules.json") for kind, _ in every_module if "." in kind]
     for source in sources:
@@ -101,19 +96,6 @@ def list_repositories(references: Iterable[CodeReference], model: str) -> tuple[
     return tuple(sorted({reference.repository for reference in references if reference.repository} - {model}))
 
 
-def _read_routes(folder: Path, modules: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """The modules of all routes as (class name, subfolder), as `read_modules` gives those of the pipeline."""
-    for kind, path in modules:
-        if kind not in ROUTER_MODULES:
-            continue
-        config = read_json_object(folder / path / "router_config.json") or read_json_object(
-            folder / path / "config.json"
-        )
-        for name, route_type in (config.get("types") or {}).items():
-            is_own = not str(route_type).startswith("sentence_transformers.")
-            yield str(route_type) if is_own else str(route_type).rpartition(".")[2], f"{path}/{name}".strip("/")
-
-
 def _read_auto_map(folder: Path, *, with_known_architectures: bool, reads_config: bool = True) -> list[CodeReference]:
     """The classes that transformers would import from the model's code."""
     config_file, tokenizer_file = folder / "config.json", folder / "tokenizer_config.json"
@@ -147,10 +129,11 @@ def _is_known_architecture(model_type: str) -> bool:
 
 
 def has_custom_code(folder: Path) -> bool:
-    """Whether a model's configuration refers to Python files."""
-    modules = folder / "modules.json"
-    types = [str(module.get("type", "")) for module in read_json(modules)] if modules.is_file() else []
-    configs = [folder / name for name in ("config.json", "tokenizer_config.json") if (folder / name).is_file()]
-    return any(not kind.startswith("sentence_transformers.") for kind in types) or any(
-        "auto_map" in read_json(config) for config in configs
-    )
+    """Whether the configuration of a model or of one of its modules refers to Python files."""
+    modules = list(walk_modules(folder))
+    configs = [
+        folder / path / name
+        for path in {"", *(path for _, path in modules)}
+        for name in ("config.json", "tokenizer_config.json")
+    ]
+    return any("." in kind for kind, _ in modules) or any("auto_map" in read_json_object(config) for config in configs)

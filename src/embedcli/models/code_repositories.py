@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,25 @@ from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.models import hub
 from embedcli.models.code import CodeReference, find_custom_code, format_code_references, list_repositories
-from embedcli.models.files import CodeRepository, ModelFiles, read_modules
+from embedcli.models.files import CodeRepository, ModelFiles
 
 
-def read_code_references(files: ModelFiles) -> tuple[CodeReference, ...]:
-    """The classes that loading a model would import from its code; empty for static vectors. Raises ModelError."""
-    return () if files.kind == "static" else find_custom_code(files.path, read_modules(files.path))
+def read_code_references(files: ModelFiles, native: Collection[Path] = ()) -> tuple[CodeReference, ...]:
+    """The classes that loading a model would import from its code; empty for static vectors.
+
+    Args:
+        files: The model.
+        native: Relative paths of the config.json that are replaced by an equivalent in transformers.
+
+    Raises:
+        ModelError: A file cannot be read, or names code in a way that is not allowed.
+    """
+    if files.kind == "static":
+        return ()
+    references = [*find_custom_code(files.path, native)]
+    for base in files.bases:
+        references += find_custom_code(base.files.path)
+    return tuple(dict.fromkeys(references))
 
 
 def add_code_repositories(files: ModelFiles, job: Job, *, download: bool = True) -> ModelFiles:
@@ -49,8 +62,9 @@ def check_code_is_trusted(files: ModelFiles, references: Iterable[CodeReference]
     references = tuple(references)
     if not references or job.trust_remote_code:
         return
-    is_own = any(reference.repository in (None, files.name) for reference in references)
-    places = [str(files.path)] if is_own else []
+    folders = [files.path, *(base.files.path for base in files.bases)]
+    has_own_code = any(reference.repository in (None, files.name) for reference in references)
+    places = [str(folder) for folder in folders] if has_own_code else []
     for name in list_repositories(references, files.name):
         repository = find_cached_repository(name, references, job.code_revision, job.cache_dir)
         places.append(str(repository.path) if repository else f"the repository {name} on the hub")

@@ -10,13 +10,15 @@ from typing import Any
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
-from embedcli.models.code import ROUTER_MODULES, CodeReference, find_custom_code, list_repositories
-from embedcli.models.code_repositories import check_code_is_trusted
-from embedcli.models.files import ModelFiles, read_json_object, read_modules
+from embedcli.models.adapters import tokenizer_folder
+from embedcli.models.code import CodeReference, list_repositories
+from embedcli.models.code_repositories import check_code_is_trusted, read_code_references
+from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
 from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.native import NativeEquivalent, find_native_modules
 from embedcli.models.refusals import refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
+from embedcli.models.routes import find_input_module, list_routed_modules
 from embedcli.models.traits import ModelTraits
 
 POOLING_KEYS = {
@@ -56,6 +58,8 @@ class ModelConfig:
         max_seq_length: Rows are truncated to this many tokens, prompt and special tokens included; None: no limit.
         max_positions: The longest padded sequence the model accepts, in tokens; None: any.
         normalize: Whether the vectors are scaled to length 1.
+        loses_unit_length: Whether vectors are truncated as the model's files say, and not normalized again, as in
+            sentence-transformers.
         has_normalize: Whether the model's own pipeline ends with a Normalize module.
         prompts: The prompts saved with the model, by name.
         prompt: Prepended to each text as it is.
@@ -75,6 +79,7 @@ class ModelConfig:
     max_seq_length: int | None
     max_positions: int | None
     normalize: bool
+    loses_unit_length: bool
     has_normalize: bool
     prompts: Mapping[str, str]
     default_prompt_name: str | None
@@ -107,16 +112,19 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     folder = files.path
     modules = read_modules(folder)
     refuse_other_kinds(files, modules)
+    task = _choose_route(files, modules, job)
+    first = find_input_module(folder, modules, task)
     if files.kind == "transformer":
-        refuse_missing_packages(files, folder / modules[0][1])
+        refuse_missing_packages(files, tokenizer_folder(files, first[1]))
     native = find_native_modules(folder, trusts_code=job.trust_remote_code) if files.kind == "transformer" else {}
-    custom_code = find_custom_code(folder, modules, native=native)
+    custom_code = read_code_references(files, native)
     check_code_is_trusted(files, custom_code, job)
     saved = read_json_object(folder / "config_sentence_transformers.json")
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
-    pooling, pools_prompt = _read_pooling(folder, modules)
-    max_seq_length, max_positions = resolve_max_seq_length(folder, modules, job, traits)
+    pooling, pools_prompt = _read_pooling(files, modules, task)
+    base = files.find_base(first[1])
+    max_seq_length, max_positions = resolve_max_seq_length(folder, [first], job, base=base, traits=traits)
     # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = modules[-1][0] == "Normalize"
     return ModelConfig(
@@ -124,6 +132,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         max_seq_length=max_seq_length,
         max_positions=max_positions,
         normalize=has_normalize if job.normalize is None else job.normalize,
+        loses_unit_length=bool(saved.get("truncate_dim")) and job.truncate_dim is None and not job.normalize,
         has_normalize=has_normalize,
         prompts=prompts,
         default_prompt_name=saved.get("default_prompt_name"),
@@ -132,7 +141,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         pools_prompt=pools_prompt,
         truncate_dim=job.truncate_dim or saved.get("truncate_dim"),
         is_saved_pipeline=(folder / "modules.json").is_file(),
-        task=_choose_route(files, modules, job),
+        task=task,
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
         native=native,
@@ -169,7 +178,7 @@ def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[s
         "pooling": config.pooling,
         "prompt": config.prompt,
         "max_seq_length": config.max_seq_length,
-        "normalize": config.normalize,
+        "normalize": config.normalize and not config.loses_unit_length,
         "truncate_dim": config.truncate_dim,
         "dtype": dtype,
         **({"task": config.task} if config.task else {}),
@@ -209,21 +218,22 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
     return "", "none"
 
 
-def _read_pooling(folder: Path, modules: list[tuple[str, str]]) -> tuple[str, bool]:
+def _read_pooling(files: ModelFiles, modules: list[tuple[str, str]], task: str | None) -> tuple[str, bool]:
     """The pooling modes, and whether they include the prompt."""
-    path = next((path for kind, path in modules if kind == "Pooling"), None)
+    folder = files.path
+    path = next((path for kind, path in list_routed_modules(folder, modules, task) if kind == "Pooling"), None)
     if path is None:
         return "none", True
     if not (folder / "modules.json").is_file():
-        return _default_pooling(folder), True
+        return _default_pooling(files), True
     config = read_json_object(folder / path / "config.json")
     modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or "mean"
     return modes if isinstance(modes, str) else "+".join(modes), bool(config.get("include_prompt", True))
 
 
-def _default_pooling(folder: Path) -> str:
+def _default_pooling(files: ModelFiles) -> str:
     """As sentence-transformers does: the last token for a causal language model, otherwise the mean."""
-    config = read_json_object(folder / "config.json")
+    config = read_json_object((files.find_base("") or files.path) / "config.json")
     is_causal = any(str(name).endswith("ForCausalLM") for name in (config.get("architectures") or [])[:1])
     return "lasttoken" if is_causal and config.get("is_causal", True) else "mean"
 
@@ -234,8 +244,7 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
     if routers and job.as_ in ("query", "document"):
         return job.as_
     for router in routers:
-        config = read_json_object(router / "router_config.json") or read_json_object(router / "config.json")
-        parameters = config.get("parameters") or {}
+        parameters = read_routes(router).get("parameters") or {}
         has_default = parameters.get("default_route") or parameters.get("allow_empty_key", True)
         if not has_default and not parameters.get("route_mappings"):
             raise UsageError(
@@ -248,7 +257,7 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
 def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
     notes: list[str] = []
     if not (files.path / "modules.json").is_file() and files.kind == "transformer":
-        notes.append(f"{files.name} has no modules.json: {_default_pooling(files.path)} pooling is used")
+        notes.append(f"{files.name} has no modules.json: {_default_pooling(files)} pooling is used")
     if prompt or job.as_ in ("query", "document"):
         notes.append(PromptNote(prompt, source))
     known = find_registered_model(files.name)

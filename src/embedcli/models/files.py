@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from embedcli.core.errors import ModelError
@@ -20,6 +21,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -29,6 +32,8 @@ TOKENIZER_FILES = (
     "vocab.json",
 )
 WORD_VECTOR_SUFFIXES = (".bin", ".txt", ".vec", ".kv", ".gz")
+# Modules that encode queries and documents differently; Asym is the old name of Router.
+ROUTER_MODULES = {"Router", "Asym"}
 IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "assets", "__pycache__"}
 
 
@@ -59,6 +64,7 @@ class ModelFiles:
         revision: The commit of a model from the hub.
         fingerprint: SHA-256 over the names and contents of all files that decide the vectors.
         origin: Where it was found.
+        bases: The base models of its adapters.
         code_repositories: Other repositories with code of the model, if the job trusts that; sorted by name.
     """
 
@@ -68,7 +74,25 @@ class ModelFiles:
     kind: ModelKind
     fingerprint: str
     origin: ModelOrigin = "path"
+    bases: tuple[AdapterBase, ...] = ()
     code_repositories: tuple[CodeRepository, ...] = ()
+
+    def find_base(self, subfolder: str) -> Path | None:
+        """The folder of the base model of the adapter in a subfolder; None if there is no such adapter."""
+        return next((base.files.path for base in self.bases if base.subfolder == subfolder), None)
+
+
+@dataclass(frozen=True)
+class AdapterBase:
+    """The base model of an adapter.
+
+    Attributes:
+        subfolder: The folder of the adapter's module in the model, with slashes; empty for the model's own folder.
+        files: The base model.
+    """
+
+    subfolder: str
+    files: ModelFiles
 
 
 def read_json(path: Path) -> Any:
@@ -108,13 +132,51 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     path = folder / "modules.json"
     if not path.is_file():
         return [("Transformer", ""), ("Pooling", "")]
-    modules = []
-    for module in read_json(path):
-        kind = str(module["type"])
-        if kind.startswith("sentence_transformers."):
-            kind = kind.rpartition(".")[2]
-        modules.append((kind, check_inside(folder, str(module.get("path", "")), path)))
-    return modules
+    return [
+        (_class_name(str(module["type"])), check_inside(folder, str(module.get("path", "")), path))
+        for module in read_json(path)
+    ]
+
+
+def walk_modules(folder: Path) -> Iterator[tuple[str, str]]:
+    """Iterate over the modules of a pipeline and all modules inside its routers, as (class name, subfolder).
+
+    The subfolders are relative to `folder`, with slashes. Raises ModelError for one outside of its pipeline or router.
+    """
+    visited: set[Path] = set()
+
+    def walk(modules: list[tuple[str, str]], parent: str) -> Iterator[tuple[str, str]]:
+        for kind, path in modules:
+            joined = (PurePosixPath(parent) / path.replace("\\", "/")).as_posix()
+            subfolder = "" if joined == "." else joined
+            yield kind, subfolder
+            place = (folder / subfolder).resolve()
+            if place not in visited:
+                visited.add(place)
+                yield from walk(_read_inner_modules(folder / subfolder, kind, is_root=not subfolder), subfolder)
+
+    return walk(read_modules(folder), "")
+
+
+def read_routes(router: Path) -> dict[str, Any]:
+    """The configuration of a Router in its folder, in the current layout or the one of Asym; empty if there is none."""
+    return read_json_object(router / "router_config.json") or read_json_object(router / "config.json")
+
+
+def _read_inner_modules(folder: Path, kind: str, *, is_root: bool) -> list[tuple[str, str]]:
+    """The modules inside a module: the routes of a router, or a whole pipeline in a subfolder."""
+    if kind in ROUTER_MODULES:
+        types = read_routes(folder).get("types")
+        types = types if isinstance(types, dict) else {}
+        return [
+            (_class_name(str(name)), check_inside(folder, path, folder / "router_config.json"))
+            for path, name in types.items()
+        ]
+    return read_modules(folder) if not is_root and (folder / "modules.json").is_file() else []
+
+
+def _class_name(dotted: str) -> str:
+    return dotted.rpartition(".")[2] if dotted.startswith("sentence_transformers.") else dotted
 
 
 def detect_model_kind(folder: Path) -> ModelKind:
@@ -133,9 +195,25 @@ def detect_model_kind(folder: Path) -> ModelKind:
     return "transformer"
 
 
+def has_model_config(folder: Path) -> bool:
+    """Whether a folder contains the configuration of a pipeline, a network or an adapter."""
+    return any((folder / name).exists() for name in ("modules.json", "config.json", ADAPTER_CONFIG))
+
+
+def has_own_base(folder: Path) -> bool:
+    """Whether an adapter's folder also contains the network that it changes."""
+    return (folder / "config.json").is_file() and _find_missing_weight_file(folder) is None
+
+
+def find_tokenizer_file(folder: Path) -> Path | None:
+    """The first file of a tokenizer in a folder, or None."""
+    names = (*TOKENIZER_FILES, "tokenizer_config.json")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
 def find_word_vector_file(folder: Path) -> Path | None:
     """The only word-vector file of a folder that contains no other model, or None."""
-    if (folder / "config.json").exists() or (folder / "modules.json").exists() or not folder.is_dir():
+    if has_model_config(folder) or not folder.is_dir():
         return None
     ignored = {"vocab.txt", "requirements.txt", "readme.txt", "license.txt"} | set(WEIGHT_FILES)
     candidates = [
@@ -152,12 +230,10 @@ def describe_missing_files(folder: Path) -> str | None:
         return "the folder itself"
     if detect_model_kind(folder) == "static":
         return None if folder.is_file() else _find_missing_static_file(folder)
-    modules = folder / "modules.json"
-    if modules.is_file():
-        return _find_missing_module_file(folder, read_json(modules))
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("modules.json", "config.json", ADAPTER_CONFIG)):
         return "config.json (or modules.json)"
-    return _find_missing_transformer_file(folder, "")
+    missing = (_find_missing_module_file(folder / path, kind, path) for kind, path in walk_modules(folder))
+    return next((file for file in missing if file), None)
 
 
 def _find_missing_static_file(folder: Path) -> str | None:
@@ -166,31 +242,33 @@ def _find_missing_static_file(folder: Path) -> str | None:
     return "model.safetensors"
 
 
-def _find_missing_module_file(folder: Path, modules: list[dict[str, Any]]) -> str | None:
-    for module in modules:
-        path = check_inside(folder, str(module.get("path", "")), folder / "modules.json")
-        kind = str(module.get("type", "")).split(".")[-1]
-        if kind == "Transformer":
-            missing = _find_missing_transformer_file(folder / path, path)
-            if missing:
-                return missing
-        elif kind in ("Pooling", "Dense") and not (folder / path / "config.json").is_file():
-            return f"{path}/config.json"
-        if kind == "Dense" and not any((folder / path / name).is_file() for name in WEIGHT_FILES):
-            return f"{path}/model.safetensors"
-    return None
+def _find_missing_module_file(folder: Path, kind: str, path: str) -> str | None:
+    """The first file that a module in `folder` lacks, relative to the model's folder, where the module is in `path`."""
+    prefix = f"{path}/" if path else ""
+    kind = kind.rpartition(".")[2]
+    if kind == "Transformer":
+        return _find_missing_transformer_file(folder, path)
+    if kind in ROUTER_MODULES and not read_routes(folder).get("types"):
+        return f"{prefix}router_config.json"
+    if kind == "Pooling" and path and not (folder / "config.json").is_file():
+        return f"{prefix}config.json"
+    if kind == "Dense" and not (folder / "config.json").is_file():
+        return f"{prefix}config.json"
+    has_weights = any((folder / name).is_file() for name in WEIGHT_FILES)
+    return f"{prefix}model.safetensors" if kind in ("Dense", "StaticEmbedding") and not has_weights else None
 
 
 def _find_missing_transformer_file(folder: Path, path: str) -> str | None:
     prefix = f"{path}/" if path else ""
-    if (folder / "adapter_config.json").is_file():
-        return None
+    if (folder / ADAPTER_CONFIG).is_file():
+        has_weights = any((folder / name).is_file() for name in ADAPTER_WEIGHTS)
+        return None if has_weights else prefix + ADAPTER_WEIGHTS[0]
     if not (folder / "config.json").is_file():
         return f"{prefix}config.json"
     missing = _find_missing_weight_file(folder)
     if missing:
         return prefix + missing
-    if not any((folder / name).is_file() for name in (*TOKENIZER_FILES, "tokenizer_config.json")):
+    if find_tokenizer_file(folder) is None:
         return f"{prefix}tokenizer.json"
     return None
 

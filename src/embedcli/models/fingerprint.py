@@ -6,12 +6,12 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from embedcli.core.cache_dir import user_cache_folder
 from embedcli.models.code import has_custom_code
-from embedcli.models.files import WEIGHT_FILES, read_json
+from embedcli.models.files import WEIGHT_FILES, check_inside, read_json_object, walk_modules
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,15 @@ def fingerprint_model(folder: Path) -> str:
 def fingerprinted_files(folder: Path) -> Iterator[Path]:
     """Iterate over the files that decide a model's vectors, sorted by path; of several weight formats, the one loaded.
 
-    They are in the folder itself and in the folders of its modules. Other subfolders, such as training checkpoints,
-    contain other models.
+    They are in the folder itself, in the folders of its modules and of the modules inside routers. Other subfolders,
+    such as training checkpoints, contain other models.
     """
-    modules = folder / "modules.json"
-    paths = {str(module.get("path", "")) for module in read_json(modules)} if modules.is_file() else set()
-    candidates = {file for file in folder.iterdir() if file.is_file()}
-    candidates |= {file for path in paths - {""} for file in (folder / path).rglob("*") if file.is_file()}
+    candidates = set(_list_files(folder))
+    for kind, path in walk_modules(folder):
+        if path:
+            # What the own code of a module reads, nobody knows: all of its folder counts.
+            candidates |= set(_list_files(folder / path, recursive="." in kind))
+    candidates |= {file for index in tuple(candidates) for file in _list_shards(index)}
     runs_code = has_custom_code(folder)
     for file in sorted(candidates):
         if file.suffix in IGNORED_SUFFIXES or file.name in TRAINING_FILES or (file.suffix == ".py" and not runs_code):
@@ -67,6 +69,22 @@ def fingerprinted_files(folder: Path) -> Iterator[Path]:
         has_safetensors = any(file.with_name(name).is_file() for name in WEIGHT_FILES[:2])
         if not (has_safetensors and file.name.startswith("pytorch_model")):
             yield file
+
+
+def _list_files(folder: Path, *, recursive: bool = False) -> Iterator[Path]:
+    """The files in a module's folder, and its additional chat templates."""
+    if folder.is_dir():
+        found: Iterable[Path] = folder.rglob("*") if recursive else folder.iterdir()
+        yield from (file for file in found if file.is_file())
+        yield from folder.glob("additional_chat_templates/*.jinja")
+
+
+def _list_shards(index: Path) -> Iterator[Path]:
+    """The files that an index of weights names, which may be in a subfolder."""
+    if index.name in WEIGHT_FILES and index.name.endswith(".index.json"):
+        names = read_json_object(index).get("weight_map") or {}
+        shards = (index.parent / check_inside(index.parent, str(name), index) for name in set(names.values()))
+        yield from (shard for shard in shards if shard.is_file())
 
 
 def cached_sha256(file: Path) -> str:

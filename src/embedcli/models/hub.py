@@ -146,7 +146,7 @@ def select_files(files: Iterable[str]) -> list[str]:
 
 
 def _is_pickle(file: str) -> bool:
-    return Path(file).name.startswith("pytorch_model")
+    return Path(file).name.startswith(("pytorch_model", "adapter_model"))
 
 
 def explain_hub_error(error: Exception, hub_id: str, revision: str | None, hint: str) -> ModelError:

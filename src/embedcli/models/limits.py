@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.models.files import read_json_object
+from embedcli.models.files import find_tokenizer_file, read_json_object
 
 if TYPE_CHECKING:
     from embedcli.models.traits import ModelTraits
@@ -25,14 +25,20 @@ UNLIMITED_LENGTH = int(1e20)
 
 
 def resolve_max_seq_length(
-    folder: Path, modules: list[tuple[str, str]], job: Job, traits: ModelTraits | None = None
+    folder: Path,
+    modules: list[tuple[str, str]],
+    job: Job,
+    *,
+    base: Path | None = None,
+    traits: ModelTraits | None = None,
 ) -> tuple[int | None, int | None]:
     """Resolve the token limit of a job: the least of its tokenizer's, its settings' and its positions'.
 
     Args:
         folder: The model's folder.
-        modules: Its pipeline, from `read_modules`.
+        modules: The modules that a text passes; the first has the limit.
         job: The job; its own limit takes the place of the tokenizer's.
+        base: The folder of the base model, if the first module is an adapter.
         traits: What was measured of the model; without them the positions are those that its config declares, of
             which some networks cannot use all.
 
@@ -46,7 +52,8 @@ def resolve_max_seq_length(
     if kind != "Transformer" and "." not in kind:
         return job.max_seq_length, None
     root = folder / path
-    positions = traits.max_positions if traits else read_declared_positions(read_json_object(root / "config.json"))
+    declared = read_declared_positions(read_json_object((base or root) / "config.json"))
+    positions = traits.max_positions if traits else declared
     if job.max_seq_length is not None:
         if positions is not None and job.max_seq_length > positions:
             raise UsageError(
@@ -54,14 +61,15 @@ def resolve_max_seq_length(
                 f"use {positions} or less",
             )
         return job.max_seq_length, positions
-    limits = [limit for limit in (_read_saved_limit(root), positions) if limit]
+    limits = [limit for limit in (_read_saved_limit(root, base), positions) if limit]
     return min(limits, default=traits.default_limit if traits else None), positions
 
 
-def _read_saved_limit(root: Path) -> int | None:
+def _read_saved_limit(root: Path, base: Path | None) -> int | None:
     saved = next((config for name in TRANSFORMER_CONFIGS if (config := read_json_object(root / name))), {})
     arguments = saved.get("processor_kwargs") or saved.get("tokenizer_args") or {}
-    tokenizer = read_json_object(root / "tokenizer_config.json")
+    tokenizer_folder = base if base is not None and find_tokenizer_file(root) is None else root
+    tokenizer = read_json_object(tokenizer_folder / "tokenizer_config.json")
     for limit in (
         arguments.get("model_max_length"),
         saved.get("max_seq_length"),

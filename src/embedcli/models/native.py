@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedcli.models.files import read_json_object, read_modules
+from embedcli.models.files import read_json_object, walk_modules
 
 Config = dict[str, Any]
 # What every configuration of transformers may have, whatever the architecture.
@@ -76,7 +76,7 @@ def find_native_modules(folder: Path, *, trusts_code: bool) -> dict[Path, Native
         The equivalents by the path of the module's config.json, relative to `folder`.
     """
     found = {}
-    for kind, path in read_modules(folder):
+    for kind, path in walk_modules(folder):
         equivalent = find_native_equivalent(read_json_object(folder / path / "config.json"))
         if equivalent is None or (trusts_code and equivalent.own_type != equivalent.native_type):
             continue

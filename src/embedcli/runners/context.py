@@ -164,8 +164,9 @@ class RunContext:
     def encoding_settings(self, encoder: BaseEncoder, store: reuse.ReuseStore | None = None) -> EncodingSettings:
         """Return the settings of the pipeline; `store` holds the vectors that --update and --reuse take over."""
         lookup = store.lookup if store is not None else None
-        job = apply_saved_truncation(self.job, encoder)
-        return EncodingSettings.from_job(job, str(encoder.vector_space().get("prompt") or ""), lookup)
+        space = encoder.vector_space()
+        prompt = str(space.get("prompt") or "")
+        return EncodingSettings.from_job(self.job, prompt, lookup, saved_dim=space.get("truncate_dim"))
 
     def encode(
         self, chunks: Iterable[Chunk], encoder: BaseEncoder, store: reuse.ReuseStore | None = None

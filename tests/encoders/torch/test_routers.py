@@ -14,8 +14,11 @@ import models
 from embedcli.analysis.evaluate import EncodersByPrompt
 from embedcli.analysis.verify import verify_against_input
 from embedcli.core.errors import ResumeError, UsageError
+from embedcli.models.config import ModelConfig, read_model_config
+from embedcli.models.resolve import resolve_model
 from embedcli.outputs.dataset import open_dataset
 from reference import encode, job, load, lowest_cosine, samples
+from routers import build_first_router, build_nested_router, build_old_router, build_static_router
 
 SAME = 0.9999
 ROLES: Any = ("query", "document")
@@ -51,6 +54,37 @@ def test_a_router_after_the_pooling_gets_the_role(model: Any, role: Any, engine:
     encoder = load(folder, as_=role, engine=engine)
     assert lowest_cosine(encode(encoder, samples()[:10]), wanted[role]) >= SAME
     assert encoder.vector_space()["task"] == role
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize("build", [build_first_router, build_static_router, build_nested_router, build_old_router])
+def test_each_layout_gives_the_vectors_of_sentence_transformers(build: Any, engine: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    build(tmp_path / "model")
+    reference = SentenceTransformer(str(tmp_path / "model"), device="cpu", local_files_only=True)
+    for role, expected in (
+        ("query", [reference.encode_query(text) for text in samples()[:10]]),
+        ("document", [reference.encode_document(text) for text in samples()[:10]]),
+    ):
+        encoder = load(tmp_path / "model", as_=role, engine=engine)
+        assert lowest_cosine(encode(encoder, samples()[:10]), np.array(expected)) >= 0.999999
+
+
+def test_the_limit_and_the_pooling_are_those_of_the_route(tmp_path: Path) -> None:
+    build_first_router(tmp_path / "first", default_route="document")
+    for role, limit in (("query", 12), ("document", 40), (None, 40)):
+        config = read_config(tmp_path / "first", as_=role)
+        assert (config.max_seq_length, config.max_positions, config.pooling) == (limit, 512, "mean")
+    with pytest.raises(UsageError, match="more than the 512 tokens"):
+        read_config(tmp_path / "first", as_="query", max_seq_length=600)
+    build_static_router(tmp_path / "static")
+    assert read_config(tmp_path / "static", as_="query").max_seq_length is None
+    assert read_config(tmp_path / "static", as_="document").max_seq_length == 512
+
+
+def read_config(folder: Path, **values: Any) -> ModelConfig:
+    return read_model_config(resolve_model(job(folder, **values)), job(folder, **values))
 
 
 def test_another_role_is_another_vector_space(model: Any, tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def _identity(files: ModelFiles, settings: StaticModelSettings) -> dict[str, Any
     beside = vectors_sidecar_path(files.path)
     if settings.format == "keyed-vectors" and beside.is_file():
         own["fingerprint"] = hashlib.sha256(f"{files.fingerprint} {cached_sha256(beside)}".encode()).hexdigest()
-    return own | {"pooling": "mean", "max_seq_length": settings.limit, "normalize": settings.normalize}
+    has_unit_length = settings.normalize and not settings.config.loses_unit_length
+    return own | {"pooling": "mean", "max_seq_length": settings.limit, "normalize": has_unit_length}
 
 
 def _embedding_folder(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,8 @@ class PipelinePreprocessor:
         self._model = model
         self._prompt = config.prompt
         self._task_arguments = {"task": config.task} if config.task else {}
-        if config.max_seq_length is not None and getattr(model, "max_seq_length", None) is not None:
-            model.max_seq_length = config.max_seq_length
+        if config.max_seq_length is not None:
+            _set_token_limit(model, config.max_seq_length)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Keep the texts as payload, with the lengths of their features; the ids are all 0."""
@@ -110,6 +111,14 @@ class PipelinePreprocessor:
             return int(features["sentence_lengths"][0])
         ids = features.get("input_ids", features.get("attention_mask"))
         return int(ids.shape[-1]) if ids is not None else 1
+
+
+def _set_token_limit(model: Any, limit: int) -> None:
+    """Set the limit of each module that gets texts and has one: a router fails if one of its routes has none."""
+    for module in model.modules():
+        if hasattr(module, "preprocess") and getattr(module, "max_seq_length", None) is not None:
+            with suppress(AttributeError):
+                module.max_seq_length = limit
 
 
 def matches_reference(reference: Any, limit: int | None) -> bool:

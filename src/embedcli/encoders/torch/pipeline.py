@@ -10,8 +10,9 @@ from typing import Any
 
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer, matches_reference
 from embedcli.encoders.tokenize.fast import FastTokenizer
-from embedcli.encoders.torch import attention_masks, loaded_weights, own_code
+from embedcli.encoders.torch import adapters, attention_masks, loaded_weights, own_code
 from embedcli.encoders.torch.errors import translate_load_errors
+from embedcli.models.adapters import find_adapter_folders
 from embedcli.models.code_view import local_model_folder
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
@@ -38,9 +39,9 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
         attention_masks.install_mask_functions()
         if config.custom_code:
             own_code.install_removed_names()
-        with loaded_weights.record_networks() as networks:
+        with adapters.open_loadable_folder(files, folder) as loadable, loaded_weights.record_networks() as networks:
             pipeline = SentenceTransformer(
-                str(folder),
+                str(loadable),
                 device=device,
                 # Only where the files need it: with the flag a model that transformers knows would run its own copy.
                 trust_remote_code=bool(config.custom_code),
@@ -50,8 +51,10 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
             )
         for loaded in networks:
             own_code.restore_buffers(loaded.network)
-        loaded_weights.check_token_ids(pipeline, files)
         loaded_weights.check_weights(pipeline.eval(), networks, files, config)
+        if find_adapter_folders(files.path):
+            adapters.merge_adapters(pipeline)
+        loaded_weights.check_token_ids(pipeline, files)
         return _adjust_normalize_module(pipeline.eval(), config)
 
 
