@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedcli.core.errors import ModelError
+from embedcli.models.weights import MODEL2VEC_TENSORS, read_header
 
 ModelKind = Literal["transformer", "static"]
 ModelOrigin = Literal["path", "cache", "bundled", "hub"]
@@ -98,8 +99,20 @@ def detect_model_kind(folder: Path) -> ModelKind:
     if config.is_file():
         values = read_json(config)
         is_model2vec = values.get("model_type") == "model2vec" or "StaticModel" in (values.get("architectures") or [])
-        return "static" if is_model2vec else "transformer"
+        if is_model2vec or ("model_type" not in values and _has_model2vec_tensors(folder / "model.safetensors")):
+            return "static"
     return "transformer"
+
+
+def _has_model2vec_tensors(path: Path) -> bool:
+    """Whether the header of a weight file lists the tensors of model2vec and no others; false if it is damaged."""
+    if not path.is_file():
+        return False
+    try:
+        names = read_header(path).keys()
+    except ModelError:
+        return False
+    return "embeddings" in names and names <= MODEL2VEC_TENSORS
 
 
 def find_word_vector_file(folder: Path) -> Path | None:
@@ -119,6 +132,8 @@ def describe_missing_files(folder: Path) -> str | None:
     """The first file that a model folder lacks, for an error message, or None if it is complete."""
     if not folder.exists():
         return "the folder itself"
+    if find_word_vector_file(folder) is not None:
+        return None
     if detect_model_kind(folder) == "static":
         return None if folder.is_file() else _find_missing_static_file(folder)
     modules = folder / "modules.json"
