@@ -75,6 +75,7 @@ def test_a_folder_whose_config_lacks_the_model_type_is_recognised_by_its_tensors
         token_mapping=np.arange(size) % 10,
         weights=np.linspace(0.1, 2, size, dtype=np.float32),
     )
+    (tmp_path / "modules.json").unlink()
     config = {"normalize": True, "embedding_dtype": "int8", "vocabulary_quantization": 10}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert resolve.resolve_model(Job((), "", model=str(tmp_path))).kind == "static"
