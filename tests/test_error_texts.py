@@ -19,8 +19,8 @@ import errors  # noqa: E402
 TEXTS = errors.collected()
 # What a hint begins with: a verb, or the program to type.
 VERBS = (
-    "add", "check", "choose", "compare", "copy", "decompress", "did", "drop", "encode", "export", "fetch", "fix",
-    "free", "get", "give", "import", "install", "leave", "load", "look", "lower", "make", "name", "put",
+    "add", "check", "choose", "compare", "copy", "correct", "decompress", "did", "drop", "encode", "export", "fetch",
+    "fix", "free", "get", "give", "import", "install", "leave", "load", "look", "lower", "make", "name", "put",
     "raise", "read", "reinstall", "remove", "rename", "restore", "run", "save", "see", "set", "start", "take", "try",
     "use", "wait", "write",
 )  # fmt: skip

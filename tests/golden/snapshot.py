@@ -29,6 +29,8 @@ UNSTABLE = {
     "device_idle_share", "peak_memory_mb", "rows_per_second", "tokens_per_second", "batch_tokens",
     "padding_share", "batches", "padded_tokens", "detail", "time",
 }  # fmt: skip
+# Options that jobs have had only since the record was made.
+LATER_OPTIONS = {"code_revision", "max_removed"}
 # Values that follow from the sizes of compressed files.
 SIZES = {"sizes", "output_bytes", "bytes"}
 
@@ -47,6 +49,7 @@ def mask(value: Any, hidden: set[str]) -> Any:
         return {
             key: types_of(inner) if key in hidden or is_version(key, inner) else mask(inner, hidden)
             for key, inner in value.items()
+            if key not in LATER_OPTIONS
         }
     if isinstance(value, list):
         return [mask(inner, hidden) for inner in value]

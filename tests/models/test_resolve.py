@@ -235,7 +235,7 @@ def test_a_config_that_cannot_be_parsed_is_named(tmp_path: Path) -> None:
 def test_a_cross_encoder_is_refused(tmp_path: Path) -> None:
     folder = copy_model("m3e-base", tmp_path / "model")
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"model_type": "CrossEncoder"}))
-    with pytest.raises(ModelError, match="saved as a CrossEncoder"):
+    with pytest.raises(ModelError, match="is a reranker \\(CrossEncoder\\)"):
         read_config(folder)
 
 

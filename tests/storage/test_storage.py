@@ -8,6 +8,7 @@ import fcntl
 import gzip
 import lzma
 import os
+import re
 import signal
 import stat
 import struct
@@ -275,7 +276,7 @@ def test_a_file_appears_whole_under_its_name(tmp_path: Path) -> None:
     target.write_bytes(b"old")
     with storage.replace_file_atomically(str(target)) as temporary:
         assert Path(temporary).parent == tmp_path
-        assert Path(temporary).name == f".out.bin.tmp-{os.getpid()}"
+        assert re.fullmatch(rf"\.out\.bin\.tmp-{os.getpid()}-[0-9a-f]{{16}}", Path(temporary).name)
         Path(temporary).write_bytes(b"new")
         assert target.read_bytes() == b"old"
     assert list_content(tmp_path) == {"out.bin": b"new"}
@@ -337,7 +338,8 @@ def test_data_and_names_are_durable_before_and_after_the_rename(
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(os, "replace", replace)
     storage.write_bytes(str(tmp_path / "out.bin"), b"data")
-    temporary = f"{tmp_path}/.out.bin.tmp-{os.getpid()}"
+    temporary = calls[0][1]
+    assert temporary.startswith(f"{tmp_path}/.out.bin.tmp-{os.getpid()}-")
     assert calls == [("sync", temporary), ("replace", temporary), ("sync", str(tmp_path))]
 
 
@@ -420,8 +422,8 @@ def test_what_a_killed_process_left_is_swept_and_a_living_one_is_let_alone(tmp_p
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     assert temporary.exists()
-    assert storage.remove_stale_temporaries(tmp_path, "other.bin") == []
-    assert storage.remove_stale_temporaries(tmp_path, "out.bin") == [temporary.name]
+    assert storage.remove_stale_temporaries(tmp_path, r"other\.bin") == []
+    assert storage.remove_stale_temporaries(tmp_path, r"out\.bin") == [temporary.name]
     assert list_content(tmp_path) == {}
 
 

@@ -1,6 +1,7 @@
-"""A local server that stands in for the Hugging Face Hub, for listing and reading data sets.
+"""A local server that stands in for the Hugging Face Hub, for listing and reading data sets and models.
 
-Like the Hub it lists folders in pages, redirects to the files, serves ranges, and has the Hub's error codes.
+Like the Hub it lists folders in pages, redirects to the files, serves ranges, and has the Hub's error codes. Models
+have commits, to which branches and tags refer; data sets have only their newest state.
 """
 
 from __future__ import annotations
@@ -20,6 +21,30 @@ from urllib.parse import parse_qs, unquote, urlsplit
 TOKEN = "hf_s3cr3t"
 # The Hub lists 1,000 entries per page.
 PAGE_SIZE = 3
+MODEL_PATH = re.compile(
+    r"/(?:api/)?(?:resolve-cache/)?(?:models/)?([^/]+/[^/]+)(?:/(revision|tree|resolve|refs)(?:/([^/]+)(?:/(.*))?)?)?"
+)
+
+
+@dataclass
+class ModelRepository:
+    """The history of a model.
+
+    Attributes:
+        commits: The files of each commit, by path.
+        refs: The commits of branches and tags.
+    """
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+
+    def commit(self, files: dict[str, bytes], *refs: str) -> str:
+        """Add a commit to which the branch main and `refs` refer then. Returns its hash."""
+        content = b"".join(name.encode() + b"\0" + files[name] for name in sorted(files))
+        name = hashlib.sha1(f"{len(self.commits)} ".encode() + content, usedforsecurity=False).hexdigest()
+        self.commits[name] = files
+        self.refs |= dict.fromkeys(("main", *refs), name)
+        return name
 
 
 @dataclass
@@ -29,13 +54,15 @@ class Hub:
     Attributes:
         address: Its HOST:PORT.
         files: The contents of files by OWNER/NAME/PATH.
-        gated: The OWNER/NAME of gated data sets.
+        gated: The OWNER/NAME of gated data sets and models.
+        models: The models by OWNER/NAME.
         asked: The path and range of each request so far.
     """
 
     address: str
     files: dict[str, bytes]
     gated: frozenset[str]
+    models: dict[str, ModelRepository] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     @property
@@ -45,13 +72,16 @@ class Hub:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET; `hub` is shared by all requests."""
+    """Answers GET and HEAD; `hub` is shared by all requests."""
 
     protocol_version = "HTTP/1.1"
 
     def __init__(self, hub: Hub, *rest: Any) -> None:
         self.hub = hub
         super().__init__(*rest)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -64,6 +94,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_content(self.hub.files[unquote(url.path.removeprefix("/cdn/"))])
         elif token not in ("", TOKEN):
             self.refuse(401, "", "Invalid credentials in Authorization header")
+        elif not url.path.removeprefix("/api").startswith("/datasets/"):
+            self.answer_for_model(url.path, has_token=bool(token))
         elif match is None or not any(name.startswith(f"{match[1]}/") for name in self.hub.files):
             # Like the Hub: without a token a missing data set looks like one that needs a token.
             self.refuse(*((404, "RepoNotFound", "Repository not found") if token else (401, "", "Invalid username")))
@@ -75,6 +107,43 @@ class Handler(BaseHTTPRequestHandler):
             self.send_file(match[1], unquote(match[4] or ""), allowed=bool(token))
         else:
             self.send_json({"id": match[1], "sha": "0" * 40})
+
+    def answer_for_model(self, path: str, *, has_token: bool) -> None:
+        match = MODEL_PATH.fullmatch(path)
+        repo, action, revision, file = match.groups() if match else ("", None, None, None)
+        model = self.hub.models.get(repo)
+        if model is None:
+            # Like the Hub: without a token an absent model looks like one that needs a token.
+            self.refuse(404 if has_token else 401, "RepoNotFound", "Repository not found")
+            return
+        name = unquote(revision or "main")
+        commit = model.refs.get(name, name)
+        if commit not in model.commits:
+            self.refuse(404, "RevisionNotFound", f"Invalid rev id: {name}")
+        elif action == "resolve":
+            self.send_model_file(repo, commit, unquote(file or ""), is_cache="/resolve-cache/" in path)
+        elif action == "refs":
+            branches = [{"name": ref, "ref": f"refs/heads/{ref}", "targetCommit": c} for ref, c in model.refs.items()]
+            self.send_json({"branches": branches, "tags": [], "converts": []})
+        elif action == "tree":
+            self.send_json([model_entry(path, data) for path, data in sorted(model.commits[commit].items())])
+        else:
+            siblings = [{"rfilename": path} for path in sorted(model.commits[commit])]
+            self.send_json({"_id": "0" * 24, "id": repo, "modelId": repo, "sha": commit, "siblings": siblings})
+
+    def send_model_file(self, repo: str, commit: str, path: str, *, is_cache: bool) -> None:
+        """Send a file. As on the Hub, the first address redirects to a second one, which has the content."""
+        data = self.hub.models[repo].commits[commit].get(path)
+        headers = {"X-Repo-Commit": commit}
+        if repo in self.hub.gated:
+            self.refuse(403, "GatedRepo", f"Access to model {repo} is restricted")
+        elif data is None:
+            self.refuse(404, "EntryNotFound", "Entry not found")
+        elif is_cache:
+            self.answer(200, data, headers | {"ETag": f'"{git_hash(data)}"'})
+        else:
+            location = f"/api/resolve-cache/models/{repo}/resolve/{commit}/{path}"
+            self.answer(307, b"", headers | {"Location": location, "X-Linked-Size": str(len(data))})
 
     def send_tree(self, repo: str, folder: str, query: dict[str, list[str]]) -> None:
         """Send one page of the entries of a folder."""
@@ -140,16 +209,31 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
+def model_entry(path: str, data: bytes) -> dict[str, Any]:
+    """A file in the listing of a model."""
+    return {"type": "file", "oid": git_hash(data), "size": len(data), "path": path}
+
+
+def git_hash(data: bytes) -> str:
+    """The name that git gives to the content of a file."""
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data, usedforsecurity=False).hexdigest()
+
+
 @contextmanager
-def running(files: dict[str, bytes], gated: frozenset[str] = frozenset()) -> Iterator[Hub]:
+def running(
+    files: dict[str, bytes],
+    gated: frozenset[str] = frozenset(),
+    models: dict[str, ModelRepository] | None = None,
+) -> Iterator[Hub]:
     """Run a server until the block ends."""
-    hub = Hub("", files, gated)
+    hub = Hub("", files, gated, models or {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, hub))
     server.daemon_threads = True
     hub.address = f"127.0.0.1:{server.server_port}"

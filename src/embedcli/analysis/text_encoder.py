@@ -136,6 +136,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
     recorded: dict[str, Any] = {
         "model": vector_space["model"],
         "revision": vector_space.get("revision"),
+        "code_revision": recorded_code_revision(vector_space),
         "max_seq_length": vector_space.get("max_seq_length"),
         "normalize": vector_space.get("normalize"),
         "truncate_dim": vector_space.get("truncate_dim"),
@@ -143,7 +144,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
         "prompt": choose_query_prompt(vector_space),
     }
     if "model" in given:
-        recorded["revision"] = None
+        recorded |= {"revision": None, "code_revision": None}
     return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), vector_space, output.path)
 
 
@@ -166,9 +167,16 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded |= {name: job[name] for name in ("text_column", "template", "id_column", "format") if job.get(name)}
     recorded |= {name: job[name] for name in ("overflow", "split_overlap", "encoding") if name in job}
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
+    recorded["code_revision"] = recorded_code_revision(vector_space)
     if "model" in given:
-        recorded["revision"] = None
+        recorded |= {"revision": None, "code_revision": None}
     return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), vector_space, output.path)
+
+
+def recorded_code_revision(vector_space: Mapping[str, Any]) -> str | None:
+    """Return the commit of the model's code repository; None if it has none or several: one commit cannot pin those."""
+    commits = list((vector_space.get("code") or {}).values())
+    return commits[0] if len(commits) == 1 else None
 
 
 def choose_query_prompt(vector_space: Mapping[str, Any]) -> str | None:

@@ -39,7 +39,7 @@ def publish_rejects(target: OutputTarget, parts: Sequence[PartFile]) -> None:
     if not names:
         storage.remove(target.rejects_path)
         return
-    with storage.write_atomically(target.rejects_path) as out:
+    with storage.write_atomically(target.rejects_path, mode_of=target.marker_path) as out:
         for name in names:
             out.write(storage.read_bytes(storage.join(target.staging_folder, name)))
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from embedcli import storage
-from embedcli.core.constants import MANIFEST_FILE
+from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN, STAGED_FILE_PATTERN
+from embedcli.core.errors import UsageError
 from embedcli.outputs import target as output_target
 from embedcli.outputs.target import OutputTarget
 
 LOCK_FILE = "_lock"
-DISCARDED_FILES = r"part-|rejects-|share-|inputs-|_(ranges|starts|space|replacing)\.json"
+# Whoever begins a new job in the folder keeps its locks, and the names of the files that it replaces.
+KEPT_FILES = re.compile(r"_lock.*|_begin|_replaced\.json")
+LOCK_NAMES = re.compile(r"_lock.*|_begin")
 # While one of these is there, a later run can go on from the folder, or another shard is using it.
 RESUMABLE_FILES = "part-|share-|_lock-"
 
@@ -47,9 +52,11 @@ class StagingFolder:
 
         Raises:
             OutputLocked: Another process is writing the output.
+            UsageError: Something else has the name of the folder.
         """
         if self.target.is_folder:
             storage.make_folder(storage.parent_folder(self.path))
+        self._refuse_foreign_folder()
         self.target.make_staging_folder()
         if self._lock_name == LOCK_FILE:
             self._unlock = storage.acquire_lock(self.join(LOCK_FILE), self.target.output)
@@ -65,27 +72,23 @@ class StagingFolder:
             return locks.pop_all().close
 
     def _remove_stale_temporaries(self) -> None:
-        storage.remove_stale_temporaries(self.path)
+        storage.remove_stale_temporaries(self.path, STAGED_FILE_PATTERN)
         if self.target.is_folder:
-            storage.remove_stale_temporaries(storage.parent_folder(self.path))
+            own_names = rf"{PART_FILE_PATTERN}|{re.escape(MANIFEST_FILE)}"
+            storage.remove_stale_temporaries(storage.parent_folder(self.path), own_names)
         for file in (*self.target.list_files(), self.target.rejects_path):
             storage.remove_stale_temporaries_beside(file)
 
     def discard_work(self) -> None:
         """Remove the work of an earlier job; a finished output stays until a new one replaces it."""
         storage.remove(self.join(MANIFEST_FILE))
-        for name in self.list_files(DISCARDED_FILES):
-            storage.remove(self.join(name))
+        for name in self._list_own_files():
+            if not KEPT_FILES.fullmatch(name):
+                storage.remove(self.join(name))
 
     def remove(self) -> None:
-        """Remove the folder while it is still locked, then release the lock."""
-        # An object store removes a whole folder in a few requests; one file at a time takes three for each.
-        names = self.list_files() if storage.is_local(self.path) else []
-        # The manifest goes last of the files: if this is interrupted, the manifest leads the next run to the others.
-        for name in sorted(names, key=lambda name: name == MANIFEST_FILE):
-            if name not in (LOCK_FILE, self._lock_name):
-                storage.remove(self.join(name))
-        storage.remove_folder(self.path)
+        """Remove the folder while it is still locked, then release the lock. Files that are not embedcli's stay."""
+        self._remove_folder()
         self.release()
 
     def release(self) -> None:
@@ -94,5 +97,38 @@ class StagingFolder:
             return
         unlock, self._unlock = self._unlock, None
         if self._lock_name == LOCK_FILE and not self.list_files(RESUMABLE_FILES):
-            storage.remove_folder(self.path)
+            self._remove_folder()
         unlock()
+
+    def _list_own_files(self) -> list[str]:
+        return [name for name in self.list_files() if re.fullmatch(STAGED_FILE_PATTERN, name)]
+
+    def _remove_folder(self) -> None:
+        """Remove the own files, the manifest after the others and the locks last, and the folder if it is empty then.
+
+        If this is interrupted, the manifest leads the next run to the other files.
+        """
+        own_names = self._list_own_files()
+        if not storage.is_local(self.path) and len(own_names) == len(self.list_files()):
+            # An object store removes a whole folder in a few requests; one file at a time takes three for each.
+            storage.remove_folder(self.path)
+            return
+        for name in sorted(own_names, key=lambda name: (bool(LOCK_NAMES.fullmatch(name)), name == MANIFEST_FILE)):
+            storage.remove(self.join(name))
+        storage.remove_empty_folder(self.path)
+
+    def _refuse_foreign_folder(self) -> None:
+        """Raise UsageError if the folder is a link, or if it has foreign content and no job of embedcli."""
+        if not storage.is_local(self.path):
+            return
+        shown = storage.format_location(self.path)
+        hint = "remove or rename it, or choose another output: embedcli keeps unfinished work under this name"
+        if os.path.islink(self.path):
+            raise UsageError(f"{shown} is a link", hint)
+        if not os.path.isdir(self.path) or storage.exists(self.join(MANIFEST_FILE)):
+            return
+        own_names = set(self._list_own_files())
+        foreign = [name for name in sorted(os.listdir(self.path)) if name not in own_names]
+        foreign = [name for name in foreign if not storage.is_temporary_name(name)]
+        if foreign:
+            raise UsageError(f"{shown} has files that embedcli did not write: {storage.format_path(foreign[0])}", hint)

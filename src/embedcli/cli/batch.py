@@ -20,8 +20,8 @@ EXPORT_FLAGS = (
     "cache_dir", "overwrite",
 )  # fmt: skip
 IMPORT_FLAGS = (
-    "to", "keep", "precision", "chunk_rows", "on_bad_row", "max_rejects", "overwrite", "update", "reuse", "limit",
-    "max_seconds",
+    "to", "keep", "precision", "chunk_rows", "on_bad_row", "max_rejects", "overwrite", "update", "max_removed", "reuse",
+    "limit", "max_seconds",
 )  # fmt: skip
 
 batch = typer.Typer(

@@ -39,19 +39,28 @@ def models(
 
 
 @handle_errors
-@with_job_options(("cache_dir",))
+@with_job_options(("code_revision", "cache_dir"))
 def pull(
-    model: Annotated[str, typer.Argument(help="A name listed by `embedcli models`, or a Hub ID.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A name listed by `embedcli models`, or a Hub ID; or a folder, to download only its code repositories."
+        ),
+    ],
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model.")] = None,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Download a model, for example for use offline."""
+    """Download a model, for example for use offline. Its Python code is downloaded too, but not run."""
     set_environment({})
     from embedcli.models import resolve
 
-    files = resolve.download_model(model, revision, flags["cache_dir"])
+    files = resolve.pull_model(model, revision, flags["code_revision"], flags["cache_dir"])
     print_note(f"{files.name} is in {files.path}" + (f", revision {files.revision}" if files.revision else ""))
+    for code in files.code_repositories:
+        print_note(f"its code repository {code.name} is in {code.path}, revision {code.commit}")
+    if files.code_repositories:
+        print_note("code runs only with --trust-remote-code; read it first")
 
 
 def list_known_models(cache_dir: str | None) -> list[dict[str, Any]]:

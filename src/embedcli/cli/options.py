@@ -37,6 +37,12 @@ JOB_FLAGS = (
     Flag("model", str, "-m,--model", "Model: a name listed by `embedcli models`, a Hub ID, a folder, or openai:NAME."),
     Flag("revision", str, "--revision", "Branch, tag or commit of a Hub model."),
     Flag("trust_remote_code", bool, "--trust-remote-code", "Run Python code that comes with the model."),
+    Flag(
+        "code_revision",
+        str,
+        "--code-revision",
+        "Branch, tag or commit of the model's code, if that is in another Hub repository.",
+    ),
     Flag("offline", bool, "--offline", "Never use the network."),
     Flag("cache_dir", str, "--cache-dir", "Folder for downloaded models."),
     Flag(
@@ -100,6 +106,12 @@ JOB_FLAGS = (
         "Replace an existing output and discard unfinished work instead of resuming it.",
     ),
     Flag("update", bool, "--update", "Update a finished output, keeping the vectors of unchanged rows."),
+    Flag(
+        "max_removed",
+        str,
+        "--max-removed",
+        "Keep the old output if a new one would lack more of its rows than this number or percentage.",
+    ),
     Flag("reuse", list[str], "--reuse", "Take the vectors of equal texts from this finished output; repeatable."),
     Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run continues."),
     Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run continues."),
@@ -132,7 +144,7 @@ JOB_FLAGS = (
     Flag("patience", float, "--patience", "Seconds to keep retrying a request before giving up."),
 )
 FLAGS_BY_NAME = {flag.name: flag for flag in JOB_FLAGS}
-MODEL_FLAGS = ("model", "revision", "trust_remote_code", "offline", "cache_dir")
+MODEL_FLAGS = ("model", "revision", "trust_remote_code", "code_revision", "offline", "cache_dir")
 INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding")
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",

@@ -17,6 +17,12 @@ RESERVED_COLUMNS = frozenset({"row", "embedding", *ROW_INFO_COLUMNS})
 MANIFEST_FILE = "_manifest.json"
 STAGING_FOLDER = "_parts"
 PART_FILE_PATTERN = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
+# All names of files in a staging folder, also those of earlier versions. embedcli never removes anything else there.
+STAGED_FILE_PATTERN = (
+    r"part-\d+-\d+-[0-9a-f]+\.(arrow|parquet)|rejects-\d+-\d+-[0-9a-f]+\.jsonl|share-\d+-[0-9a-f]+\.json"
+    r"|inputs-[0-9a-f]+\.json|_(manifest|ranges|starts|space|replacing|replaced)\.json|_lock(-\d+-of-\d+)?|_begin"
+    rf"|{PART_FILE_PATTERN}"
+)
 
 # Rows per chunk where neither the user nor the device asks for another size (see `encoders.default_chunk_rows`).
 DEFAULT_CHUNK_ROWS = 1024

@@ -8,6 +8,7 @@ EmbedcliError              exit 1
   OutputError              exit 1   the output cannot be written
     OutputLocked           exit 1   another process is writing the output
   TooManyRejectsError      exit 1   more rejects than --max-rejects allows
+  TooManyRemovedError      exit 1   the new output lacks more rows than --max-removed allows
 DeviceOutOfMemoryError     internal: the pipeline retries with smaller batches
 """
 
@@ -66,6 +67,10 @@ class TooManyRejectsError(EmbedcliError):
     """More rows were rejected than --max-rejects allows."""
 
 
+class TooManyRemovedError(EmbedcliError):
+    """The new output has fewer rows than the one it would replace, by more than --max-removed allows."""
+
+
 class DeviceOutOfMemoryError(Exception):
     """A batch did not fit on the device. Raised by `BaseEncoder.forward` or `collect`, handled by the engine."""
 
@@ -76,6 +81,11 @@ SOURCE_LOCATION_PREFIX = "Exception from "
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, to be quoted in a message; the name of its type if it has no text."""
+    """The first line of an error's text, to be quoted in a message; the name of its type if it has no text.
+
+    A line that ends with a colon is quoted with the next one.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1 if lines[0].startswith(SOURCE_LOCATION_PREFIX) else 0][:MAX_LINE_CHARACTERS]
+    if lines[0].startswith(SOURCE_LOCATION_PREFIX):
+        return lines[-1][:MAX_LINE_CHARACTERS]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:MAX_LINE_CHARACTERS]

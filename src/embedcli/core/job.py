@@ -31,6 +31,7 @@ class Job:
     model: str = DEFAULT_MODEL
     revision: str | None = None
     trust_remote_code: bool = False
+    code_revision: str | None = None
     offline: bool = False
     cache_dir: str | None = None
     # How texts are encoded
@@ -58,6 +59,7 @@ class Job:
     # An output that exists already
     overwrite: bool = False
     update: bool = False
+    max_removed: str = "50%"
     reuse: tuple[str, ...] = ()
     # Processes and machines, and how a folder output is divided among them
     runner: Literal["local", "processes", "ray"] = "local"

@@ -123,9 +123,18 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def parse_max_rejects(text: str) -> str:
     """Normalize --max-rejects, a number of rows or a percentage: " 0.1 % " is "0.1%". UsageError if it is neither."""
+    return _parse_row_limit("--max-rejects", text)
+
+
+def parse_max_removed(text: str) -> str:
+    """Normalize --max-removed, a number of rows or a percentage, as `parse_max_rejects` does."""
+    return _parse_row_limit("--max-removed", text)
+
+
+def _parse_row_limit(option: str, text: str) -> str:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
     if not found or (found[2] and float(found[1]) > 100) or (not found[2] and "." in found[1]):
-        raise UsageError(f"--max-rejects {text!r} is neither a number nor a percentage", "use e.g. 100 or 0.1%")
+        raise UsageError(f"{option} {text!r} is neither a number nor a percentage", "use e.g. 100 or 0.1%")
     return found[1] + found[2]
 
 
@@ -141,4 +150,9 @@ def parse_byte_size(text: str) -> int:
     return size
 
 
-TEXT_PARSERS = {"part_size": parse_byte_size, "shard": parse_shard, "max_rejects": parse_max_rejects}
+TEXT_PARSERS = {
+    "part_size": parse_byte_size,
+    "shard": parse_shard,
+    "max_rejects": parse_max_rejects,
+    "max_removed": parse_max_removed,
+}

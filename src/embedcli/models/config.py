@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
-from embedcli.models.code import find_custom_code
+from embedcli.models.code import ROUTER_MODULES, CodeReference, find_custom_code, list_repositories
+from embedcli.models.code_repositories import check_code_is_trusted
 from embedcli.models.files import ModelFiles, read_json_object, read_modules
 from embedcli.models.limits import resolve_max_seq_length
+from embedcli.models.refusals import refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
 
 POOLING_KEYS = {
@@ -26,8 +28,6 @@ POOLING_KEYS = {
 # Names of saved prompts by role; the first that is not empty is used. `encode_document` of sentence-transformers stops
 # at an empty "document" and so never reaches a saved "passage".
 ROLE_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
-# Modules that encode queries and documents differently; Asym is the old name of Router.
-ROUTER_MODULES = {"Router", "Asym"}
 
 
 class PromptNote(str):
@@ -63,7 +63,7 @@ class ModelConfig:
         is_saved_pipeline: Whether the folder has a modules.json; otherwise it is a raw Hugging Face folder.
         task: The route of a model that encodes queries and documents differently; None: its default route.
         modules: Class names of the pipeline's modules; dotted if they are not from sentence-transformers.
-        custom_code: Files and classes that run only with --trust-remote-code.
+        custom_code: Classes whose code runs only with --trust-remote-code.
         notes: Lines to show to the user.
     """
 
@@ -81,7 +81,7 @@ class ModelConfig:
     is_saved_pipeline: bool
     task: Role | None = None
     modules: tuple[str, ...] = ()
-    custom_code: tuple[str, ...] = ()
+    custom_code: tuple[CodeReference, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -95,19 +95,12 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
     """
     folder = files.path
     modules = read_modules(folder)
+    refuse_other_kinds(files, modules)
+    if files.kind == "transformer":
+        refuse_missing_packages(files, folder / modules[0][1])
     custom_code = find_custom_code(folder, modules)
-    if custom_code and not job.trust_remote_code:
-        raise UsageError(
-            f"{files.name} contains custom Python code that would run on this machine: {', '.join(custom_code)}",
-            f"read the code in {files.path}, then add --trust-remote-code if you trust it",
-        )
+    check_code_is_trusted(files, custom_code, job)
     saved = read_json_object(folder / "config_sentence_transformers.json")
-    model_type = saved.get("model_type", "SentenceTransformer")
-    if model_type != "SentenceTransformer":
-        raise ModelError(
-            f"{files.name} was saved as a {model_type}, which does not compute one vector per text",
-            "use an embedding model (see `embedcli models`)",
-        )
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
     pooling, pools_prompt = _read_pooling(folder, modules)
@@ -130,7 +123,7 @@ def read_model_config(files: ModelFiles, job: Job) -> ModelConfig:
         task=_choose_route(files, modules, job),
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
-        notes=_write_notes(files, job, prompts, prompt, source),
+        notes=(*_write_notes(files, job, prompts, prompt, source), *_write_code_notes(files, job, custom_code)),
     )
 
 
@@ -153,6 +146,7 @@ def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[s
         "truncate_dim": config.truncate_dim,
         "dtype": dtype,
         **({"task": config.task} if config.task else {}),
+        **({"code": {code.name: code.commit for code in files.code_repositories}} if files.code_repositories else {}),
     }
 
 
@@ -236,3 +230,9 @@ def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt
         options = " or ".join(f"--prompt {text!r} for {plurals[role]}" for role, text in known.prompts.items())
         notes.append(f"{known.alias} was trained with prompts that its files lack; use {options}")
     return tuple(notes)
+
+
+def _write_code_notes(files: ModelFiles, job: Job, references: tuple[CodeReference, ...]) -> tuple[str, ...]:
+    if job.code_revision and not list_repositories(references):
+        return (f"--code-revision has no effect: no code of {files.name} in another repository would run",)
+    return tuple(f"code: {code.name} at {code.commit}" for code in files.code_repositories)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from embedcli.core.errors import ModelError
 from embedcli.models.weights import MODEL2VEC_TENSORS, read_header
+from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
 ModelKind = Literal["transformer", "static"]
 ModelOrigin = Literal["path", "cache", "bundled", "hub"]
@@ -33,6 +34,23 @@ IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "asse
 
 
 @dataclass(frozen=True)
+class CodeRepository:
+    """A hub repository with Python code of a model, on this machine.
+
+    Attributes:
+        name: OWNER/NAME.
+        path: Its snapshot folder in the hub cache, whose name is the commit.
+    """
+
+    name: str
+    path: Path
+
+    @property
+    def commit(self) -> str:
+        return self.path.name
+
+
+@dataclass(frozen=True)
 class ModelFiles:
     """A complete model on this machine.
 
@@ -42,6 +60,7 @@ class ModelFiles:
         revision: The commit of a model from the hub.
         fingerprint: SHA-256 over the names and contents of all files that decide the vectors.
         origin: Where it was found.
+        code_repositories: Other repositories with code of the model, if the job trusts that; sorted by name.
     """
 
     name: str
@@ -50,6 +69,7 @@ class ModelFiles:
     kind: ModelKind
     fingerprint: str
     origin: ModelOrigin = "path"
+    code_repositories: tuple[CodeRepository, ...] = ()
 
 
 def read_json(path: Path) -> Any:
@@ -59,9 +79,17 @@ def read_json(path: Path) -> Any:
         ModelError: The file cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        content = path.read_bytes()
+        if is_lfs_pointer(content):
+            raise lfs_pointer_error(path)
+        return json.loads(content.decode("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}", "fetch the model again, or use another folder") from error
+
+
+def lfs_pointer_error(path: Path) -> ModelError:
+    """The error for a file that Git LFS has not fetched."""
+    return ModelError(f"{path} is a Git LFS pointer: the file itself was not fetched", LFS_PULL_HINT)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -74,6 +102,9 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     """The modules of a pipeline as (class name, subfolder); a raw Hugging Face folder is a Transformer and a Pooling.
 
     Names of classes that are not from sentence-transformers stay dotted.
+
+    Raises:
+        ModelError: modules.json cannot be read, or names a folder outside of the model's.
     """
     path = folder / "modules.json"
     if not path.is_file():
@@ -83,7 +114,7 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
         kind = str(module["type"])
         if kind.startswith("sentence_transformers."):
             kind = kind.rpartition(".")[2]
-        modules.append((kind, str(module.get("path", ""))))
+        modules.append((kind, check_inside(folder, str(module.get("path", "")), path)))
     return modules
 
 
@@ -152,7 +183,8 @@ def _find_missing_static_file(folder: Path) -> str | None:
 
 def _find_missing_module_file(folder: Path, modules: list[dict[str, Any]]) -> str | None:
     for module in modules:
-        path, kind = str(module.get("path", "")), str(module.get("type", "")).split(".")[-1]
+        path = check_inside(folder, str(module.get("path", "")), folder / "modules.json")
+        kind = str(module.get("type", "")).split(".")[-1]
         if kind == "Transformer":
             missing = _find_missing_transformer_file(folder / path, path)
             if missing:
@@ -178,11 +210,24 @@ def _find_missing_transformer_file(folder: Path, path: str) -> str | None:
     return None
 
 
+def check_inside(folder: Path, name: str, source: Path) -> str:
+    """Return a name below a model's folder; ModelError if it leads out of it. `source` is the file that has the name.
+
+    Links are followed: the hub cache consists of them.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ModelError(
+            f"{source} names {name!r}, which is outside of {folder}", "use a model that is whole in itself"
+        )
+    return name
+
+
 def _find_missing_weight_file(folder: Path) -> str | None:
     weights = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if weights is None:
         return "model.safetensors"
     if not weights.endswith(".index.json"):
         return None
-    shards = sorted(set(read_json(folder / weights).get("weight_map", {}).values()))
+    names = set(read_json(folder / weights).get("weight_map", {}).values())
+    shards = sorted(check_inside(folder, str(name), folder / weights) for name in names)
     return next((shard for shard in shards if not (folder / shard).is_file()), None)

@@ -25,6 +25,7 @@ EXCLUDED_PATTERNS = (
     "*.pdf",
     ".git*",
 )
+CODE_PATTERNS = ("*.py", "*.json")
 COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
 
@@ -69,10 +70,8 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
         ModelError: The hub refused the model or could not be reached.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
+    _show_progress_on_terminals_only()
     try:
         info = HfApi().model_info(hub_id, revision=revision)
         patterns = select_files(sibling.rfilename for sibling in info.siblings or ())
@@ -80,6 +79,57 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
         return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache, allow_patterns=patterns))
     except Exception as error:
         raise explain_hub_error(error, hub_id, revision, hint) from error
+
+
+def download_code(name: str, revision: str | None, cache: Path, model: str) -> Path:
+    """Download the Python and JSON files of a code repository.
+
+    Args:
+        name: The repository, as OWNER/NAME.
+        revision: Branch, tag or commit; the main branch if None.
+        cache: The hub cache to store it in.
+        model: The name of the model that needs it, for error messages.
+
+    Returns:
+        The snapshot folder, whose name is the commit.
+
+    Raises:
+        ModelError: The hub refused the repository or could not be reached.
+    """
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    _show_progress_on_terminals_only()
+    try:
+        # Raises where snapshot_download would fall back to what is in the cache.
+        HfApi().model_info(name, revision=revision)
+        return Path(snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=list(CODE_PATTERNS)))
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(
+            f"{name}, the code repository of {model}, has no revision {revision!r}",
+            "check --code-revision: a branch, a tag or a commit",
+        ) from error
+    except errors.GatedRepoError as error:
+        raise ModelError(
+            f"{name}, the code repository of {model}, is gated: the hub requires you to accept its terms",
+            f"accept the terms on its page, set HF_TOKEN, then run `embedcli pull {model}`",
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the hub has no repository {name}, in which {model} has its code, or it is private",
+            "set HF_TOKEN for a private repository, or use another model",
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"{name}, the code repository of {model}, could not be downloaded from the hub: {first_line(error)}",
+            f"run `embedcli pull {model}` on a machine with network access",
+        ) from error
+
+
+def _show_progress_on_terminals_only() -> None:
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
 
 
 def select_files(files: Iterable[str]) -> list[str]:

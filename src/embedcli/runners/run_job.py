@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
 from embedcli.core.errors import OutputLocked, UsageError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # How long a shard waits for another one that is beginning the same job.
 BEGIN_TIMEOUT_SECONDS = 60.0
+# What an unfinished --update may have read differently: these decide the rows, not their vectors.
+ROW_KEYS = {"inputs", "format", "encoding", "text_column", "id_column", "id_type", "template", "keep", "chunk_rows"}
 INCOMPATIBLE_FLAG_HINTS = {
     "--overwrite": "remove the output first or choose another one: it would discard the work of other shards",
     "--limit": "use --max-seconds",
@@ -126,13 +129,27 @@ def resume_and_encode(run: RunContext, ledger: checkpoint.Ledger, finished: Fini
         if result is not None:
             return result
     if job.shard is None:
-        ledger.begin(identity, overwrite=job.overwrite)
+        starts_again = finished is not None and is_update_of_other_rows(run, ledger, identity)
+        ledger.begin(identity, overwrite=job.overwrite or starts_again)
         if job.overwrite:
             storage.write_bytes(ledger.staging.join(output_target.REPLACING_FILE), b"{}")
     else:
         with begin_lock(ledger):
             ledger.begin(identity, overwrite=False)
     return encode_locally(run, ledger, finished) if job.runner == "local" else encode_with_workers(run, ledger)
+
+
+def is_update_of_other_rows(run: RunContext, ledger: checkpoint.Ledger, identity: dict[str, Any]) -> bool:
+    """Whether an unfinished --update read other rows than this one, so that it is begun again; tells the user."""
+    begun = ledger.staging.read_manifest()
+    changed = output_target.differing_keys(begun, json.loads(json.dumps(identity))) if begun else []
+    if not run.job.update or not changed or not ROW_KEYS.issuperset(changed):
+        return False
+    run.observer.notify(
+        f"the unfinished update of {storage.format_location(run.job.output)} is begun again, because "
+        f"{', '.join(changed)} changed; the vectors of the finished output are kept"
+    )
+    return True
 
 
 @contextmanager

@@ -7,6 +7,7 @@ Inputs are opened with `open_input` (a stream) or `open_seekable` (random access
 from embedcli.storage.atomic_folder import replace_folder_atomically
 from embedcli.storage.atomic_replace import (
     hint_for_os_error,
+    is_temporary_name,
     remove_stale_temporaries,
     remove_stale_temporaries_beside,
     replace_file_atomically,
@@ -28,6 +29,7 @@ from embedcli.storage.fs import (
     parent_folder,
     read_bytes,
     remove,
+    remove_empty_folder,
     remove_folder,
 )
 from embedcli.storage.input_stream import InputStream, open_input, open_seekable
@@ -62,6 +64,7 @@ __all__ = [
     "hint_for_os_error",
     "is_folder",
     "is_local",
+    "is_temporary_name",
     "join",
     "list_files",
     "list_folders",
@@ -74,6 +77,7 @@ __all__ = [
     "parent_folder",
     "read_bytes",
     "remove",
+    "remove_empty_folder",
     "remove_folder",
     "remove_stale_temporaries",
     "remove_stale_temporaries_beside",

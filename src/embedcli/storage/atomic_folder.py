@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.atomic_replace import fsync_path, sync_folder, temporary_path, translate_output_errors
+from embedcli.storage.atomic_replace import fsync_path, new_temporary_path, sync_folder, translate_output_errors
 from embedcli.storage.paths import format_location
 
 
@@ -34,9 +34,8 @@ def replace_folder_atomically(path: str) -> Iterator[str]:
             raise OutputError(
                 f"{format_location(path)}: is not a folder; embedcli does not replace it", "choose another output"
             )
-        workspace = temporary_path(target)
+        workspace = new_temporary_path(target)
         new, old = os.path.join(workspace, "new"), os.path.join(workspace, "old")
-        shutil.rmtree(workspace, ignore_errors=True)
         os.mkdir(workspace)
         try:
             yield new

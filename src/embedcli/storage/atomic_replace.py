@@ -7,7 +7,9 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,10 @@ from embedcli.core.errors import OutputError
 from embedcli.storage.local import is_process_alive
 from embedcli.storage.paths import format_location, get_object_store, is_local
 
+# Earlier versions left the random part out.
+TEMPORARY_NAME = r"\.(.+)\.tmp-([0-9]+)(?:-[0-9a-f]{16})?"
+# A name has at most 255 bytes, and 40 are needed for the rest.
+MAX_TEMPORARY_NAME_BYTES = 210
 HINTS = {
     errno.ENOSPC: "free some space, or choose an output on another disk",
     errno.EDQUOT: "free some space, or choose an output on another disk",
@@ -51,14 +57,15 @@ def hint_for_os_error(error: OSError) -> str:
 
 
 @contextmanager
-def replace_file_atomically(path: str) -> Iterator[str]:
+def replace_file_atomically(path: str, mode_of: str | None = None) -> Iterator[str]:
     """Replace a file with the one that the block writes.
 
     If the block or the disk fails, `path` stays as it was and the temporary file is removed. A link is followed; only
-    regular files are replaced.
+    regular files are replaced. The new file has the mode of the old one.
 
     Args:
         path: The file to replace or create.
+        mode_of: A file whose mode a new file gets, if it exists; by default the mode is that of new files.
 
     Yields:
         A temporary path in the same folder, which is renamed to `path` when the block succeeds. For an address it is
@@ -77,9 +84,10 @@ def replace_file_atomically(path: str) -> Iterator[str]:
             raise OutputError(
                 f"{format_location(path)}: is not a regular file; embedcli does not replace it", "choose another output"
             )
-        temporary = temporary_path(target)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        temporary = new_temporary_path(target)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
+            _copy_mode(next(filter(os.path.isfile, (target, mode_of or target)), None), descriptor)
             with suppress(OSError):  # some network file systems have no locks; then the process id decides
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
@@ -121,32 +129,42 @@ def sync_folder(folder: str) -> None:
             raise
 
 
-def temporary_path(target: str) -> str:
-    """Return `.NAME.tmp-PID` beside the target; a long name is replaced by its digest."""
+def _copy_mode(source: str | None, descriptor: int) -> None:
+    """Give an open file the mode of another one, if there is one."""
+    if source is not None:
+        os.fchmod(descriptor, stat.S_IMODE(os.stat(source).st_mode))
+
+
+def new_temporary_path(target: str) -> str:
+    """Return `.NAME.tmp-PID-RANDOM` beside the target, which nobody can predict; a long name becomes its digest."""
+    return f"{_temporary_prefix(target)}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _temporary_prefix(target: str) -> str:
     folder, name = os.path.split(target)
     raw = os.fsencode(name)
-    short = name if len(raw) < 230 else hashlib.blake2b(raw, digest_size=16).hexdigest()
-    return os.path.join(folder, f".{short}.tmp-{os.getpid()}")
+    short = name if len(raw) < MAX_TEMPORARY_NAME_BYTES else hashlib.blake2b(raw, digest_size=16).hexdigest()
+    return os.path.join(folder, f".{short}.tmp")
 
 
-def remove_stale_temporaries(folder: str | Path, name: str | None = None) -> list[str]:
+def remove_stale_temporaries(folder: str | Path, names: str = r".+") -> list[str]:
     """Remove the temporary files that dead processes left in a folder.
 
     Args:
         folder: A local folder; object stores have no temporary files.
-        name: The output whose temporary files are removed; None for those of every output.
+        names: A regular expression for the names of the outputs whose temporary files are removed.
 
     Returns:
         The names of the removed files. Those of a living process stay.
     """
     if not is_local(str(folder)):
         return []
-    prefix = None if name is None else os.path.basename(temporary_path(name)).rsplit("-", 1)[0]
     removed = []
     with translate_output_errors(str(folder)):
         for entry in os.listdir(folder):
-            found = re.fullmatch(r"(\..+\.tmp)-([0-9]+)", entry, re.DOTALL)
-            if not found or prefix not in (None, found[1]) or _is_in_use(os.path.join(folder, entry), int(found[2])):
+            found = re.fullmatch(TEMPORARY_NAME, entry, re.DOTALL)
+            is_ours = found is not None and re.fullmatch(names, found[1], re.DOTALL) is not None
+            if found is None or not is_ours or _is_in_use(os.path.join(folder, entry), int(found[2])):
                 continue
             with suppress(FileNotFoundError):
                 remove_path(os.path.join(folder, entry))
@@ -154,10 +172,16 @@ def remove_stale_temporaries(folder: str | Path, name: str | None = None) -> lis
     return removed
 
 
+def is_temporary_name(name: str) -> bool:
+    """Whether a file name is that of a temporary file."""
+    return re.fullmatch(TEMPORARY_NAME, name, re.DOTALL) is not None
+
+
 def remove_stale_temporaries_beside(path: str) -> list[str]:
     """Remove the temporary files of an output; they are beside the target of a link."""
     real = os.path.realpath(path) if is_local(path) else path
-    return remove_stale_temporaries(os.path.dirname(real), os.path.basename(real))
+    folder, prefix = os.path.split(_temporary_prefix(real))
+    return remove_stale_temporaries(folder, re.escape(prefix[1:].removesuffix(".tmp")))
 
 
 def remove_path(path: str) -> None:

@@ -55,7 +55,7 @@ class HashingWriter(io.BufferedIOBase):
 
 
 @contextmanager
-def write_atomically(path: str) -> Iterator[BinaryIO]:
+def write_atomically(path: str, mode_of: str | None = None) -> Iterator[BinaryIO]:
     """Replace a file with the bytes that the block writes.
 
     The file gets its name when the block succeeds, the bytes are on disk and the read-back check has passed. Reading
@@ -64,6 +64,7 @@ def write_atomically(path: str) -> Iterator[BinaryIO]:
     Args:
         path: The file to replace or create. For an address the bytes are collected in a nameless local file first,
             which is then uploaded.
+        mode_of: A file whose mode a new file gets, if it exists.
 
     Yields:
         The file object to write to.
@@ -76,7 +77,7 @@ def write_atomically(path: str) -> Iterator[BinaryIO]:
             yield spooled
         return
     with (
-        replace_file_atomically(path) as temporary,
+        replace_file_atomically(path, mode_of) as temporary,
         translate_output_errors(path),
         _open_verified(path, temporary) as out,
     ):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 from embedcli.core.errors import OutputLocked
 from embedcli.storage.atomic_replace import translate_output_errors
 from embedcli.storage.local import LockHeld
-from embedcli.storage.paths import format_location, get_file_system, is_local, translate_input_errors
+from embedcli.storage.paths import format_location, get_file_system, get_object_store, is_local, translate_input_errors
 
 
 def join(folder: str, name: str) -> str:
@@ -91,9 +92,17 @@ def make_folder(path: str) -> None:
         get_file_system(path).make_folder(path)
 
 
-def remove_folder(path: str) -> None:
-    with translate_output_errors(path):
-        get_file_system(path).remove_folder(path)
+def remove_folder(address: str) -> None:
+    """Remove everything in a folder of an object store."""
+    with translate_output_errors(address):
+        get_object_store(address).remove_folder(address)
+
+
+def remove_empty_folder(path: str) -> None:
+    """Remove a local folder unless something is in it; object stores have no empty folders."""
+    if is_local(path):
+        with suppress(OSError):
+            os.rmdir(path)
 
 
 def acquire_lock(path: str, output: str, *, shared: bool = False) -> Callable[[], None]:

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import glob
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -105,10 +104,6 @@ class LocalFileSystem:
         except FileExistsError:  # another process may have been first
             if not os.path.isdir(path):
                 raise
-
-    def remove_folder(self, path: str) -> None:
-        """Remove a folder with its content; leave what cannot be removed."""
-        shutil.rmtree(path, ignore_errors=True)
 
     def acquire_lock(self, path: str) -> Callable[[], None]:
         """Acquire the lock file `path`, which a dead process does not keep.

@@ -33,7 +33,7 @@ from embedcli.models.fingerprint import cached_sha256
 log = logging.getLogger(__name__)
 
 # Increment when the same model would be converted to another network or other metadata.
-CACHE_FORMAT_VERSION = 1
+CACHE_FORMAT_VERSION = 2
 METADATA_FILE = "facts.json"
 STORED_FILES = ("model.xml", "model.bin", "tokenizer.json")
 DRAFT_PREFIX = ".draft-"

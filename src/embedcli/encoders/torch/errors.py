@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 
 from embedcli.core.errors import ModelError, UsageError, first_line
 from embedcli.encoders.errors import translate_memory_errors
@@ -39,6 +40,13 @@ def translate_device_errors(device: str) -> Iterator[None]:
         ) from error
 
 
+def _is_caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether an error, or one that it was raised from or after, is of a kind."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 @contextmanager
 def translate_load_errors(files: ModelFiles) -> Iterator[None]:
     """Raise ModelError, which names the model's folder, for any error while loading it."""
@@ -47,6 +55,11 @@ def translate_load_errors(files: ModelFiles) -> Iterator[None]:
     except (ModelError, UsageError):
         raise
     except Exception as error:
+        if _is_caused_by(error, UnpicklingError):
+            raise ModelError(
+                f"the weights in {files.path} are a pickle with more than tensors in it, which could run code",
+                "use a model with safetensors, or convert it where you trust it: model.save(PATH)",
+            ) from error
         raise ModelError(
             f"{files.name} cannot be loaded from {files.path}: {first_line(error)}",
             "check that the folder is complete and that the installed transformers supports its architecture"

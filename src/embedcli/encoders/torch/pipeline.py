@@ -10,8 +10,9 @@ from typing import Any
 
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer, matches_reference
 from embedcli.encoders.tokenize.fast import FastTokenizer
-from embedcli.encoders.torch import attention_masks
+from embedcli.encoders.torch import attention_masks, loaded_weights
 from embedcli.encoders.torch.errors import translate_load_errors
+from embedcli.models.code_view import local_model_folder
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
 
@@ -22,21 +23,25 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
     """Load a model as a SentenceTransformer whose vectors have length 1 if and only if the job wants that.
 
     Raises:
-        ModelError: The model cannot be loaded.
+        ModelError: The model cannot be loaded, lacks weights, or its tokenizer does not fit its weights.
     """
-    with quiet_libraries(), translate_load_errors(files):
+    with quiet_libraries(), translate_load_errors(files), local_model_folder(files) as folder:
         import torch
         from sentence_transformers import SentenceTransformer
 
         attention_masks.install_mask_functions()
-        pipeline = SentenceTransformer(
-            str(files.path),
-            device=device,
-            # Only where the files need it: with the flag a model that transformers knows would run its own copy.
-            trust_remote_code=bool(config.custom_code),
-            local_files_only=True,
-            model_kwargs={"dtype": getattr(torch, dtype)},
-        )
+        with loaded_weights.record_networks() as networks:
+            pipeline = SentenceTransformer(
+                str(folder),
+                device=device,
+                # Only where the files need it: with the flag a model that transformers knows would run its own copy.
+                trust_remote_code=bool(config.custom_code),
+                local_files_only=True,
+                # What config files say about unpickling is overruled.
+                model_kwargs={"dtype": getattr(torch, dtype), "weights_only": True},
+            )
+        loaded_weights.check_token_ids(pipeline, files)
+        loaded_weights.check_weights(pipeline.eval(), networks, files, config.task)
         return _adjust_normalize_module(pipeline.eval(), config)
 
 

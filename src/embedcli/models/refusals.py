@@ -1,0 +1,131 @@
+"""Models that embedcli refuses by their files: of another kind, unsafe, not fetched, or in need of a package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from embedcli.core.errors import ModelError
+from embedcli.models.files import WEIGHT_FILES, ModelFiles, lfs_pointer_error, read_json_object
+from embedcli.models.fingerprint import fingerprinted_files
+from embedcli.models.weights import read_header
+from embedcli.storage.lfs import MAX_POINTER_BYTES, is_lfs_pointer
+
+SPARSE_MODULES = {"SpladePooling", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding"}
+MULTI_VECTOR_MODULES = {"MultiVectorMask", "TokenPooling"}
+RERANKER_MODULES = {"LogitScore"}
+SPARSE_TAGS = {"splade", "sparse-encoder", "sparse"}
+EMBEDDING_MODEL_HINT = "use an embedding model (see `embedcli models`)"
+OTHER_KINDS = {
+    "CrossEncoder": "is a reranker (CrossEncoder): it scores pairs of texts and computes no vector for one text",
+    "SparseEncoder": "is a sparse encoder (SPLADE): its vectors have a number for each word of its vocabulary",
+    "MultiVectorEncoder": "is a multi-vector model (ColBERT): it computes a vector for each token, not one per text",
+}
+# A tokenizer of these files alone is read with these packages.
+SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model", "source.spm")
+
+
+def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) -> None:
+    """Refuse rerankers, sparse encoders and multi-vector models.
+
+    sentence-transformers would load the network of a raw folder without its head and take the mean of its tokens,
+    which is not what the model was trained for. Only heads with no use for embeddings are refused: a raw folder with a
+    language-modelling head is an ordinary base model.
+
+    Args:
+        files: The model.
+        modules: Its pipeline, from `read_modules`.
+
+    Raises:
+        ModelError: The model does not compute one dense vector per text.
+    """
+    kind = _find_other_kind(files.path, modules)
+    if kind is not None:
+        reason = OTHER_KINDS.get(kind, f"was saved as a {kind}, which does not compute one vector per text")
+        raise ModelError(f"{files.name} {reason}", EMBEDDING_MODEL_HINT)
+
+
+def refuse_lfs_pointers(path: Path) -> None:
+    """Refuse a model with a file that Git LFS has not fetched.
+
+    Args:
+        path: The model's folder, or a file of word vectors.
+
+    Raises:
+        ModelError: A file that the model needs is a pointer.
+    """
+    if not path.exists():
+        return
+    for file in [path] if path.is_file() else fingerprinted_files(path):
+        if file.stat().st_size < MAX_POINTER_BYTES and is_lfs_pointer(file.read_bytes()):
+            raise lfs_pointer_error(file)
+
+
+def refuse_missing_packages(files: ModelFiles, folder: Path) -> None:
+    """Refuse a tokenizer that cannot be read without a package that is not installed.
+
+    Args:
+        files: The model, for the message.
+        folder: The folder of its Transformer module.
+
+    Raises:
+        ModelError: The package is missing; the hint installs it.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return
+    if any((folder / name).is_file() for name in SENTENCEPIECE_FILES):
+        missing = [name for name in ("sentencepiece", "google.protobuf") if not is_installed(name)]
+        command = "pip install 'embedcli[sentencepiece]'"
+    else:
+        missing = [] if is_installed("tiktoken") or not list(folder.glob("*.tiktoken")) else ["tiktoken"]
+        command = "pip install 'embedcli[accurate-counts]'"
+    if missing:
+        raise ModelError(f"the tokenizer of {files.name} needs the package {missing[0].split('.')[-1]}", command)
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package or module can be imported, found without importing it."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _find_other_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> str | None:
+    saved = read_json_object(folder / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    if saved != "SentenceTransformer":
+        return str(saved)
+    kinds = {kind for kind, _ in modules}
+    if kinds & SPARSE_MODULES:
+        return "SparseEncoder"
+    if kinds & MULTI_VECTOR_MODULES or any(kind.startswith("pylate.") for kind in kinds):
+        return "MultiVectorEncoder"
+    if kinds & RERANKER_MODULES:
+        return "CrossEncoder"
+    return None if (folder / "modules.json").is_file() else _find_kind_of_raw_folder(folder)
+
+
+def _find_kind_of_raw_folder(folder: Path) -> str | None:
+    config = read_json_object(folder / "config.json")
+    head = str(next(iter(config.get("architectures") or []), ""))
+    if head == "HF_ColBERT" or (folder / "artifact.metadata").is_file() or _has_projection(folder):
+        return "MultiVectorEncoder"
+    if head.endswith("ForSequenceClassification") or config.get("sentence_transformers", {}).get("activation_fn"):
+        return "CrossEncoder"
+    return "SparseEncoder" if head.endswith("ForMaskedLM") and SPARSE_TAGS & _read_tags(folder) else None
+
+
+def _has_projection(folder: Path) -> bool:
+    """Whether the weights have a layer beside the network, as ColBERT's projection of every token."""
+    weights = folder / WEIGHT_FILES[0]
+    return weights.is_file() and "linear.weight" in read_header(weights)
+
+
+def _read_tags(folder: Path) -> set[str]:
+    """The tags in the front matter of a model card: lines of `- TAG` between two lines of dashes."""
+    card = folder / "README.md"
+    text: Any = card.read_text("utf-8", "replace") if card.is_file() else ""
+    front = text.split("\n---", 1)[0] if text.startswith("---") else ""
+    return {line.strip().removeprefix("- ").strip("'\" ").lower() for line in front.splitlines() if "- " in line}
