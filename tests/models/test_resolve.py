@@ -161,6 +161,21 @@ print(*sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
 # Incomplete folders
 
 
+def test_a_snapshot_of_one_word_vector_file_is_complete(tmp_path: Path) -> None:
+    """The layout of shibing624/text2vec-word2vec-tencent-chinese: a vector file and a README, no config.json."""
+    folder = copy_model("w2v-light-tencent-chinese", tmp_path / "published")
+    (folder / "README.md").write_text("word vectors")
+    snapshot = add_snapshot(tmp_path, "shibing624/text2vec-word2vec-tencent-chinese", folder)
+    entry = find_registered_model("w2v-light-tencent-chinese")
+    assert entry is not None
+    assert resolve.locate_model(entry, str(tmp_path)) == "cache"
+    for offline in (False, True):
+        found = resolve.find_in_hub_cache(entry.hub_id, job(entry.alias, cache_dir=str(tmp_path), offline=offline))
+        assert found is not None
+        assert found.kind == "static"
+        assert found.path == snapshot / "light_Tencent_AILab_ChineseEmbedding.bin"
+
+
 @pytest.mark.parametrize(
     ("name", "missing"),
     [

@@ -357,6 +357,29 @@ def _mpnet(folder: Path) -> None:
     pipeline(folder, pooling(), NORMALIZE, limit=384)
 
 
+@model("all-distilroberta-v1")
+def _distilroberta(folder: Path) -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    tokenizer = byte_bpe(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<s> $A </s>")
+    network_config = RobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=514, type_vocab_size=1, **SIZE
+    )
+    save(folder, RobertaModel(network_config), tokenizer, XLMR | {"tokenizer_class": "RobertaTokenizer"}, 512)
+    pipeline(folder, pooling(), NORMALIZE, limit=512)
+
+
+@model("nomic-embed-text-v1.5")
+def _nomic(folder: Path) -> None:
+    """Rotary positions; saved under the tensor names of the model's own code."""
+    from transformers import NomicBertConfig, NomicBertModel
+
+    tokenizer = bert_tokenizer()
+    network_config = NomicBertConfig(vocab_size=tokenizer.get_vocab_size(), **SIZE)
+    save(folder, NomicBertModel(network_config), tokenizer, BERT, 512)
+    pipeline(folder, pooling(), limit=512)
+
+
 @model("distiluse-base-multilingual-cased-v2")
 def _distiluse(folder: Path) -> None:
     from transformers import DistilBertConfig, DistilBertModel

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from embedcli.core.errors import ModelError
+from embedcli.models.weights import MODEL2VEC_TENSORS, read_header
 from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
 ModelKind = Literal["transformer", "static"]
@@ -191,7 +192,8 @@ def detect_model_kind(folder: Path) -> ModelKind:
     if config.is_file():
         values = read_json(config)
         is_model2vec = values.get("model_type") == "model2vec" or "StaticModel" in (values.get("architectures") or [])
-        return "static" if is_model2vec else "transformer"
+        if is_model2vec or ("model_type" not in values and _has_model2vec_tensors(folder / "model.safetensors")):
+            return "static"
     return "transformer"
 
 
@@ -211,6 +213,17 @@ def find_tokenizer_file(folder: Path) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
+def _has_model2vec_tensors(path: Path) -> bool:
+    """Whether the header of a weight file lists the tensors of model2vec and no others; false if it is damaged."""
+    if not path.is_file():
+        return False
+    try:
+        names = read_header(path).keys()
+    except ModelError:
+        return False
+    return "embeddings" in names and names <= MODEL2VEC_TENSORS
+
+
 def find_word_vector_file(folder: Path) -> Path | None:
     """The only word-vector file of a folder that contains no other model, or None."""
     if has_model_config(folder) or not folder.is_dir():
@@ -228,6 +241,8 @@ def describe_missing_files(folder: Path) -> str | None:
     """The first file that a model folder lacks, for an error message, or None if it is complete."""
     if not folder.exists():
         return "the folder itself"
+    if find_word_vector_file(folder) is not None:
+        return None
     if detect_model_kind(folder) == "static":
         return None if folder.is_file() else _find_missing_static_file(folder)
     if not any((folder / name).is_file() for name in ("modules.json", "config.json", ADAPTER_CONFIG)):

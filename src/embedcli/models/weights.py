@@ -26,6 +26,8 @@ SAFETENSORS_DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8",
 }  # fmt: skip
 DOWNLOAD_AGAIN_HINT = "fetch the model again"
+# The tensors of a model2vec file; only the first is in every one.
+MODEL2VEC_TENSORS = {"embeddings", "weights", "mapping"}
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -63,6 +63,25 @@ def test_a_quantized_vocabulary_is_followed_through_mapping_and_weights(tmp_path
     np.testing.assert_allclose(encode(load(tmp_path), TEXTS), theirs.encode(TEXTS), atol=1e-5)
 
 
+def test_a_folder_whose_config_lacks_the_model_type_is_recognised_by_its_tensors(tmp_path: Path) -> None:
+    """The config.json and the tensors of the model in the wheel tokenlearn-static-model."""
+    tokenizer = wordpiece()
+    size = tokenizer.get_vocab_size()
+    theirs = model2vec(
+        tmp_path,
+        tokenizer,
+        (table(10) * 40).astype(np.int8),
+        normalize=True,
+        token_mapping=np.arange(size) % 10,
+        weights=np.linspace(0.1, 2, size, dtype=np.float32),
+    )
+    (tmp_path / "modules.json").unlink()
+    config = {"normalize": True, "embedding_dtype": "int8", "vocabulary_quantization": 10}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert resolve.resolve_model(Job((), "", model=str(tmp_path))).kind == "static"
+    np.testing.assert_allclose(encode(load(tmp_path), TEXTS), theirs.encode(TEXTS), atol=1e-5)
+
+
 @pytest.mark.parametrize("limit", [1, 2, 7, 100])
 def test_max_seq_length_cuts_as_model2vec_cuts(tmp_path: Path, limit: int) -> None:
     theirs = model2vec(tmp_path, wordpiece())

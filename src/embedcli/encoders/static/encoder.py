@@ -25,16 +25,14 @@ from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.static.keyed_vectors import vectors_sidecar_path
 from embedcli.encoders.static.pooling import MeanPooling
 from embedcli.encoders.static.tokenizers import SubwordReader, VocabularyWordReader
+from embedcli.encoders.static.vector_modules import VectorModule, load_vector_modules
 from embedcli.encoders.static.word_splitter import WordSplitter
-from embedcli.encoders.static.word_vectors import WordVectorFormat, detect_word_vector_format
-from embedcli.encoders.static.word_vectors import read_word_vectors as read_vectors
+from embedcli.encoders.static.word_vectors import WordVectorFormat, detect_word_vector_format, read_word_vectors
 from embedcli.encoders.tokenize.word_cache import choose_tokenizer
-from embedcli.models.config import ModelConfig
-from embedcli.models.config import model_identity as recipe_identity
-from embedcli.models.config import read_model_config as read_recipe
-from embedcli.models.files import ModelFiles, read_json, read_modules
+from embedcli.models.config import ModelConfig, model_identity, read_model_config
+from embedcli.models.files import ModelFiles, read_json, read_json_object, read_modules
 from embedcli.models.fingerprint import cached_sha256
-from embedcli.models.weights import DOWNLOAD_AGAIN_HINT, read_header, read_tensor
+from embedcli.models.weights import DOWNLOAD_AGAIN_HINT, MODEL2VEC_TENSORS, read_header, read_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,13 +55,21 @@ MAX_STATIC_THREADS = 8
 
 @dataclass(frozen=True)
 class StaticModelSettings:
-    """Settings of a static model for a job: the limit in tokens (None: none), and whether vectors are normalised."""
+    """Settings of a static model for a job.
+
+    Attributes:
+        folder: The folder of table and tokenizer; for word vectors, the file.
+        limit: Rows are truncated to this many tokens; None: no limit.
+        normalize: Whether the vectors are scaled to length 1.
+        modules: Class name and subfolder of each module behind the vectors, without a Normalize at the end.
+    """
 
     format: StaticFormat
     folder: Path
     limit: int | None
     normalize: bool
     config: ModelConfig
+    modules: tuple[tuple[str, str], ...] = ()
 
 
 def detect_static_format(path: Path) -> StaticFormat | None:
@@ -77,7 +83,7 @@ def detect_static_format(path: Path) -> StaticFormat | None:
         return None
     if not (folder / "tokenizer.json").is_file():
         return None
-    if "embeddings" in names and names.keys() <= {"embeddings", "weights", "mapping"}:
+    if "embeddings" in names and names.keys() <= MODEL2VEC_TENSORS:
         return "model2vec"
     return "static-embedding" if names.keys() == {"embedding.weight"} else None
 
@@ -94,16 +100,19 @@ def load_static_encoder(files: ModelFiles, job: Job, notify: Notify) -> StaticEn
     for note in settings.config.notes:
         notify(note)
     threads = _count_threads(job)
-    bag, reader = _parts(settings, threads, notify)
-    libraries = ("numpy", *reader.libraries)
+    pooling, tokenizer = _load_pooling_and_tokenizer(settings, threads, notify)
+    modules, dim = load_vector_modules(files.path, settings.modules, pooling.dim)
+    libraries = ("numpy", *tokenizer.libraries)
     facts = {
-        "dim": bag.dim,
+        "dim": dim,
         "engine": "numpy",
         "device": "cpu",
         "format": settings.format,
         "versions": {library: version(library) for library in libraries},
     }
-    return StaticEncoder(bag, reader, settings.normalize, _identity(files, settings) | facts, threads)
+    if settings.normalize:
+        modules.append(normalize_rows)
+    return StaticEncoder(pooling, tokenizer, modules, _identity(files, settings) | facts, threads)
 
 
 class StaticEncoder(BaseEncoder):
@@ -112,27 +121,32 @@ class StaticEncoder(BaseEncoder):
     pad_to_multiple_of = 0
 
     def __init__(
-        self, bag: MeanPooling, reader: StaticTokenizer, normalize: bool, space: dict[str, Any], threads: int
+        self,
+        pooling: MeanPooling,
+        tokenizer: StaticTokenizer,
+        modules: Sequence[VectorModule],
+        vector_space: dict[str, Any],
+        threads: int,
     ) -> None:
-        self.dim = bag.dim
+        self.dim = int(vector_space["dim"])
         self.max_in_flight = threads
         self.batch_tokens = STATIC_BATCH_TOKENS
         self.empty_reason = "no known word"
-        self._bag = bag
-        self._reader = reader
-        self._normalize = normalize
-        self._space = space
+        self._pooling = pooling
+        self._tokenizer = tokenizer
+        self._modules = tuple(modules)
+        self._vector_space = vector_space
         self._pool = ThreadPoolExecutor(threads, "forward")
 
     def vector_space(self) -> dict[str, Any]:
-        return dict(self._space)
+        return dict(self._vector_space)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        return self._reader(texts)
+        return self._tokenizer(texts)
 
     def split_into_windows(self, text: str, overlap: int = 0) -> list[tuple[int, int]]:
         """Split a text into windows (start, stop) in characters within the limit with the prompt, without gaps."""
-        return self._reader.split_into_windows(text, overlap)
+        return self._tokenizer.split_into_windows(text, overlap)
 
     def forward(self, tokens: Tokens, rows: Int64Array) -> Future[Float32Array]:
         return self._pool.submit(self.encode_float32, tokens, rows)
@@ -141,53 +155,58 @@ class StaticEncoder(BaseEncoder):
         return output.result()
 
     def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
-        made = self._bag.mean_vectors(tokens, rows)
-        return normalize_rows(made) if self._normalize else made
+        vectors = self._pooling.mean_vectors(tokens, rows)
+        for module in self._modules:
+            vectors = module(vectors)
+        return vectors
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._reader.close()
+        self._tokenizer.close()
 
 
 def _settings(files: ModelFiles, job: Job) -> StaticModelSettings:
-    found = detect_static_format(files.path)
-    if found is None:
+    vector_format = detect_static_format(files.path)
+    if vector_format is None:
         _reject(files.path)
-    made = read_recipe(files, job)
+    config = read_model_config(files, job)
     folder = _embedding_folder(files.path) if files.path.is_dir() else files.path
+    modules = _following_modules(files.path) if files.path.is_dir() else []
     limit: int | None = None
-    normalize = made.has_normalize
-    if found == "model2vec":
-        config = read_json(folder / "config.json")
-        limit = config.get("max_length", MODEL2VEC_MAX_TOKENS)
-        normalize = bool(config.get("normalize", False))
-    elif found == "static-embedding":
+    normalize = config.has_normalize
+    if vector_format == "model2vec":
+        values = read_json_object(folder / "config.json")
+        limit = values.get("max_length", MODEL2VEC_MAX_TOKENS)
+        normalize = normalize or (not modules and bool(values.get("normalize", False)))
+    elif vector_format == "static-embedding":
         limit = _read_truncation(folder).get("max_length")
     if job.max_seq_length is not None:
         limit = job.max_seq_length
-    return StaticModelSettings(found, folder, limit, normalize if job.normalize is None else job.normalize, made)
+    if config.has_normalize:
+        modules = modules[:-1]
+    normalize = normalize if job.normalize is None else job.normalize
+    return StaticModelSettings(vector_format, folder, limit, normalize, config, tuple(modules))
 
 
 def _identity(files: ModelFiles, settings: StaticModelSettings) -> dict[str, Any]:
-    own = recipe_identity(files, settings.config, "float32")
-    beside = vectors_sidecar_path(files.path)
-    if settings.format == "keyed-vectors" and beside.is_file():
-        own["fingerprint"] = hashlib.sha256(f"{files.fingerprint} {cached_sha256(beside)}".encode()).hexdigest()
+    identity = model_identity(files, settings.config, "float32")
+    sidecar = vectors_sidecar_path(files.path)
+    if settings.format == "keyed-vectors" and sidecar.is_file():
+        identity["fingerprint"] = hashlib.sha256(f"{files.fingerprint} {cached_sha256(sidecar)}".encode()).hexdigest()
     has_unit_length = settings.normalize and not settings.config.loses_unit_length
-    return own | {"pooling": "mean", "max_seq_length": settings.limit, "normalize": has_unit_length}
+    return identity | {"pooling": "mean", "max_seq_length": settings.limit, "normalize": has_unit_length}
 
 
 def _embedding_folder(folder: Path) -> Path:
     """Find the folder of table and tokenizer; modules.json may name a subfolder."""
+    kind, path = read_modules(folder)[0]
+    return folder / path if kind == "StaticEmbedding" else folder
+
+
+def _following_modules(folder: Path) -> list[tuple[str, str]]:
+    """The modules behind the static vectors; none for a folder without modules.json."""
     modules = read_modules(folder)
-    if modules[0][0] != "StaticEmbedding":
-        return folder
-    for kind, _ in modules[1:]:
-        if kind != "Normalize":
-            raise ModelError(
-                f"{folder} follows its static vectors with {kind}, which is not supported", "use another model"
-            )
-    return folder / modules[0][1]
+    return modules[1:] if modules[0][0] == "StaticEmbedding" else []
 
 
 def _reject(path: Path) -> NoReturn:
@@ -197,8 +216,8 @@ def _reject(path: Path) -> NoReturn:
             "load it where you trust it with sentence-transformers and save it again: model.save(PATH)",
         )
     raise ModelError(
-        f"{path} holds no static vectors that can be read",
-        "give a model2vec or StaticEmbedding folder, or a word2vec, GloVe, fastText .vec or KeyedVectors file",
+        f"{path} contains no static vectors in a known format",
+        "use a model2vec or StaticEmbedding folder, or a word2vec, GloVe, fastText .vec or KeyedVectors file",
     )
 
 
@@ -218,18 +237,20 @@ def _count_threads(job: Job) -> int:
     return job.threads or min(MAX_STATIC_THREADS, count_usable_cores())
 
 
-def _parts(settings: StaticModelSettings, threads: int, notify: Notify) -> tuple[MeanPooling, StaticTokenizer]:
+def _load_pooling_and_tokenizer(
+    settings: StaticModelSettings, threads: int, notify: Notify
+) -> tuple[MeanPooling, StaticTokenizer]:
     if settings.format == "model2vec":
-        return _model2vec(settings, threads)
+        return _load_model2vec(settings, threads)
     if settings.format == "static-embedding":
-        return _static_embedding(settings, threads)
-    return _word_vectors(settings, notify)
+        return _load_static_embedding(settings, threads)
+    return _load_word_vectors(settings, notify)
 
 
-def _model2vec(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling, SubwordReader]:
-    tokenizer = _tokenizer(settings.folder)
+def _load_model2vec(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling, SubwordReader]:
+    tokenizer = _load_tokenizer(settings.folder)
     vocabulary = tokenizer.get_vocab()
-    bag = _bag(settings.folder / WEIGHTS_FILE, max(vocabulary.values(), default=-1))
+    pooling = _load_table(settings.folder / WEIGHTS_FILE, max(vocabulary.values(), default=-1))
     characters = None
     if settings.limit is not None:
         characters = settings.limit * int(np.median(list(map(len, vocabulary))))
@@ -240,28 +261,30 @@ def _model2vec(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling
         characters=characters,
         unknown=_find_unknown_id(tokenizer, settings.folder),
     )
-    return bag, reader
+    return pooling, reader
 
 
-def _static_embedding(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling, SubwordReader]:
-    tokenizer = _tokenizer(settings.folder)
-    bag = _bag(settings.folder / WEIGHTS_FILE, max(tokenizer.get_vocab().values(), default=-1))
+def _load_static_embedding(settings: StaticModelSettings, threads: int) -> tuple[MeanPooling, SubwordReader]:
+    tokenizer = _load_tokenizer(settings.folder)
+    pooling = _load_table(settings.folder / WEIGHTS_FILE, max(tokenizer.get_vocab().values(), default=-1))
     left = _read_truncation(settings.folder).get("direction") == "Left"
-    whole = choose_tokenizer(tokenizer, threads)
-    return bag, SubwordReader(whole, limit=settings.limit, prompt=settings.config.prompt, truncates_left=left)
+    fast_tokenizer = choose_tokenizer(tokenizer, threads)
+    return pooling, SubwordReader(
+        fast_tokenizer, limit=settings.limit, prompt=settings.config.prompt, truncates_left=left
+    )
 
 
-def _word_vectors(settings: StaticModelSettings, notify: Notify) -> tuple[MeanPooling, VocabularyWordReader]:
-    found = read_vectors(settings.folder)
-    for note in found.notes:
+def _load_word_vectors(settings: StaticModelSettings, notify: Notify) -> tuple[MeanPooling, VocabularyWordReader]:
+    word_vectors = read_word_vectors(settings.folder)
+    for note in word_vectors.notes:
         notify(note)
-    splitter = WordSplitter(found.index)
-    return MeanPooling(found.vectors), VocabularyWordReader(
+    splitter = WordSplitter(word_vectors.index)
+    return MeanPooling(word_vectors.vectors), VocabularyWordReader(
         splitter, limit=settings.limit, prompt=settings.config.prompt
     )
 
 
-def _tokenizer(folder: Path) -> Tokenizer:
+def _load_tokenizer(folder: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
@@ -270,7 +293,7 @@ def _tokenizer(folder: Path) -> Tokenizer:
         raise ModelError(f"{folder / 'tokenizer.json'} cannot be read: {error}", DOWNLOAD_AGAIN_HINT) from error
 
 
-def _bag(path: Path, last: int) -> MeanPooling:
+def _load_table(path: Path, last: int) -> MeanPooling:
     """Load the table with its mapping and weights, each with an entry for every id up to `last`."""
     names = read_header(path)
     table = read_tensor(path, "embeddings" if "embeddings" in names else "embedding.weight")
@@ -304,6 +327,6 @@ def _find_unknown_id(tokenizer: Tokenizer, folder: Path) -> int | None:
 def _read_truncation(folder: Path) -> dict[str, Any]:
     """The truncation setting of a tokenizer.json, read without parsing the vocabulary."""
     text = (folder / "tokenizer.json").read_text("utf-8")
-    at = re.search(r'"truncation"\s*:\s*', text)
-    made = json.JSONDecoder().raw_decode(text, at.end())[0] if at else None
-    return made if isinstance(made, dict) else {}
+    match = re.search(r'"truncation"\s*:\s*', text)
+    truncation = json.JSONDecoder().raw_decode(text, match.end())[0] if match else None
+    return truncation if isinstance(truncation, dict) else {}

@@ -37,7 +37,7 @@ class NumpyDtypeStub:
     def to_numpy(self) -> np.dtype[Any]:
         """Return the dtype. Raises ValueError if it is not a plain number type."""
         if not re.fullmatch("[fiu][1248]", str(self.code)) or self.order not in ("<", ">", "=", "|"):
-            raise ValueError(f"{self.order}{self.code} is no number type")
+            raise ValueError(f"{self.order}{self.code} is not a number type")
         return np.dtype(f"{self.order}{self.code}")
 
 
@@ -122,7 +122,7 @@ def read_keyed_vectors(path: Path) -> tuple[list[str], Float32Array]:
     except ModelError as error:
         raise ModelError(f"{path}: {error.message}", error.hint) from error
     except DAMAGED_FILE_ERRORS as error:
-        raise ModelError(f"{path} is not a whole KeyedVectors file: {error}", EXPORT_HINT) from error
+        raise ModelError(f"{path} is not a complete KeyedVectors file: {error}", EXPORT_HINT) from error
     if vectors.ndim != 2 or len(vectors) != len(words) or vectors.dtype.kind != "f":
         raise ModelError(f"{path} has {len(words)} words and vectors of shape {vectors.shape}", EXPORT_HINT)
     return [str(word) for word in words], np.asarray(vectors, np.float32)
@@ -138,7 +138,7 @@ def _parts(path: Path) -> tuple[list[Any], NDArray[Any]]:
         return words, _load_large_array(path)
     if isinstance(words, list) and isinstance(vectors, NumpyArrayStub):
         return words, vectors.to_numpy()
-    raise ModelError("it holds no KeyedVectors", "save a whole model's vectors alone: model.wv.save(...)")
+    raise ModelError("it contains no KeyedVectors", "save a whole model's vectors alone: model.wv.save(...)")
 
 
 def vectors_sidecar_path(path: Path) -> Path:
