@@ -20,8 +20,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
-import architecture_checks
-import architectures
+import architecture_checks  # noqa: E402
+import architectures  # noqa: E402
 
 DOCUMENT = ROOT / "docs" / "reference" / "models.md"
 MEMORY_BYTES = 12 << 30

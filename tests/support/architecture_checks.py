@@ -24,12 +24,13 @@ HEAD = (
 
 
 def check(name: str, folder: Path) -> dict[str, Any]:
-    """Build a model in `folder` and embed the texts on both engines and in sentence-transformers.
+    """Build a model inside `folder` and embed the texts on both engines and in sentence-transformers.
 
     Returns:
         For "torch" and "auto" (the compiled engine, or PyTorch where it cannot be used) the refusal, or the engine
         that ran, the limit in tokens, the lowest cosine and the notes.
     """
+    folder = folder / "built-model"
     architectures.build(architectures.ARCHITECTURES[name], folder)
     outcome: dict[str, Any] = {}
     truth: dict[int | None, Any] = {}
@@ -123,7 +124,21 @@ def _compiled(result: dict[str, Any]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "/")
+    """A reason in one line: the first sentence, without the details that another machine would give otherwise."""
+    text = re.sub(r"(OpenVINO cannot (?:convert|run) it): .*", r"\1", text)
+    text = re.sub(r" \(a row of [^)]*\)", "", text)
+    return text.replace("|", "/").split(". ")[0].rstrip(".")
+
+
+def words(row: str) -> str:
+    """A row without its numbers, which depend on the machine."""
+    return re.sub(r"-?\d[\d.]*", "N", row)
+
+
+def rows_of(document: str) -> dict[str, str]:
+    """The rows of the table in the document, by name."""
+    lines = document.partition(MARKER)[2].partition(END)[0].splitlines()
+    return {line.split("|")[1].strip(): line for line in lines if line.startswith("| ") and line != HEAD[0]}
 
 
 def table(outcomes: dict[str, dict[str, Any]]) -> str:

@@ -318,7 +318,7 @@ ENCODERS = (
     A("mpnet", "MPNetModel", "mpnet", extra_positions=2),
     A("mra", "MraModel", "roberta", config=ONE, extra_positions=2),
     A("nomic_bert", "NomicBertModel"),
-    A("nystromformer", "NystromformerModel", "albert", config={"num_landmarks": 8, "segment_means_seq_len": 128}),
+    A("nystromformer", "NystromformerModel", "albert", config={"num_landmarks": 8, "segment_means_seq_len": 8}),
     A("rembert", "RemBertModel", "albert", config={"input_embedding_size": 16, "output_embedding_size": 16}),
     A("roberta", "RobertaModel", "roberta", config=ONE, extra_positions=2),
     A("roberta-prelayernorm", "RobertaPreLayerNormModel", "roberta", config=ONE, extra_positions=2),
