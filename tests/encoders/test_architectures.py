@@ -24,8 +24,6 @@ CHECKED = (
     "mobilebert",
     "nomic_bert",
     "qwen3",
-    "t5, encoder",
-    "xlnet",
 )
 
 
