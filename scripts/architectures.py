@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -99,14 +100,15 @@ def start(name: str, folder: Path) -> int:
 def stop_late_processes(running: dict[int, tuple[str, float]]) -> None:
     for pid, (_, started) in running.items():
         if time.monotonic() - started > SECONDS:
-            os.kill(pid, 9)
+            os.kill(pid, signal.SIGKILL)
 
 
 def read_outcome(place: Path, status: int) -> dict[str, Any]:
     if place.is_file():
         outcome: dict[str, Any] = json.loads(place.read_text("utf-8"))
         return outcome
-    return {"died": f"the process ended with status {status}"}
+    late = f"stopped after {SECONDS} seconds"
+    return {"died": late if status == signal.SIGKILL else f"the process ended with status {status}"}
 
 
 if __name__ == "__main__":

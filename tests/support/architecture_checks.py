@@ -98,7 +98,7 @@ def _plain(text: str, folder: Path) -> str:
 def row(name: str, outcome: dict[str, Any]) -> str:
     """One row of the table."""
     if "died" in outcome:
-        return f"| {name} | {outcome['died']} | | |"
+        return f"| {name} | ERROR {outcome['died']} | | |"
     torch, auto = outcome["torch"], outcome["auto"]
     if "refused" in torch or "crashed" in torch:
         reason = torch.get("refused") or f"ERROR {torch.get('crashed')}"
@@ -126,7 +126,8 @@ def _compiled(result: dict[str, Any]) -> str:
 def _cell(text: str) -> str:
     """A reason in one line: the first sentence, without the details that another machine would give otherwise."""
     text = re.sub(r"(OpenVINO cannot (?:convert|run) it): .*", r"\1", text)
-    text = re.sub(r" \(a row of [^)]*\)", "", text)
+    text = re.sub(r" \((?:a row of|Failed to allocate) [^)]*\)", "", text)
+    text = re.sub(r"RuntimeError: Exception from .*", "RuntimeError of OpenVINO", text)
     return text.replace("|", "/").split(". ")[0].rstrip(".")
 
 
