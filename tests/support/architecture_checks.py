@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def row(name: str, outcome: dict[str, Any]) -> str:
     torch, auto = outcome["torch"], outcome["auto"]
     if "refused" in torch or "crashed" in torch:
         reason = torch.get("refused") or f"ERROR {torch.get('crashed')}"
-        return f"| {name} | refused: {_cell(reason)} | | |"
+        return f"| {name} | refused: {_cell(reason, 80)} | | |"
     loaded = "with its own code" if torch["own_code"] else "natively"
     return f"| {name} | {loaded} | {_vectors(torch)} | {_compiled(auto)} |"
 
@@ -123,12 +124,12 @@ def _compiled(result: dict[str, Any]) -> str:
     return "runs on PyTorch: " + _cell(next((reason for reason in reasons if reason), "unknown"))
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, width: int = 40) -> str:
     """A reason in one line: the first sentence, without the details that another machine would give otherwise."""
     text = re.sub(r"(OpenVINO cannot (?:convert|run) it): .*", r"\1", text)
     text = re.sub(r" \((?:a row of|Failed to allocate) [^)]*\)", "", text)
     text = re.sub(r"RuntimeError: Exception from .*", "RuntimeError of OpenVINO", text)
-    return text.replace("|", "/").split(". ")[0].rstrip(".")
+    return textwrap.shorten(text.replace("|", "/").split(". ")[0].rstrip("."), width, placeholder=" ...")
 
 
 def words(row: str) -> str:
