@@ -124,7 +124,7 @@ def _compiled(result: dict[str, Any]) -> str:
     return "runs on PyTorch: " + _cell(next((reason for reason in reasons if reason), "unknown"))
 
 
-def _cell(text: str, width: int = 32) -> str:
+def _cell(text: str, width: int = 28) -> str:
     """A reason in one line: the first sentence, without the details that another machine would give otherwise."""
     text = re.sub(r"(OpenVINO cannot (?:convert|run) it): .*", r"\1", text)
     text = re.sub(r" \((?:a row of|Failed to allocate) [^)]*\)", "", text)
