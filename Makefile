@@ -13,7 +13,7 @@ NEEDS := pyproject.toml constraints.txt
 
 unexport PYTHONPATH
 .DEFAULT_GOAL := help
-.PHONY: help demo test format format-check lint types imports docs docs-check pytest wheel bench kill-test samples clean
+.PHONY: help demo test format format-check lint types imports docs docs-check architectures pytest wheel bench kill-test samples clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: $(VENV)/.dev  ## update the generated parts of the documentation
 
 docs-check: $(VENV)/.dev  ## check that the generated parts of the documentation are up to date
 	$(BIN)/python scripts/docs.py --check
+
+architectures: $(VENV)/.dev  ## embed with every architecture of the table in docs/reference/models.md and update it
+	$(BIN)/python scripts/architectures.py
 
 pytest: $(VENV)/.dev  ## run the tests in parallel; PYTEST_ADDOPTS="-k name" selects some
 	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
