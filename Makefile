@@ -49,7 +49,7 @@ docs-check: $(VENV)/.dev  ## check that the generated parts of the documentation
 	$(BIN)/python scripts/docs.py --check
 
 architectures: $(VENV)/.dev  ## embed with every architecture of the table in docs/reference/models.md and update it
-	$(BIN)/python scripts/architectures.py
+	$(BIN)/python scripts/compare_architectures.py
 
 pytest: $(VENV)/.dev  ## run the tests in parallel; PYTEST_ADDOPTS="-k name" selects some
 	$(BIN)/python -m pytest --numprocesses $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')

@@ -105,7 +105,7 @@ def download_gigabytes(hub_id: str) -> float:
 
 def compare_vectors(alias: str, files: ModelFiles, texts: list[str]) -> Comparison:
     """Encode the texts with embedcli and with sentence-transformers."""
-    engine = {} if files.kind == "static" else {"engine": "torch", "device": "cpu", "dtype": "float32"}
+    engine: dict[str, Any] = {} if files.kind == "static" else {"engine": "torch", "device": "cpu", "dtype": "float32"}
     with embedcli.load(files.path, offline=True, **engine) as model:
         vectors = model.encode(texts)
     if files.path.is_file():

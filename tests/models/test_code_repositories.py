@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Published:
         return {"HF_HOME": str(self.home), "TRANSFORMERS_OFFLINE": "0", **self.hub.environment}
 
     def run(self, *arguments: object) -> jobs.Ended:
-        return jobs.run_apart(*arguments, "--cache-dir", self.cache, **self.environment())
+        return jobs.run_apart(*arguments, "--cache-dir", self.cache, stdin=None, **self.environment())
 
     def code_folder(self, commit: str, cache: Path | None = None) -> Path:
         return (cache or self.cache) / "models--ann--network-code" / "snapshots" / commit
@@ -106,7 +106,8 @@ def vectors(path: Path) -> Any:
 
 
 def vector_space(path: Path) -> dict[str, Any]:
-    return json.loads(jobs.run("inspect", path, "--json").out)["space"]
+    space: dict[str, Any] = json.loads(jobs.run("inspect", path, "--json").out)["space"]
+    return space
 
 
 def copy_cache(published: Published, target: Path) -> Path:
@@ -135,7 +136,7 @@ def test_pulling_runs_no_code(published: Published) -> None:
 def test_pull_downloads_the_code_of_a_folder(published: Published, tmp_path: Path) -> None:
     folder = code_models.write_model(tmp_path / "model")
     cache = tmp_path / "hub"
-    done = jobs.run_apart("pull", folder, "--cache-dir", cache, **published.environment())
+    done = jobs.run_apart("pull", folder, "--cache-dir", cache, stdin=None, **published.environment())
     assert done.code == 0, done.err
     assert [path.name for path in cache.glob("models--*")] == ["models--ann--network-code"]
     files = resolve.resolve_model(job(folder, cache_dir=str(cache), offline=True, trust_remote_code=True))
@@ -164,7 +165,7 @@ def test_a_code_repository_that_the_hub_refuses_is_named(
     published: Published, tmp_path: Path, name: str, said: str
 ) -> None:
     folder = code_models.write_model(tmp_path / "model", name)
-    done = jobs.run_apart("pull", folder, "--cache-dir", tmp_path / "hub", **published.environment())
+    done = jobs.run_apart("pull", folder, "--cache-dir", tmp_path / "hub", stdin=None, **published.environment())
     assert done.code == 1
     assert said in done.err
     assert name in done.err
@@ -177,7 +178,9 @@ def test_encoding_downloads_the_code_if_it_is_absent(published: Published, tmp_p
     cache = copy_cache(published, tmp_path / "hub")
     shutil.rmtree(cache / "models--ann--network-code")
     arguments = (published.rows, tmp_path / "out.parquet", "-m", code_models.MODEL, "--engine", "torch")
-    done = jobs.run_apart("encode", *arguments, "--cache-dir", cache, "--trust-remote-code", **published.environment())
+    done = jobs.run_apart(
+        "encode", *arguments, "--cache-dir", cache, "--trust-remote-code", stdin=None, **published.environment()
+    )
     assert done.code == 0, done.err
     assert vector_space(tmp_path / "out.parquet")["code"] == {"ann/network-code": published.second}
 
@@ -334,10 +337,9 @@ def test_two_versions_of_the_code_run_in_one_process(published: Published) -> No
 def test_absent_code_is_named_with_the_command(published: Published, tmp_path: Path) -> None:
     cache = copy_cache(published, tmp_path / "hub")
     code = cache / "models--ann--network-code"
-    for break_cache in (
-        (code / "snapshots" / published.second / "rolling.py").unlink,
-        lambda: shutil.rmtree(code),
-    ):
+    rolling = code / "snapshots" / published.second / "rolling.py"
+    breaks: tuple[Callable[[], Any], ...] = (rolling.unlink, lambda: shutil.rmtree(code))
+    for break_cache in breaks:
         break_cache()
         with pytest.raises(ModelError) as caught:
             resolve.resolve_model(job(code_models.MODEL, cache_dir=str(cache), offline=True, trust_remote_code=True))
@@ -489,7 +491,7 @@ def test_two_repositories_with_equal_file_names_are_kept_apart(published: Publis
     from embedcli.models.files import CodeRepository
 
     two = replace(files, code_repositories=(CodeRepository("aaa/other", other), *files.code_repositories))
-    with local_model_folder(two) as view:
+    with local_model_folder(two, {}) as view:
         classes = json.loads((view / "config.json").read_text())["auto_map"]
         (first,), (second,) = view.glob("code_0_*"), view.glob("code_1_*")
         assert classes == {

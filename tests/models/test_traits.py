@@ -76,10 +76,12 @@ def test_a_cache_that_cannot_be_written_is_no_error(home: Path) -> None:
 
 def test_many_writers_leave_one_whole_file(home: Path) -> None:
     files, config = model()
-    threads = [
-        threading.Thread(target=lambda: [write_traits(files, config, "float32", MEASURED) for _ in range(20)])
-        for _ in range(8)
-    ]
+
+    def write_often() -> None:
+        for _ in range(20):
+            write_traits(files, config, "float32", MEASURED)
+
+    threads = [threading.Thread(target=write_often) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -15,7 +15,8 @@ LAYERS = {"all-MiniLM-L6-v2-shape": ["query", "value"], "Qwen3-Embedding-0.6B": 
 def adapter_settings(name: str, **settings: Any) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(**({"r": 4, "lora_alpha": 8, "target_modules": LAYERS.get(name, ["query", "value"])} | settings))
+    values: Any = {"r": 4, "lora_alpha": 8, "target_modules": LAYERS.get(name, ["query", "value"])}
+    return LoraConfig(**(values | settings))
 
 
 def set_adapter_weights(network: Any) -> None:
@@ -33,7 +34,7 @@ def build_adapter_pipeline(folder: Path, name: str, base: Path | str | None = No
     """A sentence-transformers pipeline whose Transformer is an adapter of a model, in the layout of its own `save`."""
     from sentence_transformers import SentenceTransformer
 
-    pipeline = SentenceTransformer(str(base or models.folder(name)), device="cpu", local_files_only=True)
+    pipeline: Any = SentenceTransformer(str(base or models.folder(name)), device="cpu", local_files_only=True)
     pipeline[0].model.add_adapter(adapter_settings(name, **settings))
     set_adapter_weights(pipeline)
     pipeline.save(str(folder), create_model_card=False)

@@ -178,7 +178,7 @@ def _named(kind: str, start: str, end: str, pad: str = "<pad>", unk: str = "<unk
 
 ROBERTA = _named("RobertaTokenizer", "<s>", "</s>")
 BARE_BERT = models.BERT | {"tokenizer_class": "PreTrainedTokenizerFast"}
-TYPELESS = {"model_input_names": ["input_ids", "attention_mask"]}
+TYPELESS: Any = {"model_input_names": ["input_ids", "attention_mask"]}
 TOKENIZERS = {
     "bert": TokenizerKind(models.bert_tokenizer, models.BERT, "[PAD]"),
     "bert without types": TokenizerKind(models.bert_tokenizer, BARE_BERT | TYPELESS, "[PAD]"),

@@ -25,6 +25,7 @@ from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import loader as openvino_loader
 from embedcli.models import resolve
 from embedcli.models.config import read_model_config
+from embedcli.models.fingerprint import cached_sha256
 from jobs import wait_for
 from reference import encode, job, load, lowest_cosine, samples
 
@@ -180,7 +181,7 @@ def test_weights_that_change_behind_the_file_systems_back_are_never_used(
     entry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Size and times are the same, so that the hash is not computed again: only the stored vectors tell."""
-    hashes = {entry / name: openvino_cache.cached_sha256(entry / name) for name in openvino_cache.STORED_FILES}
+    hashes = {entry / name: cached_sha256(entry / name) for name in openvino_cache.STORED_FILES}
     monkeypatch.setattr(openvino_cache, "cached_sha256", hashes.__getitem__)
     weights, times = entry / "model.bin", (entry / "model.bin").stat()
     content = bytearray(weights.read_bytes())

@@ -28,8 +28,9 @@ from reference import encode, job, load, lowest_cosine, samples
 SAME = 0.999999
 # More than the tokenizer of the small models has.
 VOCABULARY = 4000
-SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-NARROW = {**SMALL, "intermediate_size": 64}
+SMALL: Any = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+MOBILE: Any = {"true_hidden_size": 32}
+NARROW: Any = {**SMALL, "intermediate_size": 64}
 TEXTS = [*(text[: 10 + 23 * (i % 9)] for i, text in enumerate(samples()[::9])), "a", "word " * 150]
 
 
@@ -44,7 +45,7 @@ def build(name: str) -> Any:
     builders: dict[str, Callable[[], Any]] = {
         "mobilebert": lambda: t.MobileBertModel(
             t.MobileBertConfig(
-                **NARROW, embedding_size=16, intra_bottleneck_size=32, true_hidden_size=32, num_feedforward_networks=1
+                **NARROW, **MOBILE, embedding_size=16, intra_bottleneck_size=32, num_feedforward_networks=1
             )
         ),
         "convbert": lambda: t.ConvBertModel(t.ConvBertConfig(**NARROW, embedding_size=32, conv_kernel_size=3)),

@@ -23,8 +23,6 @@ VectorModule = Callable[["Float32Array"], "Float32Array"]
 WEIGHTS_FILE = "model.safetensors"
 # The default of torch.nn.LayerNorm; sentence-transformers does not save another.
 LAYER_NORM_EPSILON = 1e-5
-# Gaussian error function of each number; NumPy has none.
-_erf = np.frompyfunc(math.erf, 1, 1)
 
 
 def _identity(vectors: Float32Array) -> Float32Array:
@@ -36,14 +34,15 @@ def _relu(vectors: Float32Array) -> Float32Array:
 
 
 def _gelu(vectors: Float32Array) -> Float32Array:
+    from scipy.special import erf
+
     exact = vectors.astype(np.float64)
-    result: Float32Array = (exact * 0.5 * (1 + _erf(exact / math.sqrt(2)).astype(np.float64))).astype(np.float32)
-    return result
+    return np.asarray(exact * 0.5 * (1 + erf(exact / math.sqrt(2))), np.float32)
 
 
 def _sigmoid(vectors: Float32Array) -> Float32Array:
     # By tanh: exp of a large number overflows.
-    return np.float32(0.5) * (np.tanh(np.float32(0.5) * vectors) + np.float32(1))
+    return np.asarray(np.float32(0.5) * (np.tanh(np.float32(0.5) * vectors) + np.float32(1)), np.float32)
 
 
 def _silu(vectors: Float32Array) -> Float32Array:
@@ -84,7 +83,8 @@ class LayerNormModule:
     def __call__(self, vectors: Float32Array) -> Float32Array:
         centred = vectors - vectors.mean(axis=1, keepdims=True)
         variance = np.square(centred).mean(axis=1, keepdims=True)
-        return centred / np.sqrt(variance + np.float32(LAYER_NORM_EPSILON)) * self.weight + self.bias
+        scaled = centred / np.sqrt(variance + np.float32(LAYER_NORM_EPSILON))
+        return np.asarray(scaled * self.weight + self.bias, np.float32)
 
 
 def load_vector_modules(folder: Path, modules: Sequence[tuple[str, str]], dim: int) -> tuple[list[VectorModule], int]:

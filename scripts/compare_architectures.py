@@ -1,6 +1,6 @@
 """Embed texts with every architecture of tests/support/architectures.py; write the table in docs/reference/models.md.
 
-    python scripts/architectures.py [--only NAME ...] [--processes 2] [--json results.json]
+    python scripts/compare_architectures.py [--only NAME ...] [--processes 2] [--json results.json]
 
 Each model runs in a process of its own with a memory limit, on both engines and, one row at a time, in
 sentence-transformers. With --only the results are printed and the document stays as it is. All take a few minutes.
