@@ -123,8 +123,7 @@ TRANSFORMERS: dict[str, Layout] = {
     "snowflake-arctic-embed-m-v1.5": replace(BERT_CLS, prompts={"query": BGE_QUERY}),  # m
     "snowflake-arctic-embed-l-v2.0": replace(XLMR_NORMALIZED, pooling="cls", prompts={"query": "query: "}),  # m
 }
-# The tensor names are those of the model's own code; transformers has the architecture and renames them. The keys of
-# config.json (n_embd, n_layer) are not imitated: transformers reads its own, and its defaults are the published sizes.
+# Tensor names and keys of config.json are those of the model's own code.
 TRANSFORMERS["nomic-embed-text-v1.5"] = Layout(
     "nomic-embed-text-v1.5",
     auto_map={
@@ -142,22 +141,18 @@ VARIANTS: dict[str, Layout] = {
 MODEL2VEC = ("potion-base-8M", "potion-base-32M", "potion-retrieval-32M", "potion-multilingual-128M")  # m
 STATIC_EMBEDDINGS = ("static-retrieval-mrl-en-v1", "static-similarity-mrl-multilingual-v1")  # m
 WORD_VECTORS = ("w2v-light-tencent-chinese",)
-# Model type and auto_map of models that come with their own code (c: base and large name another repository).
-BILINGUAL = {"AutoConfig": "config.BilingualConfig", "AutoModel": "modeling.BilingualModel"}
-OWN_CODE: dict[str, tuple[str, dict[str, str]]] = {
-    "bilingual-embedding-small": ("bilingual", BILINGUAL),
-    **{
-        name: ("bilingual", {kind: f"dangvantuan/bilingual_impl--{path}" for kind, path in BILINGUAL.items()})
-        for name in ("bilingual-embedding-base", "bilingual-embedding-large")
-    },
-    "gte-multilingual-base": (
-        "new",
-        {
-            "AutoConfig": "Alibaba-NLP/new-impl--configuration.NewConfig",
-            "AutoModel": "Alibaba-NLP/new-impl--modeling.NewModel",
-        },
-    ),
-}
+# Built whole by `own_code`: configuration, tensor names and, for the first, the code itself.
+OWN_CODE = (
+    "bilingual-embedding-small",
+    "bilingual-embedding-base",
+    "bilingual-embedding-large",
+    "gte-multilingual-base",
+)
+# The keys that the published configuration of nomic-embed-text has in place of those of transformers.
+NOMIC_KEYS = {
+    "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+    "intermediate_size": "n_inner", "max_position_embeddings": "n_positions", "layer_norm_eps": "layer_norm_epsilon",
+}  # fmt: skip
 
 
 def snapshot(cache: Path, hub_id: str) -> Path:
@@ -173,7 +168,7 @@ def snapshot(cache: Path, hub_id: str) -> Path:
 def build(name: str, folder: Path) -> None:
     """Write a model in its published layout into an empty folder."""
     if name in OWN_CODE:
-        _build_own_code(folder, *OWN_CODE[name])
+        shutil.copytree(models.folder(name), folder, dirs_exist_ok=True)
     elif name in MODEL2VEC:
         _build_model2vec(folder)
     elif name in STATIC_EMBEDDINGS:
@@ -222,8 +217,12 @@ def _convert_weights(folder: Path, layout: Layout) -> None:
         save_file(weights, path, {"format": "pt"})
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config.pop("dtype", None)
-    own = {"auto_map": dict(layout.auto_map)} if layout.auto_map else {}
-    models.write(folder / "config.json", config | own | {"torch_dtype": layout.dtype})
+    if layout.auto_map:
+        config = {NOMIC_KEYS.get(key, key): value for key, value in config.items()}
+        rope = config.pop("rope_parameters", None) or {}
+        config |= {"auto_map": dict(layout.auto_map), "rotary_emb_base": rope.get("rope_theta", 1000)}
+        config |= {"activation_function": "swiglu", "qkv_proj_bias": False, "rotary_emb_fraction": 1.0}
+    models.write(folder / "config.json", config | {"torch_dtype": layout.dtype})
 
 
 def _build_model2vec(folder: Path) -> None:
@@ -266,12 +265,3 @@ def _write_modules(folder: Path, kinds: list[tuple[str, str]]) -> None:
         for i, (kind, path) in enumerate(kinds)
     ]
     models.write(folder / "modules.json", listed)
-
-
-def _build_own_code(folder: Path, model_type: str, auto_map: dict[str, str]) -> None:
-    """An XLM-RoBERTa-like folder whose config.json names own code."""
-    _build_transformer(folder, XLMR_NORMALIZED)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    architecture = auto_map["AutoModel"].rpartition(".")[2]
-    own = {"model_type": model_type, "auto_map": auto_map, "architectures": [architecture]}
-    models.write(folder / "config.json", config | own)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 CHECK_TEXTS = ("a", "Every tensor that a vector depends on is read. 向量", "Two words")
-WORD_TEXTS = ("words of a text", "слова", "文本", "نص", "12345")
+# Several scripts, digits and, for models of proteins, amino acids.
+WORD_TEXTS = ("words of a text", "слова", "文本", "نص", "12345", "MKTAYIAKQR")
 INCOMPLETE_HINT = "fetch the model again, or save it again with sentence-transformers: model.save(PATH)"
 OWN_CODE_HINT = "add --trust-remote-code to run the model's own code, after reading it"
 HEAD_OR_BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|lm_head|cls|classifier|pooler|predictions)(\.|$)")
