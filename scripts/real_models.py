@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.models import hub, resolve
 from embedcli.models.files import ModelFiles
+from embedcli.models.native import find_native_modules
 from embedcli.models.registry import MODEL_REGISTRY
 
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data" / "texts.jsonl"
@@ -84,7 +85,7 @@ def compare_model(alias: str, hub_id: str, texts: list[str], options: argparse.N
                 if size > options.max_gigabytes:
                     return Comparison(alias, "skipped", f"{size:.1f} GB")
             job = Job((), "", model=alias, cache_dir=cache, offline=options.offline)
-            return compare_vectors(alias, resolve.resolve_model(job), texts)
+            return compare_vectors(alias, resolve.resolve_model(job), texts, job)
         except UsageError as error:
             return Comparison(alias, "skipped", error.message)
         except ModelError as error:
@@ -103,16 +104,36 @@ def download_gigabytes(hub_id: str) -> float:
     return sum(sizes[name] for name in hub.select_files(sizes)) / BYTES_PER_GIGABYTE
 
 
-def compare_vectors(alias: str, files: ModelFiles, texts: list[str]) -> Comparison:
-    """Encode the texts with embedcli and with sentence-transformers."""
+def compare_vectors(alias: str, files: ModelFiles, texts: list[str], job: Job) -> Comparison:
+    """Encode the texts with embedcli and with sentence-transformers, or with the model's own code if it has some."""
     engine: dict[str, Any] = {} if files.kind == "static" else {"engine": "torch", "device": "cpu", "dtype": "float32"}
     with embedcli.load(files.path, offline=True, **engine) as model:
         vectors = model.encode(texts)
     if files.path.is_file():
         return Comparison(alias, "encoded", f"{vectors.shape[1]} dimensions; word vectors")
-    cosines = row_cosines(vectors, encode_reference(files.path, texts))
+    native = find_native_modules(files.path, trusts_code=True) != find_native_modules(files.path, trusts_code=False)
+    if native and job.offline and not has_code(alias, job):
+        return Comparison(alias, "encoded", f"{vectors.shape[1]} dimensions; its own code is not on this machine")
+    expected = encode_with_own_code(alias, texts, job) if native else encode_reference(files.path, texts)
+    cosines = row_cosines(vectors, expected)
     status = "equal" if cosines.min() >= MIN_COSINE else "different"
     return Comparison(alias, status, f"{vectors.shape[1]} dimensions; lowest cosine {cosines.min():.7f}")
+
+
+def has_code(alias: str, job: Job) -> bool:
+    """Whether a model's own code is on this machine."""
+    try:
+        resolve.resolve_model(replace(job, model=alias, trust_remote_code=True), download=False)
+    except ModelError:
+        return False
+    return True
+
+
+def encode_with_own_code(alias: str, texts: list[str], job: Job) -> Any:
+    """float32 [len(texts), dim] from the model's own code, which this runs."""
+    options: dict[str, Any] = {"engine": "torch", "device": "cpu", "dtype": "float32", "cache_dir": job.cache_dir}
+    with embedcli.load(alias, trust_remote_code=True, offline=job.offline, **options) as model:
+        return model.encode(texts)
 
 
 def encode_reference(folder: Path, texts: list[str]) -> Any:

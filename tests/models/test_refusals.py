@@ -260,7 +260,7 @@ def test_a_config_cannot_choose_other_weights(saved: Path, key: str, option: dic
 
 @pytest.mark.parametrize("key", ["model_args", "config_args", "tokenizer_args"])
 def test_a_config_cannot_trust_code(tmp_path: Path, key: str) -> None:
-    folder = shutil.copytree(models.folder("bilingual-embedding-base"), tmp_path / "model")
+    folder = shutil.copytree(models.folder("own-code-model"), tmp_path / "model")
     edit(folder / "sentence_bert_config.json", **{key: {"trust_remote_code": True}})
     assert "--trust-remote-code" in refusal(folder).hint
 

@@ -173,7 +173,9 @@ def _read_inner_modules(folder: Path, kind: str, *, is_root: bool) -> list[tuple
             (_class_name(str(name)), check_inside(folder, path, folder / "router_config.json"))
             for path, name in types.items()
         ]
-    return read_modules(folder) if not is_root and (folder / "modules.json").is_file() else []
+    # A Transformer module may lie in the folder of a pipeline that it was taken from: only its own files are read.
+    is_pipeline = not is_root and kind != "Transformer" and (folder / "modules.json").is_file()
+    return read_modules(folder) if is_pipeline else []
 
 
 def _class_name(dotted: str) -> str:
