@@ -13,7 +13,7 @@ import pytest
 import published
 from embedcli.models import resolve
 from embedcli.models.registry import find_registered_model
-from reference import samples
+from reference import job, samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,4 +64,4 @@ def test_other_vectors_are_different(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = install("gte-small", tmp_path)
     monkeypatch.setattr(real_models, "encode_reference", lambda _, texts: np.eye(len(texts), 32, dtype=np.float32))
     files = resolve.load_from_path(folder)
-    assert real_models.compare_vectors("gte-small", files, samples()[:3]).status == "different"
+    assert real_models.compare_vectors("gte-small", files, samples()[:3], job(folder)).status == "different"
