@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import textwrap
 from pathlib import Path
@@ -75,7 +76,8 @@ def one_row_at_a_time(folder: Path, limit: int | None) -> Any:
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         if limit is not None:
             model.max_seq_length = limit
-        return np.stack([model.encode(text, show_progress_bar=False) for text in architectures.TEXTS])
+        # A copy for each text: after a short one BigBird computes full attention for all that follow.
+        return np.stack([copy.deepcopy(model).encode(text, show_progress_bar=False) for text in architectures.TEXTS])
     except Exception as error:  # noqa: BLE001  the table reports whatever a library raises
         return _plain(f"{type(error).__name__}: {error}", folder)
 

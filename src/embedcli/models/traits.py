@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Increment when the same model would be measured to have other traits.
-TRAITS_FORMAT_VERSION = 1
+TRAITS_FORMAT_VERSION = 2
 MEASURING_PACKAGES = ("torch", "transformers", "sentence-transformers")
 
 

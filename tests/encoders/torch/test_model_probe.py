@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import models
+import reference
 from embedcli import encoders
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.encoders import equivalence
@@ -184,8 +185,11 @@ def test_a_table_shorter_than_the_config_says_is_found_without_its_name(tmp_path
             raise IndexError("index out of range")
         return encoder.encode_padded(tokens, rows, multiple)
 
+    def run_alone(text: str) -> Any:
+        return encoder.encode_padded(encoder.tokenize([text]), np.arange(1), 1)[0]
+
     probed = model_probe.ProbedModel(
-        "model", encoder.model, encoder.tokenize, encode_up_to_100, 256, "float32", is_on_cpu=True
+        "model", encoder.model, encoder.tokenize, encode_up_to_100, 256, "float32", True, run_alone
     )
     assert model_probe.measure_traits(probed).max_positions == 100
 
@@ -320,3 +324,24 @@ def test_token_types_of_the_tokenizer_reach_the_network(tmp_path: Path, kind: st
     expected_types = {"bert": ([1, 0], [0, 0]), "xlnet": ([0, 0], [0, 2])}[kind]
     assert (tokens.token_types[:2].tolist(), tokens.token_types[-2:].tolist()) == expected_types
     assert lowest_cosine(encode(encoder, TEXTS), vectors_alone(tmp_path / kind)) >= SAME
+
+
+def test_a_network_that_pads_its_rows_itself_keeps_its_own_mask(tmp_path: Path) -> None:
+    """Longformer pads rows up to its attention window, and masks that padding."""
+    from transformers import LongformerConfig, LongformerModel
+
+    config = LongformerConfig(
+        **NARROW, attention_window=[16, 16], max_position_embeddings=260, pad_token_id=0, sep_token_id=3
+    )
+    save(tmp_path / "model", LongformerModel(config))
+    encoder = load(tmp_path / "model")
+    theirs = reference.sentence_transformer(tmp_path / "model")
+    alone = np.stack([theirs.encode(text, show_progress_bar=False) for text in TEXTS])
+    assert lowest_cosine(encode(encoder, TEXTS), alone) >= SAME
+
+
+def test_a_network_that_needs_another_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_probe, "run_pipeline", lambda *_: np.ones(32, np.float32))
+    save(tmp_path / "model", build("bert"))
+    with pytest.raises(ModelError, match="other vectors here than from sentence-transformers"):
+        load(tmp_path / "model")

@@ -18,9 +18,10 @@ ATTENTION_KINDS = ("sdpa", "eager")
 
 
 class _BatchPadding(threading.local):
-    """Whether the batch that this thread computes has padding; None outside of `batch_padding`."""
+    """Whether the batch that this thread computes has padding, and its width; None outside of `batch_padding`."""
 
     is_padded: bool | None = None
+    width: int | None = None
 
 
 _current = _BatchPadding()
@@ -37,18 +38,27 @@ def install_mask_functions() -> None:
 
 
 @contextmanager
-def batch_padding(padded: bool) -> Iterator[None]:
-    """Declare that the batch which this thread computes in the body has padding, or has none."""
-    _current.is_padded = padded
+def batch_padding(padded: bool, width: int) -> Iterator[None]:
+    """Declare that the batch which this thread computes in the body has padding, or has none.
+
+    Args:
+        padded: Whether any of its rows is padded.
+        width: Tokens of each row, padding included. A mask of another width is left as it is: the network has padded
+            the rows itself, as Longformer does up to its attention window.
+    """
+    _current.is_padded, _current.width = padded, width
     try:
         yield
     finally:
-        _current.is_padded = None
+        _current.is_padded = _current.width = None
 
 
 def _with_known_padding(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def build_mask(*args: Any, **options: Any) -> Any:
+        mask = options.get("attention_mask")
+        if mask is not None and mask.shape[-1] != _current.width:
+            return original(*args, **options)
         if _current.is_padded:
             options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
         elif _current.is_padded is False:

@@ -240,7 +240,9 @@ class TorchEncoder(BaseEncoder):
             features = {"input_ids": self._transfer.to_device(ids), "attention_mask": self._transfer.to_device(mask)}
             # A model's own code may mask more of a row than its padding.
             has_own_masks = bool(self.config.custom_code)
-            batch_context = nullcontext() if has_own_masks else attention_masks.batch_padding(padded=not mask.all())
+            batch_context = (
+                nullcontext() if has_own_masks else attention_masks.batch_padding(not mask.all(), mask.shape[1])
+            )
         if tokens.token_types is not None and self._has_token_types:
             types = pad_token_types(tokens, rows, mask, self.text_tokenizer.pad_token_type)
             features["token_type_ids"] = self._transfer.to_device(types)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.encoders import equivalence
 from embedcli.encoders.errors import is_out_of_memory
+from embedcli.encoders.tokenize.fallback import PipelinePreprocessor
 from embedcli.encoders.torch.encoder import load_torch_encoder
 from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_load_errors
 from embedcli.encoders.torch.memory_budget import repeat_token_rows
@@ -55,6 +57,7 @@ class ProbedModel:
         limit: The limit that the model's files declare; None: none.
         dtype: The number format that it computes in.
         is_on_cpu: On other devices an index beyond a table ends the process, so that none is tried.
+        run_pipeline: One text to float32 [dim] by the pipeline's own preprocessing, as sentence-transformers does it.
     """
 
     name: str
@@ -64,6 +67,7 @@ class ProbedModel:
     limit: int | None
     dtype: str
     is_on_cpu: bool
+    run_pipeline: Callable[[str], Float32Array]
 
 
 def measure_model_traits(job: Job, files: ModelFiles, config: ModelConfig) -> ModelTraits:
@@ -82,16 +86,30 @@ def measure_model_traits(job: Job, files: ModelFiles, config: ModelConfig) -> Mo
     try:
         with translate_load_errors(files):
             measured = (encoder.model, encoder.tokenize, encoder.encode_padded, config.max_seq_length, encoder.dtype)
-            return measure_traits(ProbedModel(files.name, *measured, encoder.device == "cpu"))
+            is_on_cpu = encoder.device == "cpu"
+            run = partial(run_pipeline, encoder.model, config, encoder.device)
+            return measure_traits(ProbedModel(files.name, *measured, is_on_cpu, run))
     finally:
         encoder.close()
+
+
+def run_pipeline(pipeline: Any, config: ModelConfig, device: str, text: str) -> Float32Array:
+    """Encode one text by the pipeline's own preprocessing, as sentence-transformers does: float32 [dim]."""
+    import torch
+
+    preprocessor = PipelinePreprocessor(pipeline, replace(config, max_seq_length=None))
+    tokens = preprocessor.tokenize([text])
+    with torch.inference_mode():
+        features = preprocessor.build_features(tokens, np.arange(1), device)
+        vector: Float32Array = pipeline(features)["sentence_embedding"][0].float().cpu().numpy()
+    return vector
 
 
 def measure_traits(model: ProbedModel) -> ModelTraits:
     """Measure the traits of a model.
 
     Raises:
-        ModelError: The same row gets another vector each time.
+        ModelError: The same row gets another vector each time, or another one than from sentence-transformers.
     """
     declared, default_limit = _read_declared(model.pipeline)
     tables = _find_position_tables(model)
@@ -210,11 +228,24 @@ def _measure_neighbours(model: ProbedModel, positions: int | None) -> tuple[bool
         raise ModelError(
             f"{model.name} gives the same text another vector each time", "use another model; this one has random parts"
         )
+    # On accelerators the network may run without padding, which the pipeline's own preprocessing does not prepare.
+    if tokens.payload is None and model.is_on_cpu and len(rows) == len(texts):
+        _compare_with_pipeline(model, texts[1], alone[1])
     # A row padded to the multiple alone, a short row beside a long one, and all of them.
     batches = [np.arange(1), np.array([0, len(rows) - 1]), np.arange(len(rows))]
     if not any(_differ(alone[i], model.encode(tokens, rows[i], PAD_MULTIPLE), model.dtype) for i in batches):
         return False, False
     return True, not _same_among_equals(model, words)
+
+
+def _compare_with_pipeline(model: ProbedModel, text: str, vector: Float32Array) -> None:
+    """Refuse a network that needs more than the token ids and the mask it is given."""
+    expected = model.run_pipeline(text)
+    if _differ(expected[None], vector[None], model.dtype):
+        raise ModelError(
+            f"{model.name} gets other vectors here than from sentence-transformers",
+            "use another model, and report this one: its network needs an input that embedcli does not give it",
+        )
 
 
 def _same_among_equals(model: ProbedModel, words: list[str]) -> bool:
