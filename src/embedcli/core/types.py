@@ -149,6 +149,7 @@ class Chunk:
         rows_read: How many rows the chunk covers: accepted rows and rejects.
         bytes_read: Bytes of the inputs read so far, for the progress bar.
         is_last: Whether this is the last chunk of its split.
+        repeated_headers: The lines of headers that were skipped between rows up to here, since the last chunk.
     """
 
     input_split: InputSplit
@@ -161,6 +162,7 @@ class Chunk:
     rows_read: int = 0
     bytes_read: int = 0
     is_last: bool = False
+    repeated_headers: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[int, int]:

@@ -41,8 +41,27 @@ def is_string(data_type: pa.DataType) -> bool:
 
 
 def may_hold_text(data_type: pa.DataType) -> bool:
-    """Whether a column of the type may hold texts: strings, or bytes, which older programs write for strings."""
-    return is_string(data_type) or data_type in BINARY_TO_STRING_TYPES
+    """Whether a column of the type may hold texts: strings, or bytes, which older programs write for strings.
+
+    So may a column of nulls, as a file without any text has: its rows are rejected one by one.
+    """
+    return is_string(data_type) or data_type in BINARY_TO_STRING_TYPES or pa.types.is_null(data_type)
+
+
+def keeps_values(data_type: pa.DataType, unified: pa.DataType) -> bool:
+    """Whether every value of a type fits the type that it has been unified to.
+
+    Not so for 64-bit integers as floating-point numbers or as integers of the other sign, and for times in a finer
+    unit, which has a smaller range.
+    """
+    if pa.types.is_integer(data_type) and pa.types.is_floating(unified):
+        # A floating-point number of n bits holds all integers of n / 2 bits.
+        return bool(data_type.bit_width * 2 <= unified.bit_width)
+    if pa.types.is_unsigned_integer(data_type) and pa.types.is_signed_integer(unified):
+        return bool(data_type.bit_width < unified.bit_width)
+    if pa.types.is_timestamp(data_type) or pa.types.is_duration(data_type):
+        return bool(data_type.unit == unified.unit)
+    return True
 
 
 def accepted_python_types(data_type: pa.DataType) -> frozenset[type]:

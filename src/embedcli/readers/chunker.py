@@ -64,6 +64,7 @@ class ChunkBuilder:
     kept: list[pa.Table] = field(default_factory=list)
     line_offsets: list[int] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
+    repeated_headers: list[int] = field(default_factory=list)
     characters: int = 0
     read: int = 0
 
@@ -117,6 +118,7 @@ class Chunker:
             stop = self._find_stop(rows, start)
             self._add_rows(rows, start, stop)
             start = stop
+        self._builder.repeated_headers += rows.repeated_headers
         self.line_count += rows.line_count
         self._bytes_read = rows.bytes_read
 
@@ -184,6 +186,7 @@ class Chunker:
             kept_columns=self._kept_columns(builder),
             lines=LineNumbers(self.preceding_lines, builder.line_offsets),
             rejects=tuple(builder.rejects),
+            repeated_headers=tuple(builder.repeated_headers),
             rows_read=builder.read,
             bytes_read=self.bytes_before + self._bytes_read,
             is_last=is_last,

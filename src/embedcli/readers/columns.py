@@ -337,6 +337,9 @@ class ColumnResolver:
                 unified = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
             except pa.ArrowTypeError:
                 unified = None
+            is_lossless = unified is None or all(arrow_types.keeps_values(one, unified) for one in (common, other))
+            if not self._has_python_values and not is_lossless:
+                unified = None
             if unified is None or (self._has_python_values and not arrow_types.accepted_python_types(unified)):
                 raise UsageError(
                     f"column {name!r} is {common} in {format_location(types[0][0])} "

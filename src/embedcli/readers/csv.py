@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 
@@ -15,6 +16,7 @@ from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputFormat, InputSplit
 from embedcli.readers.decoding import (
+    BYTE_ORDER_MARK,
     MAX_REJECT_CHARACTERS,
     MAX_ROW_BYTES,
     TextDecoder,
@@ -62,12 +64,14 @@ class CsvBatch:
         lines: The line that each row begins at, from 1.
         reject_reasons: Why rows are rejected, by position in the batch.
         raw_rows: Rows that cannot be parsed as they are in the file, by position.
+        repeated_headers: The lines of rows that repeat the header and were skipped.
     """
 
     rows: list[list[str]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     reject_reasons: RejectReasons = field(default_factory=dict)
     raw_rows: dict[int, str] = field(default_factory=dict)
+    repeated_headers: list[int] = field(default_factory=list)
 
     def column(self, index: int | None) -> list[str | None]:
         """The values of a column; null in every row without a column, and in rows that are too short."""
@@ -90,7 +94,9 @@ class CsvReader:
         self._text = self._previous_end = ""
         portions = self._portions(blocks)
         first = next(portions, self._portion)
-        self.delimiter = detect_delimiter(self._text, file_format)
+        named_delimiter = find_named_delimiter(self._text)
+        self._has_delimiter_line = named_delimiter is not None
+        self.delimiter = named_delimiter or detect_delimiter(self._text, file_format)
         lines = chain.from_iterable(chain([first], portions))
         self._reader = csv.reader(lines, dialect=CsvDialect, delimiter=self.delimiter)
         self._next_line = 1
@@ -103,12 +109,15 @@ class CsvReader:
             yield self._portion
 
     def _read_header(self) -> list[str]:
+        if self._has_delimiter_line:
+            next(self._reader)
         try:
             header = next((row for row in self._reader if row), [])
         except csv.Error as error:
             location = storage.format_location(self.path, self._reader.line_num)
             raise InputError(f"{location}: {BAD_CSV_REASON} in the header: {error}", "fix its quotes") from error
         self._next_line = self._reader.line_num + 1
+        self._header_fields = header
         duplicates = [repr(escape_for_reject(name)) for name, count in Counter(header).items() if name and count > 1]
         if duplicates:
             location = storage.format_location(self.path, self._reader.line_num)
@@ -118,12 +127,14 @@ class CsvReader:
         return [escape_for_reject(name) for name in header]
 
     def read_batches(self) -> Iterator[CsvBatch]:
-        """Yield all rows after the header. Blank lines are skipped."""
+        """Yield all rows after the header. Blank lines are skipped, and headers that concatenated files repeat."""
         batch, portion = CsvBatch(), self._portion
         while True:
             try:
                 for row in self._reader:
-                    if row:
+                    if row and self._repeats_header(row):
+                        batch.repeated_headers.append(self._next_line)
+                    elif row:
                         batch.rows.append(row)
                         batch.lines.append(self._next_line)
                     self._next_line = self._reader.line_num + 1
@@ -134,6 +145,13 @@ class CsvReader:
             except csv.Error as error:
                 self._add_broken_row(batch, error)
         yield self._with_reasons(batch)
+
+    def _repeats_header(self, row: list[str]) -> bool:
+        """Whether a row is the header once more, with or without a byte order mark, as `cat *.csv` leaves it."""
+        header = self._header_fields
+        if len(row) != len(header) or row[-1] != header[-1]:
+            return False
+        return [row[0].removeprefix(BYTE_ORDER_MARK), *row[1:]] == header
 
     def _add_broken_row(self, batch: CsvBatch, error: csv.Error) -> None:
         """Reject a row with wrong quotes; InputError if it covers a large part of the file."""
@@ -183,6 +201,12 @@ class CsvReader:
         return f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of field {index + 1}"
 
 
+def find_named_delimiter(text: str) -> str | None:
+    """The delimiter that the first line of a file names, as Excel writes and reads it: `sep=;`. None without one."""
+    named = re.match(r"sep=(.)(\r\n|\n|\r|$)", text, re.IGNORECASE)
+    return named[1] if named and named[1] not in '\r\n"' else None
+
+
 def detect_delimiter(text: str, file_format: InputFormat) -> str:
     """The delimiter of a file from its beginning.
 
@@ -227,7 +251,7 @@ def read_csv(
         for batch in reader.read_batches():
             line_count = (batch.lines[-1] if batch.lines else line) - line
             line += line_count
-            yield build_row_batch(
+            rows = build_row_batch(
                 row_builder,
                 {name: batch.column(index) for name, index in indices.items()},
                 batch.reject_reasons,
@@ -236,6 +260,7 @@ def read_csv(
                 line_count=line_count,
                 bytes_read=source.position,
             )
+            yield replace(rows, repeated_headers=batch.repeated_headers)
 
 
 def count_csv_rows(input_split: InputSplit, file_format: InputFormat, encoding: str) -> tuple[int, int]:

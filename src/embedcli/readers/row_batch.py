@@ -58,6 +58,7 @@ class RowBatch:
         bad_rows: The rows to reject, by position.
         line_count: How many lines of the file the batch covers.
         bytes_read: How many bytes of the split have been read so far.
+        repeated_headers: The lines of headers that were skipped between the rows.
     """
 
     texts: list[str]
@@ -69,6 +70,7 @@ class RowBatch:
     bad_rows: list[BadRow]
     line_count: int
     bytes_read: int
+    repeated_headers: Sequence[int] = ()
 
     @property
     def row_count(self) -> int:

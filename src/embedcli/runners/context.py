@@ -86,9 +86,20 @@ class RunContext:
         self.unfinished_splits = {split.index for split in chosen}
         for chunk in readers.read_chunks(self.job, self.plan, chosen, starts):
             self.rows_read += chunk.rows_read
+            if chunk.repeated_headers:
+                self._notify_repeated_headers(chunk)
             if chunk.is_last:
                 self.unfinished_splits.discard(chunk.input_split.index)
             yield chunk
+
+    def _notify_repeated_headers(self, chunk: Chunk) -> None:
+        """Tell which lines were skipped because they repeat the header."""
+        lines = ", ".join(map(str, chunk.repeated_headers[:3])) + (", ..." if len(chunk.repeated_headers) > 3 else "")
+        count = len(chunk.repeated_headers)
+        plural = "header" if count == 1 else "headers"
+        self.observer.notify(
+            f"{storage.format_location(chunk.input_split.path)}: skipped {count} repeated {plural} (line {lines})"
+        )
 
     def load_split_starts(self, staging_folder: str) -> dict[int, readers.SplitStart] | None:
         """Return the row numbers at which the input splits start; None if ids come from a column.
