@@ -101,6 +101,8 @@ def run_pipeline(pipeline: Any, config: ModelConfig, device: str, text: str) -> 
     tokens = preprocessor.tokenize([text])
     with torch.inference_mode():
         features = preprocessor.build_features(tokens, np.arange(1), device)
+        if config.task:
+            features["task"] = config.task
         vector: Float32Array = pipeline(features)["sentence_embedding"][0].float().cpu().numpy()
     return vector
 
