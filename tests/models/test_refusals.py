@@ -186,6 +186,30 @@ def test_an_input_that_is_a_pointer(tmp_path: Path, name: str) -> None:
     assert "git lfs pull" in ended.err
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "modules.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "1_Pooling/config.json",
+    ],
+)
+def test_a_link_that_points_nowhere_is_a_missing_file(saved: Path, engine: str, name: str) -> None:
+    """As in a hub cache that has lost a blob."""
+    (saved / name).unlink()
+    (saved / name).symlink_to(saved.parent / "blobs" / "gone")
+    assert f"{name} is missing" in refusal(saved, engine).message
+
+
+@pytest.mark.parametrize("content", ['{"0": "x"}', "[1]", "[{}]", "null"])
+def test_a_list_of_modules_that_is_none(saved: Path, content: str) -> None:
+    (saved / "modules.json").write_text(content)
+    assert "modules.json is not a list of modules" in refusal(saved).message
+
+
 # Files that would lead elsewhere or run code
 
 

@@ -135,8 +135,16 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
         return [("Transformer", ""), ("Pooling", "")]
     return [
         (_class_name(str(module["type"])), check_inside(folder, str(module.get("path", "")), path))
-        for module in read_json(path)
+        for module in _read_module_list(path)
     ]
+
+
+def _read_module_list(path: Path) -> list[dict[str, Any]]:
+    """The entries of a modules.json. Raises ModelError if it is something else than a list of modules."""
+    content = read_json(path)
+    if not isinstance(content, list) or not all(isinstance(module, dict) and "type" in module for module in content):
+        raise ModelError(f"{path} is not a list of modules", "fetch the model again, or use another folder")
+    return content
 
 
 def walk_modules(folder: Path) -> Iterator[tuple[str, str]]:
@@ -188,7 +196,7 @@ def detect_model_kind(folder: Path) -> ModelKind:
         return "static"
     modules = folder / "modules.json"
     if modules.is_file():
-        types = [str(module.get("type", "")) for module in read_json(modules)]
+        types = [str(module["type"]) for module in _read_module_list(modules)]
         return "static" if types and types[0].endswith("StaticEmbedding") else "transformer"
     config = folder / "config.json"
     if config.is_file():
@@ -243,6 +251,9 @@ def describe_missing_files(folder: Path) -> str | None:
     """The first file that a model folder lacks, for an error message, or None if it is complete."""
     if not folder.exists():
         return "the folder itself"
+    dangling = _find_dangling_link(folder)
+    if dangling is not None:
+        return dangling
     if find_word_vector_file(folder) is not None:
         return None
     if detect_model_kind(folder) == "static":
@@ -251,6 +262,21 @@ def describe_missing_files(folder: Path) -> str | None:
         return "config.json (or modules.json)"
     missing = (_find_missing_module_file(folder / path, kind, path) for kind, path in walk_modules(folder))
     return next((file for file in missing if file), None)
+
+
+def _find_dangling_link(folder: Path) -> str | None:
+    """A link to a file that is gone, in a model's folder or the folder of a module: the hub cache consists of links.
+
+    The libraries take such a file for one that the model never had, and go on without it.
+    """
+    if folder.is_file():
+        return None
+    names = {"", *(file.name for file in folder.iterdir() if file.is_dir() and file.name not in IGNORED_FOLDERS)}
+    for name in sorted(names):
+        for file in sorted((folder / name).iterdir()):
+            if file.is_symlink() and not file.exists():
+                return file.relative_to(folder).as_posix()
+    return None
 
 
 def _find_missing_static_file(folder: Path) -> str | None:

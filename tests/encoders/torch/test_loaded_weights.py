@@ -170,3 +170,14 @@ def test_each_network_of_a_router_is_checked(tmp_path: Path) -> None:
     end_with(5000, part)
     with pytest.raises(ModelError, match="has the id 5000"):
         reference.load(folder, as_="document")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_damaged_numbers_are_named(tmp_path: Path, engine: str) -> None:
+    def damaged(tensors: Tensors) -> Tensors:
+        tensors["encoder.layer.1.output.dense.weight"][3, 5] = float("nan")
+        return tensors
+
+    folder = changed("text2vec-base-chinese", tmp_path / "model", damaged)
+    with pytest.raises(ModelError, match=r"damaged: encoder\.layer\.1\.output\.dense\.weight contains NaN"):
+        reference.load(folder, engine=engine)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedcli.core.errors import ModelError
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
+from embedcli.models.weights import DOWNLOAD_AGAIN_HINT
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 CHECK_TEXTS = ("a", "Every tensor that a vector depends on is read. 向量", "Two words")
 # Several scripts, digits and, for models of proteins, amino acids.
 WORD_TEXTS = ("words of a text", "слова", "文本", "نص", "12345", "MKTAYIAKQR")
-INCOMPLETE_HINT = "fetch the model again, or save it again with sentence-transformers: model.save(PATH)"
+INCOMPLETE_HINT = "fetch the model again, or use the weights that config.json was written for"
 OWN_CODE_HINT = "add --trust-remote-code to run the model's own code, after reading it"
 HEAD_OR_BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|lm_head|cls|classifier|pooler|predictions)(\.|$)")
 SHOWN_NAMES = 3
@@ -81,14 +82,16 @@ def check_weights(pipeline: Any, loaded: Sequence[LoadedNetwork], files: ModelFi
         config: Its settings. For a model that is loaded as another architecture every tensor of the files must fit.
 
     Raises:
-        ModelError: A tensor that is used is missing or has another shape, or the files have more layers than the
-            network.
+        ModelError: A tensor that is used is missing or has another shape, a tensor is damaged, or the files have more
+            layers than the network.
     """
     for name, stored, expected in (shapes for one in loaded for shapes in one.mismatched):
         raise ModelError(
             f"{files.path}: {name} has the shape {tuple(stored)}, and config.json asks for {tuple(expected)}",
             INCOMPLETE_HINT,
         )
+    for name in (name for one in loaded for name, tensor in one.network.named_parameters() if tensor.isnan().any()):
+        raise ModelError(f"the weights in {files.path} are damaged: {name} contains NaN", DOWNLOAD_AGAIN_HINT)
     missing = [name for one in loaded for name in one.missing]
     if missing:
         unfillable = [name for one in loaded for name in one.missing if not _fill_with_nan(one.network, name)]
