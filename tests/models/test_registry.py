@@ -13,6 +13,8 @@ import pytest
 import models
 import own_code
 import published
+from embedcli.core.errors import UsageError
+from embedcli.encoders.torch.device import cpu_supports
 from embedcli.models.registry import MODEL_REGISTRY, find_registered_model
 from jobs import run, write_jsonl
 from reference import encode as batched
@@ -114,3 +116,15 @@ def test_a_model_with_own_code_is_loaded_natively(name: str, engine: str, tmp_pa
     own = load(own_code.with_code_beside(name, tmp_path / "own"), trust_remote_code=True)
     vectors = encode(alias, tmp_path, "--engine", engine, "--device", "cpu", "--dtype", "float32")
     assert lowest_cosine(vectors, batched(own, TEXTS)) >= 0.999999
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize("name", [*COMPILED[:7], *published.OWN_CODE])
+def test_bfloat16_is_close_where_the_processor_has_it(name: str, engine: str) -> None:
+    folder = models.folder(name)
+    if not cpu_supports("bf16"):
+        with pytest.raises(UsageError, match="no bfloat16"):
+            load(folder, engine=engine, dtype="bfloat16")
+        return
+    vectors = batched(load(folder, engine=engine, dtype="bfloat16"), TEXTS)
+    assert lowest_cosine(vectors, batched(load(folder), TEXTS)) >= 0.999
