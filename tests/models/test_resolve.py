@@ -495,7 +495,7 @@ for name, revision in json.loads(sys.argv[1]):
 
 def resolve_with_hub(endpoint: str, home: Path, *names: tuple[str, str | None]) -> list[Any]:
     """Resolve names with their revisions in a new process: [origin, revision, folder] or [message, hint] of each."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
     process = subprocess.run(
         [sys.executable, "-c", RESOLVE, json.dumps(names)], capture_output=True, text=True, check=True, env=environment

@@ -41,11 +41,13 @@ def is_string(data_type: pa.DataType) -> bool:
 
 
 def may_hold_text(data_type: pa.DataType) -> bool:
-    """Whether a column of the type may hold texts: strings, or bytes, which older programs write for strings.
+    """Whether a column of the type may hold texts: strings, or bytes, which older programs write for strings."""
+    return is_string(data_type) or data_type in BINARY_TO_STRING_TYPES
 
-    So may a column of nulls, as a file without any text has: its rows are rejected one by one.
-    """
-    return is_string(data_type) or data_type in BINARY_TO_STRING_TYPES or pa.types.is_null(data_type)
+
+def may_hold_text_or_nulls(data_type: pa.DataType) -> bool:
+    """The same, or a column of nulls: a Parquet file without any text has one, and its rows are rejected one by one."""
+    return may_hold_text(data_type) or pa.types.is_null(data_type)
 
 
 def keeps_values(data_type: pa.DataType, unified: pa.DataType) -> bool:

@@ -184,9 +184,10 @@ class ColumnResolver:
             self._check_text(name, arrow_types.may_hold_text, "text")
             return name
         candidates = [other for other in self._common_names if other != id_column]
-        name = self._guess(TEXT_COLUMN_NAMES, arrow_types.may_hold_text, candidates) or self._only_string_column(
-            id_column
-        )
+        name = self._guess(TEXT_COLUMN_NAMES, arrow_types.may_hold_text, candidates)
+        if name is None and not self._has_python_values:
+            name = self._guess(TEXT_COLUMN_NAMES, arrow_types.may_hold_text_or_nulls, candidates)
+        name = name or self._only_string_column(id_column)
         if name is None:
             preview = self._find_input_without_text()
             raise UsageError(
@@ -223,7 +224,8 @@ class ColumnResolver:
         """UsageError for a column of the wrong type; only a note for JSONL, where later rows may have other types."""
         for preview in self.previews:
             data_type = preview.column_type(name)
-            if data_type is None or is_usable(data_type):
+            is_empty = preview.format == "parquet" and data_type is not None and pa.types.is_null(data_type)
+            if data_type is None or is_empty or is_usable(data_type):
                 continue
             if preview.format != "jsonl":
                 raise UsageError(
