@@ -75,11 +75,13 @@ def test_masks() -> None:
 
 
 def test_pruning() -> None:
+    from transformers import pytorch_utils
+
     heads, index = own_code.find_pruneable_heads_and_indices({1}, 3, 2, set())
     assert (heads, index.tolist()) == ({1}, [0, 1, 4, 5])
     heads, index = own_code.find_pruneable_heads_and_indices({0, 2}, 2, 2, {0})
     assert (heads, index.tolist()) == ({2}, [0, 1])
     layer = nn.Linear(3, 6)
-    pruned = own_code.prune_linear_layer(layer, torch.tensor([0, 4]))
+    pruned = pytorch_utils.prune_linear_layer(layer, torch.tensor([0, 4]))
     assert torch.equal(pruned.weight, layer.weight[[0, 4]])
     assert torch.equal(pruned.bias, layer.bias[[0, 4]])

@@ -29,12 +29,17 @@ def install_removed_names() -> None:
     from transformers import utils as library_utils
     from transformers.utils import import_utils
 
-    methods = (get_extended_attention_mask, invert_attention_mask, get_head_mask, prune_heads)
+    methods = (get_extended_attention_mask, invert_attention_mask, get_head_mask)
     for method in methods:
         _add(PreTrainedModel, method.__name__, method)
-    pruning = (find_pruneable_heads_and_indices, prune_linear_layer)
+    # The last two are still in pytorch_utils; older code imports them from modeling_utils.
+    functions = (
+        find_pruneable_heads_and_indices,
+        pytorch_utils.prune_linear_layer,
+        pytorch_utils.apply_chunking_to_forward,
+    )
     for module in (pytorch_utils, modeling_utils):
-        for function in (*pruning, pytorch_utils.apply_chunking_to_forward):
+        for function in functions:
             _add(module, function.__name__, function)
     for module in (library_utils, import_utils):
         _add(module, "is_torch_fx_available", _never)
@@ -160,11 +165,6 @@ def get_head_mask(
     return masks.unsqueeze(-1) if is_attention_chunked else masks
 
 
-def prune_heads(self: Any, heads_to_prune: Any) -> None:
-    """Raise NotImplementedError: the width of the attention of loaded weights is fixed."""
-    raise NotImplementedError("attention heads cannot be pruned")
-
-
 # Functions
 
 
@@ -179,20 +179,6 @@ def find_pruneable_heads_and_indices(
     for head in remaining:
         keep[head - sum(pruned < head for pruned in already_pruned_heads)] = False
     return remaining, torch.arange(n_heads * head_size)[keep.view(-1)].long()
-
-
-def prune_linear_layer(layer: Any, index: torch.Tensor, dim: int = 0) -> Any:
-    """A linear layer with some of its outputs (dim 0) or inputs (dim 1)."""
-    import torch
-    from torch import nn
-
-    weight = layer.weight.index_select(dim, index.to(layer.weight.device)).detach().clone()
-    pruned = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None)
-    with torch.no_grad():
-        pruned.weight.copy_(weight)
-        if layer.bias is not None:
-            pruned.bias.copy_(layer.bias if dim == 1 else layer.bias[index])
-    return pruned.to(layer.weight.device)
 
 
 def _onnx_module() -> ModuleType:
