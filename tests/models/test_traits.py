@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back_for_the_same_model_and_settings(
     assert [read_traits(*other) for other in others] == [None] * len(others)
     # A prompt that is pooled like the text changes nothing.
     assert read_traits(files, replace(config, prompt="query: "), "float32") == MEASURED
-    monkeypatch.setattr(traits, "_installed_version", lambda package: "0.1")
+    monkeypatch.setattr(traits, "installed_version", lambda package: "0.1")
     assert read_traits(files, config, "float32") is None
 
 

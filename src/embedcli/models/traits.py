@@ -99,13 +99,14 @@ def _traits_path(files: ModelFiles, config: ModelConfig, dtype: str) -> Path:
         "task": config.task,
         "dtype": dtype,
         "loaded_as": sorted(equivalent.native_type for equivalent in config.native.values()),
-        "versions": {name: _installed_version(name) for name in MEASURING_PACKAGES},
+        "versions": {name: installed_version(name) for name in MEASURING_PACKAGES},
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
     return user_cache_folder() / "traits" / f"{key}.json"
 
 
-def _installed_version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """The version of an installed package, found without importing it; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,7 @@ def test_pruning() -> None:
     heads, index = own_code.find_pruneable_heads_and_indices({0, 2}, 2, 2, {0})
     assert (heads, index.tolist()) == ({2}, [0, 1])
     layer = nn.Linear(3, 6)
-    pruned = pytorch_utils.prune_linear_layer(layer, torch.tensor([0, 4]))
+    rows: Any = torch.tensor([0, 4])
+    pruned = pytorch_utils.prune_linear_layer(layer, rows)
     assert torch.equal(pruned.weight, layer.weight[[0, 4]])
     assert torch.equal(pruned.bias, layer.bias[[0, 4]])

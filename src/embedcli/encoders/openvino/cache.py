@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from embedcli.core.errors import ModelError
 from embedcli.models.config import ModelConfig, native_types
 from embedcli.models.files import ModelFiles
 from embedcli.models.fingerprint import cached_sha256
+from embedcli.models.traits import installed_version
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +90,6 @@ def cache_key(files: ModelFiles, config: ModelConfig) -> str:
     parts |= {"task": config.task} if config.task else {}
     parts |= native_types(config)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def installed_version(package: str) -> str | None:
-    """The version of an installed package, found without importing it; None if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def read_cached_model(folder: Path) -> dict[str, Any] | None:

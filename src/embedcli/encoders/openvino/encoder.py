@@ -19,6 +19,7 @@ from embedcli.encoders.openvino.infer_requests import InferRequestPool
 from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows
 from embedcli.models.config import ModelConfig, model_identity, native_types
 from embedcli.models.files import ModelFiles
+from embedcli.models.traits import installed_version
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
@@ -125,7 +126,7 @@ class OpenVinoEncoder(BaseEncoder):
             "dtype": self.dtype,
             "engine": "openvino",
             "device": "cpu",
-            "versions": {name: cache.installed_version(name) for name in ("openvino", "tokenizers")},
+            "versions": {name: installed_version(name) for name in ("openvino", "tokenizers")},
         }
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
