@@ -95,7 +95,7 @@ def encode_file(
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     job = build_job([os.fspath(path) for path in several], os.fspath(output), model, flags)
     return runners.execute_job(
-        job, NotifyObserver(notify or ignore_message), RunControl(job.limit, job.max_seconds), MetricsCollector()
+        job, NotifyObserver(notify or ignore_message), RunControl(job.stop_after, job.max_seconds), MetricsCollector()
     )
 
 

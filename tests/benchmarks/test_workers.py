@@ -56,10 +56,10 @@ def test_the_start_is_not_compared() -> None:
 def test_a_runner_that_fails_is_named_and_one_process_must_not(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "find_spec", lambda name: None)
     request = make_small_request(place, rounds=1)
-    limited = replace(request, arguments=("--model", str(place / "model"), "--limit", "1000"))
+    limited = replace(request, arguments=("--model", str(place / "model"), "--stop-after", "1000"))
     figures = workers.measure(limited, 2, print)
     assert list(figures["runners"]) == ["one process"]
-    assert "--limit cannot be used together" in figures["missing"]["2 processes"]
+    assert "--stop-after cannot be used together" in figures["missing"]["2 processes"]
     with pytest.raises(ModelError, match="embedcli failed"):
         workers.measure(replace(request, arguments=("--model", str(place / "none"))), 2, print)
     with pytest.raises(UsageError, match="20 files"):

@@ -177,7 +177,7 @@ def test_a_changed_job_is_refused_naming_the_key(tmp_path: Path) -> None:
     ledger = open_ledger(tmp_path / "out.parquet")
     encode_missing(ledger, chunks()[:1])
     ledger.release()
-    with pytest.raises(ResumeError, match='prompt was "", now "query: "') as caught:
+    with pytest.raises(ResumeError, match=r'--prompt \(none, now "query: "\)') as caught:
         open_ledger(tmp_path / "out.parquet", JOB | {"prompt": "query: "})
     assert "--overwrite" in caught.value.hint
     assert "--update" in caught.value.hint

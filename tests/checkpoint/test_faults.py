@@ -230,7 +230,7 @@ def test_an_interrupted_job_whose_input_changed_is_refused_then_updated(
     tmp_path: Path, job: Callable[[str], list[Any]]
 ) -> None:
     arguments = job("out.parquet")
-    assert jobs.run(*arguments, "--limit", 1).code == 75
+    assert jobs.run(*arguments, "--stop-after", 1).code == 75
     source = tmp_path / "in.jsonl"
     source.write_text(source.read_text().replace("word1 ", "word9 ", 1))
     refused = jobs.run(*arguments)

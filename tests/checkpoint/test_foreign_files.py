@@ -49,7 +49,7 @@ def test_a_tree_around_an_output_stays_as_it_is(
         word_model(folder)
         write_jsonl(folder / "in.jsonl", rows(8))
         if is_begun:
-            assert encode(output, "--limit", "4") == 75
+            assert encode(output, "--stop-after", "4") == 75
         planted = plant(tree)
         codes = [encode(output), encode(output, "--overwrite"), encode(output, "--update")]
         assert set(codes) <= {0, 2}
@@ -117,8 +117,8 @@ def test_every_name_in_a_staging_folder_is_known(here: Path) -> None:
     with (here / "in.jsonl").open("a") as lines:
         lines.write('{"id": "bad", "text": null}\n')
     for output, options in (
-        ("out.parquet", ("--limit", "4", "--precision", "int8")),
-        ("out/", ("--limit", "4", "--part-size", "100")),
+        ("out.parquet", ("--stop-after", "4", "--precision", "int8")),
+        ("out/", ("--stop-after", "4", "--part-size", "100")),
     ):
         run("encode", "in.jsonl", output, "--model", "words.txt", "--chunk-rows", "2", *options)
         folder = here / ("out/_parts" if output == "out/" else "out.parquet.parts")

@@ -46,7 +46,7 @@ def test_a_run_that_was_stopped_twice_gives_the_same_output(tmp_path: Path, kind
     flags = ["-m", model, "--chunk-rows", 40, "-q", *(["--format", "jsonl"] if kind in ("gz", "bz2") else [])]
     whole = f"{tmp_path}/whole{output[3:]}"
     assert jobs.run("encode", *inputs, whole, *flags).code == 0
-    codes = [jobs.run("encode", *inputs, f"{tmp_path}/{output}", *flags, "--limit", 80).code for _ in range(2)]
+    codes = [jobs.run("encode", *inputs, f"{tmp_path}/{output}", *flags, "--stop-after", 80).code for _ in range(2)]
     assert codes == [75, 75]
     assert jobs.run("encode", *inputs, f"{tmp_path}/{output}", *flags).code == 0
     assert jobs.contents(Path(f"{tmp_path}/{output}")) == jobs.contents(Path(whole))
@@ -59,7 +59,7 @@ def test_a_stopped_run_gives_the_same_output_in_other_formats(tmp_path: Path, ou
     flags = ["-m", model, "--chunk-rows", 40, "-q"]
     whole = f"{tmp_path}/whole{output[3:]}"
     jobs.run("encode", *inputs, whole, *flags)
-    assert jobs.run("encode", *inputs, tmp_path / output, *flags, "--limit", 80).code == 75
+    assert jobs.run("encode", *inputs, tmp_path / output, *flags, "--stop-after", 80).code == 75
     assert jobs.run("encode", *inputs, tmp_path / output, *flags, "--batch-tokens", 33).code == 0
     assert jobs.contents(tmp_path / output) == jobs.contents(Path(whole))
 
@@ -72,10 +72,10 @@ def test_an_interrupted_overwrite_is_resumed_without_the_flag(tmp_path: Path, na
     jobs.write_jsonl(source, jobs.rows(100))
     assert jobs.run(*command).code == 0
     jobs.write_jsonl(source, jobs.rows(100, seed=5))
-    stopped = jobs.run(*command, "--overwrite", "--limit", 40)
+    stopped = jobs.run(*command, "--overwrite", "--stop-after", 40)
     assert (stopped.code, "without --overwrite to go on" in stopped.err) == (75, True)
     # Another job is still compared with the finished output alone.
-    assert "prompt was" in jobs.run(*command, "--prompt", "word3 ").err
+    assert "--prompt (none, now" in jobs.run(*command, "--prompt", "word3 ").err
     done = jobs.run(*command, "--report", tmp_path / "run.json")
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "run.json").read_text())["rows"]["resumed"] >= 40

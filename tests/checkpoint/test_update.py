@@ -92,7 +92,7 @@ def test_an_interrupted_update_is_resumed(folder: Path) -> None:
     encode(folder, "out.parquet")
     old = (folder / "out.parquet").read_bytes()
     jobs.write_jsonl(folder / "in.jsonl", edit_rows(unique_rows(COUNT)))
-    done, _ = encode(folder, "out.parquet", "--update", "--limit", 300)
+    done, _ = encode(folder, "out.parquet", "--update", "--stop-after", 300)
     assert done.code == 75
     assert (folder / "out.parquet").read_bytes() == old
     done, report = encode(folder, "out.parquet", "--update")

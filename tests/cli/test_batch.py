@@ -92,7 +92,7 @@ def test_encode_goes_on_where_an_import_stopped(tmp_path: Path, source: Path, se
     requests = exported(tmp_path, source, "--base-url", server.base_url)
     results = write(tmp_path / "results.jsonl", [answer(request, DIM) for request in requests])
     flags = [tmp_path / "out.parquet", "--chunk-rows", 16]
-    assert jobs.run("batch", "import", results, *flags, "--limit", 30).code == 75
+    assert jobs.run("batch", "import", results, *flags, "--stop-after", 30).code == 75
     done = jobs.run("encode", source, *flags, "-m", MODEL, "--base-url", server.base_url)
     assert done.code == 0, done.err
     assert "resumed" in done.err
@@ -138,7 +138,7 @@ def test_an_import_that_stops_goes_on(tmp_path: Path, source: Path) -> None:
     requests = exported(tmp_path, source)
     results = write(tmp_path / "results.jsonl", [answer(request, DIM) for request in requests])
     command = ["batch", "import", results, tmp_path / "out.parquet", "--chunk-rows", 16]
-    assert jobs.run(*command, "--limit", 30).code == 75
+    assert jobs.run(*command, "--stop-after", 30).code == 75
     done = jobs.run(*command)
     assert done.code == 0, done.err
     assert "resumed" in done.err

@@ -315,7 +315,7 @@ def test_a_finished_job_is_left_alone_and_another_is_refused(tmp_path: Path, mod
     assert (output.read_bytes(), output.stat().st_mtime_ns) == before
     other = jobs.run("encode", source, output, "-m", model, "--prompt", "word3 ")
     assert other.code == 2
-    assert 'prompt was "", now "word3 "' in other.err
+    assert '--prompt (none, now "word3 ")' in other.err
     assert "--overwrite" in other.err
     assert jobs.left_in(tmp_path) == ["out.parquet"]
     assert jobs.run("encode", source, output, "-m", model, "--prompt", "word3 ", "--overwrite").code == 0
@@ -428,7 +428,7 @@ def silent(command: list[str], data: bytes) -> Iterator[Any]:
 
 def test_limited_runs_add_up(tmp_path: Path, model: Path, source: Path) -> None:
     output = tmp_path / "out.parquet"
-    flags = ["-m", model, "--chunk-rows", 20, "--limit", 60]
+    flags = ["-m", model, "--chunk-rows", 20, "--stop-after", 60]
     codes = [jobs.run("encode", source, output, *flags).code for _ in range(3)]
     assert codes == [75, 75, 0]
     jobs.run("encode", source, tmp_path / "b.parquet", "-m", model, "--chunk-rows", 20)

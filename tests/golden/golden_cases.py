@@ -276,29 +276,29 @@ CASES = [
         Case(
             f"resume-{kind}",
             (
-                encode(f"several.jsonl bad.jsonl {output} --chunk-rows 8 --limit 20"),
+                encode(f"several.jsonl bad.jsonl {output} --chunk-rows 8 --stop-after 20"),
                 encode(f"several.jsonl bad.jsonl {output} --chunk-rows 8 --report report.json"),
             ),
         )
         for kind, output in {"parquet": "out.parquet", "folder": "out/", "arrow": "out.arrow", "npy": "out.npy"}.items()
     ),
-    Case("stopped", (encode("several.jsonl bad.jsonl out.parquet --chunk-rows 8 --limit 20 --precision int8"),)),
+    Case("stopped", (encode("several.jsonl bad.jsonl out.parquet --chunk-rows 8 --stop-after 20 --precision int8"),)),
     Case(
         "damaged-part",
         (
-            encode("in.jsonl out.parquet --chunk-rows 4 --limit 8"),
+            encode("in.jsonl out.parquet --chunk-rows 4 --stop-after 8"),
             damage_part,
             encode("in.jsonl out.parquet --chunk-rows 4 --report report.json"),
         ),
     ),
     Case(
         "changed-job",
-        (encode("in.jsonl out/ --chunk-rows 4 --limit 4"), encode("in.jsonl out/ --chunk-rows 4 --normalize")),
+        (encode("in.jsonl out/ --chunk-rows 4 --stop-after 4"), encode("in.jsonl out/ --chunk-rows 4 --normalize")),
     ),
     Case(
         "changed-input",
         (
-            encode("in.jsonl out.parquet --chunk-rows 4 --limit 4"),
+            encode("in.jsonl out.parquet --chunk-rows 4 --stop-after 4"),
             change_rows,
             encode("in.jsonl out.parquet --chunk-rows 4"),
         ),

@@ -109,7 +109,7 @@ def encode(folder: Path, names: list[str], output: str) -> Path:
     """Encode in three runs, two of them cut short; the bytes are those of a single run."""
     keep = [flag for name in names for flag in ("--keep", name)]
     flags = ["-m", jobs.word_model(folder), "--chunk-rows", 40, "--part-size", "8kB", "-q", *keep]
-    runs = [["--limit", 80], ["--limit", 80], []]
+    runs = [["--stop-after", 80], ["--stop-after", 80], []]
     ends = [jobs.run("encode", folder / "in.parquet", f"{folder}/{output}", *flags, *more) for more in runs]
     assert [ended.code for ended in ends] == [75, 75, 0], ends[-1].err
     assert jobs.run("encode", folder / "in.parquet", f"{folder}/whole-{output}", *flags).code == 0

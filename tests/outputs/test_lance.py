@@ -88,7 +88,7 @@ def test_the_same_command_again_has_nothing_to_do(here: Path) -> None:
         assert (done.code, "nothing to do" in done.err) == (0, True)
     assert sorted((path, path.stat().st_mtime_ns) for path in Path("out.lance").rglob("*")) == before
     done = encode("out.lance", "--truncate-dim", 4)
-    assert (done.code, "belongs to another job" in done.err) == (2, True)
+    assert (done.code, "other settings" in done.err) == (2, True)
 
 
 def test_it_is_replaced_and_updated(here: Path) -> None:

@@ -63,7 +63,7 @@ def test_ranges_are_recorded_and_used_for_all_rows(folder: Path, kind: Any) -> N
 
 def test_two_runs_are_equal_to_one(folder: Path) -> None:
     encode(folder, "a.parquet", "--precision", "int8")
-    assert encode(folder, "b.parquet", "--precision", "int8", "--limit", 100).code == 75
+    assert encode(folder, "b.parquet", "--precision", "int8", "--stop-after", 100).code == 75
     assert encode(folder, "b.parquet", "--precision", "int8").code == 0
     assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
 
@@ -103,7 +103,7 @@ def test_parts_of_an_interrupted_run_are_not_mixed_with_those_of_other_ranges(fo
     encode(folder, "out.parquet", *small)
     before = (folder / "out.parquet").read_bytes()
     jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300)[1:], *BEYOND])
-    assert encode(folder, "out.parquet", *small, "--overwrite", "--limit", 100).code == 75
+    assert encode(folder, "out.parquet", *small, "--overwrite", "--stop-after", 100).code == 75
     refused = encode(folder, "out.parquet", *small, "--update")
     assert refused.code == 2
     assert f"{REFUSED} {folder / 'out.parquet'} records" in in_one_line(refused.err)
@@ -139,9 +139,9 @@ def test_ranges_from_an_output_that_is_encoded_again_meanwhile(folder: Path, fla
 
 
 def begin_and_stop(folder: Path, *flags: object) -> None:
-    """Encode some chunks of a job; --limit does not work with several processes."""
+    """Encode some chunks of a job; --stop-after does not work with several processes."""
     alone = [flag for flag in flags if flag not in ("--workers", 2)]
-    assert encode(folder, "out.parquet", *alone, "--limit", 100).code == 75
+    assert encode(folder, "out.parquet", *alone, "--stop-after", 100).code == 75
 
 
 def test_update_does_not_ignore_ranges_from(folder: Path) -> None:
@@ -164,7 +164,7 @@ def test_an_update_is_resumed_with_the_ranges_it_started_with(folder: Path) -> N
     encode(folder, "out.parquet", *small)
     before = ranges(folder / "out.parquet")
     jobs.write_jsonl(folder / "in.jsonl", [*jobs.rows(300)[1:], *BEYOND])
-    assert encode(folder, "out.parquet", *small, "--update", "--limit", 100).code == 75
+    assert encode(folder, "out.parquet", *small, "--update", "--stop-after", 100).code == 75
     (folder / "out.parquet").unlink()
     assert encode(folder, "out.parquet", *small).code == 0
     np.testing.assert_array_equal(ranges(folder / "out.parquet"), before)
@@ -175,7 +175,7 @@ def test_an_update_is_resumed_with_the_ranges_it_started_with(folder: Path) -> N
 @pytest.mark.parametrize("damage", [lambda text: text[:40], lambda text: text.replace(b"1", b"2"), lambda _: b""])
 def test_damaged_staged_ranges_are_not_used(folder: Path, damage: Callable[[bytes], bytes]) -> None:
     encode(folder, "a.parquet", "--precision", "int8")
-    encode(folder, "b.parquet", "--precision", "int8", "--limit", 100)
+    encode(folder, "b.parquet", "--precision", "int8", "--stop-after", 100)
     note = folder / "b.parquet.parts" / calibration.RANGES_FILE
     note.write_bytes(damage(note.read_bytes()))
     assert encode(folder, "b.parquet", "--precision", "int8").code == 0

@@ -185,7 +185,7 @@ def test_a_stop_drops_the_chunk_that_is_being_encoded() -> None:
 
 def test_a_limit_lets_whole_chunks_through_and_always_one() -> None:
     for limit, whole in ((1, 1), (50, 1), (51, 2), (500, 10)):
-        control = RunControl(limit=limit)
+        control = RunControl(stop_after=limit)
         chunks = (chunk(TEXTS, seq=i) for i in range(10))
         assert len(list(encode_chunks(chunks, FakeEncoder(), EncodingSettings(), MetricsCollector(), control))) == whole
         assert (control.reason is not None) == (whole < 10)

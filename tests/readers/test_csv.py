@@ -69,6 +69,6 @@ def test_headers_are_skipped_in_tsv_and_by_resumed_runs(tmp_path: Path) -> None:
     word_model(tmp_path)
     (tmp_path / "in.tsv").write_bytes(content)
     arguments = ("encode", tmp_path / "in.tsv", tmp_path / "out.npy", "--model", tmp_path / "words.txt")
-    assert run(*arguments, "--chunk-rows", "2", "--limit", "4").code == 75
+    assert run(*arguments, "--chunk-rows", "2", "--stop-after", "4").code == 75
     assert run(*arguments).code == 0
     assert pq.read_table(tmp_path / "out.ids.parquet").num_rows == 9

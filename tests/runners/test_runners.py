@@ -179,7 +179,7 @@ def test_a_wrong_part_size_is_refused(home: Path, tmp_path: Path, text: str) -> 
     [
         (["--shard", "1/2", "--overwrite"], "--overwrite"),
         (["--shard", "1/2", "--update"], "--update"),
-        (["--workers", 2, "--limit", 5], "--max-seconds"),
+        (["--workers", 2, "--stop-after", 5], "--max-seconds"),
         (["--workers", 2, "--reuse", "x.parquet"], "--reuse"),
     ],
 )
@@ -280,7 +280,7 @@ def test_while_a_shard_is_running_only_shards_begin(home: Path, tmp_path: Path, 
     shard = lock_output(output, "_lock-1-of-2")
     for refused in (
         encode(home, output, *SMALL),
-        encode(home, output, "--overwrite", "--limit", 100, *SMALL),
+        encode(home, output, "--overwrite", "--stop-after", 100, *SMALL),
         encode(home, output, "--workers", 2, *SMALL),
         encode(home, output, "--shard", "1/2", *SMALL),
     ):
@@ -637,7 +637,7 @@ def test_a_layout_is_restored_from_the_staging_folder(tmp_path: Path) -> None:
 def test_a_folder_output_is_resumed_with_another_engine(tmp_path: Path) -> None:
     source, command = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(60)), ("-m", models.folder("m3e-base"))
     flags = ("--chunk-rows", 20, "--engine")
-    assert jobs.run("encode", source, f"{tmp_path}/out/", *command, "--limit", 20, *flags, "openvino").code == 75
+    assert jobs.run("encode", source, f"{tmp_path}/out/", *command, "--stop-after", 20, *flags, "openvino").code == 75
     done = jobs.run("encode", source, f"{tmp_path}/out/", *command, *flags, "torch")
     assert done.code == 0, done.err
     assert jobs.run("verify", f"{tmp_path}/out/", source, "--all").code == 0

@@ -256,7 +256,9 @@ def test_killed_and_run_again_gives_the_same(name: str, parts: int, s3: s3_serve
 
 def test_a_damaged_part_is_noticed_and_made_again(s3: s3_server.Store, workspace: Path, tmp_path: Path) -> None:
     output = "s3://data/damage/out.parquet"
-    assert jobs.run("encode", "s3://data/in/rows.jsonl", output, *encode_options(workspace), "--limit", 60).code == 75
+    assert (
+        jobs.run("encode", "s3://data/in/rows.jsonl", output, *encode_options(workspace), "--stop-after", 60).code == 75
+    )
     part = s3.names("damage/out.parquet.parts/part-")[0]
     s3.put(part, s3.get(part)[:-3] + b"xxx")
     result = jobs.run(
@@ -509,7 +511,7 @@ def test_what_fsspec_serves_is_written_and_read_as_well(
     monkeypatch.setattr(lease_lock, "SETTLE_SECONDS", 0.0)
     clients._fsspec_client.cache_clear()
     for output in ("az://box/out.parquet", "az://box/folder/"):
-        result = jobs.run("encode", workspace / "rows.jsonl", output, *encode_options(workspace), "--limit", 60)
+        result = jobs.run("encode", workspace / "rows.jsonl", output, *encode_options(workspace), "--stop-after", 60)
         assert result.code == 75, result.err
         assert jobs.run("encode", workspace / "rows.jsonl", output, *encode_options(workspace)).code == 0
         assert jobs.run("verify", output, workspace / "rows.jsonl").code == 0
@@ -573,7 +575,7 @@ def test_no_secret_is_shown_or_recorded(place_of: str, workspace: Path, tmp_path
         address = place_of.format(host=host, secret=secret, name="private.jsonl")
         wrong = place_of.format(host=host, secret=secret, name="private-not.jsonl")
         result = [
-            jobs.run("encode", address, out / "o.parquet", *loud, "--limit", 100, "--report", out / "report.json"),
+            jobs.run("encode", address, out / "o.parquet", *loud, "--stop-after", 100, "--report", out / "report.json"),
             jobs.run_apart("encode", address, out / "o.parquet", *loud, "-v"),
             jobs.run("encode", wrong, out / "p.parquet", *loud),
             jobs.run("inspect", address),

@@ -95,8 +95,9 @@ def build_record(
 
 def split_identity(input_split: InputSplit) -> tuple[Any, ...]:
     """Return the range and the file name of a split, without the folder: a moved folder is the same input."""
-    index, path, *rest = astuple(input_split)
-    return index, storage.basename(path), *rest
+    index, path, start, stop, unit, max_rows = astuple(input_split)
+    identity = index, storage.basename(path), start, stop, unit
+    return identity if max_rows is None else (*identity, max_rows)  # as earlier versions have recorded it
 
 
 def write_snapshot(staging_folder: str, snapshot: InputSnapshot) -> None:

@@ -16,12 +16,12 @@ from embedcli.core.constants import MANIFEST_FILE
 from embedcli.core.errors import OutputError
 from embedcli.core.types import Chunk, EncodedChunk, PartFile, Partition
 from embedcli.outputs import writers
+from embedcli.outputs.job_changes import check_job_unchanged
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import (
     OutputTarget,
     changed_input_error,
     changed_splits_error,
-    check_job_unchanged,
     check_no_foreign_files,
 )
 
@@ -93,14 +93,13 @@ class Ledger:
         """
         self.job = dict(job)
         old_job = {} if overwrite else self.staging.read_manifest()
-        manifest_path = self.staging.join(MANIFEST_FILE)
         if old_job:
-            check_job_unchanged(old_job, self.job, manifest_path, self.target)
+            check_job_unchanged(old_job, self.job, "begun", self.target)
         else:
             if not overwrite:
                 check_no_foreign_files(self.target)
             self.staging.discard_work()
-            storage.write_bytes(manifest_path, writers.to_readable_json(self.job, indent=1).encode())
+            storage.write_bytes(self.staging.join(MANIFEST_FILE), writers.to_readable_json(self.job, indent=1).encode())
         self._job_digest = part_files.hash_job(old_job or self.job)
         self._find_part_files()
 

@@ -21,7 +21,7 @@ EXPORT_FLAGS = (
 )  # fmt: skip
 IMPORT_FLAGS = (
     "to", "keep", "precision", "chunk_rows", "on_bad_row", "max_rejects", "overwrite", "update", "max_removed", "reuse",
-    "limit", "max_seconds",
+    "limit", "stop_after", "max_seconds",
 )  # fmt: skip
 
 batch = typer.Typer(

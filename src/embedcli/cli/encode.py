@@ -88,7 +88,7 @@ def run_job_with_reporting(
     from embedcli.reporting.summary import format_summary
 
     reporter = ProgressReporter(progress, quiet)
-    metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
+    metrics, control = MetricsCollector(), RunControl(job.stop_after, job.max_seconds)
     report = run_report.RunReport(
         job=job,
         exit_code=1,

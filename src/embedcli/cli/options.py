@@ -113,7 +113,8 @@ JOB_FLAGS = (
         "Keep the old output if a new one would lack more of its rows than this number or percentage.",
     ),
     Flag("reuse", list[str], "--reuse", "Take the vectors of equal texts from this finished output; repeatable."),
-    Flag("limit", int, "--limit", "Stop after about N rows (whole chunks); the next run continues."),
+    Flag("limit", int, "--limit", "Embed only the first N rows of the input."),
+    Flag("stop_after", int, "--stop-after", "Stop after about N rows (whole chunks); the next run continues."),
     Flag("max_seconds", float, "--max-seconds", "Stop after about N seconds (whole chunks); the next run continues."),
     Flag(
         "part_size",

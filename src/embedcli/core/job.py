@@ -79,8 +79,9 @@ class Job:
     patience: float = 8 * 3600
     # Value ranges of int8 and uint8
     ranges_from: str | None = None
-    # Partial runs
+    # The first rows only, and partial runs
     limit: int | None = None
+    stop_after: int | None = None
     max_seconds: float | None = None
 
     def identity(self) -> dict[str, Any]:
@@ -93,4 +94,5 @@ class Job:
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",
         )  # fmt: skip
         every = asdict(self)
-        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in names}
+        added = [name for name in ("limit",) if every[name] is not None]  # options that earlier versions do not know
+        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *added)}

@@ -16,9 +16,9 @@ from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
 MINIMUM_VALUES = {
-    "limit": 1, "batch_tokens": 1, "chunk_rows": 1, "threads": 1, "truncate_dim": 1, "max_seq_length": 1, "workers": 1,
-    "rpm": 1, "tpm": 1, "max_concurrency": 1, "part_size": 1, "split_overlap": 0, "retry_cap": 0, "patience": 0,
-    "num_cpus": 0, "num_gpus": 0,
+    "limit": 1, "stop_after": 1, "batch_tokens": 1, "chunk_rows": 1, "threads": 1, "truncate_dim": 1,
+    "max_seq_length": 1, "workers": 1, "rpm": 1, "tpm": 1, "max_concurrency": 1, "part_size": 1, "split_overlap": 0,
+    "retry_cap": 0, "patience": 0, "num_cpus": 0, "num_gpus": 0,
 }  # fmt: skip
 POSITIVE_OPTIONS = ("max_seconds", "request_timeout")
 # The largest integer that float64, and so every JSON reader, holds exactly.

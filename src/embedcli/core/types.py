@@ -40,6 +40,7 @@ class InputSplit:
         stop: The byte or row after the last; None for the end of the file.
         unit: What `start` and `stop` count: "bytes" (JSONL; the split holds the lines that begin in the range), "rows"
             (Parquet; whole row groups), or "all" (a stream that can only be read from its beginning).
+        max_rows: Only so many rows of the range are read (--limit); None: all.
     """
 
     index: int
@@ -47,6 +48,7 @@ class InputSplit:
     start: int = 0
     stop: int | None = None
     unit: Literal["bytes", "rows", "all"] = "all"
+    max_rows: int | None = None
 
 
 @dataclass(frozen=True)

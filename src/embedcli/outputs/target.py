@@ -151,21 +151,6 @@ def resolve_lance_target(output: str) -> OutputTarget:
 # Checks
 
 
-def check_job_unchanged(old: Mapping[str, Any], new: Mapping[str, Any], where: str, target: OutputTarget) -> None:
-    """Raise ResumeError, naming the first key that differs, if an output belongs to another job."""
-    for key in differing_keys(old, new)[:1]:
-        raise ResumeError(
-            f"{target.output} belongs to another job ({where}): "
-            f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}",
-            f"use --overwrite to start again, {update_hint(target)}or another output",
-        )
-
-
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys in which the identities of two jobs differ, sorted."""
-    return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-
-
 def check_no_foreign_files(target: OutputTarget) -> None:
     """Raise UsageError if a folder has files named like output files that embedcli did not write."""
     if not target.is_folder:
@@ -202,11 +187,6 @@ def changed_splits_error(path: str, target: OutputTarget) -> ResumeError:
 def update_hint(target: OutputTarget) -> str:
     """The part of a hint that suggests --update, which JSONL outputs do not support."""
     return "" if target.format == "jsonl" else "--update to keep the vectors of unchanged rows, "
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 # Finished outputs

@@ -7,7 +7,7 @@ from threading import Event
 
 
 class RunControl:
-    """Stops a run: at the next batch, or before the next chunk by --limit and --max-seconds.
+    """Stops a run: at the next batch, or before the next chunk by --stop-after and --max-seconds.
 
     Attributes:
         stop_event: Set it to drop the chunk that is being encoded.
@@ -15,11 +15,11 @@ class RunControl:
         reason: Why the run stops; None if it does not.
     """
 
-    def __init__(self, limit: int | None = None, max_seconds: float | None = None) -> None:
+    def __init__(self, stop_after: int | None = None, max_seconds: float | None = None) -> None:
         self.stop_event = Event()
         self.has_started = False
         self.reason: str | None = None
-        self._limit = limit
+        self._stop_after = stop_after
         self._rows = 0
         self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
 
@@ -37,8 +37,8 @@ class RunControl:
         if self._rows == 0 or rows == 0:
             self._rows += rows
             return self.stop_event.is_set()
-        if self._limit is not None and self._rows >= self._limit:
-            self.reason = f"--limit {self._limit}"
+        if self._stop_after is not None and self._rows >= self._stop_after:
+            self.reason = f"--stop-after {self._stop_after}"
         elif self._deadline is not None and time.monotonic() >= self._deadline:
             self.reason = "--max-seconds"
         else:

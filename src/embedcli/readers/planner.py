@@ -19,6 +19,7 @@ from embedcli.outputs import target as output_target
 from embedcli.readers.columns import resolve_columns
 from embedcli.readers.decoding import normalize_encoding_name
 from embedcli.readers.preview import InputPreview, preview_input
+from embedcli.readers.row_limit import limit_plan
 
 # Types of JSONL columns are inferred from this many rows of all inputs together.
 PREVIEW_ROWS = 1000
@@ -54,7 +55,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
         rows += preview.rows[: PREVIEW_ROWS - len(rows)]
         previews.append(replace(preview, rows=()))
     ranges = [(preview, start, stop) for preview in previews for start, stop in preview.ranges]
-    return InputPlan(
+    plan = InputPlan(
         splits=tuple(
             InputSplit(i, preview.path, start, stop, preview.unit) for i, (preview, start, stop) in enumerate(ranges)
         ),
@@ -65,6 +66,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
         rows_per_split=array("q", (estimate_rows(preview, start, stop) for preview, start, stop in ranges)),
         file_stats=file_stats,
     )
+    return plan if job.limit is None else limit_plan(job, plan, job.limit)
 
 
 def estimate_rows(preview: InputPreview, start: int, stop: int | None) -> int:

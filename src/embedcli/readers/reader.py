@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, assert_never
 
 from embedcli import storage
@@ -80,6 +80,13 @@ def read_split_rows(
     job: Job, plan: InputPlan, input_split: InputSplit, row_builder: RowBuilder, prefetched: storage.PrefetchedFiles
 ) -> Generator[RowBatch, None, None]:
     """Yield the rows of a split with the reader of its format."""
+    stream = _read_all_rows(job, plan, input_split, row_builder, prefetched)
+    return stream if input_split.max_rows is None else limit_rows(stream, input_split.max_rows)
+
+
+def _read_all_rows(
+    job: Job, plan: InputPlan, input_split: InputSplit, row_builder: RowBuilder, prefetched: storage.PrefetchedFiles
+) -> Generator[RowBatch, None, None]:
     encoding = normalize_encoding_name(job.encoding)
     file_format = plan.formats[input_split.path]
     match file_format:
@@ -110,6 +117,26 @@ def count_split_starts(job: Job, plan: InputPlan) -> list[SplitStart]:
             row += rows
             line += lines
     return starts
+
+
+def limit_rows(stream: Generator[RowBatch, None, None], max_rows: int) -> Generator[RowBatch, None, None]:
+    """Yield at most `max_rows` rows, accepted or bad, and close the stream."""
+    with closing(stream):
+        for rows in stream:
+            yield rows if rows.row_count <= max_rows else rows.head(max_rows)
+            max_rows -= rows.row_count
+            if max_rows <= 0:
+                return
+
+
+def count_rows_up_to(job: Job, plan: InputPlan, input_split: InputSplit, max_rows: int) -> int:
+    """The number of rows of a split, accepted and bad, or `max_rows` if it has more."""
+    if input_split.unit == "all":
+        row_builder = RowBuilder.from_columns(plan.columns)
+        limited = replace(input_split, max_rows=max_rows)
+        with closing(read_split_rows(job, plan, limited, row_builder, storage.PrefetchedFiles())) as stream:
+            return sum(rows.row_count for rows in stream)
+    return min(max_rows, count_rows_and_lines(job, plan, input_split)[0])
 
 
 def count_rows_and_lines(job: Job, plan: InputPlan, input_split: InputSplit) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +76,21 @@ class RowBatch:
     def row_count(self) -> int:
         """Accepted and bad rows."""
         return len(self.lines)
+
+    def head(self, count: int) -> RowBatch:
+        """The first `count` rows of the batch."""
+        accepted = int(self.accepted_before[count])
+        return replace(
+            self,
+            texts=self.texts[:accepted],
+            ids=None if self.ids is None else self.ids.slice(0, accepted),
+            kept=self.kept.slice(0, accepted),
+            accepted=self.accepted[:accepted],
+            lines=self.lines[:count],
+            text_characters=self.text_characters[:accepted],
+            bad_rows=[bad_row for bad_row in self.bad_rows if bad_row.position < count],
+            repeated_headers=[line for line in self.repeated_headers if line < self.lines[count]],
+        )
 
     @cached_property
     def accepted_before(self) -> Positions:

@@ -14,6 +14,7 @@ from embedcli import checkpoint, storage
 from embedcli.core.errors import ResumeError
 from embedcli.core.types import InputPlan, RunResult
 from embedcli.outputs import target as output_target
+from embedcli.outputs.job_changes import check_job_unchanged
 from embedcli.runners.context import TOTAL_KEYS, RunContext
 from embedcli.runners.job_identity import input_paths
 
@@ -60,7 +61,7 @@ def check_finished_output(
     if run.job.update and "-" in identity["inputs"]:
         return None  # stdin can be read only once
     try:
-        output_target.check_job_unchanged(finished.job_manifest.get("job", {}), identity, target.output, target)
+        check_job_unchanged(finished.job_manifest.get("job", {}), identity, "made", target)
         check_input_unchanged(run, finished, ledger)
     except ResumeError:
         if run.job.update:

@@ -13,6 +13,7 @@ from embedcli import checkpoint, encoders, readers, storage
 from embedcli.core.errors import OutputLocked, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import RunObserver, RunResult
+from embedcli.outputs import job_changes
 from embedcli.outputs import target as output_target
 from embedcli.outputs.target import FinishedOutput
 from embedcli.runners.completion import check_finished_output
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 # How long a shard waits for another one that is beginning the same job.
 BEGIN_TIMEOUT_SECONDS = 60.0
 # What an unfinished --update may have read differently: these decide the rows, not their vectors.
-ROW_KEYS = {"inputs", "format", "encoding", "text_column", "id_column", "id_type", "template", "keep", "chunk_rows"}
+ROW_KEYS = {
+    "inputs", "format", "encoding", "text_column", "id_column", "id_type", "template", "keep", "chunk_rows", "limit",
+}  # fmt: skip
 INCOMPATIBLE_FLAG_HINTS = {
     "--overwrite": "remove the output first or choose another one: it would discard the work of other shards",
-    "--limit": "use --max-seconds",
+    "--stop-after": "use --max-seconds",
     "an output of -": "write to a file or a folder/",
     "an input of -": "write the rows to a file first: stdin can be read only once, and only by this process",
 }
@@ -86,7 +89,7 @@ def resolve_runner(job: Job) -> Job:
         "--update": job.update,
         "--reuse": bool(job.reuse),
         "--overwrite": job.overwrite and job.shard is not None,
-        "--limit": job.limit is not None and job.runner != "local",
+        "--stop-after": job.stop_after is not None and job.runner != "local",
         "an output of -": job.output == "-",
         "an input of -": "-" in job.inputs,
     }
@@ -142,7 +145,7 @@ def resume_and_encode(run: RunContext, ledger: checkpoint.Ledger, finished: Fini
 def is_update_of_other_rows(run: RunContext, ledger: checkpoint.Ledger, identity: dict[str, Any]) -> bool:
     """Whether an unfinished --update read other rows than this one, so that it is begun again; tells the user."""
     begun = ledger.staging.read_manifest()
-    changed = output_target.differing_keys(begun, json.loads(json.dumps(identity))) if begun else []
+    changed = job_changes.differing_keys(begun, json.loads(json.dumps(identity))) if begun else []
     if not run.job.update or not changed or not ROW_KEYS.issuperset(changed):
         return False
     run.observer.notify(

@@ -81,7 +81,7 @@ def test_a_whole_job_and_its_resume(card: str, tmp_path: Path) -> None:
     flags = ("--model", models.folder(MODEL), "--engine", "torch", "--chunk-rows", "512", "-q")
     whole, part, plain = (tmp_path / f"{name}.parquet" for name in ("whole", "part", "plain"))
     assert jobs.run("encode", source, whole, "--device", card, *flags).code == 0
-    assert jobs.run("encode", source, part, "--device", card, "--limit", "1000", *flags).code == 75
+    assert jobs.run("encode", source, part, "--device", card, "--stop-after", "1000", *flags).code == 75
     assert jobs.run("encode", source, part, "--device", card, *flags).code == 0
     assert jobs.run("encode", source, plain, "--device", "cpu", *flags).code == 0
     vectors = [np.stack(pq.read_table(path)["embedding"].to_numpy()) for path in (whole, part, plain)]

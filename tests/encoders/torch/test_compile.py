@@ -225,11 +225,11 @@ def test_a_run_is_resumed_with_and_without_it(tmp_path: Path, backend: Callable[
     graphs = backend()
     assert jobs.run("encode", source, whole, *flags, "-q").code == 0
     assert graphs.count == 0
-    begun = jobs.run("encode", source, out, *flags, "--compile", "--limit", 20)
+    begun = jobs.run("encode", source, out, *flags, "--compile", "--stop-after", 20)
     assert begun.code == 75, begun.err
     assert graphs.count > 0
     assert begun.err.count("compiling the network with torch.compile") == 1
-    assert jobs.run("encode", source, out, *flags, "--no-compile", "--limit", 20).code == 75
+    assert jobs.run("encode", source, out, *flags, "--no-compile", "--stop-after", 20).code == 75
     assert jobs.run("encode", source, out, *flags, "--compile", "-q").code == 0
     assert lowest_cosine(embeddings(out), embeddings(whole)) >= 0.99999
 
