@@ -177,7 +177,9 @@ class Maker:
             else:
                 rejected += 1
             if damages and self.chance.random() < 0.15:
-                lines.append(self.chance.choice(["{broken", '{"id": 7, "text"', "[1, 2]", "null", '"text"', "{}", "nul"]))
+                lines.append(
+                    self.chance.choice(["{broken", '{"id": 7, "text"', "[1, 2]", "null", '"text"', "{}", "nul"])
+                )
                 rejected += 1
                 damaged = True
             elif self.chance.random() < 0.05:
@@ -189,9 +191,7 @@ class Maker:
             found = [json.loads(line) for line in text.split("\n") if line.strip()]
             return [(row["id"], row["text"], row["tag"]) for row in found]
 
-        return RandomInput(
-            path, arguments, self.description(), accepted, rejected, damaged, None if damaged else read
-        )
+        return RandomInput(path, arguments, self.description(), accepted, rejected, damaged, None if damaged else read)
 
     def description(self) -> str:
         return ", ".join(self.choices)
@@ -326,7 +326,9 @@ class Maker:
 
         def read() -> pa.Table:
             with pa.OSFile(str(path)) as source:
-                return pa.ipc.open_stream(source).read_all() if kind == "stream" else pa.ipc.open_file(source).read_all()
+                return (
+                    pa.ipc.open_stream(source).read_all() if kind == "stream" else pa.ipc.open_file(source).read_all()
+                )
 
         return self._of_table(path, rows, read)
 
@@ -378,9 +380,7 @@ class Maker:
         def read() -> list[tuple[Any, str | None, str | None]]:
             return [(row["id"], row["text"], row["tag"]) for row in json.loads(text)]
 
-        return RandomInput(
-            path, arguments, self.description(), accepted, len(rows) - len(accepted), False, read
-        )
+        return RandomInput(path, arguments, self.description(), accepted, len(rows) - len(accepted), False, read)
 
 
 FORMATS: dict[str, Callable[[Maker], RandomInput]] = {
