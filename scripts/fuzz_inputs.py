@@ -13,11 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tests.support.differential import check_jobs
-from tests.support.jobs import word_model
-from tests.support.random_inputs import FORMATS
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+from differential import check_jobs
+from jobs import word_model
+from random_inputs import FORMATS
 
 
 def main() -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.differential import check_jobs
-from tests.support.jobs import word_model
-from tests.support.random_inputs import FORMATS
+from differential import check_jobs
+from jobs import word_model
+from random_inputs import FORMATS
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tests.support.jobs import run
-from tests.support.random_inputs import FORMATS, RandomInput, random_input
+from jobs import run
+from random_inputs import FORMATS, RandomInput, random_input
 
 
 def check_jobs(seeds: Sequence[int], model: Path, folder: Path, formats: Sequence[str] = tuple(FORMATS)) -> None:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 
-from tests.support.jobs import WORDS
+from jobs import WORDS
 
 LATIN = "aéèüßñ øæ¿¡"
 CHINESE = "批量计算文本向量一行也不丢"
@@ -197,107 +197,7 @@ class Maker:
         return ", ".join(self.choices)
 
     def delimited(self) -> RandomInput:
-        encoding, characters, arguments = self.choose_encoding()
-        name = self.choose("name", ["in.csv", "in.csv", "in.tsv"])
-        is_tsv = name == "in.tsv"
-        delimiter = "\t" if is_tsv else self.choose("delimiter", [",", ",", ";", "\t", "|"])
-        quoting = self.choose(
-            "quoting", ["none", "quoted"] if is_tsv else ["minimal", "minimal", "all", "escaped", "none"]
-        )
-        newline = self.choose("line end", ["\n", "\r\n"])
-        has_header = self.chance.random() < 0.85
-        title_lines = self.choose("title lines", [0, 0, 0, 2])
-        traps = ASCII_TRAPS + (TRAPS if characters == "utf-8" else [])
-        if quoting == "escaped":
-            traps += [trap for trap in TABLE_TRAPS if "\n" not in trap]
-        elif quoting != "none":
-            traps += TABLE_TRAPS
-        else:
-            traps += [trap for trap in TABLE_TRAPS if "\n" not in trap and delimiter not in trap and trap[0] != '"']
-            traps += ['"', '"stray']
-        rows = self.rows(characters, traps, has_nulls=False)
-        options: dict[str, Any] = {"delimiter": delimiter, "lineterminator": newline}
-        options |= {
-            "minimal": {"quoting": csv.QUOTE_MINIMAL},
-            "quoted": {"quoting": csv.QUOTE_MINIMAL},
-            "all": {"quoting": csv.QUOTE_ALL},
-            "escaped": {"quoting": csv.QUOTE_ALL, "doublequote": False, "escapechar": "\\"},
-            "none": {"quoting": csv.QUOTE_NONE, "quotechar": None},
-        }[quoting]
-        if quoting == "none" and not is_tsv:
-            arguments += ("--quote", "none")
-        if quoting == "quoted":
-            arguments += ("--quote", '"')
-        if quoting == "escaped":
-            arguments += ("--escape", "\\")
-        out = io.StringIO(newline="")
-        out.write("".join(f"Title {i} of, the; table{newline}" for i in range(title_lines)))
-        if title_lines:
-            arguments += ("--skip-lines", str(title_lines))
-        if delimiter != "\t" and delimiter != "," and not has_header or title_lines:
-            arguments += ("--delimiter", delimiter)
-        elif not has_header and not is_tsv:
-            arguments += ("--delimiter", delimiter)
-        order = ["id", "text", "tag"]
-        self.chance.shuffle(order)
-        if order[-1] == "text":  # a carriage return or a blank at the end of a line is not for this test
-            order.reverse()
-        writer = csv.writer(out, **options)
-        if has_header:
-            writer.writerow(order)
-            arguments += ("--text-column", "text", "--id-column", "id", "--keep", "text", "--keep", "tag")
-        else:
-            columns = {column: f"column{i}" for i, column in enumerate(order)}
-            arguments += ("--no-header", "--text-column", columns["text"], "--id-column", columns["id"])
-            arguments += ("--keep", columns["text"], "--keep", columns["tag"])
-        accepted, rejected, damaged = [], 0, False
-        may_damage = self.chance.random() < 0.4
-        for i, row in enumerate(rows):
-            values = {"id": str(row.id), "text": row.text, "tag": row.tag}
-            writer.writerow([values[column] for column in order])
-            if row.is_accepted:
-                accepted.append((str(row.id), row.text or "", row.tag))
-            else:
-                rejected += 1
-            if may_damage and self.chance.random() < 0.15:
-                damaged = True
-                rejected += self._write_damage(out, delimiter, newline, quoting, is_last=i + 1 == len(rows))
-            elif self.chance.random() < 0.03:
-                out.write(newline)
-        text = out.getvalue()
-        if self.chance.random() < 0.3:
-            text = text.removesuffix(newline)
-        path = self.compress(text.encode(encoding), name)
-
-        def read() -> list[tuple[Any, str | None, str | None]]:
-            source = io.StringIO(text, newline="")
-            for _ in range(title_lines):
-                source.readline()
-            reading = {key: value for key, value in options.items() if key != "lineterminator"}
-            found = [fields for fields in csv.reader(source, **reading) if fields]
-            records = [dict(zip(order, fields, strict=True)) for fields in found[1 if has_header else 0 :]]
-            return [(record["id"], record["text"], record["tag"]) for record in records]
-
-        return RandomInput(path, arguments, self.description(), accepted, rejected, damaged, None if damaged else read)
-
-    def _write_damage(self, out: io.StringIO, delimiter: str, newline: str, quoting: str, *, is_last: bool) -> int:
-        """Write a broken line: too many fields, too few, or a quote in the wrong place. It is always one reject."""
-        kinds = ["long", "short"]
-        if quoting in ("minimal", "all", "quoted", "escaped"):
-            kinds += ["after quote"]
-        if quoting == "all" or (quoting == "escaped"):
-            kinds += ["never closed"]
-        match self.chance.choice(kinds):
-            case "long":
-                fields = ["1", "2", "3", "4"]
-            case "short":
-                fields = ["1", "2"]
-            case "after quote":
-                fields = ["1", '"quoted" and more', "3"]
-            case _:
-                fields = ["1", '"never closed', "3"]
-        out.write(delimiter.join(fields) + newline)
-        return 1
+        return DelimitedMaker(self).make()
 
     def parquet(self) -> RandomInput:
         rows, table = self.table()
@@ -381,6 +281,112 @@ class Maker:
             return [(row["id"], row["text"], row["tag"]) for row in json.loads(text)]
 
         return RandomInput(path, arguments, self.description(), accepted, len(rows) - len(accepted), False, read)
+
+
+# How the fields are quoted: what csv writes with, the options to read it, and the traps that a text may contain.
+QUOTINGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "minimal": ({"quoting": csv.QUOTE_MINIMAL}, ()),
+    "all": ({"quoting": csv.QUOTE_ALL}, ()),
+    "escaped": ({"quoting": csv.QUOTE_ALL, "doublequote": False, "escapechar": "\\"}, ("--escape", "\\")),
+    "none": ({"quoting": csv.QUOTE_NONE, "quotechar": None}, ("--quote", "none")),
+    "tsv": ({"quoting": csv.QUOTE_NONE, "quotechar": None}, ()),
+    "quoted tsv": ({"quoting": csv.QUOTE_MINIMAL}, ("--quote", '"')),
+}
+
+
+class DelimitedMaker:
+    """Makes a CSV or TSV file, with whatever options it needs."""
+
+    def __init__(self, maker: Maker) -> None:
+        self.maker = maker
+        self.chance = maker.chance
+        self.encoding, self.characters, self.arguments = maker.choose_encoding()
+        self.name = maker.choose("name", ["in.csv", "in.csv", "in.tsv"])
+        is_tsv = self.name == "in.tsv"
+        self.delimiter = "\t" if is_tsv else maker.choose("delimiter", [",", ",", ";", "\t", "|"])
+        quotings = ["tsv", "quoted tsv"] if is_tsv else ["minimal", "minimal", "all", "escaped", "none"]
+        self.quoting = maker.choose("quoting", quotings)
+        self.newline = maker.choose("line end", ["\n", "\r\n"])
+        self.has_header = maker.choose("header", [True, True, True, False])
+        self.title_lines = maker.choose("title lines", [0, 0, 0, 2])
+        # A carriage return or a blank at the end of a line is not for this test.
+        self.order = self.chance.choice([("id", "text", "tag"), ("text", "id", "tag"), ("tag", "text", "id")])
+        writing, options = QUOTINGS[self.quoting]
+        self.writing = {"delimiter": self.delimiter, "lineterminator": self.newline, **writing}
+        self.arguments += options
+        self._add_arguments(needs_delimiter=not is_tsv and (self.title_lines > 0 or not self.has_header))
+
+    def _add_arguments(self, *, needs_delimiter: bool) -> None:
+        if self.title_lines:
+            self.arguments += ("--skip-lines", str(self.title_lines))
+        if needs_delimiter:
+            self.arguments += ("--delimiter", self.delimiter)
+        if not self.has_header:
+            self.arguments += ("--no-header",)
+        text, row_id, tag = (
+            name if self.has_header else f"column{self.order.index(name)}" for name in ("text", "id", "tag")
+        )
+        self.arguments += ("--text-column", text, "--id-column", row_id, "--keep", text, "--keep", tag)
+
+    def traps(self) -> list[str]:
+        """Pieces of text that this kind of file can hold."""
+        general = ASCII_TRAPS + (TRAPS if self.characters == "utf-8" else [])
+        if self.quoting in ("minimal", "all", "quoted tsv"):
+            return general + TABLE_TRAPS
+        in_line = [trap for trap in TABLE_TRAPS if "\n" not in trap]
+        if self.quoting == "escaped":
+            return general + in_line
+        return general + [trap for trap in in_line if self.delimiter not in trap] + ['"', '"stray']
+
+    def make(self) -> RandomInput:
+        """Write the file: titles, the header, the rows, and broken lines between them."""
+        rows = self.maker.rows(self.characters, self.traps(), has_nulls=False)
+        out = io.StringIO(newline="")
+        out.write("".join(f"Title {i} of, the; table{self.newline}" for i in range(self.title_lines)))
+        writer = csv.writer(out, **self.writing)
+        if self.has_header:
+            writer.writerow(self.order)
+        may_damage, damages = self.chance.random() < 0.4, 0
+        for row in rows:
+            values = {"id": str(row.id), "text": row.text, "tag": row.tag}
+            writer.writerow([values[column] for column in self.order])
+            if may_damage and self.chance.random() < 0.15:
+                damages += 1
+                out.write(self.broken_line())
+            elif self.chance.random() < 0.03:
+                out.write(self.newline)
+        text = out.getvalue()
+        if self.chance.random() < 0.3:
+            text = text.removesuffix(self.newline)
+        accepted = [(str(row.id), row.text or "", row.tag) for row in rows if row.is_accepted]
+        return RandomInput(
+            self.maker.compress(text.encode(self.encoding), self.name),
+            self.arguments,
+            self.maker.description(),
+            accepted,
+            len(rows) - len(accepted) + damages,
+            damages > 0,
+            None if damages else lambda: self.read(text),
+        )
+
+    def broken_line(self) -> str:
+        """A line that is one reject: too many fields, too few, or a quote in the wrong place."""
+        kinds = [["1", "2", "3", "4"], ["1", "2"]]
+        if self.quoting in ("minimal", "all", "quoted tsv", "escaped"):
+            kinds.append(["1", '"quoted" and more', "3"])
+        if self.quoting in ("all", "escaped"):
+            kinds.append(["1", '"never closed', "3"])
+        return self.delimiter.join(self.chance.choice(kinds)) + self.newline
+
+    def read(self, text: str) -> list[tuple[Any, str | None, str | None]]:
+        """The rows as the csv module of Python reads them."""
+        source = io.StringIO(text, newline="")
+        for _ in range(self.title_lines):
+            source.readline()
+        reading = {key: value for key, value in self.writing.items() if key != "lineterminator"}
+        found = [fields for fields in csv.reader(source, **reading) if fields]
+        records = [dict(zip(self.order, fields, strict=True)) for fields in found[1 if self.has_header else 0 :]]
+        return [(record["id"], record["text"], record["tag"]) for record in records]
 
 
 FORMATS: dict[str, Callable[[Maker], RandomInput]] = {
