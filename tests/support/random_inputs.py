@@ -120,7 +120,7 @@ class Maker:
     # Compression and encoding
 
     def compress(self, data: bytes, name: str) -> Path:
-        suffix = self.choose("compression", ["", "", ".gz", ".gz members", ".zst", ".bz2", ".xz"])
+        suffix: str = self.choose("compression", ["", "", ".gz", ".gz members", ".zst", ".bz2", ".xz"])
         match suffix:
             case ".gz":
                 data = gzip.compress(data)
@@ -303,10 +303,10 @@ class DelimitedMaker:
         self.encoding, self.characters, self.arguments = maker.choose_encoding()
         self.name = maker.choose("name", ["in.csv", "in.csv", "in.tsv"])
         is_tsv = self.name == "in.tsv"
-        self.delimiter = "\t" if is_tsv else maker.choose("delimiter", [",", ",", ";", "\t", "|"])
+        self.delimiter: str = "\t" if is_tsv else maker.choose("delimiter", [",", ",", ";", "\t", "|"])
         quotings = ["tsv", "quoted tsv"] if is_tsv else ["minimal", "minimal", "all", "escaped", "none"]
         self.quoting = maker.choose("quoting", quotings)
-        self.newline = maker.choose("line end", ["\n", "\r\n"])
+        self.newline: str = maker.choose("line end", ["\n", "\r\n"])
         self.has_header = maker.choose("header", [True, True, True, False])
         self.title_lines = maker.choose("title lines", [0, 0, 0, 2])
         # A carriage return or a blank at the end of a line is not for this test.
