@@ -8,12 +8,13 @@ EXTRAS := accurate-counts,bundled,chinese,lance,plot,ray,recipes,dev
 SAMPLE := sample_data/texts.jsonl
 BENCH_INPUT ?= $(SAMPLE)
 KILLS ?= 100
+JOBS ?= 2000
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NEEDS := pyproject.toml constraints.txt
 
 unexport PYTHONPATH
 .DEFAULT_GOAL := help
-.PHONY: help demo test format format-check lint types imports docs docs-check architectures pytest wheel bench kill-test samples clean
+.PHONY: help demo test format format-check lint types imports docs docs-check architectures pytest wheel bench kill-test fuzz samples clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ bench: $(VENV)/.dev  ## compare the speed with sentence-transformers; BENCH_INPU
 
 kill-test: $(VENV)/.dev  ## kill runs at random moments, resume them and compare the outputs; KILLS=1000
 	$(BIN)/python scripts/kill_test.py --kills $(KILLS)
+
+fuzz: $(VENV)/.dev  ## embed random files and compare ids, texts and counts with what was written; JOBS=2000
+	$(BIN)/python scripts/fuzz_inputs.py --jobs $(JOBS)
 
 samples: $(VENV)/.dev  ## write the CSV and Parquet sample files from the JSONL file
 	$(BIN)/python scripts/make_samples.py
