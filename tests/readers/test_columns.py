@@ -162,6 +162,32 @@ def test_a_duplicate_column_name_is_refused(tmp_path: Path) -> None:
     assert read(path, text_column="body")[1] == ["c"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"text_column": "text", "id_column": ""}, {"text_column": "body", "keep": ("text",)}, {"template": "{text?}"}],
+    ids=["guessed", "text", "kept", "template"],
+)
+def test_a_duplicate_column_is_refused_in_every_role_and_input(options: dict[str, Any], tmp_path: Path) -> None:
+    good = write(tmp_path / "a.parquet", {"text": "x", "body": "y"})
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "text", "body"]), tmp_path / "b.parquet")
+    assert refusal(good, tmp_path / "b.parquet", **options).message.endswith(
+        "b.parquet: has more than one column 'text'"
+    )
+
+
+def test_a_duplicate_id_column_is_refused_when_it_is_guessed(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1], [2], ["c"]], names=["id", "id", "text"]), tmp_path / "a.parquet")
+    assert "more than one column 'id'" in refusal(tmp_path / "a.parquet").message
+    assert columns_of(tmp_path / "a.parquet", id_column="").text_column == "text"
+
+
+def test_a_duplicate_field_is_refused(tmp_path: Path) -> None:
+    fields = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["t", "t", "u"])
+    pq.write_table(pa.table({"doc": fields}), tmp_path / "a.parquet")
+    assert "more than one column 'doc.t'" in refusal(tmp_path / "a.parquet", text_column="doc.t").message
+    assert columns_of(tmp_path / "a.parquet", text_column="doc.u").text_column == "doc.u"
+
+
 # Types
 
 

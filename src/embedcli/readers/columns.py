@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
@@ -161,7 +162,7 @@ class ColumnResolver:
         return name
 
     def _id_type(self, name: str) -> pa.DataType:
-        types: list[tuple[str, pa.DataType]] = []
+        types: list[tuple[InputPreview, pa.DataType]] = []
         for preview in self.previews:
             data_type = preview.column_type(name)
             if preview.format == "jsonl":
@@ -172,7 +173,7 @@ class ColumnResolver:
                     f"{format_location(preview.path)}: column {name!r} holds {content}",
                     f"name another with --id-column; {self._list_columns(preview)}",
                 )
-            types.append((preview.path, data_type))
+            types.append((preview, data_type))
         return self._common_type(name, types)
 
     # Texts
@@ -206,7 +207,10 @@ class ColumnResolver:
             and arrow_types.is_string(data_type)
             and all(arrow_types.is_string(other.flat_column_types.get(name, pa.null())) for other in self.previews[1:])
         ]
-        return strings[0] if len(strings) == 1 else None
+        if len(strings) != 1:
+            return None
+        self._refuse_duplicates(strings[0])
+        return strings[0]
 
     def _check_template(self) -> None:
         if self.job.template is None:
@@ -261,10 +265,16 @@ class ColumnResolver:
         jsonl = [preview for preview in self.previews if preview.format == "jsonl"]
         others = [preview for preview in self.previews if preview.format != "jsonl"]
         self._require(name, self.keep_option, others)
-        types = [(other.path, data_type) for other in others if (data_type := other.column_type(name)) is not None]
-        types += [(preview.path, json_type or pa.string()) for preview in jsonl[:1]]
+        has_only_nulls = set(map(type, values)) <= {type(None)}
+        if others and has_only_nulls:
+            json_type = pa.null()  # the other inputs show the type
+        types = [
+            (preview, (json_type or pa.string()) if preview.format == "jsonl" else data_type)
+            for preview in self.previews
+            if preview.format == "jsonl" or (data_type := preview.column_type(name)) is not None
+        ]
         if jsonl and json_type is None:
-            content = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
+            content = "only null" if has_only_nulls else "nested or mixed values"
             self.notes.append(f"The kept column {name!r} has {content} in the first rows: it is stored as JSON text.")
         data_type = self._common_type(name, types)
         if not parquet_reader.can_keep_type(data_type):
@@ -295,6 +305,7 @@ class ColumnResolver:
             by_lower_name[name.lower()] = name
         for name in (by_lower_name[name] for name in names if name in by_lower_name):
             if all(is_usable(preview.column_types[name]) for preview in self.previews):
+                self._refuse_duplicates(name)
                 return name
         return None
 
@@ -303,15 +314,22 @@ class ColumnResolver:
         for preview in self.previews if previews is None else previews:
             if preview.column_type(name) is None:
                 raise self._no_column_error(name, option, preview)
-            if name in preview.duplicate_names:
+        self._refuse_duplicates(name)
+
+    def _refuse_duplicates(self, name: str) -> None:
+        """UsageError if an input has the column, or a column that it is a field of, more than once."""
+        for preview in self.previews:
+            repeated = next((other for other in preview.duplicate_names if f"{name}.".startswith(f"{other}.")), None)
+            if repeated is not None:
                 raise UsageError(
-                    f"{format_location(preview.path)}: has more than one column {name!r}", "rename one of them"
+                    f"{format_location(preview.path)}: has more than one column {repeated!r}", "rename one of them"
                 )
 
     def _require_somewhere(self, name: str, option: str) -> None:
         """UsageError unless at least one input has the column."""
         if all(preview.column_type(name) is None for preview in self.previews):
             raise self._no_column_error(name, option, self.previews[0])
+        self._refuse_duplicates(name)
 
     def _no_column_error(self, name: str, option: str, preview: InputPreview) -> UsageError:
         by_lower_name = {column.lower(): column for column in preview.flat_column_types}
@@ -327,26 +345,32 @@ class ColumnResolver:
         more = f" and {len(names) - MAX_LISTED_COLUMNS} more" if len(names) > MAX_LISTED_COLUMNS else ""
         return f"its columns are {', '.join(names[:MAX_LISTED_COLUMNS])}{more}"
 
-    def _common_type(self, name: str, types: Sequence[tuple[str, pa.DataType]]) -> pa.DataType:
+    def _common_type(self, name: str, types: Sequence[tuple[InputPreview, pa.DataType]]) -> pa.DataType:
         """The type that holds the values of a column from all inputs; UsageError if there is none."""
-        first_paths: dict[pa.DataType, str] = {}
-        for path, data_type in types:
-            first_paths.setdefault(data_type, path)
-        common, *others = first_paths
-        for other in others:
-            schemas = [pa.schema([(name, data_type)]) for data_type in (common, other)]
-            try:
-                unified = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-            except pa.ArrowTypeError:
-                unified = None
-            is_lossless = unified is None or all(arrow_types.keeps_values(one, unified) for one in (common, other))
-            if not self._has_python_values and not is_lossless:
-                unified = None
-            if unified is None or (self._has_python_values and not arrow_types.accepted_python_types(unified)):
-                raise UsageError(
-                    f"column {name!r} is {common} in {format_location(types[0][0])} "
-                    f"and {other} in {format_location(first_paths[other])}",
-                    "make their types equal, or encode these inputs one by one",
-                )
-            common = unified
-        return common
+        types = list(
+            {(data_type, preview.format): (preview, data_type) for preview, data_type in reversed(types)}.values()
+        )
+        types.reverse()
+        common = self._unify(types)
+        if common is not None:
+            return common
+        pairs = ((one, other) for one, other in combinations(types, 2) if self._unify((one, other)) is None)
+        (first, first_type), (second, second_type) = next(pairs, (types[0], types[-1]))
+        raise UsageError(
+            f"column {name!r} is {first_type} in {format_location(first.path)} "
+            f"and {second_type} in {format_location(second.path)}",
+            "make their types equal, or encode these inputs one by one",
+        )
+
+    def _unify(self, types: Sequence[tuple[InputPreview, pa.DataType]]) -> pa.DataType | None:
+        """The type that holds the values of all types; None if there is none. JSONL's are checked row by row."""
+        if len({data_type for _, data_type in types}) == 1 and not self._has_python_values:
+            return types[0][1]
+        unified = arrow_types.unify_types([data_type for _, data_type in types])
+        if unified is not None and self._has_python_values:
+            unified = arrow_types.widen_for_python(unified)
+        if unified is None or not all(
+            arrow_types.keeps_values(data_type, unified) for preview, data_type in types if preview.format != "jsonl"
+        ):
+            return None
+        return unified

@@ -213,7 +213,7 @@ def _preview_footer(path: str, prefetched: storage.PrefetchedFiles | None = None
     with parquet_reader.open_parquet(path, prefetched) as (file, size):
         schema, rows = file.schema_arrow, file.metadata.num_rows
         column_types = {field.name: parquet_reader.output_type(field.type) for field in schema}
-        duplicates = frozenset(name for name, count in Counter(schema.names).items() if count > 1)
+        duplicates = frozenset(nested_fields.duplicate_names(schema))
         ranges = parquet_reader.split_row_ranges(file.metadata)
     return InputPreview(
         path, "parquet", column_types, "rows", ranges, size, total_rows=rows, duplicate_names=duplicates
