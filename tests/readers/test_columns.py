@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def test_columns_with_reserved_names_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         readers.plan_inputs(Job((str(path),), "-", keep=("embedding",)), "--columns")
     assert refused.value.message.startswith("--columns embedding: ")
-    columns = columns_of(path, path, keep=("source",))
+    other = Path(shutil.copy(path, tmp_path / "other.jsonl"))
+    columns = columns_of(path, other, keep=("source",))
     assert not columns.has_source_column
     assert "names of the input files are not written" in " ".join(columns.notes)
 
@@ -534,7 +536,7 @@ def test_only_the_beginning_of_many_files_is_kept_while_planning(tmp_path: Path)
         write(tmp_path / f"{i}.jsonl", *({"id": k, "text": "a"} for k in range(200)))
     job = job_of(tmp_path)
     assert len(readers.plan_inputs(job).splits) == 30
-    assert [Path(path).name for path in planner.list_inputs(job)] == [f"{i}.jsonl" for i in range(30)]
+    assert [Path(path).name for path in planner.list_inputs(job).paths] == [f"{i}.jsonl" for i in range(30)]
 
 
 @pytest.mark.parametrize("limit", [1, 30, 64, 1000])

@@ -21,6 +21,7 @@ from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import nested_fields
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.decoding import BYTE_ORDER_MARK
+from embedcli.readers.own_files import OwnFileKind, recognize_by_schema
 from embedcli.storage import format_location
 from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
@@ -77,6 +78,7 @@ class InputPreview:
         duplicate_names: Names that more than one column has.
         bytes_per_row: About how many bytes of the file a row takes.
         delimiter: The delimiter of CSV if it is an unusual one, otherwise empty.
+        own_kind: What a file is that embedcli wrote, by its Parquet metadata; None for other files.
     """
 
     path: str
@@ -91,6 +93,7 @@ class InputPreview:
     duplicate_names: frozenset[str] = frozenset()
     bytes_per_row: float = ASSUMED_ROW_BYTES
     delimiter: str = ""
+    own_kind: OwnFileKind | None = None
 
     def column_type(self, name: str) -> pa.DataType | None:
         """The output type of a column or nested field; None if the input does not have it."""
@@ -216,7 +219,15 @@ def _preview_footer(path: str, prefetched: storage.PrefetchedFiles | None = None
         duplicates = frozenset(nested_fields.duplicate_names(schema))
         ranges = parquet_reader.split_row_ranges(file.metadata)
     return InputPreview(
-        path, "parquet", column_types, "rows", ranges, size, total_rows=rows, duplicate_names=duplicates
+        path,
+        "parquet",
+        column_types,
+        "rows",
+        ranges,
+        size,
+        total_rows=rows,
+        duplicate_names=duplicates,
+        own_kind=recognize_by_schema(path, schema),
     )
 
 
