@@ -97,6 +97,7 @@ class InputColumns:
         has_source_column: Whether the kept columns end with `source`, the name of the input.
         notes: Sentences for the user about what was guessed.
         json_columns: Kept columns whose values are stored as JSON text, because no Arrow type fits all of them.
+        partition_types: The type of each column whose values are in the names of folders (`lang=fr`), by name.
     """
 
     text_column: str | None
@@ -107,6 +108,7 @@ class InputColumns:
     has_source_column: bool = False
     notes: tuple[str, ...] = ()
     json_columns: frozenset[str] = frozenset()
+    partition_types: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

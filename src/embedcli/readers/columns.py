@@ -16,6 +16,7 @@ from embedcli.core.types import InputColumns
 from embedcli.readers import arrow_types
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.nested_fields import nested_value
+from embedcli.readers.partition_columns import note_columns_of_files
 from embedcli.readers.preview import InputPreview
 from embedcli.readers.template import parse_template
 from embedcli.storage import format_location
@@ -80,16 +81,18 @@ def columns_without_rows(job: Job, previews: Sequence[InputPreview], has_several
             "write one JSON object per line (jq -c . FILE does that), or use --format for another format",
         )
     id_column = job.id_column or None
-    kept_types = {name: pa.string() for name in job.keep if name != id_column}
+    partition_types = {name: kind for preview in previews for name, kind in preview.partition_types.items()}
+    kept_types = {name: partition_types.get(name, pa.string()) for name in job.keep if name != id_column}
     return InputColumns(
         text_column=None if job.template is not None else job.text_column or "text",
         template=job.template,
         id_column=id_column,
-        id_type=pa.int64() if id_column is None else pa.string(),
+        id_type=pa.int64() if id_column is None else partition_types.get(id_column, pa.string()),
         kept_types=kept_types,
         has_source_column=has_several_inputs and "source" not in kept_types,
         notes=("The input has no rows." if bad is None else "None of the first rows can be read.",),
-        json_columns=frozenset(kept_types),
+        json_columns=frozenset(kept_types.keys() - partition_types),
+        partition_types=partition_types,
     )
 
 
@@ -106,6 +109,9 @@ class ColumnResolver:
         self.notes: list[str] = []
         # The values of text formats are Python objects, which fit only some Arrow types.
         self._has_python_values = any(preview.format != "parquet" for preview in previews)
+        self._partition_types = {
+            name: data_type for preview in previews for name, data_type in preview.partition_types.items()
+        }
         self._common_names = [
             name for name in previews[0].column_types if all(name in other.column_types for other in previews)
         ]
@@ -121,6 +127,9 @@ class ColumnResolver:
         kept_types, json_columns = self._resolve_kept_columns(id_column)
         if has_several_inputs and "source" in kept_types:
             self.notes.append("The input has a column source, so the names of the input files are not written.")
+        text_names = [text_column] if text_column is not None else parse_template(job.template or "").names
+        names = dict.fromkeys((*text_names, *([id_column] if id_column is not None else []), *kept_types))
+        self.notes += note_columns_of_files(self.previews, names)
         return InputColumns(
             text_column=text_column,
             template=job.template,
@@ -130,6 +139,7 @@ class ColumnResolver:
             has_source_column=has_several_inputs and "source" not in kept_types,
             notes=tuple(self.notes),
             json_columns=json_columns,
+            partition_types={name: kind for name, kind in self._partition_types.items() if name in names},
         )
 
     def _note_delimiters(self) -> None:
@@ -162,6 +172,8 @@ class ColumnResolver:
         return name
 
     def _id_type(self, name: str) -> pa.DataType:
+        if name in self._partition_types:
+            return self._partition_types[name]
         types: list[tuple[InputPreview, pa.DataType]] = []
         for preview in self.previews:
             data_type = preview.column_type(name)
@@ -260,6 +272,9 @@ class ColumnResolver:
         return kept_types, frozenset(json_columns)
 
     def _kept_type(self, name: str) -> tuple[pa.DataType, bool]:
+        if name in self._partition_types:
+            self._require(name, self.keep_option)
+            return self._partition_types[name], False
         values = [nested_value(row, name) for row in self.rows]
         json_type = arrow_types.infer_kept_type(values)
         jsonl = [preview for preview in self.previews if preview.format == "jsonl"]
@@ -332,7 +347,7 @@ class ColumnResolver:
         self._refuse_duplicates(name)
 
     def _no_column_error(self, name: str, option: str, preview: InputPreview) -> UsageError:
-        by_lower_name = {column.lower(): column for column in preview.flat_column_types}
+        by_lower_name = {column.lower(): column for column in (*preview.flat_column_types, *preview.partition_types)}
         close = get_close_matches(name.lower(), by_lower_name, n=1)
         hint = f"did you mean {by_lower_name[close[0]]!r}? {option} needs the exact column name" if close else ""
         return UsageError(
@@ -341,7 +356,7 @@ class ColumnResolver:
         )
 
     def _list_columns(self, preview: InputPreview) -> str:
-        names = [repr(name) for name in preview.flat_column_types]
+        names = [repr(name) for name in (*preview.flat_column_types, *preview.partition_types)]
         more = f" and {len(names) - MAX_LISTED_COLUMNS} more" if len(names) > MAX_LISTED_COLUMNS else ""
         return f"its columns are {', '.join(names[:MAX_LISTED_COLUMNS])}{more}"
 

@@ -206,6 +206,7 @@ def _is_needed(path: str, names: Iterable[str]) -> bool:
 
 def _to_row_batch(batch: pa.RecordBatch, row_builder: RowBuilder, lines: range, bytes_read: int) -> RowBatch:
     reasons: RejectReasons = {}
+    batch = row_builder.add_constants(batch)
     columns = row_builder.columns
     sources = {name: _binary_to_string(_column(batch, name)) for name in row_builder.text_columns}
     values = {name: _to_python(array, name, reasons) for name, array in sources.items()}

@@ -19,6 +19,7 @@ from embedcli.outputs import target as output_target
 from embedcli.readers import own_files
 from embedcli.readers.columns import resolve_columns
 from embedcli.readers.decoding import normalize_encoding_name
+from embedcli.readers.partition_columns import add_partition_types
 from embedcli.readers.preview import InputPreview, preview_input
 
 # Types of JSONL columns are inferred from this many rows of all inputs together.
@@ -47,6 +48,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
     # Before anything is read: a file that grows during planning must look changed afterwards.
     file_stats = storage.file_identities([path for path in listing.paths if storage.is_local(path)])
     previews, rows, notes = preview_inputs(job, listing)
+    previews = add_partition_types(previews)
     columns = resolve_columns(job, previews, rows, keep_option)
     ranges = [(preview, start, stop) for preview in previews for start, stop in preview.ranges]
     return InputPlan(

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Literal
@@ -78,6 +78,7 @@ class InputPreview:
         duplicate_names: Names that more than one column has.
         bytes_per_row: About how many bytes of the file a row takes.
         delimiter: The delimiter of CSV if it is an unusual one, otherwise empty.
+        partition_types: The type of each column whose value is in the path (`lang=fr`), by name.
         own_kind: What a file is that embedcli wrote, by its Parquet metadata; None for other files.
     """
 
@@ -93,10 +94,13 @@ class InputPreview:
     duplicate_names: frozenset[str] = frozenset()
     bytes_per_row: float = ASSUMED_ROW_BYTES
     delimiter: str = ""
+    partition_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     own_kind: OwnFileKind | None = None
 
     def column_type(self, name: str) -> pa.DataType | None:
         """The output type of a column or nested field; None if the input does not have it."""
+        if name in self.partition_types:
+            return self.partition_types[name]
         data_type = nested_fields.nested_type(self.column_types, name)
         return None if data_type is None else parquet_reader.output_type(data_type)
 

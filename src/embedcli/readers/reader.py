@@ -82,6 +82,7 @@ def read_split_rows(
     """Yield the rows of a split with the reader of its format."""
     encoding = normalize_encoding_name(job.encoding)
     file_format = plan.formats[input_split.path]
+    row_builder = row_builder.for_path(input_split.path)
     match file_format:
         case "jsonl":
             return jsonl_reader.read_jsonl(input_split, row_builder, encoding, prefetched)
