@@ -12,8 +12,7 @@ from embedcli.core.constants import RESERVED_COLUMNS
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
-from embedcli.readers import arrow_types
-from embedcli.readers import parquet as parquet_reader
+from embedcli.readers import arrow_types, record_batches
 from embedcli.readers.nested_fields import nested_value
 from embedcli.readers.preview import InputPreview
 from embedcli.readers.template import parse_template
@@ -267,7 +266,7 @@ class ColumnResolver:
             content = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
             self.notes.append(f"The kept column {name!r} has {content} in the first rows: it is stored as JSON text.")
         data_type = self._common_type(name, types)
-        if not parquet_reader.can_keep_type(data_type):
+        if not record_batches.can_keep_type(data_type):
             raise UsageError(
                 f"{self.keep_option} {name}: columns of type {data_type} cannot be kept",
                 f"leave {self.keep_option} {name} out",

@@ -18,7 +18,7 @@ from embedcli.core.errors import InputError, UsageError
 from embedcli.core.types import InputFormat
 from embedcli.readers import csv as csv_reader
 from embedcli.readers import jsonl as jsonl_reader
-from embedcli.readers import nested_fields
+from embedcli.readers import nested_fields, record_batches
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.decoding import BYTE_ORDER_MARK
 from embedcli.storage import format_location
@@ -95,13 +95,13 @@ class InputPreview:
     def column_type(self, name: str) -> pa.DataType | None:
         """The output type of a column or nested field; None if the input does not have it."""
         data_type = nested_fields.nested_type(self.column_types, name)
-        return None if data_type is None else parquet_reader.output_type(data_type)
+        return None if data_type is None else record_batches.output_type(data_type)
 
     @cached_property
     def flat_column_types(self) -> dict[str, pa.DataType]:
         """The output type of each column; for a column of objects, of its fields instead."""
         return {
-            name: parquet_reader.output_type(data_type)
+            name: record_batches.output_type(data_type)
             for name, data_type in nested_fields.flatten_types(self.column_types)
         }
 
@@ -212,7 +212,7 @@ def _preview_parquet(source: storage.InputStream) -> InputPreview:
 def _preview_footer(path: str, prefetched: storage.PrefetchedFiles | None = None) -> InputPreview:
     with parquet_reader.open_parquet(path, prefetched) as (file, size):
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        column_types = {field.name: parquet_reader.output_type(field.type) for field in schema}
+        column_types = {field.name: record_batches.output_type(field.type) for field in schema}
         duplicates = frozenset(name for name, count in Counter(schema.names).items() if count > 1)
         ranges = parquet_reader.split_row_ranges(file.metadata)
     return InputPreview(
