@@ -103,7 +103,7 @@ class ColumnResolver:
         self.rows = rows
         self.notes: list[str] = []
         # The values of text formats are Python objects, which fit only some Arrow types.
-        self._has_python_values = any(preview.format != "parquet" for preview in previews)
+        self._has_python_values = not all(preview.has_arrow_types for preview in previews)
         self._common_names = [
             name for name in previews[0].column_types if all(name in other.column_types for other in previews)
         ]
@@ -111,6 +111,7 @@ class ColumnResolver:
     def resolve(self, has_several_inputs: bool) -> InputColumns:
         """Resolve all columns. With several inputs, their names become a kept column."""
         job = self.job
+        self.notes += [preview.note for preview in self.previews if preview.note]
         self._note_delimiters()
         id_column = self._resolve_id_column()
         text_column = None if job.template is not None else self._resolve_text_column(id_column)
@@ -163,10 +164,10 @@ class ColumnResolver:
         types: list[tuple[str, pa.DataType]] = []
         for preview in self.previews:
             data_type = preview.column_type(name)
-            if preview.format == "jsonl":
+            if preview.has_inferred_types:
                 data_type = arrow_types.infer_id_type([nested_value(row, name) for row in self.rows])
             if data_type is None or pa.types.is_null(data_type) or pa.types.is_nested(data_type):
-                content = "neither whole numbers nor strings" if preview.format == "jsonl" else f"{data_type}, not ids"
+                content = "neither whole numbers nor strings" if preview.has_inferred_types else f"{data_type}, not ids"
                 raise UsageError(
                     f"{format_location(preview.path)}: column {name!r} holds {content}",
                     f"name another with --id-column; {self._list_columns(preview)}",
@@ -223,10 +224,10 @@ class ColumnResolver:
         """UsageError for a column of the wrong type; only a note for JSONL, where later rows may have other types."""
         for preview in self.previews:
             data_type = preview.column_type(name)
-            is_empty = preview.format == "parquet" and data_type is not None and pa.types.is_null(data_type)
+            is_empty = preview.has_arrow_types and data_type is not None and pa.types.is_null(data_type)
             if data_type is None or is_empty or is_usable(data_type):
                 continue
-            if preview.format != "jsonl":
+            if not preview.has_inferred_types:
                 raise UsageError(
                     f"{format_location(preview.path)}: column {name!r} holds {data_type}, not {expected}",
                     f"name another with --text-column; {self._list_columns(preview)}",
@@ -257,8 +258,8 @@ class ColumnResolver:
     def _kept_type(self, name: str) -> tuple[pa.DataType, bool]:
         values = [nested_value(row, name) for row in self.rows]
         json_type = arrow_types.infer_kept_type(values)
-        jsonl = [preview for preview in self.previews if preview.format == "jsonl"]
-        others = [preview for preview in self.previews if preview.format != "jsonl"]
+        jsonl = [preview for preview in self.previews if preview.has_inferred_types]
+        others = [preview for preview in self.previews if not preview.has_inferred_types]
         self._require(name, self.keep_option, others)
         types = [(other.path, data_type) for other in others if (data_type := other.column_type(name)) is not None]
         types += [(preview.path, json_type or pa.string()) for preview in jsonl[:1]]

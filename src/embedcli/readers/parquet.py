@@ -12,7 +12,7 @@ from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputSplit
 from embedcli.readers.nested_fields import nested_type
-from embedcli.readers.record_batches import has_dictionaries_or_views, to_row_batch
+from embedcli.readers.record_batches import has_dictionaries_or_views, split_bytes, to_row_batch
 from embedcli.readers.row_batch import RowBatch
 from embedcli.readers.row_builder import RowBuilder
 
@@ -92,11 +92,11 @@ def read_parquet(
         types = {field.name: field.type for field in file.schema_arrow}
         columns = [name for name in row_builder.column_names if nested_type(types, name) is not None]
         batch_rows = _batch_rows(file.metadata, groups, set(columns))
-        split_bytes = _split_bytes(file_size, file.metadata.num_rows, input_split)
+        size_of_split = split_bytes(file_size, file.metadata.num_rows, input_split)
         for batch in _read_batches(file, batch_rows, groups, columns):
             lines = range(position + 1, position + 1 + batch.num_rows)
             position += batch.num_rows
-            yield to_row_batch(batch, row_builder, lines, split_bytes * position // max(1, rows))
+            yield to_row_batch(batch, row_builder, lines, size_of_split * position // max(1, rows))
     if position != rows:
         raise InputError(
             f"{storage.format_location(input_split.path)}: has other rows than when it was planned",
@@ -113,11 +113,6 @@ def _read_batches(
     one_by_one = any(pa.types.is_nested(field.type) and has_dictionaries_or_views(field.type) for field in fields)
     for some_groups in [[group] for group in groups] if one_by_one else [groups]:
         yield from file.iter_batches(batch_rows, row_groups=some_groups, columns=columns, use_threads=False)
-
-
-def _split_bytes(size: int, rows: int, input_split: InputSplit) -> int:
-    """The bytes that progress counts for a split, in proportion to its rows; all splits sum to the file size."""
-    return size * (input_split.stop or 0) // max(1, rows) - size * input_split.start // max(1, rows)
 
 
 def _row_groups(metadata: pq.FileMetaData, input_split: InputSplit) -> list[int]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from embedcli.core.arrow_values import scalar_to_python
+from embedcli.core.errors import InputError
+from embedcli.core.types import InputSplit
 from embedcli.readers.arrow_types import BINARY_TO_STRING_TYPES, is_string
 from embedcli.readers.decoding import escape_for_reject
 from embedcli.readers.nested_fields import nested_array
@@ -22,9 +25,15 @@ from embedcli.readers.row_batch import (
     take_positions,
 )
 from embedcli.readers.row_builder import RowBuilder, count_characters
+from embedcli.storage import format_location
 
+STRING_TO_BINARY_TYPES = {string: binary for binary, string in BINARY_TO_STRING_TYPES.items()}
 # Arrow cannot take rows from view types; on disk they are the same as these.
 VIEW_TYPES = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+# Limits of the rows that become Python objects at once.
+MAX_BATCH_ROWS = 4096
+MAX_BATCH_BYTES = 16 << 20
 
 
 def output_type(data_type: pa.DataType) -> pa.DataType:
@@ -68,6 +77,65 @@ def has_dictionaries_or_views(data_type: pa.DataType) -> bool:
     if pa.types.is_dictionary(data_type) or data_type in VIEW_TYPES:
         return True
     return any(has_dictionaries_or_views(data_type.field(i).type) for i in range(data_type.num_fields))
+
+
+def split_bytes(size: int, rows: int, input_split: InputSplit) -> int:
+    """The bytes that progress counts for a split, in proportion to its rows; all splits sum to the file size."""
+    return size * (input_split.stop or 0) // max(1, rows) - size * input_split.start // max(1, rows)
+
+
+def slice_batch(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield a record batch in parts of at most MAX_BATCH_ROWS rows and about MAX_BATCH_BYTES; none without rows."""
+    row_bytes = max(1, batch.nbytes // max(1, batch.num_rows))
+    rows = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // row_bytes))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def check_structure(batch: pa.RecordBatch, path: str) -> pa.RecordBatch:
+    """Return the batch after a check that no value points outside of it, which Arrow does not do when it reads IPC.
+
+    Raises:
+        InputError: The data is damaged.
+    """
+    try:
+        for column in batch.columns:
+            _check_array(column)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{format_location(path)}: the Arrow data is damaged: {reason}", "fetch or write the file again"
+        ) from error
+    return batch
+
+
+def _check_array(array: pa.Array) -> None:
+    """Validate offsets, lengths and indices, but not whether strings are UTF-8: that is a matter of single rows."""
+    if array.type in STRING_TO_BINARY_TYPES:
+        array.view(STRING_TO_BINARY_TYPES[array.type]).validate(full=True)
+    elif array.type == pa.string_view():
+        array.validate()
+    elif pa.types.is_dictionary(array.type):
+        array.indices.validate(full=True)
+        _check_array(array.dictionary)
+        pa.DictionaryArray.from_arrays(array.indices, array.dictionary, safe=True)
+    elif pa.types.is_struct(array.type):
+        array.validate()
+        for field in range(array.type.num_fields):
+            _check_array(array.field(field))
+    elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        array.validate()
+        _check_offsets(array)
+        _check_array(array.values)
+    elif pa.types.is_nested(array.type):
+        array.validate()
+    else:
+        array.validate(full=True)
+
+
+def _check_offsets(array: pa.Array) -> None:
+    """Validate the offsets of a list by those of a list of nulls of the same lengths."""
+    pa.LargeListArray.from_arrays(array.offsets.cast(pa.int64()), pa.nulls(len(array.values))).validate(full=True)
 
 
 def to_row_batch(batch: pa.RecordBatch, row_builder: RowBuilder, lines: range, bytes_read: int) -> RowBatch:
