@@ -401,11 +401,12 @@ def test_parquet_is_detected_by_magic_bytes_and_any_format_can_be_forced(tmp_pat
 @pytest.mark.parametrize(
     ("name", "content", "message", "hint"),
     [
-        ("a.json", b'\n [{"text": "a"}]', "is one JSON array", "jq -c '.[]'"),
-        ("a.jsonl", b"[1]\n[2]\n", "is one JSON array", "jq -c '.[]'"),
-        ("a.json", b'{\n  "text": "a"\n}\n', ":1: bad JSON", "jq -c ."),
-        ("a.xlsx", b"PK\x03\x04...", "a zip archive or an Excel file", "unzip"),
-        ("a.csv", b"ARROW1\0\0", "an Arrow IPC file", "convert"),
+        ("a.jsonl", b"[1]\n[2]\n", ":2: the JSON array has ended, and more follows", "jq -c '.[]'"),
+        ("a.json", b'{\n  "text": "a"\n}\n', "has JSON objects over several lines", "jq -c ."),
+        ("a.json", b'{\n  "n": 1, "data": [\n    {"text": "a"}]}', 'the rows in "data"', "jq -c '.[\"data\"][]'"),
+        ("a.zip", b"PK\x03\x04...", "a zip archive", "unzip"),
+        ("a.csv", b"ARROW1\0\0", "the Arrow data is cut off", "fetch"),
+        ("a.arrow", b"text\na\n", "named like Arrow, but is not", "--format"),
         ("a.parquet", b"text\na\n", "named like Parquet, but is not", "--format"),
         ("a.parquet", gzip.compress(b"PAR1", mtime=0), "Parquet inside gzip", "decompress"),
         ("a.jsonl", b"not JSON at all\n", ":1: bad JSON", "--format"),
@@ -423,10 +424,14 @@ def test_errors_for_unreadable_files_have_a_hint(
     assert hint in caught.value.hint
 
 
-def test_plain_text_needs_an_explicit_format(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
+def test_plain_text_needs_an_explicit_format_or_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a"
     path.write_text("some words\n", "utf-8")
-    assert "shows the format" in refusal(path).message
+    refused = refusal(path)
+    assert "shows the format" in refused.message
+    assert "--format text" in str(refused.hint)
+    assert read(path, format="text")[1] == ["some words"]
+    assert read(path.rename(tmp_path / "a.txt"))[1] == ["some words"]
 
 
 # Empty inputs
@@ -556,7 +561,7 @@ def test_a_preview_is_bounded_and_does_not_depend_on_block_sizes(
 def test_a_long_line_does_not_delay_the_preview(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as out:
-        out.write(b'{"id": 1, "text": "a"}\n')
+        out.write(b'{"id": 1, "text": "a"}\n' * 300)
         out.truncate(10 << 30)
     plan = readers.plan_inputs(job_of(path))
     assert len(plan.splits) == 640

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +12,8 @@ from embedcli.core.constants import RESERVED_COLUMNS
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
-from embedcli.readers import arrow_types
-from embedcli.readers import parquet as parquet_reader
+from embedcli.readers import arrow_types, record_batches
+from embedcli.readers.common_types import common_type
 from embedcli.readers.nested_fields import nested_value
 from embedcli.readers.partition_columns import note_columns_of_files
 from embedcli.readers.preview import InputPreview
@@ -108,7 +107,7 @@ class ColumnResolver:
         self.rows = rows
         self.notes: list[str] = []
         # The values of text formats are Python objects, which fit only some Arrow types.
-        self._has_python_values = any(preview.format != "parquet" for preview in previews)
+        self._has_python_values = not all(preview.has_arrow_types for preview in previews)
         self._partition_types = {
             name: data_type for preview in previews for name, data_type in preview.partition_types.items()
         }
@@ -119,6 +118,7 @@ class ColumnResolver:
     def resolve(self, has_several_inputs: bool) -> InputColumns:
         """Resolve all columns. With several inputs, their names become a kept column."""
         job = self.job
+        self.notes += [preview.note for preview in self.previews if preview.note]
         self._note_delimiters()
         id_column = self._resolve_id_column()
         text_column = None if job.template is not None else self._resolve_text_column(id_column)
@@ -177,16 +177,16 @@ class ColumnResolver:
         types: list[tuple[InputPreview, pa.DataType]] = []
         for preview in self.previews:
             data_type = preview.column_type(name)
-            if preview.format == "jsonl":
+            if preview.has_inferred_types:
                 data_type = arrow_types.infer_id_type([nested_value(row, name) for row in self.rows])
             if data_type is None or pa.types.is_null(data_type) or pa.types.is_nested(data_type):
-                content = "neither whole numbers nor strings" if preview.format == "jsonl" else f"{data_type}, not ids"
+                content = "neither whole numbers nor strings" if preview.has_inferred_types else f"{data_type}, not ids"
                 raise UsageError(
                     f"{format_location(preview.path)}: column {name!r} holds {content}",
                     f"name another with --id-column; {self._list_columns(preview)}",
                 )
             types.append((preview, data_type))
-        return self._common_type(name, types)
+        return common_type(name, types)
 
     # Texts
 
@@ -240,10 +240,10 @@ class ColumnResolver:
         """UsageError for a column of the wrong type; only a note for JSONL, where later rows may have other types."""
         for preview in self.previews:
             data_type = preview.column_type(name)
-            is_empty = preview.format == "parquet" and data_type is not None and pa.types.is_null(data_type)
+            is_empty = preview.has_arrow_types and data_type is not None and pa.types.is_null(data_type)
             if data_type is None or is_empty or is_usable(data_type):
                 continue
-            if preview.format != "jsonl":
+            if not preview.has_inferred_types:
                 raise UsageError(
                     f"{format_location(preview.path)}: column {name!r} holds {data_type}, not {expected}",
                     f"name another with --text-column; {self._list_columns(preview)}",
@@ -277,22 +277,22 @@ class ColumnResolver:
             return self._partition_types[name], False
         values = [nested_value(row, name) for row in self.rows]
         json_type = arrow_types.infer_kept_type(values)
-        jsonl = [preview for preview in self.previews if preview.format == "jsonl"]
-        others = [preview for preview in self.previews if preview.format != "jsonl"]
+        jsonl = [preview for preview in self.previews if preview.has_inferred_types]
+        others = [preview for preview in self.previews if not preview.has_inferred_types]
         self._require(name, self.keep_option, others)
         has_only_nulls = set(map(type, values)) <= {type(None)}
         if others and has_only_nulls:
             json_type = pa.null()  # the other inputs show the type
         types = [
-            (preview, (json_type or pa.string()) if preview.format == "jsonl" else data_type)
+            (preview, (json_type or pa.string()) if preview.has_inferred_types else data_type)
             for preview in self.previews
-            if preview.format == "jsonl" or (data_type := preview.column_type(name)) is not None
+            if preview.has_inferred_types or (data_type := preview.column_type(name)) is not None
         ]
         if jsonl and json_type is None:
             content = "only null" if has_only_nulls else "nested or mixed values"
             self.notes.append(f"The kept column {name!r} has {content} in the first rows: it is stored as JSON text.")
-        data_type = self._common_type(name, types)
-        if not parquet_reader.can_keep_type(data_type):
+        data_type = common_type(name, types)
+        if not record_batches.can_keep_type(data_type):
             raise UsageError(
                 f"{self.keep_option} {name}: columns of type {data_type} cannot be kept",
                 f"leave {self.keep_option} {name} out",
@@ -359,33 +359,3 @@ class ColumnResolver:
         names = [repr(name) for name in (*preview.flat_column_types, *preview.partition_types)]
         more = f" and {len(names) - MAX_LISTED_COLUMNS} more" if len(names) > MAX_LISTED_COLUMNS else ""
         return f"its columns are {', '.join(names[:MAX_LISTED_COLUMNS])}{more}"
-
-    def _common_type(self, name: str, types: Sequence[tuple[InputPreview, pa.DataType]]) -> pa.DataType:
-        """The type that holds the values of a column from all inputs; UsageError if there is none."""
-        types = list(
-            {(data_type, preview.format): (preview, data_type) for preview, data_type in reversed(types)}.values()
-        )
-        types.reverse()
-        common = self._unify(types)
-        if common is not None:
-            return common
-        pairs = ((one, other) for one, other in combinations(types, 2) if self._unify((one, other)) is None)
-        (first, first_type), (second, second_type) = next(pairs, (types[0], types[-1]))
-        raise UsageError(
-            f"column {name!r} is {first_type} in {format_location(first.path)} "
-            f"and {second_type} in {format_location(second.path)}",
-            "make their types equal, or encode these inputs one by one",
-        )
-
-    def _unify(self, types: Sequence[tuple[InputPreview, pa.DataType]]) -> pa.DataType | None:
-        """The type that holds the values of all types; None if there is none. JSONL's are checked row by row."""
-        if len({data_type for _, data_type in types}) == 1 and not self._has_python_values:
-            return types[0][1]
-        unified = arrow_types.unify_types([data_type for _, data_type in types])
-        if unified is not None and self._has_python_values:
-            unified = arrow_types.widen_for_python(unified)
-        if unified is None or not all(
-            arrow_types.keeps_values(data_type, unified) for preview, data_type in types if preview.format != "jsonl"
-        ):
-            return None
-        return unified

@@ -123,7 +123,7 @@ def _select_data_files(folder: str, names: list[str], listing: InputListing) -> 
         raise UsageError(
             f"{format_location(folder)}: there are no data files in this folder",
             f"use a glob for other names: '{format_location(folder.rstrip('/'))}/**/*.json'; "
-            "without one, only files that end in .jsonl, .ndjson, .csv, .tsv or .parquet are read, "
+            "without one, only files that end in .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow or .feather are read, "
             "also with .gz, .zst, .bz2 or .xz",
         )
     others = sorted({*visible} - {*data}, key=natural_sort_key)

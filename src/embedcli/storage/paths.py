@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from embedcli.storage.object_store import RemoteFileSystem
 
 # The files of a folder that are inputs. Not `.json`: folders keep settings in such files.
-DATA_ENDING = re.compile(r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
+DATA_ENDING = re.compile(
+    r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq|arrow|arrows|feather|ipc)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE
+)
 
 
 def format_path(path: str) -> str:
