@@ -190,6 +190,31 @@ def test_a_duplicate_field_is_refused(tmp_path: Path) -> None:
     assert columns_of(tmp_path / "a.parquet", text_column="doc.u").text_column == "doc.u"
 
 
+@pytest.mark.parametrize("option", ["text_column", "id_column", "keep"])
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_a_column_that_only_later_rows_have_is_a_note(option: str, ending: str, tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "id": i} for i in range(1500)] + [{"text": "last", "id": 1500, "summary": "seen"}]
+    path = tmp_path / f"a.{ending}"
+    path.write_text(json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows)))
+    options = {option: ("summary",) if option == "keep" else "summary"}
+    ids, texts, kept, reasons = read(path, **options)
+    assert any("have no column 'summary'" in note for note in columns_of(path, **options).notes)
+    if option == "keep":
+        assert [row["summary"] for row in kept] == [None] * 1500 + ['"seen"']
+    else:
+        assert len(reasons) == 1500
+        assert (texts if option == "text_column" else ids) == ["seen"]
+
+
+def test_a_mistyped_name_is_refused_for_long_inputs_and_any_unknown_one_for_short_ones(tmp_path: Path) -> None:
+    long = write(tmp_path / "a.jsonl", *({"text": f"t{i}", "summary": "x"} for i in range(1500)))
+    assert "did you mean 'summary'?" in refusal(long, text_column="sumary").hint
+    short = write(tmp_path / "b.jsonl", {"text": "a"})
+    assert "there is no column 'other'" in refusal(short, text_column="other").message
+    assert refusal(long, short, text_column="summary").message.startswith(str(short))
+    assert "have no column 'other'" in " ".join(columns_of(long, text_column="other").notes)
+
+
 # Types
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -128,10 +129,27 @@ def test_a_saved_dataset_has_only_the_files_that_its_state_names(tmp_path: Path)
     assert f"test (1 file), train (1 file). To read one, name it: '{'saved/test'}'" in notes
 
 
+def test_a_saved_dataset_is_encoded(tmp_path: Path) -> None:
+    for split, count in (("train", 2), ("test", 1)):
+        folder = tmp_path / "saved" / split
+        folder.mkdir(parents=True)
+        table = pa.table({"id": range(count), "text": ["word1"] * count})
+        for name in ("data-00000-of-00001.arrow", "cache-1.arrow"):  # Arrow streams, as `save_to_disk` writes them
+            with pa.ipc.new_stream(folder / name, table.schema) as out:
+                out.write_table(table)
+        (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+        (folder / "dataset_info.json").write_text("{}")
+    (tmp_path / "saved/dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert "test (1 file), train (1 file)" in encode(tmp_path, tmp_path / "saved", tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist() == [0, 0, 1]
+    encode(tmp_path, tmp_path / "saved/train", tmp_path / "train.parquet")
+    assert pq.read_table(tmp_path / "train.parquet")["id"].to_pylist() == [0, 1]
+
+
 # Files of our own
 
 
-@pytest.mark.parametrize("ending", ["parquet", "npy", "jsonl"])
+@pytest.mark.parametrize("ending", ["parquet", "npy", "jsonl", "arrow"])
 @pytest.mark.parametrize("given", ["data", "data/*"])
 def test_files_of_earlier_jobs_are_not_inputs(given: str, ending: str, tmp_path: Path) -> None:
     write(tmp_path, "data/b.jsonl")

@@ -27,6 +27,8 @@ TEXT_COLUMN_NAMES = (
 )  # fmt: skip
 ID_COLUMN_NAMES = ("id", "_id", "doc_id", "docid", "document_id", "uuid", "guid", "pid", "qid")
 MAX_LISTED_COLUMNS = 20
+# Names that are at least so similar (see difflib) are taken for typing errors.
+TYPING_ERROR_SIMILARITY = 0.8
 
 
 def resolve_columns(
@@ -177,6 +179,8 @@ class ColumnResolver:
         types: list[tuple[InputPreview, pa.DataType]] = []
         for preview in self.previews:
             data_type = preview.column_type(name)
+            if data_type is None and not preview.shows_all_rows:
+                continue
             if preview.has_inferred_types:
                 data_type = arrow_types.infer_id_type([nested_value(row, name) for row in self.rows])
             if data_type is None or pa.types.is_null(data_type) or pa.types.is_nested(data_type):
@@ -186,7 +190,7 @@ class ColumnResolver:
                     f"name another with --id-column; {self._list_columns(preview)}",
                 )
             types.append((preview, data_type))
-        return common_type(name, types)
+        return common_type(name, types) if types else pa.string()
 
     # Texts
 
@@ -328,7 +332,7 @@ class ColumnResolver:
         """UsageError unless every input has the column once."""
         for preview in self.previews if previews is None else previews:
             if preview.column_type(name) is None:
-                raise self._no_column_error(name, option, preview)
+                self._refuse_or_note_unseen(name, option, preview)
         self._refuse_duplicates(name)
 
     def _refuse_duplicates(self, name: str) -> None:
@@ -343,8 +347,24 @@ class ColumnResolver:
     def _require_somewhere(self, name: str, option: str) -> None:
         """UsageError unless at least one input has the column."""
         if all(preview.column_type(name) is None for preview in self.previews):
-            raise self._no_column_error(name, option, self.previews[0])
+            unseen = next((preview for preview in self.previews if not preview.shows_all_rows), self.previews[0])
+            self._refuse_or_note_unseen(name, option, unseen)
         self._refuse_duplicates(name)
+
+    def _refuse_or_note_unseen(self, name: str, option: str, preview: InputPreview) -> None:
+        """UsageError for a column that an input does not have; only a note if its later rows may have it.
+
+        A name that no input has is refused all the same if one has a column of almost that name.
+        """
+        is_known = any(other.column_type(name) is not None for other in self.previews)
+        columns = {column.lower() for other in self.previews for column in other.flat_column_types}
+        is_mistyped = not is_known and get_close_matches(name.lower(), columns, n=1, cutoff=TYPING_ERROR_SIMILARITY)
+        if preview.shows_all_rows or is_mistyped:
+            raise self._no_column_error(name, option, preview)
+        effect = "stored with null where they lack it" if option == self.keep_option else "rejected where they lack it"
+        note = f"The first rows of {format_location(preview.path)} have no column {name!r}: rows are {effect}."
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _no_column_error(self, name: str, option: str, preview: InputPreview) -> UsageError:
         by_lower_name = {column.lower(): column for column in (*preview.flat_column_types, *preview.partition_types)}

@@ -65,6 +65,7 @@ class InputPreview:
         bytes_per_row: About how many bytes of the file a row takes.
         delimiter: The delimiter of CSV if it is an unusual one, otherwise empty.
         partition_types: The type of each column whose value is in the path (`lang=fr`), by name.
+        shows_all_rows: Whether `column_types` are complete; not for JSON whose first rows were read only.
         own_kind: What a file is that embedcli wrote, by its Parquet metadata; None for other files.
         note: A sentence about how the input is read, if that is not evident.
     """
@@ -82,6 +83,7 @@ class InputPreview:
     bytes_per_row: float = ASSUMED_ROW_BYTES
     delimiter: str = ""
     partition_types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    shows_all_rows: bool = True
     own_kind: OwnFileKind | None = None
     note: str = ""
 
@@ -214,7 +216,7 @@ def _preview_arrow(source: storage.InputStream, blocks: Iterable[bytes], *, is_f
 
 
 def _preview_text(source: storage.InputStream, blocks: Iterable[bytes], encoding: str) -> InputPreview:
-    lines = _first_lines(blocks, encoding, source.path, MAX_TEXT_PREVIEW_LINES)
+    lines, _ = _first_lines(blocks, encoding, source.path, MAX_TEXT_PREVIEW_LINES)
     column_types = {text_reader.TEXT_COLUMN: pa.string()}
     return InputPreview(source.path, "text", column_types, **_line_ranges(source, encoding, lines))
 
@@ -235,7 +237,7 @@ def _preview_delimited(
 
 
 def _preview_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encoding: str, max_rows: int) -> InputPreview:
-    lines = _first_lines(blocks, encoding, source.path, max_rows)
+    lines, shows_all_rows = _first_lines(blocks, encoding, source.path, max_rows)
     parsed = jsonl_reader.parse_lines(lines, encoding)
     rows = [row for i, row in enumerate(parsed.rows) if i not in parsed.reject_reasons]
     if not rows:
@@ -247,6 +249,7 @@ def _preview_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encodin
         **_line_ranges(source, encoding, lines),
         rows=rows,
         problem=next(iter(parsed.reject_reasons.values()), ""),
+        shows_all_rows=shows_all_rows,
     )
 
 
@@ -277,14 +280,19 @@ def _preview_json_array(
         rows=rows,
         problem=next(iter(parsed.reject_reasons.values()), ""),
         bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
+        shows_all_rows=len(elements) < max_rows
+        and source.codec is None
+        and source.size is not None
+        and source.size <= PREVIEW_BYTES,
     )
 
 
-def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, max_rows: int) -> list[Any]:
-    """The first `max_rows` lines within PREVIEW_BYTES; they do not depend on the size of the blocks."""
+def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, max_rows: int) -> tuple[list[Any], bool]:
+    """The first `max_rows` lines within PREVIEW_BYTES, whatever the size of the blocks, and whether these are all."""
     head = StreamHead(blocks)
     lines = list(islice(chain.from_iterable(iterate_lines(head, encoding, path)), max_rows + 1))
-    return lines[:-1] if head.is_last_line_cut or len(lines) > max_rows else lines
+    are_all = not head.is_cut and len(lines) <= max_rows
+    return (lines[:-1] if head.is_last_line_cut or len(lines) > max_rows else lines), are_all
 
 
 @dataclass
@@ -293,10 +301,12 @@ class StreamHead:
 
     Attributes:
         blocks: The stream.
+        is_cut: Whether the stream goes on; known after the iteration.
         is_last_line_cut: Whether the last line is incomplete; known after the iteration.
     """
 
     blocks: Iterable[bytes]
+    is_cut: bool = False
     is_last_line_cut: bool = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -310,6 +320,7 @@ class StreamHead:
                 yield part
                 self.is_last_line_cut = not part.endswith(b"\n")
             if len(part) < len(block):
+                self.is_cut = True
                 return
         self.is_last_line_cut = False
 
