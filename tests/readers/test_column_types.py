@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embedcli.readers.arrow_types import keeps_values, unify_types
 from jobs import Ended, run, word_model
 
 
@@ -55,8 +58,18 @@ def test_a_text_column_of_nulls_alone_is_rejected_too(tmp_path: Path) -> None:
         (pa.array([0], pa.timestamp("us")), pa.array([0], pa.timestamp("ns"))),
         (pa.array([0], pa.duration("s")), pa.array([0], pa.duration("ns"))),
         (pa.array([1]), pa.array(["x"])),
+        (pa.array([1]), pa.array([Decimal("0.10")])),
+        (pa.array([Decimal("0.10")]), pa.array([0.5])),
     ],
-    ids=["int64 and double", "uint64 and int64", "timestamps", "durations", "int64 and string"],
+    ids=[
+        "int64, double",
+        "uint64, int64",
+        "timestamps",
+        "durations",
+        "int64, string",
+        "int64, decimal",
+        "decimal, double",
+    ],
 )
 @pytest.mark.parametrize("option", ["--keep", "--id-column"])
 def test_types_that_do_not_fit_are_told_first(tmp_path: Path, option: str, one: pa.Array, other: pa.Array) -> None:
@@ -86,3 +99,84 @@ def test_types_that_hold_all_values_are_unified(tmp_path: Path, one: Any, other:
     kept = pq.read_table(tmp_path / "out.parquet")["n"]
     assert kept.type == expected
     assert kept.to_pylist() == [one[0].as_py(), other[0].as_py()]
+
+
+def extremes() -> dict[str, pa.Array]:
+    """The values of many types that are most likely to change in another type."""
+    found = {}
+    for bits in (8, 16, 32, 64):
+        found[f"int{bits}"] = pa.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1], f"int{bits}")
+        found[f"uint{bits}"] = pa.array([0, 2**bits - 1], f"uint{bits}")
+    found |= {"float32": pa.array([3e38, 0.1], pa.float32()), "float64": pa.array([1e300, 0.1])}
+    found |= {f"decimal{n}": pa.array([Decimal("1234567.89")], pa.decimal128(n, 2)) for n in (9, 25, 38)}
+    found |= {"string": pa.array(["x"]), "large": pa.array(["x"], pa.large_string()), "bytes": pa.array([b"\xff"])}
+    for unit in ("s", "ms", "us", "ns"):
+        found[f"timestamp {unit}"] = pa.array([2**62]).cast(pa.timestamp(unit))
+        found[f"duration {unit}"] = pa.array([2**62]).cast(pa.duration(unit))
+    found["bool"] = pa.array([True])
+    for name, values in list(found.items()):
+        found[f"list of {name}"] = pa.ListArray.from_arrays([0, len(values)], values)
+        found[f"struct of {name}"] = pa.StructArray.from_arrays([values], names=["field"])
+    return found
+
+
+def test_a_unified_type_holds_the_extremes_of_every_type_that_is_said_to_fit() -> None:
+    fitting = 0
+    for (one, values), (other, others) in permutations(extremes().items(), 2):
+        unified = unify_types([values.type, others.type])
+        if unified is None or values.type == others.type:
+            continue
+        try:
+            kept = values.cast(unified).cast(values.type).equals(values)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            kept = False
+        if keeps_values(values.type, unified):
+            fitting += 1
+            assert kept, (one, other)
+    assert fitting > 100
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "kept"),
+    [
+        ([1, 2], pa.array([3], pa.int32()), pa.int64()),
+        ([1, 2], pa.array([0.5], pa.float32()), pa.float64()),
+        ([None], pa.array([3], pa.int16()), pa.int64()),
+        ([None], pa.array(["x"], pa.large_string()), pa.large_string()),
+        (["x"], pa.array(["y"]).dictionary_encode(), pa.string()),
+        ([0.5], pa.array([3], pa.int64()), None),
+        ([None], pa.array([0], pa.date32()), None),
+        (["1"], pa.array([1]), None),
+    ],
+    ids=str,
+)
+def test_a_kept_column_of_jsonl_and_parquet(
+    tmp_path: Path, rows: list[Any], column: pa.Array, kept: pa.DataType | None
+) -> None:
+    a, b = tmp_path / "a.jsonl", write(tmp_path, "b.parquet", text=pa.array(["word2"] * len(column)), n=column)
+    a.write_text("".join(json.dumps({"text": "word1", "n": value}) + "\n" for value in rows))
+    ended = encode(tmp_path, a, b, "--keep", "n", "--offline")
+    if kept is None:
+        assert ended.code == 2
+        assert f"in {a} and {column.type} in {b}" in ended.err
+        return
+    assert ended.code == 0, ended.err
+    result = pq.read_table(tmp_path / "out.parquet")["n"]
+    assert result.type == kept
+    assert result.to_pylist() == [*rows, *column.to_pylist()]
+
+
+def test_a_kept_column_that_one_parquet_file_lacks_is_refused_with_its_columns(tmp_path: Path) -> None:
+    a = write(tmp_path, "a.parquet", text=pa.array(["word1"]), n=pa.array([1]))
+    b = write(tmp_path, "b.parquet", m=pa.array([1]), text=pa.array(["word2"]))
+    ended = encode(tmp_path, a, b, "--keep", "n", "--offline")
+    assert ended.code == 2
+    assert f"{b}: --keep: there is no column 'n'; its columns are 'm', 'text'" in ended.err
+
+
+def test_columns_may_be_in_another_order_in_every_file(tmp_path: Path) -> None:
+    a = write(tmp_path, "a.parquet", id=pa.array([1], pa.int32()), text=pa.array(["word1"]), n=pa.array(["x"]))
+    b = write(tmp_path, "b.parquet", n=pa.array(["y"]), text=pa.array(["word2"], pa.large_string()), id=pa.array([2]))
+    assert encode(tmp_path, a, b, "--keep", "n").code == 0
+    result = pq.read_table(tmp_path / "out.parquet")
+    assert (result["id"].to_pylist(), result["n"].to_pylist()) == ([1, 2], ["x", "y"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def test_columns_with_reserved_names_cannot_be_kept(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         readers.plan_inputs(Job((str(path),), "-", keep=("embedding",)), "--columns")
     assert refused.value.message.startswith("--columns embedding: ")
-    columns = columns_of(path, path, keep=("source",))
+    other = Path(shutil.copy(path, tmp_path / "other.jsonl"))
+    columns = columns_of(path, other, keep=("source",))
     assert not columns.has_source_column
     assert "names of the input files are not written" in " ".join(columns.notes)
 
@@ -160,6 +162,57 @@ def test_a_duplicate_column_name_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "text", "body"]), path)
     assert "more than one column 'text'" in refusal(path, text_column="text").message
     assert read(path, text_column="body")[1] == ["c"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"text_column": "text", "id_column": ""}, {"text_column": "body", "keep": ("text",)}, {"template": "{text?}"}],
+    ids=["guessed", "text", "kept", "template"],
+)
+def test_a_duplicate_column_is_refused_in_every_role_and_input(options: dict[str, Any], tmp_path: Path) -> None:
+    good = write(tmp_path / "a.parquet", {"text": "x", "body": "y"})
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["text", "text", "body"]), tmp_path / "b.parquet")
+    assert refusal(good, tmp_path / "b.parquet", **options).message.endswith(
+        "b.parquet: has more than one column 'text'"
+    )
+
+
+def test_a_duplicate_id_column_is_refused_when_it_is_guessed(tmp_path: Path) -> None:
+    pq.write_table(pa.table([[1], [2], ["c"]], names=["id", "id", "text"]), tmp_path / "a.parquet")
+    assert "more than one column 'id'" in refusal(tmp_path / "a.parquet").message
+    assert columns_of(tmp_path / "a.parquet", id_column="").text_column == "text"
+
+
+def test_a_duplicate_field_is_refused(tmp_path: Path) -> None:
+    fields = pa.StructArray.from_arrays([pa.array(["a"]), pa.array(["b"]), pa.array(["c"])], names=["t", "t", "u"])
+    pq.write_table(pa.table({"doc": fields}), tmp_path / "a.parquet")
+    assert "more than one column 'doc.t'" in refusal(tmp_path / "a.parquet", text_column="doc.t").message
+    assert columns_of(tmp_path / "a.parquet", text_column="doc.u").text_column == "doc.u"
+
+
+@pytest.mark.parametrize("option", ["text_column", "id_column", "keep"])
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_a_column_that_only_later_rows_have_is_a_note(option: str, ending: str, tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "id": i} for i in range(1500)] + [{"text": "last", "id": 1500, "summary": "seen"}]
+    path = tmp_path / f"a.{ending}"
+    path.write_text(json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows)))
+    options = {option: ("summary",) if option == "keep" else "summary"}
+    ids, texts, kept, reasons = read(path, **options)
+    assert any("have no column 'summary'" in note for note in columns_of(path, **options).notes)
+    if option == "keep":
+        assert [row["summary"] for row in kept] == [None] * 1500 + ['"seen"']
+    else:
+        assert len(reasons) == 1500
+        assert (texts if option == "text_column" else ids) == ["seen"]
+
+
+def test_a_mistyped_name_is_refused_for_long_inputs_and_any_unknown_one_for_short_ones(tmp_path: Path) -> None:
+    long = write(tmp_path / "a.jsonl", *({"text": f"t{i}", "summary": "x"} for i in range(1500)))
+    assert "did you mean 'summary'?" in refusal(long, text_column="sumary").hint
+    short = write(tmp_path / "b.jsonl", {"text": "a"})
+    assert "there is no column 'other'" in refusal(short, text_column="other").message
+    assert refusal(long, short, text_column="summary").message.startswith(str(short))
+    assert "have no column 'other'" in " ".join(columns_of(long, text_column="other").notes)
 
 
 # Types
@@ -373,11 +426,12 @@ def test_parquet_is_detected_by_magic_bytes_and_any_format_can_be_forced(tmp_pat
 @pytest.mark.parametrize(
     ("name", "content", "message", "hint"),
     [
-        ("a.json", b'\n [{"text": "a"}]', "is one JSON array", "jq -c '.[]'"),
-        ("a.jsonl", b"[1]\n[2]\n", "is one JSON array", "jq -c '.[]'"),
-        ("a.json", b'{\n  "text": "a"\n}\n', ":1: bad JSON", "jq -c ."),
-        ("a.xlsx", b"PK\x03\x04...", "a zip archive or an Excel file", "unzip"),
-        ("a.csv", b"ARROW1\0\0", "an Arrow IPC file", "convert"),
+        ("a.jsonl", b"[1]\n[2]\n", ":2: the JSON array has ended, and more follows", "jq -c '.[]'"),
+        ("a.json", b'{\n  "text": "a"\n}\n', "has JSON objects over several lines", "jq -c ."),
+        ("a.json", b'{\n  "n": 1, "data": [\n    {"text": "a"}]}', 'the rows in "data"', "jq -c '.[\"data\"][]'"),
+        ("a.zip", b"PK\x03\x04...", "a zip archive", "unzip"),
+        ("a.csv", b"ARROW1\0\0", "the Arrow data is cut off", "fetch"),
+        ("a.arrow", b"text\na\n", "named like Arrow, but is not", "--format"),
         ("a.parquet", b"text\na\n", "named like Parquet, but is not", "--format"),
         ("a.parquet", gzip.compress(b"PAR1", mtime=0), "Parquet inside gzip", "decompress"),
         ("a.jsonl", b"not JSON at all\n", ":1: bad JSON", "--format"),
@@ -395,10 +449,14 @@ def test_errors_for_unreadable_files_have_a_hint(
     assert hint in caught.value.hint
 
 
-def test_plain_text_needs_an_explicit_format(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
+def test_plain_text_needs_an_explicit_format_or_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a"
     path.write_text("some words\n", "utf-8")
-    assert "shows the format" in refusal(path).message
+    refused = refusal(path)
+    assert "shows the format" in refused.message
+    assert "--format text" in str(refused.hint)
+    assert read(path, format="text")[1] == ["some words"]
+    assert read(path.rename(tmp_path / "a.txt"))[1] == ["some words"]
 
 
 # Empty inputs
@@ -508,7 +566,7 @@ def test_only_the_beginning_of_many_files_is_kept_while_planning(tmp_path: Path)
         write(tmp_path / f"{i}.jsonl", *({"id": k, "text": "a"} for k in range(200)))
     job = job_of(tmp_path)
     assert len(readers.plan_inputs(job).splits) == 30
-    assert [Path(path).name for path in planner.list_inputs(job)] == [f"{i}.jsonl" for i in range(30)]
+    assert [Path(path).name for path in planner.list_inputs(job).paths] == [f"{i}.jsonl" for i in range(30)]
 
 
 @pytest.mark.parametrize("limit", [1, 30, 64, 1000])
@@ -528,7 +586,7 @@ def test_a_preview_is_bounded_and_does_not_depend_on_block_sizes(
 def test_a_long_line_does_not_delay_the_preview(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as out:
-        out.write(b'{"id": 1, "text": "a"}\n')
+        out.write(b'{"id": 1, "text": "a"}\n' * 300)
         out.truncate(10 << 30)
     plan = readers.plan_inputs(job_of(path))
     assert len(plan.splits) == 640

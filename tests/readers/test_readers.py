@@ -641,13 +641,13 @@ def test_long_texts_are_decoded_a_few_rows_at_a_time(tmp_path: Path, monkeypatch
     )
     monkeypatch.setattr(parquet_reader, "PARQUET_BATCH_BYTES", 10_000)
     seen = []
-    real = parquet_reader._to_row_batch
+    real = parquet_reader.to_row_batch
 
     def spied(batch: pa.RecordBatch, *rest: Any) -> Any:
         seen.append(batch.num_rows)
         return real(batch, *rest)
 
-    monkeypatch.setattr(parquet_reader, "_to_row_batch", spied)
+    monkeypatch.setattr(parquet_reader, "to_row_batch", spied)
     assert len(read_all(path).texts) == 100
     assert max(seen) < 10
 

@@ -120,8 +120,8 @@ def test_folders_and_globs(s3: s3_server.Store) -> None:
     ]:
         s3.put(name, b'{"text": "a"}\n')
     expected = {
-        "s3://data/g": ["a-2.jsonl", "a-10.jsonl"],
-        "s3://data/g/": ["a-2.jsonl", "a-10.jsonl"],
+        "s3://data/g": ["a-2.jsonl", "a-10.jsonl", "deep/b.jsonl", "deep/er/c.csv"],
+        "s3://data/g/": ["a-2.jsonl", "a-10.jsonl", "deep/b.jsonl", "deep/er/c.csv"],
         "s3://data/g/*.jsonl": ["a-2.jsonl", "a-10.jsonl"],
         "s3://data/g/a-[0-9].jsonl": ["a-2.jsonl"],
         "s3://data/g/?-10.*": ["a-10.jsonl"],
@@ -131,6 +131,9 @@ def test_folders_and_globs(s3: s3_server.Store) -> None:
     }
     for given, names in expected.items():
         assert storage.expand_inputs([given]) == tuple(f"s3://data/g/{name}" for name in names), given
+    twice = storage.list_input_files(["s3://data/g/a-2.jsonl", "s3://data/g/*.jsonl"])
+    assert twice.paths == ["s3://data/g/a-2.jsonl", "s3://data/g/a-10.jsonl"]
+    assert "s3://data/g/a-2.jsonl is named twice: it is read once." in twice.notes
 
 
 def test_files_are_opened_ahead_and_the_rest_is_closed(

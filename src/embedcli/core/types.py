@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # numpy and pyarrow would make `embedcli --help` slower
     Int64Array = NDArray[np.int64]
     BoolArray = NDArray[np.bool_]
 
-InputFormat = Literal["jsonl", "csv", "tsv", "parquet"]
+# "json" is one array of objects, "text" one row per line.
+InputFormat = Literal["jsonl", "json", "csv", "tsv", "text", "parquet", "arrow"]
 OutputFormat = Literal["parquet", "npy", "jsonl", "arrow", "lance"]
 # The kind of text that is encoded (--as): many models use another prompt for queries than for documents.
 Role = Literal["query", "document", "none"]
@@ -38,8 +39,9 @@ class InputSplit:
         path: The input file.
         start: The first byte or row.
         stop: The byte or row after the last; None for the end of the file.
-        unit: What `start` and `stop` count: "bytes" (JSONL; the split holds the lines that begin in the range), "rows"
-            (Parquet; whole row groups), or "all" (a stream that can only be read from its beginning).
+        unit: What `start` and `stop` count: "bytes" (JSONL and text; the split holds the lines that begin in the
+            range), "rows" (Parquet and Arrow; whole row groups or record batches), or "all" (a stream that can only be
+            read from its beginning).
         max_rows: Only so many rows of the range are read (--limit); None: all.
     """
 
@@ -68,7 +70,7 @@ class Reject:
 
     Attributes:
         source: The input, as shown to people: without passwords and signatures.
-        line: The line of the row in its file, from 1; in Parquet the row, from 1.
+        line: The line of the row in its file, from 1; in Parquet and Arrow the row, from 1.
         reason: `KIND` or `KIND: DETAIL`.
         id: The id of the row, if it could be read.
         raw: The beginning of the row as it is in the file.
@@ -99,6 +101,7 @@ class InputColumns:
         has_source_column: Whether the kept columns end with `source`, the name of the input.
         notes: Sentences for the user about what was guessed.
         json_columns: Kept columns whose values are stored as JSON text, because no Arrow type fits all of them.
+        partition_types: The type of each column whose values are in the names of folders (`lang=fr`), by name.
     """
 
     text_column: str | None
@@ -109,6 +112,7 @@ class InputColumns:
     has_source_column: bool = False
     notes: tuple[str, ...] = ()
     json_columns: frozenset[str] = frozenset()
+    partition_types: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,8 @@ class InputPlan:
         columns: The columns to read.
         formats: The format of each input, by path.
         total_bytes: The size of the input files; None if one of them is a stream.
-        total_rows: The number of rows; None unless all inputs are Parquet.
-        rows_per_split: The rows of each split: exact for Parquet, otherwise estimated.
+        total_rows: The number of rows; None unless all inputs are Parquet or Arrow files.
+        rows_per_split: The rows of each split: exact for Parquet and Arrow files, otherwise estimated.
         file_stats: Size and modification time of each local input before anything of it was read, by path.
     """
 

@@ -227,7 +227,7 @@ def _open_folder(path: str) -> VectorDataset:
             raise InputError(f"{storage.format_location(missing)}: the file is missing", "encode the rows again")
         return VectorDataset(path, [open_vector_file(part) for part in parts], metadata)
     _refuse_unfinished(manifest, storage.join(path, STAGING_FOLDER))
-    found = [open_vector_file(file) for file in storage.expand_inputs([path])]
+    found = [open_vector_file(file) for file in storage.expand_inputs([path], recursive=False)]
     return VectorDataset(path, found, found[0].metadata)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -51,19 +51,50 @@ def may_hold_text_or_nulls(data_type: pa.DataType) -> bool:
 
 
 def keeps_values(data_type: pa.DataType, unified: pa.DataType) -> bool:
-    """Whether every value of a type fits the type that it has been unified to.
+    """Whether every value of a type fits the type that it has been unified to, also inside lists, structs and maps.
 
-    Not so for 64-bit integers as floating-point numbers or as integers of the other sign, and for times in a finer
-    unit, which has a smaller range.
+    Not so for 64-bit integers as floating-point numbers or as integers of the other sign, for integers as decimals with
+    too few digits, for decimals as floating-point numbers, and for times in a finer unit, which has a smaller range.
     """
-    if pa.types.is_integer(data_type) and pa.types.is_floating(unified):
+    if pa.types.is_nested(data_type):
+        return _keeps_nested_values(data_type, unified)
+    if pa.types.is_floating(unified):
         # A floating-point number of n bits holds all integers of n / 2 bits.
-        return bool(data_type.bit_width * 2 <= unified.bit_width)
+        fits = pa.types.is_integer(data_type) and data_type.bit_width * 2 <= unified.bit_width
+        return bool(fits or pa.types.is_floating(data_type) or pa.types.is_null(data_type))
+    if pa.types.is_integer(data_type) and pa.types.is_decimal(unified):
+        digits = len(str(1 << (data_type.bit_width - pa.types.is_signed_integer(data_type))))
+        return bool(digits <= unified.precision - unified.scale)
     if pa.types.is_unsigned_integer(data_type) and pa.types.is_signed_integer(unified):
         return bool(data_type.bit_width < unified.bit_width)
     if pa.types.is_timestamp(data_type) or pa.types.is_duration(data_type):
         return bool(data_type.unit == unified.unit)
     return True
+
+
+def _keeps_nested_values(data_type: pa.DataType, unified: pa.DataType) -> bool:
+    fields = [data_type.field(i) for i in range(data_type.num_fields)]
+    if pa.types.is_struct(data_type):
+        return all(keeps_values(field.type, unified.field(field.name).type) for field in fields)
+    return all(keeps_values(field.type, unified.field(i).type) for i, field in enumerate(fields))
+
+
+def unify_types(types: Sequence[pa.DataType]) -> pa.DataType | None:
+    """The type that Arrow promotes several types to; None if there is none."""
+    try:
+        schemas = [pa.schema([("column", data_type)]) for data_type in types]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowTypeError, pa.ArrowInvalid):  # also for decimals with more digits than their type has
+        return None
+
+
+def widen_for_python(data_type: pa.DataType) -> pa.DataType | None:
+    """The type in which values of a column and Python values fit together; None if there is none."""
+    if pa.types.is_integer(data_type):
+        return pa.uint64() if data_type == pa.uint64() else pa.int64()
+    if pa.types.is_floating(data_type):
+        return pa.float64()
+    return data_type if accepted_python_types(data_type) else None
 
 
 def accepted_python_types(data_type: pa.DataType) -> frozenset[type]:

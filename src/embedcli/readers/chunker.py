@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embedcli.core.errors import InputError
 from embedcli.core.types import Chunk, InputSplit, Reject
-from embedcli.readers import jsonl as jsonl_reader
+from embedcli.readers.lines import count_lines_before
 from embedcli.readers.row_batch import BadRow, RowBatch
 from embedcli.readers.row_builder import RowBuilder
 from embedcli.storage import format_location, format_path
@@ -29,7 +29,7 @@ class PrecedingLines:
 
     def __call__(self) -> int:
         if self.known_count is None:
-            self.known_count = jsonl_reader.count_lines_before(self.input_split.path, self.input_split.start)
+            self.known_count = count_lines_before(self.input_split.path, self.input_split.start)
         return self.known_count
 
 

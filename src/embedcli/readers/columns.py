@@ -12,9 +12,10 @@ from embedcli.core.constants import RESERVED_COLUMNS
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
-from embedcli.readers import arrow_types
-from embedcli.readers import parquet as parquet_reader
+from embedcli.readers import arrow_types, record_batches
+from embedcli.readers.common_types import common_type
 from embedcli.readers.nested_fields import nested_value
+from embedcli.readers.partition_columns import note_columns_of_files
 from embedcli.readers.preview import InputPreview
 from embedcli.readers.template import parse_template
 from embedcli.storage import format_location
@@ -26,6 +27,8 @@ TEXT_COLUMN_NAMES = (
 )  # fmt: skip
 ID_COLUMN_NAMES = ("id", "_id", "doc_id", "docid", "document_id", "uuid", "guid", "pid", "qid")
 MAX_LISTED_COLUMNS = 20
+# Names that are at least so similar (see difflib) are taken for typing errors.
+TYPING_ERROR_SIMILARITY = 0.8
 
 
 def resolve_columns(
@@ -79,16 +82,18 @@ def columns_without_rows(job: Job, previews: Sequence[InputPreview], has_several
             "write one JSON object per line (jq -c . FILE does that), or use --format for another format",
         )
     id_column = job.id_column or None
-    kept_types = {name: pa.string() for name in job.keep if name != id_column}
+    partition_types = {name: kind for preview in previews for name, kind in preview.partition_types.items()}
+    kept_types = {name: partition_types.get(name, pa.string()) for name in job.keep if name != id_column}
     return InputColumns(
         text_column=None if job.template is not None else job.text_column or "text",
         template=job.template,
         id_column=id_column,
-        id_type=pa.int64() if id_column is None else pa.string(),
+        id_type=pa.int64() if id_column is None else partition_types.get(id_column, pa.string()),
         kept_types=kept_types,
         has_source_column=has_several_inputs and "source" not in kept_types,
         notes=("The input has no rows." if bad is None else "None of the first rows can be read.",),
-        json_columns=frozenset(kept_types),
+        json_columns=frozenset(kept_types.keys() - partition_types),
+        partition_types=partition_types,
     )
 
 
@@ -104,7 +109,10 @@ class ColumnResolver:
         self.rows = rows
         self.notes: list[str] = []
         # The values of text formats are Python objects, which fit only some Arrow types.
-        self._has_python_values = any(preview.format != "parquet" for preview in previews)
+        self._has_python_values = not all(preview.has_arrow_types for preview in previews)
+        self._partition_types = {
+            name: data_type for preview in previews for name, data_type in preview.partition_types.items()
+        }
         self._common_names = [
             name for name in previews[0].column_types if all(name in other.column_types for other in previews)
         ]
@@ -112,6 +120,7 @@ class ColumnResolver:
     def resolve(self, has_several_inputs: bool) -> InputColumns:
         """Resolve all columns. With several inputs, their names become a kept column."""
         job = self.job
+        self.notes += [preview.note for preview in self.previews if preview.note]
         self._note_delimiters()
         id_column = self._resolve_id_column()
         text_column = None if job.template is not None else self._resolve_text_column(id_column)
@@ -120,6 +129,9 @@ class ColumnResolver:
         kept_types, json_columns = self._resolve_kept_columns(id_column)
         if has_several_inputs and "source" in kept_types:
             self.notes.append("The input has a column source, so the names of the input files are not written.")
+        text_names = [text_column] if text_column is not None else parse_template(job.template or "").names
+        names = dict.fromkeys((*text_names, *([id_column] if id_column is not None else []), *kept_types))
+        self.notes += note_columns_of_files(self.previews, names)
         return InputColumns(
             text_column=text_column,
             template=job.template,
@@ -129,6 +141,7 @@ class ColumnResolver:
             has_source_column=has_several_inputs and "source" not in kept_types,
             notes=tuple(self.notes),
             json_columns=json_columns,
+            partition_types={name: kind for name, kind in self._partition_types.items() if name in names},
         )
 
     def _note_delimiters(self) -> None:
@@ -161,19 +174,23 @@ class ColumnResolver:
         return name
 
     def _id_type(self, name: str) -> pa.DataType:
-        types: list[tuple[str, pa.DataType]] = []
+        if name in self._partition_types:
+            return self._partition_types[name]
+        types: list[tuple[InputPreview, pa.DataType]] = []
         for preview in self.previews:
             data_type = preview.column_type(name)
-            if preview.format == "jsonl":
+            if data_type is None and not preview.shows_all_rows:
+                continue
+            if preview.has_inferred_types:
                 data_type = arrow_types.infer_id_type([nested_value(row, name) for row in self.rows])
             if data_type is None or pa.types.is_null(data_type) or pa.types.is_nested(data_type):
-                content = "neither whole numbers nor strings" if preview.format == "jsonl" else f"{data_type}, not ids"
+                content = "neither whole numbers nor strings" if preview.has_inferred_types else f"{data_type}, not ids"
                 raise UsageError(
                     f"{format_location(preview.path)}: column {name!r} holds {content}",
                     f"name another with --id-column; {self._list_columns(preview)}",
                 )
-            types.append((preview.path, data_type))
-        return self._common_type(name, types)
+            types.append((preview, data_type))
+        return common_type(name, types) if types else pa.string()
 
     # Texts
 
@@ -206,7 +223,10 @@ class ColumnResolver:
             and arrow_types.is_string(data_type)
             and all(arrow_types.is_string(other.flat_column_types.get(name, pa.null())) for other in self.previews[1:])
         ]
-        return strings[0] if len(strings) == 1 else None
+        if len(strings) != 1:
+            return None
+        self._refuse_duplicates(strings[0])
+        return strings[0]
 
     def _check_template(self) -> None:
         if self.job.template is None:
@@ -224,10 +244,10 @@ class ColumnResolver:
         """UsageError for a column of the wrong type; only a note for JSONL, where later rows may have other types."""
         for preview in self.previews:
             data_type = preview.column_type(name)
-            is_empty = preview.format == "parquet" and data_type is not None and pa.types.is_null(data_type)
+            is_empty = preview.has_arrow_types and data_type is not None and pa.types.is_null(data_type)
             if data_type is None or is_empty or is_usable(data_type):
                 continue
-            if preview.format != "jsonl":
+            if not preview.has_inferred_types:
                 raise UsageError(
                     f"{format_location(preview.path)}: column {name!r} holds {data_type}, not {expected}",
                     f"name another with --text-column; {self._list_columns(preview)}",
@@ -256,18 +276,27 @@ class ColumnResolver:
         return kept_types, frozenset(json_columns)
 
     def _kept_type(self, name: str) -> tuple[pa.DataType, bool]:
+        if name in self._partition_types:
+            self._require(name, self.keep_option)
+            return self._partition_types[name], False
         values = [nested_value(row, name) for row in self.rows]
         json_type = arrow_types.infer_kept_type(values)
-        jsonl = [preview for preview in self.previews if preview.format == "jsonl"]
-        others = [preview for preview in self.previews if preview.format != "jsonl"]
+        jsonl = [preview for preview in self.previews if preview.has_inferred_types]
+        others = [preview for preview in self.previews if not preview.has_inferred_types]
         self._require(name, self.keep_option, others)
-        types = [(other.path, data_type) for other in others if (data_type := other.column_type(name)) is not None]
-        types += [(preview.path, json_type or pa.string()) for preview in jsonl[:1]]
+        has_only_nulls = set(map(type, values)) <= {type(None)}
+        if others and has_only_nulls:
+            json_type = pa.null()  # the other inputs show the type
+        types = [
+            (preview, (json_type or pa.string()) if preview.has_inferred_types else data_type)
+            for preview in self.previews
+            if preview.has_inferred_types or (data_type := preview.column_type(name)) is not None
+        ]
         if jsonl and json_type is None:
-            content = "only null" if set(map(type, values)) <= {type(None)} else "nested or mixed values"
+            content = "only null" if has_only_nulls else "nested or mixed values"
             self.notes.append(f"The kept column {name!r} has {content} in the first rows: it is stored as JSON text.")
-        data_type = self._common_type(name, types)
-        if not parquet_reader.can_keep_type(data_type):
+        data_type = common_type(name, types)
+        if not record_batches.can_keep_type(data_type):
             raise UsageError(
                 f"{self.keep_option} {name}: columns of type {data_type} cannot be kept",
                 f"leave {self.keep_option} {name} out",
@@ -295,6 +324,7 @@ class ColumnResolver:
             by_lower_name[name.lower()] = name
         for name in (by_lower_name[name] for name in names if name in by_lower_name):
             if all(is_usable(preview.column_types[name]) for preview in self.previews):
+                self._refuse_duplicates(name)
                 return name
         return None
 
@@ -302,19 +332,42 @@ class ColumnResolver:
         """UsageError unless every input has the column once."""
         for preview in self.previews if previews is None else previews:
             if preview.column_type(name) is None:
-                raise self._no_column_error(name, option, preview)
-            if name in preview.duplicate_names:
+                self._refuse_or_note_unseen(name, option, preview)
+        self._refuse_duplicates(name)
+
+    def _refuse_duplicates(self, name: str) -> None:
+        """UsageError if an input has the column, or a column that it is a field of, more than once."""
+        for preview in self.previews:
+            repeated = next((other for other in preview.duplicate_names if f"{name}.".startswith(f"{other}.")), None)
+            if repeated is not None:
                 raise UsageError(
-                    f"{format_location(preview.path)}: has more than one column {name!r}", "rename one of them"
+                    f"{format_location(preview.path)}: has more than one column {repeated!r}", "rename one of them"
                 )
 
     def _require_somewhere(self, name: str, option: str) -> None:
         """UsageError unless at least one input has the column."""
         if all(preview.column_type(name) is None for preview in self.previews):
-            raise self._no_column_error(name, option, self.previews[0])
+            unseen = next((preview for preview in self.previews if not preview.shows_all_rows), self.previews[0])
+            self._refuse_or_note_unseen(name, option, unseen)
+        self._refuse_duplicates(name)
+
+    def _refuse_or_note_unseen(self, name: str, option: str, preview: InputPreview) -> None:
+        """UsageError for a column that an input does not have; only a note if its later rows may have it.
+
+        A name that no input has is refused all the same if one has a column of almost that name.
+        """
+        is_known = any(other.column_type(name) is not None for other in self.previews)
+        columns = {column.lower() for other in self.previews for column in other.flat_column_types}
+        is_mistyped = not is_known and get_close_matches(name.lower(), columns, n=1, cutoff=TYPING_ERROR_SIMILARITY)
+        if preview.shows_all_rows or is_mistyped:
+            raise self._no_column_error(name, option, preview)
+        effect = "stored with null where they lack it" if option == self.keep_option else "rejected where they lack it"
+        note = f"The first rows of {format_location(preview.path)} have no column {name!r}: rows are {effect}."
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _no_column_error(self, name: str, option: str, preview: InputPreview) -> UsageError:
-        by_lower_name = {column.lower(): column for column in preview.flat_column_types}
+        by_lower_name = {column.lower(): column for column in (*preview.flat_column_types, *preview.partition_types)}
         close = get_close_matches(name.lower(), by_lower_name, n=1)
         hint = f"did you mean {by_lower_name[close[0]]!r}? {option} needs the exact column name" if close else ""
         return UsageError(
@@ -323,30 +376,6 @@ class ColumnResolver:
         )
 
     def _list_columns(self, preview: InputPreview) -> str:
-        names = [repr(name) for name in preview.flat_column_types]
+        names = [repr(name) for name in (*preview.flat_column_types, *preview.partition_types)]
         more = f" and {len(names) - MAX_LISTED_COLUMNS} more" if len(names) > MAX_LISTED_COLUMNS else ""
         return f"its columns are {', '.join(names[:MAX_LISTED_COLUMNS])}{more}"
-
-    def _common_type(self, name: str, types: Sequence[tuple[str, pa.DataType]]) -> pa.DataType:
-        """The type that holds the values of a column from all inputs; UsageError if there is none."""
-        first_paths: dict[pa.DataType, str] = {}
-        for path, data_type in types:
-            first_paths.setdefault(data_type, path)
-        common, *others = first_paths
-        for other in others:
-            schemas = [pa.schema([(name, data_type)]) for data_type in (common, other)]
-            try:
-                unified = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-            except pa.ArrowTypeError:
-                unified = None
-            is_lossless = unified is None or all(arrow_types.keeps_values(one, unified) for one in (common, other))
-            if not self._has_python_values and not is_lossless:
-                unified = None
-            if unified is None or (self._has_python_values and not arrow_types.accepted_python_types(unified)):
-                raise UsageError(
-                    f"column {name!r} is {common} in {format_location(types[0][0])} "
-                    f"and {other} in {format_location(first_paths[other])}",
-                    "make their types equal, or encode these inputs one by one",
-                )
-            common = unified
-        return common

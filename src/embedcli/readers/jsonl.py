@@ -1,9 +1,9 @@
-"""Read JSONL: one JSON object per line. Plain UTF-8 files are read by byte ranges, others from start to end."""
+"""Read JSONL: one JSON object per line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,17 +11,14 @@ from typing import Any
 import orjson
 
 from embedcli import storage
-from embedcli.core.errors import InputError
 from embedcli.core.types import InputSplit
 from embedcli.readers.decoding import (
     BYTE_ORDER_MARK,
     MAX_REJECT_CHARACTERS,
-    TextDecoder,
     escape_for_reject,
     find_undecodable_byte,
-    split_lines,
-    strip_byte_order_mark,
 )
+from embedcli.readers.lines import bytes_read, read_lines
 from embedcli.readers.nested_fields import nested_value
 from embedcli.readers.row_batch import BAD_ENCODING_REASON, BAD_JSON_REASON, NOT_OBJECT_REASON, RejectReasons, RowBatch
 from embedcli.readers.row_builder import RowBuilder, build_row_batch
@@ -49,8 +46,14 @@ class ParsedLines:
     unusual_positions: set[int]
 
 
-def parse_lines(lines: list[Any], encoding: str = "utf-8") -> ParsedLines:
-    """Parse lines: all at once if all of them are valid objects, otherwise one by one."""
+def parse_lines(lines: list[Any], encoding: str = "utf-8", unit: str = "line") -> ParsedLines:
+    """Parse lines: all at once if all of them are valid objects, otherwise one by one.
+
+    Args:
+        lines: JSON texts, as bytes in UTF-8 or as decoded text.
+        encoding: The text encoding of the file.
+        unit: What the texts are, for reasons to reject them.
+    """
     try:
         rows = list(map(orjson.loads, lines))
         if set(map(type, rows)) <= {dict}:
@@ -58,19 +61,21 @@ def parse_lines(lines: list[Any], encoding: str = "utf-8") -> ParsedLines:
     except ValueError:
         pass  # parsed one by one below
     parsed = ParsedLines([], [], [], {}, set())
+    if not any(lines):  # many blank lines
+        return parsed
     for offset, line in enumerate(lines):
         if line.strip():
-            _add_line(line, offset, encoding, parsed)
+            _add_line(line, offset, encoding, unit, parsed)
     return parsed
 
 
-def _add_line(line: RawLine, offset: int, encoding: str, parsed: ParsedLines) -> None:
+def _add_line(line: RawLine, offset: int, encoding: str, unit: str, parsed: ParsedLines) -> None:
     reason: str | None = None
     row: Any = {}
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        row, reason = _parse_leniently(line, encoding, error)
+        row, reason = _parse_leniently(line, encoding, unit, error)
         parsed.unusual_positions.add(len(parsed.lines))
     if reason is None and type(row) is not dict:
         reason = NOT_OBJECT_REASON
@@ -82,17 +87,17 @@ def _add_line(line: RawLine, offset: int, encoding: str, parsed: ParsedLines) ->
     parsed.rows.append(row)
 
 
-def _parse_leniently(line: RawLine, encoding: str, error: orjson.JSONDecodeError) -> tuple[Any, str | None]:
+def _parse_leniently(line: RawLine, encoding: str, unit: str, error: orjson.JSONDecodeError) -> tuple[Any, str | None]:
     """Parse with the standard library, which accepts NaN, Infinity, lone surrogates and, here, a byte order mark."""
     try:
         text = line.decode() if isinstance(line, bytes) else line
     except UnicodeDecodeError as bad:
-        return {}, f"{BAD_ENCODING_REASON}: byte 0x{bad.object[bad.start]:02x} at byte {bad.start} of the line"
+        return {}, f"{BAD_ENCODING_REASON}: byte 0x{bad.object[bad.start]:02x} at byte {bad.start} of the {unit}"
     undecodable = find_undecodable_byte(text)
     if undecodable is not None:
         byte, position = undecodable
         offset = len(text[:position].encode(encoding, "replace"))
-        return {}, f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of the line"
+        return {}, f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of the {unit}"
     try:
         return json.loads(text.removeprefix(BYTE_ORDER_MARK), parse_int=_parse_integer), None
     except RecursionError:
@@ -118,51 +123,26 @@ def read_jsonl(
     """
     line_count = 0
     with storage.open_input(input_split.path, prefetched=prefetched) as source:
-        if (source.size or 0) < (input_split.stop or 0):
-            raise InputError(
-                f"{storage.format_location(input_split.path)}: has become shorter while it was read",
-                "run the same command again when no other program writes to the file",
-            )
-        for lines in _lines(source, input_split, encoding):
+        for lines in read_lines(source, input_split, encoding):
             parsed = parse_lines(lines, encoding)
             yield build_row_batch(
                 row_builder,
-                {name: _column(parsed.rows, name) for name in row_builder.column_names},
+                {name: column_values(parsed.rows, name) for name in row_builder.column_names},
                 parsed.reject_reasons,
-                partial(_raw_row, parsed.lines),
+                partial(raw_row, parsed.lines),
                 lines=_add_to_offsets(parsed.line_offsets, line_count + 1),
                 line_count=len(lines),
-                bytes_read=min(source.position, input_split.stop or source.position) - input_split.start,
+                bytes_read=bytes_read(source, input_split),
                 unusual_positions=parsed.unusual_positions,
             )
             line_count += len(lines)
 
 
-def _column(rows: list[dict[str, Any]], name: str) -> list[Any]:
+def column_values(rows: list[dict[str, Any]], name: str) -> list[Any]:
+    """The value of a column or nested field in each row; null where a row does not have it."""
     if "." in name:
         return [nested_value(row, name) for row in rows]
     return [row.get(name) for row in rows]
-
-
-def count_jsonl_rows(input_split: InputSplit, encoding: str) -> tuple[int, int]:
-    """The number of rows of a split, and of its lines."""
-    rows = lines = 0
-    with storage.open_input(input_split.path) as source:
-        for block in _lines(source, input_split, encoding):
-            lines += len(block)
-            rows += len(block) - sum(not line or line.isspace() for line in block)
-    return rows, lines
-
-
-def count_lines_before(path: str, start: int) -> int:
-    """The number of lines of a plain file before the first that begins at byte `start` or later."""
-    newlines = int(start > 0)
-    remaining = start - 1
-    with storage.open_input(path) as source:
-        while remaining > 0 and (block := source.read()):
-            newlines += block[:remaining].count(b"\n")
-            remaining -= len(block)
-    return newlines
 
 
 def _add_to_offsets(offsets: Any, first: int) -> Any:
@@ -171,53 +151,9 @@ def _add_to_offsets(offsets: Any, first: int) -> Any:
     return [first + offset for offset in offsets]
 
 
-def _raw_row(lines: list[Any], position: int) -> str:
+def raw_row(lines: list[Any], position: int) -> str:
+    """The beginning of a line as it is in the file, for a reject."""
     line = lines[position]
     if isinstance(line, bytes):
         line = line[: 4 * MAX_REJECT_CHARACTERS].decode("utf-8", "backslashreplace")
     return escape_for_reject(line.removesuffix("\r"))
-
-
-def _lines(source: storage.InputStream, input_split: InputSplit, encoding: str) -> Iterator[list[Any]]:
-    if input_split.unit == "bytes" and input_split.stop is not None:
-        return iterate_lines(
-            read_line_range(source, input_split.start, input_split.stop), encoding, input_split.path, input_split.start
-        )
-    return iterate_lines(source, encoding, input_split.path)
-
-
-def iterate_lines(blocks: Iterable[bytes], encoding: str, path: str, start: int = 0) -> Iterator[list[Any]]:
-    """Yield lists of lines of a stream that begins at byte `start` of its file: bytes for UTF-8, otherwise text."""
-    if encoding == "utf-8":
-        return split_lines(blocks if start else strip_byte_order_mark(blocks), b"\n", path)
-    return split_lines(TextDecoder(encoding, path).decode(blocks), "\n", path)
-
-
-def read_line_range(source: storage.InputStream, start: int, stop: int) -> Iterator[bytes]:
-    """Yield the bytes of the lines that begin in [start, stop) of a plain file."""
-    position = _find_first_line(source, start, stop)
-    if position >= stop:
-        return
-    source.seek(position)
-    for block in source:
-        holds_last = position + len(block) >= stop
-        end = block.find(b"\n", max(0, stop - 1 - position)) + 1 if holds_last else 0
-        if end:
-            yield block[:end]
-            return
-        position += len(block)
-        yield block
-
-
-def _find_first_line(source: storage.InputStream, start: int, stop: int) -> int:
-    """The byte at which the first line after `start` begins; `stop` or more if no line begins before `stop`."""
-    if start == 0:
-        return 0
-    position = start - 1
-    source.seek(position)
-    for block in source:
-        end = block.find(b"\n") + 1
-        if end or position >= stop:
-            return position + (end or len(block))
-        position += len(block)
-    return stop

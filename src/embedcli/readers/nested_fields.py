@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -35,6 +36,15 @@ def flatten_types(types: Mapping[str, pa.DataType]) -> Iterator[tuple[str, pa.Da
             yield from ((f"{name}.{field}", field_type) for field, field_type in flatten_types(fields))
         else:
             yield name, data_type
+
+
+def duplicate_names(fields: Iterable[pa.Field]) -> Iterator[str]:
+    """Yield the names of columns, and of fields of structs, that their table or struct has more than once."""
+    fields = list(fields)
+    yield from (name for name, count in Counter(field.name for field in fields).items() if count > 1)
+    for field in fields:
+        if pa.types.is_struct(field.type):
+            yield from (f"{field.name}.{name}" for name in duplicate_names(field.type))
 
 
 def _json_fields(value: Any) -> Mapping[str, Any] | None:

@@ -16,8 +16,10 @@ from embedcli.core.job import Job
 from embedcli.core.types import InputPlan, InputSplit, Partition
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import target as output_target
+from embedcli.readers import own_files
 from embedcli.readers.columns import resolve_columns
 from embedcli.readers.decoding import normalize_encoding_name
+from embedcli.readers.partition_columns import add_partition_types
 from embedcli.readers.preview import InputPreview, preview_input
 from embedcli.readers.row_limit import limit_plan
 
@@ -43,28 +45,65 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
         UsageError: The inputs, the columns or the template are wrong.
         InputError: An input cannot be read.
     """
-    encoding = normalize_encoding_name(job.encoding)
-    previews: list[InputPreview] = []
-    rows: list[dict[str, Any]] = []
-    paths = list_inputs(job)
+    listing = list_inputs(job)
     # Before anything is read: a file that grows during planning must look changed afterwards.
-    file_stats = storage.file_identities([path for path in paths if storage.is_local(path)])
-    prefetched = storage.PrefetchedFiles()
-    for path in prefetched.iterate(paths, lambda path: path):
-        preview = preview_input(path, job.format, encoding, max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows)), prefetched)
-        rows += preview.rows[: PREVIEW_ROWS - len(rows)]
-        previews.append(replace(preview, rows=()))
+    file_stats = storage.file_identities([path for path in listing.paths if storage.is_local(path)])
+    previews, rows, notes = preview_inputs(job, listing)
+    previews = add_partition_types(previews)
+    columns = resolve_columns(job, previews, rows, keep_option)
     ranges = [(preview, start, stop) for preview in previews for start, stop in preview.ranges]
     plan = InputPlan(
         splits=tuple(
             InputSplit(i, preview.path, start, stop, preview.unit) for i, (preview, start, stop) in enumerate(ranges)
         ),
-        columns=resolve_columns(job, previews, rows, keep_option),
+        columns=replace(columns, notes=(*notes, *columns.notes)),
         formats={preview.path: preview.format for preview in previews},
         total_bytes=sum_if_known([preview.size_bytes for preview in previews]),
         total_rows=sum_if_known([preview.total_rows for preview in previews]),
         rows_per_split=array("q", (estimate_rows(preview, start, stop) for preview, start, stop in ranges)),
-        file_stats=file_stats,
+        file_stats={path: file_stats[path] for preview in previews if (path := preview.path) in file_stats},
+    )
+
+
+def preview_inputs(
+    job: Job, listing: storage.InputListing
+) -> tuple[list[InputPreview], list[dict[str, Any]], list[str]]:
+    """Preview the inputs, and leave out files of folders and globs that embedcli wrote.
+
+    Returns:
+        The previews, the first JSONL rows of all inputs together, and notes about what was left out.
+
+    Raises:
+        UsageError: No input is left, or the format of one cannot be detected.
+        InputError: An input cannot be read.
+    """
+    encoding = normalize_encoding_name(job.encoding)
+    kinds = {path: kind for path in listing.origins if (kind := own_files.recognize_by_name(path)) is not None}
+    previews: list[InputPreview] = []
+    rows: list[dict[str, Any]] = []
+    prefetched = storage.PrefetchedFiles()
+    for path in prefetched.iterate([path for path in listing.paths if path not in kinds], lambda path: path):
+        preview = preview_input(path, job.format, encoding, max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows)), prefetched)
+        kind = own_files.recognize_by_content(preview) if path in listing.origins else None
+        if kind is not None:
+            kinds[path] = kind
+        else:
+            rows += preview.rows[: PREVIEW_ROWS - len(rows)]
+            preview = replace(preview, rows=())
+        previews.append(preview)
+    left_out = own_files.select_left_out(kinds, listing.origins, listing.paths)
+    previews = [preview for preview in previews if preview.path not in left_out]
+    if not previews:
+        raise UsageError(
+            f"{storage.format_location(next(iter(left_out)))}: was written by embedcli, and there is no other input",
+            "name the file to read it",
+        )
+    for preview in previews:
+        rows += preview.rows[: PREVIEW_ROWS - len(rows)]
+    return (
+        [replace(preview, rows=()) for preview in previews],
+        rows,
+        [*listing.notes, *own_files.describe_left_out(left_out)],
     )
     return plan if job.limit is None else limit_plan(job, plan, job.limit)
 
@@ -100,15 +139,15 @@ def sum_if_known(numbers: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(numbers) else None
 
 
-def list_inputs(job: Job) -> tuple[str, ...]:
+def list_inputs(job: Job) -> storage.InputListing:
     """List the input files, without files that the job itself writes.
 
     Raises:
         UsageError: An input is the output, or the output would overwrite it, or no input is left.
     """
-    paths = storage.expand_inputs(job.inputs)
+    listing = storage.list_input_files(job.inputs)
     if job.output == "-":
-        return paths
+        return listing
     is_own = own_output_matcher(job.output)
     conflict = next(
         (
@@ -120,13 +159,14 @@ def list_inputs(job: Job) -> tuple[str, ...]:
     )
     if conflict is not None:
         raise UsageError(f"{storage.format_location(conflict)}: is the input and the output", "choose another output")
-    remaining = tuple(path for path in paths if not is_own(canonical_path(path)))
+    remaining = [path for path in listing.paths if not is_own(canonical_path(path))]
     if not remaining:
         raise UsageError(
             f"{storage.format_location(job.output)}: every input is part of the output", "choose another output"
         )
     check_inputs_survive(job, remaining)
-    return remaining
+    origins = {path: listing.origins[path] for path in remaining if path in listing.origins}
+    return replace(listing, paths=remaining, origins=origins)
 
 
 def canonical_path(path: str) -> str:

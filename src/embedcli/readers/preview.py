@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Literal
@@ -14,15 +13,18 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from embedcli import storage
-from embedcli.core.errors import InputError, UsageError
+from embedcli.core.errors import InputError
 from embedcli.core.types import InputFormat
+from embedcli.readers import arrow as arrow_reader
 from embedcli.readers import csv as csv_reader
+from embedcli.readers import json_array, nested_fields, record_batches
 from embedcli.readers import jsonl as jsonl_reader
-from embedcli.readers import nested_fields
 from embedcli.readers import parquet as parquet_reader
-from embedcli.readers.decoding import BYTE_ORDER_MARK
+from embedcli.readers import text as text_reader
+from embedcli.readers.detection import BINARY_FORMATS, detect_format, format_from_name, read_head
+from embedcli.readers.lines import iterate_lines
+from embedcli.readers.own_files import OwnFileKind, recognize_by_schema
 from embedcli.storage import format_location
-from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
 # Plain JSONL is split into byte ranges of this size; a line belongs to the split in which it begins. That is about
 # 30,000 rows of 500 bytes: a worker that dies loses one split, and 10 GB have 640 of them.
@@ -32,23 +34,9 @@ ASSUMED_ROW_BYTES = 500.0
 ASSUMED_COMPRESSED_ROW_BYTES = 150.0
 # A preview reads at most this many bytes of a JSONL file, and at least one line.
 PREVIEW_BYTES = 4 << 20
+# Lines of plain text that are previewed, for their average length.
+MAX_TEXT_PREVIEW_LINES = 100
 
-INPUT_SUFFIX = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|tab|parquet|pq)(\.(gz|gzip|zst|zstd|bz2|xz))?$", re.IGNORECASE)
-SUFFIX_FORMATS: Mapping[str, InputFormat] = {
-    "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv", "tsv": "tsv", "tab": "tsv",
-    "parquet": "parquet", "pq": "parquet",
-}  # fmt: skip
-CONVERT_HINT = "convert it to JSONL, CSV, TSV or Parquet first"
-FOREIGN_FILE_SIGNATURES = {
-    b"PK\x03\x04": ("a zip archive or an Excel file", "unpack it first: unzip -p FILE.zip | embedcli encode - OUTPUT"),
-    b"ARROW1": ("an Arrow IPC file", CONVERT_HINT),
-    b"ORC": ("an ORC file", CONVERT_HINT),
-    b"Obj\x01": ("an Avro file", CONVERT_HINT),
-    b"\x93NUMPY": ("a NumPy array", CONVERT_HINT),
-    b"%PDF": ("a PDF", CONVERT_HINT),
-    b"SQLite format 3\0": ("an SQLite database", CONVERT_HINT),
-    b"\x04\x22\x4d\x18": ("lz4-compressed", "decompress it first: lz4 -dc FILE | embedcli encode - OUTPUT"),
-}
 # Fields of objects that are nested deeper than this are not columns.
 MAX_NESTING_DEPTH = 20
 ARROW_TYPES: Mapping[type | None, pa.DataType] = {
@@ -57,7 +45,6 @@ ARROW_TYPES: Mapping[type | None, pa.DataType] = {
     float: pa.float64(),
     bool: pa.bool_(),
 }
-UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -71,12 +58,16 @@ class InputPreview:
         unit: The unit of `ranges`, as in `InputSplit`.
         ranges: (start, stop) of each split.
         size_bytes: The size of the file; None for a stream.
-        total_rows: The number of rows; None except for Parquet.
-        rows: The first rows of JSONL.
-        problem: Why the first bad row of JSONL is rejected; empty without one.
+        total_rows: The number of rows; None except for Parquet and Arrow files.
+        rows: The first rows of JSON.
+        problem: Why the first bad row of JSON is rejected; empty without one.
         duplicate_names: Names that more than one column has.
         bytes_per_row: About how many bytes of the file a row takes.
         delimiter: The delimiter of CSV if it is an unusual one, otherwise empty.
+        partition_types: The type of each column whose value is in the path (`lang=fr`), by name.
+        shows_all_rows: Whether `column_types` are complete; not for JSON whose first rows were read only.
+        own_kind: What a file is that embedcli wrote, by its Parquet metadata; None for other files.
+        note: A sentence about how the input is read, if that is not evident.
     """
 
     path: str
@@ -91,17 +82,33 @@ class InputPreview:
     duplicate_names: frozenset[str] = frozenset()
     bytes_per_row: float = ASSUMED_ROW_BYTES
     delimiter: str = ""
+    partition_types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    shows_all_rows: bool = True
+    own_kind: OwnFileKind | None = None
+    note: str = ""
+
+    @property
+    def has_arrow_types(self) -> bool:
+        """Whether the columns have declared Arrow types: in Parquet and Arrow."""
+        return self.format in BINARY_FORMATS
+
+    @property
+    def has_inferred_types(self) -> bool:
+        """Whether the types of the columns are those of the first rows: in JSON."""
+        return self.format in ("jsonl", "json")
 
     def column_type(self, name: str) -> pa.DataType | None:
         """The output type of a column or nested field; None if the input does not have it."""
+        if name in self.partition_types:
+            return self.partition_types[name]
         data_type = nested_fields.nested_type(self.column_types, name)
-        return None if data_type is None else parquet_reader.output_type(data_type)
+        return None if data_type is None else record_batches.output_type(data_type)
 
     @cached_property
     def flat_column_types(self) -> dict[str, pa.DataType]:
         """The output type of each column; for a column of objects, of its fields instead."""
         return {
-            name: parquet_reader.output_type(data_type)
+            name: record_batches.output_type(data_type)
             for name, data_type in nested_fields.flatten_types(self.column_types)
         }
 
@@ -131,69 +138,30 @@ def preview_input(
         with suppress(parquet_reader.UnreadableParquetError):
             return _preview_footer(path, prefetched)
     with storage.open_input(path, preview=True, prefetched=prefetched) as source:
-        head = source.read()
-        if is_lfs_pointer(head):
-            raise InputError(f"{format_location(path)}: is a Git LFS pointer, not the file itself", LFS_PULL_HINT)
-        file_format = forced_format or detect_format(path, head, encoding)
+        head = read_head(source)
+        file_format = detect_format(path, head, encoding, forced_format, source.codec)
+        blocks = chain([head], source)
         if file_format == "parquet":
             return _preview_parquet(source)
-        if encoding == "utf-8" and head.startswith(UTF16_BOMS):
-            raise InputError(
-                f"{format_location(path)}: is not UTF-8: it begins with the byte order mark of UTF-16",
-                "use --encoding utf-16",
-            )
-        blocks = chain([head], source)
-        if file_format == "jsonl":
+        if file_format == "arrow":
+            return _preview_arrow(source, blocks, is_file=head.startswith(arrow_reader.FILE_MAGIC))
+        preview = _preview_text_format(source, blocks, encoding, file_format, max_rows)
+    by_name = forced_format is None and file_format == "text"
+    return replace(preview, note=f"{text_reader.NAME_NOTE}: {format_location(path)}.") if by_name else preview
+
+
+def _preview_text_format(
+    source: storage.InputStream, blocks: Iterable[bytes], encoding: str, file_format: InputFormat, max_rows: int
+) -> InputPreview:
+    match file_format:
+        case "jsonl":
             return _preview_jsonl(source, blocks, encoding, max_rows)
-        return _preview_delimited(source, blocks, encoding, file_format)
-
-
-def detect_format(path: str, head: bytes, encoding: str) -> InputFormat:
-    """Detect the format of a file: by magic bytes, then by its name, then by the first line.
-
-    Args:
-        path: The file.
-        head: Its first bytes.
-        encoding: Its text encoding.
-
-    Raises:
-        InputError: The file is not a table of rows, or is not what its name says.
-        UsageError: Nothing shows the format.
-    """
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    for signature, (description, hint) in FOREIGN_FILE_SIGNATURES.items():
-        if head.startswith(signature):
-            raise InputError(f"{format_location(path)}: is {description}, not a table of rows", hint)
-    file_format = format_from_name(path) or _format_from_first_line(path, head, encoding)
-    if file_format == "parquet":
-        raise InputError(
-            f"{format_location(path)}: is named like Parquet, but is not",
-            "fetch it again if it is incomplete, or use --format",
-        )
-    return file_format
-
-
-def format_from_name(path: str) -> InputFormat | None:
-    """The format by the suffix of a file name; None if it has no known suffix."""
-    suffix = INPUT_SUFFIX.search(storage.strip_query(path))
-    return SUFFIX_FORMATS[suffix[1].lower()] if suffix else None
-
-
-def _format_from_first_line(path: str, head: bytes, encoding: str) -> InputFormat:
-    text = head.decode(encoding, "replace").removeprefix(BYTE_ORDER_MARK).lstrip()
-    first = text.partition("\n")[0]
-    if not text or text[0] in "{[":
-        return "jsonl"
-    if "\t" in first:
-        return "tsv"
-    if "," in first:
-        return "csv"
-    raise UsageError(
-        f"{format_location(path)}: neither its name nor its first line shows the format",
-        "use --format jsonl, csv, tsv or parquet; lines of plain text become rows with: "
-        "jq -cR '{text: .}' FILE | embedcli encode - OUTPUT",
-    )
+        case "json":
+            return _preview_json_array(source, blocks, encoding, max_rows)
+        case "text":
+            return _preview_text(source, blocks, encoding)
+        case _:
+            return _preview_delimited(source, blocks, encoding, file_format)
 
 
 def _preview_parquet(source: storage.InputStream) -> InputPreview:
@@ -212,12 +180,45 @@ def _preview_parquet(source: storage.InputStream) -> InputPreview:
 def _preview_footer(path: str, prefetched: storage.PrefetchedFiles | None = None) -> InputPreview:
     with parquet_reader.open_parquet(path, prefetched) as (file, size):
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        column_types = {field.name: parquet_reader.output_type(field.type) for field in schema}
-        duplicates = frozenset(name for name, count in Counter(schema.names).items() if count > 1)
+        column_types = {field.name: record_batches.output_type(field.type) for field in schema}
+        duplicates = frozenset(nested_fields.duplicate_names(schema))
         ranges = parquet_reader.split_row_ranges(file.metadata)
     return InputPreview(
-        path, "parquet", column_types, "rows", ranges, size, total_rows=rows, duplicate_names=duplicates
+        path,
+        "parquet",
+        column_types,
+        "rows",
+        ranges,
+        size,
+        total_rows=rows,
+        duplicate_names=duplicates,
+        own_kind=recognize_by_schema(path, schema),
     )
+
+
+def _preview_arrow(source: storage.InputStream, blocks: Iterable[bytes], *, is_file: bool) -> InputPreview:
+    is_splittable = is_file and source.codec is None and source.size is not None and storage.is_local(source.path)
+    stream_schema = None if is_splittable else arrow_reader.ArrowStream.from_blocks(blocks, source.path).schema
+    schema = arrow_reader.read_file_schema(source.path) if stream_schema is None else stream_schema
+    preview = InputPreview(
+        source.path,
+        "arrow",
+        {field.name: record_batches.output_type(field.type) for field in schema},
+        "all",
+        size_bytes=source.size,
+        duplicate_names=frozenset(nested_fields.duplicate_names(schema)),
+        own_kind=recognize_by_schema(source.path, schema),
+    )
+    if not is_splittable:
+        return preview
+    ranges, _ = arrow_reader.split_record_batches(source.path)
+    return replace(preview, unit="rows", ranges=ranges, total_rows=ranges[-1][1])
+
+
+def _preview_text(source: storage.InputStream, blocks: Iterable[bytes], encoding: str) -> InputPreview:
+    lines, _ = _first_lines(blocks, encoding, source.path, MAX_TEXT_PREVIEW_LINES)
+    column_types = {text_reader.TEXT_COLUMN: pa.string()}
+    return InputPreview(source.path, "text", column_types, **_line_ranges(source, encoding, lines))
 
 
 def _preview_delimited(
@@ -236,36 +237,62 @@ def _preview_delimited(
 
 
 def _preview_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encoding: str, max_rows: int) -> InputPreview:
-    lines = _first_lines(blocks, encoding, source.path, max_rows)
-    first = next((line for line in lines if line.strip()), "")
-    if first.lstrip()[:1] in ("[", b"["):
-        raise InputError(
-            f"{format_location(source.path)}: is one JSON array, not one JSON object per line",
-            "make it JSONL first: jq -c '.[]' FILE | embedcli encode - OUTPUT",
-        )
+    lines, shows_all_rows = _first_lines(blocks, encoding, source.path, max_rows)
     parsed = jsonl_reader.parse_lines(lines, encoding)
     rows = [row for i, row in enumerate(parsed.rows) if i not in parsed.reject_reasons]
-    is_splittable = encoding == "utf-8" and source.codec is None and source.size is not None
+    if not rows:
+        json_array.check_one_object_per_line(lines, source.path)
     return InputPreview(
         source.path,
         "jsonl",
         infer_column_types(rows),
-        "bytes" if is_splittable else "all",
-        split_byte_ranges(source.size or 0) if is_splittable else ((0, None),),
-        size_bytes=source.size,
+        **_line_ranges(source, encoding, lines),
         rows=rows,
         problem=next(iter(parsed.reject_reasons.values()), ""),
-        bytes_per_row=sum(map(len, lines)) / len(lines) + 1
-        if is_splittable and lines
-        else ASSUMED_COMPRESSED_ROW_BYTES,
+        shows_all_rows=shows_all_rows,
     )
 
 
-def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, max_rows: int) -> list[Any]:
-    """The first `max_rows` lines within PREVIEW_BYTES; they do not depend on the size of the blocks."""
+def _line_ranges(source: storage.InputStream, encoding: str, lines: Sequence[Any]) -> dict[str, Any]:
+    """How an input of lines is split, its size, and the average length of its first lines."""
+    is_splittable = encoding == "utf-8" and source.codec is None and source.size is not None
+    has_row_bytes = is_splittable and lines
+    return {
+        "unit": "bytes" if is_splittable else "all",
+        "ranges": split_byte_ranges(source.size or 0) if is_splittable else ((0, None),),
+        "size_bytes": source.size,
+        "bytes_per_row": sum(map(len, lines)) / len(lines) + 1 if has_row_bytes else ASSUMED_COMPRESSED_ROW_BYTES,
+    }
+
+
+def _preview_json_array(
+    source: storage.InputStream, blocks: Iterable[bytes], encoding: str, max_rows: int
+) -> InputPreview:
+    elements = json_array.first_elements(blocks, encoding, source.path, max_rows, PREVIEW_BYTES)
+    parsed = jsonl_reader.parse_lines([element.text for element in elements], encoding, "element")
+    rows = [row for i, row in enumerate(parsed.rows) if i not in parsed.reject_reasons]
+    return InputPreview(
+        source.path,
+        "json",
+        infer_column_types(rows),
+        "all",
+        size_bytes=source.size,
+        rows=rows,
+        problem=next(iter(parsed.reject_reasons.values()), ""),
+        bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
+        shows_all_rows=len(elements) < max_rows
+        and source.codec is None
+        and source.size is not None
+        and source.size <= PREVIEW_BYTES,
+    )
+
+
+def _first_lines(blocks: Iterable[bytes], encoding: str, path: str, max_rows: int) -> tuple[list[Any], bool]:
+    """The first `max_rows` lines within PREVIEW_BYTES, whatever the size of the blocks, and whether these are all."""
     head = StreamHead(blocks)
-    lines = list(islice(chain.from_iterable(jsonl_reader.iterate_lines(head, encoding, path)), max_rows + 1))
-    return lines[:-1] if head.is_last_line_cut or len(lines) > max_rows else lines
+    lines = list(islice(chain.from_iterable(iterate_lines(head, encoding, path)), max_rows + 1))
+    are_all = not head.is_cut and len(lines) <= max_rows
+    return (lines[:-1] if head.is_last_line_cut or len(lines) > max_rows else lines), are_all
 
 
 @dataclass
@@ -274,10 +301,12 @@ class StreamHead:
 
     Attributes:
         blocks: The stream.
+        is_cut: Whether the stream goes on; known after the iteration.
         is_last_line_cut: Whether the last line is incomplete; known after the iteration.
     """
 
     blocks: Iterable[bytes]
+    is_cut: bool = False
     is_last_line_cut: bool = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -291,6 +320,7 @@ class StreamHead:
                 yield part
                 self.is_last_line_cut = not part.endswith(b"\n")
             if len(part) < len(block):
+                self.is_cut = True
                 return
         self.is_last_line_cut = False
 

@@ -11,11 +11,15 @@ from embedcli import storage
 from embedcli.core.constants import DEFAULT_CHUNK_ROWS
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputPlan, InputSplit
+from embedcli.readers import arrow as arrow_reader
 from embedcli.readers import csv as csv_reader
+from embedcli.readers import json_array
 from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import parquet as parquet_reader
+from embedcli.readers import text as text_reader
 from embedcli.readers.chunker import Chunker, PrecedingLines
 from embedcli.readers.decoding import normalize_encoding_name
+from embedcli.readers.lines import count_rows
 from embedcli.readers.row_batch import RowBatch
 from embedcli.readers.row_builder import RowBuilder
 
@@ -89,20 +93,30 @@ def _read_all_rows(
 ) -> Generator[RowBatch, None, None]:
     encoding = normalize_encoding_name(job.encoding)
     file_format = plan.formats[input_split.path]
+    row_builder = row_builder.for_path(input_split.path)
     match file_format:
         case "jsonl":
-            return jsonl_reader.read_jsonl(input_split, row_builder, encoding, prefetched)
+            rows = jsonl_reader.read_jsonl(input_split, row_builder, encoding, prefetched)
+        case "json":
+            rows = json_array.read_json_array(input_split, row_builder, encoding, prefetched)
+        case "text":
+            rows = text_reader.read_text(input_split, row_builder, encoding, prefetched)
         case "csv" | "tsv":
-            return csv_reader.read_csv(input_split, row_builder, file_format, encoding, prefetched)
+            rows = csv_reader.read_csv(input_split, row_builder, file_format, encoding, prefetched)
         case "parquet":
-            return parquet_reader.read_parquet(input_split, row_builder, prefetched)
-    assert_never(file_format)
+            rows = parquet_reader.read_parquet(input_split, row_builder, prefetched)
+        case "arrow":
+            read_arrow = arrow_reader.read_arrow_file if input_split.unit == "rows" else arrow_reader.read_arrow_stream
+            rows = read_arrow(input_split, row_builder, prefetched)
+        case _:
+            assert_never(file_format)
+    return rows
 
 
 def count_split_starts(job: Job, plan: InputPlan) -> list[SplitStart]:
     """Find the start of each split, by counting the rows of every split but the last.
 
-    Parquet files are not read for it.
+    Parquet and Arrow files are not read for it.
 
     Raises:
         InputError: An input cannot be read, or a stream is not the last input.
@@ -143,11 +157,15 @@ def count_rows_and_lines(job: Job, plan: InputPlan, input_split: InputSplit) -> 
     """The number of rows of a split, accepted and bad, and the number of its lines."""
     file_format = plan.formats[input_split.path]
     match file_format:
-        case "jsonl":
-            return jsonl_reader.count_jsonl_rows(input_split, normalize_encoding_name(job.encoding))
+        case "jsonl" | "text":
+            return count_rows(input_split, normalize_encoding_name(job.encoding))
+        case "json":
+            return json_array.count_elements(input_split, normalize_encoding_name(job.encoding))
         case "csv" | "tsv":
             return csv_reader.count_csv_rows(input_split, file_format, normalize_encoding_name(job.encoding))
-        case "parquet":
+        case "arrow" if input_split.unit == "all":
+            return arrow_reader.count_stream_rows(input_split)
+        case "parquet" | "arrow":
             rows = (input_split.stop or 0) - input_split.start
             return rows, rows
     assert_never(file_format)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 from embedcli.core.types import InputColumns
 from embedcli.readers import arrow_types
 from embedcli.readers.decoding import escape_for_reject, is_encodable
+from embedcli.readers.partition_columns import PartitionValue, partition_constants
 from embedcli.readers.row_batch import (
     EMPTY_TEXT_REASON,
     MISSING_TEXT_REASON,
@@ -35,12 +36,14 @@ class RowBuilder:
     Attributes:
         columns: The resolved columns.
         template: The parsed template; None if one column holds the text.
-        column_names: All columns to read, each once.
+        column_names: All columns to read from the file, each once.
+        constants: The values of columns that are the same in all rows of the file.
     """
 
     columns: InputColumns
     template: TextTemplate | None
     column_names: tuple[str, ...]
+    constants: Mapping[str, PartitionValue] = field(default_factory=dict)
 
     @classmethod
     def from_columns(cls, columns: InputColumns) -> RowBuilder:
@@ -48,7 +51,20 @@ class RowBuilder:
         template = parse_template(columns.template) if columns.template is not None else None
         texts = template.names if template else (str(columns.text_column),)
         ids = () if columns.id_column is None else (columns.id_column,)
-        return cls(columns, template, tuple(dict.fromkeys((*texts, *ids, *columns.kept_types))))
+        names = dict.fromkeys((*texts, *ids, *columns.kept_types))
+        return cls(columns, template, tuple(name for name in names if name not in columns.partition_types))
+
+    def for_path(self, path: str) -> RowBuilder:
+        """The row builder for a file, with the values that its path names."""
+        types = self.columns.partition_types
+        return replace(self, constants=partition_constants(path, types)) if types else self
+
+    def add_constants(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Add the columns that are the same in all rows to a batch."""
+        for name, value in self.constants.items():
+            scalar = pa.scalar(value, self.columns.partition_types[name])
+            batch = batch.append_column(name, pa.repeat(scalar, batch.num_rows))
+        return batch
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -118,6 +134,7 @@ def build_row_batch(
         unusual_positions: Rows whose values may contain NaN or lone surrogates.
     """
     columns = row_builder.columns
+    values = {**values, **{name: [value] * len(lines) for name, value in row_builder.constants.items()}}
     texts = row_builder.build_texts(values, reasons, known_valid=not unusual_positions)
     id_values = None if columns.id_column is None else values[columns.id_column]
     ids = None if id_values is None else arrow_types.build_id_array(id_values, columns.id_type, reasons)

@@ -32,11 +32,11 @@ from embedcli.storage.fs import (
     remove_empty_folder,
     remove_folder,
 )
+from embedcli.storage.input_files import InputListing, expand_inputs, list_input_files, partition_values, shorten
 from embedcli.storage.input_stream import InputStream, open_input, open_seekable
 from embedcli.storage.parallel_open import PrefetchedFiles, file_identities
 from embedcli.storage.paths import (
     check_writable,
-    expand_inputs,
     file_identity,
     format_location,
     format_path,
@@ -48,6 +48,7 @@ from embedcli.storage.paths import (
 from embedcli.storage.url_redaction import mask_secrets, strip_query
 
 __all__ = [
+    "InputListing",
     "InputStream",
     "ObjectStoreError",
     "PrefetchedFiles",
@@ -68,6 +69,7 @@ __all__ = [
     "join",
     "list_files",
     "list_folders",
+    "list_input_files",
     "local_copy",
     "make_folder",
     "mask_secrets",
@@ -75,6 +77,7 @@ __all__ = [
     "open_input",
     "open_seekable",
     "parent_folder",
+    "partition_values",
     "read_bytes",
     "remove",
     "remove_empty_folder",
@@ -83,6 +86,7 @@ __all__ = [
     "remove_stale_temporaries_beside",
     "replace_file_atomically",
     "replace_folder_atomically",
+    "shorten",
     "strip_query",
     "sync_folder",
     "translate_input_errors",

@@ -16,8 +16,9 @@ ReadBytes = Callable[[int], bytes]
 
 RAW_BYTES = 1 << 20
 OUT_BYTES = 256 << 10
-# One zstd byte can expand to 32 KiB, and its decoder has no output limit: 4 KiB give 128 MiB at worst.
-FEED_BYTES = 4 << 10
+# One zstd byte can expand to 32 KiB, and its decoder has no output limit: 1 KiB gives 32 MiB at worst. Smaller portions
+# are slower: 0.34 s for 40 MB of zstd with 1 or 4 KiB, 0.56 s with 256 bytes.
+FEED_BYTES = 1 << 10
 MAX_MAGIC_BYTES = 6
 
 
@@ -143,7 +144,7 @@ def decompress_stream(read: ReadBytes) -> tuple[str | None, Iterator[bytes]]:
     codec = detect_codec(head)
     if codec is None:
         return None, _iterate_uncompressed(head, read)
-    return codec, _merge_small_blocks(_decompress_members(codec, head, read))
+    return codec, _resize_blocks(_decompress_members(codec, head, read))
 
 
 def _read_magic(head: bytes, read: ReadBytes) -> bytes:
@@ -158,14 +159,20 @@ def _iterate_uncompressed(head: bytes, read: ReadBytes) -> Iterator[bytes]:
         head = read(RAW_BYTES)
 
 
-def _merge_small_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
+def _resize_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in blocks of OUT_BYTES to twice as much: joined if they are small, cut if they are large."""
     held, size = [], 0
     for block in blocks:
         held.append(block)
         size += len(block)
-        if size >= OUT_BYTES:
-            yield b"".join(held)
-            held, size = [], 0
+        if size < OUT_BYTES:
+            continue
+        joined, position = b"".join(held), 0
+        held, size = [], 0
+        while len(joined) - position >= 2 * OUT_BYTES:
+            yield joined[position : position + OUT_BYTES]
+            position += OUT_BYTES
+        yield joined[position:]
     if size:
         yield b"".join(held)
 

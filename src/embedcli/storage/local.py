@@ -66,6 +66,39 @@ class LocalFileSystem:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if not entry.is_dir()]
 
+    def walk_files(self, folder: str, is_hidden: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+        """List the files in a folder and its subfolders.
+
+        Args:
+            folder: The folder.
+            is_hidden: Whether a file or folder of this name is left out.
+
+        Returns:
+            The paths of the files inside the folder, and of links to folders that were not followed because the walk
+            has been there already, as in a loop.
+        """
+        names, repeated = [], []
+        visited = set()
+        folders: list[str] = [""]
+        links: list[str] = []
+        while folders or links:  # links come last, so that a file has its own path rather than one through a link
+            parent = folders.pop() if folders else links.pop(0)
+            status = os.stat(os.path.join(folder, parent))
+            if (status.st_dev, status.st_ino) in visited:
+                repeated.append(parent)
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(os.path.join(folder, parent)) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if is_hidden(entry.name):
+                        continue
+                    path = os.path.join(parent, entry.name)
+                    if entry.is_dir():
+                        (links if entry.is_symlink() else folders).append(path)
+                    else:
+                        names.append(path)
+        return names, repeated
+
     def find_matches(self, pattern: str) -> list[str]:
         """Return the paths that match a glob pattern and are not folders."""
         return [path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path)]

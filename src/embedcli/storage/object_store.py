@@ -91,6 +91,12 @@ class RemoteFileSystem:
         """Return the names in a folder that are not folders themselves."""
         return [info.base_name for info in self._list(folder, recursive=False)]
 
+    def walk_files(self, folder: str, is_hidden: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+        """List the files in a folder and its subfolders, see `LocalFileSystem.walk_files`; there are no links."""
+        top = self._client.fs_path(folder).rstrip("/")
+        names = (info.path.removeprefix(top).lstrip("/") for info in self._list(folder, recursive=True))
+        return [name for name in names if not any(map(is_hidden, name.split("/")))], []
+
     def find_matches(self, pattern: str) -> list[str]:
         """Return the addresses that match a pattern: * and ? within a name, ** across folders."""
         if not self._client.can_list:
