@@ -359,7 +359,7 @@ class Ledger:
     def _reopen(self, record: PartitionRecord) -> None:
         partitions.remove_records(self.staging.path, record.index)
         for file in record.files:
-            storage.remove(self.target.staged_path(file["name"]))
+            self.target.discard_file(file["name"])
 
     # Totals and publishing
 

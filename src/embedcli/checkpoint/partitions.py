@@ -186,7 +186,7 @@ def are_files_intact(target: OutputTarget, files: Iterable[Mapping[str, Any]]) -
 
 
 def _is_file_intact(target: OutputTarget, file: Mapping[str, Any]) -> bool:
-    for path in {target.staged_path(file["name"]), target.published_path(file["name"])}:
+    for path in target.completed_paths(file["name"]):
         if storage.exists(path) and storage.file_identity(path).get("size") == file["size"]:
             return "sha256" not in file or hash_file(path) == file["sha256"]
     return False

@@ -96,6 +96,10 @@ class LocalFileSystem:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
+    def move(self, path: str, new_path: str) -> None:
+        """Rename a file; it replaces another one."""
+        os.replace(path, new_path)
+
     def make_folder(self, path: str, *, parents: bool = True) -> None:
         if parents:
             os.makedirs(path, exist_ok=True)
