@@ -47,7 +47,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
     rows: list[dict[str, Any]] = []
     paths = list_inputs(job)
     # Before anything is read: a file that grows during planning must look changed afterwards.
-    file_stats = storage.file_identities([path for path in paths if storage.is_local(path)])
+    file_stats = storage.file_states([path for path in paths if storage.is_local(path)])
     prefetched = storage.PrefetchedFiles()
     for path in prefetched.iterate(paths, lambda path: path):
         preview = preview_input(path, job.format, encoding, max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows)), prefetched)

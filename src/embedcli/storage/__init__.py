@@ -34,7 +34,7 @@ from embedcli.storage.fs import (
     remove_folder,
 )
 from embedcli.storage.input_stream import InputStream, open_input, open_seekable
-from embedcli.storage.parallel_open import PrefetchedFiles, file_identities
+from embedcli.storage.parallel_open import PrefetchedFiles, file_identities, file_states
 from embedcli.storage.paths import (
     check_writable,
     expand_inputs,
@@ -59,6 +59,7 @@ __all__ = [
     "expand_inputs",
     "file_identities",
     "file_identity",
+    "file_states",
     "format_location",
     "format_path",
     "get_file_system",

@@ -76,6 +76,11 @@ class LocalFileSystem:
         status = os.stat(path)
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
+    def state(self, path: str) -> dict[str, int]:
+        """Return `identity`, `ctime_ns` and `inode`, which also change when a program sets the time back."""
+        status = os.stat(path)
+        return self.identity(path) | {"ctime_ns": status.st_ctime_ns, "inode": status.st_ino}
+
     def open(self, path: str) -> ReadableFile:
         return open(path, "rb", buffering=0)
 
