@@ -52,9 +52,11 @@ def has_same_content(run: RunContext, ledger: Ledger) -> bool:
 
 
 def changed_while_reading_error(path: str, target: OutputTarget) -> OutputError:
-    flag = "--overwrite" if target.format == "jsonl" else "--update"
+    # JSONL outputs cannot be updated.
+    overwrite = "run the same command again with --overwrite once nothing writes to the input"
+    update = "run the same command again with --update once nothing writes to the input"
     return OutputError(
         f"{storage.format_location(path)} has changed while it was read; nothing was published, and the encoded rows "
         f"are kept in {storage.format_location(target.staging_folder)}",
-        f"run the same command again with {flag} once nothing writes to the input",
+        overwrite if target.format == "jsonl" else update,
     )
