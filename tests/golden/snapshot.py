@@ -31,6 +31,10 @@ UNSTABLE = {
 }  # fmt: skip
 # Options that jobs have had only since the record was made.
 LATER_OPTIONS = {"code_revision", "max_removed", "stop_after"}
+# The digest of a file in its own metadata, which outputs have had only since then, and the check of it.
+DIGEST_KEY = "embedcli.sha256"
+LATER_KEYS = LATER_OPTIONS | {DIGEST_KEY}
+LATER_CHECKS = {"digests"}
 # Values that follow from the sizes of compressed files.
 SIZES = {"sizes", "output_bytes", "bytes"}
 
@@ -49,10 +53,10 @@ def mask(value: Any, hidden: set[str]) -> Any:
         return {
             key: types_of(inner) if key in hidden or is_version(key, inner) else mask(inner, hidden)
             for key, inner in value.items()
-            if key not in LATER_OPTIONS
+            if key not in LATER_KEYS
         }
     if isinstance(value, list):
-        return [mask(inner, hidden) for inner in value]
+        return [mask(inner, hidden) for inner in value if not is_later_check(inner)]
     if isinstance(value, float):
         return float(f"{value:.5g}")
     return value
@@ -61,6 +65,55 @@ def mask(value: Any, hidden: set[str]) -> Any:
 def is_version(key: str, value: Any) -> bool:
     """Whether these are the versions of libraries, or that of embedcli in a report."""
     return key == "versions" or (key == "embedcli" and isinstance(value, str))
+
+
+def is_later_check(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= {"name", "ok"} and value["name"] in LATER_CHECKS
+
+
+def without_digest(path: Path, data: bytes) -> bytes:
+    """The bytes of a file as they were before outputs had digests."""
+    if DIGEST_KEY.encode() not in data:
+        return data
+    if path.suffix == ".json":
+        document = json.loads(data)
+        del document[DIGEST_KEY]
+        if "sizes" in document:
+            files = {name: path.parent / name for name in document["sizes"]}
+            document["sizes"] = {name: len(without_digest(file, file.read_bytes())) for name, file in files.items()}
+        return json.dumps(document, ensure_ascii=False, indent=1).encode() + (b"\n" if data.endswith(b"\n") else b"")
+    return parquet_without_digest(data) if data.startswith(b"PAR1") else arrow_without_digest(data)
+
+
+def record_without_digests(path: Path, data: bytes) -> tuple[Path, bytes]:
+    """The record of a partition as it was before its files had digests: its own name has one of its bytes."""
+    record = json.loads(data)
+    for described in record["files"]:
+        file = path.parent / described["name"]
+        content = without_digest(file, file.read_bytes())
+        described |= {"size": len(content), "sha256": digest(content)}
+    data = json.dumps(record).encode()
+    return path.with_name(f"{path.name.rpartition('-')[0]}-{digest(data)[:32]}.json"), data
+
+
+def parquet_without_digest(data: bytes) -> bytes:
+    """Remove the first key-value pair of the footer: the fields 1 and 2 of an item of a list, in compact Thrift."""
+    footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
+    key = DIGEST_KEY.encode()
+    start = footer.rindex(b"\x18" + bytes([len(key)]) + key)
+    end = footer.index(b"}", start) + 2
+    kept = bytearray(footer[:start] + footer[end:])
+    kept[start - 1] -= 0x10  # the number of items, and their type
+    return data[: -8 - len(footer)] + kept + len(kept).to_bytes(4, "little") + b"PAR1"
+
+
+def arrow_without_digest(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    source = pa.ipc.open_file(pa.BufferReader(data))
+    with pa.ipc.new_file(sink, source.schema) as writer:
+        for number in range(source.num_record_batches):
+            writer.write_batch(source.get_batch(number))
+    return sink.getvalue().to_pybytes()
 
 
 def types_of(value: Any) -> Any:
@@ -96,6 +149,8 @@ def metadata_of(schema: pa.Schema) -> dict[str, Any]:
     """Metadata of a schema by key, as JSON where it is JSON; sorted, as Lance returns them in a random order."""
     found: dict[str, Any] = {}
     for key, raw in sorted((schema.metadata or {}).items()):
+        if key.decode() in LATER_KEYS:
+            continue
         try:
             found[key.decode()] = mask(json.loads(raw), set())
         except ValueError:
@@ -118,7 +173,10 @@ def parquet_content(path: Path, without: str) -> tuple[dict[str, Any], dict[str,
     chunks = [groups[0].column(number) for number in range(groups[0].num_columns)] if groups else []
     layout = [f"{chunk.path_in_schema}: {chunk.compression} {' '.join(sorted(chunk.encodings))}" for chunk in chunks]
     content = table_content(file.read(), without) | {"row_groups": [group.num_rows for group in groups]}
-    return content, {"layout": layout, "keys": sorted(key.decode() for key in file.metadata.metadata)}
+    return content, {
+        "layout": layout,
+        "keys": sorted(key.decode() for key in file.metadata.metadata if key != DIGEST_KEY.encode()),
+    }
 
 
 def json_content(data: bytes, hidden: set[str]) -> Any:
@@ -143,9 +201,11 @@ def is_named_by_digest(path: Path) -> bool:
 def describe_file(path: Path, server: str, without: str = "") -> dict[str, Any]:
     """The `content` and the `exact` part of a file; `without` is a column that is left out."""
     data = path.read_bytes()
+    if path.name.startswith("share-"):
+        path, data = record_without_digests(path, data)
     # Base URL and folder differ from run to run, so that bytes which hold them have no digest.
     differs = (server and server.encode() in data) or str(path.parent.resolve()).encode() in data
-    exact: dict[str, Any] = {} if without or differs else {"sha256": digest(data)}
+    exact: dict[str, Any] = {} if without or differs else {"sha256": digest(without_digest(path, data))}
     content: Any = None
     if is_named_by_digest(path):
         content, more = staging_content(path, data)

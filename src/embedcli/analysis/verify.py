@@ -19,6 +19,7 @@ from embedcli.core.job import Job
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
+from embedcli.outputs.integrity import check_output_digests
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
@@ -95,13 +96,22 @@ def verify_output(output: VectorDataset) -> list[VerificationCheck]:
     Raises:
         InputError: A checksum does not match.
     """
+    digests = check_digests(output)
     description = describe_output(output)
     return [
+        digests,
         check_row_counts(output, description),
         check_ids(description),
         check_values(description),
         *check_norms(output, description),
     ]
+
+
+def check_digests(output: VectorDataset) -> VerificationCheck:
+    """Compare all bytes with the recorded digests; InputError if they differ."""
+    if check_output_digests(output):
+        return VerificationCheck("digests", True, "all bytes agree with the recorded SHA-256")
+    return VerificationCheck("digests", True, "none recorded: written by another program or an earlier version")
 
 
 def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> VerificationCheck:

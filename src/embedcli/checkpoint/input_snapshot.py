@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +27,13 @@ class InputSnapshot:
         inputs: Path and stats (size and modification time; {} for a stream) of each input file, in order.
         partition_count: The number of partitions that the inputs are divided into.
         splits_digest: A digest of the input splits of each partition.
+        states: `storage.file_state` of each input before it was read, by path; only known to the run itself.
     """
 
     inputs: Sequence[tuple[str, Mapping[str, int]]]
     partition_count: int
     splits_digest: str
+    states: Mapping[str, Mapping[str, int]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def stats_by_path(self) -> dict[str, Mapping[str, int]]:
@@ -52,10 +54,16 @@ class InputSnapshot:
     def is_unchanged(self, record: PartitionRecord, *, has_row_numbers: bool) -> bool:
         """Whether a completed partition need not be read again, because its input files have the same stats as then.
 
-        With row numbers as ids all inputs count: a change in an earlier input changes the numbers of later rows.
+        A file of which anything was changed since the record was written is read again, whatever its stats. With row
+        numbers as ids all inputs count: a change in an earlier input changes the numbers of later rows.
         """
         same = all(stats and stats == self.stats_by_path.get(path) for path, stats in record.input_stats.items())
+        same = same and not any(self._has_changed_since(path, record.written_ns) for path in record.input_stats)
         return same and (not has_row_numbers or record.snapshot_name == self.name)
+
+    def _has_changed_since(self, path: str, time_ns: int | None) -> bool:
+        changed_ns = self.states.get(path, {}).get("ctime_ns")
+        return changed_ns is not None and time_ns is not None and changed_ns >= time_ns
 
     def has_same_inputs(self, other: InputSnapshot) -> bool:
         """Whether both snapshots are of the same inputs, whatever the folder in which each run found them."""
@@ -66,11 +74,15 @@ class InputSnapshot:
         )
 
 
-def take_snapshot(all_partitions: Sequence[Partition]) -> InputSnapshot:
-    """Take a snapshot of the inputs of all partitions of a job."""
+def take_snapshot(
+    all_partitions: Sequence[Partition], states: Mapping[str, Mapping[str, int]] | None = None
+) -> InputSnapshot:
+    """Take a snapshot of the inputs of all partitions of a job; `states` are their states before they were read."""
     stats = storage.file_identities([split.path for partition in all_partitions for split in partition.splits])
     splits = [[split_identity(split) for split in partition.splits] for partition in all_partitions]
-    return InputSnapshot(tuple(stats.items()), len(all_partitions), hash_bytes(json.dumps(splits).encode()))
+    return InputSnapshot(
+        tuple(stats.items()), len(all_partitions), hash_bytes(json.dumps(splits).encode()), states or {}
+    )
 
 
 def has_same_splits(record: PartitionRecord, partition: Partition) -> bool:
@@ -86,11 +98,17 @@ def build_record(
     files: FileDescriptions,
 ) -> PartitionRecord:
     """Build the record of a partition that is complete now; inputs that changed since the snapshot are marked."""
-    current_stats = storage.file_identities([split.path for split in partition.splits])
+    current_states = storage.file_states([split.path for split in partition.splits])
     input_stats = {
-        path: stats if stats == current_stats[path] else {} for path, stats in snapshot.stats_of(partition).items()
+        path: stats if _is_same_state({**stats, **snapshot.states.get(path, {})}, current_states[path]) else {}
+        for path, stats in snapshot.stats_of(partition).items()
     }
     return PartitionRecord(partition.index, job_digest, snapshot.name, partition.splits, parts, input_stats, files)
+
+
+def _is_same_state(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+    """Whether a file has not changed. Not by its inode: some network file systems invent another one at any time."""
+    return all(now.get(key) == value for key, value in before.items() if key != "inode") and bool(now) == bool(before)
 
 
 def split_identity(input_split: InputSplit) -> tuple[Any, ...]:

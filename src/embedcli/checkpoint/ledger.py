@@ -198,6 +198,7 @@ class Ledger:
         own_partitions: Sequence[Partition],
         all_partitions: Sequence[Partition],
         *,
+        states: Mapping[str, Mapping[str, int]] | None = None,
         skip_unchanged: bool = True,
         read_again: PartitionReader | None = None,
     ) -> list[Partition]:
@@ -206,6 +207,7 @@ class Ledger:
         Args:
             own_partitions: The partitions that this run encodes.
             all_partitions: All partitions of the plan.
+            states: `storage.file_state` of the inputs before they were read, by path.
             skip_unchanged: Whether completed partitions whose input files have the same stats need not be read.
             read_again: Reads a partition's chunks. With it, a completed partition whose input files have other stats
                 is compared here; without it, the caller must read such a partition to have it compared.
@@ -216,7 +218,7 @@ class Ledger:
         Raises:
             ResumeError: The input was divided into other partitions, and changed inputs are not allowed.
         """
-        self.snapshot = input_snapshot.take_snapshot(all_partitions)
+        self.snapshot = input_snapshot.take_snapshot(all_partitions, states)
         input_snapshot.write_snapshot(self.staging.path, self.snapshot)
         records = self._read_records()
         for index in [index for index in records if index >= len(all_partitions)]:
@@ -358,7 +360,7 @@ class Ledger:
     def _reopen(self, record: PartitionRecord) -> None:
         partitions.remove_records(self.staging.path, record.index)
         for file in record.files:
-            storage.remove(self.target.staged_path(file["name"]))
+            self.target.discard_file(file["name"])
 
     # Totals and publishing
 

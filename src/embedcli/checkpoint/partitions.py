@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import storage
@@ -41,6 +41,7 @@ class PartitionRecord:
         input_stats: Size and modification time of each input file, by path, when it was read; {} for a file that
             changed meanwhile. While they stay the same, the file need not be read again.
         files: Name, size and, on a local disk, SHA-256 digest of the partition's files in a folder output.
+        written_ns: When the record was written to a local disk, in nanoseconds since 1970; None if that is not known.
     """
 
     index: int
@@ -50,6 +51,7 @@ class PartitionRecord:
     parts: tuple[PartFile, ...]
     input_stats: Mapping[str, Any]
     files: tuple[Mapping[str, Any], ...] = ()
+    written_ns: int | None = field(default=None, compare=False)
 
     @property
     def rows_read(self) -> int:
@@ -176,7 +178,8 @@ def read_record(path: str) -> PartitionRecord | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         data = storage.read_bytes(path)
         if name_matches_digest(path, data):
-            return record_from_json(storage.parent_folder(path), json.loads(data))
+            record = record_from_json(storage.parent_folder(path), json.loads(data))
+            return replace(record, written_ns=storage.file_identity(path).get("mtime_ns"))
     return None
 
 
@@ -186,7 +189,7 @@ def are_files_intact(target: OutputTarget, files: Iterable[Mapping[str, Any]]) -
 
 
 def _is_file_intact(target: OutputTarget, file: Mapping[str, Any]) -> bool:
-    for path in {target.staged_path(file["name"]), target.published_path(file["name"])}:
+    for path in target.completed_paths(file["name"]):
         if storage.exists(path) and storage.file_identity(path).get("size") == file["size"]:
             return "sha256" not in file or hash_file(path) == file["sha256"]
     return False

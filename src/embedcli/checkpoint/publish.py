@@ -11,8 +11,8 @@ from embedcli.checkpoint.part_files import combine_hashes, read_part_tables
 from embedcli.checkpoint.partitions import PartitionRecord
 from embedcli.core.constants import PART_FILE_PATTERN
 from embedcli.core.types import PartFile
+from embedcli.outputs import digests, writers
 from embedcli.outputs import target as output_target
-from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import OutputTarget
 
@@ -72,5 +72,5 @@ def publish_folder(target: OutputTarget, records: Sequence[PartitionRecord], met
         storage.remove(storage.join(target.output, stale))
     target.publish(list(sizes))
     parts = [name for name in sizes if name.endswith(f".{target.format}") and not name.endswith(".ids.parquet")]
-    manifest = metadata | {"parts": parts, "sizes": sizes}
-    storage.write_bytes(target.marker_path, writers.to_readable_json(manifest, indent=1).encode())
+    manifest = metadata | {"parts": parts, "sizes": sizes, digests.DIGEST_KEY: digests.digest_record()}
+    storage.write_bytes(target.marker_path, digests.seal_text(writers.to_readable_json(manifest, indent=1)))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from embedcli import storage
 from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN, STAGED_FILE_PATTERN
-from embedcli.core.errors import UsageError
+from embedcli.core.errors import OutputLocked, UsageError
 from embedcli.outputs import target as output_target
 from embedcli.outputs.target import OutputTarget
 
@@ -18,8 +18,10 @@ LOCK_FILE = "_lock"
 # Whoever begins a new job in the folder keeps its locks, and the names of the files that it replaces.
 KEPT_FILES = re.compile(r"_lock.*|_begin|_replaced\.json")
 LOCK_NAMES = re.compile(r"_lock.*|_begin")
-# While one of these is there, a later run can go on from the folder, or another shard is using it.
-RESUMABLE_FILES = "part-|share-|_lock-"
+# While one of these is there, a later run can go on from the folder.
+WORK_FILES = "part-|share-"
+# While one of these is there, the folder is kept: another shard may be using it, also where locks do not work.
+RESUMABLE_FILES = f"{WORK_FILES}|_lock-"
 
 
 class StagingFolder:
@@ -34,6 +36,7 @@ class StagingFolder:
         self.path = target.staging_folder
         self._lock_name = lock_name
         self._unlock: Callable[[], None] | None = None
+        self._created_folders: list[str] = []
 
     def join(self, name: str) -> str:
         """Return the path of a file in this folder."""
@@ -54,15 +57,34 @@ class StagingFolder:
             OutputLocked: Another process is writing the output.
             UsageError: Something else has the name of the folder.
         """
-        if self.target.is_folder:
-            storage.make_folder(storage.parent_folder(self.path))
-        self._refuse_foreign_folder()
-        self.target.make_staging_folder()
-        if self._lock_name == LOCK_FILE:
-            self._unlock = storage.acquire_lock(self.join(LOCK_FILE), self.target.output)
-            self._remove_stale_temporaries()
-        else:
-            self._unlock = self._acquire_shard_locks()
+        self._created_folders = self._list_missing_folders()
+        try:
+            if self.target.is_folder:
+                storage.make_folder(storage.parent_folder(self.path))
+            self._refuse_foreign_folder()
+            self.target.make_staging_folder()
+            if self._lock_name == LOCK_FILE:
+                self._unlock = storage.acquire_lock(self.join(LOCK_FILE), self.target.output)
+                self._remove_stale_temporaries()
+            else:
+                self._unlock = self._acquire_shard_locks()
+        except BaseException:
+            self.release()
+            self._remove_created_folders()
+            raise
+
+    def _list_missing_folders(self) -> list[str]:
+        """List the folders that `acquire` will create, the innermost first."""
+        missing, folder = [], self.path
+        while storage.is_local(folder) and not os.path.lexists(folder):
+            missing.append(folder)
+            folder = storage.parent_folder(folder)
+        return missing
+
+    def _remove_created_folders(self) -> None:
+        """Remove the folders that this run created, unless something is in them."""
+        for folder in self._created_folders:
+            storage.remove_empty_folder(folder)
 
     def _acquire_shard_locks(self) -> Callable[[], None]:
         locks = ExitStack()
@@ -96,9 +118,30 @@ class StagingFolder:
         if self._unlock is None:
             return
         unlock, self._unlock = self._unlock, None
-        if self._lock_name == LOCK_FILE and not self.list_files(RESUMABLE_FILES):
-            self._remove_folder()
-        unlock()
+        if self._lock_name != LOCK_FILE:
+            self._remove_shard_lock_without_work()
+            unlock()
+            self._remove_folder_as_last_shard()
+        else:
+            if not self.list_files(RESUMABLE_FILES):
+                self._remove_folder()
+            unlock()
+        self._remove_created_folders()
+
+    def _remove_shard_lock_without_work(self) -> None:
+        """Remove this shard's lock file, as others judge by it whether the folder is in use."""
+        if storage.is_local(self.path) and not self.list_files(WORK_FILES):
+            storage.remove(self.join(self._lock_name))
+
+    def _remove_folder_as_last_shard(self) -> None:
+        """Remove the folder if no other shard is using it, and there is nothing in it to resume from."""
+        if not storage.is_local(self.path) or not storage.exists(self.path) or self.list_files(RESUMABLE_FILES):
+            return
+        with suppress(OutputLocked):
+            unlock = storage.acquire_lock(self.join(LOCK_FILE), self.target.output)
+            if not self.list_files(RESUMABLE_FILES):
+                self._remove_folder()
+            unlock()
 
     def _list_own_files(self) -> list[str]:
         return [name for name in self.list_files() if re.fullmatch(STAGED_FILE_PATTERN, name)]

@@ -126,7 +126,7 @@ class InputPlan:
         total_bytes: The size of the input files; None if one of them is a stream.
         total_rows: The number of rows; None unless all inputs are Parquet or Arrow files.
         rows_per_split: The rows of each split: exact for Parquet and Arrow files, otherwise estimated.
-        file_stats: Size and modification time of each local input before anything of it was read, by path.
+        file_stats: `storage.file_state` of each input before its rows were read, by path.
     """
 
     splits: tuple[InputSplit, ...]

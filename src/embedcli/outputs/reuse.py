@@ -19,6 +19,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.types import Chunk, ReusedVectors
 from embedcli.outputs.dataset import VectorBlock, open_dataset
+from embedcli.outputs.integrity import check_output_digests
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
 
@@ -47,6 +48,7 @@ def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayou
     Raises:
         ResumeError: The vectors of an output are in another vector space or were stored with other ranges.
         UsageError: A path is not a finished output, or is JSONL.
+        InputError: A file of an output is damaged.
     """
     found: list[tuple[OutputTarget, FinishedOutput]] = []
     for path in paths:
@@ -57,6 +59,8 @@ def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayou
         check_same_vector_space(path, done.job_manifest.get("job", {}), job)
         if layout.ranges is not None:
             check_same_ranges(path, done, layout.ranges)
+        if old.format != "jsonl":
+            check_output_digests(open_dataset(path))
         found.append((old, done))
     return ReuseStore([old for old, _ in found], layout, folder, job.get("max_seq_length"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +60,29 @@ class OutputTarget:
         with storage.translate_output_errors(self.staging_folder):
             storage.get_file_system(self.staging_folder).make_folder(self.staging_folder, parents=False)
 
+    @property
+    def has_staged_files(self) -> bool:
+        """Whether finished files stay in the staging folder until all are published.
+
+        In an object store, where moving is copying, only while they would replace those of a finished output.
+        """
+        return storage.is_local(self.output) or storage.exists(self.marker_path)
+
     def staged_path(self, name: str) -> str:
-        """Path of a finished file before publishing: staged, or its final path where files cannot be renamed."""
-        return storage.join(self.staging_folder if storage.is_local(self.output) else self.output, name)
+        """Path at which a finished file is written: staged, or its final path."""
+        return storage.join(self.staging_folder if self.has_staged_files else self.output, name)
+
+    def completed_paths(self, name: str) -> list[str]:
+        """Paths at which a file of a completed partition may be, staged or published already."""
+        staged, published = storage.join(self.staging_folder, name), self.published_path(name)
+        # In an object store files have no digest: one of the finished output could be taken for the new one.
+        return [staged] if self.has_staged_files and not storage.is_local(self.output) else [staged, published]
+
+    def discard_file(self, name: str) -> None:
+        """Remove a file of a completed partition that is to be written again; never one of a finished output."""
+        paths = [self.staged_path(name)] if storage.is_local(self.output) else self.completed_paths(name)
+        for path in paths:
+            storage.remove(path)
 
     def published_path(self, name: str) -> str:
         """Final path of a file of a folder output."""
@@ -71,13 +90,12 @@ class OutputTarget:
 
     def publish(self, names: Sequence[str]) -> None:
         """Move finished files to their final paths; files that are already there stay."""
-        if not storage.is_local(self.output):
-            return
+        staged = set(storage.list_files(self.staging_folder, PART_FILE_PATTERN))
         for name in names:
-            if storage.exists(self.staged_path(name)):
-                with storage.translate_output_errors(self.published_path(name)):
-                    os.replace(self.staged_path(name), self.published_path(name))
-        storage.sync_folder(self.output)
+            if name in staged:
+                storage.move_file(storage.join(self.staging_folder, name), self.published_path(name))
+        if storage.is_local(self.output):
+            storage.sync_folder(self.output)
 
 
 def resolve_target(output: str, to: OutputFormat | None) -> OutputTarget:

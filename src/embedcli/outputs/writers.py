@@ -19,6 +19,7 @@ from embedcli.core import batching, quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.types import OutputFormat
+from embedcli.outputs import digests
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs.schema import ROW_GROUP_BYTES, OutputLayout, regroup_tables, vectors_from_table
 
@@ -133,12 +134,15 @@ def write_parquet(
     tables: Iterable[pa.Table], target: str, layout: OutputLayout, metadata: Metadata, rows: int
 ) -> list[str]:
     written = 0
-    with storage.write_atomically(target) as out:
+    with storage.write_atomically(target) as file:
+        out = digests.DigestWriter(file)
         with open_parquet_writer(out, layout.schema(), metadata) as writer:
             for group in regroup_tables(tables, rows_per_row_group(layout)):
                 writer.write_table(group, row_group_size=group.num_rows)
                 written += group.num_rows
                 del group
+            digests.hold_parquet_footer(writer, out)
+        out.seal()
         check_row_count(written, rows, target)
     return [target]
 
@@ -148,11 +152,14 @@ def write_arrow(
 ) -> list[str]:
     written = 0
     schema = layout.schema().with_metadata(encode_metadata(metadata))
-    with storage.write_atomically(target) as out:
-        with pa.ipc.new_file(out, schema) as writer:
+    with storage.write_atomically(target) as file:
+        out = digests.DigestWriter(file)
+        with pa.ipc.new_file(out, schema, metadata=digests.arrow_footer_metadata()) as writer:
             for table in tables:
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
                 written += table.num_rows
+            out.hold()
+        out.seal()
         check_row_count(written, rows, target)
     return [target]
 
@@ -166,7 +173,8 @@ def write_npy(
     descr = np.dtype(quantization.STORAGE_DTYPES[layout.precision]).str
     header = {"descr": descr, "fortran_order": False, "shape": (rows, layout.stored_width)}
     written = 0
-    with storage.write_pair_atomically(target, ids) as (vectors, others):
+    with storage.write_pair_atomically(target, ids) as files:
+        vectors, others = map(digests.DigestWriter, files)
         np.lib.format.write_array_header_1_0(vectors, header)
         with open_parquet_writer(others, schema, metadata) as writer:
             for table in regroup_tables(tables, rows_per_row_group(layout)):
@@ -174,6 +182,8 @@ def write_npy(
                 writer.write_table(table.drop_columns(["embedding"]))
                 written += table.num_rows
                 del table
+            digests.hold_parquet_footer(writer, others, vectors.hexdigest())
+        others.seal()
         check_row_count(written, rows, target)
     return [target, ids]
 
@@ -184,11 +194,13 @@ def write_jsonl(
     """Write one JSON object per line, and the metadata to `NAME.space.json`."""
     written = 0
     sidecar = space_path(target)
-    with storage.write_pair_atomically(target, sidecar) as (out, note):
-        note.write((to_readable_json(metadata, sort_keys=True, indent=1) + "\n").encode())
+    with storage.write_pair_atomically(target, sidecar) as (file, note):
+        out = digests.DigestWriter(file)
         for table in tables:
             out.writelines(table_to_json_lines(table))
             written += table.num_rows
+        described = metadata | {digests.DIGEST_KEY: digests.digest_record(out.hexdigest())}
+        note.write(digests.seal_text(to_readable_json(described, sort_keys=True, indent=1) + "\n"))
         check_row_count(written, rows, target)
     return [target, sidecar]
 
@@ -196,10 +208,14 @@ def write_jsonl(
 def write_lance(
     tables: Iterable[pa.Table], target: str, layout: OutputLayout, metadata: Metadata, rows: int
 ) -> list[str]:
-    """Write a Lance dataset to a temporary folder and rename it. Unlike files, it is not read back to verify it."""
+    """Write a Lance dataset to a temporary folder and rename it.
+
+    Its library writes the files, so that they are read once for their digests.
+    """
     schema = layout.schema().with_metadata(encode_metadata(metadata))
     with storage.replace_folder_atomically(target) as folder:
         check_row_count(lance_output.write_lance_dataset(tables, folder, schema), rows, target)
+        digests.write_folder_digests(folder)
     return [target]
 
 

@@ -47,7 +47,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
     """
     listing = list_inputs(job)
     # Before anything is read: a file that grows during planning must look changed afterwards.
-    file_stats = storage.file_identities([path for path in listing.paths if storage.is_local(path)])
+    file_stats = storage.file_states([path for path in listing.paths if storage.is_local(path)])
     previews, rows, notes = preview_inputs(job, listing)
     previews = add_partition_types(previews)
     columns = resolve_columns(job, previews, rows, keep_option)

@@ -64,7 +64,7 @@ def find_missing_partitions(run: RunContext, ledger: checkpoint.Ledger) -> list[
     own_partitions = select_shard(all_partitions, run.job.shard)
     warn_idle_workers(run, own_partitions, all_partitions)
     reader = local.make_partition_reader(run, ledger)
-    to_read = ledger.begin_partitions(own_partitions, all_partitions, read_again=reader)
+    to_read = ledger.begin_partitions(own_partitions, all_partitions, states=run.plan.file_stats, read_again=reader)
     # The input files of these have other stats than when they were completed.
     splits = [split for partition in to_read if partition.index in ledger.completed for split in partition.splits]
     if splits:

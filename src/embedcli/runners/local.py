@@ -14,6 +14,7 @@ from embedcli.core.types import Chunk, InputSplit, Partition, RunResult
 from embedcli.outputs import reuse
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput
+from embedcli.runners.changed_inputs import check_inputs_unchanged
 from embedcli.runners.completion import finished_result, save_finished_fingerprint
 from embedcli.runners.context import RunContext, check_max_rejects, check_max_removed
 from embedcli.runners.partitioning import plan_partitions, select_shard, warn_idle_workers
@@ -55,6 +56,7 @@ def find_missing_splits(run: RunContext, ledger: checkpoint.Ledger, partitions: 
     to_read = ledger.begin_partitions(
         own_partitions,
         partitions,
+        states=run.plan.file_stats,
         skip_unchanged=not (job.update or job.reuse),
         read_again=make_partition_reader(run, ledger),
     )
@@ -137,12 +139,13 @@ def check_and_publish(
     """Check that no row is missing, then publish the output; a shard leaves that to the merge.
 
     Raises:
-        OutputError: Rows are missing, or writing failed.
+        OutputError: Rows are missing, an input has changed while it was read, or writing failed.
         TooManyRejectsError: There are more rejects than --max-rejects.
         TooManyRemovedError: The output that it would replace has more rows, by more than --max-removed.
     """
     totals = ledger.totals()
     run.check_row_conservation(totals)
+    check_inputs_unchanged(run, ledger)
     if run.job.shard is not None:
         return shard_result(run, ledger, totals, vector_space)
     check_max_rejects(run.job.max_rejects, totals["rejects"], run.rows_read)

@@ -16,6 +16,7 @@ from embedcli.core.types import RunObserver, RunResult
 from embedcli.outputs import job_changes
 from embedcli.outputs import target as output_target
 from embedcli.outputs.target import FinishedOutput
+from embedcli.runners.changed_inputs import with_remote_states
 from embedcli.runners.completion import check_finished_output
 from embedcli.runners.context import EncoderLoader, RunContext
 from embedcli.runners.coordinator import encode_with_workers
@@ -67,6 +68,7 @@ def execute_job(
     plan = readers.plan_inputs(job)
     for note in plan.columns.notes:
         observer.notify(note)
+    plan = with_remote_states(plan)
     model_files = encoders.resolve_model_files(job)
     run = RunContext(job, plan, model_files, observer, control, metrics, load_encoder)
     if job.output == "-":

@@ -85,6 +85,7 @@ class PartitionWorker:
         target = output_target.resolve_target(job.output, job.to)
         self.ledger = checkpoint.Ledger(target, allow_changed_input=job.shard is not None)
         self.ledger.join(setup.job_manifest, setup.snapshot_name)
+        self.ledger.snapshot = replace(self.ledger.snapshot, states=setup.plan.file_stats)
         model_files = encoders.resolve_model_files(job)
         self.run = RunContext(job, setup.plan, model_files, observer, control, MetricsCollector(), setup.loader)
         self.encoder = self.run.load_encoder()

@@ -26,6 +26,7 @@ from embedcli.storage.fs import (
     list_folders,
     local_copy,
     make_folder,
+    move_file,
     parent_folder,
     read_bytes,
     remove,
@@ -34,7 +35,7 @@ from embedcli.storage.fs import (
 )
 from embedcli.storage.input_files import InputListing, expand_inputs, list_input_files, partition_values, shorten
 from embedcli.storage.input_stream import InputStream, open_input, open_seekable
-from embedcli.storage.parallel_open import PrefetchedFiles, file_identities
+from embedcli.storage.parallel_open import PrefetchedFiles, file_identities, file_states
 from embedcli.storage.paths import (
     check_writable,
     file_identity,
@@ -59,6 +60,7 @@ __all__ = [
     "expand_inputs",
     "file_identities",
     "file_identity",
+    "file_states",
     "format_location",
     "format_path",
     "get_file_system",
@@ -73,6 +75,7 @@ __all__ = [
     "local_copy",
     "make_folder",
     "mask_secrets",
+    "move_file",
     "natural_sort_key",
     "open_input",
     "open_seekable",

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.local import is_process_alive
+from embedcli.storage.local import LockHeld, is_process_alive, lock_descriptor
 from embedcli.storage.paths import format_location, get_object_store, is_local
 
 # Earlier versions left the random part out.
@@ -201,9 +201,8 @@ def _is_in_use(temporary: str, pid: int) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
+        return lock_descriptor(descriptor, fcntl.LOCK_EX) is None and is_process_alive(pid)
+    except LockHeld:
         return True
     except OSError:
         return is_process_alive(pid)

@@ -86,6 +86,12 @@ def remove(path: str) -> None:
         get_file_system(path).remove(path)
 
 
+def move_file(path: str, new_path: str) -> None:
+    """Give a file another path in the same file system, where it replaces another file."""
+    with translate_output_errors(new_path):
+        get_file_system(new_path).move(path, new_path)
+
+
 def make_folder(path: str) -> None:
     """Create a folder and its parents; object stores need none."""
     with translate_output_errors(path):

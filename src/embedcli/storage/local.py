@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ReadableFile(Protocol):
 # What file systems report when another process holds a lock.
 LOCK_HELD_ERRNOS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 # What file systems without locks report: there, no process holds one.
-NO_LOCK_SUPPORT_ERRNOS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
+NO_LOCK_SUPPORT_ERRNOS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class LockHeld(Exception):
@@ -108,6 +109,11 @@ class LocalFileSystem:
         status = os.stat(path)
         return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
+    def state(self, path: str) -> dict[str, int]:
+        """Return `identity`, `ctime_ns` and `inode`, which also change when a program sets the time back."""
+        status = os.stat(path)
+        return self.identity(path) | {"ctime_ns": status.st_ctime_ns, "inode": status.st_ino}
+
     def open(self, path: str) -> ReadableFile:
         return open(path, "rb", buffering=0)
 
@@ -128,6 +134,10 @@ class LocalFileSystem:
         with suppress(FileNotFoundError):
             os.unlink(path)
 
+    def move(self, path: str, new_path: str) -> None:
+        """Rename a file; it replaces another one."""
+        os.replace(path, new_path)
+
     def make_folder(self, path: str, *, parents: bool = True) -> None:
         if parents:
             os.makedirs(path, exist_ok=True)
@@ -147,14 +157,7 @@ class LocalFileSystem:
         Raises:
             LockHeld: Another process holds or shares it.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise LockHeld from None
-        return lock.release
+        return _acquire_flock(path, fcntl.LOCK_EX)
 
     def acquire_shared_lock(self, path: str) -> Callable[[], None]:
         """Acquire the lock file `path` together with others that share it; `acquire_lock` fails meanwhile.
@@ -165,16 +168,54 @@ class LocalFileSystem:
         Raises:
             LockHeld: Another process holds it exclusively.
         """
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                still_exists = os.fstat(descriptor).st_nlink > 0
-            except OSError as error:
-                if error.errno not in NO_LOCK_SUPPORT_ERRNOS:
-                    os.close(descriptor)
-                    raise (LockHeld() if error.errno in LOCK_HELD_ERRNOS else error) from None
-                still_exists = True
-            if still_exists:
-                return lambda: os.close(descriptor)
-            os.close(descriptor)  # its last owner has removed the file with the folder
+        return _acquire_flock(path, fcntl.LOCK_SH)
+
+
+def _acquire_flock(path: str, kind: int) -> Callable[[], None]:
+    """Lock a file without waiting, and return the function that unlocks it; see `LocalFileSystem.acquire_lock`.
+
+    A file system without locks lets everybody in: part files and records then tell whose work they are.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            is_current = lock_descriptor(descriptor, kind) is None or _is_at(path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if is_current:
+            return partial(os.close, descriptor)
+        os.close(descriptor)  # its last owner has removed the file with the folder
+
+
+def lock_descriptor(descriptor: int, kind: int) -> bool | None:
+    """Lock an open file without waiting; closing it unlocks it.
+
+    Args:
+        descriptor: The open file.
+        kind: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
+
+    Returns:
+        True if it is locked now; None if its file system has no locks.
+
+    Raises:
+        LockHeld: Another process holds the lock.
+        OSError: The system refuses for another reason.
+    """
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in LOCK_HELD_ERRNOS:
+            raise LockHeld from None
+        if error.errno in NO_LOCK_SUPPORT_ERRNOS:
+            return None
+        raise
+    return True
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    """Whether an open file is the one that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False

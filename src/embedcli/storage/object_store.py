@@ -275,6 +275,12 @@ class RemoteFileSystem:
         with suppress(FileNotFoundError), translate_store_errors(path, writing=True):
             self._fs.delete_file(self._client.fs_path(path))
 
+    def move(self, path: str, new_path: str) -> None:
+        """Copy an object inside the store, where it replaces another one, and remove it under its old name."""
+        with translate_store_errors(new_path, writing=True):
+            self._fs.copy_file(self._client.fs_path(path), self._client.fs_path(new_path))
+        self.remove(path)
+
     def make_folder(self, path: str, *, parents: bool = True) -> None:
         """Check that the address can be written to. Folders are only prefixes of names and need not be created."""
         self._require_writable(path)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from embedcli.core.errors import EmbedcliError
-from embedcli.storage.paths import file_identity, get_object_store, is_local
+from embedcli.storage.paths import file_identity, file_state, get_object_store, is_local
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -96,10 +96,19 @@ def _close_result(future: Future[RangedFile]) -> None:
 
 def file_identities(paths: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return `file_identity` of each path; object stores are asked in parallel."""
+    return _ask_in_parallel(paths, file_identity)
+
+
+def file_states(paths: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return `file_state` of each path; object stores are asked in parallel."""
+    return _ask_in_parallel(paths, file_state)
+
+
+def _ask_in_parallel(paths: Sequence[str], ask: Callable[[str], dict[str, int]]) -> dict[str, dict[str, int]]:
     paths = tuple(dict.fromkeys(paths))
     if sum(not is_local(path) for path in paths) < 2:
-        return {path: file_identity(path) for path in paths}
+        return {path: ask(path) for path in paths}
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(MAX_PARALLEL_REQUESTS, thread_name_prefix="identity") as pool:
-        return dict(zip(paths, pool.map(file_identity, paths), strict=True))
+        return dict(zip(paths, pool.map(ask, paths), strict=True))

@@ -91,3 +91,16 @@ def file_identity(path: str) -> dict[str, int]:
         if path != "-" and (not is_local(path) or files.kind(path) == "file"):
             return files.identity(path)
     return {}
+
+
+def file_state(path: str) -> dict[str, int]:
+    """Return `file_identity` and, of a local file, the inode and the time of the last change of anything about it.
+
+    Returns:
+        The keys of `file_identity`; of a local file also `ctime_ns` and `inode`.
+    """
+    identity = file_identity(path)
+    if not identity or not is_local(path):
+        return identity
+    with translate_input_errors(path):
+        return LocalFileSystem().state(path)

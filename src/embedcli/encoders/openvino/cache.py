@@ -18,8 +18,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from embedcli.models.config import ModelConfig, native_types
 from embedcli.models.files import ModelFiles
 from embedcli.models.fingerprint import cached_sha256
 from embedcli.models.traits import installed_version
+from embedcli.storage.local import LocalFileSystem, LockHeld
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ DRAFT_PREFIX = ".draft-"
 STALE_SECONDS = 24 * 3600
 # More than a conversion takes, except for very large models.
 LOCK_TIMEOUT_SECONDS = 1800
+LOCK_POLL_SECONDS = 0.05
 CONVERTER_PACKAGES = ("torch", "transformers", "sentence-transformers")
 
 
@@ -129,18 +131,26 @@ def converter_versions() -> dict[str, str | None]:
 @contextmanager
 def exclusive_lock(name: str) -> Iterator[None]:
     """Let one process at a time into the block. If locks do not work, or one is held for too long, enter without it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(user_cache_folder() / "locks" / name)
-    try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_TIMEOUT_SECONDS)
-    except (OSError, Timeout, NotImplementedError) as error:
-        log.debug("continuing without the lock %s: %s", name, error)
-    try:
+    path = user_cache_folder() / "locks" / name
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.callback(_wait_for_lock(str(path)))
+        except (OSError, LockHeld) as error:
+            log.debug("continuing without the lock %s: %r", name, error)
         yield
-    finally:
-        lock.release()
+
+
+def _wait_for_lock(path: str) -> Callable[[], None]:
+    """Wait for a lock file and return the function that releases it; LockHeld after LOCK_TIMEOUT_SECONDS."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            return LocalFileSystem().acquire_lock(path)
+        except LockHeld:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 def delete_cached_model(folder: Path) -> None:
