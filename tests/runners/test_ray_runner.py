@@ -262,7 +262,7 @@ def test_sigterm_keeps_what_is_done(halfway: Any, home: Path, tmp_path: Path, wh
     done = sealed(tmp_path)
     halfway.send_signal(signal.SIGTERM)
     out, err = halfway.communicate(timeout=jobs.PATIENCE)
-    assert halfway.returncode == 75
+    assert halfway.returncode == 75, err.decode()
     assert out == b""
     assert "run the same command again" in err.decode()
     assert [line for line in err.splitlines() if not line.startswith(b"20")] == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from embedcli.cli.config_file import OptionSources, collect_given_options, describe_config_options
-from embedcli.cli.entrypoint import InterruptedBySignal, describe_error, handle_errors, report_error, set_environment
+from embedcli.cli.entrypoint import describe_error, handle_errors, report_error, set_environment
 from embedcli.cli.options import (
     ALL_FLAGS,
     PriceOption,
@@ -22,8 +21,10 @@ from embedcli.cli.options import (
     VerboseFlag,
     with_job_options,
 )
+from embedcli.cli.standard_streams import unescaped_stderr
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.core.signals import RaiseInterrupted, ignore, set_stop_handler
 
 
 @handle_errors
@@ -87,7 +88,7 @@ def run_job_with_reporting(
     from embedcli.reporting.progress import ProgressReporter
     from embedcli.reporting.summary import format_summary
 
-    reporter = ProgressReporter(progress, quiet)
+    reporter = ProgressReporter(progress, quiet, unescaped_stderr())
     metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
     report = run_report.RunReport(
         job=job,
@@ -125,17 +126,20 @@ def run_job_with_reporting(
 
 @contextmanager
 def stop_on_signals(control: Any) -> Iterator[None]:
-    """Stop the run after the current batch on SIGINT or SIGTERM; at once on a second signal or before any row."""
+    """Stop the run after the current batch on a signal; at once on a second signal or before any row.
 
-    def handle(number: int, frame: object) -> None:
-        name = signal.Signals(number).name
+    Once the run has ended, signals are ignored: all that is left is to say how, and to write the report.
+    """
+    stop_at_once = RaiseInterrupted()
+
+    def stop(name: str) -> None:
         if control.stop_event.is_set() or not control.has_started:
-            raise InterruptedBySignal(name)
-        control.stop(name)
+            stop_at_once(name)
+        else:
+            control.stop(name)
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    set_stop_handler(stop)
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        set_stop_handler(ignore)

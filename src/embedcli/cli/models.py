@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import JsonFlag, print_note, show_json
+from embedcli.cli.console import JsonFlag, print_line, print_note, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import with_job_options
 
@@ -110,7 +110,7 @@ def show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_model_table(rows, width):
-        typer.echo(line)
+        print_line(line)
 
 
 def format_model_table(rows: list[dict[str, Any]], width: int | None = None) -> list[str]:
