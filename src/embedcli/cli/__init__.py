@@ -23,7 +23,7 @@ from embedcli.cli.report import report
 from embedcli.cli.search import search
 from embedcli.cli.standard_streams import set_up_standard_streams
 from embedcli.cli.verify import verify
-from embedcli.core.signals import RaiseInterrupted, set_stop_handler
+from embedcli.core.signals import hide_lost_interruptions, set_stop_handler, stop_at_once
 
 app = typer.Typer(
     name="embedcli",
@@ -100,5 +100,6 @@ app.command(cls=ConfigurableCommand)(pull)
 def main() -> None:
     """Run the console script."""
     set_up_standard_streams()
-    set_stop_handler(RaiseInterrupted())
+    hide_lost_interruptions()
+    set_stop_handler(stop_at_once)
     run_and_exit_fast(lambda: app(prog_name="embedcli"))

@@ -24,7 +24,7 @@ from embedcli.cli.options import (
 from embedcli.cli.standard_streams import unescaped_stderr
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.signals import RaiseInterrupted, ignore, set_stop_handler
+from embedcli.core.signals import ignore, set_stop_handler, stop_at_once
 
 
 @handle_errors
@@ -130,16 +130,16 @@ def stop_on_signals(control: Any) -> Iterator[None]:
 
     Once the run has ended, signals are ignored: all that is left is to say how, and to write the report.
     """
-    stop_at_once = RaiseInterrupted()
 
     def stop(name: str) -> None:
-        if control.stop_event.is_set() or not control.has_started:
+        is_second = control.stop_event.is_set()
+        control.stop(name)
+        if is_second or not control.has_started:
             stop_at_once(name)
-        else:
-            control.stop(name)
 
     set_stop_handler(stop)
     try:
+        stop_at_once.raise_if_lost()
         yield
     finally:
         set_stop_handler(ignore)

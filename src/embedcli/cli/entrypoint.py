@@ -20,6 +20,7 @@ from embedcli.core.signals import (
     INTERRUPTED_HINT,
     INTERRUPTED_MESSAGE,
     InterruptedBySignal,
+    find_interruption,
     ignore,
     set_stop_handler,
 )
@@ -114,6 +115,7 @@ def report_error(error: BaseException) -> int:
 
 def describe_error(error: BaseException) -> tuple[str, str, int]:
     """Return an error's message, its hint (may be empty) and its exit code."""
+    error = find_interruption(error)
     if isinstance(error, EmbedcliError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, InterruptedBySignal):
