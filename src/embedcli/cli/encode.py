@@ -21,7 +21,6 @@ from embedcli.cli.options import (
     VerboseFlag,
     with_job_options,
 )
-from embedcli.cli.standard_streams import unescaped_stderr
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.signals import ignore, set_stop_handler, stop_at_once
@@ -88,7 +87,7 @@ def run_job_with_reporting(
     from embedcli.reporting.progress import ProgressReporter
     from embedcli.reporting.summary import format_summary
 
-    reporter = ProgressReporter(progress, quiet, unescaped_stderr())
+    reporter = ProgressReporter(progress, quiet)
     metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
     report = run_report.RunReport(
         job=job,

@@ -7,9 +7,9 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import Any, BinaryIO, TextIO
+from typing import Any
 
-from embedcli.core.terminal import escape_for_terminal
+from embedcli.core.terminal import EscapingStream
 
 
 def set_up_standard_streams() -> None:
@@ -20,7 +20,7 @@ def set_up_standard_streams() -> None:
     """
     occupy_closed_descriptors()
     if sys.stdout is None:
-        sys.stdout = ClosedStream("stdout")  # type: ignore[unreachable]
+        sys.stdout = ClosedStream("stdout")
     elif isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
         sys.stdout = EscapingStream(sys.stdout, "stdout")
@@ -46,57 +46,6 @@ def occupy_closed_descriptors() -> None:
                     os.dup2(opened, descriptor)
                     os.close(opened)
                 os.set_inheritable(descriptor, True)
-
-
-def unescaped_stderr() -> TextIO:
-    """Return stderr for text that is already escaped, and for progress bars, which move the cursor."""
-    return sys.stderr.unescaped if isinstance(sys.stderr, EscapingStream) else sys.stderr
-
-
-class EscapingStream(io.TextIOBase):
-    """A text stream that escapes all that is written to it, but for line feeds.
-
-    Errors name the stream. They include a failed flush of what was written before.
-
-    Attributes:
-        unescaped: The stream without escapes.
-        buffer: The binary stream below.
-    """
-
-    def __init__(self, stream: TextIO, name: str) -> None:
-        self.unescaped = stream
-        self.buffer: BinaryIO = stream.buffer
-        self.name = name
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self.unescaped.encoding
-
-    @property
-    def errors(self) -> str | None:  # type: ignore[override]
-        return self.unescaped.errors
-
-    def write(self, text: str) -> int:
-        try:
-            self.unescaped.write(escape_for_terminal(text, keep_line_breaks=True))
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self.name) from None
-        return len(text)
-
-    def flush(self) -> None:
-        try:
-            self.unescaped.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, self.name) from None
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self.unescaped.fileno()
-
-    def isatty(self) -> bool:
-        return self.unescaped.isatty()
 
 
 class ClosedStream(io.TextIOBase):

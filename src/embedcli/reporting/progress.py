@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from embedcli.core.terminal import escape_for_terminal
+from embedcli.core.terminal import escape_for_terminal, unescaped
 from embedcli.core.types import InputPlan, RunObserver
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ProgressReporter(RunObserver):
     """
 
     def __init__(self, style: Style = "auto", quiet: bool = False, out: TextIO | None = None) -> None:
-        self.out = out or sys.stderr
+        self.out = unescaped(out or sys.stderr)
         is_terminal = self.out.isatty()
         self.style: Style = ("rich" if is_terminal else "plain") if style == "auto" else style
         self.quiet = quiet
