@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import embedcli
 import fake_server
 import jobs
 
@@ -175,3 +176,17 @@ def test_answers_of_a_server(folder: Path, server: fake_server.FakeServer, fault
     text = run(folder, [*arguments, "--overwrite"], {"OPENAI_API_KEY": "k"})
     assert_harmless(text, is_terminal=run is run_in_terminal)
     assert "EVIL" in text
+
+
+def test_an_arrow_stream_is_not_written_to_a_terminal(folder: Path) -> None:
+    text = run_in_terminal(folder, ["encode", INPUT, "-", "-m", MODEL, "--to", "arrow"], {})
+    assert "error: an Arrow stream cannot be written to a terminal\nhint: use --to jsonl" in text
+    assert_harmless(text, is_terminal=True)
+
+
+def test_only_the_console_prints() -> None:
+    """What is printed anywhere else would not be escaped."""
+    source = Path(embedcli.__file__).parent
+    printing = re.compile(r"\becho\(|sys\.std(out|err)\.write\b")
+    found = [path for path in source.rglob("*.py") if printing.search(path.read_text("utf-8"))]
+    assert [path.relative_to(source).as_posix() for path in found] == ["cli/console.py"]

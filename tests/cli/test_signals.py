@@ -56,7 +56,8 @@ def test_a_signal_to_the_group_keeps_the_state(folder: Path, name: str, flags: t
     assert b"Traceback" not in err
     assert json.loads((folder / "r").read_text())["reason"].startswith(f"stopped by {name}: ")
     done = start(folder)
-    assert done.communicate(timeout=jobs.PATIENCE) and done.returncode == 0
+    done.communicate(timeout=jobs.PATIENCE)
+    assert done.returncode == 0
     assert pq.read_table(folder / "out", columns=["id"]).num_rows == len(ROWS)
     assert json.loads((folder / "r").read_text())["rows"]["resumed"] > 0
 
