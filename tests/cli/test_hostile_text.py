@@ -79,8 +79,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files with EVIL in their names, columns, ids, texts and settings."""
     home = tmp_path_factory.mktemp("evil")
     jobs.word_model(home).rename(home / MODEL)
-    made = [{"id": f"{row['id']}{EVIL}", "text": f"{row['text']} {EVIL}", EVIL: EVIL} for row in jobs.rows(40)]
-    bad = [{"id": f"b{EVIL}", "text": EVIL, EVIL: EVIL}, {"id": f"n{EVIL}", "text": None, EVIL: 1}]
+    made: list[dict[str, Any]] = [
+        {"id": f"{row['id']}{EVIL}", "text": f"{row['text']} {EVIL}", EVIL: EVIL} for row in jobs.rows(40)
+    ]
+    bad: list[dict[str, Any]] = [
+        {"id": f"b{EVIL}", "text": EVIL, EVIL: EVIL},
+        {"id": f"n{EVIL}", "text": None, EVIL: 1},
+    ]
     jobs.write_jsonl(home / INPUT, [*made, *bad])
     jobs.write_jsonl(home / QUERIES, [{"id": EVIL, "text": f"word2 {EVIL}"}])
     jobs.write_jsonl(
