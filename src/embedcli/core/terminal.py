@@ -80,7 +80,7 @@ class EscapingStream(io.TextIOBase):
         return self.unescaped.isatty()
 
 
-def unescaped(stream: TextIO) -> TextIO:
+def unescaped(stream: TextIO | EscapingStream) -> TextIO:
     """Return a stream for text that is already escaped, and for progress bars, which move the cursor."""
     return stream.unescaped if isinstance(stream, EscapingStream) else stream
 
