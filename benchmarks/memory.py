@@ -20,7 +20,7 @@ from embedcli.benchmark.contenders import EmbedcliRun, Timing, run_embedcli
 from embedcli.benchmark.machine import describe_machine
 from embedcli.benchmark.results import round_floats
 from embedcli.benchmark.text_tables import format_machine, format_row
-from embedcli.cli.bench import print_progress
+from embedcli.cli.console import print_note
 from embedcli.core.errors import EmbedcliError
 from random_static_models import make_word_model
 
@@ -33,7 +33,7 @@ WORDS_PER_ROW = 8
 
 def main(json: JsonPath = None) -> None:
     """Measure the peak memory of a job with 10,000 and with 1,000,000 rows."""
-    figures = measure(print_progress)
+    figures = measure(print_note)
     publish(figures, format_table(figures), json)
     if figures["growth_mb"] > figures["allowed_mb"]:
         raise EmbedcliError("memory grows with the number of rows", "this is a defect: please report the table")

@@ -40,7 +40,8 @@ from embedcli.benchmark.text_tables import (
     with_label,
 )
 from embedcli.benchmark.timed_process import run_measured
-from embedcli.cli.bench import make_request, print_progress
+from embedcli.cli.bench import make_request
+from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, with_job_options
 from embedcli.core.errors import ModelError, UsageError
@@ -84,7 +85,7 @@ def main(
         return make_request([str(input_path)], flags | {"model": str(model)}, rounds=rounds, peers=False, few=False)
 
     names = [name.strip() for name in sizes.split(",")]
-    figures = measure(names, make_request([], flags, rounds=rounds, rows=rows), request_for, print_progress)
+    figures = measure(names, make_request([], flags, rounds=rounds, rows=rows), request_for, print_note)
     publish(figures, format_table(figures), json)
 
 

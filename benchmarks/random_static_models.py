@@ -20,7 +20,8 @@ import typer
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
 from embedcli.benchmark.compare import run_comparison
 from embedcli.benchmark.text_tables import format_comparison
-from embedcli.cli.bench import make_request, print_progress
+from embedcli.cli.bench import make_request
+from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, with_job_options
 from embedcli.models import resolve
@@ -44,7 +45,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="embedcli-bench-") as name:
         model = make_static_model(Path(name) / "static", source, DIMENSIONS)
         figures = run_comparison(
-            make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), print_progress
+            make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), print_note
         )
     publish(figures, format_comparison(figures), json)
 

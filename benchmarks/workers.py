@@ -34,7 +34,8 @@ from embedcli.benchmark.text_tables import (
     format_seconds,
     with_label,
 )
-from embedcli.cli.bench import make_request, print_progress
+from embedcli.cli.bench import make_request
+from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, with_job_options
 from embedcli.core.errors import UsageError
@@ -61,7 +62,7 @@ def main(
 ) -> None:
     """Measure several workers, and Ray with as many, beside one process."""
     set_environment(flags)
-    figures = measure(make_request(paths, flags, rounds=rounds, rows=rows), workers, print_progress)
+    figures = measure(make_request(paths, flags, rounds=rounds, rows=rows), workers, print_note)
     publish(figures, format_table(figures), json)
 
 

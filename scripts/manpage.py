@@ -10,7 +10,7 @@ EXIT_CODES = (
     ("1", "failed"),
     ("2", "usage, configuration, or an output that belongs to another job"),
     ("3", "finished, some rows rejected"),
-    ("75", "stopped early by a limit or a signal: run the same command again to continue"),
+    ("75", "stopped early by a limit, SIGTERM or SIGHUP: run the same command again to continue"),
     ("130", "Ctrl-C"),
 )
 FILES = (

@@ -6,10 +6,12 @@ import functools
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import pytest
 import typer.main
 import typer.testing
 from hypothesis import settings
+
+from embedcli.core.signals import STOP_SIGNALS
 
 # Hundreds of processes are started: each would compile the program's modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -129,3 +133,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers() -> Iterator[None]:
+    """Commands change the handlers of signals for the rest of their process."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

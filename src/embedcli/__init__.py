@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+# Type checkers read this as true. Importing typing takes 20 ms, in which Ctrl-C would print a traceback.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 

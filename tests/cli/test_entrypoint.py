@@ -12,6 +12,7 @@ import pytest
 import jobs
 from embedcli.cli import entrypoint
 from embedcli.core.errors import InputError
+from embedcli.core.signals import InterruptedBySignal
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -89,9 +90,9 @@ def test_control_characters_of_an_error_are_escaped(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "error: a\\x1b[31m\\u202e.csv: cannot be read \\udcff\nhint: rename\\x07 it\n"
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 75)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 75), ("SIGHUP", 75)])
 def test_a_signal_has_its_exit_code(name: str, code: int) -> None:
-    assert entrypoint.describe_error(entrypoint.InterruptedBySignal(name))[2] == code
+    assert entrypoint.describe_error(InterruptedBySignal(name))[2] == code
     assert entrypoint.describe_error(KeyboardInterrupt())[2] == 130
 
 

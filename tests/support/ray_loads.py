@@ -131,5 +131,6 @@ def main(loader: str, folder: str, address: str, output: str, model: str, *input
 
 if __name__ == "__main__":
     import ray_loads  # so that workers find the loader under its own name, not as a part of __main__
+    from embedcli.cli.entrypoint import run_and_exit_fast
 
-    sys.exit(ray_loads.main(*sys.argv[1:]))
+    run_and_exit_fast(lambda: sys.exit(ray_loads.main(*sys.argv[1:])))

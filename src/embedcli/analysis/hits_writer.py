@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
-from embedcli.core.errors import UsageError
+from embedcli.core.errors import OutputError, UsageError
+from embedcli.core.terminal import escape_json_line
 from embedcli.outputs.vector_files import json_values_to_column
 
 ROW_GROUP_ROWS = 10_000
@@ -35,7 +36,10 @@ def write_rows(rows: Iterator[dict[str, Any]], path: str) -> None:
         return
     lines = (orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     if path == "-":
-        sys.stdout.buffer.writelines(lines)
+        out = getattr(sys.stdout, "buffer", None)
+        if out is None:
+            raise OutputError("stdout is closed or not binary", "use --to-file FILE")
+        out.writelines(map(escape_json_line, lines))
         return
     with storage.replace_file_atomically(path) as temporary, open(temporary, "wb") as out:
         out.writelines(lines)

@@ -10,6 +10,7 @@ from embedcli.cli.batch import batch
 from embedcli.cli.bench import bench
 from embedcli.cli.compare import compare
 from embedcli.cli.config_file import ConfigurableCommand, load_config
+from embedcli.cli.console import print_line
 from embedcli.cli.encode import encode
 from embedcli.cli.entrypoint import run_and_exit_fast
 from embedcli.cli.evaluate import evaluate
@@ -20,7 +21,9 @@ from embedcli.cli.plan import plan
 from embedcli.cli.plot import plot
 from embedcli.cli.report import report
 from embedcli.cli.search import search
+from embedcli.cli.standard_streams import set_up_standard_streams
 from embedcli.cli.verify import verify
+from embedcli.core.signals import hide_lost_interruptions, set_stop_handler, stop_at_once
 
 app = typer.Typer(
     name="embedcli",
@@ -46,7 +49,8 @@ def show_version(value: bool) -> None:
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{name} not installed")
-    typer.echo("\n".join(lines))
+    for line in lines:
+        print_line(line)
     raise typer.Exit
 
 
@@ -95,4 +99,7 @@ app.command(cls=ConfigurableCommand)(pull)
 
 def main() -> None:
     """Run the console script."""
+    set_up_standard_streams()
+    hide_lost_interruptions()
+    set_stop_handler(stop_at_once)
     run_and_exit_fast(lambda: app(prog_name="embedcli"))

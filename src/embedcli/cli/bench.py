@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedcli.cli.console import print_line, print_note
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import ENCODER_FLAGS, FLAGS_BY_NAME, INPUT_FLAGS, QuietFlag, with_job_options
 from embedcli.core.errors import UsageError
@@ -50,7 +50,7 @@ def bench(
     if not paths:
         raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
     request = make_request(paths, flags, rounds=rounds, rows=rows, peers=peers, peer_python=peer_python)
-    notify = discard_line if quiet else print_progress
+    notify = discard_line if quiet else print_note
     if tune:
         from embedcli.benchmark.tune_batch import measure_batch_tokens
 
@@ -61,7 +61,8 @@ def bench(
 
         figures = run_comparison(request, notify)
         table = format_comparison(figures)
-    sys.stdout.write(table + "\n")
+    for line in table.split("\n"):
+        print_line(line)
     if json is not None:
         run_report.write_report(json, figures)
 
@@ -92,12 +93,6 @@ def encoder_arguments(flags: Mapping[str, Any]) -> tuple[str, ...]:
         else:
             arguments += [spellings[0], str(value)]
     return tuple(arguments)
-
-
-def print_progress(line: str) -> None:
-    """Print a line to stderr."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def discard_line(line: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from embedcli.cli.console import JsonFlag, format_bytes, print_note, shorten, show_json, show_table
+from embedcli.cli.console import JsonFlag, format_bytes, print_line, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.core.errors import UsageError
 from embedcli.core.types import Precision
@@ -85,19 +85,21 @@ def show_comparisons(comparisons: list[dict[str, Any]]) -> None:
     """Print a table with a line per output, then for each output the distributions and the rows that changed most."""
     first, shared = comparisons[0]["first"], comparisons[0]["shared_rows"]
     size = f"{format_bytes(first['bytes'])} of vectors"
-    typer.echo(f"{first['path']}: {first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {size}\n")
+    print_line(f"{first['path']}: {first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {size}")
+    print_line()
     show_table(
         [comparison_row(comparison) for comparison in comparisons],
         right=RIGHT_ALIGNED_COLUMNS,
     )
     for comparison in comparisons:
-        typer.echo(f"\n{comparison['second']['path']}")
+        print_line()
+        print_line(comparison["second"]["path"])
         if comparison["cosine_histogram"]:
             show_bars("cosine", label_bins(comparison["cosine_histogram"]))
         overlaps = [(str(kept), rows) for kept, rows in enumerate(comparison["overlap_histogram"])]
         show_bars(f"of {comparison['k']} neighbours kept", overlaps)
         if comparison["moved"]:
-            typer.echo(f"changed most, by {comparison['moved_by']}")
+            print_line(f"changed most, by {comparison['moved_by']}")
             show_table([moved_row(row) for row in comparison["moved"]], right=["similarity"])
     if shared < first["rows"]:
         print_note(f"{first['rows'] - shared:,} rows of {first['path']} are missing from other outputs")
@@ -136,9 +138,9 @@ def show_bars(title: str, counts: list[tuple[str, int]]) -> None:
     most = max((count for _, count in counts), default=0)
     if not most:
         return
-    typer.echo(title)
+    print_line(title)
     for name, count in counts[nonzero[0] : nonzero[-1] + 1]:
-        typer.echo(f"  {name:>8}  {count:>9,}  {'#' * -(-count * BAR_WIDTH // most)}".rstrip())
+        print_line(f"  {name:>8}  {count:>9,}  {'#' * -(-count * BAR_WIDTH // most)}")
 
 
 def moved_row(row: dict[str, Any]) -> dict[str, str]:

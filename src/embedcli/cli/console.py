@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import sys
@@ -10,12 +11,27 @@ from typing import Annotated, Any
 
 import typer
 
+from embedcli.core.terminal import escape_for_terminal, escape_in_json
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def print_line(text: str = "") -> None:
+    """Print a line for people on stdout; the only place that does."""
+    sys.stdout.write(escape_for_terminal(text).rstrip() + "\n")
+
+
+def print_note(text: str) -> None:
+    """Print a line for people on stderr."""
+    sys.stderr.write(escape_for_terminal(text) + "\n")
+    sys.stderr.flush()
 
 
 def show_json(content: Any) -> None:
     """Print a value as JSON, with null for NaN and infinities."""
-    typer.echo(json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str))
+    is_utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    text = json.dumps(_finite(content), indent=1, ensure_ascii=not is_utf8, default=str)
+    sys.stdout.write(escape_in_json(text) + "\n")
 
 
 def show_facts(facts: Iterable[tuple[str, str]]) -> None:
@@ -23,7 +39,7 @@ def show_facts(facts: Iterable[tuple[str, str]]) -> None:
     lines = list(facts)
     width = max((len(name) for name, _ in lines), default=0)
     for name, text in lines:
-        typer.echo(escape_for_terminal(f"{name:<{width}}  {text}").rstrip())
+        print_line(f"{name:<{width}}  {text}")
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> None:
@@ -31,7 +47,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> 
     if not rows:
         return
     names = list(rows[0])
-    lines = [names, *[[escape_for_terminal(str(row[name])) for name in names] for row in rows]]
+    lines = [[escape_for_terminal(str(cell)) for cell in line] for line in (names, *(row.values() for row in rows))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     to_right = set(right)
     for line in lines:
@@ -39,18 +55,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], right: Iterable[str] = ()) -> 
             cell.rjust(width) if name in to_right else cell.ljust(width)
             for name, cell, width in zip(names, line, widths, strict=True)
         )
-        typer.echo("  ".join(cells).rstrip())
-
-
-def print_note(text: str) -> None:
-    """Print a message for people on stderr."""
-    typer.echo(escape_for_terminal(text), file=sys.stderr)
-
-
-def escape_for_terminal(text: str) -> str:
-    """Return text as one line, with control characters and lone surrogates as escapes."""
-    escaped = "".join(c if c.isprintable() or c == " " else _escape(c) for c in text)
-    return escaped.encode("utf-8", "backslashreplace").decode()
+        print_line("  ".join(cells))
 
 
 def shorten(text: str, width: int = 80) -> str:
@@ -66,10 +71,6 @@ def format_bytes(count: float) -> str:
             return f"{count:,.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode() if not char.isspace() else " "
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from embedcli.cli.config_file import OptionSources, collect_given_options, describe_config_options
-from embedcli.cli.entrypoint import InterruptedBySignal, describe_error, handle_errors, report_error, set_environment
+from embedcli.cli.entrypoint import describe_error, handle_errors, report_error, set_environment
 from embedcli.cli.options import (
     ALL_FLAGS,
     PriceOption,
@@ -24,6 +23,7 @@ from embedcli.cli.options import (
 )
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.core.signals import ignore, set_stop_handler, stop_at_once
 
 
 @handle_errors
@@ -125,17 +125,20 @@ def run_job_with_reporting(
 
 @contextmanager
 def stop_on_signals(control: Any) -> Iterator[None]:
-    """Stop the run after the current batch on SIGINT or SIGTERM; at once on a second signal or before any row."""
+    """Stop the run after the current batch on a signal; at once on a second signal or before any row.
 
-    def handle(number: int, frame: object) -> None:
-        name = signal.Signals(number).name
-        if control.stop_event.is_set() or not control.has_started:
-            raise InterruptedBySignal(name)
+    Once the run has ended, signals are ignored: all that is left is to say how, and to write the report.
+    """
+
+    def stop(name: str) -> None:
+        is_second = control.stop_event.is_set()
         control.stop(name)
+        if is_second or not control.has_started:
+            stop_at_once(name)
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    set_stop_handler(stop)
     try:
+        stop_at_once.raise_if_lost()
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        set_stop_handler(ignore)

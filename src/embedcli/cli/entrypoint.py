@@ -13,8 +13,17 @@ from typing import Any
 
 import typer
 
-from embedcli.cli.console import escape_for_terminal
+from embedcli.cli.console import print_note
 from embedcli.core.errors import EmbedcliError
+from embedcli.core.signals import (
+    EXIT_INTERRUPTED,
+    INTERRUPTED_HINT,
+    INTERRUPTED_MESSAGE,
+    InterruptedBySignal,
+    find_interruption,
+    ignore,
+    set_stop_handler,
+)
 
 VERBOSE_VARIABLE = "EMBEDCLI_VERBOSE"
 # Values of a boolean option's environment variable that Click reads as false.
@@ -26,14 +35,6 @@ EXIT_PIPE_CLOSED = 141
 THREAD_VARIABLES = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")
 # From glibc's malloc.h.
 M_ARENA_MAX = -8
-
-
-class InterruptedBySignal(BaseException):
-    """A signal before any row was encoded, or a second signal: stop at once."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.exit_code = 130 if name == "SIGINT" else 75
 
 
 def run_and_exit_fast(program: Callable[[], None]) -> None:
@@ -50,19 +51,29 @@ def run_and_exit_fast(program: Callable[[], None]) -> None:
             return
         try:
             sys.stdout.flush()
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            # A failed command has already printed its error. Otherwise the interpreter reports the failed flush.
-            if code == 0:
-                return
+        except (OSError, ValueError) as error:
+            # A failed command has already printed its error.
+            os._exit(code or report_error(error))
         os._exit(code)
+
+    def exit_on_signal(name: str) -> None:
+        os._exit(code or 0)
 
     atexit.register(exit_now)
     try:
         program()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else None
+        if code is not None:
+            set_stop_handler(exit_on_signal)
         raise
+    except InterruptedBySignal as error:
+        set_stop_handler(ignore)
+        code = report_error(error)
+        sys.exit(code)
+    except OSError as error:  # stdout cannot be written, and no command has said so
+        code = report_error(error)
+        sys.exit(code)
 
 
 def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -76,6 +87,7 @@ def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort):
             raise
         except BaseException as error:  # noqa: BLE001  all errors end here
+            set_stop_handler(ignore)
             raise typer.Exit(report_error(error)) from None
 
     return wrapper
@@ -97,18 +109,19 @@ def report_error(error: BaseException) -> int:
     if os.environ.get(VERBOSE_VARIABLE, "").strip().lower() not in FALSE_VALUES:
         traceback.print_exception(error)
     for line in [f"error: {message}", *([f"hint: {hint}"] if hint else [])]:
-        print(escape_for_terminal(line), file=sys.stderr)  # noqa: T201
+        print_note(line)
     return code
 
 
 def describe_error(error: BaseException) -> tuple[str, str, int]:
     """Return an error's message, its hint (may be empty) and its exit code."""
+    error = find_interruption(error)
     if isinstance(error, EmbedcliError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, InterruptedBySignal):
-        return "interrupted", "run the same command again to continue", error.exit_code
+        return INTERRUPTED_MESSAGE, INTERRUPTED_HINT, error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "run the same command again to continue", 130
+        return INTERRUPTED_MESSAGE, INTERRUPTED_HINT, EXIT_INTERRUPTED
     if isinstance(error, MemoryError):
         return "out of memory", "lower --chunk-rows or --batch-tokens", 1
     if isinstance(error, OSError):

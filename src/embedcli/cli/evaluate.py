@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import JsonFlag, print_note, show_json, show_table
+from embedcli.cli.console import JsonFlag, print_line, print_note, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import with_job_options
 from embedcli.core.constants import DEFAULT_MODEL
@@ -77,7 +77,7 @@ def evaluate(
     show_table(
         [model_row(result) for result in results], right=[name for name in model_row(results[0]) if name != "model"]
     )
-    typer.echo()
+    print_line()
     show_table(detail_rows(results), right=[result["model"] for result in results])
 
 

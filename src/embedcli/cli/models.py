@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import JsonFlag, print_note, show_json
+from embedcli.cli.console import JsonFlag, print_line, print_note, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import with_job_options
+from embedcli.core.terminal import escape_for_terminal
 
 COLUMN_GAP = "  "
 
@@ -110,7 +111,7 @@ def show_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_model_table(rows, width):
-        typer.echo(line)
+        print_line(line)
 
 
 def format_model_table(rows: list[dict[str, Any]], width: int | None = None) -> list[str]:
@@ -118,7 +119,7 @@ def format_model_table(rows: list[dict[str, Any]], width: int | None = None) -> 
 
     If they are wider than `width`, Hub IDs and prompts are left out and notes are wrapped.
     """
-    table = [list(rows[0]), *[[str(value) for value in row.values()] for row in rows]]
+    table = [list(rows[0]), *[[escape_for_terminal(str(value)) for value in row.values()] for row in rows]]
     lines = align_columns(table)
     if width is None or max(map(len, lines)) <= width or "notes" not in table[0]:
         return lines

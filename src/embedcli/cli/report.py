@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import JsonFlag, escape_for_terminal, print_note, show_json
+from embedcli.cli.console import JsonFlag, print_line, print_note, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.core.errors import InputError
 
@@ -44,7 +44,8 @@ def report(
         f"{'setting':<8}  --{name} {format_value(option['value'])} ({option['from']})"
         for name, option in run.get("settings", {}).items()
     ]
-    typer.echo("\n".join([*map(escape_for_terminal, lines), "", *format_timeline(run)]))
+    for line in [*lines, "", *format_timeline(run)]:
+        print_line(line)
 
 
 def format_value(value: Any) -> str:

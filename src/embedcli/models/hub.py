@@ -8,8 +8,10 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from embedcli.core.errors import ModelError, first_line
+from embedcli.core.terminal import escape_for_terminal, unescaped
 from embedcli.models.files import IGNORED_FOLDERS
 
 EXCLUDED_PATTERNS = (
@@ -71,12 +73,15 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    _show_progress_on_terminals_only()
+    progress_bar = _progress_bar_class()
     try:
         info = HfApi().model_info(hub_id, revision=revision)
         patterns = select_files(sibling.rfilename for sibling in info.siblings or ())
         # The revision is passed by name, not as the commit just seen: otherwise the cache would not record the name.
-        return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache, allow_patterns=patterns))
+        folder = snapshot_download(
+            hub_id, revision=revision, cache_dir=cache, allow_patterns=patterns, tqdm_class=progress_bar
+        )
+        return Path(folder)
     except Exception as error:
         raise explain_hub_error(error, hub_id, revision, hint) from error
 
@@ -98,11 +103,14 @@ def download_code(name: str, revision: str | None, cache: Path, model: str) -> P
     """
     from huggingface_hub import HfApi, errors, snapshot_download
 
-    _show_progress_on_terminals_only()
+    progress_bar = _progress_bar_class()
     try:
         # Raises where snapshot_download would fall back to what is in the cache.
         HfApi().model_info(name, revision=revision)
-        return Path(snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=list(CODE_PATTERNS)))
+        folder = snapshot_download(
+            name, revision=revision, cache_dir=cache, allow_patterns=list(CODE_PATTERNS), tqdm_class=progress_bar
+        )
+        return Path(folder)
     except errors.RevisionNotFoundError as error:
         raise ModelError(
             f"{name}, the code repository of {model}, has no revision {revision!r}",
@@ -125,11 +133,19 @@ def download_code(name: str, revision: str | None, cache: Path, model: str) -> P
         ) from error
 
 
-def _show_progress_on_terminals_only() -> None:
-    from huggingface_hub.utils.tqdm import disable_progress_bars
+def _progress_bar_class() -> Any:
+    """Return a class of progress bars that escape the names of files; they are shown on terminals only."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars, tqdm
 
     if not sys.stderr.isatty():
         disable_progress_bars()
+
+    class ProgressBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options["desc"] = escape_for_terminal(options.get("desc") or "")
+            super().__init__(*args, file=unescaped(sys.stderr), **options)  # type: ignore[no-untyped-call]
+
+    return ProgressBar
 
 
 def select_files(files: Iterable[str]) -> list[str]:

@@ -18,6 +18,7 @@ from embedcli import storage
 from embedcli.core import batching, quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.errors import OutputError, UsageError
+from embedcli.core.terminal import escape_json_line
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import digests
 from embedcli.outputs import lance as lance_output
@@ -323,7 +324,7 @@ class StdoutWriter:
         table = self.layout.build_table(encoded)
         with translate_stdout_errors():
             if self.writer is None:
-                self.out.writelines(table_to_json_lines(table))
+                self.out.writelines(map(escape_json_line, table_to_json_lines(table)))
             else:
                 self.writer.write_table(table.replace_schema_metadata(self.schema.metadata))
             self.out.flush()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from embedcli.core.terminal import escape_for_terminal, unescaped
 from embedcli.core.types import InputPlan, RunObserver
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ProgressReporter(RunObserver):
     """
 
     def __init__(self, style: Style = "auto", quiet: bool = False, out: TextIO | None = None) -> None:
-        self.out = out or sys.stderr
+        self.out = unescaped(out or sys.stderr)
         is_terminal = self.out.isatty()
         self.style: Style = ("rich" if is_terminal else "plain") if style == "auto" else style
         self.quiet = quiet
@@ -61,11 +62,11 @@ class ProgressReporter(RunObserver):
 
     def _write(self, text: str) -> None:
         timestamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} " if self.adds_timestamps else ""
-        line = timestamp + text.encode("utf-8", "backslashreplace").decode()
+        line = timestamp + escape_for_terminal(text)
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
         else:
-            with suppress(BrokenPipeError):
+            with suppress(OSError):  # nobody could be told
                 print(line, file=self.out, flush=True)
 
     def on_start(self, plan: InputPlan, metrics: MetricsCollector) -> None:
@@ -128,4 +129,6 @@ def build_progress_bar(out: TextIO) -> Progress:
         TimeRemainingColumn(),
         console=Console(file=out),
         transient=True,
+        redirect_stdout=False,  # the bar is drawn on stderr, and stdout is for data
+        redirect_stderr=False,
     )

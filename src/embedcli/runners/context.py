@@ -13,6 +13,7 @@ from embedcli import encoders, readers, storage
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import OutputError, TooManyRejectsError, TooManyRemovedError, UsageError
 from embedcli.core.job import Job
+from embedcli.core.signals import exit_code_of_stop
 from embedcli.core.types import Chunk, EncodedChunk, InputPlan, InputSplit, RunObserver, RunResult
 from embedcli.outputs import reuse
 from embedcli.outputs.schema import OutputLayout
@@ -33,8 +34,6 @@ Notify = Callable[[str], None]
 EncoderLoader = Callable[[Job, Notify], BaseEncoder]
 TOTAL_KEYS = ("read", "rows", "rejects", "tokens", "truncated", "lost_tokens")
 STARTS_FILE = "_starts.json"
-EXIT_STOPPED = 75
-EXIT_INTERRUPTED = 130
 
 
 @dataclass
@@ -233,7 +232,7 @@ class RunContext:
         """Return the result of a run that was stopped; `next_step` tells the user what to do now."""
         # With --overwrite the finished chunks would be discarded.
         command = "run the same command without --overwrite" if self.job.overwrite else "run the same command again"
-        exit_code = EXIT_INTERRUPTED if self.control.reason == "SIGINT" else EXIT_STOPPED
+        exit_code = exit_code_of_stop(self.control.reason or "")
         reason = f"stopped by {self.control.reason}: {next_step or f'{command} to go on'}"
         return RunResult(exit_code, reason, totals, usage=self.usage)
 

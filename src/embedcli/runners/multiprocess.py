@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 from embedcli.core.cpu import count_usable_cores
 from embedcli.core.errors import EmbedcliError, ModelError, first_line
 from embedcli.core.job import Job
+from embedcli.core.signals import STOP_SIGNALS
 from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
 from embedcli.pipeline.control import RunControl
@@ -80,7 +82,7 @@ def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None)
         setup: What the worker needs to join the run.
         max_seconds: Time left for the run; None without a limit.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent gets them too, and passes them on
     block_pandas_import()
     observer, control = PipeObserver(pipe), RunControl(None, max_seconds)
@@ -142,6 +144,22 @@ def without_main_module() -> Iterator[None]:
             sys.modules["__main__"] = script
 
 
+@contextmanager
+def block_stop_signals() -> Iterator[None]:
+    """Keep signals from processes that are started inside this block: the parent gets them too, and passes them on.
+
+    A signal to the whole process group, such as Ctrl-C, would otherwise end a worker that still imports its modules.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        # multiprocessing starts this process before its first worker, and then unblocks SIGINT and SIGTERM.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 @dataclass
 class WorkerProcess:
     """A worker as the parent sees it."""
@@ -190,7 +208,7 @@ class WorkerPool:
         parent_pipe, worker_pipe = context.Pipe()
         arguments = (worker_pipe, replace(self.setup, job=job), self.max_seconds)
         process = context.Process(target=serve_tasks, args=arguments, name="worker", daemon=True)
-        with without_main_module():
+        with without_main_module(), block_stop_signals():
             process.start()
         worker_pipe.close()
         return WorkerProcess(process, parent_pipe, job.device)

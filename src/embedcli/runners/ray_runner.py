@@ -283,8 +283,6 @@ def connect_to_ray(run: RunContext, ray: Any) -> Iterator[None]:
                 raise error
             raise UsageError(f"no Ray cluster at {where}: {first_line(error)}", CONNECT_HINT) from error
         restore_sigterm_handler()
-        if run.control.stop_event.is_set():
-            signal.alarm(0)  # set by Ray's handler if SIGTERM came while that was installed
         yield
     finally:
         finished.set()
@@ -295,14 +293,15 @@ def connect_to_ray(run: RunContext, ray: Any) -> Iterator[None]:
 
 
 def restore_sigterm_handler() -> None:
-    """Install Python's handler of SIGTERM again after Ray's core has replaced it.
+    """Install Python's handler of SIGTERM again after Ray's core has replaced it, and stop the alarm of Ray's own.
 
-    Ray's own prints a stack trace and aborts the process (signal 6) if it has not ended 3 s after SIGTERM; after
-    `ray.shutdown`, there is no handler at all.
+    Ray's own prints a stack trace, calls Python's, and sets an alarm that aborts the process (signal 6) if it has not
+    ended 3 s after SIGTERM; after `ray.shutdown`, there is no handler at all.
     """
     handler = signal.getsignal(signal.SIGTERM)
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+        signal.alarm(0)
 
 
 def check_reachable(address: str) -> None:

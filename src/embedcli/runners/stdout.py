@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from dataclasses import replace
 
 from embedcli import checkpoint
+from embedcli.core.errors import UsageError
 from embedcli.core.types import EncodedChunk, Reject, RunResult
 from embedcli.outputs import writers
 from embedcli.runners.completion import finished_result
@@ -18,6 +20,8 @@ def encode_to_stdout(run: RunContext) -> RunResult:
     Rejects are reported to the observer as JSON lines.
     """
     output_format = writers.resolve_output_format(run.job.output, run.job.to)
+    if output_format == "arrow" and sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError("an Arrow stream cannot be written to a terminal", "use --to jsonl, or redirect stdout")
     totals = dict.fromkeys(TOTAL_KEYS, 0)
     with closing(run.load_encoder()) as encoder:
         layout, vector_space = run.describe_output(encoder, None)
