@@ -14,6 +14,7 @@ from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
 from embedcli.readers import arrow_types
 from embedcli.readers import parquet as parquet_reader
+from embedcli.readers.dialect_notes import describe_dialects
 from embedcli.readers.nested_fields import nested_value
 from embedcli.readers.preview import InputPreview
 from embedcli.readers.template import parse_template
@@ -102,7 +103,7 @@ class ColumnResolver:
         self.keep_option = keep_option
         self.previews = previews
         self.rows = rows
-        self.notes: list[str] = []
+        self.notes = describe_dialects(previews)
         # The values of text formats are Python objects, which fit only some Arrow types.
         self._has_python_values = any(preview.format != "parquet" for preview in previews)
         self._common_names = [
@@ -112,7 +113,6 @@ class ColumnResolver:
     def resolve(self, has_several_inputs: bool) -> InputColumns:
         """Resolve all columns. With several inputs, their names become a kept column."""
         job = self.job
-        self._note_delimiters()
         id_column = self._resolve_id_column()
         text_column = None if job.template is not None else self._resolve_text_column(id_column)
         self._check_template()
@@ -130,15 +130,6 @@ class ColumnResolver:
             notes=tuple(self.notes),
             json_columns=json_columns,
         )
-
-    def _note_delimiters(self) -> None:
-        unusual = [preview for preview in self.previews if preview.delimiter]
-        if unusual:
-            first, more = unusual[0], f" and {len(unusual) - 1} other inputs" if unusual[1:] else ""
-            self.notes.append(
-                f"The fields of {format_location(first.path)}{more} are separated by {first.delimiter!r} "
-                "(seen in its header)."
-            )
 
     # Ids
 

@@ -17,6 +17,7 @@ from embedcli.readers.decoding import (
     BYTE_ORDER_MARK,
     MAX_REJECT_CHARACTERS,
     TextDecoder,
+    detect_encoding,
     escape_for_reject,
     find_undecodable_byte,
     split_lines,
@@ -123,7 +124,8 @@ def read_jsonl(
                 f"{storage.format_location(input_split.path)}: has become shorter while it was read",
                 "run the same command again when no other program writes to the file",
             )
-        for lines in _lines(source, input_split, encoding):
+        encoding, blocks = _decide_encoding(source, input_split, encoding)
+        for lines in iterate_lines(blocks, encoding, input_split.path, input_split.start):
             parsed = parse_lines(lines, encoding)
             yield build_row_batch(
                 row_builder,
@@ -148,7 +150,8 @@ def count_jsonl_rows(input_split: InputSplit, encoding: str) -> tuple[int, int]:
     """The number of rows of a split, and of its lines."""
     rows = lines = 0
     with storage.open_input(input_split.path) as source:
-        for block in _lines(source, input_split, encoding):
+        encoding, blocks = _decide_encoding(source, input_split, encoding)
+        for block in iterate_lines(blocks, encoding, input_split.path, input_split.start):
             lines += len(block)
             rows += len(block) - sum(not line or line.isspace() for line in block)
     return rows, lines
@@ -178,12 +181,17 @@ def _raw_row(lines: list[Any], position: int) -> str:
     return escape_for_reject(line.removesuffix("\r"))
 
 
-def _lines(source: storage.InputStream, input_split: InputSplit, encoding: str) -> Iterator[list[Any]]:
+def _decide_encoding(
+    source: storage.InputStream, input_split: InputSplit, encoding: str
+) -> tuple[str, Iterable[bytes]]:
+    """The encoding of a file, and the bytes of a split of it."""
+    blocks: Iterable[bytes] = source
     if input_split.unit == "bytes" and input_split.stop is not None:
-        return iterate_lines(
-            read_line_range(source, input_split.start, input_split.stop), encoding, input_split.path, input_split.start
-        )
-    return iterate_lines(source, encoding, input_split.path)
+        blocks = read_line_range(source, input_split.start, input_split.stop)
+    if input_split.start:
+        return encoding, blocks
+    marked, blocks = detect_encoding(blocks, encoding)
+    return marked or encoding, blocks
 
 
 def iterate_lines(blocks: Iterable[bytes], encoding: str, path: str, start: int = 0) -> Iterator[list[Any]]:

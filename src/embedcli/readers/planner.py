@@ -17,6 +17,7 @@ from embedcli.core.types import InputPlan, InputSplit, Partition
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import target as output_target
 from embedcli.readers.columns import resolve_columns
+from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.decoding import normalize_encoding_name
 from embedcli.readers.preview import InputPreview, preview_input
 
@@ -43,6 +44,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
         InputError: An input cannot be read.
     """
     encoding = normalize_encoding_name(job.encoding)
+    csv_options = CsvOptions.from_job(job)
     previews: list[InputPreview] = []
     rows: list[dict[str, Any]] = []
     paths = list_inputs(job)
@@ -50,7 +52,8 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
     file_stats = storage.file_identities([path for path in paths if storage.is_local(path)])
     prefetched = storage.PrefetchedFiles()
     for path in prefetched.iterate(paths, lambda path: path):
-        preview = preview_input(path, job.format, encoding, max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows)), prefetched)
+        max_rows = max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows))
+        preview = preview_input(path, job.format, encoding, max_rows, prefetched, csv_options)
         rows += preview.rows[: PREVIEW_ROWS - len(rows)]
         previews.append(replace(preview, rows=()))
     ranges = [(preview, start, stop) for preview in previews for start, stop in preview.ranges]

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, Literal
@@ -20,7 +20,8 @@ from embedcli.readers import csv as csv_reader
 from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import nested_fields
 from embedcli.readers import parquet as parquet_reader
-from embedcli.readers.decoding import BYTE_ORDER_MARK
+from embedcli.readers.csv_dialect import DEFAULT_OPTIONS, DELIMITERS, QUOTES, CsvOptions, looks_quoted
+from embedcli.readers.decoding import BYTE_ORDER_MARK, detect_encoding
 from embedcli.storage import format_location
 from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
@@ -57,7 +58,6 @@ ARROW_TYPES: Mapping[type | None, pa.DataType] = {
     float: pa.float64(),
     bool: pa.bool_(),
 }
-UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ class InputPreview:
         problem: Why the first bad row of JSONL is rejected; empty without one.
         duplicate_names: Names that more than one column has.
         bytes_per_row: About how many bytes of the file a row takes.
-        delimiter: The delimiter of CSV if it is an unusual one, otherwise empty.
+        delimiter: The delimiter of CSV if it is an unusual one that was detected, otherwise empty.
+        quotes: Where quotes are in a file of a format without quotes: around all names "in header", so that it is read
+            as quoted, or around values "in fields", which are read as they are; otherwise "as usual".
+        marked_encoding: The encoding that a byte order mark shows; None without one.
     """
 
     path: str
@@ -91,6 +94,8 @@ class InputPreview:
     duplicate_names: frozenset[str] = frozenset()
     bytes_per_row: float = ASSUMED_ROW_BYTES
     delimiter: str = ""
+    quotes: Literal["as usual", "in header", "in fields"] = "as usual"
+    marked_encoding: str | None = None
 
     def column_type(self, name: str) -> pa.DataType | None:
         """The output type of a column or nested field; None if the input does not have it."""
@@ -112,6 +117,7 @@ def preview_input(
     encoding: str,
     max_rows: int,
     prefetched: storage.PrefetchedFiles | None = None,
+    csv_options: CsvOptions = DEFAULT_OPTIONS,
 ) -> InputPreview:
     """Preview one input.
 
@@ -121,6 +127,7 @@ def preview_input(
         encoding: The canonical name of the text encoding.
         max_rows: How many rows of JSONL to read at most.
         prefetched: Files that are open already.
+        csv_options: How delimited files are written.
 
     Raises:
         InputError: The input cannot be read or is not a table of rows.
@@ -134,18 +141,16 @@ def preview_input(
         head = source.read()
         if is_lfs_pointer(head):
             raise InputError(f"{format_location(path)}: is a Git LFS pointer, not the file itself", LFS_PULL_HINT)
-        file_format = forced_format or detect_format(path, head, encoding)
+        marked_encoding, blocks = detect_encoding(chain([head], source), encoding)
+        file_format = forced_format or detect_format(path, head, marked_encoding or encoding)
         if file_format == "parquet":
             return _preview_parquet(source)
-        if encoding == "utf-8" and head.startswith(UTF16_BOMS):
-            raise InputError(
-                f"{format_location(path)}: is not UTF-8: it begins with the byte order mark of UTF-16",
-                "use --encoding utf-16",
-            )
-        blocks = chain([head], source)
         if file_format == "jsonl":
-            return _preview_jsonl(source, blocks, encoding, max_rows)
-        return _preview_delimited(source, blocks, encoding, file_format)
+            preview = _preview_jsonl(source, blocks, marked_encoding or encoding, max_rows)
+        else:
+            reader = csv_reader.CsvReader(blocks, path, file_format, encoding, csv_options)
+            preview = _preview_delimited(source, reader, file_format, csv_options)
+        return replace(preview, marked_encoding=marked_encoding)
 
 
 def detect_format(path: str, head: bytes, encoding: str) -> InputFormat:
@@ -221,9 +226,15 @@ def _preview_footer(path: str, prefetched: storage.PrefetchedFiles | None = None
 
 
 def _preview_delimited(
-    source: storage.InputStream, blocks: Iterable[bytes], encoding: str, file_format: InputFormat
+    source: storage.InputStream, reader: csv_reader.CsvReader, file_format: InputFormat, options: CsvOptions
 ) -> InputPreview:
-    reader = csv_reader.CsvReader(blocks, source.path, file_format, encoding)
+    delimiter, quote = reader.dialect.delimiter, reader.dialect.quote
+    is_detected = options.delimiter is None and delimiter != DELIMITERS[file_format]
+    quotes: Literal["as usual", "in header", "in fields"] = "as usual"
+    if options.quote is None and quote != QUOTES[file_format]:
+        quotes = "in header"
+    elif options.quote is None and quote is None and looks_quoted(reader.head, delimiter):
+        quotes = "in fields"
     return InputPreview(
         source.path,
         file_format,
@@ -231,7 +242,8 @@ def _preview_delimited(
         "all",
         size_bytes=source.size,
         bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
-        delimiter=reader.delimiter if reader.delimiter != csv_reader.DELIMITERS[file_format] else "",
+        delimiter=delimiter if is_detected else "",
+        quotes=quotes,
     )
 
 

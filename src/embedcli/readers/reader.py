@@ -15,6 +15,7 @@ from embedcli.readers import csv as csv_reader
 from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.chunker import Chunker, PrecedingLines
+from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.decoding import normalize_encoding_name
 from embedcli.readers.row_batch import RowBatch
 from embedcli.readers.row_builder import RowBuilder
@@ -86,7 +87,8 @@ def read_split_rows(
         case "jsonl":
             return jsonl_reader.read_jsonl(input_split, row_builder, encoding, prefetched)
         case "csv" | "tsv":
-            return csv_reader.read_csv(input_split, row_builder, file_format, encoding, prefetched)
+            options = CsvOptions.from_job(job)
+            return csv_reader.read_csv(input_split, row_builder, file_format, encoding, options, prefetched)
         case "parquet":
             return parquet_reader.read_parquet(input_split, row_builder, prefetched)
     assert_never(file_format)
@@ -119,7 +121,8 @@ def count_rows_and_lines(job: Job, plan: InputPlan, input_split: InputSplit) -> 
         case "jsonl":
             return jsonl_reader.count_jsonl_rows(input_split, normalize_encoding_name(job.encoding))
         case "csv" | "tsv":
-            return csv_reader.count_csv_rows(input_split, file_format, normalize_encoding_name(job.encoding))
+            options = CsvOptions.from_job(job)
+            return csv_reader.count_csv_rows(input_split, file_format, normalize_encoding_name(job.encoding), options)
         case "parquet":
             rows = (input_split.stop or 0) - input_split.start
             return rows, rows

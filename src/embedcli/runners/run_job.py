@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
 from embedcli.core.errors import OutputLocked, UsageError
-from embedcli.core.job import Job
+from embedcli.core.job import CSV_DEFAULTS, Job
 from embedcli.core.types import RunObserver, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.outputs.target import FinishedOutput
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 # How long a shard waits for another one that is beginning the same job.
 BEGIN_TIMEOUT_SECONDS = 60.0
 # What an unfinished --update may have read differently: these decide the rows, not their vectors.
-ROW_KEYS = {"inputs", "format", "encoding", "text_column", "id_column", "id_type", "template", "keep", "chunk_rows"}
+ROW_KEYS = {
+    "inputs", "format", "encoding", *CSV_DEFAULTS, "text_column", "id_column", "id_type", "template", "keep",
+    "chunk_rows",
+}  # fmt: skip
 INCOMPATIBLE_FLAG_HINTS = {
     "--overwrite": "remove the output first or choose another one: it would discard the work of other shards",
     "--limit": "use --max-seconds",
