@@ -102,5 +102,7 @@ class Job:
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",
         )  # fmt: skip
         every = asdict(self)
-        names += tuple(name for name, default in CSV_DEFAULTS.items() if every[name] != default)
-        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in names}
+        later = (name for name, default in CSV_DEFAULTS.items() if every[name] != default)
+        return {
+            name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *later)
+        }

@@ -137,6 +137,11 @@ class RowParser:
 
         That is what a stray quote leaves which an unrelated quote closes.
         """
+        is_surely_within_bounds = next_line - self._next_line <= MAX_ROW_LINES and (
+            source.tell() <= MAX_MULTILINE_ROW_CHARACTERS
+        )
+        if len(row) == self.width and is_surely_within_bounds:
+            return False
         start = find_start_of_lines(self._text, source.tell(), next_line - self._next_line)
         if is_out_of_bounds(next_line - self._next_line, source.tell() - start):
             return True
@@ -169,8 +174,8 @@ class RowParser:
         elif error is None:
             detail = f"a quoted field goes on to line {last_line}, over lines that are rows"
         else:
-            detail = str(error).replace("\t", "tab")
-            detail += f" (a quoted field goes on to line {last_line})" if line_count > 1 else ""
+            span = f" (a quoted field goes on to line {last_line})" if line_count > 1 else ""
+            detail = f"{error}{span}".replace("\t", "tab")
         line_stop = text.find("\n", start) + 1 or len(text)
         self._add_bad_line(f"{BAD_CSV_REASON}: {detail}", text[start : min(line_stop, start + MAX_REJECT_CHARACTERS)])
         source.seek(line_stop)
