@@ -103,6 +103,4 @@ class Job:
         )  # fmt: skip
         every = asdict(self)
         later = (name for name, default in CSV_DEFAULTS.items() if every[name] != default)
-        return {
-            name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *later)
-        }
+        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *later)}

@@ -147,12 +147,10 @@ class RowParser:
             return True
         if self.width in (None, len(row)):
             return False
-        swallowed = self._text[start : source.tell()].split("\n")[1:]
-        widths = {self._count_fields(line) for line in swallowed if line.strip()}
-        return widths == {self.width}
-
-    def _count_fields(self, line: str) -> int:
-        return count_fields(line, self._dialect.delimiter, self._dialect.quote)
+        first, *others = self._text[start : source.tell()].split("\n")
+        delimiter, quote = self._dialect.delimiter, self._dialect.quote
+        widths = {count_fields(line, delimiter, quote) for line in others if line.strip()}
+        return {*widths, count_fields(first, delimiter, None)} == {self.width}
 
     def _handle_bad_row(self, source: io.StringIO, last_line: int, error: csv.Error | None, *, is_last: bool) -> bool:
         """Reject the line in which a bad row begins, and go back to the next one.
