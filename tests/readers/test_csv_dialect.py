@@ -299,3 +299,35 @@ def test_detection_functions_at_their_limits() -> None:
     assert csv_dialect.detect_line_end('a,"b\nc"\r', None) == "\n"
     assert csv_dialect.find_named_delimiter("sep=,") == ","
     assert csv_dialect.find_named_delimiter("sep=\r\n") is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
+def test_utf16_without_a_mark_is_refused_with_the_encoding_to_use(tmp_path: Path, kind: str, encoding: str) -> None:
+    content = {"jsonl": '{"text": "é"}\n', "csv": "id,text\n1,é\n", "tsv": "id\ttext\n1\té\n"}[kind]
+    path = write(tmp_path / f"a.{kind}", content.encode(encoding))
+    with pytest.raises(InputError, match="without a byte order mark") as caught:
+        read(path)
+    assert caught.value.hint == f"use --encoding {encoding}"
+    assert read(path, encoding=encoding)[0] == ["é"]
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("latin-1", "café"), ("gbk", "批量")])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv"])
+def test_other_encodings_without_a_mark_are_rejects_with_a_note(
+    tmp_path: Path, kind: str, encoding: str, text: str
+) -> None:
+    content = {"jsonl": '{"text": "%s"}\n{"text": "a"}\n', "csv": "text\n%s\na\n", "tsv": "text\n%s\na\n"}[kind] % text
+    path = write(tmp_path / f"a.{kind}", content.encode(encoding))
+    texts, rejects, notes = read(path)
+    assert (texts, rejects) == (["a"], [1 + (kind != "jsonl")])
+    assert any("use --encoding latin-1 or another" in note for note in notes)
+    assert read(path, encoding=encoding)[0] == [text, "a"]
+    assert not any("--encoding" in note for note in read(path, encoding=encoding)[2])
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", '{"text": "é"}\n'), ("a.csv", "id,tête,n\n1,a,b\n")])
+def test_a_beginning_that_cannot_be_decoded_is_refused_with_a_hint(tmp_path: Path, name: str, content: str) -> None:
+    with pytest.raises(InputError, match="byte 0xe") as caught:
+        read(write(tmp_path / name, content.encode("latin-1")))
+    assert caught.value.hint == "use --encoding latin-1 or another"

@@ -75,10 +75,10 @@ def columns_without_rows(job: Job, previews: Sequence[InputPreview], has_several
     """
     bad = next((preview for preview in previews if preview.problem), None)
     if bad is not None and job.text_column is None and job.template is None:
-        raise InputError(
-            f"{format_location(bad.path, 1)}: {bad.problem}",
-            "write one JSON object per line (jq -c . FILE does that), or use --format for another format",
-        )
+        hint = "write one JSON object per line (jq -c . FILE does that), or use --format for another format"
+        if bad.has_undecodable_bytes:
+            hint = "use --encoding latin-1 or another"
+        raise InputError(f"{format_location(bad.path, 1)}: {bad.problem}", hint)
     id_column = job.id_column or None
     kept_types = {name: pa.string() for name in job.keep if name != id_column}
     return InputColumns(
@@ -88,7 +88,10 @@ def columns_without_rows(job: Job, previews: Sequence[InputPreview], has_several
         id_type=pa.int64() if id_column is None else pa.string(),
         kept_types=kept_types,
         has_source_column=has_several_inputs and "source" not in kept_types,
-        notes=("The input has no rows." if bad is None else "None of the first rows can be read.",),
+        notes=(
+            *describe_dialects(previews),
+            "The input has no rows." if bad is None else "None of the first rows can be read.",
+        ),
         json_columns=frozenset(kept_types),
     )
 

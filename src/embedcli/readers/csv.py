@@ -96,12 +96,17 @@ class CsvReader:
             raise InputError(
                 f"{location}: {BAD_CSV_REASON} in the header: {detail}", "fix its quotes, or use --quote none"
             )
-        duplicates = [repr(escape_for_reject(name)) for name, count in Counter(header).items() if name and count > 1]
+        if not is_encodable("".join(header)):
+            raise InputError(
+                f"{location}: the header is not {self._encoding.upper()}: {self._bad_encoding_reason(header)}",
+                "use --encoding latin-1 or another",
+            )
+        duplicates = [repr(name) for name, count in Counter(header).items() if name and count > 1]
         if duplicates:
             raise InputError(
                 f"{location}: the header names {', '.join(duplicates)} twice", "give every column its own name"
             )
-        return [escape_for_reject(name) for name in header]
+        return header
 
     def _number_columns(self) -> list[str]:
         """Names for the columns of a file without a header, from its first row that can be parsed."""
@@ -112,6 +117,11 @@ class CsvReader:
             width = max(map(len, batch.rows), default=0)
         self._batches = chain(first_batches, self._batches)
         return [f"column{i}" for i in range(width)]
+
+    @property
+    def has_undecodable_bytes(self) -> bool:
+        """Whether the text read so far has bytes that do not fit the encoding."""
+        return self._decoder.has_undecodable_bytes
 
     def read_batches(self) -> Iterator[CsvBatch]:
         """Yield all rows after the header. Blank lines are skipped, and headers that concatenated files repeat."""
@@ -149,7 +159,7 @@ class CsvReader:
             for i, row in enumerate(batch.rows):
                 if len(row) != width:
                     batch.reject_reasons.setdefault(i, f"{WRONG_WIDTH_REASON}: {len(row)} instead of {width}")
-        if self._decoder.has_undecodable_bytes:
+        if self.has_undecodable_bytes:
             for i, row in enumerate(batch.rows):
                 if not is_encodable("".join(row)):
                     batch.reject_reasons[i] = self._bad_encoding_reason(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import AnyStr
 
@@ -56,6 +56,22 @@ def detect_encoding(blocks: Iterable[bytes], encoding: str) -> tuple[str | None,
             break
     marked = next((name for mark, name in MARKED_ENCODINGS.items() if head.startswith(mark)), None)
     return marked, chain([head], rest)
+
+
+def refuse_unmarked_utf16(head: bytes, encoding: str, path: str) -> None:
+    """InputError if a file that should be UTF-8 begins with ASCII text in UTF-16 without a byte order mark."""
+    beginning = head[:16]
+    if encoding != "utf-8" or len(beginning) < 8:
+        return
+    for name, zeros, others in (
+        ("utf-16-le", beginning[1::2], beginning[::2]),
+        ("utf-16-be", beginning[::2], beginning[1::2]),
+    ):
+        if not any(zeros) and all(others):
+            raise InputError(
+                f"{format_location(path)}: looks like {name.upper()} without a byte order mark",
+                f"use --encoding {name}",
+            )
 
 
 def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
@@ -121,6 +137,16 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def has_undecodable_lines(lines: Sequence[AnyStr]) -> bool:
+    """Whether some lines, as bytes in UTF-8 or as decoded text, have bytes that do not fit their encoding."""
+    try:
+        for line in lines:
+            line.decode() if isinstance(line, bytes) else line.encode()
+    except UnicodeError:
+        return True
+    return False
 
 
 def find_undecodable_byte(text: str) -> tuple[int, int] | None:

@@ -28,6 +28,12 @@ def describe_dialects(previews: Sequence[InputPreview]) -> list[str]:
         if preview.marked_encoding is not None:
             sentence = f"{{}} is read as {preview.marked_encoding.upper()}, as its byte order mark shows."
             paths_by_sentence[sentence].append(preview.path)
+        if preview.has_undecodable_bytes:
+            sentence = (
+                "The beginning of {} has bytes that do not fit its encoding: their rows are rejected; "
+                "use --encoding latin-1 or another if it is not right."
+            )
+            paths_by_sentence[sentence].append(preview.path)
     return [sentence.replace("{}", _name_first(paths), 1) for sentence, paths in paths_by_sentence.items()]
 
 

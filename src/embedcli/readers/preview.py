@@ -21,7 +21,7 @@ from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import nested_fields
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers.csv_dialect import DEFAULT_OPTIONS, DELIMITERS, QUOTES, CsvOptions, looks_quoted
-from embedcli.readers.decoding import BYTE_ORDER_MARK, detect_encoding
+from embedcli.readers.decoding import BYTE_ORDER_MARK, detect_encoding, has_undecodable_lines, refuse_unmarked_utf16
 from embedcli.storage import format_location
 from embedcli.storage.lfs import LFS_PULL_HINT, is_lfs_pointer
 
@@ -80,6 +80,7 @@ class InputPreview:
         quotes: Where quotes are in a file of a format without quotes: around all names "in header", so that it is read
             as quoted, or around values "in fields", which are read as they are; otherwise "as usual".
         marked_encoding: The encoding that a byte order mark shows; None without one.
+        has_undecodable_bytes: Whether text at its beginning does not fit its encoding.
     """
 
     path: str
@@ -96,6 +97,7 @@ class InputPreview:
     delimiter: str = ""
     quotes: Literal["as usual", "in header", "in fields"] = "as usual"
     marked_encoding: str | None = None
+    has_undecodable_bytes: bool = False
 
     def column_type(self, name: str) -> pa.DataType | None:
         """The output type of a column or nested field; None if the input does not have it."""
@@ -142,6 +144,7 @@ def preview_input(
         if is_lfs_pointer(head):
             raise InputError(f"{format_location(path)}: is a Git LFS pointer, not the file itself", LFS_PULL_HINT)
         marked_encoding, blocks = detect_encoding(chain([head], source), encoding)
+        refuse_unmarked_utf16(head, encoding, path)
         file_format = forced_format or detect_format(path, head, marked_encoding or encoding)
         if file_format == "parquet":
             return _preview_parquet(source)
@@ -244,6 +247,7 @@ def _preview_delimited(
         bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
         delimiter=delimiter if is_detected else "",
         quotes=quotes,
+        has_undecodable_bytes=reader.has_undecodable_bytes,
     )
 
 
@@ -266,6 +270,7 @@ def _preview_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encodin
         split_byte_ranges(source.size or 0) if is_splittable else ((0, None),),
         size_bytes=source.size,
         rows=rows,
+        has_undecodable_bytes=has_undecodable_lines(lines),
         problem=next(iter(parsed.reject_reasons.values()), ""),
         bytes_per_row=sum(map(len, lines)) / len(lines) + 1
         if is_splittable and lines
