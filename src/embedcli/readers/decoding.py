@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import AnyStr
+from typing import Any, AnyStr
 
 from embedcli.core.errors import InputError, UsageError
 from embedcli.storage import format_location
@@ -139,7 +139,7 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-def has_undecodable_lines(lines: Sequence[AnyStr]) -> bool:
+def has_undecodable_lines(lines: Sequence[Any]) -> bool:
     """Whether some lines, as bytes in UTF-8 or as decoded text, have bytes that do not fit their encoding."""
     try:
         for line in lines:
