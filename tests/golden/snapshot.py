@@ -30,7 +30,9 @@ UNSTABLE = {
     "padding_share", "batches", "padded_tokens", "detail", "time",
 }  # fmt: skip
 # Options that jobs have had only since the record was made.
-LATER_OPTIONS = {"code_revision", "max_removed", "stop_after"}
+LATER_OPTIONS = {
+    "code_revision", "max_removed", "stop_after", "delimiter", "quote", "escape", "header", "skip_lines",
+}  # fmt: skip
 # The digest of a file in its own metadata, which outputs have had only since then, and the check of it.
 DIGEST_KEY = "embedcli.sha256"
 LATER_KEYS = LATER_OPTIONS | {DIGEST_KEY}

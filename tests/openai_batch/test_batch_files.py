@@ -22,7 +22,7 @@ import fake_server as fake
 from batch_lines import DIM, answer, expired, read, refusal, write
 from embedcli import openai_batch, readers
 from embedcli.core.errors import InputError, OutputError, UsageError
-from embedcli.core.job import Job
+from embedcli.core.job import CSV_DEFAULTS, Job
 from embedcli.core.types import EncodedChunk
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.openai_batch.results import BatchResults, parse_result_line
@@ -333,6 +333,20 @@ def test_the_import_finds_rows_and_model_beside_the_results(
     assert found.inputs == (str(rows),)
     assert (found.output, found.prompt, found.keep, found.model) == ("other.npy", "q: ", ("id",), job.model)
     assert hosted_encoder.hosted_model_identity(found) == hosted_encoder.hosted_model_identity(job)
+
+
+def test_the_import_reads_rows_in_the_dialect_of_the_export(tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("title\na|b\n", "utf-8")
+    job = replace(job_for(source), delimiter="|", header=False, skip_lines=1, text_column="column1")
+    openai_batch.export_requests(job, str(tmp_path / "requests.jsonl"), quiet)
+    found = openai_batch.load_job([str(tmp_path / "results.jsonl")], "out.npy")
+    assert (found.delimiter, found.header, found.skip_lines) == ("|", False, 1)
+    path = tmp_path / "requests.job.json"
+    kept = json.loads(path.read_bytes())
+    earlier = {name: value for name, value in kept.items() if name not in CSV_DEFAULTS}
+    path.write_text(json.dumps(earlier), "utf-8")
+    assert openai_batch.load_job([str(tmp_path / "results.jsonl")], "out.npy").delimiter is None
 
 
 def test_no_job_or_two_beside_the_results(tmp_path: Path) -> None:

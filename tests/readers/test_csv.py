@@ -72,3 +72,22 @@ def test_headers_are_skipped_in_tsv_and_by_resumed_runs(tmp_path: Path) -> None:
     assert run(*arguments, "--chunk-rows", "2", "--stop-after", "4").code == 75
     assert run(*arguments).code == 0
     assert pq.read_table(tmp_path / "out.ids.parquet").num_rows == 9
+
+
+def test_a_run_reads_tsv_without_quotes_and_says_how_to_read_them(tmp_path: Path) -> None:
+    rows, said = encode(tmp_path, b'id\ttext\n1\t"word1\n2\tword2"\n3\tword3\n', name="in.tsv")
+    assert [row["text"] for row in rows] == ['"word1', 'word2"', "word3"]
+    assert "--quote" not in said
+    _, said = encode(tmp_path, b'id\ttext\n1\t"word1"\n', "--overwrite", "--max-removed", "100%", name="in.tsv")
+    assert "look quoted, but TSV is read without quotes; use --quote '\"' if they are" in " ".join(said.split())
+
+
+def test_the_options_of_the_command_line_name_the_dialect(tmp_path: Path) -> None:
+    rows, _ = encode(
+        tmp_path, b"a title\nid;text\n1;word1\\; word2\n", "--skip-lines", "1", "--delimiter", "semicolon",
+        "--quote", "none", "--escape", "backslash",
+    )  # fmt: skip
+    assert [row["text"] for row in rows] == ["word1; word2"]
+    (tmp_path / "b.csv").write_text("word1,word2\n", "utf-8")
+    job = ("encode", tmp_path / "b.csv", tmp_path / "b.npy", "--model", tmp_path / "words.txt", "--no-header")
+    assert run(*job, "--text-column", "column1").code == 0

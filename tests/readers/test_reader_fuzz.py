@@ -30,7 +30,7 @@ TOKENS = [
 LINES = [b'{"text": "a"}', b'{"text": "\xff"}', b"x" * 30, b"", b"  ", b"\xef\xbb\xbf{}"]
 # Errors of a whole JSONL file, whatever its rows are.
 FILE_ERRORS = (
-    "JSON array", "UTF-16", "the gzip", "the zstd", "the bz2", "the xz", "no column 'text'", "is not UTF-8",
+    "JSON array", "the gzip", "the zstd", "the bz2", "the xz", "no column 'text'", "is not UTF-8",
     "not a table of rows", "binary data", "over several lines",
 )  # fmt: skip
 
@@ -94,10 +94,12 @@ def test_any_rows_after_a_header_are_read_and_none_is_lost(folder: Path, data: b
     count = outcome(path, "csv" if "," in header else "tsv")
     if isinstance(count, str) and "binary data" in count:
         assert sum(byte < 32 for byte in data) >= signatures.MIN_CONTROLS
-    elif b'"' not in data:
-        assert count == sum(1 for line in re.split(rb"\r\n|\r|\n", data) if line)
-    else:
-        assert isinstance(count, int) or "a quoted field in this row" in count
+        return
+    assert isinstance(count, int)
+    if b'"' not in data or "\t" in header:
+        lines = [line.removesuffix(b"\r") for line in data.split(b"\n")]
+        headers = (header.encode()[:-1], b"\xef\xbb\xbf" + header.encode()[:-1])
+        assert count == sum(1 for line in lines if line and line not in headers)
 
 
 @given(data=anything)
@@ -109,6 +111,8 @@ def test_every_line_of_jsonl_is_a_row_or_a_reject(folder: Path, data: bytes) -> 
     path = folder / "a.jsonl"
     path.write_bytes(data)
     count = outcome(path, "jsonl")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
+        return  # UTF-16 or UTF-32: its lines are not those of the bytes
     rows = sum(1 for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip())
     assert count == rows or (isinstance(count, str) and any(word in count for word in FILE_ERRORS))
 

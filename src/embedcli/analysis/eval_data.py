@@ -12,6 +12,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
+from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.preview import preview_input
 
 # Column names that are recognised, in order of preference.
@@ -219,7 +220,7 @@ def guess_columns(job: Job, path: str, names: Sequence[Sequence[str]], remedy: s
     Raises:
         UsageError: The file has no column of a group; the hint is `remedy`.
     """
-    preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS)
+    preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS, csv_options=CsvOptions.from_job(job))
     columns = {name.lower(): name for name in preview.column_types}
     matches = [next((columns[name] for name in group if name in columns), None) for group in names]
     for group, name in zip(names, matches, strict=True):

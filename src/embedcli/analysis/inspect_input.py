@@ -11,6 +11,7 @@ import numpy as np
 from embedcli import readers, storage
 from embedcli.analysis.inspect_output import StreamingQuantiles
 from embedcli.core.job import Job
+from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.preview import preview_input
 
 # Rows of JSONL inputs that are read to list the columns.
@@ -56,7 +57,7 @@ def list_columns(job: Job, paths: Sequence[str]) -> dict[str, str]:
     """List columns, with the fields of objects, and their types; those of JSONL inputs from their first rows."""
     columns: dict[str, str] = {}
     for path in paths:
-        preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS)
+        preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS, csv_options=CsvOptions.from_job(job))
         for name, column_type in preview.flat_column_types.items():
             columns.setdefault(name, str(column_type))
     return columns

@@ -8,7 +8,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, print_line, print_note, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import with_job_options
+from embedcli.cli.options import INPUT_FLAGS, with_job_options
 from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
@@ -16,9 +16,8 @@ from embedcli.core.job import Job
 EVALUATE_FLAGS = (
     "revision", "trust_remote_code", "code_revision", "offline", "cache_dir", "as_", "prompt_name", "prompt",
     "max_seq_length", "normalize", "truncate_dim", "device", "engine", "dtype", "batch_tokens", "threads", "base_url",
-    "text_column", "id_column", "template", "format", "encoding",
+    *INPUT_FLAGS,
 )  # fmt: skip
-INPUT_FIELDS = ("text_column", "id_column", "template", "format", "encoding")
 
 
 @handle_errors
@@ -66,9 +65,9 @@ def evaluate(
     set_environment(flags)
     from embedcli.analysis.evaluate import evaluate_model
 
-    input_job = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FIELDS})
+    input_job = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FLAGS})
     tasks = read_tasks(input_job, files, columns, label, (queries, relevance, query_prompt, document_prompt))
-    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
+    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
     jobs = [Job(inputs=(), output="-", model=name, **encoder_flags) for name in model or [DEFAULT_MODEL]]
     results = [evaluate_model(job, tasks, count, print_note) for job in jobs]
     if as_json:

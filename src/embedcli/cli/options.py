@@ -58,6 +58,11 @@ JOB_FLAGS = (
     Flag("keep", list[str], "--keep", "Copy this column to the output; repeatable."),
     Flag("format", InputFormat, "--format", "Input format, if the file name does not show it."),
     Flag("encoding", str, "--encoding", "Text encoding of the input."),
+    Flag("delimiter", str, "--delimiter", "Character between the fields of CSV or TSV, or its name: tab, semicolon."),
+    Flag("quote", str, "--quote", 'Character around fields of CSV or TSV, or none; default: " in CSV, none in TSV.'),
+    Flag("escape", str, "--escape", "Character that takes the next one literally, such as backslash."),
+    Flag("header", bool, "--header/--no-header", "The first row of CSV or TSV names the columns, or is a row."),
+    Flag("skip_lines", int, "--skip-lines", "Lines of CSV or TSV before the header or the first row."),
     Flag("to", OutputFormat, "--to", "Output format, if the file name does not show it."),
     Flag("as_", Role, "--as", "Which of the model's prompts to use: the one for queries, for documents, or none."),
     Flag("prompt_name", str, "--prompt-name", "Use the model's prompt with this name."),
@@ -146,7 +151,8 @@ JOB_FLAGS = (
 )
 FLAGS_BY_NAME = {flag.name: flag for flag in JOB_FLAGS}
 MODEL_FLAGS = ("model", "revision", "trust_remote_code", "code_revision", "offline", "cache_dir")
-INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding")
+CSV_FLAGS = ("delimiter", "quote", "escape", "header", "skip_lines")
+INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding", *CSV_FLAGS)
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",
     "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "rpm", "tpm", "max_concurrency",

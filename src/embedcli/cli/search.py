@@ -11,16 +11,15 @@ import typer
 
 from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import with_job_options
+from embedcli.cli.options import INPUT_FLAGS, with_job_options
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
 SEARCH_FLAGS = (
     "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
-    "text_column", "id_column", "template", "format", "encoding",
+    *INPUT_FLAGS,
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
-INPUT_FIELDS = ("text_column", "id_column", "template", "format", "encoding")
 
 
 @handle_errors
@@ -66,10 +65,10 @@ def search(
 
     dataset = open_dataset(output)
     columns = choose_shown_columns(dataset, show or [])
-    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FIELDS}
+    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
     with Searcher(dataset, notify=print_note, prompt=prompt, model=model, **encoder_flags) as searcher:
         if queries is not None:
-            query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FIELDS})
+            query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
             write_rows(search_queries_in_file(searcher, query_job, (count, columns, metric)), to or "-")
             return
         hits = searcher.search([SearchQuery(" ".join(words or []))], count, columns, metric)

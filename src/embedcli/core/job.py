@@ -8,6 +8,10 @@ from typing import Any, Literal
 from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputFormat, Overflow, Precision, Role
 
+# How delimited files are written. Of these only what is not the default is part of a job's identity, so that jobs of
+# versions without these options go on.
+CSV_DEFAULTS = {"delimiter": None, "quote": None, "escape": None, "header": True, "skip_lines": 0}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -23,6 +27,11 @@ class Job:
     to: OutputFormat | None = None
     # Reading rows
     encoding: str = "utf-8"
+    delimiter: str | None = None
+    quote: str | None = None
+    escape: str | None = None
+    header: bool = True
+    skip_lines: int = 0
     text_column: str | None = None
     id_column: str | None = None
     template: str | None = None
@@ -94,5 +103,5 @@ class Job:
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",
         )  # fmt: skip
         every = asdict(self)
-        added = [name for name in ("limit",) if every[name] is not None]  # options that earlier versions do not know
-        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *added)}
+        later = (name for name, default in {"limit": None, **CSV_DEFAULTS}.items() if every[name] != default)
+        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *later)}

@@ -18,7 +18,7 @@ from embedcli.core.job import Job
 MINIMUM_VALUES = {
     "limit": 1, "stop_after": 1, "batch_tokens": 1, "chunk_rows": 1, "threads": 1, "truncate_dim": 1,
     "max_seq_length": 1, "workers": 1, "rpm": 1, "tpm": 1, "max_concurrency": 1, "part_size": 1, "split_overlap": 0,
-    "retry_cap": 0, "patience": 0, "num_cpus": 0, "num_gpus": 0,
+    "skip_lines": 0, "retry_cap": 0, "patience": 0, "num_cpus": 0, "num_gpus": 0,
 }  # fmt: skip
 POSITIVE_OPTIONS = ("max_seconds", "request_timeout")
 # The largest integer that float64, and so every JSON reader, holds exactly.
@@ -138,6 +138,28 @@ def _parse_row_limit(option: str, text: str) -> str:
     return found[1] + found[2]
 
 
+def parse_delimiter(text: str) -> str:
+    """Parse --delimiter: one character, or the name of one such as tab. UsageError if it is neither."""
+    return _parse_character("--delimiter", text, "use one character, or tab, comma, semicolon, pipe or space")
+
+
+def parse_quote(text: str) -> str:
+    """Parse --quote: one character, or none. UsageError if it is neither."""
+    return text if text == "none" else _parse_character("--quote", text, "use one character, or none")
+
+
+def parse_escape(text: str) -> str:
+    """Parse --escape: one character, or backslash. UsageError if it is neither."""
+    return _parse_character("--escape", text, "use one character, or backslash")
+
+
+def _parse_character(option: str, text: str, hint: str) -> str:
+    character = CHARACTER_NAMES.get(text, text)
+    if len(character) != 1 or character in "\r\n\0\ufeff" or "\ud800" <= character <= "\udfff":
+        raise UsageError(f"{option} {text!r} is not one character within a line", hint)
+    return character
+
+
 def parse_byte_size(text: str) -> int:
     """Parse a size such as 256MB, 1GiB or a plain number of bytes. UsageError if it is not a size above zero."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
@@ -150,7 +172,14 @@ def parse_byte_size(text: str) -> int:
     return size
 
 
+CHARACTER_NAMES = {
+    "tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " ", "backslash": "\\",
+    "\\\\": "\\",
+}  # fmt: skip
 TEXT_PARSERS = {
+    "delimiter": parse_delimiter,
+    "quote": parse_quote,
+    "escape": parse_escape,
     "part_size": parse_byte_size,
     "shard": parse_shard,
     "max_rejects": parse_max_rejects,

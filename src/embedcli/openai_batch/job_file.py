@@ -11,7 +11,7 @@ from typing import Any
 
 from embedcli import storage
 from embedcli.core.errors import UsageError
-from embedcli.core.job import Job
+from embedcli.core.job import CSV_DEFAULTS, Job
 from embedcli.encoders.hosted.client import parse_server_address
 from embedcli.outputs import writers
 
@@ -21,6 +21,8 @@ SAVED_FIELDS = (
     "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "model", "as_", "prompt",
     "max_seq_length", "overflow", "normalize", "truncate_dim", "base_url",
 )  # fmt: skip
+# Options that job files of earlier versions lack.
+LATER_FIELDS = tuple(CSV_DEFAULTS)
 
 
 def job_file_path(requests: str) -> str:
@@ -31,7 +33,7 @@ def job_file_path(requests: str) -> str:
 def save_job(job: Job, requests: str) -> str:
     """Save the job beside its request files, with absolute input paths. Returns the path of the job file."""
     every = asdict(job)
-    kept: dict[str, Any] = {name: every[name] for name in SAVED_FIELDS}
+    kept: dict[str, Any] = {name: every[name] for name in (*SAVED_FIELDS, *LATER_FIELDS)}
     kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
     kept["base_url"] = parse_server_address(job).base_url
     path = job_file_path(requests)
@@ -49,6 +51,7 @@ def load_job(results: Sequence[str], output: str, file: str | None = None) -> Jo
     try:
         kept = json.loads(Path(path).read_bytes())
         fields: dict[str, Any] = {name: kept[name] for name in SAVED_FIELDS}
+        fields |= {name: kept[name] for name in LATER_FIELDS if name in kept}
         fields |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
     except OSError as error:
         raise UsageError(

@@ -14,6 +14,7 @@ from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
 from embedcli.readers import arrow_types, record_batches
 from embedcli.readers.common_types import common_type
+from embedcli.readers.dialect_notes import describe_dialects
 from embedcli.readers.nested_fields import nested_value
 from embedcli.readers.partition_columns import note_columns_of_files
 from embedcli.readers.preview import InputPreview
@@ -77,10 +78,10 @@ def columns_without_rows(job: Job, previews: Sequence[InputPreview], has_several
     """
     bad = next((preview for preview in previews if preview.problem), None)
     if bad is not None and job.text_column is None and job.template is None:
-        raise InputError(
-            f"{format_location(bad.path, 1)}: {bad.problem}",
-            "write one JSON object per line (jq -c . FILE does that), or use --format for another format",
-        )
+        hint = "write one JSON object per line (jq -c . FILE does that), or use --format for another format"
+        if bad.has_undecodable_bytes:
+            hint = "use --encoding latin-1 or another"
+        raise InputError(f"{format_location(bad.path, 1)}: {bad.problem}", hint)
     id_column = job.id_column or None
     partition_types = {name: kind for preview in previews for name, kind in preview.partition_types.items()}
     kept_types = {name: partition_types.get(name, pa.string()) for name in job.keep if name != id_column}
@@ -91,7 +92,10 @@ def columns_without_rows(job: Job, previews: Sequence[InputPreview], has_several
         id_type=pa.int64() if id_column is None else partition_types.get(id_column, pa.string()),
         kept_types=kept_types,
         has_source_column=has_several_inputs and "source" not in kept_types,
-        notes=("The input has no rows." if bad is None else "None of the first rows can be read.",),
+        notes=(
+            *describe_dialects(previews),
+            "The input has no rows." if bad is None else "None of the first rows can be read.",
+        ),
         json_columns=frozenset(kept_types.keys() - partition_types),
         partition_types=partition_types,
     )
@@ -107,7 +111,7 @@ class ColumnResolver:
         self.keep_option = keep_option
         self.previews = previews
         self.rows = rows
-        self.notes: list[str] = []
+        self.notes = describe_dialects(previews)
         # The values of text formats are Python objects, which fit only some Arrow types.
         self._has_python_values = not all(preview.has_arrow_types for preview in previews)
         self._partition_types = {
@@ -121,7 +125,6 @@ class ColumnResolver:
         """Resolve all columns. With several inputs, their names become a kept column."""
         job = self.job
         self.notes += [preview.note for preview in self.previews if preview.note]
-        self._note_delimiters()
         id_column = self._resolve_id_column()
         text_column = None if job.template is not None else self._resolve_text_column(id_column)
         self._check_template()
@@ -143,15 +146,6 @@ class ColumnResolver:
             json_columns=json_columns,
             partition_types={name: kind for name, kind in self._partition_types.items() if name in names},
         )
-
-    def _note_delimiters(self) -> None:
-        unusual = [preview for preview in self.previews if preview.delimiter]
-        if unusual:
-            first, more = unusual[0], f" and {len(unusual) - 1} other inputs" if unusual[1:] else ""
-            self.notes.append(
-                f"The fields of {format_location(first.path)}{more} are separated by {first.delimiter!r} "
-                "(seen in its header)."
-            )
 
     # Ids
 

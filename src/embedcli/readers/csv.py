@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -15,62 +13,35 @@ from itertools import chain
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputFormat, InputSplit
+from embedcli.readers.csv_dialect import DEFAULT_OPTIONS, CsvDialect, CsvOptions, LineEnd, detect_dialect
+from embedcli.readers.csv_rows import ParsedRows, RowParser
 from embedcli.readers.decoding import (
     BYTE_ORDER_MARK,
-    MAX_REJECT_CHARACTERS,
     MAX_ROW_BYTES,
     TextDecoder,
+    detect_encoding,
     escape_for_reject,
     find_undecodable_byte,
     is_encodable,
-    split_at_newlines,
+    split_at_line_ends,
 )
-from embedcli.readers.row_batch import BAD_CSV_REASON, BAD_ENCODING_REASON, WRONG_WIDTH_REASON, RejectReasons, RowBatch
+from embedcli.readers.row_batch import BAD_CSV_REASON, BAD_ENCODING_REASON, WRONG_WIDTH_REASON, RowBatch
 from embedcli.readers.row_builder import RowBuilder, build_row_batch
 
-
-class CsvDialect(csv.Dialect):
-    """The CSV dialect of inputs: RFC 4180, with rows that end in CR LF, LF or CR.
-
-    A field that contains the delimiter, a quote or a line break is quoted; a quote inside of it is doubled. Other text
-    after the closing quote is an error (strict), because it usually means that rows have been swallowed.
-    """
-
-    delimiter = ","  # see DELIMITERS and ALTERNATIVE_DELIMITERS
-    quotechar = '"'
-    doublequote = True
-    skipinitialspace = False
-    lineterminator = "\n"
-    quoting = csv.QUOTE_MINIMAL
-    strict = True
-
-
-DELIMITERS = {"csv": ",", "tsv": "\t"}
-# Tried for .csv files whose header has no comma: spreadsheets write semicolons where the comma is the decimal mark, and
-# databases write tabs and bars.
-ALTERNATIVE_DELIMITERS = ";\t|"
-CSV_BATCH_ROWS = 2048
-# A broken row that covers more lines than this is an error, not a reject: a quote was never closed, and most of the
-# file would be lost in that row.
-MAX_SWALLOWED_LINES = 100
+# The dialect is decided from this many characters at the beginning of a file.
+HEAD_CHARACTERS = 64 << 10
+# The same if they contain carriage returns and no line feed: perhaps the first line is a long one.
+LONG_HEAD_CHARACTERS = 4 << 20
 
 
 @dataclass
-class CsvBatch:
-    """Some rows of a file.
+class CsvBatch(ParsedRows):
+    """Some rows of a file, without its header.
 
     Attributes:
-        rows: The fields of each row; empty for a row that cannot be parsed.
-        lines: The line that each row begins at, from 1.
-        reject_reasons: Why rows are rejected, by position in the batch.
-        raw_rows: Rows that cannot be parsed as they are in the file, by position.
         repeated_headers: The lines of rows that repeat the header and were skipped.
     """
 
-    rows: list[list[str]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    reject_reasons: RejectReasons = field(default_factory=dict)
-    raw_rows: dict[int, str] = field(default_factory=dict)
     repeated_headers: list[int] = field(default_factory=list)
 
     def column(self, index: int | None) -> list[str | None]:
@@ -83,115 +54,115 @@ class CsvBatch:
 
 
 class CsvReader:
-    """Reads a delimited file: its `header` and `delimiter`, then its rows in batches."""
+    """Reads a delimited file: its `header`, then its rows in batches.
 
-    def __init__(self, blocks: Iterable[bytes], path: str, file_format: InputFormat, encoding: str) -> None:
+    Attributes:
+        header: The names of the columns; `column0`, `column1`, ... if the file has none.
+        dialect: How the file is written.
+        head: The beginning of the file, by which that was decided.
+        marked_encoding: The encoding that a byte order mark shows; None without one.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[bytes],
+        path: str,
+        file_format: InputFormat,
+        encoding: str,
+        options: CsvOptions = DEFAULT_OPTIONS,
+    ) -> None:
         csv.field_size_limit(MAX_ROW_BYTES)
         self.path = path
-        self._decoder = TextDecoder(encoding, path)
-        self._encoding = encoding
-        self._portion = io.StringIO()
-        self._text = self._previous_end = ""
-        portions = self._portions(blocks)
-        first = next(portions, self._portion)
-        named_delimiter = find_named_delimiter(self._text)
-        self._has_delimiter_line = named_delimiter is not None
-        self.delimiter = named_delimiter or detect_delimiter(self._text, file_format)
-        lines = chain.from_iterable(chain([first], portions))
-        self._reader = csv.reader(lines, dialect=CsvDialect, delimiter=self.delimiter)
-        self._next_line = 1
-        self.header = self._read_header()
-
-    def _portions(self, blocks: Iterable[bytes]) -> Iterator[io.StringIO]:
-        for text in split_at_newlines(self._decoder.decode(blocks), self.path):
-            self._text, self._previous_end = text, self._text[-MAX_REJECT_CHARACTERS:]
-            self._portion = io.StringIO(text, newline="")
-            yield self._portion
+        self.marked_encoding, blocks = detect_encoding(blocks, encoding)
+        self._encoding = self.marked_encoding or encoding
+        self._decoder = TextDecoder(self._encoding, path)
+        self.head, texts = read_head(self._decoder.decode(blocks))
+        self.dialect = detect_dialect(self.head, file_format, options)
+        portions = split_at_line_ends(texts, self.dialect.line_end, path)
+        skipped = self.dialect.skipped_lines
+        parser = RowParser(self.dialect, first_line=skipped + 1)
+        self._batches = parser.parse(skip_lines(portions, skipped, self.dialect.line_end))
+        self._has_header = options.has_header
+        self.header = self._read_header() if self._has_header else self._number_columns()
 
     def _read_header(self) -> list[str]:
-        if self._has_delimiter_line:
-            next(self._reader)
-        try:
-            header = next((row for row in self._reader if row), [])
-        except csv.Error as error:
-            location = storage.format_location(self.path, self._reader.line_num)
-            raise InputError(f"{location}: {BAD_CSV_REASON} in the header: {error}", "fix its quotes") from error
-        self._next_line = self._reader.line_num + 1
-        self._header_fields = header
-        duplicates = [repr(escape_for_reject(name)) for name, count in Counter(header).items() if name and count > 1]
+        batch = next((batch for batch in self._batches if batch.rows), None)
+        header = self._header_fields = batch.rows[0] if batch else []
+        if batch is None:
+            return []
+        location = storage.format_location(self.path, batch.lines[0])
+        if batch.reject_reasons:
+            detail = batch.reject_reasons[0].removeprefix(f"{BAD_CSV_REASON}: ")
+            raise InputError(
+                f"{location}: {BAD_CSV_REASON} in the header: {detail}", "fix its quotes, or use --quote none"
+            )
+        if not is_encodable("".join(header)):
+            raise InputError(
+                f"{location}: the header is not {self._encoding.upper()}: {self._bad_encoding_reason(header)}",
+                "use --encoding latin-1 or another",
+            )
+        duplicates = [repr(name) for name, count in Counter(header).items() if name and count > 1]
         if duplicates:
-            location = storage.format_location(self.path, self._reader.line_num)
             raise InputError(
                 f"{location}: the header names {', '.join(duplicates)} twice", "give every column its own name"
             )
-        return [escape_for_reject(name) for name in header]
+        return header
+
+    def _number_columns(self) -> list[str]:
+        """Names for the columns of a file without a header, from its first row that can be parsed."""
+        first_batches = []
+        width = 0
+        while not width and (batch := next(self._batches, None)) is not None:
+            first_batches.append(batch)
+            width = max(map(len, batch.rows), default=0)
+        self._batches = chain(first_batches, self._batches)
+        return [f"column{i}" for i in range(width)]
+
+    @property
+    def has_undecodable_bytes(self) -> bool:
+        """Whether the text read so far has bytes that do not fit the encoding."""
+        return self._decoder.has_undecodable_bytes
 
     def read_batches(self) -> Iterator[CsvBatch]:
         """Yield all rows after the header. Blank lines are skipped, and headers that concatenated files repeat."""
-        batch, portion = CsvBatch(), self._portion
-        while True:
-            try:
-                for row in self._reader:
-                    if row and self._repeats_header(row):
-                        batch.repeated_headers.append(self._next_line)
-                    elif row:
-                        batch.rows.append(row)
-                        batch.lines.append(self._next_line)
-                    self._next_line = self._reader.line_num + 1
-                    if len(batch.rows) >= CSV_BATCH_ROWS or self._portion is not portion:
-                        yield self._with_reasons(batch)
-                        batch, portion = CsvBatch(), self._portion
-                break
-            except csv.Error as error:
-                self._add_broken_row(batch, error)
-        yield self._with_reasons(batch)
+        for parsed in self._batches:
+            batch = CsvBatch(parsed.rows, parsed.lines, parsed.reject_reasons, parsed.raw_rows)
+            if self._has_header:
+                batch = self._without_headers(batch)
+            self._add_reasons(batch)
+            yield batch
+
+    def _without_headers(self, batch: CsvBatch) -> CsvBatch:
+        repeated = {i for i, row in enumerate(batch.rows) if self._repeats_header(row)}
+        if not repeated:
+            return batch
+        kept = [i for i in range(len(batch.rows)) if i not in repeated]
+        return CsvBatch(
+            [batch.rows[i] for i in kept],
+            [batch.lines[i] for i in kept],
+            {new: batch.reject_reasons[i] for new, i in enumerate(kept) if i in batch.reject_reasons},
+            {new: batch.raw_rows[i] for new, i in enumerate(kept) if i in batch.raw_rows},
+            [batch.lines[i] for i in sorted(repeated)],
+        )
 
     def _repeats_header(self, row: list[str]) -> bool:
         """Whether a row is the header once more, with or without a byte order mark, as `cat *.csv` leaves it."""
         header = self._header_fields
-        if len(row) != len(header) or row[-1] != header[-1]:
+        if len(row) != len(header) or not row or row[-1].removeprefix(BYTE_ORDER_MARK) != header[-1]:
             return False
         return [row[0].removeprefix(BYTE_ORDER_MARK), *row[1:]] == header
 
-    def _add_broken_row(self, batch: CsvBatch, error: csv.Error) -> None:
-        """Reject a row with wrong quotes; InputError if it covers a large part of the file."""
-        first, last = self._next_line, self._reader.line_num
-        if last - first >= MAX_SWALLOWED_LINES:
-            raise InputError(
-                f"{storage.format_location(self.path, first)}: a quoted field in this row goes on to line {last}, "
-                f"where: {error}",
-                "fix the quote: write a quote inside a quoted field twice",
-            ) from error
-        span = f" (lines {first} to {last})" if last > first else ""
-        position = len(batch.rows)
-        batch.reject_reasons[position] = f"{BAD_CSV_REASON}: {error}{span}".replace("\t", "tab")
-        batch.raw_rows[position] = escape_for_reject(self._last_lines(last - first + 1))
-        batch.rows.append([])
-        batch.lines.append(first)
-        self._next_line = last + 1
-
-    def _last_lines(self, count: int) -> str:
-        """The beginning of the last lines that were parsed, as far as they are still in memory."""
-        start = self._portion.tell()
-        while count and start:
-            start = self._text.rfind("\n", 0, start - 1) + 1
-            count -= 1
-        earlier = self._previous_end.splitlines(keepends=True)[-count:] if count else []
-        text = "".join(earlier) + self._text[start : min(self._portion.tell(), start + MAX_REJECT_CHARACTERS)]
-        return text.rstrip("\r\n")
-
-    def _with_reasons(self, batch: CsvBatch) -> CsvBatch:
+    def _add_reasons(self, batch: CsvBatch) -> None:
         """Reject rows that have a wrong number of fields or undecodable bytes."""
         width = len(self.header)
         if set(map(len, batch.rows)) - {width}:
             for i, row in enumerate(batch.rows):
                 if len(row) != width:
                     batch.reject_reasons.setdefault(i, f"{WRONG_WIDTH_REASON}: {len(row)} instead of {width}")
-        if self._decoder.has_undecodable_bytes:
+        if self.has_undecodable_bytes:
             for i, row in enumerate(batch.rows):
                 if not is_encodable("".join(row)):
                     batch.reject_reasons[i] = self._bad_encoding_reason(row)
-        return batch
 
     def _bad_encoding_reason(self, row: list[str]) -> str:
         index, (byte, position) = next(
@@ -201,33 +172,30 @@ class CsvReader:
         return f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of field {index + 1}"
 
 
-def find_named_delimiter(text: str) -> str | None:
-    """The delimiter that the first line of a file names, as Excel writes and reads it: `sep=;`. None without one."""
-    named = re.match(r"sep=(.)(\r\n|\n|\r|$)", text, re.IGNORECASE)
-    return named[1] if named and named[1] not in '\r\n"' else None
+def read_head(texts: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The beginning of a text, which does not depend on the size of its parts, and all of its parts."""
+    parts: list[str] = []
+    count = 0
+    needed = HEAD_CHARACTERS
+    for text in texts:
+        parts.append(text)
+        count += len(text)
+        if count >= needed:
+            head = "".join(parts)[:HEAD_CHARACTERS]
+            if "\n" in head or "\r" not in head or needed == LONG_HEAD_CHARACTERS:
+                break
+            needed = LONG_HEAD_CHARACTERS
+    return "".join(parts)[:needed], chain(parts, texts)
 
 
-def detect_delimiter(text: str, file_format: InputFormat) -> str:
-    """The delimiter of a file from its beginning.
-
-    Args:
-        text: The beginning of the file, with the header.
-        file_format: "csv" or "tsv".
-
-    Returns:
-        The delimiter of the format; for CSV one of ALTERNATIVE_DELIMITERS if the header has one and no comma.
-    """
-    header = text.lstrip("\r\n").partition("\n")[0]
-    if file_format != "csv" or len(_split_fields(header, ",")) > 1:
-        return DELIMITERS[file_format]
-    best = max(ALTERNATIVE_DELIMITERS, key=lambda delimiter: len(_split_fields(header, delimiter)))
-    return best if len(_split_fields(header, best)) > 1 else DELIMITERS[file_format]
-
-
-def _split_fields(line: str, delimiter: str) -> list[str]:
-    with suppress(csv.Error):  # raised again when the header itself is read
-        return next(csv.reader([line], dialect=CsvDialect, delimiter=delimiter, strict=False), [])
-    return []
+def skip_lines(portions: Iterator[str], count: int, line_end: LineEnd) -> Iterator[str]:
+    """Yield the portions without the first `count` lines."""
+    for portion in portions:
+        start = 0
+        while count and start < len(portion):
+            start = portion.find(line_end, start) + 1 or len(portion)
+            count -= 1
+        yield portion[start:]
 
 
 def read_csv(
@@ -235,16 +203,17 @@ def read_csv(
     row_builder: RowBuilder,
     file_format: InputFormat,
     encoding: str,
+    options: CsvOptions = DEFAULT_OPTIONS,
     prefetched: storage.PrefetchedFiles | None = None,
 ) -> Generator[RowBatch, None, None]:
     """Yield all rows of a file, which is a single split.
 
     Raises:
-        InputError: The file cannot be read, has a bad header, or a quote that is never closed.
+        InputError: The file cannot be read, or has a bad header.
     """
     line = 1
     with storage.open_input(input_split.path, prefetched=prefetched) as source:
-        reader = CsvReader(source, input_split.path, file_format, encoding)
+        reader = CsvReader(source, input_split.path, file_format, encoding, options)
         indices = {
             name: reader.header.index(name) if name in reader.header else None for name in row_builder.column_names
         }
@@ -255,7 +224,7 @@ def read_csv(
                 row_builder,
                 {name: batch.column(index) for name, index in indices.items()},
                 batch.reject_reasons,
-                partial(_raw_row, batch, reader.delimiter),
+                partial(_raw_row, batch, reader.dialect),
                 lines=batch.lines,
                 line_count=line_count,
                 bytes_read=source.position,
@@ -263,20 +232,24 @@ def read_csv(
             yield replace(rows, repeated_headers=batch.repeated_headers)
 
 
-def count_csv_rows(input_split: InputSplit, file_format: InputFormat, encoding: str) -> tuple[int, int]:
+def count_csv_rows(
+    input_split: InputSplit, file_format: InputFormat, encoding: str, options: CsvOptions = DEFAULT_OPTIONS
+) -> tuple[int, int]:
     """The number of rows of a file, and the line of the last one."""
     rows = line = 0
     with storage.open_input(input_split.path) as source:
-        for batch in CsvReader(source, input_split.path, file_format, encoding).read_batches():
+        for batch in CsvReader(source, input_split.path, file_format, encoding, options).read_batches():
             rows += len(batch.rows)
             line = batch.lines[-1] if batch.lines else line
     return rows, line
 
 
-def _raw_row(batch: CsvBatch, delimiter: str, position: int) -> str:
+def _raw_row(batch: CsvBatch, dialect: CsvDialect, position: int) -> str:
     """A bad row as it is in the file, or written again in the dialect."""
     if position in batch.raw_rows:
         return batch.raw_rows[position]
+    if dialect.quote is None:
+        return escape_for_reject(dialect.delimiter.join(batch.rows[position]))
     out = io.StringIO()
-    csv.writer(out, dialect=CsvDialect, delimiter=delimiter, lineterminator="").writerow(batch.rows[position])
+    csv.writer(out, **dialect.parser_options(), lineterminator="").writerow(batch.rows[position])
     return escape_for_reject(out.getvalue())

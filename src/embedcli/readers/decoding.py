@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
-from typing import AnyStr
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, AnyStr
 
 from embedcli.core.errors import InputError, UsageError
 from embedcli.storage import format_location
@@ -14,6 +15,14 @@ MAX_ROW_BYTES = 256 << 20
 # Characters of a bad row that its reject contains.
 MAX_REJECT_CHARACTERS = 2000
 BYTE_ORDER_MARK = "\ufeff"
+# The marks of UTF-32 first: in little-endian order it begins with the mark of UTF-16.
+MARKED_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+MAX_MARK_BYTES = 4
 
 
 def normalize_encoding_name(encoding: str) -> str:
@@ -26,6 +35,43 @@ def normalize_encoding_name(encoding: str) -> str:
             f"--encoding {encoding!r} is not a known text encoding", "use a name such as utf-8, latin-1, utf-16, gbk"
         ) from None
     return "utf-8" if info.name == "utf-8-sig" else info.name
+
+
+def detect_encoding(blocks: Iterable[bytes], encoding: str) -> tuple[str | None, Iterator[bytes]]:
+    """Look for the byte order mark of UTF-16 or UTF-32 at the beginning of a file.
+
+    Args:
+        blocks: Successive parts of the file.
+        encoding: Its encoding as far as is known; only for UTF-8, the default, a mark shows another one.
+
+    Returns:
+        The encoding that the mark shows, None without one, and the same bytes as in `blocks`.
+    """
+    head, rest = b"", iter(blocks)
+    if encoding != "utf-8":
+        return None, rest
+    for block in rest:
+        head += block
+        if len(head) >= MAX_MARK_BYTES:
+            break
+    marked = next((name for mark, name in MARKED_ENCODINGS.items() if head.startswith(mark)), None)
+    return marked, chain([head], rest)
+
+
+def refuse_unmarked_utf16(head: bytes, encoding: str, path: str) -> None:
+    """InputError if a file that should be UTF-8 begins with ASCII text in UTF-16 without a byte order mark."""
+    beginning = head[:16]
+    if encoding != "utf-8" or len(beginning) < 8:
+        return
+    for name, zeros, others in (
+        ("utf-16-le", beginning[1::2], beginning[::2]),
+        ("utf-16-be", beginning[::2], beginning[1::2]),
+    ):
+        if not any(zeros) and all(others):
+            raise InputError(
+                f"{format_location(path)}: looks like {name.upper()} without a byte order mark",
+                f"use --encoding {name}",
+            )
 
 
 def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
@@ -91,6 +137,16 @@ def is_encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def has_undecodable_lines(lines: Sequence[Any]) -> bool:
+    """Whether some lines, as bytes in UTF-8 or as decoded text, have bytes that do not fit their encoding."""
+    try:
+        for line in lines:
+            line.decode() if isinstance(line, bytes) else line.encode()
+    except UnicodeError:
+        return True
+    return False
 
 
 def find_undecodable_byte(text: str) -> tuple[int, int] | None:
@@ -168,12 +224,16 @@ def line_too_long_error(path: str, line: int) -> InputError:
     )
 
 
-def split_at_newlines(blocks: Iterable[str], path: str) -> Iterator[str]:
-    """Yield the same text in portions that end at a line end: \\n, or \\r in text without \\n."""
+def split_at_line_ends(blocks: Iterable[str], line_end: str, path: str) -> Iterator[str]:
+    """Yield the same text in portions that end at a line end, but for the last one.
+
+    Raises:
+        InputError: A line is longer than MAX_ROW_BYTES.
+    """
     parts: list[str] = []
     pending_length = 0
     for block in blocks:
-        end = block.rfind("\n") + 1 or block.rfind("\r", 0, -1) + 1
+        end = block.rfind(line_end) + 1
         if end:
             yield "".join([*parts, block[:end]])
             parts, pending_length = [], 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Mapping
 
@@ -10,7 +9,7 @@ from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.types import InputFormat
 from embedcli.readers import arrow as arrow_reader
-from embedcli.readers.decoding import BYTE_ORDER_MARK
+from embedcli.readers.decoding import BYTE_ORDER_MARK, refuse_unmarked_utf16
 from embedcli.readers.signatures import (
     CONVERT_HINT,
     HEAD_BYTES,
@@ -31,7 +30,6 @@ SUFFIX_FORMATS: Mapping[str, InputFormat] = {
     "parquet": "parquet", "pq": "parquet", "arrow": "arrow", "arrows": "arrow", "feather": "arrow", "ipc": "arrow",
 }  # fmt: skip
 BINARY_FORMATS: Mapping[InputFormat, str] = {"parquet": "Parquet", "arrow": "Arrow"}
-UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_head(source: storage.InputStream) -> bytes:
@@ -87,11 +85,7 @@ def check_is_text(path: str, head: bytes, encoding: str, codec: str | None, *, m
     found = describe_foreign_file(head)
     if found is not None:
         raise _not_a_table_error(path, found, codec)
-    if encoding == "utf-8" and head.startswith(UTF16_BOMS):
-        raise InputError(
-            f"{format_location(path)}: is not UTF-8: it begins with the byte order mark of UTF-16",
-            "use --encoding utf-16",
-        )
+    refuse_unmarked_utf16(head, encoding, path)
     text = decode_head(head[:HEAD_BYTES], encoding)
     found = None if may_be_markup else describe_markup(text)
     if found is not None:
@@ -99,8 +93,7 @@ def check_is_text(path: str, head: bytes, encoding: str, codec: str | None, *, m
     binary = describe_binary_text(text)
     if binary is not None:
         contents = f"{codec} with binary data inside" if codec else "binary data, not text"
-        hint = _utf16_hint(head[:HEAD_BYTES]) if encoding == "utf-8" else None
-        raise InputError(f"{format_location(path)}: is {contents}: {binary}", hint or CONVERT_HINT)
+        raise InputError(f"{format_location(path)}: is {contents}: {binary}", CONVERT_HINT)
 
 
 def decode_head(head: bytes, encoding: str) -> str:
@@ -111,15 +104,6 @@ def decode_head(head: bytes, encoding: str) -> str:
 def _not_a_table_error(path: str, found: ForeignFile, codec: str | None) -> InputError:
     inside = f" inside {codec}" if codec else ""
     return InputError(f"{format_location(path)}: is {found.description}{inside}, not a table of rows", found.hint)
-
-
-def _utf16_hint(head: bytes) -> str | None:
-    """The option for text whose every second byte is mostly NUL, as in UTF-16 without a byte order mark."""
-    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        half, other = head[start::2], head[1 - start :: 2]
-        if half.count(0) > len(half) / 2 and other.count(0) <= len(other) / 10:
-            return f"use --encoding {encoding} if it is text in UTF-16"
-    return None
 
 
 def format_from_name(path: str) -> InputFormat | None:

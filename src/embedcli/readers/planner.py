@@ -18,6 +18,7 @@ from embedcli.outputs import lance as lance_output
 from embedcli.outputs import target as output_target
 from embedcli.readers import own_files
 from embedcli.readers.columns import resolve_columns
+from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.decoding import normalize_encoding_name
 from embedcli.readers.partition_columns import add_partition_types
 from embedcli.readers.preview import InputPreview, preview_input
@@ -63,6 +64,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
         rows_per_split=array("q", (estimate_rows(preview, start, stop) for preview, start, stop in ranges)),
         file_stats={path: file_stats[path] for preview in previews if (path := preview.path) in file_stats},
     )
+    return plan if job.limit is None else limit_plan(job, plan, job.limit)
 
 
 def preview_inputs(
@@ -77,13 +79,14 @@ def preview_inputs(
         UsageError: No input is left, or the format of one cannot be detected.
         InputError: An input cannot be read.
     """
-    encoding = normalize_encoding_name(job.encoding)
+    encoding, csv_options = normalize_encoding_name(job.encoding), CsvOptions.from_job(job)
     kinds = {path: kind for path in listing.origins if (kind := own_files.recognize_by_name(path)) is not None}
     previews: list[InputPreview] = []
     rows: list[dict[str, Any]] = []
     prefetched = storage.PrefetchedFiles()
     for path in prefetched.iterate([path for path in listing.paths if path not in kinds], lambda path: path):
-        preview = preview_input(path, job.format, encoding, max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows)), prefetched)
+        max_rows = max(MIN_PREVIEW_ROWS, PREVIEW_ROWS - len(rows))
+        preview = preview_input(path, job.format, encoding, max_rows, prefetched, csv_options)
         kind = own_files.recognize_by_content(preview) if path in listing.origins else None
         if kind is not None:
             kinds[path] = kind
@@ -105,7 +108,6 @@ def preview_inputs(
         rows,
         [*listing.notes, *own_files.describe_left_out(left_out)],
     )
-    return plan if job.limit is None else limit_plan(job, plan, job.limit)
 
 
 def estimate_rows(preview: InputPreview, start: int, stop: int | None) -> int:

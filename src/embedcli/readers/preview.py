@@ -21,6 +21,8 @@ from embedcli.readers import json_array, nested_fields, record_batches
 from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers import text as text_reader
+from embedcli.readers.csv_dialect import DEFAULT_OPTIONS, DELIMITERS, QUOTES, CsvOptions, looks_quoted
+from embedcli.readers.decoding import detect_encoding, has_undecodable_lines
 from embedcli.readers.detection import BINARY_FORMATS, detect_format, format_from_name, read_head
 from embedcli.readers.lines import iterate_lines
 from embedcli.readers.own_files import OwnFileKind, recognize_by_schema
@@ -63,7 +65,11 @@ class InputPreview:
         problem: Why the first bad row of JSON is rejected; empty without one.
         duplicate_names: Names that more than one column has.
         bytes_per_row: About how many bytes of the file a row takes.
-        delimiter: The delimiter of CSV if it is an unusual one, otherwise empty.
+        delimiter: The delimiter of CSV if it is an unusual one that was detected, otherwise empty.
+        quotes: Where quotes are in a file of a format without quotes: around all names "in header", so that it is read
+            as quoted, or around values "in fields", which are read as they are; otherwise "as usual".
+        marked_encoding: The encoding that a byte order mark shows; None without one.
+        has_undecodable_bytes: Whether text at its beginning does not fit its encoding.
         partition_types: The type of each column whose value is in the path (`lang=fr`), by name.
         shows_all_rows: Whether `column_types` are complete; not for JSON whose first rows were read only.
         own_kind: What a file is that embedcli wrote, by its Parquet metadata; None for other files.
@@ -82,6 +88,9 @@ class InputPreview:
     duplicate_names: frozenset[str] = frozenset()
     bytes_per_row: float = ASSUMED_ROW_BYTES
     delimiter: str = ""
+    quotes: Literal["as usual", "in header", "in fields"] = "as usual"
+    marked_encoding: str | None = None
+    has_undecodable_bytes: bool = False
     partition_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     shows_all_rows: bool = True
     own_kind: OwnFileKind | None = None
@@ -119,6 +128,7 @@ def preview_input(
     encoding: str,
     max_rows: int,
     prefetched: storage.PrefetchedFiles | None = None,
+    csv_options: CsvOptions = DEFAULT_OPTIONS,
 ) -> InputPreview:
     """Preview one input.
 
@@ -128,6 +138,7 @@ def preview_input(
         encoding: The canonical name of the text encoding.
         max_rows: How many rows of JSONL to read at most.
         prefetched: Files that are open already.
+        csv_options: How delimited files are written.
 
     Raises:
         InputError: The input cannot be read or is not a table of rows.
@@ -139,19 +150,26 @@ def preview_input(
             return _preview_footer(path, prefetched)
     with storage.open_input(path, preview=True, prefetched=prefetched) as source:
         head = read_head(source)
+        marked_encoding, blocks = detect_encoding(chain([head], source), encoding)
+        encoding = marked_encoding or encoding
         file_format = detect_format(path, head, encoding, forced_format, source.codec)
-        blocks = chain([head], source)
         if file_format == "parquet":
             return _preview_parquet(source)
         if file_format == "arrow":
             return _preview_arrow(source, blocks, is_file=head.startswith(arrow_reader.FILE_MAGIC))
-        preview = _preview_text_format(source, blocks, encoding, file_format, max_rows)
+        preview = _preview_text_format(source, blocks, encoding, file_format, max_rows, csv_options)
+        preview = replace(preview, marked_encoding=marked_encoding)
     by_name = forced_format is None and file_format == "text"
     return replace(preview, note=f"{text_reader.NAME_NOTE}: {format_location(path)}.") if by_name else preview
 
 
 def _preview_text_format(
-    source: storage.InputStream, blocks: Iterable[bytes], encoding: str, file_format: InputFormat, max_rows: int
+    source: storage.InputStream,
+    blocks: Iterable[bytes],
+    encoding: str,
+    file_format: InputFormat,
+    max_rows: int,
+    csv_options: CsvOptions,
 ) -> InputPreview:
     match file_format:
         case "jsonl":
@@ -161,7 +179,8 @@ def _preview_text_format(
         case "text":
             return _preview_text(source, blocks, encoding)
         case _:
-            return _preview_delimited(source, blocks, encoding, file_format)
+            reader = csv_reader.CsvReader(blocks, source.path, file_format, encoding, csv_options)
+            return _preview_delimited(source, reader, file_format, csv_options)
 
 
 def _preview_parquet(source: storage.InputStream) -> InputPreview:
@@ -218,13 +237,25 @@ def _preview_arrow(source: storage.InputStream, blocks: Iterable[bytes], *, is_f
 def _preview_text(source: storage.InputStream, blocks: Iterable[bytes], encoding: str) -> InputPreview:
     lines, _ = _first_lines(blocks, encoding, source.path, MAX_TEXT_PREVIEW_LINES)
     column_types = {text_reader.TEXT_COLUMN: pa.string()}
-    return InputPreview(source.path, "text", column_types, **_line_ranges(source, encoding, lines))
+    return InputPreview(
+        source.path,
+        "text",
+        column_types,
+        **_line_ranges(source, encoding, lines),
+        has_undecodable_bytes=has_undecodable_lines(lines),
+    )
 
 
 def _preview_delimited(
-    source: storage.InputStream, blocks: Iterable[bytes], encoding: str, file_format: InputFormat
+    source: storage.InputStream, reader: csv_reader.CsvReader, file_format: InputFormat, options: CsvOptions
 ) -> InputPreview:
-    reader = csv_reader.CsvReader(blocks, source.path, file_format, encoding)
+    delimiter, quote = reader.dialect.delimiter, reader.dialect.quote
+    is_detected = options.delimiter is None and delimiter != DELIMITERS[file_format]
+    quotes: Literal["as usual", "in header", "in fields"] = "as usual"
+    if options.quote is None and quote != QUOTES[file_format]:
+        quotes = "in header"
+    elif options.quote is None and quote is None and looks_quoted(reader.head, delimiter):
+        quotes = "in fields"
     return InputPreview(
         source.path,
         file_format,
@@ -232,7 +263,9 @@ def _preview_delimited(
         "all",
         size_bytes=source.size,
         bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
-        delimiter=reader.delimiter if reader.delimiter != csv_reader.DELIMITERS[file_format] else "",
+        delimiter=delimiter if is_detected else "",
+        quotes=quotes,
+        has_undecodable_bytes=reader.has_undecodable_bytes,
     )
 
 
@@ -248,6 +281,7 @@ def _preview_jsonl(source: storage.InputStream, blocks: Iterable[bytes], encodin
         infer_column_types(rows),
         **_line_ranges(source, encoding, lines),
         rows=rows,
+        has_undecodable_bytes=has_undecodable_lines(lines),
         problem=next(iter(parsed.reject_reasons.values()), ""),
         shows_all_rows=shows_all_rows,
     )
@@ -278,6 +312,7 @@ def _preview_json_array(
         "all",
         size_bytes=source.size,
         rows=rows,
+        has_undecodable_bytes=has_undecodable_lines([element.text for element in elements]),
         problem=next(iter(parsed.reject_reasons.values()), ""),
         bytes_per_row=ASSUMED_ROW_BYTES if source.codec is None else ASSUMED_COMPRESSED_ROW_BYTES,
         shows_all_rows=len(elements) < max_rows

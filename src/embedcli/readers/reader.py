@@ -18,6 +18,7 @@ from embedcli.readers import jsonl as jsonl_reader
 from embedcli.readers import parquet as parquet_reader
 from embedcli.readers import text as text_reader
 from embedcli.readers.chunker import Chunker, PrecedingLines
+from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.decoding import normalize_encoding_name
 from embedcli.readers.lines import count_rows
 from embedcli.readers.row_batch import RowBatch
@@ -102,7 +103,8 @@ def _read_all_rows(
         case "text":
             rows = text_reader.read_text(input_split, row_builder, encoding, prefetched)
         case "csv" | "tsv":
-            rows = csv_reader.read_csv(input_split, row_builder, file_format, encoding, prefetched)
+            options = CsvOptions.from_job(job)
+            rows = csv_reader.read_csv(input_split, row_builder, file_format, encoding, options, prefetched)
         case "parquet":
             rows = parquet_reader.read_parquet(input_split, row_builder, prefetched)
         case "arrow":
@@ -162,7 +164,8 @@ def count_rows_and_lines(job: Job, plan: InputPlan, input_split: InputSplit) -> 
         case "json":
             return json_array.count_elements(input_split, normalize_encoding_name(job.encoding))
         case "csv" | "tsv":
-            return csv_reader.count_csv_rows(input_split, file_format, normalize_encoding_name(job.encoding))
+            options = CsvOptions.from_job(job)
+            return csv_reader.count_csv_rows(input_split, file_format, normalize_encoding_name(job.encoding), options)
         case "arrow" if input_split.unit == "all":
             return arrow_reader.count_stream_rows(input_split)
         case "parquet" | "arrow":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
 from embedcli.core.errors import OutputLocked, UsageError
-from embedcli.core.job import Job
+from embedcli.core.job import CSV_DEFAULTS, Job
 from embedcli.core.types import RunObserver, RunResult
 from embedcli.outputs import job_changes
 from embedcli.outputs import target as output_target
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 BEGIN_TIMEOUT_SECONDS = 60.0
 # What an unfinished --update may have read differently: these decide the rows, not their vectors.
 ROW_KEYS = {
-    "inputs", "format", "encoding", "text_column", "id_column", "id_type", "template", "keep", "chunk_rows", "limit",
+    "inputs", "format", "encoding", *CSV_DEFAULTS, "text_column", "id_column", "id_type", "template", "keep",
+    "chunk_rows", "limit",
 }  # fmt: skip
 INCOMPATIBLE_FLAG_HINTS = {
     "--overwrite": "remove the output first or choose another one: it would discard the work of other shards",
