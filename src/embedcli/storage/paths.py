@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from embedcli.storage.object_store import RemoteFileSystem
 
 # The files of a folder that are inputs. Not `.json`: folders keep settings in such files.
-DATA_ENDING = re.compile(r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
+DATA_ENDING = re.compile(
+    r"\.(jsonl|ndjson|csv|tsv|tab|parquet|pq|arrow|arrows|feather|ipc)(\.(gz|zst|bz2|xz))?$", re.IGNORECASE
+)
 
 
 def format_path(path: str) -> str:
@@ -116,7 +118,7 @@ def _select_data_files(folder: str, names: list[str]) -> list[str]:
         raise UsageError(
             f"{format_location(folder)}: there are no data files in this folder",
             f"use a glob for other names and for subfolders: '{format_location(folder.rstrip('/'))}/**/*.json'; "
-            "without one, only files that end in .jsonl, .ndjson, .csv, .tsv or .parquet are read, "
+            "without one, only files that end in .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow or .feather are read, "
             "also with .gz, .zst, .bz2 or .xz",
         )
     return [os.path.join(folder, name) for name in sorted(data, key=natural_sort_key)]
