@@ -169,6 +169,18 @@ def test_every_output_holds_the_same(tmp_path: Path, model: Path, source: Path, 
         assert found.select(expected.schema.names).equals(expected)
 
 
+def test_an_arrow_output_is_an_input_of_the_next_run(tmp_path: Path, model: Path, source: Path) -> None:
+    jobs.run("encode", source, tmp_path / "a.parquet", "-m", model)
+    jobs.run("encode", source, tmp_path / "a.arrow", "-m", model, "--keep", "text")
+    stream = ("encode", source, "-", "-m", model, "--keep", "text", "--to", "arrow")
+    streamed = subprocess.run(jobs.command(*stream), capture_output=True, check=True).stdout
+    for given, stdin in ((tmp_path / "a.arrow", b""), ("-", streamed)):
+        job = jobs.command("encode", given, tmp_path / "b.parquet", "-m", model, "--overwrite")
+        done = subprocess.run(job, input=stdin, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert pq.read_table(tmp_path / "b.parquet").equals(pq.read_table(tmp_path / "a.parquet"))
+
+
 BAD = [
     b"{not json",
     b'{"id": "x"}',

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from embedcli.core.types import InputFormat
 from embedcli.readers import row_batch as reasons
 
-FORMATS: tuple[InputFormat, ...] = ("jsonl", "csv", "tsv", "parquet")
+FORMATS: tuple[InputFormat, ...] = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,9 @@ ONLY: dict[InputFormat, tuple[Raw, ...]] = {
     ),
 }  # fmt: skip
 ONLY["tsv"] = tuple(Raw(raw.line.replace(b",", b"\t"), raw.id, raw.text, raw.reason) for raw in ONLY["csv"])
+# An element without its closing bracket is an error of the whole array.
+ONLY["json"] = tuple(raw for raw in ONLY["jsonl"] if not raw.line.startswith(b'{"id": "cut"'))
+ONLY["arrow"] = ONLY["parquet"]
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,11 @@ def write(folder: Path, kind: InputFormat) -> Path:
     """Write all rows of a format to one file, with a column `other` besides id and text."""
     path = folder / f"awkward.{kind}"
     if kind == "parquet":
-        write_parquet(path)
+        pq.write_table(table(), path, row_group_size=4)
+    elif kind == "arrow":
+        write_arrow(path)
+    elif kind == "json":
+        path.write_bytes(b" \n[\n" + b"\n ,\n\n".join(json_lines("json")) + b"\n]\n")
     else:
         path.write_bytes(jsonl() if kind == "jsonl" else delimited("," if kind == "csv" else "\t", ONLY[kind]))
     return path
@@ -161,9 +168,12 @@ def write(folder: Path, kind: InputFormat) -> Path:
 
 def jsonl() -> bytes:
     """The rows as JSONL, with blank lines between them, which are not rows."""
+    return b"\n \n\n".join(json_lines("jsonl"))
+
+
+def json_lines(kind: InputFormat) -> list[bytes]:
     lines = [json.dumps({"id": row.id, "text": row.text, "other": 1}, ensure_ascii=False).encode() for row in ROWS]
-    lines += [raw.line for raw in ONLY["jsonl"]]
-    return b"\n \n\n".join(lines)
+    return lines + [raw.line for raw in ONLY[kind]]
 
 
 def delimited(delimiter: str, raws: Sequence[Raw]) -> bytes:
@@ -174,13 +184,18 @@ def delimited(delimiter: str, raws: Sequence[Raw]) -> bytes:
     return out.getvalue().encode() + b"\n\n".join(raw.line for raw in raws)
 
 
-def write_parquet(path: Path) -> None:
-    """Write the rows as Parquet, in row groups of four rows."""
+def table() -> pa.Table:
+    """The rows for Parquet and Arrow."""
     texts = [None if row.text is None else row.text.encode() for row in ROWS]
     texts += [raw.line for raw in ONLY["parquet"]]
     ids = [row.id for row in ROWS] + [raw.id for raw in ONLY["parquet"]]
-    table = pa.table({"id": pa.array(ids, pa.string()), "text": unchecked(texts), "other": [1] * len(ids)})
-    pq.write_table(table, path, row_group_size=4)
+    return pa.table({"id": pa.array(ids, pa.string()), "text": unchecked(texts), "other": [1] * len(ids)})
+
+
+def write_arrow(path: Path) -> None:
+    """Write the rows as an Arrow file, in record batches of four rows."""
+    with pa.ipc.new_file(path, table().schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as out:
+        out.write_table(table(), max_chunksize=4)
 
 
 def unchecked(values: Sequence[bytes | None], kind: pa.DataType | None = None) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Read rows of text from JSONL, CSV, TSV and Parquet: `plan_inputs` first, then `read_chunks`."""
+"""Read rows of text from JSON, CSV, TSV, plain text, Parquet and Arrow: `plan_inputs`, then `read_chunks`."""
 
 from embedcli.readers.planner import group_into_partitions, plan_inputs
 from embedcli.readers.reader import SplitStart, count_split_starts, read_chunks

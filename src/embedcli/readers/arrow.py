@@ -92,7 +92,7 @@ def translate_errors(path: str, file: BlockFile | None = None) -> Iterator[None]
     """Raise InputError with the path for errors of Arrow."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         if file is not None and file.is_cut_off:
             raise _cut_off_error(path, "it ends within a message") from error
         reason = " ".join(str(error).split())
