@@ -146,6 +146,33 @@ def index(change: Callable[[int], Any]) -> Fault:
     return fault
 
 
+def without_index(first_only: bool = False) -> Fault:
+    """Leave `index` out, on the first embedding or on all.
+
+    Gemini's OpenAI-compatible endpoint does not write an index of 0: https://github.com/spring-projects/spring-ai/issues/7019
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        for item in reply.body["data"][: 1 if first_only else None]:
+            del item["index"]
+
+    return fault
+
+
+def redirect(code: int, location: str) -> Fault:
+    """Send the client elsewhere, unless it is there already; `location` may be a path.
+
+    Starlette redirects a path with a final slash to the one without, and the other way round, with 307:
+    https://www.starlette.io/routing/
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if seen.path != location:
+            reply.status, reply.headers, reply.raw = code, {"Location": location}, b""
+
+    return fault
+
+
 def other_model(name: str) -> Fault:
     """Say that another model answered."""
 
@@ -240,9 +267,10 @@ def width(embedding: str | list[float]) -> int:
 class FakeServer:
     """Serves until the `with` block ends. `seen` holds every request; the fields may be changed while it runs.
 
-    `key`: 401 without it. `refuses(text)`: 400 for a request that holds such a text. `max_inputs`, `max_tokens`:
-    422 and 400 for larger requests. `base64` False: answers floats whatever was asked; None: 400 for `encoding_format`.
-    `dimensions` False: ignored; None: 400. `usual`: a fault for every request that finds no other.
+    `key`: 401 without it. `refuses(text)`: 400 for a request that holds such a text. `path`: where the endpoint is.
+    `max_inputs`, `max_tokens`: 422 and 400 for larger requests. `base64` False: answers floats whatever was asked;
+    None: 400 for `encoding_format`. `dimensions` False: ignored; None: 400. `usual`: a fault for every request that
+    finds no other.
     """
 
     dim: int = 8
@@ -251,6 +279,7 @@ class FakeServer:
     base64: bool | None = True
     dimensions: bool | None = True
     refuses: Callable[[str], bool] = field(default=lambda text: text == "")
+    path: str = "/v1/embeddings"
     max_inputs: int = 2048
     max_tokens: int = 300_000
     usual: Fault | None = None
@@ -345,7 +374,7 @@ class FakeServer:
         tokens = sum(map(tokens_of, texts))
         poisoned = [text for text in texts if self.refuses(text)]
         rules = (
-            (seen.path.partition("?")[0] != "/v1/embeddings", 404, "no such path"),
+            (seen.path.partition("?")[0] != self.path, 404, "no such path"),
             (self.key is not None and given != f"Bearer {self.key}", 401, f"Incorrect API key provided: {given}"),
             (body.get("model") != self.model, 404, f"The model `{body.get('model')}` does not exist"),
             (self.base64 is None and "encoding_format" in body, 400, "unknown field: encoding_format"),

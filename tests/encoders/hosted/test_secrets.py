@@ -18,7 +18,7 @@ import fake_server as fake
 import jobs
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted import client
+from embedcli.encoders.hosted import client, job_checks, response
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.client import RequestRefusedError
 from fake_server import FakeServer
@@ -114,7 +114,7 @@ def test_a_key_no_header_can_carry_is_refused_unshown(
 @pytest.mark.usefixtures("_key")
 def test_a_key_over_plain_http_is_warned_of() -> None:
     job = Job(("in",), "out", model="openai:x", base_url="http://192.0.2.1/v1")
-    notes = list(hosted_encoder._list_notes(job, client.parse_server_address(job), KEY))
+    notes = list(job_checks.list_notes(job, client.parse_server_address(job), KEY))
     assert notes == ["the key travels unencrypted to 192.0.2.1: use https:// where you can"]
 
 
@@ -147,7 +147,7 @@ def test_addresses(base: str, url: str, host: str, is_loopback: bool) -> None:
     ],
 )
 def test_what_servers_say_in_errors(body: bytes, text: str) -> None:
-    assert text in client.parse_error_body(body)[0]
+    assert text in response.parse_error_body(body)[0]
 
 
 def test_a_long_complaint_is_cut_and_made_one_printable_line(server: FakeServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Event, Lock, Semaphore, Thread
@@ -15,18 +15,18 @@ import orjson
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.hosted.client import (
     EmbeddingsClient,
     RequestRefusedError,
-    ServerAddress,
     parse_server_address,
     read_api_key,
 )
+from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
 from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
-from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response
+from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, ReportedError, decode_response
 from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
 from embedcli.encoders.hosted.token_counting import (
     HostedTexts,
@@ -36,7 +36,6 @@ from embedcli.encoders.hosted.token_counting import (
     max_tokens_per_text,
 )
 from embedcli.models.config import resolve_prompt
-from embedcli.models.registry import find_registered_model
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
@@ -91,10 +90,10 @@ def load_hosted_encoder(
         ModelError: The server cannot serve the model.
     """
     where = parse_server_address(job)
-    _check_options(job, where)
+    check_options(job, where)
     key = read_api_key(where)
     clock = clock or Clock(stop)
-    for note in _list_notes(job, where, key):
+    for note in list_notes(job, where, key):
         notify(note)
     lanes = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
     name = job.model.removeprefix(HOSTED_PREFIX)
@@ -287,8 +286,10 @@ class HostedEncoder(BaseEncoder):
             self._requests += 1
         try:
             answer = decode_response(self._endpoint.post(body), count)
+        except ReportedError as error:
+            raise self._endpoint.error_for_report(error) from None
         except MalformedResponseError as error:
-            raise RetryableError(f"the answer of {host} {error}", "wrong") from None
+            raise RetryableError(f"the answer of {host} {self._endpoint.redact(str(error))}", "wrong") from None
         with self._lock:
             self._tokens += answer.tokens or 0
             self._reported_all &= answer.tokens is not None
@@ -359,42 +360,3 @@ def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
 
     Thread(target=run, name="request", daemon=True).start()
     return future
-
-
-def _check_options(job: Job, where: ServerAddress) -> None:
-    resolve_prompt(job, {}, None)
-    if job.offline and not where.is_loopback:
-        raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
-    flags = {
-        "rpm": job.rpm,
-        "tpm": job.tpm,
-        "max-concurrency": job.max_concurrency,
-        "request-timeout": job.request_timeout,
-        "patience": job.patience,
-    }
-    for flag, value in flags.items():
-        if value is not None and value <= 0:
-            raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
-
-
-def check_window_limit(job: Job, limit: int | None) -> None:
-    """Raise UsageError for --overflow split and pool if the limit of a window is unknown."""
-    if job.overflow in ("split", "pool") and limit is None:
-        raise UsageError(
-            f"--overflow {job.overflow} requires the model's token limit, which servers do not report",
-            "give --max-seq-length, with some reserve where token counts are estimates",
-        )
-
-
-def _list_notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
-    name = job.model.removeprefix(HOSTED_PREFIX)
-    family = find_registered_model(name)
-    if family and family.prompts and job.prompt is None and job.as_ != "none":
-        wanted = " or ".join(f"--prompt {text!r} ({role})" for role, text in family.prompts.items())
-        yield f"{name} was trained with prompts, which servers rarely add; pass {wanted}"
-    elif job.as_ in ("query", "document") and job.prompt is None:
-        yield f"--as {job.as_} changes nothing: a hosted model's prompts are not known here; give --prompt"
-    if job.normalize is False:
-        yield "--no-normalize changes nothing: vectors are stored as the server sends them"
-    if key and where.url.startswith("http://") and not where.is_loopback:
-        yield f"the key travels unencrypted to {where.host}: use https:// where you can"

@@ -17,6 +17,7 @@ from embedcli.core.errors import ModelError
 
 T = TypeVar("T")
 FailureKind = Literal["busy", "lost", "wrong"]
+Suspicion = Literal["none", "failure", "timeout"]
 
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
@@ -37,13 +38,18 @@ class RetryableError(Exception):
             (complete, but not a response to the request).
         retry_after_seconds: The wait that the server asked for, if any.
         reason: What failed, without secrets.
+        suspicion: Whether the texts may be the cause: "failure" (5xx without a Retry-After, a dropped connection, an
+            error in the body), "timeout" (no answer in time), or "none" (the server asks to wait, or is not there).
     """
 
-    def __init__(self, reason: str, kind: FailureKind, after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, kind: FailureKind, after: float | None = None, *, suspicion: Suspicion = "none"
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.failure_kind = kind
         self.retry_after_seconds = after
+        self.suspicion = suspicion
 
 
 class Clock:
