@@ -252,6 +252,69 @@ def silent(let_go: threading.Event) -> Fault:
     return lambda seen, reply: setattr(reply, "deliver", deliver)
 
 
+def fails_for(bad: Callable[[str], bool], message: str = "made up", code: int = 500) -> Fault:
+    """Answer 500 to every request with a text that is `bad`; right otherwise.
+
+    llama.cpp, a text over the physical batch: "input is too large to process. increase the physical batch size",
+    https://github.com/ggml-org/llama.cpp/issues/12295. Ollama, a vector with NaN: "failed to encode response: json:
+    unsupported value: NaN", https://github.com/ollama/ollama/issues/12921.
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if any(map(bad, seen.texts)):
+            reply.status, reply.body = code, error(code, message)
+
+    return fault
+
+
+def fails_above(inputs: int, message: str = "batch is too large") -> Fault:
+    """Answer 500 to every request with more texts, as servers do that run out of memory."""
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if len(seen.texts) > inputs:
+            reply.status, reply.body = 500, error(500, message)
+
+    return fault
+
+
+def reports_for(bad: Callable[[str], bool], message: str) -> Fault:
+    """Answer 200 with an error object to every request with a text that is `bad`.
+
+    OpenRouter reports errors of the servers behind it so: https://openrouter.ai/docs/api-reference/errors
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if any(map(bad, seen.texts)):
+            reply.body = {"error": {"message": message}}
+
+    return fault
+
+
+def hangs_for(bad: Callable[[Seen], bool], let_go: threading.Event) -> Fault:
+    """Never answer a request that is `bad`.
+
+    vLLM hangs on some mixtures of lengths: https://github.com/vllm-project/vllm/issues/29496
+    """
+    hang = silent(let_go)
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if bad(seen):
+            hang(seen, reply)
+
+    return fault
+
+
+def crashes_for(bad: Callable[[str], bool]) -> Fault:
+    """Tear the connection down for every request with a text that is `bad`, as a server that crashes and restarts."""
+    crash = reset()
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if any(map(bad, seen.texts)):
+            crash(seen, reply)
+
+    return fault
+
+
 def send_head(handler: BaseHTTPRequestHandler, code: int, headers: Mapping[str, str]) -> None:
     handler.send_response(code)
     for name, value in headers.items():

@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Event, Lock, Semaphore, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -24,10 +24,20 @@ from embedcli.encoders.hosted.client import (
     parse_server_address,
     read_api_key,
 )
+from embedcli.encoders.hosted.failure_diagnosis import ServerHealth
 from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
 from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, ReportedError, decode_response
-from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
+from embedcli.encoders.hosted.retry import (
+    BlamesTexts,
+    Clock,
+    EncoderClosedError,
+    RateLimiter,
+    Retrier,
+    RetryableError,
+    RetryLimits,
+)
+from embedcli.encoders.hosted.text_requests import HostedVectors, TextRequests
 from embedcli.encoders.hosted.token_counting import (
     HostedTexts,
     choose_token_counter,
@@ -40,7 +50,6 @@ from embedcli.models.config import resolve_prompt
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
 
-T = TypeVar("T")
 Notify = Callable[[str], None]
 
 DEFAULT_MAX_CONCURRENCY = 8
@@ -60,14 +69,6 @@ class RequestFormat:
 
     uses_base64: bool = True
     dimensions: int | None = None
-
-
-@dataclass(frozen=True)
-class HostedVectors:
-    """Vectors of some texts, in order: NaN rows for rejected texts, whose reasons are kept by position."""
-
-    vectors: Float32Array
-    refusal_reasons: dict[int, str]
 
 
 def load_hosted_encoder(
@@ -145,7 +146,7 @@ class HostedEncoder(BaseEncoder):
         self._pace = RateLimiter(clock, job.rpm, job.tpm)
         self._patience = RetryLimits(job.patience, job.retry_cap)
         self._retrier = Retrier(clock, self._pace, notify, rng)
-        self._threads = Semaphore(self.max_in_flight)
+        self._health = ServerHealth(clock, job.request_timeout, self._ask_probe)
         self._lock = Lock()
         self._requests = self._tokens = self._refusals = 0
         self._reported_all = True
@@ -153,6 +154,14 @@ class HostedEncoder(BaseEncoder):
         self._style, first = self._probe(notify)
         self.dim = first.vectors.shape[1]
         self._reported_model = first.model
+        self._text_requests = TextRequests(
+            self._send_texts,
+            self._check_server_after_refusals,
+            self._health,
+            self._limits,
+            max_connections=self.max_in_flight,
+            dim=self.dim,
+        )
 
     def vector_space(self) -> dict[str, Any]:
         """The identity, and what the server reports about itself."""
@@ -233,26 +242,7 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return _in_thread(self._threads, lambda: self._request_texts(texts, counts))
-
-    def _request_texts(self, texts: list[str], counts: Int64Array) -> HostedVectors:
-        """Request vectors of some texts; halve a rejected request until the rejected texts stand alone."""
-        try:
-            return HostedVectors(
-                self._request_with_retries(texts, int(counts.sum()), self._style, self._patience).vectors, {}
-            )
-        except RequestRefusedError as refusal:
-            if len(texts) == 1:
-                self._check_server_after_refusals(refusal)
-                return HostedVectors(
-                    np.full((1, self.dim), np.nan, np.float32), {0: f"the server refused the text: {refusal}"}
-                )
-        half = len(texts) // 2
-        left, right = self._request_texts(texts[:half], counts[:half]), self._request_texts(texts[half:], counts[half:])
-        if not left.refusal_reasons and not right.refusal_reasons:
-            self._limits.record_accepted(len(texts) - half, int(max(counts[:half].sum(), counts[half:].sum())))
-        refused = left.refusal_reasons | {half + i: reason for i, reason in right.refusal_reasons.items()}
-        return HostedVectors(np.concatenate((left.vectors, right.vectors)), refused)
+        return self._text_requests.start(texts, counts)
 
     def _check_server_after_refusals(self, refusal: RequestRefusedError) -> None:
         with self._lock:
@@ -268,24 +258,42 @@ class HostedEncoder(BaseEncoder):
                 "what is finished is kept; see what changed at the server, then run the same command to go on",
             ) from None
 
-    def _request_with_retries(
-        self, texts: list[str], tokens: int, style: RequestFormat, patience: RetryLimits
+    def _send_texts(
+        self, texts: list[str], tokens: int, blames_texts: BlamesTexts, timeout: float | None
     ) -> EmbeddingResponse:
-        """Send one request with retries. Raises RequestRefusedError or ModelError."""
+        return self._request_with_retries(texts, tokens, self._style, self._patience, blames_texts, timeout)
+
+    def _request_with_retries(
+        self,
+        texts: list[str],
+        tokens: int,
+        style: RequestFormat,
+        patience: RetryLimits,
+        blames_texts: BlamesTexts | None = None,
+        timeout: float | None = None,
+    ) -> EmbeddingResponse:
+        """Send one request with retries. Raises RequestRefusedError, FailingTextsError or ModelError."""
         body = self._build_body(texts, style)
-        answer = self._retrier.run(lambda: self._request_once(body, len(texts)), tokens, patience)
+        answer = self._retrier.run(
+            lambda: self._request_once(body, len(texts), timeout), tokens, patience, blames_texts
+        )
         if answer.tokens is not None:
             self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
             self._refusals = 0
         return answer
 
-    def _request_once(self, body: bytes, count: int) -> EmbeddingResponse:
+    def _ask_probe(self, timeout: float) -> EmbeddingResponse:
+        self._pace.acquire(1)
+        return self._request_once(self._build_body([PROBE_TEXT], self._style), 1, timeout)
+
+    def _request_once(self, body: bytes, count: int, timeout: float | None = None) -> EmbeddingResponse:
         host = self._endpoint.address.host
+        started = self._clock.monotonic()
         with self._lock:
             self._requests += 1
         try:
-            answer = decode_response(self._endpoint.post(body), count)
+            answer = decode_response(self._endpoint.post(body, timeout), count)
         except ReportedError as error:
             raise self._endpoint.error_for_report(error) from None
         except MalformedResponseError as error:
@@ -301,6 +309,7 @@ class HostedEncoder(BaseEncoder):
             raise RetryableError(
                 f"{host} answers with model {answer.model!r}, and began with {self._reported_model!r}", "wrong"
             )
+        self._health.record_answer(started)
         return answer
 
     def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
@@ -345,18 +354,3 @@ class HostedEncoder(BaseEncoder):
         if dim != wanted:
             why = "refuses" if style.dimensions is None else "ignores"
             notify(f"the server {why} `dimensions`: its {dim} are cut to {wanted} here")
-
-
-def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread when a connection is free; a stopped run does not wait for the server."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        with free:
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - raised where the result is collected
-                future.set_exception(error)
-
-    Thread(target=run, name="request", daemon=True).start()
-    return future
