@@ -173,6 +173,32 @@ def redirect(code: int, location: str) -> Fault:
     return fault
 
 
+def requires_field(name: str) -> Fault:
+    """400 without this field.
+
+    NVIDIA NIM requires `input_type` for models with two modes: https://github.com/BerriAI/litellm/issues/6001
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if name not in seen.body:
+            reply.status, reply.body = 400, error(400, f"'{name}' parameter is required")
+
+    return fault
+
+
+def forbids_field(name: str) -> Fault:
+    """422 with this field, as servers that validate strictly: https://docs.pydantic.dev/latest/api/config/"""
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if name in seen.body:
+            reply.status, reply.body = (
+                422,
+                {"detail": [{"loc": ["body", name], "msg": "Extra inputs are not permitted"}]},
+            )
+
+    return fault
+
+
 def other_model(name: str) -> Fault:
     """Say that another model answered."""
 

@@ -16,6 +16,7 @@ from embedcli.core.job import Job
 EVALUATE_FLAGS = (
     "revision", "trust_remote_code", "code_revision", "offline", "cache_dir", "as_", "prompt_name", "prompt",
     "max_seq_length", "normalize", "truncate_dim", "device", "engine", "dtype", "batch_tokens", "threads", "base_url",
+    "request_field", "omit_field",
     "text_column", "id_column", "template", "format", "encoding",
 )  # fmt: skip
 INPUT_FIELDS = ("text_column", "id_column", "template", "format", "encoding")

@@ -17,6 +17,7 @@ from embedcli.core.job import Job
 
 SEARCH_FLAGS = (
     "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
+    "request_field", "omit_field",
     "text_column", "id_column", "template", "format", "encoding",
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80

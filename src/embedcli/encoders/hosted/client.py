@@ -23,6 +23,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from embedcli import __version__
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
+from embedcli.encoders.hosted.known_hosts import HostDialect, find_dialect
 from embedcli.encoders.hosted.response import ReportedError, parse_error_body
 from embedcli.encoders.hosted.retry import Clock, RetryableError, Suspicion, parse_retry_after
 
@@ -67,6 +68,11 @@ class ServerAddress:
     def base_url(self) -> str:
         """The value for --base-url, without user, password and query."""
         return self.url.removesuffix("/embeddings")
+
+    @property
+    def dialect(self) -> HostDialect:
+        """How requests to this server differ from those to OpenAI."""
+        return find_dialect(self.host)
 
     @property
     def is_openai(self) -> bool:
@@ -307,8 +313,9 @@ def _describe_place(parts: SplitResult) -> dict[str, Any]:
 
 def _build_headers(where: ServerAddress, key: str) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "User-Agent": f"embedcli/{__version__}"}
+    header = where.dialect.key_header
     if key:
-        headers["Authorization"] = f"Bearer {key}"
+        headers[header] = f"Bearer {key}" if header == "Authorization" else key
     elif where.basic_credentials:
         headers["Authorization"] = f"Basic {where.basic_credentials}"
     return headers

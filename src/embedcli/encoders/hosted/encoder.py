@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -11,7 +10,6 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
@@ -26,7 +24,8 @@ from embedcli.encoders.hosted.client import (
 )
 from embedcli.encoders.hosted.failure_diagnosis import ServerHealth
 from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
-from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
+from embedcli.encoders.hosted.request_fields import ENCODING_FIELD, build_body, resolve_request_fields
+from embedcli.encoders.hosted.request_limits import RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, ReportedError, decode_response
 from embedcli.encoders.hosted.retry import (
     BlamesTexts,
@@ -111,9 +110,10 @@ def load_hosted_encoder(
 
 def hosted_model_identity(job: Job) -> dict[str, Any]:
     """What decides the vectors, without a request. Contains the server's host, and no secret."""
+    where = parse_server_address(job)
     return {
         "model": job.model,
-        "endpoint": parse_server_address(job).host,
+        "endpoint": where.host,
         "revision": None,
         "fingerprint": None,
         "pooling": None,
@@ -122,6 +122,7 @@ def hosted_model_identity(job: Job) -> dict[str, Any]:
         "normalize": job.normalize,
         "truncate_dim": job.truncate_dim,
         "dtype": "float32",
+        **resolve_request_fields(job, where.dialect).identity(),
     }
 
 
@@ -142,7 +143,10 @@ class HostedEncoder(BaseEncoder):
         self._counter = choose_token_counter(job, notify)
         self._limit = max_tokens_per_text(job, self._counter.is_exact)
         check_window_limit(job, self._limit)
-        self._limits = RequestSizeLimits(tokens=min(MAX_REQUEST_TOKENS, job.tpm or MAX_REQUEST_TOKENS))
+        dialect = endpoint.address.dialect
+        self._fields = resolve_request_fields(job, dialect)
+        most_tokens = min(dialect.max_request_tokens, job.tpm or dialect.max_request_tokens)
+        self._limits = RequestSizeLimits(dialect.max_inputs, most_tokens)
         self._pace = RateLimiter(clock, job.rpm, job.tpm)
         self._patience = RetryLimits(job.patience, job.retry_cap)
         self._retrier = Retrier(clock, self._pace, notify, rng)
@@ -313,24 +317,20 @@ class HostedEncoder(BaseEncoder):
         return answer
 
     def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
-        fields: dict[str, Any] = {"model": self._name, "input": texts}
-        if style.uses_base64:
-            fields["encoding_format"] = "base64"
-        if style.dimensions:
-            fields["dimensions"] = style.dimensions
-        try:
-            return orjson.dumps(fields)
-        except orjson.JSONEncodeError:
-            return json.dumps(fields).encode()
+        fields: dict[str, Any] = {ENCODING_FIELD: "base64"} if style.uses_base64 else {}
+        if style.dimensions and self._fields.dimensions_field:
+            fields[self._fields.dimensions_field] = style.dimensions
+        return build_body(self._name, texts, fields | self._fields.extra)
 
     def _probe(self, notify: Notify) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""
         patience = RetryLimits(
             self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
         )
-        wanted = self._job.truncate_dim
+        wanted = self._job.truncate_dim if self._fields.dimensions_field else None
+        encodings = (True, False) if self._fields.may_ask_base64 else (False,)
         refusals = []
-        for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (wanted, None) for base64 in (True, False)):
+        for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (wanted, None) for base64 in encodings):
             try:
                 answer = self._request_with_retries([PROBE_TEXT], 1, style, patience)
             except RequestRefusedError as refusal:
@@ -340,7 +340,7 @@ class HostedEncoder(BaseEncoder):
             return style, answer
         raise ModelError(
             f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}: {refusals[0]}",
-            "check --model, --truncate-dim and --base-url",
+            "check --model, --truncate-dim and --base-url; --as, --request-field and --omit-field change the fields",
         )
 
     def _check_dim(self, dim: int, style: RequestFormat, notify: Notify) -> None:
@@ -351,6 +351,9 @@ class HostedEncoder(BaseEncoder):
             raise ModelError(
                 f"{self._name} gives {dim} dimensions, and --truncate-dim asks for {wanted}", f"give at most {dim}"
             )
-        if dim != wanted:
+        name = self._fields.dimensions_field
+        if dim != wanted and name is None:
+            notify(f"the {dim} dimensions of the server are cut to {wanted} here")
+        elif dim != wanted:
             why = "refuses" if style.dimensions is None else "ignores"
-            notify(f"the server {why} `dimensions`: its {dim} are cut to {wanted} here")
+            notify(f"the server {why} `{name}`: its {dim} are cut to {wanted} here")

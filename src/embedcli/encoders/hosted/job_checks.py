@@ -8,6 +8,7 @@ from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted.client import ServerAddress
+from embedcli.encoders.hosted.request_fields import resolve_request_fields
 from embedcli.models.config import resolve_prompt
 from embedcli.models.registry import find_registered_model
 
@@ -15,6 +16,7 @@ from embedcli.models.registry import find_registered_model
 def check_options(job: Job, where: ServerAddress) -> None:
     """Raise UsageError for an option that has no valid value for a hosted model."""
     resolve_prompt(job, {}, None)
+    resolve_request_fields(job, where.dialect)
     if job.offline and not where.is_loopback:
         raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
     flags = {
@@ -42,7 +44,10 @@ def list_notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
     """Yield what the user should know before the first request."""
     name = job.model.removeprefix(HOSTED_PREFIX)
     family = find_registered_model(name)
-    if family and family.prompts and job.prompt is None and job.as_ != "none":
+    if where.dialect.role_fields(job.as_):
+        sent = ", ".join(f"{name}={value}" for name, value in where.dialect.role_fields(job.as_).items())
+        yield f"--as {job.as_} is sent to {where.dialect.name} as {sent}"
+    elif family and family.prompts and job.prompt is None and job.as_ != "none":
         wanted = " or ".join(f"--prompt {text!r} ({role})" for role, text in family.prompts.items())
         yield f"{name} was trained with prompts, which servers rarely add; pass {wanted}"
     elif job.as_ in ("query", "document") and job.prompt is None:

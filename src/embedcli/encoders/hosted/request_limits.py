@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-# OpenAI's limits for one request, from the reference of POST /v1/embeddings.
-MAX_REQUEST_INPUTS = 2048
-MAX_REQUEST_TOKENS = 300_000
+from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 
 
 class RequestSizeLimits:
