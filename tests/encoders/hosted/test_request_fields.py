@@ -128,6 +128,16 @@ def test_a_field_that_is_given_replaces_that_of_embedcli(server: FakeServer) -> 
     encoder.close()
 
 
+@pytest.mark.parametrize("name", ["encoding_format", "dimensions"])
+def test_a_field_that_a_strict_server_forbids_is_found_out(server: FakeServer, name: str) -> None:
+    server.usual = fake.forbids_field(name)
+    encoder = load(server, truncate_dim=5)
+    server.seen.clear()
+    embed(encoder, WORDS)
+    assert all(name not in seen.body for seen in server.seen)
+    encoder.close()
+
+
 def test_other_fields_are_another_vector_space(server: FakeServer) -> None:
     identities = [
         hosted_encoder.hosted_model_identity(job_for(server, **flags))

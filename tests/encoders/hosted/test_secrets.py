@@ -101,6 +101,28 @@ def test_secrets_of_the_address_travel_but_are_not_shown(server: FakeServer, cap
     encoder.close()
 
 
+def test_a_key_in_the_query_reaches_the_server_and_no_file_or_message(tmp_path: Path, server: FakeServer) -> None:
+    jobs.write_jsonl(tmp_path / "in.jsonl", [{"id": 1, "text": "one"}, {"id": 2, "text": "poison"}])
+    refuse, report = echo(500), tmp_path / "report.json"
+
+    def fault(seen: fake.Seen, reply: fake.Reply) -> None:
+        if "poison" in seen.texts:
+            refuse(seen, reply)
+
+    server.usual = fault
+    address = f"{server.base_url}?api-key=query%2Bsecret%2F99"
+    command = ("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", f"openai:{fake.MODEL}")
+    result = jobs.run(*command, "--base-url", address, "--report", report, "--request-field", "user=me")
+    assert result.code == 3
+    assert server.seen[-1].path.endswith("?api-key=query%2Bsecret%2F99")
+    assert "***" in (tmp_path / "out.parquet.rejects.jsonl").read_text()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {tmp_path / "out.parquet", report} <= {*written}
+    for secret in (QUERY_KEY, "query%2Bsecret%2F99"):
+        assert [path for path in written if secret.encode() in path.read_bytes()] == []
+        assert secret not in result.out + result.err
+
+
 @pytest.mark.parametrize("key", ["two words", "sk-\x07", "sk-é", "sk-a\nsk-b"])
 def test_a_key_no_header_can_carry_is_refused_unshown(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, key: str

@@ -24,6 +24,7 @@ from embedcli.encoders.hosted.client import (
 )
 from embedcli.encoders.hosted.failure_diagnosis import ServerHealth
 from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
+from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from embedcli.encoders.hosted.request_fields import ENCODING_FIELD, build_body, resolve_request_fields
 from embedcli.encoders.hosted.request_limits import RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, ReportedError, decode_response
@@ -145,8 +146,10 @@ class HostedEncoder(BaseEncoder):
         check_window_limit(job, self._limit)
         dialect = endpoint.address.dialect
         self._fields = resolve_request_fields(job, dialect)
-        most_tokens = min(dialect.max_request_tokens, job.tpm or dialect.max_request_tokens)
-        self._limits = RequestSizeLimits(dialect.max_inputs, most_tokens)
+        most_tokens = dialect.max_request_tokens or MAX_REQUEST_TOKENS
+        self._limits = RequestSizeLimits(
+            dialect.max_inputs or MAX_REQUEST_INPUTS, min(most_tokens, job.tpm or most_tokens)
+        )
         self._pace = RateLimiter(clock, job.rpm, job.tpm)
         self._patience = RetryLimits(job.patience, job.retry_cap)
         self._retrier = Retrier(clock, self._pace, notify, rng)

@@ -23,9 +23,9 @@ class HostDialect:
         name: The name for people.
         documentation: Address of the page that the facts are from.
         domains: Host names; names below them belong to the server too. Empty if it runs anywhere.
-        max_inputs: Texts per request.
-        max_request_tokens: Tokens per request.
-        text_tokens: Tokens per text, for the documentation only.
+        max_inputs: Texts per request; None if not documented: OpenAI's limit is tried.
+        max_request_tokens: Tokens per request; None as above.
+        text_tokens: Tokens per text of every model, for the documentation only; None if it depends on the model.
         dimensions_field: The request field that shortens vectors.
         role_field: The request field for the kind of text; None if there is none.
         role_values: Its values by the value of --as.
@@ -36,9 +36,9 @@ class HostDialect:
     name: str
     documentation: str
     domains: tuple[str, ...] = ()
-    max_inputs: int = MAX_REQUEST_INPUTS
-    max_request_tokens: int = MAX_REQUEST_TOKENS
-    text_tokens: str = "by model"
+    max_inputs: int | None = None
+    max_request_tokens: int | None = None
+    text_tokens: int | None = None
     dimensions_field: str = "dimensions"
     role_field: str | None = None
     role_values: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +55,9 @@ OPENAI = HostDialect(
     "OpenAI",
     "https://platform.openai.com/docs/api-reference/embeddings/create",
     ("api.openai.com",),
-    text_tokens="8,192",
+    max_inputs=MAX_REQUEST_INPUTS,
+    max_request_tokens=MAX_REQUEST_TOKENS,
+    text_tokens=8192,
 )
 KNOWN_HOSTS = (
     OPENAI,
@@ -63,7 +65,8 @@ KNOWN_HOSTS = (
         "Azure OpenAI",
         "https://learn.microsoft.com/en-us/azure/foundry/openai/how-to/embeddings",
         ("openai.azure.com", "cognitiveservices.azure.com", "services.ai.azure.com"),
-        text_tokens="8,192",
+        max_inputs=2048,
+        text_tokens=8192,
         key_header="api-key",
         notes="address `https://NAME.openai.azure.com/openai/v1`, or "
         "`.../openai/deployments/DEPLOYMENT?api-version=VERSION`; the model is the name of the deployment",
@@ -73,8 +76,8 @@ KNOWN_HOSTS = (
         "https://github.com/geldata/gel/issues/9032",
         ("generativelanguage.googleapis.com",),
         max_inputs=100,
-        text_tokens="2,048",
-        notes="leaves out the first `index`",
+        text_tokens=2048,
+        notes="address `https://generativelanguage.googleapis.com/v1beta/openai`; leaves out the first `index`",
     ),
     HostDialect(
         "Mistral",
@@ -82,6 +85,8 @@ KNOWN_HOSTS = (
         ("api.mistral.ai",),
         max_inputs=256,
         dimensions_field="output_dimension",
+        notes="the limit of 256 is [what others have found]"
+        "(https://docs.rs/crate/rig-core/0.42.0/source/src/providers/mistral/embedding.rs)",
     ),
     HostDialect(
         "Voyage",
@@ -99,7 +104,7 @@ KNOWN_HOSTS = (
         "https://docs.cohere.com/docs/compatibility-api",
         ("api.cohere.ai", "api.cohere.com"),
         max_inputs=96,
-        notes="address `https://api.cohere.ai/compatibility/v1`",
+        notes="address `https://api.cohere.ai/compatibility/v1`; 96 is the limit of Cohere's own Embed API",
     ),
     HostDialect(
         "NVIDIA NIM",
@@ -116,12 +121,12 @@ KNOWN_HOSTS = (
         ("dashscope.aliyuncs.com", "dashscope-intl.aliyuncs.com"),
         max_inputs=10,
         max_request_tokens=81_920,
-        text_tokens="8,192",
+        text_tokens=8192,
         notes="address `https://dashscope-intl.aliyuncs.com/compatible-mode/v1`",
     ),
     HostDialect(
         "Together",
-        "https://docs.together.ai/reference/embeddings",
+        "https://developers.llamaindex.ai/python/framework-api-reference/embeddings/together",
         ("api.together.xyz", "api.together.ai"),
     ),
     HostDialect(
@@ -132,20 +137,20 @@ KNOWN_HOSTS = (
     HostDialect(
         "text-embeddings-inference",
         "https://github.com/huggingface/text-embeddings-inference/issues/723",
-        notes="32 texts per request unless `--max-client-batch-size` says otherwise; more are refused and halved",
+        notes="32 texts per request unless it is started with more; a larger request is refused and halved",
     ),
     HostDialect(
         "llama.cpp",
         "https://github.com/ggml-org/llama.cpp/issues/12295",
-        notes="500 for a text longer than `--ubatch-size`: the text is found and rejected",
+        notes="500 for a text longer than its physical batch: the text is found and rejected",
     ),
     HostDialect(
         "Ollama",
         "https://github.com/ollama/ollama/issues/12921",
         notes="500 for a text whose vector has NaN: the text is found and rejected; long texts are cut",
     ),
-    HostDialect("LM Studio", "https://lmstudio.ai/docs/app/api/endpoints/openai"),
-    HostDialect("infinity", "https://michaelfeil.eu/infinity/"),
+    HostDialect("LM Studio", "https://lmstudio.ai/docs/text-embeddings"),
+    HostDialect("infinity", "https://github.com/michaelfeil/infinity"),
 )
 
 
