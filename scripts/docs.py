@@ -3,6 +3,7 @@
 docs/reference/cli.md       the `--help` text of every command
 docs/reference/modules.md   the first docstring line of every module
 docs/reference/exit-codes.md   <!-- exit-codes -->   the exit codes, as the man page lists them
+docs/guides/hosted-models.md   <!-- known-hosts -->   the servers whose differences are known
 docs/architecture.md        <!-- packages -->   the first docstring line of every package
 docs/architecture.md        <!-- layers -->     the layers that import-linter checks
 docs/embedcli.1             the man page, from the same help texts
@@ -38,6 +39,7 @@ PACKAGE = ROOT / "src" / "embedcli"
 README = Path("README.md")
 CLI = Path("docs/reference/cli.md")
 MODULES = Path("docs/reference/modules.md")
+HOSTED = Path("docs/guides/hosted-models.md")
 EXIT_CODES = Path("docs/reference/exit-codes.md")
 ARCHITECTURE = Path("docs/architecture.md")
 ERRORS = Path("tests/error_texts.md")
@@ -93,6 +95,7 @@ def generate() -> dict[Path, str]:
         CLI: f"{CLI_HEAD}\n{command_sections()}\n",
         MODULES: f"{MODULES_HEAD}\n{module_list()}\n",
         EXIT_CODES: fill(EXIT_CODES, {"exit-codes": exit_code_table()}),
+        HOSTED: fill(HOSTED, {"known-hosts": known_host_table()}),
         ARCHITECTURE: fill(ARCHITECTURE, {"packages": package_list(), "layers": layer_block()}),
         ERRORS: errors.table(),
         MAN_PAGE: man_page(),
@@ -115,6 +118,36 @@ def fill(document: Path, blocks: Mapping[str, str]) -> str:
         start = text.index(marker) + len(marker)
         text = text[:start] + body + "\n" + text[text.index(END, start) :]
     return text
+
+
+# Hosted models
+
+
+def known_host_table() -> str:
+    """Return the table of servers from `encoders.hosted.known_hosts`, with a list of what else is to know."""
+    from embedcli.encoders.hosted.known_hosts import KNOWN_HOSTS
+
+    rows = [
+        "| server | texts per request | tokens per request | tokens per text | field of `--as` | of `--truncate-dim` |",
+        "|---|---|---|---|---|---|",
+    ]
+    for host in KNOWN_HOSTS:
+        if host.domains:
+            limits = [host.max_inputs, host.max_request_tokens, host.text_tokens]
+            cells = [host.name, *(f"{limit:,}" if limit else "" for limit in limits)]
+            fields = [f"`{name}`" if name else "" for name in (host.role_field, host.dimensions_field)]
+            rows.append(f"| {' | '.join([*cells, *fields])} |")
+    notes = [
+        textwrap.fill(
+            f"- [{host.name}]({host.documentation}){': ' if host.notes else ''}{host.notes}",
+            PAGE_WIDTH,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for host in KNOWN_HOSTS
+    ]
+    return "\n".join([*rows, "", *notes])
 
 
 # The command line

@@ -31,7 +31,8 @@ UNSTABLE = {
 }  # fmt: skip
 # Options that jobs have had only since the record was made.
 LATER_OPTIONS = {
-    "code_revision", "max_removed", "stop_after", "delimiter", "quote", "escape", "header", "skip_lines",
+    "code_revision", "max_removed", "stop_after", "delimiter", "quote", "escape", "header", "skip_lines", "omit_field",
+    "request_field",
 }  # fmt: skip
 # The digest of a file in its own metadata, which outputs have had only since then, and the check of it.
 DIGEST_KEY = "embedcli.sha256"

@@ -146,6 +146,59 @@ def index(change: Callable[[int], Any]) -> Fault:
     return fault
 
 
+def without_index(first_only: bool = False) -> Fault:
+    """Leave `index` out, on the first embedding or on all.
+
+    Gemini's OpenAI-compatible endpoint does not write an index of 0: https://github.com/spring-projects/spring-ai/issues/7019
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        for item in reply.body["data"][: 1 if first_only else None]:
+            del item["index"]
+
+    return fault
+
+
+def redirect(code: int, location: str) -> Fault:
+    """Send the client elsewhere, unless it is there already; `location` may be a path.
+
+    Starlette redirects a path with a final slash to the one without, and the other way round, with 307:
+    https://www.starlette.io/routing/
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if seen.path != location:
+            reply.status, reply.headers, reply.raw = code, {"Location": location}, b""
+
+    return fault
+
+
+def requires_field(name: str) -> Fault:
+    """400 without this field.
+
+    NVIDIA NIM requires `input_type` for models with two modes: https://github.com/BerriAI/litellm/issues/6001
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if name not in seen.body:
+            reply.status, reply.body = 400, error(400, f"'{name}' parameter is required")
+
+    return fault
+
+
+def forbids_field(name: str) -> Fault:
+    """422 with this field, as servers that validate strictly: https://docs.pydantic.dev/latest/api/config/"""
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if name in seen.body:
+            reply.status, reply.body = (
+                422,
+                {"detail": [{"loc": ["body", name], "msg": "Extra inputs are not permitted"}]},
+            )
+
+    return fault
+
+
 def other_model(name: str) -> Fault:
     """Say that another model answered."""
 
@@ -225,6 +278,69 @@ def silent(let_go: threading.Event) -> Fault:
     return lambda seen, reply: setattr(reply, "deliver", deliver)
 
 
+def fails_for(bad: Callable[[str], bool], message: str = "made up", code: int = 500) -> Fault:
+    """Answer 500 to every request with a text that is `bad`; right otherwise.
+
+    llama.cpp, a text over the physical batch: "input is too large to process. increase the physical batch size",
+    https://github.com/ggml-org/llama.cpp/issues/12295. Ollama, a vector with NaN: "failed to encode response: json:
+    unsupported value: NaN", https://github.com/ollama/ollama/issues/12921.
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if any(map(bad, seen.texts)):
+            reply.status, reply.body = code, error(code, message)
+
+    return fault
+
+
+def fails_above(inputs: int, message: str = "batch is too large") -> Fault:
+    """Answer 500 to every request with more texts, as servers do that run out of memory."""
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if len(seen.texts) > inputs:
+            reply.status, reply.body = 500, error(500, message)
+
+    return fault
+
+
+def reports_for(bad: Callable[[str], bool], message: str) -> Fault:
+    """Answer 200 with an error object to every request with a text that is `bad`.
+
+    OpenRouter reports errors of the servers behind it so: https://openrouter.ai/docs/api-reference/errors
+    """
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if any(map(bad, seen.texts)):
+            reply.body = {"error": {"message": message}}
+
+    return fault
+
+
+def hangs_for(bad: Callable[[Seen], bool], let_go: threading.Event) -> Fault:
+    """Never answer a request that is `bad`.
+
+    vLLM hangs on some mixtures of lengths: https://github.com/vllm-project/vllm/issues/29496
+    """
+    hang = silent(let_go)
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if bad(seen):
+            hang(seen, reply)
+
+    return fault
+
+
+def crashes_for(bad: Callable[[str], bool]) -> Fault:
+    """Tear the connection down for every request with a text that is `bad`, as a server that crashes and restarts."""
+    crash = reset()
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if any(map(bad, seen.texts)):
+            crash(seen, reply)
+
+    return fault
+
+
 def send_head(handler: BaseHTTPRequestHandler, code: int, headers: Mapping[str, str]) -> None:
     handler.send_response(code)
     for name, value in headers.items():
@@ -240,9 +356,10 @@ def width(embedding: str | list[float]) -> int:
 class FakeServer:
     """Serves until the `with` block ends. `seen` holds every request; the fields may be changed while it runs.
 
-    `key`: 401 without it. `refuses(text)`: 400 for a request that holds such a text. `max_inputs`, `max_tokens`:
-    422 and 400 for larger requests. `base64` False: answers floats whatever was asked; None: 400 for `encoding_format`.
-    `dimensions` False: ignored; None: 400. `usual`: a fault for every request that finds no other.
+    `key`: 401 without it. `refuses(text)`: 400 for a request that holds such a text. `path`: where the endpoint is.
+    `max_inputs`, `max_tokens`: 422 and 400 for larger requests. `base64` False: answers floats whatever was asked;
+    None: 400 for `encoding_format`. `dimensions` False: ignored; None: 400. `usual`: a fault for every request that
+    finds no other.
     """
 
     dim: int = 8
@@ -251,6 +368,7 @@ class FakeServer:
     base64: bool | None = True
     dimensions: bool | None = True
     refuses: Callable[[str], bool] = field(default=lambda text: text == "")
+    path: str = "/v1/embeddings"
     max_inputs: int = 2048
     max_tokens: int = 300_000
     usual: Fault | None = None
@@ -345,7 +463,7 @@ class FakeServer:
         tokens = sum(map(tokens_of, texts))
         poisoned = [text for text in texts if self.refuses(text)]
         rules = (
-            (seen.path.partition("?")[0] != "/v1/embeddings", 404, "no such path"),
+            (seen.path.partition("?")[0] != self.path, 404, "no such path"),
             (self.key is not None and given != f"Bearer {self.key}", 401, f"Incorrect API key provided: {given}"),
             (body.get("model") != self.model, 404, f"The model `{body.get('model')}` does not exist"),
             (self.base64 is None and "encoding_format" in body, 400, "unknown field: encoding_format"),

@@ -14,6 +14,8 @@ from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, EncodedChunk, InputSplit
+from embedcli.encoders.hosted.known_hosts import find_dialect
+from embedcli.encoders.hosted.request_fields import format_request_fields
 from embedcli.models.registry import find_registered_model
 from embedcli.pipeline import engine
 from embedcli.pipeline.control import RunControl
@@ -133,7 +135,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
         UsageError: The output has no vector space metadata, or the model on this machine is not the one recorded.
     """
     vector_space = output.require_vector_space(what_for)
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     recorded: dict[str, Any] = {
         "model": vector_space["model"],
         "revision": vector_space.get("revision"),
@@ -143,6 +145,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
         "truncate_dim": vector_space.get("truncate_dim"),
         "as_": "query",
         "prompt": choose_query_prompt(vector_space),
+        **_recorded_request_fields(vector_space, for_queries=True),
     }
     if "model" in given:
         recorded |= {"revision": None, "code_revision": None}
@@ -161,7 +164,7 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
         UsageError: The output has no vector space metadata, or the model on this machine is not the one recorded.
     """
     vector_space, job = output.require_vector_space(what_for), output.job_manifest.get("job") or {}
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     recorded: dict[str, Any] = {
         name: vector_space.get(name) for name in ("model", "revision", "max_seq_length", "normalize", "truncate_dim")
     }
@@ -169,6 +172,7 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded |= {name: job[name] for name in ("overflow", "split_overlap", "encoding") if name in job}
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)
+    recorded |= _recorded_request_fields(vector_space, for_queries=False)
     if "model" in given:
         recorded |= {"revision": None, "code_revision": None}
     return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), vector_space, output.path)
@@ -178,6 +182,19 @@ def recorded_code_revision(vector_space: Mapping[str, Any]) -> str | None:
     """Return the commit of the model's code repository; None if it has none or several: one commit cannot pin those."""
     commits = list((vector_space.get("code") or {}).values())
     return commits[0] if len(commits) == 1 else None
+
+
+def _recorded_request_fields(vector_space: Mapping[str, Any], *, for_queries: bool) -> dict[str, tuple[str, ...]]:
+    """The options that send the recorded request fields of a hosted model again.
+
+    For queries, the field that a known server has for the kind of text is left to `--as query`.
+    """
+    fields = dict(vector_space.get("request_fields") or {})
+    dialect = find_dialect(str(vector_space.get("endpoint") or ""))
+    if for_queries and fields.get(dialect.role_field) in dialect.role_values.values():
+        del fields[dialect.role_field]
+    omitted = tuple(vector_space.get("omitted_fields") or ())
+    return {"request_field": format_request_fields(fields), "omit_field": omitted}
 
 
 def choose_query_prompt(vector_space: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from embedcli.core.job import Job
 
 EXPORT_FLAGS = (
     "model", *INPUT_FLAGS, "keep", "as_", "prompt", "max_seq_length", "normalize", "truncate_dim", "base_url",
+    "request_field", "omit_field",
     "cache_dir", "overwrite",
 )  # fmt: skip
 IMPORT_FLAGS = (

@@ -17,6 +17,7 @@ EVALUATE_FLAGS = (
     "revision", "trust_remote_code", "code_revision", "offline", "cache_dir", "as_", "prompt_name", "prompt",
     "max_seq_length", "normalize", "truncate_dim", "device", "engine", "dtype", "batch_tokens", "threads", "base_url",
     *INPUT_FLAGS,
+    "request_field", "omit_field",
 )  # fmt: skip
 
 

@@ -140,6 +140,13 @@ JOB_FLAGS = (
     Flag("num_cpus", float, "--num-cpus", "CPUs that each Ray actor reserves.  [default: 1]"),
     Flag("num_gpus", float, "--num-gpus", "GPUs, or a fraction of one, that each Ray actor reserves."),
     Flag("base_url", str, "--base-url", "Endpoint of an openai: model; the API key is read from OPENAI_API_KEY."),
+    Flag(
+        "request_field",
+        list[str],
+        "--request-field",
+        "Send this field with every request to an openai: model, NAME=VALUE; VALUE is JSON or a string; repeatable.",
+    ),
+    Flag("omit_field", list[str], "--omit-field", "Never send this request field, e.g. dimensions; repeatable."),
     Flag("rpm", int, "--rpm", "Maximum requests per minute."),
     Flag("tpm", int, "--tpm", "Maximum tokens per minute."),
     Flag("max_concurrency", int, "--max-concurrency", "Maximum concurrent requests."),
@@ -155,7 +162,8 @@ CSV_FLAGS = ("delimiter", "quote", "escape", "header", "skip_lines")
 INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding", *CSV_FLAGS)
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",
-    "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "rpm", "tpm", "max_concurrency",
+    "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "request_field", "omit_field",
+    "rpm", "tpm", "max_concurrency",
 )  # fmt: skip
 ALL_FLAGS = tuple(FLAGS_BY_NAME)
 

@@ -18,6 +18,7 @@ from embedcli.core.job import Job
 SEARCH_FLAGS = (
     "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
     *INPUT_FLAGS,
+    "request_field", "omit_field",
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
 

@@ -20,6 +20,8 @@ VERIFY_FLAGS = (
     "threads",
     "batch_tokens",
     "base_url",
+    "request_field",
+    "omit_field",
 )
 
 

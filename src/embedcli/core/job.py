@@ -80,6 +80,8 @@ class Job:
     shard: tuple[int, int] | None = None
     # Hosted models
     base_url: str | None = None
+    request_field: tuple[str, ...] = ()
+    omit_field: tuple[str, ...] = ()
     rpm: int | None = None
     tpm: int | None = None
     max_concurrency: int | None = None

@@ -15,7 +15,7 @@ from embedcli.core.encoder import TextTokenizer
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
-from embedcli.encoders.hosted.encoder import check_window_limit
+from embedcli.encoders.hosted.job_checks import check_window_limit
 from embedcli.encoders.hosted.token_counting import (
     choose_token_counter,
     count_and_truncate,

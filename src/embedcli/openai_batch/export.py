@@ -18,6 +18,8 @@ from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
+from embedcli.encoders.hosted.client import parse_server_address
+from embedcli.encoders.hosted.request_fields import resolve_request_fields
 from embedcli.encoders.hosted.token_counting import (
     TokenCounter,
     choose_token_counter,
@@ -166,9 +168,11 @@ def _build_requests(
 
 
 def _encode_request(job: Job, custom_id: str, text: str) -> bytes:
+    fields = resolve_request_fields(job, parse_server_address(job).dialect)
     body: dict[str, Any] = {"model": job.model.removeprefix(HOSTED_PREFIX), "input": text}
-    if job.truncate_dim is not None:
-        body["dimensions"] = job.truncate_dim
+    if job.truncate_dim is not None and fields.dimensions_field:
+        body[fields.dimensions_field] = job.truncate_dim
+    body |= fields.extra
     return orjson.dumps({"custom_id": custom_id, "method": "POST", "url": EMBEDDINGS_URL, "body": body}) + b"\n"
 
 

@@ -26,8 +26,12 @@ from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.hosted import encoder as hosted_encoder
-from embedcli.encoders.hosted.client import parse_error_body
-from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, parse_response
+from embedcli.encoders.hosted.response import (
+    EmbeddingResponse,
+    MalformedResponseError,
+    parse_error_body,
+    parse_response,
+)
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:

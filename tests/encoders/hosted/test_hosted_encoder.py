@@ -207,8 +207,8 @@ def test_a_token_limit_of_the_server_is_learned(server: FakeServer, load: Load) 
         fake.wrong_dimension(),
         fake.index(lambda place: 0),
         fake.index(lambda place: place + 1),
-        fake.index(lambda place: None),
-        fake.index(str),
+        fake.index(lambda place: None if place else 3),
+        fake.index(lambda place: str(place + 1)),
         fake.index(lambda place: [place]),
         fake.other_model("another-model"),
         fake.numbers(lambda vector: ["x"]),
@@ -229,7 +229,8 @@ def test_a_burst_of_failures_under_many_lanes(server: FakeServer, load: Load) ->
     encoder = load()
     server.faults += [fake.status(500), fake.reset(), fake.cut_body(), fake.status(429, {"Retry-After": "9"})] * 5
     assert np.array_equal(embed(encoder, texts, budget=100), expected(texts, DIM))
-    assert encoder.usage()["retries"] == 20
+    # A request that fails three times makes the encoder send a short text, which may meet a fault too.
+    assert 15 <= encoder.usage()["retries"] <= 20
 
 
 def test_retry_after_is_waited_out(server: FakeServer, load: Load, clock: FakeClock, notes: list[str]) -> None:

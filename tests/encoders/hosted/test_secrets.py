@@ -18,7 +18,7 @@ import fake_server as fake
 import jobs
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted import client
+from embedcli.encoders.hosted import client, job_checks, response
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.client import RequestRefusedError
 from fake_server import FakeServer
@@ -101,6 +101,28 @@ def test_secrets_of_the_address_travel_but_are_not_shown(server: FakeServer, cap
     encoder.close()
 
 
+def test_a_key_in_the_query_reaches_the_server_and_no_file_or_message(tmp_path: Path, server: FakeServer) -> None:
+    jobs.write_jsonl(tmp_path / "in.jsonl", [{"id": 1, "text": "one"}, {"id": 2, "text": "poison"}])
+    refuse, report = echo(500), tmp_path / "report.json"
+
+    def fault(seen: fake.Seen, reply: fake.Reply) -> None:
+        if "poison" in seen.texts:
+            refuse(seen, reply)
+
+    server.usual = fault
+    address = f"{server.base_url}?api-key=query%2Bsecret%2F99"
+    command = ("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", f"openai:{fake.MODEL}")
+    result = jobs.run(*command, "--base-url", address, "--report", report, "--request-field", "user=me")
+    assert result.code == 3
+    assert server.seen[-1].path.endswith("?api-key=query%2Bsecret%2F99")
+    assert "***" in (tmp_path / "out.parquet.rejects.jsonl").read_text()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {tmp_path / "out.parquet", report} <= {*written}
+    for secret in (QUERY_KEY, "query%2Bsecret%2F99"):
+        assert [path for path in written if secret.encode() in path.read_bytes()] == []
+        assert secret not in result.out + result.err
+
+
 @pytest.mark.parametrize("key", ["two words", "sk-\x07", "sk-é", "sk-a\nsk-b"])
 def test_a_key_no_header_can_carry_is_refused_unshown(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, key: str
@@ -114,7 +136,7 @@ def test_a_key_no_header_can_carry_is_refused_unshown(
 @pytest.mark.usefixtures("_key")
 def test_a_key_over_plain_http_is_warned_of() -> None:
     job = Job(("in",), "out", model="openai:x", base_url="http://192.0.2.1/v1")
-    notes = list(hosted_encoder._list_notes(job, client.parse_server_address(job), KEY))
+    notes = list(job_checks.list_notes(job, client.parse_server_address(job), KEY))
     assert notes == ["the key travels unencrypted to 192.0.2.1: use https:// where you can"]
 
 
@@ -147,7 +169,7 @@ def test_addresses(base: str, url: str, host: str, is_loopback: bool) -> None:
     ],
 )
 def test_what_servers_say_in_errors(body: bytes, text: str) -> None:
-    assert text in client.parse_error_body(body)[0]
+    assert text in response.parse_error_body(body)[0]
 
 
 def test_a_long_complaint_is_cut_and_made_one_printable_line(server: FakeServer) -> None:

@@ -3,7 +3,9 @@
 content                 200: the body
 RetryableError          worth another attempt (429, 408, 409, 5xx, timeouts, dropped connections, truncated bodies)
 RequestRefusedError     the server rejects these texts (400, 413, 422)
-ModelError              no attempt will help (401, 403, 404, an account without credit, a redirect)
+ModelError              no attempt will help (401, 403, 404, an account without credit, a redirect elsewhere)
+
+A redirect that keeps method and body (307, 308) is followed on the same server only: the key goes to no other one.
 """
 
 from __future__ import annotations
@@ -13,27 +15,29 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
-
-import orjson
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from embedcli import __version__
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted.retry import Clock, RetryableError, parse_retry_after
+from embedcli.encoders.hosted.known_hosts import HostDialect, find_dialect
+from embedcli.encoders.hosted.response import ReportedError, parse_error_body
+from embedcli.encoders.hosted.retry import Clock, RetryableError, Suspicion, parse_retry_after
 
 if TYPE_CHECKING:
     import httpx2
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 CONNECT_TIMEOUT_SECONDS = 15.0
+MAX_REDIRECTS = 5
+# 504, and 524 of Cloudflare: a proxy has waited for the server in vain.
+GATEWAY_TIMEOUTS = (504, 524)
+DEFAULT_PORTS = {"http": 80, "https": 443}
 # 2,048 lists of 8,192 floats are about 350 MB; no correct response is larger.
 MAX_RESPONSE_BYTES = 1 << 30
-MAX_ERROR_CHARACTERS = 300
-
 
 # Messages and hints for statuses where no other attempt will help.
 FINAL_STATUS_ERRORS = {
@@ -66,6 +70,11 @@ class ServerAddress:
         return self.url.removesuffix("/embeddings")
 
     @property
+    def dialect(self) -> HostDialect:
+        """How requests to this server differ from those to OpenAI."""
+        return find_dialect(self.host)
+
+    @property
     def is_openai(self) -> bool:
         """Whether this is OpenAI's own server, which always requires a key."""
         return self.host == "api.openai.com"
@@ -77,22 +86,19 @@ def parse_server_address(job: Job) -> ServerAddress:
     hint = f"give an address such as {DEFAULT_BASE_URL} or http://localhost:8080/v1"
     try:
         parts = urlsplit(base)
-        host, port = parts.hostname, parts.port
+        host, _ = parts.hostname, parts.port
     except ValueError:
         raise UsageError("--base-url is not a web address", hint) from None
     if parts.scheme not in ("http", "https") or not host:
         raise UsageError("--base-url is not a web address that starts with http:// or https://", hint)
     path = parts.path.rstrip("/")
     path = path if path.endswith("/embeddings") else f"{path}/embeddings"
-    name = f"[{host}]" if ":" in host else host
-    place = f"{name}:{port}" if port is not None else name
     basic = ""
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         basic = base64.b64encode(pair.encode()).decode()
-    # httpx2 logs the URL of each request, so a query that may hold a key is kept out of it.
-    target = f"{path}?{parts.query}".encode() if parts.query else None
-    return ServerAddress(f"{parts.scheme}://{place}{path}", host, _is_loopback(host), target, basic)
+    place = _describe_place(parts._replace(path=path))
+    return ServerAddress(host=host, is_loopback=_is_loopback(host), basic_credentials=basic, **place)
 
 
 def _is_loopback(host: str) -> bool:
@@ -121,6 +127,7 @@ class EmbeddingsClient:
         import httpx2
 
         self.address = where
+        self._destination = where
         self._model = model
         self._timeout = timeout
         self._clock = clock
@@ -128,21 +135,55 @@ class EmbeddingsClient:
         self._secrets = _secrets(where, key)
         self._client = httpx2.Client(
             headers=_build_headers(where, key),
-            timeout=httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT_SECONDS, timeout), pool=None),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_connections),
             # Never use a proxy for a server on this machine, whatever the environment says.
             trust_env=not where.is_loopback,
         )
 
-    def post(self, body: bytes) -> bytes:
-        """Send `body` and return the content of a successful response. Errors: see the module docstring."""
-        with self._transport():
-            extensions = {"target": self.address.target_path} if self.address.target_path else {}
-            with self._client.stream("POST", self.address.url, content=body, extensions=extensions) as response:
-                content = self._read(response)
-        if 200 <= response.status_code < 300:
+    def post(self, body: bytes, timeout: float | None = None) -> bytes:
+        """Send a request and follow redirects on the same server.
+
+        Args:
+            body: The body of the request.
+            timeout: Seconds to wait for the whole response; None for the timeout of the job.
+
+        Returns:
+            The content of a successful response.
+
+        Raises:
+            RetryableError, RequestRefusedError, ModelError: See the module docstring.
+        """
+        destination = self._destination
+        for _ in range(MAX_REDIRECTS):
+            status, headers, content = self._send(body, destination, timeout or self._timeout)
+            if status not in (307, 308):
+                break
+            destination = self._follow_redirect(destination, status, headers)
+            if status == 308:
+                self._destination = destination
+        if 200 <= status < 300:
             return content
-        raise self._error_for_status(response.status_code, response.headers, content)
+        raise self.error_for_status(status, headers, *parse_error_body(content))
+
+    def _send(self, body: bytes, where: ServerAddress, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
+        import httpx2
+
+        limits = httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT_SECONDS, timeout), pool=None)
+        extensions = {"target": where.target_path} if where.target_path else {}
+        with (
+            self._transport(timeout),
+            self._client.stream("POST", where.url, content=body, extensions=extensions, timeout=limits) as response,
+        ):
+            return response.status_code, response.headers, self._read(response, timeout)
+
+    def _follow_redirect(self, where: ServerAddress, status: int, headers: Mapping[str, str]) -> ServerAddress:
+        parts = _split_location(where, headers)
+        if parts is None or not _is_same_server(urlsplit(where.url), parts):
+            raise ModelError(
+                f"{where.url} redirects ({status}) to another server, and the key must not go there",
+                f"give --base-url {self._describe_location(headers)} itself, if you trust it",
+            )
+        return replace(where, **_describe_place(parts))
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -155,8 +196,8 @@ class EmbeddingsClient:
         text = re.sub(r"//[^/@\s]+@", "//***@", text)
         return "".join(c if c.isprintable() else " " for c in text)
 
-    def _read(self, response: httpx2.Response) -> bytes:
-        deadline = self._clock.monotonic() + self._timeout
+    def _read(self, response: httpx2.Response, timeout: float) -> bytes:
+        deadline = self._clock.monotonic() + timeout
         parts: list[bytes] = []
         size = 0
         for part in response.iter_bytes():
@@ -164,7 +205,7 @@ class EmbeddingsClient:
             size += len(part)
             if self._clock.monotonic() > deadline:
                 raise RetryableError(
-                    f"{self.address.host} sent its answer too slowly (over {self._timeout:g} s)", "lost"
+                    f"{self.address.host} sent its answer too slowly (over {timeout:g} s)", "lost", suspicion="timeout"
                 )
             if size > MAX_RESPONSE_BYTES:
                 raise RetryableError(
@@ -173,19 +214,33 @@ class EmbeddingsClient:
         return b"".join(parts)
 
     @contextmanager
-    def _transport(self) -> Iterator[None]:
+    def _transport(self, timeout: float) -> Iterator[None]:
         import httpx2
 
+        host = self.address.host
         try:
             yield
+        except (httpx2.ConnectTimeout, httpx2.ConnectError) as error:
+            raise RetryableError(f"the connection to {host} failed: {self._describe(error)}", "lost") from None
         except httpx2.TimeoutException:
-            raise RetryableError(f"{self.address.host} did not answer within {self._timeout:g} s", "lost") from None
+            raise RetryableError(f"{host} did not answer within {timeout:g} s", "lost", suspicion="timeout") from None
         except httpx2.RequestError as error:
-            why = self.redact(str(error)) or type(error).__name__
-            raise RetryableError(f"the connection to {self.address.host} failed: {why}", "lost") from None
+            raise RetryableError(
+                f"the connection to {host} failed: {self._describe(error)}", "lost", suspicion="failure"
+            ) from None
 
-    def _error_for_status(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
-        text, code = parse_error_body(content)
+    def _describe(self, error: Exception) -> str:
+        return self.redact(str(error)) or type(error).__name__
+
+    def error_for_status(self, status: int, headers: Mapping[str, str], text: str, code: str) -> Exception:
+        """Return the error that a status means, see the module docstring.
+
+        Args:
+            status: The HTTP status, or the one that a server reports in the body of a 200.
+            headers: The headers of the response.
+            text: The message in the body, as `parse_error_body` returns it.
+            code: The code in the body.
+        """
         said = self.redact(text)
         host = self.address.host
         if status in (400, 413, 422):
@@ -194,26 +249,73 @@ class EmbeddingsClient:
             hint = "add credit, then run the same command to go on"
             return ModelError(f"the account at {host} has no credit left: {said}", hint)
         if status in (408, 409, 425, 429) or status >= 500:
-            return RetryableError(
-                f"{host} answered {status}: {said}", "busy", parse_retry_after(headers, self._clock.unix_time())
-            )
+            after = parse_retry_after(headers, self._clock.unix_time())
+            suspicion: Suspicion = "none"
+            if status >= 500 and after is None:
+                suspicion = "timeout" if status in GATEWAY_TIMEOUTS else "failure"
+            return RetryableError(f"{host} answered {status}: {said}", "busy", after, suspicion=suspicion)
         return ModelError(*self._final_error(status, headers, said))
+
+    def error_for_report(self, report: ReportedError) -> Exception:
+        """Return the error for an error that the server reports in a response of status 200.
+
+        Some gateways put the status of the server behind them into `code`: it counts as if it were the status.
+        """
+        if report.code.isascii() and report.code.isdigit() and 400 <= int(report.code) <= 599:
+            return self.error_for_status(int(report.code), {}, report.text, "")
+        reason = f"the answer of {self.address.host} {self.redact(str(report))}"
+        return RetryableError(reason, "wrong", suspicion="failure")
 
     def _final_error(self, status: int, headers: Mapping[str, str], said: str) -> tuple[str, str]:
         url = self.address.url
         if 300 <= status < 400:
-            to = self.redact(headers.get("location", "").split("?")[0].removesuffix("/embeddings"))
-            return f"{url} redirects ({status}), and redirects are not followed", f"give --base-url {to} itself"
+            why = "too often" if status in (307, 308) else "in a way that drops the texts"
+            return f"{url} redirects ({status}) {why}", f"give --base-url {self._describe_location(headers)} itself"
         what, hint = FINAL_STATUS_ERRORS.get(status, OTHER_STATUS_ERROR)
         if status == 401 and not self._keyed:
             what, hint = MISSING_KEY_ERROR
         return f"{what.format(host=self.address.host, url=url, model=self._model)} ({status}): {said}", hint
 
+    def _describe_location(self, headers: Mapping[str, str]) -> str:
+        """The value for --base-url that a redirect names, without query and secrets."""
+        parts = _split_location(self.address, headers)
+        if parts is None:
+            return "the final address"
+        path = parts.path.rstrip("/").removesuffix("/embeddings")
+        return self.redact(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{path}")
+
+
+def _split_location(where: ServerAddress, headers: Mapping[str, str]) -> SplitResult | None:
+    """The address that a redirect names; None if it names none."""
+    try:
+        parts = urlsplit(urljoin(where.url, headers.get("location", "")))
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts if parts.scheme in DEFAULT_PORTS and parts.hostname else None
+
+
+def _is_same_server(old: SplitResult, new: SplitResult) -> bool:
+    """Whether a redirect stays on the server: same host and port, or from http to https by their default ports."""
+    ports = [parts.port or DEFAULT_PORTS[parts.scheme] for parts in (old, new)]
+    is_upgrade = (old.scheme, new.scheme) == ("http", "https") and ports == [80, 443]
+    return old.hostname == new.hostname and (is_upgrade or (old.scheme == new.scheme and ports[0] == ports[1]))
+
+
+def _describe_place(parts: SplitResult) -> dict[str, Any]:
+    """URL and target of a web address, as fields of `ServerAddress`."""
+    name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    place = f"{name}:{parts.port}" if parts.port is not None else name
+    # httpx2 logs the URL of each request, so a query that may hold a key is kept out of it.
+    target = f"{parts.path}?{parts.query}".encode() if parts.query else None
+    return {"url": f"{parts.scheme}://{place}{parts.path}", "target_path": target}
+
 
 def _build_headers(where: ServerAddress, key: str) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "User-Agent": f"embedcli/{__version__}"}
+    header = where.dialect.key_header
     if key:
-        headers["Authorization"] = f"Bearer {key}"
+        headers[header] = f"Bearer {key}" if header == "Authorization" else key
     elif where.basic_credentials:
         headers["Authorization"] = f"Basic {where.basic_credentials}"
     return headers
@@ -225,24 +327,3 @@ def _secrets(where: ServerAddress, key: str) -> tuple[str, ...]:
     password = base64.b64decode(where.basic_credentials).decode().partition(":")[2] if where.basic_credentials else ""
     found = {key, where.basic_credentials, password, query, *values, *map(unquote, values)}
     return tuple(sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True))
-
-
-def parse_error_body(content: bytes) -> tuple[str, str]:
-    """Parse an error body into message and code: OpenAI's `{"error": {...}}`, and the forms of other servers."""
-    try:
-        body = orjson.loads(content)
-    except ValueError:
-        return _shorten(re.sub(r"<[^>]*>", " ", content[:4096].decode("utf-8", "replace"))), ""
-    if not isinstance(body, dict):
-        return _shorten(str(body)), ""
-    inner: Any = body.get("error", body)
-    if not isinstance(inner, dict):
-        return _shorten(str(inner)), ""
-    text = inner.get("message") or inner.get("detail") or inner.get("error") or ""
-    text = text if isinstance(text, str) else orjson.dumps(text).decode()
-    return _shorten(text), str(inner.get("code") or inner.get("type") or "")
-
-
-def _shorten(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:MAX_ERROR_CHARACTERS]}..."

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Event, Lock, Semaphore, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.hosted.client import (
     EmbeddingsClient,
     RequestRefusedError,
-    ServerAddress,
     parse_server_address,
     read_api_key,
 )
-from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
-from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response
-from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
+from embedcli.encoders.hosted.failure_diagnosis import ServerHealth
+from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
+from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
+from embedcli.encoders.hosted.request_fields import ENCODING_FIELD, build_body, resolve_request_fields
+from embedcli.encoders.hosted.request_limits import RequestSizeLimits
+from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, ReportedError, decode_response
+from embedcli.encoders.hosted.retry import (
+    BlamesTexts,
+    Clock,
+    EncoderClosedError,
+    RateLimiter,
+    Retrier,
+    RetryableError,
+    RetryLimits,
+)
+from embedcli.encoders.hosted.text_requests import HostedVectors, TextRequests
 from embedcli.encoders.hosted.token_counting import (
     HostedTexts,
     choose_token_counter,
@@ -36,12 +46,10 @@ from embedcli.encoders.hosted.token_counting import (
     max_tokens_per_text,
 )
 from embedcli.models.config import resolve_prompt
-from embedcli.models.registry import find_registered_model
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
 
-T = TypeVar("T")
 Notify = Callable[[str], None]
 
 DEFAULT_MAX_CONCURRENCY = 8
@@ -61,14 +69,6 @@ class RequestFormat:
 
     uses_base64: bool = True
     dimensions: int | None = None
-
-
-@dataclass(frozen=True)
-class HostedVectors:
-    """Vectors of some texts, in order: NaN rows for rejected texts, whose reasons are kept by position."""
-
-    vectors: Float32Array
-    refusal_reasons: dict[int, str]
 
 
 def load_hosted_encoder(
@@ -91,10 +91,10 @@ def load_hosted_encoder(
         ModelError: The server cannot serve the model.
     """
     where = parse_server_address(job)
-    _check_options(job, where)
+    check_options(job, where)
     key = read_api_key(where)
     clock = clock or Clock(stop)
-    for note in _list_notes(job, where, key):
+    for note in list_notes(job, where, key):
         notify(note)
     lanes = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
     name = job.model.removeprefix(HOSTED_PREFIX)
@@ -111,9 +111,10 @@ def load_hosted_encoder(
 
 def hosted_model_identity(job: Job) -> dict[str, Any]:
     """What decides the vectors, without a request. Contains the server's host, and no secret."""
+    where = parse_server_address(job)
     return {
         "model": job.model,
-        "endpoint": parse_server_address(job).host,
+        "endpoint": where.host,
         "revision": None,
         "fingerprint": None,
         "pooling": None,
@@ -122,6 +123,7 @@ def hosted_model_identity(job: Job) -> dict[str, Any]:
         "normalize": job.normalize,
         "truncate_dim": job.truncate_dim,
         "dtype": "float32",
+        **resolve_request_fields(job, where.dialect).identity(),
     }
 
 
@@ -142,11 +144,16 @@ class HostedEncoder(BaseEncoder):
         self._counter = choose_token_counter(job, notify)
         self._limit = max_tokens_per_text(job, self._counter.is_exact)
         check_window_limit(job, self._limit)
-        self._limits = RequestSizeLimits(tokens=min(MAX_REQUEST_TOKENS, job.tpm or MAX_REQUEST_TOKENS))
+        dialect = endpoint.address.dialect
+        self._fields = resolve_request_fields(job, dialect)
+        most_tokens = dialect.max_request_tokens or MAX_REQUEST_TOKENS
+        self._limits = RequestSizeLimits(
+            dialect.max_inputs or MAX_REQUEST_INPUTS, min(most_tokens, job.tpm or most_tokens)
+        )
         self._pace = RateLimiter(clock, job.rpm, job.tpm)
         self._patience = RetryLimits(job.patience, job.retry_cap)
         self._retrier = Retrier(clock, self._pace, notify, rng)
-        self._threads = Semaphore(self.max_in_flight)
+        self._health = ServerHealth(clock, job.request_timeout, self._ask_probe)
         self._lock = Lock()
         self._requests = self._tokens = self._refusals = 0
         self._reported_all = True
@@ -154,6 +161,14 @@ class HostedEncoder(BaseEncoder):
         self._style, first = self._probe(notify)
         self.dim = first.vectors.shape[1]
         self._reported_model = first.model
+        self._text_requests = TextRequests(
+            self._send_texts,
+            self._check_server_after_refusals,
+            self._health,
+            self._limits,
+            max_connections=self.max_in_flight,
+            dim=self.dim,
+        )
 
     def vector_space(self) -> dict[str, Any]:
         """The identity, and what the server reports about itself."""
@@ -234,26 +249,7 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return _in_thread(self._threads, lambda: self._request_texts(texts, counts))
-
-    def _request_texts(self, texts: list[str], counts: Int64Array) -> HostedVectors:
-        """Request vectors of some texts; halve a rejected request until the rejected texts stand alone."""
-        try:
-            return HostedVectors(
-                self._request_with_retries(texts, int(counts.sum()), self._style, self._patience).vectors, {}
-            )
-        except RequestRefusedError as refusal:
-            if len(texts) == 1:
-                self._check_server_after_refusals(refusal)
-                return HostedVectors(
-                    np.full((1, self.dim), np.nan, np.float32), {0: f"the server refused the text: {refusal}"}
-                )
-        half = len(texts) // 2
-        left, right = self._request_texts(texts[:half], counts[:half]), self._request_texts(texts[half:], counts[half:])
-        if not left.refusal_reasons and not right.refusal_reasons:
-            self._limits.record_accepted(len(texts) - half, int(max(counts[:half].sum(), counts[half:].sum())))
-        refused = left.refusal_reasons | {half + i: reason for i, reason in right.refusal_reasons.items()}
-        return HostedVectors(np.concatenate((left.vectors, right.vectors)), refused)
+        return self._text_requests.start(texts, counts)
 
     def _check_server_after_refusals(self, refusal: RequestRefusedError) -> None:
         with self._lock:
@@ -269,26 +265,46 @@ class HostedEncoder(BaseEncoder):
                 "what is finished is kept; see what changed at the server, then run the same command to go on",
             ) from None
 
-    def _request_with_retries(
-        self, texts: list[str], tokens: int, style: RequestFormat, patience: RetryLimits
+    def _send_texts(
+        self, texts: list[str], tokens: int, blames_texts: BlamesTexts, timeout: float | None
     ) -> EmbeddingResponse:
-        """Send one request with retries. Raises RequestRefusedError or ModelError."""
+        return self._request_with_retries(texts, tokens, self._style, self._patience, blames_texts, timeout)
+
+    def _request_with_retries(
+        self,
+        texts: list[str],
+        tokens: int,
+        style: RequestFormat,
+        patience: RetryLimits,
+        blames_texts: BlamesTexts | None = None,
+        timeout: float | None = None,
+    ) -> EmbeddingResponse:
+        """Send one request with retries. Raises RequestRefusedError, FailingTextsError or ModelError."""
         body = self._build_body(texts, style)
-        answer = self._retrier.run(lambda: self._request_once(body, len(texts)), tokens, patience)
+        answer = self._retrier.run(
+            lambda: self._request_once(body, len(texts), timeout), tokens, patience, blames_texts
+        )
         if answer.tokens is not None:
             self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
             self._refusals = 0
         return answer
 
-    def _request_once(self, body: bytes, count: int) -> EmbeddingResponse:
+    def _ask_probe(self, timeout: float) -> EmbeddingResponse:
+        self._pace.acquire(1)
+        return self._request_once(self._build_body([PROBE_TEXT], self._style), 1, timeout)
+
+    def _request_once(self, body: bytes, count: int, timeout: float | None = None) -> EmbeddingResponse:
         host = self._endpoint.address.host
+        started = self._clock.monotonic()
         with self._lock:
             self._requests += 1
         try:
-            answer = decode_response(self._endpoint.post(body), count)
+            answer = decode_response(self._endpoint.post(body, timeout), count)
+        except ReportedError as error:
+            raise self._endpoint.error_for_report(error) from None
         except MalformedResponseError as error:
-            raise RetryableError(f"the answer of {host} {error}", "wrong") from None
+            raise RetryableError(f"the answer of {host} {self._endpoint.redact(str(error))}", "wrong") from None
         with self._lock:
             self._tokens += answer.tokens or 0
             self._reported_all &= answer.tokens is not None
@@ -300,27 +316,24 @@ class HostedEncoder(BaseEncoder):
             raise RetryableError(
                 f"{host} answers with model {answer.model!r}, and began with {self._reported_model!r}", "wrong"
             )
+        self._health.record_answer(started)
         return answer
 
     def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
-        fields: dict[str, Any] = {"model": self._name, "input": texts}
-        if style.uses_base64:
-            fields["encoding_format"] = "base64"
-        if style.dimensions:
-            fields["dimensions"] = style.dimensions
-        try:
-            return orjson.dumps(fields)
-        except orjson.JSONEncodeError:
-            return json.dumps(fields).encode()
+        fields: dict[str, Any] = {ENCODING_FIELD: "base64"} if style.uses_base64 else {}
+        if style.dimensions and self._fields.dimensions_field:
+            fields[self._fields.dimensions_field] = style.dimensions
+        return build_body(self._name, texts, fields | self._fields.extra)
 
     def _probe(self, notify: Notify) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""
         patience = RetryLimits(
             self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
         )
-        wanted = self._job.truncate_dim
+        wanted = self._job.truncate_dim if self._fields.dimensions_field else None
+        encodings = (True, False) if self._fields.may_ask_base64 else (False,)
         refusals = []
-        for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (wanted, None) for base64 in (True, False)):
+        for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (wanted, None) for base64 in encodings):
             try:
                 answer = self._request_with_retries([PROBE_TEXT], 1, style, patience)
             except RequestRefusedError as refusal:
@@ -330,7 +343,7 @@ class HostedEncoder(BaseEncoder):
             return style, answer
         raise ModelError(
             f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}: {refusals[0]}",
-            "check --model, --truncate-dim and --base-url",
+            "check --model, --truncate-dim and --base-url; --as, --request-field and --omit-field change the fields",
         )
 
     def _check_dim(self, dim: int, style: RequestFormat, notify: Notify) -> None:
@@ -341,60 +354,9 @@ class HostedEncoder(BaseEncoder):
             raise ModelError(
                 f"{self._name} gives {dim} dimensions, and --truncate-dim asks for {wanted}", f"give at most {dim}"
             )
-        if dim != wanted:
+        name = self._fields.dimensions_field
+        if dim != wanted and name is None:
+            notify(f"the {dim} dimensions of the server are cut to {wanted} here")
+        elif dim != wanted:
             why = "refuses" if style.dimensions is None else "ignores"
-            notify(f"the server {why} `dimensions`: its {dim} are cut to {wanted} here")
-
-
-def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread when a connection is free; a stopped run does not wait for the server."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        with free:
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - raised where the result is collected
-                future.set_exception(error)
-
-    Thread(target=run, name="request", daemon=True).start()
-    return future
-
-
-def _check_options(job: Job, where: ServerAddress) -> None:
-    resolve_prompt(job, {}, None)
-    if job.offline and not where.is_loopback:
-        raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
-    flags = {
-        "rpm": job.rpm,
-        "tpm": job.tpm,
-        "max-concurrency": job.max_concurrency,
-        "request-timeout": job.request_timeout,
-        "patience": job.patience,
-    }
-    for flag, value in flags.items():
-        if value is not None and value <= 0:
-            raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
-
-
-def check_window_limit(job: Job, limit: int | None) -> None:
-    """Raise UsageError for --overflow split and pool if the limit of a window is unknown."""
-    if job.overflow in ("split", "pool") and limit is None:
-        raise UsageError(
-            f"--overflow {job.overflow} requires the model's token limit, which servers do not report",
-            "give --max-seq-length, with some reserve where token counts are estimates",
-        )
-
-
-def _list_notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
-    name = job.model.removeprefix(HOSTED_PREFIX)
-    family = find_registered_model(name)
-    if family and family.prompts and job.prompt is None and job.as_ != "none":
-        wanted = " or ".join(f"--prompt {text!r} ({role})" for role, text in family.prompts.items())
-        yield f"{name} was trained with prompts, which servers rarely add; pass {wanted}"
-    elif job.as_ in ("query", "document") and job.prompt is None:
-        yield f"--as {job.as_} changes nothing: a hosted model's prompts are not known here; give --prompt"
-    if job.normalize is False:
-        yield "--no-normalize changes nothing: vectors are stored as the server sends them"
-    if key and where.url.startswith("http://") and not where.is_loopback:
-        yield f"the key travels unencrypted to {where.host}: use https:// where you can"
+            notify(f"the server {why} `{name}`: its {dim} are cut to {wanted} here")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-# OpenAI's limits for one request, from the reference of POST /v1/embeddings.
-MAX_REQUEST_INPUTS = 2048
-MAX_REQUEST_TOKENS = 300_000
+from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 
 
 class RequestSizeLimits:
@@ -16,6 +14,7 @@ class RequestSizeLimits:
         self._inputs = inputs
         self._tokens = tokens
         self._most: list[tuple[int, int]] = []
+        self._answered: list[tuple[int, int]] = []
 
     def is_allowed(self, inputs: int, tokens: int) -> bool:
         """Whether a request of this size may be tried; a single text always may."""
@@ -24,9 +23,20 @@ class RequestSizeLimits:
         within = inputs <= self._inputs and tokens <= self._tokens
         return within and not any(inputs > n and tokens > size for n, size in self._most)
 
-    def record_accepted(self, inputs: int, tokens: int) -> None:
-        """Record an accepted size after a larger request with the same texts was rejected."""
+    def record_answered(self, inputs: int, tokens: int) -> None:
+        """Record the size of a request that succeeded."""
+        if not any(inputs <= n and tokens <= size for n, size in self._answered):
+            kept = [(n, size) for n, size in self._answered if n > inputs or size > tokens]
+            self._answered = [*kept, (inputs, tokens)]
+
+    def record_accepted(self, inputs: int, tokens: int, *, was_failure: bool = False) -> None:
+        """Record an accepted size after a larger request with the same texts was rejected, or failed.
+
+        A failure may have another cause than the size: it teaches nothing if a larger request has succeeded.
+        """
         if not self.is_allowed(inputs + 1, tokens + 1):
+            return
+        if was_failure and any(n > inputs and size > tokens for n, size in self._answered):
             return
         kept = [(n, size) for n, size in self._most if n < inputs or size < tokens]
         self._most = [*kept, (inputs, tokens)]

@@ -17,9 +17,14 @@ from embedcli.core.errors import ModelError
 
 T = TypeVar("T")
 FailureKind = Literal["busy", "lost", "wrong"]
+Suspicion = Literal["none", "failure", "timeout"]
+BlamesTexts = Callable[["RetryableError", float], bool]
 
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
+# A server that fails for one text answers others: the first retries that are to show it come soon.
+SOON_RETRIES = 2
+SOON_RETRY_SECONDS = 0.2
 # Short waits are not reported, and long ones at most once a minute.
 UNREPORTED_WAIT_SECONDS = 5.0
 NOTICE_INTERVAL_SECONDS = 60.0
@@ -37,13 +42,22 @@ class RetryableError(Exception):
             (complete, but not a response to the request).
         retry_after_seconds: The wait that the server asked for, if any.
         reason: What failed, without secrets.
+        suspicion: Whether the texts may be the cause: "failure" (5xx without a Retry-After, a dropped connection, an
+            error in the body), "timeout" (no answer in time), or "none" (the server asks to wait, or is not there).
     """
 
-    def __init__(self, reason: str, kind: FailureKind, after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, kind: FailureKind, after: float | None = None, *, suspicion: Suspicion = "none"
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.failure_kind = kind
         self.retry_after_seconds = after
+        self.suspicion = suspicion
+
+
+class FailingTextsError(Exception):
+    """A request fails because of its texts, and not of the server. The message says how, without secrets."""
 
 
 class Clock:
@@ -149,19 +163,41 @@ class Retrier:
         self._lock = Lock()
         self._next_note = -math.inf
 
-    def run(self, step: Callable[[], T], tokens: int, patience: RetryLimits) -> T:
-        """Return the result of `step()`, retried after each RetryableError. Raises ModelError at the limits."""
+    def run(
+        self, step: Callable[[], T], tokens: int, patience: RetryLimits, blames_texts: BlamesTexts | None = None
+    ) -> T:
+        """Run an attempt until it succeeds, with a delay after each RetryableError.
+
+        Args:
+            step: One attempt.
+            tokens: The tokens of one attempt, for the rate limits.
+            patience: How long to go on.
+            blames_texts: Whether the texts are the cause of a failure, given when its attempt began.
+
+        Returns:
+            The result of `step()`.
+
+        Raises:
+            FailingTextsError: `blames_texts` says so.
+            ModelError: A limit of `patience` is reached.
+        """
         first_failure: float | None = None
         wrong = 0
         for attempt in count():
             self._pace.acquire(tokens)
+            started = self._clock.monotonic()
             try:
                 return step()
             except RetryableError as again:
+                if blames_texts is not None and blames_texts(again, started):
+                    self._report_failing_texts(again)
+                    raise FailingTextsError(again.reason) from None
                 now = self._clock.monotonic()
                 first_failure = now if first_failure is None else first_failure
                 wrong += again.failure_kind == "wrong"
                 wait = self._wait(again, attempt, patience)
+                if blames_texts is not None and again.suspicion == "failure" and attempt < SOON_RETRIES:
+                    wait = min(wait, SOON_RETRY_SECONDS)
                 if wrong >= patience.max_wrong_responses:
                     raise ModelError(f"{again.reason} ({wrong} times)", WRONG_RESPONSE_HINT) from None
                 if now + wait - first_failure > patience.allowed_seconds(again.failure_kind):
@@ -176,6 +212,15 @@ class Retrier:
         asked = min(again.retry_after_seconds, patience.retry_cap)
         self._pace.pause(asked)
         return asked + self._rng.uniform(0, min(1.0, asked))
+
+    def _report_failing_texts(self, again: RetryableError) -> None:
+        with self._lock:
+            self.retries += 1
+            now = self._clock.monotonic()
+            if now < self._next_note or again.failure_kind == "busy":
+                return
+            self._next_note = now + NOTICE_INTERVAL_SECONDS
+        self._notify(f"{again.reason}; looking for the text that causes it")
 
     def _report_wait(self, again: RetryableError, wait: float) -> None:
         with self._lock:

@@ -1,0 +1,58 @@
+"""Checks of a job for a hosted model, before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from embedcli.core.constants import HOSTED_PREFIX
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
+from embedcli.encoders.hosted.client import ServerAddress
+from embedcli.encoders.hosted.request_fields import resolve_request_fields
+from embedcli.models.config import resolve_prompt
+from embedcli.models.registry import find_registered_model
+
+
+def check_options(job: Job, where: ServerAddress) -> None:
+    """Raise UsageError for an option that has no valid value for a hosted model."""
+    resolve_prompt(job, {}, None)
+    resolve_request_fields(job, where.dialect)
+    if job.offline and not where.is_loopback:
+        raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
+    flags = {
+        "rpm": job.rpm,
+        "tpm": job.tpm,
+        "max-concurrency": job.max_concurrency,
+        "request-timeout": job.request_timeout,
+        "patience": job.patience,
+    }
+    for flag, value in flags.items():
+        if value is not None and value <= 0:
+            raise UsageError(f"--{flag} {value} is not above 0", "give a positive number, or leave it out")
+
+
+def check_window_limit(job: Job, limit: int | None) -> None:
+    """Raise UsageError for --overflow split and pool if the limit of a window is unknown."""
+    if job.overflow in ("split", "pool") and limit is None:
+        raise UsageError(
+            f"--overflow {job.overflow} requires the model's token limit, which servers do not report",
+            "give --max-seq-length, with some reserve where token counts are estimates",
+        )
+
+
+def list_notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
+    """Yield what the user should know before the first request."""
+    name = job.model.removeprefix(HOSTED_PREFIX)
+    family = find_registered_model(name)
+    if where.dialect.role_fields(job.as_):
+        sent = ", ".join(f"{name}={value}" for name, value in where.dialect.role_fields(job.as_).items())
+        yield f"--as {job.as_} is sent to {where.dialect.name} as {sent}"
+    elif family and family.prompts and job.prompt is None and job.as_ != "none":
+        wanted = " or ".join(f"--prompt {text!r} ({role})" for role, text in family.prompts.items())
+        yield f"{name} was trained with prompts, which servers rarely add; pass {wanted}"
+    elif job.as_ in ("query", "document") and job.prompt is None:
+        yield f"--as {job.as_} changes nothing: a hosted model's prompts are not known here; give --prompt"
+    if job.normalize is False:
+        yield "--no-normalize changes nothing: vectors are stored as the server sends them"
+    if key and where.url.startswith("http://") and not where.is_loopback:
+        yield f"the key travels unencrypted to {where.host}: use https:// where you can"

@@ -1,0 +1,143 @@
+"""Request vectors of many texts, and find the texts that a server refuses or fails for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Semaphore, Thread
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+import numpy as np
+
+from embedcli.encoders.hosted.client import RequestRefusedError
+from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
+from embedcli.encoders.hosted.request_limits import RequestSizeLimits
+from embedcli.encoders.hosted.response import EmbeddingResponse
+from embedcli.encoders.hosted.retry import BlamesTexts, FailingTextsError
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Float32Array, Int64Array
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HostedVectors:
+    """Vectors of some texts, in order: NaN rows for rejected texts, whose reasons are kept by position."""
+
+    vectors: Float32Array
+    refusal_reasons: dict[int, str]
+
+
+class SendTexts(Protocol):
+    """Sends one request with retries. Raises RequestRefusedError, FailingTextsError or ModelError."""
+
+    def __call__(
+        self, texts: list[str], tokens: int, blames_texts: BlamesTexts, timeout: float | None
+    ) -> EmbeddingResponse:
+        """Return the response; `timeout` in seconds, None for that of the job."""
+
+
+class TextRequests:
+    """Requests vectors, and halves a request that is rejected or fails until the bad texts stand alone. Thread-safe."""
+
+    def __init__(
+        self,
+        send: SendTexts,
+        check_refusal: Callable[[RequestRefusedError], None],
+        health: ServerHealth,
+        limits: RequestSizeLimits,
+        *,
+        max_connections: int,
+        dim: int,
+    ) -> None:
+        """`check_refusal` raises ModelError if the server refuses every text; `limits` learns the sizes that work."""
+        self._dim = dim
+        self._send = send
+        self._check_refusal = check_refusal
+        self._health = health
+        self._limits = limits
+        self._connections = Semaphore(max_connections)
+        self._spare_threads = Semaphore(max_connections)
+
+    def start(self, texts: list[str], counts: Int64Array) -> Future[HostedVectors]:
+        """Run `request` in a thread of its own."""
+        return _in_thread(lambda: self.request(texts, counts))
+
+    def request(self, texts: list[str], counts: Int64Array, *, is_suspect: bool = False) -> HostedVectors:
+        """Request vectors of some texts; halve a request that is rejected or fails until the bad texts stand alone.
+
+        Args:
+            texts: The texts.
+            counts: int64 [len(texts)]: the tokens of each.
+            is_suspect: Whether they are part of a request that failed, see `failure_diagnosis`.
+
+        Raises:
+            ModelError: The server fails for good.
+        """
+        tokens = int(counts.sum())
+        diagnosis = RequestDiagnosis(self._health, len(texts), is_suspect)
+        timeout = self._health.suspect_timeout() if is_suspect and len(texts) > 1 else None
+        try:
+            with self._connections:
+                answer = self._send(texts, tokens, diagnosis.blames_texts, timeout)
+            self._limits.record_answered(len(texts), tokens)
+            return HostedVectors(answer.vectors, {})
+        except RequestRefusedError as refusal:
+            if len(texts) == 1:
+                self._check_refusal(refusal)
+                return self._reject(f"the server refused the text: {refusal}")
+            return self._request_halves(texts, counts, is_suspect=is_suspect)
+        except FailingTextsError as failure:
+            if len(texts) == 1:
+                return self._reject(f"the server fails for this text: {failure}")
+            return self._request_halves(texts, counts, is_suspect=True)
+
+    def _reject(self, reason: str) -> HostedVectors:
+        return HostedVectors(np.full((1, self._dim), np.nan, np.float32), {0: reason})
+
+    def _request_halves(self, texts: list[str], counts: Int64Array, *, is_suspect: bool) -> HostedVectors:
+        half = len(texts) // 2
+
+        def request_left() -> HostedVectors:
+            return self.request(texts[:half], counts[:half], is_suspect=is_suspect)
+
+        # Refused texts are looked for one after the other, so that a server that refuses all is noticed early.
+        future = _in_spare_thread(self._spare_threads, request_left) if is_suspect else None
+        left = request_left() if future is None else None
+        right = self.request(texts[half:], counts[half:], is_suspect=is_suspect)
+        left = left or cast("Future[HostedVectors]", future).result()
+        if not left.refusal_reasons and not right.refusal_reasons:
+            larger = int(max(counts[:half].sum(), counts[half:].sum()))
+            self._limits.record_accepted(len(texts) - half, larger, was_failure=is_suspect)
+        refused = left.refusal_reasons | {half + i: reason for i, reason in right.refusal_reasons.items()}
+        return HostedVectors(np.concatenate((left.vectors, right.vectors)), refused)
+
+
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """Run `work` in a daemon thread; a stopped run does not wait for the server."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is collected
+            future.set_exception(error)
+
+    Thread(target=run, name="request", daemon=True).start()
+    return future
+
+
+def _in_spare_thread(spare: Semaphore, work: Callable[[], T]) -> Future[T] | None:
+    """Run `work` in a thread of its own if one is spare; None if not."""
+    if not spare.acquire(blocking=False):
+        return None
+
+    def run() -> T:
+        try:
+            return work()
+        finally:
+            spare.release()
+
+    return _in_thread(run)
