@@ -12,6 +12,7 @@ import pytest
 
 import jobs
 from embedcli import storage
+from embedcli.checkpoint import Ledger
 from embedcli.core.errors import OutputLocked
 from embedcli.encoders.openvino import cache as openvino_cache
 
@@ -116,6 +117,20 @@ def test_a_failed_lock_leaves_no_folder(here: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("embedcli.storage.local.LocalFileSystem.acquire_lock", fail)
     assert encode("new/out/").code == 1
     assert jobs.left_in(here) == []
+
+
+def test_a_temporary_file_of_a_killed_worker_goes_with_the_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It appears while the run goes on, so that the sweep at the beginning does not see it."""
+    leftover = here / "out/_parts" / f".part-000000-000000-00.arrow.tmp-{2**22 + 1}-{'0' * 16}"
+    add_chunk = Ledger.add_chunk
+
+    def add_and_leave(self: Ledger, *values: Any) -> Any:
+        leftover.touch()
+        return add_chunk(self, *values)
+
+    monkeypatch.setattr(Ledger, "add_chunk", add_and_leave)
+    assert encode("out/").code == 0
+    assert not (here / "out/_parts").exists()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(here: Path) -> None:

@@ -549,11 +549,10 @@ def test_rows_that_are_appended_while_a_job_runs_are_not_forgotten(
 
     monkeypatch.setattr(Ledger, "add_chunk", appending)
     command = ("encode", source, tmp_path / "out.parquet", "--model", model, "--id-column", "id")
-    assert jobs.run(*command).code == 0
-    assert "late" not in pq.read_table(tmp_path / "out.parquet")["id"].to_pylist()
-    again = jobs.run(*command)
-    assert again.code == 2
-    assert "has changed" in again.err
+    ended = jobs.run(*command)
+    assert ended.code == 1
+    assert "has changed while it was read; nothing was published" in ended.err
+    assert not (tmp_path / "out.parquet").exists()
     assert jobs.run(*command, "--update").code == 0
     assert pq.read_table(tmp_path / "out.parquet")["id"].to_pylist()[-1] == "late"
 

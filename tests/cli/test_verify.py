@@ -83,7 +83,7 @@ def test_a_sound_output_passes(made: Path) -> None:
     code, checks = verified(made / "out.parquet")
     assert code == 0
     assert {name: check["ok"] for name, check in checks.items()} == dict.fromkeys(
-        ["rows", "ids", "values", "norms", "input", "texts", "vectors"], True
+        ["digests", "rows", "ids", "values", "norms", "input", "texts", "vectors"], True
     )
     assert checks["rows"]["detail"] == "62 read = 60 embedded + 2 rejected"
     assert checks["vectors"]["detail"].startswith("60 rows encoded again: lowest cosine 1.0")

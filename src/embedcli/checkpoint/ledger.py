@@ -126,8 +126,7 @@ class Ledger:
         for name in self.staging.list_files(PART_NAME_PATTERN):
             self._staged_paths.setdefault(part_files.parse_part_key(name), []).append(self.staging.join(name))
 
-    def _check_same_job(self) -> None:
-        # A lock can be lost, and some file systems have none.
+    def _check_same_job(self) -> None:  # a lock can be lost, and some file systems have none
         part_files.check_same_job(self.staging.read_manifest(), self._job_digest, self.target.output)
 
     # Chunks
@@ -341,8 +340,9 @@ class Ledger:
 
     def _update_snapshot(self, record: PartitionRecord, partition: Partition) -> PartitionRecord:
         """Record that a completed partition matches the inputs as they are now."""
-        updated = replace(record, snapshot_name=self.snapshot.name, input_stats=self.snapshot.stats_of(partition))
-        if updated != record:
+        stats, name = self.snapshot.stats_of(partition), self.snapshot.name
+        updated = replace(record, snapshot_name=name, input_stats=stats, written_ns=None)
+        if updated != record or not self._is_unchanged(record):
             partitions.write_record(self.staging.path, updated)
         return updated
 

@@ -151,6 +151,8 @@ class StagingFolder:
 
         If this is interrupted, the manifest leads the next run to the other files.
         """
+        if storage.is_local(self.path) and storage.exists(self.path):
+            storage.remove_stale_temporaries(self.path, STAGED_FILE_PATTERN)  # of workers that were killed
         own_names = self._list_own_files()
         if not storage.is_local(self.path) and len(own_names) == len(self.list_files()):
             # An object store removes a whole folder in a few requests; one file at a time takes three for each.
