@@ -116,7 +116,7 @@ def arrow_without_digest(data: bytes) -> bytes:
     with pa.ipc.new_file(sink, source.schema) as writer:
         for number in range(source.num_record_batches):
             writer.write_batch(source.get_batch(number))
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def types_of(value: Any) -> Any:

@@ -127,7 +127,7 @@ def test_names_and_values_are_those_of_pyarrow(values: list[str], tmp_path: Path
         write(path, {"text": path.parent.name})
     expected = ds.dataset(tmp_path, partitioning="hive").to_table().to_pylist()
     types = infer_partition_types(map(str, paths))
-    found = [{"text": path.parent.name} | partition_constants(str(path), types) for path in paths]
+    found = [{"text": path.parent.name, **partition_constants(str(path), types)} for path in paths]
     assert sorted(found, key=str) == sorted(expected, key=str)
 
 

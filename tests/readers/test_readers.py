@@ -26,7 +26,7 @@ from embedcli import readers
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputFormat, InputPlan, Reject
-from embedcli.readers import chunker, csv_dialect, decoding, preview
+from embedcli.readers import chunker, csv_dialect, decoding, preview, record_batches
 from embedcli.readers import csv as csv_reader
 from embedcli.readers import parquet as parquet_reader
 
@@ -639,7 +639,7 @@ def test_long_texts_are_decoded_a_few_rows_at_a_time(tmp_path: Path, monkeypatch
     )
     monkeypatch.setattr(parquet_reader, "PARQUET_BATCH_BYTES", 10_000)
     seen = []
-    real = parquet_reader.to_row_batch
+    real = record_batches.to_row_batch
 
     def spied(batch: pa.RecordBatch, *rest: Any) -> Any:
         seen.append(batch.num_rows)

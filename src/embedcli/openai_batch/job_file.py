@@ -21,8 +21,8 @@ SAVED_FIELDS = (
     "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "model", "as_", "prompt",
     "max_seq_length", "overflow", "normalize", "truncate_dim", "base_url",
 )  # fmt: skip
-# Options that job files of earlier versions lack; the last two are saved only if they are given.
-LATER_FIELDS = (*CSV_DEFAULTS, "request_field", "omit_field")
+# Options that job files of earlier versions lack. Those of requests are saved only if they are given.
+REQUEST_FIELDS = ("request_field", "omit_field")
 
 
 def job_file_path(requests: str) -> str:
@@ -34,7 +34,7 @@ def save_job(job: Job, requests: str) -> str:
     """Save the job beside its request files, with absolute input paths. Returns the path of the job file."""
     every = asdict(job)
     kept: dict[str, Any] = {name: every[name] for name in (*SAVED_FIELDS, *CSV_DEFAULTS)}
-    kept |= {name: every[name] for name in ("request_field", "omit_field") if every[name]}
+    kept |= {name: every[name] for name in REQUEST_FIELDS if every[name]}
     kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
     kept["base_url"] = parse_server_address(job).base_url
     path = job_file_path(requests)
@@ -52,9 +52,9 @@ def load_job(results: Sequence[str], output: str, file: str | None = None) -> Jo
     try:
         kept = json.loads(Path(path).read_bytes())
         fields: dict[str, Any] = {name: kept[name] for name in SAVED_FIELDS}
-        fields |= {name: kept[name] for name in LATER_FIELDS if name in kept}
+        fields |= {name: kept[name] for name in CSV_DEFAULTS if name in kept}
         fields |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
-        fields |= {name: tuple(kept.get(name, ())) for name in LATER_FIELDS}
+        fields |= {name: tuple(kept.get(name, ())) for name in REQUEST_FIELDS}
     except OSError as error:
         raise UsageError(
             f"{storage.format_location(path)}: cannot be read: {error.strerror}",
