@@ -118,8 +118,8 @@ def random_bytes(count: int) -> bytes:
         (random_bytes(5000), "is binary data, not text", "JSONL"),
         (gzip.compress(random_bytes(5000)), "is gzip with binary data inside", "JSONL"),
         (b"id,text\n" + b"a\0b\0c\0\n" * 40, "NUL bytes in its first", "JSONL"),
-        ("id,text\n1,some words\n".encode("utf-16-le"), "NUL bytes", "--encoding utf-16-le"),
-        ("id,text\n1,some words\n".encode("utf-16-be"), "NUL bytes", "--encoding utf-16-be"),
+        ("id,text\n1,some words\n".encode("utf-16-le"), "looks like UTF-16-LE", "--encoding utf-16-le"),
+        ("id,text\n1,some words\n".encode("utf-16-be"), "looks like UTF-16-BE", "--encoding utf-16-be"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])

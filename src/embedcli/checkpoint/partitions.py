@@ -62,11 +62,17 @@ class PartitionRecord:
             "share": self.index,
             "job": self.job_digest,
             "view": self.snapshot_name,
-            "pieces": [astuple(split) for split in self.splits],
+            "pieces": [_split_fields(split) for split in self.splits],
             "inputs": dict(self.input_stats),
             "files": list(self.files),
             "parts": [part_file_to_json(part) for part in self.parts],
         }
+
+
+def _split_fields(split: InputSplit) -> tuple[Any, ...]:
+    """The fields of a split, without a limit of rows if it has none, as earlier versions have recorded it."""
+    values = astuple(split)
+    return values[:-1] if split.max_rows is None else values
 
 
 def record_from_json(staging_folder: str, record: Mapping[str, Any]) -> PartitionRecord:

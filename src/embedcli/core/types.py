@@ -126,6 +126,7 @@ class InputPlan:
         total_bytes: The size of the input files; None if one of them is a stream.
         total_rows: The number of rows; None unless all inputs are Parquet or Arrow files.
         rows_per_split: The rows of each split: exact for Parquet and Arrow files, otherwise estimated.
+        encodings: The text encoding of inputs whose byte order mark shows another one than the job's, by path.
         file_stats: `storage.file_state` of each input before its rows were read, by path.
     """
 
@@ -135,6 +136,7 @@ class InputPlan:
     total_bytes: int | None
     total_rows: int | None
     rows_per_split: Sequence[int] = ()
+    encodings: Mapping[str, str] = field(default_factory=dict)
     file_stats: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 

@@ -19,7 +19,6 @@ from embedcli.readers.decoding import (
     BYTE_ORDER_MARK,
     MAX_ROW_BYTES,
     TextDecoder,
-    detect_encoding,
     escape_for_reject,
     find_undecodable_byte,
     is_encodable,
@@ -60,7 +59,6 @@ class CsvReader:
         header: The names of the columns; `column0`, `column1`, ... if the file has none.
         dialect: How the file is written.
         head: The beginning of the file, by which that was decided.
-        marked_encoding: The encoding that a byte order mark shows; None without one.
     """
 
     def __init__(
@@ -73,8 +71,7 @@ class CsvReader:
     ) -> None:
         csv.field_size_limit(MAX_ROW_BYTES)
         self.path = path
-        self.marked_encoding, blocks = detect_encoding(blocks, encoding)
-        self._encoding = self.marked_encoding or encoding
+        self._encoding = encoding
         self._decoder = TextDecoder(self._encoding, path)
         self.head, texts = read_head(self._decoder.decode(blocks))
         self.dialect = detect_dialect(self.head, file_format, options)

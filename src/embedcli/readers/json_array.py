@@ -14,7 +14,6 @@ from embedcli.readers.decoding import (
     BYTE_ORDER_MARK,
     MAX_ROW_BYTES,
     TextDecoder,
-    detect_encoding,
     strip_byte_order_mark,
 )
 from embedcli.readers.jsonl import column_values, parse_lines, raw_row
@@ -154,8 +153,6 @@ def split_elements(blocks: Iterable[bytes], encoding: str, path: str) -> Iterato
     Raises:
         InputError: The array is cut off or followed by something else, or an element is too long.
     """
-    marked, blocks = detect_encoding(blocks, encoding)
-    encoding = marked or encoding
     is_utf8 = encoding == "utf-8"
     splitter = ArraySplitter(path, is_text=not is_utf8)
     parts: Iterator[Any] = strip_byte_order_mark(blocks) if is_utf8 else TextDecoder(encoding, path).decode(blocks)

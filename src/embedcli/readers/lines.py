@@ -8,7 +8,7 @@ from typing import Any
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputSplit
-from embedcli.readers.decoding import TextDecoder, detect_encoding, split_lines, strip_byte_order_mark
+from embedcli.readers.decoding import TextDecoder, split_lines, strip_byte_order_mark
 
 
 def read_lines(source: storage.InputStream, input_split: InputSplit, encoding: str) -> Iterator[list[Any]]:
@@ -22,13 +22,10 @@ def read_lines(source: storage.InputStream, input_split: InputSplit, encoding: s
             f"{storage.format_location(input_split.path)}: has become shorter while it was read",
             "run the same command again when no other program writes to the file",
         )
-    blocks: Iterable[bytes] = source
     if input_split.unit == "bytes" and input_split.stop is not None:
         blocks = read_line_range(source, input_split.start, input_split.stop)
-    if not input_split.start:
-        marked, blocks = detect_encoding(blocks, encoding)
-        encoding = marked or encoding
-    return iterate_lines(blocks, encoding, input_split.path, input_split.start)
+        return iterate_lines(blocks, encoding, input_split.path, input_split.start)
+    return iterate_lines(source, encoding, input_split.path)
 
 
 def bytes_read(source: storage.InputStream, input_split: InputSplit) -> int:

@@ -62,6 +62,7 @@ def plan_inputs(job: Job, keep_option: str = "--keep") -> InputPlan:
         total_bytes=sum_if_known([preview.size_bytes for preview in previews]),
         total_rows=sum_if_known([preview.total_rows for preview in previews]),
         rows_per_split=array("q", (estimate_rows(preview, start, stop) for preview, start, stop in ranges)),
+        encodings={preview.path: preview.marked_encoding for preview in previews if preview.marked_encoding},
         file_stats={path: file_stats[path] for preview in previews if (path := preview.path) in file_stats},
     )
     return plan if job.limit is None else limit_plan(job, plan, job.limit)

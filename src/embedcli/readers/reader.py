@@ -92,7 +92,7 @@ def read_split_rows(
 def _read_all_rows(
     job: Job, plan: InputPlan, input_split: InputSplit, row_builder: RowBuilder, prefetched: storage.PrefetchedFiles
 ) -> Generator[RowBatch, None, None]:
-    encoding = normalize_encoding_name(job.encoding)
+    encoding = encoding_of(job, plan, input_split)
     file_format = plan.formats[input_split.path]
     row_builder = row_builder.for_path(input_split.path)
     match file_format:
@@ -135,6 +135,11 @@ def count_split_starts(job: Job, plan: InputPlan) -> list[SplitStart]:
     return starts
 
 
+def encoding_of(job: Job, plan: InputPlan, input_split: InputSplit) -> str:
+    """The canonical name of the text encoding of a split's file."""
+    return plan.encodings.get(input_split.path) or normalize_encoding_name(job.encoding)
+
+
 def limit_rows(stream: Generator[RowBatch, None, None], max_rows: int) -> Generator[RowBatch, None, None]:
     """Yield at most `max_rows` rows, accepted or bad, and close the stream."""
     with closing(stream):
@@ -160,12 +165,12 @@ def count_rows_and_lines(job: Job, plan: InputPlan, input_split: InputSplit) -> 
     file_format = plan.formats[input_split.path]
     match file_format:
         case "jsonl" | "text":
-            return count_rows(input_split, normalize_encoding_name(job.encoding))
+            return count_rows(input_split, encoding_of(job, plan, input_split))
         case "json":
-            return json_array.count_elements(input_split, normalize_encoding_name(job.encoding))
+            return json_array.count_elements(input_split, encoding_of(job, plan, input_split))
         case "csv" | "tsv":
             options = CsvOptions.from_job(job)
-            return csv_reader.count_csv_rows(input_split, file_format, normalize_encoding_name(job.encoding), options)
+            return csv_reader.count_csv_rows(input_split, file_format, encoding_of(job, plan, input_split), options)
         case "arrow" if input_split.unit == "all":
             return arrow_reader.count_stream_rows(input_split)
         case "parquet" | "arrow":
