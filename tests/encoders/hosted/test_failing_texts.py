@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import fake_server as fake
 import jobs
 from embedcli.core.errors import ModelError
 from embedcli.encoders.hosted import encoder as hosted_encoder
+from embedcli.encoders.hosted import failure_diagnosis
 from embedcli.encoders.hosted.encoder import HostedEncoder
 from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
 from embedcli.encoders.hosted.request_limits import RequestSizeLimits
@@ -163,6 +165,28 @@ def test_halves_of_a_request_that_hung_have_a_short_timeout() -> None:
     health.record_answer(1000)
     assert health.suspect_timeout() == 40
     assert ServerHealth(clock, 3, lambda timeout: None).suspect_timeout() == 3
+
+
+def test_parts_of_a_request_that_hung_are_given_up_early_and_a_text_alone_is_not(
+    server: FakeServer, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failure_diagnosis, "SUSPECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(failure_diagnosis, "SUSPECT_TIMEOUT_FACTOR", 0.0)
+    let_go = threading.Event()
+    server.usual = fake.hangs_for(lambda seen: any(map(is_poison, seen.texts)), let_go)
+    encoder = load(SkippingClock(), request_timeout=0.5)
+    timeouts: list[tuple[int, float | None]] = []
+    post = encoder._endpoint.post
+
+    def record(body: bytes, timeout: float | None = None) -> bytes:
+        if b"poison" in body:
+            timeouts.append((len(json.loads(body)["input"]), timeout))
+        return post(body, timeout)
+
+    monkeypatch.setattr(encoder._endpoint, "post", record)
+    collect(encoder, ["one", "poison", "three", "four"])
+    let_go.set()
+    assert timeouts == [(4, None), (2, 0.2), (1, None)]
 
 
 def test_a_mixture_that_hangs_is_sent_in_parts(server: FakeServer, load: Load) -> None:
