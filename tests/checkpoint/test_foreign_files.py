@@ -88,7 +88,7 @@ def killed_run(output: str, stage: float) -> None:
 
 STEPS: dict[str, Callable[[str], object]] = {
     "encode": encode,
-    "stop": lambda output: encode(output, "--limit", "4"),
+    "stop": lambda output: encode(output, "--stop-after", "4"),
     "overwrite": lambda output: encode(output, "--overwrite"),
     "update": lambda output: encode(output, "--update"),
     "refused": lambda output: encode(output, "--precision", "int8"),

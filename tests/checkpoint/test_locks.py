@@ -46,7 +46,7 @@ def encode(output: str, *options: object) -> jobs.Ended:
 @pytest.mark.usefixtures("without_locks")
 @pytest.mark.parametrize("output", ["out.parquet", "out/"])
 def test_a_job_runs_without_locks(here: Path, output: str) -> None:
-    assert encode(output, "--limit", 4).code == 75
+    assert encode(output, "--stop-after", 4).code == 75
     done = encode(output)
     assert done.code == 0, done.err
     assert encode(output, "--overwrite").code == 0

@@ -152,7 +152,7 @@ def test_a_completed_partition_is_read_again_when_its_input_was_replaced(here: P
     for name in ("in.1.jsonl", "in.2.jsonl"):
         jobs.write_jsonl(here / name, jobs.rows(1000))
     arguments = ["in.1.jsonl", "in.2.jsonl", "out/", "-m", "words.txt", "-q", "--chunk-rows", 100, "--part-size", 1000]
-    assert jobs.run("encode", *arguments, "--limit", 1500).code == 75
+    assert jobs.run("encode", *arguments, "--stop-after", 1500).code == 75
     assert list((here / "out/_parts").glob("share-000000-*"))
     replace_row(Path("in.1.jsonl"))
     refused = jobs.run("encode", *arguments)

@@ -69,7 +69,7 @@ def test_an_update_that_is_stopped_leaves_the_old_output(s3: Any, flag: str) -> 
     assert s3.encode(jobs.rows(40)).code == 0
     before = s3.published()
     changed = [{**row, "text": row["text"] + " word1"} for row in jobs.rows(40)]
-    assert s3.encode(changed, flag, "--limit", 20).code == 75
+    assert s3.encode(changed, flag, "--stop-after", 20).code == 75
     assert s3.published() == before
     finish = ["--update"] if flag == "--update" else []
     done = s3.encode(changed, *finish)

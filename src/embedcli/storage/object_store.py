@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -26,6 +25,7 @@ from embedcli.storage.errors import (
 )
 from embedcli.storage.glob import glob_to_regex, split_pattern
 from embedcli.storage.local import PathKind, ReadableFile
+from embedcli.storage.object_facts import answers_range_requests, find_version, md5_or_etag, read_metadata
 from embedcli.storage.ranged_file import Fetch, RangedFile, arrow_file
 from embedcli.storage.url_redaction import mask_secrets, unmasked
 
@@ -129,9 +129,9 @@ class RemoteFileSystem:
         with translate_store_errors(path):
             if self._client.fsspec_fs is not None:
                 info = self._client.fsspec_fs.info(self._client.fs_path(path))
-                return info.get("size"), _find_version(info)
+                return info.get("size"), find_version(info)
             with self._fs.open_input_file(self._client.fs_path(path)) as file:
-                return file.size(), _find_version(_read_metadata(file))
+                return file.size(), find_version(read_metadata(file))
 
     # Reading
 
@@ -190,7 +190,7 @@ class RemoteFileSystem:
             info = self._client.fsspec_fs.info(self._client.fs_path(path))
             if info.get("size") is None or info.get("partial") is False:
                 return False
-            return info["size"] == 0 or _answers_range_requests(self._client.fsspec_fs, self._client.fs_path(path))
+            return info["size"] == 0 or answers_range_requests(self._client.fsspec_fs, self._client.fs_path(path))
 
     def local_copy(self, path: str) -> str:
         """Return the path of a local copy, made once per process and removed when it ends."""
@@ -244,7 +244,7 @@ class RemoteFileSystem:
             self._verify_size(path, data.nbytes)
             return
         with translate_store_errors(path, writing=True), self._fs.open_input_file(self._client.fs_path(path)) as file:
-            tag = _md5_or_etag(_read_metadata(file))
+            tag = md5_or_etag(read_metadata(file))
             same = file.size() == data.nbytes
             # The ETag of an encrypted object looks like an MD5 but is not one: only reading it back can tell.
             if same and MD5.fullmatch(tag) and hashlib.md5(data, usedforsecurity=False).hexdigest() != tag:
@@ -350,42 +350,11 @@ def _fetch_from_arrow(file: Any, start: int, count: int) -> bytes:
     return bytes(file.read_at(count, start))
 
 
-def _find_version(facts: Mapping[str, Any]) -> str:
-    """Return the first of VERSION_KEYS that a store reports; empty if it reports none."""
-    return next((str(facts[key]) for key in VERSION_KEYS if facts.get(key)), "")
-
-
-def _md5_or_etag(facts: dict[str, str]) -> str:
-    """Return the MD5 that a store reports, in hexadecimal; otherwise its ETag."""
-    return base64.b64decode(facts["md5Hash"]).hex() if facts.get("md5Hash") else facts.get("ETag", "").strip('"')
-
-
-def _read_metadata(file: Any) -> dict[str, str]:
-    """Read the metadata of an object."""
-    return {_to_text(key): _to_text(value) for key, value in (file.metadata() or {}).items()}
-
-
-def _to_text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()
-
-
 def _altered_error(path: str) -> OutputError:
     return ObjectStoreWriteError(
         f"{mask_secrets(path)}: read-back check failed: the object differs from what was written",
         "make sure that no other program writes there, then run the same command again",
     )
-
-
-def _answers_range_requests(raw: Any, name: str) -> bool:
-    """Request one byte and check the status of the response only: 206 is partial content."""
-    import asyncio
-
-    async def status() -> int:
-        session = await raw.set_session()
-        async with session.get(name, headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"}) as response:
-            return int(response.status)
-
-    return asyncio.run_coroutine_threadsafe(status(), raw.loop).result() == 206
 
 
 @lru_cache(maxsize=1024)
