@@ -6,6 +6,19 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
+# Facts that differ between two versions of a file, by the names that servers and libraries give them.
+VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "generation",
+    "blob_id",
+    "Content-MD5",
+    "content_md5",
+    "Last-Modified",
+    "last_modified",
+    "mtime",
+)
+
 
 def find_version(facts: Mapping[str, Any]) -> str:
     """Return the first of VERSION_KEYS that a store reports; empty if it reports none."""

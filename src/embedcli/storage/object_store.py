@@ -33,18 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COPY_BYTES = 1 << 20
-# Facts that differ between two versions of a file, by the names that servers and libraries give them.
-VERSION_KEYS = (
-    "ETag",
-    "etag",
-    "generation",
-    "blob_id",
-    "Content-MD5",
-    "content_md5",
-    "Last-Modified",
-    "last_modified",
-    "mtime",
-)
 MD5 = re.compile(r"[0-9a-f]{32}")
 
 
