@@ -87,7 +87,7 @@ def run_job_with_reporting(
     from embedcli.reporting.progress import ProgressReporter
     from embedcli.reporting.summary import format_summary
 
-    reporter = ProgressReporter(progress, quiet)
+    reporter = ProgressReporter(progress, quiet, price_per_mtok=price)
     metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
     report = run_report.RunReport(
         job=job,
@@ -104,7 +104,7 @@ def run_job_with_reporting(
         reporter.notify(line)
     start = time.perf_counter()
     try:
-        with stop_on_signals(control):
+        with stop_on_signals(control, reporter):
             report.result = runners.execute_job(job, reporter, control, metrics, load)
         report.exit_code, report.reason = report.result.exit_code, report.result.reason
     except BaseException as error:  # noqa: BLE001  the report describes every failure
@@ -124,7 +124,7 @@ def run_job_with_reporting(
 
 
 @contextmanager
-def stop_on_signals(control: Any) -> Iterator[None]:
+def stop_on_signals(control: Any, reporter: Any) -> Iterator[None]:
     """Stop the run after the current batch on SIGINT or SIGTERM; at once on a second signal or before any row."""
 
     def handle(number: int, frame: object) -> None:
@@ -132,6 +132,7 @@ def stop_on_signals(control: Any) -> Iterator[None]:
         if control.stop_event.is_set() or not control.has_started:
             raise InterruptedBySignal(name)
         control.stop(name)
+        reporter.request_stop(name)
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

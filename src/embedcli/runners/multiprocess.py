@@ -26,16 +26,20 @@ from typing import Any
 from embedcli.core.cpu import count_usable_cores
 from embedcli.core.errors import EmbedcliError, ModelError, first_line
 from embedcli.core.job import Job
+from embedcli.core.progress import ProgressCounts
 from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
 from embedcli.pipeline.control import RunControl
 from embedcli.runners.context import RunContext
 from embedcli.runners.worker import PartitionResult, PartitionTask, PartitionWorker, WorkerSetup, assign_devices
+from embedcli.runners.worker_progress import WorkerProgress
 
 # Guards sys.modules["__main__"] while it is replaced.
 MAIN_MODULE_LOCK = threading.Lock()
 # How often the parent checks whether it should stop.
 POLL_SECONDS = 0.2
+# A worker tells its progress at most this often: more than people can see would only keep the parent busy.
+PROGRESS_SECONDS = 0.2
 # A partition that fails is tried once more, by another worker.
 MAX_ATTEMPTS = 2
 
@@ -60,6 +64,8 @@ class PipeObserver(RunObserver):
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
+        self._last_progress = 0.0
+        self._counts = ProgressCounts()
 
     def send(self, *message: Any) -> None:
         with self._lock, suppress(BrokenPipeError):
@@ -68,8 +74,15 @@ class PipeObserver(RunObserver):
     def notify(self, text: str) -> None:
         self.send("line", text)
 
-    def on_progress(self, rows: int, bytes_read: int) -> None:
-        self.send("progress", rows, bytes_read)
+    def on_progress(self, counts: ProgressCounts) -> None:
+        self._counts = counts
+        if time.monotonic() - self._last_progress >= PROGRESS_SECONDS:
+            self.send_progress()
+
+    def send_progress(self) -> None:
+        """Send the counts of the partition in progress."""
+        self._last_progress = time.monotonic()
+        self.send("progress", ProgressCounts(**vars(self._counts)))
 
 
 def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None) -> None:
@@ -92,6 +105,7 @@ def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None)
         while (task := inbox.get()) is not None:
             result = worker.process_partition(task)
             if result is None:
+                observer.send_progress()
                 observer.send("stopped", control.reason)
                 break
             observer.send("done", result)
@@ -179,7 +193,7 @@ class WorkerPool:
         self.run, self.setup, self.max_seconds = run, setup, max_seconds
         self.waiting = deque(tasks)
         self.attempts: dict[int, int] = {}
-        self.rows_by_worker = 0
+        self.progress = WorkerProgress(run, tasks)
         self.notified: set[str] = set()
         devices = assign_devices(run.job)[: len(tasks)]
         self.jobs = [worker_job(run.job, device, len(devices)) for device in devices]
@@ -221,10 +235,13 @@ class WorkerPool:
             case "line":
                 self._notify_once(rest[0])
             case "progress":
-                self.rows_by_worker += rest[0]
-                self.run.metrics.rows += rest[0]
-                self.run.observer.on_progress(self.rows_by_worker, 0)
+                self.progress.update(worker.process.pid, rest[0])
+                self.run.metrics.rows = self.run.metrics.progress.written_rows
             case "ready" | "done":
+                self.progress.start()
+                if kind == "done":
+                    self.progress.finish(worker.process.pid, rest[0].metrics.progress)
+                    self.run.metrics.rows = self.run.metrics.progress.written_rows
                 worker.is_ready = True
                 worker.assign(self.waiting.popleft() if self.waiting else None)
             case "stopped":
@@ -243,6 +260,7 @@ class WorkerPool:
 
     def _handle_death(self, worker: WorkerProcess) -> None:
         worker.is_over = True
+        self.progress.discard(worker.process.pid)
         worker.process.join()
         code = worker.process.exitcode
         if self.run.control.stop_event.is_set() or (worker.task is None and worker.is_ready and code == 0):
@@ -257,6 +275,7 @@ class WorkerPool:
     def _handle_error(self, worker: WorkerProcess, error: BaseException, traceback_text: str) -> None:
         """Raise a worker's error if it is meant for the user, else try its partition once more."""
         worker.is_over = True
+        self.progress.discard(worker.process.pid)
         error.__cause__ = WorkerTracebackError(traceback_text)
         if isinstance(error, EmbedcliError) or not worker.is_ready:
             raise error
