@@ -8,8 +8,10 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from embedcli.core.errors import ModelError, first_line
+from embedcli.core.types import RunObserver
 from embedcli.models.files import IGNORED_FOLDERS
 
 EXCLUDED_PATTERNS = (
@@ -54,7 +56,9 @@ def _find_commit(repo: Path, revision: str) -> str | None:
     return ref.read_text("utf-8").strip() if ref.is_file() else None
 
 
-def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str = "") -> Path:
+def download_snapshot(
+    hub_id: str, revision: str | None, cache: Path, hint: str = "", observer: RunObserver | None = None
+) -> Path:
     """Download the files needed for inference, in one weight format; progress bars go to stderr if it is a terminal.
 
     Args:
@@ -62,6 +66,7 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
         revision: Branch, tag or commit; the main branch if None.
         cache: The hub cache to store it in.
         hint: What to suggest if the hub has no such model.
+        observer: Is told how much has arrived, in place of the bars.
 
     Returns:
         The snapshot folder, whose name is the commit.
@@ -76,9 +81,45 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
         info = HfApi().model_info(hub_id, revision=revision)
         patterns = select_files(sibling.rfilename for sibling in info.siblings or ())
         # The revision is passed by name, not as the commit just seen: otherwise the cache would not record the name.
-        return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache, allow_patterns=patterns))
+        options: dict[str, Any] = {} if observer is None else {"tqdm_class": build_silent_bar(hub_id, observer)}
+        return Path(snapshot_download(hub_id, revision=revision, cache_dir=cache, allow_patterns=patterns, **options))
     except Exception as error:
         raise explain_hub_error(error, hub_id, revision, hint) from error
+
+
+def build_silent_bar(hub_id: str, observer: RunObserver) -> Any:
+    """Return a class of progress bars for huggingface_hub that draw nothing and tell the observer of the bytes.
+
+    There are several bars for the bytes: of those that came over the network and of those on disk.
+    """
+    from huggingface_hub.utils import tqdm
+
+    observer.on_phase(f"downloading {hub_id}")
+    bars: dict[int, tuple[int, int]] = {}
+
+    class SilentBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"file": _NoStream()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.unit == "B":
+                bars[id(self)] = int(self.n), int(self.total or 0)
+                done, total = (max(numbers) for numbers in zip(*bars.values(), strict=True))
+                observer.on_download(done, max(done, total) if total else None)
+            return shown  # type: ignore[no-any-return]
+
+    return SilentBar
+
+
+class _NoStream:
+    """Takes what is written to it and keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """There is nothing to write."""
 
 
 def download_code(name: str, revision: str | None, cache: Path, model: str) -> Path:

@@ -116,6 +116,7 @@ class RunContext:
             stored = json.loads(storage.read_bytes(path))
             if stored["inputs"] == input_stats and all(input_stats.values()):
                 return {index: readers.SplitStart(*start) for index, start in enumerate(stored["starts"])}
+        self.observer.on_phase("counting the rows")
         starts = readers.count_split_starts(self.job, self.plan)
         storage.write_bytes(path, json.dumps({"inputs": input_stats, "starts": starts}).encode())
         return dict(enumerate(starts))
@@ -124,9 +125,12 @@ class RunContext:
 
     def load_encoder(self) -> BaseEncoder:
         """Load the job's encoder."""
+        self.observer.on_phase(f"loading the model {self.job.model}")
         if self.load_encoder_override is not None:
             return self.load_encoder_override(self.job, self.observer.notify)
-        return encoders.load_encoder(self.job, self.model_files, self.observer.notify, self.control.stop_event)
+        return encoders.load_encoder(
+            self.job, self.model_files, self.observer.notify, self.control.stop_event, self.observer.on_phase
+        )
 
     def describe_output(
         self, encoder: BaseEncoder, staging_folder: str | None, finished: FinishedOutput | None = None
@@ -163,6 +167,7 @@ class RunContext:
         kept = np.array(recorded, np.float32) if recorded else None
         known = calibration.choose_known_ranges(job, staging_folder, kept)
         if known is None:
+            self.observer.on_phase(f"choosing the ranges of {job.precision} from a sample of the rows")
             chunks = readers.read_chunks(job, self.plan, self.plan.splits)
             settings = self.encoding_settings(encoder)
             return calibration.compute_ranges_from_sample(job, chunks, encoder, settings, staging_folder)

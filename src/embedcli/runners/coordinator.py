@@ -27,6 +27,7 @@ def encode_with_workers(run: RunContext, ledger: checkpoint.Ledger) -> RunResult
         ledger: The output's ledger, in which the job has begun.
     """
     reject_stream_inputs(run)
+    run.observer.on_phase("checking finished work")
     missing = find_missing_partitions(run, ledger)
     if missing:
         stage_ranges(run, ledger)

@@ -31,6 +31,7 @@ def encode_locally(run: RunContext, ledger: checkpoint.Ledger, finished: Finishe
     job, target = run.job, ledger.target
     has_partitions = target.is_folder or job.shard is not None
     partitions = plan_partitions(job, run.plan, is_folder=target.is_folder) if has_partitions else []
+    run.observer.on_phase("checking finished work")
     splits = find_missing_splits(run, ledger, partitions) if partitions else list(run.plan.splits)
     if partitions and not splits:
         return publish_completed(run, ledger)

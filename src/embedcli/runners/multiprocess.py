@@ -38,8 +38,9 @@ from embedcli.runners.worker_progress import WorkerProgress
 MAIN_MODULE_LOCK = threading.Lock()
 # How often the parent checks whether it should stop.
 POLL_SECONDS = 0.2
-# A worker tells its progress at most this often: more than people can see would only keep the parent busy.
+# How often a worker tells its progress: more than people can see would only keep the parent busy.
 PROGRESS_SECONDS = 0.2
+NO_PARTITION = -1
 # A partition that fails is tried once more, by another worker.
 MAX_ATTEMPTS = 2
 
@@ -64,8 +65,8 @@ class PipeObserver(RunObserver):
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
-        self._last_progress = 0.0
-        self._counts = ProgressCounts()
+        self.partition = NO_PARTITION
+        self._progress = self._sent_progress = (NO_PARTITION, ProgressCounts())
 
     def send(self, *message: Any) -> None:
         with self._lock, suppress(BrokenPipeError):
@@ -75,14 +76,21 @@ class PipeObserver(RunObserver):
         self.send("line", text)
 
     def on_progress(self, counts: ProgressCounts) -> None:
-        self._counts = counts
-        if time.monotonic() - self._last_progress >= PROGRESS_SECONDS:
-            self.send_progress()
+        self._progress = self.partition, counts
 
     def send_progress(self) -> None:
-        """Send the counts of the partition in progress."""
-        self._last_progress = time.monotonic()
-        self.send("progress", ProgressCounts(**vars(self._counts)))
+        """Send the counts of the partition in progress, if they have changed."""
+        partition, counts = self._progress
+        progress = partition, ProgressCounts(**vars(counts))
+        if progress != self._sent_progress:
+            self._sent_progress = progress
+            self.send("progress", *progress)
+
+    def send_progress_forever(self) -> None:
+        """Send the counts now and then, until the process ends."""
+        while True:
+            time.sleep(PROGRESS_SECONDS)
+            self.send_progress()
 
 
 def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None) -> None:
@@ -102,7 +110,9 @@ def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None)
     try:
         worker = PartitionWorker(setup, observer, control)
         observer.send("ready")
+        threading.Thread(target=observer.send_progress_forever, name="progress", daemon=True).start()
         while (task := inbox.get()) is not None:
+            observer.partition = task.partition.index
             result = worker.process_partition(task)
             if result is None:
                 observer.send_progress()
@@ -235,12 +245,11 @@ class WorkerPool:
             case "line":
                 self._notify_once(rest[0])
             case "progress":
-                self.progress.update(worker.process.pid, rest[0])
-                self.run.metrics.rows = self.run.metrics.progress.written_rows
+                self._update_progress(worker, *rest)
             case "ready" | "done":
                 self.progress.start()
                 if kind == "done":
-                    self.progress.finish(worker.process.pid, rest[0].metrics.progress)
+                    self.progress.finish(rest[0].record.index, rest[0].metrics.progress)
                     self.run.metrics.rows = self.run.metrics.progress.written_rows
                 worker.is_ready = True
                 worker.assign(self.waiting.popleft() if self.waiting else None)
@@ -252,6 +261,12 @@ class WorkerPool:
                 self._handle_error(worker, *rest)
         return rest[0] if kind == "done" else None
 
+    def _update_progress(self, worker: WorkerProcess, partition: int, counts: ProgressCounts) -> None:
+        """Take over the progress of a worker, unless the message has been overtaken by the end of its partition."""
+        if worker.task is not None and worker.task.partition.index == partition:
+            self.progress.update(partition, counts)
+            self.run.metrics.rows = self.run.metrics.progress.written_rows
+
     def _notify_once(self, text: str) -> None:
         """Pass on a message, unless another worker has sent the same."""
         if text not in self.notified:
@@ -260,7 +275,6 @@ class WorkerPool:
 
     def _handle_death(self, worker: WorkerProcess) -> None:
         worker.is_over = True
-        self.progress.discard(worker.process.pid)
         worker.process.join()
         code = worker.process.exitcode
         if self.run.control.stop_event.is_set() or (worker.task is None and worker.is_ready and code == 0):
@@ -275,7 +289,6 @@ class WorkerPool:
     def _handle_error(self, worker: WorkerProcess, error: BaseException, traceback_text: str) -> None:
         """Raise a worker's error if it is meant for the user, else try its partition once more."""
         worker.is_over = True
-        self.progress.discard(worker.process.pid)
         error.__cause__ = WorkerTracebackError(traceback_text)
         if isinstance(error, EmbedcliError) or not worker.is_ready:
             raise error
@@ -289,6 +302,7 @@ class WorkerPool:
         action = "it is started again" if worker.task is None else f"partition {index} is encoded by another worker"
         self.run.observer.notify(f"{first_line(error)}; {action}")
         if worker.task is not None:
+            self.progress.discard(index)
             self.waiting.appendleft(worker.task)
         position = self.workers.index(worker)
         self.workers[position] = self._start(self.jobs[position])

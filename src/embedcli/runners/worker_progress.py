@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from embedcli.core.progress import ProgressCounts
@@ -25,7 +25,7 @@ class WorkerProgress:
         self._splits = [split for task in tasks for split in task.partition.splits]
         self._finished_rows = run.rows_read
         self._finished = ProgressCounts()
-        self._running: dict[Hashable, ProgressCounts] = {}
+        self._running: dict[int, ProgressCounts] = {}
         self._has_started = False
 
     def start(self) -> None:
@@ -34,20 +34,20 @@ class WorkerProgress:
             self._has_started = True
             self._run.start_embedding(self._splits, self._finished_rows)
 
-    def update(self, worker: Hashable, counts: ProgressCounts) -> None:
-        """Take over the counts of the partition that a worker is encoding."""
-        self._running[worker] = counts
+    def update(self, partition: int, counts: ProgressCounts) -> None:
+        """Take over the counts of a partition that a worker is encoding."""
+        self._running[partition] = counts
         self._report()
 
-    def finish(self, worker: Hashable, counts: ProgressCounts) -> None:
-        """Take over the last counts of a partition that a worker has finished."""
-        self._running.pop(worker, None)
+    def finish(self, partition: int, counts: ProgressCounts) -> None:
+        """Take over the last counts of a finished partition."""
+        self._running.pop(partition, None)
         self._finished.add(counts)
         self._report()
 
-    def discard(self, worker: Hashable) -> None:
-        """Forget the partition of a worker that has died: the next worker counts its rows again."""
-        self._running.pop(worker, None)
+    def discard(self, partition: int) -> None:
+        """Forget a partition whose worker has died: the next worker counts its rows again."""
+        self._running.pop(partition, None)
 
     def _report(self) -> None:
         self.start()
