@@ -32,7 +32,8 @@ from jobs import PATIENCE, WORDS, Ended, run, word_model
 
 SUPPORT = Path(__file__).resolve().parent.parent / "support"
 ROWS = 240
-NUMBERS = re.compile(r"([\d,]+)(?:/(~?)([\d,]+))? rows  ")
+PICTURE = re.compile(r"embedding\b[^\r\n]*? rows\b")
+NUMBERS = re.compile(r"([\d,]+)(?:/(~?)([\d,]+))? rows")
 SPINNER = re.compile(r"(starting|loading the model|reading the) .*0:00:0")
 PERCENT = re.compile(r"(\d+)%")
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -79,12 +80,16 @@ class Terminal:
     def text(self) -> str:
         return CONTROL.sub("", self.seen.decode("utf-8", "replace"))
 
+    def pictures(self) -> list[str]:
+        """The bars so far, each as far as its rows."""
+        return PICTURE.findall(self.text)
+
     def shown_rows(self) -> list[int]:
         """The rows of every picture so far."""
-        return [int(match[1].replace(",", "")) for match in NUMBERS.finditer(self.text)]
+        return [int(match[1].replace(",", "")) for match in map(NUMBERS.search, self.pictures()) if match]
 
     def percentages(self) -> list[int]:
-        return [int(match[1]) for match in PERCENT.finditer(self.text)]
+        return [int(match[1]) for match in map(PERCENT.search, self.pictures()) if match]
 
     def computed(self) -> list[int]:
         """The rows of every batch that was let through."""
@@ -116,10 +121,10 @@ class Terminal:
         return False
 
     def end(self) -> Ended:
-        out = self.process.stdout.read().decode() if self.process.stdout else ""
-        code = self.process.wait(PATIENCE)
+        out, _ = self.process.communicate(timeout=PATIENCE)
         self._reader.join(PATIENCE)
-        return Ended(code, out, self.text)
+        os.close(self.descriptor)
+        return Ended(self.process.returncode, out.decode(), self.text)
 
 
 def start(
@@ -144,6 +149,7 @@ def start(
     if stdin is not None and process.stdin is not None:
         process.stdin.write(stdin)
         process.stdin.close()
+        process.stdin = None
     return Terminal(process, ours, gate, log)
 
 
@@ -163,9 +169,10 @@ def check(terminal: Terminal, rows: int, finished: int = 0, *, batches: int = 4)
         finished: How many of them need no computation; they count as done from when they are read on.
         batches: At least so many batches are expected.
     """
+    before = max(terminal.shown_rows(), default=0)
     while terminal.release():
         computed = sum(terminal.computed())
-        terminal.wait_for_rows(computed)
+        terminal.wait_for_rows(before + computed)
         assert max(terminal.shown_rows(), default=0) <= computed + finished
     ended = terminal.end()
     assert ended.code == 0, ended.err
@@ -202,7 +209,7 @@ def test_the_bar_moves_with_every_batch(folder: Path, kind: str) -> None:
     terminal = start_job(folder, inputs=[str(write_input(folder, kind))])
     ended = check(terminal, ROWS)
     assert ended.out == ""
-    totals = [int(match[3].replace(",", "")) for match in NUMBERS.finditer(ended.err)]
+    totals = [int(match[3].replace(",", "")) for match in map(NUMBERS.search, terminal.pictures()) if match]
     assert all(0.8 * ROWS < total < 1.25 * ROWS for total in totals)
     assert ("/~" in ended.err) <= (kind != "parquet")
     assert "rows/s" in ended.err
@@ -279,7 +286,7 @@ def test_ctrl_c_is_answered_at_once(folder: Path) -> None:
         pass
     ended = terminal.end()
     assert ended.code == 130
-    assert not NUMBERS.search(ended.err[ended.err.index(message) :]), "the bar is removed"
+    assert not PICTURE.search(ended.err[ended.err.index(message) :]), "the bar is removed"
     assert ended.err.splitlines()[-1] == "stopped by SIGINT: run the same command again to go on"
 
 
