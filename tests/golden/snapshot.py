@@ -29,8 +29,8 @@ UNSTABLE = {
     "device_idle_share", "peak_memory_mb", "rows_per_second", "tokens_per_second", "batch_tokens",
     "padding_share", "batches", "padded_tokens", "detail", "time",
 }  # fmt: skip
-# Options that jobs have had only since the record was made.
-LATER_OPTIONS = {"code_revision", "max_removed"}
+# Options that jobs, and keys that reports have had only since the record was made.
+LATER_OPTIONS = {"code_revision", "max_removed", "startup_seconds", "embedding_speed"}
 # Values that follow from the sizes of compressed files.
 SIZES = {"sizes", "output_bytes", "bytes"}
 

@@ -52,7 +52,7 @@ class RunReport:
             "rows_per_second": per_second(metrics.rows, self.seconds),
             "tokens_per_second": per_second(metrics.fed_tokens, self.seconds),
             "startup_seconds": round_or_none(metrics.startup_seconds),
-            "embedding": self.embedding_speed(),
+            "embedding_speed": self.embedding_speed(),
             "stage_seconds": {name: round(value, 3) for name, value in metrics.seconds.items()},
             "timeline": metrics.timeline(),
             "bottleneck": slowest_stage(metrics),

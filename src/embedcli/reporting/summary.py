@@ -54,7 +54,7 @@ def format_tokens(report: Mapping[str, Any]) -> str:
 
 def format_speed(report: Mapping[str, Any]) -> str:
     """Format the speed while rows flowed; reports of earlier versions have only that of the whole run."""
-    measured = report.get("embedding") or report
+    measured = report.get("embedding_speed") or report
     speed = f"{measured['rows_per_second']:,.0f} rows/s, {measured['tokens_per_second']:,.0f} tokens/s"
     return f"{speed}, {report['seconds']:.1f} s in all"
 

@@ -44,6 +44,7 @@ class ProgressReporter(RunObserver):
         out: Stream to write to instead of stderr.
         price_per_mtok: Price per million tokens, to show the cost of a hosted model.
         show_after: Seconds before the first picture.
+        receive_note: Gets the notes in place of the stream.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class ProgressReporter(RunObserver):
         out: TextIO | None = None,
         price_per_mtok: float | None = None,
         show_after: float = SHOW_AFTER_SECONDS,
+        receive_note: Callable[[str], None] | None = None,
     ) -> None:
         self.out = out or sys.stderr
         is_terminal = self.out.isatty()
@@ -61,6 +63,7 @@ class ProgressReporter(RunObserver):
         self.adds_timestamps = not is_terminal
         self.notes: list[str] = []
         self._price = price_per_mtok
+        self._receive_note = receive_note
         self._lock = RLock()
         self._renderer: Renderer | None = None
         self._phase = Phase("starting", time.monotonic())
@@ -78,7 +81,9 @@ class ProgressReporter(RunObserver):
     def notify(self, text: str) -> None:
         """Write a note on stderr, with the UTC time when stderr is not a terminal. Notes also go into the report."""
         self.notes.append(text)
-        if not self.quiet:
+        if self._receive_note is not None:
+            self._receive_note(text)
+        elif not self.quiet:
             self._write(text)
 
     def error(self, text: str) -> None:
