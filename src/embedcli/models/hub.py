@@ -76,7 +76,8 @@ def download_snapshot(
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    _show_progress_on_terminals_only()
+    if observer is None:
+        _show_progress_on_terminals_only()
     try:
         info = HfApi().model_info(hub_id, revision=revision)
         patterns = select_files(sibling.rfilename for sibling in info.siblings or ())
