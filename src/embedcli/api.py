@@ -165,11 +165,11 @@ def watch_progress(show_progress_bar: bool | None, notify: Notify) -> Iterator[R
     if not wants_progress_bar(show_progress_bar):
         yield NotifyObserver(notify)
         return
-    from embedcli.reporting.progress import ProgressReporter
+    from embedcli.reporting.progress import SHOW_AFTER_SECONDS, ProgressReporter
 
     # A bar that was asked for appears at once; otherwise none is shown for what is over in a moment.
-    options = {"show_after": 0.0} if show_progress_bar else {}
-    with ProgressReporter("tqdm", receive_note=notify, **options) as reporter:
+    show_after = 0.0 if show_progress_bar else SHOW_AFTER_SECONDS
+    with ProgressReporter("tqdm", show_after=show_after, receive_note=notify) as reporter:
         yield reporter
 
 

@@ -290,6 +290,19 @@ def test_ctrl_c_is_answered_at_once(folder: Path) -> None:
     assert ended.err.splitlines()[-1] == "stopped by SIGINT: run the same command again to go on"
 
 
+def test_a_second_ctrl_c_stops_now(folder: Path) -> None:
+    terminal = start_job(folder, inputs=[str(write_input(folder, "jsonl"))])
+    assert terminal.release()
+    terminal.wait(lambda: "%" in terminal.text)
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.wait(lambda: "press Ctrl-C again" in terminal.text)
+    terminal.process.send_signal(signal.SIGINT)
+    ended = terminal.end()
+    assert ended.code == 130
+    assert ended.err.splitlines()[-1] == "hint: run the same command again to continue"
+    assert terminal.seen.rstrip().endswith(b"continue"), "the terminal is left as it was"
+
+
 def test_what_shows_no_rows_has_a_spinner(folder: Path) -> None:
     terminal = start_job(folder, inputs=[str(write_input(folder, "jsonl"))])
     terminal.wait(

@@ -61,5 +61,6 @@ def main() -> None:
     from embedcli.cli.encode import run_job_with_reporting
 
     style, gate, log, options = sys.argv[1:]
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(options).items()}
+    values: dict[str, Any] = json.loads(options)
+    values["inputs"] = tuple(values["inputs"])
     sys.exit(run_job_with_reporting(Job(**values), None, style, False, load=GatedLoader(gate, log)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,8 @@ def run_job_with_reporting(
     from embedcli.reporting.progress import ProgressReporter
     from embedcli.reporting.summary import format_summary
 
+    if progress == "auto" and job.output == "-" and sys.stdout.isatty():
+        progress = "plain"  # a bar would be drawn between the rows
     reporter = ProgressReporter(progress, quiet, price_per_mtok=price)
     metrics, control = MetricsCollector(), RunControl(job.limit, job.max_seconds)
     report = run_report.RunReport(

@@ -93,14 +93,14 @@ def build_silent_bar(hub_id: str, observer: RunObserver) -> Any:
 
     There are several bars for the bytes: of those that came over the network and of those on disk.
     """
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     observer.on_phase(f"downloading {hub_id}")
     bars: dict[int, tuple[int, int]] = {}
 
-    class SilentBar(tqdm):  # type: ignore[misc]
+    class SilentBar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **options | {"file": _NoStream()})
+            super().__init__(*args, **options | {"file": _NoStream()})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             shown = super().update(n)
