@@ -46,6 +46,15 @@ def test_watchdog_names_the_stage_that_hangs(monkeypatch: pytest.MonkeyPatch) ->
     assert re.search(r"no progress for .* busy stages: forward for", out.getvalue())
 
 
+def test_a_long_start_up_is_no_hang() -> None:
+    out, metrics = io.StringIO(), MetricsCollector()
+    metrics.last_heartbeat -= 2 * progress_reporter.WATCHDOG_SECONDS
+    with ProgressReporter("none", out=out) as reporter:
+        reporter.on_start(EXPECTED, metrics)
+        reporter._warn_if_stuck()
+    assert out.getvalue() == ""
+
+
 def test_terminal_gets_a_bar_without_timestamps() -> None:
     out = TerminalStream()
     reporter = ProgressReporter("auto", out=out, show_after=0)

@@ -118,6 +118,7 @@ class ProgressReporter(RunObserver):
         """Show rows from now on."""
         with self._lock:
             self._metrics = metrics
+            metrics.last_heartbeat = time.monotonic()  # a long start-up is no hang
             self._estimator = ProgressEstimator(expected, time.monotonic)
 
     def on_progress(self, counts: ProgressCounts) -> None:
