@@ -74,8 +74,8 @@ def rows_of(count: int, seed: int = 3) -> list[int]:
 
 
 EXPECTED = {
-    "footer": ExpectedRows(rows_to_read=1990, is_exact=True),
-    "bytes": ExpectedRows(rows_to_read=900, bytes_to_read=sum(5 * n + 20 for n in rows_of(1990))),
+    "footer": ExpectedRows(rows_to_read=1990),
+    "bytes": ExpectedRows(bytes_to_read=sum(5 * n + 20 for n in rows_of(1990))),
     "stream": ExpectedRows(),
 }
 
@@ -109,7 +109,7 @@ def test_remaining_time_at_half_time_is_close(known: str, resumed: int) -> None:
 def test_remaining_time_counts_tokens() -> None:
     """Short rows remain of a chunk whose long ones are done: by rows, the rest would seem to take much longer."""
     run = SimulatedRun([1000] * 10 + [1] * 90, chunk_rows=100, batch_tokens=1000)
-    history = list(run.estimates(ExpectedRows(rows_to_read=100, is_exact=True)))
+    history = list(run.estimates(ExpectedRows(rows_to_read=100)))
     _, _, estimate = history[9]
     assert estimate.done == 10
     assert estimate.eta_seconds == pytest.approx(0.09)
@@ -117,14 +117,14 @@ def test_remaining_time_counts_tokens() -> None:
 
 def test_rows_of_earlier_runs_are_done_and_not_in_the_rate() -> None:
     run = SimulatedRun([10] * 1000, resumed=4)
-    _, rows, first = next(run.estimates(ExpectedRows(finished_rows=500, rows_to_read=1000, is_exact=True)))
+    _, rows, first = next(run.estimates(ExpectedRows(finished_rows=500, rows_to_read=1000)))
     assert (first.done, first.total) == (500 + 800 + rows, 1500)
     assert first.rows_per_second == pytest.approx(TOKENS_PER_SECOND / 10)
 
 
 def test_reused_rows_are_done_and_not_in_the_rate() -> None:
     run = SimulatedRun([0, 10] * 500)
-    history = list(run.estimates(ExpectedRows(rows_to_read=1000, is_exact=True)))
+    history = list(run.estimates(ExpectedRows(rows_to_read=1000)))
     now, _, estimate = history[len(history) // 2]
     assert estimate.rows_per_second == pytest.approx(TOKENS_PER_SECOND / 10)
     assert estimate.eta_seconds == pytest.approx(history[-1][0] - now, rel=0.5)
@@ -133,7 +133,7 @@ def test_reused_rows_are_done_and_not_in_the_rate() -> None:
 
 def test_remaining_time_counts_down_between_batches() -> None:
     run = SimulatedRun([10] * 1000)
-    estimator = ProgressEstimator(ExpectedRows(rows_to_read=1000, is_exact=True), lambda: run.now)
+    estimator = ProgressEstimator(ExpectedRows(rows_to_read=1000), lambda: run.now)
     next(run.compute())
     estimator.update(run.counts)
     first = estimator.estimate().eta_seconds
@@ -163,9 +163,9 @@ def test_nothing_is_known_before_the_first_batch() -> None:
     assert estimator.estimate() == ProgressEstimate(done=0, total=None, is_estimated=True)
 
 
-def test_the_total_is_estimated_from_the_plan_until_rows_are_read() -> None:
-    estimator = ProgressEstimator(ExpectedRows(finished_rows=5, rows_to_read=80, bytes_to_read=1000), lambda: 0.0)
-    assert (estimator.estimate().total, estimator.estimate().is_estimated) == (85, True)
+def test_the_total_is_estimated_from_the_bytes_that_rows_took() -> None:
+    estimator = ProgressEstimator(ExpectedRows(finished_rows=5, bytes_to_read=1000), lambda: 0.0)
+    assert estimator.estimate().total is None
     estimator.update(ProgressCounts(rows_read=10, bytes_read=100))
     assert (estimator.estimate().total, estimator.estimate().is_estimated) == (105, True)
     estimator.update(ProgressCounts(rows_read=94, bytes_read=1000, splits_read=1))
@@ -173,14 +173,14 @@ def test_the_total_is_estimated_from_the_plan_until_rows_are_read() -> None:
 
 
 def test_a_limit_bounds_the_total() -> None:
-    estimator = ProgressEstimator(ExpectedRows(rows_to_read=1000, is_exact=True, limit=50), lambda: 0.0)
+    estimator = ProgressEstimator(ExpectedRows(rows_to_read=1000, limit=50), lambda: 0.0)
     estimator.update(ProgressCounts(rows_read=300, resumed_rows=200, tokenized_rows=100, embedded_rows=25))
     estimate = estimator.estimate()
     assert (estimate.done, estimate.total) == (225, 250)
 
 
 def test_an_empty_input_is_done() -> None:
-    estimator = ProgressEstimator(ExpectedRows(rows_to_read=0, is_exact=True), lambda: 0.0)
+    estimator = ProgressEstimator(ExpectedRows(rows_to_read=0), lambda: 0.0)
     assert estimator.estimate().fraction == 1
 
 

@@ -13,7 +13,7 @@ from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.reporting.progress import ProgressReporter
 from embedcli.reporting.progress import reporter as progress_reporter
 
-EXPECTED = ExpectedRows(rows_to_read=200, is_exact=True)
+EXPECTED = ExpectedRows(rows_to_read=200)
 
 
 class TerminalStream(io.StringIO):

@@ -84,7 +84,7 @@ class TextEncoder:
         prompt = str(self.vector_space.get("prompt") or "")
         settings = EncodingSettings.from_job(self.job, prompt, saved_dim=self._saved_dim)
         self.metrics.progress = progress = ProgressCounts()
-        watching.on_start(ExpectedRows(rows_to_read=len(texts), is_exact=True), self.metrics)
+        watching.on_start(ExpectedRows(rows_to_read=len(texts)), self.metrics)
         return engine.encode_chunks(
             chunk_texts(texts),
             self._encoder,

@@ -11,8 +11,7 @@ class ExpectedRows:
 
     Attributes:
         finished_rows: Rows that earlier runs finished and that this run does not read again.
-        rows_to_read: Rows that this run will read; None if nobody knows.
-        is_exact: Whether `rows_to_read` is a count, such as that of a Parquet footer, and not an estimate.
+        rows_to_read: Rows that this run will read; None unless they are counted, as in a Parquet footer.
         bytes_to_read: Bytes of the inputs that this run will read; None for a stream.
         splits_to_read: Input splits that this run will read.
         limit: At most about this many rows are embedded; None without a limit.
@@ -20,7 +19,6 @@ class ExpectedRows:
 
     finished_rows: int = 0
     rows_to_read: int | None = None
-    is_exact: bool = False
     bytes_to_read: int | None = None
     splits_to_read: int = 1
     limit: int | None = None

@@ -26,8 +26,7 @@ def expect_rows(
     share = rows / all_rows if all_rows else 1.0
     return ExpectedRows(
         finished_rows=finished_rows,
-        rows_to_read=None if plan.total_bytes is None and plan.total_rows is None else rows,
-        is_exact=plan.total_rows is not None,
+        rows_to_read=None if plan.total_rows is None else rows,
         bytes_to_read=None if plan.total_bytes is None else round(plan.total_bytes * share),
         splits_to_read=len(splits),
         limit=limit,

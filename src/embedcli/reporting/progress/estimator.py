@@ -160,11 +160,9 @@ def estimate_total(expected: ExpectedRows, counts: ProgressCounts) -> tuple[int 
 def _estimate_rows_to_read(expected: ExpectedRows, counts: ProgressCounts) -> tuple[int | None, bool]:
     if counts.splits_read >= expected.splits_to_read:
         return counts.rows_read, False
-    if expected.is_exact and expected.rows_to_read is not None:
+    if expected.rows_to_read is not None:
         return expected.rows_to_read, False
-    unread = None
-    if expected.bytes_to_read is not None and counts.bytes_read and counts.rows_read:
-        unread = max(0, expected.bytes_to_read - counts.bytes_read) * counts.rows_read / counts.bytes_read
-    elif expected.rows_to_read is not None:
-        unread = max(0, expected.rows_to_read - counts.rows_read)
-    return (None, True) if unread is None else (counts.rows_read + round(unread), True)
+    if expected.bytes_to_read is None or not counts.bytes_read:
+        return None, True
+    unread = max(0, expected.bytes_to_read - counts.bytes_read) * counts.rows_read / counts.bytes_read
+    return counts.rows_read + round(unread), True
