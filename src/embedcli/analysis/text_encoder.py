@@ -14,6 +14,7 @@ from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, EncodedChunk, InputSplit
+from embedcli.encoders.hosted.canaries import describe_moved_canaries
 from embedcli.models.registry import find_registered_model
 from embedcli.pipeline import engine
 from embedcli.pipeline.control import RunControl
@@ -212,6 +213,16 @@ def check_same_endpoint(job: Job, vector_space: Mapping[str, Any], path: str) ->
         raise UsageError(
             f"{path} was encoded by {recorded}, but texts would now be sent to {current}",
             f"add --base-url {vector_space.get('base_url')} or the address of another server with the same model",
+        )
+
+
+def check_same_canaries(output: VectorDataset, current: Mapping[str, Any]) -> None:
+    """Raise UsageError if the server has another model now under the name of the one that encoded the output."""
+    problem = describe_moved_canaries(output.vector_space, current)
+    if problem is not None:
+        raise UsageError(
+            f"{output.path} was encoded with another model: {problem}",
+            "use the server that has the earlier model, or encode the rows again",
         )
 
 

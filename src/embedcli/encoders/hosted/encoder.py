@@ -6,9 +6,9 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from threading import Event, Lock, Semaphore, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from threading import Event, Lock, Semaphore
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -18,6 +18,7 @@ from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
+from embedcli.encoders.hosted.canaries import CANARIES_KEY, digest_request
 from embedcli.encoders.hosted.client import (
     EmbeddingsClient,
     RequestRefusedError,
@@ -25,9 +26,11 @@ from embedcli.encoders.hosted.client import (
     parse_server_address,
     read_api_key,
 )
+from embedcli.encoders.hosted.concurrency import run_in_thread
 from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response
 from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
+from embedcli.encoders.hosted.start_checks import StartChecks, check_dim, run_start_checks
 from embedcli.encoders.hosted.token_counting import (
     HostedTexts,
     choose_token_counter,
@@ -41,7 +44,6 @@ from embedcli.models.registry import find_registered_model
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
 
-T = TypeVar("T")
 Notify = Callable[[str], None]
 
 DEFAULT_MAX_CONCURRENCY = 8
@@ -151,9 +153,15 @@ class HostedEncoder(BaseEncoder):
         self._requests = self._tokens = self._refusals = 0
         self._reported_all = True
         self.dim = 0
-        self._style, first = self._probe(notify)
-        self.dim = first.vectors.shape[1]
+        self._style, first = self._probe()
         self._reported_model = first.model
+        checks = self._run_start_checks()
+        self._style = replace(self._style, uses_base64=checks.uses_base64)
+        self._canaries = checks.canaries
+        self.dim = checks.dim or first.vectors.shape[1]
+        dim_note = check_dim(self.dim, job.truncate_dim, self._style.dimensions, self._name)
+        for note in filter(None, (checks.note, dim_note)):
+            notify(note)
 
     def vector_space(self) -> dict[str, Any]:
         """The identity, and what the server reports about itself."""
@@ -166,6 +174,7 @@ class HostedEncoder(BaseEncoder):
             "dimensions": self._style.dimensions,
             "reported_model": self._reported_model,
             "token_counting": self._counter.name,
+            **({CANARIES_KEY: self._canaries.to_json()} if self._canaries else {}),
         }
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -234,7 +243,7 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return _in_thread(self._threads, lambda: self._request_texts(texts, counts))
+        return run_in_thread(self._threads, lambda: self._request_texts(texts, counts))
 
     def _request_texts(self, texts: list[str], counts: Int64Array) -> HostedVectors:
         """Request vectors of some texts; halve a rejected request until the rejected texts stand alone."""
@@ -302,18 +311,30 @@ class HostedEncoder(BaseEncoder):
             )
         return answer
 
-    def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
+    def _build_fields(self, texts: list[str], style: RequestFormat) -> dict[str, Any]:
         fields: dict[str, Any] = {"model": self._name, "input": texts}
         if style.uses_base64:
             fields["encoding_format"] = "base64"
         if style.dimensions:
             fields["dimensions"] = style.dimensions
+        return fields
+
+    def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
+        fields = self._build_fields(texts, style)
         try:
             return orjson.dumps(fields)
         except orjson.JSONEncodeError:
             return json.dumps(fields).encode()
 
-    def _probe(self, notify: Notify) -> tuple[RequestFormat, EmbeddingResponse]:
+    def _run_start_checks(self) -> StartChecks:
+        def send(texts: list[str], in_base64: bool) -> EmbeddingResponse:
+            style = replace(self._style, uses_base64=in_base64)
+            return self._request_with_retries(texts, int(self._counter.count(texts).sum()), style, self._patience)
+
+        request = digest_request(self._build_fields([], self._style))
+        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.host, request)
+
+    def _probe(self) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""
         patience = RetryLimits(
             self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
@@ -326,39 +347,11 @@ class HostedEncoder(BaseEncoder):
             except RequestRefusedError as refusal:
                 refusals.append(str(refusal))
                 continue
-            self._check_dim(answer.vectors.shape[1], style, notify)
             return style, answer
         raise ModelError(
             f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}: {refusals[0]}",
             "check --model, --truncate-dim and --base-url",
         )
-
-    def _check_dim(self, dim: int, style: RequestFormat, notify: Notify) -> None:
-        wanted = self._job.truncate_dim
-        if wanted is None:
-            return
-        if dim < wanted:
-            raise ModelError(
-                f"{self._name} gives {dim} dimensions, and --truncate-dim asks for {wanted}", f"give at most {dim}"
-            )
-        if dim != wanted:
-            why = "refuses" if style.dimensions is None else "ignores"
-            notify(f"the server {why} `dimensions`: its {dim} are cut to {wanted} here")
-
-
-def _in_thread(free: Semaphore, work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread when a connection is free; a stopped run does not wait for the server."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        with free:
-            try:
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - raised where the result is collected
-                future.set_exception(error)
-
-    Thread(target=run, name="request", daemon=True).start()
-    return future
 
 
 def _check_options(job: Job, where: ServerAddress) -> None:
