@@ -30,7 +30,7 @@ UNSTABLE = {
     "padding_share", "batches", "padded_tokens", "detail", "time",
 }  # fmt: skip
 # Options that jobs have had only since the record was made.
-LATER_OPTIONS = {"code_revision", "max_removed", "canaries"}
+LATER_OPTIONS = {"code_revision", "max_removed", "canaries", "tokenizer"}
 # Values that follow from the sizes of compressed files.
 SIZES = {"sizes", "output_bytes", "bytes"}
 

@@ -166,7 +166,9 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded: dict[str, Any] = {
         name: vector_space.get(name) for name in ("model", "revision", "max_seq_length", "normalize", "truncate_dim")
     }
-    recorded |= {name: job[name] for name in ("text_column", "template", "id_column", "format") if job.get(name)}
+    recorded |= {
+        name: job[name] for name in ("text_column", "template", "id_column", "format", "tokenizer") if job.get(name)
+    }
     recorded |= {name: job[name] for name in ("overflow", "split_overlap", "encoding") if name in job}
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)

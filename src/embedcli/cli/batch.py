@@ -17,7 +17,7 @@ from embedcli.core.job import Job
 
 EXPORT_FLAGS = (
     "model", *INPUT_FLAGS, "keep", "as_", "prompt", "max_seq_length", "normalize", "truncate_dim", "base_url",
-    "cache_dir", "overwrite",
+    "tokenizer", "cache_dir", "overwrite",
 )  # fmt: skip
 IMPORT_FLAGS = (
     "to", "keep", "precision", "chunk_rows", "on_bad_row", "max_rejects", "overwrite", "update", "max_removed", "reuse",

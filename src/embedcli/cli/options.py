@@ -136,6 +136,12 @@ JOB_FLAGS = (
     Flag("base_url", str, "--base-url", "Endpoint of an openai: model; the API key is read from OPENAI_API_KEY."),
     Flag("rpm", int, "--rpm", "Maximum requests per minute."),
     Flag("tpm", int, "--tpm", "Maximum tokens per minute."),
+    Flag(
+        "tokenizer",
+        str,
+        "--tokenizer",
+        "Tokenizer of an openai: model, for token counts: folder or cached name.",
+    ),
     Flag("max_concurrency", int, "--max-concurrency", "Maximum concurrent requests."),
     Flag("request_timeout", float, "--request-timeout", "Timeout of a request, in seconds."),
     Flag(
@@ -148,7 +154,8 @@ MODEL_FLAGS = ("model", "revision", "trust_remote_code", "code_revision", "offli
 INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding")
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",
-    "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "rpm", "tpm", "max_concurrency",
+    "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "tokenizer", "rpm", "tpm",
+    "max_concurrency",
 )  # fmt: skip
 ALL_FLAGS = tuple(FLAGS_BY_NAME)
 

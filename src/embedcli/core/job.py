@@ -71,6 +71,7 @@ class Job:
     shard: tuple[int, int] | None = None
     # Hosted models
     base_url: str | None = None
+    tokenizer: str | None = None
     rpm: int | None = None
     tpm: int | None = None
     max_concurrency: int | None = None
@@ -93,4 +94,6 @@ class Job:
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",
         )  # fmt: skip
         every = asdict(self)
-        return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in names}
+        identity = {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in names}
+        # Jobs that earlier versions began have no tokenizer.
+        return identity if self.tokenizer is None else {**identity, "tokenizer": self.tokenizer}

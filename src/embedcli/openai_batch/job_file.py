@@ -21,6 +21,8 @@ SAVED_FIELDS = (
     "inputs", "format", "encoding", "text_column", "id_column", "template", "keep", "model", "as_", "prompt",
     "max_seq_length", "overflow", "normalize", "truncate_dim", "base_url",
 )  # fmt: skip
+# Options that job files of earlier versions lack.
+LATER_FIELDS = ("tokenizer",)
 
 
 def job_file_path(requests: str) -> str:
@@ -35,6 +37,7 @@ def save_job(job: Job, requests: str) -> str:
     """
     every = asdict(job)
     kept: dict[str, Any] = {name: every[name] for name in SAVED_FIELDS}
+    kept |= {name: every[name] for name in LATER_FIELDS if every[name] is not None}
     kept["inputs"] = [_recorded_path(path) for path in job.inputs]
     kept["base_url"] = parse_server_address(job).base_url
     path = job_file_path(requests)
@@ -65,6 +68,7 @@ def load_job(results: Sequence[str], output: str, file: str | None = None, input
     try:
         kept = json.loads(Path(path).read_bytes())
         fields: dict[str, Any] = {name: kept[name] for name in SAVED_FIELDS}
+        fields |= {name: kept[name] for name in LATER_FIELDS if name in kept}
         fields |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
     except OSError as error:
         raise UsageError(

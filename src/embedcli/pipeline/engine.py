@@ -21,6 +21,7 @@ from embedcli.pipeline.preparation import (
     ChunkInProgress,
     EncodingSettings,
     TokenizedPortion,
+    apply_overflow,
     assemble_chunk,
     tokenize_chunk,
 )
@@ -84,6 +85,7 @@ class BatchScheduler:
         self, encoder: BaseEncoder, settings: EncodingSettings, metrics: MetricsCollector, control: RunControl
     ) -> None:
         self.encoder = encoder
+        self.settings = settings
         self.metrics = metrics
         self.control = control
         self.token_budget = settings.batch_tokens or encoder.batch_tokens
@@ -193,6 +195,8 @@ class BatchScheduler:
             )
         if not is_verified:
             vectors = self._retry_unusable(portion, rows, vectors)
+        if portion.tokens.cut_lengths:
+            apply_overflow(portion, self.settings)
         portion.vectors[rows] = vectors
         portion.pending -= len(rows)
 

@@ -30,6 +30,7 @@ from embedcli.encoders.hosted.concurrency import run_in_thread
 from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response
 from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
+from embedcli.encoders.hosted.silent_cuts import SilentCutDetector
 from embedcli.encoders.hosted.start_checks import StartChecks, check_dim, run_start_checks
 from embedcli.encoders.hosted.token_counting import (
     HostedTexts,
@@ -37,7 +38,9 @@ from embedcli.encoders.hosted.token_counting import (
     count_and_truncate,
     cut_into_windows,
     max_tokens_per_text,
+    record_cuts,
 )
+from embedcli.encoders.hosted.vectors import HostedVectors, merge_vectors
 from embedcli.models.config import resolve_prompt
 from embedcli.models.registry import find_registered_model
 
@@ -63,14 +66,6 @@ class RequestFormat:
 
     uses_base64: bool = True
     dimensions: int | None = None
-
-
-@dataclass(frozen=True)
-class HostedVectors:
-    """Vectors of some texts, in order: NaN rows for rejected texts, whose reasons are kept by position."""
-
-    vectors: Float32Array
-    refusal_reasons: dict[int, str]
 
 
 def load_hosted_encoder(
@@ -142,6 +137,7 @@ class HostedEncoder(BaseEncoder):
         self._endpoint = endpoint
         self._clock = clock
         self._counter = choose_token_counter(job, notify)
+        self._cuts = SilentCutDetector(self._counter, endpoint.address.host, notify)
         self._limit = max_tokens_per_text(job, self._counter.is_exact)
         check_window_limit(job, self._limit)
         self._limits = RequestSizeLimits(tokens=min(MAX_REQUEST_TOKENS, job.tpm or MAX_REQUEST_TOKENS))
@@ -200,6 +196,7 @@ class HostedEncoder(BaseEncoder):
             tokens.payload.refusal_reasons.update(
                 {int(rows[at + i]): reason for i, reason in block.refusal_reasons.items()}
             )
+            record_cuts(tokens, {int(rows[at + i]): length for i, length in block.cut_lengths.items()})
             at += len(block.vectors)
         vectors = np.concatenate([block.vectors for block in blocks])
         return normalize_rows(vectors) if self._job.normalize else vectors
@@ -243,14 +240,13 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return run_in_thread(self._threads, lambda: self._request_texts(texts, counts))
+        return run_in_thread(self._threads, lambda: self._cuts.request(texts, counts, self._request_texts))
 
     def _request_texts(self, texts: list[str], counts: Int64Array) -> HostedVectors:
         """Request vectors of some texts; halve a rejected request until the rejected texts stand alone."""
         try:
-            return HostedVectors(
-                self._request_with_retries(texts, int(counts.sum()), self._style, self._patience).vectors, {}
-            )
+            answer = self._request_with_retries(texts, int(counts.sum()), self._style, self._patience)
+            return HostedVectors(answer.vectors, {}, answer.tokens)
         except RequestRefusedError as refusal:
             if len(texts) == 1:
                 self._check_server_after_refusals(refusal)
@@ -261,8 +257,7 @@ class HostedEncoder(BaseEncoder):
         left, right = self._request_texts(texts[:half], counts[:half]), self._request_texts(texts[half:], counts[half:])
         if not left.refusal_reasons and not right.refusal_reasons:
             self._limits.record_accepted(len(texts) - half, int(max(counts[:half].sum(), counts[half:].sum())))
-        refused = left.refusal_reasons | {half + i: reason for i, reason in right.refusal_reasons.items()}
-        return HostedVectors(np.concatenate((left.vectors, right.vectors)), refused)
+        return merge_vectors((left, right), (range(half), range(half, len(texts))))
 
     def _check_server_after_refusals(self, refusal: RequestRefusedError) -> None:
         with self._lock:
@@ -329,7 +324,10 @@ class HostedEncoder(BaseEncoder):
     def _run_start_checks(self) -> StartChecks:
         def send(texts: list[str], in_base64: bool) -> EmbeddingResponse:
             style = replace(self._style, uses_base64=in_base64)
-            return self._request_with_retries(texts, int(self._counter.count(texts).sum()), style, self._patience)
+            counted = int(self._counter.count(texts).sum())
+            answer = self._request_with_retries(texts, counted, style, self._patience)
+            self._cuts.learn_offset(len(texts), counted, answer.tokens)
+            return answer
 
         request = digest_request(self._build_fields([], self._style))
         return run_start_checks(send, self._style.uses_base64, self._endpoint.address.host, request)
