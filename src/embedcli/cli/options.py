@@ -142,7 +142,7 @@ JOB_FLAGS = (
         "--tokenizer",
         "Tokenizer of an openai: model, for token counts: folder or cached name.",
     ),
-    Flag("max_concurrency", int, "--max-concurrency", "Maximum concurrent requests."),
+    Flag("max_concurrency", int, "--max-concurrency", "Maximum concurrent requests; default: adaptive, up to 64."),
     Flag("request_timeout", float, "--request-timeout", "Timeout of a request, in seconds."),
     Flag(
         "retry_cap", float, "--retry-cap", "Maximum delay before a retry, in seconds, even if the server asks for more."

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from threading import Event, Lock, Semaphore
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from embedcli.encoders.hosted.client import (
     parse_server_address,
     read_api_key,
 )
-from embedcli.encoders.hosted.concurrency import run_in_thread
+from embedcli.encoders.hosted.concurrency import MAX_CONCURRENCY, AdaptiveConcurrency, run_in_thread
 from embedcli.encoders.hosted.request_limits import MAX_REQUEST_TOKENS, RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, decode_response
 from embedcli.encoders.hosted.retry import Clock, EncoderClosedError, RateLimiter, Retrier, RetryableError, RetryLimits
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 
-DEFAULT_MAX_CONCURRENCY = 8
 # Small enough that the rows of a chunk fill all connections, large enough to make the cost per request negligible.
 HOSTED_BATCH_TOKENS = 32_000
 PROBE_TEXT = "a"
@@ -93,7 +92,7 @@ def load_hosted_encoder(
     clock = clock or Clock(stop)
     for note in _list_notes(job, where, key):
         notify(note)
-    lanes = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
+    lanes = job.max_concurrency or MAX_CONCURRENCY
     name = job.model.removeprefix(HOSTED_PREFIX)
     endpoint = EmbeddingsClient(where, key, model=name, timeout=job.request_timeout, max_connections=lanes, clock=clock)
     try:
@@ -129,7 +128,8 @@ class HostedEncoder(BaseEncoder):
     empty_reason = "the text is empty"
 
     def __init__(self, job: Job, endpoint: EmbeddingsClient, clock: Clock, notify: Notify, rng: random.Random) -> None:
-        self.max_in_flight = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
+        self._concurrency = AdaptiveConcurrency(job.max_concurrency, clock.monotonic)
+        self.max_in_flight = self._concurrency.max_in_flight
         self.batch_tokens = min(HOSTED_BATCH_TOKENS, job.tpm or HOSTED_BATCH_TOKENS)
         self._job = job
         self._name = job.model.removeprefix(HOSTED_PREFIX)
@@ -144,7 +144,6 @@ class HostedEncoder(BaseEncoder):
         self._pace = RateLimiter(clock, job.rpm, job.tpm)
         self._patience = RetryLimits(job.patience, job.retry_cap)
         self._retrier = Retrier(clock, self._pace, notify, rng)
-        self._threads = Semaphore(self.max_in_flight)
         self._lock = Lock()
         self._requests = self._tokens = self._refusals = 0
         self._reported_all = True
@@ -180,6 +179,7 @@ class HostedEncoder(BaseEncoder):
     def forward(self, tokens: Tokens, rows: Int64Array) -> tuple[Tokens, Int64Array, list[Future[HostedVectors]]]:
         """Start the requests for these rows."""
         asked: HostedTexts = tokens.payload
+        self.max_in_flight = self._concurrency.max_in_flight
         counts = tokens.lengths[rows]
         cuts = self._limits.split_into_requests(counts.tolist())
         return tokens, rows, [self._start(asked, rows[start:stop], counts[start:stop]) for start, stop in cuts]
@@ -240,7 +240,7 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return run_in_thread(self._threads, lambda: self._cuts.request(texts, counts, self._request_texts))
+        return run_in_thread(self._concurrency, lambda: self._cuts.request(texts, counts, self._request_texts))
 
     def _request_texts(self, texts: list[str], counts: Int64Array) -> HostedVectors:
         """Request vectors of some texts; halve a rejected request until the rejected texts stand alone."""
@@ -279,6 +279,7 @@ class HostedEncoder(BaseEncoder):
         """Send one request with retries. Raises RequestRefusedError or ModelError."""
         body = self._build_body(texts, style)
         answer = self._retrier.run(lambda: self._request_once(body, len(texts)), tokens, patience)
+        self._concurrency.record_success(tokens)
         if answer.tokens is not None:
             self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
@@ -293,6 +294,10 @@ class HostedEncoder(BaseEncoder):
             answer = decode_response(self._endpoint.post(body), count)
         except MalformedResponseError as error:
             raise RetryableError(f"the answer of {host} {error}", "wrong") from None
+        except RetryableError as error:
+            if error.failure_kind == "busy":
+                self._concurrency.record_busy()
+            raise
         with self._lock:
             self._tokens += answer.tokens or 0
             self._reported_all &= answer.tokens is not None
