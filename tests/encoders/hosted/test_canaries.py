@@ -35,7 +35,7 @@ def answers(seed: int, dim: int, noise: float, model: str = "") -> Any:
 def canaries(seed: int, dim: int, noise: float, model: str = "", request: str = "") -> dict[str, Any]:
     built = build_canaries(answers(seed, dim, noise, model), answers(seed + 1, dim, noise, model), request)
     assert built is not None
-    return json.loads(json.dumps(built.to_json()))
+    return dict(json.loads(json.dumps(built.to_json())))
 
 
 @pytest.mark.parametrize("dim", [8, 64, 384, 1536])

@@ -42,8 +42,9 @@ class CuttingServer(FakeServer):
 
 @pytest.fixture
 def server() -> Iterator[CuttingServer]:
-    with CuttingServer(dim=DIM) as running:
-        yield running
+    cutting_server = CuttingServer(dim=DIM)
+    with cutting_server:
+        yield cutting_server
 
 
 @pytest.fixture
