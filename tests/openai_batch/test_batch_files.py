@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fake_server as fake
+import web_server
 from batch_lines import DIM, answer, expired, read, refusal, write
 from embedcli import openai_batch, readers
 from embedcli.core.errors import InputError, OutputError, UsageError
@@ -347,6 +348,20 @@ def test_the_import_reads_rows_in_the_dialect_of_the_export(tmp_path: Path) -> N
     earlier = {name: value for name, value in kept.items() if name not in CSV_DEFAULTS}
     path.write_text(json.dumps(earlier), "utf-8")
     assert openai_batch.load_job([str(tmp_path / "results.jsonl")], "out.npy").delimiter is None
+
+
+def test_secrets_of_input_addresses_are_not_recorded(rows: Path, tmp_path: Path) -> None:
+    with web_server.serve_folder(rows.parent) as host:
+        address = f"http://{host}/{rows.name}?token=secret-77&X-Amz-Signature=secret-88"
+        job = replace(job_for(rows), inputs=(address,))
+        job_file = openai_batch.export_requests(job, str(tmp_path / "requests.jsonl"), quiet).job_file
+        assert "secret" not in Path(job_file).read_text()
+        with pytest.raises(UsageError, match=r"recorded without its secrets") as caught:
+            openai_batch.load_job([], "out.npy", job_file)
+        assert "--input" in caught.value.hint
+        found = openai_batch.load_job([], "out.npy", job_file, [address])
+        lines = [answer(line) for line in read(str(tmp_path / "requests.jsonl"))]
+        assert_right(run(found, [write(tmp_path / "results.jsonl", lines)]), TEXTS)
 
 
 def test_no_job_or_two_beside_the_results(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 import pyarrow as pa
 
 from embedcli.analysis.inspect_output import to_json_value
-from embedcli.analysis.text_encoder import Notify, TextEncoder, build_query_job, ignore_message, missing_prompt_warning
+from embedcli.analysis.text_encoder import (
+    Notify,
+    TextEncoder,
+    build_query_job,
+    check_same_canaries,
+    ignore_message,
+    missing_prompt_warning,
+)
 from embedcli.analysis.topk import Metric, hit_positions, search_vectors
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError
@@ -38,19 +45,28 @@ class Searcher:
         flags: Job options that override the recorded ones, such as `model` or `prompt`.
 
     Raises:
-        UsageError: The model on this machine is not the one that encoded the output.
+        UsageError: The model on this machine or of the server is not the one that encoded the output.
         InputError: The model gives vectors of another dimension.
     """
 
     def __init__(self, output: VectorDataset, *, notify: Notify = ignore_message, **flags: Any) -> None:
         self.output = output
         self._encoder = TextEncoder(build_query_job(output, "search", **flags), without_empty_prompt(notify))
-        if self._encoder.dim != output.dim:
+        try:
+            self._check_model(notify)
+        except BaseException:
+            self._encoder.close()
+            raise
+
+    def _check_model(self, notify: Notify) -> None:
+        if self._encoder.dim != self.output.dim:
             raise InputError(
-                f"{output.path} has vectors of {output.dim} dimensions, its model now gives {self._encoder.dim}",
+                f"{self.output.path} has vectors of {self.output.dim} dimensions, its model now gives "
+                f"{self._encoder.dim}",
                 "encode the rows again",
             )
-        note = missing_prompt_warning(output.vector_space, self._encoder.vector_space)
+        check_same_canaries(self.output, self._encoder.vector_space)
+        note = missing_prompt_warning(self.output.vector_space, self._encoder.vector_space)
         if note:
             notify(note)
 

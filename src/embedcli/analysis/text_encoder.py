@@ -15,6 +15,7 @@ from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.progress import ExpectedRows, ProgressCounts
 from embedcli.core.types import Chunk, EncodedChunk, InputSplit, RunObserver
+from embedcli.encoders.hosted.canaries import describe_moved_canaries
 from embedcli.encoders.hosted.known_hosts import find_dialect
 from embedcli.encoders.hosted.request_fields import format_request_fields
 from embedcli.models.registry import find_registered_model
@@ -183,7 +184,9 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded: dict[str, Any] = {
         name: vector_space.get(name) for name in ("model", "revision", "max_seq_length", "normalize", "truncate_dim")
     }
-    recorded |= {name: job[name] for name in ("text_column", "template", "id_column", "format") if job.get(name)}
+    recorded |= {
+        name: job[name] for name in ("text_column", "template", "id_column", "format", "tokenizer") if job.get(name)
+    }
     recorded |= {name: job[name] for name in ("overflow", "split_overlap", "encoding") if name in job}
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)
@@ -244,6 +247,16 @@ def check_same_endpoint(job: Job, vector_space: Mapping[str, Any], path: str) ->
         raise UsageError(
             f"{path} was encoded by {recorded}, but texts would now be sent to {current}",
             f"add --base-url {vector_space.get('base_url')} or the address of another server with the same model",
+        )
+
+
+def check_same_canaries(output: VectorDataset, current: Mapping[str, Any]) -> None:
+    """Raise UsageError if the server has another model now under the name of the one that encoded the output."""
+    problem = describe_moved_canaries(output.vector_space, current)
+    if problem is not None:
+        raise UsageError(
+            f"{output.path} was encoded with another model: {problem}",
+            "use the server that has the earlier model, or encode the rows again",
         )
 
 

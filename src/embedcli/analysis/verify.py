@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.encoders.hosted.canaries import CANARIES_KEY, Canaries, compare_canaries
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
@@ -104,6 +105,7 @@ def verify_output(output: VectorDataset) -> list[VerificationCheck]:
         check_ids(description),
         check_values(description),
         *check_norms(output, description),
+        *check_recorded_canaries(output),
     ]
 
 
@@ -162,6 +164,21 @@ def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[Veri
         return []
     deviation = max(abs(description["norms"]["min"] - 1), abs(description["norms"]["max"] - 1))
     return [VerificationCheck("norms", deviation <= tolerance, f"at most {deviation:.2g} away from 1")]
+
+
+def check_recorded_canaries(output: VectorDataset) -> list[VerificationCheck]:
+    """Say which canaries of a hosted model are recorded; they are compared where the server is asked."""
+    canaries = Canaries.from_json(output.vector_space.get(CANARIES_KEY))
+    if canaries is None:
+        return []
+    detail = f"vectors of {len(canaries.projections)} fixed texts are recorded; the server differed from itself by"
+    return [VerificationCheck("canaries", True, f"{detail} {canaries.noise:.2g} (1 - cosine)")]
+
+
+def compare_recorded_canaries(output: VectorDataset, current: Mapping[str, Any]) -> list[VerificationCheck]:
+    """Compare the recorded canaries with those of the server's model now."""
+    comparison = compare_canaries(output.vector_space.get(CANARIES_KEY), current.get(CANARIES_KEY))
+    return [VerificationCheck("canaries", not comparison.has_moved, str(comparison))] if comparison else []
 
 
 class Verifier:
@@ -353,6 +370,8 @@ def verify_against_input(
     checks = verify_output(output)
     threshold = min_cosine(output) if least is None else least
     with TextEncoder(job, notify) as encoder:
+        compared = compare_recorded_canaries(output, encoder.vector_space)
+        checks = [check for check in checks if not compared or check.name != compared[0].name] + compared
         checks += Verifier(output, job, encoder, rows, seed, threshold).run()
     return allow_repeated_ids(checks)
 

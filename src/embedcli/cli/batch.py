@@ -17,7 +17,7 @@ from embedcli.core.job import Job
 
 EXPORT_FLAGS = (
     "model", *INPUT_FLAGS, "keep", "as_", "prompt", "max_seq_length", "normalize", "truncate_dim", "base_url",
-    "request_field", "omit_field",
+    "request_field", "omit_field", "tokenizer",
     "cache_dir", "overwrite",
 )  # fmt: skip
 IMPORT_FLAGS = (
@@ -125,9 +125,7 @@ def import_command(
     results, output = paths[:-1], paths[-1]
     # Options given here override those that the export recorded; an empty --keep was not given.
     given = {name: value for name, value in flags.items() if name != "keep" or value}
-    job = replace(openai_batch.load_job(results, output, job_file), **given)
-    if inputs:
-        job = replace(job, inputs=tuple(inputs))
+    job = replace(openai_batch.load_job(results, output, job_file, inputs or ()), **given)
 
     def load(job: Job, notify: Any) -> Any:
         return openai_batch.load_batch_encoder(results, job, notify, allow_missing=allow_missing)

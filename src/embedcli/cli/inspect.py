@@ -94,14 +94,14 @@ def format_columns(columns: dict[str, str]) -> str:
 
 
 def format_space(space: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the vector space metadata, one line per key; quantization ranges are too long for a line."""
+    """Return the vector space metadata, one line per key; ranges and canaries are too long for a line."""
     if not space:
         return [("made by", "unknown: not recorded in the file")]
     facts = []
     for name, value in sorted(space.items(), key=lambda item: item[0] != "model"):
         if name in ("dim", "precision"):
             continue
-        facts.append((f"  {name}", "recorded" if name == "ranges" else format_value(value)))
+        facts.append((f"  {name}", "recorded" if name in ("ranges", "canaries") else format_value(value)))
     return [("made by", ""), *facts]
 
 

@@ -149,7 +149,13 @@ JOB_FLAGS = (
     Flag("omit_field", list[str], "--omit-field", "Never send this request field, e.g. dimensions; repeatable."),
     Flag("rpm", int, "--rpm", "Maximum requests per minute."),
     Flag("tpm", int, "--tpm", "Maximum tokens per minute."),
-    Flag("max_concurrency", int, "--max-concurrency", "Maximum concurrent requests."),
+    Flag(
+        "tokenizer",
+        str,
+        "--tokenizer",
+        "Tokenizer of an openai: model, for token counts: folder or cached name.",
+    ),
+    Flag("max_concurrency", int, "--max-concurrency", "Maximum concurrent requests; default: adaptive, up to 64."),
     Flag("request_timeout", float, "--request-timeout", "Timeout of a request, in seconds."),
     Flag(
         "retry_cap", float, "--retry-cap", "Maximum delay before a retry, in seconds, even if the server asks for more."
@@ -163,7 +169,7 @@ INPUT_FLAGS = ("text_column", "id_column", "template", "format", "encoding", *CS
 ENCODER_FLAGS = (
     *MODEL_FLAGS, "as_", "prompt_name", "prompt", "max_seq_length", "normalize", "truncate_dim",
     "device", "engine", "dtype", "compile", "batch_tokens", "threads", "base_url", "request_field", "omit_field",
-    "rpm", "tpm", "max_concurrency",
+    "tokenizer", "rpm", "tpm", "max_concurrency",
 )  # fmt: skip
 ALL_FLAGS = tuple(FLAGS_BY_NAME)
 

@@ -20,7 +20,7 @@ PART_FILE_PATTERN = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jso
 # All names of files in a staging folder, also those of earlier versions. embedcli never removes anything else there.
 STAGED_FILE_PATTERN = (
     r"part-\d+-\d+-[0-9a-f]+\.(arrow|parquet)|rejects-\d+-\d+-[0-9a-f]+\.jsonl|share-\d+-[0-9a-f]+\.json"
-    r"|inputs-[0-9a-f]+\.json|_(manifest|ranges|starts|space|replacing|replaced)\.json|_lock(-\d+-of-\d+)?|_begin"
+    r"|inputs-[0-9a-f]+\.json|_(manifest|ranges|starts|space|canaries|replacing|replaced)\.json|_lock(-\d+-of-\d+)?|_begin"
     rf"|{PART_FILE_PATTERN}"
 )
 

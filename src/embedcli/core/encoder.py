@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Tokens:
         offsets: int64 [n + 1].
         untruncated_lengths: int32 [n]: tokens of each whole text, special tokens and prompt included.
         payload: Further data for the encoder that made the tokens.
+        cut_lengths: How many tokens were read of rows that turned out to be cut while they were computed, by row.
         token_types: int32: the type (segment) of each token, in the order of `ids`; None if all are 0.
     """
 
@@ -29,11 +30,20 @@ class Tokens:
     untruncated_lengths: Int32Array
     payload: Any = None
     token_types: Int32Array | None = None
+    cut_lengths: dict[int, int] = field(default_factory=dict)
 
     @property
     def lengths(self) -> Int64Array:
         """int64 [n]: tokens of each row."""
         return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def read_lengths(self) -> Int64Array:
+        """int64 [n]: tokens of each row that were read: `lengths`, or less of rows that were cut later."""
+        read = self.lengths
+        for row, length in self.cut_lengths.items():
+            read[row] = min(int(read[row]), length)
+        return read
 
 
 class TextTokenizer(ABC):

@@ -82,6 +82,7 @@ class Job:
     base_url: str | None = None
     request_field: tuple[str, ...] = ()
     omit_field: tuple[str, ...] = ()
+    tokenizer: str | None = None
     rpm: int | None = None
     tpm: int | None = None
     max_concurrency: int | None = None
@@ -105,5 +106,9 @@ class Job:
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",
         )  # fmt: skip
         every = asdict(self)
-        later = (name for name, default in {"limit": None, **CSV_DEFAULTS}.items() if every[name] != default)
+        later = (
+            name
+            for name, default in {"limit": None, "tokenizer": None, **CSV_DEFAULTS}.items()
+            if every[name] != default
+        )
         return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *later)}

@@ -23,6 +23,8 @@ SAVED_FIELDS = (
 )  # fmt: skip
 # Options that job files of earlier versions lack. Those of requests are saved only if they are given.
 REQUEST_FIELDS = ("request_field", "omit_field")
+# Saved only if they are given.
+OPTIONAL_FIELDS = (*REQUEST_FIELDS, "tokenizer")
 
 
 def job_file_path(requests: str) -> str:
@@ -31,28 +33,45 @@ def job_file_path(requests: str) -> str:
 
 
 def save_job(job: Job, requests: str) -> str:
-    """Save the job beside its request files, with absolute input paths. Returns the path of the job file."""
+    """Save the job beside its request files, with absolute input paths and *** in place of the secrets of addresses.
+
+    Returns the path of the job file.
+    """
     every = asdict(job)
     kept: dict[str, Any] = {name: every[name] for name in (*SAVED_FIELDS, *CSV_DEFAULTS)}
-    kept |= {name: every[name] for name in REQUEST_FIELDS if every[name]}
-    kept["inputs"] = [path if path == "-" or "://" in path else os.path.abspath(path) for path in job.inputs]
+    kept |= {name: every[name] for name in OPTIONAL_FIELDS if every[name]}
+    kept["inputs"] = [_recorded_path(path) for path in job.inputs]
     kept["base_url"] = parse_server_address(job).base_url
     path = job_file_path(requests)
     storage.write_bytes(path, (writers.to_readable_json(kept, indent=2) + "\n").encode())
     return path
 
 
-def load_job(results: Sequence[str], output: str, file: str | None = None) -> Job:
+def _recorded_path(path: str) -> str:
+    if path == "-":
+        return path
+    return str(storage.mask_secrets(path)) if "://" in path else os.path.abspath(path)
+
+
+def load_job(results: Sequence[str], output: str, file: str | None = None, inputs: Sequence[str] = ()) -> Job:
     """Load the job of an export, with a new output, from `file` or from the `*.job.json` beside the results.
 
+    Args:
+        results: The result files.
+        output: The output of the import.
+        file: The job file; by default the one beside the results.
+        inputs: Where the exported rows are now; by default as recorded.
+
     Raises:
-        UsageError: There is none, there are several that differ, or the file is not a job file.
+        UsageError: There is none, there are several that differ, or the file is not a job file; or the recorded
+            address of an input lacks its secrets and `inputs` is empty.
     """
     path = file or _find_job_file(results)
     try:
         kept = json.loads(Path(path).read_bytes())
         fields: dict[str, Any] = {name: kept[name] for name in SAVED_FIELDS}
         fields |= {name: kept[name] for name in CSV_DEFAULTS if name in kept}
+        fields["tokenizer"] = kept.get("tokenizer")
         fields |= {name: tuple(kept[name]) for name in ("inputs", "keep")}
         fields |= {name: tuple(kept.get(name, ())) for name in REQUEST_FIELDS}
     except OSError as error:
@@ -64,7 +83,21 @@ def load_job(results: Sequence[str], output: str, file: str | None = None) -> Jo
         raise UsageError(
             f"{storage.format_location(path)}: is not what `batch export` writes", "run `embedcli batch export` again"
         ) from None
+    if inputs:
+        fields["inputs"] = tuple(inputs)
+    else:
+        _check_addresses_complete(fields["inputs"], path)
     return Job(output=output, **fields)
+
+
+def _check_addresses_complete(inputs: Sequence[str], job_file: str) -> None:
+    for address in inputs:
+        if "://" in address and storage.SECRET_MASK in address:
+            raise UsageError(
+                f"{storage.format_location(job_file)}: the address {address} of an input is recorded without its "
+                "secrets",
+                "give the whole address with --input",
+            )
 
 
 def _find_job_file(results: Sequence[str]) -> str:

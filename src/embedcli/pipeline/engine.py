@@ -21,6 +21,7 @@ from embedcli.pipeline.preparation import (
     ChunkInProgress,
     EncodingSettings,
     TokenizedPortion,
+    apply_overflow,
     assemble_chunk,
     tokenize_chunk,
 )
@@ -93,6 +94,7 @@ class BatchScheduler:
         on_batch: OnBatch,
     ) -> None:
         self.encoder = encoder
+        self.settings = settings
         self.metrics = metrics
         self.control = control
         self.on_batch = on_batch
@@ -205,6 +207,8 @@ class BatchScheduler:
             )
         if not is_verified:
             vectors = self._retry_unusable(portion, rows, vectors)
+        if portion.tokens.cut_lengths:
+            apply_overflow(portion, self.settings)
         portion.vectors[rows] = vectors
         portion.pending -= len(rows)
         self._count_batch_done(portion, rows)

@@ -252,10 +252,10 @@ def hash_texts(texts: Sequence[str], prompt: str) -> Any:
 
 
 def apply_overflow(portion: TokenizedPortion, settings: EncodingSettings) -> None:
-    """Apply --overflow error and reject to truncated texts."""
+    """Apply --overflow error and reject to truncated texts, before they are computed and after a server cut some."""
     if settings.overflow not in ("error", "reject"):
         return
-    lengths = portion.tokens.lengths
+    lengths = portion.tokens.read_lengths
     for i in np.flatnonzero(portion.tokens.untruncated_lengths > lengths):
         reason = f"{int(portion.tokens.untruncated_lengths[i])} tokens, and the encoder reads {int(lengths[i])}"
         if settings.overflow == "error":
@@ -319,7 +319,7 @@ class PortionResult:
 def compute_portion_result(portion: TokenizedPortion, settings: EncodingSettings) -> PortionResult:
     """Pool the windows with --overflow pool, then apply --truncate-dim and find vectors that cannot be stored."""
     tokens, windows, vectors = portion.tokens, portion.windows, portion.vectors
-    lost = (tokens.untruncated_lengths - tokens.lengths).astype(np.int32)
+    lost = (tokens.untruncated_lengths - tokens.read_lengths).astype(np.int32)
     counts, starts = tokens.untruncated_lengths, windows.text_starts
     if settings.overflow == "pool" and len(windows.sequences):
         vectors = mean_pool_windows(vectors, tokens.untruncated_lengths, starts, settings.normalize)

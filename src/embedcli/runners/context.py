@@ -24,6 +24,7 @@ from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.prefetch import prefetch
 from embedcli.pipeline.preparation import EncodingSettings
 from embedcli.runners import row_progress
+from embedcli.runners.canaries import keep_recorded_canaries
 from embedcli.runners.job_identity import input_paths
 from embedcli.runners.vector_space import apply_saved_truncation, build_layout, build_vector_space
 
@@ -137,11 +138,13 @@ class RunContext:
         """Return the columns and the vector space metadata of the output; the arguments are those of `resolve_ranges`.
 
         Raises:
-            ResumeError: The quantization ranges differ from those that the output was begun with.
+            ResumeError: The quantization ranges or the canaries differ from those that the output was begun with.
         """
         job = apply_saved_truncation(self.job, encoder)
         ranges = self.resolve_ranges(encoder, staging_folder, finished)
-        return build_layout(job, self.plan, encoder, ranges), build_vector_space(job, encoder, ranges)
+        vector_space = build_vector_space(job, encoder, ranges)
+        vector_space = keep_recorded_canaries(vector_space, self.job.output, staging_folder, finished)
+        return build_layout(job, self.plan, encoder, ranges), vector_space
 
     def resolve_ranges(
         self, encoder: BaseEncoder, staging_folder: str | None, finished: FinishedOutput | None = None

@@ -14,6 +14,7 @@ from embedcli.core.types import Chunk, InputSplit, Partition, RunResult
 from embedcli.outputs import reuse
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput
+from embedcli.runners.canaries import check_reused_canaries
 from embedcli.runners.changed_inputs import check_inputs_unchanged
 from embedcli.runners.completion import finished_result, save_finished_fingerprint
 from embedcli.runners.context import RunContext, check_max_rejects, check_max_removed
@@ -40,6 +41,7 @@ def encode_locally(run: RunContext, ledger: checkpoint.Ledger, finished: Finishe
         layout, vector_space = run.describe_output(encoder, target.staging_folder, finished if job.update else None)
         if partitions:
             write_vector_space(target.staging_folder, layout, vector_space)
+        check_reused_canaries(vector_space, job.reuse)
         store = open_reuse_store(run, ledger, layout, finished, folder)
         encode_missing_chunks(run, ledger, encoder, splits, layout, vector_space, store)
         run.record_usage(encoder)

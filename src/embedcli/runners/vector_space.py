@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from embedcli.core.types import Float32Array
 
 VECTOR_SPACE_FILE = "_space.json"
-# These may differ between the runs and the workers of one job: the vectors are the same up to rounding.
-UNCONSTRAINED_KEYS = {"versions", "threads", "engine", "device"}
+# These may differ between the runs and the workers of one job: the vectors are the same up to rounding. Canaries are
+# compared with the first ones of the job.
+UNCONSTRAINED_KEYS = {"versions", "threads", "engine", "device", "canaries"}
 
 
 def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:

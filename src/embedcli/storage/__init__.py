@@ -46,9 +46,10 @@ from embedcli.storage.paths import (
     natural_sort_key,
     translate_input_errors,
 )
-from embedcli.storage.url_redaction import mask_secrets, strip_query
+from embedcli.storage.url_redaction import SECRET_MASK, mask_secrets, strip_query
 
 __all__ = [
+    "SECRET_MASK",
     "InputListing",
     "InputStream",
     "ObjectStoreError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-MASK = "***"
+SECRET_MASK = "***"
 # Query parameters that grant access or change with every signature (presigned S3 and GCS addresses, Azure SAS).
 SECRET_NAME = re.compile(
     r"token|sig|key|secret|pass|auth|cred|policy|expires|^(x-amz-.*|x-goog-.*|googleaccessid|code"
@@ -80,7 +80,7 @@ def _mask(path: str) -> str:
     # az://container@account/... names an account: only user:password is a secret there.
     user, at, host = place.rpartition("@")
     if at and (":" in user or scheme.lower().startswith("http")):
-        place = f"{MASK}@{host}"
+        place = f"{SECRET_MASK}@{host}"
     if not scheme.lower().startswith("http"):
         return f"{scheme}://{place}{slash}{tail}"
     before, mark, query = f"{place}{slash}{tail}".partition("?")
@@ -90,5 +90,5 @@ def _mask(path: str) -> str:
 def _mask_parameter(pair: str) -> str:
     name, equals, value = pair.partition("=")
     if not equals:
-        return MASK if len(name) > MAX_PUBLIC_CHARACTERS else pair
-    return f"{name}={MASK}" if SECRET_NAME.search(name) or len(value) > MAX_PUBLIC_CHARACTERS else pair
+        return SECRET_MASK if len(name) > MAX_PUBLIC_CHARACTERS else pair
+    return f"{name}={SECRET_MASK}" if SECRET_NAME.search(name) or len(value) > MAX_PUBLIC_CHARACTERS else pair

@@ -130,6 +130,14 @@ def test_a_tokenizer_in_the_local_cache_is_found(folder: Path, tmp_path: Path) -
     assert choose_token_counter(job, print).name == "tokenizer of maker/model"
 
 
+def test_a_chosen_tokenizer_counts_for_any_name(folder: Path) -> None:
+    made = choose_token_counter(Job(("in",), "out", model="openai:any", tokenizer=str(folder)), print)
+    assert made.is_exact
+    assert made.count(["one two"]).tolist() == [4]
+    with pytest.raises(UsageError, match=r"--tokenizer nowhere: there is no tokenizer\.json"):
+        choose_token_counter(Job(("in",), "out", model="openai:any", tokenizer="nowhere"), print)
+
+
 @pytest.mark.parametrize("name", ["a b", "../..", "x" * 200, "accounts/maker/models/e5"])
 def test_names_that_are_not_hub_ids_are_estimated(name: str) -> None:
     assert choose_token_counter(Job(("in",), "out", model=f"openai:{name}"), lambda line: None).name == "estimate"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,14 @@ from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
+from embedcli.encoders.hosted.canaries import CANARIES_KEY, digest_request
 from embedcli.encoders.hosted.client import (
     EmbeddingsClient,
     RequestRefusedError,
     parse_server_address,
     read_api_key,
 )
+from embedcli.encoders.hosted.concurrency import MAX_CONCURRENCY, AdaptiveConcurrency, run_in_thread
 from embedcli.encoders.hosted.failure_diagnosis import ServerHealth
 from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
 from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
@@ -37,14 +39,18 @@ from embedcli.encoders.hosted.retry import (
     RetryableError,
     RetryLimits,
 )
-from embedcli.encoders.hosted.text_requests import HostedVectors, TextRequests
+from embedcli.encoders.hosted.silent_cuts import SilentCutDetector
+from embedcli.encoders.hosted.start_checks import StartChecks, check_dim, run_start_checks
+from embedcli.encoders.hosted.text_requests import TextRequests
 from embedcli.encoders.hosted.token_counting import (
     HostedTexts,
     choose_token_counter,
     count_and_truncate,
     cut_into_windows,
     max_tokens_per_text,
+    record_cuts,
 )
+from embedcli.encoders.hosted.vectors import HostedVectors
 from embedcli.models.config import resolve_prompt
 
 if TYPE_CHECKING:
@@ -52,7 +58,6 @@ if TYPE_CHECKING:
 
 Notify = Callable[[str], None]
 
-DEFAULT_MAX_CONCURRENCY = 8
 # Small enough that the rows of a chunk fill all connections, large enough to make the cost per request negligible.
 HOSTED_BATCH_TOKENS = 32_000
 PROBE_TEXT = "a"
@@ -96,7 +101,7 @@ def load_hosted_encoder(
     clock = clock or Clock(stop)
     for note in list_notes(job, where, key):
         notify(note)
-    lanes = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
+    lanes = job.max_concurrency or MAX_CONCURRENCY
     name = job.model.removeprefix(HOSTED_PREFIX)
     endpoint = EmbeddingsClient(where, key, model=name, timeout=job.request_timeout, max_connections=lanes, clock=clock)
     try:
@@ -134,7 +139,8 @@ class HostedEncoder(BaseEncoder):
     empty_reason = "the text is empty"
 
     def __init__(self, job: Job, endpoint: EmbeddingsClient, clock: Clock, notify: Notify, rng: random.Random) -> None:
-        self.max_in_flight = job.max_concurrency or DEFAULT_MAX_CONCURRENCY
+        self._concurrency = AdaptiveConcurrency(job.max_concurrency, clock.monotonic)
+        self.max_in_flight = self._concurrency.max_in_flight
         self.batch_tokens = min(HOSTED_BATCH_TOKENS, job.tpm or HOSTED_BATCH_TOKENS)
         self._job = job
         self._name = job.model.removeprefix(HOSTED_PREFIX)
@@ -142,6 +148,7 @@ class HostedEncoder(BaseEncoder):
         self._endpoint = endpoint
         self._clock = clock
         self._counter = choose_token_counter(job, notify)
+        self._cuts = SilentCutDetector(self._counter, endpoint.address.host, notify)
         self._limit = max_tokens_per_text(job, self._counter.is_exact)
         check_window_limit(job, self._limit)
         dialect = endpoint.address.dialect
@@ -158,15 +165,24 @@ class HostedEncoder(BaseEncoder):
         self._requests = self._tokens = self._refusals = 0
         self._reported_all = True
         self.dim = 0
-        self._style, first = self._probe(notify)
-        self.dim = first.vectors.shape[1]
+        self._style, first = self._probe()
         self._reported_model = first.model
+        checks = self._run_start_checks()
+        self._style = replace(self._style, uses_base64=checks.uses_base64)
+        self._canaries = checks.canaries
+        self.dim = checks.dim or first.vectors.shape[1]
+        dim_note = check_dim(
+            self.dim, job.truncate_dim, self._style.dimensions, self._name, self._fields.dimensions_field
+        )
+        for note in filter(None, (checks.note, dim_note)):
+            notify(note)
         self._text_requests = TextRequests(
             self._send_texts,
             self._check_server_after_refusals,
             self._health,
             self._limits,
-            max_connections=self.max_in_flight,
+            self._concurrency,
+            max_connections=job.max_concurrency or MAX_CONCURRENCY,
             dim=self.dim,
         )
 
@@ -181,6 +197,7 @@ class HostedEncoder(BaseEncoder):
             "dimensions": self._style.dimensions,
             "reported_model": self._reported_model,
             "token_counting": self._counter.name,
+            **({CANARIES_KEY: self._canaries.to_json()} if self._canaries else {}),
         }
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
@@ -190,6 +207,7 @@ class HostedEncoder(BaseEncoder):
     def forward(self, tokens: Tokens, rows: Int64Array) -> tuple[Tokens, Int64Array, list[Future[HostedVectors]]]:
         """Start the requests for these rows."""
         asked: HostedTexts = tokens.payload
+        self.max_in_flight = self._concurrency.max_in_flight
         counts = tokens.lengths[rows]
         cuts = self._limits.split_into_requests(counts.tolist())
         return tokens, rows, [self._start(asked, rows[start:stop], counts[start:stop]) for start, stop in cuts]
@@ -206,6 +224,7 @@ class HostedEncoder(BaseEncoder):
             tokens.payload.refusal_reasons.update(
                 {int(rows[at + i]): reason for i, reason in block.refusal_reasons.items()}
             )
+            record_cuts(tokens, {int(rows[at + i]): length for i, length in block.cut_lengths.items()})
             at += len(block.vectors)
         vectors = np.concatenate([block.vectors for block in blocks])
         return normalize_rows(vectors) if self._job.normalize else vectors
@@ -249,7 +268,7 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return self._text_requests.start(texts, counts)
+        return run_in_thread(lambda: self._cuts.request(texts, counts, self._text_requests.request))
 
     def _check_server_after_refusals(self, refusal: RequestRefusedError) -> None:
         with self._lock:
@@ -284,6 +303,7 @@ class HostedEncoder(BaseEncoder):
         answer = self._retrier.run(
             lambda: self._request_once(body, len(texts), timeout), tokens, patience, blames_texts
         )
+        self._concurrency.record_success(tokens)
         if answer.tokens is not None:
             self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
@@ -305,6 +325,10 @@ class HostedEncoder(BaseEncoder):
             raise self._endpoint.error_for_report(error) from None
         except MalformedResponseError as error:
             raise RetryableError(f"the answer of {host} {self._endpoint.redact(str(error))}", "wrong") from None
+        except RetryableError as error:
+            if error.failure_kind == "busy":
+                self._concurrency.record_busy()
+            raise
         with self._lock:
             self._tokens += answer.tokens or 0
             self._reported_all &= answer.tokens is not None
@@ -319,13 +343,28 @@ class HostedEncoder(BaseEncoder):
         self._health.record_answer(started)
         return answer
 
-    def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
+    def _build_fields(self, style: RequestFormat) -> dict[str, Any]:
+        """The fields of a request beside the model and the texts."""
         fields: dict[str, Any] = {ENCODING_FIELD: "base64"} if style.uses_base64 else {}
         if style.dimensions and self._fields.dimensions_field:
             fields[self._fields.dimensions_field] = style.dimensions
-        return build_body(self._name, texts, fields | self._fields.extra)
+        return fields | self._fields.extra
 
-    def _probe(self, notify: Notify) -> tuple[RequestFormat, EmbeddingResponse]:
+    def _build_body(self, texts: list[str], style: RequestFormat) -> bytes:
+        return build_body(self._name, texts, self._build_fields(style))
+
+    def _run_start_checks(self) -> StartChecks:
+        def send(texts: list[str], in_base64: bool) -> EmbeddingResponse:
+            style = replace(self._style, uses_base64=in_base64)
+            counted = int(self._counter.count(texts).sum())
+            answer = self._request_with_retries(texts, counted, style, self._patience)
+            self._cuts.learn_offset(len(texts), counted, answer.tokens)
+            return answer
+
+        request = digest_request(self._build_fields(self._style))
+        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.host, request)
+
+    def _probe(self) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""
         patience = RetryLimits(
             self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
@@ -339,24 +378,8 @@ class HostedEncoder(BaseEncoder):
             except RequestRefusedError as refusal:
                 refusals.append(str(refusal))
                 continue
-            self._check_dim(answer.vectors.shape[1], style, notify)
             return style, answer
         raise ModelError(
             f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}: {refusals[0]}",
             "check --model, --truncate-dim and --base-url; --as, --request-field and --omit-field change the fields",
         )
-
-    def _check_dim(self, dim: int, style: RequestFormat, notify: Notify) -> None:
-        wanted = self._job.truncate_dim
-        if wanted is None:
-            return
-        if dim < wanted:
-            raise ModelError(
-                f"{self._name} gives {dim} dimensions, and --truncate-dim asks for {wanted}", f"give at most {dim}"
-            )
-        name = self._fields.dimensions_field
-        if dim != wanted and name is None:
-            notify(f"the {dim} dimensions of the server are cut to {wanted} here")
-        elif dim != wanted:
-            why = "refuses" if style.dimensions is None else "ignores"
-            notify(f"the server {why} `{name}`: its {dim} are cut to {wanted} here")

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from threading import Semaphore, Thread
+from contextlib import AbstractContextManager
+from threading import Semaphore
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
 
 from embedcli.encoders.hosted.client import RequestRefusedError
+from embedcli.encoders.hosted.concurrency import run_in_thread
 from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
 from embedcli.encoders.hosted.request_limits import RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse
 from embedcli.encoders.hosted.retry import BlamesTexts, FailingTextsError
+from embedcli.encoders.hosted.vectors import HostedVectors, merge_vectors
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.core.types import Int64Array
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HostedVectors:
-    """Vectors of some texts, in order: NaN rows for rejected texts, whose reasons are kept by position."""
-
-    vectors: Float32Array
-    refusal_reasons: dict[int, str]
 
 
 class SendTexts(Protocol):
@@ -48,22 +42,29 @@ class TextRequests:
         check_refusal: Callable[[RequestRefusedError], None],
         health: ServerHealth,
         limits: RequestSizeLimits,
+        connections: AbstractContextManager[None],
         *,
         max_connections: int,
         dim: int,
     ) -> None:
-        """`check_refusal` raises ModelError if the server refuses every text; `limits` learns the sizes that work."""
+        """Prepare requests.
+
+        Args:
+            send: Sends one request.
+            check_refusal: Raises ModelError if the server refuses every text.
+            health: Whether the server works for other texts.
+            limits: Learns the sizes that work.
+            connections: Entering it waits for a free connection.
+            max_connections: How many threads may look for bad texts at once.
+            dim: Dimensions of the vectors.
+        """
         self._dim = dim
         self._send = send
         self._check_refusal = check_refusal
         self._health = health
         self._limits = limits
-        self._connections = Semaphore(max_connections)
+        self._connections = connections
         self._spare_threads = Semaphore(max_connections)
-
-    def start(self, texts: list[str], counts: Int64Array) -> Future[HostedVectors]:
-        """Run `request` in a thread of its own."""
-        return _in_thread(lambda: self.request(texts, counts))
 
     def request(self, texts: list[str], counts: Int64Array, *, is_suspect: bool = False) -> HostedVectors:
         """Request vectors of some texts; halve a request that is rejected or fails until the bad texts stand alone.
@@ -83,7 +84,7 @@ class TextRequests:
             with self._connections:
                 answer = self._send(texts, tokens, diagnosis.blames_texts, timeout)
             self._limits.record_answered(len(texts), tokens)
-            return HostedVectors(answer.vectors, {})
+            return HostedVectors(answer.vectors, {}, answer.tokens)
         except RequestRefusedError as refusal:
             if len(texts) == 1:
                 self._check_refusal(refusal)
@@ -111,22 +112,7 @@ class TextRequests:
         if not left.refusal_reasons and not right.refusal_reasons:
             larger = int(max(counts[:half].sum(), counts[half:].sum()))
             self._limits.record_accepted(len(texts) - half, larger, was_failure=is_suspect)
-        refused = left.refusal_reasons | {half + i: reason for i, reason in right.refusal_reasons.items()}
-        return HostedVectors(np.concatenate((left.vectors, right.vectors)), refused)
-
-
-def _in_thread(work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread; a stopped run does not wait for the server."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised where the result is collected
-            future.set_exception(error)
-
-    Thread(target=run, name="request", daemon=True).start()
-    return future
+        return merge_vectors((left, right), (range(half), range(half, len(texts))))
 
 
 def _in_spare_thread(spare: Semaphore, work: Callable[[], T]) -> Future[T] | None:
@@ -140,4 +126,4 @@ def _in_spare_thread(spare: Semaphore, work: Callable[[], T]) -> Future[T] | Non
         finally:
             spare.release()
 
-    return _in_thread(run)
+    return run_in_thread(run)

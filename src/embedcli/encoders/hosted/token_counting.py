@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import Tokens
+from embedcli.core.errors import UsageError
 from embedcli.encoders.tokenize.text_windows import choose_window_spans
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ class ModelTokenizerCounter:
 def choose_token_counter(job: Job, notify: Callable[[str], None]) -> TokenCounter:
     """Choose the best counter for `job.model`, and report if it is an estimate. Uses no network and no key."""
     name = job.model.removeprefix(HOSTED_PREFIX)
+    if job.tokenizer is not None:
+        return _load_chosen_tokenizer(job.tokenizer, job.cache_dir)
     made = _load_tiktoken_counter() if name in OPENAI_MODELS else _load_tokenizer_counter(name, job.cache_dir)
     if made is not None:
         return made
@@ -188,7 +191,7 @@ def _describe_remedy(name: str) -> str:
     if name in OPENAI_MODELS:
         fetch = "import tiktoken; tiktoken.get_encoding('cl100k_base')"
         return f"pip install 'embedcli[accurate-counts]', then once: python -c \"{fetch}\""
-    return f"fetch the model's tokenizer into the local Hugging Face cache: hf download {name} tokenizer.json"
+    return f"give --tokenizer, or fetch it into the local Hugging Face cache: hf download {name} tokenizer.json"
 
 
 def max_tokens_per_text(job: Job, exact: bool) -> int | None:
@@ -210,6 +213,13 @@ def count_and_truncate(texts: Sequence[str], prompt: str, count: TokenCounter, l
             lengths[row] = limit if sent[row] else 0
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
     return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full, HostedTexts(sent))
+
+
+def record_cuts(tokens: Tokens, cut_lengths: Mapping[int, int]) -> None:
+    """Record in `tokens` how much the server read of rows that it cut; estimates below that are raised."""
+    tokens.cut_lengths.update(cut_lengths)
+    for row, length in cut_lengths.items():
+        tokens.untruncated_lengths[row] = max(int(tokens.untruncated_lengths[row]), length + 1)
 
 
 def cut_into_windows(
@@ -244,6 +254,17 @@ def _load_tiktoken_counter() -> TokenCounter | None:
     except ImportError:
         return None
     return TiktokenCounter(tiktoken.get_encoding("cl100k_base"))
+
+
+def _load_chosen_tokenizer(name: str, cache_dir: str | None) -> TokenCounter:
+    """The tokenizer of --tokenizer. Raises UsageError if it is not on this machine."""
+    counter = _load_tokenizer_counter(name, cache_dir)
+    if counter is None:
+        raise UsageError(
+            f"--tokenizer {name}: there is no tokenizer.json in a folder of this name or in the local cache of the hub",
+            f"give a folder, or fetch it once: hf download {name} tokenizer.json",
+        )
+    return counter
 
 
 def _load_tokenizer_counter(name: str, cache_dir: str | None) -> TokenCounter | None:

@@ -1,0 +1,143 @@
+"""Requests in threads, and how many of them may wait for a server at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from threading import Condition, Thread
+from typing import TypeVar
+
+T = TypeVar("T")
+
+FIRST_CONCURRENCY = 8
+MAX_CONCURRENCY = 64
+# Twice the requests must bring this many times the throughput, otherwise the server is at its limit already.
+MIN_GAIN = 1.15
+# The share of the limit that is left after a 429 or 5xx, and how long a limit that was found is kept.
+BUSY_FACTOR = 0.75
+SETTLED_SECONDS = 30.0
+
+
+class AdaptiveConcurrency(AbstractContextManager[None]):
+    """How many requests may be in flight: entering waits until there is room. Thread-safe.
+
+    Without a number from the user it starts at 8 and doubles while that brings more throughput, to at most 64. After a
+    429 or 5xx it goes down by a quarter, at most once for the requests that were in flight together, and then up by one
+    for each round of successful requests (additive increase, multiplicative decrease). A limit that was found this way
+    is kept for 30 seconds; then doubling is tried again.
+
+    Args:
+        chosen: The user's number, which is never exceeded; None for an adaptive one.
+        clock: Returns seconds.
+    """
+
+    def __init__(self, chosen: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit = chosen or FIRST_CONCURRENCY
+        self.is_adaptive = chosen is None
+        self._most = chosen or MAX_CONCURRENCY
+        self._clock = clock
+        self._is_doubling = chosen is None
+        self._room = Condition()
+        self._in_flight = 0
+        self._was_full = False
+        self._rate = 0.0
+        self._earlier_limit = self._ceiling = self.limit
+        self._ignored_left = 0
+        self._settled_until = 0.0
+        self._round_requests = self._round_tokens = 0
+        self._round_start = clock()
+
+    @property
+    def max_in_flight(self) -> int:
+        """How many batches should be started, so that a free place is taken at once."""
+        return min(2 * self.limit, self._most) if self.is_adaptive else self._most
+
+    def __enter__(self) -> None:
+        with self._room:
+            while self._in_flight >= self.limit:
+                self._room.wait()
+            self._in_flight += 1
+            self._was_full |= self._in_flight >= self.limit
+
+    def __exit__(self, *error: object) -> None:
+        with self._room:
+            self._in_flight -= 1
+            self._room.notify_all()
+
+    def record_success(self, tokens: int) -> None:
+        """Count a successful request; after a round of them the limit may rise."""
+        with self._room:
+            if self._is_of_earlier_limit():
+                return
+            self._round_requests += 1
+            self._round_tokens += tokens
+            if self._round_requests >= 2 * self.limit:
+                self._end_round()
+
+    def record_busy(self) -> None:
+        """Lower the limit after a 429 or 5xx."""
+        with self._room:
+            if self._is_of_earlier_limit():
+                return
+            self._hold()
+            self._ceiling = self.limit
+            self._change_limit(max(1, int(self.limit * BUSY_FACTOR)))
+
+    def _is_of_earlier_limit(self) -> bool:
+        """Whether a request was under way when the limit changed: it says nothing about the new one."""
+        if self._ignored_left == 0:
+            return False
+        self._ignored_left -= 1
+        if self._ignored_left == 0:
+            self._begin_round()
+        return True
+
+    def _end_round(self) -> None:
+        rate = self._round_tokens / max(self._clock() - self._round_start, 1e-9)
+        was_full = self._was_full
+        self._begin_round()
+        if not was_full:
+            return
+        if self._is_doubling and self._rate and rate < self._rate * MIN_GAIN:
+            self._hold()
+            self._ceiling = self._earlier_limit
+            self._change_limit(self._earlier_limit)
+        elif self.limit < self._most and (self._is_doubling or self._clock() >= self._settled_until):
+            self._is_doubling = True
+            self._rate, self._earlier_limit = rate, self.limit
+            self._change_limit(min(self._most, 2 * self.limit))
+        elif self.limit < self._ceiling:
+            self._change_limit(self.limit + 1)
+
+    def _hold(self) -> None:
+        """Stop doubling for a while."""
+        self._is_doubling = False
+        self._rate = 0.0
+        self._settled_until = self._clock() + SETTLED_SECONDS
+
+    def _change_limit(self, limit: int) -> None:
+        self._ignored_left = self._in_flight
+        self.limit = limit
+        self._begin_round()
+        self._room.notify_all()
+
+    def _begin_round(self) -> None:
+        self._round_start = self._clock()
+        self._round_requests = self._round_tokens = 0
+        self._was_full = self._in_flight >= self.limit
+
+
+def run_in_thread(work: Callable[[], T]) -> Future[T]:
+    """Run `work` in a daemon thread; a stopped run does not wait for the server."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is collected
+            future.set_exception(error)
+
+    Thread(target=run, name="request", daemon=True).start()
+    return future

@@ -1,0 +1,120 @@
+"""How many requests are in flight: found without the user, for servers simulated event by event."""
+
+from __future__ import annotations
+
+import heapq
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from embedcli.encoders.hosted.concurrency import FIRST_CONCURRENCY, MAX_CONCURRENCY, AdaptiveConcurrency
+
+
+class Simulation:
+    """A server with some latency and room, and a client that always has requests to send and waits after a refusal."""
+
+    def __init__(self, chosen: int | None = None) -> None:
+        self.now = 0.0
+        self.served = self.most = 0
+        self.concurrency = AdaptiveConcurrency(chosen, lambda: self.now)
+        self._random = random.Random(0)
+        self._events: list[tuple[float, float, str]] = []
+        self._clients = self._serving = 0
+
+    def run(self, seconds: float, room: int, latency: Callable[[int], float]) -> None:
+        """Serve for some time; a request that finds `room` others is refused with 429."""
+        end = self.now + seconds
+        while self.now < end:
+            while self._clients < self.concurrency.limit:
+                self.concurrency.__enter__()
+                self._clients += 1
+                self.most = max(self.most, self._clients)
+                self._send(room, latency)
+            self.now, _, kind = heapq.heappop(self._events)
+            if kind == "refused":
+                self.concurrency.record_busy()
+                self._schedule(self._random.uniform(0, 0.5), "sent again")
+            elif kind == "sent again":
+                self._send(room, latency)
+            else:
+                self.served += 1
+                self._serving -= 1
+                self._clients -= 1
+                self.concurrency.record_success(100)
+                self.concurrency.__exit__(None, None, None)
+
+    def _send(self, room: int, latency: Callable[[int], float]) -> None:
+        if self._serving >= room:
+            self._schedule(0.01, "refused")
+            return
+        self._serving += 1
+        self._schedule(latency(self._serving), "served")
+
+    def _schedule(self, delay: float, kind: str) -> None:
+        heapq.heappush(self._events, (self.now + delay, self._random.random(), kind))
+
+
+def test_it_starts_low_and_fills_a_server_with_room() -> None:
+    simulation = Simulation()
+    assert simulation.concurrency.limit == FIRST_CONCURRENCY
+    simulation.run(10, MAX_CONCURRENCY, lambda in_flight: 0.05)
+    assert simulation.concurrency.limit == MAX_CONCURRENCY
+    assert simulation.served >= 0.9 * 10 * MAX_CONCURRENCY / 0.05
+
+
+def test_a_server_that_computes_one_request_at_a_time_is_not_flooded() -> None:
+    simulation = Simulation()
+    simulation.run(25, 100, lambda in_flight: 0.1 * in_flight)
+    assert simulation.most <= 2 * FIRST_CONCURRENCY
+    assert simulation.concurrency.limit == FIRST_CONCURRENCY
+
+
+@pytest.mark.parametrize("room", [1, 3, 20, 40])
+def test_refusals_lower_it_and_most_requests_are_served(room: int) -> None:
+    simulation = Simulation()
+    simulation.run(60, room, lambda in_flight: 0.05)
+    assert simulation.concurrency.limit <= 2 * room + 1
+    assert simulation.served >= 0.6 * 60 * room / 0.05
+
+
+def test_it_recovers_after_a_bad_time() -> None:
+    simulation = Simulation()
+    simulation.run(10, 64, lambda in_flight: 0.05)
+    simulation.run(20, 4, lambda in_flight: 0.05)
+    assert simulation.concurrency.limit <= 8
+    simulation.run(60, 64, lambda in_flight: 0.05)
+    assert simulation.concurrency.limit == MAX_CONCURRENCY
+
+
+def test_the_users_number_is_never_exceeded() -> None:
+    simulation = Simulation(chosen=12)
+    simulation.run(20, 64, lambda in_flight: 0.05)
+    assert simulation.most == simulation.concurrency.limit == simulation.concurrency.max_in_flight == 12
+    simulation.run(5, 4, lambda in_flight: 0.05)
+    assert simulation.concurrency.limit <= 6
+
+
+def test_threads_wait_for_a_place() -> None:
+    concurrency, lock, gate = AdaptiveConcurrency(3), threading.Lock(), threading.Event()
+    at_once = most = 0
+
+    def work() -> None:
+        nonlocal at_once, most
+        with concurrency:
+            with lock:
+                at_once += 1
+                most = max(most, at_once)
+                if at_once == 3:
+                    gate.set()
+            gate.wait()
+            with lock:
+                at_once -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 3
