@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, get_args
 
 from embedcli.core.errors import UsageError
-from embedcli.core.quantization import compute_ranges, quantize, truncate_and_normalize
+from embedcli.core.quantization import STORAGE_DTYPES, compute_ranges, quantize, truncate_and_normalize
 from embedcli.core.types import Precision
 from embedcli.core.vectors import normalize_rows
 
@@ -58,8 +58,10 @@ def convert_precision(vectors: Float32Array, precision: Precision) -> NDArray[An
         raise UsageError(
             f"precision={precision!r} is not a valid choice", f"choose from {', '.join(get_args(Precision))}"
         )
-    if precision not in ("int8", "uint8") or not len(vectors):
-        return quantize(vectors, precision, vectors[:0])
+    if precision not in ("int8", "uint8"):
+        return quantize(vectors, precision)
+    if not len(vectors):
+        return vectors.astype(STORAGE_DTYPES[precision])
     if len(vectors) < 2:
         raise UsageError(
             f"precision={precision!r} needs the value ranges of many texts, and got one text",
