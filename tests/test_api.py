@@ -141,7 +141,7 @@ def test_import_is_light_and_names_are_there() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "pyarrow", "torch", "transformers", "typer"} & set(loaded)
     assert embedcli.__all__ == sorted(embedcli.__all__)
-    assert set(embedcli.__all__) <= set(dir(embedcli))
+    assert dir(embedcli) == embedcli.__all__
     assert all(getattr(embedcli, name) is not None for name in embedcli.__all__)
     with pytest.raises(AttributeError, match="no attribute 'encode_files'"):
         _ = embedcli.encode_files  # type: ignore[attr-defined]

@@ -146,9 +146,7 @@ def check_text(text: Any, position: int) -> None:
     """Raise InputError unless `text` is a string that can be encoded as UTF-8."""
     if not isinstance(text, str):
         if is_missing(text):
-            raise InputError(
-                f"text {position} is missing ({text})", "leave missing texts out, or give a text in their place"
-            )
+            raise InputError(f"text {position} is missing ({text})", "leave missing texts out")
         raise InputError(f"text {position} is of type {type(text).__name__}, not a string", "give strings")
     try:
         text.encode()
