@@ -89,7 +89,7 @@ def test_errors_are_the_commands(model: Path, tmp_path: Path) -> None:
     with pytest.raises(embedcli.ModelError):
         embedcli.load(tmp_path / "nothing")
     with pytest.raises(embedcli.UsageError, match="'batchsize' is not an option"):
-        embedcli.load(model, batchsize=3)
+        embedcli.load(model, batchsize=3)  # type: ignore[call-arg]
     with pytest.raises(embedcli.EmbedcliError, match="no such file"):
         embedcli.encode_file(tmp_path / "none.jsonl", tmp_path / "out.parquet", model=model)
 

@@ -112,7 +112,7 @@ def test_ranges_of_few_texts_are_refused_or_warned_about(
     assert ours.encode([], precision="int8").shape == (0, 384)
     assert ours.encode("a cat", precision="float16").dtype == np.float16
     with pytest.raises(embedcli.UsageError, match="precision='int4' is not a valid choice"):
-        ours.encode("a cat", precision="int4")  # type: ignore[arg-type]
+        ours.encode("a cat", precision="int4")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan", None])
@@ -200,6 +200,6 @@ def test_prompts_that_are_more_than_text_are_left_to_the_encoder(saved: SavedPro
 def test_a_closed_model_loads_no_other_encoder(tmp_path: Path) -> None:
     model = embedcli.load(model_folder(tmp_path / "tiny", PROMPTS), prompt="query: ")
     model.close()
-    for call in ({}, {"prompt": "passage: "}):
+    for prompt in (None, "passage: "):
         with pytest.raises(embedcli.UsageError, match="the model is closed"):
-            model.encode("cat", **call)
+            model.encode("cat", prompt=prompt)

@@ -27,10 +27,11 @@ def run_cells(cells: list[str]) -> tuple[list[Any], dict[str, Any]]:
     shown: list[Any] = []
     for number, cell in enumerate(cells, 1):
         tree = ast.parse(cell, f"cell {number}")
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, f"cell {number}", "exec"), names)
-        value = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names) if last else None
-        shown.append(repr(value))
+        last = tree.body[-1]
+        if isinstance(last, ast.Expr):
+            tree.body[-1] = ast.copy_location(ast.Assign([ast.Name("_", ast.Store())], last.value), last)
+        exec(compile(ast.fix_missing_locations(tree), f"cell {number}", "exec"), names)
+        shown.append(repr(names.get("_")))
     return shown, names
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numbers import Integral
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 from embedcli import encoders
 from embedcli.analysis.text_encoder import TextEncoder
@@ -23,19 +23,26 @@ from embedcli.models.similarity import read_similarity_name
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from numpy.typing import NDArray
 
-class EncodeOptions(TypedDict, total=False):
-    """The keyword arguments of `Model.encode`."""
+
+class ArrayOptions(TypedDict, total=False):
+    """The keyword arguments of `Model.encode` with which it returns an array."""
 
     prompt_name: str | None
     prompt: str | None
     batch_size: int | None
     show_progress_bar: bool | None
     precision: Precision | None
-    convert_to_numpy: bool
-    convert_to_tensor: bool
     normalize_embeddings: bool | None
     truncate_dim: int | None
+
+
+class EncodeOptions(ArrayOptions, total=False):
+    """All keyword arguments of `Model.encode`."""
+
+    convert_to_numpy: bool
+    convert_to_tensor: bool
 
 
 class Model:
@@ -61,6 +68,10 @@ class Model:
         self.prompts = dict(self._saved.prompts)
         self.similarity_fn_name = read_similarity_name(self._files)
 
+    @overload
+    def encode(self, texts: Texts, **options: Unpack[ArrayOptions]) -> NDArray[Any]: ...
+    @overload
+    def encode(self, texts: Texts, **options: Unpack[EncodeOptions]) -> Any: ...
     def encode(
         self,
         texts: Texts,
@@ -115,6 +126,10 @@ class Model:
         )
         return self._encode(texts, None, options)
 
+    @overload
+    def encode_query(self, texts: Texts, **options: Unpack[ArrayOptions]) -> NDArray[Any]: ...
+    @overload
+    def encode_query(self, texts: Texts, **options: Unpack[EncodeOptions]) -> Any: ...
     @with_options(EncodeOptions, defaults_of=encode)
     def encode_query(self, texts: Texts, **options: Unpack[EncodeOptions]) -> Any:
         """Encode queries, with the model's prompt "query" and its route for queries; otherwise as `encode`.
@@ -125,6 +140,10 @@ class Model:
         """
         return self._encode(texts, "query", options)
 
+    @overload
+    def encode_document(self, texts: Texts, **options: Unpack[ArrayOptions]) -> NDArray[Any]: ...
+    @overload
+    def encode_document(self, texts: Texts, **options: Unpack[EncodeOptions]) -> Any: ...
     @with_options(EncodeOptions, defaults_of=encode)
     def encode_document(self, texts: Texts, **options: Unpack[EncodeOptions]) -> Any:
         """Encode documents, with the model's prompt "document", "passage" or "corpus"; otherwise as `encode_query`.
