@@ -233,7 +233,7 @@ def test_the_tqdm_bar_shows_the_same(folder: Path) -> None:
 
 def test_resumed_rows_are_done(folder: Path) -> None:
     path = write_input(folder, "jsonl")
-    first = start_job(folder, inputs=[str(path)], limit=100)
+    first = start_job(folder, inputs=[str(path)], stop_after=100)
     while first.release():
         pass
     assert first.end().code == 75
