@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,23 @@ def test_calls_give_the_vectors_of_sentence_transformers(
     made, wanted = (np.stack([np.asarray(row) for row in rows]) for rows in (made, wanted))
     assert made.dtype == wanted.dtype
     assert np.allclose(made, wanted, atol=2e-6)
+
+
+def test_prompts_that_pooling_leaves_out_are_those_of_sentence_transformers(bundled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(bundled, folder, symlinks=True)
+    (folder / "1_Pooling").unlink()
+    shutil.copytree((bundled / "1_Pooling").resolve(), folder / "1_Pooling")
+    config = folder / "1_Pooling" / "config.json"
+    settings = json.loads(config.read_text("utf-8")) | {"include_prompt": False}
+    config.unlink()
+    config.write_text(json.dumps(settings), "utf-8")
+    reference = load_reference(folder)
+    with embedcli.load(folder, device="cpu", engine="torch") as model:
+        for call in ({}, {"prompt": "so: "}, {"prompt_name": "query"}):
+            for name in ("encode", "encode_query"):
+                made, wanted = (getattr(each, name)(SENTENCES[:2], **call) for each in (model, reference))
+                assert np.allclose(made, wanted, atol=2e-6), (name, call)
 
 
 def test_prompts_that_are_plain_text_share_encoders(ours: embedcli.Model) -> None:
