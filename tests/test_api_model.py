@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import embedcli
+import routers
 from embedcli.api.model import EncodeOptions
 from embedcli.api.prompts import SavedPrompts, plan_prompt
 from embedcli.core.constants import DEFAULT_MODEL
@@ -100,6 +101,16 @@ def test_prompts_that_pooling_leaves_out_are_those_of_sentence_transformers(bund
             for name in ("encode", "encode_query"):
                 made, wanted = (getattr(each, name)(SENTENCES[:2], **call) for each in (model, reference))
                 assert np.allclose(made, wanted, atol=2e-6), (name, call)
+
+
+def test_routes_of_queries_and_documents_are_those_of_sentence_transformers(tmp_path: Path) -> None:
+    routers.build_nested_router(tmp_path / "model")
+    reference = load_reference(tmp_path / "model")
+    with embedcli.load(tmp_path / "model", device="cpu", engine="torch") as model:
+        query, document = (getattr(model, name)(SENTENCES[:2]) for name in ("encode_query", "encode_document"))
+        assert np.allclose(query, reference.encode_query(SENTENCES[:2]), atol=2e-6)
+        assert np.allclose(document, reference.encode_document(SENTENCES[:2]), atol=2e-6)
+        assert np.abs(query - document).max() > 0.1
 
 
 def test_prompts_that_are_plain_text_share_encoders(ours: embedcli.Model) -> None:
