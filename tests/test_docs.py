@@ -226,7 +226,7 @@ def test_the_python_examples_print_what_the_guide_shows(tmp_path: Path, monkeypa
         else:
             assert printed == content
             shown += 1
-    assert shown == 2
+    assert shown == 4
 
 
 @pytest.fixture(scope="module")
