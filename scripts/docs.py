@@ -44,7 +44,7 @@ EXIT_CODES = Path("docs/reference/exit-codes.md")
 ARCHITECTURE = Path("docs/architecture.md")
 ERRORS = Path("tests/error_texts.md")
 MAN_PAGE = Path("docs/embedcli.1")
-# The width that the program uses on any terminal of 80 columns or more.
+# The width that the program uses on a terminal of 80 columns.
 HELP_WIDTH = 78
 PAGE_WIDTH = 119
 CLI_HEAD = """# Command line reference

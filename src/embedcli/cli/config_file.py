@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
+from embedcli.cli.help import CommandWithHelp
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job_options import job_field_types, validate_option
 
@@ -34,7 +35,7 @@ class ConfigState:
     error: EmbedcliError | None = None
 
 
-class ConfigurableCommand(TyperCommand):
+class ConfigurableCommand(CommandWithHelp):
     """A command whose options may come from the configuration file; it prints which ones do."""
 
     def invoke(self, ctx: Any) -> Any:

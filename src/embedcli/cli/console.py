@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from embedcli.core.terminal import escape_for_terminal, escape_in_json
+from embedcli.core.terminal import escape_for_terminal, escape_in_json, unescaped
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -25,6 +26,13 @@ def print_note(text: str) -> None:
     """Print a line for people on stderr."""
     sys.stderr.write(escape_for_terminal(text) + "\n")
     sys.stderr.flush()
+
+
+def print_labelled(label: str, text: str, color: str) -> None:
+    """Print a line on stderr after a label such as "error", which has its colour on a terminal."""
+    if has_color(sys.stderr):
+        label = typer.style(label, fg=color, bold=True)
+    print_styled(f"{label}: {escape_for_terminal(text)}", sys.stderr)
 
 
 def show_json(content: Any) -> None:
@@ -79,3 +87,16 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def has_color(stream: Any) -> bool:
+    """Whether text on a stream may have colours: on a terminal, unless NO_COLOR or TERM=dumb asks for none."""
+    asks_for_none = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return bool(stream.isatty()) and not asks_for_none
+
+
+def print_styled(text: str, stream: Any) -> None:
+    """Print lines that may have escape sequences for colours; what comes from outside must be escaped already."""
+    target = unescaped(stream)
+    target.write(text.rstrip("\n") + "\n")
+    target.flush()

@@ -31,29 +31,44 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "-m", "--model", help="Model; repeatable: each becomes a line of the table.", envvar="EMBEDCLI_MODEL"
+            "-m",
+            "--model",
+            metavar="MODEL",
+            help="Model; repeatable: each becomes a line of the table.",
+            envvar="EMBEDCLI_MODEL",
         ),
     ] = None,
     columns: Annotated[
-        str | None, typer.Option("--columns", help="Pairs: the columns TEXT_A,TEXT_B,SCORE; guessed if not given.")
+        str | None,
+        typer.Option(
+            "--columns", metavar="A,B,SCORE", help="Pairs: the columns TEXT_A,TEXT_B,SCORE; guessed if not given."
+        ),
     ] = None,
     queries: Annotated[
-        str | None, typer.Option("--queries", help="Retrieval: file of queries; FILE has the documents.")
+        str | None,
+        typer.Option("--queries", metavar="PATH", help="Retrieval: file of queries; FILE has the documents."),
     ] = None,
     relevance: Annotated[
         str | None,
-        typer.Option("--relevance", help="Retrieval: file with query_id, document_id and relevance, or TREC qrels."),
+        typer.Option(
+            "--relevance",
+            metavar="PATH",
+            help="Retrieval: file with query_id, document_id and relevance, or TREC qrels.",
+        ),
     ] = None,
     query_prompt: Annotated[
-        str | None, typer.Option("--query-prompt", help="Retrieval: text to put before each query.")
+        str | None, typer.Option("--query-prompt", metavar="TEXT", help="Retrieval: text to put before each query.")
     ] = None,
     document_prompt: Annotated[
-        str | None, typer.Option("--document-prompt", help="Retrieval: text to put before each document.")
+        str | None,
+        typer.Option("--document-prompt", metavar="TEXT", help="Retrieval: text to put before each document."),
     ] = None,
     count: Annotated[
-        int, typer.Option("-k", "--count", help="Retrieval: number of top results that are scored.", min=1)
+        int, typer.Option("-k", "--count", metavar="N", help="Retrieval: number of top results that are scored.", min=1)
     ] = 10,
-    label: Annotated[str | None, typer.Option("--label", help="Clustering: column with the labels.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="Clustering: column with the labels.")
+    ] = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
