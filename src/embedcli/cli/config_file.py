@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
 from embedcli.cli.help import CommandWithHelp
+from embedcli.cli.variables import check_variable_names, check_variable_values
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job_options import job_field_types, validate_option
 
@@ -42,7 +43,12 @@ class ConfigurableCommand(CommandWithHelp):
         return handle_errors(self._invoke_configured)(ctx)
 
     def _invoke_configured(self, ctx: Any) -> Any:
-        config = ctx.find_root().obj
+        root = ctx.find_root()
+        config = root.obj
+        if isinstance(root.command, TyperGroup):
+            commands = collect_options(root.command).values()
+            check_variable_names(option for options in commands for option in options.values())
+        check_variable_values(ctx, command_options(ctx.command).values())
         if config is not None and config.error is not None:
             raise config.error
         # Commands that show progress print these lines themselves, between their own, and put them in the report.

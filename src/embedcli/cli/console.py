@@ -97,6 +97,6 @@ def has_color(stream: Any) -> bool:
 
 def print_styled(text: str, stream: Any) -> None:
     """Print lines that may have escape sequences for colours; what comes from outside must be escaped already."""
-    target = unescaped(stream)
+    target = unescaped(stream) if has_color(stream) else stream
     target.write(text.rstrip("\n") + "\n")
     target.flush()

@@ -24,7 +24,7 @@ def suggest_option(arguments: Sequence[str], ctx: Any, option: str) -> str:
     name = option.replace("_", "-")
     foreign = FOREIGN_OPTIONS.get(name)
     if name == DRY_RUN and is_encode(ctx):
-        return with_command("use embedcli plan", replace_by_plan(arguments, ctx))
+        return with_command("use plan", replace_by_plan(arguments, ctx))
     if foreign is not None and name not in known and is_applicable(foreign, known, ctx):
         return with_command(foreign.advice, replace_foreign(arguments, ctx, option, foreign))
     similar = [name] if name in known else get_close_matches(name, known, 1)

@@ -62,16 +62,16 @@ def as_usage_error(error: Any, arguments: Sequence[str]) -> UsageError:
     if isinstance(error, typer.BadParameter):
         value = find_value(error.param, ctx, arguments) if error.param is not None else None
         return missing_value(error, ctx) if value is None else bad_value(error, ctx, arguments, value)
-    if option is not None and hasattr(error, "possibilities"):
-        message = f"{ctx.command_path} has no option {option}"
-        return UsageError(message, suggest_option(arguments, ctx, option))
     if option is not None:
-        return misused_option(error, ctx, option)
+        return misused_option(error, ctx, option, arguments)
     return unexpected_arguments(error, ctx, arguments)
 
 
-def misused_option(error: Any, ctx: Any, option: str) -> UsageError:
-    """Return the error for an option without its value, or for a switch with one."""
+def misused_option(error: Any, ctx: Any, option: str, arguments: Sequence[str]) -> UsageError:
+    """Return the error for an unknown option, for one without its value, or for a switch with one."""
+    if hasattr(error, "possibilities"):
+        message = f"{ctx.command_path} has no option {option}"
+        return UsageError(message, suggest_option(arguments, ctx, option))
     params = [param for param in ctx.command.params if option in all_names(param)]
     if not params:
         return UsageError(describe(error), list_options_hint(ctx))
@@ -83,7 +83,7 @@ def misused_option(error: Any, ctx: Any, option: str) -> UsageError:
 def unexpected_arguments(error: Any, ctx: Any, arguments: Sequence[str]) -> UsageError:
     extra, kept = drop_extra_arguments(arguments, ctx)
     if not extra:
-        return UsageError(describe(error), f"`{ctx.command_path} --help` shows how to use it")
+        return UsageError(describe(error), f"see `{ctx.command_path} --help`")
     names = " and ".join(repr(name) for name in extra)
     return UsageError(f"{ctx.command_path} has no place for {names}", with_command("leave it out", kept))
 
@@ -135,6 +135,5 @@ def find_value(param: Any, ctx: Any, arguments: Sequence[str]) -> str | None:
 
 
 def describe(error: Any) -> str:
-    """Return Typer's own message as the messages of embedcli are written."""
-    text = str(error.message).strip().removesuffix(".")
-    return text[:1].lower() + text[1:]
+    """Return Typer's own message, for what has no message here."""
+    return f"{error.message}"
