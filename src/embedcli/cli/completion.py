@@ -35,6 +35,8 @@ def typed_paths(ctx: typer.Context) -> Iterable[str]:
     for param in ctx.command.params:
         value = ctx.params.get(param.name or "") if param.param_type_name == "argument" else None
         yield from [value] if isinstance(value, str) else value or ()
+    # What is left when the option that is completed has no value yet.
+    yield from ctx.args
 
 
 def read_columns(path: str) -> list[str]:

@@ -65,12 +65,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "batch": (
         "embedcli batch export in.jsonl requests.jsonl --model openai:text-embedding-3-small",
-        "embedcli batch import requests.jsonl out.parquet --results results.jsonl",
+        "embedcli batch import results.jsonl out.parquet",
     ),
     "batch export": (
         "embedcli batch export in.jsonl requests.jsonl --model openai:text-embedding-3-small",
         "embedcli batch export in.jsonl requests.jsonl --results results.jsonl",
         "embedcli batch export in.jsonl requests.jsonl --price-per-mtok 0.01",
+    ),
+    "batch import": (
+        "embedcli batch import results.jsonl out.parquet",
+        "embedcli batch import results.jsonl errors.jsonl out.parquet --allow-missing",
+        "embedcli batch import results.jsonl out.parquet --input moved/in.jsonl",
     ),
     "models": ("embedcli models", "embedcli models --json", "embedcli models --compiled"),
     "pull": (

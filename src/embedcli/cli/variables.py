@@ -24,8 +24,8 @@ def check_variable_names(options: Iterable[Any]) -> None:
     known = {*OTHER_VARIABLES, *(option.envvar for option in options if option.envvar)}
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
-            similar = get_close_matches(name, known, 1)
-            hint = f"did you mean {similar[0]}?" if similar else f"remove it: unset {name}"
+            similar = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], 1)
+            hint = f"did you mean {PREFIX}{similar[0]}?" if similar else f"remove it: unset {name}"
             raise UsageError(f"{name} is not a variable of embedcli", hint)
 
 
