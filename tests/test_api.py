@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import embedcli
+from embedcli import api
 from embedcli.cli import app
 from searchable import PROMPTS, TEXTS, model_folder
 
@@ -149,3 +151,41 @@ def test_import_is_light_and_names_are_there() -> None:
     assert {line.rpartition(" ")[2] for line in stub.splitlines() if " as " in line} == {*embedcli.__all__} - {
         "__version__"
     }
+
+
+def test_progress_bars_are_those_of_tqdm(
+    model: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with embedcli.load(model) as loaded:
+        loaded.encode(TEXTS * 300, show_progress_bar=True)
+    shown = capsys.readouterr()
+    assert f"{len(TEXTS) * 300:,}/{len(TEXTS) * 300:,} rows" in shown.err
+    assert "embedding: 100%|" in shown.err
+    notes: list[str] = []
+    embedcli.encode_file(rows, tmp_path / "out.npy", model=model, show_progress_bar=True, notify=notes.append)
+    shown = capsys.readouterr()
+    assert "embedding: 100%|" in shown.err
+    assert shown.out == ""
+    assert any("'text'" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("level", "is_terminal", "is_shown"), [("INFO", True, True), ("WARNING", True, False), ("INFO", False, False)]
+)
+def test_bars_are_on_by_default_at_info_on_a_terminal(
+    level: str, is_terminal: bool, is_shown: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stderr", stream)
+    caplog.set_level(level, logger="embedcli")
+    assert api.wants_progress_bar(None) == is_shown
+    assert api.wants_progress_bar(True)
+    assert not api.wants_progress_bar(False)
+
+
+def test_bars_are_shown_in_notebooks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    shell = SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    caplog.set_level("INFO", logger="embedcli")
+    assert api.wants_progress_bar(None)

@@ -5,8 +5,11 @@ Both run the same engine as the command line. Errors are `embedcli.EmbedcliError
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -39,11 +42,13 @@ class Model:
         self.dim = self._texts.dim
         self.space = dict(self._texts.vector_space)
 
-    def encode(self, texts: Iterable[str]) -> Float32Array:
+    def encode(self, texts: Iterable[str], *, show_progress_bar: bool | None = None) -> Float32Array:
         """Encode texts.
 
         Args:
             texts: The texts; not a single string.
+            show_progress_bar: Whether to show a tqdm bar. By default as in sentence-transformers: if the logger
+                "embedcli" is at INFO, and only in a notebook or on a terminal.
 
         Returns:
             float32 [n, dim]: one vector per text, in order.
@@ -54,7 +59,9 @@ class Model:
         """
         if isinstance(texts, str | bytes):
             raise UsageError("encode takes several texts, and got a single one", "encode([text])[0]")
-        return self._texts.encode(texts if isinstance(texts, list | tuple) else list(texts))
+        given = texts if isinstance(texts, list | tuple) else list(texts)
+        with watch_progress(show_progress_bar, ignore_message) as observer:
+            return self._texts.encode(given, observer)
 
     def close(self) -> None:
         self._texts.close()
@@ -84,19 +91,20 @@ def encode_file(
     *,
     model: PathLike = DEFAULT_MODEL,
     notify: Notify | None = None,
+    show_progress_bar: bool | None = None,
     **flags: Any,
 ) -> RunResult:
     """Embed the rows of files into an output, as `embedcli encode INPUTS OUTPUT` does.
 
-    `flags` are the command's options with underscores: `keep=["title"]`, `precision="int8"`, `overwrite=True`... The
-    result's exit code is 0 if all rows were embedded, 3 if some were rejected, 75 if a limit stopped the run early;
-    its `totals` count rows. Raises an EmbedcliError where the command would exit with 1 or 2.
+    `flags` are the command's options with underscores: `keep=["title"]`, `precision="int8"`, `overwrite=True`...
+    `show_progress_bar` is that of `Model.encode`. The result's exit code is 0 if all rows were embedded, 3 if some were
+    rejected, 75 if a limit stopped the run early; its `totals` count rows. Raises an EmbedcliError where the command
+    would exit with 1 or 2.
     """
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     job = build_job([os.fspath(path) for path in several], os.fspath(output), model, flags)
-    return runners.execute_job(
-        job, NotifyObserver(notify or ignore_message), RunControl(job.stop_after, job.max_seconds), MetricsCollector()
-    )
+    with watch_progress(show_progress_bar, notify or ignore_message) as observer:
+        return runners.execute_job(job, observer, RunControl(job.stop_after, job.max_seconds), MetricsCollector())
 
 
 class MtebModel:
@@ -149,6 +157,35 @@ def normalize_array(vectors: Any) -> Any:
     """Return the vectors scaled to length 1, in the same type of array."""
     lengths = (vectors**2).sum(1, keepdims=True) ** 0.5
     return vectors / (lengths + (lengths == 0))
+
+
+@contextmanager
+def watch_progress(show_progress_bar: bool | None, notify: Notify) -> Iterator[RunObserver]:
+    """Yield the observer of a run: one with a tqdm bar, or one that only passes messages on."""
+    if not wants_progress_bar(show_progress_bar):
+        yield NotifyObserver(notify)
+        return
+    from embedcli.reporting.progress import SHOW_AFTER_SECONDS, ProgressReporter
+
+    # A bar that was asked for appears at once; otherwise none is shown for what is over in a moment.
+    show_after = 0.0 if show_progress_bar else SHOW_AFTER_SECONDS
+    with ProgressReporter("tqdm", show_after=show_after, receive_note=notify) as reporter:
+        yield reporter
+
+
+def wants_progress_bar(show_progress_bar: bool | None) -> bool:
+    """Whether to show a bar; None leaves it to the level of the logger and to where the output goes."""
+    if show_progress_bar is not None:
+        return show_progress_bar
+    is_visible = is_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+    return is_visible and logging.getLogger("embedcli").isEnabledFor(logging.INFO)
+
+
+def is_notebook() -> bool:
+    """Whether this is the process of a notebook, as tqdm decides it."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 class NotifyObserver(RunObserver):

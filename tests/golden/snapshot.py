@@ -29,10 +29,10 @@ UNSTABLE = {
     "device_idle_share", "peak_memory_mb", "rows_per_second", "tokens_per_second", "batch_tokens",
     "padding_share", "batches", "padded_tokens", "detail", "time",
 }  # fmt: skip
-# Options that jobs have had only since the record was made.
+# Options that jobs, and keys that reports have had only since the record was made.
 LATER_OPTIONS = {
     "code_revision", "max_removed", "stop_after", "delimiter", "quote", "escape", "header", "skip_lines", "omit_field",
-    "request_field",
+    "request_field", "startup_seconds", "embedding_speed",
 }  # fmt: skip
 # The digest of a file in its own metadata, which outputs have had only since then, and the check of it.
 DIGEST_KEY = "embedcli.sha256"

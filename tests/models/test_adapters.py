@@ -155,7 +155,7 @@ def test_pull_fetches_the_base_as_well(home: Path, tmp_path: Path, monkeypatch: 
     folders = {"owner/adapter": home / "pipeline", "base-model": home / "base"}
     asked = []
 
-    def download(hub_id: str, revision: str | None, cache: Path, hint: str = "") -> Path:
+    def download(hub_id: str, revision: str | None, cache: Path, **_: object) -> Path:
         asked.append((hub_id, revision))
         return folders[hub_id]
 

@@ -259,3 +259,26 @@ def test_hashes_depend_on_text_and_prompt() -> None:
     plain, prompted = hash_texts(["a", "b"], ""), hash_texts(["a", "b"], "query: ")
     assert len({row.tobytes() for row in (*plain, *prompted)}) == 4
     np.testing.assert_array_equal(hash_texts(["query: a"], ""), prompted[:1])
+
+
+def test_every_row_counts_once_when_its_vector_is_there() -> None:
+    texts = [TEXTS[i % 30] for i in range(40)] + ["", "unknown"]
+    encoder, metrics, seen = FakeEncoder(max_in_flight=2), MetricsCollector(), list[int]()
+
+    def look(chunk: Chunk, hashes: Any) -> ReusedVectors:
+        ones = np.ones(3, np.int32)
+        return ReusedVectors(np.arange(3), np.ones((3, encoder.dim), np.float32), ones, ones > 1, ones * 0)
+
+    counts = metrics.progress
+    chunks = [chunk(texts, seq=0), chunk(texts[::2], seq=1)]
+    settings = EncodingSettings(reuse_lookup=look, overflow="split")
+    stream = encode_chunks(
+        iter(chunks), encoder, settings, metrics, RunControl(), lambda: seen.append(counts.embedded_rows)
+    )
+    list(stream)
+    assert (counts.skipped_rows, counts.embedded_rows) == (6, 42 + 21 - 6)
+    assert (counts.tokenized_rows, counts.tokenized_tokens) == (42 + 21, counts.embedded_tokens)
+    assert counts.batches == metrics.batches
+    assert seen == sorted(seen)
+    steps = np.diff([0, *seen])
+    assert steps.max() <= 2 * max(len(rows) for rows in encoder.forwards), "no row counts before its batch"

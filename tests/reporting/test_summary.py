@@ -27,3 +27,16 @@ def test_summary_shows_the_figures_of_the_report() -> None:
         "out of memory 2 times: batches were cut to 512 tokens",
     ):
         assert words in text
+
+
+def test_speed_covers_embedding_alone() -> None:
+    metrics = MetricsCollector(fed_tokens=900, batches=3, rows=10, started=100.0)
+    metrics.embedding_started, metrics.embedding_ended = 107.5, 108.0
+    content = RunReport(Job(("in",), "out"), 0, "", 10.0, "", metrics, RunResult(0, "", {"read": 10})).as_json()
+    assert content["embedding_speed"] == {"seconds": 0.5, "rows_per_second": 20.0, "tokens_per_second": 1800.0}
+    content["rows"] |= {"rows": 10, "rejects": 0}
+    lines = format_summary(content)
+    assert "speed     20 rows/s, 1,800 tokens/s, 10.0 s in all" in lines
+    assert "start-up  7.5 s before the first row" in lines
+    del content["embedding_speed"], content["startup_seconds"]
+    assert "speed     1 rows/s, 90 tokens/s, 10.0 s in all" in format_summary(content), "a report of an earlier version"

@@ -150,7 +150,7 @@ def test_merge_uses_the_format_of_the_shards(home: Path, kind: str) -> None:
     assert run_shard(home, "out/", 1, "--to", kind).code == 0
     other = run_shard(home, "out/", 2, "--to", "parquet" if kind != "parquet" else "npy")
     assert other.code == 2
-    assert f'to was "{kind}"' in other.err
+    assert f"--to ({kind}, now " in other.err
     with ExitStack() as held:  # as if a third shard were running: the last one does not merge
         held.callback(storage.acquire_lock(f"{output}_parts/_lock", output, shared=True))
         assert run_shard(home, "out/", 2, "--to", kind).code == 0

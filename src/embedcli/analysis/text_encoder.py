@@ -13,7 +13,8 @@ from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Chunk, EncodedChunk, InputSplit
+from embedcli.core.progress import ExpectedRows, ProgressCounts
+from embedcli.core.types import Chunk, EncodedChunk, InputSplit, RunObserver
 from embedcli.encoders.hosted.known_hosts import find_dialect
 from embedcli.encoders.hosted.request_fields import format_request_fields
 from embedcli.models.registry import find_registered_model
@@ -52,8 +53,12 @@ class TextEncoder:
         self._saved_dim = self.vector_space.get("truncate_dim")
         self.dim = min(self._encoder.dim, job.truncate_dim or self._saved_dim or self._encoder.dim)
 
-    def encode(self, texts: Sequence[str]) -> Float32Array:
+    def encode(self, texts: Sequence[str], observer: RunObserver | None = None) -> Float32Array:
         """Encode texts.
+
+        Args:
+            texts: The texts.
+            observer: Is told of the progress.
 
         Returns:
             float32 [len(texts), dim], in the order of `texts`.
@@ -63,7 +68,7 @@ class TextEncoder:
             UsageError: The encoder is closed.
         """
         vectors = np.empty((len(texts), self.dim), np.float32)
-        for encoded in self.encode_chunks(texts):
+        for encoded in self.encode_chunks(texts, observer):
             for reject in encoded.rejects:
                 raise InputError(
                     f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
@@ -73,13 +78,23 @@ class TextEncoder:
             vectors[start : start + len(encoded.vectors)] = encoded.vectors
         return vectors
 
-    def encode_chunks(self, texts: Sequence[str]) -> Iterator[EncodedChunk]:
+    def encode_chunks(self, texts: Sequence[str], observer: RunObserver | None = None) -> Iterator[EncodedChunk]:
         """Encode texts and yield the chunks of the engine, with windows, token counts and rejects."""
+        watching = observer or RunObserver()
         if self._closed:
             raise UsageError("the model is closed", "load the model again")
         prompt = str(self.vector_space.get("prompt") or "")
         settings = EncodingSettings.from_job(self.job, prompt, saved_dim=self._saved_dim)
-        return engine.encode_chunks(chunk_texts(texts), self._encoder, settings, self.metrics, RunControl())
+        self.metrics.progress = progress = ProgressCounts()
+        watching.on_start(ExpectedRows(rows_to_read=len(texts)), self.metrics)
+        return engine.encode_chunks(
+            chunk_texts(texts),
+            self._encoder,
+            settings,
+            self.metrics,
+            RunControl(),
+            lambda: watching.on_progress(progress),
+        )
 
     def close(self) -> None:
         self._closed = True

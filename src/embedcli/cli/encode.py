@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +88,9 @@ def run_job_with_reporting(
     from embedcli.reporting.progress import ProgressReporter
     from embedcli.reporting.summary import format_summary
 
-    reporter = ProgressReporter(progress, quiet)
+    if progress == "auto" and job.output == "-" and sys.stdout.isatty():
+        progress = "plain"  # a bar would be drawn between the rows
+    reporter = ProgressReporter(progress, quiet, price_per_mtok=price)
     metrics, control = MetricsCollector(), RunControl(job.stop_after, job.max_seconds)
     report = run_report.RunReport(
         job=job,
@@ -104,7 +107,7 @@ def run_job_with_reporting(
         reporter.notify(line)
     start = time.perf_counter()
     try:
-        with stop_on_signals(control):
+        with stop_on_signals(control, reporter):
             report.result = runners.execute_job(job, reporter, control, metrics, load)
         report.exit_code, report.reason = report.result.exit_code, report.result.reason
     except BaseException as error:  # noqa: BLE001  the report describes every failure
@@ -124,7 +127,7 @@ def run_job_with_reporting(
 
 
 @contextmanager
-def stop_on_signals(control: Any) -> Iterator[None]:
+def stop_on_signals(control: Any, reporter: Any) -> Iterator[None]:
     """Stop the run after the current batch on a signal; at once on a second signal or before any row.
 
     Once the run has ended, signals are ignored: all that is left is to say how, and to write the report.
@@ -135,6 +138,7 @@ def stop_on_signals(control: Any) -> Iterator[None]:
         control.stop(name)
         if is_second or not control.has_started:
             stop_at_once(name)
+        reporter.request_stop(name)
 
     set_stop_handler(stop)
     try:

@@ -188,8 +188,13 @@ ReportOption = Annotated[
     ),
 ]
 ProgressOption = Annotated[
-    Literal["auto", "rich", "plain", "none"],
-    typer.Option("--progress", help="How to show progress.", envvar="EMBEDCLI_PROGRESS", show_envvar=False),
+    Literal["auto", "rich", "tqdm", "plain", "none"],
+    typer.Option(
+        "--progress",
+        help="How to show progress: a bar by rich or tqdm, or plain lines; auto: a bar on a terminal.",
+        envvar="EMBEDCLI_PROGRESS",
+        show_envvar=False,
+    ),
 ]
 PriceOption = Annotated[
     float | None,

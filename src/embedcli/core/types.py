@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedcli.core.progress import ExpectedRows, ProgressCounts
+
 if TYPE_CHECKING:  # numpy and pyarrow would make `embedcli --help` slower
     import numpy as np
     import pyarrow as pa
@@ -259,20 +261,36 @@ class RunObserver:
     def notify(self, text: str) -> None:
         """Receive one sentence for people."""
 
-    def on_start(self, plan: InputPlan, metrics: Any) -> None:
+    def on_phase(self, text: str) -> None:
+        """Something begins that shows no rows.
+
+        Args:
+            text: What, in a few words: "loading the model".
+        """
+
+    def on_download(self, done_bytes: int, total_bytes: int | None) -> None:
+        """A part of a download has arrived.
+
+        Args:
+            done_bytes: Bytes that have arrived.
+            total_bytes: All bytes; None if nobody knows.
+        """
+
+    def on_start(self, expected: ExpectedRows, metrics: Any) -> None:
         """The encoder is loaded and rows start to flow.
 
         Args:
-            plan: The inputs of the run.
+            expected: What is known of the rows that will be read.
             metrics: The `pipeline.metrics.MetricsCollector` that will count them.
         """
 
-    def on_progress(self, rows: int, bytes_read: int) -> None:
-        """A part file was written.
+    def on_progress(self, counts: ProgressCounts) -> None:
+        """A batch was computed, or rows of earlier runs were found.
+
+        Called by several threads.
 
         Args:
-            rows: Rows on disk so far.
-            bytes_read: Bytes of the inputs read so far.
+            counts: All counts of the run; they change after the call.
         """
 
 

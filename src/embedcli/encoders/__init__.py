@@ -10,6 +10,7 @@ from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.core.types import RunObserver
 
 if TYPE_CHECKING:
     from threading import Event
@@ -26,7 +27,11 @@ def _ignore(line: str) -> None:
 
 
 def load_encoder(
-    job: Job, files: ModelFiles | None = None, notify: Notify = _ignore, stop: Event | None = None
+    job: Job,
+    files: ModelFiles | None = None,
+    notify: Notify = _ignore,
+    stop: Event | None = None,
+    on_phase: Notify = _ignore,
 ) -> BaseEncoder:
     """Load the encoder of a job.
 
@@ -35,6 +40,7 @@ def load_encoder(
         files: The model's files, if they are resolved already.
         notify: Gets one line for each thing that the user should know.
         stop: Once it is set, a hosted encoder stops waiting and raises ModelError.
+        on_phase: Gets a few words when something begins that takes long: compiling the model.
 
     Raises:
         ModelError: The model cannot be found or loaded.
@@ -51,12 +57,15 @@ def load_encoder(
 
         _reject_compile(job, "static vectors are averaged, not computed by a network")
         return static_encoder.load_static_encoder(files, job, notify)
-    return _load_transformer(job, files, notify)
+    return _load_transformer(job, files, notify, on_phase)
 
 
-def resolve_model_files(job: Job) -> ModelFiles | None:
-    """The files of a job's model, downloaded if necessary; None for a hosted model. Raises ModelError."""
-    return None if job.model.startswith(HOSTED_PREFIX) else _resolve(job)
+def resolve_model_files(job: Job, observer: RunObserver | None = None) -> ModelFiles | None:
+    """The files of a job's model, downloaded if necessary; None for a hosted model. Raises ModelError.
+
+    The observer, if there is one, is told of a download.
+    """
+    return None if job.model.startswith(HOSTED_PREFIX) else _resolve(job, observer)
 
 
 def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def stored_dim(job: Job, dim: int) -> int:
     return job.truncate_dim
 
 
-def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncoder:
+def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
 
     config = resolve_model_config(job, files)
@@ -140,7 +149,7 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify) -> BaseEncode
         from embedcli.encoders.openvino import loader as openvino_loader
 
         encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
-            files, config, job, lambda job: _load_torch(job, files, config, notify), notify
+            files, config, job, lambda job: _load_torch(job, files, config, notify), notify, on_phase
         )
         return encoder
     return _load_torch(job, files, config, notify)
@@ -157,7 +166,7 @@ def _load_torch(job: Job, files: ModelFiles, config: ModelConfig, notify: Notify
     return torch_encoder.load_torch_encoder(job, files, config, notify)
 
 
-def _resolve(job: Job) -> ModelFiles:
+def _resolve(job: Job, observer: RunObserver | None = None) -> ModelFiles:
     from embedcli.models.resolve import resolve_model
 
-    return resolve_model(job)
+    return resolve_model(job, observer=observer)

@@ -12,6 +12,7 @@ from typing import Any
 
 from embedcli.core.errors import ModelError, first_line
 from embedcli.core.terminal import escape_for_terminal, unescaped
+from embedcli.core.types import RunObserver
 from embedcli.models.files import IGNORED_FOLDERS
 
 EXCLUDED_PATTERNS = (
@@ -56,7 +57,9 @@ def _find_commit(repo: Path, revision: str) -> str | None:
     return ref.read_text("utf-8").strip() if ref.is_file() else None
 
 
-def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str = "") -> Path:
+def download_snapshot(
+    hub_id: str, revision: str | None, cache: Path, hint: str = "", observer: RunObserver | None = None
+) -> Path:
     """Download the files needed for inference, in one weight format; progress bars go to stderr if it is a terminal.
 
     Args:
@@ -64,6 +67,7 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
         revision: Branch, tag or commit; the main branch if None.
         cache: The hub cache to store it in.
         hint: What to suggest if the hub has no such model.
+        observer: Is told how much has arrived, in place of the bars.
 
     Returns:
         The snapshot folder, whose name is the commit.
@@ -73,7 +77,7 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    progress_bar = _progress_bar_class()
+    progress_bar = _progress_bar_class() if observer is None else build_silent_bar(hub_id, observer)
     try:
         info = HfApi().model_info(hub_id, revision=revision)
         patterns = select_files(sibling.rfilename for sibling in info.siblings or ())
@@ -84,6 +88,41 @@ def download_snapshot(hub_id: str, revision: str | None, cache: Path, hint: str 
         return Path(folder)
     except Exception as error:
         raise explain_hub_error(error, hub_id, revision, hint) from error
+
+
+def build_silent_bar(hub_id: str, observer: RunObserver) -> Any:
+    """Return a class of progress bars for huggingface_hub that draw nothing and tell the observer of the bytes.
+
+    There are several bars for the bytes: of those that came over the network and of those on disk.
+    """
+    from huggingface_hub.utils.tqdm import tqdm
+
+    observer.on_phase(f"downloading {hub_id}")
+    bars: dict[int, tuple[int, int]] = {}
+
+    class SilentBar(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options | {"file": _NoStream()})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.unit == "B":
+                bars[id(self)] = int(self.n), int(self.total or 0)
+                done, total = (max(numbers) for numbers in zip(*bars.values(), strict=True))
+                observer.on_download(done, max(done, total) if total else None)
+            return shown  # type: ignore[no-any-return]
+
+    return SilentBar
+
+
+class _NoStream:
+    """Takes what is written to it and keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """There is nothing to write."""
 
 
 def download_code(name: str, revision: str | None, cache: Path, model: str) -> Path:

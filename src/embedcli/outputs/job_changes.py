@@ -15,6 +15,8 @@ from embedcli.outputs.target import OutputTarget, update_hint
 MAX_VALUE_CHARACTERS = 60
 # Parts of a job's identity that follow from others, and are named only if nothing else differs.
 DERIVED_KEYS = frozenset({"id_type", "fingerprint"})
+# The options of parts that have another name in the identity.
+OPTION_NAMES = {"task": "--as", "to": "--to"}
 
 
 def check_job_unchanged(
@@ -49,6 +51,8 @@ def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _option(key: str) -> str:
     """The option that sets a part of the identity; what has no option of its own, in words."""
+    if key in OPTION_NAMES:
+        return OPTION_NAMES[key]
     if key in {field.name for field in fields(Job)} - {"inputs"}:
         return f"--{key.removesuffix('_').replace('_', '-')}"
     return key.replace("_", " ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
 
 
+OnBatch = Callable[[], None]
+
 NOT_FINITE_REASON = "the encoder's vector is not finite, or zero, in float32 too"
 
 
@@ -38,6 +40,7 @@ def encode_chunks(
     settings: EncodingSettings,
     metrics: MetricsCollector,
     control: RunControl,
+    on_batch: OnBatch = lambda: None,
 ) -> Iterator[EncodedChunk]:
     """Encode chunks on one device.
 
@@ -49,6 +52,7 @@ def encode_chunks(
         settings: What the job asks of each chunk.
         metrics: Gets the counts and busy times.
         control: Stops the run early.
+        on_batch: Called in the thread that computes after each batch, once `metrics.progress` counts its rows.
 
     Returns:
         The encoded chunks, in the order of `chunks`. Closing the iterator ends all threads.
@@ -64,7 +68,7 @@ def encode_chunks(
 
     def forward(portions: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[EncodedChunk]:
         try:
-            for chunk in BatchScheduler(encoder, settings, metrics, control).run(portions):
+            for chunk in BatchScheduler(encoder, settings, metrics, control, on_batch).run(portions):
                 yield assemble_chunk(chunk, settings)
         except ModelError:
             # A hosted encoder gives up its waiting requests this way when the run is stopped.
@@ -81,11 +85,17 @@ class BatchScheduler:
     """
 
     def __init__(
-        self, encoder: BaseEncoder, settings: EncodingSettings, metrics: MetricsCollector, control: RunControl
+        self,
+        encoder: BaseEncoder,
+        settings: EncodingSettings,
+        metrics: MetricsCollector,
+        control: RunControl,
+        on_batch: OnBatch,
     ) -> None:
         self.encoder = encoder
         self.metrics = metrics
         self.control = control
+        self.on_batch = on_batch
         self.token_budget = settings.batch_tokens or encoder.batch_tokens
         metrics.batch_tokens = self.token_budget
         self.in_flight: deque[tuple[TokenizedPortion, Int64Array, Any]] = deque()
@@ -103,6 +113,8 @@ class BatchScheduler:
                 if self.control.should_stop_before_chunk(len(portion.chunk_in_progress.chunk.texts)):
                     break
                 self.unfinished_chunks.append(portion.chunk_in_progress)
+                self.metrics.progress.skipped_rows += portion.chunk_in_progress.skipped_rows
+            self._count_done(portion, np.array(list(portion.reject_reasons), np.int64))
             for rows in self._pack(portion):
                 if self.control.stop_event.is_set():
                     return
@@ -195,6 +207,19 @@ class BatchScheduler:
             vectors = self._retry_unusable(portion, rows, vectors)
         portion.vectors[rows] = vectors
         portion.pending -= len(rows)
+        self._count_batch_done(portion, rows)
+
+    def _count_batch_done(self, portion: TokenizedPortion, rows: Int64Array) -> None:
+        progress, usage = self.metrics.progress, self.encoder.usage()
+        progress.embedded_tokens += int((portion.tokens.offsets[rows + 1] - portion.tokens.offsets[rows]).sum())
+        progress.batches += 1
+        if usage is not None:
+            progress.requests, progress.billed_tokens = usage["requests"], usage["tokens"]
+        self._count_done(portion, rows)
+
+    def _count_done(self, portion: TokenizedPortion, sequences: Int64Array) -> None:
+        self.metrics.progress.embedded_rows += portion.mark_done(sequences)
+        self.on_batch()
 
     def _retry_unusable(self, portion: TokenizedPortion, rows: Int64Array, vectors: Float32Array) -> Float32Array:
         """Encode rows without a usable vector again in float32, and reject those that still have none."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from embedcli.core.progress import ProgressCounts
 from embedcli.pipeline.prefetch import close_iterator
 
 A = TypeVar("A")
@@ -57,7 +58,10 @@ class StageTimeline:
 
 @dataclass
 class MetricsCollector:
-    """Counters and timers of a run. Each field is written by one stage only; `seconds` are busy seconds per stage."""
+    """Counters and timers of a run. Each field is written by one stage only; `seconds` are busy seconds per stage.
+
+    `progress` counts per batch what the other fields count per chunk; of a run with workers, it holds all of them.
+    """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     rows: int = 0
@@ -75,9 +79,33 @@ class MetricsCollector:
     batch_tokens: int = 0
     bytes_read: int = 0
     busy_since: dict[str, float] = field(default_factory=dict)
+    progress: ProgressCounts = field(default_factory=ProgressCounts)
     last_heartbeat: float = field(default_factory=time.monotonic)
     started: float = field(default_factory=time.perf_counter)
+    embedding_started: float | None = None
+    embedding_ended: float | None = None
     timelines: dict[str, StageTimeline] = field(default_factory=lambda: {name: StageTimeline() for name in STAGES})
+
+    def mark_embedding_start(self) -> None:
+        """Note that the encoder is loaded and rows start to flow; only the first call counts."""
+        if self.embedding_started is None:
+            self.embedding_started = time.perf_counter()
+
+    def mark_embedding_end(self) -> None:
+        """Note that the last row is done."""
+        self.embedding_ended = time.perf_counter()
+
+    @property
+    def startup_seconds(self) -> float | None:
+        """Seconds until rows started to flow; None if they never did."""
+        return None if self.embedding_started is None else self.embedding_started - self.started
+
+    @property
+    def embedding_seconds(self) -> float | None:
+        """Seconds in which rows flowed; None if they never did."""
+        if self.embedding_started is None:
+            return None
+        return (self.embedding_ended or time.perf_counter()) - self.embedding_started
 
     @contextmanager
     def time_stage(self, name: str) -> Iterator[None]:

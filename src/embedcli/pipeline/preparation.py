@@ -82,6 +82,7 @@ class ChunkInProgress:
         text_hashes: uint8 [rows, 16]; what `hash_texts` returned.
         reused: Rows whose vectors come from a finished output.
         distinct_index: int64 [rows]; the number of each row's distinct text, -1 for reused rows.
+        rows_per_text: int64 [distinct texts]; how many rows have each of them.
         portions: Its distinct texts, as far as they are tokenized.
         is_fully_tokenized: Whether all of them are.
     """
@@ -90,6 +91,7 @@ class ChunkInProgress:
     text_hashes: Any
     reused: ReusedVectors | None
     distinct_index: Int64Array
+    rows_per_text: Int64Array
     portions: list[TokenizedPortion] = field(default_factory=list)
     is_fully_tokenized: bool = False
 
@@ -97,6 +99,11 @@ class ChunkInProgress:
     def is_done(self) -> bool:
         """Whether every sequence has a vector or a reject reason."""
         return self.is_fully_tokenized and not any(portion.pending for portion in self.portions)
+
+    @property
+    def skipped_rows(self) -> int:
+        """How many rows need no computation: bad ones, and those whose vectors come from a finished output."""
+        return len(self.chunk.rejects) + (len(self.reused.rows) if self.reused is not None else 0)
 
 
 @dataclass
@@ -110,6 +117,7 @@ class TokenizedPortion:
         vectors: float32 [sequences, dim]; filled as batches are collected.
         reject_reasons: Why a sequence gets no vector, by its number.
         pending: How many sequences still wait for their vector.
+        pending_per_text: int64 [texts]; how many sequences of each text still wait.
     """
 
     chunk_in_progress: ChunkInProgress
@@ -119,6 +127,35 @@ class TokenizedPortion:
     vectors: Float32Array
     reject_reasons: dict[int, str]
     pending: int = 0
+    pending_per_text: Int64Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pending_per_text = np.diff(self.windows.text_starts)
+
+    def mark_done(self, sequences: Int64Array) -> int:
+        """Note that sequences have a vector or a reject reason.
+
+        Args:
+            sequences: int64 [n]; the numbers of the sequences, each of which is marked once.
+
+        Returns:
+            How many rows of the chunk are done by that, because none of their sequences waits any more.
+        """
+        texts = np.searchsorted(self.windows.text_starts, sequences, side="right") - 1
+        np.subtract.at(self.pending_per_text, texts, 1)
+        texts = np.unique(texts)
+        finished = texts[self.pending_per_text[texts] == 0]
+        return int(self.chunk_in_progress.rows_per_text[self.first_text + finished].sum())
+
+    def count_pending_tokens(self) -> int:
+        """How many tokens the encoder has to read."""
+        lengths = self.tokens.lengths
+        return int(lengths.sum() - sum(int(lengths[i]) for i in self.reject_reasons))
+
+    def count_rows(self) -> int:
+        """How many rows of the chunk have a text of this portion."""
+        rows_per_text = self.chunk_in_progress.rows_per_text
+        return int(rows_per_text[self.first_text : self.first_text + len(self.pending_per_text)].sum())
 
     def locate_sequence(self, sequence: int) -> str:
         """file:line of the first row that a sequence belongs to."""
@@ -143,12 +180,16 @@ def tokenize_chunk(
     fresh = int((distinct_index >= 0).sum())
     metrics.reused += len(chunk.texts) - fresh
     metrics.duplicates += fresh - len(texts)
-    progress = ChunkInProgress(chunk, hashes, reused, distinct_index)
+    rows_per_text = np.bincount(distinct_index[distinct_index >= 0], minlength=len(texts))
+    progress = ChunkInProgress(chunk, hashes, reused, distinct_index, rows_per_text)
+    metrics.progress.tokenized_rows += progress.skipped_rows
     characters = encoder.portion_characters
     for first, stop in group_by_size(map(len, texts), characters) if characters and texts else [(0, len(texts))]:
         portion = tokenize_portion(progress, first, texts[first:stop], encoder, settings)
         progress.portions.append(portion)
         progress.is_fully_tokenized = stop == len(texts)
+        metrics.progress.tokenized_rows += portion.count_rows()
+        metrics.progress.tokenized_tokens += portion.count_pending_tokens()
         yield portion
 
 

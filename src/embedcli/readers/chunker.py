@@ -111,13 +111,15 @@ class Chunker:
             bad_row = rows.bad_rows[0]
             location = format_location(self.input_split.path, self.preceding_lines() + rows.lines[bad_row.position])
             raise InputError(f"{location}: {bad_row.reason}", "fix the row, or use --on-bad-row reject")
-        start = 0
+        start, bytes_before = 0, self._bytes_read
         while start < rows.row_count:
             if self._is_full():
                 yield self._build_chunk(is_last=False)
             stop = self._find_stop(rows, start)
             self._add_rows(rows, start, stop)
             start = stop
+            # A batch of rows may fill several chunks: each counts its share of the bytes.
+            self._bytes_read = bytes_before + (rows.bytes_read - bytes_before) * stop // rows.row_count
         self._builder.repeated_headers += rows.repeated_headers
         self.line_count += rows.line_count
         self._bytes_read = rows.bytes_read

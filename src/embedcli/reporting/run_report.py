@@ -51,6 +51,8 @@ class RunReport:
             "padding_share": safe_ratio(metrics.padded_tokens - metrics.fed_tokens, metrics.padded_tokens),
             "rows_per_second": per_second(metrics.rows, self.seconds),
             "tokens_per_second": per_second(metrics.fed_tokens, self.seconds),
+            "startup_seconds": round_or_none(metrics.startup_seconds),
+            "embedding_speed": self.embedding_speed(),
             "stage_seconds": {name: round(value, 3) for name, value in metrics.seconds.items()},
             "timeline": metrics.timeline(),
             "bottleneck": slowest_stage(metrics),
@@ -80,6 +82,17 @@ class RunReport:
                 for flag, option in self.option_sources.items()
             },
             "notes": self.notes,
+        }
+
+    def embedding_speed(self) -> dict[str, Any] | None:
+        """Speed while rows flowed, without start-up and publishing; None if no row was embedded."""
+        seconds = self.metrics.embedding_seconds
+        if seconds is None:
+            return None
+        return {
+            "seconds": round(seconds, 3),
+            "rows_per_second": per_second(self.metrics.rows, seconds),
+            "tokens_per_second": per_second(self.metrics.fed_tokens, seconds),
         }
 
     def cost(self) -> dict[str, Any] | None:
@@ -119,6 +132,10 @@ def redact_option(name: str, value: Any) -> Any:
 
 def safe_ratio(part: float, whole: float) -> float:
     return round(part / whole, 6) if whole else 0.0
+
+
+def round_or_none(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def per_second(count: float, seconds: float) -> float:

@@ -27,6 +27,7 @@ def format_summary(report: Mapping[str, Any]) -> list[str]:
     if report["counters"]["batches"]:
         lines.append(("padding", f"{report['padding_share']:.1%} of the tokens computed"))
         lines.append(("speed", format_speed(report)))
+        lines += [("start-up", text) for text in format_startup(report)]
         lines.append(("stages", format_stages(report)))
     if report.get("cost"):
         lines.append(("cost", format_cost(report["cost"])))
@@ -52,8 +53,16 @@ def format_tokens(report: Mapping[str, Any]) -> str:
 
 
 def format_speed(report: Mapping[str, Any]) -> str:
-    speed = f"{report['rows_per_second']:,.0f} rows/s, {report['tokens_per_second']:,.0f} tokens/s"
+    """Format the speed while rows flowed; reports of earlier versions have only that of the whole run."""
+    measured = report.get("embedding_speed") or report
+    speed = f"{measured['rows_per_second']:,.0f} rows/s, {measured['tokens_per_second']:,.0f} tokens/s"
     return f"{speed}, {report['seconds']:.1f} s in all"
+
+
+def format_startup(report: Mapping[str, Any]) -> list[str]:
+    """Format the time until rows flowed, as a line of its own; none for reports of earlier versions."""
+    seconds = report.get("startup_seconds")
+    return [] if seconds is None else [f"{seconds:.1f} s before the first row"]
 
 
 def format_stages(report: Mapping[str, Any]) -> str:

@@ -82,6 +82,7 @@ def check_input_unchanged(run: RunContext, finished: output_target.FinishedOutpu
     """
     if matches_finished_fingerprint(ledger.target, run.plan):
         return
+    run.observer.on_phase("comparing the inputs with the finished output")
     source_hash = checkpoint.combine_hashes([checkpoint.hash_chunk(chunk) for chunk in run.read_chunks()])
     if source_hash != finished.source_hash:
         paths = ", ".join(input_paths(run.plan)[:3])

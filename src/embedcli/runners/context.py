@@ -23,10 +23,12 @@ from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.prefetch import prefetch
 from embedcli.pipeline.preparation import EncodingSettings
+from embedcli.runners import row_progress
 from embedcli.runners.job_identity import input_paths
 from embedcli.runners.vector_space import apply_saved_truncation, build_layout, build_vector_space
 
 if TYPE_CHECKING:
+    from embedcli.checkpoint import Ledger
     from embedcli.core.types import Float32Array
     from embedcli.models.files import ModelFiles
 
@@ -113,6 +115,7 @@ class RunContext:
             stored = json.loads(storage.read_bytes(path))
             if stored["inputs"] == input_stats and all(input_stats.values()):
                 return {index: readers.SplitStart(*start) for index, start in enumerate(stored["starts"])}
+        self.observer.on_phase("counting the rows")
         starts = readers.count_split_starts(self.job, self.plan)
         storage.write_bytes(path, json.dumps({"inputs": input_stats, "starts": starts}).encode())
         return dict(enumerate(starts))
@@ -121,9 +124,12 @@ class RunContext:
 
     def load_encoder(self) -> BaseEncoder:
         """Load the job's encoder."""
+        self.observer.on_phase(f"loading the model {self.job.model}")
         if self.load_encoder_override is not None:
             return self.load_encoder_override(self.job, self.observer.notify)
-        return encoders.load_encoder(self.job, self.model_files, self.observer.notify, self.control.stop_event)
+        return encoders.load_encoder(
+            self.job, self.model_files, self.observer.notify, self.control.stop_event, self.observer.on_phase
+        )
 
     def describe_output(
         self, encoder: BaseEncoder, staging_folder: str | None, finished: FinishedOutput | None = None
@@ -160,6 +166,7 @@ class RunContext:
         kept = np.array(recorded, np.float32) if recorded else None
         known = calibration.choose_known_ranges(job, staging_folder, kept)
         if known is None:
+            self.observer.on_phase(f"choosing the ranges of {job.precision} from a sample of the rows")
             chunks = readers.read_chunks(job, self.plan, self.plan.splits)
             settings = self.encoding_settings(encoder)
             return calibration.compute_ranges_from_sample(job, chunks, encoder, settings, staging_folder)
@@ -192,9 +199,35 @@ class RunContext:
             return self.metrics.time_items("read", stream)
 
         prefetched = prefetch(read, chunks, cancel=self.control.stop_event)
-        return engine.encode_chunks(prefetched, encoder, settings, self.metrics, self.control)
+        return engine.encode_chunks(prefetched, encoder, settings, self.metrics, self.control, self.report_progress)
 
     # Counting
+
+    def start_embedding(self, splits: Sequence[InputSplit], finished_rows: int = 0) -> None:
+        """Tell the observer that rows start to flow; the start-up ends here.
+
+        Args:
+            splits: The splits that this run reads.
+            finished_rows: Rows of the others that are finished.
+        """
+        self.metrics.mark_embedding_start()
+        expected = row_progress.expect_rows(self.plan, splits, finished_rows, self.job.limit)
+        self.observer.on_start(expected, self.metrics)
+
+    def end_embedding(self, next_phase: str) -> None:
+        """Tell the observer that all rows are done, and what comes next."""
+        self.metrics.mark_embedding_end()
+        self.observer.on_phase(next_phase)
+
+    def report_progress(self) -> None:
+        """Tell the observer how far this run is."""
+        self.observer.on_progress(self.metrics.progress)
+
+    def skip_finished_chunks(self, chunks: Iterable[Chunk], ledger: Ledger) -> Iterator[Chunk]:
+        """Yield the chunks without a part file, and count the others as resumed."""
+        return row_progress.skip_finished_chunks(
+            chunks, ledger.skip_finished_chunks, self.metrics.progress, self.report_progress
+        )
 
     def on_chunk_written(self, encoded: EncodedChunk, rejects: int) -> None:
         """Count and report a chunk that has been written.
@@ -207,8 +240,9 @@ class RunContext:
             TooManyRejectsError: There are more than --max-rejects.
         """
         self.metrics.rows += encoded.embedded_rows
+        self.metrics.progress.written_rows += encoded.embedded_rows
         self.metrics.bytes_read = encoded.chunk.bytes_read
-        self.observer.on_progress(self.rows_read, encoded.chunk.bytes_read)
+        self.report_progress()
         check_max_rejects(self.job.max_rejects, rejects, None)
 
     def record_usage(self, encoder: BaseEncoder) -> None:

@@ -27,6 +27,7 @@ def encode_with_workers(run: RunContext, ledger: checkpoint.Ledger) -> RunResult
         ledger: The output's ledger, in which the job has begun.
     """
     reject_stream_inputs(run)
+    run.observer.on_phase("checking finished work")
     missing = find_missing_partitions(run, ledger)
     if missing:
         stage_ranges(run, ledger)
@@ -34,11 +35,12 @@ def encode_with_workers(run: RunContext, ledger: checkpoint.Ledger) -> RunResult
         plan = replace(run.plan, splits=())
         setup = WorkerSetup(run.job, plan, ledger.job, ledger.snapshot.name, run.load_encoder_override)
         run.unfinished_splits = {split.index for partition in missing for split in partition.splits}
-        run.observer.on_start(run.plan, run.metrics)
+        run.observer.on_phase("starting the workers")
         run.control.has_started = True
         with closing(start_workers(run, setup, tasks)) as results:
             for result in results:
                 record_partition_done(run, ledger, result)
+        run.end_embedding("finishing the last rows")
         if run.control.reason is not None:
             return run.stopped_result(ledger.totals())
     return local.publish_completed(run, ledger)

@@ -32,6 +32,7 @@ def encode_locally(run: RunContext, ledger: checkpoint.Ledger, finished: Finishe
     job, target = run.job, ledger.target
     has_partitions = target.is_folder or job.shard is not None
     partitions = plan_partitions(job, run.plan, is_folder=target.is_folder) if has_partitions else []
+    run.observer.on_phase("checking finished work")
     splits = find_missing_splits(run, ledger, partitions) if partitions else list(run.plan.splits)
     if partitions and not splits:
         return publish_completed(run, ledger)
@@ -105,12 +106,12 @@ def encode_missing_chunks(
     store: reuse.ReuseStore | None,
 ) -> None:
     """Encode the chunks without a part file, write theirs, and complete the partitions that have all of them."""
-    run.observer.on_start(run.plan, run.metrics)
     starts = run.load_split_starts(ledger.target.staging_folder) if run.job.shard else None
+    run.start_embedding(splits, run.rows_read)
     chunks: Iterator[Chunk] = run.read_chunks(splits, starts)
     if store is not None:
         chunks = store.mark_seen(chunks)
-    missing_chunks = ledger.skip_finished_chunks(chunks)
+    missing_chunks = run.skip_finished_chunks(chunks, ledger)
     with closing(run.encode(missing_chunks, encoder, store)) as encoded_chunks:  # type: ignore[type-var]
         for encoded in encoded_chunks:
             with run.metrics.time_stage("write"):
@@ -119,6 +120,7 @@ def encode_missing_chunks(
                 if encoded.chunk.is_last:
                     ledger.complete_ready_partitions(layout, vector_space)
             run.on_chunk_written(encoded, ledger.rejected_rows)
+    run.end_embedding("finishing the last rows")
 
 
 def publish_completed(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
@@ -154,6 +156,7 @@ def check_and_publish(
     if store is not None:
         changes = ledger.changes() | {"removed": store.count_removed()}
         store.close()
+    run.observer.on_phase("publishing the output")
     with run.metrics.time_stage("write"):
         ledger.publish(layout, vector_space)
     save_finished_fingerprint(ledger.target, run.plan)

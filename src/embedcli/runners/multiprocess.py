@@ -27,17 +27,22 @@ from typing import Any
 from embedcli.core.cpu import count_usable_cores
 from embedcli.core.errors import EmbedcliError, ModelError, first_line
 from embedcli.core.job import Job
+from embedcli.core.progress import ProgressCounts
 from embedcli.core.signals import STOP_SIGNALS
 from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
 from embedcli.pipeline.control import RunControl
 from embedcli.runners.context import RunContext
 from embedcli.runners.worker import PartitionResult, PartitionTask, PartitionWorker, WorkerSetup, assign_devices
+from embedcli.runners.worker_progress import WorkerProgress
 
 # Guards sys.modules["__main__"] while it is replaced.
 MAIN_MODULE_LOCK = threading.Lock()
 # How often the parent checks whether it should stop.
 POLL_SECONDS = 0.2
+# How often a worker tells its progress: more than people can see would only keep the parent busy.
+PROGRESS_SECONDS = 0.2
+NO_PARTITION = -1
 # A partition that fails is tried once more, by another worker.
 MAX_ATTEMPTS = 2
 
@@ -62,6 +67,8 @@ class PipeObserver(RunObserver):
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._lock = threading.Lock()
+        self.partition = NO_PARTITION
+        self._progress = self._sent_progress = (NO_PARTITION, ProgressCounts())
 
     def send(self, *message: Any) -> None:
         with self._lock, suppress(BrokenPipeError):
@@ -70,8 +77,22 @@ class PipeObserver(RunObserver):
     def notify(self, text: str) -> None:
         self.send("line", text)
 
-    def on_progress(self, rows: int, bytes_read: int) -> None:
-        self.send("progress", rows, bytes_read)
+    def on_progress(self, counts: ProgressCounts) -> None:
+        self._progress = self.partition, counts
+
+    def send_progress(self) -> None:
+        """Send the counts of the partition in progress, if they have changed."""
+        partition, counts = self._progress
+        progress = partition, ProgressCounts(**vars(counts))
+        if progress != self._sent_progress:
+            self._sent_progress = progress
+            self.send("progress", *progress)
+
+    def send_progress_forever(self) -> None:
+        """Send the counts now and then, until the process ends."""
+        while True:
+            time.sleep(PROGRESS_SECONDS)
+            self.send_progress()
 
 
 def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None) -> None:
@@ -91,9 +112,12 @@ def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None)
     try:
         worker = PartitionWorker(setup, observer, control)
         observer.send("ready")
+        threading.Thread(target=observer.send_progress_forever, name="progress", daemon=True).start()
         while (task := inbox.get()) is not None:
+            observer.partition = task.partition.index
             result = worker.process_partition(task)
             if result is None:
+                observer.send_progress()
                 observer.send("stopped", control.reason)
                 break
             observer.send("done", result)
@@ -197,7 +221,7 @@ class WorkerPool:
         self.run, self.setup, self.max_seconds = run, setup, max_seconds
         self.waiting = deque(tasks)
         self.attempts: dict[int, int] = {}
-        self.rows_by_worker = 0
+        self.progress = WorkerProgress(run, tasks)
         self.notified: set[str] = set()
         devices = assign_devices(run.job)[: len(tasks)]
         self.jobs = [worker_job(run.job, device, len(devices)) for device in devices]
@@ -239,10 +263,12 @@ class WorkerPool:
             case "line":
                 self._notify_once(rest[0])
             case "progress":
-                self.rows_by_worker += rest[0]
-                self.run.metrics.rows += rest[0]
-                self.run.observer.on_progress(self.rows_by_worker, 0)
+                self._update_progress(worker, *rest)
             case "ready" | "done":
+                self.progress.start()
+                if kind == "done":
+                    self.progress.finish(rest[0].record.index, rest[0].metrics.progress)
+                    self.run.metrics.rows = self.run.metrics.progress.written_rows
                 worker.is_ready = True
                 worker.assign(self.waiting.popleft() if self.waiting else None)
             case "stopped":
@@ -252,6 +278,12 @@ class WorkerPool:
             case "failed":
                 self._handle_error(worker, *rest)
         return rest[0] if kind == "done" else None
+
+    def _update_progress(self, worker: WorkerProcess, partition: int, counts: ProgressCounts) -> None:
+        """Take over the progress of a worker, unless the message has been overtaken by the end of its partition."""
+        if worker.task is not None and worker.task.partition.index == partition:
+            self.progress.update(partition, counts)
+            self.run.metrics.rows = self.run.metrics.progress.written_rows
 
     def _notify_once(self, text: str) -> None:
         """Pass on a message, unless another worker has sent the same."""
@@ -288,6 +320,7 @@ class WorkerPool:
         action = "it is started again" if worker.task is None else f"partition {index} is encoded by another worker"
         self.run.observer.notify(f"{first_line(error)}; {action}")
         if worker.task is not None:
+            self.progress.discard(index)
             self.waiting.appendleft(worker.task)
         position = self.workers.index(worker)
         self.workers[position] = self._start(self.jobs[position])

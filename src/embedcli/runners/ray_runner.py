@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from embedcli.runners.context import RunContext
 from embedcli.runners.multiprocess import MAX_ATTEMPTS, POLL_SECONDS, WorkerTracebackError
 from embedcli.runners.ray_worker import DriverContext, RayWorker, WorkerResponse
 from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup
+from embedcli.runners.worker_progress import WorkerProgress
 
 RESUME_HINT = "run the same command again to continue: finished work is kept"
 CONNECT_HINT = "start the cluster, or check the address: HEAD:6379, or auto on one of its machines"
@@ -34,6 +35,8 @@ REACH_TIMEOUT_SECONDS = 10.0
 CONNECT_TIMEOUT_SECONDS = 60.0
 # Workers finish their current chunk after --max-seconds; the driver waits this much longer for them.
 STOP_GRACE_SECONDS = 60.0
+# One that encodes a partition, and one that asks how far it is.
+CALLS_PER_ACTOR = 2
 # Machines come and go, so a partition may lose this many workers; one that kills each of them has to end the run.
 MAX_DEATHS = 4
 # Object store of a cluster that is started on this machine: it holds tasks and records, never rows or vectors.
@@ -98,6 +101,8 @@ class ActorPool:
         self.idle: list[Any] = []
         # Calls that have not returned: the actor, and its partition or None while it starts.
         self.calls: dict[Any, tuple[Any, PartitionTask | None]] = {}
+        self.progress = WorkerProgress(run, tasks)
+        self.progress_calls: dict[Any, tuple[Any, int]] = {}
         self.deaths: Counter[int] = Counter()
         self.errors: Counter[int] = Counter()
         self.shown_notes: set[str] = set()
@@ -105,7 +110,10 @@ class ActorPool:
         job = replace(run.job, runner="local", workers=None, threads=threads, max_seconds=None)
         self.setup, self.context = replace(setup, job=job), DriverContext()
         self.actor_class: Any = ray.remote(RayWorker).options(
-            num_cpus=run.job.num_cpus or 1, num_gpus=run.job.num_gpus or 0, scheduling_strategy="SPREAD"
+            num_cpus=run.job.num_cpus or 1,
+            num_gpus=run.job.num_gpus or 0,
+            scheduling_strategy="SPREAD",
+            max_concurrency=CALLS_PER_ACTOR,
         )
         for _ in range(workers):
             self._start_actor()
@@ -129,8 +137,26 @@ class ActorPool:
                 if result is not None:
                     self._give_out()  # first, so that the worker does not wait for the caller
                     self.run.metrics.rows += sum(part.rows for part in result.record.parts)
+                    self.progress.finish(result.record.index, result.metrics.progress)
                     yield result
-                    self.run.observer.on_progress(self.run.metrics.rows, 0)
+            self._read_progress()
+
+    def _read_progress(self) -> None:
+        """Take over the progress that the workers have told, and ask those that have no question open."""
+        if self.progress_calls:
+            answered, _ = self.ray.wait(list(self.progress_calls), num_returns=len(self.progress_calls), timeout=0)
+            for call in answered:
+                _, index = self.progress_calls.pop(call)
+                with suppress(self.ray.exceptions.RayError):  # the partition's own call reports what happened
+                    counts = self.ray.get(call)
+                    if counts is not None and any(
+                        task and task.partition.index == index for _, task in self.calls.values()
+                    ):
+                        self.progress.update(index, counts)
+        asked = {actor for actor, _ in self.progress_calls.values()}
+        for actor, task in self.calls.values():
+            if task is not None and actor not in asked:
+                self.progress_calls[actor.read_progress.remote(task.partition.index)] = actor, task.partition.index
 
     def _start_actor(self) -> None:
         actor = self.actor_class.remote(self.setup, self.context, self.run.control.remaining_seconds())
@@ -197,6 +223,7 @@ class ActorPool:
         if task is None:
             self.run.observer.notify(f"{reason} while it started; another one is started")
         else:
+            self.progress.discard(task.partition.index)
             self.queue.appendleft(task)
             self.run.observer.notify(f"{reason}; partition {task.partition.index} is encoded by another one")
 
@@ -211,7 +238,7 @@ class ActorPool:
         """Stop all actors at once: what they have written stays. No reference outlives the connection."""
         for actor in self.actors:
             self.ray.kill(actor)
-        self.actors, self.idle, self.calls = [], [], {}
+        self.actors, self.idle, self.calls, self.progress_calls = [], [], {}, {}
 
 
 # Connecting

@@ -7,6 +7,7 @@ import platform
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from embedcli.core.progress import ProgressCounts
 from embedcli.core.types import RunObserver
 from embedcli.pipeline.control import RunControl
 from embedcli.runners.multiprocess import picklable_error
@@ -49,9 +50,18 @@ class RayWorker(RunObserver):
         self.control = RunControl(None, seconds)
         self.notes: list[str] = []
         self.worker: PartitionWorker | None = None
+        self.partition: int | None = None
+        self.counts: ProgressCounts | None = None
 
     def notify(self, text: str) -> None:
         self.notes.append(text)
+
+    def on_progress(self, counts: ProgressCounts) -> None:
+        self.counts = counts
+
+    def read_progress(self, partition: int) -> ProgressCounts | None:
+        """Return the counts of a partition while it is encoded. Called while `encode_partition` runs."""
+        return self.counts if self.partition == partition else None
 
     def wait_until_started(self) -> None:
         """Return as soon as Ray has placed and started this actor."""
@@ -70,4 +80,5 @@ class RayWorker(RunObserver):
             return None
         if self.worker is None:
             self.worker = PartitionWorker(self.setup, self, self.control)
+        self.counts, self.partition = None, task.partition.index
         return self.worker.process_partition(task)

@@ -67,11 +67,13 @@ def execute_job(
     job = resolve_runner(job)
     storage.check_writable(job.output)
     output_target.check_parent_folder(job.output, job.to)
+    observer.on_phase("reading the inputs")
     plan = readers.plan_inputs(job)
     for note in plan.columns.notes:
         observer.notify(note)
     plan = with_remote_states(plan)
-    model_files = encoders.resolve_model_files(job)
+    observer.on_phase(f"reading the model {job.model}")
+    model_files = encoders.resolve_model_files(job, observer)
     run = RunContext(job, plan, model_files, observer, control, metrics, load_encoder)
     if job.output == "-":
         return encode_to_stdout(run.with_chunk_rows(job.chunk_rows or encoders.default_chunk_rows(job, model_files)))
@@ -120,6 +122,8 @@ def encode_to_output(run: RunContext) -> RunResult:
         result = replace(resume_and_encode(run, ledger, finished), usage=run.usage)
     finally:
         ledger.release()
+    if job.shard is not None:
+        run.observer.on_phase("merging the shards")
     if job.shard is None or result.exit_code not in (0, 3) or not storage.exists(target.staging_folder):
         return result
     return merge_if_last_shard(run, target, result)

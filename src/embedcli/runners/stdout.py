@@ -10,6 +10,7 @@ from embedcli import checkpoint
 from embedcli.core.errors import UsageError
 from embedcli.core.types import EncodedChunk, Reject, RunResult
 from embedcli.outputs import writers
+from embedcli.runners import row_progress
 from embedcli.runners.completion import finished_result
 from embedcli.runners.context import TOTAL_KEYS, RunContext, check_max_rejects
 
@@ -26,8 +27,9 @@ def encode_to_stdout(run: RunContext) -> RunResult:
     with closing(run.load_encoder()) as encoder:
         layout, vector_space = run.describe_output(encoder, None)
         writer = writers.StdoutWriter(output_format, layout, {writers.SPACE_METADATA_KEY: vector_space})
-        run.observer.on_start(run.plan, run.metrics)
-        with closing(run.encode(run.read_chunks(), encoder)) as encoded_chunks:  # type: ignore[type-var]
+        run.start_embedding(run.plan.splits)
+        chunks = row_progress.count_read_rows(run.read_chunks(), run.metrics.progress)
+        with closing(run.encode(chunks, encoder)) as encoded_chunks:  # type: ignore[type-var]
             for encoded in encoded_chunks:
                 with run.metrics.time_stage("write"):
                     writer.write(encoded)
@@ -37,6 +39,7 @@ def encode_to_stdout(run: RunContext) -> RunResult:
                     line = checkpoint.reject_to_json_line(reject).decode().rstrip("\n")
                     run.observer.notify(f"rejected {line}")
                 run.on_chunk_written(encoded, totals["rejects"])
+        run.end_embedding("finishing the output")
         writer.close()
         run.record_usage(encoder)
     if run.control.reason is not None:

@@ -101,12 +101,14 @@ class PartitionWorker:
         """
         run = replace(self.run, metrics=MetricsCollector(), rows_read=0)
         damaged_before = len(self.ledger.damaged_parts)
-        missing_chunks = self.ledger.skip_finished_chunks(run.read_chunks(task.partition.splits, task.split_starts))
+        chunks = run.read_chunks(task.partition.splits, task.split_starts)
+        missing_chunks = run.skip_finished_chunks(chunks, self.ledger)
         with closing(run.encode(missing_chunks, self.encoder)) as encoded_chunks:  # type: ignore[type-var]
             for encoded in encoded_chunks:
                 with run.metrics.time_stage("write"):
                     self.ledger.add_chunk(encoded, self.layout)
-                run.observer.on_progress(encoded.embedded_rows, encoded.chunk.bytes_read)
+                run.metrics.progress.written_rows += encoded.embedded_rows
+                run.report_progress()
         if run.control.reason is not None:
             return None
         with run.metrics.time_stage("write"):

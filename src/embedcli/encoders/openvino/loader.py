@@ -143,7 +143,7 @@ class LazyTorchEncoder:
 
 
 def load_openvino_encoder(
-    files: ModelFiles, config: ModelConfig, job: Job, build: TorchEncoderFactory, notify: Notify
+    files: ModelFiles, config: ModelConfig, job: Job, build: TorchEncoderFactory, notify: Notify, on_phase: Notify
 ) -> BaseEncoder:
     """Load a model for OpenVINO, from the cache or by converting it now. Falls back to PyTorch if that is impossible.
 
@@ -153,6 +153,7 @@ def load_openvino_encoder(
         job: The job.
         build: Loads the PyTorch encoder of a job. Called only if the model is not in the cache.
         notify: Gets a line if the model is compiled, and if PyTorch is used instead.
+        on_phase: Gets a few words when compiling begins.
 
     Raises:
         UsageError: The CPU does not support the job's dtype.
@@ -161,7 +162,7 @@ def load_openvino_encoder(
     request = LoadRequest(files, config, job)
     torch = LazyTorchEncoder(request, build)
     try:
-        encoder: BaseEncoder = _load_or_convert(request, torch, notify)
+        encoder: BaseEncoder = _load_or_convert(request, torch, notify, on_phase)
     except DeviceOutOfMemoryError as error:
         reason = f"there is not enough memory to compile it ({error})"
     except NotConvertibleError as error:
@@ -178,11 +179,14 @@ def load_openvino_encoder(
     return fallback
 
 
-def _load_or_convert(request: LoadRequest, torch: LazyTorchEncoder, notify: Notify) -> OpenVinoEncoder:
+def _load_or_convert(
+    request: LoadRequest, torch: LazyTorchEncoder, notify: Notify, on_phase: Notify
+) -> OpenVinoEncoder:
     cached = _load_from_cache(request)
     if cached is not None:
         return cached
     runtime = OpenVinoRuntime(request)
+    on_phase(f"compiling {request.files.name} (once per model; ~20 s)")
     with cache.exclusive_lock(request.folder.name):
         # Another process may have compiled it while this one waited for the lock.
         return _load_from_cache(request) or _convert_and_store(request, runtime, torch, notify)

@@ -8,13 +8,12 @@ import threading
 
 import pytest
 
-from embedcli.core.types import InputPlan
+from embedcli.core.progress import ExpectedRows, ProgressCounts
 from embedcli.pipeline.metrics import MetricsCollector
-from embedcli.reporting import progress
 from embedcli.reporting.progress import ProgressReporter
-from fakes import COLUMNS
+from embedcli.reporting.progress import reporter as progress_reporter
 
-PLAN = InputPlan((), COLUMNS, {}, total_bytes=1000, total_rows=200)
+EXPECTED = ExpectedRows(rows_to_read=200)
 
 
 class TerminalStream(io.StringIO):
@@ -37,21 +36,30 @@ class WatchdogStream(io.StringIO):
 
 
 def test_watchdog_names_the_stage_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "WATCHDOG_SECONDS", 0.05)
+    monkeypatch.setattr(progress_reporter, "WATCHDOG_SECONDS", 0.05)
     out, metrics = WatchdogStream(), MetricsCollector()
     reporter = ProgressReporter("none", out=out)
-    reporter.on_start(PLAN, metrics)
+    reporter.on_start(EXPECTED, metrics)
     with metrics.time_stage("forward"):
         assert out.warned.wait(20)
     reporter.stop()
     assert re.search(r"no progress for .* busy stages: forward for", out.getvalue())
 
 
+def test_a_long_start_up_is_no_hang() -> None:
+    out, metrics = io.StringIO(), MetricsCollector()
+    metrics.last_heartbeat -= 2 * progress_reporter.WATCHDOG_SECONDS
+    with ProgressReporter("none", out=out) as reporter:
+        reporter.on_start(EXPECTED, metrics)
+        reporter._warn_if_stuck()
+    assert out.getvalue() == ""
+
+
 def test_terminal_gets_a_bar_without_timestamps() -> None:
     out = TerminalStream()
-    reporter = ProgressReporter("auto", out=out)
-    reporter.on_start(PLAN, MetricsCollector())
-    reporter.on_progress(100, 500)
+    reporter = ProgressReporter("auto", out=out, show_after=0)
+    reporter.on_start(EXPECTED, MetricsCollector())
+    reporter.on_progress(ProgressCounts(rows_read=100, embedded_rows=100, embedded_tokens=5))
     reporter.notify("a note with [brackets]")
     reporter.stop()
     text = out.getvalue()
@@ -62,8 +70,8 @@ def test_terminal_gets_a_bar_without_timestamps() -> None:
 
 def test_plain_lines_start_with_the_utc_time() -> None:
     out = io.StringIO()
-    reporter = ProgressReporter("auto", out=out)
-    reporter.on_start(PLAN, MetricsCollector())
+    reporter = ProgressReporter("auto", out=out, show_after=0)
+    reporter.on_start(EXPECTED, MetricsCollector())
     reporter.notify("note")
     reporter.stop()
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line) for line in out.getvalue().splitlines())
