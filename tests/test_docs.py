@@ -11,7 +11,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -289,12 +288,3 @@ def test_modules_that_the_architecture_page_names_exist() -> None:
     named = [name for name in named if name.split("/")[0] not in ("src", "docs", "benchmarks", "tests")]
     assert len(named) > 20
     assert [name for name in named if not (PACKAGE / name).exists()] == []
-
-
-def test_the_slim_requirements_are_the_dependencies_without_pytorch() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    left_out = ("scikit-learn", "scipy", "sentence-transformers", "torch", "transformers")
-    expected = [line for line in project["dependencies"] if not line.startswith(left_out)]
-    lines = (ROOT / "requirements-slim.txt").read_text("utf-8").splitlines()
-    names = [line for line in lines if not line.startswith("#")]
-    assert names == [*expected, *project["optional-dependencies"]["bundled"]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import typer
@@ -127,8 +129,8 @@ def format_panels(command: Any, ctx: Any, formatter: Any) -> None:
         elif not short or param.name in COMMON_OPTIONS or find_panel(param.name) == OWN_PANEL:
             panels[OWN_PANEL if is_group else panel_of(param)].append(param)
     for panel, members in panels.items():
-        order = PANELS.get(panel, ())
-        members.sort(key=lambda param, order=order: order.index(param.name) if param.name in order else -1)
+        order = {name: i for i, name in enumerate(PANELS.get(panel, ()))}
+        members.sort(key=partial(_position, order))
         records = [(param, param.get_help_record(ctx)) for param in members]
         rows = [(option_names(param, record[0]), record[1]) for param, record in records if record]
         write_rows(formatter, panel, rows, is_colored)
@@ -136,6 +138,11 @@ def format_panels(command: Any, ctx: Any, formatter: Any) -> None:
         count = sum(param.param_type_name == "option" for param in params)
         formatter.write_paragraph()
         formatter.write_text(f"`{ctx.command_path} --help` lists all {count} options and explains more.")
+
+
+def _position(order: Mapping[str, int], param: Any) -> int:
+    """Where an option stands in its panel; others come first."""
+    return order.get(param.name, -1)
 
 
 def panel_of(param: Any) -> str:

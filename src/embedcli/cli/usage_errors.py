@@ -50,7 +50,7 @@ def as_usage_error(error: Any, arguments: Sequence[str]) -> UsageError:
         arguments: Command line without the name of the program.
     """
     ctx = getattr(error, "ctx", None)
-    if isinstance(error, UnknownCommandError):
+    if isinstance(error, UnknownCommandError) and ctx is not None:
         return UsageError(
             f"{error.name!r} is not a command of {ctx.command_path}", suggest_command(arguments, ctx, error.name)
         )
