@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 
-from embedcli import api, encoders, runners
+from embedcli import encoders, runners
+from embedcli.api.options import build_job
 from embedcli.benchmark.dataset import write_jsonl
 from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.encoder import BaseEncoder, Tokens
+from embedcli.core.types import RunObserver
 from embedcli.encoders.tokenize.fast import MIN_PARALLEL_CHARACTERS
 from embedcli.encoders.tokenize.word_cache import choose_tokenizer
 from embedcli.encoders.torch import varlen_attention
@@ -89,12 +91,12 @@ def main() -> None:
     flags: dict[str, Any] = {"device": "cpu", "engine": "torch", "overwrite": True, "chunk_rows": CHUNK_ROWS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        job = api.build_job([], "-", options.model, flags)
+        job = build_job([], "-", options.model, flags, "encode_file")
         generator = TextGenerator.for_model(resolve.resolve_model(job).path)
         for kind in ROW_KINDS:
             rows = folder / f"{kind.name}.jsonl"
             write_jsonl(rows, generator.generate(kind.lengths(max(1, int(ROWS[kind.name] * options.share)))))
-            job = api.build_job([str(rows)], str(folder / "out.parquet"), job.model, flags)
+            job = build_job([str(rows)], folder / "out.parquet", job.model, flags, "encode_file")
             for size, shape in SIZES.items():
                 rates = [measure_rate(job, options.threads, *shape) for _ in range(options.repeat)]
                 print(f"{size:<6} {kind.name:<6} {max(rates)[0]:>9,.0f} rows/s {max(rates)[1]:>12,.0f} tokens/s")
@@ -107,7 +109,7 @@ def measure_rate(job: Any, threads: int, layers: int, dim: int) -> tuple[float, 
     def load(job: Any, notify: Any) -> Any:
         return InstantEncoder(encoders.load_encoder(job, notify=notify), threads, layers, dim)
 
-    outcome = runners.execute_job(job, api.NotifyObserver(api.ignore_message), RunControl(None, None), meter, load)
+    outcome = runners.execute_job(job, RunObserver(), RunControl(None, None), meter, load)
     return outcome.totals["rows"] / meter.forward_seconds, outcome.totals["tokens"] / meter.forward_seconds
 
 

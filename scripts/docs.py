@@ -33,6 +33,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import errors
 import manpage
+import wrong_commands
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "embedcli"
@@ -44,7 +45,7 @@ EXIT_CODES = Path("docs/reference/exit-codes.md")
 ARCHITECTURE = Path("docs/architecture.md")
 ERRORS = Path("tests/error_texts.md")
 MAN_PAGE = Path("docs/embedcli.1")
-# The width that the program uses on any terminal of 80 columns or more.
+# The width that the program uses on a terminal of 80 columns.
 HELP_WIDTH = 78
 PAGE_WIDTH = 119
 CLI_HEAD = """# Command line reference
@@ -97,7 +98,7 @@ def generate() -> dict[Path, str]:
         EXIT_CODES: fill(EXIT_CODES, {"exit-codes": exit_code_table()}),
         HOSTED: fill(HOSTED, {"known-hosts": known_host_table()}),
         ARCHITECTURE: fill(ARCHITECTURE, {"packages": package_list(), "layers": layer_block()}),
-        ERRORS: errors.table(),
+        ERRORS: errors.table() + wrong_commands.section(),
         MAN_PAGE: man_page(),
     }
 

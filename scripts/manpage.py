@@ -22,6 +22,11 @@ FILES = (
 )
 
 
+# A panel of options, arguments or commands begins with its title on a line of its own.
+PANEL_TITLE = r"[A-Z][A-Za-z ]*:"
+EXAMPLES_TITLE = "Examples:"
+
+
 def page(version: str, helps: Mapping[str, str]) -> str:
     """Return embedcli.1 as man(7) source.
 
@@ -63,7 +68,7 @@ def body(text: str) -> Iterator[str]:
     yield f".B {escape(usage.removeprefix('Usage: '))}"
     yield ".fi"
     for paragraph in rest:
-        if re.match(r"(Arguments|Options|Commands):", paragraph):
+        if re.match(PANEL_TITLE, paragraph):
             return
         yield ".PP"
         yield escape(paragraph)
@@ -71,9 +76,14 @@ def body(text: str) -> Iterator[str]:
 
 def options(text: str) -> Iterator[str]:
     """Yield the arguments, options and commands of a help text, each with its description."""
-    for title, listed in re.findall(r"^(Arguments|Options|Commands):\n((?:  .*\n?)+)", text, re.MULTILINE):
+    for title, listed in re.findall(rf"^({PANEL_TITLE})\n((?:  .*\n?)+)", text, re.MULTILINE):
         yield ".PP"
-        yield f"{title}:"
+        yield title
+        if title == EXAMPLES_TITLE:
+            yield ".nf"
+            yield from (escape(line.strip()) for line in listed.splitlines())
+            yield ".fi"
+            continue
         entries: list[list[str]] = []
         for line in listed.splitlines():
             if not line.startswith("   "):

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EmbedcliError",
+    "FileResult",
     "InputError",
     "Model",
     "ModelError",
@@ -19,6 +20,7 @@ __all__ = [
     "ResumeError",
     "UsageError",
     "__version__",
+    "embed_table",
     "encode_file",
     "load",
 ]
@@ -35,4 +37,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """List the public names, without submodules and imports."""
+    return __all__

@@ -1,5 +1,7 @@
+from embedcli.api import FileResult as FileResult
 from embedcli.api import Model as Model
 from embedcli.api import MtebModel as MtebModel
+from embedcli.api import embed_table as embed_table
 from embedcli.api import encode_file as encode_file
 from embedcli.api import load as load
 from embedcli.core.errors import EmbedcliError as EmbedcliError

@@ -90,3 +90,13 @@ def test_completing_loads_no_heavy_library(program: Path) -> None:
     offered, _, modules = done.stdout.partition("\n")
     assert offered == "--precision"
     assert {"torch", "numpy", "pyarrow", "openvino", "rich", "tomllib"} & set(modules.split()) == set()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_models_and_columns_are_offered(shell: str, program: Path) -> None:
+    (program / "rows.jsonl").write_text('{"key": "a", "body": "one", "lang": "en"}\n')
+    assert "e5-small-v2" in completed(shell, program, "embedcli encode --model", "e5-s")
+    out = completed(shell, program, "embedcli encode rows.jsonl --text-column", "bo")
+    assert "body" in out
+    assert "lang" not in out
+    assert "body" not in completed(shell, program, "embedcli encode absent.jsonl --text-column", "bo")

@@ -13,6 +13,7 @@ import pytest
 import embedcli
 import models
 from embedcli.analysis.verify import verify_against_input
+from embedcli.core.types import InferenceEngine
 from embedcli.outputs.dataset import open_dataset
 from reference import samples
 
@@ -28,7 +29,7 @@ def save_model(folder: Path, name: str) -> Path:
 @pytest.mark.parametrize("flag", [None, True, False])
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2-shape", "m3e-base"])
 def test_vectors_and_metadata_are_those_of_sentence_transformers(
-    name: str, flag: bool | None, engine: str, tmp_path: Path
+    name: str, flag: bool | None, engine: InferenceEngine, tmp_path: Path
 ) -> None:
     from sentence_transformers import SentenceTransformer
 

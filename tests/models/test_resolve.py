@@ -524,7 +524,7 @@ def test_every_refusal_of_the_hub_says_what_to_do(hub_endpoint: tuple[str, list[
     assert "is gated" in gated[0]
     assert "HF_TOKEN" in gated[1]
     assert revision[0] == "moka-ai/m3e-base has no revision 'v9'"
-    assert misspelt[1] == "did you mean m3e-base or gte-base?"
+    assert misspelt[1] == "did you mean --model m3e-base?"
 
 
 def test_without_a_network_the_error_names_alternatives(tmp_path: Path) -> None:

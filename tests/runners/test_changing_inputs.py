@@ -135,8 +135,9 @@ def report(output: str) -> dict[str, Any]:
     return found
 
 
-def test_what_earlier_versions_noted_is_understood(here: Path) -> None:
+def test_what_earlier_versions_noted_is_understood(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They kept size and time only: the input is looked at once, and not encoded."""
+    monkeypatch.setenv("EMBEDCLI_CACHE", str(here / "in.cache"))
     assert encode("out.parquet").code == 0
     before = Path("out.parquet").stat().st_mtime_ns
     for path in (Path(os.environ["EMBEDCLI_CACHE"]) / "finished").glob("*.json"):

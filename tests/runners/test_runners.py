@@ -260,7 +260,7 @@ def test_shards_of_other_jobs_are_refused(home: Path, tmp_path: Path) -> None:
     encode(home, output, "--shard", "1/2", *SMALL)
     other = encode(home, output, "--shard", "2/2", "--max-seq-length", 3, *SMALL)
     assert other.code == 2
-    assert "max_seq_length" in other.err
+    assert "--max-seq-length" in other.err
 
 
 # Shards and whole runs exclude each other

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedcli import readers, storage
-from embedcli.analysis.inspect_output import StreamingQuantiles
+from embedcli.analysis.inspect_output import SAMPLE_ROWS, StreamingQuantiles, to_json_value
 from embedcli.core.job import Job
 from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.preview import preview_input
@@ -27,12 +27,18 @@ def describe_input(job: Job) -> dict[str, Any]:
     """
     plan = readers.plan_inputs(job)
     lengths, reasons = StreamingQuantiles(), Counter[str]()
+    samples: list[dict[str, Any]] = []
     rows = characters = 0
     for chunk in readers.read_chunks(job, plan, plan.splits):
         counts = np.fromiter(map(len, chunk.texts), np.int64, len(chunk.texts))
         lengths.add(counts)
         characters += int(counts.sum())
         rows += chunk.rows_read
+        shown = SAMPLE_ROWS - len(samples)
+        ids = chunk.ids[:shown].to_pylist()
+        samples += [
+            {"id": to_json_value(key), "text": text} for key, text in zip(ids, chunk.texts[:shown], strict=True)
+        ]
         reasons.update(reject.kind for reject in chunk.rejects)
     return {
         "path": ", ".join(map(storage.mask_secrets, job.inputs)),
@@ -50,6 +56,7 @@ def describe_input(job: Job) -> dict[str, Any]:
         "columns": list_columns(job, list(plan.formats)),
         "notes": list(plan.columns.notes),
         "characters": {"total": characters, **(lengths.summary(median=0.5, p95=0.95) or {})},
+        "samples": samples,
     }
 
 

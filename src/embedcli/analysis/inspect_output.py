@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Quantiles are exact up to this many values; beyond, they are those of an evenly spaced sample of at least half of it.
 MAX_HELD_VALUES = 1 << 20
 MAX_EXAMPLES = 10
+SAMPLE_ROWS = 3
 
 
 class StreamingQuantiles:
@@ -140,7 +141,14 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         "ids": describe_ids(output, ids.find_duplicates()),
         "columns": {field.name: str(field.type) for field in output.schema},
         "space": dict(output.vector_space),
+        "samples": read_samples(output, min(rows, SAMPLE_ROWS)),
     }
+
+
+def read_samples(output: VectorDataset, count: int) -> list[dict[str, Any]]:
+    """Return the id and the kept columns of the first rows."""
+    rows = output.take_rows(range(count), output.kept_columns)
+    return [{name: to_json_value(value) for name, value in row.items()} for row in rows]
 
 
 def describe_ids(output: VectorDataset, duplicates: list[tuple[Any, int]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array
+    from embedcli.models.files import ModelFiles
     from embedcli.outputs.dataset import VectorDataset
 
 Notify = Callable[[str], None]
@@ -44,9 +46,20 @@ class TextEncoder:
         metrics: Counters and timers of all calls.
     """
 
-    def __init__(self, job: Job, notify: Notify = ignore_message) -> None:
+    def __init__(self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None) -> None:
+        """Load the encoder of a job.
+
+        Args:
+            job: The job.
+            notify: Gets each note for the user.
+            files: The model's files, if they are resolved already.
+
+        Raises:
+            ModelError: The model cannot be found or loaded.
+            UsageError: The model or the machine cannot do what the job asks for.
+        """
         self.metrics = MetricsCollector()
-        self._encoder: BaseEncoder = encoders.load_encoder(job, notify=notify)
+        self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify)
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
         self.job = job
@@ -82,8 +95,7 @@ class TextEncoder:
     def encode_chunks(self, texts: Sequence[str], observer: RunObserver | None = None) -> Iterator[EncodedChunk]:
         """Encode texts and yield the chunks of the engine, with windows, token counts and rejects."""
         watching = observer or RunObserver()
-        if self._closed:
-            raise UsageError("the model is closed", "load the model again")
+        self.check_open()
         prompt = str(self.vector_space.get("prompt") or "")
         settings = EncodingSettings.from_job(self.job, prompt, saved_dim=self._saved_dim)
         self.metrics.progress = progress = ProgressCounts()
@@ -96,6 +108,11 @@ class TextEncoder:
             RunControl(),
             lambda: watching.on_progress(progress),
         )
+
+    def check_open(self) -> None:
+        """Raise UsageError if the encoder is closed."""
+        if self._closed:
+            raise UsageError("the model is closed", "load the model again")
 
     def close(self) -> None:
         self._closed = True
@@ -129,11 +146,19 @@ def chunk_texts(texts: Sequence[str], rows: int = DEFAULT_CHUNK_ROWS) -> Iterato
 def check_text(text: Any, position: int) -> None:
     """Raise InputError unless `text` is a string that can be encoded as UTF-8."""
     if not isinstance(text, str):
+        if is_missing(text):
+            raise InputError(f"text {position} is missing ({text})", "leave missing texts out")
         raise InputError(f"text {position} is of type {type(text).__name__}, not a string", "give strings")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise InputError(f"text {position} contains a lone surrogate", "fix its encoding") from None
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for a missing one: None, NaN, or NaT and NA of pandas."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 # Jobs in the vector space of an output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,16 @@ from embedcli import readers, storage
 from embedcli.analysis.inspect_output import StreamingQuantiles, describe_output, to_json_value
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, rebuild_recorded_job
 from embedcli.analysis.topk import normalize
+from embedcli.analysis.verification_checks import (
+    MAX_EXAMPLE_IDS,
+    VerificationCheck,
+    check_recorded_canaries,
+    compare_recorded_canaries,
+)
 from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted.canaries import CANARIES_KEY, Canaries, compare_canaries
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
@@ -36,20 +41,6 @@ HALF_PRECISION_TOLERANCE = 0.001
 # Accepted difference of the length of a normalized vector from 1, by precision.
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 3e-3}
 TEXT_BATCH_ROWS = 256
-MAX_EXAMPLE_IDS = 20
-
-
-@dataclass
-class VerificationCheck:
-    """Result of one check, with the ids of some rows that failed it."""
-
-    name: str
-    passed: bool
-    detail: str
-    example_ids: list[Any] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "ok": self.passed, "detail": self.detail, "ids": self.example_ids[:MAX_EXAMPLE_IDS]}
 
 
 @dataclass(frozen=True)
@@ -164,21 +155,6 @@ def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[Veri
         return []
     deviation = max(abs(description["norms"]["min"] - 1), abs(description["norms"]["max"] - 1))
     return [VerificationCheck("norms", deviation <= tolerance, f"at most {deviation:.2g} away from 1")]
-
-
-def check_recorded_canaries(output: VectorDataset) -> list[VerificationCheck]:
-    """Say which canaries of a hosted model are recorded; they are compared where the server is asked."""
-    canaries = Canaries.from_json(output.vector_space.get(CANARIES_KEY))
-    if canaries is None:
-        return []
-    detail = f"vectors of {len(canaries.projections)} fixed texts are recorded; the server differed from itself by"
-    return [VerificationCheck("canaries", True, f"{detail} {canaries.noise:.2g} (1 - cosine)")]
-
-
-def compare_recorded_canaries(output: VectorDataset, current: Mapping[str, Any]) -> list[VerificationCheck]:
-    """Compare the recorded canaries with those of the server's model now."""
-    comparison = compare_canaries(output.vector_space.get(CANARIES_KEY), current.get(CANARIES_KEY))
-    return [VerificationCheck("canaries", not comparison.has_moved, str(comparison))] if comparison else []
 
 
 class Verifier:

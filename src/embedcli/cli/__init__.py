@@ -14,11 +14,13 @@ from embedcli.cli.console import print_line
 from embedcli.cli.encode import encode
 from embedcli.cli.entrypoint import run_and_exit_fast
 from embedcli.cli.evaluate import evaluate
+from embedcli.cli.help import HELP_SETTINGS
 from embedcli.cli.inspect import inspect
 from embedcli.cli.merge import merge
 from embedcli.cli.models import models, pull
 from embedcli.cli.plan import plan
 from embedcli.cli.plot import plot
+from embedcli.cli.program import Program
 from embedcli.cli.report import report
 from embedcli.cli.search import search
 from embedcli.cli.standard_streams import set_up_standard_streams
@@ -29,9 +31,9 @@ app = typer.Typer(
     name="embedcli",
     help="Batch text embedding: read tables of text, write a vector for every row.",
     rich_markup_mode=None,
-    no_args_is_help=True,
+    cls=Program,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_SETTINGS,
 )
 
 
@@ -61,7 +63,7 @@ def root(
         str | None,
         typer.Option(
             "--config",
-            metavar="FILE",
+            metavar="PATH",
             help="Read options from this TOML file instead of ./embedcli.toml or [tool.embedcli] in ./pyproject.toml.",
             envvar="EMBEDCLI_CONFIG",
             show_envvar=False,
@@ -81,20 +83,21 @@ def root(
     load_config(ctx, config)
 
 
-app.command(cls=ConfigurableCommand)(encode)
-app.command(cls=ConfigurableCommand)(merge)
-app.command(cls=ConfigurableCommand)(plan)
-app.command(cls=ConfigurableCommand)(inspect)
-app.command(cls=ConfigurableCommand)(search)
-app.command(cls=ConfigurableCommand)(verify)
-app.command(cls=ConfigurableCommand)(compare)
-app.command("eval", cls=ConfigurableCommand)(evaluate)
-app.command(cls=ConfigurableCommand)(plot)
-app.command(cls=ConfigurableCommand)(report)
-app.command(cls=ConfigurableCommand)(bench)
-app.add_typer(batch)
-app.command(cls=ConfigurableCommand)(models)
-app.command(cls=ConfigurableCommand)(pull)
+EMBED, LOOK, CHECK, MODELS = "Embed", "Look", "Check", "Models"
+app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(encode)
+app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(plan)
+app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(merge)
+app.add_typer(batch, rich_help_panel=EMBED)
+app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(inspect)
+app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(search)
+app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(plot)
+app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(report)
+app.command(cls=ConfigurableCommand, rich_help_panel=CHECK)(verify)
+app.command(cls=ConfigurableCommand, rich_help_panel=CHECK)(compare)
+app.command("eval", cls=ConfigurableCommand, rich_help_panel=CHECK)(evaluate)
+app.command(cls=ConfigurableCommand, rich_help_panel=CHECK)(bench)
+app.command(cls=ConfigurableCommand, rich_help_panel=MODELS)(models)
+app.command(cls=ConfigurableCommand, rich_help_panel=MODELS)(pull)
 
 
 def main() -> None:

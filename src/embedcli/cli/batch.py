@@ -12,6 +12,7 @@ from embedcli.cli.console import print_note
 from embedcli.cli.encode import run_job_with_reporting
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, PriceOption, ProgressOption, QuietFlag, ReportOption, with_job_options
+from embedcli.cli.program import CommandGroup
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -29,7 +30,7 @@ batch = typer.Typer(
     name="batch",
     help="Embed with the OpenAI Batch API: export requests, import results.",
     rich_markup_mode=None,
-    no_args_is_help=True,
+    cls=CommandGroup,
 )
 
 
@@ -45,7 +46,11 @@ def export_command(
     ],
     results: Annotated[
         list[str] | None,
-        typer.Option("--results", help="Results from earlier batches: export only texts that they lack; repeatable."),
+        typer.Option(
+            "--results",
+            metavar="PATH",
+            help="Results from earlier batches: export only texts that they lack; repeatable.",
+        ),
     ] = None,
     price: PriceOption = None,
     *,

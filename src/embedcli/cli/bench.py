@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def bench(
     paths: Annotated[list[str] | None, typer.Argument(metavar="INPUT", help="Rows to encode.")] = None,
     *,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Runs of each library, in turn.")] = 3,
-    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Use only the first N rows.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="Runs of each library, in turn.")] = 3,
+    rows: Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Use only the first N rows.")] = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure the speed with several values of --batch-tokens instead.")
     ] = False,
@@ -32,9 +32,15 @@ def bench(
     ] = True,
     peer_python: Annotated[
         str,
-        typer.Option("--peer-python", help="Python of another environment where the other libraries are installed."),
+        typer.Option(
+            "--peer-python",
+            metavar="PATH",
+            help="Python of another environment where the other libraries are installed.",
+        ),
     ] = "",
-    json: Annotated[str | None, typer.Option("--json", help="Write all figures to this JSON file.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="PATH", help="Write all figures to this JSON file.")
+    ] = None,
     quiet: QuietFlag = False,
     flags: dict[str, Any],
 ) -> None:

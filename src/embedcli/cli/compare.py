@@ -21,20 +21,25 @@ def compare(
     *,
     precision: Annotated[
         list[str] | None,
-        typer.Option("--precision", help="Also compare with OUTPUT stored in this precision; repeatable."),
+        typer.Option(
+            "--precision", metavar="PRECISION", help="Also compare with OUTPUT stored in this precision; repeatable."
+        ),
     ] = None,
     truncate_dim: Annotated[
         list[int] | None,
-        typer.Option("--truncate-dim", help="Also compare with OUTPUT cut to N dimensions; repeatable."),
+        typer.Option("--truncate-dim", metavar="N", help="Also compare with OUTPUT cut to N dimensions; repeatable."),
     ] = None,
-    count: Annotated[int, typer.Option("-k", "--count", help="Neighbours per row.", min=1)] = 10,
+    count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Neighbours per row.", min=1)] = 10,
     rows: Annotated[
-        int, typer.Option("--rows", help="Number of random rows whose neighbours are compared.", min=1)
+        int, typer.Option("--rows", metavar="N", help="Number of random rows whose neighbours are compared.", min=1)
     ] = 1000,
-    moved: Annotated[int, typer.Option("--moved", help="Number of rows to show that changed most.", min=0)] = 5,
-    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing random rows.", min=0)] = 0,
+    moved: Annotated[
+        int, typer.Option("--moved", metavar="N", help="Number of rows to show that changed most.", min=0)
+    ] = 5,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for choosing random rows.", min=0)] = 0,
     picture: Annotated[
-        str | None, typer.Option("--plot", help="Draw the distributions to this file: .png, .svg or .pdf.")
+        str | None,
+        typer.Option("--plot", metavar="PATH", help="Draw the distributions to this file: .png, .svg or .pdf."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
+from embedcli.cli.help import CommandWithHelp
+from embedcli.cli.variables import check_variable_names, check_variable_values
 from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job_options import job_field_types, validate_option
 
@@ -34,14 +36,19 @@ class ConfigState:
     error: EmbedcliError | None = None
 
 
-class ConfigurableCommand(TyperCommand):
+class ConfigurableCommand(CommandWithHelp):
     """A command whose options may come from the configuration file; it prints which ones do."""
 
     def invoke(self, ctx: Any) -> Any:
         return handle_errors(self._invoke_configured)(ctx)
 
     def _invoke_configured(self, ctx: Any) -> Any:
-        config = ctx.find_root().obj
+        root = ctx.find_root()
+        config = root.obj
+        if isinstance(root.command, TyperGroup):
+            commands = collect_options(root.command).values()
+            check_variable_names(option for options in commands for option in options.values())
+        check_variable_values(ctx, command_options(ctx.command).values())
         if config is not None and config.error is not None:
             raise config.error
         # Commands that show progress print these lines themselves, between their own, and put them in the report.

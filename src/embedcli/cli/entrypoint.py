@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from embedcli.cli.console import print_note
+from embedcli.cli.console import print_labelled
 from embedcli.core.errors import EmbedcliError
 from embedcli.core.signals import (
     EXIT_INTERRUPTED,
@@ -108,8 +108,9 @@ def report_error(error: BaseException) -> int:
     message, hint, code = describe_error(error)
     if os.environ.get(VERBOSE_VARIABLE, "").strip().lower() not in FALSE_VALUES:
         traceback.print_exception(error)
-    for line in [f"error: {message}", *([f"hint: {hint}"] if hint else [])]:
-        print_note(line)
+    print_labelled("error", message, "red")
+    if hint:
+        print_labelled("hint", hint, "cyan")
     return code
 
 

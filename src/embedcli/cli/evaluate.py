@@ -20,6 +20,31 @@ EVALUATE_FLAGS = (
     "request_field", "omit_field",
 )  # fmt: skip
 
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Model; repeatable: each becomes a line of the table.",
+        envvar="EMBEDCLI_MODEL",
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns", metavar="A,B,SCORE", help="Pairs: the columns TEXT_A,TEXT_B,SCORE; guessed if not given."
+    ),
+]
+RelevanceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--relevance",
+        metavar="PATH",
+        help="Retrieval: file with query_id, document_id and relevance, or TREC qrels.",
+    ),
+]
+
 
 @handle_errors
 @with_job_options(EVALUATE_FLAGS)
@@ -28,32 +53,26 @@ def evaluate(
         list[str], typer.Argument(metavar="FILE...", help="Labelled rows; each file becomes a column of the table.")
     ],
     *,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-m", "--model", help="Model; repeatable: each becomes a line of the table.", envvar="EMBEDCLI_MODEL"
-        ),
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option("--columns", help="Pairs: the columns TEXT_A,TEXT_B,SCORE; guessed if not given.")
-    ] = None,
+    model: ModelOption = None,
+    columns: ColumnsOption = None,
     queries: Annotated[
-        str | None, typer.Option("--queries", help="Retrieval: file of queries; FILE has the documents.")
-    ] = None,
-    relevance: Annotated[
         str | None,
-        typer.Option("--relevance", help="Retrieval: file with query_id, document_id and relevance, or TREC qrels."),
+        typer.Option("--queries", metavar="PATH", help="Retrieval: file of queries; FILE has the documents."),
     ] = None,
+    relevance: RelevanceOption = None,
     query_prompt: Annotated[
-        str | None, typer.Option("--query-prompt", help="Retrieval: text to put before each query.")
+        str | None, typer.Option("--query-prompt", metavar="TEXT", help="Retrieval: text to put before each query.")
     ] = None,
     document_prompt: Annotated[
-        str | None, typer.Option("--document-prompt", help="Retrieval: text to put before each document.")
+        str | None,
+        typer.Option("--document-prompt", metavar="TEXT", help="Retrieval: text to put before each document."),
     ] = None,
     count: Annotated[
-        int, typer.Option("-k", "--count", help="Retrieval: number of top results that are scored.", min=1)
+        int, typer.Option("-k", "--count", metavar="N", help="Retrieval: number of top results that are scored.", min=1)
     ] = 10,
-    label: Annotated[str | None, typer.Option("--label", help="Clustering: column with the labels.")] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", metavar="COLUMN", help="Clustering: column with the labels.")
+    ] = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:

@@ -6,9 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import JsonFlag, format_bytes, show_facts, show_json
+from embedcli.cli.console import JsonFlag, format_bytes, shorten, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, with_job_options
+
+# Characters that are shown of each text of a sample row.
+SAMPLE_WIDTH = 60
 
 
 @handle_errors
@@ -23,7 +26,7 @@ def inspect(
 
     For an output: rows, dimensions, precision, norms, non-finite values, truncated rows, duplicate ids,
     and the model and settings of the vectors. For an input: columns, rows, rejects by reason, text lengths
-    in characters.
+    in characters. The first three rows are shown of both.
     """
     set_environment(flags)
     description = describe_path(file, flags)
@@ -63,7 +66,7 @@ def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
     if output["truncated_rows"] is not None:
         facts.append(("truncated", f"{output['truncated_rows']:,} rows ({output['truncated_share'] or 0:.2%})"))
     facts += [("ids", format_ids(output["ids"])), ("columns", format_columns(output["columns"]))]
-    return facts + format_space(output["space"])
+    return facts + format_samples(output["samples"]) + format_space(output["space"])
 
 
 def format_norms(output: dict[str, Any]) -> str:
@@ -144,4 +147,13 @@ def format_input(description: dict[str, Any]) -> list[tuple[str, str]]:
     if description["good_rows"]:
         spread = "{total:,} in total; per row {min:,g} to {max:,g}, median {median:,g}, 95% below {p95:,g}"
         facts.append(("characters", spread.format(**description["characters"])))
+    return facts + format_samples(description["samples"])
+
+
+def format_samples(samples: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return a line for each of the first rows: its id and the beginning of its texts."""
+    facts = []
+    for number, row in enumerate(samples, 1):
+        texts = [shorten(format_value(value), SAMPLE_WIDTH) for name, value in row.items() if name != "id"]
+        facts.append((f"row {number}", ": ".join([format_value(row["id"]), " | ".join(texts)]).removesuffix(": ")))
     return facts

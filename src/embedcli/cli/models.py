@@ -48,7 +48,9 @@ def pull(
             help="A name listed by `embedcli models`, or a Hub ID; or a folder, to download only its code repositories."
         ),
     ],
-    revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the model.")] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REVISION", help="Branch, tag or commit of the model.")
+    ] = None,
     *,
     flags: dict[str, Any],
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from embedcli.cli.completion import COMPLETIONS
+from embedcli.cli.option_groups import REPORT_PANEL, choose_metavar, find_panel
 from embedcli.core.job import Job
 from embedcli.core.job_options import validate_options
 from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputFormat, Overflow, Precision, Role
@@ -183,7 +185,12 @@ VerboseFlag = Annotated[
 ReportOption = Annotated[
     str | None,
     typer.Option(
-        "--report", help="Write a report of the run to this JSON file.", envvar="EMBEDCLI_REPORT", show_envvar=False
+        "--report",
+        metavar="PATH",
+        help="Write a report of the run to this JSON file.",
+        envvar="EMBEDCLI_REPORT",
+        show_envvar=False,
+        rich_help_panel=REPORT_PANEL,
     ),
 ]
 ProgressOption = Annotated[
@@ -200,6 +207,7 @@ PriceOption = Annotated[
     typer.Option(
         "--price-per-mtok",
         min=0,
+        metavar="PRICE",
         help="Price per million tokens, to show the cost.",
         envvar="EMBEDCLI_PRICE_PER_MTOK",
         show_envvar=False,
@@ -233,7 +241,15 @@ def build_parameter(flag: Flag) -> inspect.Parameter:
     default = _default(flag.name) if flag.default is None else flag.default
     kind = flag.value_type if default is not None else flag.value_type | None
     decls = flag.spellings.split(",")
-    option = typer.Option(*decls, help=flag.help, envvar=environment_name(flag), show_envvar=False)
+    option = typer.Option(
+        *decls,
+        help=flag.help,
+        envvar=environment_name(flag),
+        show_envvar=False,
+        metavar=choose_metavar(flag.name, flag.value_type),
+        rich_help_panel=find_panel(flag.name),
+        autocompletion=COMPLETIONS.get(flag.name),
+    )
     value = list(default) if isinstance(default, tuple) else default
     return inspect.Parameter(
         flag.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[kind, option]

@@ -21,13 +21,16 @@ def plan(
     ],
     sample: Annotated[
         int | None,
-        typer.Option("--sample", help="Estimate the tokens from N random rows instead of counting all.", min=2),
+        typer.Option(
+            "--sample", metavar="N", help="Estimate the tokens from N random rows instead of counting all.", min=2
+        ),
     ] = None,
     price: PriceOption = None,
     measure: Annotated[
         float,
         typer.Option(
             "--measure-seconds",
+            metavar="SECONDS",
             help="How long to measure the encoder; 0 to skip the time estimate.",
             min=0,
             envvar="EMBEDCLI_MEASURE_SECONDS",

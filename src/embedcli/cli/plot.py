@@ -16,13 +16,16 @@ def plot(
     target: Annotated[str, typer.Argument(metavar="MAP", help="File to write: .html, .png, .svg or .pdf.")],
     *,
     color: Annotated[
-        str | None, typer.Option("--color", help="Kept column that sets the colour of the points.")
+        str | None, typer.Option("--color", metavar="COLUMN", help="Kept column that sets the colour of the points.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--label", help="Kept column to show for a point; default: the text.")
+        str | None,
+        typer.Option("--label", metavar="COLUMN", help="Kept column to show for a point; default: the text."),
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", help="Maximum number of points, chosen at random.", min=2)] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing random rows.", min=0)] = 0,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", help="Maximum number of points, chosen at random.", min=2)
+    ] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for choosing random rows.", min=0)] = 0,
     method: Annotated[Literal["pca", "umap"], typer.Option("--method", help="Projection to two dimensions.")] = "pca",
     as_json: JsonFlag = False,
 ) -> None:

@@ -22,7 +22,8 @@ BUSY_SHADES = " .:-=+*#"
 def report(
     file: Annotated[str, typer.Argument(help="File written by `embedcli encode --report FILE`.")],
     picture: Annotated[
-        str | None, typer.Option("--plot", help="Draw the stages to this file: .png, .svg, .pdf or .html.")
+        str | None,
+        typer.Option("--plot", metavar="PATH", help="Draw the stages to this file: .png, .svg, .pdf or .html."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

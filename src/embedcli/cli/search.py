@@ -29,22 +29,32 @@ def search(
     output: Annotated[str, typer.Argument(help="Output of encode.")],
     words: Annotated[list[str] | None, typer.Argument(help="Query.")] = None,
     *,
-    count: Annotated[int, typer.Option("-k", "--count", help="Number of results per query.", min=1)] = 10,
+    count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Number of results per query.", min=1)] = 10,
     queries: Annotated[
         str | None,
-        typer.Option("--queries", help="Search for each row of this file, which is read as encode reads its input."),
+        typer.Option(
+            "--queries",
+            metavar="PATH",
+            help="Search for each row of this file, which is read as encode reads its input.",
+        ),
     ] = None,
     to: Annotated[
-        str | None, typer.Option("-o", "--to-file", help="Write the results to this file: .jsonl or .parquet.")
+        str | None,
+        typer.Option("-o", "--to-file", metavar="PATH", help="Write the results to this file: .jsonl or .parquet."),
     ] = None,
     show: Annotated[
-        list[str] | None, typer.Option("--show", help="Column to show; repeatable; default: all kept text columns.")
+        list[str] | None,
+        typer.Option("--show", metavar="COLUMN", help="Column to show; repeatable; default: all kept text columns."),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("--prompt", help="Text to put before each query; default: the model's query prompt.")
+        str | None,
+        typer.Option(
+            "--prompt", metavar="TEXT", help="Text to put before each query; default: the model's query prompt."
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Where the same model is now; default: as recorded.")
+        str | None,
+        typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
     ] = None,
     metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="Similarity measure.")] = "cosine",
     as_json: JsonFlag = False,

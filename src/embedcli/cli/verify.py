@@ -33,20 +33,25 @@ def verify(
         list[str] | None, typer.Argument(metavar="INPUT...", help="Input of the output; default: as recorded.")
     ] = None,
     *,
-    rows: Annotated[int, typer.Option("--rows", help="Number of random rows to encode again.", min=0)] = 100,
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", help="Number of random rows to encode again.", min=0)
+    ] = 100,
     every: Annotated[bool, typer.Option("--all", help="Encode every row again.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing random rows.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for choosing random rows.", min=0)] = 0,
     least: Annotated[
         float | None,
         typer.Option(
-            "--min-cosine", help="Minimum cosine between stored and recomputed vectors; default: by precision."
+            "--min-cosine",
+            metavar="NUMBER",
+            help="Minimum cosine between stored and recomputed vectors; default: by precision.",
         ),
     ] = None,
     only_output: Annotated[
         bool, typer.Option("--only-output", help="Check only the output, without input and model.")
     ] = False,
     model: Annotated[
-        str | None, typer.Option("-m", "--model", help="Where the same model is now; default: as recorded.")
+        str | None,
+        typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
     ] = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],

@@ -32,6 +32,8 @@ class EmbedcliError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # a traceback shows it below the message
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.hint)

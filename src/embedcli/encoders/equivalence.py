@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -149,7 +149,14 @@ def _choose_batches(probe: EquivalenceProbe, encoder: BaseEncoder) -> Iterable[I
     return build_probe_batches(len(probe.rows))
 
 
-def tokenizes_alike(one: BaseEncoder, other: BaseEncoder, texts: Sequence[str]) -> bool:
+class Tokenizes(Protocol):
+    """Cuts texts into tokens, as encoders do."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Return the tokens of texts."""
+
+
+def tokenizes_alike(one: Tokenizes, other: Tokenizes, texts: Sequence[str]) -> bool:
     """Whether two encoders give texts the same tokens."""
     a, b = one.tokenize(texts), other.tokenize(texts)
     return all(

@@ -205,10 +205,12 @@ def _is_pickle(file: str) -> bool:
 
 
 def explain_hub_error(error: Exception, hub_id: str, revision: str | None, hint: str) -> ModelError:
-    """Translate an error of huggingface_hub. `hint` is used if the hub has no such model."""
+    """Translate an error of huggingface_hub. `hint` is used if the hub has no such model or cannot be reached."""
     from huggingface_hub import errors
 
-    alternatives = f"run `embedcli pull {hub_id}` on a machine with network access, or use a folder: --model PATH"
+    alternatives = (
+        hint or f"run `embedcli pull {hub_id}` on a machine with network access, or use a folder: --model PATH"
+    )
     if isinstance(error, errors.GatedRepoError):
         return ModelError(
             f"{hub_id} is gated: the hub requires you to accept its terms",

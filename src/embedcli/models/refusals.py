@@ -88,6 +88,15 @@ def refuse_missing_packages(files: ModelFiles, folder: Path) -> None:
         raise ModelError(f"the tokenizer of {files.name} needs the package {missing[0].split('.')[-1]}", command)
 
 
+def refuse_without_torch(files: ModelFiles) -> None:
+    """Refuse a model that PyTorch computes where PyTorch is not installed. Raises ModelError."""
+    packages = {"torch": "torch", "transformers": "transformers", "sentence_transformers": "sentence-transformers"}
+    missing = [name for module, name in packages.items() if not is_installed(module)]
+    if missing:
+        listed = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+        raise ModelError(f"{files.name} needs {listed}, not installed here", f"pip install {' '.join(missing)}")
+
+
 def is_installed(package: str) -> bool:
     """Whether a package or module can be imported, found without importing it."""
     try:

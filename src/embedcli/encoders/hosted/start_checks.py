@@ -12,6 +12,7 @@ from embedcli.core.errors import ModelError
 from embedcli.encoders.hosted.canaries import CANARY_TEXTS, Canaries, build_canaries
 from embedcli.encoders.hosted.client import RequestRefusedError
 from embedcli.encoders.hosted.float_encoding import check_float_encoding
+from embedcli.encoders.hosted.retry import FailingTextsError
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array
@@ -37,23 +38,27 @@ class StartChecks:
     note: str
 
 
-def run_start_checks(send: SendTexts, uses_base64: bool, host: str, request: str) -> StartChecks:
+def run_start_checks(send: SendTexts, uses_base64: bool, host: str, request: str, max_inputs: int = 5) -> StartChecks:
     """Ask the fixed texts twice, in both encodings if the server accepts both.
 
     Args:
-        send: Sends texts, with `encoding_format` base64 or without the field. Raises RequestRefusedError.
+        send: Sends texts, with `encoding_format` base64 or without the field. Raises RequestRefusedError or
+            FailingTextsError.
         uses_base64: Whether the server accepts the field.
         host: The server's name, for the note.
         request: Digest of the other fields of the request.
+        max_inputs: The most texts that a request may have.
 
     Raises:
         ModelError: All retries failed.
     """
 
     def ask(texts: Sequence[str], in_base64: bool) -> Float32Array | None:
+        if len(texts) > max_inputs:
+            return _ask_one_by_one(send, texts, in_base64)
         try:
             return send(list(texts), in_base64).vectors
-        except RequestRefusedError:
+        except (RequestRefusedError, FailingTextsError):
             return _ask_one_by_one(send, texts, in_base64)
 
     check = check_float_encoding(ask, CANARY_TEXTS, uses_base64, host)
@@ -67,7 +72,7 @@ def run_start_checks(send: SendTexts, uses_base64: bool, host: str, request: str
 def _ask_one_by_one(send: SendTexts, texts: Sequence[str], in_base64: bool) -> Float32Array | None:
     try:
         rows = [send([text], in_base64).vectors for text in texts]
-    except RequestRefusedError:
+    except (RequestRefusedError, FailingTextsError):
         return None
     return np.concatenate(rows) if len({row.shape for row in rows}) == 1 else None
 

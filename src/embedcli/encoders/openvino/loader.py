@@ -21,6 +21,7 @@ from embedcli.core.job import Job
 from embedcli.encoders import equivalence
 from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
+from embedcli.encoders.openvino.bert import BertModel, read_bundled_bert
 from embedcli.encoders.openvino.cache import CachedModel, clear_cached_models, list_cached_models
 from embedcli.encoders.openvino.encoder import ConvertedNetwork, LoadRequest, OpenVinoEncoder
 from embedcli.encoders.openvino.stored_probe import PROBE_FILE, StoredProbe, build_stored_probe, read_stored_probe
@@ -189,7 +190,8 @@ def _load_or_convert(
     on_phase(f"compiling {request.files.name} (once per model; ~20 s)")
     with cache.exclusive_lock(request.folder.name):
         # Another process may have compiled it while this one waited for the lock.
-        return _load_from_cache(request) or _convert_and_store(request, runtime, torch, notify)
+        source = read_bundled_bert(request) or torch
+        return _load_from_cache(request) or _convert_and_store(request, runtime, source, notify)
 
 
 def _load_from_cache(request: LoadRequest) -> OpenVinoEncoder | None:
@@ -222,17 +224,17 @@ def _open_stored(request: LoadRequest, runtime: OpenVinoRuntime, metadata: Mappi
 
 
 def _convert_and_store(
-    request: LoadRequest, runtime: OpenVinoRuntime, torch: LazyTorchEncoder, notify: Notify
+    request: LoadRequest, runtime: OpenVinoRuntime, source: LazyTorchEncoder | BertModel, notify: Notify
 ) -> OpenVinoEncoder:
-    """Convert the model, compare it with PyTorch, and store it. If it cannot be stored, use the network in memory."""
+    """Convert the model, compare it with its source and store it. If that fails, use the network in memory."""
     notify(f"compiling {request.files.name} for this CPU (only once)")
-    network, probe = _convert_network(request, runtime, torch)
+    network, probe = _convert_network(request, runtime, source)
     try:
         with cache.draft_folder() as draft:
             runtime.save(network.graph, draft)
             (draft / "tokenizer.json").write_text(network.tokenizer_json, "utf-8")
             stored = replace(network, folder=draft, graph=None)
-            (draft / PROBE_FILE).write_bytes(_check_vectors(request, runtime, stored, probe, torch).to_bytes())
+            (draft / PROBE_FILE).write_bytes(_check_vectors(request, runtime, stored, probe, source).to_bytes())
             cache.write_metadata(draft, network.metadata)
             cache.publish_draft(draft, request.folder)
         metadata = cache.read_cached_model(request.folder)
@@ -242,16 +244,19 @@ def _convert_and_store(
     except (OSError, RuntimeError, NotConvertibleError, cache.UnusableCacheEntryError) as error:
         problem = first_line(error)
     # A full disk can make the stored network differ: only the one in memory says whether the model is convertible.
-    _check_vectors(request, runtime, network, probe, torch)
+    _check_vectors(request, runtime, network, probe, source)
     notify(f"{request.files.name} will be compiled again at the next start, because it could not be stored: {problem}")
     return OpenVinoEncoder(request, network, runtime.compile)
 
 
 def _convert_network(
-    request: LoadRequest, runtime: OpenVinoRuntime, torch: LazyTorchEncoder
+    request: LoadRequest, runtime: OpenVinoRuntime, source: LazyTorchEncoder | BertModel
 ) -> tuple[ConvertedNetwork, equivalence.EquivalenceProbe]:
-    """The converted network in memory, and the probe with PyTorch's vectors. Raises NotConvertibleError."""
-    torch_encoder = torch.float32_encoder()
+    """The converted network in memory, and the probe with the source's vectors. Raises NotConvertibleError."""
+    if isinstance(source, BertModel):
+        with _as_not_convertible("its graph cannot be built"):
+            return source.convert()
+    torch_encoder = source.float32_encoder()
     if torch_encoder.fast_tokenizer is None:
         raise NotConvertibleError("it has no fast tokenizer, or its inputs are not only token ids")
     with _as_not_convertible("OpenVINO cannot convert it"), torch_encoder.prepare_for_tracing() as traced:
@@ -287,9 +292,9 @@ def _check_vectors(
     runtime: OpenVinoRuntime,
     network: ConvertedNetwork,
     probe: equivalence.EquivalenceProbe,
-    torch: LazyTorchEncoder,
+    source: LazyTorchEncoder | BertModel,
 ) -> StoredProbe:
-    """Compare tokens and vectors with PyTorch's in float32, and return rows to compare at later starts.
+    """Compare tokens and vectors with the source's in float32, and return rows to compare at later starts.
 
     Raises:
         NotConvertibleError: They differ.
@@ -297,7 +302,7 @@ def _check_vectors(
     float32_request = replace(request, job=replace(request.job, dtype="float32"))
     try:
         encoder = OpenVinoEncoder(float32_request, network, runtime.compile)
-        if not equivalence.tokenizes_alike(encoder, torch.float32_encoder(), probe.texts):
+        if not equivalence.tokenizes_alike(encoder, source.float32_encoder(), probe.texts):
             raise NotConvertibleError("its tokenizer returns different tokens after it is saved and loaded")
         difference = equivalence.describe_difference(probe, encoder)
         stored_probe = build_stored_probe(encoder)

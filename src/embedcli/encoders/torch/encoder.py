@@ -35,6 +35,7 @@ from embedcli.encoders.torch.pipeline import (
 from embedcli.encoders.torch.transfer import DeviceTransfer, PendingVectors
 from embedcli.models.config import ModelConfig, model_identity, native_types
 from embedcli.models.files import ModelFiles
+from embedcli.models.refusals import refuse_without_torch
 from embedcli.models.traits import ModelTraits
 
 if TYPE_CHECKING:
@@ -369,8 +370,9 @@ def load_torch_encoder(job: Job, files: ModelFiles, config: ModelConfig, notify:
 
     Raises:
         UsageError: This machine has no such device, or no instructions for the dtype.
-        ModelError: The model cannot be loaded or run.
+        ModelError: The model cannot be loaded or run, or a package that it needs is not installed.
     """
+    refuse_without_torch(files)
     if job.compile:
         torch_compile.configure_environment()
     return TorchEncoder(job, files, config, notify)

@@ -1,0 +1,51 @@
+"""Options from EMBEDCLI_ variables: an unknown name is an error, and a bad value is blamed on its variable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, get_origin
+
+from embedcli.core.errors import UsageError
+from embedcli.core.job_options import job_field_types, validate_option
+
+PREFIX = "EMBEDCLI_"
+# Variables that are read outside the options.
+OTHER_VARIABLES = ("EMBEDCLI_CACHE", "EMBEDCLI_VERBOSE", "EMBEDCLI_CONFIG")
+
+
+def check_variable_names(options: Iterable[Any]) -> None:
+    """Raise UsageError for a variable that begins with EMBEDCLI_ and that no command reads.
+
+    Args:
+        options: The options of all commands.
+    """
+    known = {*OTHER_VARIABLES, *(option.envvar for option in options if option.envvar)}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            similar = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], 1)
+            hint = f"did you mean {PREFIX}{similar[0]}?" if similar else f"remove it: unset {name}"
+            raise UsageError(f"{name} is not a variable of embedcli", hint)
+
+
+def check_variable_values(ctx: Any, options: Iterable[Any]) -> None:
+    """Raise UsageError, which names the variable, for a value that is not valid for its job option.
+
+    Args:
+        ctx: Context of a command.
+        options: Its options.
+    """
+    for option in options:
+        source = ctx.get_parameter_source(option.name)
+        if source is None or source.name != "ENVIRONMENT" or option.name not in job_field_types():
+            continue
+        value = ctx.params.get(option.name)
+        if value is None or (
+            get_origin(job_field_types()[option.name]) is tuple and not isinstance(value, list | tuple)
+        ):
+            continue
+        try:
+            validate_option(option.name, value)
+        except UsageError as error:
+            raise UsageError(f"{option.envvar}: {error.message}", error.hint) from None
