@@ -127,15 +127,19 @@ def format_panels(command: Any, ctx: Any, formatter: Any) -> None:
         elif not short or param.name in COMMON_OPTIONS or find_panel(param.name) == OWN_PANEL:
             panels[OWN_PANEL if is_group else panel_of(param)].append(param)
     for panel, members in panels.items():
-        order = PANELS.get(panel, ())
-        members.sort(key=lambda param, order=order: order.index(param.name) if param.name in order else -1)
-        records = [(param, param.get_help_record(ctx)) for param in members]
+        records = [(param, param.get_help_record(ctx)) for param in sort_members(panel, members)]
         rows = [(option_names(param, record[0]), record[1]) for param, record in records if record]
         write_rows(formatter, panel, rows, is_colored)
     if short:
         count = sum(param.param_type_name == "option" for param in params)
         formatter.write_paragraph()
         formatter.write_text(f"`{ctx.command_path} --help` lists all {count} options and explains more.")
+
+
+def sort_members(panel: str, members: list[Any]) -> list[Any]:
+    """Return the options of a panel in its order, those that it does not name first."""
+    order = {name: place for place, name in enumerate(PANELS.get(panel, ()))}
+    return sorted(members, key=lambda param: order.get(param.name, -1))
 
 
 def panel_of(param: Any) -> str:

@@ -95,7 +95,7 @@ def test_another_role_is_another_vector_space(model: Any, tmp_path: Path) -> Non
     embedcli.encode_file(rows, out, as_="query", **flags)
     again: list[dict[str, Any]] = [{}, {"update": True}]
     for more in again:
-        with pytest.raises(ResumeError, match="other settings: --as|task was"):
+        with pytest.raises(ResumeError, match=r"other settings: --as|task was"):
             embedcli.encode_file(rows, out, as_="document", **more, **flags)
     with pytest.raises(ResumeError, match="task was"):
         embedcli.encode_file(rows, tmp_path / "other.parquet", as_="document", reuse=(str(out),), **flags)
