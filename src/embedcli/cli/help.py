@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import typer
@@ -129,9 +127,7 @@ def format_panels(command: Any, ctx: Any, formatter: Any) -> None:
         elif not short or param.name in COMMON_OPTIONS or find_panel(param.name) == OWN_PANEL:
             panels[OWN_PANEL if is_group else panel_of(param)].append(param)
     for panel, members in panels.items():
-        order = {name: i for i, name in enumerate(PANELS.get(panel, ()))}
-        members.sort(key=partial(_position, order))
-        records = [(param, param.get_help_record(ctx)) for param in members]
+        records = [(param, param.get_help_record(ctx)) for param in sort_members(panel, members)]
         rows = [(option_names(param, record[0]), record[1]) for param, record in records if record]
         write_rows(formatter, panel, rows, is_colored)
     if short:
@@ -140,9 +136,10 @@ def format_panels(command: Any, ctx: Any, formatter: Any) -> None:
         formatter.write_text(f"`{ctx.command_path} --help` lists all {count} options and explains more.")
 
 
-def _position(order: Mapping[str, int], param: Any) -> int:
-    """Where an option stands in its panel; others come first."""
-    return order.get(param.name, -1)
+def sort_members(panel: str, members: list[Any]) -> list[Any]:
+    """Return the options of a panel in its order, those that it does not name first."""
+    order = {name: place for place, name in enumerate(PANELS.get(panel, ()))}
+    return sorted(members, key=lambda param: order.get(param.name, -1))
 
 
 def panel_of(param: Any) -> str:

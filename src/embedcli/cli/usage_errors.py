@@ -49,8 +49,8 @@ def as_usage_error(error: Any, arguments: Sequence[str]) -> UsageError:
         error: An UnknownCommandError or an error of Typer.
         arguments: Command line without the name of the program.
     """
-    ctx = getattr(error, "ctx", None)
-    if isinstance(error, UnknownCommandError) and ctx is not None:
+    ctx: Any = getattr(error, "ctx", None)
+    if isinstance(error, UnknownCommandError):
         return UsageError(
             f"{error.name!r} is not a command of {ctx.command_path}", suggest_command(arguments, ctx, error.name)
         )
