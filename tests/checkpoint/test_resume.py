@@ -88,4 +88,4 @@ def test_a_finished_job_with_rejects_ends_with_the_same_exit_code(tmp_path: Path
     command = ("encode", source, output, "-m", jobs.word_model(tmp_path))
     results = [jobs.run(*command), jobs.run(*command), jobs.run(*command, "--update"), jobs.run("merge", output)]
     assert [done.code for done in results] == [3, 3, 3, 3]
-    assert all("nothing to do: the output is finished; 1 rows were rejected" in done.err for done in results[1:])
+    assert all("nothing to do: the output is finished; 1 row was rejected" in done.err for done in results[1:])

@@ -39,7 +39,7 @@ def test_it_says_what_the_run_said(made: tuple[Path, str]) -> None:
     ]
     assert len(summary) == 5
     assert all(line in said for line in summary)
-    assert "ended     1 rows were rejected" in out
+    assert "ended     1 row was rejected" in out
 
 
 def test_the_timeline_shows_busy_shares(made: tuple[Path, str], tmp_path: Path) -> None:

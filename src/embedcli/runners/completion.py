@@ -15,7 +15,7 @@ from embedcli.core.errors import ResumeError
 from embedcli.core.types import InputPlan, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.outputs.job_changes import check_job_unchanged
-from embedcli.runners.context import TOTAL_KEYS, RunContext
+from embedcli.runners.context import TOTAL_KEYS, RunContext, describe_rejected_rows
 from embedcli.runners.job_identity import input_paths
 
 
@@ -28,7 +28,7 @@ def finished_result(totals: dict[str, int], vector_space: dict[str, Any], files:
         files: The files of the published output.
     """
     rejects = totals["rejects"]
-    reason = f"{rejects} rows were rejected" if rejects else "all rows embedded"
+    reason = f"{describe_rejected_rows(rejects)} rejected" if rejects else "all rows embedded"
     return RunResult(3 if rejects else 0, reason, totals, vector_space, files)
 
 

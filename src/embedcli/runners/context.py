@@ -274,6 +274,11 @@ class RunContext:
         return RunResult(exit_code, reason, totals, usage=self.usage)
 
 
+def describe_rejected_rows(rejects: int) -> str:
+    """Return "1 row was" or "2 rows were"."""
+    return "1 row was" if rejects == 1 else f"{rejects} rows were"
+
+
 def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None) -> None:
     """Apply --max-rejects.
 
@@ -290,7 +295,7 @@ def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None) ->
     is_percentage = limit.endswith("%")
     if (not is_percentage or rows_read is not None) and rejects > rows_allowed(limit, rows_read or 0):
         raise TooManyRejectsError(
-            f"{rejects} rows were rejected, more than --max-rejects {limit} allows; the output was not published",
+            f"{describe_rejected_rows(rejects)} rejected, more than --max-rejects {limit} allows; the output was not published",
             "look at the rejects-*.jsonl files in the staging folder, correct the input, or raise --max-rejects",
         )
 
