@@ -295,7 +295,8 @@ def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None) ->
     is_percentage = limit.endswith("%")
     if (not is_percentage or rows_read is not None) and rejects > rows_allowed(limit, rows_read or 0):
         raise TooManyRejectsError(
-            f"{describe_rejected_rows(rejects)} rejected, more than --max-rejects {limit} allows; the output was not published",
+            f"{describe_rejected_rows(rejects)} rejected, more than --max-rejects {limit} allows; "
+            "the output was not published",
             "look at the rejects-*.jsonl files in the staging folder, correct the input, or raise --max-rejects",
         )
 
