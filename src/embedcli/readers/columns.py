@@ -13,6 +13,7 @@ from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns
 from embedcli.readers import arrow_types, record_batches
+from embedcli.readers.column_hints import suggest_text_column
 from embedcli.readers.common_types import common_type
 from embedcli.readers.dialect_notes import describe_dialects
 from embedcli.readers.nested_fields import nested_value
@@ -203,7 +204,7 @@ class ColumnResolver:
             preview = self._find_input_without_text()
             raise UsageError(
                 f"{format_location(preview.path)}: which column holds the text? {self._list_columns(preview)}",
-                "name it with --text-column NAME, or join several columns with --template",
+                suggest_text_column(preview, self.rows),
             )
         self.notes.append(f"Texts are taken from the column {name!r} (guessed; --text-column names another).")
         return name
