@@ -272,7 +272,8 @@ def test_a_hosted_model_shows_requests_and_cost(folder: Path) -> None:
         pass_gate(str(gate), str(log), len(seen.texts))
 
     with FakeServer(dim=8) as server:
-        server.faults += [lambda seen, reply: None, *[wait] * 100]
+        # A short text and the fixed texts, twice, are asked before the rows.
+        server.faults += [*[lambda seen, reply: None] * 3, *[wait] * 100]
         job = ["-m", "openai:fake-embedding", "--base-url", server.base_url, "--batch-tokens", "200"]
         job += ["--max-concurrency", "1", "--price-per-mtok", "0.5", "--chunk-rows", "100"]
         command = [sys.executable, "-m", "embedcli", "encode", str(path), str(folder / "out.parquet"), *job]
