@@ -260,8 +260,7 @@ def test_workers_have_one_bar(folder: Path) -> None:
     for number in range(4):
         paths.append(folder / f"in.{number}.jsonl")
         paths[-1].write_bytes(as_jsonl(texts(ROWS // 4, seed=number)))
-    ended = check(start_job(folder, inputs=[str(path) for path in paths], workers=2, chunk_rows=30), ROWS)
-    assert "starting the workers" in ended.err
+    check(start_job(folder, inputs=[str(path) for path in paths], workers=2, chunk_rows=30), ROWS)
 
 
 def test_a_hosted_model_shows_requests_and_cost(folder: Path) -> None:
