@@ -23,8 +23,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Speed": ("device", "engine", "dtype", "threads", "batch_tokens", "compile"),
     "Several machines": ("runner", "workers", "shard", "ray_address", "num_cpus", "num_gpus"),
     HOSTED_PANEL: (
-        "base_url", "rpm", "tpm", "max_concurrency", "request_field", "omit_field", "request_timeout", "retry_cap",
-        "patience",
+        "base_url", "rpm", "tpm", "max_concurrency", "request_field", "omit_field", "tokenizer", "request_timeout",
+        "retry_cap", "patience",
     ),
     REPORT_PANEL: ("progress", "report", "price", "quiet", "verbose", "install_completion", "show_completion", "help"),
 }  # fmt: skip
