@@ -20,11 +20,11 @@ from embedcli.readers.decoding import (
     MAX_ROW_BYTES,
     TextDecoder,
     escape_for_reject,
-    find_undecodable_byte,
     is_encodable,
     split_at_line_ends,
+    undecodable_reason,
 )
-from embedcli.readers.row_batch import BAD_CSV_REASON, BAD_ENCODING_REASON, WRONG_WIDTH_REASON, RowBatch
+from embedcli.readers.row_batch import BAD_CSV_REASON, WRONG_WIDTH_REASON, RowBatch
 from embedcli.readers.row_builder import RowBuilder, build_row_batch
 
 # The dialect is decided from this many characters at the beginning of a file.
@@ -162,11 +162,8 @@ class CsvReader:
                     batch.reject_reasons[i] = self._bad_encoding_reason(row)
 
     def _bad_encoding_reason(self, row: list[str]) -> str:
-        index, (byte, position) = next(
-            (index, found) for index, text in enumerate(row) if (found := find_undecodable_byte(text))
-        )
-        offset = len(row[index][:position].encode(self._encoding, "replace"))
-        return f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of field {index + 1}"
+        reasons = (undecodable_reason(text, self._encoding, f"field {i}") for i, text in enumerate(row, 1))
+        return next(reason for reason in reasons if reason is not None)
 
 
 def read_head(texts: Iterator[str]) -> tuple[str, Iterator[str]]:

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any, AnyStr
 
 from embedcli.core.errors import InputError, UsageError
+from embedcli.readers.row_batch import BAD_ENCODING_REASON
 from embedcli.storage import format_location
 
 # A longer row is an error: the file probably has no line breaks.
@@ -156,6 +157,16 @@ def find_undecodable_byte(text: str) -> tuple[int, int] | None:
     except UnicodeEncodeError as error:
         return ord(text[error.start]) & 0xFF, error.start
     return None
+
+
+def undecodable_reason(text: str, encoding: str, place: str) -> str | None:
+    """Why a decoded text is rejected if it has an undecodable byte, with the byte's offset in `place`; else None."""
+    found = find_undecodable_byte(text)
+    if found is None:
+        return None
+    byte, position = found
+    offset = len(text[:position].encode(encoding, "replace"))
+    return f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of {place}"
 
 
 def escape_for_reject(text: str) -> str:

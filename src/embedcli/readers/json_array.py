@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from embedcli import storage
@@ -16,7 +15,7 @@ from embedcli.readers.decoding import (
     TextDecoder,
     strip_byte_order_mark,
 )
-from embedcli.readers.jsonl import column_values, parse_lines, raw_row
+from embedcli.readers.jsonl import parse_lines
 from embedcli.readers.row_batch import RowBatch
 from embedcli.readers.row_builder import RowBuilder, build_row_batch
 
@@ -175,9 +174,9 @@ def read_json_array(
             parsed = parse_lines([element.text for element in elements], encoding, "element")
             yield build_row_batch(
                 row_builder,
-                {name: column_values(parsed.rows, name) for name in row_builder.column_names},
+                {name: parsed.column(name) for name in row_builder.column_names},
                 parsed.reject_reasons,
-                partial(raw_row, parsed.lines),
+                parsed.raw_row,
                 lines=[elements[offset].line for offset in parsed.line_offsets],
                 line_count=line - last_line,
                 bytes_read=source.position,

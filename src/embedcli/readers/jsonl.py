@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import orjson
@@ -16,12 +15,12 @@ from embedcli.readers.decoding import (
     BYTE_ORDER_MARK,
     MAX_REJECT_CHARACTERS,
     escape_for_reject,
-    find_undecodable_byte,
+    undecodable_reason,
 )
-from embedcli.readers.lines import bytes_read, read_lines
+from embedcli.readers.lines import read_rows
 from embedcli.readers.nested_fields import nested_value
 from embedcli.readers.row_batch import BAD_ENCODING_REASON, BAD_JSON_REASON, NOT_OBJECT_REASON, RejectReasons, RowBatch
-from embedcli.readers.row_builder import RowBuilder, build_row_batch
+from embedcli.readers.row_builder import RowBuilder
 
 RawLine = bytes | str
 MAX_INT64_DIGITS = 20
@@ -44,6 +43,19 @@ class ParsedLines:
     rows: list[dict[str, Any]]
     reject_reasons: RejectReasons
     unusual_positions: set[int]
+
+    def column(self, name: str) -> list[Any]:
+        """The value of a column or nested field in each row; null where a row does not have it."""
+        if "." in name:
+            return [nested_value(row, name) for row in self.rows]
+        return [row.get(name) for row in self.rows]
+
+    def raw_row(self, position: int) -> str:
+        """The beginning of a line as it is in the file, for a reject."""
+        line = self.lines[position]
+        if isinstance(line, bytes):
+            line = line[: 4 * MAX_REJECT_CHARACTERS].decode("utf-8", "backslashreplace")
+        return escape_for_reject(line.removesuffix("\r"))
 
 
 def parse_lines(lines: list[Any], encoding: str = "utf-8", unit: str = "line") -> ParsedLines:
@@ -93,11 +105,9 @@ def _parse_leniently(line: RawLine, encoding: str, unit: str, error: orjson.JSON
         text = line.decode() if isinstance(line, bytes) else line
     except UnicodeDecodeError as bad:
         return {}, f"{BAD_ENCODING_REASON}: byte 0x{bad.object[bad.start]:02x} at byte {bad.start} of the {unit}"
-    undecodable = find_undecodable_byte(text)
-    if undecodable is not None:
-        byte, position = undecodable
-        offset = len(text[:position].encode(encoding, "replace"))
-        return {}, f"{BAD_ENCODING_REASON}: byte 0x{byte:02x} at byte {offset} of the {unit}"
+    reason = undecodable_reason(text, encoding, f"the {unit}")
+    if reason is not None:
+        return {}, reason
     try:
         return json.loads(text.removeprefix(BYTE_ORDER_MARK), parse_int=_parse_integer), None
     except RecursionError:
@@ -121,39 +131,4 @@ def read_jsonl(
     Raises:
         InputError: The file cannot be read, or has become shorter since it was planned.
     """
-    line_count = 0
-    with storage.open_input(input_split.path, prefetched=prefetched) as source:
-        for lines in read_lines(source, input_split, encoding):
-            parsed = parse_lines(lines, encoding)
-            yield build_row_batch(
-                row_builder,
-                {name: column_values(parsed.rows, name) for name in row_builder.column_names},
-                parsed.reject_reasons,
-                partial(raw_row, parsed.lines),
-                lines=_add_to_offsets(parsed.line_offsets, line_count + 1),
-                line_count=len(lines),
-                bytes_read=bytes_read(source, input_split),
-                unusual_positions=parsed.unusual_positions,
-            )
-            line_count += len(lines)
-
-
-def column_values(rows: list[dict[str, Any]], name: str) -> list[Any]:
-    """The value of a column or nested field in each row; null where a row does not have it."""
-    if "." in name:
-        return [nested_value(row, name) for row in rows]
-    return [row.get(name) for row in rows]
-
-
-def _add_to_offsets(offsets: Any, first: int) -> Any:
-    if isinstance(offsets, range):
-        return range(first, first + len(offsets))
-    return [first + offset for offset in offsets]
-
-
-def raw_row(lines: list[Any], position: int) -> str:
-    """The beginning of a line as it is in the file, for a reject."""
-    line = lines[position]
-    if isinstance(line, bytes):
-        line = line[: 4 * MAX_REJECT_CHARACTERS].decode("utf-8", "backslashreplace")
-    return escape_for_reject(line.removesuffix("\r"))
+    return read_rows(input_split, row_builder, encoding, prefetched, parse_lines)

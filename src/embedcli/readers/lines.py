@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputSplit
 from embedcli.readers.decoding import TextDecoder, split_lines, strip_byte_order_mark
+from embedcli.readers.row_batch import RejectReasons, RowBatch
+from embedcli.readers.row_builder import RowBuilder, build_row_batch
 
 
 def read_lines(source: storage.InputStream, input_split: InputSplit, encoding: str) -> Iterator[list[Any]]:
@@ -28,9 +30,66 @@ def read_lines(source: storage.InputStream, input_split: InputSplit, encoding: s
     return iterate_lines(source, encoding, input_split.path)
 
 
-def bytes_read(source: storage.InputStream, input_split: InputSplit) -> int:
-    """How many bytes of a split have been read so far."""
-    return min(source.position, input_split.stop or source.position) - input_split.start
+class RowsOfLines(Protocol):
+    """The rows that some lines hold, without blank lines."""
+
+    reject_reasons: RejectReasons
+
+    @property
+    def line_offsets(self) -> Sequence[int]:
+        """The position of each row's line among the lines, from 0."""
+
+    @property
+    def unusual_positions(self) -> Collection[int]:
+        """Rows whose values may contain NaN or lone surrogates."""
+
+    def column(self, name: str) -> list[Any]:
+        """The value of a column in each row; null where a row does not have it."""
+
+    def raw_row(self, position: int) -> str:
+        """The beginning of a row as it is in the file."""
+
+
+def read_rows(
+    input_split: InputSplit,
+    row_builder: RowBuilder,
+    encoding: str,
+    prefetched: storage.PrefetchedFiles | None,
+    parse: Callable[[list[Any], str], RowsOfLines],
+) -> Generator[RowBatch, None, None]:
+    """Yield the rows of a split of a file with a row per line.
+
+    Args:
+        input_split: The split.
+        row_builder: The columns.
+        encoding: The text encoding of the file.
+        prefetched: Files that are open already.
+        parse: Returns the rows of a list of lines.
+
+    Raises:
+        InputError: The file cannot be read, or has become shorter since it was planned.
+    """
+    line_count = 0
+    with storage.open_input(input_split.path, prefetched=prefetched) as source:
+        for lines in read_lines(source, input_split, encoding):
+            rows = parse(lines, encoding)
+            yield build_row_batch(
+                row_builder,
+                {name: rows.column(name) for name in row_builder.column_names},
+                rows.reject_reasons,
+                rows.raw_row,
+                lines=_add_to_offsets(rows.line_offsets, line_count + 1),
+                line_count=len(lines),
+                bytes_read=min(source.position, input_split.stop or source.position) - input_split.start,
+                unusual_positions=rows.unusual_positions,
+            )
+            line_count += len(lines)
+
+
+def _add_to_offsets(offsets: Sequence[int], first: int) -> Sequence[int]:
+    if isinstance(offsets, range):
+        return range(first, first + len(offsets))
+    return [first + offset for offset in offsets]
 
 
 def count_rows(input_split: InputSplit, encoding: str) -> tuple[int, int]:
