@@ -92,7 +92,7 @@ def test_splits_of_a_file_are_whole_record_batches(tmp_path: Path, monkeypatch: 
     path = tmp_path / "a.feather"
     path.write_bytes(arrow_file())
     whole = read_all(path, id_column="")
-    monkeypatch.setattr("embedcli.readers.arrow.MAX_SPLIT_ROWS", 1500)
+    monkeypatch.setattr("embedcli.readers.record_batches.MAX_SPLIT_ROWS", 1500)
     job = job_of(path, id_column="")
     plan = readers.plan_inputs(job)
     assert [(s.start, s.stop) for s in plan.splits] == [(0, 1400), (1400, 2800), (2800, 4200), (4200, 5000)]

@@ -190,7 +190,7 @@ def test_splits_of_parquet_are_whole_row_groups(
 ) -> None:
     path = write_parquet_rows(tmp_path / "a.parquet", 97, 10)
     whole = read_all(path)
-    monkeypatch.setattr(parquet_reader, "MAX_SPLIT_ROWS", bound)
+    monkeypatch.setattr(record_batches, "MAX_SPLIT_ROWS", bound)
     job = job_of(path)
     plan = readers.plan_inputs(job)
     assert len(plan.splits) == splits
@@ -209,7 +209,7 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InputPlan:
     compressed = gzip.compress((tmp_path / "4.jsonl").read_bytes())
     (tmp_path / "5.jsonl").write_bytes(compressed)
     monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 500)
-    monkeypatch.setattr(parquet_reader, "MAX_SPLIT_ROWS", 20)
+    monkeypatch.setattr(record_batches, "MAX_SPLIT_ROWS", 20)
     return readers.plan_inputs(job_of(tmp_path))
 
 
@@ -645,7 +645,7 @@ def test_long_texts_are_decoded_a_few_rows_at_a_time(tmp_path: Path, monkeypatch
         seen.append(batch.num_rows)
         return real(batch, *rest)
 
-    monkeypatch.setattr(parquet_reader, "to_row_batch", spied)
+    monkeypatch.setattr(record_batches, "to_row_batch", spied)
     assert len(read_all(path).texts) == 100
     assert max(seen) < 10
 

@@ -52,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     """JSONL splits of 2 kB and Parquet splits of 40 rows, so that there are several partitions."""
     monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 2000)
-    monkeypatch.setattr("embedcli.readers.parquet.MAX_SPLIT_ROWS", 40)
+    monkeypatch.setattr("embedcli.readers.record_batches.MAX_SPLIT_ROWS", 40)
 
 
 def encode(home: Path, output: str, *more: object) -> jobs.Ended:

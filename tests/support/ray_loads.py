@@ -116,7 +116,7 @@ def loads(folder: Path) -> int:
 def small_pieces(patch: Callable[[str, str, int], None]) -> None:
     """JSONL in pieces of 2 kB and Parquet in pieces of 40 rows, so that there is something to share out."""
     patch("embedcli.readers.preview", "JSONL_SPLIT_BYTES", 2000)
-    patch("embedcli.readers.parquet", "MAX_SPLIT_ROWS", 40)
+    patch("embedcli.readers.record_batches", "MAX_SPLIT_ROWS", 40)
 
 
 def main(loader: str, folder: str, address: str, output: str, model: str, *inputs: str) -> int:

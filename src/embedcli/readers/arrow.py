@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 
 import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputSplit
-from embedcli.readers.record_batches import check_structure, slice_batch, split_bytes, to_row_batch
+from embedcli.readers.record_batches import (
+    build_row_batches,
+    check_structure,
+    group_into_ranges,
+    slice_batch,
+    split_bytes,
+    to_row_batch,
+)
 from embedcli.readers.row_batch import RowBatch
 from embedcli.readers.row_builder import RowBuilder
 from embedcli.storage import format_location
@@ -24,9 +33,6 @@ FILE_MAGIC = b"ARROW1"
 FILE_MAGIC_BYTES = 8
 CONTINUATION = b"\xff\xff\xff\xff"
 MAX_SCHEMA_BYTES = 256 << 20
-# A split is whole record batches within these limits, or a single larger record batch.
-MAX_SPLIT_ROWS = 1 << 18
-MAX_SPLIT_BYTES = 256 << 20
 FETCH_AGAIN_HINT = "fetch or write the file again"
 
 
@@ -236,25 +242,22 @@ def read_file_schema(path: str) -> pa.Schema:
         return _read_footer(raw, path)[0]
 
 
-def split_record_batches(path: str) -> tuple[list[tuple[int, int]], int]:
-    """The (first row, row after the last) of each split of a file, and its size; an empty range without rows."""
-    with open_arrow_file(path) as (reader, size):
-        counts = count_batch_rows(reader)
-    row_bytes = size / max(1, sum(counts))
-    limit = min(MAX_SPLIT_ROWS, int(MAX_SPLIT_BYTES / max(1.0, row_bytes)))
-    ranges: list[tuple[int, int]] = []
-    start = stop = 0
-    for count in counts:
-        if stop > start and stop - start + count > limit:
-            ranges.append((start, stop))
-            start = stop
-        stop += count
-    return ([*ranges, (start, stop)] if stop > start or not ranges else ranges), size
+def split_record_batches(path: str) -> list[tuple[int, int]]:
+    """The (first row, row after the last) of each split of a file; one empty range if it has no rows."""
+    counts = count_batch_rows(path)
+    row_bytes = storage.file_identity(path).get("size", 0) / max(1, sum(counts))
+    return group_into_ranges((count, count * row_bytes) for count in counts)
 
 
-def count_batch_rows(reader: pa.ipc.RecordBatchFileReader) -> list[int]:
-    """The number of rows of each record batch of a file."""
-    return [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+def count_batch_rows(path: str) -> tuple[int, ...]:
+    """The number of rows of each record batch of a file; counted once in this process while the file is the same."""
+    return _count_batch_rows(path, tuple(storage.file_states([path])[path].items()))
+
+
+@lru_cache(maxsize=64)
+def _count_batch_rows(path: str, state: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
+    with open_arrow_file(path) as (reader, _):
+        return tuple(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
 
 
 def read_arrow_file(
@@ -265,21 +268,12 @@ def read_arrow_file(
     Raises:
         InputError: The file cannot be read, or has other rows than when it was planned.
     """
-    position, rows = 0, (input_split.stop or 0) - input_split.start
-    with open_arrow_file(input_split.path) as (reader, _):
-        counts = count_batch_rows(reader)
-    with open_arrow_file(input_split.path, row_builder.column_names, prefetched) as (reader, size):
-        size_of_split = split_bytes(size, sum(counts), input_split)
-        for i in _batches_of_split(counts, input_split):
-            for batch in slice_batch(check_structure(reader.get_batch(i), input_split.path)):
-                lines = range(position + 1, position + 1 + batch.num_rows)
-                position += batch.num_rows
-                yield to_row_batch(batch, row_builder, lines, size_of_split * position // max(1, rows))
-    if position != rows:
-        raise InputError(
-            f"{format_location(input_split.path)}: has other rows than when it was planned",
-            "run the same command again when no other program writes to the file",
-        )
+    path = input_split.path
+    counts = count_batch_rows(path)
+    with open_arrow_file(path, row_builder.column_names, prefetched) as (reader, size):
+        batches = (check_structure(reader.get_batch(i), path) for i in _batches_of_split(counts, input_split))
+        parts = chain.from_iterable(map(slice_batch, batches))
+        yield from build_row_batches(parts, row_builder, input_split, split_bytes(size, sum(counts), input_split))
 
 
 def _batches_of_split(counts: Iterable[int], input_split: InputSplit) -> list[int]:

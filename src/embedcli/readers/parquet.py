@@ -12,13 +12,10 @@ from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputSplit
 from embedcli.readers.nested_fields import nested_type
-from embedcli.readers.record_batches import has_dictionaries_or_views, split_bytes, to_row_batch
+from embedcli.readers.record_batches import build_row_batches, group_into_ranges, has_dictionaries_or_views, split_bytes
 from embedcli.readers.row_batch import RowBatch
 from embedcli.readers.row_builder import RowBuilder
 
-# A split is whole row groups within these limits, or a single larger row group.
-MAX_SPLIT_ROWS = 1 << 18
-MAX_SPLIT_BYTES = 256 << 20
 # Limits of the rows that are decoded at once, so that a column of long texts does not fill the memory.
 PARQUET_BATCH_ROWS = 4096
 PARQUET_BATCH_BYTES = 16 << 20
@@ -64,18 +61,8 @@ def translate_arrow_errors(path: str) -> Iterator[None]:
 
 def split_row_ranges(metadata: pq.FileMetaData) -> list[tuple[int, int]]:
     """The (first row, row after the last) of each split; one empty range if the file has no rows."""
-    ranges: list[tuple[int, int]] = []
-    start = stop = size = 0
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        if stop > start and (
-            stop - start + group.num_rows > MAX_SPLIT_ROWS or size + group.total_byte_size > MAX_SPLIT_BYTES
-        ):
-            ranges.append((start, stop))
-            start, size = stop, 0
-        stop += group.num_rows
-        size += group.total_byte_size
-    return [*ranges, (start, stop)] if stop > start or not ranges else ranges
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    return group_into_ranges((group.num_rows, group.total_byte_size) for group in groups)
 
 
 def read_parquet(
@@ -86,22 +73,14 @@ def read_parquet(
     Raises:
         InputError: The file cannot be read, or has other rows than when it was planned.
     """
-    position, rows = 0, (input_split.stop or 0) - input_split.start
     with open_parquet(input_split.path, prefetched) as (file, file_size):
         groups = _row_groups(file.metadata, input_split)
         types = {field.name: field.type for field in file.schema_arrow}
         columns = [name for name in row_builder.column_names if nested_type(types, name) is not None]
         batch_rows = _batch_rows(file.metadata, groups, set(columns))
         size_of_split = split_bytes(file_size, file.metadata.num_rows, input_split)
-        for batch in _read_batches(file, batch_rows, groups, columns):
-            lines = range(position + 1, position + 1 + batch.num_rows)
-            position += batch.num_rows
-            yield to_row_batch(batch, row_builder, lines, size_of_split * position // max(1, rows))
-    if position != rows:
-        raise InputError(
-            f"{storage.format_location(input_split.path)}: has other rows than when it was planned",
-            "run the same command again when no other program writes to the file",
-        )
+        batches = _read_batches(file, batch_rows, groups, columns)
+        yield from build_row_batches(batches, row_builder, input_split, size_of_split)
 
 
 def _read_batches(

@@ -230,7 +230,7 @@ def _preview_arrow(source: storage.InputStream, blocks: Iterable[bytes], *, is_f
     )
     if not is_splittable:
         return preview
-    ranges, _ = arrow_reader.split_record_batches(source.path)
+    ranges = arrow_reader.split_record_batches(source.path)
     return replace(preview, unit="rows", ranges=ranges, total_rows=ranges[-1][1])
 
 

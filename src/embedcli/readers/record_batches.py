@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ STRING_TO_BINARY_TYPES = {string: binary for binary, string in BINARY_TO_STRING_
 # Arrow cannot take rows from view types; on disk they are the same as these.
 VIEW_TYPES = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
+# A split is whole row groups or record batches within these limits, or a single larger one.
+MAX_SPLIT_ROWS = 1 << 18
+MAX_SPLIT_BYTES = 256 << 20
 # Limits of the rows that become Python objects at once.
 MAX_BATCH_ROWS = 4096
 MAX_BATCH_BYTES = 16 << 20
@@ -77,6 +80,27 @@ def has_dictionaries_or_views(data_type: pa.DataType) -> bool:
     if pa.types.is_dictionary(data_type) or data_type in VIEW_TYPES:
         return True
     return any(has_dictionaries_or_views(data_type.field(i).type) for i in range(data_type.num_fields))
+
+
+def group_into_ranges(sizes: Iterable[tuple[int, float]]) -> list[tuple[int, int]]:
+    """Group the row groups or record batches of a file into splits.
+
+    Args:
+        sizes: The number of rows and of bytes of each.
+
+    Returns:
+        The (first row, row after the last) of each split; one empty range if the file has no rows.
+    """
+    ranges: list[tuple[int, int]] = []
+    start = stop = 0
+    size = 0.0
+    for row_count, byte_count in sizes:
+        if stop > start and (stop - start + row_count > MAX_SPLIT_ROWS or size + byte_count > MAX_SPLIT_BYTES):
+            ranges.append((start, stop))
+            start, size = stop, 0.0
+        stop += row_count
+        size += byte_count
+    return [*ranges, (start, stop)] if stop > start or not ranges else ranges
 
 
 def split_bytes(size: int, rows: int, input_split: InputSplit) -> int:
@@ -136,6 +160,32 @@ def _check_array(array: pa.Array) -> None:
 def _check_offsets(array: pa.Array) -> None:
     """Validate the offsets of a list by those of a list of nulls of the same lengths."""
     pa.LargeListArray.from_arrays(array.offsets.cast(pa.int64()), pa.nulls(len(array.values))).validate(full=True)
+
+
+def build_row_batches(
+    batches: Iterable[pa.RecordBatch], row_builder: RowBuilder, input_split: InputSplit, size_of_split: int
+) -> Iterator[RowBatch]:
+    """Yield row batches of the record batches of a split, which is a range of rows.
+
+    Args:
+        batches: All rows of the split, in order.
+        row_builder: The columns.
+        input_split: The split.
+        size_of_split: Its bytes, for progress.
+
+    Raises:
+        InputError: There are more or fewer rows than when the split was planned.
+    """
+    position, rows = 0, (input_split.stop or 0) - input_split.start
+    for batch in batches:
+        lines = range(position + 1, position + 1 + batch.num_rows)
+        position += batch.num_rows
+        yield to_row_batch(batch, row_builder, lines, size_of_split * position // max(1, rows))
+    if position != rows:
+        raise InputError(
+            f"{format_location(input_split.path)}: has other rows than when it was planned",
+            "run the same command again when no other program writes to the file",
+        )
 
 
 def to_row_batch(batch: pa.RecordBatch, row_builder: RowBuilder, lines: range, bytes_read: int) -> RowBatch:
