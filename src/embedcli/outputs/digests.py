@@ -9,16 +9,16 @@ A Lance dataset has a file `SHA256SUMS`, which `sha256sum --check` reads.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from embedcli import storage
 from embedcli.core.errors import InputError
+from embedcli.storage.atomic_write import AppendOnlyWriter
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -43,30 +43,21 @@ BLOCK_BYTES = 8 << 20
 DAMAGE_HINT = "restore the output from a copy, or encode the rows again"
 
 
-class DigestWriter(io.BufferedIOBase):
+class DigestWriter(AppendOnlyWriter):
     """An append-only file that hashes what it passes on, and can hold back the bytes that contain the digest."""
 
     def __init__(self, out: BinaryIO) -> None:
+        super().__init__()
         self._out = out
         self._state = hashlib.sha256()
         self._held: bytearray | None = None
-        self._size = 0
 
-    def write(self, data: Any, /) -> int:
-        view = memoryview(data).cast("B")
+    def _append(self, view: memoryview) -> None:
         if self._held is None:
             self._state.update(view)
             self._out.write(view)
         else:
             self._held += view
-        self._size += len(view)
-        return len(view)
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._size
 
     def hexdigest(self) -> str:
         """Return the SHA-256 of what was written so far."""

@@ -20,28 +20,41 @@ BUFFER_BYTES = 1 << 20
 open_raw: Callable[[str], io.RawIOBase] = lambda path: io.FileIO(path, "wb")  # noqa: E731
 
 
-class HashingWriter(io.BufferedIOBase):
-    """An append-only file with the digest of what was written, for the read-back check."""
+class AppendOnlyWriter(io.BufferedIOBase):
+    """A file that is only written to, from its beginning on; subclasses define `_append`."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
-        self._file = io.BufferedWriter(raw, BUFFER_BYTES)
-        # SHA-1 is the fastest digest of the standard library with CPU support; it only has to detect errors.
-        self.digest = hashlib.sha1(usedforsecurity=False)
+    def __init__(self) -> None:
         self._size = 0
 
     def write(self, data: Any, /) -> int:
         """Write all of `data`. Raises OSError if the disk does not take it."""
         view = memoryview(data).cast("B")
-        self.digest.update(view)
-        self._file.write(view)
+        self._append(view)
         self._size += len(view)
         return len(view)
+
+    def _append(self, view: memoryview) -> None:
+        raise NotImplementedError
 
     def writable(self) -> bool:
         return True
 
     def tell(self) -> int:
         return self._size
+
+
+class HashingWriter(AppendOnlyWriter):
+    """An append-only file with the digest of what was written, for the read-back check."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        super().__init__()
+        self._file = io.BufferedWriter(raw, BUFFER_BYTES)
+        # SHA-1 is the fastest digest of the standard library with CPU support; it only has to detect errors.
+        self.digest = hashlib.sha1(usedforsecurity=False)
+
+    def _append(self, view: memoryview) -> None:
+        self.digest.update(view)
+        self._file.write(view)
 
     def flush(self) -> None:
         if not self._file.closed:
