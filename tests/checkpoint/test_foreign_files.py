@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedcli.core.constants import PART_FILE_PATTERN, STAGED_FILE_PATTERN
-from jobs import command, rows, run, word_model, write_jsonl
+from jobs import command, enter_folder, rows, run, word_model, write_jsonl
 
 # A pattern of whole names, to be used within others.
 STAGED = STAGED_FILE_PATTERN.replace(r"\Z", "")
@@ -186,10 +186,7 @@ def list_tree() -> set[str]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    word_model(tmp_path)
-    write_jsonl(tmp_path / "in.jsonl", rows(8))
-    return tmp_path
+    return enter_folder(tmp_path, monkeypatch, 8)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

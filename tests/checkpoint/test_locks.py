@@ -22,10 +22,7 @@ OUTPUTS = ["out.parquet", "out.npy", "out/", "new/folders/out/"]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    jobs.word_model(tmp_path)
-    jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(12))
-    return tmp_path
+    return jobs.enter_folder(tmp_path, monkeypatch, 12)
 
 
 @pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)

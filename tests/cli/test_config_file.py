@@ -18,10 +18,7 @@ from embedcli.cli.config_file import ConfigurableCommand, collect_options, envir
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a model, some rows, no settings yet."""
-    jobs.word_model(tmp_path)
-    jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(6))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return jobs.enter_folder(tmp_path, monkeypatch, 6)
 
 
 def encoded(*arguments: str) -> tuple[dict[str, Any], list[str]]:

@@ -25,11 +25,8 @@ lance: Any = pytest.importorskip("lance")
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: a model and 40 rows."""
-    jobs.word_model(tmp_path)
-    jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(40))
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EMBEDCLI_MODEL", "words.txt")
-    return tmp_path
+    return jobs.enter_folder(tmp_path, monkeypatch, 40)
 
 
 def encode(output: str = "out.lance", *arguments: object) -> jobs.Ended:

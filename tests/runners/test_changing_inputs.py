@@ -19,10 +19,7 @@ OUTPUTS = ["out.parquet", "out.npy", "out.jsonl", "out.arrow", "out/"]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    jobs.word_model(tmp_path)
-    jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(40))
-    return tmp_path
+    return jobs.enter_folder(tmp_path, monkeypatch, 40)
 
 
 def encode(output: str, *options: object) -> jobs.Ended:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from typer.testing import CliRunner
 
 from embedcli.core.types import RunObserver
@@ -54,6 +55,14 @@ def rows(count: int, seed: int = 1) -> list[dict[str, Any]]:
 def write_jsonl(path: Path, made: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), "utf-8")
     return path
+
+
+def enter_folder(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> Path:
+    """Make `folder` the current folder, with the model `words.txt` and `in.jsonl` of `count` rows."""
+    monkeypatch.chdir(folder)
+    word_model(folder)
+    write_jsonl(folder / "in.jsonl", rows(count))
+    return folder
 
 
 def mixed_inputs(folder: Path) -> None:

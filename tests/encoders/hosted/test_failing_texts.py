@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from test_hosted_encoder import DIM, SkippingClock, job_for
-from test_retry import FakeClock
 
 import fake_server as fake
 import jobs
@@ -22,10 +20,10 @@ from embedcli.encoders.hosted import failure_diagnosis
 from embedcli.encoders.hosted.encoder import HostedEncoder
 from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
 from embedcli.encoders.hosted.request_limits import RequestSizeLimits
-from embedcli.encoders.hosted.retry import Clock, RetryableError, Suspicion
+from embedcli.encoders.hosted.retry import RetryableError, Suspicion
 from fake_server import FakeServer, expected
+from hosted import DIM, FakeClock, Load, SkippingClock, loading
 
-Load = Callable[..., HostedEncoder]
 TOO_LARGE = "input is too large to process. increase the physical batch size"
 
 
@@ -37,19 +35,8 @@ def server() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def load(server: FakeServer) -> Iterator[Load]:
-    encoders: list[HostedEncoder] = []
-
-    def start(clock: Clock | None = None, **flags: Any) -> HostedEncoder:
-        job = job_for(server, **flags)
-        encoders.append(
-            hosted_encoder.load_hosted_encoder(job, print, clock=clock or FakeClock(), rng=random.Random(0))
-        )
-        server.seen.clear()
-        return encoders[-1]
-
-    yield start
-    for encoder in encoders:
-        encoder.close()
+    with loading(server, FakeClock()) as start:
+        yield start
 
 
 def is_poison(text: str) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_retry import FakeClock
 
 import fake_server as fake
 from embedcli.core.job import Job
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.canaries import CANARY_TEXTS
 from fake_server import FakeServer, expected
+from hosted import FakeClock
 
 DIM = 8
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,27 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from numpy.typing import NDArray
-from test_retry import FakeClock
 
 import fake_server as fake
-from embedcli.core.batching import pack_batches
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.canaries import CANARY_TEXTS
-from embedcli.encoders.hosted.encoder import HostedEncoder
-from embedcli.encoders.hosted.retry import Clock
 from embedcli.pipeline import engine, metrics
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.preparation import EncodingSettings
 from fake_server import FakeServer, expected
-
-DIM = 8
-WORDS = ["zero", "one", "two words", "three little words", "日本語のテキスト", "émoji 😀", "line\nbreak", '"quoted"']
-
-Load = Callable[..., HostedEncoder]
+from hosted import DIM, WORDS, FakeClock, Load, SkippingClock, embed, job_for, loading
 
 
 @pytest.fixture
@@ -52,36 +42,8 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def load(server: FakeServer, notes: list[str], clock: FakeClock) -> Iterator[Load]:
-    """Load an encoder for the server; the faults of a test are met after the first request."""
-    made: list[HostedEncoder] = []
-
-    def start(**flags: Any) -> HostedEncoder:
-        made.append(
-            hosted_encoder.load_hosted_encoder(
-                job_for(server, **flags), notes.append, clock=clock, rng=random.Random(0)
-            )
-        )
-        server.seen.clear()
-        return made[-1]
-
-    yield start
-    for encoder in made:
-        encoder.close()
-
-
-def job_for(server: FakeServer, **flags: Any) -> Job:
-    return Job(("in.jsonl",), "out.parquet", **{"model": "openai:" + fake.MODEL, "base_url": server.base_url, **flags})
-
-
-def embed(encoder: HostedEncoder, texts: list[str], budget: int | None = None) -> NDArray[np.float32]:
-    """All vectors of some texts, through batches as the engine makes them, `lanes` of them in flight."""
-    tokens = encoder.tokenize(texts)
-    batches = list(pack_batches(tokens.lengths, lambda: budget or encoder.batch_tokens))
-    vectors = np.empty((len(texts), encoder.dim), np.float32)
-    flying = [(rows, encoder.forward(tokens, rows)) for rows in batches]
-    for rows, output in flying:
-        vectors[rows] = encoder.collect(output)
-    return vectors
+    with loading(server, clock, notes.append) as start:
+        yield start
 
 
 def test_vectors_are_the_servers_in_the_order_of_the_texts(server: FakeServer, load: Load) -> None:
@@ -242,20 +204,6 @@ def test_retry_after_is_waited_out(server: FakeServer, load: Load, clock: FakeCl
     assert 1800 <= clock.monotonic() - begun <= 1801
     assert any("429: Rate limit reached; trying again in 180" in note for note in notes)
     assert 1800 <= encoder.usage()["waited_seconds"] <= 1801
-
-
-class SkippingClock(Clock):
-    """Real time, but waits take none of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.skipped = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.skipped
-
-    def wait(self, seconds: float) -> None:
-        self.skipped += seconds
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_hosted_encoder import DIM, WORDS, embed, job_for
-from test_retry import FakeClock
 
 import fake_server as fake
 import jobs
@@ -21,6 +19,7 @@ from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.known_hosts import KNOWN_HOSTS, OPENAI, HostDialect, find_dialect
 from embedcli.encoders.hosted.request_fields import format_request_fields, resolve_request_fields
 from fake_server import FakeServer
+from hosted import DIM, WORDS, FakeClock, embed, job_for
 
 VOYAGE = find_dialect("api.voyageai.com")
 

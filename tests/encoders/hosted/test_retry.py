@@ -22,27 +22,7 @@ from embedcli.encoders.hosted.retry import (
     backoff_seconds,
     parse_retry_after,
 )
-
-
-class FakeClock(Clock):
-    """Time passes only by waiting."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = 1000.0
-        self.waits: list[float] = []
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def unix_time(self) -> float:
-        return 1_700_000_000 + self.time
-
-    def wait(self, seconds: float) -> None:
-        if self._closed.is_set():
-            raise EncoderClosedError
-        self.waits.append(seconds)
-        self.time += max(0.0, seconds)
+from hosted import FakeClock
 
 
 def retrier(clock: Clock, notes: list[str] | None = None, pace: RateLimiter | None = None) -> Retrier:

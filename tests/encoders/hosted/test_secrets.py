@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_hosted_encoder import embed, job_for
-from test_retry import FakeClock
 
 import fake_server as fake
 import jobs
@@ -22,6 +20,7 @@ from embedcli.encoders.hosted import client, job_checks, response
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.client import RequestRefusedError
 from fake_server import FakeServer
+from hosted import FakeClock, embed, job_for
 
 KEY = "sk-live-0123456789abcdef"
 QUERY_KEY = "query+secret/99"

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from test_hosted_encoder import DIM, WORDS, embed, job_for
-from test_retry import FakeClock
 
 import fake_server as fake
 from embedcli.core.errors import ModelError
-from embedcli.encoders.hosted import encoder as hosted_encoder
-from embedcli.encoders.hosted.encoder import HostedEncoder
 from embedcli.encoders.hosted.response import MalformedResponseError, parse_response
 from fake_server import FakeServer, expected
-
-Load = Callable[..., HostedEncoder]
+from hosted import DIM, WORDS, FakeClock, Load, embed, loading
 
 
 @pytest.fixture
@@ -28,16 +23,8 @@ def server() -> Iterator[FakeServer]:
 
 @pytest.fixture
 def load(server: FakeServer) -> Iterator[Load]:
-    encoders: list[HostedEncoder] = []
-
-    def start(**flags: Any) -> HostedEncoder:
-        encoders.append(hosted_encoder.load_hosted_encoder(job_for(server, **flags), print, clock=FakeClock()))
-        server.seen.clear()
-        return encoders[-1]
-
-    yield start
-    for encoder in encoders:
-        encoder.close()
+    with loading(server, FakeClock()) as start:
+        yield start
 
 
 @pytest.mark.parametrize(
