@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ from embedcli.cli.options import (
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.signals import ignore, set_stop_handler, stop_at_once
+
+if TYPE_CHECKING:
+    from embedcli.reporting.progress import ProgressReporter
+    from embedcli.reporting.run_report import RunReport
 
 
 @handle_errors
@@ -84,15 +88,14 @@ def run_job_with_reporting(
     from embedcli import runners
     from embedcli.pipeline.control import RunControl
     from embedcli.pipeline.metrics import MetricsCollector
-    from embedcli.reporting import run_report
     from embedcli.reporting.progress import ProgressReporter
-    from embedcli.reporting.summary import format_summary
+    from embedcli.reporting.run_report import RunReport
 
     if progress == "auto" and job.output == "-" and sys.stdout.isatty():
         progress = "plain"  # a bar would be drawn between the rows
     reporter = ProgressReporter(progress, quiet, price_per_mtok=price)
     metrics, control = MetricsCollector(), RunControl(job.stop_after, job.max_seconds)
-    report = run_report.RunReport(
+    report = RunReport(
         job=job,
         exit_code=1,
         reason="",
@@ -117,13 +120,21 @@ def run_job_with_reporting(
     finally:
         reporter.stop()
         report.seconds = time.perf_counter() - start
+    show_and_write_report(report, reporter, report_path)
+    return report.exit_code
+
+
+def show_and_write_report(report: RunReport, reporter: ProgressReporter, path: str | None) -> None:
+    """Print the summary if the run has a result, and write the report if there is a path."""
+    from embedcli.reporting.run_report import write_report
+    from embedcli.reporting.summary import format_summary
+
     if report.result is not None:
         for line in format_summary(report.as_json()):
             reporter.notify(line)
         reporter.notify(report.reason)
-    if report_path is not None:
-        run_report.write_report(report_path, report.as_json())
-    return report.exit_code
+    if path is not None:
+        write_report(path, report.as_json())
 
 
 @contextmanager

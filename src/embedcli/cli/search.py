@@ -66,10 +66,8 @@ def search(
     kept columns; with --queries, one JSON line per result, or a file.
     """
     set_environment(flags)
-    if bool(words) == (queries is not None):
-        raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
-    if words is not None and queries is None and not " ".join(words).strip():
-        raise UsageError("the query is empty", 'embedcli search out.parquet "words to look for"')
+    query = " ".join(words or [])
+    check_query(query, words, queries)
     from embedcli.analysis.hits_writer import write_rows
     from embedcli.analysis.search import Searcher, SearchQuery, choose_shown_columns
     from embedcli.outputs.dataset import open_dataset
@@ -82,13 +80,21 @@ def search(
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
             write_rows(search_queries_in_file(searcher, query_job, (count, columns, metric)), to or "-")
             return
-        hits = searcher.search([SearchQuery(" ".join(words or []))], count, columns, metric)
+        hits = searcher.search([SearchQuery(query)], count, columns, metric)
     if to is not None:
         write_rows(iter(hits), to)
     elif as_json:
         show_json(hits)
     else:
         show_hits(hits, columns)
+
+
+def check_query(query: str, words: list[str] | None, queries: str | None) -> None:
+    """UsageError unless there is one query that is not empty, or a file of queries."""
+    if bool(words) == (queries is not None):
+        raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
+    if words is not None and queries is None and not query.strip():
+        raise UsageError("the query is empty", 'embedcli search out.parquet "words to look for"')
 
 
 def search_queries_in_file(searcher: Any, job: Job, options: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
