@@ -94,7 +94,7 @@ def example_folder() -> Iterator[Path]:
 
 
 def section() -> str:
-    """Return the section of tests/error_texts.md that shows the commands and what they are answered with."""
+    """Return the section of tests/error_texts.md that shows each command and its error."""
     lines = ["\n## Wrong commands\n", "\nEach is answered with one suggestion, and a test types it.\n\n"]
     with example_folder():
         for command in WRONG_COMMANDS:

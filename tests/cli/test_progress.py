@@ -102,7 +102,7 @@ class Terminal:
             time.sleep(0.01)
 
     def wait_for_rows(self, count: int) -> None:
-        """Wait until so many rows are shown, or the command has ended."""
+        """Wait until a number of rows is shown, or the command has ended."""
         self.wait(lambda: max(self.shown_rows(), default=0) >= count or self.process.poll() is not None)
 
     def release(self) -> bool:
@@ -171,7 +171,7 @@ def check(terminal: Terminal, rows: int, finished: int = 0, *, batches: int = 4)
         terminal: The job.
         rows: All rows of the input.
         finished: How many of them need no computation; they count as done from when they are read on.
-        batches: At least so many batches are expected.
+        batches: The least number of batches.
     """
     before = max(terminal.shown_rows(), default=0)
     while terminal.release():

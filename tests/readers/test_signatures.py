@@ -1,4 +1,4 @@
-"""Files that are no tables of rows are refused by what they are, whatever their names and compression."""
+"""Files that are not tables are refused with their kind, whatever their names and compression."""
 
 from __future__ import annotations
 

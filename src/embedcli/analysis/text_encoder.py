@@ -72,7 +72,7 @@ class TextEncoder:
 
         Args:
             texts: The texts.
-            observer: Is told of the progress.
+            observer: Receives the progress.
 
         Returns:
             float32 [len(texts), dim], in the order of `texts`.

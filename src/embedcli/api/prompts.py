@@ -19,7 +19,7 @@ class SavedPrompts:
     Attributes:
         prompts: The prompts saved with the model, by name.
         default_name: The name of its default prompt; None if it has none.
-        is_plain_text: Whether a prompt is no more than text before the text. Otherwise pooling leaves its tokens out,
+        is_plain_text: Whether a prompt only adds text before the text. Otherwise pooling leaves its tokens out,
             or the model's own code reads it.
         has_roles: Whether the model encodes queries and documents differently, besides the prompt.
     """

@@ -22,7 +22,7 @@ def compute_similarity(one: Any, two: Any, function: str) -> Any:
         float [n, m], higher for vectors that are more alike; a tensor if `one` or `two` is one, else an array.
 
     Raises:
-        UsageError: The vectors have different dimensions, or are no vectors.
+        UsageError: The vectors have different dimensions, or a value is not a vector.
     """
     left, right = _read_matrix(one), _read_matrix(two)
     _check_dimensions(left, right)

@@ -50,7 +50,7 @@ def embed_table(
         FixedSizeList in Arrow, an Array in polars, a List with a length in datasets, NumPy arrays in pandas.
 
     Raises:
-        UsageError: `table` is no table, has no such column, or has the new column already; or an option is wrong.
+        UsageError: `table` is not a table, has no such column, or has the new column already; or an option is wrong.
         InputError: A text is missing or cannot be embedded; the message gives its position, from 1.
         ModelError: The model cannot be found or loaded.
     """

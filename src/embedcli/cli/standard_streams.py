@@ -16,7 +16,7 @@ def set_up_standard_streams() -> None:
     """Prepare the standard streams of this process, before anything is opened or printed.
 
     A closed stdin stays None, as Python sets it: commands that read it say so. Text on stdout and stderr is escaped;
-    data goes to `sys.stdout.buffer`. What cannot be written to stderr is lost, as nobody could be told.
+    data goes to `sys.stdout.buffer`. Text that cannot be written to stderr is dropped: it has no other destination.
     """
     occupy_closed_descriptors()
     if sys.stdout is None:

@@ -44,7 +44,7 @@ class InputSplit:
         unit: What `start` and `stop` count: "bytes" (JSONL and text; the split holds the lines that begin in the
             range), "rows" (Parquet and Arrow; whole row groups or record batches), or "all" (a stream that can only be
             read from its beginning).
-        max_rows: Only so many rows of the range are read (--limit); None: all.
+        max_rows: Maximum number of rows to read from the range (--limit); None: all.
     """
 
     index: int

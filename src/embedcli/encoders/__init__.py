@@ -63,7 +63,7 @@ def load_encoder(
 def resolve_model_files(job: Job, observer: RunObserver | None = None) -> ModelFiles | None:
     """The files of a job's model, downloaded if necessary; None for a hosted model. Raises ModelError.
 
-    The observer, if there is one, is told of a download.
+    The observer, if there is one, receives the progress of a download.
     """
     return None if job.model.startswith(HOSTED_PREFIX) else _resolve(job, observer)
 

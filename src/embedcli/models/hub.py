@@ -67,7 +67,7 @@ def download_snapshot(
         revision: Branch, tag or commit; the main branch if None.
         cache: The hub cache to store it in.
         hint: What to suggest if the hub has no such model.
-        observer: Is told how much has arrived, in place of the bars.
+        observer: Receives the number of bytes that have arrived, in place of the bars.
 
     Returns:
         The snapshot folder, whose name is the commit.

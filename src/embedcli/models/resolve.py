@@ -56,7 +56,7 @@ def resolve_model(job: Job, *, download: bool = True, observer: RunObserver | No
     Args:
         job: Only `model`, `revision`, `trust_remote_code`, `code_revision`, `cache_dir` and `offline` are read.
         download: Whether the model may be downloaded. `job.offline` forbids it as well.
-        observer: Is told of a download; without one, bars of huggingface_hub show it.
+        observer: Receives the progress of a download; without one, huggingface_hub shows its bars.
 
     Raises:
         ModelError: The model or its code was not found, could not be downloaded, or is incomplete.

@@ -195,7 +195,7 @@ class RowParser:
 
 
 def is_out_of_bounds(lines: int, characters: int) -> bool:
-    """Whether a row has so many lines and characters that a quote was probably never closed."""
+    """Whether a row is long enough, in lines and characters, that a quote was probably never closed."""
     return lines > 1 and (lines > MAX_ROW_LINES or characters > MAX_MULTILINE_ROW_CHARACTERS)
 
 

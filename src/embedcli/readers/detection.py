@@ -1,4 +1,4 @@
-"""Detect the format of an input from its first bytes and its name, and refuse files that are no tables of rows."""
+"""Detect the format of an input from its first bytes and its name, and refuse files that are not tables."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_is_text(path: str, head: bytes, encoding: str, codec: str | None, *, m
     """Refuse a file that is not text in the encoding, or, unless it may be, text with HTML or XML.
 
     Raises:
-        InputError: The message says what the file is instead.
+        InputError: The file is of another kind, which the message names.
     """
     found = describe_foreign_file(head)
     if found is not None:

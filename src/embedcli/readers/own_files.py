@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OwnFileKind = Literal["output", "ids", "rejects", "metadata", "run report", "settings"]
 REJECT_FIELDS = {"source", "line", "id", "reason", "raw"}
 REPORT_FIELDS = {"embedcli", "exit_code", "job", "space"}
-# A run report begins with its field `embedcli` within so many bytes.
+# Bytes at the beginning of a run report that contain its field `embedcli`.
 REPORT_HEAD_BYTES = 64
 SETTINGS_FILE = "embedcli.toml"
 SPACE_ENDING = space_path("")

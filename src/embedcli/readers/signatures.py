@@ -1,4 +1,4 @@
-"""Recognise files that are no tables by their first bytes: what they are, and what to do with them."""
+"""Recognise files that are not tables by their first bytes, with a description and a hint for each kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ForeignFile(NamedTuple):
     hint: str
 
 
-# Begin with bytes that no text begins with, or that are long enough to be no accident.
+# The bytes cannot begin a text, or are too long to occur by accident.
 SIGNATURES: dict[bytes, ForeignFile] = {
     b"\x7fELF": ForeignFile("an ELF executable or library", "name a file of rows"),
     b"%PDF-": ForeignFile("a PDF", TEXT_HINT),
@@ -71,7 +71,7 @@ MACH_O_MAGICS = (
     b"\xcf\xfa\xed\xfe",
     b"\xca\xfe\xba\xbe",
 )
-# Of the names in a zip file, the first that begins so shows what it is.
+# The first name in a zip file that begins like one of these shows its kind.
 ZIP_MEMBERS: tuple[tuple[re.Pattern[bytes], ForeignFile], ...] = (
     (re.compile(rb"xl/"), ForeignFile("an Excel workbook (.xlsx)", SHEET_HINT)),
     (re.compile(rb"word/"), ForeignFile("a Word document (.docx)", TEXT_HINT)),
@@ -90,7 +90,7 @@ MAX_SAFETENSORS_HEADER = 100 << 20
 # Control characters that texts contain: tab, line feed, vertical tab, form feed, carriage return, escape, separators.
 TEXT_CONTROLS = "\t\n\v\f\r\x1b\x1c\x1d\x1e\x1f\x1a"
 NOT_TEXT = {code: None for code in (*range(0x20), 0x7F) if chr(code) not in TEXT_CONTROLS}
-# A file is binary if control characters are more than this share of its beginning, and at least so many.
+# A file is binary if its beginning has more than this share of control characters, and at least this number.
 MAX_CONTROL_SHARE = 0.05
 MIN_CONTROLS = 8
 HEAD_BYTES = 4096

@@ -142,7 +142,7 @@ class ActorPool:
             self._read_progress()
 
     def _read_progress(self) -> None:
-        """Take over the progress that the workers have told, and ask those that have no question open."""
+        """Take over the progress that the workers have reported, and ask those without a pending request."""
         if self.progress_calls:
             answered, _ = self.ray.wait(list(self.progress_calls), num_returns=len(self.progress_calls), timeout=0)
             for call in answered:

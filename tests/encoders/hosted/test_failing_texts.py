@@ -237,7 +237,7 @@ def test_a_server_that_hangs_for_all_rejects_nothing(server: FakeServer, load: L
 
 
 class Health(ServerHealth):
-    """The server answers as told; asks are counted."""
+    """A server with a fixed state; probes are counted."""
 
     def __init__(self, *answers: bool) -> None:
         super().__init__(FakeClock(), 600, self.ask)

@@ -103,7 +103,7 @@ def test_without_a_tokenizer_most_are_and_no_other(server: CuttingServer, tmp_pa
     is_cut = [length + server.special > LIMIT for length in lengths]
     assert not any(flag and not cut for flag, cut in zip(found, is_cut, strict=True))
     missed = sum(cut and not flag for flag, cut in zip(found, is_cut, strict=True))
-    # Two halves of a text that is 3 % too long cannot be told from rounding.
+    # A text that is 3 % too long differs from its two halves by no more than rounding.
     assert missed <= sum(LIMIT < length + server.special <= LIMIT * 1.06 for length in lengths)
 
 

@@ -29,7 +29,7 @@ CANARY_TEXTS = (
 VERSION = 1
 # Stored dimensions of a random projection: 5 x 64 x float16 is 640 bytes, and distances are kept to about 20 %.
 PROJECTED_DIMENSIONS = 64
-# Differences (1 - cosine) that are no sign of another model: bfloat16 and other hardware stay below the first. A server
+# Differences (1 - cosine) that do not show another model: bfloat16 and other hardware stay below the first. A server
 # may differ from itself by more, and twenty texts asked of such a server stay within ten times what five asked twice
 # show. Above the second value nothing would be recognised.
 TOLERATED_DIFFERENCE = 1e-3

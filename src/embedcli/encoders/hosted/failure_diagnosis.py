@@ -1,7 +1,7 @@
 """Tell a request that fails because of its texts from a server that is down.
 
 Servers answer 500 for one text that they cannot encode, or for a batch that is too large, and never answer others. A
-server that is down fails for every text. Both look the same in one response, so they are told apart like this:
+server that is down fails for every text. Both look the same in one response, so they are distinguished like this:
 
 1. A request whose texts may be the cause (`RetryableError.suspicion`) is repeated with growing delays until it has
    failed three times; a timeout counts for more, because each costs as long as the timeout.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from embedcli.core.progress import ExpectedRows, ProgressCounts
 
-# Speeds are those of the last so many seconds: long enough for slow batches, short enough to follow a change.
+# Speeds are measured over this many seconds: long enough for slow batches, short enough to follow a change.
 WINDOW_SECONDS = 60.0
 # Samples that are closer than this are merged, so that a window has a bounded number of them.
 SAMPLE_SECONDS = 0.1

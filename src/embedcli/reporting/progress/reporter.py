@@ -36,8 +36,8 @@ STOPPING = "stopping after the current batch"
 class ProgressReporter(RunObserver):
     """Reports a run on stderr: notes, progress in one of several styles, and a warning when a stage hangs.
 
-    One thread draws, several times per second, what the run has last told; telling is cheap. Use it as a context
-    manager, or call `stop`.
+    One thread draws the latest state of the run several times per second; reporting a state is cheap. Use it as a
+    context manager, or call `stop`.
 
     Args:
         style: "rich" or "tqdm" for a bar, "plain" for lines; "auto" chooses by whether stderr is a terminal.
@@ -119,7 +119,7 @@ class ProgressReporter(RunObserver):
         """Show rows from now on."""
         with self._lock:
             self._metrics = metrics
-            metrics.last_heartbeat = time.monotonic()  # a long start-up is no hang
+            metrics.last_heartbeat = time.monotonic()  # a long start-up is not a hang
             self._estimator = ProgressEstimator(expected, time.monotonic)
 
     def on_progress(self, counts: ProgressCounts) -> None:
