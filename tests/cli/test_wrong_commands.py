@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import wrong_commands  # noqa: E402
@@ -34,3 +36,9 @@ def test_the_suggestion_works_when_typed(folder: Path, command: str) -> None:
         suggestion = suggestion.partition(" && ")[2]
     assert suggestion not in ("", command) or "missing" in command, hint
     assert wrong_commands.answer(suggestion) == (0, "", "")
+
+
+def test_an_option_of_another_kind_is_not_suggested() -> None:
+    ended = jobs.run("bench", "in.jsonl", "--workers", "2")
+    assert ended.code == 2
+    assert ended.err.endswith("hint: `embedcli bench --help` lists the options\n"), ended.err

@@ -11,6 +11,9 @@ from typing import Any
 
 from embedcli.cli.foreign_options import DRY_RUN, FOREIGN_COMMANDS, FOREIGN_OPTIONS, ForeignOption
 
+# The dashes that all options share make other names alike: --workers and --no-peers have 0.63.
+OPTION_SIMILARITY = 0.7
+
 
 def suggest_option(arguments: Sequence[str], ctx: Any, option: str) -> str:
     """Return a hint for an option that a command does not have: the option that is meant, and the whole command.
@@ -27,7 +30,7 @@ def suggest_option(arguments: Sequence[str], ctx: Any, option: str) -> str:
         return with_command("use plan", replace_by_plan(arguments, ctx))
     if foreign is not None and name not in known and is_applicable(foreign, known, ctx):
         return with_command(foreign.advice, replace_foreign(arguments, ctx, option, foreign))
-    similar = [name] if name in known else get_close_matches(name, known, 1)
+    similar = [name] if name in known else get_close_matches(name, known, 1, OPTION_SIMILARITY)
     if not similar or not option.startswith("--"):
         return list_options_hint(ctx)
     return with_command(f"did you mean {similar[0]}?", rename_option(arguments, option, similar[0]))
