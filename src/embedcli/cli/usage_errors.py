@@ -22,8 +22,8 @@ from embedcli.cli.suggestions import (
 from embedcli.core.errors import UsageError
 from embedcli.core.job_options import job_field_types, validate_option
 
-# Typer's errors: one for a bad value, its base for any misuse, and the base of that for whatever it reports itself.
-MISUSE, REPORTED = typer.BadParameter.__mro__[1:3]
+# The base class of all errors that Typer reports itself.
+REPORTED = typer.BadParameter.__mro__[2]
 # By the beginning of the name of the type.
 VALUE_DESCRIPTIONS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
