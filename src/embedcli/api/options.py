@@ -45,6 +45,7 @@ class ModelOptions(TypedDict, total=False):
     rpm: int | None
     tpm: int | None
     max_concurrency: int | None
+    tokenizer: str | None
     request_timeout: float
     retry_cap: float
     patience: float
