@@ -93,10 +93,13 @@ def _find_model(
     files = find_in_hub_cache(hub_id, job) or find_bundled(hub_id, job)
     if files is not None:
         return files
+    # The name of a base model is not one that the user typed.
+    similar = _suggest_similar_names(job.model) if pull_name is None else ""
+    not_here = _not_on_this_machine(job, hub_id, pull_name or hub_id, similar)
     if job.offline or not download:
-        raise _not_on_this_machine(job, hub_id, pull_name or hub_id)
-    hint = _not_on_this_machine(job, hub_id, pull_name or hub_id).hint if hub_id == BUNDLED_MODEL_ID else ""
-    return _download_model(hub_id, job.revision, job.cache_dir, hint or _suggest_similar_names(job.model), observer)
+        raise not_here
+    hint = not_here.hint if hub_id == BUNDLED_MODEL_ID else similar
+    return _download_model(hub_id, job.revision, job.cache_dir, hint or "", observer)
 
 
 def is_local_path(model: str) -> bool:
@@ -226,7 +229,7 @@ def _read_complete_model(name: str, folder: Path, revision: str | None, origin: 
     return ModelFiles(name, path, revision, detect_model_kind(path), fingerprint_model(path), origin)
 
 
-def _not_on_this_machine(job: Job, hub_id: str, pull_name: str) -> ModelError:
+def _not_on_this_machine(job: Job, hub_id: str, pull_name: str, similar: str) -> ModelError:
     shown = hub_id if job.model == hub_id else f"{job.model} ({hub_id})"
     message = f"{shown} is not on this machine"
     if job.offline:
@@ -235,7 +238,6 @@ def _not_on_this_machine(job: Job, hub_id: str, pull_name: str) -> ModelError:
         f"run `embedcli pull {pull_name}` on a machine with a network, copy the folder that it names, "
         "and use --model PATH"
     )
-    similar = _suggest_similar_names(job.model)
     if similar:
         return ModelError(message, similar)
     if hub_id == BUNDLED_MODEL_ID and not job.revision:
