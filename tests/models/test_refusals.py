@@ -83,11 +83,6 @@ def make_colbert_projection(folder: Path) -> None:
     save_file(renamed | {"linear.weight": torch.zeros(16, 32)}, folder / "model.safetensors", {"format": "pt"})
 
 
-def make_splade(folder: Path) -> None:
-    edit(folder / "config.json", architectures=["BertForMaskedLM"])
-    (folder / "README.md").write_text("---\nlicense: mit\ntags:\n- splade\n- bert\n---\n# A model\n")
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("make", "kind"),
@@ -98,7 +93,6 @@ def make_splade(folder: Path) -> None:
         (make_colbert_architecture, "ColBERT"),
         (make_colbert_metadata, "ColBERT"),
         (make_colbert_projection, "ColBERT"),
-        (make_splade, "SPLADE"),
     ],
 )
 def test_a_raw_folder_of_another_kind(raw: Path, engine: str, make: Callable[[Path], None], kind: str) -> None:
@@ -117,8 +111,6 @@ def test_other_heads_leave_an_ordinary_base_model(raw: Path, head: str) -> None:
 @pytest.mark.parametrize(
     ("module", "kind"),
     [
-        ("sentence_transformers.sparse_encoder.models.SpladePooling", "SPLADE"),
-        ("sentence_transformers.sparse_encoder.models.MLMTransformer", "SPLADE"),
         ("pylate.models.Dense.Dense", "ColBERT"),
         ("sentence_transformers.cross_encoder.modules.LogitScore", "reranker"),
     ],
@@ -133,8 +125,7 @@ def test_a_pipeline_of_another_kind(saved: Path, module: str, kind: str) -> None
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        ("CrossEncoder", "CrossEncoder"), ("SparseEncoder", "SPLADE"), ("MultiVectorEncoder", "ColBERT"),
-        ("NewEncoder", "NewEncoder"),
+        ("CrossEncoder", "CrossEncoder"), ("MultiVectorEncoder", "ColBERT"), ("NewEncoder", "NewEncoder"),
     ],
 )  # fmt: skip
 def test_a_folder_that_says_another_kind(saved: Path, kind: str, name: str) -> None:

@@ -22,6 +22,7 @@ from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.core.row_vectors import as_dense
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
@@ -212,7 +213,7 @@ class Verifier:
             columns = encoded.extra_columns
             windows = columns["window"].to_pylist() if "window" in columns else [0] * len(encoded.rows)
             keys = zip(encoded.rows.tolist(), windows, strict=True)
-            new_vectors = dict(zip(keys, encoded.vectors, strict=True))
+            new_vectors = dict(zip(keys, as_dense(encoded.vectors), strict=True))
             start = encoded.chunk.lines[0] - 1
             for index, (_, rows) in enumerate(pending[start : start + len(encoded.chunk.texts)]):
                 for row in rows:

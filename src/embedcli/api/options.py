@@ -33,6 +33,8 @@ class ModelOptions(TypedDict, total=False):
     normalize: bool | None
     truncate_dim: int | None
     precision: Precision
+    top_k_terms: int | None
+    min_weight: float | None
     device: str
     engine: InferenceEngine
     dtype: Dtype

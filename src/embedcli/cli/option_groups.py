@@ -16,7 +16,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "code_revision",
     ),
     "Long texts": ("max_seq_length", "overflow", "split_overlap"),
-    "Output": ("to", "precision", "truncate_dim", "normalize", "ranges_from", "part_size"),
+    "Output": ("to", "precision", "truncate_dim", "normalize", "ranges_from", "top_k_terms", "min_weight", "part_size"),
     "Resume and update": (
         "overwrite", "update", "reuse", "max_removed", "stop_after", "max_seconds", "chunk_rows",
     ),
@@ -44,7 +44,7 @@ METAVARS = {
     "ranges_from": "PATH", "device": "DEVICE", "max_rejects": "N|N%", "max_removed": "N|N%", "reuse": "PATH",
     "max_seconds": "SECONDS", "part_size": "SIZE", "shard": "K/N", "ray_address": "ADDRESS", "base_url": "URL",
     "request_field": "NAME=VALUE", "omit_field": "NAME", "request_timeout": "SECONDS", "retry_cap": "SECONDS",
-    "patience": "SECONDS",
+    "patience": "SECONDS", "min_weight": "WEIGHT",
 }  # fmt: skip
 METAVARS_BY_TYPE = {int: "N", float: "N"}
 

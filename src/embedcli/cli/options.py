@@ -82,6 +82,8 @@ JOB_FLAGS = (
     ),
     Flag("truncate_dim", int, "--truncate-dim", "Keep the first N dimensions and normalize again."),
     Flag("precision", Precision, "--precision", "Number format of the stored vectors."),
+    Flag("top_k_terms", int, "--top-k-terms", "Sparse vectors: keep the N largest weights of each row."),
+    Flag("min_weight", float, "--min-weight", "Sparse vectors: keep only weights of at least this size."),
     Flag(
         "ranges_from", str, "--ranges-from", "Use the int8/uint8 ranges of this output instead of sampling the input."
     ),

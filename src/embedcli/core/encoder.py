@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from embedcli.core.types import VectorKind
+
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int32Array, Int64Array
 
@@ -97,6 +99,8 @@ class BaseEncoder(TextTokenizer):
         max_in_flight: How many batches may be started by `forward` and not yet collected.
         batch_tokens: The preferred size of a batch, in padded tokens.
         pad_to_multiple_of: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
+        kind: What a vector is: "dense", the default, or "sparse", a number for each word of a vocabulary, most of
+            them zero. `collect` returns both as float32 [batch, dim].
         equal_lengths: Whether all rows of a batch must have the same number of tokens, because padding would change
             their vectors. False by default.
         portion_characters: Tokenize a chunk in portions of about this many characters, so that a fast device can start
@@ -107,6 +111,7 @@ class BaseEncoder(TextTokenizer):
     max_in_flight: int
     batch_tokens: int
     pad_to_multiple_of: int
+    kind: VectorKind = "dense"
     equal_lengths: bool = False
     portion_characters: int | None = None
 

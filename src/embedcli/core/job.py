@@ -11,6 +11,7 @@ from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputForma
 # How delimited files are written. Of these only what is not the default is part of a job's identity, so that jobs of
 # versions without these options go on.
 CSV_DEFAULTS = {"delimiter": None, "quote": None, "escape": None, "header": True, "skip_lines": 0}
+LATER_DEFAULTS = {"limit": None, "tokenizer": None, "top_k_terms": None, "min_weight": None, **CSV_DEFAULTS}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Job:
     normalize: bool | None = None
     truncate_dim: int | None = None
     precision: Precision = "float32"
+    top_k_terms: int | None = None
+    min_weight: float | None = None
     # Inference: device, engine and the sizes that decide its speed
     device: str = "auto"
     engine: InferenceEngine = "auto"
@@ -106,9 +109,5 @@ class Job:
             "split_overlap", "normalize", "truncate_dim", "precision", "ranges_from", "chunk_rows",
         )  # fmt: skip
         every = asdict(self)
-        later = (
-            name
-            for name, default in {"limit": None, "tokenizer": None, **CSV_DEFAULTS}.items()
-            if every[name] != default
-        )
+        later = (name for name, default in LATER_DEFAULTS.items() if every[name] != default)
         return {name: list(every[name]) if isinstance(every[name], tuple) else every[name] for name in (*names, *later)}

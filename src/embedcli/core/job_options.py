@@ -17,10 +17,11 @@ from embedcli.core.job import Job
 
 MINIMUM_VALUES = {
     "limit": 1, "stop_after": 1, "batch_tokens": 1, "chunk_rows": 1, "threads": 1, "truncate_dim": 1,
+    "top_k_terms": 1,
     "max_seq_length": 1, "workers": 1, "rpm": 1, "tpm": 1, "max_concurrency": 1, "part_size": 1, "split_overlap": 0,
     "skip_lines": 0, "retry_cap": 0, "patience": 0, "num_cpus": 0, "num_gpus": 0,
 }  # fmt: skip
-POSITIVE_OPTIONS = ("max_seconds", "request_timeout")
+POSITIVE_OPTIONS = ("max_seconds", "min_weight", "request_timeout")
 # The largest integer that float64, and so every JSON reader, holds exactly.
 MAX_INTEGER = 2**53
 

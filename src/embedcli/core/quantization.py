@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.vectors import normalize_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import BoolArray, Float32Array, Precision
 
 STORAGE_DTYPES: dict[str, Any] = {
@@ -74,16 +76,21 @@ def quantize(vectors: Float32Array, precision: Precision, ranges: Float32Array |
     return level if precision == "uint8" else np.asarray(level.astype(np.int16) - 128, np.int8)
 
 
-def is_storable(vectors: Float32Array, precision: Precision) -> BoolArray:
+def is_storable(vectors: RowVectors, precision: Precision) -> BoolArray:
     """Check that vectors are finite and not all zeros once they are stored.
 
     Args:
-        vectors: float32 [n, dim].
+        vectors: float32 [n, dim], or sparse vectors, of which zeros do not count.
         precision: The number format; only float16 can overflow or round to zero.
 
     Returns:
         bool [n].
     """
+    if isinstance(vectors, SparseVectors):
+        is_bad = vectors.find_unusable()
+        if precision == "float16":
+            is_bad |= vectors.find_larger(FLOAT16_SAFE_RANGE[1])
+        return ~is_bad
     if precision != "float16":
         return ~find_unusable(vectors)
     largest = np.abs(vectors).max(axis=1, initial=0)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # numpy and pyarrow would make `embedcli --help` slower
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from embedcli.core.row_vectors import RowVectors
+
     Float32Array = NDArray[np.float32]
     Int32Array = NDArray[np.int32]
     Int64Array = NDArray[np.int64]
@@ -28,6 +30,8 @@ Overflow = Literal["truncate", "error", "reject", "split", "pool"]
 # Number format of the stored vectors (--precision).
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 # Number format of the computation (--dtype).
+# What the vectors of a model are: numbers in every dimension, or weights of some words of a vocabulary.
+VectorKind = Literal["dense", "sparse"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 InferenceEngine = Literal["auto", "torch", "openvino"]
 
@@ -188,7 +192,7 @@ class EncodedChunk:
         chunk: The chunk that was encoded.
         rows: int64 [n], ascending: the row of the chunk that each output row belongs to. Rows that were split into
             windows appear several times, rejected rows not at all.
-        vectors: float32 [n, dim].
+        vectors: float32 [n, dim], or `SparseVectors`.
         n_tokens: int32 [n]: tokens of the whole text before truncation, prompt and special tokens included.
         is_truncated: bool [n]: whether the text was longer than the encoder reads.
         text_hash: uint8 [n, 16]: hash of the text.
@@ -199,7 +203,7 @@ class EncodedChunk:
 
     chunk: Chunk
     rows: Int64Array
-    vectors: Float32Array
+    vectors: RowVectors
     n_tokens: Int32Array
     is_truncated: BoolArray
     text_hash: NDArray[np.uint8]
@@ -226,7 +230,7 @@ class ReusedVectors:
     """
 
     rows: Int64Array
-    vectors: Float32Array
+    vectors: RowVectors
     n_tokens: Int32Array
     is_truncated: BoolArray
     lost_tokens: Int32Array

@@ -9,16 +9,17 @@ from typing import Any
 
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Role
+from embedcli.core.types import Role, VectorKind
 from embedcli.models.adapters import tokenizer_folder
 from embedcli.models.code import CodeReference, list_repositories
 from embedcli.models.code_repositories import check_code_is_trusted, read_code_references
 from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
 from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.native import NativeEquivalent, find_native_modules
-from embedcli.models.refusals import refuse_missing_packages, refuse_other_kinds
+from embedcli.models.refusals import find_vector_kind, refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
 from embedcli.models.routes import find_input_module, list_routed_modules
+from embedcli.models.sparse_options import check_options_for_kind
 from embedcli.models.traits import ModelTraits
 
 POOLING_KEYS = {
@@ -73,6 +74,7 @@ class ModelConfig:
         native: Modules with own code that are loaded as an architecture of transformers, by their config.json.
         notes: Lines to show to the user.
         traits: What was measured of the model; None: nothing yet.
+        kind: What its vectors are.
     """
 
     pooling: str
@@ -94,6 +96,7 @@ class ModelConfig:
     native: Mapping[Path, NativeEquivalent] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     traits: ModelTraits | None = None
+    kind: VectorKind = "dense"
 
 
 def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = None) -> ModelConfig:
@@ -112,6 +115,8 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     folder = files.path
     modules = read_modules(folder)
     refuse_other_kinds(files, modules)
+    kind = find_vector_kind(folder, modules)
+    check_options_for_kind(job, kind)
     task = _choose_route(files, modules, job)
     first = find_input_module(folder, modules, task)
     if files.kind == "transformer":
@@ -151,6 +156,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
             *_describe_batches(files, traits),
         ),
         traits=traits,
+        kind=kind,
     )
 
 
@@ -221,7 +227,10 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
 def _read_pooling(files: ModelFiles, modules: list[tuple[str, str]], task: str | None) -> tuple[str, bool]:
     """The pooling modes, and whether they include the prompt."""
     folder = files.path
-    path = next((path for kind, path in list_routed_modules(folder, modules, task) if kind == "Pooling"), None)
+    paths = dict(reversed(list_routed_modules(folder, modules, task)))
+    if find_vector_kind(folder, modules) == "sparse":
+        return _read_sparse_pooling(folder, paths.get("SpladePooling")), True
+    path = paths.get("Pooling")
     if path is None:
         return "none", True
     if not (folder / "modules.json").is_file():
@@ -229,6 +238,13 @@ def _read_pooling(files: ModelFiles, modules: list[tuple[str, str]], task: str |
     config = read_json_object(folder / path / "config.json")
     modes = config.get("pooling_mode") or [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or "mean"
     return modes if isinstance(modes, str) else "+".join(modes), bool(config.get("include_prompt", True))
+
+
+def _read_sparse_pooling(folder: Path, path: str | None) -> str:
+    """How a sparse encoder makes one vector of those of its tokens."""
+    if path is None:
+        return "none" if (folder / "modules.json").is_file() else "splade_max"
+    return f"splade_{read_json_object(folder / path / 'config.json').get('pooling_strategy', 'max')}"
 
 
 def _default_pooling(files: ModelFiles) -> str:

@@ -197,7 +197,7 @@ def detect_model_kind(folder: Path) -> ModelKind:
     modules = folder / "modules.json"
     if modules.is_file():
         types = [str(module["type"]) for module in _read_module_list(modules)]
-        return "static" if types and types[0].endswith("StaticEmbedding") else "transformer"
+        return "static" if types and types[0].rpartition(".")[2] == "StaticEmbedding" else "transformer"
     config = folder / "config.json"
     if config.is_file():
         values = read_json(config)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcli.core.errors import ModelError
+from embedcli.core.types import VectorKind
 from embedcli.models.files import WEIGHT_FILES, ModelFiles, lfs_pointer_error, read_json_object
 from embedcli.models.fingerprint import fingerprinted_files
 from embedcli.models.weights import read_header
@@ -17,11 +18,11 @@ SPARSE_MODULES = {"SpladePooling", "MLMTransformer", "SparseAutoEncoder", "Spars
 MULTI_VECTOR_MODULES = {"MultiVectorMask", "TokenPooling"}
 RERANKER_MODULES = {"LogitScore"}
 SPARSE_TAGS = {"splade", "sparse-encoder", "sparse"}
+SPARSE_ENCODER = "SparseEncoder"
 EMBEDDING_MODEL_HINT = "use an embedding model (see `embedcli models`)"
 OTHER_KINDS = {
     "CrossEncoder": "is a reranker (CrossEncoder): it scores pairs of texts and computes no vector for one text",
     "SequenceClassification": "has a classification head: it is a reranker or a classifier, not an embedding model",
-    "SparseEncoder": "is a sparse encoder (SPLADE): its vectors have a number for each word of its vocabulary",
     "MultiVectorEncoder": "is a multi-vector model (ColBERT): it computes a vector for each token, not one per text",
 }
 # A tokenizer of these files alone is read with these packages.
@@ -29,7 +30,7 @@ SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "
 
 
 def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) -> None:
-    """Refuse rerankers, sparse encoders and multi-vector models.
+    """Refuse rerankers and multi-vector models.
 
     sentence-transformers would load the network of a raw folder without its head and take the mean of its tokens,
     which is not what the model was trained for. Only heads with no use for embeddings are refused: a raw folder with a
@@ -42,12 +43,22 @@ def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) ->
         modules: Its pipeline, from `read_modules`.
 
     Raises:
-        ModelError: The model does not compute one dense vector per text.
+        ModelError: The model does not compute one vector per text, dense or sparse.
     """
     kind = _find_other_kind(files.path, modules)
-    if kind is not None:
-        reason = OTHER_KINDS.get(kind, f"was saved as a {kind}, which does not compute one vector per text")
+    if kind not in (None, SPARSE_ENCODER):
+        reason = OTHER_KINDS.get(str(kind), f"was saved as a {kind}, which does not compute one vector per text")
         raise ModelError(f"{files.name} {reason}", EMBEDDING_MODEL_HINT)
+
+
+def find_vector_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> VectorKind:
+    """What the vectors of a model are, by its files: sparse ones for SPLADE and its relatives.
+
+    Args:
+        folder: The model's folder.
+        modules: Its pipeline, from `read_modules`.
+    """
+    return "sparse" if _find_other_kind(folder, modules) == SPARSE_ENCODER else "dense"
 
 
 def refuse_lfs_pointers(path: Path) -> None:
@@ -111,7 +122,7 @@ def _find_other_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> str | 
         return str(saved)
     kinds = {kind for kind, _ in modules}
     if kinds & SPARSE_MODULES:
-        return "SparseEncoder"
+        return SPARSE_ENCODER
     if kinds & MULTI_VECTOR_MODULES or any(kind.startswith("pylate.") for kind in kinds):
         return "MultiVectorEncoder"
     if kinds & RERANKER_MODULES:
@@ -128,7 +139,7 @@ def _find_kind_of_raw_folder(folder: Path) -> str | None:
         return "SequenceClassification"
     if config.get("sentence_transformers", {}).get("activation_fn"):
         return "CrossEncoder"
-    return "SparseEncoder" if head.endswith("ForMaskedLM") and SPARSE_TAGS & _read_tags(folder) else None
+    return SPARSE_ENCODER if head.endswith("ForMaskedLM") and SPARSE_TAGS & _read_tags(folder) else None
 
 
 def _has_projection(folder: Path) -> bool:

@@ -12,12 +12,16 @@ import pyarrow as pa
 
 from embedcli.core import quantization
 from embedcli.core.constants import WINDOW_COLUMNS
+from embedcli.core.sparse_vectors import SparseVectors
 
 if TYPE_CHECKING:
-    from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision, VectorKind
 
 # Vectors per row group. Readers load whole row groups, and some fail on very large ones; 16 to 64 MB is safe.
 ROW_GROUP_BYTES = 32 << 20
+# Terms of a sparse vector, for sizes that are needed before the vectors are known; SPLADE models keep 50 to 400.
+ASSUMED_TERMS = 256
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class OutputLayout:
         precision: Number format of the stored vectors.
         has_windows: Whether rows are windows of long texts (--overflow split).
         ranges: float32 [2, dim], minimum and maximum for int8 and uint8; None for other precisions.
+        kind: What a vector is.
     """
 
     input_columns: InputColumns
@@ -37,6 +42,7 @@ class OutputLayout:
     precision: Precision
     has_windows: bool = False
     ranges: Float32Array | None = None
+    kind: VectorKind = "dense"
 
     @property
     def id_name(self) -> str:
@@ -48,15 +54,16 @@ class OutputLayout:
 
     @property
     def bytes_per_row(self) -> int:
+        """Bytes of the stored vector of a row; an assumption for sparse vectors, whose sizes differ."""
+        if self.kind == "sparse":
+            return ASSUMED_TERMS * (4 + int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize))
         return self.stored_width * int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize)
 
     def schema(self) -> pa.Schema:
         """Return the Arrow schema: `id` or `row`, `embedding`, counts and hash, window offsets if any, kept columns."""
-        value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[self.precision])
-        vector = pa.list_(pa.field("element", value, nullable=False), self.stored_width)
         fields = [
             pa.field(self.id_name, self.input_columns.id_type),
-            pa.field("embedding", vector, nullable=False),
+            pa.field("embedding", self._vector_type(), nullable=False),
             pa.field("n_tokens", pa.int32()),
             pa.field("truncated", pa.bool_()),
             pa.field("text_hash", pa.binary(16)),
@@ -69,6 +76,19 @@ class OutputLayout:
             ]
         return pa.schema([*fields, *self.kept_columns()])
 
+    def _vector_type(self) -> pa.DataType:
+        value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[self.precision])
+        if self.kind == "sparse":
+            return sparse_type(value)
+        return pa.list_(pa.field("element", value, nullable=False), self.stored_width)
+
+    def _store_vectors(self, vectors: RowVectors) -> pa.Array:
+        """Vectors as an array of the column `embedding`, in their number format."""
+        if isinstance(vectors, SparseVectors):
+            return sparse_to_arrow(vectors, quantization.STORAGE_DTYPES[self.precision])
+        stored = np.ascontiguousarray(quantization.quantize(vectors, self.precision, self.ranges))
+        return pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=self._vector_type())
+
     def kept_columns(self) -> list[pa.Field]:
         fields = [pa.field(name, kind) for name, kind in self.input_columns.kept_types.items()]
         return [*fields, pa.field("source", pa.string())] if self.input_columns.has_source_column else fields
@@ -77,11 +97,9 @@ class OutputLayout:
         """Build a table with the columns of `schema()` from an encoded chunk."""
         schema = self.schema()
         rows = encoded.rows
-        stored = np.ascontiguousarray(quantization.quantize(encoded.vectors, self.precision, self.ranges))
-        vector = schema.field("embedding").type
         arrays: list[Any] = [
             take_rows(encoded.chunk.ids, rows),
-            pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=vector),
+            self._store_vectors(encoded.vectors),
             numpy_to_arrow(encoded.n_tokens.astype(np.int32, copy=False)),
             pa.Array.from_buffers(
                 pa.bool_(), len(rows), [None, pa.py_buffer(np.packbits(encoded.is_truncated, bitorder="little"))]
@@ -93,6 +111,40 @@ class OutputLayout:
         arrays += [encoded.extra_columns[name] for name in WINDOW_COLUMNS if self.has_windows]
         arrays += [take_rows(encoded.chunk.kept_columns.column(field.name), rows) for field in self.kept_columns()]
         return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def sparse_type(value: pa.DataType) -> pa.DataType:
+    """The Arrow type of a sparse vector: its dimensions, ascending, and a number of type `value` for each."""
+    indices = pa.list_(pa.field("element", pa.int32(), nullable=False))
+    values = pa.list_(pa.field("element", value, nullable=False))
+    return pa.struct([pa.field("indices", indices, nullable=False), pa.field("values", values, nullable=False)])
+
+
+def sparse_to_arrow(vectors: SparseVectors, dtype: Any) -> pa.Array:
+    """Sparse vectors as an array of `sparse_type`, with numbers of a numpy dtype.
+
+    Raises:
+        ValueError: They have more than 2^31 entries.
+    """
+    if len(vectors.indices) > np.iinfo(np.int32).max:
+        raise ValueError("a chunk of sparse vectors has more than 2^31 entries")
+    kind = sparse_type(pa.from_numpy_dtype(dtype))
+    offsets = numpy_to_arrow(vectors.offsets.astype(np.int32))
+    indices = pa.ListArray.from_arrays(offsets, numpy_to_arrow(vectors.indices), type=kind.field("indices").type)
+    numbers = numpy_to_arrow(vectors.values.astype(dtype))
+    values = pa.ListArray.from_arrays(offsets, numbers, type=kind.field("values").type)
+    return pa.StructArray.from_arrays([indices, values], fields=list(kind))
+
+
+def sparse_from_arrow(array: pa.Array, dim: int) -> SparseVectors:
+    """Sparse vectors from an array of `sparse_type`, as float32."""
+    indices, values = array.field("indices"), array.field("values")
+    offsets = indices.offsets.to_numpy().astype(np.int64)
+    if not np.array_equal(np.diff(offsets), np.diff(values.offsets.to_numpy())):
+        raise ValueError("indices and values of a sparse vector differ in number")
+    return SparseVectors(
+        offsets - offsets[0], indices.flatten().to_numpy(), values.flatten().to_numpy().astype(np.float32), dim
+    )
 
 
 def numpy_to_arrow(values: Any) -> Any:
@@ -120,6 +172,20 @@ def regroup_tables(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
             # Popped, so that no second group of up to 45 MB stays in memory.
             yield group.pop()
     if count:
+        yield pa.concat_tables(held)
+
+
+def regroup_by_bytes(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of about `size` bytes, for rows of different sizes."""
+    held: list[pa.Table] = []
+    for table in tables:
+        step = max(1, table.num_rows * size // max(1, table.nbytes))
+        for start in range(0, table.num_rows, step):
+            held.append(table.slice(start, step))
+            if sum(part.nbytes for part in held) >= size:
+                yield pa.concat_tables(held)
+                held = []
+    if held:
         yield pa.concat_tables(held)
 
 

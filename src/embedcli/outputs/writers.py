@@ -22,7 +22,7 @@ from embedcli.core.terminal import escape_json_line
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import digests
 from embedcli.outputs import lance as lance_output
-from embedcli.outputs.schema import ROW_GROUP_BYTES, OutputLayout, regroup_tables, vectors_from_table
+from embedcli.outputs.schema import ROW_GROUP_BYTES, OutputLayout, regroup_by_bytes, regroup_tables, vectors_from_table
 
 if TYPE_CHECKING:
     from embedcli.core.types import EncodedChunk
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BITS_PER_BYTE = 8
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 VECTOR_COLUMN_PATH = "embedding.list.element"
+SPARSE_INDICES_PATH = "embedding.indices.list.element"
 SPACE_METADATA_KEY = "embedcli"
 JOB_METADATA_KEY = "embedcli.job"
 Metadata = dict[str, Any]
@@ -95,7 +96,10 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
     names = [field.name for field in schema if field.name not in plain and not pa.types.is_nested(field.type)]
     full = schema.with_metadata(encode_metadata(metadata))
     codecs = dict.fromkeys(names, "ZSTD")
-    if "embedding" in schema.names and schema.field("embedding").type.value_type.bit_width == BITS_PER_BYTE:
+    vector = schema.field("embedding").type if "embedding" in schema.names else None
+    if vector is not None and pa.types.is_struct(vector):
+        codecs[SPARSE_INDICES_PATH] = "ZSTD"
+    elif vector is not None and vector.value_type.bit_width == BITS_PER_BYTE:
         # Parquet stores 8-bit integers in 32 bits; zstd removes the padding at 1 GB/s.
         codecs[VECTOR_COLUMN_PATH] = "ZSTD"
     with pq.ParquetWriter(
@@ -126,6 +130,13 @@ def table_to_arrow(table: pa.Table, metadata: Metadata) -> pa.Buffer:
     return sink.getvalue()
 
 
+def regroup_rows(tables: Iterable[pa.Table], layout: OutputLayout) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of about ROW_GROUP_BYTES of stored vectors."""
+    if layout.kind == "dense":
+        return regroup_tables(tables, rows_per_row_group(layout))
+    return regroup_by_bytes(tables, ROW_GROUP_BYTES)
+
+
 def rows_per_row_group(layout: OutputLayout) -> int:
     """Number of rows in a row group of ROW_GROUP_BYTES of stored vectors."""
     return max(1, ROW_GROUP_BYTES // layout.bytes_per_row)
@@ -138,7 +149,7 @@ def write_parquet(
     with storage.write_atomically(target) as file:
         out = digests.DigestWriter(file)
         with open_parquet_writer(out, layout.schema(), metadata) as writer:
-            for group in regroup_tables(tables, rows_per_row_group(layout)):
+            for group in regroup_rows(tables, layout):
                 writer.write_table(group, row_group_size=group.num_rows)
                 written += group.num_rows
                 del group
@@ -273,7 +284,11 @@ def table_to_json_lines(table: pa.Table) -> Iterator[bytes]:
     """Yield each row as a line of JSON, with hashes in hex, bytes in base64 and times in ISO 8601."""
     import orjson
 
-    vectors = vectors_from_table(table)
+    vectors = (
+        table.column("embedding").to_pylist()
+        if pa.types.is_struct(table.schema.field("embedding").type)
+        else vectors_from_table(table)
+    )
     others = table_to_rows(table.drop_columns(["embedding"]))
     at = table.schema.get_field_index("embedding")
     for row, vector in zip(others, vectors, strict=True):

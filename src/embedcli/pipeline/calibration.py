@@ -17,6 +17,7 @@ from embedcli.core import quantization
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.job import Job
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.outputs import target as output_target
 from embedcli.pipeline import engine
@@ -170,4 +171,4 @@ def encode_sample(texts: list[str], encoder: BaseEncoder, settings: EncodingSett
     chunk = Chunk(InputSplit(0, "the sample"), 0, ids, texts, pa.table({"id": ids}).select([]), range(len(texts)))
     settings = replace(settings, reuse_lookup=None, overflow="truncate")
     (encoded,) = engine.encode_chunks([chunk], encoder, settings, MetricsCollector(), RunControl())
-    return encoded.vectors
+    return as_dense(encoded.vectors)

@@ -209,7 +209,7 @@ class BatchScheduler:
             vectors = self._retry_unusable(portion, rows, vectors)
         if portion.tokens.cut_lengths:
             apply_overflow(portion, self.settings)
-        portion.vectors[rows] = vectors
+        portion.vectors.put(rows, vectors)
         portion.pending -= len(rows)
         self._count_batch_done(portion, rows)
 

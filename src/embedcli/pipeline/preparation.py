@@ -16,6 +16,8 @@ from embedcli.core.encoder import BaseEncoder, TextTokenizer, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.quantization import is_storable, truncate_and_normalize
+from embedcli.core.row_vectors import DenseBuffer, SparseBuffer, VectorBuffer, concat_vectors
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, EncodedChunk, Overflow, Precision, Reject, ReusedVectors
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.windows import (
@@ -30,9 +32,12 @@ from embedcli.pipeline.windows import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import BoolArray, Float32Array, Int32Array, Int64Array
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import BoolArray, Int32Array, Int64Array
 
 ReuseLookup = Callable[[Chunk, Any], ReusedVectors]
+
+NO_TERM_REASON = "no term of its sparse vector is left"
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class EncodingSettings:
     """What the pipeline needs of a job.
 
     After `truncate_dim` vectors are normalised unless `normalize` is False; if the dimension was saved with the model
-    (`is_saved_truncation`), they are normalised only if `normalize` is True, as in sentence-transformers.
+    (`is_saved_truncation`), they are normalised only if `normalize` is True, as in sentence-transformers. Of sparse
+    vectors at most `top_k_terms` entries of at least `min_weight` are kept.
     """
 
     prompt: str = ""
@@ -51,6 +57,8 @@ class EncodingSettings:
     is_saved_truncation: bool = False
     normalize: bool | None = None
     precision: Precision = "float32"
+    top_k_terms: int | None = None
+    min_weight: float | None = None
     reuse_lookup: ReuseLookup | None = None
 
     @classmethod
@@ -70,6 +78,8 @@ class EncodingSettings:
             is_saved_truncation=job.truncate_dim is None and saved_dim is not None,
             normalize=job.normalize,
             precision=job.precision,
+            top_k_terms=job.top_k_terms,
+            min_weight=job.min_weight,
             reuse_lookup=reuse_lookup,
         )
 
@@ -114,7 +124,7 @@ class TokenizedPortion:
         first_text: The number of its first text among the chunk's distinct texts.
         windows: Its texts as sequences.
         tokens: The sequences' tokens.
-        vectors: float32 [sequences, dim]; filled as batches are collected.
+        vectors: The vectors of its sequences; filled as batches are collected.
         reject_reasons: Why a sequence gets no vector, by its number.
         pending: How many sequences still wait for their vector.
         pending_per_text: int64 [texts]; how many sequences of each text still wait.
@@ -124,7 +134,7 @@ class TokenizedPortion:
     first_text: int
     windows: TextWindows
     tokens: Tokens
-    vectors: Float32Array
+    vectors: VectorBuffer
     reject_reasons: dict[int, str]
     pending: int = 0
     pending_per_text: Int64Array = field(init=False)
@@ -199,11 +209,18 @@ def tokenize_portion(
     """Tokenize some texts. Raises InputError at the first truncated one with --overflow error."""
     windows, tokens = tokenize_with_overflow(texts, encoder, settings)
     reasons = {int(i): encoder.empty_reason for i in np.flatnonzero(tokens.lengths == 0)}
-    vectors = np.zeros((len(windows.sequences), encoder.dim), np.float32)
-    portion = TokenizedPortion(progress, first, windows, tokens, vectors, reasons)
+    count = len(windows.sequences)
+    portion = TokenizedPortion(progress, first, windows, tokens, make_buffer(count, encoder, settings), reasons)
     apply_overflow(portion, settings)
-    portion.pending = len(vectors) - len(reasons)
+    portion.pending = count - len(reasons)
     return portion
+
+
+def make_buffer(count: int, encoder: BaseEncoder, settings: EncodingSettings) -> VectorBuffer:
+    """An empty buffer for the vectors of `count` sequences, of the encoder's kind."""
+    if encoder.kind == "sparse":
+        return SparseBuffer(count, encoder.dim, settings.top_k_terms, settings.min_weight)
+    return DenseBuffer(count, encoder.dim)
 
 
 def tokenize_with_overflow(
@@ -281,7 +298,7 @@ def assemble_chunk(progress: ChunkInProgress, settings: EncodingSettings) -> Enc
     return EncodedChunk(
         chunk=progress.chunk,
         rows=rows[order],
-        vectors=np.concatenate([reused.vectors, result.vectors[source]])[order],
+        vectors=concat_vectors([reused.vectors, result.vectors[source]])[order],
         n_tokens=np.concatenate([reused.n_tokens, result.n_tokens[source]])[order],
         is_truncated=np.concatenate([reused.is_truncated, result.is_truncated[source]])[order],
         text_hash=progress.text_hashes[rows[order]],
@@ -298,7 +315,7 @@ class PortionResult:
     One per sequence, or one per text where windows were pooled.
 
     Attributes:
-        vectors: float32 [n, stored dim].
+        vectors: [n, stored dim].
         n_tokens: int32 [n]; tokens before truncation.
         is_truncated: bool [n].
         lost_tokens: int32 [n]; tokens cut off.
@@ -307,7 +324,7 @@ class PortionResult:
         rejected_texts: Why a text gets no vector, by its number.
     """
 
-    vectors: Float32Array
+    vectors: RowVectors
     n_tokens: Int32Array
     is_truncated: BoolArray
     lost_tokens: Int32Array
@@ -318,18 +335,22 @@ class PortionResult:
 
 def compute_portion_result(portion: TokenizedPortion, settings: EncodingSettings) -> PortionResult:
     """Pool the windows with --overflow pool, then apply --truncate-dim and find vectors that cannot be stored."""
-    tokens, windows, vectors = portion.tokens, portion.windows, portion.vectors
+    tokens, windows = portion.tokens, portion.windows
+    vectors = encoded = portion.vectors.finish()
     lost = (tokens.untruncated_lengths - tokens.read_lengths).astype(np.int32)
     counts, starts = tokens.untruncated_lengths, windows.text_starts
+    columns = build_window_columns(windows) if settings.overflow == "split" else {}
+    if isinstance(vectors, SparseVectors):
+        rejected = find_unstorable_texts(vectors, starts, settings.precision) | collect_rejected_texts(portion)
+        return PortionResult(vectors, counts, lost > 0, lost, starts, columns, rejected)
     if settings.overflow == "pool" and len(windows.sequences):
         vectors = mean_pool_windows(vectors, tokens.untruncated_lengths, starts, settings.normalize)
         counts, lost = np.add.reduceat(counts, starts[:-1]), np.add.reduceat(lost, starts[:-1])
         starts = np.arange(len(starts))
     normalize = bool(settings.normalize) if settings.is_saved_truncation else settings.normalize
     vectors = truncate_and_normalize(vectors, settings.truncate_dim, normalize)
-    columns = build_window_columns(windows) if settings.overflow == "split" else {}
     rejected = collect_rejected_texts(portion)
-    if vectors is not portion.vectors or settings.precision == "float16":
+    if vectors is not encoded or settings.precision == "float16":
         rejected = find_unstorable_texts(vectors, starts, settings.precision) | rejected
     return PortionResult(vectors, counts, lost > 0, lost, starts, columns, rejected)
 
@@ -342,7 +363,7 @@ def concat_portion_results(parts: Sequence[PortionResult]) -> PortionResult:
     sequences = np.cumsum([0, *(part.text_starts[-1] for part in parts)])
     starts = [part.text_starts[:-1] + before for part, before in zip(parts, sequences, strict=False)]
     return PortionResult(
-        vectors=np.concatenate([part.vectors for part in parts]),
+        vectors=concat_vectors([part.vectors for part in parts]),
         n_tokens=np.concatenate([part.n_tokens for part in parts]),
         is_truncated=np.concatenate([part.is_truncated for part in parts]),
         lost_tokens=np.concatenate([part.lost_tokens for part in parts]),
@@ -362,9 +383,11 @@ def collect_rejected_texts(portion: TokenizedPortion) -> dict[int, str]:
     return {int(owners[i]): portion.reject_reasons[i] for i in sorted(portion.reject_reasons, reverse=True)}
 
 
-def find_unstorable_texts(vectors: Float32Array, starts: Int64Array, precision: Precision) -> dict[int, str]:
+def find_unstorable_texts(vectors: RowVectors, starts: Int64Array, precision: Precision) -> dict[int, str]:
     """The texts whose vectors would be zero or not finite as they are stored, with the reason."""
     reason = f"in {vectors.shape[1]} dimensions of {precision} its vector would be zero or not finite"
+    if isinstance(vectors, SparseVectors):
+        reason = NO_TERM_REASON
     texts = np.searchsorted(starts, np.flatnonzero(~is_storable(vectors, precision)), side="right") - 1
     return dict.fromkeys(texts.tolist(), reason)
 

@@ -48,16 +48,23 @@ def build_vector_space(job: Job, encoder: BaseEncoder, ranges: Float32Array | No
         "dim": encoders.stored_dim(job, encoder.dim),
         "truncate_dim": job.truncate_dim,
         "precision": job.precision,
+        **({} if encoder.kind == "dense" else {"kind": encoder.kind}),
+        **{name: value for name, value in list_sparse_settings(job).items() if value is not None},
         **({} if ranges is None else {"ranges": ranges.tolist()}),
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
 
 
+def list_sparse_settings(job: Job) -> dict[str, Any]:
+    """Which entries of sparse vectors are kept."""
+    return {"top_k_terms": job.top_k_terms, "min_weight": job.min_weight}
+
+
 def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float32Array | None = None) -> OutputLayout:
     """Return the columns of an output; the arguments are those of `build_vector_space`."""
     dim = encoders.stored_dim(job, encoder.dim)
-    return OutputLayout(plan.columns, dim, job.precision, job.overflow == "split", ranges)
+    return OutputLayout(plan.columns, dim, job.precision, job.overflow == "split", ranges, encoder.kind)
 
 
 def write_vector_space(staging_folder: str, layout: OutputLayout, vector_space: dict[str, Any]) -> None:
@@ -100,7 +107,8 @@ def layout_from_schema(schema: pa.Schema, vector_space: dict[str, Any]) -> Outpu
     """Restore the layout of an output from its Arrow schema and its vector space."""
     no_columns = InputColumns(None, None, None, pa.int64(), {})
     has_windows = "window" in schema.names
-    base = OutputLayout(no_columns, vector_space["dim"], vector_space["precision"], has_windows)
+    kind = vector_space.get("kind", "dense")
+    base = OutputLayout(no_columns, vector_space["dim"], vector_space["precision"], has_windows, kind=kind)
     id_name = schema.names[0]
     own_names = {*base.schema().names[1:], id_name}
     kept_types = {field.name: field.type for field in schema if field.name not in own_names}

@@ -107,6 +107,7 @@ class OpenVinoEncoder(BaseEncoder):
         self._config = request.config
         self.tokenizer = network.build_tokenizer(request.config, request.config.max_seq_length)
         self.dim = int(network.metadata["dim"])
+        self.kind = request.config.kind
         self.dtype = request.dtype
         traits = request.config.traits
         if traits is not None and traits.needs_equal_lengths:

@@ -91,6 +91,7 @@ class TorchEncoder(BaseEncoder):
         self.max_in_flight = 1 if kind == "cpu" else 2
         self.batch_tokens = TORCH_BATCH_TOKENS.get(kind, 16384)
         self.pad_to_multiple_of = TORCH_PAD_MULTIPLES.get(kind, 8)
+        self.kind = config.kind
         self._transfer = DeviceTransfer(self.device, as_float16=_is_stored_as_float16(job))
         _set_thread_count(job.threads or cpu_quota())
         self.model = self._load(self.dtype)

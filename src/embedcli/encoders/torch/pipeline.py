@@ -10,7 +10,7 @@ from typing import Any
 
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer, matches_reference
 from embedcli.encoders.tokenize.fast import FastTokenizer
-from embedcli.encoders.torch import adapters, attention_masks, loaded_weights, own_code
+from embedcli.encoders.torch import adapters, attention_masks, loaded_weights, own_code, splade
 from embedcli.encoders.torch.errors import translate_load_errors
 from embedcli.models.adapters import find_adapter_folders
 from embedcli.models.code_view import local_model_folder
@@ -24,6 +24,8 @@ PipelineTokenizer = FastTokenizer | TransformersTokenizer | PipelinePreprocessor
 def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: str) -> Any:
     """Load a model as a SentenceTransformer whose vectors have length 1 if and only if the job wants that.
 
+    Sparse encoders are loaded as a SparseEncoder.
+
     Raises:
         ModelError: The model cannot be loaded, lacks weights, or its tokenizer does not fit its weights.
     """
@@ -34,13 +36,13 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
         local_model_folder(files, config.native) as folder,
     ):
         import torch
-        from sentence_transformers import SentenceTransformer
+        from sentence_transformers import SentenceTransformer, SparseEncoder
 
         attention_masks.install_mask_functions()
         if config.custom_code:
             own_code.install_removed_names()
         with adapters.open_loadable_folder(files, folder) as loadable, loaded_weights.record_networks() as networks:
-            pipeline = SentenceTransformer(
+            pipeline = (SparseEncoder if config.kind == "sparse" else SentenceTransformer)(
                 str(loadable),
                 device=device,
                 # Only where the files need it: with the flag a model that transformers knows would run its own copy.
@@ -55,6 +57,7 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
         if find_adapter_folders(files.path):
             adapters.merge_adapters(pipeline)
         loaded_weights.check_token_ids(pipeline, files)
+        splade.install_fast_pooling(pipeline)
         return _adjust_normalize_module(pipeline.eval(), config)
 
 
@@ -159,9 +162,12 @@ def _adjust_normalize_module(pipeline: Any, config: ModelConfig) -> Any:
 def _takes_token_ids(pipeline: Any, config: ModelConfig) -> bool:
     """Whether the pipeline begins with a text transformer whose input is token ids and a mask, nothing else."""
     from sentence_transformers.sentence_transformer.modules import Transformer
+    from sentence_transformers.sparse_encoder.modules import MLMTransformer
 
     first = pipeline[0]
-    if type(first) is not Transformer or pipeline.tokenizer is None or "text" not in first.modality_config:
+    if type(first) not in (Transformer, MLMTransformer) or pipeline.tokenizer is None:
+        return False
+    if "text" not in first.modality_config:
         return False
     # A saved pipeline with a chat template is fed through it; a raw folder's template was not made for embedding.
     return "message" not in first.modality_config or not config.is_saved_pipeline

@@ -1,0 +1,103 @@
+"""Sparse vectors of rows: a weight for some of the words of a vocabulary, as SPLADE computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from embedcli.core.types import BoolArray, Float32Array, Int32Array, Int64Array
+
+
+@dataclass(frozen=True)
+class SparseVectors:
+    """Sparse vectors of n rows, one after the other (the CSR layout of scipy).
+
+    Attributes:
+        offsets: int64 [n + 1]: row i has the entries `offsets[i]` to `offsets[i + 1]`.
+        indices: int32 [entries]: the dimension of each entry, ascending within a row.
+        values: float32 [entries]: its weight.
+        dim: The number of dimensions: the size of the vocabulary.
+    """
+
+    offsets: Int64Array
+    indices: Int32Array
+    values: Float32Array
+    dim: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and dimensions."""
+        return len(self), self.dim
+
+    @property
+    def lengths(self) -> Int64Array:
+        """int64 [n]: entries of each row."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, rows: Any) -> SparseVectors:
+        """Take some rows: by numbers int64 [k], a mask bool [n] or a slice."""
+        numbers = np.arange(len(self))[rows]
+        lengths = self.lengths[numbers]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        entries = np.repeat(self.offsets[:-1][numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return SparseVectors(offsets, self.indices[entries], self.values[entries], self.dim)
+
+    def to_dense(self) -> Float32Array:
+        """float32 [n, dim]."""
+        dense = np.zeros(self.shape, np.float32)
+        dense[np.repeat(np.arange(len(self)), self.lengths), self.indices] = self.values
+        return dense
+
+    def find_unusable(self) -> BoolArray:
+        """bool [n]: True for a row without entries, or with one that is not finite."""
+        return np.asarray(self._rows_with(~np.isfinite(self.values)) | (self.lengths == 0))
+
+    def find_larger(self, bound: float) -> BoolArray:
+        """bool [n]: True for a row with an entry of at least this size."""
+        return self._rows_with(np.abs(self.values) >= bound)
+
+    def _rows_with(self, is_meant: BoolArray) -> BoolArray:
+        """bool [n]: True for a row with an entry that is meant, by entry."""
+        rows = np.zeros(len(self), bool)
+        rows[np.repeat(np.arange(len(self)), self.lengths)[is_meant]] = True
+        return rows
+
+
+def sparsify(dense: Float32Array, top_k: int | None = None, min_weight: float | None = None) -> SparseVectors:
+    """Keep the entries of vectors that are not zero.
+
+    Args:
+        dense: float32 [n, dim].
+        top_k: Keep at most this many entries of a row, the largest; of equal ones those of lower dimensions.
+        min_weight: Keep only entries of at least this size.
+    """
+    kept = dense != 0 if min_weight is None else (dense != 0) & ~(np.abs(dense) < min_weight)
+    rows, indices = np.nonzero(kept)
+    values = dense[rows, indices]
+    if top_k is not None:
+        order = np.lexsort((indices, -np.abs(values), rows))
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))])
+        rank = np.arange(len(rows)) - starts[rows[order]]
+        chosen = np.sort(order[rank < top_k])
+        rows, indices, values = rows[chosen], indices[chosen], values[chosen]
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))]).astype(np.int64)
+    return SparseVectors(offsets, indices.astype(np.int32), np.asarray(values, np.float32), dense.shape[1])
+
+
+def concat_sparse(parts: Sequence[SparseVectors]) -> SparseVectors:
+    """Concatenate sparse vectors of the same dimensions, at least one part."""
+    starts = np.cumsum([0, *(len(part.indices) for part in parts)])
+    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    return SparseVectors(
+        np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        parts[0].dim,
+    )
