@@ -14,6 +14,7 @@ from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import DeviceOutOfMemoryError, ModelError
 from embedcli.core.quantization import find_unusable
 from embedcli.core.types import Chunk, EncodedChunk
+from embedcli.pipeline.assembly import assemble_chunk
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.prefetch import IdleSignal, prefetch, prefetch_with_idle
@@ -22,7 +23,6 @@ from embedcli.pipeline.preparation import (
     EncodingSettings,
     TokenizedPortion,
     apply_overflow,
-    assemble_chunk,
     tokenize_chunk,
 )
 
