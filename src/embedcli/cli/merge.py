@@ -9,6 +9,7 @@ import typer
 from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
 from embedcli.cli.options import QuietFlag, with_job_options
+from embedcli.core.counts import format_count
 from embedcli.core.types import OutputFormat
 
 
@@ -32,6 +33,6 @@ def merge(
 
     result = runners.merge_shards(output, to, flags["max_rejects"])
     if not quiet:
-        rows = f"{result.totals['read']:,} rows: " if result.totals else ""
+        rows = f"{format_count(result.totals['read'], 'row')}: " if result.totals else ""
         print_note(f"{output}: {rows}{result.reason}")
     raise typer.Exit(result.exit_code)

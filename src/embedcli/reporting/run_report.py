@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import __version__, storage
 from embedcli.core.job import Job
-from embedcli.core.types import RunResult
+from embedcli.core.types import RejectSummary, RunResult
 from embedcli.outputs import writers
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class RunReport:
             "usage": dict(result.usage) if result and result.usage else None,
             "cost": self.cost(),
             "peak_memory_mb": peak_memory_mb(),
+            **self.rejects(),
             "space": dict(result.vector_space) if result else {},
             "files": list(result.files) if result else [],
             "job": {name: redact_option(name, value) for name, value in asdict(self.job).items()},
@@ -94,6 +95,12 @@ class RunReport:
             "rows_per_second": per_second(self.metrics.rows, seconds),
             "tokens_per_second": per_second(self.metrics.fed_tokens, seconds),
         }
+
+    def rejects(self) -> dict[str, Any]:
+        """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
+        summary = (self.result.reject_summary if self.result else None) or RejectSummary({}, "")
+        reasons = [{"reason": reason, "rows": rows} for reason, rows in summary.reasons.items()]
+        return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_file": summary.path}
 
     def cost(self) -> dict[str, Any] | None:
         """Compute the cost of this run: of the tokens that the server reports, else of those fed to the model."""

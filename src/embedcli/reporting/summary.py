@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from embedcli.core.counts import format_count
+from embedcli.reporting.rejects import format_rejects, suggest_for_rejects
+
 
 def format_summary(report: Mapping[str, Any]) -> list[str]:
     """Format a run report as aligned lines.
@@ -18,8 +21,11 @@ def format_summary(report: Mapping[str, Any]) -> list[str]:
     rows, vector_space = report["rows"], report["space"]
     has_totals = "read" in rows  # a failed run has only its own counters
     lines = [("rows", format_rows(rows) if has_totals else f"{rows['this_run']:,} embedded by this run")]
+    if report.get("reject_reasons"):
+        lines.append(("rejects", format_rejects(report)))
+        lines += [("hint", text) for text in suggest_for_rejects(report)]
     if rows["resumed"]:
-        lines.append(("resumed", f"{rows['resumed']:,} rows were there already"))
+        lines.append(("resumed", f"{format_count(rows['resumed'], 'row was', 'rows were')} there already"))
     if report["changes"]:
         lines.append(("changes", ", ".join(f"{count:,} {name}" for name, count in report["changes"].items())))
     if has_totals:
@@ -47,7 +53,7 @@ def format_tokens(report: Mapping[str, Any]) -> str:
     rows, truncated = report["rows"], report["truncated_rows"]
     text = f"{rows.get('tokens', 0):,}"
     if truncated:
-        text += f"; {truncated:,} rows ({truncated / max(1, rows['rows']):.1%}) truncated, "
+        text += f"; {format_count(truncated, 'row')} ({truncated / max(1, rows['rows']):.1%}) truncated, "
         text += f"{report['unread_token_share']:.1%} of all tokens never read"
     return text
 
@@ -80,11 +86,13 @@ def list_recovered_problems(report: Mapping[str, Any]) -> list[str]:
     notes = []
     if report["out_of_memory"]:
         limit = f"{report['batch_tokens']:,} tokens"
-        notes.append(f"out of memory {report['out_of_memory']} times: batches were cut to {limit}")
+        notes.append(f"out of memory {format_count(report['out_of_memory'], 'time')}: batches were cut to {limit}")
     if report["retried_rows"]:
-        notes.append(f"{report['retried_rows']} rows had non-finite vectors and were encoded again in float32")
+        notes.append(f"{format_count(report['retried_rows'], 'row')} had non-finite vectors, encoded again in float32")
     if report["damaged_parts"]:
-        notes.append(f"{report['damaged_parts']} damaged part files were written again")
+        notes.append(
+            f"{format_count(report['damaged_parts'], 'damaged part file was', 'damaged part files were')} written again"
+        )
     return notes
 
 
