@@ -329,6 +329,7 @@ class RunResult:
         changes: With --update: how many rows are new, changed, unchanged and removed.
         usage: Requests and tokens of this run as the encoder counts them; None where nothing is billed.
         reject_summary: The rejects of the whole job; None without any, and while the output is not published.
+        duplicate_ids: How many ids more than one row has; None where that was not counted.
     """
 
     exit_code: int
@@ -341,3 +342,4 @@ class RunResult:
     changes: Mapping[str, int] | None = None
     usage: Mapping[str, Any] | None = None
     reject_summary: RejectSummary | None = None
+    duplicate_ids: int | None = None

@@ -75,6 +75,7 @@ class RunReport:
             "cost": self.cost(),
             "peak_memory_mb": peak_memory_mb(),
             **self.rejects(),
+            "duplicate_ids": result.duplicate_ids if result else None,
             "space": dict(result.vector_space) if result else {},
             "files": list(result.files) if result else [],
             "job": {name: redact_option(name, value) for name, value in asdict(self.job).items()},

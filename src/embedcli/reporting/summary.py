@@ -61,8 +61,13 @@ def format_tokens(report: Mapping[str, Any]) -> str:
 def format_speed(report: Mapping[str, Any]) -> str:
     """Format the speed while rows flowed; reports of earlier versions have only that of the whole run."""
     measured = report.get("embedding_speed") or report
-    speed = f"{measured['rows_per_second']:,.0f} rows/s, {measured['tokens_per_second']:,.0f} tokens/s"
+    speed = f"{format_rate(measured['rows_per_second'])} rows/s, {format_rate(measured['tokens_per_second'])} tokens/s"
     return f"{speed}, {report['seconds']:.1f} s in all"
+
+
+def format_rate(rate: float) -> str:
+    """Format a rate without decimals, or with two digits if it is below 10: 1,800 or 0.36."""
+    return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.2g}"
 
 
 def format_startup(report: Mapping[str, Any]) -> list[str]:
@@ -82,8 +87,11 @@ def format_cost(cost: Mapping[str, Any]) -> str:
 
 
 def list_recovered_problems(report: Mapping[str, Any]) -> list[str]:
-    """List what went wrong during the run without harm to its result."""
+    """List what is worth a look, and what went wrong during the run without harm to its result."""
     notes = []
+    if report.get("duplicate_ids"):
+        ids = format_count(report["duplicate_ids"], "id appears", "ids appear")
+        notes.append(f"{ids} more than once in the output; embedcli inspect shows examples")
     if report["out_of_memory"]:
         limit = f"{report['batch_tokens']:,} tokens"
         notes.append(f"out of memory {format_count(report['out_of_memory'], 'time')}: batches were cut to {limit}")

@@ -14,6 +14,7 @@ from embedcli import checkpoint, storage
 from embedcli.core.errors import ResumeError
 from embedcli.core.types import InputPlan, RejectSummary, RunResult
 from embedcli.outputs import target as output_target
+from embedcli.outputs.duplicate_ids import count_duplicate_ids
 from embedcli.outputs.job_changes import check_job_unchanged
 from embedcli.runners.context import TOTAL_KEYS, RunContext, describe_rejected_rows
 from embedcli.runners.job_identity import input_paths
@@ -36,7 +37,12 @@ def published_result(
 ) -> RunResult:
     """Return the result of a run that has published its output, with the rejects of all runs of the job."""
     result = finished_result(totals, vector_space)
-    return replace(result, files=tuple(target.list_files()), reject_summary=summarize_rejects(totals, target))
+    return replace(
+        result,
+        files=tuple(target.list_files()),
+        reject_summary=summarize_rejects(totals, target),
+        duplicate_ids=count_duplicate_ids(target, totals["rows"]),
+    )
 
 
 def summarize_rejects(totals: dict[str, int], target: output_target.OutputTarget) -> RejectSummary | None:
