@@ -42,7 +42,7 @@ def test_the_summary_and_the_report_count_rejects_by_reason(
     assert f"rejects   2 text is empty, 1 bad JSON; first: {source}:5; all in {file}\n" in done.err
     content = json.loads(report.read_text())
     assert content["reject_reasons"] == [{"reason": "text is empty", "rows": 2}, {"reason": "bad JSON", "rows": 1}]
-    assert (content["first_reject"], content["rejects_file"]) == (f"{source}:5", file)
+    assert (content["first_reject"], content["rejects_path"]) == (f"{source}:5", file)
 
 
 def test_a_resumed_run_counts_the_rejects_of_all_runs(tmp_path: Path, model: Path, source: Path) -> None:

@@ -35,8 +35,8 @@ def format_rejects(report: Mapping[str, Any]) -> str:
     if others:
         shown.append(f"{others:,} for other reasons")
     parts = [", ".join(shown), f"first: {report['first_reject']}"]
-    if report["rejects_file"]:
-        parts.append(f"all in {report['rejects_file']}")
+    if report["rejects_path"]:
+        parts.append(f"all in {report['rejects_path']}")
     return "; ".join(parts)
 
 
@@ -55,4 +55,4 @@ def format_rejects_in_short(report: Mapping[str, Any]) -> str:
     text = f"{format_count(rejects, 'row was', 'rows were')} rejected"
     if report["reject_reasons"]:
         text += f"; first: {report['first_reject']} ({report['reject_reasons'][0]['reason']})"
-    return text + (f"; all in {report['rejects_file']}" if report["rejects_file"] else "")
+    return text + (f"; all in {report['rejects_path']}" if report["rejects_path"] else "")

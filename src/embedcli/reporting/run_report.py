@@ -101,7 +101,7 @@ class RunReport:
         """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
         summary = (self.result.reject_summary if self.result else None) or RejectSummary({}, "")
         reasons = [{"reason": reason, "rows": rows} for reason, rows in summary.reasons.items()]
-        return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_file": summary.path}
+        return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_path": summary.path}
 
     def cost(self) -> dict[str, Any] | None:
         """Compute the cost of this run: of the tokens that the server reports, else of those fed to the model."""
