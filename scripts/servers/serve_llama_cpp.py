@@ -1,0 +1,43 @@
+"""Serve a model with llama.cpp's own HTTP server, from the package xllamacpp. Runs in the servers' environment.
+
+python scripts/servers/serve_llama_cpp.py MODEL_FOLDER PORT
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from convert_gguf import convert
+
+MAX_TOKENS = 256
+
+
+def main() -> None:
+    """Convert the model, serve it, and print its address once it answers."""
+    import xllamacpp
+
+    folder, port = Path(sys.argv[1]), int(sys.argv[2])
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made) / "model.gguf"
+        convert(folder, path)
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(path)
+        parameters.hostnames = ["127.0.0.1"]
+        parameters.port = port
+        parameters.embedding = True
+        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+        parameters.n_ctx = 2 * MAX_TOKENS
+        parameters.n_parallel = 2
+        # A sequence without a causal mask has to fit into one physical batch.
+        parameters.n_batch = parameters.n_ubatch = MAX_TOKENS
+        parameters.cpuparams.n_threads = 2
+        server = xllamacpp.Server(parameters)
+        print(server.listening_address, flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()
