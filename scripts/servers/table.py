@@ -1,0 +1,67 @@
+"""The servers that others wrote, how each is started, and what it is known to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# Every server serves the same model under this name.
+SERVED_NAME = "minilm"
+# Tokens of a text that each server reads of the bundled model at most.
+MAX_TOKENS = 256
+# More words, of one token each, than any of the servers reads, and more than infinity accepts.
+LONG_TEXT = "many words are said " * 100
+HUGE_TEXT = "many words are said " * 10_000
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A server that others wrote.
+
+    Attributes:
+        name: Its name for people.
+        package: The package on PyPI that brings it.
+        build_command: Returns the command that serves a model, from the folder of the environment's programs, the
+            folder of the model and a port.
+        health_path: Answers 200 once the server is ready.
+        refusals: A part of the server's own words for each text that it refuses, by the id of the row.
+        finds_cuts: Whether embedcli can see from the reported tokens that the server cuts long texts.
+    """
+
+    name: str
+    package: str
+    build_command: Callable[[Path, Path, int], list[str]]
+    health_path: str
+    refusals: dict[str, str]
+    finds_cuts: bool = False
+
+
+def _serve_llama_cpp(programs: Path, model: Path, port: int) -> list[str]:
+    return [str(programs / "python"), str(HERE / "serve_llama_cpp.py"), str(model), str(port)]
+
+
+def _serve_infinity(programs: Path, model: Path, port: int) -> list[str]:
+    return [
+        str(programs / "infinity_emb"), "v2", "--model-id", str(model), "--served-model-name", SERVED_NAME,
+        "--device", "cpu", "--engine", "torch", "--host", "127.0.0.1", "--port", str(port), "--url-prefix", "/v1",
+    ]  # fmt: skip
+
+
+SERVERS = (
+    RealServer(
+        "llama.cpp",
+        "xllamacpp",
+        _serve_llama_cpp,
+        "/health",
+        {"long": "too large to process", "huge": "too large to process"},
+    ),
+    RealServer(
+        "infinity",
+        "infinity-emb",
+        _serve_infinity,
+        "/health",
+        {"huge": "should have at most 122880 characters"},
+    ),
+)
