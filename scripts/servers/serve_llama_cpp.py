@@ -33,7 +33,8 @@ def main() -> None:
         parameters.n_parallel = 2
         # A sequence without a causal mask has to fit into one physical batch.
         parameters.n_batch = parameters.n_ubatch = MAX_TOKENS
-        parameters.cpuparams.n_threads = 2
+        # More threads than free processors wait for each other in a loop.
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
         server = xllamacpp.Server(parameters)
         print(server.listening_address, flush=True)
         signal.pause()
