@@ -15,7 +15,8 @@ from typing import Self
 from servers.table import RealServer
 
 START_SECONDS = 180
-SETTINGS = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+SCRIPTS = str(Path(__file__).resolve().parents[1])
+SETTINGS = {"PYTHONPATH": SCRIPTS, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
 
 
 class ServerProcess:

@@ -1,6 +1,6 @@
 """Serve a model with llama.cpp's own HTTP server, from the package xllamacpp. Runs in the servers' environment.
 
-python scripts/servers/serve_llama_cpp.py MODEL_FOLDER PORT
+PYTHONPATH=scripts python -m servers.serve_llama_cpp MODEL_FOLDER PORT
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from convert_gguf import convert
+from servers.convert_gguf import convert
 
 MAX_TOKENS = 256
 

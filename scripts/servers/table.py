@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
 # Every server serves the same model under this name.
 SERVED_NAME = "minilm"
 # Tokens of a text that each server reads of the bundled model at most.
@@ -44,7 +43,7 @@ class RealServer:
 
 def _serve_with(program: str) -> Callable[[Path, Path, int], list[str]]:
     def build(programs: Path, model: Path, port: int) -> list[str]:
-        return [str(programs / "python"), str(HERE / program), str(model), str(port)]
+        return [str(programs / "python"), "-m", program, str(model), str(port)]
 
     return build
 
@@ -60,7 +59,7 @@ SERVERS = (
     RealServer(
         "llama.cpp",
         "xllamacpp",
-        _serve_with("serve_llama_cpp.py"),
+        _serve_with("servers.serve_llama_cpp"),
         "/health",
         {"long": "too large to process", "huge": "too large to process"},
         OTHER_LLAMA_CPP_TOKENS,
@@ -75,7 +74,7 @@ SERVERS = (
     RealServer(
         "llama-cpp-python",
         "llama-cpp-python",
-        _serve_with("serve_llama_cpp_python.py"),
+        _serve_with("servers.serve_llama_cpp_python"),
         "/models",
         {},
         OTHER_LLAMA_CPP_TOKENS,
