@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import html
 import json
 import re
@@ -24,6 +23,10 @@ ERROR_FIELDS = ("error", "errors", "detail", "message")
 
 class MalformedResponseError(Exception):
     """The response does not match the request. The message says how."""
+
+
+class UnreadableFloatsError(MalformedResponseError):
+    """An embedding is a string, and not the base64 of float32 numbers."""
 
 
 class ReportedError(MalformedResponseError):
@@ -132,11 +135,16 @@ def _parse_index(index: Any) -> int | None:
 
 def parse_embedding(embedding: Any) -> Float32Array:
     """Parse base64 little-endian floats or a list of numbers into float32 [dim]; null and NaN stay NaN."""
-    try:
-        if isinstance(embedding, str):
+    if isinstance(embedding, str):
+        try:
             return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32, copy=False)
+        except ValueError:
+            raise UnreadableFloatsError(
+                "has an embedding that is neither base64 floats nor a list of numbers"
+            ) from None
+    try:
         made = np.array(embedding, np.float32) if isinstance(embedding, list) else None
-    except (binascii.Error, ValueError, TypeError):
+    except (ValueError, TypeError):
         made = None
     if made is None or made.ndim != 1:
         raise MalformedResponseError("has an embedding that is neither base64 floats nor a list of numbers")
@@ -176,8 +184,24 @@ def parse_error_body(content: bytes) -> tuple[str, str]:
     if not isinstance(inner, dict):
         return _shorten(str(inner)), ""
     text = inner.get("message") or inner.get("detail") or inner.get("error") or ""
-    text = text if isinstance(text, str) else orjson.dumps(text).decode()
+    text = text if isinstance(text, str) else _join_validation_errors(text) or orjson.dumps(text).decode()
     return _shorten(text), str(inner.get("code") or inner.get("type") or "")
+
+
+def _join_validation_errors(errors: Any) -> str:
+    """The messages of a list of validation errors, each with its field, as FastAPI sends them; "" for anything else.
+
+    Each holds the text it is about as `input`, before or after `msg`: the message would be lost in a long text.
+    """
+    if not isinstance(errors, list) or not all(isinstance(error, dict) for error in errors):
+        return ""
+    messages = [(error.get("loc"), error.get("msg") or error.get("message")) for error in errors]
+    if not all(isinstance(message, str) for _, message in messages):
+        return ""
+    places = [".".join(map(str, place)) if isinstance(place, list) else "" for place, _ in messages]
+    return "; ".join(
+        f"{place}: {message}" if place else message for place, (_, message) in zip(places, messages, strict=True)
+    )
 
 
 def _strip_tags(page: str) -> str:
