@@ -20,17 +20,19 @@ from fake_server import FakeServer
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements-slim.txt"
 LEFT_OUT = {"torch", "transformers", "sentence-transformers", "scikit-learn"}
-WITHOUT_TORCH = str(ROOT / "tests" / "support" / "without_torch")
+WITHOUT_TORCH = {"PYTHONPATH": str(ROOT / "tests" / "support" / "lacking"), "TESTS_LACK": "torch"}
 
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of rows; nothing is compiled yet."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
     return jobs.write_jsonl(tmp_path / "in.jsonl", jobs.rows(6))
 
 
-def run(*arguments: object, **environment: str) -> jobs.Ended:
-    return jobs.run_apart(*arguments, PYTHONPATH=WITHOUT_TORCH, **environment)
+def run(*arguments: object) -> jobs.Ended:
+    return jobs.run_apart(*arguments, stdin=None, **WITHOUT_TORCH)
 
 
 def encode(*arguments: object) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models
 from embedcli import encoders
 from embedcli.encoders.openvino import bert
 from embedcli.encoders.tokenize.fast import build_tokens
@@ -80,16 +79,3 @@ def test_a_graph_with_other_vectors_is_not_used(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(bert.BertModel, "_encode_row", lambda self, ids: np.ones(384, np.float32))
     with pytest.raises(Exception, match="its vectors differ"):
         load_fresh(tmp_path, monkeypatch)
-
-
-def test_the_bundled_model_needs_no_pytorch(tmp_path: Path) -> None:
-    result = run_without_torch(tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "(openvino, cpu, float32)" in result.stderr
-
-
-def test_another_model_names_what_is_missing(tmp_path: Path) -> None:
-    result = run_without_torch(tmp_path, "--model", str(models.folder("all-MiniLM-L6-v2-shape")))
-    assert result.returncode != 0
-    assert "needs torch, transformers and sentence-transformers" in result.stderr
-    assert "pip install torch transformers sentence-transformers" in result.stderr
