@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from embedcli.cli.completion import complete_kept_columns
 from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.cli.options import INPUT_FLAGS, MovedModelOption, with_job_options
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -44,7 +45,12 @@ def search(
     ] = None,
     show: Annotated[
         list[str] | None,
-        typer.Option("--show", metavar="COLUMN", help="Column to show; repeatable; default: all kept text columns."),
+        typer.Option(
+            "--show",
+            metavar="COLUMN",
+            help="Column to show; repeatable; default: all kept text columns.",
+            autocompletion=complete_kept_columns,
+        ),
     ] = None,
     prompt: Annotated[
         str | None,
@@ -52,10 +58,7 @@ def search(
             "--prompt", metavar="TEXT", help="Text to put before each query; default: the model's query prompt."
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
-    ] = None,
+    model: MovedModelOption = None,
     metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="Similarity measure.")] = "cosine",
     as_json: JsonFlag = False,
     flags: dict[str, Any],

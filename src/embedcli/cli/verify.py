@@ -8,7 +8,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, print_note, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import with_job_options
+from embedcli.cli.options import MovedModelOption, with_job_options
 
 VERIFY_FLAGS = (
     "trust_remote_code",
@@ -49,10 +49,7 @@ def verify(
     only_output: Annotated[
         bool, typer.Option("--only-output", help="Check only the output, without input and model.")
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
-    ] = None,
+    model: MovedModelOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
