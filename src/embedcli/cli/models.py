@@ -46,7 +46,9 @@ def pull(
     model: Annotated[
         str,
         typer.Argument(
-            help="A name listed by `embedcli models`, or a Hub ID; or a folder, to download only its code repositories.",
+            help=(
+                "A name listed by `embedcli models`, or a Hub ID; or a folder, to download only its code repositories."
+            ),
             autocompletion=complete_models,
         ),
     ],
