@@ -513,7 +513,7 @@ def test_stored_precision(tmp_path: Path, model: Path, source: Path, kind: str) 
 def test_a_run_imports_no_library_it_does_not_need(tmp_path: Path, model: Path, source: Path) -> None:
     code = (
         "import sys; from embedcli.cli import main\n"
-        "heavy = {'pandas', 'torch', 'transformers', 'scipy', 'openvino', 'httpx2'}\n"
+        "heavy = {'pandas', 'torch', 'transformers', 'scipy', 'openvino', 'urllib3'}\n"
         "try: main()\n"
         "finally: print(heavy & set(sys.modules) or 'none')"
     )

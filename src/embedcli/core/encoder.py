@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Tokens:
     token_types: Int32Array | None = None
     cut_lengths: dict[int, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def lengths(self) -> Int64Array:
         """int64 [n]: tokens of each row."""
         return self.offsets[1:] - self.offsets[:-1]
@@ -40,7 +41,7 @@ class Tokens:
     @property
     def read_lengths(self) -> Int64Array:
         """int64 [n]: tokens of each row that were read: `lengths`, or less of rows that were cut later."""
-        read = self.lengths
+        read = self.lengths.copy()
         for row, length in self.cut_lengths.items():
             read[row] = min(int(read[row]), length)
         return read

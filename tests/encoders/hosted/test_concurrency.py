@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from embedcli.encoders.hosted.concurrency import FIRST_CONCURRENCY, MAX_CONCURRENCY, AdaptiveConcurrency
+from embedcli.encoders.hosted.concurrency import FIRST_CONCURRENCY, MAX_CONCURRENCY, AdaptiveConcurrency, RequestThreads
 
 
 class Simulation:
@@ -20,7 +20,7 @@ class Simulation:
         self.served = self.most = 0
         self.concurrency = AdaptiveConcurrency(chosen, lambda: self.now)
         self._random = random.Random(0)
-        self._events: list[tuple[float, float, str]] = []
+        self._events: list[tuple[float, float, str, float]] = []
         self._clients = self._serving = 0
 
     def run(self, seconds: float, room: int, latency: Callable[[int], float]) -> None:
@@ -32,7 +32,7 @@ class Simulation:
                 self._clients += 1
                 self.most = max(self.most, self._clients)
                 self._send(room, latency)
-            self.now, _, kind = heapq.heappop(self._events)
+            self.now, _, kind, seconds = heapq.heappop(self._events)
             if kind == "refused":
                 self.concurrency.record_busy()
                 self._schedule(self._random.uniform(0, 0.5), "sent again")
@@ -42,7 +42,7 @@ class Simulation:
                 self.served += 1
                 self._serving -= 1
                 self._clients -= 1
-                self.concurrency.record_success(100)
+                self.concurrency.record_success(100, seconds)
                 self.concurrency.__exit__(None, None, None)
 
     def _send(self, room: int, latency: Callable[[int], float]) -> None:
@@ -50,10 +50,11 @@ class Simulation:
             self._schedule(0.01, "refused")
             return
         self._serving += 1
-        self._schedule(latency(self._serving), "served")
+        seconds = latency(self._serving)
+        self._schedule(seconds, "served")
 
     def _schedule(self, delay: float, kind: str) -> None:
-        heapq.heappush(self._events, (self.now + delay, self._random.random(), kind))
+        heapq.heappush(self._events, (self.now + delay, self._random.random(), kind, delay))
 
 
 def test_it_starts_low_and_fills_a_server_with_room() -> None:
@@ -88,10 +89,43 @@ def test_it_recovers_after_a_bad_time() -> None:
     assert simulation.concurrency.limit == MAX_CONCURRENCY
 
 
+def test_a_client_that_sends_no_faster_keeps_the_higher_limit() -> None:
+    now = 0.0
+    concurrency = AdaptiveConcurrency(None, lambda: now)
+    for _ in range(10):
+        # 64 requests begin together; the machine sends 500 a second whatever the limit, and each takes 50 ms.
+        for _ in range(concurrency.limit):
+            concurrency.__enter__()
+        for _ in range(concurrency.limit):
+            now += 0.002
+            concurrency.record_success(100, 0.05)
+            concurrency.__exit__(None, None, None)
+    assert concurrency.limit > FIRST_CONCURRENCY
+
+
+def test_threads_are_kept_and_end_after_their_work() -> None:
+    threads, seen, gate = RequestThreads(), set[int](), threading.Event()
+    before = threading.active_count()
+    for _ in range(20):
+        seen.add(threads.run(threading.get_ident).result())
+    waiting = [threads.run(gate.wait) for _ in range(3)]
+    assert threading.active_count() <= before + 4
+    gate.set()
+    assert [future.result() for future in waiting] == [True] * 3
+    assert len(seen) <= 3
+    with pytest.raises(ZeroDivisionError):
+        threads.run(lambda: 1 // 0).result()
+    ours = [thread for thread in threading.enumerate() if thread.name == "request"]
+    threads.close()
+    for thread in ours:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in ours)
+
+
 def test_the_users_number_is_never_exceeded() -> None:
     simulation = Simulation(chosen=12)
     simulation.run(20, 64, lambda in_flight: 0.05)
-    assert simulation.most == simulation.concurrency.limit == simulation.concurrency.max_in_flight == 12
+    assert simulation.most == simulation.concurrency.limit == 12
     simulation.run(5, 4, lambda in_flight: 0.05)
     assert simulation.concurrency.limit <= 6
 

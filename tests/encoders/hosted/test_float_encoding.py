@@ -101,3 +101,18 @@ def test_the_fixed_texts_are_asked_once_in_each_encoding() -> None:
         load_and_embed(server, [])
         asked = [seen.body.get("encoding_format") for seen in server.seen if seen.texts == list(CANARY_TEXTS)]
     assert asked == ["base64", None]
+
+
+@pytest.mark.parametrize("dim", [6, 7])
+def test_base64_that_is_no_whole_number_of_floats_is_not_used(dim: int) -> None:
+    """int8 of 6 dimensions is 6 bytes: no float32 can be read from them at all."""
+
+    def as_int8(seen: fake.Seen, reply: fake.Reply) -> None:
+        if seen.body.get("encoding_format") == "base64":
+            for item, vector in zip(reply.body["data"], expected(seen.texts, dim), strict=True):
+                item["embedding"] = base64.b64encode(np.round(vector * 127).astype("i1").tobytes()).decode()
+
+    with FakeServer(dim=dim, usual=as_int8) as server:
+        _, vectors = load_and_embed(server, [])
+    np.testing.assert_allclose(vectors, expected(["one", "two"], dim), atol=1e-6)
+    assert "encoding_format" not in server.seen[-1].body

@@ -419,7 +419,7 @@ def test_no_more_requests_at_once_than_lanes(server: FakeServer, load: Load) -> 
     server.usual = count
     embed(encoder, [f"text {number}" for number in range(60)], budget=10)
     assert most == 3
-    assert encoder.max_in_flight == 3
+    assert encoder.max_in_flight == 6  # more batches than requests wait, so that a free place is taken at once
 
 
 def test_usage_is_what_the_server_reports(server: FakeServer, load: Load) -> None:

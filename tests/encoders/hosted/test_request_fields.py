@@ -241,6 +241,6 @@ def test_the_table_is_consistent() -> None:
 def test_azure_has_its_path_its_version_and_its_header() -> None:
     base = "https://name.openai.azure.com/openai/deployments/small?api-version=2024-10-21"
     where = client.parse_server_address(Job(("in",), "out", base_url=base))
-    assert where.target_path == b"/openai/deployments/small/embeddings?api-version=2024-10-21"
+    assert where.target_path == "/openai/deployments/small/embeddings?api-version=2024-10-21"
     assert client._build_headers(where, "secret")["api-key"] == "secret"
     assert "Authorization" not in client._build_headers(where, "secret")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import logging
@@ -197,6 +198,20 @@ def test_a_proxy_named_in_the_environment_is_used(server: FakeServer, monkeypatc
     with pytest.raises(EmbedcliError, match="does not know this model or path"):
         hosted_encoder.load_hosted_encoder(job_for(server, base_url="http://192.0.2.1/other"), print, clock=FakeClock())
     assert server.seen[0].path == "http://192.0.2.1/other/embeddings"
+
+
+def test_a_proxy_gets_its_password_and_nobody_sees_it(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    proxy = server.base_url.removesuffix("/v1").replace("http://", f"http://me:{PASSWORD}@")
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(EmbedcliError) as caught:
+        hosted_encoder.load_hosted_encoder(job_for(server, base_url="http://192.0.2.1/other"), print, clock=FakeClock())
+    given = server.seen[0].headers["proxy-authorization"].removeprefix("Basic ")
+    assert base64.b64decode(given).decode() == f"me:{PASSWORD}"
+    assert [text for text in (everything_said(caught.value), caplog.text) if PASSWORD in text or given in text] == []
 
 
 def test_search_asks_no_other_server_than_the_one_that_made_the_rows(

@@ -162,6 +162,23 @@ def test_windows_within_the_limit_are_whole(server: CuttingServer, tokenizer: Pa
     assert max(len(text.split()) for text in server.sent) <= LIMIT - 2
 
 
+def test_a_failing_text_beyond_the_limit_is_rejected_and_not_counted_as_cut(
+    server: CuttingServer, tokenizer: Path, tmp_path: Path
+) -> None:
+    """As Ollama does it for a text whose vector is NaN: 500 for the whole request, among texts that it cuts."""
+    lengths = [300, 20, 400, 30, 280, 299, 50, 310]
+    server.usual = fake.fails_for(lambda text: text.startswith("row5 "), "unsupported value: NaN")
+    done = encode(server, tmp_path, lengths, "--tokenizer", tokenizer, "--report", tmp_path / "report.json")
+    assert done.code == 3, done.err
+    rejects = (tmp_path / "out.parquet.rejects.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in rejects] == [5]
+    assert "NaN" in rejects[0]
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.column("id").to_pylist() == [0, 1, 2, 3, 4, 6, 7]
+    assert flagged(tmp_path) == [True, False, True, False, True, False, True]
+    assert json.loads((tmp_path / "report.json").read_text())["truncated_rows"] == 4
+
+
 def test_a_server_that_reports_no_tokens_is_left_alone(server: CuttingServer, tmp_path: Path) -> None:
     server.usual = fake.without_usage()
     assert encode(server, tmp_path, [10, 900, 20, 800]).code == 0

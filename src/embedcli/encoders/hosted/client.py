@@ -13,11 +13,10 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from embedcli import __version__
@@ -26,18 +25,13 @@ from embedcli.core.job import Job
 from embedcli.encoders.hosted.known_hosts import HostDialect, find_dialect
 from embedcli.encoders.hosted.response import ReportedError, parse_error_body
 from embedcli.encoders.hosted.retry import Clock, RetryableError, Suspicion, parse_retry_after
-
-if TYPE_CHECKING:
-    import httpx2
+from embedcli.encoders.hosted.transport import HttpTransport
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-CONNECT_TIMEOUT_SECONDS = 15.0
 MAX_REDIRECTS = 5
 # 504, and 524 of Cloudflare: a proxy has waited for the server in vain.
 GATEWAY_TIMEOUTS = (504, 524)
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# 2,048 lists of 8,192 floats are about 350 MB; no correct response is larger.
-MAX_RESPONSE_BYTES = 1 << 30
 
 # Messages and hints for statuses where no other attempt will help.
 FINAL_STATUS_ERRORS = {
@@ -61,7 +55,7 @@ class ServerAddress:
     url: str
     host: str
     is_loopback: bool
-    target_path: bytes | None = field(default=None, repr=False)
+    target_path: str | None = field(default=None, repr=False)
     basic_credentials: str = field(default="", repr=False)
 
     @property
@@ -124,8 +118,6 @@ class EmbeddingsClient:
     def __init__(
         self, where: ServerAddress, key: str, *, model: str, timeout: float, max_connections: int, clock: Clock
     ) -> None:
-        import httpx2
-
         self.address = where
         self._destination = where
         self._model = model
@@ -133,11 +125,14 @@ class EmbeddingsClient:
         self._clock = clock
         self._keyed = bool(key)
         self._secrets = _secrets(where, key)
-        self._client = httpx2.Client(
-            headers=_build_headers(where, key),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=max_connections),
+        self._transport = HttpTransport(
+            where.host,
+            _build_headers(where, key),
+            self.redact,
             # Never use a proxy for a server on this machine, whatever the environment says.
-            trust_env=not where.is_loopback,
+            use_proxy=not where.is_loopback,
+            max_connections=max_connections,
+            clock=clock,
         )
 
     def post(self, body: bytes, timeout: float | None = None) -> bytes:
@@ -166,15 +161,7 @@ class EmbeddingsClient:
         raise self.error_for_status(status, headers, *parse_error_body(content))
 
     def _send(self, body: bytes, where: ServerAddress, timeout: float) -> tuple[int, Mapping[str, str], bytes]:
-        import httpx2
-
-        limits = httpx2.Timeout(timeout, connect=min(CONNECT_TIMEOUT_SECONDS, timeout), pool=None)
-        extensions = {"target": where.target_path} if where.target_path else {}
-        with (
-            self._transport(timeout),
-            self._client.stream("POST", where.url, content=body, extensions=extensions, timeout=limits) as response,
-        ):
-            return response.status_code, response.headers, self._read(response, timeout)
+        return self._transport.post(where.url, where.target_path, body, timeout)
 
     def _follow_redirect(self, where: ServerAddress, status: int, headers: Mapping[str, str]) -> ServerAddress:
         parts = _split_location(where, headers)
@@ -187,7 +174,7 @@ class EmbeddingsClient:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._client.close()
+        self._transport.close()
 
     def redact(self, text: str) -> str:
         """Remove the API key, other secrets of the address and control characters from `text`."""
@@ -195,42 +182,6 @@ class EmbeddingsClient:
             text = text.replace(secret, "***")
         text = re.sub(r"//[^/@\s]+@", "//***@", text)
         return "".join(c if c.isprintable() else " " for c in text)
-
-    def _read(self, response: httpx2.Response, timeout: float) -> bytes:
-        deadline = self._clock.monotonic() + timeout
-        parts: list[bytes] = []
-        size = 0
-        for part in response.iter_bytes():
-            parts.append(part)
-            size += len(part)
-            if self._clock.monotonic() > deadline:
-                raise RetryableError(
-                    f"{self.address.host} sent its answer too slowly (over {timeout:g} s)", "lost", suspicion="timeout"
-                )
-            if size > MAX_RESPONSE_BYTES:
-                raise RetryableError(
-                    f"{self.address.host} sent an answer of more than {MAX_RESPONSE_BYTES >> 20} MB", "wrong"
-                )
-        return b"".join(parts)
-
-    @contextmanager
-    def _transport(self, timeout: float) -> Iterator[None]:
-        import httpx2
-
-        host = self.address.host
-        try:
-            yield
-        except (httpx2.ConnectTimeout, httpx2.ConnectError) as error:
-            raise RetryableError(f"the connection to {host} failed: {self._describe(error)}", "lost") from None
-        except httpx2.TimeoutException:
-            raise RetryableError(f"{host} did not answer within {timeout:g} s", "lost", suspicion="timeout") from None
-        except httpx2.RequestError as error:
-            raise RetryableError(
-                f"the connection to {host} failed: {self._describe(error)}", "lost", suspicion="failure"
-            ) from None
-
-    def _describe(self, error: Exception) -> str:
-        return self.redact(str(error)) or type(error).__name__
 
     def error_for_status(self, status: int, headers: Mapping[str, str], text: str, code: str) -> Exception:
         """Return the error that a status means, see the module docstring.
@@ -306,8 +257,7 @@ def _describe_place(parts: SplitResult) -> dict[str, Any]:
     """URL and target of a web address, as fields of `ServerAddress`."""
     name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     place = f"{name}:{parts.port}" if parts.port is not None else name
-    # httpx2 logs the URL of each request, so a query that may hold a key is kept out of it.
-    target = f"{parts.path}?{parts.query}".encode() if parts.query else None
+    target = f"{parts.path}?{parts.query}" if parts.query else None
     return {"url": f"{parts.scheme}://{place}{parts.path}", "target_path": target}
 
 
@@ -322,7 +272,7 @@ def _build_headers(where: ServerAddress, key: str) -> dict[str, str]:
 
 
 def _secrets(where: ServerAddress, key: str) -> tuple[str, ...]:
-    query = where.target_path.decode().partition("?")[2] if where.target_path else ""
+    query = where.target_path.partition("?")[2] if where.target_path else ""
     values = [part.partition("=")[2] for part in query.split("&")]
     password = base64.b64decode(where.basic_credentials).decode().partition(":")[2] if where.basic_credentials else ""
     found = {key, where.basic_credentials, password, query, *values, *map(unquote, values)}

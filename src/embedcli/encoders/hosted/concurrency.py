@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from threading import Condition, Thread
+from queue import SimpleQueue
+from threading import Condition, Lock, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,6 +16,8 @@ FIRST_CONCURRENCY = 8
 MAX_CONCURRENCY = 64
 # Twice the requests must bring this many times the throughput, otherwise the server is at its limit already.
 MIN_GAIN = 1.15
+# Unless they take less than this many times as long: then it is this machine that sends no more.
+MIN_SLOWDOWN = 1.5
 # The share of the limit that is left after a 429 or 5xx, and how long a limit that was found is kept.
 BUSY_FACTOR = 0.75
 SETTLED_SECONDS = 30.0
@@ -23,10 +26,11 @@ SETTLED_SECONDS = 30.0
 class AdaptiveConcurrency(AbstractContextManager[None]):
     """How many requests may be in flight: entering waits until there is room. Thread-safe.
 
-    Without a number from the user it starts at 8 and doubles while that brings more throughput, to at most 64. After a
-    429 or 5xx it goes down by a quarter, at most once for the requests that were in flight together, and then up by one
-    for each round of successful requests (additive increase, multiplicative decrease). A limit that was found this way
-    is kept for 30 seconds; then doubling is tried again.
+    Without a number from the user it starts at 8 and doubles, to at most 64, until that brings no more throughput and
+    requests take longer; then it goes back by one step. After a 429 or 5xx it goes down by a quarter, at most once for
+    the requests that were in flight together, and then up by one for each round of successful requests (additive
+    increase, multiplicative decrease). A limit that was found this way is kept for 30 seconds; then doubling is tried
+    again.
 
     Args:
         chosen: The user's number, which is never exceeded; None for an adaptive one.
@@ -35,7 +39,6 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
 
     def __init__(self, chosen: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit = chosen or FIRST_CONCURRENCY
-        self.is_adaptive = chosen is None
         self._most = chosen or MAX_CONCURRENCY
         self._clock = clock
         self._is_doubling = chosen is None
@@ -47,12 +50,13 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
         self._ignored_left = 0
         self._settled_until = 0.0
         self._round_requests = self._round_tokens = 0
+        self._round_seconds = self._latency = 0.0
         self._round_start = clock()
 
     @property
     def max_in_flight(self) -> int:
-        """How many batches should be started, so that a free place is taken at once."""
-        return min(2 * self.limit, self._most) if self.is_adaptive else self._most
+        """How many batches should be started: more than may be in flight, so that a free place is taken at once."""
+        return 2 * self.limit
 
     def __enter__(self) -> None:
         with self._room:
@@ -64,15 +68,16 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
     def __exit__(self, *error: object) -> None:
         with self._room:
             self._in_flight -= 1
-            self._room.notify_all()
+            self._room.notify()
 
-    def record_success(self, tokens: int) -> None:
-        """Count a successful request; after a round of them the limit may rise."""
+    def record_success(self, tokens: int, seconds: float) -> None:
+        """Count a successful request that took some seconds; after a round of them the limit may rise."""
         with self._room:
             if self._is_of_earlier_limit():
                 return
             self._round_requests += 1
             self._round_tokens += tokens
+            self._round_seconds += seconds
             if self._round_requests >= 2 * self.limit:
                 self._end_round()
 
@@ -96,17 +101,21 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
 
     def _end_round(self) -> None:
         rate = self._round_tokens / max(self._clock() - self._round_start, 1e-9)
+        latency = self._round_seconds / self._round_requests
         was_full = self._was_full
         self._begin_round()
         if not was_full:
             return
-        if self._is_doubling and self._rate and rate < self._rate * MIN_GAIN:
+        is_slower = latency >= self._latency * MIN_SLOWDOWN
+        if self._is_doubling and self._rate and rate < self._rate * MIN_GAIN and is_slower:
             self._hold()
             self._ceiling = self._earlier_limit
             self._change_limit(self._earlier_limit)
-        elif self.limit < self._most and (self._is_doubling or self._clock() >= self._settled_until):
+            return
+        self._rate = 0.0  # only the first full round is compared
+        if self.limit < self._most and (self._is_doubling or self._clock() >= self._settled_until):
             self._is_doubling = True
-            self._rate, self._earlier_limit = rate, self.limit
+            self._rate, self._latency, self._earlier_limit = rate, latency, self.limit
             self._change_limit(min(self._most, 2 * self.limit))
         elif self.limit < self._ceiling:
             self._change_limit(self.limit + 1)
@@ -118,7 +127,8 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
         self._settled_until = self._clock() + SETTLED_SECONDS
 
     def _change_limit(self, limit: int) -> None:
-        self._ignored_left = self._in_flight
+        # New connections are opened first: they say nothing about the rate either.
+        self._ignored_left = max(self._in_flight, limit)
         self.limit = limit
         self._begin_round()
         self._room.notify_all()
@@ -126,18 +136,48 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
     def _begin_round(self) -> None:
         self._round_start = self._clock()
         self._round_requests = self._round_tokens = 0
+        self._round_seconds = 0.0
         self._was_full = self._in_flight >= self.limit
 
 
-def run_in_thread(work: Callable[[], T]) -> Future[T]:
-    """Run `work` in a daemon thread; a stopped run does not wait for the server."""
-    future: Future[T] = Future()
+class RequestThreads:
+    """Daemon threads that run one request after the other: a stopped run does not wait for the server. Thread-safe."""
 
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised where the result is collected
-            future.set_exception(error)
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = Lock()
+        self._count = self._idle = 0
 
-    Thread(target=run, name="request", daemon=True).start()
-    return future
+    def run(self, work: Callable[[], T]) -> Future[T]:
+        """Run `work` at once, in a thread that has nothing to do or in a new one.
+
+        Returns:
+            The result or the error of `work`.
+        """
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - raised where the result is collected
+                future.set_exception(error)
+
+        with self._lock:
+            is_new = self._idle == 0
+            self._idle -= not is_new
+            self._count += is_new
+        self._waiting.put(run)
+        if is_new:
+            Thread(target=self._serve, name="request", daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """End each thread once its work is done."""
+        for _ in range(self._count):
+            self._waiting.put(None)
+
+    def _serve(self) -> None:
+        while (run := self._waiting.get()) is not None:
+            run()
+            with self._lock:
+                self._idle += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,19 @@ from embedcli.encoders.hosted.client import (
     parse_server_address,
     read_api_key,
 )
-from embedcli.encoders.hosted.concurrency import MAX_CONCURRENCY, AdaptiveConcurrency, run_in_thread
+from embedcli.encoders.hosted.concurrency import MAX_CONCURRENCY, AdaptiveConcurrency, RequestThreads
 from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
 from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
 from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from embedcli.encoders.hosted.request_fields import ENCODING_FIELD, build_body, resolve_request_fields
 from embedcli.encoders.hosted.request_limits import RequestSizeLimits
-from embedcli.encoders.hosted.response import EmbeddingResponse, MalformedResponseError, ReportedError, decode_response
+from embedcli.encoders.hosted.response import (
+    EmbeddingResponse,
+    MalformedResponseError,
+    ReportedError,
+    UnreadableFloatsError,
+    decode_response,
+)
 from embedcli.encoders.hosted.retry import (
     BlamesTexts,
     Clock,
@@ -40,7 +46,13 @@ from embedcli.encoders.hosted.retry import (
     RetryLimits,
 )
 from embedcli.encoders.hosted.silent_cuts import SilentCutDetector
-from embedcli.encoders.hosted.start_checks import StartChecks, check_dim, run_start_checks
+from embedcli.encoders.hosted.start_checks import (
+    RequestFormat,
+    StartChecks,
+    check_dim,
+    find_request_format,
+    run_start_checks,
+)
 from embedcli.encoders.hosted.text_requests import TextRequests
 from embedcli.encoders.hosted.token_counting import (
     HostedTexts,
@@ -66,14 +78,6 @@ UNREACHABLE_AT_START_SECONDS = 60.0
 # After this many rejected texts in a row, the probe is sent again: is the problem the texts or the server?
 REFUSALS_BEFORE_CHECK = 8
 STOPPED_ERROR = ("stopped while requests were waiting", "run the same command to go on")
-
-
-@dataclass(frozen=True)
-class RequestFormat:
-    """Request fields that a server accepts: `encoding_format`, and the value of `dimensions`."""
-
-    uses_base64: bool = True
-    dimensions: int | None = None
 
 
 def load_hosted_encoder(
@@ -140,6 +144,7 @@ class HostedEncoder(BaseEncoder):
 
     def __init__(self, job: Job, endpoint: EmbeddingsClient, clock: Clock, notify: Notify, rng: random.Random) -> None:
         self._concurrency = AdaptiveConcurrency(job.max_concurrency, clock.monotonic)
+        self._threads = RequestThreads()
         self.max_in_flight = self._concurrency.max_in_flight
         self.batch_tokens = min(HOSTED_BATCH_TOKENS, job.tpm or HOSTED_BATCH_TOKENS)
         self._job = job
@@ -182,6 +187,7 @@ class HostedEncoder(BaseEncoder):
             self._health,
             self._limits,
             self._concurrency,
+            self._threads,
             max_connections=job.max_concurrency or MAX_CONCURRENCY,
             dim=self.dim,
         )
@@ -264,11 +270,12 @@ class HostedEncoder(BaseEncoder):
     def close(self) -> None:
         """Cancel waiting requests and retries, and close the connections. Thread-safe."""
         self._clock.close()
+        self._threads.close()
         self._endpoint.close()
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return run_in_thread(lambda: self._cuts.request(texts, counts, self._text_requests.request))
+        return self._threads.run(lambda: self._cuts.request(texts, counts, self._text_requests.request))
 
     def _check_server_after_refusals(self, refusal: RequestRefusedError) -> None:
         with self._lock:
@@ -300,10 +307,14 @@ class HostedEncoder(BaseEncoder):
     ) -> EmbeddingResponse:
         """Send one request with retries. Raises RequestRefusedError, FailingTextsError or ModelError."""
         body = self._build_body(texts, style)
-        answer = self._retrier.run(
-            lambda: self._request_once(body, len(texts), timeout), tokens, patience, blames_texts
-        )
-        self._concurrency.record_success(tokens)
+
+        def attempt() -> EmbeddingResponse:
+            started = self._clock.monotonic()
+            answer = self._request_once(body, len(texts), timeout)
+            self._concurrency.record_success(tokens, self._clock.monotonic() - started)
+            return answer
+
+        answer = self._retrier.run(attempt, tokens, patience, blames_texts)
         if answer.tokens is not None:
             self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
@@ -323,6 +334,11 @@ class HostedEncoder(BaseEncoder):
             answer = decode_response(self._endpoint.post(body, timeout), count)
         except ReportedError as error:
             raise self._endpoint.error_for_report(error) from None
+        except UnreadableFloatsError as error:
+            if self.dim:
+                raise RetryableError(f"the answer of {host} {error}", "wrong") from None
+            # Nothing was ever read in base64: plain numbers may be.
+            raise RequestRefusedError(f"its answer {error}") from None
         except MalformedResponseError as error:
             raise RetryableError(f"the answer of {host} {self._endpoint.redact(str(error))}", "wrong") from None
         except RetryableError as error:
@@ -372,17 +388,9 @@ class HostedEncoder(BaseEncoder):
         patience = RetryLimits(
             self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
         )
-        wanted = self._job.truncate_dim if self._fields.dimensions_field else None
-        encodings = (True, False) if self._fields.may_ask_base64 else (False,)
-        refusals = []
-        for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (wanted, None) for base64 in encodings):
-            try:
-                answer = self._request_with_retries([PROBE_TEXT], 1, style, patience)
-            except RequestRefusedError as refusal:
-                refusals.append(str(refusal))
-                continue
-            return style, answer
-        raise ModelError(
-            f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}: {refusals[0]}",
-            "check --model, --truncate-dim and --base-url; --as, --request-field and --omit-field change the fields",
+        return find_request_format(
+            lambda style: self._request_with_retries([PROBE_TEXT], 1, style, patience),
+            dimensions=self._job.truncate_dim if self._fields.dimensions_field else None,
+            may_ask_base64=self._fields.may_ask_base64,
+            where=f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}",
         )

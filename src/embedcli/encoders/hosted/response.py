@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import html
 import json
 import re
@@ -24,6 +23,10 @@ ERROR_FIELDS = ("error", "errors", "detail", "message")
 
 class MalformedResponseError(Exception):
     """The response does not match the request. The message says how."""
+
+
+class UnreadableFloatsError(MalformedResponseError):
+    """An embedding is a string, and not the base64 of float32 numbers."""
 
 
 class ReportedError(MalformedResponseError):
@@ -132,11 +135,16 @@ def _parse_index(index: Any) -> int | None:
 
 def parse_embedding(embedding: Any) -> Float32Array:
     """Parse base64 little-endian floats or a list of numbers into float32 [dim]; null and NaN stay NaN."""
-    try:
-        if isinstance(embedding, str):
+    if isinstance(embedding, str):
+        try:
             return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32, copy=False)
+        except ValueError:
+            raise UnreadableFloatsError(
+                "has an embedding that is neither base64 floats nor a list of numbers"
+            ) from None
+    try:
         made = np.array(embedding, np.float32) if isinstance(embedding, list) else None
-    except (binascii.Error, ValueError, TypeError):
+    except (ValueError, TypeError):
         made = None
     if made is None or made.ndim != 1:
         raise MalformedResponseError("has an embedding that is neither base64 floats nor a list of numbers")

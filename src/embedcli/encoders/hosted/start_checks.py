@@ -22,6 +22,14 @@ SendTexts = Callable[[list[str], bool], "EmbeddingResponse"]
 
 
 @dataclass(frozen=True)
+class RequestFormat:
+    """Request fields that a server accepts: `encoding_format`, and the value of `dimensions`."""
+
+    uses_base64: bool = True
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True)
 class StartChecks:
     """What the first answers of a server show.
 
@@ -36,6 +44,36 @@ class StartChecks:
     dim: int | None
     canaries: Canaries | None
     note: str
+
+
+def find_request_format(
+    send: Callable[[RequestFormat], EmbeddingResponse], *, dimensions: int | None, may_ask_base64: bool, where: str
+) -> tuple[RequestFormat, EmbeddingResponse]:
+    """Find the first request format that a server accepts.
+
+    Args:
+        send: Sends one short text. Raises RequestRefusedError.
+        dimensions: The value of `dimensions` to try first; None for no such field.
+        may_ask_base64: Whether `encoding_format` may be sent.
+        where: The server and what it refuses, for the message.
+
+    Returns:
+        The format, and the response of the server.
+
+    Raises:
+        ModelError: The server accepts none.
+    """
+    encodings = (True, False) if may_ask_base64 else (False,)
+    refusals = []
+    for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (dimensions, None) for base64 in encodings):
+        try:
+            return style, send(style)
+        except RequestRefusedError as refusal:
+            refusals.append(str(refusal))
+    raise ModelError(
+        f"{where}: {refusals[0]}",
+        "check --model, --truncate-dim and --base-url; --as, --request-field and --omit-field change the fields",
+    )
 
 
 def run_start_checks(send: SendTexts, uses_base64: bool, host: str, request: str, max_inputs: int = 5) -> StartChecks:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 import numpy as np
 
 from embedcli.encoders.hosted.client import RequestRefusedError
-from embedcli.encoders.hosted.concurrency import run_in_thread
+from embedcli.encoders.hosted.concurrency import RequestThreads
 from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
 from embedcli.encoders.hosted.request_limits import RequestSizeLimits
 from embedcli.encoders.hosted.response import EmbeddingResponse
@@ -43,6 +43,7 @@ class TextRequests:
         health: ServerHealth,
         limits: RequestSizeLimits,
         connections: AbstractContextManager[None],
+        threads: RequestThreads,
         *,
         max_connections: int,
         dim: int,
@@ -55,6 +56,7 @@ class TextRequests:
             health: Whether the server works for other texts.
             limits: Learns the sizes that work.
             connections: Entering it waits for a free connection.
+            threads: Run the halves of a request side by side.
             max_connections: How many threads may look for bad texts at once.
             dim: Dimensions of the vectors.
         """
@@ -64,6 +66,7 @@ class TextRequests:
         self._health = health
         self._limits = limits
         self._connections = connections
+        self._threads = threads
         self._spare_threads = Semaphore(max_connections)
 
     def request(self, texts: list[str], counts: Int64Array, *, is_suspect: bool = False) -> HostedVectors:
@@ -105,7 +108,7 @@ class TextRequests:
             return self.request(texts[:half], counts[:half], is_suspect=is_suspect)
 
         # Refused texts are looked for one after the other, so that a server that refuses all is noticed early.
-        future = _in_spare_thread(self._spare_threads, request_left) if is_suspect else None
+        future = self._run_in_spare_thread(request_left) if is_suspect else None
         left = request_left() if future is None else None
         right = self.request(texts[half:], counts[half:], is_suspect=is_suspect)
         left = left or cast("Future[HostedVectors]", future).result()
@@ -114,16 +117,15 @@ class TextRequests:
             self._limits.record_accepted(len(texts) - half, larger, was_failure=is_suspect)
         return merge_vectors((left, right), (range(half), range(half, len(texts))))
 
+    def _run_in_spare_thread(self, work: Callable[[], T]) -> Future[T] | None:
+        """Run `work` in a thread of its own if one is spare; None if not."""
+        if not self._spare_threads.acquire(blocking=False):
+            return None
 
-def _in_spare_thread(spare: Semaphore, work: Callable[[], T]) -> Future[T] | None:
-    """Run `work` in a thread of its own if one is spare; None if not."""
-    if not spare.acquire(blocking=False):
-        return None
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                self._spare_threads.release()
 
-    def run() -> T:
-        try:
-            return work()
-        finally:
-            spare.release()
-
-    return run_in_thread(run)
+        return self._threads.run(run)
