@@ -25,6 +25,16 @@ SEARCH_FLAGS = (
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
 
+ShowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--show",
+        metavar="COLUMN",
+        help="Column to show; repeatable; default: all kept text columns.",
+        autocompletion=complete_kept_columns,
+    ),
+]
+
 
 @handle_errors
 @with_job_options(SEARCH_FLAGS)
@@ -45,15 +55,7 @@ def search(
         str | None,
         typer.Option("-o", "--to-file", metavar="PATH", help="Write the results to this file: .jsonl or .parquet."),
     ] = None,
-    show: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--show",
-            metavar="COLUMN",
-            help="Column to show; repeatable; default: all kept text columns.",
-            autocompletion=complete_kept_columns,
-        ),
-    ] = None,
+    show: ShowOption = None,
     prompt: Annotated[
         str | None,
         typer.Option(
