@@ -76,6 +76,6 @@ def test_the_tokens_are_those_of_pytorch(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_graph_with_other_vectors_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check at the first start is not left out."""
-    monkeypatch.setattr(bert.BertModel, "_encode_row", lambda self, ids: np.ones(384, np.float32))
+    monkeypatch.setattr(bert.BertModel, "_encode_rows", lambda self, rows: np.ones((len(rows), 384), np.float32))
     with pytest.raises(Exception, match="its vectors differ"):
         load_fresh(tmp_path, monkeypatch)
