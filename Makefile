@@ -10,8 +10,15 @@ SAMPLE := sample_data/texts.jsonl
 BENCH_INPUT ?= $(SAMPLE)
 KILLS ?= 100
 JOBS ?= 2000
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Twice quiet: errors only.
+PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 NEEDS := pyproject.toml constraints.txt
+
+# $(call step,TITLE,COMMAND): print what a step does, run it, and print how long it took.
+step = printf '%s\n' '$(1)'; begin=$$(date +%s); $(2) && printf '(%s s)\n\n' "$$(($$(date +%s) - begin))"
+SHOW = $(BIN)/python scripts/show.py out.parquet && \
+	printf '\nThe rows nearest to "my charger is too hot":\n\n' && \
+	$(BIN)/embedcli search out.parquet "my charger is too hot" -k 3
 
 unexport PYTHONPATH
 .DEFAULT_GOAL := help
@@ -20,11 +27,10 @@ unexport PYTHONPATH
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.run  ## set up, embed the sample rows and show the result
-	$(BIN)/embedcli encode $(SAMPLE) out.parquet --keep text --keep lang --overwrite
-	@$(BIN)/python scripts/show.py out.parquet
-	@printf "\nThe rows nearest to \"my charger is too hot\":\n\n"
-	@$(BIN)/embedcli search out.parquet "my charger is too hot" -k 3
+demo:  ## set up, embed the sample rows and show the result
+	@$(call step,1 of 3: set up $(VENV),$(MAKE) --no-print-directory --silent $(VENV)/.run)
+	@$(call step,2 of 3: embed $(SAMPLE),$(BIN)/embedcli encode $(SAMPLE) out.parquet --keep text --keep lang --overwrite)
+	@$(call step,3 of 3: show rows and search them,$(SHOW))
 
 test: format-check lint imports types docs-check wheel pytest  ## set up and run every check
 

@@ -9,6 +9,7 @@ import typer
 from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
 from embedcli.cli.options import QuietFlag, with_job_options
+from embedcli.cli.spinner import show_spinner
 from embedcli.core.counts import format_count
 from embedcli.core.types import OutputFormat
 
@@ -31,7 +32,8 @@ def merge(
     """
     from embedcli import runners
 
-    result = runners.merge_shards(output, to, flags["max_rejects"])
+    with show_spinner(f"merging {output}", quiet):
+        result = runners.merge_shards(output, to, flags["max_rejects"])
     if not quiet:
         rows = f"{format_count(result.totals['read'], 'row')}: " if result.totals else ""
         print_note(f"{output}: {rows}{result.reason}")

@@ -150,8 +150,13 @@ def per_second(count: float, seconds: float) -> float:
     return round(count / seconds, 3) if seconds else 0.0
 
 
-def peak_memory_mb() -> float:
-    """Return the largest resident size of this process and of its finished workers, in MB (10**6 bytes)."""
+def peak_memory_mb() -> float | None:
+    """Return the largest resident size of this process and of its finished workers, in MB (10**6 bytes).
+
+    None on Windows, which does not tell.
+    """
+    if sys.platform == "win32":
+        return None
     import resource
 
     peak = max(resource.getrusage(scope).ru_maxrss for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -38,7 +38,8 @@ def format_summary(report: Mapping[str, Any]) -> list[str]:
     if report.get("cost"):
         lines.append(("cost", format_cost(report["cost"])))
     lines += [("note", note) for note in list_recovered_problems(report)]
-    lines.append(("memory", f"{report['peak_memory_mb']:,.0f} MB at most"))
+    if report["peak_memory_mb"] is not None:
+        lines.append(("memory", f"{report['peak_memory_mb']:,.0f} MB at most"))
     if vector_space:
         lines.append(("model", format_model(vector_space)))
     lines += [("output", path) for path in report["files"]]

@@ -173,7 +173,11 @@ def block_stop_signals() -> Iterator[None]:
     """Keep signals from processes that are started inside this block: the parent gets them too, and passes them on.
 
     A signal to the whole process group, such as Ctrl-C, would otherwise end a worker that still imports its modules.
+    Windows cannot block signals.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         # multiprocessing starts this process before its first worker, and then unblocks SIGINT and SIGTERM.
