@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import fake_server as fake
 from embedcli.core.errors import ModelError
-from embedcli.encoders.hosted.response import MalformedResponseError, parse_response
+from embedcli.encoders.hosted.response import MalformedResponseError, parse_error_body, parse_response
 from fake_server import FakeServer, expected
 from hosted import DIM, WORDS, FakeClock, Load, embed, loading
 
@@ -105,6 +106,17 @@ def test_the_servers_own_words_are_shown(server: FakeServer, load: Load, body: b
     assert said in str(caught.value)
     assert str(caught.value).isprintable()
     assert "--base-url" in caught.value.hint
+
+
+def test_a_validation_error_is_shown_without_the_text_that_it_repeats() -> None:
+    error = {"input": "hello " * 1000, "loc": ["body", "input", 0], "msg": "String should have at most 9 characters"}
+    body = json.dumps({"detail": [{"type": "string_too_long", **error}, {"msg": "and no list"}]}).encode()
+    assert parse_error_body(body)[0] == "body.input.0: String should have at most 9 characters; and no list"
+
+
+@pytest.mark.parametrize("detail", [["a", "b"], [{"msg": 1}], [{}], {"msg": "a"}])
+def test_other_details_are_shown_as_they_are(detail: Any) -> None:
+    assert parse_error_body(json.dumps({"detail": detail}).encode())[0] == json.dumps(detail, separators=(",", ":"))
 
 
 def test_a_status_in_the_body_counts_as_the_status(server: FakeServer, load: Load) -> None:

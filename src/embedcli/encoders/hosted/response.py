@@ -184,8 +184,24 @@ def parse_error_body(content: bytes) -> tuple[str, str]:
     if not isinstance(inner, dict):
         return _shorten(str(inner)), ""
     text = inner.get("message") or inner.get("detail") or inner.get("error") or ""
-    text = text if isinstance(text, str) else orjson.dumps(text).decode()
+    text = text if isinstance(text, str) else _join_validation_errors(text) or orjson.dumps(text).decode()
     return _shorten(text), str(inner.get("code") or inner.get("type") or "")
+
+
+def _join_validation_errors(errors: Any) -> str:
+    """The messages of a list of validation errors, each with its field, as FastAPI sends them; "" for anything else.
+
+    Each holds the text it is about as `input`, before or after `msg`: the message would be lost in a long text.
+    """
+    if not isinstance(errors, list) or not all(isinstance(error, dict) for error in errors):
+        return ""
+    messages = [(error.get("loc"), error.get("msg") or error.get("message")) for error in errors]
+    if not all(isinstance(message, str) for _, message in messages):
+        return ""
+    places = [".".join(map(str, place)) if isinstance(place, list) else "" for place, _ in messages]
+    return "; ".join(
+        f"{place}: {message}" if place else message for place, (_, message) in zip(places, messages, strict=True)
+    )
 
 
 def _strip_tags(page: str) -> str:
