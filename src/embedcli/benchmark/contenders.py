@@ -102,11 +102,19 @@ class EmbedcliRun:
 
     def load_vectors(self, folder: Path) -> RunVectors:
         import numpy as np
+        import pyarrow as pa
         import pyarrow.parquet as pq
+
+        from embedcli.outputs.schema import sparse_from_arrow
+        from embedcli.outputs.writers import SPACE_METADATA_KEY
 
         table = pq.read_table(folder / self.output, columns=["id", "embedding", "n_tokens"]).combine_chunks()
         column = table["embedding"].combine_chunks()
-        vectors = np.asarray(column.flatten(), np.float32).reshape(len(table), -1)
+        if pa.types.is_struct(column.type):
+            space = json.loads(pq.read_schema(folder / self.output).metadata[SPACE_METADATA_KEY.encode()])
+            vectors = sparse_from_arrow(column, space["dim"]).to_dense()
+        else:
+            vectors = np.asarray(column.flatten(), np.float32).reshape(len(table), -1)
         return RunVectors(table["id"].to_numpy(), vectors, table["n_tokens"].to_numpy().astype(np.int64))
 
 

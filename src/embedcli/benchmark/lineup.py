@@ -182,6 +182,7 @@ def configure_library(
         "max_seq_length": recipe.max_seq_length,
         "normalize": recipe.normalize,
         "truncate_dim": recipe.truncate_dim,
+        "kind": recipe.kind,
         "trust_remote_code": job.trust_remote_code,
         "pooling": recipe.pooling,
     }

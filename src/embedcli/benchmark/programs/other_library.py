@@ -4,7 +4,8 @@ usage: other_library.py SETTINGS.json
 
 Settings: library (a key of LIBRARIES), model (a folder), rows (JSONL with `text`), vectors (.npy to write), facts
 (JSON to write), batch_sizes, and the settings of the library: device, dtype, threads, prompt, max_seq_length,
-normalize, truncate_dim, backend, dim. With several batch sizes, each is timed and no vectors are written.
+normalize, truncate_dim, backend, dim, kind ("sparse" for a SparseEncoder). With several batch sizes, each is timed and
+no vectors are written.
 """
 
 from __future__ import annotations
@@ -41,12 +42,15 @@ def main() -> None:
         vectors = encode(texts, size)
         facts["encode_seconds"][str(size)] = time.perf_counter() - started
     if len(sizes) == 1:
-        np.save(settings["vectors"], np.asarray(vectors, np.float32))
+        dense = vectors.to_dense().float() if settings.get("kind") == "sparse" else vectors
+        np.save(settings["vectors"], np.asarray(dense, np.float32))
     Path(settings["facts"]).write_text(json.dumps(facts), "utf-8")
 
 
 def load_sentence_transformers(settings: Settings) -> EncodeFunction:
     """`SentenceTransformer.encode`, in the requested number format whatever that of the files."""
+    if settings.get("kind") == "sparse":
+        return load_sparse_encoder(settings)
     if settings.get("threads"):
         importlib.import_module("torch").set_num_threads(settings["threads"])
     backend = settings.get("backend", "torch")
@@ -74,6 +78,26 @@ def load_sentence_transformers(settings: Settings) -> EncodeFunction:
     if settings["dtype"] == "float32":
         return encode
     return lambda texts, batch_size: encode(texts, batch_size).float().cpu().numpy()
+
+
+def load_sparse_encoder(settings: Settings) -> EncodeFunction:
+    """`SparseEncoder.encode` as its own users call it: the result is a sparse tensor."""
+    if settings.get("threads"):
+        importlib.import_module("torch").set_num_threads(settings["threads"])
+    model = importlib.import_module("sentence_transformers").SparseEncoder(
+        settings["model"],
+        device=settings["device"],
+        trust_remote_code=settings["trust_remote_code"],
+        model_kwargs={"dtype": settings["dtype"]},
+    )
+    if settings["max_seq_length"]:
+        model.max_seq_length = settings["max_seq_length"]
+
+    def encode(texts: Sequence[str], batch_size: int) -> Any:
+        prompt = settings["prompt"] or None
+        return model.encode(texts, batch_size=batch_size, prompt=prompt, show_progress_bar=False, save_to_cpu=True)
+
+    return encode
 
 
 def load_model2vec(settings: Settings) -> EncodeFunction:
