@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli import readers, storage
-from embedcli.analysis.inspect_output import StreamingQuantiles, describe_output, to_json_value
+from embedcli.analysis.inspect_output import describe_output, to_json_value
+from embedcli.analysis.quantiles import StreamingQuantiles
+from embedcli.analysis.similarities import row_cosines
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, rebuild_recorded_job
-from embedcli.analysis.topk import normalize
 from embedcli.analysis.verification_checks import (
     MAX_EXAMPLE_IDS,
     VerificationCheck,
@@ -22,7 +23,7 @@ from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.row_vectors import as_dense
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
@@ -30,9 +31,8 @@ from embedcli.outputs.integrity import check_output_digests
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from embedcli.core.types import Float32Array
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.outputs.vector_columns import StoredVectors
 
 # Lowest accepted cosine between a stored vector and the same text encoded again. Float32 vectors of two engines
 # differ by less than 1e-5; in binary precisions, bits of values near zero flip.
@@ -46,13 +46,13 @@ TEXT_BATCH_ROWS = 256
 
 @dataclass(frozen=True)
 class StoredRow:
-    """One row of the output: its position, id, text hash, window number and stored vector."""
+    """One row of the output: its position, id, text hash, window number and stored vector, as an array of one row."""
 
     position: int
     id: Any
     text_hash: bytes
     window: int
-    vector: NDArray[Any]
+    vector: StoredVectors
 
 
 @dataclass
@@ -144,9 +144,11 @@ def check_ids(description: dict[str, Any]) -> VerificationCheck:
 
 def check_values(description: dict[str, Any]) -> VerificationCheck:
     bad, zero = description["non_finite_rows"], description["zero_rows"]
-    return VerificationCheck(
-        "values", not bad and not zero, f"{bad:,} rows with non-finite values, {zero:,} with zeros only"
-    )
+    detail = f"{bad:,} rows with non-finite values, {zero:,} with zeros only"
+    unsorted = 0 if description["terms"] is None else description["terms"]["unsorted_rows"]
+    if description["terms"] is not None:
+        detail += f", {unsorted:,} whose indices do not ascend"
+    return VerificationCheck("values", not (bad or zero or unsorted), detail)
 
 
 def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[VerificationCheck]:
@@ -213,27 +215,31 @@ class Verifier:
             columns = encoded.extra_columns
             windows = columns["window"].to_pylist() if "window" in columns else [0] * len(encoded.rows)
             keys = zip(encoded.rows.tolist(), windows, strict=True)
-            new_vectors = dict(zip(keys, as_dense(encoded.vectors), strict=True))
+            positions = {key: i for i, key in enumerate(keys)}
             start = encoded.chunk.lines[0] - 1
             for index, (_, rows) in enumerate(pending[start : start + len(encoded.chunk.texts)]):
                 for row in rows:
-                    self._compare(row, new_vectors.get((index, row.window)))
+                    at = positions.get((index, row.window))
+                    self._compare(row, None if at is None else encoded.vectors[at : at + 1])
 
-    def _compare(self, row: StoredRow, vector: Float32Array | None) -> None:
+    def _compare(self, row: StoredRow, vector: RowVectors | None) -> None:
         cosine = self._cosine(row.vector, vector) if vector is not None else float("nan")
         self.stats.sampled_rows += 1
         self.stats.cosines.add(np.array([cosine] if np.isfinite(cosine) else []))
         if not cosine >= self.min_cosine:
             self.stats.deviating_rows.add(row.id)
 
-    def _cosine(self, stored: NDArray[Any], vector: Float32Array) -> float:
+    def _cosine(self, stored: StoredVectors, vector: RowVectors) -> float:
         """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error."""
         output = self.output
-        quantized = quantization.quantize(vector[None], output.precision, output.ranges)
-        pair = np.stack([stored, quantized[0]])
+        if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):
+            return float(row_cosines(stored, vector)[0])
+        if isinstance(stored, SparseVectors) or isinstance(vector, SparseVectors):
+            return float("nan")
+        quantized = quantization.quantize(vector, output.precision, output.ranges)
+        pair = np.concatenate([stored, quantized])
         pair = quantization.dequantize(pair, output.precision, output.dim, output.ranges)
-        first, second = normalize(pair)
-        return float(first @ second)
+        return float(row_cosines(pair[:1], pair[1:])[0])
 
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read
@@ -300,7 +306,7 @@ def iterate_stored_rows(output: VectorDataset) -> Iterator[StoredRow]:
         windows = block.columns.column("window").to_pylist() if "window" in names else [0] * len(block)
         for i, (id, digest, window) in enumerate(zip(ids, hashes, windows, strict=True)):
             raw = bytes.fromhex(digest) if isinstance(digest, str) else digest
-            yield StoredRow(block.first_row + i, id, raw, window, block.vectors[i])
+            yield StoredRow(block.first_row + i, id, raw, window, block.vectors[i : i + 1])
 
 
 def sample_rows(rows: int, count: int | None, seed: int) -> set[int] | None:

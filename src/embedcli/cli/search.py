@@ -56,7 +56,10 @@ def search(
         str | None,
         typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
     ] = None,
-    metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="Similarity measure.")] = "cosine",
+    metric: Annotated[
+        Literal["cosine", "dot"] | None,
+        typer.Option("--metric", help="Similarity measure; default: cosine, and dot for sparse vectors."),
+    ] = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
