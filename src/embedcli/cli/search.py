@@ -22,6 +22,15 @@ SEARCH_FLAGS = (
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
 
+FuseOption = Annotated[
+    Literal["rrf"] | None,
+    typer.Option("--fuse", help="Search several outputs, given before the words, and fuse their rankings."),
+]
+MetricOption = Annotated[
+    Literal["cosine", "dot"] | None,
+    typer.Option("--metric", help="Similarity measure; default: cosine, and dot for sparse vectors."),
+]
+
 
 @handle_errors
 @with_job_options(SEARCH_FLAGS)
@@ -56,29 +65,30 @@ def search(
         str | None,
         typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
     ] = None,
-    metric: Annotated[
-        Literal["cosine", "dot"] | None,
-        typer.Option("--metric", help="Similarity measure; default: cosine, and dot for sparse vectors."),
-    ] = None,
+    fuse: FuseOption = None,
+    metric: MetricOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
     """Find the rows of OUTPUT that are nearest to WORDS.
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
-    kept columns; with --queries, one JSON line per result, or a file.
+    kept columns; with --queries, one JSON line per result, or a file. With --fuse rrf, outputs of the same ids are
+    searched, dense and sparse ones mixed, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks.
     """
     set_environment(flags)
-    query = " ".join(words or [])
+    others, words = split_outputs(output, words or [], fuse)
+    query = " ".join(words)
     check_query(query, words, queries)
     from embedcli.analysis.hits_writer import write_rows
-    from embedcli.analysis.search import Searcher, SearchQuery, choose_shown_columns
+    from embedcli.analysis.search import SearchQuery, choose_shown_columns
     from embedcli.outputs.dataset import open_dataset
 
     dataset = open_dataset(output)
     columns = choose_shown_columns(dataset, show or [])
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
-    with Searcher(dataset, notify=print_note, prompt=prompt, model=model, **encoder_flags) as searcher:
+    encoder_flags |= {"prompt": prompt, "model": model}
+    with open_searcher([dataset, *map(open_dataset, others)], encoder_flags) as searcher:
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
             write_rows(search_queries_in_file(searcher, query_job, (count, columns, metric)), to or "-")
@@ -92,11 +102,41 @@ def search(
         show_hits(hits, columns)
 
 
-def check_query(query: str, words: list[str] | None, queries: str | None) -> None:
+def split_outputs(output: str, arguments: list[str], fuse: str | None) -> tuple[list[str], list[str]]:
+    """Return the outputs among the arguments after the first output, with --fuse, and the words behind them.
+
+    Raises:
+        UsageError: With --fuse there is only one output.
+    """
+    if fuse is None:
+        return [], arguments
+    from embedcli import storage
+
+    count = next((i for i, name in enumerate(arguments) if not storage.exists(name)), len(arguments))
+    if not count:
+        raise UsageError(
+            f"--fuse {fuse} needs two outputs, and only {output} was given",
+            f'embedcli search {output} other.parquet "words to look for" --fuse {fuse}',
+        )
+    return arguments[:count], arguments[count:]
+
+
+def open_searcher(outputs: list[Any], flags: dict[str, Any]) -> Any:
+    """Load the models of the outputs; several outputs are searched together."""
+    if len(outputs) == 1:
+        from embedcli.analysis.search import Searcher
+
+        return Searcher(outputs[0], notify=print_note, **flags)
+    from embedcli.analysis.fusion import FusedSearcher
+
+    return FusedSearcher(outputs, notify=print_note, **flags)
+
+
+def check_query(query: str, words: list[str], queries: str | None) -> None:
     """UsageError unless there is one query that is not empty, or a file of queries."""
     if bool(words) == (queries is not None):
         raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
-    if words is not None and queries is None and not query.strip():
+    if queries is None and not query.strip():
         raise UsageError("the query is empty", 'embedcli search out.parquet "words to look for"')
 
 

@@ -135,11 +135,11 @@ class ReuseStore:
         self._ids = self._column("ids", np.uint64)
         self._ids.sort()
         self._seen = np.zeros(len(self._ids), bool)
-        self._vectors.finish()
 
     def _copy(self, olds: Sequence[OutputTarget]) -> None:
         """Copy vectors and columns of the old rows into files, block by block."""
         with ExitStack() as stack:
+            stack.enter_context(self._vectors.open_for_writing())
             columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in STORE_COLUMNS}
             for i, old in enumerate(olds):
                 for block in read_reusable_blocks(old):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class VectorStore(ABC):
-    """Vectors on disk: appended block by block, and taken by row after `finish`.
+    """Vectors on disk: appended block by block, then taken by row.
 
     Args:
         folder: Where the files are kept, as `reuse.*`.
@@ -34,18 +35,19 @@ class VectorStore(ABC):
     def __init__(self, folder: Path, layout: OutputLayout) -> None:
         self.layout = layout
         self._paths = [folder / name for name in self.file_names]
+        self._files: list[BinaryIO] = []
+
+    @contextmanager
+    def open_for_writing(self) -> Iterator[None]:
+        """Open the files for `append`; afterwards their rows can be taken."""
         with ExitStack() as stack:
-            self._files: list[BinaryIO] = [stack.enter_context(open(path, "wb")) for path in self._paths]
-            self._stack = stack.pop_all()
+            self._files = [stack.enter_context(open(path, "wb")) for path in self._paths]
+            yield
+        self._map()
 
     @abstractmethod
     def append(self, vectors: StoredVectors) -> None:
         """Add the vectors of the next rows, as they are stored."""
-
-    def finish(self) -> None:
-        """Map the files into memory; nothing can be appended any more."""
-        self._stack.close()
-        self._map()
 
     @abstractmethod
     def _map(self) -> None:
@@ -57,7 +59,6 @@ class VectorStore(ABC):
 
     def close(self) -> None:
         """Delete the files."""
-        self._stack.close()
         self._release()
         for path in self._paths:
             path.unlink(missing_ok=True)
@@ -113,7 +114,7 @@ class SparseVectorStore(VectorStore):
 
     def take(self, rows: Int64Array) -> SparseVectors:
         if self._stored is None:
-            raise ValueError("the store is not finished, or closed")
+            raise ValueError("the store is still being written, or closed")
         return self._stored[rows]
 
     def _release(self) -> None:
