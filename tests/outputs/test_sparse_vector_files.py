@@ -85,6 +85,15 @@ def test_the_dimensions_of_other_programs_files_are_counted(tmp_path: Path, endi
     assert (dense[2, 41], np.count_nonzero(dense)) == (2.0, 3)
 
 
+def test_files_of_other_programs_share_their_dimensions(tmp_path: Path) -> None:
+    for name, index in (("a", 3), ("b", 8)):
+        write_rows(tmp_path / f"{name}.parquet", [{"id": name, "vector": {"indices": [index], "values": [1.0]}}])
+    output = open_dataset(str(tmp_path))
+    assert output.dim == 9
+    assert as_dense(read_all(output)).nonzero()[1].tolist() == [3, 8]
+    assert {block.vectors.shape[1] for block in output.read_blocks()} == {9}
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     number = pa.struct({"indices": pa.list_(pa.int64()), "values": pa.list_(pa.float64())})
     table = pa.Table.from_pylist(rows, pa.schema({"id": pa.string(), "vector": number}))
