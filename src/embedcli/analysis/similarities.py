@@ -57,8 +57,7 @@ def score_rows(queries: RowVectors, rows: RowVectors, metric: Metric, *, are_uni
 def dot_products(queries: RowVectors, rows: RowVectors) -> Float32Array:
     """Compute the dot product of each query with each row: float32 [queries, rows]."""
     if isinstance(queries, SparseVectors) and isinstance(rows, SparseVectors):
-        products = to_scipy(rows) @ to_scipy(queries).T
-        return np.asarray(products.toarray().T, np.float32)
+        return sparse_dot_products(queries, rows)
     if isinstance(queries, SparseVectors) or isinstance(rows, SparseVectors):
         raise TypeError("one side has sparse vectors, the other dense ones")
     return queries @ rows.T
@@ -67,7 +66,7 @@ def dot_products(queries: RowVectors, rows: RowVectors) -> Float32Array:
 def row_cosines(first: RowVectors, second: RowVectors) -> NDArray[Any]:
     """Compute the cosine of each row of `first` with the same row of `second`: [n]; 0 if a row is all zeros."""
     if isinstance(first, SparseVectors) and isinstance(second, SparseVectors):
-        products = np.asarray(to_scipy(first).multiply(to_scipy(second)).sum(axis=1), np.float64).reshape(-1)
+        products = sparse_row_products(first, second)
         lengths = compute_vector_norms(first).astype(np.float64) * compute_vector_norms(second)
         return np.asarray(products / np.where(lengths > 0, lengths, 1))
     return np.asarray(np.einsum("ij,ij->i", normalize(first), normalize(second)))
@@ -83,8 +82,39 @@ def normalize(vectors: RowVectors) -> Any:
     return np.asarray(vectors / divisors[:, None], np.float32)
 
 
-def to_scipy(vectors: SparseVectors) -> Any:
-    """The vectors as a `scipy.sparse.csr_array` [n, dim], which shares their memory."""
-    from scipy.sparse import csr_array
+def sparse_dot_products(queries: SparseVectors, rows: SparseVectors) -> Float32Array:
+    """Compute the dot product of each query with each row through the rows that have each term of a query.
 
-    return csr_array((vectors.values, vectors.indices, vectors.offsets), shape=vectors.shape)
+    Returns:
+        float32 [queries, rows], summed in float64.
+    """
+    is_used = np.zeros(rows.dim, bool)
+    is_used[queries.indices] = True
+    entries = np.flatnonzero(is_used[rows.indices])
+    entries = entries[np.argsort(rows.indices[entries], kind="stable")]
+    terms, weights, owners = rows.indices[entries], rows.values[entries], list_rows(rows)[entries]
+    starts = np.searchsorted(terms, queries.indices, side="left")
+    counts = np.searchsorted(terms, queries.indices, side="right") - starts
+    scores = np.empty((len(queries), len(rows)), np.float32)
+    for query in range(len(queries)):
+        own = slice(queries.offsets[query], queries.offsets[query + 1])
+        total = np.cumsum(counts[own])
+        found = np.repeat(starts[own] - total + counts[own], counts[own]) + np.arange(total[-1] if len(total) else 0)
+        products = weights[found] * np.repeat(queries.values[own], counts[own])
+        scores[query] = np.bincount(owners[found], products, minlength=len(rows))
+    return scores
+
+
+def sparse_row_products(first: SparseVectors, second: SparseVectors) -> NDArray[np.float64]:
+    """Compute the dot product of each row of `first` with the same row of `second`: float64 [n]."""
+    keys, wanted = (list_rows(side) * side.dim + side.indices for side in (first, second))
+    order = np.argsort(keys, kind="stable")
+    at = np.minimum(np.searchsorted(keys[order], wanted), max(0, len(keys) - 1))
+    is_shared = keys[order][at] == wanted if len(keys) else np.zeros(len(wanted), bool)
+    products = first.values[order[at[is_shared]]].astype(np.float64) * second.values[is_shared]
+    return np.asarray(np.bincount(list_rows(second)[is_shared], products, minlength=len(second)), np.float64)
+
+
+def list_rows(vectors: SparseVectors) -> NDArray[np.int64]:
+    """Return the row of each entry: int64 [entries]."""
+    return np.repeat(np.arange(len(vectors)), vectors.lengths)

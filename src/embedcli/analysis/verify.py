@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from embedcli import readers, storage
 from embedcli.analysis.inspect_output import describe_output, to_json_value
 from embedcli.analysis.quantiles import StreamingQuantiles
 from embedcli.analysis.similarities import row_cosines
+from embedcli.analysis.stored_rows import StoredRow, StoredRowCursor
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, rebuild_recorded_job
 from embedcli.analysis.verification_checks import (
     MAX_EXAMPLE_IDS,
@@ -21,6 +21,7 @@ from embedcli.analysis.verification_checks import (
 )
 from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
+from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.sparse_vectors import SparseVectors
@@ -42,17 +43,6 @@ HALF_PRECISION_TOLERANCE = 0.001
 # Accepted difference of the length of a normalized vector from 1, by precision.
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 3e-3}
 TEXT_BATCH_ROWS = 256
-
-
-@dataclass(frozen=True)
-class StoredRow:
-    """One row of the output: its position, id, text hash, window number and stored vector, as an array of one row."""
-
-    position: int
-    id: Any
-    text_hash: bytes
-    window: int
-    vector: StoredVectors
 
 
 @dataclass
@@ -110,9 +100,9 @@ def check_digests(output: VectorDataset) -> VerificationCheck:
 
 def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> VerificationCheck:
     """Check that the file has the recorded rows, and that every row read has a vector or a reject."""
-    manifest = output.job_manifest
+    manifest, rows = output.job_manifest, format_count(description["rows"], "row")
     if "read" not in manifest:
-        return VerificationCheck("rows", True, f"{description['rows']:,} rows; the expected number is not recorded")
+        return VerificationCheck("rows", True, f"{rows}; the expected number is not recorded")
     windows = "window" in output.schema.names
     rejects, listed = int(manifest.get("rejects", 0)), count_listed_rejects(output)
     is_conserved = manifest["read"] == manifest["rows"] + rejects and (
@@ -120,9 +110,13 @@ def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> Veri
     )
     detail = f"{manifest['read']:,} read = {manifest['rows']:,} embedded + {rejects:,} rejected"
     if not is_conserved:
-        return VerificationCheck("rows", False, f"recorded: {detail}; the file has {description['rows']:,} rows")
+        return VerificationCheck("rows", False, f"recorded: {detail}; the file has {rows}")
     if listed is not None and listed != rejects:
-        return VerificationCheck("rows", False, f"{rejects:,} rows were rejected, the rejects file lists {listed:,}")
+        return VerificationCheck(
+            "rows",
+            False,
+            f"{format_count(rejects, 'row was', 'rows were')} rejected, the rejects file lists {listed:,}",
+        )
     return VerificationCheck("rows", True, detail)
 
 
@@ -138,13 +132,14 @@ def count_listed_rejects(output: VectorDataset) -> int | None:
 def check_ids(description: dict[str, Any]) -> VerificationCheck:
     examples, count = description["ids"]["examples"], description["ids"]["duplicates"]
     if count:
-        return VerificationCheck("ids", False, f"{count:,} ids are not unique", [example["id"] for example in examples])
+        detail = f"{format_count(count, 'id is', 'ids are')} not unique"
+        return VerificationCheck("ids", False, detail, [example["id"] for example in examples])
     return VerificationCheck("ids", True, "all unique" if description["ids"]["column"] else "the output has no ids")
 
 
 def check_values(description: dict[str, Any]) -> VerificationCheck:
     bad, zero = description["non_finite_rows"], description["zero_rows"]
-    detail = f"{bad:,} rows with non-finite values, {zero:,} with zeros only"
+    detail = f"{format_count(bad, 'row')} with non-finite values, {zero:,} with zeros only"
     unsorted = 0 if description["terms"] is None else description["terms"]["unsorted_rows"]
     if description["terms"] is not None:
         detail += f", {unsorted:,} whose indices do not ascend"
@@ -244,7 +239,9 @@ class Verifier:
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read
         is_equal = recorded is None or recorded == read
-        detail = f"{read:,} rows" + ("" if is_equal else f"; {recorded:,} were read when the output was written")
+        detail = format_count(read, "row") + (
+            "" if is_equal else f"; {recorded:,} were read when the output was written"
+        )
         return VerificationCheck("input", is_equal, detail)
 
     def check_texts(self) -> VerificationCheck:
@@ -253,14 +250,21 @@ class Verifier:
         rejected_by_encoder = int(self.output.job_manifest.get("rejects", stats.rejected_rows)) - stats.rejected_rows
         missing = stats.missing_rows if stats.missing_rows.count > rejected_by_encoder else RowExamples()
         problems = [
-            (stats.changed_rows, "have a different text in the input"),
-            (missing, "of the input are not in the output"),
-            (stats.extra_rows, "of the output are not in the input, or in a different order"),
+            (stats.changed_rows, ("row has", "rows have"), "a different text in the input"),
+            (missing, ("row of the input is", "rows of the input are"), "not in the output"),
+            (
+                stats.extra_rows,
+                ("row of the output is", "rows of the output are"),
+                "not in the input, or in a different order",
+            ),
         ]
-        detail = "; ".join(f"{rows.count:,} rows {problem}" for rows, problem in problems if rows.count)
-        ids = [id for rows, _ in problems for id in rows.example_ids]
+        detail = "; ".join(f"{format_count(rows.count, *noun)} {end}" for rows, noun, end in problems if rows.count)
+        ids = [id for rows, *_ in problems for id in rows.example_ids]
         return VerificationCheck(
-            "texts", not detail, detail or f"{stats.matched_rows:,} rows have the input's ids and texts", ids
+            "texts",
+            not detail,
+            detail or f"{format_count(stats.matched_rows, 'row has', 'rows have')} the input's ids and texts",
+            ids,
         )
 
     def check_vectors(self) -> VerificationCheck:
@@ -272,41 +276,8 @@ class Verifier:
         cosines = stats.cosines.summary(median=0.5)
         text = "lowest cosine {min:.6f}, median {median:.6f}".format(**cosines) if cosines else "no vector was computed"
         deviating = f"{stats.deviating_rows.count:,} below {self.min_cosine:g}"
-        detail = f"{stats.sampled_rows:,} rows encoded again: {text}; {deviating}"
+        detail = f"{format_count(stats.sampled_rows, 'row')} encoded again: {text}; {deviating}"
         return VerificationCheck("vectors", not stats.deviating_rows.count, detail, stats.deviating_rows.example_ids)
-
-
-class StoredRowCursor:
-    """Reads the rows of an output in order, by id."""
-
-    def __init__(self, output: VectorDataset) -> None:
-        self._rows = iterate_stored_rows(output)
-        self._next = next(self._rows, None)
-
-    def take_rows_of(self, id: Any) -> list[StoredRow]:
-        """Return the next row with all its windows if it has this id; otherwise an empty list, without advancing."""
-        rows: list[StoredRow] = []
-        while self._next is not None and self._next.id == id and (not rows or self._next.window > rows[-1].window):
-            rows.append(self._next)
-            self._next = next(self._rows, None)
-        return rows
-
-    def remaining_rows(self) -> Iterator[StoredRow]:
-        """Yield the rows that no call has taken."""
-        if self._next is not None:
-            yield self._next
-        yield from self._rows
-
-
-def iterate_stored_rows(output: VectorDataset) -> Iterator[StoredRow]:
-    names = [name for name in (output.id_name, "text_hash", "window") if name and name in output.schema.names]
-    for block in output.read_blocks(names):
-        ids = column_to_python(output.block_ids(block))
-        hashes = block.columns.column("text_hash").to_pylist() if "text_hash" in names else [b""] * len(block)
-        windows = block.columns.column("window").to_pylist() if "window" in names else [0] * len(block)
-        for i, (id, digest, window) in enumerate(zip(ids, hashes, windows, strict=True)):
-            raw = bytes.fromhex(digest) if isinstance(digest, str) else digest
-            yield StoredRow(block.first_row + i, id, raw, window, block.vectors[i : i + 1])
 
 
 def sample_rows(rows: int, count: int | None, seed: int) -> set[int] | None:

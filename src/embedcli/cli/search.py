@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 import typer
 
+from embedcli.cli.completion import complete_kept_columns
 from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.cli.options import INPUT_FLAGS, MovedModelOption, with_job_options
+from embedcli.cli.spinner import show_spinner
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -22,6 +25,12 @@ SEARCH_FLAGS = (
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
 
+QueriesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--queries", metavar="PATH", help="Search for each row of this file, which is read as encode reads its input."
+    ),
+]
 FuseOption = Annotated[
     Literal["rrf"] | None,
     typer.Option("--fuse", help="Search several outputs, given before the words, and fuse their rankings."),
@@ -29,6 +38,15 @@ FuseOption = Annotated[
 MetricOption = Annotated[
     Literal["cosine", "dot"] | None,
     typer.Option("--metric", help="Similarity measure; default: cosine, and dot for sparse vectors."),
+]
+ShowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--show",
+        metavar="COLUMN",
+        help="Column to show; repeatable; default: all kept text columns.",
+        autocompletion=complete_kept_columns,
+    ),
 ]
 
 
@@ -39,32 +57,19 @@ def search(
     words: Annotated[list[str] | None, typer.Argument(help="Query.")] = None,
     *,
     count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Number of results per query.", min=1)] = 10,
-    queries: Annotated[
-        str | None,
-        typer.Option(
-            "--queries",
-            metavar="PATH",
-            help="Search for each row of this file, which is read as encode reads its input.",
-        ),
-    ] = None,
+    queries: QueriesOption = None,
     to: Annotated[
         str | None,
         typer.Option("-o", "--to-file", metavar="PATH", help="Write the results to this file: .jsonl or .parquet."),
     ] = None,
-    show: Annotated[
-        list[str] | None,
-        typer.Option("--show", metavar="COLUMN", help="Column to show; repeatable; default: all kept text columns."),
-    ] = None,
+    show: ShowOption = None,
     prompt: Annotated[
         str | None,
         typer.Option(
             "--prompt", metavar="TEXT", help="Text to put before each query; default: the model's query prompt."
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
-    ] = None,
+    model: MovedModelOption = None,
     fuse: FuseOption = None,
     metric: MetricOption = None,
     as_json: JsonFlag = False,
@@ -88,7 +93,12 @@ def search(
     columns = choose_shown_columns(dataset, show or [])
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
     encoder_flags |= {"prompt": prompt, "model": model}
-    with open_searcher([dataset, *map(open_dataset, others)], encoder_flags) as searcher:
+    # Results that appear one by one on a terminal would run into a spinner.
+    prints_while_searching = queries is not None and to is None and sys.stdout.isatty()
+    with (
+        nullcontext(print_note) if prints_while_searching else show_spinner(f"searching {output}") as notify,
+        open_searcher([dataset, *map(open_dataset, others)], notify, encoder_flags) as searcher,
+    ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
             write_rows(search_queries_in_file(searcher, query_job, (count, columns, metric)), to or "-")
@@ -121,15 +131,15 @@ def split_outputs(output: str, arguments: list[str], fuse: str | None) -> tuple[
     return arguments[:count], arguments[count:]
 
 
-def open_searcher(outputs: list[Any], flags: dict[str, Any]) -> Any:
+def open_searcher(outputs: list[Any], notify: Callable[[str], None], flags: dict[str, Any]) -> Any:
     """Load the models of the outputs; several outputs are searched together."""
     if len(outputs) == 1:
         from embedcli.analysis.search import Searcher
 
-        return Searcher(outputs[0], notify=print_note, **flags)
+        return Searcher(outputs[0], notify=notify, **flags)
     from embedcli.analysis.fusion import FusedSearcher
 
-    return FusedSearcher(outputs, notify=print_note, **flags)
+    return FusedSearcher(outputs, notify=notify, **flags)
 
 
 def check_query(query: str, words: list[str], queries: str | None) -> None:
