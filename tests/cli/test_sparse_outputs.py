@@ -192,7 +192,7 @@ def test_vectors_that_were_not_stored_so_are_found(home: Path, models: Models, f
     code, checks = verify("bad.parquet", "--only-output")
     assert code == 1
     expected = {"order": "1 whose indices do not ascend", "repeated": "1 whose indices do not ascend"}
-    others = {"not finite": "1 rows with non-finite values", "empty": "1 with zeros only"}
+    others = {"not finite": "1 row with non-finite values", "empty": "1 with zeros only"}
     assert not checks["values"]["ok"]
     assert (expected | others)[fault] in checks["values"]["detail"]
 
