@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from embedcli.analysis import inspect_output
-from embedcli.analysis.inspect_output import StreamingQuantiles
+from embedcli.analysis import quantiles
+from embedcli.analysis.quantiles import StreamingQuantiles
 from embedcli.cli import app
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
@@ -139,7 +139,7 @@ def test_spread_is_exact_below_its_limit(lists: list[list[int]]) -> None:
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=20))
 def test_spread_holds_an_even_share_beyond_its_limit(sizes: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inspect_output, "MAX_HELD_VALUES", 100)
+        patch.setattr(quantiles, "MAX_HELD_VALUES", 100)
         spread, start = StreamingQuantiles(), 0
         for size in sizes:
             spread.add(np.arange(start, start + size))

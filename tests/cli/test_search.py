@@ -18,8 +18,8 @@ from embedcli.analysis.text_encoder import TextEncoder, choose_query_prompt
 from embedcli.cli import app
 from embedcli.core.job import Job
 from embedcli.models.config import PromptNote
-from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
-from searchable import PROMPTS, TEXTS, embedded, model_folder
+from sample_outputs import FORMATS, PRECISIONS, make_output, sparse_vectors, unit_vectors
+from searchable import DIM, PROMPTS, TEXTS, embedded, model_folder
 
 
 @pytest.fixture(scope="session")
@@ -227,3 +227,11 @@ def test_a_makers_prompt_for_documents_calls_for_theirs_for_queries(
     model: str, prompt: str, expected: str | None
 ) -> None:
     assert choose_query_prompt({"model": model, "prompt": prompt}) == expected
+
+
+def test_a_model_of_another_kind_than_the_output_is_refused(tmp_path: Path, model: Path) -> None:
+    space = {"model": str(model), "fingerprint": None}
+    path = make_output(tmp_path / "out.parquet", sparse_vectors(4, DIM), space=space)
+    code, _, err = run(path, "mouse")
+    assert code == 1
+    assert "has sparse vectors, its model now gives dense ones" in err

@@ -18,7 +18,8 @@ from embedcli.core.types import Precision
 from embedcli.outputs import dataset
 from embedcli.outputs.dataset import holds_vectors, open_dataset
 from embedcli.outputs.parquet_pages import ThriftCompactReader
-from embedcli.outputs.vector_files import ParquetVectorFile, list_column_to_array
+from embedcli.outputs.vector_columns import DenseColumn
+from embedcli.outputs.vector_files import ParquetVectorFile
 from sample_outputs import FORMATS, PRECISIONS, make_output, unit_vectors
 
 ROWS, DIM = 1000, 24
@@ -116,8 +117,9 @@ def test_vectors_of_unequal_length_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"embedding": [[1.0, 2.0], [3.0]]}), tmp_path / "v.parquet")
     with pytest.raises(InputError, match="not all vectors have 2 numbers"):
         list(open_dataset(str(tmp_path / "v.parquet")).read_blocks())
+    column = DenseColumn("v", np.dtype("float32"), 2, "x")
     with pytest.raises(InputError, match="not all vectors have 2 numbers"):
-        list_column_to_array(pa.chunked_array([pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))]), 2, "x")
+        column.to_vectors(pa.chunked_array([pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))]))
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
+from embedcli.core.sparse_vectors import SparseVectors, sparsify
 from embedcli.core.types import Chunk, EncodedChunk, InputColumns, InputSplit, OutputFormat, Precision
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import Float32Array, VectorKind
 
 SPACE = {"model": "tests/made-up", "revision": None, "fingerprint": "f" * 64, "pooling": "mean", "prompt": ""}
 
@@ -27,9 +29,16 @@ def unit_vectors(rows: int, dim: int, seed: int = 0) -> Float32Array:
     return cast("Float32Array", made / np.linalg.norm(made, axis=1, keepdims=True))
 
 
+def sparse_vectors(rows: int, dim: int, terms: int = 5, seed: int = 0) -> SparseVectors:
+    """Random weights above zero for `terms` of `dim` terms in each row, the same for the same seed."""
+    random = np.random.default_rng(seed)
+    weights = random.uniform(0.1, 3, (rows, dim)).astype(np.float32)
+    return sparsify(weights, top_k=terms)
+
+
 def make_output(
     path: Path,
-    vectors: Float32Array,
+    vectors: RowVectors,
     *,
     ids: Sequence[Any] | None = None,
     kept: Mapping[str, Sequence[Any]] | None = None,
@@ -40,7 +49,9 @@ def make_output(
 ) -> Path:
     """Write `vectors` as an output. A path that ends in .folder becomes a folder of three parts."""
     rows, dim = vectors.shape
-    ranges = quantization.compute_ranges(vectors) if stored_as in ("int8", "uint8") else None
+    kind: VectorKind = "sparse" if isinstance(vectors, SparseVectors) else "dense"
+    has_ranges = not isinstance(vectors, SparseVectors) and stored_as in ("int8", "uint8")
+    ranges = quantization.compute_ranges(vectors) if has_ranges else None
     table = pa.table({name: pa.array(values) for name, values in (kept or {}).items()})
     columns = InputColumns(
         text_column="text",
@@ -49,9 +60,11 @@ def make_output(
         id_type=pa.array(ids).type if ids is not None else pa.int64(),
         kept_types={field.name: field.type for field in table.schema},
     )
-    layout = OutputLayout(columns, dim, stored_as, ranges=ranges)
+    layout = OutputLayout(columns, dim, stored_as, ranges=ranges, kind=kind)
     whole = layout.build_table(encoded(vectors, ids, table, truncated, n_tokens))
-    said = {**SPACE, "dim": dim, "precision": stored_as, "normalize": True, **(space or {})}
+    said = {**SPACE, "dim": dim, "precision": stored_as, "normalize": kind == "dense", **(space or {})}
+    if kind == "sparse":
+        said["kind"] = kind
     if ranges is not None:
         said["ranges"] = ranges.tolist()
     metadata = {
@@ -67,7 +80,7 @@ def make_output(
 
 
 def encoded(
-    vectors: Float32Array, ids: Sequence[Any] | None, kept: pa.Table, truncated: Sequence[int], n: int
+    vectors: RowVectors, ids: Sequence[Any] | None, kept: pa.Table, truncated: Sequence[int], n: int
 ) -> EncodedChunk:
     rows = len(vectors)
     chunk = Chunk(
@@ -100,4 +113,4 @@ def write_folder(path: Path, table: pa.Table, layout: OutputLayout, metadata: di
 FORMATS: tuple[str, ...] = ("out.parquet", "out.npy", "out.arrow", "out.jsonl", "out.folder")
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 
-__all__ = ["FORMATS", "PRECISIONS", "SPACE", "OutputFormat", "make_output", "unit_vectors"]
+__all__ = ["FORMATS", "PRECISIONS", "SPACE", "OutputFormat", "make_output", "sparse_vectors", "unit_vectors"]

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.analysis.inspect_output import StreamingQuantiles
-from embedcli.analysis.topk import TopK, block_as_float32, normalize, search_vectors
+from embedcli.analysis.quantiles import StreamingQuantiles
+from embedcli.analysis.similarities import check_same_kind, row_cosines
+from embedcli.analysis.topk import TopK, block_as_float32, search_vectors
+from embedcli.analysis.vector_collector import VectorCollector
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
 from embedcli.outputs.dataset import VectorDataset
@@ -17,6 +19,7 @@ from embedcli.outputs.dataset import VectorDataset
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array
 
     RowPositions = NDArray[np.int64]
@@ -101,6 +104,7 @@ def describe_side(output: VectorDataset) -> dict[str, Any]:
         "rows": output.rows,
         "model": output.vector_space.get("model"),
         "dim": output.dim,
+        **({} if output.kind == "dense" else {"kind": output.kind}),
         "precision": output.precision,
         "bytes": output.vector_bytes,
     }
@@ -125,6 +129,7 @@ def compare_outputs(
     Raises:
         UsageError: The outputs cannot be compared or have no row in common.
     """
+    check_same_kind(first, second)
     shared = match_rows(first, second)
     sample = np.sort(np.random.default_rng(seed).choice(len(shared), min(rows, len(shared)), replace=False))
     k = min(k, max(1, len(shared) - 1))
@@ -203,7 +208,7 @@ def find_neighbours(
         for output, positions in ((first, shared.first), (second, shared.second))
     ]
     if have_same_space(first, second):
-        more_precise = min((first, second), key=lambda output: PRECISION_ORDER.index(output.precision))
+        more_precise = min((first, second), key=rank_by_precision)
         queries = [queries[0 if more_precise is first else 1]] * 2
     return [
         nearest_without_self(output, positions, vectors, sample, k)
@@ -217,8 +222,13 @@ def have_same_space(first: VectorDataset, second: VectorDataset) -> bool:
     return known and all(first.vector_space.get(name) == second.vector_space.get(name) for name in names)
 
 
+def rank_by_precision(output: VectorDataset) -> tuple[int, int]:
+    """Sort key: the more precise number format first, then, of sparse outputs, the one that keeps more terms."""
+    return PRECISION_ORDER.index(output.precision), -output.vector_bytes
+
+
 def nearest_without_self(
-    output: VectorDataset, positions: RowPositions, queries: Float32Array, sample: RowPositions, k: int
+    output: VectorDataset, positions: RowPositions, queries: RowVectors, sample: RowPositions, k: int
 ) -> list[list[int]]:
     """Find the `k` best shared rows for each query, as indices of shared rows, without the sampled row itself."""
     index = np.full(output.rows, -1, np.int64)
@@ -232,16 +242,16 @@ def nearest_without_self(
     return neighbours
 
 
-def read_vectors(output: VectorDataset, positions: RowPositions) -> Float32Array:
-    """Read the vectors of some rows, in the order of `positions`: float32 [len(positions), dim]."""
+def read_vectors(output: VectorDataset, positions: RowPositions) -> RowVectors:
+    """Read the vectors of some rows, in the order of `positions`: float32 [len(positions), dim], or sparse."""
     order = np.argsort(positions, kind="stable")
     ascending = positions[order]
-    vectors = np.empty((len(positions), output.dim), np.float32)
+    found = VectorCollector(len(positions), output.dim, output.kind)
     for block in output.read_blocks():
         low, high = np.searchsorted(ascending, [block.first_row, block.first_row + len(block)])
         if low < high:
-            vectors[order[low:high]] = block_as_float32(output, block)[ascending[low:high] - block.first_row]
-    return vectors
+            found.add(low, block_as_float32(output, block)[ascending[low:high] - block.first_row])
+    return found.finish()[np.argsort(order, kind="stable")]
 
 
 # Cosines
@@ -259,7 +269,7 @@ def measure_cosines(comparison: Comparison, moved: int) -> None:
         pairs = iterate_sampled_pairs(comparison)
     start = 0
     for first, second in pairs:
-        cosines = np.einsum("ij,ij->i", normalize(first), normalize(second))
+        cosines = row_cosines(first, second)
         comparison.cosines.add(cosines[np.isfinite(cosines)])
         lowest.add(-cosines[None], start)
         start += len(cosines)
@@ -268,10 +278,11 @@ def measure_cosines(comparison: Comparison, moved: int) -> None:
     comparison.most_moved = list(rows_and_cosines)[:moved]
 
 
-def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterator[tuple[Float32Array, Float32Array]]:
+def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterator[tuple[RowVectors, RowVectors]]:
     """Yield vectors of the same rows of two outputs that have the same order, in blocks."""
     first_blocks, second_blocks = iterate_float_blocks(first), iterate_float_blocks(second)
-    left = right = np.empty((0, first.dim), np.float32)
+    left: RowVectors = np.empty((0, first.dim), np.float32)
+    right = left
     while True:
         left = left if len(left) else next(first_blocks, left)
         right = right if len(right) else next(second_blocks, right)
@@ -282,7 +293,7 @@ def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterato
         left, right = left[count:], right[count:]
 
 
-def iterate_sampled_pairs(comparison: Comparison) -> Iterator[tuple[Float32Array, Float32Array]]:
+def iterate_sampled_pairs(comparison: Comparison) -> Iterator[tuple[RowVectors, RowVectors]]:
     shared, sample = comparison.shared, comparison.sampled_rows
     yield (
         read_vectors(comparison.first, shared.first[sample]),
@@ -290,5 +301,5 @@ def iterate_sampled_pairs(comparison: Comparison) -> Iterator[tuple[Float32Array
     )
 
 
-def iterate_float_blocks(output: VectorDataset) -> Iterator[Float32Array]:
+def iterate_float_blocks(output: VectorDataset) -> Iterator[RowVectors]:
     return (block_as_float32(output, block) for block in output.read_blocks())

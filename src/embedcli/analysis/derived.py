@@ -30,6 +30,7 @@ class DerivedDataset(VectorDataset):
     """
 
     def __init__(self, source: VectorDataset, stored_as: Precision | None = None, dim: int | None = None) -> None:
+        source.require_dense("a view of it in other numbers", "encode the rows again with other options")
         if dim is not None and not 1 <= dim <= source.dim:
             raise UsageError(
                 f"{source.path} has {source.dim} dimensions and cannot be truncated to {dim}",

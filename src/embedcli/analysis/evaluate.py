@@ -18,13 +18,16 @@ from embedcli.analysis.eval_data import (
     read_queries,
     read_valid_chunks,
 )
+from embedcli.analysis.similarities import Metric, choose_metric, normalize, row_cosines, score_rows
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message
-from embedcli.analysis.topk import TopK, normalize
+from embedcli.analysis.topk import TopK
 from embedcli.core.arrow_values import column_to_python
+from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.core.sparse_vectors import SparseVectors
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array
+    from embedcli.core.row_vectors import RowVectors
 
 # Documents retrieved per query, as in trec_eval.
 RETRIEVAL_DEPTH = 1000
@@ -41,11 +44,11 @@ class EncodersByPrompt:
         self._notify = notify
         self._loaded: dict[tuple[str, str | None], TextEncoder] = {}
 
-    def encode(self, texts: Sequence[str], job: Job | None = None) -> Float32Array:
-        """Encode texts with the prompt and task of `job` (by default those of the model): float32 [len(texts), dim]."""
+    def encode(self, texts: Sequence[str], job: Job | None = None) -> RowVectors:
+        """Encode texts with the prompt and task of `job` (by default those of the model)."""
         encoder = self._encoder(job or self.job)
         start = time.perf_counter()
-        vectors = encoder.encode(texts)
+        vectors = encoder.encode_vectors(texts)
         self.encode_seconds += time.perf_counter() - start
         self.encoded_texts += len(texts)
         return vectors
@@ -107,8 +110,7 @@ def evaluate_task(task: EvaluationTask, model_encoders: EncodersByPrompt, k: int
 
 
 def evaluate_pairs(task: ScoredPairs, model_encoders: EncodersByPrompt) -> dict[str, float]:
-    first, second = normalize(model_encoders.encode(task.first)), normalize(model_encoders.encode(task.second))
-    cosines = np.einsum("ij,ij->i", first, second)
+    cosines = row_cosines(model_encoders.encode(task.first), model_encoders.encode(task.second))
     return {
         "spearman": metrics.spearman(cosines, task.scores),
         "pearson": metrics.pearson(cosines, task.scores),
@@ -116,7 +118,13 @@ def evaluate_pairs(task: ScoredPairs, model_encoders: EncodersByPrompt) -> dict[
 
 
 def evaluate_clustering(task: LabelledTexts, model_encoders: EncodersByPrompt) -> dict[str, float]:
-    clusters = metrics.k_means(model_encoders.encode(task.texts), len(set(task.labels)))
+    vectors = model_encoders.encode(task.texts)
+    if isinstance(vectors, SparseVectors):
+        raise UsageError(
+            f"{model_encoders.job.model} computes sparse vectors, and k-means needs dense ones",
+            "use --queries and --relevance to evaluate it",
+        )
+    clusters = metrics.k_means(vectors, len(set(task.labels)))
     return {"v_measure": metrics.v_measure(task.labels, clusters)}
 
 
@@ -125,10 +133,13 @@ def evaluate_retrieval(task: RetrievalTask, model_encoders: EncodersByPrompt, k:
     ids, queries = read_queries(task)
     best = TopK(len(ids), RETRIEVAL_DEPTH)
     document_ids: list[str] = []
-    query_vectors = normalize(model_encoders.encode(queries, task.make_query_job(model_encoders.job)))
+    query_vectors = model_encoders.encode(queries, task.make_query_job(model_encoders.job))
+    metric: Metric = choose_metric("sparse" if isinstance(query_vectors, SparseVectors) else "dense")
+    query_vectors = normalize(query_vectors) if metric == "cosine" else query_vectors
     for chunk in read_valid_chunks(task.documents):
-        vectors = normalize(model_encoders.encode(list(chunk.texts), task.make_document_job(model_encoders.job)))
-        best.add(query_vectors @ vectors.T, len(document_ids))
+        vectors = model_encoders.encode(list(chunk.texts), task.make_document_job(model_encoders.job))
+        vectors = normalize(vectors) if metric == "cosine" else vectors
+        best.add(score_rows(query_vectors, vectors, metric, are_unit_rows=True), len(document_ids))
         document_ids += map(str, column_to_python(chunk.ids))
     measures = []
     for id, hits in zip(ids, best.to_hits(), strict=True):

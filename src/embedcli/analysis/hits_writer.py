@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.terminal import escape_json_line
-from embedcli.outputs.vector_files import json_values_to_column
+from embedcli.outputs.jsonl_vectors import json_values_to_column
 
 ROW_GROUP_ROWS = 10_000
 TIME_TYPES = (date, datetime, time, timedelta)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from embedcli import readers, storage
-from embedcli.analysis.inspect_output import SAMPLE_ROWS, StreamingQuantiles, to_json_value
+from embedcli.analysis.inspect_output import SAMPLE_ROWS, to_json_value
+from embedcli.analysis.quantiles import StreamingQuantiles
 from embedcli.core.job import Job
 from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.preview import preview_input

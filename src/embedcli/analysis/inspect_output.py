@@ -10,59 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli import storage
+from embedcli.analysis.quantiles import StreamingQuantiles
+from embedcli.analysis.sparse_terms import TermCounter, load_words
 from embedcli.core.arrow_values import column_to_python
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array
 
-# Quantiles are exact up to this many values; beyond, they are those of an evenly spaced sample of at least half of it.
-MAX_HELD_VALUES = 1 << 20
 MAX_EXAMPLES = 10
 SAMPLE_ROWS = 3
-
-
-class StreamingQuantiles:
-    """Minimum, maximum and quantiles of a stream of numbers, in bounded memory."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.minimum = float("inf")
-        self.maximum = float("-inf")
-        self._step = 1
-        self._held: list[NDArray[Any]] = []
-        self._size = 0
-
-    def add(self, values: NDArray[Any]) -> None:
-        if not len(values):
-            return
-        self.minimum = min(self.minimum, float(values.min()))
-        self.maximum = max(self.maximum, float(values.max()))
-        sample = values[-self.count % self._step :: self._step]
-        self.count += len(values)
-        self._held.append(np.array(sample))
-        self._size += len(sample)
-        while self._size > MAX_HELD_VALUES:
-            self._held = [np.concatenate(self._held)[::2]]
-            self._size = len(self._held[0])
-            self._step *= 2
-
-    def held_values(self) -> NDArray[Any]:
-        """Return all numbers, or the evenly spaced sample of them."""
-        return np.concatenate(self._held) if self._held else np.empty(0)
-
-    def quantile(self, q: float) -> float:
-        """Return the value below which a fraction `q` of the numbers is."""
-        return float(np.quantile(self.held_values(), q))
-
-    def summary(self, **quantiles: float) -> dict[str, float] | None:
-        """Return `min`, the named quantiles and `max`; None without numbers."""
-        if not self.count:
-            return None
-        values = {name: self.quantile(q) for name, q in quantiles.items()}
-        return {"min": self.minimum, **values, "max": self.maximum}
 
 
 class DuplicateIdCounter:
@@ -107,9 +68,10 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
     """
     norms, tokens, ids = StreamingQuantiles(), StreamingQuantiles(), DuplicateIdCounter(output)
     names = [name for name in ("n_tokens", "truncated") if name in output.schema.names]
+    terms = TermCounter()
     non_finite = zero = truncated = rows = total_tokens = 0
     for block in output.read_blocks([*ids.columns, *names], verify=True):
-        lengths = compute_row_norms(vectors_for_norms(output, block))
+        lengths = compute_vector_norms(vectors_for_norms(output, block))
         is_finite = np.isfinite(lengths)
         non_finite += int((~is_finite).sum())
         zero += int((lengths == 0).sum())
@@ -123,6 +85,8 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
             total_tokens += int(counts.sum())
         if output.id_name is not None:
             ids.add(block)
+        if isinstance(block.vectors, SparseVectors):
+            terms.add(block.vectors, SAMPLE_ROWS)
     return {
         "path": output.path,
         "kind": "output",
@@ -131,8 +95,10 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         "rows": rows,
         "rejected": output.job_manifest.get("rejects"),
         "dim": output.dim,
+        "vector_kind": output.kind,
         "precision": output.precision,
         "norms": None if "binary" in output.precision else norms.summary(median=0.5),
+        "terms": None if output.kind == "dense" else terms.describe(load_words(output.vector_space, output.dim)),
         "non_finite_rows": non_finite,
         "zero_rows": zero,
         "truncated_rows": truncated if "truncated" in names else None,
@@ -169,11 +135,22 @@ def to_json_value(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> Float32Array:
+def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> RowVectors:
     """Return the vectors of a block as float32, dequantized if their ranges are known."""
+    if isinstance(block.vectors, SparseVectors):
+        return block.vectors
     if output.precision in ("int8", "uint8") and output.ranges is None:
         return block.vectors.astype(np.float32)
     return output.block_as_float32(block) if block.vectors.dtype != np.float32 else block.vectors
+
+
+def compute_vector_norms(vectors: RowVectors) -> NDArray[Any]:
+    """Compute the length of each vector of any kind: [n], not finite if a value of the vector is not."""
+    if isinstance(vectors, SparseVectors):
+        rows = np.repeat(np.arange(len(vectors)), vectors.lengths)
+        squares = vectors.values.astype(np.float64) ** 2
+        return np.asarray(np.sqrt(np.bincount(rows, squares, minlength=len(vectors))))
+    return compute_row_norms(vectors)
 
 
 def compute_row_norms(vectors: Float32Array) -> NDArray[Any]:

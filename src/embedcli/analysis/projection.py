@@ -80,13 +80,14 @@ def make_map(
         InputError: The output has fewer than two rows.
         UsageError: A column does not exist, or UMAP is not installed.
     """
+    output.require_dense("a map", "use a dense output of the same rows")
     text_column = label or guess_label_column(output)
     columns = [name for name in (text_column, color) if name]
     output.check_columns(columns)
     if output.rows < 2:
         raise InputError(f"{output.path}: a map needs two rows, the output has {output.rows}", "encode more rows")
     positions = np.sort(np.random.default_rng(seed).choice(output.rows, min(rows, output.rows), replace=False))
-    vectors = read_vectors(output, positions)
+    vectors = np.asarray(read_vectors(output, positions))
     is_finite = np.isfinite(vectors).all(axis=1)
     positions, vectors = positions[is_finite], vectors[is_finite]
     points, description = project_vectors(vectors, method, seed)

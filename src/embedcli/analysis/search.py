@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedcli.analysis.inspect_output import to_json_value
+from embedcli.analysis.similarities import Metric
 from embedcli.analysis.text_encoder import (
     Notify,
     TextEncoder,
@@ -18,7 +19,7 @@ from embedcli.analysis.text_encoder import (
     ignore_message,
     missing_prompt_warning,
 )
-from embedcli.analysis.topk import Metric, hit_positions, search_vectors
+from embedcli.analysis.topk import Hits, hit_positions, search_vectors
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError
 from embedcli.core.job import Job
@@ -59,6 +60,11 @@ class Searcher:
             raise
 
     def _check_model(self, notify: Notify) -> None:
+        if self._encoder.kind != self.output.kind:
+            raise InputError(
+                f"{self.output.path} has {self.output.kind} vectors, its model now gives {self._encoder.kind} ones",
+                "encode the rows again",
+            )
         if self._encoder.dim != self.output.dim:
             raise InputError(
                 f"{self.output.path} has vectors of {self.output.dim} dimensions, its model now gives "
@@ -71,29 +77,39 @@ class Searcher:
             notify(note)
 
     def search(
-        self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric
+        self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric | None = None
     ) -> list[dict[str, Any]]:
-        """Find the `k` best rows for each query.
+        """Find the `k` best rows for each query, by the usual metric of the output's kind if none is given.
 
         Returns:
             One dict per hit, in the order of the queries and best first: query_id, query, rank, score, id and the
             given columns.
         """
-        vectors = self._encoder.encode([query.text for query in queries])
-        hits = search_vectors(self.output, vectors, k, metric)
-        positions = hit_positions(hits)
-        rows = dict(zip(positions, self.output.take_rows(positions, columns), strict=True))
-        return [
-            {"query_id": query.id, "query": query.text, "rank": rank, "score": float(score), **rows[int(position)]}
-            for query, hit in zip(queries, hits, strict=True)
-            for rank, (position, score) in enumerate(zip(hit.rows, hit.scores, strict=True), 1)
-        ]
+        return describe_hits(self.output, queries, self.find(queries, k, metric), columns)
+
+    def find(self, queries: Sequence[SearchQuery], k: int, metric: Metric | None = None) -> list[Hits]:
+        """Find the positions and scores of the `k` best rows for each query."""
+        vectors = self._encoder.encode_vectors([query.text for query in queries])
+        return search_vectors(self.output, vectors, k, metric)
 
     def __enter__(self) -> Searcher:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._encoder.close()
+
+
+def describe_hits(
+    output: VectorDataset, queries: Sequence[SearchQuery], hits: list[Hits], columns: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return one dict per hit with the values of its row, as `Searcher.search` does."""
+    positions = hit_positions(hits)
+    rows = dict(zip(positions, output.take_rows(positions, columns), strict=True))
+    return [
+        {"query_id": query.id, "query": query.text, "rank": rank, "score": float(score), **rows[int(position)]}
+        for query, hit in zip(queries, hits, strict=True)
+        for rank, (position, score) in enumerate(zip(hit.rows, hit.scores, strict=True), 1)
+    ]
 
 
 def without_empty_prompt(notify: Notify) -> Notify:

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders
+from embedcli.analysis.vector_collector import VectorCollector
 from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.progress import ExpectedRows, ProgressCounts
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.types import Chunk, EncodedChunk, InputSplit, RunObserver
 from embedcli.encoders.hosted.canaries import describe_moved_canaries
 from embedcli.encoders.hosted.known_hosts import find_dialect
@@ -26,7 +27,8 @@ from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import Float32Array, VectorKind
     from embedcli.models.files import ModelFiles
     from embedcli.outputs.dataset import VectorDataset
 
@@ -67,7 +69,16 @@ class TextEncoder:
         self._saved_dim = self.vector_space.get("truncate_dim")
         self.dim = min(self._encoder.dim, job.truncate_dim or self._saved_dim or self._encoder.dim)
 
+    @property
+    def kind(self) -> VectorKind:
+        """What its vectors are."""
+        return self._encoder.kind
+
     def encode(self, texts: Sequence[str], observer: RunObserver | None = None) -> Float32Array:
+        """Encode texts; as `encode_vectors`, with sparse vectors as float32 [len(texts), dim]."""
+        return as_dense(self.encode_vectors(texts, observer))
+
+    def encode_vectors(self, texts: Sequence[str], observer: RunObserver | None = None) -> RowVectors:
         """Encode texts.
 
         Args:
@@ -75,22 +86,21 @@ class TextEncoder:
             observer: Receives the progress.
 
         Returns:
-            float32 [len(texts), dim], in the order of `texts`.
+            float32 [len(texts), dim] or sparse vectors, in the order of `texts`.
 
         Raises:
             InputError: A text is not a valid string or gets no vector.
             UsageError: The encoder is closed.
         """
-        vectors = np.empty((len(texts), self.dim), np.float32)
+        vectors = VectorCollector(len(texts), self.dim, self.kind)
         for encoded in self.encode_chunks(texts, observer):
             for reject in encoded.rejects:
                 raise InputError(
                     f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
                     "fix the text or leave it out",
                 )
-            start = encoded.chunk.lines[0] - 1
-            vectors[start : start + len(encoded.vectors)] = encoded.vectors
-        return vectors
+            vectors.add(encoded.chunk.lines[0] - 1, encoded.vectors)
+        return vectors.finish()
 
     def encode_chunks(self, texts: Sequence[str], observer: RunObserver | None = None) -> Iterator[EncodedChunk]:
         """Encode texts and yield the chunks of the engine, with windows, token counts and rejects."""
@@ -215,6 +225,7 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded |= {name: job[name] for name in ("overflow", "split_overlap", "encoding") if name in job}
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)
+    recorded |= {name: vector_space.get(name) for name in ("top_k_terms", "min_weight")}
     recorded |= _recorded_request_fields(vector_space, for_queries=False)
     if "model" in given:
         recorded |= {"revision": None, "code_revision": None}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.analysis.inspect_output import compute_row_norms
+from embedcli.analysis.similarities import Metric, choose_metric, normalize, score_rows
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import BoolArray, Float32Array
-
-Metric = Literal["cosine", "dot"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TopK:
 
 
 def search_vectors(
-    output: VectorDataset, queries: Float32Array, k: int, metric: Metric = "cosine", *, only: BoolArray | None = None
+    output: VectorDataset, queries: RowVectors, k: int, metric: Metric | None = None, *, only: BoolArray | None = None
 ) -> list[Hits]:
     """Find the rows with the highest scores for each query.
 
@@ -73,20 +73,17 @@ def search_vectors(
 
     Args:
         output: The output to search.
-        queries: Query vectors, float32 [queries, dim].
+        queries: Query vectors, of the kind and the dimensions of the output.
         k: Rows per query.
-        metric: Cosine or dot product.
+        metric: Cosine or dot product; None for the usual one of the kind of vectors.
         only: Mask of the rows to consider, bool [rows]; None for all.
     """
     best = TopK(len(queries), k)
+    metric = metric or choose_metric(output.kind)
     queries = normalize(queries) if metric == "cosine" else queries
     has_unit_vectors = is_recorded_normalized(output)
     for block in output.read_blocks():
-        vectors = block_as_float32(output, block)
-        scores = queries @ vectors.T
-        if metric == "cosine" and not has_unit_vectors:
-            lengths = compute_row_norms(vectors)
-            scores = scores / np.where(lengths > 0, lengths, 1)
+        scores = score_rows(queries, block_as_float32(output, block), metric, are_unit_rows=has_unit_vectors)
         if only is not None:
             scores = np.where(only[block.first_row : block.first_row + len(block)], scores, np.nan)
         best.add(scores, block.first_row)
@@ -98,15 +95,11 @@ def is_recorded_normalized(output: VectorDataset) -> bool:
     return output.precision == "float32" and output.vector_space.get("normalize") is True
 
 
-def block_as_float32(output: VectorDataset, block: VectorBlock) -> Float32Array:
+def block_as_float32(output: VectorDataset, block: VectorBlock) -> RowVectors:
     """Return the vectors of a block as float32, without a copy if they are stored so."""
-    return block.vectors if block.vectors.dtype == np.float32 else output.block_as_float32(block)
-
-
-def normalize(vectors: Float32Array) -> Float32Array:
-    """Scale vectors to length 1; zero vectors stay zero. float32 [n, dim]."""
-    lengths = compute_row_norms(vectors)[:, None]
-    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)
+    if isinstance(block.vectors, SparseVectors) or block.vectors.dtype == np.float32:
+        return block.vectors
+    return output.block_as_float32(block)
 
 
 def hit_positions(hits: list[Hits]) -> list[int]:

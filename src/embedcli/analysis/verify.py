@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedcli import readers, storage
-from embedcli.analysis.inspect_output import StreamingQuantiles, describe_output, to_json_value
+from embedcli.analysis.inspect_output import describe_output, to_json_value
+from embedcli.analysis.quantiles import StreamingQuantiles
+from embedcli.analysis.similarities import row_cosines
+from embedcli.analysis.stored_rows import StoredRow, StoredRowCursor
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, rebuild_recorded_job
-from embedcli.analysis.topk import normalize
 from embedcli.analysis.verification_checks import (
     MAX_EXAMPLE_IDS,
     VerificationCheck,
@@ -23,7 +24,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.row_vectors import as_dense
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
@@ -31,9 +32,8 @@ from embedcli.outputs.integrity import check_output_digests
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from embedcli.core.types import Float32Array
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.outputs.vector_columns import StoredVectors
 
 # Lowest accepted cosine between a stored vector and the same text encoded again. Float32 vectors of two engines
 # differ by less than 1e-5; in binary precisions, bits of values near zero flip.
@@ -43,17 +43,6 @@ HALF_PRECISION_TOLERANCE = 0.001
 # Accepted difference of the length of a normalized vector from 1, by precision.
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 3e-3}
 TEXT_BATCH_ROWS = 256
-
-
-@dataclass(frozen=True)
-class StoredRow:
-    """One row of the output: its position, id, text hash, window number and stored vector."""
-
-    position: int
-    id: Any
-    text_hash: bytes
-    window: int
-    vector: NDArray[Any]
 
 
 @dataclass
@@ -150,9 +139,11 @@ def check_ids(description: dict[str, Any]) -> VerificationCheck:
 
 def check_values(description: dict[str, Any]) -> VerificationCheck:
     bad, zero = description["non_finite_rows"], description["zero_rows"]
-    return VerificationCheck(
-        "values", not bad and not zero, f"{format_count(bad, 'row')} with non-finite values, {zero:,} with zeros only"
-    )
+    detail = f"{format_count(bad, 'row')} with non-finite values, {zero:,} with zeros only"
+    unsorted = 0 if description["terms"] is None else description["terms"]["unsorted_rows"]
+    if description["terms"] is not None:
+        detail += f", {unsorted:,} whose indices do not ascend"
+    return VerificationCheck("values", not (bad or zero or unsorted), detail)
 
 
 def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[VerificationCheck]:
@@ -219,27 +210,31 @@ class Verifier:
             columns = encoded.extra_columns
             windows = columns["window"].to_pylist() if "window" in columns else [0] * len(encoded.rows)
             keys = zip(encoded.rows.tolist(), windows, strict=True)
-            new_vectors = dict(zip(keys, as_dense(encoded.vectors), strict=True))
+            positions = {key: i for i, key in enumerate(keys)}
             start = encoded.chunk.lines[0] - 1
             for index, (_, rows) in enumerate(pending[start : start + len(encoded.chunk.texts)]):
                 for row in rows:
-                    self._compare(row, new_vectors.get((index, row.window)))
+                    at = positions.get((index, row.window))
+                    self._compare(row, None if at is None else encoded.vectors[at : at + 1])
 
-    def _compare(self, row: StoredRow, vector: Float32Array | None) -> None:
+    def _compare(self, row: StoredRow, vector: RowVectors | None) -> None:
         cosine = self._cosine(row.vector, vector) if vector is not None else float("nan")
         self.stats.sampled_rows += 1
         self.stats.cosines.add(np.array([cosine] if np.isfinite(cosine) else []))
         if not cosine >= self.min_cosine:
             self.stats.deviating_rows.add(row.id)
 
-    def _cosine(self, stored: NDArray[Any], vector: Float32Array) -> float:
+    def _cosine(self, stored: StoredVectors, vector: RowVectors) -> float:
         """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error."""
         output = self.output
-        quantized = quantization.quantize(vector[None], output.precision, output.ranges)
-        pair = np.stack([stored, quantized[0]])
+        if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):
+            return float(row_cosines(stored, vector)[0])
+        if isinstance(stored, SparseVectors) or isinstance(vector, SparseVectors):
+            return float("nan")
+        quantized = quantization.quantize(vector, output.precision, output.ranges)
+        pair = np.concatenate([stored, quantized])
         pair = quantization.dequantize(pair, output.precision, output.dim, output.ranges)
-        first, second = normalize(pair)
-        return float(first @ second)
+        return float(row_cosines(pair[:1], pair[1:])[0])
 
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read
@@ -283,39 +278,6 @@ class Verifier:
         deviating = f"{stats.deviating_rows.count:,} below {self.min_cosine:g}"
         detail = f"{format_count(stats.sampled_rows, 'row')} encoded again: {text}; {deviating}"
         return VerificationCheck("vectors", not stats.deviating_rows.count, detail, stats.deviating_rows.example_ids)
-
-
-class StoredRowCursor:
-    """Reads the rows of an output in order, by id."""
-
-    def __init__(self, output: VectorDataset) -> None:
-        self._rows = iterate_stored_rows(output)
-        self._next = next(self._rows, None)
-
-    def take_rows_of(self, id: Any) -> list[StoredRow]:
-        """Return the next row with all its windows if it has this id; otherwise an empty list, without advancing."""
-        rows: list[StoredRow] = []
-        while self._next is not None and self._next.id == id and (not rows or self._next.window > rows[-1].window):
-            rows.append(self._next)
-            self._next = next(self._rows, None)
-        return rows
-
-    def remaining_rows(self) -> Iterator[StoredRow]:
-        """Yield the rows that no call has taken."""
-        if self._next is not None:
-            yield self._next
-        yield from self._rows
-
-
-def iterate_stored_rows(output: VectorDataset) -> Iterator[StoredRow]:
-    names = [name for name in (output.id_name, "text_hash", "window") if name and name in output.schema.names]
-    for block in output.read_blocks(names):
-        ids = column_to_python(output.block_ids(block))
-        hashes = block.columns.column("text_hash").to_pylist() if "text_hash" in names else [b""] * len(block)
-        windows = block.columns.column("window").to_pylist() if "window" in names else [0] * len(block)
-        for i, (id, digest, window) in enumerate(zip(ids, hashes, windows, strict=True)):
-            raw = bytes.fromhex(digest) if isinstance(digest, str) else digest
-            yield StoredRow(block.first_row + i, id, raw, window, block.vectors[i])
 
 
 def sample_rows(rows: int, count: int | None, seed: int) -> set[int] | None:

@@ -56,7 +56,8 @@ def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("output", f"{output['path']} ({files}{format_bytes(output['bytes'])})"),
         ("rows", f"{output['rows']:,}" + (f", and {output['rejected']:,} rejected" if output["rejected"] else "")),
-        ("vectors", f"{output['dim']} dimensions, stored as {output['precision']}"),
+        ("vectors", format_vectors(output)),
+        *format_terms(output["terms"]),
         ("norms", format_norms(output)),
         ("damage", format_damage(output)),
     ]
@@ -72,6 +73,24 @@ def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
     return facts + format_samples(output["samples"]) + format_space(output["space"])
 
 
+def format_vectors(output: dict[str, Any]) -> str:
+    if output["vector_kind"] == "sparse":
+        return f"sparse, of a vocabulary of {output['dim']:,} terms, weights stored as {output['precision']}"
+    return f"{output['dim']} dimensions, stored as {output['precision']}"
+
+
+def format_terms(terms: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the terms and weights of sparse vectors, with the heaviest terms of the first rows."""
+    if terms is None or terms["per_row"] is None:
+        return []
+    facts = [("terms", "per row {min:g} to {max:g}, median {median:g}, 95% below {p95:g}".format(**terms["per_row"]))]
+    if terms["weights"] is not None:
+        facts.append(("weights", "{min:.6g} to {max:.6g}".format(**terms["weights"])))
+    for number, row in enumerate(terms["samples"], 1):
+        facts.append((f"terms of row {number}", ", ".join(f"{entry['term']} {entry['weight']:.3g}" for entry in row)))
+    return facts
+
+
 def format_norms(output: dict[str, Any]) -> str:
     if output["norms"] is None:
         return "none: binary vectors" if "binary" in output["precision"] else "none"
@@ -80,6 +99,8 @@ def format_norms(output: dict[str, Any]) -> str:
 
 def format_damage(output: dict[str, Any]) -> str:
     counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], "all zero")]
+    if output["terms"] is not None:
+        counts.append((output["terms"]["unsorted_rows"], "whose indices do not ascend"))
     damage = [f"{format_count(count, 'row')} {kind}" for count, kind in counts if count]
     return "; ".join(damage) or "none: every vector is finite and not zero"
 

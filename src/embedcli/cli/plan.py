@@ -11,7 +11,9 @@ from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, PriceOption, with_job_options
 from embedcli.core.counts import format_count
 
-PLAN_FLAGS = (*INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "chunk_rows")
+PLAN_FLAGS = (
+    *INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "top_k_terms", "min_weight", "chunk_rows",
+)  # fmt: skip
 
 
 @handle_errors

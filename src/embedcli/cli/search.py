@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,20 @@ SEARCH_FLAGS = (
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
 
+QueriesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--queries", metavar="PATH", help="Search for each row of this file, which is read as encode reads its input."
+    ),
+]
+FuseOption = Annotated[
+    Literal["rrf"] | None,
+    typer.Option("--fuse", help="Search several outputs, given before the words, and fuse their rankings."),
+]
+MetricOption = Annotated[
+    Literal["cosine", "dot"] | None,
+    typer.Option("--metric", help="Similarity measure; default: cosine, and dot for sparse vectors."),
+]
 ShowOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -43,14 +57,7 @@ def search(
     words: Annotated[list[str] | None, typer.Argument(help="Query.")] = None,
     *,
     count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Number of results per query.", min=1)] = 10,
-    queries: Annotated[
-        str | None,
-        typer.Option(
-            "--queries",
-            metavar="PATH",
-            help="Search for each row of this file, which is read as encode reads its input.",
-        ),
-    ] = None,
+    queries: QueriesOption = None,
     to: Annotated[
         str | None,
         typer.Option("-o", "--to-file", metavar="PATH", help="Write the results to this file: .jsonl or .parquet."),
@@ -63,30 +70,34 @@ def search(
         ),
     ] = None,
     model: MovedModelOption = None,
-    metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="Similarity measure.")] = "cosine",
+    fuse: FuseOption = None,
+    metric: MetricOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
     """Find the rows of OUTPUT that are nearest to WORDS.
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
-    kept columns; with --queries, one JSON line per result, or a file.
+    kept columns; with --queries, one JSON line per result, or a file. With --fuse rrf, outputs of the same ids are
+    searched, dense and sparse ones mixed, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks.
     """
     set_environment(flags)
-    query = " ".join(words or [])
+    others, words = split_outputs(output, words or [], fuse)
+    query = " ".join(words)
     check_query(query, words, queries)
     from embedcli.analysis.hits_writer import write_rows
-    from embedcli.analysis.search import Searcher, SearchQuery, choose_shown_columns
+    from embedcli.analysis.search import SearchQuery, choose_shown_columns
     from embedcli.outputs.dataset import open_dataset
 
     dataset = open_dataset(output)
     columns = choose_shown_columns(dataset, show or [])
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
+    encoder_flags |= {"prompt": prompt, "model": model}
     # Results that appear one by one on a terminal would run into a spinner.
     prints_while_searching = queries is not None and to is None and sys.stdout.isatty()
     with (
         nullcontext(print_note) if prints_while_searching else show_spinner(f"searching {output}") as notify,
-        Searcher(dataset, notify=notify, prompt=prompt, model=model, **encoder_flags) as searcher,
+        open_searcher([dataset, *map(open_dataset, others)], notify, encoder_flags) as searcher,
     ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
@@ -101,11 +112,41 @@ def search(
         show_hits(hits, columns)
 
 
-def check_query(query: str, words: list[str] | None, queries: str | None) -> None:
+def split_outputs(output: str, arguments: list[str], fuse: str | None) -> tuple[list[str], list[str]]:
+    """Return the outputs among the arguments after the first output, with --fuse, and the words behind them.
+
+    Raises:
+        UsageError: With --fuse there is only one output.
+    """
+    if fuse is None:
+        return [], arguments
+    from embedcli import storage
+
+    count = next((i for i, name in enumerate(arguments) if not storage.exists(name)), len(arguments))
+    if not count:
+        raise UsageError(
+            f"--fuse {fuse} needs two outputs, and only {output} was given",
+            f'embedcli search {output} other.parquet "words to look for" --fuse {fuse}',
+        )
+    return arguments[:count], arguments[count:]
+
+
+def open_searcher(outputs: list[Any], notify: Callable[[str], None], flags: dict[str, Any]) -> Any:
+    """Load the models of the outputs; several outputs are searched together."""
+    if len(outputs) == 1:
+        from embedcli.analysis.search import Searcher
+
+        return Searcher(outputs[0], notify=notify, **flags)
+    from embedcli.analysis.fusion import FusedSearcher
+
+    return FusedSearcher(outputs, notify=notify, **flags)
+
+
+def check_query(query: str, words: list[str], queries: str | None) -> None:
     """UsageError unless there is one query that is not empty, or a file of queries."""
     if bool(words) == (queries is not None):
         raise UsageError("search needs either words or --queries", 'embedcli search out.parquet "words to look for"')
-    if words is not None and queries is None and not query.strip():
+    if queries is None and not query.strip():
         raise UsageError("the query is empty", 'embedcli search out.parquet "words to look for"')
 
 

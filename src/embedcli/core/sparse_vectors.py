@@ -91,6 +91,11 @@ def sparsify(dense: Float32Array, top_k: int | None = None, min_weight: float | 
     return SparseVectors(offsets, indices.astype(np.int32), np.asarray(values, np.float32), dense.shape[1])
 
 
+def empty_sparse(dim: int, rows: int = 0) -> SparseVectors:
+    """Sparse vectors without entries."""
+    return SparseVectors(np.zeros(rows + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), dim)
+
+
 def concat_sparse(parts: Sequence[SparseVectors]) -> SparseVectors:
     """Concatenate sparse vectors of the same dimensions, at least one part."""
     starts = np.cumsum([0, *(len(part.indices) for part in parts)])

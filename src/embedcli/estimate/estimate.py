@@ -26,6 +26,7 @@ from embedcli.estimate.output_size import MEASURED_ROWS, estimate_output_sizes
 from embedcli.estimate.throughput import MeasuredThroughput, measure_throughput
 from embedcli.estimate.token_counts import DistinctTextCounter, ReservoirSampler, TokenCounts
 from embedcli.models.config import resolve_prompt
+from embedcli.outputs.schema import ASSUMED_TERMS
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
@@ -145,7 +146,7 @@ def estimate_job(job: Job, options: EstimateOptions, notify: Notify) -> dict[str
         **estimate_input(job, plan, scan, encoder),
         **estimate_tokens(job, scan, encoder, notify),
         "dim": dim,
-        "output_bytes": estimate_output_bytes(job, plan, scan, dim),
+        "output_bytes": estimate_output_bytes(job, plan, scan, dim, estimate_terms(encoder, throughput)),
         "time": estimate_hosted_time(job, scan)
         if throughput is None
         else estimate_time(scan, throughput, encoder, load_seconds),
@@ -217,14 +218,24 @@ STANDARD_ERROR_KEYS = {"total": "tokens", "read": "read", "sent": "sent", "trunc
 
 
 def estimate_output_bytes(
-    job: Job, plan: InputPlan, scan: InputScan, dim: int | None
+    job: Job, plan: InputPlan, scan: InputScan, dim: int | None, terms: float | None
 ) -> dict[str, dict[str, int]] | None:
-    """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown."""
+    """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown.
+
+    `terms` is the mean number of terms of a sparse vector, None for dense vectors.
+    """
     if dim is None or scan.first_chunk is None:
         return None
-    return estimate_output_sizes(
-        plan.columns, dim, job.overflow == "split", scan.first_chunk, scan.token_counts.totals()["outputs"]
-    )
+    rows = scan.token_counts.totals()["outputs"]
+    return estimate_output_sizes(plan.columns, dim, job.overflow == "split", scan.first_chunk, rows, terms)
+
+
+def estimate_terms(encoder: Any, throughput: MeasuredThroughput | None) -> float | None:
+    """The mean number of terms of a sparse vector as it was measured, else an assumption; None for dense vectors."""
+    if isinstance(encoder, HostedTokenizer) or encoder.kind == "dense":
+        return None
+    measured = None if throughput is None else throughput.terms_per_row
+    return ASSUMED_TERMS if measured is None else measured
 
 
 def estimate_time(scan: InputScan, throughput: MeasuredThroughput, encoder: Any, load_seconds: float) -> dict[str, Any]:

@@ -9,12 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision
 from embedcli.core.vectors import normalize_rows
+from embedcli.models.sparse_options import SPARSE_PRECISIONS
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 
 if TYPE_CHECKING:
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import InputColumns
 
 # Rows written to memory. More rows would change the result by less than kept texts vary.
@@ -22,7 +25,7 @@ MEASURED_ROWS = 200
 
 
 def estimate_output_sizes(
-    columns: InputColumns, dim: int, windows: bool, chunk: Chunk, rows: float
+    columns: InputColumns, dim: int, windows: bool, chunk: Chunk, rows: float, terms: float | None = None
 ) -> dict[str, dict[str, int]]:
     """Estimate the bytes of an output by precision and format.
 
@@ -32,18 +35,30 @@ def estimate_output_sizes(
         windows: Whether rows are split into windows, which adds columns.
         chunk: Some rows, for the size of ids and kept columns.
         rows: Number of output rows.
+        terms: Mean number of terms of a sparse vector; None for dense vectors.
     """
     count = min(len(chunk.texts), MEASURED_ROWS)
     sample = replace(chunk, ids=chunk.ids.slice(0, count), kept_columns=chunk.kept_columns.slice(0, count))
-    vectors = normalize_rows(np.random.default_rng(0).standard_normal((max(count, 2), dim)).astype(np.float32))
+    vectors = fake_vectors(max(count, 2), dim, terms)
+    formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if terms is None or name != "npy"]
     sizes: dict[str, dict[str, int]] = {}
-    for precision in get_args(Precision):
-        layout = OutputLayout(columns, dim, precision, windows, quantization.compute_ranges(vectors))
+    for precision in get_args(Precision) if terms is None else SPARSE_PRECISIONS:
+        ranges = None if isinstance(vectors, SparseVectors) else quantization.compute_ranges(vectors)
+        layout = OutputLayout(columns, dim, precision, windows, ranges, "dense" if terms is None else "sparse")
         table = layout.build_table(fake_encoded_chunk(sample, vectors[:count], windows))
-        sizes[precision] = {
-            format: round(bytes_per_row(table, layout, format) * rows) for format in get_args(OutputFormat)
-        }
+        sizes[precision] = {name: round(bytes_per_row(table, layout, name) * rows) for name in formats}
     return sizes
+
+
+def fake_vectors(rows: int, dim: int, terms: float | None) -> RowVectors:
+    """Random vectors: dense ones of length 1, or sparse ones of `terms` terms each."""
+    random = np.random.default_rng(0)
+    if terms is None:
+        return normalize_rows(random.standard_normal((rows, dim)).astype(np.float32))
+    length = min(dim, round(terms))
+    indices = np.concatenate([np.sort(random.choice(dim, length, replace=False)) for _ in range(rows)])
+    values = random.uniform(0, 3, len(indices)).astype(np.float32)
+    return SparseVectors(np.arange(rows + 1) * length, indices.astype(np.int32), values, dim)
 
 
 def fake_encoded_chunk(chunk: Chunk, vectors: Any, windows: bool) -> EncodedChunk:
@@ -74,7 +89,7 @@ def bytes_per_row(table: pa.Table, layout: OutputLayout, format: OutputFormat) -
     if format == "jsonl":
         return float(sum(map(len, writers.table_to_json_lines(table))) / table.num_rows)
     # Parquet has no one-byte type, so the size of an int8 column depends on its encoding and must be measured.
-    includes_vectors = format == "parquet"
+    includes_vectors = format == "parquet" or layout.kind == "sparse"
     measured = table if includes_vectors else table.drop_columns(["embedding"])
     measure = measure_arrow_bytes if format in ("arrow", "lance") else measure_parquet_bytes
     other_bytes = (measure(measured) - measure(measured.slice(0, 0))) / table.num_rows

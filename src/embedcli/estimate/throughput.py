@@ -11,12 +11,14 @@ import pyarrow as pa
 
 from embedcli.core import batching
 from embedcli.core.encoder import BaseEncoder
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.pipeline import engine, preparation
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 
 if TYPE_CHECKING:
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.pipeline.preparation import EncodingSettings
 
 # The first batches allocate memory and choose kernels, so they are not timed.
@@ -35,6 +37,7 @@ class MeasuredThroughput:
         tokens: Tokens encoded, without padding.
         padded_tokens: Tokens encoded with padding, which determine the time.
         padded_tokens_per_token: Ratio of both in a whole job, whose chunks are larger.
+        terms_per_row: Mean number of terms of a sparse vector; None if nothing was measured or vectors are dense.
     """
 
     seconds: float
@@ -42,6 +45,7 @@ class MeasuredThroughput:
     tokens: int
     padded_tokens: int
     padded_tokens_per_token: float
+    terms_per_row: float | None = None
 
     def seconds_for(self, tokens: float) -> float | None:
         """Estimate the seconds for this many tokens without padding; None if nothing was measured."""
@@ -66,21 +70,43 @@ def measure_throughput(
         settings = replace(settings, overflow="truncate")
     if not texts or not seconds:
         return MeasuredThroughput(0.0, 0, 0, 0, 1.0)
-    _, elapsed = _time_chunks(iter([make_chunk(texts[:WARMUP_ROWS], 0)]), encoder, settings, RunControl())
+    terms = TermTotals()
+    _, elapsed = _time_chunks(iter([make_chunk(texts[:WARMUP_ROWS], 0)]), encoder, settings, RunControl(), terms)
     rows = int(len(texts[:WARMUP_ROWS]) / elapsed * seconds / TIMED_CHUNKS)
     chunks = repeat_in_chunks(texts, min(max(rows, WARMUP_ROWS), chunk_rows))
-    metrics, elapsed = _time_chunks(chunks, encoder, settings, RunControl(max_seconds=seconds))
+    metrics, elapsed = _time_chunks(chunks, encoder, settings, RunControl(max_seconds=seconds), terms)
     ratio = padded_tokens_per_token(texts, encoder, settings, chunk_rows)
-    return MeasuredThroughput(elapsed, metrics.rows, metrics.fed_tokens, metrics.padded_tokens, ratio)
+    return MeasuredThroughput(elapsed, metrics.rows, metrics.fed_tokens, metrics.padded_tokens, ratio, terms.mean())
+
+
+@dataclass
+class TermTotals:
+    """The numbers of sparse vectors and of their terms."""
+
+    rows: int = 0
+    terms: int = 0
+
+    def add(self, vectors: RowVectors) -> None:
+        if isinstance(vectors, SparseVectors):
+            self.rows += len(vectors)
+            self.terms += len(vectors.indices)
+
+    def mean(self) -> float | None:
+        return self.terms / self.rows if self.rows else None
 
 
 def _time_chunks(
-    chunks: Iterator[Chunk], encoder: BaseEncoder, settings: EncodingSettings, control: RunControl
+    chunks: Iterator[Chunk],
+    encoder: BaseEncoder,
+    settings: EncodingSettings,
+    control: RunControl,
+    terms: TermTotals,
 ) -> tuple[MetricsCollector, float]:
     metrics = MetricsCollector()
     start = time.perf_counter()
     for encoded in engine.encode_chunks(chunks, encoder, settings, metrics, control):
         metrics.rows += encoded.embedded_rows
+        terms.add(encoded.vectors)
     return metrics, time.perf_counter() - start
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,18 +16,23 @@ from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
 from embedcli.core.errors import InputError, UsageError
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
+from embedcli.outputs.jsonl_vectors import JsonlVectorFile
 from embedcli.outputs.lance_rows import LanceVectorFile
-from embedcli.outputs.vector_files import JsonlVectorFile, VectorFile, open_vector_file, translate_read_errors
+from embedcli.outputs.vector_files import VectorFile, translate_read_errors
+from embedcli.outputs.vector_formats import open_vector_file
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from embedcli.core.types import Float32Array, Precision
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import Float32Array, Precision, VectorKind
+    from embedcli.outputs.vector_columns import StoredVectors
 
 # Vectors in memory at a time: a few times the processor's cache, and enough rows to keep its cores busy.
 BLOCK_BYTES = 8 << 20
+# A sparse vector counts as at least this many bytes, so that the other columns of a block stay small too.
+MIN_SPARSE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,12 @@ class VectorBlock:
 
     Attributes:
         first_row: Index of the first row in the output, from 0.
-        vectors: Stored vectors [n, stored width].
+        vectors: Stored vectors: an array [n, stored width], or `SparseVectors` in float32.
         columns: The requested columns, n rows.
     """
 
     first_row: int
-    vectors: NDArray[Any]
+    vectors: StoredVectors
     columns: pa.Table
 
     def __len__(self) -> int:
@@ -57,15 +62,29 @@ class VectorDataset:
         self.vector_space: Mapping[str, Any] = metadata.get(writers.SPACE_METADATA_KEY) or {}
         self.job_manifest: Mapping[str, Any] = metadata.get(writers.JOB_METADATA_KEY) or {}
         self.schema = parts[0].schema if parts else pa.schema([])
-        self.stored_width = parts[0].stored_width if parts else 0
-        self.dtype = parts[0].dtype if parts else np.dtype("float32")
-        odd = next((part for part in parts if part.stored_width != self.stored_width or part.dtype != self.dtype), None)
-        if odd is not None:
+        self.kind: VectorKind = parts[0].column.kind if parts else "dense"
+        self.stored_width = max((part.column.width for part in parts), default=0)
+        self.dtype = parts[0].column.dtype if parts else np.dtype("float32")
+        self._check_same_column(parts)
+
+    def _check_same_column(self, parts: Sequence[VectorFile]) -> None:
+        """Raise InputError unless all files have vectors of one kind, dtype and, if they are dense, width."""
+        if len({part.column.kind for part in parts}) > 1:
             raise InputError(
-                f"{storage.format_location(odd.path)}: has {odd.stored_width} numbers ({odd.dtype}) per vector, "
-                f"other files have {self.stored_width} ({self.dtype})",
+                f"{storage.format_location(self.path)}: some files have sparse vectors, others dense ones",
                 "encode the rows again",
             )
+        if not parts:
+            return
+        width = parts[0].column.width
+        for part in parts:
+            column = part.column
+            if column.dtype != self.dtype or (self.kind == "dense" and column.width != width):
+                raise InputError(
+                    f"{storage.format_location(part.path)}: has {column.width} numbers ({column.dtype}) per vector, "
+                    f"other files have {width} ({self.dtype})",
+                    "encode the rows again",
+                )
 
     @cached_property
     def rows(self) -> int:
@@ -91,7 +110,9 @@ class VectorDataset:
 
     @property
     def vector_bytes(self) -> int:
-        """Size in bytes of all stored vectors, without other columns."""
+        """Size in bytes of all stored vectors, without other columns; of sparse vectors by their mean size."""
+        if self.kind == "sparse":
+            return round(sum(part.row_count * part.bytes_per_row for part in self.vector_files))
         return int(self.rows * self.stored_width * self.dtype.itemsize)
 
     @cached_property
@@ -128,16 +149,37 @@ class VectorDataset:
             verify: Compare page checksums where the format has them; a mismatch raises an error.
         """
         self.check_columns(columns)
-        size = max(1, BLOCK_BYTES // max(1, self.stored_width * self.dtype.itemsize, self.dim * 4))
+        size = self._rows_per_block()
         start = 0
         for part in self.vector_files:
             with translate_read_errors(part.path):
                 for vectors, table in part.read_blocks(columns, size, verify=verify):
-                    yield VectorBlock(start, vectors, table)
+                    # Files of other programs do not record the number of dimensions.
+                    known = replace(vectors, dim=self.dim) if isinstance(vectors, SparseVectors) else vectors
+                    yield VectorBlock(start, known, table)
                     start += len(vectors)
 
+    def _rows_per_block(self) -> int:
+        if self.kind == "sparse":
+            bytes_per_row = max((part.bytes_per_row for part in self.vector_files), default=0)
+            return int(BLOCK_BYTES // max(MIN_SPARSE_BYTES, bytes_per_row)) or 1
+        return max(1, BLOCK_BYTES // max(1, self.stored_width * self.dtype.itemsize, self.dim * 4))
+
+    def require_dense(self, what_for: str, hint: str) -> None:
+        """Raise UsageError if the output has sparse vectors, which `what_for` cannot use."""
+        if self.kind != "dense":
+            raise UsageError(
+                f"{storage.format_location(self.path)}: has {self.kind} vectors, and {what_for} needs dense ones", hint
+            )
+
+    def block_vectors(self, block: VectorBlock) -> RowVectors:
+        """Return the vectors of a block in float32, sparse ones as they are; see `block_as_float32`."""
+        return block.vectors if isinstance(block.vectors, SparseVectors) else self.block_as_float32(block)
+
     def block_as_float32(self, block: VectorBlock) -> Float32Array:
-        """Return the vectors of a block as float32 [n, dim], dequantized if necessary."""
+        """Return dense vectors of a block as float32 [n, dim], dequantized if necessary."""
+        if isinstance(block.vectors, SparseVectors):
+            raise TypeError("sparse vectors are not made dense: their rows would not fit a block")
         if self.precision in ("int8", "uint8") and self.ranges is None:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",

@@ -7,8 +7,9 @@ from embedcli.core.constants import MANIFEST_FILE
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
 from embedcli.outputs.digests import check_digests, check_folder_digests
+from embedcli.outputs.jsonl_vectors import JsonlVectorFile
 from embedcli.outputs.lance_rows import LanceVectorFile
-from embedcli.outputs.vector_files import JsonlVectorFile, NpyVectorFile, VectorFile, companion_exists
+from embedcli.outputs.vector_files import NpyVectorFile, VectorFile, companion_exists
 
 
 def check_output_digests(output: VectorDataset) -> bool:

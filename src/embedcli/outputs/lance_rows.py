@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs.schema import decode_metadata
-from embedcli.outputs.vector_files import (
-    VectorsAndColumns,
-    drop_column,
-    find_vector_column,
-    list_column_to_array,
-    table_without_columns,
-)
+from embedcli.outputs.vector_columns import drop_column, find_vector_column, open_vector_column
+from embedcli.outputs.vector_files import FIRST_ROWS, VectorsAndColumns, table_without_columns
 
 
 class LanceVectorFile:
@@ -28,22 +23,27 @@ class LanceVectorFile:
         self.path = path
         self._data = lance_output.open_lance_dataset(path)
         schema = self._data.schema
-        self.column = find_vector_column(schema, path)
-        self.schema = drop_column(schema, self.column)
         self.metadata: Mapping[str, Any] = decode_metadata(schema.metadata)
-        kind = schema.field(self.column).type
-        if not pa.types.is_fixed_size_list(kind):
+        name = find_vector_column(schema, path)
+        if pa.types.is_list(schema.field(name).type):
             raise InputError(f"{storage.format_location(path)}: the vectors differ in length", "encode the rows again")
-        self.dtype: np.dtype[Any] = np.dtype(kind.value_type.to_pandas_dtype())
-        self.stored_width = int(kind.list_size)
+        chunks = (batch.column(0) for batch in self._data.to_batches(columns=[name], batch_size=FIRST_ROWS))
+        self.column = open_vector_column(schema, self.metadata, path, chunks)
+        self.schema = drop_column(schema, name)
         self.row_count = int(self._data.count_rows())
 
+    @cached_property
+    def bytes_per_row(self) -> float:
+        """Bytes of a stored vector; of sparse vectors the mean of the first rows."""
+        first = self._data.head(FIRST_ROWS, columns=[self.column.name]).column(0).chunks
+        return self.column.mean_bytes(first[0]) if first and len(first[0]) else 0.0
+
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
-        wanted = list(dict.fromkeys([*columns, self.column]))
+        wanted = list(dict.fromkeys([*columns, self.column.name]))
         for batch in self._data.to_batches(columns=wanted, batch_size=size):
             whole = pa.Table.from_batches([batch])
             table = whole.select(list(columns)) if columns else table_without_columns(whole.num_rows)
-            yield list_column_to_array(whole.column(self.column), self.stored_width, self.path), table
+            yield self.column.to_vectors(whole.column(self.column.name)), table
 
     def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
         if not len(rows) or not columns:

@@ -1,7 +1,7 @@
 """Reuse the vectors of finished outputs by text hash, for --update and --reuse.
 
-Memory per old row: 34 bytes (text hash 16, position 4, counts 5, id hash 8, seen 1), also while the store is built.
-The vectors are in a memory-mapped file in the staging folder.
+Memory per old row: 34 bytes (text hash 16, position 4, counts 5, id hash 8, seen 1), also while the store is built;
+8 more for sparse vectors. The vectors are in memory-mapped files in the staging folder.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.types import Chunk, ReusedVectors
 from embedcli.outputs.dataset import VectorBlock, open_dataset
 from embedcli.outputs.integrity import check_output_digests
+from embedcli.outputs.reuse_vectors import create_vector_store
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # The keys of the job that must be equal in two outputs for their vectors to be interchangeable.
 COMPARED_SPACE_KEYS = (
     "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
-    "overflow",
+    "overflow", "top_k_terms", "min_weight",
 )  # fmt: skip
 STORE_COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
@@ -43,7 +43,7 @@ def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayou
         paths: Finished outputs; with --update the first is the one that will be replaced.
         job: The new job as recorded in manifests.
         layout: Columns and number format of the new output.
-        folder: Where the store keeps its file of vectors.
+        folder: Where the store keeps its files of vectors.
 
     Raises:
         ResumeError: The vectors of an output are in another vector space or were stored with other ranges.
@@ -106,7 +106,7 @@ class ReuseStore:
     Args:
         olds: Finished outputs; ids of the first one count as added, changed or removed.
         layout: Columns and number format of the new output.
-        folder: Where the file of vectors is kept.
+        folder: Where the files of vectors are kept.
         limit: Number of tokens that were read of a truncated row; None if unknown.
 
     Attributes:
@@ -119,7 +119,8 @@ class ReuseStore:
         self.layout = layout
         self._limit = limit
         self.change_counts: dict[tuple[int, int], dict[str, int]] = {}
-        self.vectors_file = Path(folder) / "reuse.bin"
+        self._folder = Path(folder)
+        self._vectors = create_vector_store(folder, layout)
         self._copy(olds)
         # One column at a time, so that sorting never needs more than the finished store: 32 bytes per old row.
         high, low = self._column("high", np.uint64), self._column("low", np.uint64)
@@ -134,21 +135,16 @@ class ReuseStore:
         self._ids = self._column("ids", np.uint64)
         self._ids.sort()
         self._seen = np.zeros(len(self._ids), bool)
-        dtype = quantization.STORAGE_DTYPES[layout.precision]
-        shape = (len(self._order), layout.stored_width)
-        self._vectors: Any = (
-            np.memmap(self.vectors_file, dtype, "r", shape=shape) if shape[0] else np.zeros(shape, dtype)
-        )
 
     def _copy(self, olds: Sequence[OutputTarget]) -> None:
         """Copy vectors and columns of the old rows into files, block by block."""
         with ExitStack() as stack:
-            out = stack.enter_context(open(self.vectors_file, "wb"))
+            stack.enter_context(self._vectors.open_for_writing())
             columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in STORE_COLUMNS}
             for i, old in enumerate(olds):
                 for block in read_reusable_blocks(old):
                     table = block.columns
-                    np.ascontiguousarray(block.vectors).tofile(out)
+                    self._vectors.append(block.vectors)
                     hashes = hashes_as_uint64(b"".join(table.column("text_hash").to_pylist()))
                     hashes[:, 0].tofile(columns["high"])
                     hashes[:, 1].tofile(columns["low"])
@@ -158,7 +154,7 @@ class ReuseStore:
                     table.column("truncated").to_numpy(zero_copy_only=False).astype(bool).tofile(columns["truncated"])
 
     def _path(self, name: str) -> Path:
-        return self.vectors_file.with_name(f"reuse.{name}")
+        return self._folder / f"reuse.{name}"
 
     def _column(self, name: str, kind: Any) -> Any:
         """Load one column of the old rows and delete its file."""
@@ -175,9 +171,8 @@ class ReuseStore:
         """
         where = self._find(hashes_as_uint64(hashes.tobytes()))
         rows = np.flatnonzero(where >= 0)
-        old = self._order[where[rows]]
-        stored = np.asarray(self._vectors[old])
-        vectors = quantization.dequantize(stored, self.layout.precision, self.layout.dim, self.layout.ranges)
+        old = self._order[where[rows]].astype(np.int64)
+        vectors = self._vectors.take(old)
         fresh = self._known_ids(hash_ids(chunk.ids))[where < 0]
         changed = int(fresh.sum())
         self.change_counts[chunk.key] = {"added": len(fresh) - changed, "changed": changed, "reused": len(rows)}
@@ -219,9 +214,8 @@ class ReuseStore:
         return int((~self._seen[firsts]).sum())
 
     def close(self) -> None:
-        """Delete the file of vectors."""
-        self._vectors = None
-        self.vectors_file.unlink(missing_ok=True)
+        """Delete the files of vectors."""
+        self._vectors.close()
 
 
 def hashes_as_uint64(digests: bytes) -> NDArray[np.uint64]:

@@ -1,0 +1,104 @@
+"""Describe sparse vectors: terms per row, weights, and the words of the heaviest terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedcli.analysis.quantiles import StreamingQuantiles
+from embedcli.core.errors import EmbedcliError
+from embedcli.core.job import Job
+from embedcli.core.sparse_vectors import SparseVectors
+
+if TYPE_CHECKING:
+    from embedcli.core.types import BoolArray
+
+# Terms that are shown of a row.
+TOP_TERMS = 10
+
+
+class TermCounter:
+    """Counts the terms of sparse vectors, block by block."""
+
+    def __init__(self) -> None:
+        self._terms = StreamingQuantiles()
+        self._lowest, self._highest = np.inf, -np.inf
+        self._unsorted_rows = 0
+        self._samples: list[list[tuple[int, float]]] = []
+
+    def add(self, vectors: SparseVectors, sample_rows: int) -> None:
+        """Add the next rows; the heaviest terms of the first `sample_rows` of all are kept."""
+        self._terms.add(vectors.lengths)
+        finite = vectors.values[np.isfinite(vectors.values)]
+        if len(finite):
+            self._lowest = min(self._lowest, float(finite.min()))
+            self._highest = max(self._highest, float(finite.max()))
+        self._unsorted_rows += int(find_unsorted_rows(vectors).sum())
+        for row in range(min(len(vectors), sample_rows - len(self._samples))):
+            self._samples.append(heaviest_terms(vectors[row : row + 1]))
+
+    def describe(self, words: Mapping[int, str]) -> dict[str, Any]:
+        """Return the terms per row, the range of weights, and the heaviest terms of the first rows, as JSON values.
+
+        Args:
+            words: The word of each dimension, as far as it is known.
+        """
+        weights = None if self._lowest > self._highest else {"min": self._lowest, "max": self._highest}
+        samples = [
+            [{"term": words.get(index, index), "weight": weight} for index, weight in row] for row in self._samples
+        ]
+        return {
+            "per_row": self._terms.summary(median=0.5, p95=0.95),
+            "weights": weights,
+            "unsorted_rows": self._unsorted_rows,
+            "samples": samples,
+        }
+
+
+def find_unsorted_rows(vectors: SparseVectors) -> BoolArray:
+    """Find rows whose indices do not ascend: bool [n]. A repeated index is not in ascending order."""
+    rows = np.repeat(np.arange(len(vectors)), vectors.lengths)
+    is_unsorted = np.zeros(len(vectors), bool)
+    falls = (np.diff(vectors.indices) <= 0) & (rows[1:] == rows[:-1])
+    is_unsorted[rows[1:][falls]] = True
+    return is_unsorted
+
+
+def heaviest_terms(vector: SparseVectors, count: int = TOP_TERMS) -> list[tuple[int, float]]:
+    """Return the dimensions and weights of the largest entries of one row, the heaviest first."""
+    order = np.argsort(-np.abs(vector.values), kind="stable")[:count]
+    return list(zip(vector.indices[order].tolist(), vector.values[order].tolist(), strict=True))
+
+
+def load_words(vector_space: Mapping[str, Any], dim: int) -> dict[int, str]:
+    """Load the words of the recorded model's vocabulary, by their number, if the model is on this machine.
+
+    Args:
+        vector_space: The metadata of an output.
+        dim: Dimensions of its vectors.
+
+    Returns:
+        The words; empty if the model is not found, has no tokenizer.json, or other dimensions than words.
+    """
+    from embedcli.models.resolve import resolve_model
+
+    if not vector_space.get("model"):
+        return {}
+    job = Job((), "-", model=str(vector_space["model"]), revision=vector_space.get("revision"), offline=True)
+    try:
+        files = resolve_model(job, download=False)
+    except EmbedcliError:
+        return {}
+    paths = sorted(files.path.rglob("tokenizer.json"), key=lambda path: (len(path.parts), path))
+    return read_words(paths[0], dim) if paths else {}
+
+
+def read_words(path: Path, dim: int) -> dict[int, str]:
+    """Read the words of a tokenizer.json; empty if they are not as many as the dimensions of vectors."""
+    from tokenizers import Tokenizer
+
+    words: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    return {number: word for word, number in words.items()} if len(words) == dim else {}

@@ -1,0 +1,142 @@
+"""Files of vectors in JSON lines, read in blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import storage
+from embedcli.core.errors import InputError, UsageError, first_line
+from embedcli.outputs import writers
+from embedcli.outputs.schema import sparse_type
+from embedcli.outputs.vector_columns import (
+    VECTOR_COLUMN_NAMES,
+    DenseColumn,
+    SparseColumn,
+    VectorColumn,
+    drop_column,
+)
+from embedcli.outputs.vector_files import FIRST_ROWS, VectorsAndColumns, companion_exists, table_without_columns
+
+if TYPE_CHECKING:
+    from embedcli.outputs.vector_columns import StoredVectors
+
+
+class JsonlVectorFile:
+    """JSON lines, each with a list of numbers, and `NAME.space.json` with the metadata if embedcli wrote them."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        beside = writers.space_path(path)
+        found = storage.read_bytes(beside) if companion_exists(path, beside) else b"{}"
+        self.metadata: Mapping[str, Any] = json.loads(found)
+        first = next(self._rows(), None) or {}
+        name = find_json_vector(first, path)
+        precision = str(self.metadata.get(writers.SPACE_METADATA_KEY, {}).get("precision", "float32"))
+        dtype = np.dtype({"binary": "int8", "ubinary": "uint8"}.get(precision, precision))
+        if is_sparse_json(first.get(name)):
+            dim = self.metadata.get(writers.SPACE_METADATA_KEY, {}).get("dim")
+            self.column: VectorColumn = SparseColumn(name, dtype, int(dim or self._count_dimensions(name)), path)
+        else:
+            self.column = DenseColumn(name, dtype, len(first.get(name, ())), path)
+        self.schema = drop_column(pa.Table.from_pylist([first]).schema, name)
+
+    @cached_property
+    def row_count(self) -> int:
+        """Number of rows, counted once by reading the file."""
+        with open(storage.local_copy(self.path), "rb") as lines:
+            return sum(1 for line in lines if line.strip())
+
+    @cached_property
+    def bytes_per_row(self) -> float:
+        """Bytes of a stored vector; of sparse vectors the mean of the first rows."""
+        first = list(islice(self._rows(), FIRST_ROWS))
+        if not isinstance(self.column, SparseColumn):
+            return float(self.column.width * self.column.dtype.itemsize)
+        return self.column.mean_bytes(self._sparse_array(first)) if first else 0.0
+
+    def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
+        rows = self._rows()
+        while held := list(islice(rows, size)):
+            table = self._table(held, columns) if columns else table_without_columns(len(held))
+            yield self._vectors(held), table
+
+    def take_rows(self, rows: Sequence[int], columns: Sequence[str]) -> pa.Table:
+        wanted = set(rows)
+        return self._table([row for i, row in enumerate(self._rows()) if i in wanted], columns)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        import orjson
+
+        with open(storage.local_copy(self.path), "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    try:
+                        yield orjson.loads(line)
+                    except ValueError as error:
+                        place = storage.format_location(self.path, number)
+                        raise InputError(f"{place}: not JSON: {error}", "encode the rows again") from None
+
+    def _vectors(self, rows: list[dict[str, Any]]) -> StoredVectors:
+        if isinstance(self.column, SparseColumn):
+            return self.column.to_vectors(pa.chunked_array([self._sparse_array(rows)]))
+        width = self.column.width
+        try:
+            return np.array([row[self.column.name] for row in rows], self.column.dtype).reshape(len(rows), width)
+        except (KeyError, ValueError, TypeError):
+            message = f"{storage.format_location(self.path)}: not all vectors have {width} numbers"
+            raise InputError(message, "encode the rows again") from None
+
+    def _sparse_array(self, rows: list[dict[str, Any]]) -> pa.Array:
+        try:
+            return pa.array([row.get(self.column.name) for row in rows], sparse_type(pa.float32()))
+        except (OverflowError, TypeError, pa.ArrowException) as error:
+            message = f"{storage.format_location(self.path)}: not all vectors have indices and values: "
+            raise InputError(message + first_line(error), "encode the rows again") from None
+
+    def _count_dimensions(self, name: str) -> int:
+        """The largest index of sparse vectors + 1, found by reading the file."""
+        try:
+            return max((max(row[name]["indices"], default=-1) + 1 for row in self._rows()), default=0)
+        except (KeyError, TypeError):
+            message = f"{storage.format_location(self.path)}: not all vectors have indices and values"
+            raise InputError(message, "encode the rows again") from None
+
+    def _table(self, rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
+        return pa.table({name: json_values_to_column([row.get(name) for row in rows]) for name in columns})
+
+
+def find_json_vector(row: dict[str, Any], path: str) -> str:
+    """Find the field of a row that holds its vector. Raises UsageError if a row has none of the usual names."""
+    found = [name for name in VECTOR_COLUMN_NAMES if isinstance(row.get(name), list) or is_sparse_json(row.get(name))]
+    name = found[0] if found else VECTOR_COLUMN_NAMES[0]
+    if row and name not in row:
+        raise UsageError(
+            f"{storage.format_location(path)}: the rows hold no vectors; their fields are {', '.join(row)}",
+            "name an output of `embedcli encode`",
+        )
+    return name
+
+
+def is_sparse_json(value: Any) -> bool:
+    """Whether a JSON value is a sparse vector: an object with `indices` and `values`."""
+    return isinstance(value, dict) and set(value) == {"indices", "values"}
+
+
+def json_values_to_column(values: list[Any]) -> pa.Array:
+    """Convert JSON values to a column of their common type, or of JSON texts if they have none."""
+    try:
+        return pa.array(values)
+    except (OverflowError, pa.ArrowException):
+        pass
+    try:
+        return pa.array(values, pa.uint64())
+    except (OverflowError, pa.ArrowException):
+        texts = [value if isinstance(value, str | None) else json.dumps(value) for value in values]
+        return pa.array(texts, pa.string())

@@ -1,0 +1,131 @@
+"""The vectors of finished outputs in memory-mapped files, of which rows are taken by their number."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from embedcli.core import quantization
+from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.outputs.schema import OutputLayout
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.outputs.vector_columns import StoredVectors
+
+
+class VectorStore(ABC):
+    """Vectors on disk: appended block by block, then taken by row.
+
+    Args:
+        folder: Where the files are kept, as `reuse.*`.
+        layout: The format of the stored vectors.
+    """
+
+    file_names: tuple[str, ...]
+
+    def __init__(self, folder: Path, layout: OutputLayout) -> None:
+        self.layout = layout
+        self._paths = [folder / name for name in self.file_names]
+        self._files: list[BinaryIO] = []
+
+    @contextmanager
+    def open_for_writing(self) -> Iterator[None]:
+        """Open the files for `append`; afterwards their rows can be taken."""
+        with ExitStack() as stack:
+            self._files = [stack.enter_context(open(path, "wb")) for path in self._paths]
+            yield
+        self._map()
+
+    @abstractmethod
+    def append(self, vectors: StoredVectors) -> None:
+        """Add the vectors of the next rows, as they are stored."""
+
+    @abstractmethod
+    def _map(self) -> None:
+        """Open the closed files for reading."""
+
+    @abstractmethod
+    def take(self, rows: Int64Array) -> RowVectors:
+        """Return the vectors of some rows, in their order, as float32."""
+
+    def close(self) -> None:
+        """Delete the files."""
+        self._release()
+        for path in self._paths:
+            path.unlink(missing_ok=True)
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Close the mapped files."""
+
+
+class DenseVectorStore(VectorStore):
+    """Arrays of stored numbers."""
+
+    file_names = ("reuse.bin",)
+    _vectors: Any = None
+
+    def append(self, vectors: StoredVectors) -> None:
+        np.ascontiguousarray(vectors).tofile(self._files[0])
+
+    def _map(self) -> None:
+        dtype = np.dtype(quantization.STORAGE_DTYPES[self.layout.precision])
+        self._vectors = map_array(self._paths[0], dtype).reshape(-1, self.layout.stored_width)
+
+    def take(self, rows: Int64Array) -> Float32Array:
+        stored = np.asarray(self._vectors[rows])
+        return quantization.dequantize(stored, self.layout.precision, self.layout.dim, self.layout.ranges)
+
+    def _release(self) -> None:
+        self._vectors = None
+
+
+class SparseVectorStore(VectorStore):
+    """Indices and values of sparse vectors; 8 bytes of memory per row."""
+
+    file_names = ("reuse.indices", "reuse.values")
+    _stored: SparseVectors | None = None
+
+    def __init__(self, folder: Path, layout: OutputLayout) -> None:
+        super().__init__(folder, layout)
+        self._lengths: list[Int64Array] = [np.zeros(1, np.int64)]
+
+    def append(self, vectors: StoredVectors) -> None:
+        if not isinstance(vectors, SparseVectors):
+            raise TypeError("dense vectors in a store of sparse ones")
+        self._lengths.append(vectors.lengths)
+        np.ascontiguousarray(vectors.indices).tofile(self._files[0])
+        np.ascontiguousarray(vectors.values).tofile(self._files[1])
+
+    def _map(self) -> None:
+        offsets = np.cumsum(np.concatenate(self._lengths))
+        self._lengths = []
+        indices, values = (map_array(path, kind) for path, kind in zip(self._paths, ("i4", "f4"), strict=True))
+        self._stored = SparseVectors(offsets, indices, values, self.layout.dim)
+
+    def take(self, rows: Int64Array) -> SparseVectors:
+        if self._stored is None:
+            raise ValueError("the store is still being written, or closed")
+        return self._stored[rows]
+
+    def _release(self) -> None:
+        self._stored = None
+
+
+def map_array(path: Path, dtype: Any) -> NDArray[Any]:
+    """Map a file of numbers into memory; a file without bytes cannot be mapped."""
+    return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def create_vector_store(folder: str, layout: OutputLayout) -> VectorStore:
+    """Create an empty store for vectors of the layout's kind."""
+    return (SparseVectorStore if layout.kind == "sparse" else DenseVectorStore)(Path(folder), layout)

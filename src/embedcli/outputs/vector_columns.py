@@ -1,0 +1,188 @@
+"""The column of vectors of a file: which one it is, and its values as dense or sparse vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import storage
+from embedcli.core.errors import InputError, UsageError
+from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
+from embedcli.outputs.writers import SPACE_METADATA_KEY
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    from embedcli.core.types import VectorKind
+
+    StoredVectors: TypeAlias = NDArray[Any] | SparseVectors
+
+VECTOR_COLUMN_NAMES = ("embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector")
+INDEX_BYTES = 4
+
+
+@dataclass(frozen=True)
+class VectorColumn(ABC):
+    """The column of vectors of a file.
+
+    Attributes:
+        name: Its name; empty where vectors are a file of their own.
+        dtype: Dtype of the stored numbers.
+        width: Numbers per stored vector; of sparse vectors the number of dimensions.
+        path: Path of the file, for messages.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    width: int
+    path: str
+
+    @property
+    @abstractmethod
+    def kind(self) -> VectorKind:
+        """What its vectors are."""
+
+    @abstractmethod
+    def to_vectors(self, column: pa.ChunkedArray) -> StoredVectors:
+        """Convert values of the column to vectors. Raises InputError if they are null or not valid vectors."""
+
+    @abstractmethod
+    def mean_bytes(self, values: pa.Array) -> float:
+        """Mean bytes of the stored vectors in `values`, at least one row."""
+
+
+class DenseColumn(VectorColumn):
+    """Lists of `width` numbers."""
+
+    @property
+    def kind(self) -> VectorKind:
+        return "dense"
+
+    def to_vectors(self, column: pa.ChunkedArray) -> NDArray[Any]:
+        arrays = [chunk.flatten() for chunk in column.chunks]
+        flat = pa.concat_arrays(arrays) if arrays else pa.array([], column.type.value_type)
+        if len(flat) != len(column) * self.width or flat.null_count or column.null_count:
+            raise InputError(
+                f"{storage.format_location(self.path)}: not all vectors have {self.width} numbers",
+                "encode the rows again",
+            )
+        return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, self.width)
+
+    def mean_bytes(self, values: pa.Array) -> float:
+        return float(self.width * self.dtype.itemsize)
+
+
+class SparseColumn(VectorColumn):
+    """Structs of `indices` and `values`, two lists of the same length."""
+
+    @property
+    def kind(self) -> VectorKind:
+        return "sparse"
+
+    @property
+    def bytes_per_entry(self) -> int:
+        return INDEX_BYTES + self.dtype.itemsize
+
+    def to_vectors(self, column: pa.ChunkedArray) -> SparseVectors:
+        return concat_sparse([empty_sparse(self.width), *(self._convert(chunk) for chunk in column.chunks)])
+
+    def mean_bytes(self, values: pa.Array) -> float:
+        return len(values.field("indices").flatten()) * self.bytes_per_entry / len(values)
+
+    def _convert(self, array: pa.Array) -> SparseVectors:
+        parts = [array.field(name) for name in ("indices", "values")]
+        lists = [part.flatten() for part in parts]
+        offsets = [part.offsets.to_numpy().astype(np.int64) for part in parts]
+        if any(part.null_count for part in (array, *parts, *lists)):
+            raise self._error("a vector, an index or a value is null")
+        if not np.array_equal(np.diff(offsets[0]), np.diff(offsets[1])):
+            raise self._error("a vector has more indices than values, or fewer")
+        indices = lists[0].to_numpy(zero_copy_only=False)
+        if len(indices) and not (indices.min() >= 0 and indices.max() < self.width):
+            raise self._error(f"a vector has an index outside of 0 to {self.width - 1}")
+        values = lists[1].to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+        return SparseVectors(offsets[0] - offsets[0][0], indices.astype(np.int32, copy=False), values, self.width)
+
+    def _error(self, problem: str) -> InputError:
+        return InputError(f"{storage.format_location(self.path)}: {problem}", "encode the rows again")
+
+
+def open_vector_column(
+    schema: pa.Schema, metadata: Mapping[str, Any], path: str, chunks: Iterable[pa.Array]
+) -> VectorColumn:
+    """Find the column of vectors and what it holds.
+
+    Args:
+        schema: All columns.
+        metadata: What embedcli wrote about the file; empty for other programs' files.
+        path: Path of the file, for messages.
+        chunks: The column's values, not yet read. They are read where the schema and the metadata do not tell the
+            width: for lists to the first row, for sparse vectors, whose largest index then counts, to the end.
+
+    Raises:
+        UsageError: No column holds vectors.
+    """
+    name = find_vector_column(schema, path)
+    kind = schema.field(name).type
+    if is_sparse_type(kind):
+        dtype = np.dtype(kind.field("values").type.value_type.to_pandas_dtype())
+        known = metadata.get(SPACE_METADATA_KEY, {}).get("dim")
+        return SparseColumn(name, dtype, int(known or count_dimensions(chunks)), path)
+    width = kind.list_size if pa.types.is_fixed_size_list(kind) else first_length(chunks)
+    return DenseColumn(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
+
+
+def count_dimensions(chunks: Iterable[pa.Array]) -> int:
+    """Count the dimensions of sparse vectors: their largest index + 1."""
+    indices = (chunk.field("indices").flatten().drop_null().to_numpy() for chunk in chunks)
+    return max((int(part.max()) + 1 for part in indices if len(part)), default=0)
+
+
+def first_length(chunks: Iterable[pa.Array]) -> int:
+    first = next((chunk for chunk in chunks if len(chunk)), None)
+    return len(first[0]) if first is not None and first[0].is_valid else 0
+
+
+def find_vector_column(schema: pa.Schema, path: str) -> str:
+    """Find the vector column: `embedding`, another usual name, or the only column of vectors."""
+    found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
+    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in found), found[0] if len(found) == 1 else None)
+    if chosen is None:
+        raise UsageError(
+            f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
+            "name an output of `embedcli encode`",
+        )
+    return chosen
+
+
+def is_vector_type(kind: pa.DataType) -> bool:
+    """Whether a type is a list of numbers."""
+    if not (pa.types.is_fixed_size_list(kind) or is_list_type(kind)):
+        return False
+    value = kind.value_type
+    return bool(pa.types.is_floating(value) or pa.types.is_int8(value) or pa.types.is_uint8(value))
+
+
+def is_sparse_type(kind: pa.DataType) -> bool:
+    """Whether a type is a struct of a list of integers, `indices`, and a list of floats, `values`."""
+    if not pa.types.is_struct(kind) or {field.name for field in kind} != {"indices", "values"}:
+        return False
+    indices, values = kind.field("indices").type, kind.field("values").type
+    if not (is_list_type(indices) and is_list_type(values)):
+        return False
+    return bool(pa.types.is_integer(indices.value_type) and pa.types.is_floating(values.value_type))
+
+
+def is_list_type(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def drop_column(schema: pa.Schema, name: str) -> pa.Schema:
+    return pa.schema([field for field in schema if field.name != name])

@@ -1,0 +1,317 @@
+"""Outputs of sparse encoders from encoding to every command that reads them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import jobs
+import sparse_models
+from embedcli.analysis.sparse_terms import read_words
+from embedcli.core.row_vectors import as_dense
+from embedcli.core.sparse_vectors import SparseVectors, concat_sparse
+from embedcli.outputs.dataset import open_dataset
+from embedcli.readers import preview
+
+WORDS = ("cat", "dog", "fox", "horse", "mouse", "rain", "sun", "wind", "snow", "storm", "pan", "spoon", "kettle")
+ROWS = 60
+QUERY = "snow storm and rain"
+
+
+def texts(count: int = ROWS) -> list[dict[str, Any]]:
+    chance = random.Random(2)
+    return [{"id": f"r{i}", "text": " ".join(chance.choices(WORDS, k=1 + i % 9))} for i in range(count)]
+
+
+class Models:
+    """The folders of the models, and what sentence-transformers loads from them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.splade, self.free = folder / "splade", folder / "free"
+        self.splade_encoder = sparse_models.build_splade(self.splade, folder / "work-1")
+        self.free_encoder = sparse_models.build_inference_free(self.free, folder / "work-2")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("sparse"))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    jobs.word_model(tmp_path)
+    jobs.write_jsonl(tmp_path / "in.jsonl", texts())
+    return tmp_path
+
+
+def encode(output: str, model: Path, *more: object, source: str = "in.jsonl") -> jobs.Ended:
+    return jobs.run("encode", source, output, "--model", model, "--keep", "text", "--quiet", *more)
+
+
+def made(output: str, model: Path, *more: object) -> None:
+    ended = encode(output, model, *more)
+    assert (ended.code, ended.err) == (0, "")
+
+
+def read(output: str) -> SparseVectors:
+    blocks = [block.vectors for block in open_dataset(output).read_blocks()]
+    return concat_sparse([vectors for vectors in blocks if isinstance(vectors, SparseVectors)])
+
+
+def ids(scores: np.ndarray, k: int) -> list[str]:
+    return [f"r{i}" for i in np.argsort(-scores, kind="stable")[:k]]
+
+
+def hits(*args: object) -> list[dict[str, Any]]:
+    ended = jobs.run("search", *args, "--json")
+    assert ended.code == 0, ended.err
+    found: list[dict[str, Any]] = json.loads(ended.out)
+    return found
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.arrow", "out.lance", "out/"])
+def test_a_search_ranks_by_the_dot_product_of_sentence_transformers(home: Path, models: Models, name: str) -> None:
+    made(name, models.splade)
+    encoder = models.splade_encoder
+    documents = encoder.encode_document([row["text"] for row in texts()]).to_dense().numpy()
+    scores = documents @ encoder.encode_query([QUERY]).to_dense().numpy()[0]
+    found = hits(name, QUERY, "-k", 12)
+    assert [hit["rank"] for hit in found] == list(range(1, 13))
+    assert [hit["score"] for hit in found] == pytest.approx(np.sort(scores)[::-1][:12].tolist(), abs=1e-3)
+    assert found[0]["text"] == texts()[int(found[0]["id"][1:])]["text"]
+    assert [hit["text"] for hit in found][:1] == [texts()[int(ids(scores, 1)[0][1:])]["text"]]
+
+
+def test_a_query_takes_the_query_side_of_an_inference_free_model(home: Path, models: Models) -> None:
+    made("out.parquet", models.free, "--as", "document")
+    encoder = models.free_encoder
+    query = encoder.encode_query([QUERY]).to_dense().numpy()[0]
+    assert 0 < np.count_nonzero(query) <= 12
+    found = hits("out.parquet", QUERY, "-k", 3)
+    scores = encoder.encode_document([row["text"] for row in texts()]).to_dense().numpy() @ query
+    assert [hit["score"] for hit in found] == pytest.approx(np.sort(scores)[::-1][:3].tolist(), abs=1e-4)
+
+
+def test_a_description_shows_terms_as_words(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+    vectors = read("out.parquet")
+    described = json.loads(jobs.run("inspect", "out.parquet", "--json").out)
+    assert (described["vector_kind"], described["dim"]) == ("sparse", vectors.dim)
+    terms = described["terms"]
+    lengths = vectors.lengths
+    assert terms["per_row"] == {
+        "min": lengths.min(), "median": np.median(lengths), "p95": np.quantile(lengths, 0.95), "max": lengths.max(),
+    }  # fmt: skip
+    assert terms["weights"] == {"min": float(vectors.values.min()), "max": float(vectors.values.max())}
+    words = models.splade_encoder.decode(models.splade_encoder.encode([texts()[0]["text"]])[0], top_k=10)
+    assert [entry["term"] for entry in terms["samples"][0]] == [word for word, _ in words]
+    assert len(terms["samples"]) == 3
+    shown = jobs.run("inspect", "out.parquet").out
+    assert f"sparse, of a vocabulary of {vectors.dim:,} terms" in shown
+    assert f"{words[0][0]} {words[0][1]:.3g}" in shown
+
+
+def test_terms_without_the_model_are_numbers(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+    metadata = {**open_dataset("out.parquet").vector_space, "model": "./not-there"}
+    table = pq.read_table("out.parquet").replace_schema_metadata({"embedcli": json.dumps(metadata)})
+    pq.write_table(table, "moved.parquet")
+    terms = json.loads(jobs.run("inspect", "moved.parquet", "--json").out)["terms"]
+    assert all(isinstance(entry["term"], int) for entry in terms["samples"][0])
+
+
+def test_words_of_another_number_are_not_those_of_the_dimensions(models: Models) -> None:
+    path = next(models.splade.rglob("tokenizer.json"))
+    size = len(models.splade_encoder.tokenizer)
+    assert len(read_words(path, size)) == size
+    assert read_words(path, size + 1) == {}
+
+
+def verify(*args: object) -> tuple[int, dict[str, dict[str, Any]]]:
+    ended = jobs.run("verify", *args, "--json")
+    return ended.code, {check["name"]: check for check in json.loads(ended.out)["checks"]}
+
+
+@pytest.mark.parametrize("options", [(), ("--precision", "float16"), ("--top-k-terms", 7), ("--min-weight", 0.3)])
+def test_an_output_is_verified(home: Path, models: Models, options: tuple[object, ...]) -> None:
+    made("out.parquet", models.splade, *options)
+    code, checks = verify("out.parquet")
+    assert code == 0
+    assert {check["ok"] for check in checks.values()} == {True}
+    assert f"{ROWS} rows encoded again" in checks["vectors"]["detail"]
+
+
+def rewrite(change: Any) -> None:
+    """Write bad.parquet: out.parquet with other vectors, without its digests."""
+    table = pq.read_table("out.parquet")
+    rows = table.column("embedding").to_pylist()
+    change(rows)
+    at, field = table.schema.get_field_index("embedding"), table.schema.field("embedding")
+    changed = table.set_column(at, field, pa.array(rows, field.type))
+    kept = {key: value for key, value in table.schema.metadata.items() if b"digest" not in key}
+    pq.write_table(changed.replace_schema_metadata(kept), "bad.parquet")
+
+
+def test_a_changed_weight_is_found(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+
+    def change(rows: list[dict[str, list[Any]]]) -> None:
+        rows[5]["values"][0] += 3
+
+    rewrite(change)
+    code, checks = verify("bad.parquet", "in.jsonl", "--rows", ROWS)
+    assert code == 1
+    assert (checks["vectors"]["ok"], checks["vectors"]["ids"]) == (False, ["r5"])
+    assert checks["values"]["ok"]
+
+
+@pytest.mark.parametrize("fault", ["order", "repeated", "not finite", "empty"])
+def test_vectors_that_were_not_stored_so_are_found(home: Path, models: Models, fault: str) -> None:
+    made("out.parquet", models.splade)
+
+    def change(rows: list[dict[str, list[Any]]]) -> None:
+        row = rows[7]
+        if fault == "order":
+            row["indices"][:2] = row["indices"][1::-1]
+        elif fault == "repeated":
+            row["indices"][1] = row["indices"][0]
+        elif fault == "not finite":
+            row["values"][0] = float("nan")
+        else:
+            row["indices"], row["values"] = [], []
+
+    rewrite(change)
+    code, checks = verify("bad.parquet", "--only-output")
+    assert code == 1
+    expected = {"order": "1 whose indices do not ascend", "repeated": "1 whose indices do not ascend"}
+    others = {"not finite": "1 row with non-finite values", "empty": "1 with zeros only"}
+    assert not checks["values"]["ok"]
+    assert (expected | others)[fault] in checks["values"]["detail"]
+
+
+def test_a_dense_output_is_not_compared_with_a_sparse_one(home: Path, models: Models) -> None:
+    made("sparse.parquet", models.splade)
+    made("same.arrow", models.splade)
+    jobs.write_jsonl(home / "words.jsonl", jobs.rows(5))
+    assert encode("dense.parquet", home / "words.txt", source="words.jsonl").code == 0
+    ended = jobs.run("compare", "sparse.parquet", "dense.parquet")
+    assert ended.code == 2
+    assert "sparse.parquet has sparse vectors, dense.parquet dense ones" in ended.err
+    found = json.loads(jobs.run("compare", "sparse.parquet", "same.arrow", "--json").out)[0]
+    assert found["overlap"] == {"mean": 1.0, "min": 1.0}
+    assert (found["first"]["kind"], found["first"]["bytes"]) == ("sparse", len(read("sparse.parquet").indices) * 8)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("plot", "out.parquet", "map.html"), "has sparse vectors, and a map needs dense ones"),
+        (("compare", "out.parquet", "--truncate-dim", "8"), "has sparse vectors, and a view of it in other numbers"),
+        (("compare", "out.parquet", "--precision", "int8"), "has sparse vectors, and a view of it in other numbers"),
+    ],
+)
+def test_what_needs_dense_vectors_refuses_sparse_ones(
+    home: Path, models: Models, command: tuple[str, ...], message: str
+) -> None:
+    made("out.parquet", models.splade)
+    ended = jobs.run(*command)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+@pytest.mark.parametrize("target", [("out.npy",), ("out/", "--to", "npy")])
+def test_an_array_of_sparse_vectors_is_refused_before_the_model_is_loaded(
+    home: Path, models: Models, target: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedcli import encoders
+
+    monkeypatch.setattr(encoders, "load_encoder", None)
+    ended = encode(target[0], models.splade, *target[1:])
+    assert ended.code == 2
+    assert "a .npy output makes no sense for the sparse vectors" in ended.err
+
+
+# Jobs
+
+
+def assert_same(first: str, second: str) -> None:
+    left, right = open_dataset(first), open_dataset(second)
+    names = [name for name in left.schema.names if name != "row"]
+    columns = [pa.concat_tables([block.columns for block in side.read_blocks(names)]) for side in (left, right)]
+    assert columns[0].to_pylist() == columns[1].to_pylist()
+    assert np.abs(as_dense(read(first)) - as_dense(read(second))).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.arrow", "out.lance", "out/"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_update_takes_over_the_vectors_of_equal_texts(home: Path, models: Models, name: str, precision: str) -> None:
+    flags = ("--precision", precision)
+    made(name, models.splade, *flags)
+    before = read(name)
+    rows = texts()
+    rows[10]["text"] = "another text"
+    jobs.write_jsonl(home / "in.jsonl", [*rows[5:], {"id": "new", "text": "cat and dog"}])
+    ended = jobs.run("encode", "in.jsonl", name, "--model", models.splade, "--keep", "text", "--update", *flags)
+    assert ended.code == 0, ended.err
+    assert "1 added, 1 changed, 54 reused, 5 removed" in ended.err
+    after = read(name)
+    kept = [i for i in range(5, ROWS) if i != 10]
+    old, new = before[np.array(kept)], after[np.array(kept) - 5]
+    assert np.array_equal(old.indices, new.indices)
+    assert np.array_equal(old.values, new.values)
+
+
+def test_vectors_with_fewer_terms_are_not_reused(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+    ended = encode("other.parquet", models.splade, "--reuse", "out.parquet", "--top-k-terms", 5)
+    assert ended.code == 2
+    assert "top_k_terms was None, now 5" in ended.err
+
+
+def test_shards_folders_and_workers_give_the_same_rows(
+    home: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made("whole.parquet", models.splade)
+    made("folder/", models.splade, "--part-size", "5000", "--chunk-rows", 7)
+    assert len(list((home / "folder").glob("*.parquet"))) > 2
+    monkeypatch.setattr(preview, "JSONL_SPLIT_BYTES", 500)
+    for number in (1, 2, 3):
+        made("shards.parquet", models.splade, "--shard", f"{number}/3", "--part-size", "5000")
+    made("workers.parquet", models.splade, "--workers", 2)
+    for name in ("folder", "shards.parquet", "workers.parquet"):
+        assert_same("whole.parquet", name)
+
+
+def test_an_evaluation_ranks_by_the_dot_product(home: Path, models: Models) -> None:
+    jobs.write_jsonl(home / "queries.jsonl", [{"id": "q", "text": QUERY}])
+    encoder = models.splade_encoder
+    scores = encoder.encode_document([row["text"] for row in texts()]).to_dense().numpy()
+    order = ids(scores @ encoder.encode_query([QUERY]).to_dense().numpy()[0], ROWS)
+    (home / "relevance.tsv").write_text(f"query_id\tdocument_id\trelevance\nq\t{order[2]}\t1\n", "utf-8")
+    ended = jobs.run(
+        "eval", "in.jsonl", "--model", models.splade, "--queries", "queries.jsonl", "--relevance", "relevance.tsv",
+        "--json",
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    measures = json.loads(ended.out)[0]["tasks"][0]["measures"]
+    assert measures["ndcg@10"] == pytest.approx(0.5)  # the third of the ranking: 1 / log2(4)
+    assert measures["map"] == pytest.approx(1 / 3)
+
+
+def test_a_plan_gives_the_size_of_sparse_vectors(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+    ended = jobs.run("plan", "in.jsonl", "--model", models.splade, "--keep", "text", "--json")
+    assert ended.code == 0, ended.err
+    sizes = json.loads(ended.out)["output_bytes"]
+    assert set(sizes) == {"float32", "float16"}
+    assert "npy" not in sizes["float32"]
+    size = (home / "out.parquet").stat().st_size
+    assert size / 2 < sizes["float32"]["parquet"] < size * 2
