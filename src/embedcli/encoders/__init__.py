@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
 
+# A row of 300 tokens in 128 dimensions has 150 kB, and a chunk is in memory several times.
+MULTI_VECTOR_CHUNK_ROWS = 512
+
 Notify = Callable[[str], None]
 
 
@@ -115,9 +118,12 @@ def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
 def default_chunk_rows(job: Job, files: ModelFiles | None) -> int:
     """The default of --chunk-rows: low where rows take long, because a killed run loses one chunk; else high."""
     from embedcli.encoders.torch.device import runs_on_cpu
+    from embedcli.models.refusals import find_model_kind
 
     is_hosted = files is None
     is_static = files is not None and files.kind == "static"
+    if files is not None and not is_static and find_model_kind(files) == "multi_vector":
+        return MULTI_VECTOR_CHUNK_ROWS
     is_slow = is_hosted or (not is_static and runs_on_cpu(job))
     return DEFAULT_CHUNK_ROWS if is_slow else 16 * DEFAULT_CHUNK_ROWS
 
@@ -143,6 +149,12 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
     on_cpu = torch_device.runs_on_cpu(job)
     if job.engine == "openvino" and not on_cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
+    if config.kind == "multi_vector":
+        if job.engine == "openvino":
+            raise UsageError(
+                f"--engine openvino cannot compute the multi-vector model {job.model}", "use --engine torch"
+            )
+        return _load_torch(job, files, config, notify)
     if job.engine != "torch" and on_cpu:
         if job.compile:
             raise UsageError("--compile needs the PyTorch engine", "add --engine torch")
