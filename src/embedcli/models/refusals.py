@@ -9,7 +9,7 @@ from typing import Any
 
 from embedcli.core.errors import ModelError
 from embedcli.core.types import VectorKind
-from embedcli.models.files import ModelFiles, lfs_pointer_error, read_json_object, read_modules
+from embedcli.models.files import ModelFiles, has_pylate_module, lfs_pointer_error, read_json_object, read_modules
 from embedcli.models.fingerprint import fingerprinted_files
 from embedcli.models.multi_vector import (
     ORIGINAL_ARCHITECTURE,
@@ -138,7 +138,7 @@ def _find_other_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> str | 
     kinds = {kind for kind, _ in modules}
     if kinds & SPARSE_MODULES:
         return SPARSE_ENCODER
-    if kinds & MULTI_VECTOR_MODULES or any(kind.startswith("pylate.") for kind in kinds):
+    if kinds & MULTI_VECTOR_MODULES or has_pylate_module(folder):
         return MULTI_VECTOR_ENCODER
     if kinds & RERANKER_MODULES:
         return "CrossEncoder"
