@@ -11,6 +11,7 @@ from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import RunObserver
+from embedcli.models.kind_options import check_options_for_kind
 
 if TYPE_CHECKING:
     from threading import Event
@@ -53,12 +54,14 @@ def load_encoder(
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         _reject_compile(job, "a hosted model is computed by its server")
+        check_options_for_kind(job, "dense")
         return hosted_encoder.load_hosted_encoder(job, notify, stop=stop)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder
 
         _reject_compile(job, "static vectors are averaged, not computed by a network")
+        check_options_for_kind(job, "dense")
         return static_encoder.load_static_encoder(files, job, notify)
     return _load_transformer(job, files, notify, on_phase)
 
@@ -76,11 +79,13 @@ def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any
     if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
+        check_options_for_kind(job, "dense")
         return hosted_encoder.hosted_model_identity(job)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder
 
+        check_options_for_kind(job, "dense")
         return static_encoder.static_model_identity(files, job)
     from embedcli.encoders.torch import device as torch_device
     from embedcli.models import config as model_config
@@ -104,7 +109,7 @@ def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
     from embedcli.models.traits import read_traits, write_traits
 
     # The job's own limit may be above the model's, and would cut what is measured: it comes in afterwards.
-    measured_job = replace(job, max_seq_length=None)
+    measured_job = replace(job, max_seq_length=None, pool_factor=None)
     declared, dtype = read_model_config(files, measured_job), torch_device.precision_class(job)
     traits = read_traits(files, declared, dtype)
     if traits is None:

@@ -17,6 +17,7 @@ def check_options_for_kind(job: Job, kind: VectorKind) -> None:
         UsageError: One of them makes no sense for such vectors.
     """
     _check_sparse_options(job, kind)
+    _check_pool_factor(job, kind)
     if kind == "sparse":
         _refuse_for_sparse(job)
     elif kind == "multi_vector":
@@ -33,6 +34,18 @@ def _check_sparse_options(job: Job, kind: VectorKind) -> None:
                 f"{flag} is for sparse vectors, and {job.model} computes {computed}",
                 f"leave {flag} out, or use a sparse encoder such as SPLADE",
             )
+
+
+def _check_pool_factor(job: Job, kind: VectorKind) -> None:
+    if job.pool_factor is None:
+        return
+    if kind != "multi_vector":
+        raise UsageError(
+            f"--pool-factor is for models with a vector for each token, and {job.model} computes one for each text",
+            "leave --pool-factor out, or use a multi-vector model such as ColBERT",
+        )
+    if job.as_ == "query":
+        raise UsageError("--pool-factor is for documents: queries keep all their vectors", "leave --pool-factor out")
 
 
 def _refuse_for_sparse(job: Job) -> None:

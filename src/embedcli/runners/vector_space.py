@@ -49,16 +49,16 @@ def build_vector_space(job: Job, encoder: BaseEncoder, ranges: Float32Array | No
         "truncate_dim": job.truncate_dim,
         "precision": job.precision,
         **({} if encoder.kind == "dense" else {"kind": encoder.kind}),
-        **{name: value for name, value in list_sparse_settings(job).items() if value is not None},
+        **{name: value for name, value in list_kind_settings(job).items() if value is not None},
         **({} if ranges is None else {"ranges": ranges.tolist()}),
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
 
 
-def list_sparse_settings(job: Job) -> dict[str, Any]:
-    """Which entries of sparse vectors are kept."""
-    return {"top_k_terms": job.top_k_terms, "min_weight": job.min_weight}
+def list_kind_settings(job: Job) -> dict[str, Any]:
+    """Which entries of sparse vectors are kept, and how many vectors of tokens are merged into one."""
+    return {"top_k_terms": job.top_k_terms, "min_weight": job.min_weight, "pool_factor": job.pool_factor}
 
 
 def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float32Array | None = None) -> OutputLayout:

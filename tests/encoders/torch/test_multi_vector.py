@@ -12,6 +12,7 @@ import pytest
 
 import multi_vector_models as built
 import reference
+from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.multi_vectors import MultiVectors
 
 Build = Callable[[Path, Path], Any]
@@ -91,3 +92,84 @@ def test_vectors_do_not_depend_on_the_batch(folder: Path, role: str) -> None:
             np.testing.assert_allclose(row, other, atol=1e-5)
     again = encoder.encode_float32(encoder.tokenize(texts()), np.arange(len(texts())))
     np.testing.assert_allclose(again.values, np.concatenate(alone), atol=1e-5)
+
+
+def test_tokens_are_pooled_as_by_sentence_transformers(tmp_path: Path) -> None:
+    from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
+    model = built.build_multi_vector(tmp_path / "model", tmp_path)
+    encode_document = partial(model.encode_document, convert_to_numpy=True, token_pooling=HierarchicalTokenPooling(3))
+    theirs = [encode_document(text) for text in texts()]
+    ours = encode(reference.load(tmp_path / "model", pool_factor=3), texts(), 1)
+    assert [len(row) for row in ours] == [len(row) for row in theirs]
+    for mine, own in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, own, atol=1e-4)
+    assert sum(map(len, ours)) < sum(map(len, encode(reference.load(tmp_path / "model"), texts(), 1))) / 2
+
+
+def test_a_pooling_saved_with_the_model_is_applied(tmp_path: Path) -> None:
+    built.build_multi_vector(tmp_path / "model", tmp_path, pool_factor=2)
+    ours = encode(reference.load(tmp_path / "model"), texts(), 1)
+    for mine, own in zip(ours, expected(tmp_path / "model", texts(), "document"), strict=True):
+        np.testing.assert_allclose(mine, own, atol=1e-4)
+
+
+@pytest.mark.parametrize("role", ["document", "query"])
+def test_float16_vectors_have_length_one(tmp_path: Path, role: str) -> None:
+    built.build_multi_vector(tmp_path / "model", tmp_path)
+    for row in encode(reference.load(tmp_path / "model", as_=role, dtype="bfloat16"), texts()[:5], 2):
+        np.testing.assert_allclose(np.linalg.norm(row, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"truncate_dim": 4}, "--truncate-dim"),
+        ({"normalize": True}, "--normalize"),
+        ({"normalize": False}, "--no-normalize"),
+        ({"overflow": "pool"}, "--overflow pool"),
+        ({"precision": "binary"}, "--precision binary"),
+        ({"update": True}, "--update"),
+        ({"reuse": ("old.parquet",)}, "--reuse"),
+        ({"top_k_terms": 3}, "--top-k-terms"),
+        ({"min_weight": 0.5}, "--min-weight"),
+        ({"engine": "openvino"}, "--engine openvino"),
+        ({"as_": "query", "max_seq_length": 9}, "--max-seq-length"),
+        ({"as_": "query", "pool_factor": 2}, "--pool-factor"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tmp_path: Path, options: dict[str, Any], word: str) -> None:
+    built.build_multi_vector(tmp_path / "model", tmp_path)
+    with pytest.raises(UsageError, match=word):
+        reference.load(tmp_path / "model", **options)
+
+
+def test_pooling_is_refused_for_other_kinds(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--pool-factor is for models"):
+        reference.load(pool_factor=2)
+
+
+def test_the_limit_of_documents_can_be_set(tmp_path: Path) -> None:
+    built.build_multi_vector(tmp_path / "model", tmp_path)
+    encoder = reference.load(tmp_path / "model", max_seq_length=9)
+    assert encoder.tokenize(["a b c d e f g h i j k"]).lengths.tolist() == [9]
+    assert encoder.vector_space()["max_seq_length"] == 9
+
+
+def test_a_projection_of_random_weights_is_refused(tmp_path: Path) -> None:
+    built.build_original(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    network = built.build_network(tmp_path / "other", ("[unused0]", "[unused1]"))
+    network.save_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "model.safetensors").rename(tmp_path / "model" / "model.safetensors")
+    with pytest.raises(ModelError, match="without the projection of its tokens"):
+        reference.load(tmp_path / "model")
+
+
+def test_settings_that_are_read_differently_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedcli.models import multi_vector
+
+    built.build_pylate(tmp_path / "model")
+    monkeypatch.setattr(multi_vector, "_read_pylate", lambda saved: {"document_length": 30})
+    with pytest.raises(ModelError, match="reads 40 tokens"):
+        reference.load(tmp_path / "model")

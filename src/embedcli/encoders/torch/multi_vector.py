@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,10 +35,12 @@ class PendingTokenVectors:
     Attributes:
         vectors: [tokens, dim], row after row.
         lengths: int64 [rows]: vectors of each row.
+        pool_factor: How many of them become one on the host, on average; None: they stay as they are.
     """
 
     vectors: PendingVectors
     lengths: Int64Array
+    pool_factor: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class MultiVectorTorchEncoder(TorchEncoder):
 
     def collect(self, output: Any) -> MultiVectors:
         """Wait for a batch: the vectors of its rows' tokens."""
-        return MultiVectors(offsets_of(output.lengths), as_dense(super().collect(output.vectors)))
+        vectors = MultiVectors(offsets_of(output.lengths), as_dense(super().collect(output.vectors)))
+        return vectors if output.pool_factor is None else pool_tokens(vectors, output.pool_factor)
 
     def has_verified_vectors(self, output: Any) -> bool:
         """Whether the device has checked the vectors of a collected batch, and every row has one."""
@@ -97,6 +100,10 @@ class MultiVectorTorchEncoder(TorchEncoder):
         check_settings(pipeline, self._job, self._files, self.config)
         self._expansion = read_query_expansion(pipeline[0]) if self.config.task == "query" else None
         return pipeline
+
+    def _start_batch(self, model: Any, tokens: Tokens, rows: Int64Array) -> Any:
+        # Probes compare the network's own vectors: clusters of nearly equal ones could differ.
+        return replace(super()._start_batch(model, tokens, rows), pool_factor=self._job.pool_factor)
 
     def _run_model(self, model: Any, tokens: Tokens, rows: Int64Array) -> Any:
         import torch
@@ -147,6 +154,25 @@ def split_output(output: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.T
     return output["token_embeddings"][mask].float(), mask.sum(dim=1)
 
 
+def pool_tokens(vectors: MultiVectors, factor: int) -> MultiVectors:
+    """Merge similar vectors of a row, by hierarchical clustering, into their mean: about 1 of `factor` is left.
+
+    The first vector of a row and rows that are not finite stay as they are.
+
+    Args:
+        vectors: Vectors of documents, each of length 1.
+        factor: 2 or more.
+    """
+    import torch
+    from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
+
+    pooling = HierarchicalTokenPooling(factor)
+    rows = [torch.from_numpy(row) for row in np.split(vectors.values, vectors.offsets[1:-1])] if len(vectors) else []
+    pooled = [pooling.pool([row])[0] if bool(row.isfinite().all()) else row for row in rows]
+    values = np.concatenate([vectors.values[:0], *(row.numpy() for row in pooled)])
+    return MultiVectors(offsets_of([len(row) for row in pooled]), values)
+
+
 def read_query_expansion(transformer: Any) -> QueryExpansion | None:
     """How the Transformer module of a MultiVectorEncoder fills up queries; None if it does not.
 
@@ -188,5 +214,5 @@ def check_settings(pipeline: Any, job: Job, files: ModelFiles, config: ModelConf
         raise ModelError(
             f"{files.name}: sentence-transformers reads {length} tokens after the prompt {prompt!r}, "
             f"and its files say {config.max_seq_length} after {config.prompt!r}",
-            "report this model: embedcli and sentence-transformers read its settings differently",
+            "use another model, and report this one: its settings are read differently",
         )
