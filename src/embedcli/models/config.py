@@ -41,14 +41,20 @@ class PromptNote(str):
 
     Attributes:
         prompt: The prompt.
+        source: Where it comes from.
     """
 
     prompt: str
+    source: str
 
     def __new__(cls, prompt: str, source: str) -> PromptNote:
         note = super().__new__(cls, f"prompt: {prompt!r} ({source})")
-        note.prompt = prompt
+        note.prompt, note.source = prompt, source
         return note
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        """What `__new__` needs to restore it in another process."""
+        return self.prompt, self.source
 
 
 @dataclass(frozen=True)

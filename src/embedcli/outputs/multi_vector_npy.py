@@ -22,6 +22,7 @@ from embedcli.outputs.writers import Metadata, check_row_count, ids_path, open_p
 # Of the ids file: the first vector of a row in the matrix, and how many it has.
 START_FIELD = pa.field("start", pa.int64(), nullable=False)
 LENGTH_FIELD = pa.field("length", pa.int32(), nullable=False)
+PLACE_COLUMNS = (START_FIELD.name, LENGTH_FIELD.name)
 
 
 def write_multi_vector_npy(
