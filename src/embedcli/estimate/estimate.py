@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, readers
 from embedcli.core.constants import HOSTED_PREFIX
-from embedcli.core.encoder import TextTokenizer
+from embedcli.core.encoder import BaseEncoder, TextTokenizer
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
@@ -25,6 +25,7 @@ from embedcli.encoders.hosted.token_counting import (
 from embedcli.estimate.output_size import MEASURED_ROWS, estimate_output_sizes
 from embedcli.estimate.throughput import MeasuredThroughput, measure_throughput
 from embedcli.estimate.token_counts import DistinctTextCounter, ReservoirSampler, TokenCounts
+from embedcli.estimate.token_vectors import measure_token_vectors
 from embedcli.models.config import resolve_prompt
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
@@ -136,6 +137,7 @@ def estimate_job(job: Job, options: EstimateOptions, notify: Notify) -> dict[str
         dim = vector_dim(job, encoder)
         scan = InputScan(TokenCounts(options.sample_rows))
         scan.read(readers.read_chunks(job, plan, plan.splits), encoder, settings)
+        sizes = estimate_output_bytes(job, plan, scan, dim, encoder)
         throughput = None
         if not hosted:
             throughput = measure_throughput(
@@ -145,7 +147,7 @@ def estimate_job(job: Job, options: EstimateOptions, notify: Notify) -> dict[str
         **estimate_input(job, plan, scan, encoder),
         **estimate_tokens(job, scan, encoder, notify),
         "dim": dim,
-        "output_bytes": estimate_output_bytes(job, plan, scan, dim),
+        "output_bytes": sizes,
         "time": estimate_hosted_time(job, scan)
         if throughput is None
         else estimate_time(scan, throughput, encoder, load_seconds),
@@ -217,14 +219,14 @@ STANDARD_ERROR_KEYS = {"total": "tokens", "read": "read", "sent": "sent", "trunc
 
 
 def estimate_output_bytes(
-    job: Job, plan: InputPlan, scan: InputScan, dim: int | None
+    job: Job, plan: InputPlan, scan: InputScan, dim: int | None, encoder: TextTokenizer
 ) -> dict[str, dict[str, int]] | None:
     """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown."""
     if dim is None or scan.first_chunk is None:
         return None
-    return estimate_output_sizes(
-        plan.columns, dim, job.overflow == "split", scan.first_chunk, scan.token_counts.totals()["outputs"]
-    )
+    texts, rows = scan.first_chunk.texts, scan.token_counts.totals()["outputs"]
+    per_row = measure_token_vectors(encoder, texts) if isinstance(encoder, BaseEncoder) else None
+    return estimate_output_sizes(plan.columns, dim, job.overflow == "split", scan.first_chunk, rows, per_row)
 
 
 def estimate_time(scan: InputScan, throughput: MeasuredThroughput, encoder: Any, load_seconds: float) -> dict[str, Any]:

@@ -9,20 +9,24 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
-from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision, VectorKind
 from embedcli.core.vectors import normalize_rows
+from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 
 if TYPE_CHECKING:
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import InputColumns
 
 # Rows written to memory. More rows would change the result by less than kept texts vary.
 MEASURED_ROWS = 200
+MEASURED_MULTI_VECTOR_ROWS = 20
 
 
 def estimate_output_sizes(
-    columns: InputColumns, dim: int, windows: bool, chunk: Chunk, rows: float
+    columns: InputColumns, dim: int, windows: bool, chunk: Chunk, rows: float, token_vectors: float | None = None
 ) -> dict[str, dict[str, int]]:
     """Estimate the bytes of an output by precision and format.
 
@@ -32,14 +36,24 @@ def estimate_output_sizes(
         windows: Whether rows are split into windows, which adds columns.
         chunk: Some rows, for the size of ids and kept columns.
         rows: Number of output rows.
+        token_vectors: Vectors of a row, of a model that computes one for each token; None for one vector per row.
     """
     count = min(len(chunk.texts), MEASURED_ROWS)
+    kind: VectorKind = "dense" if token_vectors is None else "multi_vector"
+    # In a few rows of as many vectors as the mean.
+    per_row = 1 if token_vectors is None else max(1, round(token_vectors))
+    count = count if per_row == 1 else min(count, MEASURED_MULTI_VECTOR_ROWS)
     sample = replace(chunk, ids=chunk.ids.slice(0, count), kept_columns=chunk.kept_columns.slice(0, count))
-    vectors = normalize_rows(np.random.default_rng(0).standard_normal((max(count, 2), dim)).astype(np.float32))
+    vectors = normalize_rows(
+        np.random.default_rng(0).standard_normal((max(count * per_row, 2), dim)).astype(np.float32)
+    )
     sizes: dict[str, dict[str, int]] = {}
-    for precision in get_args(Precision):
-        layout = OutputLayout(columns, dim, precision, windows, quantization.compute_ranges(vectors))
-        table = layout.build_table(fake_encoded_chunk(sample, vectors[:count], windows))
+    stored: RowVectors = vectors[:count]
+    if token_vectors is not None:
+        stored = MultiVectors(np.arange(count + 1) * per_row, vectors[: count * per_row])
+    for precision in get_args(Precision) if token_vectors is None else MULTI_VECTOR_PRECISIONS:
+        layout = OutputLayout(columns, dim, precision, windows, quantization.compute_ranges(vectors), kind)
+        table = layout.build_table(fake_encoded_chunk(sample, stored, windows))
         sizes[precision] = {
             format: round(bytes_per_row(table, layout, format) * rows) for format in get_args(OutputFormat)
         }
@@ -78,7 +92,9 @@ def bytes_per_row(table: pa.Table, layout: OutputLayout, format: OutputFormat) -
     measured = table if includes_vectors else table.drop_columns(["embedding"])
     measure = measure_arrow_bytes if format in ("arrow", "lance") else measure_parquet_bytes
     other_bytes = (measure(measured) - measure(measured.slice(0, 0))) / table.num_rows
-    return float((0 if includes_vectors else layout.bytes_per_row) + other_bytes)
+    vectors = table.column("embedding").combine_chunks().flatten() if layout.kind == "multi_vector" else table
+    vector_bytes = 0 if includes_vectors else layout.bytes_per_vector * len(vectors) / table.num_rows
+    return float(vector_bytes + other_bytes)
 
 
 def measure_parquet_bytes(table: pa.Table) -> int:

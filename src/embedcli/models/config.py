@@ -52,9 +52,9 @@ class PromptNote(str):
         note.prompt, note.source = prompt, source
         return note
 
-    def __getnewargs__(self) -> tuple[str, str]:
-        """What `__new__` needs to restore it in another process."""
-        return self.prompt, self.source
+    def __reduce__(self) -> tuple[type[PromptNote], tuple[str, str]]:
+        """How it is restored in another process."""
+        return PromptNote, (self.prompt, self.source)
 
 
 @dataclass(frozen=True)

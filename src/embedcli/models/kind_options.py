@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import VectorKind
+from embedcli.core.types import Precision, VectorKind
 
 SPARSE_PRECISIONS = ("float32", "float16")
-MULTI_VECTOR_PRECISIONS = ("float32", "float16", "int8", "uint8")
+MULTI_VECTOR_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
 
 
 def check_options_for_kind(job: Job, kind: VectorKind) -> None:

@@ -103,7 +103,8 @@ class MultiVectorTorchEncoder(TorchEncoder):
 
     def _start_batch(self, model: Any, tokens: Tokens, rows: Int64Array) -> Any:
         # Probes compare the network's own vectors: clusters of nearly equal ones could differ.
-        return replace(super()._start_batch(model, tokens, rows), pool_factor=self._job.pool_factor)
+        pending: Any = super()._start_batch(model, tokens, rows)
+        return replace(pending, pool_factor=self._job.pool_factor)
 
     def _run_model(self, model: Any, tokens: Tokens, rows: Int64Array) -> Any:
         import torch
