@@ -3,27 +3,34 @@
 PYTHON ?= python3
 VENV := .venv
 WHEEL_VENV := .venv-wheel
+SERVERS_VENV := .venv-servers
 BIN := $(VENV)/bin
 EXTRAS := accurate-counts,bundled,chinese,lance,plot,ray,recipes,dev
 SAMPLE := sample_data/texts.jsonl
 BENCH_INPUT ?= $(SAMPLE)
 KILLS ?= 100
 JOBS ?= 2000
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Twice quiet: errors only.
+PIP_INSTALL := -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 NEEDS := pyproject.toml constraints.txt
+
+# $(call step,TITLE,COMMAND): print what a step does, run it, and print how long it took.
+step = printf '%s\n' '$(1)'; begin=$$(date +%s); $(2) && printf '(%s s)\n\n' "$$(($$(date +%s) - begin))"
+SHOW = $(BIN)/python scripts/show.py out.parquet && \
+	printf '\nThe rows nearest to "my charger is too hot":\n\n' && \
+	$(BIN)/embedcli search out.parquet "my charger is too hot" -k 3
 
 unexport PYTHONPATH
 .DEFAULT_GOAL := help
-.PHONY: help demo test format format-check lint types imports docs docs-check architectures pytest wheel bench kill-test fuzz samples clean
+.PHONY: help demo test format format-check lint types imports docs docs-check architectures pytest wheel bench kill-test fuzz servers samples clean
 
 help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.run  ## set up, embed the sample rows and show the result
-	$(BIN)/embedcli encode $(SAMPLE) out.parquet --keep text --keep lang --overwrite
-	@$(BIN)/python scripts/show.py out.parquet
-	@printf "\nThe rows nearest to \"my charger is too hot\":\n\n"
-	@$(BIN)/embedcli search out.parquet "my charger is too hot" -k 3
+demo:  ## set up, embed the sample rows and show the result
+	@$(call step,1 of 3: set up $(VENV),$(MAKE) --no-print-directory --silent $(VENV)/.run)
+	@$(call step,2 of 3: embed $(SAMPLE),$(BIN)/embedcli encode $(SAMPLE) out.parquet --keep text --keep lang --overwrite)
+	@$(call step,3 of 3: show rows and search them,$(SHOW))
 
 test: format-check lint imports types docs-check wheel pytest  ## set up and run every check
 
@@ -72,11 +79,14 @@ kill-test: $(VENV)/.dev  ## kill runs at random moments, resume them and compare
 fuzz: $(VENV)/.dev  ## embed random files and compare ids, texts and counts with what was written; JOBS=2000
 	$(BIN)/python scripts/fuzz_inputs.py --jobs $(JOBS)
 
+servers: $(VENV)/.dev $(SERVERS_VENV)/.run  ## embed with servers that others wrote, kill them and compare the outputs
+	$(BIN)/python scripts/real_servers.py --programs $(SERVERS_VENV)/bin
+
 samples: $(VENV)/.dev  ## write the CSV and Parquet sample files from the JSONL file
 	$(BIN)/python scripts/make_samples.py
 
-clean:  ## remove both environments, caches and built files
-	rm -rf $(VENV) $(WHEEL_VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache out.parquet*
+clean:  ## remove the environments, caches and built files
+	rm -rf $(VENV) $(WHEEL_VENV) $(SERVERS_VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache out.parquet*
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedcli needs Python 3.11 or newer: make PYTHON=python3.12")'
@@ -95,4 +105,11 @@ $(VENV)/.dev: $(VENV)/.created $(NEEDS)
 $(WHEEL_VENV)/.run: $(NEEDS)
 	$(PYTHON) -m venv --clear $(WHEEL_VENV)
 	$(WHEEL_VENV)/bin/python $(PIP_INSTALL) "$$(ls dist/*.whl)[bundled]"
+	@touch $@
+
+# The servers need other versions of the libraries than embedcli.
+$(SERVERS_VENV)/.run: scripts/servers/requirements.txt
+	$(PYTHON) -m venv --clear $(SERVERS_VENV)
+	$(SERVERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(SERVERS_VENV)/bin/python -m pip check
 	@touch $@

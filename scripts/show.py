@@ -11,7 +11,7 @@ ROWS = 5
 
 def main(output: str) -> None:
     rows = pq.read_table(output).slice(0, ROWS).to_pylist()
-    print(f"\nThe first {len(rows)} rows of {output}:\n")
+    print(f"The first {len(rows)} rows of {output}:\n")
     print(f"{'id':<6} {'embedding':<42} {'tokens':>6}  text")
     for row in rows:
         print(f"{row['id']:<6} {start(row['embedding']):<42} {row['n_tokens']:>6}  {row['text'][:40]!r}")

@@ -36,6 +36,7 @@ WRONG_COMMANDS = (
     "embedcli plan in.jsonl --model words.txt --quiet",
     "embedcli inspect in.jsonl out.parquet",
     "embedcli search out.parquet word1 --top-k 3",
+    "embedcli search out.parquet word1 --workers 2",
     "embedcli info out.parquet",
     "embedcli encode in.jsonl new.parquet --model words.txt --fp16",
     "embedcli encode in.jsonl missing/new.parquet --model words.txt",

@@ -41,7 +41,10 @@ def test_correlations_by_hand() -> None:
     # ranks of 10, 20, 20, 30 are 1, 2.5, 2.5, 4; of 1, 2, 3, 4 they are themselves
     assert spearman([10, 20, 20, 30], [1, 2, 3, 4]) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert pearson([1, 2, 3], [2, 4, 7]) == pytest.approx(5 / math.sqrt(2 * 38 / 3))
-    assert math.isnan(pearson([1, 1], [1, 2]))
+    assert math.isnan(pearson([0.1] * 3, [1, 2, 3]))
+    assert math.isnan(spearman([1, 1], [1, 2]))
+    assert math.isnan(pearson([1, math.nan, 3], [1, 2, 3]))
+    assert math.isnan(spearman([1, math.nan, 3], [1, 2, 3]))
 
 
 def test_retrieval_by_hand() -> None:

@@ -100,3 +100,26 @@ def test_models_and_columns_are_offered(shell: str, program: Path) -> None:
     assert "body" in out
     assert "lang" not in out
     assert "body" not in completed(shell, program, "embedcli encode absent.jsonl --text-column", "bo")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("line", ["pull", "search out.parquet --model", "verify out.parquet -m", "eval rows.jsonl -m"])
+def test_models_are_offered_wherever_one_is_named(shell: str, program: Path, line: str) -> None:
+    out = completed(shell, program, f"embedcli {line}", "e5-s")
+    assert "e5-small-v2" in out
+    assert "gte-small" not in out
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_search_offers_the_kept_columns(shell: str, program: Path) -> None:
+    jobs.word_model(program)
+    rows = [{"id": 1, "text": "word1", "language": "en", "lake": "Garda"}]
+    jobs.write_jsonl(program / "kept.jsonl", rows)
+    output = program / "kept.parquet"
+    kept = ("--keep", "language", "--keep", "text")
+    done = jobs.run("encode", program / "kept.jsonl", output, "-m", program / "words.txt", *kept, "--overwrite")
+    assert done.code == 0, done.err
+    out = completed(shell, program, "embedcli search kept.parquet word --show", "la")
+    assert "language" in out
+    assert "lake" not in out
+    assert "language" not in completed(shell, program, "embedcli search absent.parquet word --show", "la")

@@ -59,7 +59,7 @@ def test_people_read_the_same(tmp_path: Path) -> None:
     assert told["vectors"] == "8 dimensions, stored as float32"
     assert told["norms"] == "1 to 1, median 1"
     assert told["damage"] == "none: every vector is finite and not zero"
-    assert told["truncated"] == "1 rows (8.33%)"
+    assert told["truncated"] == "1 row (8.33%)"
     assert told["ids"] == "id (int64), all unique"
 
 

@@ -198,7 +198,7 @@ def test_a_changed_input_is_noticed(copy: Path) -> None:
     write_rows(copy / "in.jsonl", rows)
     code, checks = verified(copy / "out.parquet")
     assert (code, checks["texts"]["ids"]) == (1, ["t11"])
-    assert checks["texts"]["detail"] == "1 rows have a different text in the input"
+    assert checks["texts"]["detail"] == "1 row has a different text in the input"
     write_rows(copy / "in.jsonl", rows[:-1])
     code, checks = verified(copy / "out.parquet")
     assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11", "t59"])

@@ -39,6 +39,6 @@ def test_the_suggestion_works_when_typed(folder: Path, command: str) -> None:
 
 
 def test_an_option_of_another_kind_is_not_suggested() -> None:
-    ended = jobs.run("bench", "in.jsonl", "--workers", "2")
+    ended = jobs.run("bench", "in.jsonl", "--walkers", "2")
     assert ended.code == 2
     assert ended.err.endswith("hint: `embedcli bench --help` lists the options\n"), ended.err

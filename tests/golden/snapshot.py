@@ -33,12 +33,15 @@ UNSTABLE = {
 LATER_OPTIONS = {
     "code_revision", "max_removed", "stop_after", "delimiter", "quote", "escape", "header", "skip_lines", "omit_field",
     "request_field", "startup_seconds", "embedding_speed", "canaries", "tokenizer", "samples",
-    "top_k_terms", "min_weight", "pool_factor",
+    "reject_reasons", "first_reject", "rejects_path", "duplicate_ids", "top_k_terms", "min_weight",
+    "pool_factor",
 }  # fmt: skip
 # The digest of a file in its own metadata, which outputs have had only since then, and the check of it.
 DIGEST_KEY = "embedcli.sha256"
 LATER_KEYS = LATER_OPTIONS | {DIGEST_KEY}
 LATER_CHECKS = {"digests"}
+# The rejects of a job that --max-rejects has ended, which have had a file of their own only since then.
+LATER_FILE_ENDING = "unpublished-rejects.jsonl"
 # Values that follow from the sizes of compressed files.
 SIZES = {"sizes", "output_bytes", "bytes"}
 
@@ -257,6 +260,8 @@ def describe_files(folder: Path, inputs: Path, server: str = "", without: str = 
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if name.endswith(LATER_FILE_ENDING):
+            continue
         parents = [parent for parent in path.parents if parent.suffix == ".lance"]
         if path.suffix == ".lance" and path.is_dir():
             found[name] = describe_lance(path)

@@ -6,7 +6,7 @@ from embedcli.core.job import Job
 from embedcli.core.types import RunResult
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.reporting.run_report import RunReport
-from embedcli.reporting.summary import format_summary
+from embedcli.reporting.summary import format_rate, format_summary
 
 
 def test_summary_shows_the_figures_of_the_report() -> None:
@@ -40,3 +40,25 @@ def test_speed_covers_embedding_alone() -> None:
     assert "start-up  7.5 s before the first row" in lines
     del content["embedding_speed"], content["startup_seconds"]
     assert "speed     1 rows/s, 90 tokens/s, 10.0 s in all" in format_summary(content), "a report of an earlier version"
+
+
+def test_slow_rates_keep_two_digits() -> None:
+    assert [format_rate(rate) for rate in (0.0, 0.357, 1.0, 9.94, 9.96, 1799.6)] == [
+        "0", "0.36", "1", "9.9", "10", "1,800",
+    ]  # fmt: skip
+
+
+def test_one_of_a_thing_is_in_the_singular() -> None:
+    metrics = MetricsCollector(batches=1, rows=1, retried_rows=1, out_of_memory=1)
+    totals = {"read": 2, "rows": 1, "rejects": 1, "tokens": 10, "truncated": 1, "lost_tokens": 5}
+    result = RunResult(3, "", totals, resumed_rows=1, damaged_parts=1, duplicate_ids=1)
+    text = "\n".join(format_summary(RunReport(Job(("in",), "out"), 3, "", 2.0, "", metrics, result).as_json()))
+    for words in (
+        "1 row was there already",
+        "; 1 row (100.0%) truncated",
+        "out of memory 1 time:",
+        "1 row had non-finite vectors",
+        "1 damaged part file was written again",
+        "1 id appears more than once",
+    ):
+        assert words in text

@@ -596,6 +596,14 @@ def test_devices_are_assigned_in_turn() -> None:
     assert multiprocess.worker_job(Job((), "", threads=3), "cpu", 2).threads == 3
 
 
+def test_workers_share_what_a_server_allows() -> None:
+    job = Job((), "", rpm=100, tpm=10_001, max_concurrency=3)
+    shared = multiprocess.worker_job(job, "cpu", 4)
+    assert (shared.rpm, shared.tpm, shared.max_concurrency) == (25, 2500, 1)
+    alone = multiprocess.worker_job(Job((), ""), "cpu", 4)
+    assert (alone.rpm, alone.tpm, alone.max_concurrency) == (None, None, None)
+
+
 @pytest.mark.usefixtures("small_splits")
 def test_the_report_covers_all_workers(home: Path, tmp_path: Path) -> None:
     encode(home, f"{tmp_path}/out.parquet", "--workers", 2, "--report", tmp_path / "run.json")

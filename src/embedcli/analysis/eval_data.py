@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcli import readers, storage
+from embedcli.analysis.metrics import require_scikit_learn
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
@@ -115,8 +116,9 @@ def read_labelled_texts(job: Job, path: str, label: str | None = None) -> Labell
 
     Raises:
         InputError: A row is bad or has no label.
-        UsageError: A column does not exist or cannot be guessed.
+        UsageError: A column does not exist or cannot be guessed, or scikit-learn is not installed.
     """
+    require_scikit_learn()
     name = label or guess_columns(job, path, (LABEL_COLUMNS,), "--label COLUMN")[0]
     labelled = LabelledTexts(dataset_name(path), [], [])
     for chunk in read_valid_chunks(replace(job, inputs=(path,), keep=(name,)), "--label"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from embedcli.core.errors import UsageError
+from embedcli.models.refusals import is_installed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,21 +24,31 @@ KMEANS_INITIALIZATIONS = 10
 
 
 def pearson(first: Any, second: Any) -> float:
-    """Compute the linear correlation of two series; NaN if one of them is constant."""
-    from scipy import stats
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        return float(stats.pearsonr(np.asarray(first, np.float64), np.asarray(second, np.float64)).statistic)
+    """Compute the linear correlation of two series; NaN if one of them is constant or has a NaN."""
+    one, two = _centred(first), _centred(second)
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(two))
+    return min(1.0, max(-1.0, float(one @ two) / lengths)) if lengths > 0 else math.nan
 
 
 def spearman(first: Any, second: Any) -> float:
-    """Compute the rank correlation of two series; equal values share their mean rank. NaN if one is constant."""
-    from scipy import stats
+    """Compute the rank correlation of two series; equal values share their mean rank. NaN as for `pearson`."""
+    return pearson(_mean_ranks(first), _mean_ranks(second))
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        return float(stats.spearmanr(first, second).statistic)
+
+def _centred(series: Any) -> NDArray[np.float64]:
+    """Return a series around its mean; exactly 0 where it is constant, which a rounded mean would not give."""
+    values = np.asarray(series, np.float64)
+    return values * 0 if (values == values[:1]).all() else values - values.mean()
+
+
+def _mean_ranks(series: Any) -> NDArray[np.float64]:
+    """Return the rank of each value from 1, the mean rank where values are equal; NaN everywhere if one is NaN."""
+    values = np.asarray(series, np.float64)
+    if np.isnan(values).any():
+        return np.full(len(values), np.nan)
+    _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last_ranks = np.cumsum(counts)
+    return np.asarray((last_ranks - (counts - 1) / 2)[positions], np.float64)
 
 
 # Retrieval. Each function takes the retrieved rows of one query, best first, and the relevance of rows (absent: 0).
@@ -78,6 +92,12 @@ def average_precision(retrieved: Sequence[Any], relevance: Mapping[Any, float]) 
 
 
 # Clusters
+
+
+def require_scikit_learn() -> None:
+    """Raise UsageError if scikit-learn, which finds and measures clusters, is not installed."""
+    if not is_installed("sklearn"):
+        raise UsageError("--label needs scikit-learn, not installed here", "pip install scikit-learn")
 
 
 def v_measure(labels: Sequence[Any], clusters: Any) -> float:

@@ -20,6 +20,7 @@ from embedcli.analysis.verification_checks import (
 )
 from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
+from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.row_vectors import as_dense
@@ -110,9 +111,9 @@ def check_digests(output: VectorDataset) -> VerificationCheck:
 
 def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> VerificationCheck:
     """Check that the file has the recorded rows, and that every row read has a vector or a reject."""
-    manifest = output.job_manifest
+    manifest, rows = output.job_manifest, format_count(description["rows"], "row")
     if "read" not in manifest:
-        return VerificationCheck("rows", True, f"{description['rows']:,} rows; the expected number is not recorded")
+        return VerificationCheck("rows", True, f"{rows}; the expected number is not recorded")
     windows = "window" in output.schema.names
     rejects, listed = int(manifest.get("rejects", 0)), count_listed_rejects(output)
     is_conserved = manifest["read"] == manifest["rows"] + rejects and (
@@ -120,9 +121,13 @@ def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> Veri
     )
     detail = f"{manifest['read']:,} read = {manifest['rows']:,} embedded + {rejects:,} rejected"
     if not is_conserved:
-        return VerificationCheck("rows", False, f"recorded: {detail}; the file has {description['rows']:,} rows")
+        return VerificationCheck("rows", False, f"recorded: {detail}; the file has {rows}")
     if listed is not None and listed != rejects:
-        return VerificationCheck("rows", False, f"{rejects:,} rows were rejected, the rejects file lists {listed:,}")
+        return VerificationCheck(
+            "rows",
+            False,
+            f"{format_count(rejects, 'row was', 'rows were')} rejected, the rejects file lists {listed:,}",
+        )
     return VerificationCheck("rows", True, detail)
 
 
@@ -138,14 +143,15 @@ def count_listed_rejects(output: VectorDataset) -> int | None:
 def check_ids(description: dict[str, Any]) -> VerificationCheck:
     examples, count = description["ids"]["examples"], description["ids"]["duplicates"]
     if count:
-        return VerificationCheck("ids", False, f"{count:,} ids are not unique", [example["id"] for example in examples])
+        detail = f"{format_count(count, 'id is', 'ids are')} not unique"
+        return VerificationCheck("ids", False, detail, [example["id"] for example in examples])
     return VerificationCheck("ids", True, "all unique" if description["ids"]["column"] else "the output has no ids")
 
 
 def check_values(description: dict[str, Any]) -> VerificationCheck:
     bad, zero = description["non_finite_rows"], description["zero_rows"]
     return VerificationCheck(
-        "values", not bad and not zero, f"{bad:,} rows with non-finite values, {zero:,} with zeros only"
+        "values", not bad and not zero, f"{format_count(bad, 'row')} with non-finite values, {zero:,} with zeros only"
     )
 
 
@@ -238,7 +244,9 @@ class Verifier:
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read
         is_equal = recorded is None or recorded == read
-        detail = f"{read:,} rows" + ("" if is_equal else f"; {recorded:,} were read when the output was written")
+        detail = format_count(read, "row") + (
+            "" if is_equal else f"; {recorded:,} were read when the output was written"
+        )
         return VerificationCheck("input", is_equal, detail)
 
     def check_texts(self) -> VerificationCheck:
@@ -247,14 +255,21 @@ class Verifier:
         rejected_by_encoder = int(self.output.job_manifest.get("rejects", stats.rejected_rows)) - stats.rejected_rows
         missing = stats.missing_rows if stats.missing_rows.count > rejected_by_encoder else RowExamples()
         problems = [
-            (stats.changed_rows, "have a different text in the input"),
-            (missing, "of the input are not in the output"),
-            (stats.extra_rows, "of the output are not in the input, or in a different order"),
+            (stats.changed_rows, ("row has", "rows have"), "a different text in the input"),
+            (missing, ("row of the input is", "rows of the input are"), "not in the output"),
+            (
+                stats.extra_rows,
+                ("row of the output is", "rows of the output are"),
+                "not in the input, or in a different order",
+            ),
         ]
-        detail = "; ".join(f"{rows.count:,} rows {problem}" for rows, problem in problems if rows.count)
-        ids = [id for rows, _ in problems for id in rows.example_ids]
+        detail = "; ".join(f"{format_count(rows.count, *noun)} {end}" for rows, noun, end in problems if rows.count)
+        ids = [id for rows, *_ in problems for id in rows.example_ids]
         return VerificationCheck(
-            "texts", not detail, detail or f"{stats.matched_rows:,} rows have the input's ids and texts", ids
+            "texts",
+            not detail,
+            detail or f"{format_count(stats.matched_rows, 'row has', 'rows have')} the input's ids and texts",
+            ids,
         )
 
     def check_vectors(self) -> VerificationCheck:
@@ -266,7 +281,7 @@ class Verifier:
         cosines = stats.cosines.summary(median=0.5)
         text = "lowest cosine {min:.6f}, median {median:.6f}".format(**cosines) if cosines else "no vector was computed"
         deviating = f"{stats.deviating_rows.count:,} below {self.min_cosine:g}"
-        detail = f"{stats.sampled_rows:,} rows encoded again: {text}; {deviating}"
+        detail = f"{format_count(stats.sampled_rows, 'row')} encoded again: {text}; {deviating}"
         return VerificationCheck("vectors", not stats.deviating_rows.count, detail, stats.deviating_rows.example_ids)
 
 

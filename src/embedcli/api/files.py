@@ -11,6 +11,7 @@ from embedcli import runners
 from embedcli.api.observers import Notify, log, log_note, watch_progress
 from embedcli.api.options import FileOptions, PathLike, build_job, with_options
 from embedcli.core.constants import DEFAULT_MODEL
+from embedcli.core.counts import format_count
 from embedcli.core.types import RunResult
 from embedcli.outputs.target import resolve_target
 from embedcli.pipeline.control import RunControl
@@ -56,9 +57,9 @@ class FileResult(RunResult):
 
     def __repr__(self) -> str:
         dim = self.vector_space.get("truncate_dim") or self.vector_space.get("dim")
-        parts = [f"{self.rows:,} rows in {self.output}" + (f", {dim} dimensions" if dim else "")]
+        parts = [f"{format_count(self.rows, 'row')} in {self.output}" + (f", {dim} dimensions" if dim else "")]
         if not self.is_complete:
-            parts = [f"{self.rows:,} rows of {self.output} so far: {self.reason}"]
+            parts = [f"{format_count(self.rows, 'row')} of {self.output} so far: {self.reason}"]
         if self.rejects:
             parts.append(f"{self.rejects:,} rejected" + (f", see {self.rejects_file}" if self.rejects_file else ""))
         return f"<embedcli.FileResult {'; '.join(parts)}; exit code {self.exit_code}>"

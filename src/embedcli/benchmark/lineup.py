@@ -36,11 +36,13 @@ INSTALL_HINTS = {
         "pip install 'sentence-transformers[onnx]' onnx in a separate environment (it needs transformers 4), "
         "then --peer-python"
     ),
+    "sentence-transformers": "pip install sentence-transformers",
     "fastembed": "pip install fastembed onnx",
     "model2vec": "pip install model2vec",
 }
 REQUIRED_PACKAGES = {
     "sentence-transformers onnx": ("sentence_transformers", "optimum", "onnxruntime", "onnx"),
+    "sentence-transformers": ("sentence_transformers", "torch", "transformers"),
     "fastembed": ("fastembed", "onnxruntime", "onnx"),
     "model2vec": ("model2vec",),
 }
@@ -135,15 +137,16 @@ def choose_baseline(model: MeasuredModel) -> PeerLibrary:
         ModelError: The library that reads it is not installed.
     """
     if not model.is_static:
+        require_baseline("sentence-transformers")
         if torch_device.runs_on_cpu(model.job):
             return configure_library(model, "sentence-transformers", "sentence-transformers 32")
         half = {"dtype": "float16"}
         return configure_library(model, "sentence-transformers", "sentence-transformers f16", half)
     if model.format == "model2vec":
-        if find_missing_packages("model2vec", sys.executable):
-            raise ModelError("model2vec, the baseline for this model, is not installed", INSTALL_HINTS["model2vec"])
+        require_baseline("model2vec")
         return configure_library(model, "model2vec", "model2vec")
     if model.format == "static-embedding":
+        require_baseline("sentence-transformers")
         return configure_library(model, "sentence-transformers", "sentence-transformers 32")
     raise UsageError(
         f"bench has nothing to compare {model.format} files with", "give a transformer or a model2vec folder"
@@ -233,6 +236,12 @@ def fastembed_supports(model: MeasuredModel) -> bool:
     recipe = model.recipe
     has_known_modules = set(recipe.modules) <= {"Transformer", "Pooling", "Normalize"}
     return has_known_modules and recipe.pooling in ("mean", "cls") and recipe.truncate_dim is None
+
+
+def require_baseline(name: str) -> None:
+    """Raise ModelError if the library that everything is compared with is not installed."""
+    if find_missing_packages(name, sys.executable):
+        raise ModelError(f"{name}, the baseline for this model, is not installed", INSTALL_HINTS[name])
 
 
 def find_missing_packages(name: str, python: str) -> list[str]:

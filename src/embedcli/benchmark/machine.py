@@ -50,7 +50,7 @@ def memory_gb() -> float | None:
     """Physical memory in GB (10**9 bytes); None if unknown."""
     try:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)
-    except (ValueError, OSError):
+    except (AttributeError, ValueError, OSError):
         return None
 
 

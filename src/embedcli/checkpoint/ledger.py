@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from embedcli import storage
-from embedcli.checkpoint import input_snapshot, part_files, partitions, publish
+from embedcli.checkpoint import input_snapshot, part_files, partitions, publish, rejects
 from embedcli.checkpoint.part_files import PART_NAME_PATTERN, has_all_part_files, hash_chunk
 from embedcli.checkpoint.partitions import PartitionRecord
 from embedcli.checkpoint.staging import LOCK_FILE, StagingFolder
@@ -390,7 +390,7 @@ class Ledger:
         self._check_same_job()
         parts = self.all_parts()
         metadata = publish.build_output_metadata(self.job, parts, self.totals(), vector_space)
-        publish.publish_rejects(self.target, parts)
+        rejects.publish_rejects(self.target, parts)
         if self.target.is_folder:
             records = [self.completed[index] for index in sorted(self.completed)]
             publish.publish_folder(self.target, records, metadata)

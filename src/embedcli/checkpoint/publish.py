@@ -29,22 +29,6 @@ def build_output_metadata(
     }
 
 
-def publish_rejects(target: OutputTarget, parts: Sequence[PartFile]) -> None:
-    """Merge the rejects of all part files, in input order, into the rejects file; remove an old one if there are none.
-
-    Args:
-        target: The output.
-        parts: All part files, in input order.
-    """
-    names = [str(part.stats["rejects_file"]) for part in parts if part.rejects]
-    if not names:
-        storage.remove(target.rejects_path)
-        return
-    with storage.write_atomically(target.rejects_path, mode_of=target.marker_path) as out:
-        for name in names:
-            out.write(storage.read_bytes(storage.join(target.staging_folder, name)))
-
-
 def publish_file(
     target: OutputTarget, parts: Sequence[PartFile], layout: OutputLayout, metadata: writers.Metadata
 ) -> None:

@@ -51,7 +51,7 @@ class StagingFolder:
         return output_target.read_json_or_empty(self.join(MANIFEST_FILE))
 
     def acquire(self) -> None:
-        """Create the folder, lock it, and remove the temporary files of dead processes.
+        """Create the folder, lock it, and remove the temporary files of dead processes and the rejects of failed runs.
 
         Raises:
             OutputLocked: Another process is writing the output.
@@ -68,6 +68,7 @@ class StagingFolder:
                 self._remove_stale_temporaries()
             else:
                 self._unlock = self._acquire_shard_locks()
+            storage.remove(self.target.unpublished_rejects_path)
         except BaseException:
             self.release()
             self._remove_created_folders()

@@ -13,6 +13,7 @@ from embedcli.cli.encode import run_job_with_reporting
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, PriceOption, ProgressOption, QuietFlag, ReportOption, with_job_options
 from embedcli.cli.program import CommandGroup
+from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -82,7 +83,9 @@ def format_export(export: Any, price: float | None) -> list[str]:
     ]  # fmt: skip
     not_requested = "".join(f", {count:,} {kind}" for count, kind in counts if count)
     lines.append(("requests", f"{export.requests:,}{not_requested}"))
-    lines.append(("tokens", f"{export.tokens:,} ({export.counting_method}), {export.truncated:,} texts truncated"))
+    lines.append(
+        ("tokens", f"{export.tokens:,} ({export.counting_method}), {format_count(export.truncated, 'text')} truncated")
+    )
     if price is not None:
         lines.append(("cost", f"{export.tokens * price / 1e6:,.6g} at {price:g} per million tokens"))
     lines += [("output", path) for path in (*export.files, export.job_file)]

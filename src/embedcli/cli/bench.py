@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embedcli.cli.console import print_line, print_note
+from embedcli.cli.console import print_line
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import ENCODER_FLAGS, FLAGS_BY_NAME, INPUT_FLAGS, QuietFlag, with_job_options
+from embedcli.cli.spinner import show_spinner
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -56,17 +57,17 @@ def bench(
     if not paths:
         raise UsageError("bench needs rows to encode", "embedcli bench in.jsonl")
     request = make_request(paths, flags, rounds=rounds, rows=rows, peers=peers, peer_python=peer_python)
-    notify = discard_line if quiet else print_note
-    if tune:
-        from embedcli.benchmark.tune_batch import measure_batch_tokens
+    with show_spinner("measuring", quiet) as notify:
+        if tune:
+            from embedcli.benchmark.tune_batch import measure_batch_tokens
 
-        figures = measure_batch_tokens(request, notify)
-        table = format_batch_tokens(figures)
-    else:
-        from embedcli.benchmark.compare import run_comparison
+            figures = measure_batch_tokens(request, notify)
+            table = format_batch_tokens(figures)
+        else:
+            from embedcli.benchmark.compare import run_comparison
 
-        figures = run_comparison(request, notify)
-        table = format_comparison(figures)
+            figures = run_comparison(request, notify)
+            table = format_comparison(figures)
     for line in table.split("\n"):
         print_line(line)
     if json is not None:
@@ -99,7 +100,3 @@ def encoder_arguments(flags: Mapping[str, Any]) -> tuple[str, ...]:
         else:
             arguments += [spellings[0], str(value)]
     return tuple(arguments)
-
-
-def discard_line(line: str) -> None:
-    """Print nothing: for --quiet."""

@@ -8,6 +8,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, format_bytes, print_line, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.types import Precision
 
@@ -90,7 +91,8 @@ def show_comparisons(comparisons: list[dict[str, Any]]) -> None:
     """Print a table with a line per output, then for each output the distributions and the rows that changed most."""
     first, shared = comparisons[0]["first"], comparisons[0]["shared_rows"]
     size = f"{format_bytes(first['bytes'])} of vectors"
-    print_line(f"{first['path']}: {first['rows']:,} rows, {first['dim']} dimensions, {first['precision']}, {size}")
+    rows = format_count(first["rows"], "row")
+    print_line(f"{first['path']}: {rows}, {first['dim']} dimensions, {first['precision']}, {size}")
     print_line()
     show_table(
         [comparison_row(comparison) for comparison in comparisons],
@@ -107,7 +109,7 @@ def show_comparisons(comparisons: list[dict[str, Any]]) -> None:
             print_line(f"changed most, by {comparison['moved_by']}")
             show_table([moved_row(row) for row in comparison["moved"]], right=["similarity"])
     if shared < first["rows"]:
-        print_note(f"{first['rows'] - shared:,} rows of {first['path']} are missing from other outputs")
+        print_note(f"{format_count(first['rows'] - shared, 'row')} of {first['path']} missing from other outputs")
 
 
 def comparison_row(comparison: dict[str, Any]) -> dict[str, str]:

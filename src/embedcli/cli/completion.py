@@ -1,4 +1,4 @@
-"""What the shell offers for values: names of known models, and columns of the input that is already typed."""
+"""What the shell offers for values: names of known models, and columns of the file that is already typed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ def complete_columns(ctx: typer.Context, incomplete: str) -> list[str]:
     for path in typed_paths(ctx):
         if Path(path).is_file():
             return [name for name in read_columns(path) if name.startswith(incomplete)]
+    return []
+
+
+def complete_kept_columns(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the kept columns of the output on the command line that begin with what is typed."""
+    from embedcli.core.errors import EmbedcliError
+    from embedcli.outputs.dataset import open_dataset
+
+    for path in typed_paths(ctx):
+        if Path(path).exists():
+            with suppress(EmbedcliError, OSError):
+                return [name for name in open_dataset(path).kept_columns if name.startswith(incomplete)]
     return []
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from embedcli.reporting.progress import ProgressReporter
     from embedcli.reporting.run_report import RunReport
 
+EXIT_REJECTS = 3
+
 
 @handle_errors
 @with_job_options(ALL_FLAGS)
@@ -125,14 +127,21 @@ def run_job_with_reporting(
 
 
 def show_and_write_report(report: RunReport, reporter: ProgressReporter, path: str | None) -> None:
-    """Print the summary if the run has a result, and write the report if there is a path."""
+    """Print the summary if the run has a result, and write the report if there is a path.
+
+    A quiet run prints one line if the exit code is not 0: why.
+    """
+    from embedcli.reporting.rejects import format_rejects_in_short
     from embedcli.reporting.run_report import write_report
     from embedcli.reporting.summary import format_summary
 
     if report.result is not None:
-        for line in format_summary(report.as_json()):
+        content = report.as_json()
+        for line in format_summary(content):
             reporter.notify(line)
         reporter.notify(report.reason)
+        if reporter.quiet and report.exit_code:
+            reporter.error(format_rejects_in_short(content) if report.exit_code == EXIT_REJECTS else report.reason)
     if path is not None:
         write_report(path, report.as_json())
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embedcli.cli.completion import complete_models
 from embedcli.cli.console import JsonFlag, print_line, print_note, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, with_job_options
@@ -28,6 +29,7 @@ ModelOption = Annotated[
         metavar="MODEL",
         help="Model; repeatable: each becomes a line of the table.",
         envvar="EMBEDCLI_MODEL",
+        autocompletion=complete_models,
     ),
 ]
 ColumnsOption = Annotated[

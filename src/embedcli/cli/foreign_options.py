@@ -38,6 +38,9 @@ def switch(*replacement: str) -> ForeignOption:
 
 OUTPUT = ForeignOption("give the output as the last argument", ("{}",), takes_value=True, position="last")
 INPUT = ForeignOption("give the input as the first argument", ("{}",), takes_value=True, position="first")
+ONE_PROCESS = ForeignOption(
+    "leave it out: this command runs in one process, which uses all processor cores", takes_value=True
+)
 NO_RESUME = ForeignOption("leave it out: the same command resumes an interrupted run")
 BATCH_SIZE = ForeignOption(
     f"use --batch-tokens, {TOKENS_PER_TEXT} per text",
@@ -62,6 +65,7 @@ FOREIGN_OPTIONS: dict[str, ForeignOption] = {
     "--num-proc": renamed("--threads"),
     "--jobs": renamed("--threads"),
     "-j": renamed("--threads"),
+    "--workers": ONE_PROCESS,
     "--column": renamed("--text-column"),
     "--columns": renamed("--text-column"),
     "--field": renamed("--text-column"),

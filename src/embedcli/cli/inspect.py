@@ -9,6 +9,7 @@ import typer
 from embedcli.cli.console import JsonFlag, format_bytes, shorten, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.core.counts import format_count
 
 # Characters that are shown of each text of a sample row.
 SAMPLE_WIDTH = 60
@@ -64,7 +65,9 @@ def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
             ("tokens", "{total:,} in total; per row {min:g} to {max:g}, median {median:g}".format(**output["tokens"]))
         )
     if output["truncated_rows"] is not None:
-        facts.append(("truncated", f"{output['truncated_rows']:,} rows ({output['truncated_share'] or 0:.2%})"))
+        facts.append(
+            ("truncated", f"{format_count(output['truncated_rows'], 'row')} ({output['truncated_share'] or 0:.2%})")
+        )
     facts += [("ids", format_ids(output["ids"])), ("columns", format_columns(output["columns"]))]
     return facts + format_samples(output["samples"]) + format_space(output["space"])
 
@@ -77,7 +80,7 @@ def format_norms(output: dict[str, Any]) -> str:
 
 def format_damage(output: dict[str, Any]) -> str:
     counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], "all zero")]
-    damage = [f"{count:,} rows {kind}" for count, kind in counts if count]
+    damage = [f"{format_count(count, 'row')} {kind}" for count, kind in counts if count]
     return "; ".join(damage) or "none: every vector is finite and not zero"
 
 
@@ -87,9 +90,12 @@ def format_ids(ids: dict[str, Any]) -> str:
     text = f"{ids['column']} ({ids['type']}), "
     if not ids["duplicates"]:
         return text + "all unique"
-    examples = ", ".join(f"{case['id']} ({case['rows']} rows)" for case in ids["examples"])
+    examples = ", ".join(f"{case['id']} ({format_count(case['rows'], 'row')})" for case in ids["examples"])
     more = ", ..." if ids["duplicates"] > len(ids["examples"]) else ""
-    return text + f"{ids['duplicates']:,} appear more than once: {examples}{more}"
+    return (
+        text
+        + f"{ids['duplicates']:,} {'appears' if ids['duplicates'] == 1 else 'appear'} more than once: {examples}{more}"
+    )
 
 
 def format_columns(columns: dict[str, str]) -> str:
@@ -126,7 +132,9 @@ def format_input(description: dict[str, Any]) -> list[tuple[str, str]]:
         ("input", f"{description['path']} ({count}{', '.join(formats)}{known})"),
         ("rows", f"{description['rows']:,}, of which {description['good_rows']:,} can be embedded"),
     ]
-    facts += [("rejected", f"{count:,} rows: {reason}") for reason, count in description["rejects"].items()]
+    facts += [
+        ("rejected", f"{format_count(count, 'row')}: {reason}") for reason, count in description["rejects"].items()
+    ]
     facts += [
         (
             "text",

@@ -9,6 +9,8 @@ import typer
 from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors
 from embedcli.cli.options import QuietFlag, with_job_options
+from embedcli.cli.spinner import show_spinner
+from embedcli.core.counts import format_count
 from embedcli.core.types import OutputFormat
 
 
@@ -30,8 +32,9 @@ def merge(
     """
     from embedcli import runners
 
-    result = runners.merge_shards(output, to, flags["max_rejects"])
+    with show_spinner(f"merging {output}", quiet):
+        result = runners.merge_shards(output, to, flags["max_rejects"])
     if not quiet:
-        rows = f"{result.totals['read']:,} rows: " if result.totals else ""
+        rows = f"{format_count(result.totals['read'], 'row')}: " if result.totals else ""
         print_note(f"{output}: {rows}{result.reason}")
     raise typer.Exit(result.exit_code)

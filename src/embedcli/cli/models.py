@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embedcli.cli.completion import complete_models
 from embedcli.cli.console import JsonFlag, print_line, print_note, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import with_job_options
@@ -45,7 +46,10 @@ def pull(
     model: Annotated[
         str,
         typer.Argument(
-            help="A name listed by `embedcli models`, or a Hub ID; or a folder, to download only its code repositories."
+            help=(
+                "A name listed by `embedcli models`, or a Hub ID; or a folder, to download only its code repositories."
+            ),
+            autocompletion=complete_models,
         ),
     ],
     revision: Annotated[

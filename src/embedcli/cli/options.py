@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcli.cli.completion import COMPLETIONS
+from embedcli.cli.completion import COMPLETIONS, complete_models
 from embedcli.cli.option_groups import REPORT_PANEL, choose_metavar, find_panel
 from embedcli.core.job import Job
 from embedcli.core.job_options import validate_options
@@ -184,6 +184,16 @@ QuietFlag = Annotated[
 VerboseFlag = Annotated[
     bool,
     typer.Option("-v", "--verbose", help="Print tracebacks of errors.", envvar="EMBEDCLI_VERBOSE", show_envvar=False),
+]
+MovedModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Where the same model is now; default: as recorded.",
+        autocompletion=complete_models,
+    ),
 ]
 ReportOption = Annotated[
     str | None,

@@ -9,6 +9,7 @@ import typer
 from embedcli.cli.console import JsonFlag, format_bytes, print_note, show_facts, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, PriceOption, with_job_options
+from embedcli.core.counts import format_count
 
 PLAN_FLAGS = (*INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "chunk_rows")
 
@@ -67,17 +68,22 @@ def format_estimate(estimate: dict[str, Any]) -> list[tuple[str, str]]:
     formats = ", ".join(sorted(set(estimate["inputs"].values())))
     known = f", {format_bytes(estimate['bytes'])}" if estimate["bytes"] is not None else ""
     lines = [
-        ("input", f"{len(estimate['inputs'])} file{'s' * (len(estimate['inputs']) != 1)} ({formats}{known})"),
+        ("input", f"{format_count(len(estimate['inputs']), 'file')} ({formats}{known})"),
         ("rows", f"{estimate['rows']:,}, of which {estimate['rows'] - estimate['rejected']:,} would be embedded"),
     ]
-    lines += [("rejected", f"{count:,} rows: {reason}") for reason, count in estimate["rejects"].items()]
+    lines += [("rejected", f"{format_count(count, 'row')}: {reason}") for reason, count in estimate["rejects"].items()]
     lines += [
-        ("distinct", f"{estimate['distinct_texts']:,} texts"),
+        ("distinct", format_count(estimate["distinct_texts"], "text")),
         ("tokens", format_token_estimate(estimate["tokens"])),
     ]
     if estimate["truncated_rows"]:
         lost = f"{estimate['lost_token_share']:.1%} of all tokens cut off"
-        lines.append(("truncated", f"{estimate['truncated_rows']:,} rows ({estimate['truncated_share']:.1%}), {lost}"))
+        lines.append(
+            (
+                "truncated",
+                f"{format_count(estimate['truncated_rows'], 'row')} ({estimate['truncated_share']:.1%}), {lost}",
+            )
+        )
     else:
         lines.append(
             (
@@ -86,7 +92,7 @@ def format_estimate(estimate: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     if estimate["output_rows"] != estimate["rows"] - estimate["rejected"]:
-        lines.append(("windows", f"{estimate['output_rows']:,} output rows"))
+        lines.append(("windows", format_count(estimate["output_rows"], "output row")))
     lines += [("model", estimate["model"] + (f", {estimate['dim']} dimensions" if estimate["dim"] else ""))]
     lines += [("time", format_time_estimate(estimate["time"]))]
     if estimate["cost"]:
@@ -104,9 +110,10 @@ def format_none_truncated(sampled: int, rows: int) -> str:
 def format_token_estimate(tokens: dict[str, Any]) -> str:
     text = f"{tokens['total']:,}" if tokens["exact"] else f"about {tokens['total']:,}"
     if tokens["standard_error"]["total"]:
-        text += f", standard error {tokens['standard_error']['total']:,.0f}, from {tokens['sampled_rows']:,} rows"
+        sampled = format_count(tokens["sampled_rows"], "row")
+        text += f", standard error {tokens['standard_error']['total']:,.0f}, from {sampled}"
     if tokens["sent"] != tokens["total"]:
-        text += f"; {tokens['sent']:,} go through the model"
+        text += f"; {tokens['sent']:,} {'goes' if tokens['sent'] == 1 else 'go'} through the model"
     return f"{text} (counted by {tokens['counting']})"
 
 
@@ -114,7 +121,8 @@ def format_time_estimate(time: dict[str, Any]) -> str:
     """Return the time of the whole job, and the measurement that it is based on."""
     if time["seconds"] is not None:
         speed = f"{time['tokens_per_second']:,.0f} tokens/s ({time['device']})"
-        return f"about {format_seconds(time['seconds'])} on this machine; {time['measured_rows']:,} rows ran at {speed}"
+        measured = format_count(time["measured_rows"], "row")
+        return f"about {format_seconds(time['seconds'])} on this machine; {measured} ran at {speed}"
     if time.get("at_least_seconds"):
         return f"at least {format_seconds(time['at_least_seconds'])}, because of --tpm"
     return "unknown: it depends on the server" if "at_least_seconds" in time else "unknown: nothing was measured"

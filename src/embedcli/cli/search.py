@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 import typer
 
+from embedcli.cli.completion import complete_kept_columns
 from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.cli.options import INPUT_FLAGS, MovedModelOption, with_job_options
+from embedcli.cli.spinner import show_spinner
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -21,6 +24,16 @@ SEARCH_FLAGS = (
     "request_field", "omit_field",
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
+
+ShowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--show",
+        metavar="COLUMN",
+        help="Column to show; repeatable; default: all kept text columns.",
+        autocompletion=complete_kept_columns,
+    ),
+]
 
 
 @handle_errors
@@ -42,20 +55,14 @@ def search(
         str | None,
         typer.Option("-o", "--to-file", metavar="PATH", help="Write the results to this file: .jsonl or .parquet."),
     ] = None,
-    show: Annotated[
-        list[str] | None,
-        typer.Option("--show", metavar="COLUMN", help="Column to show; repeatable; default: all kept text columns."),
-    ] = None,
+    show: ShowOption = None,
     prompt: Annotated[
         str | None,
         typer.Option(
             "--prompt", metavar="TEXT", help="Text to put before each query; default: the model's query prompt."
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
-    ] = None,
+    model: MovedModelOption = None,
     metric: Annotated[Literal["cosine", "dot"], typer.Option("--metric", help="Similarity measure.")] = "cosine",
     as_json: JsonFlag = False,
     flags: dict[str, Any],
@@ -75,7 +82,12 @@ def search(
     dataset = open_dataset(output)
     columns = choose_shown_columns(dataset, show or [])
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
-    with Searcher(dataset, notify=print_note, prompt=prompt, model=model, **encoder_flags) as searcher:
+    # Results that appear one by one on a terminal would run into a spinner.
+    prints_while_searching = queries is not None and to is None and sys.stdout.isatty()
+    with (
+        nullcontext(print_note) if prints_while_searching else show_spinner(f"searching {output}") as notify,
+        Searcher(dataset, notify=notify, prompt=prompt, model=model, **encoder_flags) as searcher,
+    ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
             write_rows(search_queries_in_file(searcher, query_job, (count, columns, metric)), to or "-")

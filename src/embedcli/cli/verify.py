@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcli.cli.console import JsonFlag, print_note, show_facts, show_json
+from embedcli.cli.console import JsonFlag, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import with_job_options
+from embedcli.cli.options import MovedModelOption, with_job_options
+from embedcli.cli.spinner import show_spinner
 
 VERIFY_FLAGS = (
     "trust_remote_code",
@@ -49,10 +50,7 @@ def verify(
     only_output: Annotated[
         bool, typer.Option("--only-output", help="Check only the output, without input and model.")
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option("-m", "--model", metavar="MODEL", help="Where the same model is now; default: as recorded."),
-    ] = None,
+    model: MovedModelOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
@@ -67,12 +65,13 @@ def verify(
     from embedcli.analysis.verify import verify_against_input, verify_output
     from embedcli.outputs.dataset import open_dataset
 
-    dataset = open_dataset(output)
-    if only_output:
-        checks = verify_output(dataset)
-    else:
-        options = {"seed": seed, "least": least, "notify": print_note, "model": model, **flags}
-        checks = verify_against_input(dataset, tuple(inputs or ()), None if every else rows, **options)
+    with show_spinner(f"checking {output}") as notify:
+        dataset = open_dataset(output)
+        if only_output:
+            checks = verify_output(dataset)
+        else:
+            options = {"seed": seed, "least": least, "notify": notify, "model": model, **flags}
+            checks = verify_against_input(dataset, tuple(inputs or ()), None if every else rows, **options)
     passed = all(check.passed for check in checks)
     if as_json:
         show_json({"path": output, "ok": passed, "checks": [check.as_json() for check in checks]})

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Windows has no SIGHUP.
+HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 INTERRUPTED_MESSAGE = "interrupted"
@@ -45,7 +47,7 @@ def set_stop_handler(handle: Callable[[str], None]) -> None:
         handle(signal.Signals(number).name)
 
     for number in STOP_SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+        if number != HANG_UP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, call)
 
 

@@ -71,6 +71,11 @@ class Partition:
     splits: tuple[InputSplit, ...]
 
 
+def reject_kind(reason: str) -> str:
+    """The kind of a reject's reason, which is written as `KIND` or `KIND: DETAIL`."""
+    return reason.partition(":")[0]
+
+
 @dataclass(frozen=True)
 class Reject:
     """A row that got no vector, with the reason.
@@ -92,7 +97,7 @@ class Reject:
     @property
     def kind(self) -> str:
         """The kind of reason, to count by: reasons are written as `KIND` or `KIND: DETAIL`."""
-        return self.reason.partition(":")[0]
+        return reject_kind(self.reason)
 
 
 @dataclass(frozen=True)
@@ -300,6 +305,21 @@ class RunObserver:
 
 
 @dataclass(frozen=True)
+class RejectSummary:
+    """The rejects of a job, counted by kind.
+
+    Attributes:
+        reasons: Rows by kind of reason, the most frequent first.
+        first: The place of the first reject: the input and the line.
+        path: The file with all of them; None if there is none.
+    """
+
+    reasons: Mapping[str, int]
+    first: str
+    path: str | None = None
+
+
+@dataclass(frozen=True)
 class RunResult:
     """The end of a run.
 
@@ -313,6 +333,8 @@ class RunResult:
         damaged_parts: Part files of earlier runs that were damaged and made again.
         changes: With --update: how many rows are new, changed, unchanged and removed.
         usage: Requests and tokens of this run as the encoder counts them; None where nothing is billed.
+        reject_summary: The rejects of the whole job; None without any, and while the output is not published.
+        duplicate_ids: How many ids more than one row has; None where that was not counted.
     """
 
     exit_code: int
@@ -324,3 +346,5 @@ class RunResult:
     damaged_parts: int = 0
     changes: Mapping[str, int] | None = None
     usage: Mapping[str, Any] | None = None
+    reject_summary: RejectSummary | None = None
+    duplicate_ids: int | None = None

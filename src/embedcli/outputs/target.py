@@ -45,6 +45,13 @@ class OutputTarget:
         return storage.join(self.output, "_rejects.jsonl") if self.is_folder else self.output + ".rejects.jsonl"
 
     @property
+    def unpublished_rejects_path(self) -> str:
+        """The rejects of a run that --max-rejects has ended."""
+        if self.is_folder:
+            return storage.join(self.output, "_unpublished-rejects.jsonl")
+        return self.output + ".unpublished-rejects.jsonl"
+
+    @property
     def marker_path(self) -> str:
         """The file whose existence marks the output as finished."""
         return storage.join(self.output, MANIFEST_FILE) if self.is_folder else self.output

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import __version__, storage
 from embedcli.core.job import Job
-from embedcli.core.types import RunResult
+from embedcli.core.types import RejectSummary, RunResult
 from embedcli.outputs import writers
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class RunReport:
             "usage": dict(result.usage) if result and result.usage else None,
             "cost": self.cost(),
             "peak_memory_mb": peak_memory_mb(),
+            **self.rejects(),
+            "duplicate_ids": result.duplicate_ids if result else None,
             "space": dict(result.vector_space) if result else {},
             "files": list(result.files) if result else [],
             "job": {name: redact_option(name, value) for name, value in asdict(self.job).items()},
@@ -94,6 +96,12 @@ class RunReport:
             "rows_per_second": per_second(self.metrics.rows, seconds),
             "tokens_per_second": per_second(self.metrics.fed_tokens, seconds),
         }
+
+    def rejects(self) -> dict[str, Any]:
+        """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
+        summary = (self.result.reject_summary if self.result else None) or RejectSummary({}, "")
+        reasons = [{"reason": reason, "rows": rows} for reason, rows in summary.reasons.items()]
+        return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_path": summary.path}
 
     def cost(self) -> dict[str, Any] | None:
         """Compute the cost of this run: of the tokens that the server reports, else of those fed to the model."""
@@ -142,8 +150,13 @@ def per_second(count: float, seconds: float) -> float:
     return round(count / seconds, 3) if seconds else 0.0
 
 
-def peak_memory_mb() -> float:
-    """Return the largest resident size of this process and of its finished workers, in MB (10**6 bytes)."""
+def peak_memory_mb() -> float | None:
+    """Return the largest resident size of this process and of its finished workers, in MB (10**6 bytes).
+
+    None on Windows, which does not tell.
+    """
+    if sys.platform == "win32":
+        return None
     import resource
 
     peak = max(resource.getrusage(scope).ru_maxrss for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from embedcli.core.counts import format_count
+from embedcli.reporting.rejects import format_rejects, suggest_for_rejects
+
 
 def format_summary(report: Mapping[str, Any]) -> list[str]:
     """Format a run report as aligned lines.
@@ -18,8 +21,11 @@ def format_summary(report: Mapping[str, Any]) -> list[str]:
     rows, vector_space = report["rows"], report["space"]
     has_totals = "read" in rows  # a failed run has only its own counters
     lines = [("rows", format_rows(rows) if has_totals else f"{rows['this_run']:,} embedded by this run")]
+    if report.get("reject_reasons"):
+        lines.append(("rejects", format_rejects(report)))
+        lines += [("hint", text) for text in suggest_for_rejects(report)]
     if rows["resumed"]:
-        lines.append(("resumed", f"{rows['resumed']:,} rows were there already"))
+        lines.append(("resumed", f"{format_count(rows['resumed'], 'row was', 'rows were')} there already"))
     if report["changes"]:
         lines.append(("changes", ", ".join(f"{count:,} {name}" for name, count in report["changes"].items())))
     if has_totals:
@@ -32,7 +38,8 @@ def format_summary(report: Mapping[str, Any]) -> list[str]:
     if report.get("cost"):
         lines.append(("cost", format_cost(report["cost"])))
     lines += [("note", note) for note in list_recovered_problems(report)]
-    lines.append(("memory", f"{report['peak_memory_mb']:,.0f} MB at most"))
+    if report["peak_memory_mb"] is not None:
+        lines.append(("memory", f"{report['peak_memory_mb']:,.0f} MB at most"))
     if vector_space:
         lines.append(("model", format_model(vector_space)))
     lines += [("output", path) for path in report["files"]]
@@ -47,7 +54,7 @@ def format_tokens(report: Mapping[str, Any]) -> str:
     rows, truncated = report["rows"], report["truncated_rows"]
     text = f"{rows.get('tokens', 0):,}"
     if truncated:
-        text += f"; {truncated:,} rows ({truncated / max(1, rows['rows']):.1%}) truncated, "
+        text += f"; {format_count(truncated, 'row')} ({truncated / max(1, rows['rows']):.1%}) truncated, "
         text += f"{report['unread_token_share']:.1%} of all tokens never read"
     return text
 
@@ -55,8 +62,13 @@ def format_tokens(report: Mapping[str, Any]) -> str:
 def format_speed(report: Mapping[str, Any]) -> str:
     """Format the speed while rows flowed; reports of earlier versions have only that of the whole run."""
     measured = report.get("embedding_speed") or report
-    speed = f"{measured['rows_per_second']:,.0f} rows/s, {measured['tokens_per_second']:,.0f} tokens/s"
+    speed = f"{format_rate(measured['rows_per_second'])} rows/s, {format_rate(measured['tokens_per_second'])} tokens/s"
     return f"{speed}, {report['seconds']:.1f} s in all"
+
+
+def format_rate(rate: float) -> str:
+    """Format a rate without decimals, or with two digits if it is below 10: 1,800 or 0.36."""
+    return f"{rate:,.0f}" if rate >= 9.95 else f"{rate:.2g}"
 
 
 def format_startup(report: Mapping[str, Any]) -> list[str]:
@@ -76,15 +88,20 @@ def format_cost(cost: Mapping[str, Any]) -> str:
 
 
 def list_recovered_problems(report: Mapping[str, Any]) -> list[str]:
-    """List what went wrong during the run without harm to its result."""
+    """List what is worth a look, and what went wrong during the run without harm to its result."""
     notes = []
+    if report.get("duplicate_ids"):
+        ids = format_count(report["duplicate_ids"], "id appears", "ids appear")
+        notes.append(f"{ids} more than once in the output; embedcli inspect shows examples")
     if report["out_of_memory"]:
         limit = f"{report['batch_tokens']:,} tokens"
-        notes.append(f"out of memory {report['out_of_memory']} times: batches were cut to {limit}")
+        notes.append(f"out of memory {format_count(report['out_of_memory'], 'time')}: batches were cut to {limit}")
     if report["retried_rows"]:
-        notes.append(f"{report['retried_rows']} rows had non-finite vectors and were encoded again in float32")
+        notes.append(f"{format_count(report['retried_rows'], 'row')} had non-finite vectors, encoded again in float32")
     if report["damaged_parts"]:
-        notes.append(f"{report['damaged_parts']} damaged part files were written again")
+        notes.append(
+            f"{format_count(report['damaged_parts'], 'damaged part file was', 'damaged part files were')} written again"
+        )
     return notes
 
 

@@ -12,32 +12,51 @@ from typing import Any
 
 from embedcli import checkpoint, storage
 from embedcli.core.errors import ResumeError
-from embedcli.core.types import InputPlan, RunResult
+from embedcli.core.types import InputPlan, RejectSummary, RunResult
 from embedcli.outputs import target as output_target
+from embedcli.outputs.duplicate_ids import count_duplicate_ids
 from embedcli.outputs.job_changes import check_job_unchanged
 from embedcli.runners.context import TOTAL_KEYS, RunContext, describe_rejected_rows
 from embedcli.runners.job_identity import input_paths
 
 
-def finished_result(totals: dict[str, int], vector_space: dict[str, Any], files: tuple[str, ...] = ()) -> RunResult:
+def finished_result(totals: dict[str, int], vector_space: dict[str, Any]) -> RunResult:
     """Return the result of a run that has read all rows.
 
     Args:
         totals: The counts of `TOTAL_KEYS`.
         vector_space: The vector space metadata.
-        files: The files of the published output.
     """
     rejects = totals["rejects"]
     reason = f"{describe_rejected_rows(rejects)} rejected" if rejects else "all rows embedded"
-    return RunResult(3 if rejects else 0, reason, totals, vector_space, files)
+    return RunResult(3 if rejects else 0, reason, totals, vector_space)
 
 
-def already_finished_result(finished: output_target.FinishedOutput) -> RunResult:
+def published_result(
+    totals: dict[str, int], vector_space: dict[str, Any], target: output_target.OutputTarget
+) -> RunResult:
+    """Return the result of a run that has published its output, with the rejects of all runs of the job."""
+    result = finished_result(totals, vector_space)
+    return replace(
+        result,
+        files=tuple(target.list_files()),
+        reject_summary=summarize_rejects(totals, target),
+        duplicate_ids=count_duplicate_ids(target, totals["rows"]),
+    )
+
+
+def summarize_rejects(totals: dict[str, int], target: output_target.OutputTarget) -> RejectSummary | None:
+    """Count the rejects of a finished output; None without any."""
+    return checkpoint.summarize_rejects_file(target) if totals["rejects"] else None
+
+
+def already_finished_result(finished: output_target.FinishedOutput, target: output_target.OutputTarget) -> RunResult:
     """Return the result of a run whose output was finished before, with the exit code of the run that finished it."""
     totals = {key: int(finished.job_manifest[key]) for key in TOTAL_KEYS}
     result = finished_result(totals, dict(finished.vector_space))
     rejected = f"; {result.reason}" if result.exit_code else ""
-    return replace(result, reason=f"nothing to do: the output is finished{rejected}")
+    reason = f"nothing to do: the output is finished{rejected}"
+    return replace(result, reason=reason, reject_summary=summarize_rejects(totals, target))
 
 
 def check_finished_output(
@@ -69,7 +88,7 @@ def check_finished_output(
             return None
         raise
     ledger.staging.remove()
-    return replace(already_finished_result(finished), resumed_rows=int(finished.job_manifest["read"]))
+    return replace(already_finished_result(finished, target), resumed_rows=int(finished.job_manifest["read"]))
 
 
 def check_input_unchanged(run: RunContext, finished: output_target.FinishedOutput, ledger: checkpoint.Ledger) -> None:

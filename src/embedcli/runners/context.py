@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedcli import encoders, readers, storage
+from embedcli import checkpoint, encoders, readers, storage
+from embedcli.core.counts import format_count
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import OutputError, TooManyRejectsError, TooManyRemovedError, UsageError
 from embedcli.core.job import Job
@@ -97,11 +98,8 @@ class RunContext:
     def _notify_repeated_headers(self, chunk: Chunk) -> None:
         """Tell which lines were skipped because they repeat the header."""
         lines = ", ".join(map(str, chunk.repeated_headers[:3])) + (", ..." if len(chunk.repeated_headers) > 3 else "")
-        count = len(chunk.repeated_headers)
-        plural = "header" if count == 1 else "headers"
-        self.observer.notify(
-            f"{storage.format_location(chunk.input_split.path)}: skipped {count} repeated {plural} (line {lines})"
-        )
+        skipped = format_count(len(chunk.repeated_headers), "repeated header")
+        self.observer.notify(f"{storage.format_location(chunk.input_split.path)}: skipped {skipped} (line {lines})")
 
     def load_split_starts(self, staging_folder: str) -> dict[int, readers.SplitStart] | None:
         """Return the row numbers at which the input splits start; None if ids come from a column.
@@ -232,12 +230,13 @@ class RunContext:
             chunks, ledger.skip_finished_chunks, self.metrics.progress, self.report_progress
         )
 
-    def on_chunk_written(self, encoded: EncodedChunk, rejects: int) -> None:
+    def on_chunk_written(self, encoded: EncodedChunk, rejects: int, ledger: Ledger | None = None) -> None:
         """Count and report a chunk that has been written.
 
         Args:
             encoded: The chunk.
             rejects: The number of rejected rows of the output so far.
+            ledger: As for `check_max_rejects`.
 
         Raises:
             TooManyRejectsError: There are more than --max-rejects.
@@ -246,7 +245,7 @@ class RunContext:
         self.metrics.progress.written_rows += encoded.embedded_rows
         self.metrics.bytes_read = encoded.chunk.bytes_read
         self.report_progress()
-        check_max_rejects(self.job.max_rejects, rejects, None)
+        check_max_rejects(self.job.max_rejects, rejects, None, ledger)
 
     def record_usage(self, encoder: BaseEncoder) -> None:
         """Record what the encoder says that this run has used."""
@@ -276,16 +275,17 @@ class RunContext:
 
 def describe_rejected_rows(rejects: int) -> str:
     """Return "1 row was" or "2 rows were"."""
-    return "1 row was" if rejects == 1 else f"{rejects} rows were"
+    return format_count(rejects, "row was", "rows were")
 
 
-def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None) -> None:
+def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None, ledger: Ledger | None = None) -> None:
     """Apply --max-rejects.
 
     Args:
         limit: A number of rows, or a percentage such as "0.1%"; None for no limit.
         rejects: The number of rejected rows.
         rows_read: The number of all rows; None while it is not known, and then percentages are not checked.
+        ledger: Has the rejects so far, which are written to a file of their own; None for an output to stdout.
 
     Raises:
         TooManyRejectsError: There are more rejects than the limit.
@@ -294,10 +294,14 @@ def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None) ->
         return
     is_percentage = limit.endswith("%")
     if (not is_percentage or rows_read is not None) and rejects > rows_allowed(limit, rows_read or 0):
+        hint = "correct the input, or raise --max-rejects"
+        if ledger is not None:
+            path = checkpoint.save_unpublished_rejects(ledger.target, ledger.all_parts())
+            hint = f"look at the rejected rows in {storage.format_location(path)}, {hint}"
         raise TooManyRejectsError(
             f"{describe_rejected_rows(rejects)} rejected, more than --max-rejects {limit} allows; "
             "the output was not published",
-            "look at the rejects-*.jsonl files in the staging folder, correct the input, or raise --max-rejects",
+            hint,
         )
 
 
@@ -313,7 +317,7 @@ def check_max_removed(limit: str, target: OutputTarget, rows: int) -> None:
         TooManyRemovedError: The existing output has more rows than the new one, by more than the limit.
     """
     old_rows = count_replaced_rows(target)
-    shown = "rows of an unknown number" if old_rows is None else f"{old_rows} rows"
+    shown = "rows of an unknown number" if old_rows is None else format_count(old_rows, "row")
     is_emptied = old_rows is None and rows == 0 and rows_allowed(limit, 100) < 100
     if is_emptied or (old_rows is not None and old_rows - rows > rows_allowed(limit, old_rows)):
         raise TooManyRemovedError(

@@ -114,4 +114,4 @@ def record_partition_done(run: RunContext, ledger: checkpoint.Ledger, result: Pa
     if result.usage is not None:
         usage = run.usage or {}
         run.usage = {name: usage.get(name, 0) + value for name, value in result.usage.items() if np.isscalar(value)}
-    check_max_rejects(run.job.max_rejects, ledger.rejected_rows, None)
+    check_max_rejects(run.job.max_rejects, ledger.rejected_rows, None, ledger)

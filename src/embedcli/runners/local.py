@@ -16,7 +16,7 @@ from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput
 from embedcli.runners.canaries import check_reused_canaries
 from embedcli.runners.changed_inputs import check_inputs_unchanged
-from embedcli.runners.completion import finished_result, save_finished_fingerprint
+from embedcli.runners.completion import finished_result, published_result, save_finished_fingerprint
 from embedcli.runners.context import RunContext, check_max_rejects, check_max_removed
 from embedcli.runners.partitioning import plan_partitions, select_shard, warn_idle_workers
 from embedcli.runners.vector_space import read_vector_space, write_vector_space
@@ -121,7 +121,7 @@ def encode_missing_chunks(
                 ledger.add_chunk(encoded, layout, changes)
                 if encoded.chunk.is_last:
                     ledger.complete_ready_partitions(layout, vector_space)
-            run.on_chunk_written(encoded, ledger.rejected_rows)
+            run.on_chunk_written(encoded, ledger.rejected_rows, ledger)
     run.end_embedding("finishing the last rows")
 
 
@@ -152,7 +152,7 @@ def check_and_publish(
     check_inputs_unchanged(run, ledger)
     if run.job.shard is not None:
         return shard_result(run, ledger, totals, vector_space)
-    check_max_rejects(run.job.max_rejects, totals["rejects"], run.rows_read)
+    check_max_rejects(run.job.max_rejects, totals["rejects"], run.rows_read, ledger)
     check_max_removed(run.job.max_removed, ledger.target, totals["rows"])
     changes = None
     if store is not None:
@@ -163,7 +163,7 @@ def check_and_publish(
         ledger.publish(layout, vector_space)
     save_finished_fingerprint(ledger.target, run.plan)
     return replace(
-        finished_result(totals, vector_space, tuple(ledger.target.list_files())),
+        published_result(totals, vector_space, ledger.target),
         resumed_rows=run.rows_read - ledger.rows_written,
         damaged_parts=len(ledger.damaged_parts),
         changes=changes,

@@ -11,7 +11,7 @@ from embedcli.core.types import OutputFormat, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import OutputTarget
-from embedcli.runners.completion import already_finished_result, finished_result
+from embedcli.runners.completion import already_finished_result, published_result
 from embedcli.runners.context import RunContext, check_max_rejects
 from embedcli.runners.partitioning import plan_partitions
 from embedcli.runners.vector_space import read_vector_space
@@ -71,11 +71,11 @@ def merge_shards(output: str, to: OutputFormat | None = None, max_rejects: str |
             ledger.staging.remove()
             return find_merged_result(target)
         totals, layout, vector_space = load_shards(ledger)
-        check_max_rejects(max_rejects, totals["rejects"], totals["read"])
+        check_max_rejects(max_rejects, totals["rejects"], totals["read"], ledger)
         ledger.publish(layout, vector_space)
     finally:
         ledger.release()
-    return finished_result(totals, vector_space, tuple(target.list_files()))
+    return published_result(totals, vector_space, target)
 
 
 def is_published(ledger: checkpoint.Ledger) -> bool:
@@ -89,7 +89,7 @@ def find_merged_result(target: OutputTarget) -> RunResult:
     finished = output_target.read_finished_output(target)
     if finished is None:
         raise UsageError(f"{storage.format_location(target.output)}: nothing to merge", "run encode with --shard first")
-    return already_finished_result(finished)
+    return already_finished_result(finished, target)
 
 
 def load_shards(ledger: checkpoint.Ledger) -> tuple[dict[str, int], OutputLayout, dict[str, Any]]:

@@ -33,7 +33,14 @@ from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
 from embedcli.pipeline.control import RunControl
 from embedcli.runners.context import RunContext
-from embedcli.runners.worker import PartitionResult, PartitionTask, PartitionWorker, WorkerSetup, assign_devices
+from embedcli.runners.worker import (
+    PartitionResult,
+    PartitionTask,
+    PartitionWorker,
+    WorkerSetup,
+    assign_devices,
+    share_server_limits,
+)
 from embedcli.runners.worker_progress import WorkerProgress
 
 # Guards sys.modules["__main__"] while it is replaced.
@@ -173,7 +180,11 @@ def block_stop_signals() -> Iterator[None]:
     """Keep signals from processes that are started inside this block: the parent gets them too, and passes them on.
 
     A signal to the whole process group, such as Ctrl-C, would otherwise end a worker that still imports its modules.
+    Windows cannot block signals.
     """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         # multiprocessing starts this process before its first worker, and then unblocks SIGINT and SIGTERM.
@@ -348,4 +359,5 @@ def run_on_processes(
 def worker_job(job: Job, device: str, workers: int) -> Job:
     """Return the job as one of several workers runs it: on one device, with an equal part of the processor cores."""
     threads = job.threads or max(1, count_usable_cores() // workers)
-    return replace(job, device=device, threads=threads, runner="local", workers=None, max_seconds=None)
+    job = replace(job, device=device, threads=threads, runner="local", workers=None, max_seconds=None)
+    return share_server_limits(job, workers)

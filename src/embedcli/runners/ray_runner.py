@@ -25,7 +25,7 @@ from embedcli.core.job import Job
 from embedcli.runners.context import RunContext
 from embedcli.runners.multiprocess import MAX_ATTEMPTS, POLL_SECONDS, WorkerTracebackError
 from embedcli.runners.ray_worker import DriverContext, RayWorker, WorkerResponse
-from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup
+from embedcli.runners.worker import PartitionResult, PartitionTask, WorkerSetup, share_server_limits
 from embedcli.runners.worker_progress import WorkerProgress
 
 RESUME_HINT = "run the same command again to continue: finished work is kept"
@@ -108,6 +108,7 @@ class ActorPool:
         self.shown_notes: set[str] = set()
         threads = run.job.threads or max(1, int(run.job.num_cpus or 1))
         job = replace(run.job, runner="local", workers=None, threads=threads, max_seconds=None)
+        job = share_server_limits(job, workers)
         self.setup, self.context = replace(setup, job=job), DriverContext()
         self.actor_class: Any = ray.remote(RayWorker).options(
             num_cpus=run.job.num_cpus or 1,

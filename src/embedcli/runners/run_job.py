@@ -24,6 +24,7 @@ from embedcli.runners.job_identity import build_job_identity, resolve_chunk_rows
 from embedcli.runners.local import encode_locally
 from embedcli.runners.merge import merge_if_last_shard
 from embedcli.runners.stdout import encode_to_stdout
+from embedcli.runners.worker_advice import advise_on_workers
 
 if TYPE_CHECKING:
     from embedcli.pipeline.control import RunControl
@@ -75,6 +76,7 @@ def execute_job(
     observer.on_phase(f"reading the model {job.model}")
     model_files = encoders.resolve_model_files(job, observer)
     run = RunContext(job, plan, model_files, observer, control, metrics, load_encoder)
+    advise_on_workers(job, model_files, observer)
     if job.output == "-":
         return encode_to_stdout(run.with_chunk_rows(job.chunk_rows or encoders.default_chunk_rows(job, model_files)))
     return encode_to_output(run)
@@ -90,7 +92,7 @@ def resolve_runner(job: Job) -> Job:
         job = replace(job, runner="processes")
     if job.runner == "local" and job.shard is None:
         return job
-    distribution = "--shard" if job.runner == "local" else f"--runner {job.runner}"
+    distribution, hint = describe_distribution(job)
     incompatible = {
         "--update": job.update,
         "--reuse": bool(job.reuse),
@@ -103,9 +105,18 @@ def resolve_runner(job: Job) -> Job:
         if is_given:
             raise UsageError(
                 f"{flag} cannot be used together with {distribution}",
-                INCOMPATIBLE_FLAG_HINTS.get(flag, "leave one of them out"),
+                INCOMPATIBLE_FLAG_HINTS.get(flag, hint),
             )
     return job
+
+
+def describe_distribution(job: Job) -> tuple[str, str]:
+    """Return the option that divides a job among several processes, and a hint where it cannot be used."""
+    if job.runner == "processes" and (job.workers or 1) > 1:
+        return f"--workers {job.workers}", "leave --workers out: one process uses all processor cores"
+    if job.runner == "processes" and "," in job.device:
+        return f"--device {job.device}", "name one device"
+    return "--shard" if job.runner == "local" else f"--runner {job.runner}", "leave one of them out"
 
 
 def encode_to_output(run: RunContext) -> RunResult:

@@ -23,7 +23,7 @@ def encode_to_stdout(run: RunContext) -> RunResult:
     output_format = writers.resolve_output_format(run.job.output, run.job.to)
     if output_format == "arrow" and sys.stdout is not None and sys.stdout.isatty():
         raise UsageError("an Arrow stream cannot be written to a terminal", "use --to jsonl, or redirect stdout")
-    totals = dict.fromkeys(TOTAL_KEYS, 0)
+    totals, counter = dict.fromkeys(TOTAL_KEYS, 0), checkpoint.RejectCounter()
     with closing(run.load_encoder()) as encoder:
         layout, vector_space = run.describe_output(encoder, None)
         writer = writers.StdoutWriter(output_format, layout, {writers.SPACE_METADATA_KEY: vector_space})
@@ -36,6 +36,7 @@ def encode_to_stdout(run: RunContext) -> RunResult:
                 rejects = sorted((*encoded.chunk.rejects, *encoded.rejects), key=lambda reject: reject.line)
                 add_to_totals(totals, encoded, rejects)
                 for reject in rejects:
+                    counter.add(reject)
                     line = checkpoint.reject_to_json_line(reject).decode().rstrip("\n")
                     run.observer.notify(f"rejected {line}")
                 run.on_chunk_written(encoded, totals["rejects"])
@@ -46,7 +47,7 @@ def encode_to_stdout(run: RunContext) -> RunResult:
         return run.stopped_result(totals, "stdout holds only the rows so far")
     run.check_row_conservation(totals)
     check_max_rejects(run.job.max_rejects, totals["rejects"], totals["read"])
-    return replace(finished_result(totals, vector_space), usage=run.usage)
+    return replace(finished_result(totals, vector_space), usage=run.usage, reject_summary=counter.summary())
 
 
 def add_to_totals(totals: dict[str, int], encoded: EncodedChunk, rejects: list[Reject]) -> None:

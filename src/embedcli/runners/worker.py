@@ -150,6 +150,13 @@ def build_tasks(
         yield PartitionTask(partition, own_starts)
 
 
+def share_server_limits(job: Job, workers: int) -> Job:
+    """Return the job with an equal part of what all workers together may ask of a server, at least 1 each."""
+    limits = {"rpm": job.rpm, "tpm": job.tpm, "max_concurrency": job.max_concurrency}
+    shares: dict[str, Any] = {name: max(1, limit // workers) for name, limit in limits.items() if limit is not None}
+    return replace(job, **shares)
+
+
 def assign_devices(job: Job) -> list[str]:
     """Return the device of each worker: those of --device in turn, for --workers workers."""
     devices = [name.strip() for name in job.device.split(",") if name.strip()] or ["auto"]

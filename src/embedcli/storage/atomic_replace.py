@@ -9,9 +9,10 @@ import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from embedcli.core.errors import OutputError
@@ -86,19 +87,21 @@ def replace_file_atomically(path: str, mode_of: str | None = None) -> Iterator[s
             )
         temporary = new_temporary_path(target)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_FOLLOW_FLAGS, 0o666)
-        try:
-            _copy_mode(next(filter(os.path.isfile, (target, mode_of or target)), None), descriptor)
-            with suppress(OSError):  # some network file systems have no locks; then the process id decides
-                try_lock(descriptor)
-            yield temporary
-            fsync_path(temporary)
-            os.replace(temporary, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-        finally:
-            os.close(descriptor)
+        with ExitStack() as held:
+            held.callback(os.close, descriptor)
+            try:
+                _copy_mode(next(filter(os.path.isfile, (target, mode_of or target)), None), descriptor, temporary)
+                with suppress(OSError):  # some network file systems have no locks; then the process id decides
+                    try_lock(descriptor)
+                yield temporary
+                fsync_path(temporary)
+                if sys.platform == "win32":
+                    held.close()  # no open file can be renamed there
+                os.replace(temporary, target)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
         sync_folder(os.path.dirname(target))
 
 
@@ -113,7 +116,8 @@ def _upload_on_success(path: str) -> Iterator[str]:
 
 def fsync_path(path: str) -> None:
     """Flush the content of a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only files that are open for writing, and cannot open folders.
+    descriptor = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -129,10 +133,11 @@ def sync_folder(folder: str) -> None:
             raise
 
 
-def _copy_mode(source: str | None, descriptor: int) -> None:
-    """Give an open file the mode of another one, if there is one."""
+def _copy_mode(source: str | None, descriptor: int, path: str) -> None:
+    """Give a file, which is open and has this path, the mode of another one, if there is one."""
     if source is not None:
-        os.fchmod(descriptor, stat.S_IMODE(os.stat(source).st_mode))
+        # On Windows only the path can be given.
+        os.chmod(descriptor if os.chmod in os.supports_fd else path, stat.S_IMODE(os.stat(source).st_mode))
 
 
 def new_temporary_path(target: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import fake_server as fake
 from embedcli.core.errors import ModelError
-from embedcli.encoders.hosted.response import MalformedResponseError, parse_response
+from embedcli.encoders.hosted.response import MalformedResponseError, parse_error_body, parse_response
 from fake_server import FakeServer, expected
 from hosted import DIM, WORDS, FakeClock, Load, embed, loading
 
@@ -104,7 +105,54 @@ def test_the_servers_own_words_are_shown(server: FakeServer, load: Load, body: b
         embed(encoder, ["a"])
     assert said in str(caught.value)
     assert str(caught.value).isprintable()
-    assert "--base-url" in caught.value.hint
+    # An error that the server names may pass; an answer that is none does not.
+    assert ("--patience" if "reports an error" in said else "--base-url") in caught.value.hint
+
+
+def test_a_server_that_reports_that_it_is_busy_is_waited_for(server: FakeServer, load: Load) -> None:
+    """As gateways do that answer 200 while the model behind them is loaded."""
+    encoder = load()
+    server.faults.extend([fake.raw(b'{"error": {"message": "model is busy"}}')] * 12)
+    np.testing.assert_allclose(embed(encoder, ["a"]), expected(["a"], DIM), atol=1e-6)
+
+
+def test_null_in_place_of_one_vector_rejects_this_text(server: FakeServer, load: Load) -> None:
+    """As servers do whose JSON has no NaN."""
+
+    def null(seen: fake.Seen, reply: fake.Reply) -> None:
+        for item, text in zip(reply.body["data"], seen.texts, strict=True):
+            item["embedding"] = None if "poison" in text else item["embedding"]
+
+    encoder = load()
+    server.usual = null
+    texts = ["one", "poison", "three"]
+    tokens = encoder.tokenize(texts)
+    vectors = encoder.collect(encoder.forward(tokens, np.arange(3)))
+    np.testing.assert_allclose(vectors[[0, 2]], expected(["one", "three"], DIM), atol=1e-6)
+    assert np.isnan(vectors[1]).all()
+
+
+@pytest.mark.parametrize("name", ["encoding_format", "dimensions"])
+def test_a_server_that_fails_for_an_unknown_field_is_asked_without_it(
+    server: FakeServer, load: Load, name: str
+) -> None:
+    """500 and not 400, as servers do that pass fields to a function which does not take them."""
+    server.usual = fake.fails_for_field(name)
+    encoder = load(truncate_dim=DIM)
+    np.testing.assert_allclose(embed(encoder, ["a", "b"]), expected(["a", "b"], DIM), atol=1e-6)
+    assert name not in server.seen[-1].body
+    encoder.close()
+
+
+def test_a_validation_error_is_shown_without_the_text_that_it_repeats() -> None:
+    error = {"input": "hello " * 1000, "loc": ["body", "input", 0], "msg": "String should have at most 9 characters"}
+    body = json.dumps({"detail": [{"type": "string_too_long", **error}, {"msg": "and no list"}]}).encode()
+    assert parse_error_body(body)[0] == "body.input.0: String should have at most 9 characters; and no list"
+
+
+@pytest.mark.parametrize("detail", [["a", "b"], [{"msg": 1}], [{}], {"msg": "a"}])
+def test_other_details_are_shown_as_they_are(detail: Any) -> None:
+    assert parse_error_body(json.dumps({"detail": detail}).encode())[0] == json.dumps(detail, separators=(",", ":"))
 
 
 def test_a_status_in_the_body_counts_as_the_status(server: FakeServer, load: Load) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import models
 from embedcli import encoders
 from embedcli.encoders.openvino import bert
 from embedcli.encoders.tokenize.fast import build_tokens
@@ -77,19 +76,6 @@ def test_the_tokens_are_those_of_pytorch(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_graph_with_other_vectors_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check at the first start is not left out."""
-    monkeypatch.setattr(bert.BertModel, "_encode_row", lambda self, ids: np.ones(384, np.float32))
+    monkeypatch.setattr(bert.BertModel, "_encode_rows", lambda self, rows: np.ones((len(rows), 384), np.float32))
     with pytest.raises(Exception, match="its vectors differ"):
         load_fresh(tmp_path, monkeypatch)
-
-
-def test_the_bundled_model_needs_no_pytorch(tmp_path: Path) -> None:
-    result = run_without_torch(tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "(openvino, cpu, float32)" in result.stderr
-
-
-def test_another_model_names_what_is_missing(tmp_path: Path) -> None:
-    result = run_without_torch(tmp_path, "--model", str(models.folder("all-MiniLM-L6-v2-shape")))
-    assert result.returncode != 0
-    assert "needs torch, transformers and sentence-transformers" in result.stderr
-    assert "pip install torch transformers sentence-transformers" in result.stderr

@@ -65,9 +65,8 @@ class BertModel:
         return self.tokenizer.tokenize(texts)
 
     def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
-        """Encode rows by NumPy, one at a time: float32 [rows, dim], not normalized unless the job is."""
-        vectors = [self._encode_row(tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]]) for row in rows]
-        stacked = np.stack(vectors)
+        """Encode rows by NumPy: float32 [rows, dim], not normalized unless the job is."""
+        stacked = self._encode_rows([tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]] for row in rows])
         if self._request.config.normalize:
             stacked /= np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), 1e-12)
         return stacked.astype(np.float32)
@@ -77,20 +76,22 @@ class BertModel:
             self._tensors[name] = np.asarray(read_tensor(self._weights, name), np.float32)
         return self._tensors[name]
 
-    def _encode_row(self, ids: Any) -> Float32Array:
+    def _encode_rows(self, rows: Sequence[Any]) -> Float32Array:
+        """Encode rows of token ids, one below the other: few large products instead of many small ones."""
         read, embeddings = self._read, "embeddings."
-        hidden = read(f"{embeddings}word_embeddings.weight")[ids]
-        hidden = hidden + read(f"{embeddings}position_embeddings.weight")[: len(ids)]
+        ends = np.cumsum([len(ids) for ids in rows])
+        hidden = read(f"{embeddings}word_embeddings.weight")[np.concatenate(rows)]
+        positions = np.concatenate([np.arange(len(ids)) for ids in rows])
+        hidden = hidden + read(f"{embeddings}position_embeddings.weight")[positions]
         hidden = self._normalize(hidden + read(f"{embeddings}token_type_embeddings.weight")[0], "embeddings.LayerNorm")
         for layer in range(self._layers):
             name = f"encoder.layer.{layer}"
-            attended = self._attend(hidden, f"{name}.attention.self")
+            attended = self._attend(hidden, f"{name}.attention.self", ends)
             attended = self._project(attended, f"{name}.attention.output.dense")
             hidden = self._normalize(hidden + attended, f"{name}.attention.output.LayerNorm")
             inner = _gelu(self._project(hidden, f"{name}.intermediate.dense"))
             hidden = self._normalize(hidden + self._project(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
-        vector: Float32Array = hidden.mean(axis=0)
-        return vector
+        return np.stack([row.mean(axis=0) for row in np.split(hidden, ends[:-1])])
 
     def _project(self, hidden: Float32Array, name: str) -> Float32Array:
         projected: Float32Array = hidden @ self._read(f"{name}.weight").T + self._read(f"{name}.bias")
@@ -102,16 +103,15 @@ class BertModel:
         normalized: Float32Array = scaled * self._read(f"{name}.weight") + self._read(f"{name}.bias")
         return normalized
 
-    def _attend(self, hidden: Float32Array, name: str) -> Float32Array:
-        query, key, value = (
+    def _attend(self, hidden: Float32Array, name: str, ends: Int64Array) -> Float32Array:
+        """Attention of each row to itself; `ends` are the positions behind the rows."""
+        projected = (
             self._project(hidden, f"{name}.{part}").reshape(len(hidden), self._heads, -1).swapaxes(0, 1)
             for part in ("query", "key", "value")
         )
-        scores = query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1], dtype=np.float32)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        weights /= weights.sum(axis=-1, keepdims=True)
-        attended: Float32Array = (weights @ value).swapaxes(0, 1).reshape(hidden.shape)
-        return attended
+        by_row = zip(*(np.split(part, ends[:-1], axis=1) for part in projected), strict=True)
+        attended = [_attend_row(query, key, value) for query, key, value in by_row]
+        return np.concatenate(attended, axis=1).swapaxes(0, 1).reshape(hidden.shape)
 
     def _build_graph(self) -> Any:
         import openvino
@@ -185,3 +185,11 @@ def _gelu(values: Float32Array) -> Float32Array:
     erf = 1 - np.polyval(ERF_COEFFICIENTS, 1 / (1 + ERF_SCALE * scaled)) * np.exp(-(scaled**2))
     activated: Float32Array = (values * (1 + np.sign(values) * erf) / 2).astype(np.float32)
     return activated
+
+
+def _attend_row(query: Float32Array, key: Float32Array, value: Float32Array) -> Float32Array:
+    """Attention of one row, each argument [heads, tokens, size of a head]."""
+    scores = query @ key.swapaxes(1, 2) / np.sqrt(query.shape[-1], dtype=np.float32)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    attended: Float32Array = weights / weights.sum(axis=-1, keepdims=True) @ value
+    return attended

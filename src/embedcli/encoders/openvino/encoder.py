@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # 4096: 144/261, 8192: 128/236, 16384: 115/206. With 1024 instead of 512 a network twice as wide loses 4 %, and rows of
 # 17 tokens gain.
 OPENVINO_BATCH_TOKENS = 1024
+# Sparse vectors are as wide as the vocabulary: 160 MB less than with 1,024 tokens, at the same speed.
+SPARSE_BATCH_TOKENS = 512
 # OpenVINO compiles and caches kernels per shape, so lengths are rounded up.
 OPENVINO_PAD_MULTIPLE = 8
 
@@ -108,6 +110,8 @@ class OpenVinoEncoder(BaseEncoder):
         self.tokenizer = network.build_tokenizer(request.config, request.config.max_seq_length)
         self.dim = int(network.metadata["dim"])
         self.kind = request.config.kind
+        if self.kind == "sparse":
+            self.batch_tokens = SPARSE_BATCH_TOKENS
         self.dtype = request.dtype
         traits = request.config.traits
         if traits is not None and traits.needs_equal_lengths:

@@ -51,6 +51,8 @@ log = logging.getLogger(__name__)
 # 1024: 1.93, 1536: 2.08, 2048: 1.92, 3072: 1.97, and 16384 no gain. The accelerators' are not measured but chosen:
 # wide enough to fill them, small beside their memory.
 TORCH_BATCH_TOKENS = {"cpu": 1536, "cuda": 65536, "xpu": 32768, "mps": 8192}
+# Sparse vectors are as wide as the vocabulary.
+SPARSE_CPU_BATCH_TOKENS = 512
 # Characters of a chunk that are tokenized and batched together, on all threads: about a million tokens.
 PORTION_CHARACTERS = 1 << 22
 # Lengths are padded up to a multiple, so that few shapes occur: MPS keeps a graph per shape, tensor cores like 8.
@@ -94,6 +96,8 @@ class TorchEncoder(BaseEncoder):
         self.batch_tokens = TORCH_BATCH_TOKENS.get(kind, 16384)
         self.pad_to_multiple_of = TORCH_PAD_MULTIPLES.get(kind, 8)
         self.kind = config.kind
+        if self.kind == "sparse" and kind == "cpu":
+            self.batch_tokens = SPARSE_CPU_BATCH_TOKENS
         self._transfer = DeviceTransfer(self.device, as_float16=_is_stored_as_float16(job))
         set_thread_count(job.threads or cpu_quota())
         self.model = self._load(self.dtype)

@@ -1,0 +1,102 @@
+"""The rejects of a job: write them to one file, and count them by kind of reason."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from embedcli import storage
+from embedcli.core.errors import EmbedcliError
+from embedcli.core.types import PartFile, Reject, RejectSummary, reject_kind
+from embedcli.outputs.target import OutputTarget
+
+
+def publish_rejects(target: OutputTarget, parts: Sequence[PartFile]) -> None:
+    """Merge the rejects of all part files, in input order, into the rejects file; remove an old one if there are none.
+
+    Args:
+        target: The output.
+        parts: All part files, in input order.
+    """
+    if any(part.rejects for part in parts):
+        merge_rejects(target, parts, target.rejects_path)
+    else:
+        storage.remove(target.rejects_path)
+
+
+def save_unpublished_rejects(target: OutputTarget, parts: Sequence[PartFile]) -> str:
+    """Write the rejects so far to a file beside the output, for a run that ends without publishing.
+
+    Returns:
+        The path of the file. The next run removes it.
+    """
+    merge_rejects(target, parts, target.unpublished_rejects_path)
+    return target.unpublished_rejects_path
+
+
+def merge_rejects(target: OutputTarget, parts: Sequence[PartFile], path: str) -> None:
+    """Write the rejects of part files, in their order, into one JSONL file.
+
+    Args:
+        target: The output, with its staging folder.
+        parts: The part files.
+        path: The file to write.
+    """
+    with storage.write_atomically(path, mode_of=target.marker_path) as out:
+        for part in parts:
+            if part.rejects:
+                out.write(storage.read_bytes(storage.join(target.staging_folder, str(part.stats["rejects_file"]))))
+
+
+class RejectCounter:
+    """Counts rejects by kind, and remembers the place of the first one."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._first = ""
+
+    def add(self, reject: Reject) -> None:
+        self._add(reject.reason, reject.source, reject.line)
+
+    def add_json_line(self, line: bytes) -> None:
+        """Count a line of a rejects file."""
+        row: dict[str, Any] = json.loads(line)
+        self._add(str(row["reason"]), str(row["source"]), int(row["line"]))
+
+    def _add(self, reason: str, source: str, line: int) -> None:
+        self._first = self._first or storage.format_location(source, line)
+        self._reasons[reject_kind(reason)] += 1
+
+    def summary(self, path: str | None = None) -> RejectSummary | None:
+        """Return the counts, the most frequent kind first; None without rejects.
+
+        Args:
+            path: The file that has the rejects.
+        """
+        return RejectSummary(dict(self._reasons.most_common()), self._first, path) if self._reasons else None
+
+
+def summarize_rejects_file(target: OutputTarget) -> RejectSummary | None:
+    """Count the rejects of a finished output; None without a readable rejects file.
+
+    They are read back from the file, so that the rejects of earlier runs of the job count as well.
+    """
+    counter = RejectCounter()
+    try:
+        for line in _read_lines(target.rejects_path):
+            counter.add_json_line(line)
+    except (EmbedcliError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return counter.summary(target.rejects_path)
+
+
+def _read_lines(path: str) -> Iterator[bytes]:
+    rest = b""
+    with storage.open_input(path) as blocks:
+        for block in blocks:
+            *lines, rest = (rest + block).split(b"\n")
+            yield from lines
+    if rest:
+        yield rest

@@ -1,0 +1,58 @@
+"""What the summary says about rejected rows: counts by reason, the first place, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from embedcli.core.counts import format_count
+from embedcli.readers import row_batch
+
+# Reasons that are named; the summary only counts the others.
+MAX_SHOWN_REASONS = 4
+# A suggestion needs this many rejects of one kind, and this share of all rows.
+MIN_REJECTS, MIN_SHARE = 3, 0.5
+# What to try when most rows are rejected for one reason: the option, and a sentence with the values to give.
+SUGGESTIONS = {
+    row_batch.WRONG_WIDTH_REASON: "another separator? try --delimiter tab, or --quote none if quotes are plain text",
+    row_batch.BAD_CSV_REASON: "quotes that are plain text? try --quote none",
+    row_batch.BAD_ENCODING_REASON: "not UTF-8? try --encoding latin-1, or --encoding utf-16",
+    row_batch.BAD_JSON_REASON: "not JSON lines? try --format csv, --format text or --format json",
+    row_batch.NOT_OBJECT_REASON: "not JSON objects? try --format text, or --format csv",
+    row_batch.MISSING_TEXT_REASON: "another column has the text? try --text-column COLUMN",
+    row_batch.EMPTY_TEXT_REASON: "another column has the text? try --text-column COLUMN",
+    row_batch.NOT_TEXT_REASON: "another column has the text? try --text-column COLUMN",
+    row_batch.MISSING_FIELD_REASON: "other columns have the text? try another --template",
+    row_batch.MISSING_ID_REASON: "another column has the ids? try --id-column COLUMN",
+}
+
+
+def format_rejects(report: Mapping[str, Any]) -> str:
+    """Format counts by reason, the first place and the file: "2 bad JSON, 1 text is empty; first: in.jsonl:3; ..."."""
+    reasons = report["reject_reasons"]
+    shown = [f"{each['rows']:,} {each['reason']}" for each in reasons[:MAX_SHOWN_REASONS]]
+    others = sum(each["rows"] for each in reasons[MAX_SHOWN_REASONS:])
+    if others:
+        shown.append(f"{others:,} for other reasons")
+    parts = [", ".join(shown), f"first: {report['first_reject']}"]
+    if report["rejects_path"]:
+        parts.append(f"all in {report['rejects_path']}")
+    return "; ".join(parts)
+
+
+def suggest_for_rejects(report: Mapping[str, Any]) -> list[str]:
+    """Return what to try if at least half of all rows were rejected for one reason; nothing otherwise."""
+    most = report["reject_reasons"][0]
+    if most["rows"] < max(MIN_REJECTS, MIN_SHARE * report["rows"].get("read", 0)):
+        return []
+    suggestion = SUGGESTIONS.get(most["reason"])
+    return [] if suggestion is None else [suggestion]
+
+
+def format_rejects_in_short(report: Mapping[str, Any]) -> str:
+    """One line for a quiet run: how many rows were rejected, where the first one is, and where all are."""
+    rejects = report["rows"]["rejects"]
+    text = f"{format_count(rejects, 'row was', 'rows were')} rejected"
+    if report["reject_reasons"]:
+        text += f"; first: {report['first_reject']} ({report['reject_reasons'][0]['reason']})"
+    return text + (f"; all in {report['rejects_path']}" if report["rejects_path"] else "")
