@@ -175,14 +175,15 @@ def pool_tokens(vectors: MultiVectors, factor: int) -> MultiVectors:
 
 
 def read_query_expansion(transformer: Any) -> QueryExpansion | None:
-    """How the Transformer module of a MultiVectorEncoder fills up queries; None if it does not.
+    """How the first module of a MultiVectorEncoder fills up queries; None if it does not.
 
     Raises:
         ModelError: It pads on the left and fills up to no fixed width, so that vectors would depend on the batch.
     """
-    expansion, tokenizer = transformer.query_expansion, transformer.tokenizer
+    expansion = getattr(transformer, "query_expansion", None)
     if expansion is None:
         return None
+    tokenizer = transformer.tokenizer
     if expansion["strategy"] != "fixed" and tokenizer.padding_side == "left":
         raise ModelError(
             "queries that are padded on the left and filled up to no fixed width depend on the batch",
