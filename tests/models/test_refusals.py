@@ -111,7 +111,7 @@ def test_other_heads_leave_an_ordinary_base_model(raw: Path, head: str) -> None:
 @pytest.mark.parametrize(
     ("module", "kind"),
     [
-        ("pylate.models.Dense.Dense", "ColBERT"),
+        ("pylate.models.Other.Other", "ColBERT"),
         ("sentence_transformers.cross_encoder.modules.LogitScore", "reranker"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_pipeline_of_another_kind(saved: Path, module: str, kind: str) -> None
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
-        ("CrossEncoder", "CrossEncoder"), ("MultiVectorEncoder", "ColBERT"), ("NewEncoder", "NewEncoder"),
+        ("CrossEncoder", "CrossEncoder"), ("NewEncoder", "NewEncoder"),
     ],
 )  # fmt: skip
 def test_a_folder_that_says_another_kind(saved: Path, kind: str, name: str) -> None:

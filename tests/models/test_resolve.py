@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ import models
 from embedcli import encoders
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.models import fingerprint, hub, resolve
-from embedcli.models.config import ModelConfig, model_identity, read_model_config, resolve_prompt
+from embedcli.models.config import ModelConfig, PromptNote, model_identity, read_model_config, resolve_prompt
 from embedcli.models.registry import MODEL_REGISTRY, find_registered_model
 from reference import job
 
@@ -538,3 +539,10 @@ def test_one_weight_format_is_downloaded() -> None:
     files = ["model.safetensors", "pytorch_model.bin", "2_Dense/pytorch_model.bin", "onnx/model.onnx", "rust_model.ot"]
     assert hub.select_files(files) == ["model.safetensors", "2_Dense/pytorch_model.bin"]
     assert hub.select_files(["pytorch_model.bin", "flax_model.msgpack"]) == ["pytorch_model.bin"]
+
+
+def test_the_note_of_a_prompt_passes_between_processes() -> None:
+    note = PromptNote("query: ", "named query")
+    # As pickle does it.
+    restored = copy.copy(note)
+    assert (restored, restored.prompt, restored.source) == (note, "query: ", "named query")

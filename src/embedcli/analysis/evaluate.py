@@ -27,7 +27,7 @@ from embedcli.core.job import Job
 from embedcli.core.sparse_vectors import SparseVectors
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
 
 # Documents retrieved per query, as in trec_eval.
 RETRIEVAL_DEPTH = 1000
@@ -44,7 +44,7 @@ class EncodersByPrompt:
         self._notify = notify
         self._loaded: dict[tuple[str, str | None], TextEncoder] = {}
 
-    def encode(self, texts: Sequence[str], job: Job | None = None) -> RowVectors:
+    def encode(self, texts: Sequence[str], job: Job | None = None) -> SingleVectors:
         """Encode texts with the prompt and task of `job` (by default those of the model)."""
         encoder = self._encoder(job or self.job)
         start = time.perf_counter()

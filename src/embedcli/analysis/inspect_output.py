@@ -19,7 +19,7 @@ from embedcli.outputs.dataset import VectorBlock, VectorDataset
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Float32Array
 
 MAX_EXAMPLES = 10
@@ -135,7 +135,7 @@ def to_json_value(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> RowVectors:
+def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> SingleVectors:
     """Return the vectors of a block as float32, dequantized if their ranges are known."""
     if isinstance(block.vectors, SparseVectors):
         return block.vectors
@@ -144,7 +144,7 @@ def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> RowVectors:
     return output.block_as_float32(block) if block.vectors.dtype != np.float32 else block.vectors
 
 
-def compute_vector_norms(vectors: RowVectors) -> NDArray[Any]:
+def compute_vector_norms(vectors: SingleVectors) -> NDArray[Any]:
     """Compute the length of each vector of any kind: [n], not finite if a value of the vector is not."""
     if isinstance(vectors, SparseVectors):
         rows = np.repeat(np.arange(len(vectors)), vectors.lengths)

@@ -13,7 +13,7 @@ from embedcli.core.sparse_vectors import SparseVectors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Float32Array, VectorKind
     from embedcli.outputs.dataset import VectorDataset
 
@@ -35,7 +35,9 @@ def check_same_kind(first: VectorDataset, second: VectorDataset) -> None:
         )
 
 
-def score_rows(queries: RowVectors, rows: RowVectors, metric: Metric, *, are_unit_rows: bool = False) -> Float32Array:
+def score_rows(
+    queries: SingleVectors, rows: SingleVectors, metric: Metric, *, are_unit_rows: bool = False
+) -> Float32Array:
     """Compute the similarity of each query with each row.
 
     Args:
@@ -54,7 +56,7 @@ def score_rows(queries: RowVectors, rows: RowVectors, metric: Metric, *, are_uni
     return scores
 
 
-def dot_products(queries: RowVectors, rows: RowVectors) -> Float32Array:
+def dot_products(queries: SingleVectors, rows: SingleVectors) -> Float32Array:
     """Compute the dot product of each query with each row: float32 [queries, rows]."""
     if isinstance(queries, SparseVectors) and isinstance(rows, SparseVectors):
         return sparse_dot_products(queries, rows)
@@ -63,7 +65,7 @@ def dot_products(queries: RowVectors, rows: RowVectors) -> Float32Array:
     return queries @ rows.T
 
 
-def row_cosines(first: RowVectors, second: RowVectors) -> NDArray[Any]:
+def row_cosines(first: SingleVectors, second: SingleVectors) -> NDArray[Any]:
     """Compute the cosine of each row of `first` with the same row of `second`: [n]; 0 if a row is all zeros."""
     if isinstance(first, SparseVectors) and isinstance(second, SparseVectors):
         products = sparse_row_products(first, second)
@@ -72,7 +74,7 @@ def row_cosines(first: RowVectors, second: RowVectors) -> NDArray[Any]:
     return np.asarray(np.einsum("ij,ij->i", normalize(first), normalize(second)))
 
 
-def normalize(vectors: RowVectors) -> Any:
+def normalize(vectors: SingleVectors) -> Any:
     """Scale vectors to length 1; zero vectors stay zero. Returns vectors of the same kind, in float32."""
     lengths = compute_vector_norms(vectors)
     divisors = np.where(lengths > 0, lengths, 1)

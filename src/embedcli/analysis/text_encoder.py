@@ -15,7 +15,7 @@ from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.progress import ExpectedRows, ProgressCounts
-from embedcli.core.row_vectors import as_dense
+from embedcli.core.row_vectors import as_dense, require_single
 from embedcli.core.types import Chunk, EncodedChunk, InputSplit, RunObserver
 from embedcli.encoders.hosted.canaries import describe_moved_canaries
 from embedcli.encoders.hosted.known_hosts import find_dialect
@@ -27,7 +27,7 @@ from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Float32Array, VectorKind
     from embedcli.models.files import ModelFiles
     from embedcli.outputs.dataset import VectorDataset
@@ -62,6 +62,12 @@ class TextEncoder:
         """
         self.metrics = MetricsCollector()
         self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify)
+        if self._encoder.kind == "multi_vector":
+            self._encoder.close()
+            raise UsageError(
+                f"{job.model} computes a vector for each token, and one for each text is needed here",
+                "use `embedcli encode`, which stores them all, or another model",
+            )
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
         self.job = job
@@ -78,7 +84,7 @@ class TextEncoder:
         """Encode texts; as `encode_vectors`, with sparse vectors as float32 [len(texts), dim]."""
         return as_dense(self.encode_vectors(texts, observer))
 
-    def encode_vectors(self, texts: Sequence[str], observer: RunObserver | None = None) -> RowVectors:
+    def encode_vectors(self, texts: Sequence[str], observer: RunObserver | None = None) -> SingleVectors:
         """Encode texts.
 
         Args:
@@ -99,7 +105,7 @@ class TextEncoder:
                     f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
                     "fix the text or leave it out",
                 )
-            vectors.add(encoded.chunk.lines[0] - 1, encoded.vectors)
+            vectors.add(encoded.chunk.lines[0] - 1, require_single(encoded.vectors))
         return vectors.finish()
 
     def encode_chunks(self, texts: Sequence[str], observer: RunObserver | None = None) -> Iterator[EncodedChunk]:

@@ -14,7 +14,7 @@ from embedcli.outputs.dataset import VectorBlock, VectorDataset
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import BoolArray, Float32Array
 
 
@@ -64,7 +64,12 @@ class TopK:
 
 
 def search_vectors(
-    output: VectorDataset, queries: RowVectors, k: int, metric: Metric | None = None, *, only: BoolArray | None = None
+    output: VectorDataset,
+    queries: SingleVectors,
+    k: int,
+    metric: Metric | None = None,
+    *,
+    only: BoolArray | None = None,
 ) -> list[Hits]:
     """Find the rows with the highest scores for each query.
 
@@ -95,7 +100,7 @@ def is_recorded_normalized(output: VectorDataset) -> bool:
     return output.precision == "float32" and output.vector_space.get("normalize") is True
 
 
-def block_as_float32(output: VectorDataset, block: VectorBlock) -> RowVectors:
+def block_as_float32(output: VectorDataset, block: VectorBlock) -> SingleVectors:
     """Return the vectors of a block as float32, without a copy if they are stored so."""
     if isinstance(block.vectors, SparseVectors) or block.vectors.dtype == np.float32:
         return block.vectors

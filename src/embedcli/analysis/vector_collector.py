@@ -9,7 +9,7 @@ import numpy as np
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import VectorKind
 
 
@@ -20,12 +20,12 @@ class VectorCollector:
         self._dense = np.empty((count if kind == "dense" else 0, dim), np.float32)
         self._sparse: list[SparseVectors] | None = None if kind == "dense" else [empty_sparse(dim)]
 
-    def add(self, start: int, vectors: RowVectors) -> None:
+    def add(self, start: int, vectors: SingleVectors) -> None:
         """Add the vectors of the rows from `start` on; sparse ones must come in order."""
         if isinstance(vectors, SparseVectors):
             (self._sparse or []).append(vectors)
         else:
             self._dense[start : start + len(vectors)] = vectors
 
-    def finish(self) -> RowVectors:
+    def finish(self) -> SingleVectors:
         return self._dense if self._sparse is None else concat_sparse(self._sparse)

@@ -24,6 +24,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.core.row_vectors import require_single
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
@@ -32,7 +33,7 @@ from embedcli.outputs.integrity import check_output_digests
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.outputs.vector_columns import StoredVectors
 
 # Lowest accepted cosine between a stored vector and the same text encoded again. Float32 vectors of two engines
@@ -215,16 +216,16 @@ class Verifier:
             for index, (_, rows) in enumerate(pending[start : start + len(encoded.chunk.texts)]):
                 for row in rows:
                     at = positions.get((index, row.window))
-                    self._compare(row, None if at is None else encoded.vectors[at : at + 1])
+                    self._compare(row, None if at is None else require_single(encoded.vectors)[at : at + 1])
 
-    def _compare(self, row: StoredRow, vector: RowVectors | None) -> None:
+    def _compare(self, row: StoredRow, vector: SingleVectors | None) -> None:
         cosine = self._cosine(row.vector, vector) if vector is not None else float("nan")
         self.stats.sampled_rows += 1
         self.stats.cosines.add(np.array([cosine] if np.isfinite(cosine) else []))
         if not cosine >= self.min_cosine:
             self.stats.deviating_rows.add(row.id)
 
-    def _cosine(self, stored: StoredVectors, vector: RowVectors) -> float:
+    def _cosine(self, stored: StoredVectors, vector: SingleVectors) -> float:
         """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error."""
         output = self.output
         if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):

@@ -18,12 +18,15 @@ from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Precision, Role
+from embedcli.models.refusals import find_model_kind
 from embedcli.models.similarity import read_similarity_name
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from numpy.typing import NDArray
+
+    from embedcli.models.files import ModelFiles
 
 
 class ArrayOptions(TypedDict, total=False):
@@ -59,6 +62,8 @@ class Model:
     def __init__(self, job: Job, notify: Notify = log_note) -> None:
         self._job, self._notify = job, notify
         self._files = encoders.resolve_model_files(job)
+        if self._files is not None and self._files.kind == "transformer":
+            refuse_multi_vector(self._files)
         self._saved = read_saved_prompts(job, self._files)
         texts = TextEncoder(job, notify, self._files)
         # One for each role and each prompt that is more than text before the text.
@@ -209,6 +214,15 @@ class Model:
             self._encoders[self._job].check_open()
             self._encoders[job] = TextEncoder(job, self._notify, self._files)
         return self._encoders[job]
+
+
+def refuse_multi_vector(files: ModelFiles) -> None:
+    """Raise UsageError for a model with a vector for each token: `Model.encode` returns one array."""
+    if find_model_kind(files) == "multi_vector":
+        raise UsageError(
+            f"{files.name} computes a vector for each token, and embedcli.load returns one for each text",
+            "use embedcli.encode_file, or MultiVectorEncoder of sentence-transformers",
+        )
 
 
 def check_batch_size(batch_size: Any) -> None:

@@ -35,6 +35,7 @@ class ModelOptions(TypedDict, total=False):
     precision: Precision
     top_k_terms: int | None
     min_weight: float | None
+    pool_factor: int | None
     device: str
     engine: InferenceEngine
     dtype: Dtype

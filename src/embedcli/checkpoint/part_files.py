@@ -12,6 +12,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import OutputError
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.types import Chunk, EncodedChunk, PartFile, Reject
 from embedcli.outputs import writers
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 PART_METADATA_KEY = "embedcli.part"
 DIGEST_HEX = 32
+# Only of vectors for each token: how many of them a part file holds.
+OPTIONAL_STAT_KEYS = ("token_vectors",)
 STAT_KEYS = ("vectors", "tokens", "truncated", "lost_tokens", "last", "changes", "rejects_file")
 PART_NAME_PATTERN = r"part-\d+-\d+-[0-9a-f]+\.arrow$"
 
@@ -107,6 +110,8 @@ def write_part_file(
         "rejects_file": None,
         "job": job_digest,
     }
+    if isinstance(encoded.vectors, MultiVectors):
+        metadata["token_vectors"] = len(encoded.vectors.values)
     if rejects:
         lines = b"".join(reject_to_json_line(reject) for reject in rejects)
         metadata["rejects_file"] = f"rejects-{name}-{hash_bytes(lines)}.jsonl"
@@ -167,6 +172,7 @@ def are_rejects_intact(staging_folder: str, part: PartFile) -> bool:
 def part_file_from_json(path: str, metadata: Mapping[str, Any]) -> PartFile:
     """Build the description of a part file from its path and its metadata."""
     stats = {name: metadata[name] for name in STAT_KEYS}
+    stats |= {name: metadata[name] for name in OPTIONAL_STAT_KEYS if name in metadata}
     counts = (metadata["rows"], metadata["read"], metadata["rejects"])
     return PartFile(parse_part_key(path), path, *counts, metadata["source_hash"], stats)
 

@@ -10,14 +10,15 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import storage
+from embedcli.checkpoint.merge_parts import measure_part, merge_parts
 from embedcli.checkpoint.part_files import (
     hash_bytes,
     hash_chunk,
     name_matches_digest,
     part_file_from_json,
     part_file_to_json,
-    read_part_tables,
 )
+from embedcli.core.batching import group_by_size
 from embedcli.core.types import Chunk, InputSplit, PartFile, Partition
 from embedcli.outputs import writers
 
@@ -117,13 +118,11 @@ def write_partition_files(
     Returns:
         The description of each file, as `PartitionRecord.files` holds it.
     """
-    counts = [part.stats["vectors"] for part in parts]
     paths: list[str] = []
-    for number, (first, last) in enumerate(writers.split_into_files(counts, layout.bytes_per_row, part_size)):
+    sizes = [measure_part(part, layout) for part in parts]
+    for number, (first, last) in enumerate(group_by_size(sizes, part_size)):
         path = target.staged_path(output_file_name(partition.index, number, target.format))
-        paths += writers.OUTPUT_WRITERS[target.format](
-            read_part_tables(parts[first:last]), path, layout, metadata, sum(counts[first:last])
-        )
+        paths += merge_parts(parts[first:last], path, target.format, layout, metadata)
     return tuple(describe_file(path) for path in paths)
 
 

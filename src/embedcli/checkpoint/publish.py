@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embedcli import storage
-from embedcli.checkpoint.part_files import combine_hashes, read_part_tables
+from embedcli.checkpoint.merge_parts import merge_parts
+from embedcli.checkpoint.part_files import combine_hashes
 from embedcli.checkpoint.partitions import PartitionRecord
 from embedcli.core.constants import PART_FILE_PATTERN
 from embedcli.core.types import PartFile
@@ -32,9 +33,7 @@ def publish_file(
     target: OutputTarget, parts: Sequence[PartFile], layout: OutputLayout, metadata: writers.Metadata
 ) -> None:
     """Merge all part files, in input order, into a single-file output."""
-    rows = sum(part.stats["vectors"] for part in parts)
-    write_output = writers.OUTPUT_WRITERS[target.format]
-    write_output(read_part_tables(parts), target.output, layout, metadata, rows)
+    merge_parts(parts, target.output, target.format, layout, metadata)
 
 
 def publish_folder(target: OutputTarget, records: Sequence[PartitionRecord], metadata: writers.Metadata) -> None:

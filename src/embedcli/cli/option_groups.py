@@ -16,7 +16,10 @@ PANELS: dict[str, tuple[str, ...]] = {
         "code_revision",
     ),
     "Long texts": ("max_seq_length", "overflow", "split_overlap"),
-    "Output": ("to", "precision", "truncate_dim", "normalize", "ranges_from", "top_k_terms", "min_weight", "part_size"),
+    "Output": (
+        "to", "precision", "truncate_dim", "normalize", "ranges_from", "top_k_terms", "min_weight", "pool_factor",
+        "part_size",
+    ),
     "Resume and update": (
         "overwrite", "update", "reuse", "max_removed", "stop_after", "max_seconds", "chunk_rows",
     ),

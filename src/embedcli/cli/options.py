@@ -84,6 +84,7 @@ JOB_FLAGS = (
     Flag("precision", Precision, "--precision", "Number format of the stored vectors."),
     Flag("top_k_terms", int, "--top-k-terms", "Sparse vectors: keep the N largest weights of each row."),
     Flag("min_weight", float, "--min-weight", "Sparse vectors: keep only weights of at least this size."),
+    Flag("pool_factor", int, "--pool-factor", "Multi-vector models: merge the tokens of a document to 1/N as many."),
     Flag(
         "ranges_from", str, "--ranges-from", "Use the int8/uint8 ranges of this output instead of sampling the input."
     ),

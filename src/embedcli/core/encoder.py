@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from embedcli.core.types import VectorKind
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array, Int32Array, Int64Array
+    from embedcli.core.row_vectors import EncodedVectors
+    from embedcli.core.types import Int32Array, Int64Array
 
 
 @dataclass
@@ -100,7 +101,8 @@ class BaseEncoder(TextTokenizer):
         batch_tokens: The preferred size of a batch, in padded tokens.
         pad_to_multiple_of: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
         kind: What a vector is: "dense", the default, or "sparse", a number for each word of a vocabulary, most of
-            them zero. `collect` returns both as float32 [batch, dim].
+            them zero; `collect` returns both as float32 [batch, dim]. Of "multi_vector", a dense vector for each token,
+            `collect` and `encode_float32` return `MultiVectors` of the batch's rows and `dim` dimensions.
         equal_lengths: Whether all rows of a batch must have the same number of tokens, because padding would change
             their vectors. False by default.
         portion_characters: Tokenize a chunk in portions of about this many characters, so that a fast device can start
@@ -135,14 +137,15 @@ class BaseEncoder(TextTokenizer):
         """
 
     @abstractmethod
-    def collect(self, output: Any) -> Float32Array:
+    def collect(self, output: Any) -> EncodedVectors:
         """Wait for a batch.
 
         Args:
             output: The result of `forward`.
 
         Returns:
-            float32 [batch, dim], in the order of the batch's rows. Rows that could not be encoded are NaN.
+            float32 [batch, dim], in the order of the batch's rows; of the kind "multi_vector" MultiVectors. Rows that
+            could not be encoded are NaN.
 
         Raises:
             DeviceOutOfMemoryError: The batch did not fit on the device.
@@ -150,7 +153,7 @@ class BaseEncoder(TextTokenizer):
         """
 
     @abstractmethod
-    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> EncodedVectors:
         """Encode rows one by one in float32, for a second attempt where a vector was not usable.
 
         Args:
@@ -158,7 +161,7 @@ class BaseEncoder(TextTokenizer):
             rows: int64 [n]: the rows to encode.
 
         Returns:
-            float32 [n, dim], in the order of `rows`.
+            float32 [n, dim], in the order of `rows`; of the kind "multi_vector" MultiVectors.
         """
 
     def has_verified_vectors(self, output: Any) -> bool:

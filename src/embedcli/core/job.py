@@ -11,7 +11,14 @@ from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputForma
 # How delimited files are written. Of these only what is not the default is part of a job's identity, so that jobs of
 # versions without these options go on.
 CSV_DEFAULTS = {"delimiter": None, "quote": None, "escape": None, "header": True, "skip_lines": 0}
-LATER_DEFAULTS = {"limit": None, "tokenizer": None, "top_k_terms": None, "min_weight": None, **CSV_DEFAULTS}
+LATER_DEFAULTS = {
+    "limit": None,
+    "tokenizer": None,
+    "top_k_terms": None,
+    "min_weight": None,
+    "pool_factor": None,
+    **CSV_DEFAULTS,
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Job:
     precision: Precision = "float32"
     top_k_terms: int | None = None
     min_weight: float | None = None
+    pool_factor: int | None = None
     # Inference: device, engine and the sizes that decide its speed
     device: str = "auto"
     engine: InferenceEngine = "auto"

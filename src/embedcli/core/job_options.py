@@ -17,7 +17,7 @@ from embedcli.core.job import Job
 
 MINIMUM_VALUES = {
     "limit": 1, "stop_after": 1, "batch_tokens": 1, "chunk_rows": 1, "threads": 1, "truncate_dim": 1,
-    "top_k_terms": 1,
+    "top_k_terms": 1, "pool_factor": 2,
     "max_seq_length": 1, "workers": 1, "rpm": 1, "tpm": 1, "max_concurrency": 1, "part_size": 1, "split_overlap": 0,
     "skip_lines": 0, "retry_cap": 0, "patience": 0, "num_cpus": 0, "num_gpus": 0,
 }  # fmt: skip

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.vectors import normalize_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import EncodedVectors, RowVectors
     from embedcli.core.types import BoolArray, Float32Array, Precision
 
 STORAGE_DTYPES: dict[str, Any] = {
@@ -80,13 +81,13 @@ def is_storable(vectors: RowVectors, precision: Precision) -> BoolArray:
     """Check that vectors are finite and not all zeros once they are stored.
 
     Args:
-        vectors: float32 [n, dim], or sparse vectors, of which zeros do not count.
+        vectors: float32 [n, dim], sparse vectors, of which zeros do not count, or vectors of tokens.
         precision: The number format; only float16 can overflow or round to zero.
 
     Returns:
         bool [n].
     """
-    if isinstance(vectors, SparseVectors):
+    if isinstance(vectors, SparseVectors | MultiVectors):
         is_bad = vectors.find_unusable()
         if precision == "float16":
             is_bad |= vectors.find_larger(FLOAT16_SAFE_RANGE[1])
@@ -97,15 +98,17 @@ def is_storable(vectors: RowVectors, precision: Precision) -> BoolArray:
     return np.asarray((largest > FLOAT16_SAFE_RANGE[0]) & (largest < FLOAT16_SAFE_RANGE[1]))
 
 
-def find_unusable(vectors: Float32Array) -> BoolArray:
+def find_unusable(vectors: EncodedVectors) -> BoolArray:
     """Find vectors that contain NaN or infinity, or only zeros.
 
     Args:
-        vectors: float32 [n, dim].
+        vectors: float32 [n, dim], or vectors of tokens, of which every row needs one.
 
     Returns:
         bool [n]: True for an unusable vector.
     """
+    if isinstance(vectors, MultiVectors):
+        return vectors.find_unusable()
     if not vectors.size:
         return np.zeros(len(vectors), bool)
     # The sum of squares takes a quarter of the time; only where it overflows or is zero are the values looked at.

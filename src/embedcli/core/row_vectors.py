@@ -1,4 +1,4 @@
-"""Vectors of rows, dense or sparse: collecting them batch by batch, and joining them."""
+"""Vectors of rows, dense, sparse or one for each token: collecting them batch by batch, and joining them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,30 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from embedcli.core import multi_vectors
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, sparsify
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.core.types import BoolArray, Float32Array, Int64Array
 
-    RowVectors: TypeAlias = Float32Array | SparseVectors
+    # What an encoder returns for a batch, and what is stored of a row.
+    EncodedVectors: TypeAlias = Float32Array | MultiVectors
+    RowVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors
+    # What is read of outputs with one vector for each row.
+    SingleVectors: TypeAlias = Float32Array | SparseVectors
 
 
 class VectorBuffer(ABC):
     """The vectors of n sequences, filled batch by batch."""
 
     @abstractmethod
-    def put(self, rows: Int64Array, vectors: Float32Array) -> None:
-        """Store the vectors of a batch: float32 [batch, dim], for the sequences `rows`."""
+    def put(self, rows: Int64Array, vectors: EncodedVectors) -> None:
+        """Store the vectors of a batch, as the encoder returned them, for the sequences `rows`."""
 
     @abstractmethod
     def finish(self) -> RowVectors:
-        """The vectors of all sequences; those that were never stored are zero."""
+        """The vectors of all sequences; those that were never stored are zero, or have no vectors."""
 
 
 class DenseBuffer(VectorBuffer):
@@ -34,8 +40,8 @@ class DenseBuffer(VectorBuffer):
     def __init__(self, count: int, dim: int) -> None:
         self._vectors = np.zeros((count, dim), np.float32)
 
-    def put(self, rows: Int64Array, vectors: Float32Array) -> None:
-        self._vectors[rows] = vectors
+    def put(self, rows: Int64Array, vectors: EncodedVectors) -> None:
+        self._vectors[rows] = _require_dense(vectors)
 
     def finish(self) -> Float32Array:
         return self._vectors
@@ -50,9 +56,9 @@ class SparseBuffer(VectorBuffer):
         self._rows: list[Int64Array] = []
         self._parts: list[SparseVectors] = []
 
-    def put(self, rows: Int64Array, vectors: Float32Array) -> None:
+    def put(self, rows: Int64Array, vectors: EncodedVectors) -> None:
         self._rows.append(rows)
-        self._parts.append(sparsify(vectors, self._top_k, self._min_weight))
+        self._parts.append(sparsify(_require_dense(vectors), self._top_k, self._min_weight))
 
     def finish(self) -> SparseVectors:
         nothing = SparseVectors(np.zeros(2, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), self._dim)
@@ -65,12 +71,70 @@ class SparseBuffer(VectorBuffer):
         return stored[positions]
 
 
+class MultiVectorBuffer(VectorBuffer):
+    """Vectors of tokens, each batch of which is released once it is copied to its place."""
+
+    def __init__(self, count: int, dim: int) -> None:
+        self._lengths = np.zeros(count, np.int64)
+        self._dim = dim
+        self._batches: list[tuple[Int64Array, MultiVectors]] = []
+
+    def put(self, rows: Int64Array, vectors: EncodedVectors) -> None:
+        if not isinstance(vectors, MultiVectors):
+            raise TypeError("one vector per row where each token has one")
+        self._lengths[rows] = vectors.lengths
+        self._batches.append((rows, vectors))
+
+    def finish(self) -> MultiVectors:
+        offsets = multi_vectors.offsets_of(self._lengths)
+        values = np.empty((int(offsets[-1]), self._dim), np.float32)
+        while self._batches:
+            rows, vectors = self._batches.pop()
+            for i, row in enumerate(rows.tolist()):
+                source = vectors.values[vectors.offsets[i] : vectors.offsets[i + 1]]
+                values[offsets[row] : offsets[row + 1]] = source
+        return MultiVectors(offsets, values)
+
+
+def concat_encoded(parts: Sequence[EncodedVectors]) -> EncodedVectors:
+    """Concatenate what an encoder returned for several batches, at least one."""
+    multi = [part for part in parts if isinstance(part, MultiVectors)]
+    return multi_vectors.concat_multi(multi) if multi else np.concatenate([_require_dense(part) for part in parts])
+
+
 def concat_vectors(parts: Sequence[RowVectors]) -> RowVectors:
-    """Concatenate vectors of one kind, at least one part; dense parts without rows do not count among sparse ones."""
+    """Concatenate vectors of one kind, at least one part; dense parts without rows do not count among others."""
     sparse = [part for part in parts if isinstance(part, SparseVectors)]
+    multi = [part for part in parts if isinstance(part, MultiVectors)]
+    if multi:
+        return multi_vectors.concat_multi(multi)
     return concat_sparse(sparse) if sparse else np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
 
 
+def replace_vectors(vectors: EncodedVectors, is_replaced: BoolArray, by: EncodedVectors) -> EncodedVectors:
+    """Vectors of one kind with other ones for the rows where `is_replaced`, bool [n], is true."""
+    if isinstance(vectors, MultiVectors) and isinstance(by, MultiVectors):
+        return multi_vectors.replace_rows(vectors, is_replaced, by)
+    replaced = np.array(_require_dense(vectors))
+    replaced[is_replaced] = _require_dense(by)
+    return replaced
+
+
+def require_single(vectors: RowVectors) -> SingleVectors:
+    """The same vectors. Raises TypeError if rows have a vector for each token."""
+    if isinstance(vectors, MultiVectors):
+        raise TypeError("rows have several vectors, and one is needed")
+    return vectors
+
+
 def as_dense(vectors: RowVectors) -> Float32Array:
-    """float32 [n, dim]."""
+    """float32 [n, dim]; the vectors of tokens one after the other: float32 [tokens, dim]."""
+    if isinstance(vectors, MultiVectors):
+        return vectors.values
     return vectors.to_dense() if isinstance(vectors, SparseVectors) else vectors
+
+
+def _require_dense(vectors: EncodedVectors) -> Float32Array:
+    if isinstance(vectors, MultiVectors):
+        raise TypeError("a vector for each token where a row has one")
+    return vectors

@@ -30,8 +30,9 @@ Overflow = Literal["truncate", "error", "reject", "split", "pool"]
 # Number format of the stored vectors (--precision).
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 # Number format of the computation (--dtype).
-# What the vectors of a model are: numbers in every dimension, or weights of some words of a vocabulary.
-VectorKind = Literal["dense", "sparse"]
+# What the vectors of a model are: numbers in every dimension, weights of some words of a vocabulary, or a dense vector
+# for each token.
+VectorKind = Literal["dense", "sparse", "multi_vector"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 InferenceEngine = Literal["auto", "torch", "openvino"]
 
@@ -197,7 +198,7 @@ class EncodedChunk:
         chunk: The chunk that was encoded.
         rows: int64 [n], ascending: the row of the chunk that each output row belongs to. Rows that were split into
             windows appear several times, rejected rows not at all.
-        vectors: float32 [n, dim], or `SparseVectors`.
+        vectors: float32 [n, dim], `SparseVectors` or `MultiVectors`.
         n_tokens: int32 [n]: tokens of the whole text before truncation, prompt and special tokens included.
         is_truncated: bool [n]: whether the text was longer than the encoder reads.
         text_hash: uint8 [n, 16]: hash of the text.

@@ -11,6 +11,7 @@ from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import RunObserver
+from embedcli.models.kind_options import check_options_for_kind
 
 if TYPE_CHECKING:
     from threading import Event
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from embedcli.encoders.torch.encoder import TorchEncoder
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
+
+# A row of 300 tokens in 128 dimensions has 150 kB, and a chunk is in memory several times.
+MULTI_VECTOR_CHUNK_ROWS = 512
 
 Notify = Callable[[str], None]
 
@@ -50,12 +54,14 @@ def load_encoder(
         from embedcli.encoders.hosted import encoder as hosted_encoder
 
         _reject_compile(job, "a hosted model is computed by its server")
+        check_options_for_kind(job, "dense")
         return hosted_encoder.load_hosted_encoder(job, notify, stop=stop)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder
 
         _reject_compile(job, "static vectors are averaged, not computed by a network")
+        check_options_for_kind(job, "dense")
         return static_encoder.load_static_encoder(files, job, notify)
     return _load_transformer(job, files, notify, on_phase)
 
@@ -73,11 +79,13 @@ def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any
     if job.model.startswith(HOSTED_PREFIX):
         from embedcli.encoders.hosted.identity import hosted_model_identity
 
+        check_options_for_kind(job, "dense")
         return hosted_model_identity(job)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder
 
+        check_options_for_kind(job, "dense")
         return static_encoder.static_model_identity(files, job)
     from embedcli.encoders.torch import device as torch_device
     from embedcli.models import config as model_config
@@ -101,7 +109,7 @@ def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
     from embedcli.models.traits import read_traits, write_traits
 
     # The job's own limit may be above the model's, and would cut what is measured: it comes in afterwards.
-    measured_job = replace(job, max_seq_length=None)
+    measured_job = replace(job, max_seq_length=None, pool_factor=None)
     declared, dtype = read_model_config(files, measured_job), torch_device.precision_class(job)
     traits = read_traits(files, declared, dtype)
     if traits is None:
@@ -115,9 +123,12 @@ def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
 def default_chunk_rows(job: Job, files: ModelFiles | None) -> int:
     """The default of --chunk-rows: low where rows take long, because a killed run loses one chunk; else high."""
     from embedcli.encoders.torch.device import runs_on_cpu
+    from embedcli.models.refusals import find_model_kind
 
     is_hosted = files is None
     is_static = files is not None and files.kind == "static"
+    if files is not None and not is_static and find_model_kind(files) == "multi_vector":
+        return MULTI_VECTOR_CHUNK_ROWS
     is_slow = is_hosted or (not is_static and runs_on_cpu(job))
     return DEFAULT_CHUNK_ROWS if is_slow else 16 * DEFAULT_CHUNK_ROWS
 
@@ -143,6 +154,12 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
     on_cpu = torch_device.runs_on_cpu(job)
     if job.engine == "openvino" and not on_cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
+    if config.kind == "multi_vector":
+        if job.engine == "openvino":
+            raise UsageError(
+                f"--engine openvino cannot compute the multi-vector model {job.model}", "use --engine torch"
+            )
+        return _load_torch(job, files, config, notify)
     if job.engine != "torch" and on_cpu:
         if job.compile:
             raise UsageError("--compile needs the PyTorch engine", "add --engine torch")

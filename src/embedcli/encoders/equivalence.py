@@ -11,6 +11,7 @@ import numpy as np
 from embedcli.core.batching import pack_batches
 from embedcli.core.encoder import Tokens
 from embedcli.core.memory import available_memory
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.vectors import SMALLEST_FLOAT32
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def build_probe(tokenizer: Any, encoder: Any, longest: int) -> EquivalenceProbe:
     texts = build_probe_texts(longest)
     tokens = truncate_rows(tokenizer.tokenize(texts), longest)
     rows = np.flatnonzero(tokens.lengths)
-    return EquivalenceProbe(texts, tokens, rows, encoder.encode_float32(tokens, rows), int(tokens.lengths.max()))
+    return EquivalenceProbe(
+        texts, tokens, rows, as_dense(encoder.encode_float32(tokens, rows)), int(tokens.lengths.max())
+    )
 
 
 def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
@@ -109,7 +112,7 @@ def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
 def describe_difference(probe: EquivalenceProbe, encoder: BaseEncoder) -> str | None:
     """Describe how the vectors of an encoder differ from those expected, in batches of many sizes; None if equal."""
     for batch in _choose_batches(probe, encoder):
-        vectors = encoder.collect(encoder.forward(probe.tokens, probe.rows[batch]))
+        vectors = as_dense(encoder.collect(encoder.forward(probe.tokens, probe.rows[batch])))
         expected = probe.expected_vectors[batch]
         if vectors.shape != expected.shape:
             return f"its vectors have the shape {vectors.shape}, and {expected.shape} in PyTorch"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcli import encoders, readers
 from embedcli.core.constants import HOSTED_PREFIX
-from embedcli.core.encoder import TextTokenizer
+from embedcli.core.encoder import BaseEncoder, TextTokenizer
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk
@@ -22,11 +22,12 @@ from embedcli.encoders.hosted.token_counting import (
     cut_into_windows,
     max_tokens_per_text,
 )
-from embedcli.estimate.output_size import MEASURED_ROWS, estimate_output_sizes
+from embedcli.estimate.output_size import MEASURED_ROWS, VectorShape, estimate_output_sizes
 from embedcli.estimate.throughput import MeasuredThroughput, measure_throughput
 from embedcli.estimate.token_counts import DistinctTextCounter, ReservoirSampler, TokenCounts
+from embedcli.estimate.token_vectors import measure_token_vectors
 from embedcli.models.config import resolve_prompt
-from embedcli.outputs.schema import ASSUMED_TERMS
+from embedcli.outputs.schema import ASSUMED_TERMS, ASSUMED_TOKENS
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
@@ -142,11 +143,12 @@ def estimate_job(job: Job, options: EstimateOptions, notify: Notify) -> dict[str
             throughput = measure_throughput(
                 list(scan.texts.values()), encoder, settings, job.chunk_rows or 1, options.seconds
             )
+        sizes = estimate_output_bytes(job, plan, scan, dim, encoder, throughput)
     return {
         **estimate_input(job, plan, scan, encoder),
         **estimate_tokens(job, scan, encoder, notify),
         "dim": dim,
-        "output_bytes": estimate_output_bytes(job, plan, scan, dim, estimate_terms(encoder, throughput)),
+        "output_bytes": sizes,
         "time": estimate_hosted_time(job, scan)
         if throughput is None
         else estimate_time(scan, throughput, encoder, load_seconds),
@@ -218,22 +220,27 @@ STANDARD_ERROR_KEYS = {"total": "tokens", "read": "read", "sent": "sent", "trunc
 
 
 def estimate_output_bytes(
-    job: Job, plan: InputPlan, scan: InputScan, dim: int | None, terms: float | None
+    job: Job,
+    plan: InputPlan,
+    scan: InputScan,
+    dim: int | None,
+    encoder: TextTokenizer,
+    throughput: MeasuredThroughput | None,
 ) -> dict[str, dict[str, int]] | None:
-    """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown.
-
-    `terms` is the mean number of terms of a sparse vector, None for dense vectors.
-    """
+    """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown."""
     if dim is None or scan.first_chunk is None:
         return None
-    rows = scan.token_counts.totals()["outputs"]
-    return estimate_output_sizes(plan.columns, dim, job.overflow == "split", scan.first_chunk, rows, terms)
+    texts, rows = scan.first_chunk.texts, scan.token_counts.totals()["outputs"]
+    shape = VectorShape("dense", dim)
+    if isinstance(encoder, BaseEncoder) and encoder.kind == "sparse":
+        shape = VectorShape("sparse", dim, estimate_terms(throughput))
+    elif isinstance(encoder, BaseEncoder) and encoder.kind == "multi_vector":
+        shape = VectorShape("multi_vector", dim, measure_token_vectors(encoder, texts) or ASSUMED_TOKENS)
+    return estimate_output_sizes(plan.columns, shape, job.overflow == "split", scan.first_chunk, rows)
 
 
-def estimate_terms(encoder: Any, throughput: MeasuredThroughput | None) -> float | None:
-    """The mean number of terms of a sparse vector as it was measured, else an assumption; None for dense vectors."""
-    if isinstance(encoder, HostedTokenizer) or encoder.kind == "dense":
-        return None
+def estimate_terms(throughput: MeasuredThroughput | None) -> float:
+    """The mean number of terms of a sparse vector as it was measured, else an assumption."""
     measured = None if throughput is None else throughput.terms_per_row
     return ASSUMED_TERMS if measured is None else measured
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
-from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision
+from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision, VectorKind
 from embedcli.core.vectors import normalize_rows
-from embedcli.models.sparse_options import SPARSE_PRECISIONS
+from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout
 
@@ -22,43 +23,69 @@ if TYPE_CHECKING:
 
 # Rows written to memory. More rows would change the result by less than kept texts vary.
 MEASURED_ROWS = 200
+MEASURED_MULTI_VECTOR_ROWS = 20
+STORED_PRECISIONS: dict[VectorKind, tuple[Precision, ...]] = {
+    "dense": get_args(Precision),
+    "sparse": SPARSE_PRECISIONS,
+    "multi_vector": MULTI_VECTOR_PRECISIONS,
+}
+
+
+@dataclass(frozen=True)
+class VectorShape:
+    """What the vectors of a row are like.
+
+    Attributes:
+        kind: What a vector is.
+        dim: Dimensions, before quantization.
+        per_row: Mean number of terms of a sparse vector, or of vectors of a row with one for each token.
+    """
+
+    kind: VectorKind
+    dim: int
+    per_row: float = 1.0
 
 
 def estimate_output_sizes(
-    columns: InputColumns, dim: int, windows: bool, chunk: Chunk, rows: float, terms: float | None = None
+    columns: InputColumns, shape: VectorShape, windows: bool, chunk: Chunk, rows: float
 ) -> dict[str, dict[str, int]]:
     """Estimate the bytes of an output by precision and format.
 
     Args:
         columns: Columns of the input.
-        dim: Number of dimensions.
+        shape: The vectors.
         windows: Whether rows are split into windows, which adds columns.
         chunk: Some rows, for the size of ids and kept columns.
         rows: Number of output rows.
-        terms: Mean number of terms of a sparse vector; None for dense vectors.
     """
-    count = min(len(chunk.texts), MEASURED_ROWS)
+    # Token vectors are measured in a few rows of as many vectors as the mean.
+    most = MEASURED_MULTI_VECTOR_ROWS if shape.kind == "multi_vector" else MEASURED_ROWS
+    count = min(len(chunk.texts), most)
     sample = replace(chunk, ids=chunk.ids.slice(0, count), kept_columns=chunk.kept_columns.slice(0, count))
-    vectors = fake_vectors(max(count, 2), dim, terms)
-    formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if terms is None or name != "npy"]
+    formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if shape.kind != "sparse" or name != "npy"]
+    vectors = fake_vectors(max(count, 2), shape)
+    ranges = quantization.compute_ranges(vectors) if isinstance(vectors, np.ndarray) else None
+    if isinstance(vectors, MultiVectors):
+        ranges = quantization.compute_ranges(vectors.values)
     sizes: dict[str, dict[str, int]] = {}
-    for precision in get_args(Precision) if terms is None else SPARSE_PRECISIONS:
-        ranges = None if isinstance(vectors, SparseVectors) else quantization.compute_ranges(vectors)
-        layout = OutputLayout(columns, dim, precision, windows, ranges, "dense" if terms is None else "sparse")
+    for precision in STORED_PRECISIONS[shape.kind]:
+        layout = OutputLayout(columns, shape.dim, precision, windows, ranges, shape.kind)
         table = layout.build_table(fake_encoded_chunk(sample, vectors[:count], windows))
         sizes[precision] = {name: round(bytes_per_row(table, layout, name) * rows) for name in formats}
     return sizes
 
 
-def fake_vectors(rows: int, dim: int, terms: float | None) -> RowVectors:
-    """Random vectors: dense ones of length 1, or sparse ones of `terms` terms each."""
+def fake_vectors(rows: int, shape: VectorShape) -> RowVectors:
+    """Random vectors of a shape: dense ones and those of tokens have length 1."""
     random = np.random.default_rng(0)
-    if terms is None:
-        return normalize_rows(random.standard_normal((rows, dim)).astype(np.float32))
-    length = min(dim, round(terms))
-    indices = np.concatenate([np.sort(random.choice(dim, length, replace=False)) for _ in range(rows)])
-    values = random.uniform(0, 3, len(indices)).astype(np.float32)
-    return SparseVectors(np.arange(rows + 1) * length, indices.astype(np.int32), values, dim)
+    length = min(shape.dim, round(shape.per_row)) if shape.kind == "sparse" else max(1, round(shape.per_row))
+    starts = np.arange(rows + 1) * length
+    if shape.kind == "sparse":
+        indices = np.concatenate([np.sort(random.choice(shape.dim, length, replace=False)) for _ in range(rows)])
+        values = random.uniform(0, 3, len(indices)).astype(np.float32)
+        return SparseVectors(starts, indices.astype(np.int32), values, shape.dim)
+    vectors = normalize_rows(random.standard_normal((rows * length, shape.dim)).astype(np.float32))
+    return MultiVectors(starts, vectors) if shape.kind == "multi_vector" else vectors
 
 
 def fake_encoded_chunk(chunk: Chunk, vectors: Any, windows: bool) -> EncodedChunk:
@@ -93,7 +120,9 @@ def bytes_per_row(table: pa.Table, layout: OutputLayout, format: OutputFormat) -
     measured = table if includes_vectors else table.drop_columns(["embedding"])
     measure = measure_arrow_bytes if format in ("arrow", "lance") else measure_parquet_bytes
     other_bytes = (measure(measured) - measure(measured.slice(0, 0))) / table.num_rows
-    return float((0 if includes_vectors else layout.bytes_per_row) + other_bytes)
+    vectors = table.column("embedding").combine_chunks().flatten() if layout.kind == "multi_vector" else table
+    vector_bytes = 0 if includes_vectors else layout.bytes_per_vector * len(vectors) / table.num_rows
+    return float(vector_bytes + other_bytes)
 
 
 def measure_parquet_bytes(table: pa.Table) -> int:

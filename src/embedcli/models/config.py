@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from embedcli.models.adapters import tokenizer_folder
 from embedcli.models.code import CodeReference, list_repositories
 from embedcli.models.code_repositories import check_code_is_trusted, read_code_references
 from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
+from embedcli.models.kind_options import check_options_for_kind
 from embedcli.models.limits import resolve_max_seq_length
+from embedcli.models.multi_vector import read_multi_vector_settings
 from embedcli.models.native import NativeEquivalent, find_native_modules
 from embedcli.models.refusals import find_vector_kind, refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
 from embedcli.models.routes import find_input_module, list_routed_modules
-from embedcli.models.sparse_options import check_options_for_kind
 from embedcli.models.traits import ModelTraits
 
 POOLING_KEYS = {
@@ -40,14 +41,20 @@ class PromptNote(str):
 
     Attributes:
         prompt: The prompt.
+        source: Where it comes from.
     """
 
     prompt: str
+    source: str
 
     def __new__(cls, prompt: str, source: str) -> PromptNote:
         note = super().__new__(cls, f"prompt: {prompt!r} ({source})")
-        note.prompt = prompt
+        note.prompt, note.source = prompt, source
         return note
+
+    def __reduce__(self) -> tuple[type[PromptNote], tuple[str, str]]:
+        """How it is restored in another process."""
+        return PromptNote, (self.prompt, self.source)
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     refuse_other_kinds(files, modules)
     kind = find_vector_kind(folder, modules)
     check_options_for_kind(job, kind)
-    task = _choose_route(files, modules, job)
+    task: Role | None = _choose_route(files, modules, job)
     first = find_input_module(folder, modules, task)
     if files.kind == "transformer":
         refuse_missing_packages(files, tokenizer_folder(files, first[1]))
@@ -126,32 +133,41 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     check_code_is_trusted(files, custom_code, job)
     saved = read_json_object(folder / "config_sentence_transformers.json")
     prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
-    prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
+    multi_vector = None
+    if kind == "multi_vector":
+        multi_vector = read_multi_vector_settings(folder, modules, job, folder / first[1])
+        task, prompts = multi_vector.role, dict(multi_vector.prompts)
+    # Texts of a multi-vector model are documents unless the job says otherwise.
+    asked = replace(job, as_=task) if multi_vector and job.as_ is None and task in prompts else job
+    prompt, source = resolve_prompt(asked, prompts, saved.get("default_prompt_name"))
     pooling, pools_prompt = _read_pooling(files, modules, task)
     base = files.find_base(first[1])
-    max_seq_length, max_positions = resolve_max_seq_length(folder, [first], job, base=base, traits=traits)
+    max_seq_length, max_positions = resolve_max_seq_length(
+        folder, [first], job, base=base, traits=traits, role_limit=None if multi_vector is None else multi_vector.limit
+    )
+    saved_dim = None if multi_vector else saved.get("truncate_dim")
     # Only the last module counts: modules behind a Normalize change the length again.
-    has_normalize = modules[-1][0] == "Normalize"
+    has_normalize = multi_vector.has_normalize if multi_vector else modules[-1][0] == "Normalize"
     return ModelConfig(
         pooling=pooling,
         max_seq_length=max_seq_length,
         max_positions=max_positions,
         normalize=has_normalize if job.normalize is None else job.normalize,
-        loses_unit_length=bool(saved.get("truncate_dim")) and job.truncate_dim is None and not job.normalize,
+        loses_unit_length=bool(saved_dim) and job.truncate_dim is None and not job.normalize,
         has_normalize=has_normalize,
         prompts=prompts,
         default_prompt_name=saved.get("default_prompt_name"),
         prompt=prompt,
         prompt_source=source,
         pools_prompt=pools_prompt,
-        truncate_dim=job.truncate_dim or saved.get("truncate_dim"),
+        truncate_dim=job.truncate_dim or saved_dim,
         is_saved_pipeline=(folder / "modules.json").is_file(),
         task=task,
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
         native=native,
         notes=(
-            *_write_notes(files, job, prompts, prompt, source),
+            *_write_notes(files, job, kind, prompts, prompt, source),
             *_write_code_notes(files, job, custom_code, native),
             *_describe_batches(files, traits),
         ),
@@ -228,7 +244,10 @@ def _read_pooling(files: ModelFiles, modules: list[tuple[str, str]], task: str |
     """The pooling modes, and whether they include the prompt."""
     folder = files.path
     paths = dict(reversed(list_routed_modules(folder, modules, task)))
-    if find_vector_kind(folder, modules) == "sparse":
+    kind = find_vector_kind(folder, modules)
+    if kind == "multi_vector":
+        return "none", True
+    if kind == "sparse":
         return _read_sparse_pooling(folder, paths.get("SpladePooling")), True
     path = paths.get("Pooling")
     if path is None:
@@ -270,9 +289,11 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
     return None
 
 
-def _write_notes(files: ModelFiles, job: Job, prompts: Mapping[str, str], prompt: str, source: str) -> tuple[str, ...]:
+def _write_notes(
+    files: ModelFiles, job: Job, kind: VectorKind, prompts: Mapping[str, str], prompt: str, source: str
+) -> tuple[str, ...]:
     notes: list[str] = []
-    if not (files.path / "modules.json").is_file() and files.kind == "transformer":
+    if kind == "dense" and not (files.path / "modules.json").is_file() and files.kind == "transformer":
         notes.append(f"{files.name} has no modules.json: {_default_pooling(files)} pooling is used")
     if prompt or job.as_ in ("query", "document"):
         notes.append(PromptNote(prompt, source))

@@ -35,6 +35,9 @@ TOKENIZER_FILES = (
 WORD_VECTOR_SUFFIXES = (".bin", ".txt", ".vec", ".kv", ".gz")
 # Modules that encode queries and documents differently; Asym is the old name of Router.
 ROUTER_MODULES = {"Router", "Asym"}
+# sentence-transformers loads its own class in place of these of other packages, whose code is not run.
+PYLATE_PREFIX = "pylate."
+OWN_NAMES = {"pylate.models.Dense.Dense": "sentence_transformers.base.modules.dense.Dense"}
 IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "assets", "__pycache__"}
 
 
@@ -139,6 +142,13 @@ def read_modules(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
+def has_pylate_module(folder: Path) -> bool:
+    """Whether a pipeline was saved by PyLate, by the names of its modules. Raises ModelError as `read_modules`."""
+    path = folder / "modules.json"
+    listed = _read_module_list(path) if path.is_file() else []
+    return any(str(module["type"]).startswith(PYLATE_PREFIX) for module in listed)
+
+
 def _read_module_list(path: Path) -> list[dict[str, Any]]:
     """The entries of a modules.json. Raises ModelError if it is something else than a list of modules."""
     content = read_json(path)
@@ -187,6 +197,7 @@ def _read_inner_modules(folder: Path, kind: str, *, is_root: bool) -> list[tuple
 
 
 def _class_name(dotted: str) -> str:
+    dotted = OWN_NAMES.get(dotted, dotted)
     return dotted.rpartition(".")[2] if dotted.startswith("sentence_transformers.") else dotted
 
 

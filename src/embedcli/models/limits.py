@@ -31,6 +31,7 @@ def resolve_max_seq_length(
     *,
     base: Path | None = None,
     traits: ModelTraits | None = None,
+    role_limit: int | None = None,
 ) -> tuple[int | None, int | None]:
     """Resolve the token limit of a job: the least of its tokenizer's, its settings' and its positions'.
 
@@ -41,6 +42,7 @@ def resolve_max_seq_length(
         base: The folder of the base model, if the first module is an adapter.
         traits: What was measured of the model; without them the positions are those that its config declares, of
             which some networks cannot use all.
+        role_limit: The limit that the model's files set for texts of the job's role, in place of the tokenizer's.
 
     Returns:
         The token limit, and the number of usable positions; None: no limit.
@@ -61,7 +63,7 @@ def resolve_max_seq_length(
                 f"use {positions} or less",
             )
         return job.max_seq_length, positions
-    limits = [limit for limit in (_read_saved_limit(root, base), positions) if limit]
+    limits = [limit for limit in (role_limit or _read_saved_limit(root, base), positions) if limit]
     return min(limits, default=traits.default_limit if traits else None), positions
 
 

@@ -9,28 +9,36 @@ from typing import Any
 
 from embedcli.core.errors import ModelError
 from embedcli.core.types import VectorKind
-from embedcli.models.files import WEIGHT_FILES, ModelFiles, lfs_pointer_error, read_json_object
+from embedcli.models.files import ModelFiles, has_pylate_module, lfs_pointer_error, read_json_object, read_modules
 from embedcli.models.fingerprint import fingerprinted_files
-from embedcli.models.weights import read_header
+from embedcli.models.multi_vector import (
+    ORIGINAL_ARCHITECTURE,
+    ORIGINAL_METADATA,
+    PYLATE_TYPE,
+    has_loadable_projection,
+    has_projection,
+)
 from embedcli.storage.lfs import MAX_POINTER_BYTES, is_lfs_pointer
 
 SPARSE_MODULES = {"SpladePooling", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding"}
-MULTI_VECTOR_MODULES = {"MultiVectorMask", "TokenPooling"}
+MULTI_VECTOR_MODULES = {"MultiVectorMask", "HierarchicalTokenPooling"}
 RERANKER_MODULES = {"LogitScore"}
 SPARSE_TAGS = {"splade", "sparse-encoder", "sparse"}
 SPARSE_ENCODER = "SparseEncoder"
+MULTI_VECTOR_ENCODER = "MultiVectorEncoder"
+VECTOR_KINDS: dict[str | None, VectorKind] = {SPARSE_ENCODER: "sparse", MULTI_VECTOR_ENCODER: "multi_vector"}
 EMBEDDING_MODEL_HINT = "use an embedding model (see `embedcli models`)"
 OTHER_KINDS = {
     "CrossEncoder": "is a reranker (CrossEncoder): it scores pairs of texts and computes no vector for one text",
     "SequenceClassification": "has a classification head: it is a reranker or a classifier, not an embedding model",
-    "MultiVectorEncoder": "is a multi-vector model (ColBERT): it computes a vector for each token, not one per text",
+    MULTI_VECTOR_ENCODER: "is a multi-vector model (ColBERT) without the projection of its tokens",
 }
 # A tokenizer of these files alone is read with these packages.
 SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model", "source.spm")
 
 
 def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) -> None:
-    """Refuse rerankers and multi-vector models.
+    """Refuse rerankers, and multi-vector models that lack their projection.
 
     sentence-transformers would load the network of a raw folder without its head and take the mean of its tokens,
     which is not what the model was trained for. Only heads with no use for embeddings are refused: a raw folder with a
@@ -43,22 +51,29 @@ def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) ->
         modules: Its pipeline, from `read_modules`.
 
     Raises:
-        ModelError: The model does not compute one vector per text, dense or sparse.
+        ModelError: The model computes no vectors for a text, dense, sparse or of its tokens.
     """
     kind = _find_other_kind(files.path, modules)
+    if kind == MULTI_VECTOR_ENCODER and has_loadable_projection(files.path, modules):
+        return
     if kind not in (None, SPARSE_ENCODER):
         reason = OTHER_KINDS.get(str(kind), f"was saved as a {kind}, which does not compute one vector per text")
         raise ModelError(f"{files.name} {reason}", EMBEDDING_MODEL_HINT)
 
 
 def find_vector_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> VectorKind:
-    """What the vectors of a model are, by its files: sparse ones for SPLADE and its relatives.
+    """What the vectors of a model are, by its files: sparse for SPLADE, several for each text for ColBERT.
 
     Args:
         folder: The model's folder.
         modules: Its pipeline, from `read_modules`.
     """
-    return "sparse" if _find_other_kind(folder, modules) == SPARSE_ENCODER else "dense"
+    return VECTOR_KINDS.get(_find_other_kind(folder, modules), "dense")
+
+
+def find_model_kind(files: ModelFiles) -> VectorKind:
+    """What the vectors of a transformer are, by its files. Raises ModelError if modules.json cannot be read."""
+    return find_vector_kind(files.path, read_modules(files.path))
 
 
 def refuse_lfs_pointers(path: Path) -> None:
@@ -119,12 +134,12 @@ def is_installed(package: str) -> bool:
 def _find_other_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> str | None:
     saved = read_json_object(folder / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
     if saved != "SentenceTransformer":
-        return str(saved)
+        return MULTI_VECTOR_ENCODER if saved == PYLATE_TYPE else str(saved)
     kinds = {kind for kind, _ in modules}
     if kinds & SPARSE_MODULES:
         return SPARSE_ENCODER
-    if kinds & MULTI_VECTOR_MODULES or any(kind.startswith("pylate.") for kind in kinds):
-        return "MultiVectorEncoder"
+    if kinds & MULTI_VECTOR_MODULES or has_pylate_module(folder):
+        return MULTI_VECTOR_ENCODER
     if kinds & RERANKER_MODULES:
         return "CrossEncoder"
     return None if (folder / "modules.json").is_file() else _find_kind_of_raw_folder(folder)
@@ -133,19 +148,13 @@ def _find_other_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> str | 
 def _find_kind_of_raw_folder(folder: Path) -> str | None:
     config = read_json_object(folder / "config.json")
     head = str(next(iter(config.get("architectures") or []), ""))
-    if head == "HF_ColBERT" or (folder / "artifact.metadata").is_file() or _has_projection(folder):
-        return "MultiVectorEncoder"
+    if head == ORIGINAL_ARCHITECTURE or (folder / ORIGINAL_METADATA).is_file() or has_projection(folder):
+        return MULTI_VECTOR_ENCODER
     if head.endswith("ForSequenceClassification"):
         return "SequenceClassification"
     if config.get("sentence_transformers", {}).get("activation_fn"):
         return "CrossEncoder"
     return SPARSE_ENCODER if head.endswith("ForMaskedLM") and SPARSE_TAGS & _read_tags(folder) else None
-
-
-def _has_projection(folder: Path) -> bool:
-    """Whether the weights have a layer beside the network, as ColBERT's projection of every token."""
-    weights = folder / WEIGHT_FILES[0]
-    return weights.is_file() and "linear.weight" in read_header(weights)
 
 
 def _read_tags(folder: Path) -> set[str]:

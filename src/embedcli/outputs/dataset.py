@@ -25,7 +25,7 @@ from embedcli.outputs.vector_files import VectorFile, translate_read_errors
 from embedcli.outputs.vector_formats import open_vector_file
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Float32Array, Precision, VectorKind
     from embedcli.outputs.vector_columns import StoredVectors
 
@@ -172,7 +172,7 @@ class VectorDataset:
                 f"{storage.format_location(self.path)}: has {self.kind} vectors, and {what_for} needs dense ones", hint
             )
 
-    def block_vectors(self, block: VectorBlock) -> RowVectors:
+    def block_vectors(self, block: VectorBlock) -> SingleVectors:
         """Return the vectors of a block in float32, sparse ones as they are; see `block_as_float32`."""
         return block.vectors if isinstance(block.vectors, SparseVectors) else self.block_as_float32(block)
 

@@ -17,7 +17,7 @@ from embedcli.outputs.schema import OutputLayout
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Float32Array, Int64Array
     from embedcli.outputs.vector_columns import StoredVectors
 
@@ -54,7 +54,7 @@ class VectorStore(ABC):
         """Open the closed files for reading."""
 
     @abstractmethod
-    def take(self, rows: Int64Array) -> RowVectors:
+    def take(self, rows: Int64Array) -> SingleVectors:
         """Return the vectors of some rows, in their order, as float32."""
 
     def close(self) -> None:

@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from embedcli.core import quantization
 from embedcli.core.constants import WINDOW_COLUMNS
+from embedcli.core.multi_vectors import MultiVectors, offsets_of
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 # Vectors per row group. Readers load whole row groups, and some fail on very large ones; 16 to 64 MB is safe.
 ROW_GROUP_BYTES = 32 << 20
+# Vectors of a row of a multi-vector model, for sizes that are needed before they are known: passages of 100 words.
+ASSUMED_TOKENS = 128
 # Terms of a sparse vector, for sizes that are needed before the vectors are known; SPLADE models keep 50 to 400.
 ASSUMED_TERMS = 256
 
@@ -54,9 +58,14 @@ class OutputLayout:
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of the stored vector of a row; an assumption for sparse vectors, whose sizes differ."""
+        """Bytes of the stored vectors of a row; an assumption for sparse and multi-vector rows, whose sizes differ."""
         if self.kind == "sparse":
             return ASSUMED_TERMS * (4 + int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize))
+        return self.bytes_per_vector * (ASSUMED_TOKENS if self.kind == "multi_vector" else 1)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bytes of one stored vector, dense or of a token."""
         return self.stored_width * int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize)
 
     def schema(self) -> pa.Schema:
@@ -80,14 +89,20 @@ class OutputLayout:
         value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[self.precision])
         if self.kind == "sparse":
             return sparse_type(value)
-        return pa.list_(pa.field("element", value, nullable=False), self.stored_width)
+        vector = pa.list_(pa.field("element", value, nullable=False), self.stored_width)
+        return pa.list_(pa.field("element", vector, nullable=False)) if self.kind == "multi_vector" else vector
 
     def _store_vectors(self, vectors: RowVectors) -> pa.Array:
         """Vectors as an array of the column `embedding`, in their number format."""
         if isinstance(vectors, SparseVectors):
             return sparse_to_arrow(vectors, quantization.STORAGE_DTYPES[self.precision])
-        stored = np.ascontiguousarray(quantization.quantize(vectors, self.precision, self.ranges))
-        return pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=self._vector_type())
+        stored = np.ascontiguousarray(quantization.quantize(as_dense(vectors), self.precision, self.ranges))
+        numbers, kind = numpy_to_arrow(stored.reshape(-1)), self._vector_type()
+        if not isinstance(vectors, MultiVectors):
+            return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
+        offsets = numpy_to_arrow(vectors.offsets.astype(np.int32))
+        tokens = pa.FixedSizeListArray.from_arrays(numbers, type=kind.value_type)
+        return pa.ListArray.from_arrays(offsets, tokens, type=kind)
 
     def kept_columns(self) -> list[pa.Field]:
         fields = [pa.field(name, kind) for name, kind in self.input_columns.kept_types.items()]
@@ -193,6 +208,29 @@ def split_tables(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], lis
     """Split off the first `rows` rows. Returns them and the rest, each as a list of one table."""
     joined = pa.concat_tables(tables)
     return [joined.slice(0, rows)], [joined.slice(rows)]
+
+
+def is_multi_vector_type(kind: pa.DataType) -> bool:
+    """Whether a column of this type has a vector for each token of a row."""
+    return bool(pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type))
+
+
+def token_vectors_from_table(table: pa.Table) -> tuple[Int64Array, Any]:
+    """The stored vectors of tokens of a table.
+
+    Args:
+        table: With a column `embedding` for which `is_multi_vector_type` is true.
+
+    Returns:
+        int64 [rows + 1], where each row's vectors begin and end; and the vectors, [tokens, width], as they are stored.
+    """
+    kind = table.schema.field("embedding").type
+    chunks = [chunk for chunk in table.column("embedding").chunks if len(chunk)]
+    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
+    width = kind.value_type.list_size
+    stored = [chunk.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
+    dtype = kind.value_type.value_type.to_pandas_dtype()
+    return offsets_of(np.concatenate([*lengths, []])), np.concatenate([*stored, np.empty((0, width), dtype)])
 
 
 def vectors_from_table(table: pa.Table) -> Any:

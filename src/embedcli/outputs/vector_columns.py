@@ -155,6 +155,11 @@ def find_vector_column(schema: pa.Schema, path: str) -> str:
     found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
     chosen = next((name for name in VECTOR_COLUMN_NAMES if name in found), found[0] if len(found) == 1 else None)
     if chosen is None:
+        if any(is_multi_vector_type(field.type) for field in schema):
+            raise UsageError(
+                f"{storage.format_location(path)}: has a vector for each token, and one for each row is needed",
+                "read the file with pyarrow, as the guide to multi-vector models shows",
+            )
         raise UsageError(
             f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
             "name an output of `embedcli encode`",
@@ -168,6 +173,11 @@ def is_vector_type(kind: pa.DataType) -> bool:
         return False
     value = kind.value_type
     return bool(pa.types.is_floating(value) or pa.types.is_int8(value) or pa.types.is_uint8(value))
+
+
+def is_multi_vector_type(kind: pa.DataType) -> bool:
+    """Whether a type is a list of vectors."""
+    return bool(is_list_type(kind) and is_vector_type(kind.value_type))
 
 
 def is_sparse_type(kind: pa.DataType) -> bool:

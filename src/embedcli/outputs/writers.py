@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -15,14 +16,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
-from embedcli.core import batching, quantization
+from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.terminal import escape_json_line
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import digests
 from embedcli.outputs import lance as lance_output
-from embedcli.outputs.schema import ROW_GROUP_BYTES, OutputLayout, regroup_by_bytes, regroup_tables, vectors_from_table
+from embedcli.outputs.schema import (
+    ROW_GROUP_BYTES,
+    OutputLayout,
+    is_multi_vector_type,
+    regroup_by_bytes,
+    regroup_tables,
+    token_vectors_from_table,
+    vectors_from_table,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import EncodedChunk
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 BITS_PER_BYTE = 8
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 VECTOR_COLUMN_PATH = "embedding.list.element"
+MULTI_VECTOR_COLUMN_PATH = "embedding.list.element.list.element"
 SPARSE_INDICES_PATH = "embedding.indices.list.element"
 SPACE_METADATA_KEY = "embedcli"
 JOB_METADATA_KEY = "embedcli.job"
@@ -99,6 +109,9 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
     vector = schema.field("embedding").type if "embedding" in schema.names else None
     if vector is not None and pa.types.is_struct(vector):
         codecs[SPARSE_INDICES_PATH] = "ZSTD"
+    elif vector is not None and is_multi_vector_type(vector):
+        if vector.value_type.value_type.bit_width == BITS_PER_BYTE:
+            codecs[MULTI_VECTOR_COLUMN_PATH] = "ZSTD"
     elif vector is not None and vector.value_type.bit_width == BITS_PER_BYTE:
         # Parquet stores 8-bit integers in 32 bits; zstd removes the padding at 1 GB/s.
         codecs[VECTOR_COLUMN_PATH] = "ZSTD"
@@ -284,11 +297,7 @@ def table_to_json_lines(table: pa.Table) -> Iterator[bytes]:
     """Yield each row as a line of JSON, with hashes in hex, bytes in base64 and times in ISO 8601."""
     import orjson
 
-    vectors = (
-        table.column("embedding").to_pylist()
-        if pa.types.is_struct(table.schema.field("embedding").type)
-        else vectors_from_table(table)
-    )
+    vectors = list_stored_vectors(table)
     others = table_to_rows(table.drop_columns(["embedding"]))
     at = table.schema.get_field_index("embedding")
     for row, vector in zip(others, vectors, strict=True):
@@ -298,6 +307,17 @@ def table_to_json_lines(table: pa.Table) -> Iterator[bytes]:
         yield orjson.dumps(
             complete, default=_to_json_type, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
         )
+
+
+def list_stored_vectors(table: pa.Table) -> Any:
+    """The stored vectors of each row, in order, as values that orjson can write."""
+    kind = table.schema.field("embedding").type
+    if pa.types.is_struct(kind):
+        return table.column("embedding").to_pylist()
+    if is_multi_vector_type(kind):
+        offsets, vectors = token_vectors_from_table(table)
+        return [vectors[start:stop] for start, stop in pairwise(offsets.tolist())]
+    return vectors_from_table(table)
 
 
 def to_json_values(values: Sequence[Any]) -> list[Any]:
@@ -361,17 +381,3 @@ def translate_stdout_errors() -> Iterator[None]:
             raise OutputError(
                 "stdout was closed before all rows were written", "read the stream to its end, or write to a file"
             ) from None
-
-
-def split_into_files(rows: Sequence[int], bytes_per_row: int, part_size: int) -> list[tuple[int, int]]:
-    """Group successive chunks into output files of up to `part_size` bytes of vectors, at least one chunk each.
-
-    Args:
-        rows: Output rows of each chunk.
-        bytes_per_row: Bytes of one stored vector.
-        part_size: Upper bound in bytes.
-
-    Returns:
-        Ranges [first, last) of chunk indices.
-    """
-    return list(batching.group_by_size((count * bytes_per_row for count in rows), part_size))

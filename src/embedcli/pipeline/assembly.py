@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.arrow_values import scalar_to_python
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.quantization import is_storable, truncate_and_normalize
 from embedcli.core.row_vectors import concat_vectors
 from embedcli.core.sparse_vectors import SparseVectors
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from embedcli.core.types import BoolArray, Int32Array, Int64Array
 
 NO_TERM_REASON = "no term of its sparse vector is left"
+NO_TOKEN_VECTOR_REASON = "no vector of its tokens is left, or one of them is not finite"
 
 
 def assemble_chunk(progress: ChunkInProgress, settings: EncodingSettings) -> EncodedChunk:
@@ -83,7 +85,7 @@ def compute_portion_result(portion: TokenizedPortion, settings: EncodingSettings
     lost = (tokens.untruncated_lengths - tokens.read_lengths).astype(np.int32)
     counts, starts = tokens.untruncated_lengths, windows.text_starts
     columns = build_window_columns(windows) if settings.overflow == "split" else {}
-    if isinstance(vectors, SparseVectors):
+    if isinstance(vectors, SparseVectors | MultiVectors):
         rejected = find_unstorable_texts(vectors, starts, settings.precision) | collect_rejected_texts(portion)
         return PortionResult(vectors, counts, lost > 0, lost, starts, columns, rejected)
     if settings.overflow == "pool" and len(windows.sequences):
@@ -131,6 +133,8 @@ def find_unstorable_texts(vectors: RowVectors, starts: Int64Array, precision: Pr
     reason = f"in {vectors.shape[1]} dimensions of {precision} its vector would be zero or not finite"
     if isinstance(vectors, SparseVectors):
         reason = NO_TERM_REASON
+    if isinstance(vectors, MultiVectors):
+        reason = NO_TOKEN_VECTOR_REASON
     texts = np.searchsorted(starts, np.flatnonzero(~is_storable(vectors, precision)), side="right") - 1
     return dict.fromkeys(texts.tolist(), reason)
 

@@ -13,6 +13,7 @@ from embedcli.core import batching
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import DeviceOutOfMemoryError, ModelError
 from embedcli.core.quantization import find_unusable
+from embedcli.core.row_vectors import replace_vectors
 from embedcli.core.types import Chunk, EncodedChunk
 from embedcli.pipeline.assembly import assemble_chunk
 from embedcli.pipeline.control import RunControl
@@ -27,7 +28,8 @@ from embedcli.pipeline.preparation import (
 )
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.core.row_vectors import EncodedVectors
+    from embedcli.core.types import Int64Array
 
 
 OnBatch = Callable[[], None]
@@ -198,7 +200,7 @@ class BatchScheduler:
         return batching.padded_token_count(portion.tokens.lengths[rows], self.encoder.pad_to_multiple_of)
 
     def _store_vectors(
-        self, portion: TokenizedPortion, rows: Int64Array, vectors: Float32Array, is_verified: bool
+        self, portion: TokenizedPortion, rows: Int64Array, vectors: EncodedVectors, is_verified: bool
     ) -> None:
         if vectors.shape != (len(rows), self.encoder.dim):
             raise ModelError(
@@ -225,17 +227,17 @@ class BatchScheduler:
         self.metrics.progress.embedded_rows += portion.mark_done(sequences)
         self.on_batch()
 
-    def _retry_unusable(self, portion: TokenizedPortion, rows: Int64Array, vectors: Float32Array) -> Float32Array:
+    def _retry_unusable(self, portion: TokenizedPortion, rows: Int64Array, vectors: EncodedVectors) -> EncodedVectors:
         """Encode rows without a usable vector again in float32, and reject those that still have none."""
         unusable = find_unusable(vectors)
         if not unusable.any():
             return vectors
-        vectors = np.array(vectors)
         reasons = {int(i): self.encoder.reject_reason(portion.tokens, int(i)) for i in rows[unusable]}
         retried = unusable & np.array([reasons.get(int(i)) is None for i in rows])
         if retried.any():
             self.metrics.retried_rows += int(retried.sum())
-            vectors[retried] = self.encoder.encode_float32(portion.tokens, rows[retried])
+            again = self.encoder.encode_float32(portion.tokens, rows[retried])
+            vectors = replace_vectors(vectors, retried, again)
         for i in rows[find_unusable(vectors)]:
             portion.reject_reasons[int(i)] = reasons.get(int(i)) or NOT_FINITE_REASON
         return vectors

@@ -13,7 +13,7 @@ from embedcli.core.batching import group_by_size
 from embedcli.core.encoder import BaseEncoder, TextTokenizer, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.row_vectors import DenseBuffer, SparseBuffer, VectorBuffer
+from embedcli.core.row_vectors import DenseBuffer, MultiVectorBuffer, SparseBuffer, VectorBuffer
 from embedcli.core.types import Chunk, Overflow, Precision, ReusedVectors
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.windows import (
@@ -209,6 +209,8 @@ def make_buffer(count: int, encoder: BaseEncoder, settings: EncodingSettings) ->
     """An empty buffer for the vectors of `count` sequences, of the encoder's kind."""
     if encoder.kind == "sparse":
         return SparseBuffer(count, encoder.dim, settings.top_k_terms, settings.min_weight)
+    if encoder.kind == "multi_vector":
+        return MultiVectorBuffer(count, encoder.dim)
     return DenseBuffer(count, encoder.dim)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ import pyarrow as pa
 
 from embedcli import __version__, encoders, storage
 from embedcli.core.encoder import BaseEncoder
-from embedcli.core.errors import OutputError
+from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns, InputPlan
 from embedcli.outputs import writers
+from embedcli.outputs.multi_vector_npy import PLACE_COLUMNS
 from embedcli.outputs.schema import OutputLayout
 
 if TYPE_CHECKING:
@@ -49,22 +51,38 @@ def build_vector_space(job: Job, encoder: BaseEncoder, ranges: Float32Array | No
         "truncate_dim": job.truncate_dim,
         "precision": job.precision,
         **({} if encoder.kind == "dense" else {"kind": encoder.kind}),
-        **{name: value for name, value in list_sparse_settings(job).items() if value is not None},
+        **{name: value for name, value in list_kind_settings(job).items() if value is not None},
         **({} if ranges is None else {"ranges": ranges.tolist()}),
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
 
 
-def list_sparse_settings(job: Job) -> dict[str, Any]:
-    """Which entries of sparse vectors are kept."""
-    return {"top_k_terms": job.top_k_terms, "min_weight": job.min_weight}
+def list_kind_settings(job: Job) -> dict[str, Any]:
+    """Which entries of sparse vectors are kept, and how many vectors of tokens are merged into one."""
+    return {"top_k_terms": job.top_k_terms, "min_weight": job.min_weight, "pool_factor": job.pool_factor}
 
 
 def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float32Array | None = None) -> OutputLayout:
-    """Return the columns of an output; the arguments are those of `build_vector_space`."""
+    """Return the columns of an output; the arguments are those of `build_vector_space`.
+
+    Raises:
+        UsageError: A kept column has a name that the output needs itself.
+    """
     dim = encoders.stored_dim(job, encoder.dim)
+    if encoder.kind == "multi_vector" and writers.resolve_output_format(job.output, job.to) == "npy":
+        check_kept_names(plan.columns.kept_types)
     return OutputLayout(plan.columns, dim, job.precision, job.overflow == "split", ranges, encoder.kind)
+
+
+def check_kept_names(names: Iterable[str]) -> None:
+    """Raise UsageError for kept columns with names that the ids file of an .npy matrix of token vectors has itself."""
+    taken = [name for name in names if name in PLACE_COLUMNS]
+    if taken:
+        raise UsageError(
+            f"a column named {taken[0]!r} cannot be kept beside an .npy file of token vectors, which has its own",
+            "rename the column, leave it out of --keep, or use --to parquet",
+        )
 
 
 def write_vector_space(staging_folder: str, layout: OutputLayout, vector_space: dict[str, Any]) -> None:

@@ -147,7 +147,13 @@ def build_tokens(rows: Sequence[Sequence[int]], untruncated_lengths: Int32Array)
 
 
 def pad_rows(
-    tokens: Tokens, rows: Int64Array, pad_to_multiple_of: int, pad_id: int, left: bool, most: int | None = None
+    tokens: Tokens,
+    rows: Int64Array,
+    pad_to_multiple_of: int,
+    pad_id: int,
+    left: bool,
+    most: int | None = None,
+    at_least: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pad rows to one width.
 
@@ -158,6 +164,7 @@ def pad_rows(
         pad_id: The id of the padding token.
         left: Whether to pad on the left.
         most: The width is not rounded up beyond this many tokens, the model's positions.
+        at_least: The smallest width.
 
     Returns:
         Token ids and attention mask, both int64 [batch, width].
@@ -167,6 +174,7 @@ def pad_rows(
     width = round_up_length(longest, pad_to_multiple_of)
     if most is not None:
         width = max(longest, min(width, most))
+    width = max(width, at_least)
     column = np.arange(width)
     mask = column >= (width - lengths)[:, None] if left else column < lengths[:, None]
     ids = np.full((len(rows), width), pad_id, np.int64)

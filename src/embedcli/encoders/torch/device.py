@@ -111,3 +111,18 @@ def _may_have_accelerator() -> bool:
         return False
     devices = Path("/dev")
     return any(devices.glob("nvidia[0-9]*")) or (devices / "kfd").exists() or (devices / "dxg").exists()
+
+
+def set_thread_count(count: int | None) -> None:
+    """Compute on this many threads of the CPU; None or 0 leaves torch's own number."""
+    import torch
+
+    if count:
+        torch.set_num_threads(count)
+
+
+def torch_version() -> str:
+    """The version of torch, with its build."""
+    import torch
+
+    return str(torch.__version__)

@@ -15,13 +15,14 @@ from embedcli.core.cpu import count_usable_cores, cpu_quota
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
+from embedcli.core.row_vectors import as_dense, concat_encoded
 from embedcli.encoders.equivalence import row_cosines
 from embedcli.encoders.errors import is_out_of_memory
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer
 from embedcli.encoders.tokenize.fast import FastTokenizer, pad_rows, pad_token_types
 from embedcli.encoders.torch import attention_masks, linear_prepack, memory_budget, varlen_attention
 from embedcli.encoders.torch import compile as torch_compile
-from embedcli.encoders.torch.device import select_device, select_dtype
+from embedcli.encoders.torch.device import select_device, select_dtype, set_thread_count, torch_version
 from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_device_errors, translate_load_errors
 from embedcli.encoders.torch.export import TraceablePipeline, prepare_for_tracing
 from embedcli.encoders.torch.pipeline import (
@@ -41,6 +42,7 @@ from embedcli.models.traits import ModelTraits
 if TYPE_CHECKING:
     import torch
 
+    from embedcli.core.row_vectors import EncodedVectors
     from embedcli.core.types import Float32Array, Int64Array
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class TorchEncoder(BaseEncoder):
         if self.kind == "sparse" and kind == "cpu":
             self.batch_tokens = SPARSE_CPU_BATCH_TOKENS
         self._transfer = DeviceTransfer(self.device, as_float16=_is_stored_as_float16(job))
-        _set_thread_count(job.threads or cpu_quota())
+        set_thread_count(job.threads or cpu_quota())
         self.model = self._load(self.dtype)
         self._attention_type = declared_attention_type(self.model)
         self._float32_model: Any = None
@@ -147,7 +149,7 @@ class TorchEncoder(BaseEncoder):
             "dtype": self.dtype,
             "engine": "torch",
             "device": self.device,
-            "versions": {name: version(name) for name in libraries} | {"torch": _torch_version()},
+            "versions": {name: version(name) for name in libraries} | {"torch": torch_version()},
         }
 
     # Texts to tokens
@@ -170,7 +172,7 @@ class TorchEncoder(BaseEncoder):
         with translate_device_errors(self.device):
             return self._start_batch(self.model, tokens, rows)
 
-    def collect(self, output: PendingVectors) -> Float32Array:
+    def collect(self, output: PendingVectors) -> EncodedVectors:
         """Wait for a batch: float32 [rows, dim]."""
         with translate_device_errors(self.device):
             if output.ready_event is not None:
@@ -182,12 +184,12 @@ class TorchEncoder(BaseEncoder):
         """Whether the device has checked that every vector of a collected batch is finite and not zero."""
         return output.has_usable_vectors is not None and bool(output.has_usable_vectors)
 
-    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> EncodedVectors:
         """Encode rows in float32, one by one, so that padding and overflow of other rows do not reach them."""
         model = self.model if self.dtype == "float32" else self._load_float32_model()
         with translate_device_errors(self.device):
             vectors = [self.collect(self._start_batch(model, tokens, rows[i : i + 1])) for i in range(len(rows))]
-        return np.concatenate(vectors) if vectors else np.empty((0, self.dim), np.float32)
+        return concat_encoded(vectors) if vectors else np.empty((0, self.dim), np.float32)
 
     def close(self) -> None:
         """Release the model's memory."""
@@ -222,6 +224,9 @@ class TorchEncoder(BaseEncoder):
 
     def encode_padded(self, tokens: Tokens, rows: Int64Array, pad_to_multiple_of: int) -> Float32Array:
         """Encode one batch, padded to a multiple of so many tokens, by the network as it was loaded."""
+        return as_dense(self._collect_padded(tokens, rows, pad_to_multiple_of))
+
+    def _collect_padded(self, tokens: Tokens, rows: Int64Array, pad_to_multiple_of: int) -> EncodedVectors:
         multiple, self.pad_to_multiple_of = self.pad_to_multiple_of, pad_to_multiple_of
         try:
             with translate_device_errors(self.device):
@@ -294,7 +299,7 @@ class TorchEncoder(BaseEncoder):
             rows = np.flatnonzero(tokens.lengths)
             if not len(rows):
                 return np.empty((0, int(self.model.get_embedding_dimension())), np.float32)
-            return self.collect(self._run_model(self.model, tokens, rows))
+            return as_dense(self.collect(self._run_model(self.model, tokens, rows)))
 
     # Faster variants of the model, each dropped if it changes the vectors
 
@@ -380,22 +385,14 @@ def load_torch_encoder(job: Job, files: ModelFiles, config: ModelConfig, notify:
     refuse_without_torch(files)
     if job.compile:
         torch_compile.configure_environment()
+    if config.kind == "multi_vector":
+        # It is a subclass of the encoder in this module.
+        from embedcli.encoders.torch.multi_vector import MultiVectorTorchEncoder
+
+        return MultiVectorTorchEncoder(job, files, config, notify)
     return TorchEncoder(job, files, config, notify)
 
 
 def _is_stored_as_float16(job: Job) -> bool:
     """Whether float16 is all that becomes of a vector: no other number is computed from it."""
     return job.precision == "float16" and job.truncate_dim is None and job.overflow != "pool"
-
-
-def _set_thread_count(count: int | None) -> None:
-    import torch
-
-    if count:
-        torch.set_num_threads(count)
-
-
-def _torch_version() -> str:
-    import torch
-
-    return str(torch.__version__)

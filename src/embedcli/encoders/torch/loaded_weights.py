@@ -95,7 +95,7 @@ def check_weights(pipeline: Any, loaded: Sequence[LoadedNetwork], files: ModelFi
     missing = [name for one in loaded for name in one.missing]
     if missing:
         unfillable = [name for one in loaded for name in one.missing if not _fill_with_nan(one.network, name)]
-        if unfillable or not _has_finite_vectors(pipeline, config.task):
+        if unfillable or not _has_finite_vectors(pipeline, config):
             raise ModelError(
                 f"{files.path} lacks weights that its network needs: {_shorten(unfillable or missing)}",
                 OWN_CODE_HINT if config.native else INCOMPLETE_HINT,
@@ -183,15 +183,16 @@ def _fill_with_nan(network: Any, name: str) -> bool:
     return True
 
 
-def _has_finite_vectors(pipeline: Any, task: str | None) -> bool:
+def _has_finite_vectors(pipeline: Any, config: ModelConfig) -> bool:
     import torch
 
+    task, output = config.task, "token_embeddings" if config.kind == "multi_vector" else "sentence_embedding"
     with torch.inference_mode():
         features = pipeline.preprocess(list(CHECK_TEXTS), **({"task": task} if task else {}))
         features = {
             name: value.to(pipeline.device) if hasattr(value, "to") else value for name, value in features.items()
         }
-        vectors: torch.Tensor = pipeline(features)["sentence_embedding"]
+        vectors: torch.Tensor = pipeline(features)[output]
         return bool(vectors.isfinite().all())
 
 

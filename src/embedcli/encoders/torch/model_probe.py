@@ -19,6 +19,7 @@ from embedcli.encoders.tokenize.fallback import PipelinePreprocessor
 from embedcli.encoders.torch.encoder import load_torch_encoder
 from embedcli.encoders.torch.errors import TORCH_OUT_OF_MEMORY_SIGNS, translate_load_errors
 from embedcli.encoders.torch.memory_budget import repeat_token_rows
+from embedcli.encoders.torch.multi_vector import split_output
 from embedcli.encoders.torch.pipeline import count_attention_heads, network_of
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
@@ -94,7 +95,11 @@ def measure_model_traits(job: Job, files: ModelFiles, config: ModelConfig) -> Mo
 
 
 def run_pipeline(pipeline: Any, config: ModelConfig, device: str, text: str) -> Float32Array:
-    """Encode one text by the pipeline's own preprocessing, as sentence-transformers does: float32 [dim]."""
+    """Encode one text by the pipeline's own preprocessing, as sentence-transformers does.
+
+    Returns:
+        float32 [dim]: its vector, or the mean of those of its tokens.
+    """
     import torch
 
     preprocessor = PipelinePreprocessor(pipeline, replace(config, max_seq_length=None))
@@ -103,7 +108,11 @@ def run_pipeline(pipeline: Any, config: ModelConfig, device: str, text: str) -> 
         features = preprocessor.build_features(tokens, np.arange(1), device)
         if config.task:
             features["task"] = config.task
-        vector: Float32Array = pipeline(features)["sentence_embedding"][0].float().cpu().numpy()
+        if config.kind == "multi_vector":
+            vectors, _ = split_output(pipeline(features, task=config.task))
+            vector: Float32Array = vectors.mean(dim=0).cpu().numpy()
+        else:
+            vector = pipeline(features)["sentence_embedding"][0].float().cpu().numpy()
     return vector
 
 

@@ -24,7 +24,7 @@ PipelineTokenizer = FastTokenizer | TransformersTokenizer | PipelinePreprocessor
 def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: str) -> Any:
     """Load a model as a SentenceTransformer whose vectors have length 1 if and only if the job wants that.
 
-    Sparse encoders are loaded as a SparseEncoder.
+    Sparse encoders are loaded as a SparseEncoder, multi-vector models as a MultiVectorEncoder, which stays as it is.
 
     Raises:
         ModelError: The model cannot be loaded, lacks weights, or its tokenizer does not fit its weights.
@@ -36,13 +36,14 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
         local_model_folder(files, config.native) as folder,
     ):
         import torch
-        from sentence_transformers import SentenceTransformer, SparseEncoder
+        from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
 
         attention_masks.install_mask_functions()
         if config.custom_code:
             own_code.install_removed_names()
         with adapters.open_loadable_folder(files, folder) as loadable, loaded_weights.record_networks() as networks:
-            pipeline = (SparseEncoder if config.kind == "sparse" else SentenceTransformer)(
+            kinds: dict[str, Any] = {"sparse": SparseEncoder, "multi_vector": MultiVectorEncoder}
+            pipeline = kinds.get(config.kind, SentenceTransformer)(
                 str(loadable),
                 device=device,
                 # Only where the files need it: with the flag a model that transformers knows would run its own copy.
@@ -58,6 +59,8 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
             adapters.merge_adapters(pipeline)
         loaded_weights.check_token_ids(pipeline, files)
         splade.install_fast_pooling(pipeline)
+        if config.kind == "multi_vector":
+            return pipeline.eval()
         return _adjust_normalize_module(pipeline.eval(), config)
 
 

@@ -1,0 +1,88 @@
+"""Options of a job that fit only some kinds of vectors."""
+
+from __future__ import annotations
+
+from embedcli.core.errors import UsageError
+from embedcli.core.job import Job
+from embedcli.core.types import Precision, VectorKind
+
+SPARSE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
+MULTI_VECTOR_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
+
+
+def check_options_for_kind(job: Job, kind: VectorKind) -> None:
+    """Check that the options of a job fit the kind of vectors that its model computes.
+
+    Raises:
+        UsageError: One of them makes no sense for such vectors.
+    """
+    _check_sparse_options(job, kind)
+    _check_pool_factor(job, kind)
+    if kind == "sparse":
+        _refuse_for_sparse(job)
+    elif kind == "multi_vector":
+        _refuse_for_multi_vector(job)
+
+
+def _check_sparse_options(job: Job, kind: VectorKind) -> None:
+    if kind == "sparse":
+        return
+    computed = "dense ones" if kind == "dense" else "one for each token"
+    for flag, value in (("--top-k-terms", job.top_k_terms), ("--min-weight", job.min_weight)):
+        if value is not None:
+            raise UsageError(
+                f"{flag} is for sparse vectors, and {job.model} computes {computed}",
+                f"leave {flag} out, or use a sparse encoder such as SPLADE",
+            )
+
+
+def _check_pool_factor(job: Job, kind: VectorKind) -> None:
+    if job.pool_factor is None:
+        return
+    if kind != "multi_vector":
+        raise UsageError(
+            f"--pool-factor is for models with a vector for each token, and {job.model} computes one for each text",
+            "leave --pool-factor out, or use a multi-vector model such as ColBERT",
+        )
+    if job.as_ == "query":
+        raise UsageError("--pool-factor is for documents: queries keep all their vectors", "leave --pool-factor out")
+
+
+def _refuse_for_sparse(job: Job) -> None:
+    refused = (
+        ("--truncate-dim", job.truncate_dim is not None, "use --top-k-terms N to keep the N largest weights of a row"),
+        ("--normalize", bool(job.normalize), "leave --normalize out: sparse vectors are compared by their dot product"),
+        ("--overflow pool", job.overflow == "pool", "use --overflow split, which writes a row for each window"),
+        ("a .npy output", writes_npy(job), "use a name that ends in .parquet, .arrow, .jsonl or .lance"),
+        (f"--precision {job.precision}", job.precision not in SPARSE_PRECISIONS, "use --precision float32 or float16"),
+    )
+    for flag, is_given, hint in refused:
+        if is_given:
+            raise UsageError(f"{flag} makes no sense for the sparse vectors of {job.model}", hint)
+
+
+def _refuse_for_multi_vector(job: Job) -> None:
+    normalize = "--normalize" if job.normalize else "--no-normalize"
+    refused = (
+        ("--truncate-dim", job.truncate_dim is not None, "leave --truncate-dim out, or use a smaller model"),
+        (normalize, job.normalize is not None, f"leave {normalize} out: the model's files decide it"),
+        ("--overflow pool", job.overflow == "pool", "use --overflow split, which writes a row for each window"),
+        (
+            f"--precision {job.precision}", job.precision not in MULTI_VECTOR_PRECISIONS,
+            "use --precision float32, float16 or int8",
+        ),
+    )  # fmt: skip
+    for flag, is_given, hint in refused:
+        if is_given:
+            raise UsageError(f"{flag} cannot be used with {job.model}, which computes a vector for each token", hint)
+    for flag, is_given in (("--update", job.update), ("--reuse", bool(job.reuse))):
+        if is_given:
+            raise UsageError(
+                f"{flag} cannot be used with {job.model} yet, which computes a vector for each token",
+                f"leave {flag} out, or use --overwrite to encode all rows again",
+            )
+
+
+def writes_npy(job: Job) -> bool:
+    """Whether a job writes .npy files, one array of [rows, dimensions]."""
+    return job.to == "npy" or (job.to is None and job.output.lower().endswith(".npy"))
