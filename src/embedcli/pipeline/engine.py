@@ -11,7 +11,7 @@ import numpy as np
 
 from embedcli.core import batching
 from embedcli.core.encoder import BaseEncoder
-from embedcli.core.errors import DeviceOutOfMemoryError, ModelError
+from embedcli.core.errors import DeviceOutOfMemoryError, EncodingStoppedError, ModelError
 from embedcli.core.quantization import find_unusable
 from embedcli.core.types import Chunk, EncodedChunk
 from embedcli.pipeline.control import RunControl
@@ -71,8 +71,10 @@ def encode_chunks(
         try:
             for chunk in BatchScheduler(encoder, settings, metrics, control, on_batch).run(portions):
                 yield assemble_chunk(chunk, settings)
+        except EncodingStoppedError:
+            if not control.stop_if_time_is_over():
+                raise
         except ModelError:
-            # A hosted encoder gives up its waiting requests this way when the run is stopped.
             if not control.stop_event.is_set():
                 raise
 

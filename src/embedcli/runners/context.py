@@ -127,7 +127,12 @@ class RunContext:
         if self.load_encoder_override is not None:
             return self.load_encoder_override(self.job, self.observer.notify)
         return encoders.load_encoder(
-            self.job, self.model_files, self.observer.notify, self.control.stop_event, self.observer.on_phase
+            self.job,
+            self.model_files,
+            self.observer.notify,
+            self.control.stop_event,
+            self.observer.on_phase,
+            deadline=self.control.deadline,
         )
 
     def describe_output(

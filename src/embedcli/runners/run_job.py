@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
-from embedcli.core.errors import OutputLocked, UsageError
+from embedcli.core.errors import EncodingStoppedError, OutputLocked, UsageError
 from embedcli.core.job import CSV_DEFAULTS, Job
 from embedcli.core.types import RunObserver, RunResult
 from embedcli.outputs import job_changes
@@ -158,7 +158,12 @@ def resume_and_encode(run: RunContext, ledger: checkpoint.Ledger, finished: Fini
     else:
         with begin_lock(ledger):
             ledger.begin(identity, overwrite=False)
-    return encode_locally(run, ledger, finished) if job.runner == "local" else encode_with_workers(run, ledger)
+    try:
+        return encode_locally(run, ledger, finished) if job.runner == "local" else encode_with_workers(run, ledger)
+    except EncodingStoppedError:  # before the first row; afterwards the pipeline ends without an error
+        if not run.control.stop_if_time_is_over():
+            raise
+        return run.stopped_result(ledger.totals())
 
 
 def is_update_of_other_rows(run: RunContext, ledger: checkpoint.Ledger, identity: dict[str, Any]) -> bool:

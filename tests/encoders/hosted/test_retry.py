@@ -244,3 +244,26 @@ def test_a_learned_size_forbids_only_what_is_larger_in_both_senses() -> None:
     assert limits.is_allowed(32, 300_000)
     limits.record_accepted(40, 20_000)
     assert not limits.is_allowed(33, 16_001)
+
+
+def test_a_wait_for_the_server_ends_at_the_deadline() -> None:
+    clock = FakeClock()
+    clock.deadline = clock.time + 5
+    failing = Failing(*[RetryableError("busy", "busy", 3600.0)] * 2)
+    with pytest.raises(EncoderClosedError):
+        retrier(clock).run(failing, 1, RetryLimits())
+    assert clock.waits == [5.0]
+    assert failing.tries == 1
+
+
+def test_a_pause_that_the_server_asks_for_ends_at_the_deadline_and_a_rate_of_the_user_does_not() -> None:
+    clock = FakeClock()
+    clock.deadline = clock.time + 5
+    pace = RateLimiter(clock, rpm=1)
+    pace.acquire(1)
+    pace.acquire(1)
+    assert clock.time > clock.deadline
+    pace.pause(100)
+    clock.deadline = clock.time + 5
+    with pytest.raises(EncoderClosedError):
+        pace.acquire(1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.errors import ModelError
+from embedcli.core.errors import EncodingStoppedError, ModelError
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.hosted.canaries import CANARIES_KEY, digest_request
@@ -85,6 +85,7 @@ def load_hosted_encoder(
     notify: Notify,
     *,
     stop: Event | None = None,
+    deadline: float | None = None,
     clock: Clock | None = None,
     rng: random.Random | None = None,
 ) -> HostedEncoder:
@@ -93,7 +94,8 @@ def load_hosted_encoder(
     Args:
         job: The job.
         notify: Gets messages for the user, from several threads.
-        stop: Once it is set, waits end and nothing is retried: ModelError is raised.
+        stop: Once it is set, waits end and nothing is retried: EncodingStoppedError is raised.
+        deadline: The same happens at this time of `time.monotonic`, where a retry is waited for; None for no limit.
 
     Raises:
         UsageError: Address, key or an option is invalid.
@@ -102,7 +104,7 @@ def load_hosted_encoder(
     where = parse_server_address(job)
     check_options(job, where)
     key = read_api_key(where)
-    clock = clock or Clock(stop)
+    clock = clock or Clock(stop, deadline)
     for note in list_notes(job, where, key):
         notify(note)
     lanes = job.max_concurrency or MAX_CONCURRENCY
@@ -112,7 +114,7 @@ def load_hosted_encoder(
         return HostedEncoder(job, endpoint, clock, notify, rng or random.Random())
     except EncoderClosedError:
         endpoint.close()
-        raise ModelError(*STOPPED_ERROR) from None
+        raise EncodingStoppedError(*STOPPED_ERROR) from None
     except BaseException:
         endpoint.close()
         raise
@@ -224,7 +226,7 @@ class HostedEncoder(BaseEncoder):
         try:
             blocks = [future.result() for future in futures]
         except EncoderClosedError:
-            raise ModelError(*STOPPED_ERROR) from None
+            raise EncodingStoppedError(*STOPPED_ERROR) from None
         at = 0
         for block in blocks:
             tokens.payload.refusal_reasons.update(

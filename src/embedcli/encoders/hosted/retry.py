@@ -61,9 +61,15 @@ class FailingTextsError(Exception):
 
 
 class Clock:
-    """The clock and all waiting, so that tests can replace them. `stop` is an event that ends all waits."""
+    """The clock and all waiting, so that tests can replace them.
 
-    def __init__(self, stop: Event | None = None) -> None:
+    Args:
+        stop: An event that ends all waits.
+        deadline: When waits for the server end, in seconds of `monotonic`; None for no limit.
+    """
+
+    def __init__(self, stop: Event | None = None, deadline: float | None = None) -> None:
+        self.deadline = math.inf if deadline is None else deadline
         self._closed = Event()
         self._stop = stop or self._closed
 
@@ -86,6 +92,13 @@ class Clock:
             self._stop.wait(min(left, 0.25))
         raise EncoderClosedError
 
+    def wait_for_server(self, seconds: float) -> None:
+        """Wait before a retry: like `wait`, but raises EncoderClosedError at the deadline."""
+        left = max(0.0, self.deadline - self.monotonic())
+        self.wait(min(seconds, left))
+        if seconds >= left:
+            raise EncoderClosedError
+
     def close(self) -> None:
         """End all waits, now and in future."""
         self._closed.set()
@@ -107,7 +120,9 @@ class RateLimiter:
     def acquire(self, tokens: int) -> None:
         """Wait until a request of `tokens` tokens may start."""
         while (wait := self._reserve(tokens)) > 0:
-            self._clock.wait(wait)
+            with self._lock:
+                is_paused = self._held >= self._clock.monotonic() + wait
+            (self._clock.wait_for_server if is_paused else self._clock.wait)(wait)
 
     def _reserve(self, tokens: int) -> float:
         with self._lock:
@@ -180,6 +195,7 @@ class Retrier:
         Raises:
             FailingTextsError: `blames_texts` says so.
             ModelError: A limit of `patience` is reached.
+            EncoderClosedError: The encoder was closed, or the deadline of the clock has passed.
         """
         first_failure: float | None = None
         wrong = 0
@@ -203,7 +219,7 @@ class Retrier:
                 if now + wait - first_failure > patience.allowed_seconds(again.failure_kind):
                     raise ModelError(*_describe_exhaustion(again, now - first_failure, wait)) from None
                 self._report_wait(again, wait)
-            self._clock.wait(wait)
+            self._clock.wait_for_server(wait)
         raise AssertionError("unreachable")
 
     def _wait(self, again: RetryableError, attempt: int, patience: RetryLimits) -> float:
