@@ -73,8 +73,6 @@ Notify = Callable[[str], None]
 # Small enough that the rows of a chunk fill all connections, large enough to make the cost per request negligible.
 HOSTED_BATCH_TOKENS = 32_000
 PROBE_TEXT = "a"
-# A mistyped address should fail soon; a server that answers "busy" is waited for as usual.
-UNREACHABLE_AT_START_SECONDS = 60.0
 # After this many rejected texts in a row, the probe is sent again: is the problem the texts or the server?
 REFUSALS_BEFORE_CHECK = 8
 STOPPED_ERROR = ("stopped while requests were waiting", "run the same command to go on")
@@ -155,7 +153,7 @@ class HostedEncoder(BaseEncoder):
         self._endpoint = endpoint
         self._clock = clock
         self._counter = choose_token_counter(job, notify)
-        self._cuts = SilentCutDetector(self._counter, endpoint.address.host, notify)
+        self._cuts = SilentCutDetector(self._counter, endpoint.address.place, notify)
         self._limit = max_tokens_per_text(job, self._counter.is_exact)
         check_window_limit(job, self._limit)
         dialect = endpoint.address.dialect
@@ -289,8 +287,8 @@ class HostedEncoder(BaseEncoder):
             self._request_with_retries([PROBE_TEXT], 1, self._style, self._patience)
         except RequestRefusedError:
             raise ModelError(
-                f"{self._endpoint.address.host} now refuses every text: {refusal}",
-                "what is finished is kept; see what changed at the server, then run the same command to go on",
+                f"{self._endpoint.address.place} now refuses every text: {refusal}",
+                "see what changed at the server, then run the same command to go on",
             ) from None
 
     def _send_texts(
@@ -328,7 +326,7 @@ class HostedEncoder(BaseEncoder):
         return self._request_once(self._build_body([PROBE_TEXT], self._style), 1, timeout)
 
     def _request_once(self, body: bytes, count: int, timeout: float | None = None) -> EmbeddingResponse:
-        host = self._endpoint.address.host
+        host = self._endpoint.address.place
         started = self._clock.monotonic()
         with self._lock:
             self._requests += 1
@@ -383,16 +381,14 @@ class HostedEncoder(BaseEncoder):
 
         request = digest_request(self._build_fields(self._style))
         most = self._endpoint.address.dialect.max_inputs or MAX_REQUEST_INPUTS
-        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.host, request, most)
+        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.place, request, most)
 
     def _probe(self) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""
-        patience = RetryLimits(
-            self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
-        )
+        patience = self._patience.at_start()
         return find_request_format(
             lambda style: self._request_with_retries([PROBE_TEXT], 1, style, patience),
             dimensions=self._job.truncate_dim if self._fields.dimensions_field else None,
             may_ask_base64=self._fields.may_ask_base64,
-            where=f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}",
+            where=f"{self._endpoint.address.place} refuses even a one-letter text for model {self._name}",
         )

@@ -18,7 +18,7 @@ def check_options(job: Job, where: ServerAddress) -> None:
     resolve_prompt(job, {}, None)
     resolve_request_fields(job, where.dialect)
     if job.offline and not where.is_loopback:
-        raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
+        raise UsageError(f"--offline forbids asking {where.place}", "leave it out, or use a local model or server")
     flags = {
         "rpm": job.rpm,
         "tpm": job.tpm,
@@ -55,4 +55,4 @@ def list_notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
     if job.normalize is False:
         yield "--no-normalize changes nothing: vectors are stored as the server sends them"
     if key and where.url.startswith("http://") and not where.is_loopback:
-        yield f"the key travels unencrypted to {where.host}: use https:// where you can"
+        yield f"the key travels unencrypted to {where.place}: use https:// where you can"

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from itertools import count
 from threading import Event, Lock
@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from embedcli.core.errors import ModelError
 
 T = TypeVar("T")
-FailureKind = Literal["busy", "lost", "wrong"]
+FailureKind = Literal["busy", "lost", "unresolved", "wrong"]
 Suspicion = Literal["none", "failure", "timeout"]
 BlamesTexts = Callable[["RetryableError", float], bool]
 
@@ -28,6 +28,10 @@ SOON_RETRY_SECONDS = 0.2
 # Short waits are not reported, and long ones at most once a minute.
 UNREPORTED_WAIT_SECONDS = 5.0
 NOTICE_INTERVAL_SECONDS = 60.0
+# At the start a mistyped address should fail soon; a server that answers "busy" is waited for as usual. An unknown
+# name gets a few tries: the network of a container may come up after the process.
+UNREACHABLE_AT_START_SECONDS = 60.0
+UNRESOLVED_AT_START_SECONDS = 10.0
 
 
 class EncoderClosedError(Exception):
@@ -38,22 +42,30 @@ class RetryableError(Exception):
     """An attempt that failed and may succeed later.
 
     Attributes:
-        failure_kind: "busy" (429, 5xx), "lost" (timeout, dropped connection, truncated body) or "wrong"
-            (complete, but not a response to the request).
+        failure_kind: "busy" (429, 5xx), "lost" (timeout, dropped connection, truncated body), "unresolved" (the name of
+            the server is not known), or "wrong" (complete, but not a response to the request).
         retry_after_seconds: The wait that the server asked for, if any.
         reason: What failed, without secrets.
         suspicion: Whether the texts may be the cause: "failure" (5xx without a Retry-After, a dropped connection, an
             error in the body), "timeout" (no answer in time), or "none" (the server asks to wait, or is not there).
+        hint: What to do if it goes on; "" for a hint by its kind.
     """
 
     def __init__(
-        self, reason: str, kind: FailureKind, after: float | None = None, *, suspicion: Suspicion = "none"
+        self,
+        reason: str,
+        kind: FailureKind,
+        after: float | None = None,
+        *,
+        suspicion: Suspicion = "none",
+        hint: str = "",
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.failure_kind = kind
         self.retry_after_seconds = after
         self.suspicion = suspicion
+        self.hint = hint
 
 
 class FailingTextsError(Exception):
@@ -149,20 +161,30 @@ class RateLimiter:
 class RetryLimits:
     """How long one request may keep failing.
 
-    `total_seconds` counts from the first failure; `unreachable_seconds`, if given, applies while nothing responds. A
-    Retry-After of the server is honoured up to `retry_cap`.
+    `total_seconds` counts from the first failure; `unreachable_seconds`, if given, applies while nothing responds, and
+    `unresolved_seconds` while the name of the server is not known. A Retry-After of the server is honoured up to
+    `retry_cap`.
     """
 
     total_seconds: float = 8 * 3600
     retry_cap: float = 3600
     max_wrong_responses: int = 5
     unreachable_seconds: float | None = None
+    unresolved_seconds: float | None = None
+
+    def at_start(self) -> RetryLimits:
+        """Return the limits for the first request, when the address may be mistyped."""
+        return replace(
+            self,
+            unreachable_seconds=UNREACHABLE_AT_START_SECONDS,
+            unresolved_seconds=UNRESOLVED_AT_START_SECONDS,
+        )
 
     def allowed_seconds(self, kind: FailureKind) -> float:
         """Time limit in seconds for a kind of failure."""
-        if kind == "lost" and self.unreachable_seconds is not None:
-            return min(self.total_seconds, self.unreachable_seconds)
-        return self.total_seconds
+        limits = {"lost": self.unreachable_seconds, "unresolved": self.unresolved_seconds}
+        limit = limits.get(kind)
+        return self.total_seconds if limit is None else min(self.total_seconds, limit)
 
 
 class Retrier:
@@ -247,18 +269,28 @@ class Retrier:
                 return
             self._next_note = now + NOTICE_INTERVAL_SECONDS
             retries = self.retries
-        self._notify(f"{again.reason}; trying again in {wait:.0f} s (retry {retries} of this run)")
+        self._notify(f"{again.reason}; trying again {_format_wait(wait)} (retry {retries} of this run)")
 
 
-WRONG_RESPONSE_HINT = "check --base-url and --model; what is finished is kept, the same command goes on from there"
+WRONG_RESPONSE_HINT = "check --base-url and --model"
+EXHAUSTION_HINTS: dict[FailureKind, str] = {
+    "busy": "run the same command again later, or give a longer --patience (seconds)",
+    "lost": "check --base-url and the network",
+    "unresolved": "check the name of the host in --base-url and the network",
+    "wrong": WRONG_RESPONSE_HINT,
+}
 
 
 def _describe_exhaustion(again: RetryableError, spent: float, wait: float) -> tuple[str, str]:
     asked = f" and asks for {again.retry_after_seconds:.0f} s more" if again.retry_after_seconds is not None else ""
-    hint = "what is finished is kept: run the same command again later, or give a longer --patience (seconds)"
-    if again.failure_kind == "lost":
-        hint = "check --base-url and the network; what is finished is kept, the same command goes on from there"
-    return f"{again.reason}; given up after {spent:.0f} s{asked}", hint
+    return f"{again.reason}; given up after {spent:.0f} s{asked}", again.hint or EXHAUSTION_HINTS[again.failure_kind]
+
+
+def _format_wait(seconds: float) -> str:
+    """Return "at once", "in 0.2 s" or "in 15 s"."""
+    if seconds < 0.05:
+        return "at once"
+    return f"in {seconds:.1f} s" if seconds < 1 else f"in {seconds:.0f} s"
 
 
 def backoff_seconds(attempt: int, rng: random.Random) -> float:
