@@ -97,10 +97,15 @@ class Searcher:
 
 
 def without_empty_prompt(notify: Notify) -> Notify:
-    """Return `notify` without the note that queries have no prompt."""
+    """Return `notify` without the notes that queries have no prompt, or no role: the user asked for none."""
+    from embedcli.encoders.hosted.job_checks import UnusedRoleNote
     from embedcli.models.config import PromptNote
 
-    return lambda note: None if isinstance(note, PromptNote) and not note.prompt else notify(note)
+    def pass_on(note: str) -> None:
+        if not isinstance(note, UnusedRoleNote) and not (isinstance(note, PromptNote) and not note.prompt):
+            notify(note)
+
+    return pass_on
 
 
 def read_search_queries(job: Job) -> Iterator[SearchQuery]:

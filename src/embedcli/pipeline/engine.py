@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 OnBatch = Callable[[], None]
 
-NOT_FINITE_REASON = "the encoder's vector is not finite, or zero, in float32 too"
-
 
 def encode_chunks(
     chunks: Iterable[Chunk],
@@ -238,8 +236,9 @@ class BatchScheduler:
         if retried.any():
             self.metrics.retried_rows += int(retried.sum())
             vectors[retried] = self.encoder.encode_float32(portion.tokens, rows[retried])
-        for i in rows[find_unusable(vectors)]:
-            portion.reject_reasons[int(i)] = reasons.get(int(i)) or NOT_FINITE_REASON
+        for position in np.flatnonzero(find_unusable(vectors)):
+            row = int(rows[position])
+            portion.reject_reasons[row] = reasons.get(row) or self.encoder.unusable_reason(vectors[position])
         return vectors
 
     def _pop_finished_chunks(self) -> Iterator[ChunkInProgress]:

@@ -267,3 +267,33 @@ def test_a_pause_that_the_server_asks_for_ends_at_the_deadline_and_a_rate_of_the
     clock.deadline = clock.time + 5
     with pytest.raises(EncoderClosedError):
         pace.acquire(1)
+
+
+@pytest.mark.parametrize(
+    ("wait", "words"),
+    [(0.0, "trying again at once"), (0.2, "trying again in 0.2 s"), (31.0, "trying again in 31 s")],
+)
+def test_a_note_says_when_the_next_attempt_comes(wait: float, words: str) -> None:
+    notes: list[str] = []
+
+    class NoJitter(random.Random):
+        def uniform(self, low: float, high: float) -> float:
+            return 0.0
+
+    failure = RetryableError("lost", "lost", wait)
+    clock = FakeClock()
+    Retrier(clock, RateLimiter(clock), notes.append, NoJitter()).run(Failing(failure), 1, RetryLimits())
+    assert [note.startswith(f"lost; {words} (") for note in notes] == [True]
+
+
+def test_a_request_that_fails_after_the_end_fails_quietly() -> None:
+    notes: list[str] = []
+    clock = FakeClock()
+
+    def attempt() -> int:
+        clock.close()
+        raise RetryableError("Pool is closed", "lost", suspicion="failure")
+
+    with pytest.raises(EncoderClosedError):
+        retrier(clock, notes).run(attempt, 1, RetryLimits(), lambda failure, started: True)
+    assert notes == []

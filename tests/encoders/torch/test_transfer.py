@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import models
+from embedcli.core.encoder import NOT_FINITE_REASON
 from embedcli.core.quantization import find_unusable
 from embedcli.encoders.torch.transfer import DeviceTransfer, PendingVectors
 from embedcli.pipeline import engine
@@ -205,7 +206,7 @@ def test_the_host_checks_only_batches_that_failed_on_the_card(monkeypatch: pytes
     assert 7 in hit
     assert len(hit) < len(texts)
     assert sorted(set(range(len(texts))) - set(broken.rows.tolist())) == hit
-    assert {reject.reason for reject in broken.rejects} == {engine.NOT_FINITE_REASON}
+    assert {reject.reason for reject in broken.rejects} == {NOT_FINITE_REASON}
     np.testing.assert_allclose(broken.vectors, plain[broken.rows], atol=1e-6)
     assert looks
 

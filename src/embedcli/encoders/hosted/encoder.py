@@ -252,6 +252,10 @@ class HostedEncoder(BaseEncoder):
         asked: HostedTexts = tokens.payload
         return asked.refusal_reasons.get(row)
 
+    def unusable_reason(self, vector: Float32Array) -> str:
+        """Why a row is rejected whose vector was not usable when it was asked for again either."""
+        return f"the server's vector {'is not finite' if vector.any() else 'has only zeros'}, also when asked again"
+
     def usage(self) -> dict[str, Any]:
         """Counts since loading, including the first request: requests, reported tokens, retries and waits.
 

@@ -111,6 +111,10 @@ class Clock:
         if seconds >= left:
             raise EncoderClosedError
 
+    def is_ended(self) -> bool:
+        """Whether all waits have ended, so that nothing is retried."""
+        return self._stop.is_set() or self._closed.is_set()
+
     def close(self) -> None:
         """End all waits, now and in future."""
         self._closed.set()
@@ -227,6 +231,9 @@ class Retrier:
             try:
                 return step()
             except RetryableError as again:
+                if self._clock.is_ended():
+                    # The connections were closed under this request: nobody waits for its vectors any more.
+                    raise EncoderClosedError from None
                 if blames_texts is not None and blames_texts(again, started):
                     self._report_failing_texts(again)
                     raise FailingTextsError(again.reason) from None
