@@ -25,7 +25,7 @@ from embedcli import openai_batch, readers
 from embedcli.core.errors import InputError, OutputError, UsageError
 from embedcli.core.job import CSV_DEFAULTS, Job
 from embedcli.core.types import EncodedChunk
-from embedcli.encoders.hosted import encoder as hosted_encoder
+from embedcli.encoders.hosted import identity
 from embedcli.openai_batch.results import BatchResults, parse_result_line
 from embedcli.pipeline import engine, metrics
 from embedcli.pipeline.control import RunControl
@@ -309,9 +309,9 @@ def test_the_space_is_that_of_the_model_asked_directly(rows: Path, tmp_path: Pat
     results = write(tmp_path / "results.jsonl", [answer(r) for r in requests_of(job_for(rows), tmp_path)])
     encoder = openai_batch.load_batch_encoder([results], job_for(rows), quiet)
     space = encoder.vector_space()
-    assert {
-        key: space[key] for key in hosted_encoder.hosted_model_identity(job_for(rows))
-    } == hosted_encoder.hosted_model_identity(job_for(rows))
+    assert {key: space[key] for key in identity.hosted_model_identity(job_for(rows))} == identity.hosted_model_identity(
+        job_for(rows)
+    )
     assert (space["dim"], space["reported_model"]) == (DIM, fake.MODEL)
     assert encoder.usage() == {"requests": 43, "tokens": sum(map(fake.tokens_of, set(TEXTS)))}
     encoder.close()
@@ -333,7 +333,7 @@ def test_the_import_finds_rows_and_model_beside_the_results(
     found = openai_batch.load_job([str(tmp_path / "results.jsonl")], "other.npy")
     assert found.inputs == (str(rows),)
     assert (found.output, found.prompt, found.keep, found.model) == ("other.npy", "q: ", ("id",), job.model)
-    assert hosted_encoder.hosted_model_identity(found) == hosted_encoder.hosted_model_identity(job)
+    assert identity.hosted_model_identity(found) == identity.hosted_model_identity(job)
 
 
 def test_the_import_reads_rows_in_the_dialect_of_the_export(tmp_path: Path) -> None:

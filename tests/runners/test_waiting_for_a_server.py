@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,24 @@ def test_max_seconds_ends_the_retries_of_workers(tmp_path: Path, server: FakeSer
     assert ended.code == 75, ended.err
     assert STOPPED in ended.err
     assert "error:" not in ended.err
+
+
+def test_an_error_says_how_many_rows_are_finished(tmp_path: Path, server: FakeServer) -> None:
+    # Three requests are made at the start, and each chunk is one request.
+    server.usual = fails_after(server, 5, fake.status(401))
+    ended = encode(tmp_path, server, "--max-concurrency", 1)
+    assert ended.code == 1, ended.err
+    hint = next(line for line in ended.err.splitlines() if line.startswith("hint: "))
+    assert re.search(r"; the same command goes on after [124]0 finished rows$", hint), hint
+
+
+def test_an_error_in_the_first_chunk_says_how_to_lose_less(tmp_path: Path, server: FakeServer) -> None:
+    def fails_for_the_last_text(seen: fake.Seen, reply: fake.Reply) -> None:
+        if any(text.startswith("text 59") for text in seen.texts):
+            fake.status(401)(seen, reply)
+
+    server.usual, server.max_inputs = fails_for_the_last_text, 5
+    ended = encode(tmp_path, server, "--max-concurrency", 1, "--chunk-rows", 60, "--batch-tokens", 10)
+    assert ended.code == 1, ended.err
+    assert "; no chunk of 60 rows was finished: a smaller --chunk-rows loses less" in ended.err
+    assert "kept" not in ended.err

@@ -199,6 +199,16 @@ def forbids_field(name: str) -> Fault:
     return fault
 
 
+def fails_for_field(name: str) -> Fault:
+    """500 with this field, as servers do that pass all fields on to a function."""
+
+    def fault(seen: Seen, reply: Reply) -> None:
+        if name in seen.body:
+            reply.status, reply.body = 500, error(500, f"embed() got an unexpected keyword argument '{name}'")
+
+    return fault
+
+
 def other_model(name: str) -> Fault:
     """Say that another model answered."""
 

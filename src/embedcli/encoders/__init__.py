@@ -75,9 +75,9 @@ def resolve_model_files(job: Job, observer: RunObserver | None = None) -> ModelF
 def encoder_identity(job: Job, files: ModelFiles | None = None) -> dict[str, Any]:
     """What decides the vectors of a job, as JSON values; found without loading the model."""
     if job.model.startswith(HOSTED_PREFIX):
-        from embedcli.encoders.hosted import encoder as hosted_encoder
+        from embedcli.encoders.hosted.identity import hosted_model_identity
 
-        return hosted_encoder.hosted_model_identity(job)
+        return hosted_model_identity(job)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder

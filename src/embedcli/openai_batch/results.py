@@ -25,7 +25,7 @@ from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
-from embedcli.encoders.hosted import encoder as hosted_encoder
+from embedcli.encoders.hosted import identity
 from embedcli.encoders.hosted.response import (
     EmbeddingResponse,
     MalformedResponseError,
@@ -235,12 +235,12 @@ class BatchResultEncoder(BaseEncoder):
         self.dim = results.dim
         self.results = results
         self._job = job
-        self._prompt = str(hosted_encoder.hosted_model_identity(job)["prompt"])
+        self._prompt = str(identity.hosted_model_identity(job)["prompt"])
 
     def vector_space(self) -> dict[str, Any]:
         """The vector space of the same model when it is requested directly."""
         return {
-            **hosted_encoder.hosted_model_identity(self._job),
+            **identity.hosted_model_identity(self._job),
             "engine": "batch",
             "dim": self.dim,
             "dimensions": self._job.truncate_dim,
@@ -336,7 +336,7 @@ def load_batch_encoder(
 
 def count_missing(results: BatchResults, job: Job) -> tuple[int, int]:
     """Count the rows without a result or rejection. Returns (missing rows, rows of the job's inputs)."""
-    prompt = str(hosted_encoder.hosted_model_identity(job)["prompt"])
+    prompt = str(identity.hosted_model_identity(job)["prompt"])
     missing = rows = 0
     plan = readers.plan_inputs(job)
     for chunk in readers.read_chunks(job, plan, plan.splits):

@@ -119,6 +119,26 @@ def test_a_batch_that_is_too_large_rejects_nothing_and_is_learned(server: FakeSe
     assert encoder.usage()["retries"] < 40
 
 
+def test_a_limit_that_is_found_holds_for_requests_under_way_and_is_said(server: FakeServer) -> None:
+    """500 above 8 texts, for 2,000 rows of requests that are made before the first one has failed."""
+    server.usual = fake.fails_above(8)
+    notes: list[str] = []
+    texts = [f"text {number:04}" for number in range(2000)]
+    with loading(server, FakeClock(), notes.append) as load:
+        encoder = load()
+        tokens = encoder.tokenize(texts)
+        batches = [encoder.forward(tokens, rows) for rows in np.array_split(np.arange(2000), 8)]
+        vectors = np.concatenate([encoder.collect(batch) for batch in batches])
+        check(texts, vectors, [])
+        failed = [seen for seen in server.seen if len(seen.texts) > 8]
+        # Not one for each node of the tree that halving makes: that would be 250 and more.
+        assert len(failed) < 150
+        assert encoder._concurrency.limit >= 4
+    said = [note for note in notes if "at once" in note]
+    assert len(said) == 1
+    assert "--batch-tokens" in said[0]
+
+
 def test_one_failure_after_another_at_random_teaches_no_size() -> None:
     limits = RequestSizeLimits()
     limits.record_answered(100, 5000)

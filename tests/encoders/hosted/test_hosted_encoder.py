@@ -16,7 +16,7 @@ from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.encoders.hosted import encoder as hosted_encoder
-from embedcli.encoders.hosted import retry
+from embedcli.encoders.hosted import identity, retry
 from embedcli.encoders.hosted.canaries import CANARY_TEXTS
 from embedcli.pipeline import engine, metrics
 from embedcli.pipeline.control import RunControl
@@ -470,7 +470,7 @@ def test_the_space_says_what_decides_the_vectors(server: FakeServer, load: Load)
     assert space["base_url"] == server.base_url
     assert space["reported_model"] == fake.MODEL
     assert space["token_counting"] == "estimate"
-    known_before = hosted_encoder.hosted_model_identity(job_for(server))
+    known_before = identity.hosted_model_identity(job_for(server))
     assert {key: space[key] for key in known_before} == known_before
 
 

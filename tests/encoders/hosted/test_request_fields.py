@@ -14,7 +14,7 @@ import fake_server as fake
 import jobs
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
-from embedcli.encoders.hosted import client, known_hosts
+from embedcli.encoders.hosted import client, identity, known_hosts
 from embedcli.encoders.hosted import encoder as hosted_encoder
 from embedcli.encoders.hosted.known_hosts import KNOWN_HOSTS, OPENAI, HostDialect, find_dialect
 from embedcli.encoders.hosted.request_fields import format_request_fields, resolve_request_fields
@@ -139,7 +139,7 @@ def test_a_field_that_a_strict_server_forbids_is_found_out(server: FakeServer, n
 
 def test_other_fields_are_another_vector_space(server: FakeServer) -> None:
     identities = [
-        hosted_encoder.hosted_model_identity(job_for(server, **flags))
+        identity.hosted_model_identity(job_for(server, **flags))
         for flags in ({}, {"request_field": ("a=1",)}, {"request_field": ("a=2",)}, {"omit_field": ("dimensions",)})
     ]
     assert len({json.dumps(identity) for identity in identities}) == 4

@@ -105,7 +105,43 @@ def test_the_servers_own_words_are_shown(server: FakeServer, load: Load, body: b
         embed(encoder, ["a"])
     assert said in str(caught.value)
     assert str(caught.value).isprintable()
-    assert "--base-url" in caught.value.hint
+    # An error that the server names may pass; an answer that is none does not.
+    assert ("--patience" if "reports an error" in said else "--base-url") in caught.value.hint
+
+
+def test_a_server_that_reports_that_it_is_busy_is_waited_for(server: FakeServer, load: Load) -> None:
+    """As gateways do that answer 200 while the model behind them is loaded."""
+    encoder = load()
+    server.faults.extend([fake.raw(b'{"error": {"message": "model is busy"}}')] * 12)
+    np.testing.assert_allclose(embed(encoder, ["a"]), expected(["a"], DIM), atol=1e-6)
+
+
+def test_null_in_place_of_one_vector_rejects_this_text(server: FakeServer, load: Load) -> None:
+    """As servers do whose JSON has no NaN."""
+
+    def null(seen: fake.Seen, reply: fake.Reply) -> None:
+        for item, text in zip(reply.body["data"], seen.texts, strict=True):
+            item["embedding"] = None if "poison" in text else item["embedding"]
+
+    encoder = load()
+    server.usual = null
+    texts = ["one", "poison", "three"]
+    tokens = encoder.tokenize(texts)
+    vectors = encoder.collect(encoder.forward(tokens, np.arange(3)))
+    np.testing.assert_allclose(vectors[[0, 2]], expected(["one", "three"], DIM), atol=1e-6)
+    assert np.isnan(vectors[1]).all()
+
+
+@pytest.mark.parametrize("name", ["encoding_format", "dimensions"])
+def test_a_server_that_fails_for_an_unknown_field_is_asked_without_it(
+    server: FakeServer, load: Load, name: str
+) -> None:
+    """500 and not 400, as servers do that pass fields to a function which does not take them."""
+    server.usual = fake.fails_for_field(name)
+    encoder = load(truncate_dim=DIM)
+    np.testing.assert_allclose(embed(encoder, ["a", "b"]), expected(["a", "b"], DIM), atol=1e-6)
+    assert name not in server.seen[-1].body
+    encoder.close()
 
 
 def test_a_validation_error_is_shown_without_the_text_that_it_repeats() -> None:

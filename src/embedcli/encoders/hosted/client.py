@@ -25,7 +25,7 @@ from embedcli.core.job import Job
 from embedcli.encoders.hosted.known_hosts import HostDialect, find_dialect
 from embedcli.encoders.hosted.proxies import PROXY_LOGIN_HINT, PROXY_LOGIN_STATUS
 from embedcli.encoders.hosted.response import ReportedError, parse_error_body
-from embedcli.encoders.hosted.retry import Clock, RetryableError, Suspicion, parse_retry_after
+from embedcli.encoders.hosted.retry import Clock, FailureKind, RetryableError, Suspicion, parse_retry_after
 from embedcli.encoders.hosted.transport import HttpTransport
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -219,15 +219,15 @@ class EmbeddingsClient:
             return RetryableError(f"{route} answered {status}: {said}", "busy", after, suspicion=suspicion)
         return ModelError(*self._final_error(status, headers, said))
 
-    def error_for_report(self, report: ReportedError) -> Exception:
-        """Return the error for an error that the server reports in a response of status 200.
+    def error_for_report(self, report: ReportedError, kind: FailureKind) -> Exception:
+        """Return the error, of some kind, for an error that the server reports in a response of status 200.
 
         Some gateways put the status of the server behind them into `code`: it counts as if it were the status.
         """
         if report.code.isascii() and report.code.isdigit() and 400 <= int(report.code) <= 599:
             return self.error_for_status(int(report.code), {}, report.text, "")
         reason = f"the answer of {self.address.place} {self.redact(str(report))}"
-        return RetryableError(reason, "wrong", suspicion="failure")
+        return RetryableError(reason, kind, suspicion="failure")
 
     def _final_error(self, status: int, headers: Mapping[str, str], said: str) -> tuple[str, str]:
         url = self.address.url

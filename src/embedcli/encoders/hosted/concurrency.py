@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from queue import SimpleQueue
-from threading import Condition, Lock, Thread
+from threading import Condition, Lock, Semaphore, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -143,7 +143,9 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
 class RequestThreads:
     """Daemon threads that run one request after the other: a stopped run does not wait for the server. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_spare: int = MAX_CONCURRENCY) -> None:
+        """`max_spare`: how many threads `run_if_spare` may have at once."""
+        self._spare = Semaphore(max_spare)
         self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._lock = Lock()
         self._count = self._idle = 0
@@ -170,6 +172,19 @@ class RequestThreads:
         if is_new:
             Thread(target=self._serve, name="request", daemon=True).start()
         return future
+
+    def run_if_spare(self, work: Callable[[], T]) -> Future[T] | None:
+        """Run `work` like `run` if a thread may be spared for it; None if not."""
+        if not self._spare.acquire(blocking=False):
+            return None
+
+        def run() -> T:
+            try:
+                return work()
+            finally:
+                self._spare.release()
+
+        return self.run(run)
 
     def close(self) -> None:
         """End each thread once its work is done."""

@@ -25,6 +25,7 @@ from embedcli.encoders.hosted.client import (
 )
 from embedcli.encoders.hosted.concurrency import MAX_CONCURRENCY, AdaptiveConcurrency, RequestThreads
 from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
+from embedcli.encoders.hosted.identity import hosted_model_identity
 from embedcli.encoders.hosted.job_checks import check_options, check_window_limit, list_notes
 from embedcli.encoders.hosted.known_hosts import MAX_REQUEST_INPUTS, MAX_REQUEST_TOKENS
 from embedcli.encoders.hosted.request_fields import ENCODING_FIELD, build_body, resolve_request_fields
@@ -118,24 +119,6 @@ def load_hosted_encoder(
         raise
 
 
-def hosted_model_identity(job: Job) -> dict[str, Any]:
-    """What decides the vectors, without a request. Contains the server's host, and no secret."""
-    where = parse_server_address(job)
-    return {
-        "model": job.model,
-        "endpoint": where.host,
-        "revision": None,
-        "fingerprint": None,
-        "pooling": None,
-        "prompt": resolve_prompt(job, {}, None)[0],
-        "max_seq_length": job.max_seq_length,
-        "normalize": job.normalize,
-        "truncate_dim": job.truncate_dim,
-        "dtype": "float32",
-        **resolve_request_fields(job, where.dialect).identity(),
-    }
-
-
 class HostedEncoder(BaseEncoder):
     """A hosted model. `forward` starts requests, `collect` waits for them."""
 
@@ -144,7 +127,7 @@ class HostedEncoder(BaseEncoder):
 
     def __init__(self, job: Job, endpoint: EmbeddingsClient, clock: Clock, notify: Notify, rng: random.Random) -> None:
         self._concurrency = AdaptiveConcurrency(job.max_concurrency, clock.monotonic)
-        self._threads = RequestThreads()
+        self._threads = RequestThreads(job.max_concurrency or MAX_CONCURRENCY)
         self.max_in_flight = self._concurrency.max_in_flight
         self.batch_tokens = min(HOSTED_BATCH_TOKENS, job.tpm or HOSTED_BATCH_TOKENS)
         self._job = job
@@ -188,7 +171,7 @@ class HostedEncoder(BaseEncoder):
             self._limits,
             self._concurrency,
             self._threads,
-            max_connections=job.max_concurrency or MAX_CONCURRENCY,
+            notify,
             dim=self.dim,
         )
 
@@ -311,6 +294,17 @@ class HostedEncoder(BaseEncoder):
     ) -> EmbeddingResponse:
         """Send one request with retries. Raises RequestRefusedError, FailingTextsError or ModelError."""
         body = self._build_body(texts, style)
+        failures = 0
+
+        def judge(failure: RetryableError, started: float) -> bool:
+            nonlocal failures
+            failures += 1
+            is_blamed = blames_texts is not None and blames_texts(failure, started)
+            # One 5xx may be chance, or the texts.
+            is_overload = failure.suspicion == "none" or failures > 1
+            if failure.failure_kind == "busy" and is_overload and not is_blamed:
+                self._concurrency.record_busy()
+            return is_blamed
 
         def attempt() -> EmbeddingResponse:
             started = self._clock.monotonic()
@@ -318,7 +312,7 @@ class HostedEncoder(BaseEncoder):
             self._concurrency.record_success(tokens, self._clock.monotonic() - started)
             return answer
 
-        answer = self._retrier.run(attempt, tokens, patience, blames_texts)
+        answer = self._retrier.run(attempt, tokens, patience, judge)
         if answer.tokens is not None:
             self._pace.charge_difference(answer.tokens - tokens)
         with self._lock:
@@ -335,9 +329,10 @@ class HostedEncoder(BaseEncoder):
         with self._lock:
             self._requests += 1
         try:
-            answer = decode_response(self._endpoint.post(body, timeout), count)
+            answer = decode_response(self._endpoint.post(body, timeout), count, self.dim)
         except ReportedError as error:
-            raise self._endpoint.error_for_report(error) from None
+            # At the start it is more likely a wrong model or field than a server that is busy.
+            raise self._endpoint.error_for_report(error, "busy" if self.dim else "wrong") from None
         except UnreadableFloatsError as error:
             if self.dim:
                 raise RetryableError(f"the answer of {host} {error}", "wrong") from None
@@ -345,10 +340,6 @@ class HostedEncoder(BaseEncoder):
             raise RequestRefusedError(f"its answer {error}") from None
         except MalformedResponseError as error:
             raise RetryableError(f"the answer of {host} {self._endpoint.redact(str(error))}", "wrong") from None
-        except RetryableError as error:
-            if error.failure_kind == "busy":
-                self._concurrency.record_busy()
-            raise
         with self._lock:
             self._tokens += answer.tokens or 0
             self._reported_all &= answer.tokens is not None
@@ -390,8 +381,12 @@ class HostedEncoder(BaseEncoder):
     def _probe(self) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""
         patience = self._patience.at_start()
+
+        def send(style: RequestFormat, blames_texts: BlamesTexts | None) -> EmbeddingResponse:
+            return self._request_with_retries([PROBE_TEXT], 1, style, patience, blames_texts)
+
         return find_request_format(
-            lambda style: self._request_with_retries([PROBE_TEXT], 1, style, patience),
+            send,
             dimensions=self._job.truncate_dim if self._fields.dimensions_field else None,
             may_ask_base64=self._fields.may_ask_base64,
             where=f"{self._endpoint.address.place} refuses even a one-letter text for model {self._name}",

@@ -29,17 +29,21 @@ class RequestSizeLimits:
             kept = [(n, size) for n, size in self._answered if n > inputs or size > tokens]
             self._answered = [*kept, (inputs, tokens)]
 
-    def record_accepted(self, inputs: int, tokens: int, *, was_failure: bool = False) -> None:
+    def record_accepted(self, inputs: int, tokens: int, *, was_failure: bool = False) -> bool:
         """Record an accepted size after a larger request with the same texts was rejected, or failed.
 
         A failure may have another cause than the size: it teaches nothing if a larger request has succeeded.
+
+        Returns:
+            Whether it is a new limit.
         """
         if not self.is_allowed(inputs + 1, tokens + 1):
-            return
+            return False
         if was_failure and any(n > inputs and size > tokens for n, size in self._answered):
-            return
+            return False
         kept = [(n, size) for n, size in self._most if n < inputs or size < tokens]
         self._most = [*kept, (inputs, tokens)]
+        return True
 
     def split_into_requests(self, tokens: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Split texts of these token counts into successive requests. Returns (start, stop) of each."""

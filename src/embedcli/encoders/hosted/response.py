@@ -58,12 +58,13 @@ class EmbeddingResponse:
     tokens: int | None
 
 
-def decode_response(content: bytes, count: int) -> EmbeddingResponse:
+def decode_response(content: bytes, count: int, dim: int = 0) -> EmbeddingResponse:
     """Parse the response to a request of `count` texts.
 
     Args:
         content: The body of a successful response.
         count: The number of texts that were sent.
+        dim: The width of the vectors, if it is known: `null` is then a vector of NaN. 0: it is not known.
 
     Returns:
         The vectors in the order of the request, see `_find_places`.
@@ -78,10 +79,10 @@ def decode_response(content: bytes, count: int) -> EmbeddingResponse:
         body = _parse_lenient_json(content)
     if isinstance(body, dict) and "data" not in body and any(body.get(name) for name in ERROR_FIELDS):
         raise ReportedError(*parse_error_body(content))
-    return parse_response(body, count)
+    return parse_response(body, count, dim)
 
 
-def parse_response(body: Any, count: int) -> EmbeddingResponse:
+def parse_response(body: Any, count: int, dim: int = 0) -> EmbeddingResponse:
     """Like `decode_response`, from parsed JSON."""
     data = body.get("data") if isinstance(body, dict) else None
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
@@ -89,13 +90,21 @@ def parse_response(body: Any, count: int) -> EmbeddingResponse:
     if len(data) != count:
         raise MalformedResponseError(f"has {len(data)} embeddings for {count} texts")
     places = _find_places([item.get("index") for item in data])
-    rows = [parse_embedding(item.get("embedding")) for item in data]
+    rows = [
+        np.full(dim, np.nan, np.float32) if dim and _is_null(item) else parse_embedding(item.get("embedding"))
+        for item in data
+    ]
     widths = {row.shape for row in rows}
     if len(widths) != 1 or (0,) in widths:
         raise MalformedResponseError("has embeddings of different lengths, or empty ones")
     vectors = np.empty((count, len(rows[0])), np.float32)
     vectors[places] = rows
     return EmbeddingResponse(vectors, _text_or_none(body.get("model")), _read_token_count(body.get("usage")))
+
+
+def _is_null(item: dict[str, Any]) -> bool:
+    """Whether a server sent `null` in place of a vector that it could not compute."""
+    return "embedding" in item and item["embedding"] is None
 
 
 def _find_places(indices: list[Any]) -> list[int]:

@@ -12,12 +12,13 @@ from embedcli.core.errors import ModelError
 from embedcli.encoders.hosted.canaries import CANARY_TEXTS, Canaries, build_canaries
 from embedcli.encoders.hosted.client import RequestRefusedError
 from embedcli.encoders.hosted.float_encoding import check_float_encoding
-from embedcli.encoders.hosted.retry import FailingTextsError
+from embedcli.encoders.hosted.retry import BlamesTexts, FailingTextsError, RetryableError
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array
     from embedcli.encoders.hosted.response import EmbeddingResponse
 
+FAILURES_BEFORE_NEXT_FORMAT = 3
 SendTexts = Callable[[list[str], bool], "EmbeddingResponse"]
 
 
@@ -47,12 +48,16 @@ class StartChecks:
 
 
 def find_request_format(
-    send: Callable[[RequestFormat], EmbeddingResponse], *, dimensions: int | None, may_ask_base64: bool, where: str
+    send: Callable[[RequestFormat, BlamesTexts | None], EmbeddingResponse],
+    *,
+    dimensions: int | None,
+    may_ask_base64: bool,
+    where: str,
 ) -> tuple[RequestFormat, EmbeddingResponse]:
     """Find the first request format that a server accepts.
 
     Args:
-        send: Sends one short text. Raises RequestRefusedError.
+        send: Sends one short text, with the judge of its failures. Raises RequestRefusedError or FailingTextsError.
         dimensions: The value of `dimensions` to try first; None for no such field.
         may_ask_base64: Whether `encoding_format` may be sent.
         where: The server and what it refuses, for the message.
@@ -65,15 +70,34 @@ def find_request_format(
     """
     encodings = (True, False) if may_ask_base64 else (False,)
     refusals = []
-    for style in dict.fromkeys(RequestFormat(base64, dims) for dims in (dimensions, None) for base64 in encodings):
+    styles = dict.fromkeys(RequestFormat(base64, dims) for dims in (dimensions, None) for base64 in encodings)
+    failing: RequestFormat | None = None
+    for style in styles:
         try:
-            return style, send(style)
+            return style, send(style, _judge_format() if len(styles) > 1 else None)
         except RequestRefusedError as refusal:
             refusals.append(str(refusal))
+        except FailingTextsError:
+            # Some servers answer 500 for a field that they do not know.
+            failing = failing or style
+    if failing is not None:
+        return failing, send(failing, None)
     raise ModelError(
         f"{where}: {refusals[0]}",
         "check --model, --truncate-dim and --base-url; --as, --request-field and --omit-field change the fields",
     )
+
+
+def _judge_format() -> BlamesTexts:
+    """Blame the format of a request after three failures without a Retry-After."""
+    failures = 0
+
+    def judge(failure: RetryableError, started: float) -> bool:
+        nonlocal failures
+        failures += failure.suspicion == "failure"
+        return failures >= FAILURES_BEFORE_NEXT_FORMAT
+
+    return judge
 
 
 def run_start_checks(send: SendTexts, uses_base64: bool, host: str, request: str, max_inputs: int = 5) -> StartChecks:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from threading import Semaphore
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import numpy as np
 
+from embedcli.core.counts import format_count
 from embedcli.encoders.hosted.client import RequestRefusedError
 from embedcli.encoders.hosted.concurrency import RequestThreads
 from embedcli.encoders.hosted.failure_diagnosis import RequestDiagnosis, ServerHealth
@@ -44,8 +45,8 @@ class TextRequests:
         limits: RequestSizeLimits,
         connections: AbstractContextManager[None],
         threads: RequestThreads,
+        notify: Callable[[str], None],
         *,
-        max_connections: int,
         dim: int,
     ) -> None:
         """Prepare requests.
@@ -57,7 +58,7 @@ class TextRequests:
             limits: Learns the sizes that work.
             connections: Entering it waits for a free connection.
             threads: Run the halves of a request side by side.
-            max_connections: How many threads may look for bad texts at once.
+            notify: Gets one note when a limit is found.
             dim: Dimensions of the vectors.
         """
         self._dim = dim
@@ -67,7 +68,8 @@ class TextRequests:
         self._limits = limits
         self._connections = connections
         self._threads = threads
-        self._spare_threads = Semaphore(max_connections)
+        self._notify = notify
+        self._has_reported_limit = False
 
     def request(self, texts: list[str], counts: Int64Array, *, is_suspect: bool = False) -> HostedVectors:
         """Request vectors of some texts; halve a request that is rejected or fails until the bad texts stand alone.
@@ -85,7 +87,11 @@ class TextRequests:
         timeout = self._health.suspect_timeout() if is_suspect and len(texts) > 1 else None
         try:
             with self._connections:
-                answer = self._send(texts, tokens, diagnosis.blames_texts, timeout)
+                # Another request may have shown a limit since this one was made.
+                is_allowed = self._limits.is_allowed(len(texts), tokens)
+                answer = self._send(texts, tokens, diagnosis.blames_texts, timeout) if is_allowed else None
+            if answer is None:
+                return self._request_smaller(texts, counts, is_suspect=is_suspect)
             self._limits.record_answered(len(texts), tokens)
             return HostedVectors(answer.vectors, {}, answer.tokens)
         except RequestRefusedError as refusal:
@@ -101,6 +107,19 @@ class TextRequests:
     def _reject(self, reason: str) -> HostedVectors:
         return HostedVectors(np.full((1, self._dim), np.nan, np.float32), {0: reason})
 
+    def _request_smaller(self, texts: list[str], counts: Int64Array, *, is_suspect: bool) -> HostedVectors:
+        """Request the vectors of some texts in parts that the known limits allow, side by side."""
+        ranges = [range(start, stop) for start, stop in self._limits.split_into_requests(counts.tolist())]
+
+        def request_part(part: range) -> HostedVectors:
+            return self.request(texts[part.start : part.stop], counts[part.start : part.stop], is_suspect=is_suspect)
+
+        futures = [self._threads.run_if_spare(partial(request_part, part)) for part in ranges[1:]]
+        blocks = [request_part(ranges[0])]
+        for part, future in zip(ranges[1:], futures, strict=True):
+            blocks.append(request_part(part) if future is None else future.result())
+        return merge_vectors(blocks, ranges)
+
     def _request_halves(self, texts: list[str], counts: Int64Array, *, is_suspect: bool) -> HostedVectors:
         half = len(texts) // 2
 
@@ -108,24 +127,22 @@ class TextRequests:
             return self.request(texts[:half], counts[:half], is_suspect=is_suspect)
 
         # Refused texts are looked for one after the other, so that a server that refuses all is noticed early.
-        future = self._run_in_spare_thread(request_left) if is_suspect else None
+        future = self._threads.run_if_spare(request_left) if is_suspect else None
         left = request_left() if future is None else None
         right = self.request(texts[half:], counts[half:], is_suspect=is_suspect)
         left = left or cast("Future[HostedVectors]", future).result()
         if not left.refusal_reasons and not right.refusal_reasons:
             larger = int(max(counts[:half].sum(), counts[half:].sum()))
-            self._limits.record_accepted(len(texts) - half, larger, was_failure=is_suspect)
+            if self._limits.record_accepted(len(texts) - half, larger, was_failure=is_suspect):
+                self._report_limit(len(texts) - half, larger)
         return merge_vectors((left, right), (range(half), range(half, len(texts))))
 
-    def _run_in_spare_thread(self, work: Callable[[], T]) -> Future[T] | None:
-        """Run `work` in a thread of its own if one is spare; None if not."""
-        if not self._spare_threads.acquire(blocking=False):
-            return None
-
-        def run() -> T:
-            try:
-                return work()
-            finally:
-                self._spare_threads.release()
-
-        return self._threads.run(run)
+    def _report_limit(self, inputs: int, tokens: int) -> None:
+        if self._has_reported_limit:
+            return
+        self._has_reported_limit = True
+        size = f"{format_count(inputs, 'text')} ({format_count(tokens, 'token')})"
+        self._notify(
+            f"the server takes no more than about {size} at once: smaller requests are sent from now on; "
+            f"--batch-tokens {tokens} begins with them"
+        )
