@@ -17,6 +17,7 @@ from embedcli.analysis.text_encoder import (
     check_same_canaries,
     ignore_message,
     missing_prompt_warning,
+    without_role_note,
 )
 from embedcli.analysis.topk import Metric, hit_positions, search_vectors
 from embedcli.core.arrow_values import column_to_python
@@ -97,15 +98,11 @@ class Searcher:
 
 
 def without_empty_prompt(notify: Notify) -> Notify:
-    """Return `notify` without the notes that queries have no prompt, or no role: the user asked for none."""
-    from embedcli.encoders.hosted.job_checks import UnusedRoleNote
+    """Return `notify` without the notes that queries have no prompt or no role: the user asked for none."""
     from embedcli.models.config import PromptNote
 
-    def pass_on(note: str) -> None:
-        if not isinstance(note, UnusedRoleNote) and not (isinstance(note, PromptNote) and not note.prompt):
-            notify(note)
-
-    return pass_on
+    pass_on = without_role_note(notify)
+    return lambda note: None if isinstance(note, PromptNote) and not note.prompt else pass_on(note)
 
 
 def read_search_queries(job: Job) -> Iterator[SearchQuery]:

@@ -66,6 +66,17 @@ def test_search_says_nothing_about_an_option_that_it_does_not_have(tmp_path: Pat
     assert "--as" not in found.err
 
 
+def test_eval_says_nothing_about_an_option_that_was_not_given(tmp_path: Path, server: FakeServer) -> None:
+    jobs.write_jsonl(tmp_path / "documents.jsonl", [{"id": i, "text": f"text {i}"} for i in range(4)])
+    jobs.write_jsonl(tmp_path / "queries.jsonl", [{"id": "q", "text": "text 1"}])
+    jobs.write_jsonl(tmp_path / "judged.jsonl", [{"query_id": "q", "document_id": 1, "relevance": 1}])
+    files = ("documents.jsonl", "--queries", tmp_path / "queries.jsonl", "--relevance", tmp_path / "judged.jsonl")
+    flags = ("-m", f"openai:{fake.MODEL}", "--base-url", server.base_url)
+    done = jobs.run("eval", tmp_path / files[0], *files[1:], *flags)
+    assert done.code == 0, done.err
+    assert "--as" not in done.err
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [(0.0, "the server's vector has only zeros"), (float("nan"), "the server's vector is not finite")],

@@ -227,6 +227,8 @@ class Retrier:
         wrong = 0
         for attempt in count():
             self._pace.acquire(tokens)
+            if self._clock.is_ended():
+                raise EncoderClosedError
             started = self._clock.monotonic()
             try:
                 return step()
