@@ -30,7 +30,6 @@ NAMES = ("Parquet", "OpenVINO", "MtebModel", "Lance")
 NOT_ACTIONS = (
     "this is a defect",
     "this should never happen",
-    "what is finished is kept",
     "they are those of",
     "--device can be",
 )

@@ -87,7 +87,7 @@ def test_neighbours_of_two_outputs_overlap(tmp_path: Path, output: VectorDataset
     other = open_dataset(str(make_output(tmp_path / "other.parquet", changed, ids=ids, space={"model": "tests/other"})))
     found = compare_outputs(output, other, k=5, rows=ROWS, moved=3, seed=0).as_json()
     dense = [as_dense(vectors), as_dense(changed)]
-    assert found["overlap"]["mean"] == pytest.approx(np.mean(overlaps(*dense, 5)), abs=1e-6)
+    assert found["overlap"]["mean"] == pytest.approx(np.mean(overlaps(dense[0], dense[1], 5)), abs=1e-6)
     assert {int(row["id"][1:]) >= 250 for row in found["moved"]} == {True}
 
 

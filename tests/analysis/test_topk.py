@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedcli.analysis.topk import TopK, normalize, search_vectors
+from embedcli.analysis.similarities import normalize
+from embedcli.analysis.topk import TopK, search_vectors
 from embedcli.core import quantization as core_quantization
 from embedcli.core.types import Precision
 from embedcli.outputs import dataset

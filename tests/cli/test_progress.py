@@ -305,8 +305,8 @@ def test_a_second_ctrl_c_stops_now(folder: Path) -> None:
     terminal.process.send_signal(signal.SIGINT)
     ended = terminal.end()
     assert ended.code == 130
-    assert ended.err.splitlines()[-1] == "hint: run the same command again to continue"
-    assert terminal.seen.rstrip().endswith(b"continue"), "the terminal is left as it was"
+    assert ended.err.splitlines()[-1] == "hint: run the same command again; encode continues where it stopped"
+    assert terminal.seen.rstrip().endswith(b"where it stopped"), "the terminal is left as it was"
 
 
 def test_what_shows_no_rows_has_a_spinner(folder: Path) -> None:

@@ -103,7 +103,9 @@ main()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (CODES[name], b""), done.stderr.decode()
-    assert done.stderr.decode().endswith("error: interrupted\nhint: run the same command again to continue\n")
+    assert done.stderr.decode().endswith(
+        "error: interrupted\nhint: run the same command again; encode continues where it stopped\n"
+    )
     assert b"Traceback" not in done.stderr
     assert not (folder / "out.parquet").exists()
 

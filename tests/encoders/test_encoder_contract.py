@@ -69,12 +69,12 @@ def rows(count: int) -> Any:
     return np.arange(count)
 
 
-def test_its_numbers_are_usable(encoder: BaseEncoder) -> None:
+def test_its_numbers_are_usable(encoder: Any) -> None:
     assert min(encoder.dim, encoder.max_in_flight, encoder.batch_tokens, encoder.pad_to_multiple_of + 1) >= 1
     assert encoder.empty_reason
 
 
-def test_tokens_are_a_ragged_array_within_the_whole(encoder: BaseEncoder) -> None:
+def test_tokens_are_a_ragged_array_within_the_whole(encoder: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     assert tokens.offsets[0] == 0
     assert tokens.offsets[-1] == len(tokens.ids)
@@ -88,7 +88,7 @@ def test_tokens_are_a_ragged_array_within_the_whole(encoder: BaseEncoder) -> Non
     ]
 
 
-def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: BaseEncoder) -> None:
+def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: Any) -> None:
     together = encoder.tokenize(TEXTS)
     for i in (0, 7, len(TEXTS) - 2):
         alone = encoder.tokenize([TEXTS[i]])
@@ -97,12 +97,12 @@ def test_a_texts_tokens_do_not_depend_on_its_neighbours(encoder: BaseEncoder) ->
         assert alone.untruncated_lengths[0] == together.untruncated_lengths[i]
 
 
-def test_no_texts_make_no_rows(encoder: BaseEncoder) -> None:
+def test_no_texts_make_no_rows(encoder: Any) -> None:
     tokens = encoder.tokenize([])
     assert (len(tokens.ids), tokens.offsets.tolist(), len(tokens.untruncated_lengths)) == (0, [0], 0)
 
 
-def test_vectors_are_float32_finite_and_in_the_order_of_the_rows(encoder: BaseEncoder) -> None:
+def test_vectors_are_float32_finite_and_in_the_order_of_the_rows(encoder: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     forward = encoder.collect(encoder.forward(tokens, rows(6)))
     backward = encoder.collect(encoder.forward(tokens, rows(6)[::-1]))
@@ -112,20 +112,20 @@ def test_vectors_are_float32_finite_and_in_the_order_of_the_rows(encoder: BaseEn
     assert len(np.unique(forward.round(4), axis=0)) == 6
 
 
-def test_a_rows_vector_does_not_depend_on_its_batch(encoder: BaseEncoder) -> None:
+def test_a_rows_vector_does_not_depend_on_its_batch(encoder: Any) -> None:
     whole = encode(encoder, TEXTS)
     np.testing.assert_allclose(encode(encoder, TEXTS, 40), whole, atol=1e-5)
     np.testing.assert_allclose(whole[-1], whole[0], atol=1e-5)
 
 
-def test_encode_float32_returns_the_same_vectors(encoder: BaseEncoder) -> None:
+def test_encode_float32_returns_the_same_vectors(encoder: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     chosen = np.array([5, len(TEXTS) - 2, 2])
     np.testing.assert_allclose(encoder.encode_float32(tokens, chosen), encode(encoder, TEXTS)[chosen], atol=1e-5)
     assert encoder.encode_float32(tokens, chosen).dtype == np.float32
 
 
-def test_batches_in_flight_do_not_mix(encoder: BaseEncoder) -> None:
+def test_batches_in_flight_do_not_mix(encoder: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     batches = list(batching.pack_batches(tokens.lengths, lambda: 60, encoder.pad_to_multiple_of))
     expected = [encoder.collect(encoder.forward(tokens, batch)) for batch in batches]
@@ -135,7 +135,7 @@ def test_batches_in_flight_do_not_mix(encoder: BaseEncoder) -> None:
             np.testing.assert_allclose(encoder.collect(output), vectors, atol=1e-5)
 
 
-def test_collected_vectors_do_not_change(encoder: BaseEncoder) -> None:
+def test_collected_vectors_do_not_change(encoder: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     first = encoder.collect(encoder.forward(tokens, rows(4)))
     kept = first.copy()
@@ -143,7 +143,7 @@ def test_collected_vectors_do_not_change(encoder: BaseEncoder) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_the_vector_space_is_described_as_json(encoder: BaseEncoder) -> None:
+def test_the_vector_space_is_described_as_json(encoder: Any) -> None:
     space = encoder.vector_space()
     assert json.loads(json.dumps(space)) == space
     assert set(SPACE) <= set(space)
@@ -165,19 +165,19 @@ def test_a_text_splits_into_windows_that_are_read_whole(kind: str, encoder: Base
     np.testing.assert_array_equal(tokens.lengths, tokens.untruncated_lengths)
 
 
-def test_only_encoders_that_do_not_pad_take_portions(encoder: BaseEncoder) -> None:
+def test_only_encoders_that_do_not_pad_take_portions(encoder: Any) -> None:
     portion = encoder.portion_characters
     assert portion is None or (portion > 0 and encoder.pad_to_multiple_of == 0)
 
 
-def test_vectors_are_verified_only_if_they_are_usable(encoder: BaseEncoder) -> None:
+def test_vectors_are_verified_only_if_they_are_usable(encoder: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     output = encoder.forward(tokens, rows(4))
     vectors = encoder.collect(output)
     assert encoder.has_verified_vectors(output) in (False, not find_unusable(vectors).any())
 
 
-def test_rows_with_vectors_have_no_reject_reason(encoder: BaseEncoder) -> None:
+def test_rows_with_vectors_have_no_reject_reason(encoder: Any) -> None:
     tokens = encoder.tokenize(TEXTS)
     encoder.collect(encoder.forward(tokens, rows(4)))
     assert [encoder.reject_reason(tokens, row) for row in range(4)] == [None] * 4

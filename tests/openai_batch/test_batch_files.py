@@ -24,6 +24,7 @@ from batch_lines import DIM, answer, expired, read, refusal, write
 from embedcli import openai_batch, readers
 from embedcli.core.errors import InputError, OutputError, UsageError
 from embedcli.core.job import CSV_DEFAULTS, Job
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.types import EncodedChunk
 from embedcli.encoders.hosted import identity
 from embedcli.openai_batch.results import BatchResults, parse_result_line
@@ -77,7 +78,7 @@ def vectors_by_id(made: Made) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for encoded in made:
         ids = encoded.chunk.ids.take(pa.array(encoded.rows)).to_pylist()
-        found |= dict(zip(ids, encoded.vectors, strict=True))
+        found |= dict(zip(ids, as_dense(encoded.vectors), strict=True))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -95,7 +96,7 @@ def test_pages_hold_what_pyarrow_reads(
     )  # fmt: skip
     read = ParquetVectorFile(str(path))
     assert read._pages(0, min(rows, 100), False) is not None
-    slabs = [vectors for vectors, _ in read.read_blocks([], size, verify=True)]
+    slabs: list[Any] = [vectors for vectors, _ in read.read_blocks([], size, verify=True)]
     assert np.array_equal(np.concatenate(slabs), vectors)
     assert max(map(len, slabs)) <= size
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedcli.core.encoder import Tokens
+from embedcli.core.encoder import NOT_FINITE_REASON, Tokens
 from embedcli.core.errors import ModelError
 from embedcli.core.multi_vectors import MultiVectors, offsets_of
 from embedcli.core.types import VectorKind
 from embedcli.pipeline.control import RunControl
-from embedcli.pipeline.engine import NOT_FINITE_REASON, encode_chunks
+from embedcli.pipeline.engine import encode_chunks
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 from fakes import FakeEncoder, chunk
@@ -25,7 +25,8 @@ class FakeMultiVectorEncoder(FakeEncoder):
 
     def collect(self, output: Any) -> Any:
         self.in_flight -= 1
-        return self._vectors(*output, bad=("nan", "always"))
+        tokens, rows = output
+        return self._vectors(tokens, rows, bad=("nan", "always"))
 
     def encode_float32(self, tokens: Tokens, rows: Any) -> Any:
         return self._vectors(tokens, rows, bad=("always",))

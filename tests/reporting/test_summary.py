@@ -57,7 +57,7 @@ def test_one_of_a_thing_is_in_the_singular() -> None:
         "1 row was there already",
         "; 1 row (100.0%) truncated",
         "out of memory 1 time:",
-        "1 row had non-finite vectors",
+        "1 row had a vector with NaN, infinity or only zeros, encoded again in float32",
         "1 damaged part file was written again",
         "1 id appears more than once",
     ):

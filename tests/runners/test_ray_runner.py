@@ -26,13 +26,14 @@ import ray_loads
 from embedcli import checkpoint, readers, runners, storage
 from embedcli.checkpoint import input_snapshot
 from embedcli.cli import entrypoint
-from embedcli.core.errors import ModelError, OutputError, UsageError
+from embedcli.core.errors import EncodingStoppedError, ModelError, OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Partition, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.runners import ray_runner
+from embedcli.runners.context import RunContext
 from embedcli.runners.ray_worker import DriverContext, RayWorker
 from embedcli.runners.worker import PartitionTask, WorkerSetup
 
@@ -375,6 +376,19 @@ def test_a_worker_returns_its_record(worker: Any) -> None:
     response = one.encode_partition(task)
     assert response.error is None
     assert response.result.rows_read == 903
+
+
+def test_a_worker_that_waits_for_a_server_stops_after_max_seconds(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, task = worker
+
+    def wait_in_vain(run: Any) -> None:
+        raise EncodingStoppedError("stopped while requests were waiting")
+
+    monkeypatch.setattr(RunContext, "load_encoder", wait_in_vain)
+    assert isinstance(one.encode_partition(task).error, EncodingStoppedError)
+    one.control.deadline = 0.0
+    response = one.encode_partition(task)
+    assert (response.result, response.error, response.stop_reason) == (None, None, "--max-seconds")
 
 
 def test_no_new_partition_begins_after_max_seconds(worker: Any) -> None:

@@ -420,8 +420,13 @@ class FakeServer:
         self._thread.join()
 
     @property
+    def place(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        return f"http://{self.place}/v1"
 
     @property
     def sent(self) -> list[str]:

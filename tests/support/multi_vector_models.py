@@ -70,10 +70,10 @@ def build_pylate(folder: Path, *, attend: bool = False, model_type: str | None =
     The markers are tokens of the vocabulary that PyLate adds with `tokenizer.add_tokens(["[Q] ", "[D] "])`.
     """
     from safetensors.torch import save_file
-    from transformers import BertTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     build_network(folder)
-    tokenizer = BertTokenizerFast.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.add_tokens(list(TOKENIZER.values()))
     tokenizer.save_pretrained(folder)
     listed = [("", "sentence_transformers.models.Transformer"), ("1_Dense", "pylate.models.Dense.Dense")]

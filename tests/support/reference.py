@@ -41,7 +41,8 @@ def encode(encoder: BaseEncoder, texts: Sequence[str], budget: int | None = None
         tokens.lengths[known], lambda: budget or encoder.batch_tokens, encoder.pad_to_multiple_of, encoder.equal_lengths
     ):
         rows = known[order]
-        made[rows] = encoder.collect(encoder.forward(tokens, rows))
+        vectors: Any = encoder.collect(encoder.forward(tokens, rows))
+        made[rows] = vectors
     return made
 
 

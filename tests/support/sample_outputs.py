@@ -50,8 +50,9 @@ def make_output(
     """Write `vectors` as an output. A path that ends in .folder becomes a folder of three parts."""
     rows, dim = vectors.shape
     kind: VectorKind = "sparse" if isinstance(vectors, SparseVectors) else "dense"
-    has_ranges = not isinstance(vectors, SparseVectors) and stored_as in ("int8", "uint8")
-    ranges = quantization.compute_ranges(vectors) if has_ranges else None
+    ranges = None
+    if isinstance(vectors, np.ndarray) and stored_as in ("int8", "uint8"):
+        ranges = quantization.compute_ranges(vectors)
     table = pa.table({name: pa.array(values) for name, values in (kept or {}).items()})
     columns = InputColumns(
         text_column="text",
@@ -74,8 +75,8 @@ def make_output(
     if path.suffix == ".folder":
         write_folder(path, whole, layout, metadata)
     else:
-        kind = writers.resolve_output_format(str(path), None)
-        writers.OUTPUT_WRITERS[kind]([whole], str(path), layout, metadata, rows)
+        form = writers.resolve_output_format(str(path), None)
+        writers.OUTPUT_WRITERS[form]([whole], str(path), layout, metadata, rows)
     return path
 
 

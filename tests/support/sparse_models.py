@@ -11,11 +11,12 @@ import models
 def build_masked_lm(folder: Path, *, layers: int = 2) -> Path:
     """A BERT with a head for masked words and its tokenizer, as `naver/splade-*` in their raw layout."""
     import torch
-    from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
     folder.mkdir(parents=True)
     torch.manual_seed(3)
-    tokenizer = BertTokenizerFast(tokenizer_object=models.bert_tokenizer(), **models.BERT, model_max_length=64)
+    build: Any = PreTrainedTokenizerFast
+    tokenizer = build(tokenizer_object=models.bert_tokenizer(), **models.BERT, model_max_length=64)
     size = models.SIZE | {"num_hidden_layers": layers}
     config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **size)
     network = BertForMaskedLM(config)

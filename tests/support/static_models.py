@@ -122,5 +122,6 @@ def encode(encoder: BaseEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
         tokens.lengths, lambda: encoder.batch_tokens, encoder.pad_to_multiple_of
     )
     for rows, output in [(rows, encoder.forward(tokens, rows)) for rows in batches]:
-        made[rows] = encoder.collect(output)
+        vectors: Any = encoder.collect(output)
+        made[rows] = vectors
     return made

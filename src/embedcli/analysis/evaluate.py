@@ -19,7 +19,7 @@ from embedcli.analysis.eval_data import (
     read_valid_chunks,
 )
 from embedcli.analysis.similarities import Metric, choose_metric, normalize, row_cosines, score_rows
-from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message
+from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, without_role_note
 from embedcli.analysis.topk import TopK
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
@@ -41,7 +41,7 @@ class EncodersByPrompt:
         self.job = job
         self.encoded_texts = 0
         self.encode_seconds = 0.0
-        self._notify = notify
+        self._notify = notify if job.as_ is not None else without_role_note(notify)
         self._loaded: dict[tuple[str, str | None], TextEncoder] = {}
 
     def encode(self, texts: Sequence[str], job: Job | None = None) -> SingleVectors:

@@ -18,6 +18,7 @@ from embedcli.analysis.text_encoder import (
     check_same_canaries,
     ignore_message,
     missing_prompt_warning,
+    without_role_note,
 )
 from embedcli.analysis.topk import Hits, hit_positions, search_vectors
 from embedcli.core.arrow_values import column_to_python
@@ -113,10 +114,11 @@ def describe_hits(
 
 
 def without_empty_prompt(notify: Notify) -> Notify:
-    """Return `notify` without the note that queries have no prompt."""
+    """Return `notify` without the notes that queries have no prompt or no role: the user asked for none."""
     from embedcli.models.config import PromptNote
 
-    return lambda note: None if isinstance(note, PromptNote) and not note.prompt else notify(note)
+    pass_on = without_role_note(notify)
+    return lambda note: None if isinstance(note, PromptNote) and not note.prompt else pass_on(note)
 
 
 def read_search_queries(job: Job) -> Iterator[SearchQuery]:

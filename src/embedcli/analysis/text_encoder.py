@@ -18,6 +18,7 @@ from embedcli.core.progress import ExpectedRows, ProgressCounts
 from embedcli.core.row_vectors import as_dense, require_single
 from embedcli.core.types import Chunk, EncodedChunk, InputSplit, RunObserver
 from embedcli.encoders.hosted.canaries import describe_moved_canaries
+from embedcli.encoders.hosted.job_checks import UnusedRoleNote
 from embedcli.encoders.hosted.known_hosts import find_dialect
 from embedcli.encoders.hosted.request_fields import format_request_fields
 from embedcli.models.registry import find_registered_model
@@ -37,6 +38,11 @@ Notify = Callable[[str], None]
 
 def ignore_message(line: str) -> None:
     """Discard a message."""
+
+
+def without_role_note(notify: Notify) -> Notify:
+    """Return `notify` without the note that --as has no effect, for commands that choose a role themselves."""
+    return lambda note: None if isinstance(note, UnusedRoleNote) else notify(note)
 
 
 class TextEncoder:

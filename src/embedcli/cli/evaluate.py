@@ -9,7 +9,7 @@ import typer
 from embedcli.cli.completion import complete_models
 from embedcli.cli.console import JsonFlag, print_line, print_note, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.cli.options import INPUT_FLAGS, INTERACTIVE_DEFAULTS, with_job_options
 from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
@@ -18,7 +18,7 @@ EVALUATE_FLAGS = (
     "revision", "trust_remote_code", "code_revision", "offline", "cache_dir", "as_", "prompt_name", "prompt",
     "max_seq_length", "normalize", "truncate_dim", "device", "engine", "dtype", "batch_tokens", "threads", "base_url",
     *INPUT_FLAGS,
-    "request_field", "omit_field",
+    "request_field", "omit_field", "patience",
 )  # fmt: skip
 
 ModelOption = Annotated[
@@ -49,7 +49,7 @@ RelevanceOption = Annotated[
 
 
 @handle_errors
-@with_job_options(EVALUATE_FLAGS)
+@with_job_options(EVALUATE_FLAGS, INTERACTIVE_DEFAULTS)
 def evaluate(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="Labelled rows; each file becomes a column of the table.")

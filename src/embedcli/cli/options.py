@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -177,6 +177,8 @@ ENCODER_FLAGS = (
     "tokenizer", "rpm", "tpm", "max_concurrency",
 )  # fmt: skip
 ALL_FLAGS = tuple(FLAGS_BY_NAME)
+# Defaults of commands that somebody waits for: a server that is not there should not hold them up for hours.
+INTERACTIVE_DEFAULTS = {"patience": 60.0}
 
 QuietFlag = Annotated[
     bool, typer.Option("-q", "--quiet", help="Print errors only.", envvar="EMBEDCLI_QUIET", show_envvar=False)
@@ -228,9 +230,17 @@ PriceOption = Annotated[
 ]
 
 
-def with_job_options(names: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command with job options, which it receives validated in the dict `flags`, by field of Job."""
-    chosen = [FLAGS_BY_NAME[name] for name in names]
+def with_job_options(
+    names: Iterable[str], defaults: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command with job options, which it receives validated in the dict `flags`, by field of Job.
+
+    Args:
+        names: Fields of Job.
+        defaults: Defaults of this command that differ from Job's, by field.
+    """
+    changed = {name: replace(FLAGS_BY_NAME[name], default=value) for name, value in (defaults or {}).items()}
+    chosen = [(FLAGS_BY_NAME | changed)[name] for name in names]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]

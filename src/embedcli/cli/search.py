@@ -13,7 +13,7 @@ import typer
 from embedcli.cli.completion import complete_kept_columns
 from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import INPUT_FLAGS, MovedModelOption, with_job_options
+from embedcli.cli.options import INPUT_FLAGS, INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
@@ -21,7 +21,7 @@ from embedcli.core.job import Job
 SEARCH_FLAGS = (
     "trust_remote_code", "offline", "cache_dir", "device", "engine", "dtype", "threads", "base_url",
     *INPUT_FLAGS,
-    "request_field", "omit_field",
+    "request_field", "omit_field", "patience",
 )  # fmt: skip
 DEFAULT_TEXT_WIDTH = 80
 
@@ -51,7 +51,7 @@ ShowOption = Annotated[
 
 
 @handle_errors
-@with_job_options(SEARCH_FLAGS)
+@with_job_options(SEARCH_FLAGS, INTERACTIVE_DEFAULTS)
 def search(
     output: Annotated[str, typer.Argument(help="Output of encode.")],
     words: Annotated[list[str] | None, typer.Argument(help="Query.")] = None,

@@ -8,7 +8,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import MovedModelOption, with_job_options
+from embedcli.cli.options import INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
 
 VERIFY_FLAGS = (
@@ -23,11 +23,12 @@ VERIFY_FLAGS = (
     "base_url",
     "request_field",
     "omit_field",
+    "patience",
 )
 
 
 @handle_errors
-@with_job_options(VERIFY_FLAGS)
+@with_job_options(VERIFY_FLAGS, INTERACTIVE_DEFAULTS)
 def verify(
     output: Annotated[str, typer.Argument(help="Output of encode.")],
     inputs: Annotated[

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from embedcli.core.types import Int32Array, Int64Array
 
 
+NOT_FINITE_REASON = "the encoder's vector is not finite, or zero, in float32 too"
+
+
 @dataclass
 class Tokens:
     """The tokens of n texts, one after the other.
@@ -27,6 +30,7 @@ class Tokens:
         payload: Further data for the encoder that made the tokens.
         cut_lengths: How many tokens were read of rows that turned out to be cut while they were computed, by row.
         token_types: int32: the type (segment) of each token, in the order of `ids`; None if all are 0.
+        is_estimated: Whether the lengths are estimates, because the tokenizer of the model is not here.
     """
 
     ids: Int32Array
@@ -35,6 +39,7 @@ class Tokens:
     payload: Any = None
     token_types: Int32Array | None = None
     cut_lengths: dict[int, int] = field(default_factory=dict)
+    is_estimated: bool = False
 
     @cached_property
     def lengths(self) -> Int64Array:
@@ -186,6 +191,14 @@ class BaseEncoder(TextTokenizer):
             The reason, to reject the row without a second attempt. None, the default, to try `encode_float32`.
         """
         return None
+
+    def unusable_reason(self, vector: EncodedVectors) -> str:
+        """Why a row is rejected whose vector was not usable in the second attempt either.
+
+        Args:
+            vector: The vector of the second attempt, as a batch of one row.
+        """
+        return NOT_FINITE_REASON
 
     def usage(self) -> dict[str, Any] | None:
         """The requests and tokens that the encoder has used since it was loaded.

@@ -5,6 +5,7 @@ EmbedcliError              exit 1
     ResumeError            exit 2   the output belongs to another job
   InputError               exit 1   the input cannot be read
   ModelError               exit 1   the model cannot be loaded or run
+    EncodingStoppedError   exit 1   the run was stopped while a hosted model waited for its server
   OutputError              exit 1   the output cannot be written
     OutputLocked           exit 1   another process is writing the output
   TooManyRejectsError      exit 1   more rejects than --max-rejects allows
@@ -55,6 +56,10 @@ class InputError(EmbedcliError):
 
 class ModelError(EmbedcliError):
     """The model cannot be loaded or run."""
+
+
+class EncodingStoppedError(ModelError):
+    """The run was stopped while a hosted model waited for its server. Runs turn it into their result."""
 
 
 class OutputError(EmbedcliError):

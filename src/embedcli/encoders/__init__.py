@@ -36,6 +36,8 @@ def load_encoder(
     notify: Notify = _ignore,
     stop: Event | None = None,
     on_phase: Notify = _ignore,
+    *,
+    deadline: float | None = None,
 ) -> BaseEncoder:
     """Load the encoder of a job.
 
@@ -43,8 +45,10 @@ def load_encoder(
         job: The job.
         files: The model's files, if they are resolved already.
         notify: Gets one line for each thing that the user should know.
-        stop: Once it is set, a hosted encoder stops waiting and raises ModelError.
+        stop: Once it is set, a hosted encoder stops waiting and raises EncodingStoppedError.
         on_phase: Gets a few words when something begins that takes long: compiling the model.
+        deadline: From then on, in seconds of `time.monotonic`, a hosted encoder waits for no retry any more and raises
+            EncodingStoppedError; None for no limit.
 
     Raises:
         ModelError: The model cannot be found or loaded.
@@ -55,7 +59,7 @@ def load_encoder(
 
         _reject_compile(job, "a hosted model is computed by its server")
         check_options_for_kind(job, "dense")
-        return hosted_encoder.load_hosted_encoder(job, notify, stop=stop)
+        return hosted_encoder.load_hosted_encoder(job, notify, stop=stop, deadline=deadline)
     files = files or _resolve(job)
     if files.kind == "static":
         from embedcli.encoders.static import encoder as static_encoder

@@ -11,7 +11,7 @@ import numpy as np
 
 from embedcli.core import batching
 from embedcli.core.encoder import BaseEncoder
-from embedcli.core.errors import DeviceOutOfMemoryError, ModelError
+from embedcli.core.errors import DeviceOutOfMemoryError, EncodingStoppedError, ModelError
 from embedcli.core.quantization import find_unusable
 from embedcli.core.row_vectors import replace_vectors
 from embedcli.core.types import Chunk, EncodedChunk
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 
 OnBatch = Callable[[], None]
-
-NOT_FINITE_REASON = "the encoder's vector is not finite, or zero, in float32 too"
 
 
 def encode_chunks(
@@ -73,8 +71,10 @@ def encode_chunks(
         try:
             for chunk in BatchScheduler(encoder, settings, metrics, control, on_batch).run(portions):
                 yield assemble_chunk(chunk, settings)
+        except EncodingStoppedError:
+            if not control.stop_if_time_is_over():
+                raise
         except ModelError:
-            # A hosted encoder gives up its waiting requests this way when the run is stopped.
             if not control.stop_event.is_set():
                 raise
 
@@ -238,8 +238,10 @@ class BatchScheduler:
             self.metrics.retried_rows += int(retried.sum())
             again = self.encoder.encode_float32(portion.tokens, rows[retried])
             vectors = replace_vectors(vectors, retried, again)
-        for i in rows[find_unusable(vectors)]:
-            portion.reject_reasons[int(i)] = reasons.get(int(i)) or NOT_FINITE_REASON
+        for position in np.flatnonzero(find_unusable(vectors)):
+            row = int(rows[position])
+            reason = self.encoder.unusable_reason(vectors[position : position + 1])
+            portion.reject_reasons[row] = reasons.get(row) or reason
         return vectors
 
     def _pop_finished_chunks(self) -> Iterator[ChunkInProgress]:

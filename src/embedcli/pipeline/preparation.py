@@ -264,8 +264,10 @@ def apply_overflow(portion: TokenizedPortion, settings: EncodingSettings) -> Non
     if settings.overflow not in ("error", "reject"):
         return
     lengths = portion.tokens.read_lengths
+    about = "about " if portion.tokens.is_estimated else ""
     for i in np.flatnonzero(portion.tokens.untruncated_lengths > lengths):
-        reason = f"{int(portion.tokens.untruncated_lengths[i])} tokens, and the encoder reads {int(lengths[i])}"
+        count = f"{about}{int(portion.tokens.untruncated_lengths[i])}"
+        reason = f"{count} tokens, and the encoder reads {int(lengths[i])}"
         if settings.overflow == "error":
             raise InputError(
                 f"{portion.locate_sequence(int(i))}: the text has {reason}",

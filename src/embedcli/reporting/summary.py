@@ -97,7 +97,10 @@ def list_recovered_problems(report: Mapping[str, Any]) -> list[str]:
         limit = f"{report['batch_tokens']:,} tokens"
         notes.append(f"out of memory {format_count(report['out_of_memory'], 'time')}: batches were cut to {limit}")
     if report["retried_rows"]:
-        notes.append(f"{format_count(report['retried_rows'], 'row')} had non-finite vectors, encoded again in float32")
+        rows = format_count(report["retried_rows"], "row had a vector", "rows had vectors")
+        is_hosted = report["space"].get("engine") == "remote"
+        action = "asked for again" if is_hosted else "encoded again in float32"
+        notes.append(f"{rows} with NaN, infinity or only zeros, {action}")
     if report["damaged_parts"]:
         notes.append(
             f"{format_count(report['damaged_parts'], 'damaged part file was', 'damaged part files were')} written again"

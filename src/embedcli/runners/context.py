@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli import checkpoint, encoders, readers, storage
+from embedcli.core.constants import DEFAULT_CHUNK_ROWS
 from embedcli.core.counts import format_count
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import OutputError, TooManyRejectsError, TooManyRemovedError, UsageError
@@ -127,7 +128,12 @@ class RunContext:
         if self.load_encoder_override is not None:
             return self.load_encoder_override(self.job, self.observer.notify)
         return encoders.load_encoder(
-            self.job, self.model_files, self.observer.notify, self.control.stop_event, self.observer.on_phase
+            self.job,
+            self.model_files,
+            self.observer.notify,
+            self.control.stop_event,
+            self.observer.on_phase,
+            deadline=self.control.deadline,
         )
 
     def describe_output(
@@ -270,7 +276,15 @@ class RunContext:
         command = "run the same command without --overwrite" if self.job.overwrite else "run the same command again"
         exit_code = exit_code_of_stop(self.control.reason or "")
         reason = f"stopped by {self.control.reason}: {next_step or f'{command} to go on'}"
+        is_lost = totals["rows"] == 0 and self.metrics.progress.embedded_rows > 0
+        if is_lost and self.control.reason == "--max-seconds":
+            reason += f"; {describe_lost_chunk(self.job.chunk_rows)}"
         return RunResult(exit_code, reason, totals, usage=self.usage)
+
+
+def describe_lost_chunk(chunk_rows: int | None) -> str:
+    """Describe that a run has ended within its first chunk."""
+    return f"no chunk of {chunk_rows or DEFAULT_CHUNK_ROWS:,} rows was finished: a smaller --chunk-rows loses less"
 
 
 def describe_rejected_rows(rejects: int) -> str:

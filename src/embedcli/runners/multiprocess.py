@@ -25,7 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from embedcli.core.cpu import count_usable_cores
-from embedcli.core.errors import EmbedcliError, ModelError, first_line
+from embedcli.core.errors import EmbedcliError, EncodingStoppedError, ModelError, first_line
 from embedcli.core.job import Job
 from embedcli.core.progress import ProgressCounts
 from embedcli.core.signals import STOP_SIGNALS
@@ -129,6 +129,11 @@ def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None)
                 break
             observer.send("done", result)
         worker.close()
+    except EncodingStoppedError as error:  # while the model was loaded
+        if control.stop_if_time_is_over():
+            observer.send("stopped", control.reason)
+        else:
+            observer.send("failed", *picklable_error(error))
     except BaseException as error:  # noqa: BLE001  the parent raises it
         observer.send("failed", *picklable_error(error))
 
@@ -204,6 +209,7 @@ class WorkerProcess:
     device: str
     task: PartitionTask | None = None
     is_ready: bool = False
+    has_stopped: bool = False
     is_over: bool = False
 
     def assign(self, task: PartitionTask | None) -> None:
@@ -284,7 +290,7 @@ class WorkerPool:
                 worker.assign(self.waiting.popleft() if self.waiting else None)
             case "stopped":
                 self.waiting.clear()
-                worker.task = None
+                worker.task, worker.has_stopped = None, True
                 self.run.control.reason = self.run.control.reason or rest[0]
             case "failed":
                 self._handle_error(worker, *rest)
@@ -306,7 +312,8 @@ class WorkerPool:
         worker.is_over = True
         worker.process.join()
         code = worker.process.exitcode
-        if self.run.control.stop_event.is_set() or (worker.task is None and worker.is_ready and code == 0):
+        is_finished = worker.has_stopped or (worker.task is None and worker.is_ready and code == 0)
+        if self.run.control.stop_event.is_set() or is_finished:
             return
         how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         error = ModelError(

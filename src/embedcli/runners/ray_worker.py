@@ -7,6 +7,7 @@ import platform
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from embedcli.core.errors import EncodingStoppedError
 from embedcli.core.progress import ProgressCounts
 from embedcli.core.types import RunObserver
 from embedcli.pipeline.control import RunControl
@@ -72,6 +73,8 @@ class RayWorker(RunObserver):
         try:
             return WorkerResponse(notes, self._encode(task), self.control.reason)
         except Exception as error:  # noqa: BLE001  raised by the driver
+            if isinstance(error, EncodingStoppedError) and self.control.stop_if_time_is_over():
+                return WorkerResponse(notes, None, self.control.reason)
             cause, text = picklable_error(error)
             return WorkerResponse(notes, error=cause, traceback=text)
 

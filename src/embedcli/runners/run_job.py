@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint, encoders, readers, storage
-from embedcli.core.errors import OutputLocked, UsageError
+from embedcli.core.counts import format_count
+from embedcli.core.errors import EncodingStoppedError, ModelError, OutputLocked, UsageError
 from embedcli.core.job import CSV_DEFAULTS, Job
 from embedcli.core.types import RunObserver, RunResult
 from embedcli.outputs import job_changes
@@ -18,7 +19,7 @@ from embedcli.outputs import target as output_target
 from embedcli.outputs.target import FinishedOutput
 from embedcli.runners.changed_inputs import with_remote_states
 from embedcli.runners.completion import check_finished_output
-from embedcli.runners.context import EncoderLoader, RunContext
+from embedcli.runners.context import EncoderLoader, RunContext, describe_lost_chunk
 from embedcli.runners.coordinator import encode_with_workers
 from embedcli.runners.job_identity import build_job_identity, resolve_chunk_rows
 from embedcli.runners.local import encode_locally
@@ -158,7 +159,27 @@ def resume_and_encode(run: RunContext, ledger: checkpoint.Ledger, finished: Fini
     else:
         with begin_lock(ledger):
             ledger.begin(identity, overwrite=False)
-    return encode_locally(run, ledger, finished) if job.runner == "local" else encode_with_workers(run, ledger)
+    try:
+        return encode_locally(run, ledger, finished) if job.runner == "local" else encode_with_workers(run, ledger)
+    except EncodingStoppedError:  # before the first row; afterwards the pipeline ends without an error
+        if not run.control.stop_if_time_is_over():
+            raise
+        return run.stopped_result(ledger.totals())
+    except ModelError as error:
+        add_kept_rows_to_hint(error, run, ledger)
+        raise
+
+
+def add_kept_rows_to_hint(error: ModelError, run: RunContext, ledger: checkpoint.Ledger) -> None:
+    """Say how many rows are finished, after which the same command goes on; workers may have finished more."""
+    rows, hints = ledger.totals()["rows"], [error.hint] if error.hint else []
+    if run.job.runner != "local":
+        return
+    if rows:
+        hints.append(f"the same command goes on after {format_count(rows, 'finished row')}")
+    elif run.metrics.progress.embedded_rows:
+        hints.append(describe_lost_chunk(run.job.chunk_rows))
+    error.hint = "; ".join(hints)
 
 
 def is_update_of_other_rows(run: RunContext, ledger: checkpoint.Ledger, identity: dict[str, Any]) -> bool:

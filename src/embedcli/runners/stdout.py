@@ -7,12 +7,14 @@ from contextlib import closing
 from dataclasses import replace
 
 from embedcli import checkpoint
-from embedcli.core.errors import UsageError
-from embedcli.core.types import EncodedChunk, Reject, RunResult
+from embedcli.core.errors import EncodingStoppedError, UsageError
+from embedcli.core.types import EncodedChunk, OutputFormat, Reject, RunResult
 from embedcli.outputs import writers
 from embedcli.runners import row_progress
 from embedcli.runners.completion import finished_result
 from embedcli.runners.context import TOTAL_KEYS, RunContext, check_max_rejects
+
+STOPPED_HINT = "stdout holds only the rows so far"
 
 
 def encode_to_stdout(run: RunContext) -> RunResult:
@@ -23,7 +25,18 @@ def encode_to_stdout(run: RunContext) -> RunResult:
     output_format = writers.resolve_output_format(run.job.output, run.job.to)
     if output_format == "arrow" and sys.stdout is not None and sys.stdout.isatty():
         raise UsageError("an Arrow stream cannot be written to a terminal", "use --to jsonl, or redirect stdout")
-    totals, counter = dict.fromkeys(TOTAL_KEYS, 0), checkpoint.RejectCounter()
+    totals = dict.fromkeys(TOTAL_KEYS, 0)
+    try:
+        return write_rows(run, output_format, totals)
+    except EncodingStoppedError:  # before the first row; afterwards the pipeline ends without an error
+        if not run.control.stop_if_time_is_over():
+            raise
+        return run.stopped_result(totals, STOPPED_HINT)
+
+
+def write_rows(run: RunContext, output_format: OutputFormat, totals: dict[str, int]) -> RunResult:
+    """Encode all rows, write them to stdout and add their counts to `totals`."""
+    counter = checkpoint.RejectCounter()
     with closing(run.load_encoder()) as encoder:
         layout, vector_space = run.describe_output(encoder, None)
         writer = writers.StdoutWriter(output_format, layout, {writers.SPACE_METADATA_KEY: vector_space})
@@ -44,7 +57,7 @@ def encode_to_stdout(run: RunContext) -> RunResult:
         writer.close()
         run.record_usage(encoder)
     if run.control.reason is not None:
-        return run.stopped_result(totals, "stdout holds only the rows so far")
+        return run.stopped_result(totals, STOPPED_HINT)
     run.check_row_conservation(totals)
     check_max_rejects(run.job.max_rejects, totals["rejects"], totals["read"])
     return replace(finished_result(totals, vector_space), usage=run.usage, reject_summary=counter.summary())

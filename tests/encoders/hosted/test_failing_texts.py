@@ -60,10 +60,10 @@ def check(texts: list[str], vectors: np.ndarray[Any, Any], bad: list[int]) -> No
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (fake.fails_for(is_poison, TOO_LARGE), f"127.0.0.1 answered 500: {TOO_LARGE}"),
-        (fake.fails_for(is_poison, "two\nlines\x1b[31m", 502), "127.0.0.1 answered 502: two lines [31m"),
-        (fake.reports_for(is_poison, "cannot encode"), "the answer of 127.0.0.1 reports an error: cannot encode"),
-        (fake.crashes_for(is_poison), "the connection to 127.0.0.1 failed"),
+        (fake.fails_for(is_poison, TOO_LARGE), "{} answered 500: " + TOO_LARGE),
+        (fake.fails_for(is_poison, "two\nlines\x1b[31m", 502), "{} answered 502: two lines [31m"),
+        (fake.reports_for(is_poison, "cannot encode"), "the answer of {} reports an error: cannot encode"),
+        (fake.crashes_for(is_poison), "the connection to {} failed"),
     ],
 )
 def test_a_text_that_makes_the_server_fail_is_rejected_alone(
@@ -76,7 +76,10 @@ def test_a_text_that_makes_the_server_fail_is_rejected_alone(
     vectors, reasons = collect(encoder, texts)
     check(texts, vectors, [0, 99])
     assert set(reasons) == {0, 99}
-    assert all(reason.startswith(f"the server fails for this text: {words}") for reason in reasons.values())
+    assert all(
+        reason.startswith(f"the server fails for this text: {words.format(server.place)}")
+        for reason in reasons.values()
+    )
     assert all(reason.isprintable() for reason in reasons.values())
     assert len(server.seen) < 60
 
@@ -158,7 +161,7 @@ def test_a_text_that_is_never_answered_costs_two_timeouts_and_little_more(server
     vectors, reasons = collect(encoder, texts)
     let_go.set()
     check(texts, vectors, [40])
-    assert reasons == {40: "the server fails for this text: 127.0.0.1 did not answer within 0.4 s"}
+    assert reasons == {40: f"the server fails for this text: {server.place} did not answer within 0.4 s"}
     # The batch, its halves down to the text, and nothing twice.
     assert sum("poison" in seen.texts for seen in server.seen) == 7
 

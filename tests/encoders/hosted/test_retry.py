@@ -244,3 +244,56 @@ def test_a_learned_size_forbids_only_what_is_larger_in_both_senses() -> None:
     assert limits.is_allowed(32, 300_000)
     limits.record_accepted(40, 20_000)
     assert not limits.is_allowed(33, 16_001)
+
+
+def test_a_wait_for_the_server_ends_at_the_deadline() -> None:
+    clock = FakeClock()
+    clock.deadline = clock.time + 5
+    failing = Failing(*[RetryableError("busy", "busy", 3600.0)] * 2)
+    with pytest.raises(EncoderClosedError):
+        retrier(clock).run(failing, 1, RetryLimits())
+    assert clock.waits == [5.0]
+    assert failing.tries == 1
+
+
+def test_a_pause_that_the_server_asks_for_ends_at_the_deadline_and_a_rate_of_the_user_does_not() -> None:
+    clock = FakeClock()
+    clock.deadline = clock.time + 5
+    pace = RateLimiter(clock, rpm=1)
+    pace.acquire(1)
+    pace.acquire(1)
+    assert clock.time > clock.deadline
+    pace.pause(100)
+    clock.deadline = clock.time + 5
+    with pytest.raises(EncoderClosedError):
+        pace.acquire(1)
+
+
+@pytest.mark.parametrize(
+    ("wait", "words"),
+    [(0.0, "trying again at once"), (0.2, "trying again in 0.2 s"), (31.0, "trying again in 31 s")],
+)
+def test_a_note_says_when_the_next_attempt_comes(wait: float, words: str) -> None:
+    notes: list[str] = []
+
+    class NoJitter(random.Random):
+        def uniform(self, low: float, high: float) -> float:
+            return 0.0
+
+    failure = RetryableError("lost", "lost", wait)
+    clock = FakeClock()
+    Retrier(clock, RateLimiter(clock), notes.append, NoJitter()).run(Failing(failure), 1, RetryLimits())
+    assert [note.startswith(f"lost; {words} (") for note in notes] == [True]
+
+
+def test_a_request_that_fails_after_the_end_fails_quietly() -> None:
+    notes: list[str] = []
+    clock = FakeClock()
+
+    def attempt() -> int:
+        clock.close()
+        raise RetryableError("Pool is closed", "lost", suspicion="failure")
+
+    with pytest.raises(EncoderClosedError):
+        retrier(clock, notes).run(attempt, 1, RetryLimits(), lambda failure, started: True)
+    assert notes == []

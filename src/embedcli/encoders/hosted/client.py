@@ -23,6 +23,7 @@ from embedcli import __version__
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted.known_hosts import HostDialect, find_dialect
+from embedcli.encoders.hosted.proxies import PROXY_LOGIN_HINT, PROXY_LOGIN_STATUS
 from embedcli.encoders.hosted.response import ReportedError, parse_error_body
 from embedcli.encoders.hosted.retry import Clock, FailureKind, RetryableError, Suspicion, parse_retry_after
 from embedcli.encoders.hosted.transport import HttpTransport
@@ -38,6 +39,7 @@ FINAL_STATUS_ERRORS = {
     401: ("{host} does not accept the key in OPENAI_API_KEY", "set OPENAI_API_KEY to a key of this server"),
     402: ("{host} requires payment", "add credit, then run the same command to go on"),
     403: ("{host} does not let this key use {model}", "check the key's rights, or choose another --model"),
+    PROXY_LOGIN_STATUS: ("no connection to {route}: the proxy requires a login", PROXY_LOGIN_HINT),
     404: ("{url} does not know this model or path", "check --model and --base-url; most base URLs end in /v1"),
 }
 MISSING_KEY_ERROR = ("{host} requires an API key", "export OPENAI_API_KEY=...")
@@ -64,6 +66,13 @@ class ServerAddress:
         return self.url.removesuffix("/embeddings")
 
     @property
+    def place(self) -> str:
+        """Host, and the port if it is not the default one, for messages."""
+        parts = urlsplit(self.url)
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return name if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f"{name}:{parts.port}"
+
+    @property
     def dialect(self) -> HostDialect:
         """How requests to this server differ from those to OpenAI."""
         return find_dialect(self.host)
@@ -75,7 +84,9 @@ class ServerAddress:
 
 
 def parse_server_address(job: Job) -> ServerAddress:
-    """Parse --base-url, else OPENAI_BASE_URL, else OpenAI's address. Raises UsageError if it is not an http(s) URL."""
+    """Parse --base-url, else OPENAI_BASE_URL, else OpenAI's address. Raises UsageError if it is no http(s) URL."""
+    if job.base_url is not None and not job.base_url.strip():
+        raise UsageError("--base-url is empty", "give the address of the server, or leave it out")
     base = (job.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).strip()
     hint = f"give an address such as {DEFAULT_BASE_URL} or http://localhost:8080/v1"
     try:
@@ -126,7 +137,7 @@ class EmbeddingsClient:
         self._keyed = bool(key)
         self._secrets = _secrets(where, key)
         self._transport = HttpTransport(
-            where.host,
+            where.place,
             _build_headers(where, key),
             self.redact,
             # Never use a proxy for a server on this machine, whatever the environment says.
@@ -193,18 +204,19 @@ class EmbeddingsClient:
             code: The code in the body.
         """
         said = self.redact(text)
-        host = self.address.host
+        host = self.address.place
         if status in (400, 413, 422):
             return RequestRefusedError(f"{status}: {said}" if said else f"{status}")
         if status == 429 and code == "insufficient_quota":
             hint = "add credit, then run the same command to go on"
             return ModelError(f"the account at {host} has no credit left: {said}", hint)
         if status in (408, 409, 425, 429) or status >= 500:
+            route = self._transport.describe_route(self.address.url)
             after = parse_retry_after(headers, self._clock.unix_time())
             suspicion: Suspicion = "none"
             if status >= 500 and after is None:
                 suspicion = "timeout" if status in GATEWAY_TIMEOUTS else "failure"
-            return RetryableError(f"{host} answered {status}: {said}", "busy", after, suspicion=suspicion)
+            return RetryableError(f"{route} answered {status}: {said}", "busy", after, suspicion=suspicion)
         return ModelError(*self._final_error(status, headers, said))
 
     def error_for_report(self, report: ReportedError, kind: FailureKind) -> Exception:
@@ -214,7 +226,7 @@ class EmbeddingsClient:
         """
         if report.code.isascii() and report.code.isdigit() and 400 <= int(report.code) <= 599:
             return self.error_for_status(int(report.code), {}, report.text, "")
-        reason = f"the answer of {self.address.host} {self.redact(str(report))}"
+        reason = f"the answer of {self.address.place} {self.redact(str(report))}"
         return RetryableError(reason, kind, suspicion="failure")
 
     def _final_error(self, status: int, headers: Mapping[str, str], said: str) -> tuple[str, str]:
@@ -225,7 +237,9 @@ class EmbeddingsClient:
         what, hint = FINAL_STATUS_ERRORS.get(status, OTHER_STATUS_ERROR)
         if status == 401 and not self._keyed:
             what, hint = MISSING_KEY_ERROR
-        return f"{what.format(host=self.address.host, url=url, model=self._model)} ({status}): {said}", hint
+        route = self._transport.describe_route(url)
+        message = what.format(host=self.address.place, route=route, url=url, model=self._model)
+        return f"{message} ({status}): {said}", hint
 
     def _describe_location(self, headers: Mapping[str, str]) -> str:
         """The value for --base-url that a redirect names, without query and secrets."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder, Tokens
-from embedcli.core.errors import ModelError
+from embedcli.core.errors import EncodingStoppedError, ModelError
 from embedcli.core.job import Job
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.hosted.canaries import CANARIES_KEY, digest_request
 from embedcli.encoders.hosted.client import (
@@ -67,6 +68,7 @@ from embedcli.encoders.hosted.vectors import HostedVectors
 from embedcli.models.config import resolve_prompt
 
 if TYPE_CHECKING:
+    from embedcli.core.row_vectors import EncodedVectors
     from embedcli.core.types import Float32Array, Int64Array
 
 Notify = Callable[[str], None]
@@ -74,8 +76,6 @@ Notify = Callable[[str], None]
 # Small enough that the rows of a chunk fill all connections, large enough to make the cost per request negligible.
 HOSTED_BATCH_TOKENS = 32_000
 PROBE_TEXT = "a"
-# A mistyped address should fail soon; a server that answers "busy" is waited for as usual.
-UNREACHABLE_AT_START_SECONDS = 60.0
 # After this many rejected texts in a row, the probe is sent again: is the problem the texts or the server?
 REFUSALS_BEFORE_CHECK = 8
 STOPPED_ERROR = ("stopped while requests were waiting", "run the same command to go on")
@@ -86,6 +86,7 @@ def load_hosted_encoder(
     notify: Notify,
     *,
     stop: Event | None = None,
+    deadline: float | None = None,
     clock: Clock | None = None,
     rng: random.Random | None = None,
 ) -> HostedEncoder:
@@ -94,7 +95,8 @@ def load_hosted_encoder(
     Args:
         job: The job.
         notify: Gets messages for the user, from several threads.
-        stop: Once it is set, waits end and nothing is retried: ModelError is raised.
+        stop: Once it is set, waits end and nothing is retried: EncodingStoppedError is raised.
+        deadline: The same happens at this time of `time.monotonic`, where a retry is waited for; None for no limit.
 
     Raises:
         UsageError: Address, key or an option is invalid.
@@ -103,7 +105,7 @@ def load_hosted_encoder(
     where = parse_server_address(job)
     check_options(job, where)
     key = read_api_key(where)
-    clock = clock or Clock(stop)
+    clock = clock or Clock(stop, deadline)
     for note in list_notes(job, where, key):
         notify(note)
     lanes = job.max_concurrency or MAX_CONCURRENCY
@@ -113,7 +115,7 @@ def load_hosted_encoder(
         return HostedEncoder(job, endpoint, clock, notify, rng or random.Random())
     except EncoderClosedError:
         endpoint.close()
-        raise ModelError(*STOPPED_ERROR) from None
+        raise EncodingStoppedError(*STOPPED_ERROR) from None
     except BaseException:
         endpoint.close()
         raise
@@ -136,7 +138,7 @@ class HostedEncoder(BaseEncoder):
         self._endpoint = endpoint
         self._clock = clock
         self._counter = choose_token_counter(job, notify)
-        self._cuts = SilentCutDetector(self._counter, endpoint.address.host, notify)
+        self._cuts = SilentCutDetector(self._counter, endpoint.address.place, notify)
         self._limit = max_tokens_per_text(job, self._counter.is_exact)
         check_window_limit(job, self._limit)
         dialect = endpoint.address.dialect
@@ -207,7 +209,7 @@ class HostedEncoder(BaseEncoder):
         try:
             blocks = [future.result() for future in futures]
         except EncoderClosedError:
-            raise ModelError(*STOPPED_ERROR) from None
+            raise EncodingStoppedError(*STOPPED_ERROR) from None
         at = 0
         for block in blocks:
             tokens.payload.refusal_reasons.update(
@@ -234,6 +236,10 @@ class HostedEncoder(BaseEncoder):
         """Why the server rejected a row; None if it did not."""
         asked: HostedTexts = tokens.payload
         return asked.refusal_reasons.get(row)
+
+    def unusable_reason(self, vector: EncodedVectors) -> str:
+        """Why a row is rejected whose vector was not usable when it was asked for again either."""
+        return f"the server's vector {'is not finite' if as_dense(vector).any() else 'has only zeros'}, also when asked again"
 
     def usage(self) -> dict[str, Any]:
         """Counts since loading, including the first request: requests, reported tokens, retries and waits.
@@ -270,8 +276,8 @@ class HostedEncoder(BaseEncoder):
             self._request_with_retries([PROBE_TEXT], 1, self._style, self._patience)
         except RequestRefusedError:
             raise ModelError(
-                f"{self._endpoint.address.host} now refuses every text: {refusal}",
-                "what is finished is kept; see what changed at the server, then run the same command to go on",
+                f"{self._endpoint.address.place} now refuses every text: {refusal}",
+                "see what changed at the server, then run the same command to go on",
             ) from None
 
     def _send_texts(
@@ -320,7 +326,7 @@ class HostedEncoder(BaseEncoder):
         return self._request_once(self._build_body([PROBE_TEXT], self._style), 1, timeout)
 
     def _request_once(self, body: bytes, count: int, timeout: float | None = None) -> EmbeddingResponse:
-        host = self._endpoint.address.host
+        host = self._endpoint.address.place
         started = self._clock.monotonic()
         with self._lock:
             self._requests += 1
@@ -372,13 +378,11 @@ class HostedEncoder(BaseEncoder):
 
         request = digest_request(self._build_fields(self._style))
         most = self._endpoint.address.dialect.max_inputs or MAX_REQUEST_INPUTS
-        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.host, request, most)
+        return run_start_checks(send, self._style.uses_base64, self._endpoint.address.place, request, most)
 
     def _probe(self) -> tuple[RequestFormat, EmbeddingResponse]:
         """Find the first request format that the server accepts, and return it with the response to a short text."""
-        patience = RetryLimits(
-            self._job.patience, self._job.retry_cap, unreachable_seconds=UNREACHABLE_AT_START_SECONDS
-        )
+        patience = self._patience.at_start()
 
         def send(style: RequestFormat, blames_texts: BlamesTexts | None) -> EmbeddingResponse:
             return self._request_with_retries([PROBE_TEXT], 1, style, patience, blames_texts)
@@ -387,5 +391,5 @@ class HostedEncoder(BaseEncoder):
             send,
             dimensions=self._job.truncate_dim if self._fields.dimensions_field else None,
             may_ask_base64=self._fields.may_ask_base64,
-            where=f"{self._endpoint.address.host} refuses even a one-letter text for model {self._name}",
+            where=f"{self._endpoint.address.place} refuses even a one-letter text for model {self._name}",
         )

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.hosted.client import ServerAddress
-from embedcli.encoders.hosted.request_fields import resolve_request_fields
+from embedcli.encoders.hosted.request_fields import ENCODING_FIELD, resolve_request_fields
 from embedcli.models.config import resolve_prompt
 from embedcli.models.registry import find_registered_model
 
 
+class UnusedRoleNote(str):
+    """The note that --as has no effect. Commands that choose a role themselves leave it out."""
+
+
 def check_options(job: Job, where: ServerAddress) -> None:
     """Raise UsageError for an option that has no valid value for a hosted model."""
+    if not job.model.removeprefix(HOSTED_PREFIX).strip():
+        raise UsageError(f"--model {job.model} names no model", f"give --model {HOSTED_PREFIX}NAME")
     resolve_prompt(job, {}, None)
     resolve_request_fields(job, where.dialect)
     if job.offline and not where.is_loopback:
-        raise UsageError(f"--offline forbids asking {where.host}", "leave it out, or use a local model or server")
+        raise UsageError(f"--offline forbids asking {where.place}", "leave it out, or use a local model or server")
     flags = {
         "rpm": job.rpm,
         "tpm": job.tpm,
@@ -51,8 +58,23 @@ def list_notes(job: Job, where: ServerAddress, key: str) -> Iterator[str]:
         wanted = " or ".join(f"--prompt {text!r} ({role})" for role, text in family.prompts.items())
         yield f"{name} was trained with prompts, which servers rarely add; pass {wanted}"
     elif job.as_ in ("query", "document") and job.prompt is None:
-        yield f"--as {job.as_} changes nothing: a hosted model's prompts are not known here; give --prompt"
+        note = f"--as {job.as_} changes nothing: a hosted model's prompts are not known here; give --prompt"
+        yield UnusedRoleNote(note)
     if job.normalize is False:
         yield "--no-normalize changes nothing: vectors are stored as the server sends them"
+    yield from _list_unused_options(job, where)
     if key and where.url.startswith("http://") and not where.is_loopback:
-        yield f"the key travels unencrypted to {where.host}: use https:// where you can"
+        yield f"the key travels unencrypted to {where.place}: use https:// where you can"
+
+
+def _list_unused_options(job: Job, where: ServerAddress) -> Iterator[str]:
+    """Yield a note for each option that has no effect on requests."""
+    defaults = {field.name: field.default for field in fields(Job)}
+    for name in ("device", "engine", "dtype"):
+        value = getattr(job, name)
+        if value != defaults[name]:
+            yield f"--{name} {value} is not used: a hosted model is computed by its server"
+    sent = {ENCODING_FIELD, where.dialect.dimensions_field, where.dialect.role_field}
+    for name in job.omit_field:
+        if name not in sent:
+            yield f"--omit-field {name} changes nothing: embedcli does not send this field"

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from itertools import count
 from threading import Event, Lock
@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 from embedcli.core.errors import ModelError
 
 T = TypeVar("T")
-FailureKind = Literal["busy", "lost", "wrong"]
+FailureKind = Literal["busy", "lost", "unresolved", "wrong"]
 Suspicion = Literal["none", "failure", "timeout"]
 BlamesTexts = Callable[["RetryableError", float], bool]
 
@@ -28,6 +28,10 @@ SOON_RETRY_SECONDS = 0.2
 # Short waits are not reported, and long ones at most once a minute.
 UNREPORTED_WAIT_SECONDS = 5.0
 NOTICE_INTERVAL_SECONDS = 60.0
+# At the start a mistyped address should fail soon; a server that answers "busy" is waited for as usual. An unknown
+# name gets a few tries: the network of a container may come up after the process.
+UNREACHABLE_AT_START_SECONDS = 60.0
+UNRESOLVED_AT_START_SECONDS = 10.0
 
 
 class EncoderClosedError(Exception):
@@ -38,22 +42,30 @@ class RetryableError(Exception):
     """An attempt that failed and may succeed later.
 
     Attributes:
-        failure_kind: "busy" (429, 5xx), "lost" (timeout, dropped connection, truncated body) or "wrong"
-            (complete, but not a response to the request).
+        failure_kind: "busy" (429, 5xx), "lost" (timeout, dropped connection, truncated body), "unresolved" (the name of
+            the server is not known), or "wrong" (complete, but not a response to the request).
         retry_after_seconds: The wait that the server asked for, if any.
         reason: What failed, without secrets.
         suspicion: Whether the texts may be the cause: "failure" (5xx without a Retry-After, a dropped connection, an
             error in the body), "timeout" (no answer in time), or "none" (the server asks to wait, or is not there).
+        hint: What to do if it goes on; "" for a hint by its kind.
     """
 
     def __init__(
-        self, reason: str, kind: FailureKind, after: float | None = None, *, suspicion: Suspicion = "none"
+        self,
+        reason: str,
+        kind: FailureKind,
+        after: float | None = None,
+        *,
+        suspicion: Suspicion = "none",
+        hint: str = "",
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.failure_kind = kind
         self.retry_after_seconds = after
         self.suspicion = suspicion
+        self.hint = hint
 
 
 class FailingTextsError(Exception):
@@ -61,9 +73,15 @@ class FailingTextsError(Exception):
 
 
 class Clock:
-    """The clock and all waiting, so that tests can replace them. `stop` is an event that ends all waits."""
+    """The clock and all waiting, so that tests can replace them.
 
-    def __init__(self, stop: Event | None = None) -> None:
+    Args:
+        stop: An event that ends all waits.
+        deadline: When waits for the server end, in seconds of `monotonic`; None for no limit.
+    """
+
+    def __init__(self, stop: Event | None = None, deadline: float | None = None) -> None:
+        self.deadline = math.inf if deadline is None else deadline
         self._closed = Event()
         self._stop = stop or self._closed
 
@@ -86,6 +104,17 @@ class Clock:
             self._stop.wait(min(left, 0.25))
         raise EncoderClosedError
 
+    def wait_for_server(self, seconds: float) -> None:
+        """Wait before a retry: like `wait`, but raises EncoderClosedError at the deadline."""
+        left = max(0.0, self.deadline - self.monotonic())
+        self.wait(min(seconds, left))
+        if seconds >= left:
+            raise EncoderClosedError
+
+    def is_ended(self) -> bool:
+        """Whether all waits have ended, so that nothing is retried."""
+        return self._stop.is_set() or self._closed.is_set()
+
     def close(self) -> None:
         """End all waits, now and in future."""
         self._closed.set()
@@ -107,7 +136,9 @@ class RateLimiter:
     def acquire(self, tokens: int) -> None:
         """Wait until a request of `tokens` tokens may start."""
         while (wait := self._reserve(tokens)) > 0:
-            self._clock.wait(wait)
+            with self._lock:
+                is_paused = self._held >= self._clock.monotonic() + wait
+            (self._clock.wait_for_server if is_paused else self._clock.wait)(wait)
 
     def _reserve(self, tokens: int) -> float:
         with self._lock:
@@ -134,20 +165,30 @@ class RateLimiter:
 class RetryLimits:
     """How long one request may keep failing.
 
-    `total_seconds` counts from the first failure; `unreachable_seconds`, if given, applies while nothing responds. A
-    Retry-After of the server is honoured up to `retry_cap`.
+    `total_seconds` counts from the first failure; `unreachable_seconds`, if given, applies while nothing responds, and
+    `unresolved_seconds` while the name of the server is not known. A Retry-After of the server is honoured up to
+    `retry_cap`.
     """
 
     total_seconds: float = 8 * 3600
     retry_cap: float = 3600
     max_wrong_responses: int = 5
     unreachable_seconds: float | None = None
+    unresolved_seconds: float | None = None
+
+    def at_start(self) -> RetryLimits:
+        """Return the limits for the first request, when the address may be mistyped."""
+        return replace(
+            self,
+            unreachable_seconds=UNREACHABLE_AT_START_SECONDS,
+            unresolved_seconds=UNRESOLVED_AT_START_SECONDS,
+        )
 
     def allowed_seconds(self, kind: FailureKind) -> float:
         """Time limit in seconds for a kind of failure."""
-        if kind == "lost" and self.unreachable_seconds is not None:
-            return min(self.total_seconds, self.unreachable_seconds)
-        return self.total_seconds
+        limits = {"lost": self.unreachable_seconds, "unresolved": self.unresolved_seconds}
+        limit = limits.get(kind)
+        return self.total_seconds if limit is None else min(self.total_seconds, limit)
 
 
 class Retrier:
@@ -180,15 +221,21 @@ class Retrier:
         Raises:
             FailingTextsError: `blames_texts` says so.
             ModelError: A limit of `patience` is reached.
+            EncoderClosedError: The encoder was closed, or the deadline of the clock has passed.
         """
         first_failure: float | None = None
         wrong = 0
         for attempt in count():
             self._pace.acquire(tokens)
+            if self._clock.is_ended():
+                raise EncoderClosedError
             started = self._clock.monotonic()
             try:
                 return step()
             except RetryableError as again:
+                if self._clock.is_ended():
+                    # The connections were closed under this request: nobody waits for its vectors any more.
+                    raise EncoderClosedError from None
                 if blames_texts is not None and blames_texts(again, started):
                     self._report_failing_texts(again)
                     raise FailingTextsError(again.reason) from None
@@ -203,7 +250,7 @@ class Retrier:
                 if now + wait - first_failure > patience.allowed_seconds(again.failure_kind):
                     raise ModelError(*_describe_exhaustion(again, now - first_failure, wait)) from None
                 self._report_wait(again, wait)
-            self._clock.wait(wait)
+            self._clock.wait_for_server(wait)
         raise AssertionError("unreachable")
 
     def _wait(self, again: RetryableError, attempt: int, patience: RetryLimits) -> float:
@@ -231,18 +278,28 @@ class Retrier:
                 return
             self._next_note = now + NOTICE_INTERVAL_SECONDS
             retries = self.retries
-        self._notify(f"{again.reason}; trying again in {wait:.0f} s (retry {retries} of this run)")
+        self._notify(f"{again.reason}; trying again {_format_wait(wait)} (retry {retries} of this run)")
 
 
-WRONG_RESPONSE_HINT = "check --base-url and --model; what is finished is kept, the same command goes on from there"
+WRONG_RESPONSE_HINT = "check --base-url and --model"
+EXHAUSTION_HINTS: dict[FailureKind, str] = {
+    "busy": "run the same command again later, or give a longer --patience (seconds)",
+    "lost": "check --base-url and the network",
+    "unresolved": "check the name of the host in --base-url and the network",
+    "wrong": WRONG_RESPONSE_HINT,
+}
 
 
 def _describe_exhaustion(again: RetryableError, spent: float, wait: float) -> tuple[str, str]:
     asked = f" and asks for {again.retry_after_seconds:.0f} s more" if again.retry_after_seconds is not None else ""
-    hint = "what is finished is kept: run the same command again later, or give a longer --patience (seconds)"
-    if again.failure_kind == "lost":
-        hint = "check --base-url and the network; what is finished is kept, the same command goes on from there"
-    return f"{again.reason}; given up after {spent:.0f} s{asked}", hint
+    return f"{again.reason}; given up after {spent:.0f} s{asked}", again.hint or EXHAUSTION_HINTS[again.failure_kind]
+
+
+def _format_wait(seconds: float) -> str:
+    """Return "at once", "in 0.2 s" or "in 15 s"."""
+    if seconds < 0.05:
+        return "at once"
+    return f"in {seconds:.1f} s" if seconds < 1 else f"in {seconds:.0f} s"
 
 
 def backoff_seconds(attempt: int, rng: random.Random) -> float:

@@ -212,7 +212,8 @@ def count_and_truncate(texts: Sequence[str], prompt: str, count: TokenCounter, l
             sent[row] = count.truncate(sent[row], limit)
             lengths[row] = limit if sent[row] else 0
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths)))
-    return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, full, HostedTexts(sent))
+    ids = np.zeros(int(offsets[-1]), np.int32)
+    return Tokens(ids, offsets, full, HostedTexts(sent), is_estimated=not count.is_exact)
 
 
 def record_cuts(tokens: Tokens, cut_lengths: Mapping[int, int]) -> None:

@@ -10,10 +10,18 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlsplit
 
-from embedcli.encoders.hosted.retry import Clock, RetryableError
+from embedcli.core.errors import ModelError
+from embedcli.encoders.hosted.proxies import (
+    PROXY_HINT,
+    PROXY_LOGIN_HINT,
+    ProxyLoginRequiredError,
+    describe_proxy,
+    find_proxy,
+    open_proxy_pool,
+)
+from embedcli.encoders.hosted.retry import Clock, RetryableError, Suspicion
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, HTTPConnectionPool, ProxyManager
@@ -22,13 +30,15 @@ CONNECT_TIMEOUT_SECONDS = 15.0
 # 2,048 lists of 8,192 floats are about 350 MB; no correct response is larger.
 MAX_RESPONSE_BYTES = 1 << 30
 READ_BYTES = 1 << 16
+# What OpenSSL calls an answer that is not TLS, by version.
+NOT_TLS_REASONS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 
 
 class HttpTransport:
     """Sends POST requests to one server. Thread-safe.
 
     Args:
-        host: The server's name, for messages.
+        place: Host and port of the server, for messages.
         headers: Headers of every request; they may hold a key, which is in no message.
         redact: Removes secrets from a text.
         use_proxy: Whether a proxy that the environment names may be used.
@@ -38,7 +48,7 @@ class HttpTransport:
 
     def __init__(
         self,
-        host: str,
+        place: str,
         headers: Mapping[str, str],
         redact: Callable[[str], str],
         *,
@@ -46,7 +56,7 @@ class HttpTransport:
         max_connections: int,
         clock: Clock,
     ) -> None:
-        self._host = host
+        self._place = place
         self._headers = dict(headers)
         self._redact = redact
         self._use_proxy = use_proxy
@@ -70,16 +80,18 @@ class HttpTransport:
 
         Raises:
             RetryableError: The connection failed, or the response took too long or is too large.
+            ModelError: The server does not speak TLS, or a proxy wants another login.
         """
         from urllib3 import HTTPConnectionPool, Timeout
 
         parts = urlsplit(url)
-        pool = self._find_pool(f"{parts.scheme}://{parts.netloc}")
+        server = f"{parts.scheme}://{parts.netloc}"
+        pool = self._find_pool(server)
         path = target or parts.path
-        address = path if isinstance(pool, HTTPConnectionPool) else f"{parts.scheme}://{parts.netloc}{path}"
+        address = path if isinstance(pool, HTTPConnectionPool) else f"{server}{path}"
         limits = Timeout(connect=min(CONNECT_TIMEOUT_SECONDS, timeout), read=timeout)
         deadline = self._clock.monotonic() + timeout
-        with self._explain_failures(timeout):
+        with self._explain_failures(server, timeout):
             response = pool.urlopen(
                 "POST", address, body=body, headers=self._headers, timeout=limits, retries=False, redirect=False,
                 preload_content=False,
@@ -93,6 +105,11 @@ class HttpTransport:
             finally:
                 response.release_conn()
             return response.status, response.headers, content
+
+    def describe_route(self, url: str) -> str:
+        """Return the server's place for messages, with the proxy that requests to a URL go by, if there is one."""
+        proxy = self._find_proxy(url)
+        return f"{self._place} (by the proxy {describe_proxy(proxy)})" if proxy is not None else self._place
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -108,17 +125,17 @@ class HttpTransport:
             pool = self._pools.setdefault(server, self._open_pool(server))
         return pool
 
+    def _find_proxy(self, url: str) -> str | None:
+        return find_proxy(url) if self._use_proxy else None
+
     def _open_pool(self, server: str) -> HTTPConnectionPool | ProxyManager:
         import truststore
-        from urllib3 import connection_from_url, make_headers, proxy_from_url
+        from urllib3 import connection_from_url
 
         context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        proxy = _find_proxy(server) if self._use_proxy else None
+        proxy = self._find_proxy(server)
         if proxy is not None:
-            login = urlsplit(proxy)
-            pair = f"{unquote(login.username)}:{unquote(login.password or '')}" if login.username else None
-            headers = make_headers(proxy_basic_auth=pair)
-            return proxy_from_url(proxy, maxsize=self._max_connections, ssl_context=context, proxy_headers=headers)
+            return open_proxy_pool(proxy, self._max_connections, context)
         options = {"ssl_context": context} if server.startswith("https:") else {}
         return connection_from_url(server, maxsize=self._max_connections, **options)
 
@@ -130,42 +147,49 @@ class HttpTransport:
             size += len(part)
             if self._clock.monotonic() > deadline:
                 raise RetryableError(
-                    f"{self._host} sent its answer too slowly (over {timeout:g} s)", "lost", suspicion="timeout"
+                    f"{self._place} sent its answer too slowly (over {timeout:g} s)", "lost", suspicion="timeout"
                 )
             if size > MAX_RESPONSE_BYTES:
-                raise RetryableError(f"{self._host} sent an answer of more than {MAX_RESPONSE_BYTES >> 20} MB", "wrong")
+                raise RetryableError(
+                    f"{self._place} sent an answer of more than {MAX_RESPONSE_BYTES >> 20} MB", "wrong"
+                )
         return b"".join(parts)
 
     @contextmanager
-    def _explain_failures(self, timeout: float) -> Iterator[None]:
+    def _explain_failures(self, server: str, timeout: float) -> Iterator[None]:
         from urllib3 import exceptions as failures
 
         try:
             yield
-        except _find_connection_errors() as error:
-            raise RetryableError(f"the connection to {self._host} failed: {self._describe(error)}", "lost") from None
-        except failures.TimeoutError:
-            raise RetryableError(
-                f"{self._host} did not answer within {timeout:g} s", "lost", suspicion="timeout"
-            ) from None
         except (failures.HTTPError, OSError) as error:
-            raise RetryableError(
-                f"the connection to {self._host} failed: {self._describe(error)}", "lost", suspicion="failure"
-            ) from None
+            raise self._explain_failure(error, server, timeout) from None
 
-    def _describe(self, error: Exception) -> str:
-        """The system's words, without the names of objects that urllib3 puts before them."""
-        cause: BaseException = error
-        while (inner := cause.__cause__ or cause.__context__) is not None:
-            cause = inner
-        return self._redact(str(cause)) or type(cause).__name__
+    def _explain_failure(self, error: Exception, server: str, timeout: float) -> Exception:
+        """Return the error that a failure of urllib3 means."""
+        from urllib3 import exceptions as failures
+
+        route, cause = self.describe_route(server), _find_cause(error)
+        words = self._redact(str(cause)) or type(cause).__name__
+        if isinstance(cause, ProxyLoginRequiredError):
+            return ModelError(f"no connection to {route}: the proxy requires a login ({words})", PROXY_LOGIN_HINT)
+        if isinstance(cause, ssl.SSLError) and cause.reason in NOT_TLS_REASONS:
+            return ModelError(f"{route} does not answer in TLS", "try http:// instead of https:// in --base-url")
+        if isinstance(error, failures.NameResolutionError):
+            return RetryableError(f"the name {urlsplit(server).hostname} is unknown: {words}", "unresolved")
+        if isinstance(error, failures.TimeoutError) and not isinstance(error, failures.ConnectTimeoutError):
+            return RetryableError(f"{route} did not answer within {timeout:g} s", "lost", suspicion="timeout")
+        # With these no request reached the server, so that it cannot be the texts.
+        never_sent = failures.ConnectTimeoutError, failures.NewConnectionError, failures.ProxyError, failures.SSLError
+        suspicion: Suspicion = "none" if isinstance(error, never_sent) else "failure"
+        hint = PROXY_HINT if isinstance(error, failures.ProxyError) else ""
+        return RetryableError(f"the connection to {route} failed: {words}", "lost", suspicion=suspicion, hint=hint)
 
 
-def _find_connection_errors() -> tuple[type[Exception], ...]:
-    """Errors that say that no request reached the server."""
-    from urllib3 import exceptions as failures
-
-    return failures.ConnectTimeoutError, failures.NewConnectionError, failures.ProxyError, failures.SSLError
+def _find_cause(error: BaseException) -> BaseException:
+    """The innermost error: the system's words, without the names of objects that urllib3 puts before them."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
 
 
 class _QueryFilter(logging.Filter):
@@ -175,13 +199,3 @@ class _QueryFilter(logging.Filter):
         if isinstance(record.args, tuple):
             record.args = tuple(part.partition("?")[0] if isinstance(part, str) else part for part in record.args)
         return True
-
-
-def _find_proxy(server: str) -> str | None:
-    """The proxy that the environment or the system names for a server (HTTPS_PROXY, ALL_PROXY, NO_PROXY ...)."""
-    parts = urlsplit(server)
-    proxies = getproxies()
-    if proxy_bypass(parts.netloc):
-        return None
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
