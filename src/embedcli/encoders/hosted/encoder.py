@@ -239,7 +239,8 @@ class HostedEncoder(BaseEncoder):
 
     def unusable_reason(self, vector: EncodedVectors) -> str:
         """Why a row is rejected whose vector was not usable when it was asked for again either."""
-        return f"the server's vector {'is not finite' if as_dense(vector).any() else 'has only zeros'}, also when asked again"
+        fault = "is not finite" if as_dense(vector).any() else "has only zeros"
+        return f"the server's vector {fault}, also when asked again"
 
     def usage(self) -> dict[str, Any]:
         """Counts since loading, including the first request: requests, reported tokens, retries and waits.
