@@ -84,7 +84,7 @@ def find_request_format(
         return failing, send(failing, None)
     raise ModelError(
         f"{where}: {refusals[0]}",
-        "check --model, --truncate-dim and --base-url; change fields by --request-field NAME=VALUE or --omit-field NAME",
+        "check --model, --truncate-dim and --base-url; change fields by --request-field NAME=VALUE, --omit-field",
     )
 
 
