@@ -100,7 +100,10 @@ class RunReport:
     def rejects(self) -> dict[str, Any]:
         """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
         summary = (self.result.reject_summary if self.result else None) or RejectSummary({}, "")
-        reasons = [{"reason": reason, "rows": rows} for reason, rows in summary.reasons.items()]
+        reasons = [
+            {"reason": reason, "rows": rows, "example": summary.examples.get(reason, reason)}
+            for reason, rows in summary.reasons.items()
+        ]
         return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_path": summary.path}
 
     def cost(self) -> dict[str, Any] | None:
