@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 
 from embedcli import storage
 from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER
-from embedcli.core.errors import EmbedcliError, InputError, OutputError, ResumeError, UsageError
+from embedcli.core.errors import EmbedcliError, InputError, ResumeError, UsageError
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
@@ -116,12 +114,10 @@ def resolve_target(output: str, to: OutputFormat | None) -> OutputTarget:
 
 
 def check_parent_folder(output: str, to: OutputFormat | None) -> None:
-    """Raise OutputError if a file on this machine is to be written into a folder that does not exist."""
+    """Raise OutputError if a file on this machine is to be written into a folder that does not exist, or cannot be."""
     if output == "-" or not storage.is_local(output) or resolve_target(output, to).is_folder:
         return
-    folder = os.path.dirname(output)
-    if folder and not storage.is_folder(folder):
-        raise OutputError(f"{output}: there is no folder {folder}", f"make it: mkdir -p {shlex.quote(folder)}")
+    storage.check_file_can_be_made(output)
 
 
 def find_existing_target(output: str, to: OutputFormat | None = None) -> OutputTarget:
