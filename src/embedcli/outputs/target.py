@@ -23,6 +23,8 @@ from embedcli.outputs.schema import decode_metadata
 REPLACED_FILE = "_replaced.json"
 # In a staging folder: marks a run with --overwrite, which replaces a finished output of any job.
 REPLACING_FILE = "_replacing.json"
+# The part of a hint that suggests --update.
+UPDATE_HINT = "--update to keep the vectors of unchanged rows, "
 
 
 @dataclass(frozen=True)
@@ -200,11 +202,20 @@ def check_no_foreign_files(target: OutputTarget) -> None:
         )
 
 
-def changed_input_error(path: str, old: str, new: str, target: OutputTarget) -> ResumeError:
-    """Build the error for an input whose rows differ from those of the started run."""
+def changed_input_error(path: str, old: str, new: str, target: OutputTarget, *, can_update: bool = True) -> ResumeError:
+    """Build the error for an input whose rows differ from those of the started run.
+
+    Args:
+        path: The input.
+        old: The hash of the rows that were read.
+        new: The hash of the rows that the input has now.
+        target: The output.
+        can_update: Whether --update would accept the input.
+    """
+    update = UPDATE_HINT if can_update else ""
     return ResumeError(
         f"{path} has changed since {target.output} was started: the hash of its rows was {old[:12]}, now {new[:12]}",
-        f"use --overwrite to start again, {update_hint(target)}or another output",
+        f"use --overwrite to start again, {update}or another output",
     )
 
 
@@ -212,13 +223,8 @@ def changed_splits_error(path: str, target: OutputTarget) -> ResumeError:
     """Build the error for an input whose splits differ from those of the started run."""
     return ResumeError(
         f"{path} has changed since {target.output} was started: its rows are at other positions",
-        f"use --overwrite to start again, {update_hint(target)}or another output",
+        f"use --overwrite to start again, {UPDATE_HINT}or another output",
     )
-
-
-def update_hint(target: OutputTarget) -> str:
-    """The part of a hint that suggests --update, which JSONL outputs do not support."""
-    return "" if target.format == "jsonl" else "--update to keep the vectors of unchanged rows, "
 
 
 # Finished outputs
