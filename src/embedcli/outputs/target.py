@@ -23,6 +23,9 @@ from embedcli.outputs.schema import decode_metadata
 REPLACED_FILE = "_replaced.json"
 # In a staging folder: marks a run with --overwrite, which replaces a finished output of any job.
 REPLACING_FILE = "_replacing.json"
+# Files of a folder that is not for one output alone. Other names may be there before a run: hidden files, files of
+# jobs (`_SUCCESS`), run reports and logs.
+FOREIGN_NAME_PATTERN = r"(?![._])(?!.*\.(json|log)\Z)"
 # The part of a hint that suggests --update.
 UPDATE_HINT = "--update to keep the vectors of unchanged rows, "
 
@@ -186,7 +189,12 @@ def resolve_lance_target(output: str) -> OutputTarget:
 
 
 def check_no_foreign_files(target: OutputTarget) -> None:
-    """Raise UsageError if a folder has files named like output files that embedcli did not write."""
+    """Check that a folder output may be begun in a folder.
+
+    Raises:
+        UsageError: The folder has files named like output files that embedcli did not write; or it has other files, and
+            is not yet the folder of an output.
+    """
     if not target.is_folder:
         return
     is_own_file = own_file_matcher(target.output)
@@ -199,6 +207,13 @@ def check_no_foreign_files(target: OutputTarget) -> None:
             f"{storage.format_location(target.published_path(name))}: the file exists, and the folder has no record "
             "that embedcli wrote it",
             "choose another folder, or use --overwrite to replace it",
+        )
+    others = storage.list_files(target.output, FOREIGN_NAME_PATTERN)
+    if others and not storage.exists(target.marker_path):
+        raise UsageError(
+            f"{storage.format_location(target.output)}: the folder has files that embedcli did not write: "
+            f"{storage.shorten(others)}",
+            "choose a new folder, a name such as vectors/, or use --overwrite to write beside them",
         )
 
 
