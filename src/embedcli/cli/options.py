@@ -207,7 +207,7 @@ ProgressOption = Annotated[
     Literal["auto", "rich", "tqdm", "plain", "none"],
     typer.Option(
         "--progress",
-        help="How to show progress: a bar by rich (on a terminal only) or tqdm, or plain lines; auto: a bar on a terminal.",
+        help="How to show progress: a bar by rich (terminals only) or tqdm, or plain lines; auto: a bar on a terminal.",
         envvar="EMBEDCLI_PROGRESS",
         show_envvar=False,
     ),
