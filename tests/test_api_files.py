@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import pyarrow as pa
 import pytest
 
 import embedcli
@@ -97,3 +98,26 @@ def test_notes_are_log_records_or_go_where_they_were_asked_to(
     with embedcli.load(model, as_="query"):
         assert "prompt: 'query: '" in caplog.text
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_not_a_path_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(embedcli.UsageError, match="takes the paths of files, and got a Table") as caught:
+        embedcli.encode_file(pa.table({"text": TEXTS}), tmp_path / "out.parquet", model=model)  # type: ignore[arg-type]
+    assert "embedcli.embed_table" in caught.value.hint
+    with pytest.raises(embedcli.UsageError, match="model=3 is neither a str nor a path"):
+        embedcli.load(model=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ({"report": "a.json"}, "leave it out: the counts, the files and the exit code are in the result"),
+        ({"progress": "none"}, "use show_progress_bar=True"),
+        ({"batch_size": 3}, "use batch_tokens, 512 per text: batch_tokens=1536"),
+        ({"batch_token": 3}, "did you mean 'batch_tokens'?"),
+    ],
+)
+def test_an_option_that_functions_do_not_have(option: dict[str, Any], hint: str) -> None:
+    with pytest.raises(embedcli.UsageError, match=f"{next(iter(option))!r} is .*not.* of encode_file") as caught:
+        embedcli.encode_file("in.jsonl", "out.parquet", **option)
+    assert caught.value.hint == hint

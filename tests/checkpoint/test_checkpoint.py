@@ -180,7 +180,7 @@ def test_a_changed_job_is_refused_naming_the_key(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match=r'--prompt \(none, now "query: "\)') as caught:
         open_ledger(tmp_path / "out.parquet", JOB | {"prompt": "query: "})
     assert "--overwrite" in caught.value.hint
-    assert "--update" in caught.value.hint
+    assert "the earlier settings" in caught.value.hint
 
 
 @pytest.mark.parametrize("change", ["text", "id", "kept", "fewer"])

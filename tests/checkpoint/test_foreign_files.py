@@ -248,3 +248,30 @@ def test_every_name_in_a_staging_folder_is_known(here: Path) -> None:
         names = [path.name for path in folder.iterdir()]
         assert names
         assert [name for name in names if not re.fullmatch(STAGED_FILE_PATTERN, name)] == []
+
+
+def test_a_folder_of_other_files_is_not_the_output(here: Path) -> None:
+    (here / "data").mkdir()
+    (here / "data/mine.csv").write_text("id,text\n")
+    ended = run("encode", "in.jsonl", "data", "--model", "words.txt")
+    assert ended.code == 2
+    assert "data: the folder has files that embedcli did not write: mine.csv" in ended.err
+    assert [path.name for path in (here / "data").iterdir()] == ["mine.csv"]
+    assert encode("data", "--overwrite") == 0
+    assert (here / "data/mine.csv").read_text() == "id,text\n"
+    assert encode("data") == 0
+
+
+def test_a_folder_with_a_report_a_log_and_hidden_files_is_used(here: Path) -> None:
+    (here / "out").mkdir()
+    for name in (".gitkeep", "_SUCCESS", "run.json", "run.log"):
+        (here / "out" / name).write_text("")
+    assert encode("out/") == 0
+
+
+def test_a_finished_or_begun_output_goes_on_beside_other_files(here: Path) -> None:
+    assert encode("out/", "--stop-after", "4") == 75
+    (here / "out/README.md").write_text("vectors")
+    assert encode("out/") == 0
+    write_jsonl(here / "in.jsonl", rows(12))
+    assert encode("out/", "--update") == 0

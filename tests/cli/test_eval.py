@@ -186,3 +186,15 @@ def test_what_cannot_be_measured_is_refused(
     assert (got, out) == (code, "")
     assert message in err
     assert "--keep" not in err
+
+
+def test_a_missing_column_is_blamed_on_the_option_that_named_it(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("left,right,score\nx,y,1\n")
+    code, _, err = run(tmp_path / "pairs.csv", "--columns", "a,right,score")
+    assert code == 2
+    assert "pairs.csv: --columns: there is no column 'a'; its columns are 'left', 'right', 'score'" in err
+
+
+def test_a_count_of_zero_is_too_small(tmp_path: Path) -> None:
+    code, _, err = run(tmp_path / "pairs.csv", "--count", "0")
+    assert (code, err) == (2, "error: --count 0 is too small\nhint: give 1 or more\n")

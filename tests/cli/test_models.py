@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 import jobs
 from embedcli.cli.models import format_model_table, list_known_models
+from embedcli.models import hub
 from embedcli.models.registry import MODEL_REGISTRY
 
 
@@ -24,3 +29,19 @@ def test_a_terminal_gets_what_fits() -> None:
     assert all(row["name"] in text for row in rows)
     assert all(word in text for row in rows for word in row["notes"].split())
     assert format_model_table(rows, 500) == format_model_table(rows)
+
+
+def test_the_bundled_model_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> Path:
+        raise AssertionError("nothing is to be downloaded")
+
+    monkeypatch.setattr(hub, "download_snapshot", download)
+    ended = jobs.run("pull", "all-MiniLM-L6-v2")
+    assert ended.code == 0
+    assert "all-MiniLM-L6-v2 is installed already, nothing to download" in ended.err
+
+
+def test_hints_of_pull_name_options_that_it_has() -> None:
+    error = hub.explain_hub_error(OSError("no network"), "owner/name", None, "", has_model_option=False)
+    assert "--model" not in error.hint
+    assert "copy the folder" in error.hint

@@ -41,7 +41,10 @@ def test_the_summary_and_the_report_count_rejects_by_reason(
     assert done.code == 3, done.err
     assert f"rejects   2 text is empty, 1 bad JSON; first: {source}:5; all in {file}\n" in done.err
     content = json.loads(report.read_text())
-    assert content["reject_reasons"] == [{"reason": "text is empty", "rows": 2}, {"reason": "bad JSON", "rows": 1}]
+    reasons = content["reject_reasons"]
+    assert [(each["reason"], each["rows"]) for each in reasons] == [("text is empty", 2), ("bad JSON", 1)]
+    assert reasons[0]["example"] == "text is empty"
+    assert reasons[1]["example"].startswith("bad JSON: ")
     assert (content["first_reject"], content["rejects_path"]) == (f"{source}:5", file)
 
 
@@ -85,7 +88,9 @@ def test_rejects_of_an_output_to_stdout_are_counted_too(tmp_path: Path, model: P
 @pytest.mark.parametrize(
     ("name", "content", "suggestion"),
     [
-        ("in.csv", b"id,text\n1,word1\n" + b"2,word1,word2\n" * 4, "--delimiter"),
+        ("in.csv", b"text\nword1\n" + b"word1,word2\n" * 4, "--delimiter"),
+        ("in.csv", b"id,text\n" + b"2,word1,\n" * 4, "rows have 3 fields, the header 2: a separator at the end of the"),
+        ("in.csv", b"id,text,n\n" + b"2,word1\n" * 4, "rows have 2 fields, the header 3: fields missing"),
         ("in.csv", b"id,text\n1,word1\n" + b"2,\xe9\n" * 4, "--encoding latin-1"),
         ("in.jsonl", GOOD + b"word1 word2\n" * 4, "--format"),
         ("in.jsonl", GOOD + NULL * 4, "--text-column"),
@@ -100,6 +105,7 @@ def test_one_reason_for_most_rows_comes_with_a_suggestion(
     hints = [line for line in done.err.splitlines() if "hint      " in line]
     assert len(hints) == 1, done.err
     assert suggestion in hints[0]
+    assert ("--delimiter" in hints[0]) == (suggestion == "--delimiter")
 
 
 def test_few_rejects_come_without_a_suggestion(tmp_path: Path, model: Path) -> None:

@@ -127,3 +127,9 @@ def test_windows_are_not_counted_as_rows(made: tuple[Path, str], tmp_path: Path,
     assert content["counters"]["sequences"] > 1
     assert (content["rows"]["rows"], content["rows"]["this_run"]) == (50, 50)
     assert content["rows_per_second"] == pytest.approx(50 / content["seconds"], rel=0.05)
+
+
+def test_the_extensions_of_plots_include_web_pages(made: tuple[Path, str]) -> None:
+    code, _, err = run("report", made[0], "--plot", "run.xyz")
+    assert code == 2
+    assert "run.xyz: the extension must be one of .png, .svg, .pdf, .html" in err

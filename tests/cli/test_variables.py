@@ -12,6 +12,12 @@ import jobs
     [
         ("EMBEDCLI_MODLE", "x", "EMBEDCLI_MODLE is not a variable of embedcli\nhint: did you mean EMBEDCLI_MODEL?"),
         ("EMBEDCLI_QQQQQ", "x", "EMBEDCLI_QQQQQ is not a variable of embedcli\nhint: remove it: unset EMBEDCLI_QQQQQ"),
+        (
+            "EMBEDCLI_BATCH_SIZE",
+            "3",
+            "EMBEDCLI_BATCH_SIZE is not a variable of embedcli\n"
+            "hint: use EMBEDCLI_BATCH_TOKENS, 512 per text: EMBEDCLI_BATCH_TOKENS=1536",
+        ),
         ("EMBEDCLI_LIMIT", "x", "EMBEDCLI_LIMIT: --limit 'x' is not a whole number"),
         ("EMBEDCLI_THREADS", "0", "EMBEDCLI_THREADS: --threads 0 is too small\nhint: give 1 or more"),
         ("EMBEDCLI_PRECISION", "int7", "EMBEDCLI_PRECISION: --precision 'int7' is not a valid choice\nhint: did you"),

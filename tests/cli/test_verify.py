@@ -223,7 +223,7 @@ def test_the_output_alone(copy: Path, tmp_path: Path) -> None:
     (copy / "in.jsonl").unlink()
     code, _, err = run("verify", copy / "out.parquet")
     assert code == 2
-    assert "in.jsonl, the input of" in err
+    assert "in.jsonl, the recorded input of" in err
     assert f"hint: embedcli verify {copy / 'out.parquet'} INPUT" in err
     assert verified(copy / "out.parquet", "--only-output")[0] == 0
     edited(copy / "out.parquet", spoil)
@@ -260,3 +260,14 @@ def test_ids_of_every_type_are_those_of_the_input(name: str, ids: Any, tmp_path:
     done = jobs.run("verify", tmp_path / name)
     assert done.code == 0, done.out
     assert "3 rows have the input's ids and texts" in done.out
+
+
+def test_an_input_in_another_folder_must_be_given(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (copy / "in.jsonl").rename(tmp_path / "data/in.jsonl")
+    monkeypatch.chdir(copy)
+    code, _, err = run("verify", "out.parquet")
+    assert code == 2
+    assert "in.jsonl, the recorded input of out.parquet, is neither in the current folder nor beside the output" in err
+    assert "hint: give it: embedcli verify out.parquet INPUT" in err
+    assert run("verify", "out.parquet", "../data/in.jsonl")[0] == 0

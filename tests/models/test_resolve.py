@@ -347,8 +347,9 @@ def test_the_first_prompt_that_is_not_empty_is_used() -> None:
 def test_an_unknown_prompt_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="it has passage, query"):
         read_config(models.folder("e5-with-prompts"), prompt_name="title")
-    with pytest.raises(UsageError, match="it has no prompts"):
+    with pytest.raises(UsageError, match="it has no prompts") as caught:
         read_config(models.folder("m3e-base"), prompt_name="title")
+    assert caught.value.hint == "give the text that stands before each row: --prompt TEXT"
 
 
 def test_a_note_suggests_documented_prompts_that_the_files_lack() -> None:

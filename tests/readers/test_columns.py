@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import jobs
 from embedcli import readers
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
@@ -589,3 +590,10 @@ def test_a_long_line_does_not_delay_the_preview(tmp_path: Path) -> None:
         (638 << 24, 639 << 24),
         (639 << 24, 640 << 24),
     ]
+
+
+def test_several_columns_in_one_keep_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("id,text,lang,title\n1,x,de,y\n")
+    done = jobs.run("encode", tmp_path / "in.csv", tmp_path / "out.parquet", "--keep", "lang,title")
+    assert "--keep: there is no column 'lang,title', but there are 'lang' and 'title'" in done.err
+    assert "hint: give one --keep for each: --keep lang --keep title" in done.err

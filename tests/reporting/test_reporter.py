@@ -82,3 +82,10 @@ def test_lone_surrogates_can_be_printed() -> None:
     ProgressReporter("none", out=out).notify("a \ud800 b")
     out.flush()
     assert b"a \\ud800 b" in out.buffer.getvalue()
+
+
+def test_without_a_terminal_rich_is_plain() -> None:
+    out = io.StringIO()
+    with ProgressReporter("rich", out=out, show_after=0) as reporter:
+        reporter.on_start(EXPECTED, MetricsCollector())
+    assert reporter.style == "plain"

@@ -86,6 +86,8 @@ def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> Sco
         InputError: A row is bad, or there are fewer than two pairs.
         UsageError: A column does not exist or cannot be guessed.
     """
+    if columns is not None:
+        check_columns(job, path, columns, "--columns")
     first, second, score = columns or guess_columns(job, path, PAIR_COLUMNS, "--columns TEXT_A,TEXT_B,SCORE")
     pairs = ScoredPairs(dataset_name(path), [], [], [])
     for chunk in read_valid_chunks(replace(job, inputs=(path,), text_column=first, keep=(second, score)), "--columns"):
@@ -233,6 +235,19 @@ def guess_columns(job: Job, path: str, names: Sequence[Sequence[str]], remedy: s
                 f"give {remedy}",
             )
     return [name for name in matches if name is not None]
+
+
+def check_columns(job: Job, path: str, names: Sequence[str], option: str) -> None:
+    """Raise UsageError, which names the option, for a column that a file does not have."""
+    preview = preview_input(path, job.format, job.encoding, PREVIEW_ROWS, csv_options=CsvOptions.from_job(job))
+    columns = [*preview.flat_column_types, *preview.partition_types]
+    for name in names:
+        if name not in columns and preview.shows_all_rows:
+            raise UsageError(
+                f"{storage.format_location(path)}: {option}: there is no column {name!r}; "
+                f"its columns are {', '.join(map(repr, columns)) or 'none'}",
+                f"use three of these with {option}",
+            )
 
 
 def parse_number(value: Any, column: str, path: str, line: int) -> float:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from embedcli.analysis.projection import EmbeddingMap
 
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")
+# Those of figures that can also be web pages.
+PAGE_ENDINGS = (*FIGURE_ENDINGS, ".html")
 DOTS_PER_INCH = 150
 # Fonts to try after the one of matplotlib, which has Latin, Greek, Cyrillic and Arabic.
 FALLBACK_FONTS = (
@@ -28,15 +30,21 @@ FALLBACK_FONTS = (
 )  # fmt: skip
 
 
-def new_figure(path: str, width: float, height: float) -> Figure:
+def new_figure(path: str, width: float, height: float, endings: Sequence[str] = FIGURE_ENDINGS) -> Figure:
     """Create an empty figure, with width and height in inches.
+
+    Args:
+        path: Where it will be saved.
+        width: Its width.
+        height: Its height.
+        endings: The extensions that the user may choose from.
 
     Raises:
         UsageError: `path` has an unknown extension, or matplotlib is not installed.
     """
     if not path.endswith(FIGURE_ENDINGS):
         raise UsageError(
-            f"{path}: the extension must be one of {', '.join(FIGURE_ENDINGS)}", "choose a name such as plot.png"
+            f"{path}: the extension must be one of {', '.join(endings)}", f"choose a name such as plot{endings[-1]}"
         )
     try:
         from matplotlib import rcParams
@@ -69,7 +77,7 @@ def save_figure(figure: Figure, path: str) -> None:
 
 def draw_map(embedding_map: EmbeddingMap, path: str) -> None:
     """Draw a map as a scatter plot with a legend or a colour bar."""
-    figure = new_figure(path, 9, 7)
+    figure = new_figure(path, 9, 7, PAGE_ENDINGS)
     axes = figure.subplots()
     x, y = embedding_map.points[:, 0], embedding_map.points[:, 1]
     area = min(30.0, 20_000 / len(x))
@@ -108,7 +116,7 @@ def draw_comparisons(comparisons: Sequence[dict[str, Any]], path: str) -> None:
 def draw_stages(report: Mapping[str, Any], path: str) -> None:
     """Draw how busy each stage of a run was, over time if the report has a timeline. `.html` gives a web page."""
     page = path.endswith(".html")
-    figure = new_figure("page.svg" if page else path, 9, 3)
+    figure = new_figure("page.svg" if page else path, 9, 3, PAGE_ENDINGS)
     axes = figure.subplots()
     axes.set(xlabel="seconds", title=f"{report['started']}  {report['reason']}")
     if report.get("timeline"):

@@ -353,9 +353,11 @@ def find_recorded_inputs(output: VectorDataset) -> tuple[str, ...]:
         path = next((path for path in candidates if storage.get_file_system(path).kind(path) == "file"), None)
         if path is None:
             raise UsageError(
-                f"{name}, the input of {output.path}, does not exist", f"embedcli verify {output.path} INPUT"
+                f"{name}, the recorded input of {output.path}, is neither in the current folder nor beside the output "
+                "(the names of inputs are recorded, not their folders)",
+                f"give it: embedcli verify {output.path} INPUT",
             )
         paths.append(path)
     if not paths:
-        raise UsageError(f"{output.path} has no record of its input", f"embedcli verify {output.path} INPUT")
+        raise UsageError(f"{output.path} has no record of its input", f"give it: embedcli verify {output.path} INPUT")
     return tuple(paths)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from embedcli import runners
 from embedcli.api.observers import Notify, log, log_note, watch_progress
 from embedcli.api.options import FileOptions, PathLike, build_job, with_options
+from embedcli.api.texts import list_columns
 from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.counts import format_count
+from embedcli.core.errors import UsageError
 from embedcli.core.types import RunResult
 from embedcli.outputs.target import resolve_target
 from embedcli.pipeline.control import RunControl
@@ -93,6 +95,11 @@ def encode_file(
     Raises:
         EmbedcliError: Where the command would end with exit code 1 or 2.
     """
+    if list_columns(inputs) is not None:
+        raise UsageError(
+            f"encode_file takes the paths of files, and got a {type(inputs).__name__}",
+            "use embedcli.embed_table, which adds a column of vectors to a table in memory",
+        )
     several = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     job = build_job(several, output, model, dict(options), "encode_file")
     with watch_progress(show_progress_bar, notify or log_note) as observer:

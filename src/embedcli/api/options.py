@@ -5,14 +5,24 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
+from embedcli.core.constants import TOKENS_PER_TEXT
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.job_options import validate_options
 from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputFormat, Overflow, Precision, Role
 
 PathLike = str | os.PathLike[str]
+# Options of `embedcli encode` that are not options of functions, and what these have instead.
+ONLY_COMMAND_LINE = {
+    "report": "leave it out: the counts, the files and the exit code are in the result",
+    "price_per_mtok": "leave it out: the tokens are in the result",
+    "progress": "use show_progress_bar=True",
+    "quiet": "use show_progress_bar=False",
+    "verbose": 'use logging: logging.getLogger("embedcli").setLevel("DEBUG")',
+}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -133,11 +143,11 @@ def build_job(
     known = FileOptions if function == "encode_file" else ModelOptions
     unknown = [name for name in options if name not in known.__annotations__]
     if unknown:
-        raise describe_unknown_option(unknown[0], function)
+        raise describe_unknown_option(unknown[0], options[unknown[0]], function)
     job = Job(
-        inputs=tuple(os.fspath(path) for path in inputs),
-        output=os.fspath(output),
-        model=os.fspath(model),
+        inputs=tuple(read_path(path, "input") for path in inputs),
+        output=read_path(output, "output"),
+        model=read_path(model, "model"),
         **validate_options(options),
     )
     if job.overflow == "split" and function != "encode_file":
@@ -145,12 +155,26 @@ def build_job(
     return job
 
 
-def describe_unknown_option(name: str, function: str) -> UsageError:
+def read_path(value: Any, what: str) -> str:
+    """The text of a path or a name. Raises UsageError for a value of another type."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    raise UsageError(f"{what}={value!r} is neither a str nor a path", f"give the {what} as a str or a pathlib.Path")
+
+
+def describe_unknown_option(name: str, value: Any, function: str) -> UsageError:
     """The error for an option that a function does not take."""
     if name in FileOptions.__annotations__:
         return UsageError(
             f"{name!r} is not an option of {function}: it is about files",
             "leave it out, or use embedcli.encode_file",
         )
+    if name == "batch_size" and isinstance(value, int):
+        advice = f"use batch_tokens, {TOKENS_PER_TEXT} per text: batch_tokens={value * TOKENS_PER_TEXT}"
+        return UsageError(f"{name!r} is not an option of {function}", advice)
+    if name in ONLY_COMMAND_LINE:
+        return UsageError(f"{name!r} is an option of the command line, not of {function}", ONLY_COMMAND_LINE[name])
+    known = FileOptions if function == "encode_file" else ModelOptions
+    similar = ["as_"] if name == "as" else get_close_matches(name, known.__annotations__, 1)
     hint = "they are those of `embedcli encode --help`, with underscores"
-    return UsageError(f"{name!r} is not an option of embedcli encode", "did you mean 'as_'?" if name == "as" else hint)
+    return UsageError(f"{name!r} is not an option of {function}", f"did you mean {similar[0]!r}?" if similar else hint)

@@ -56,6 +56,7 @@ class RejectCounter:
     def __init__(self) -> None:
         self._reasons: Counter[str] = Counter()
         self._first = ""
+        self._examples: dict[str, str] = {}
 
     def add(self, reject: Reject) -> None:
         self._add(reject.reason, reject.source, reject.line)
@@ -67,7 +68,9 @@ class RejectCounter:
 
     def _add(self, reason: str, source: str, line: int) -> None:
         self._first = self._first or storage.format_location(source, line)
-        self._reasons[reject_kind(reason)] += 1
+        kind = reject_kind(reason)
+        self._reasons[kind] += 1
+        self._examples.setdefault(kind, reason)
 
     def summary(self, path: str | None = None) -> RejectSummary | None:
         """Return the counts, the most frequent kind first; None without rejects.
@@ -75,7 +78,9 @@ class RejectCounter:
         Args:
             path: The file that has the rejects.
         """
-        return RejectSummary(dict(self._reasons.most_common()), self._first, path) if self._reasons else None
+        if not self._reasons:
+            return None
+        return RejectSummary(dict(self._reasons.most_common()), self._first, path, self._examples)
 
 
 def summarize_rejects_file(target: OutputTarget) -> RejectSummary | None:

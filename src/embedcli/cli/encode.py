@@ -91,8 +91,10 @@ def run_job_with_reporting(
     from embedcli.pipeline.control import RunControl
     from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting.progress import ProgressReporter
-    from embedcli.reporting.run_report import RunReport
+    from embedcli.reporting.run_report import RunReport, check_report_path
 
+    if report_path is not None:
+        check_report_path(report_path)
     if progress == "auto" and job.output == "-" and sys.stdout.isatty():
         progress = "plain"  # a bar would be drawn between the rows
     reporter = ProgressReporter(progress, quiet, price_per_mtok=price)

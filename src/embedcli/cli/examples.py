@@ -34,7 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "embedcli search out.parquet --queries queries.jsonl --to-file hits.parquet",
     ),
     "verify": (
-        "embedcli verify out.parquet",
+        "embedcli verify out.parquet in.jsonl",
         "embedcli verify out.parquet in.jsonl --rows 1000",
         "embedcli verify out.parquet --only-output",
     ),

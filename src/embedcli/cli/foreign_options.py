@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# Texts per batch of other libraries become tokens per batch: most models read at most this many tokens of a text.
-TOKENS_PER_TEXT = 512
+from embedcli.core.constants import TOKENS_PER_TEXT
 
 
 @dataclass(frozen=True)

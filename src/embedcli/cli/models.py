@@ -63,6 +63,9 @@ def pull(
     from embedcli.models import resolve
 
     files = resolve.pull_model(model, revision, flags["code_revision"], flags["cache_dir"])
+    if files.origin == "bundled":
+        print_note(f"{files.name} is installed already, nothing to download: {files.path}")
+        return
     print_note(f"{files.name} is in {files.path}" + (f", revision {files.revision}" if files.revision else ""))
     for code in files.code_repositories:
         print_note(f"its code repository {code.name} is in {code.path}, revision {code.commit}")

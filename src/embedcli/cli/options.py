@@ -212,7 +212,7 @@ ProgressOption = Annotated[
     Literal["auto", "rich", "tqdm", "plain", "none"],
     typer.Option(
         "--progress",
-        help="How to show progress: a bar by rich or tqdm, or plain lines; auto: a bar on a terminal.",
+        help="How to show progress: a bar by rich (terminals only) or tqdm, or plain lines; auto: a bar on a terminal.",
         envvar="EMBEDCLI_PROGRESS",
         show_envvar=False,
     ),

@@ -119,8 +119,18 @@ def bad_value(error: Any, ctx: Any, arguments: Sequence[str], value: str) -> Usa
     if expected is None:
         return UsageError(f"{prefix}{option} {value!r}: {describe(error)}", list_options_hint(ctx))
     minimum = getattr(param.type, "min", None)
+    if minimum is not None and is_below(value, minimum):
+        return UsageError(f"{prefix}{option} {value} is too small", f"give {minimum} or more")
     limits = expected if minimum is None else f"{expected}, {minimum} or more"
     return UsageError(f"{prefix}{option} {value!r} is not {limits}", f"give {limits}")
+
+
+def is_below(value: str, minimum: float) -> bool:
+    """Whether the text of a value is a number below a minimum."""
+    try:
+        return float(value) < minimum
+    except ValueError:
+        return False
 
 
 def find_value(param: Any, ctx: Any, arguments: Sequence[str]) -> str | None:

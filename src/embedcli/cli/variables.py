@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, get_origin
 
+from embedcli.cli.foreign_options import FOREIGN_OPTIONS
 from embedcli.core.errors import UsageError
 from embedcli.core.job_options import job_field_types, validate_option
 
@@ -24,9 +25,23 @@ def check_variable_names(options: Iterable[Any]) -> None:
     known = {*OTHER_VARIABLES, *(option.envvar for option in options if option.envvar)}
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
+            foreign = describe_foreign_variable(name, os.environ[name])
+            if foreign:
+                raise UsageError(f"{name} is not a variable of embedcli", foreign)
             similar = get_close_matches(name.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in known], 1)
             hint = f"did you mean {PREFIX}{similar[0]}?" if similar else f"remove it: unset {name}"
             raise UsageError(f"{name} is not a variable of embedcli", hint)
+
+
+def describe_foreign_variable(name: str, value: str) -> str:
+    """The hint for a variable named like an option of other programs; empty if embedcli has no option for it."""
+    foreign = FOREIGN_OPTIONS.get("--" + name.removeprefix(PREFIX).lower().replace("_", "-"))
+    if foreign is None or foreign.position != "here" or not foreign.takes_value or not foreign.replacement:
+        return ""
+    if foreign.factor != 1 and value.isdecimal():
+        value = str(int(value) * foreign.factor)
+    variable = PREFIX + foreign.replacement[0].removeprefix("--").replace("-", "_").upper()
+    return f"{foreign.advice.replace(foreign.replacement[0], variable)}: {variable}={value}"
 
 
 def check_variable_values(ctx: Any, options: Iterable[Any]) -> None:

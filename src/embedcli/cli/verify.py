@@ -32,7 +32,11 @@ VERIFY_FLAGS = (
 def verify(
     output: Annotated[str, typer.Argument(help="Output of encode.")],
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT...", help="Input of the output; default: as recorded.")
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT...",
+            help="Input of the output; default: the recorded names, in the current folder or beside OUTPUT.",
+        ),
     ] = None,
     *,
     rows: Annotated[

@@ -26,3 +26,6 @@ STAGED_FILE_PATTERN = (
 
 # Rows per chunk where neither the user nor the device asks for another size (see `encoders.default_chunk_rows`).
 DEFAULT_CHUNK_ROWS = 1024
+
+# Texts per batch of other libraries become tokens per batch: most models read at most this many tokens of a text.
+TOKENS_PER_TEXT = 512

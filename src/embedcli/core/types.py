@@ -312,11 +312,13 @@ class RejectSummary:
         reasons: Rows by kind of reason, the most frequent first.
         first: The place of the first reject: the input and the line.
         path: The file with all of them; None if there is none.
+        examples: The whole reason of the first reject of each kind.
     """
 
     reasons: Mapping[str, int]
     first: str
     path: str | None = None
+    examples: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

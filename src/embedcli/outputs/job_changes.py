@@ -1,4 +1,4 @@
-"""Tell in which settings a job differs from the one that made or began an output."""
+"""Tell in which settings a job differs from the one that made or began an output, and whether vectors can be reused."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any, Literal
 
 from embedcli.core.errors import ResumeError
 from embedcli.core.job import Job
-from embedcli.outputs.target import OutputTarget, update_hint
+from embedcli.outputs.target import UPDATE_HINT, OutputTarget
 
+# The keys of the job that must be equal in two outputs for their vectors to be interchangeable.
+COMPARED_SPACE_KEYS = (
+    "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
+    "overflow", "top_k_terms", "min_weight",
+)  # fmt: skip
 # Longer values are shown by their beginning.
 MAX_VALUE_CHARACTERS = 60
 # Parts of a job's identity that follow from others, and are named only if nothing else differs.
@@ -30,10 +35,47 @@ def check_job_unchanged(
         state: Whether the output is finished ("made") or not ("begun").
         target: The output.
     """
-    if differing_keys(old, new):
+    if not differing_keys(old, new):
+        return
+    hint = "use --overwrite to start again, or another output"
+    if state == "begun":
+        hint = "use the earlier settings to go on, --overwrite to start again, or another output"
+    elif is_update_possible(old, new, target):
+        hint = f"use --overwrite to start again, {UPDATE_HINT}or another output"
+    raise ResumeError(f"{target.output} was {state} with other settings: {describe_changes(old, new)}", hint)
+
+
+def is_update_possible(old: Mapping[str, Any], new: Mapping[str, Any], target: OutputTarget) -> bool:
+    """Whether --update can take over vectors of a finished output, made by a job with the identity `old`."""
+    if target.format == "jsonl" or "ranges_from" in differing_keys(old, new):
+        return False
+    try:
+        check_same_vector_space(target.output, old, new)
+    except ResumeError:
+        return False
+    return True
+
+
+def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise ResumeError, naming the first key that differs, if the vectors of two jobs are not interchangeable."""
+    for key in COMPARED_SPACE_KEYS:
+        if old.get(key) != new.get(key):
+            raise ResumeError(
+                f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
+                "use the settings of that output, or encode all rows again: "
+                "--overwrite in place of --update, or no --reuse",
+            )
+    # The overlap changes vectors with --overflow pool only, which averages the windows of a text.
+    was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0
+    if new.get("overflow") == "pool" and was != now:
         raise ResumeError(
-            f"{target.output} was {state} with other settings: {describe_changes(old, new)}",
-            f"use --overwrite to start again, {update_hint(target)}or another output",
+            f"the vectors in {path} are pooled from other windows: --split-overlap was {was}, now {now}",
+            f"use --split-overlap {was}, or encode all rows again: --overwrite in place of --update, or no --reuse",
+        )
+    if new.get("overflow") == "split":
+        raise ResumeError(
+            f"{path} holds windows (--overflow split), which cannot be reused",
+            "use --overwrite to encode all rows again",
         )
 
 

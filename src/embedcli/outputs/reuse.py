@@ -19,6 +19,7 @@ from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.types import Chunk, ReusedVectors
 from embedcli.outputs.dataset import VectorBlock, open_dataset
 from embedcli.outputs.integrity import check_output_digests
+from embedcli.outputs.job_changes import check_same_vector_space
 from embedcli.outputs.reuse_vectors import create_vector_store
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import BoolArray, Float32Array, Int64Array
 
-# The keys of the job that must be equal in two outputs for their vectors to be interchangeable.
-COMPARED_SPACE_KEYS = (
-    "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
-    "overflow", "top_k_terms", "min_weight",
-)  # fmt: skip
 STORE_COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
 
@@ -63,29 +59,6 @@ def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayou
             check_output_digests(open_dataset(path))
         found.append((old, done))
     return ReuseStore([old for old, _ in found], layout, folder, job.get("max_seq_length"))
-
-
-def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise ResumeError, naming the first key that differs, if the vectors of two jobs are not interchangeable."""
-    for key in COMPARED_SPACE_KEYS:
-        if old.get(key) != new.get(key):
-            raise ResumeError(
-                f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
-                "use the settings of that output, or encode all rows again: "
-                "--overwrite in place of --update, or no --reuse",
-            )
-    # The overlap changes vectors with --overflow pool only, which averages the windows of a text.
-    was, now = old.get("split_overlap") or 0, new.get("split_overlap") or 0
-    if new.get("overflow") == "pool" and was != now:
-        raise ResumeError(
-            f"the vectors in {path} are pooled from other windows: --split-overlap was {was}, now {now}",
-            f"use --split-overlap {was}, or encode all rows again: --overwrite in place of --update, or no --reuse",
-        )
-    if new.get("overflow") == "split":
-        raise ResumeError(
-            f"{path} holds windows (--overflow split), which cannot be reused",
-            "use --overwrite to encode all rows again",
-        )
 
 
 def check_same_ranges(path: str, done: FinishedOutput, ranges: Float32Array) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +13,7 @@ import pyarrow.parquet as pq
 
 from embedcli import storage
 from embedcli.core.constants import MANIFEST_FILE, PART_FILE_PATTERN, STAGING_FOLDER
-from embedcli.core.errors import EmbedcliError, InputError, OutputError, ResumeError, UsageError
+from embedcli.core.errors import EmbedcliError, InputError, ResumeError, UsageError
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
@@ -25,6 +23,11 @@ from embedcli.outputs.schema import decode_metadata
 REPLACED_FILE = "_replaced.json"
 # In a staging folder: marks a run with --overwrite, which replaces a finished output of any job.
 REPLACING_FILE = "_replacing.json"
+# Files of a folder that is not for one output alone. Other names may be there before a run: hidden files, files of
+# jobs (`_SUCCESS`), run reports and logs.
+FOREIGN_NAME_PATTERN = r"(?![._])(?!.*\.(json|log)\Z)"
+# The part of a hint that suggests --update.
+UPDATE_HINT = "--update to keep the vectors of unchanged rows, "
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,10 @@ def resolve_target(output: str, to: OutputFormat | None) -> OutputTarget:
 
 
 def check_parent_folder(output: str, to: OutputFormat | None) -> None:
-    """Raise OutputError if a file on this machine is to be written into a folder that does not exist."""
+    """Raise OutputError if a file on this machine is to be written into a folder that does not exist, or cannot be."""
     if output == "-" or not storage.is_local(output) or resolve_target(output, to).is_folder:
         return
-    folder = os.path.dirname(output)
-    if folder and not storage.is_folder(folder):
-        raise OutputError(f"{output}: there is no folder {folder}", f"make it: mkdir -p {shlex.quote(folder)}")
+    storage.check_file_can_be_made(output)
 
 
 def find_existing_target(output: str, to: OutputFormat | None = None) -> OutputTarget:
@@ -188,7 +189,12 @@ def resolve_lance_target(output: str) -> OutputTarget:
 
 
 def check_no_foreign_files(target: OutputTarget) -> None:
-    """Raise UsageError if a folder has files named like output files that embedcli did not write."""
+    """Check that a folder output may be begun in a folder.
+
+    Raises:
+        UsageError: The folder has files named like output files that embedcli did not write; or it has other files, and
+            is not yet the folder of an output.
+    """
     if not target.is_folder:
         return
     is_own_file = own_file_matcher(target.output)
@@ -202,13 +208,29 @@ def check_no_foreign_files(target: OutputTarget) -> None:
             "that embedcli wrote it",
             "choose another folder, or use --overwrite to replace it",
         )
+    others = storage.list_files(target.output, FOREIGN_NAME_PATTERN)
+    if others and not storage.exists(target.marker_path):
+        raise UsageError(
+            f"{storage.format_location(target.output)}: the folder has files that embedcli did not write: "
+            f"{storage.shorten(others)}",
+            "choose a new folder, a name such as vectors/, or use --overwrite to write beside them",
+        )
 
 
-def changed_input_error(path: str, old: str, new: str, target: OutputTarget) -> ResumeError:
-    """Build the error for an input whose rows differ from those of the started run."""
+def changed_input_error(path: str, old: str, new: str, target: OutputTarget, *, can_update: bool = True) -> ResumeError:
+    """Build the error for an input whose rows differ from those of the started run.
+
+    Args:
+        path: The input.
+        old: The hash of the rows that were read.
+        new: The hash of the rows that the input has now.
+        target: The output.
+        can_update: Whether --update would accept the input.
+    """
+    update = UPDATE_HINT if can_update else ""
     return ResumeError(
         f"{path} has changed since {target.output} was started: the hash of its rows was {old[:12]}, now {new[:12]}",
-        f"use --overwrite to start again, {update_hint(target)}or another output",
+        f"use --overwrite to start again, {update}or another output",
     )
 
 
@@ -216,13 +238,8 @@ def changed_splits_error(path: str, target: OutputTarget) -> ResumeError:
     """Build the error for an input whose splits differ from those of the started run."""
     return ResumeError(
         f"{path} has changed since {target.output} was started: its rows are at other positions",
-        f"use --overwrite to start again, {update_hint(target)}or another output",
+        f"use --overwrite to start again, {UPDATE_HINT}or another output",
     )
-
-
-def update_hint(target: OutputTarget) -> str:
-    """The part of a hint that suggests --update, which JSONL outputs do not support."""
-    return "" if target.format == "jsonl" else "--update to keep the vectors of unchanged rows, "
 
 
 # Finished outputs

@@ -364,6 +364,13 @@ class ColumnResolver:
     def _no_column_error(self, name: str, option: str, preview: InputPreview) -> UsageError:
         by_lower_name = {column.lower(): column for column in (*preview.flat_column_types, *preview.partition_types)}
         close = get_close_matches(name.lower(), by_lower_name, n=1)
+        several = name.split(",")
+        if option == "--keep" and several[1:] and {*several} <= {*by_lower_name.values()}:
+            return UsageError(
+                f"{format_location(preview.path)}: {option}: there is no column {name!r}, but there are "
+                f"{' and '.join(map(repr, several))}",
+                f"give one {option} for each: {' '.join(f'{option} {column}' for column in several)}",
+            )
         hint = f"did you mean {by_lower_name[close[0]]!r}? {option} needs the exact column name" if close else ""
         return UsageError(
             f"{format_location(preview.path)}: {option}: there is no column {name!r}; {self._list_columns(preview)}",

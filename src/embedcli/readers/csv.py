@@ -24,7 +24,7 @@ from embedcli.readers.decoding import (
     split_at_line_ends,
     undecodable_reason,
 )
-from embedcli.readers.row_batch import BAD_CSV_REASON, WRONG_WIDTH_REASON, RowBatch
+from embedcli.readers.row_batch import BAD_CSV_REASON, RowBatch, wrong_width_reason
 from embedcli.readers.row_builder import RowBuilder, build_row_batch
 
 # The dialect is decided from this many characters at the beginning of a file.
@@ -155,7 +155,7 @@ class CsvReader:
         if set(map(len, batch.rows)) - {width}:
             for i, row in enumerate(batch.rows):
                 if len(row) != width:
-                    batch.reject_reasons.setdefault(i, f"{WRONG_WIDTH_REASON}: {len(row)} instead of {width}")
+                    batch.reject_reasons.setdefault(i, wrong_width_reason(len(row), width))
         if self.has_undecodable_bytes:
             for i, row in enumerate(batch.rows):
                 if not is_encodable("".join(row)):

@@ -31,6 +31,8 @@ MISSING_ID_REASON = "id is missing or null"
 WRONG_ID_REASON = "id has another type"
 WRONG_KEPT_REASON = "kept column has another type"
 
+WIDTHS = " instead of "
+
 # The first reason found to reject a row, by the position of the row in its batch.
 RejectReasons = dict[int, str]
 
@@ -109,6 +111,20 @@ class RowBatch:
         mask = np.zeros(self.row_count, bool)
         mask[self.accepted] = True
         return mask
+
+
+def wrong_width_reason(found: int, expected: int) -> str:
+    """The reason to reject a row with another number of fields than the header."""
+    return f"{WRONG_WIDTH_REASON}: {found}{WIDTHS}{expected}"
+
+
+def parse_wrong_width_reason(reason: str) -> tuple[int, int] | None:
+    """The numbers of fields that a reason was made from: found and expected; None for any other reason."""
+    kind, _, detail = reason.partition(": ")
+    found, _, expected = detail.partition(WIDTHS)
+    if kind != WRONG_WIDTH_REASON or not (found.isdigit() and expected.isdigit()):
+        return None
+    return int(found), int(expected)
 
 
 def accepted_positions(count: int, reasons: RejectReasons) -> Sequence[int]:

@@ -14,7 +14,7 @@ MAX_SHOWN_REASONS = 4
 MIN_REJECTS, MIN_SHARE = 3, 0.5
 # What to try when most rows are rejected for one reason: the option, and a sentence with the values to give.
 SUGGESTIONS = {
-    row_batch.WRONG_WIDTH_REASON: "another separator? try --delimiter tab, or --quote none if quotes are plain text",
+    row_batch.WRONG_WIDTH_REASON: "another separator? try --delimiter tab",
     row_batch.BAD_CSV_REASON: "quotes that are plain text? try --quote none",
     row_batch.BAD_ENCODING_REASON: "not UTF-8? try --encoding latin-1, or --encoding utf-16",
     row_batch.BAD_JSON_REASON: "not JSON lines? try --format csv, --format text or --format json",
@@ -45,8 +45,20 @@ def suggest_for_rejects(report: Mapping[str, Any]) -> list[str]:
     most = report["reject_reasons"][0]
     if most["rows"] < max(MIN_REJECTS, MIN_SHARE * report["rows"].get("read", 0)):
         return []
+    widths = row_batch.parse_wrong_width_reason(most.get("example", ""))
+    # A header of several columns shows that the separator is right.
+    if widths is not None and widths[1] > 1:
+        return [describe_widths(*widths, has_header=report.get("job", {}).get("header", True))]
     suggestion = SUGGESTIONS.get(most["reason"])
     return [] if suggestion is None else [suggestion]
+
+
+def describe_widths(found: int, expected: int, *, has_header: bool) -> str:
+    """Say what may be wrong with rows that have another number of fields than the header."""
+    fields = f"rows have {format_count(found, 'field')}, the {'header' if has_header else 'first row'} {expected}"
+    if found > expected:
+        return f"{fields}: a separator at the end of the lines, or in a text without quotes?"
+    return f"{fields}: fields missing at the end of the lines, or another separator in the rows?"
 
 
 def format_rejects_in_short(report: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedcli import __version__, storage
+from embedcli.core.errors import OutputError
 from embedcli.core.job import Job
 from embedcli.core.types import RejectSummary, RunResult
 from embedcli.outputs import writers
@@ -100,7 +101,10 @@ class RunReport:
     def rejects(self) -> dict[str, Any]:
         """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
         summary = (self.result.reject_summary if self.result else None) or RejectSummary({}, "")
-        reasons = [{"reason": reason, "rows": rows} for reason, rows in summary.reasons.items()]
+        reasons = [
+            {"reason": reason, "rows": rows, "example": summary.examples.get(reason, reason)}
+            for reason, rows in summary.reasons.items()
+        ]
         return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_path": summary.path}
 
     def cost(self) -> dict[str, Any] | None:
@@ -161,6 +165,19 @@ def peak_memory_mb() -> float | None:
 
     peak = max(resource.getrusage(scope).ru_maxrss for scope in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def check_report_path(path: str) -> None:
+    """Check, before a run, that its report can be written.
+
+    Raises:
+        OutputError: The folder does not exist or cannot be written to, or the path is a folder.
+        UsageError: The address can only be read.
+    """
+    storage.check_writable(path)
+    storage.check_file_can_be_made(path)
+    if storage.is_local(path) and storage.is_folder(path):
+        raise OutputError(f"{path}: --report needs a file, and this is a folder", "name a file such as run.json")
 
 
 def write_report(path: str, content: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from embedcli.core.errors import ResumeError
 from embedcli.core.types import InputPlan, RejectSummary, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.outputs.duplicate_ids import count_duplicate_ids
-from embedcli.outputs.job_changes import check_job_unchanged
+from embedcli.outputs.job_changes import check_job_unchanged, is_update_possible
 from embedcli.runners.context import TOTAL_KEYS, RunContext, describe_rejected_rows
 from embedcli.runners.job_identity import input_paths
 
@@ -105,7 +105,14 @@ def check_input_unchanged(run: RunContext, finished: output_target.FinishedOutpu
     source_hash = checkpoint.combine_hashes([checkpoint.hash_chunk(chunk) for chunk in run.read_chunks()])
     if source_hash != finished.source_hash:
         paths = ", ".join(input_paths(run.plan)[:3])
-        raise output_target.changed_input_error(paths, finished.source_hash, source_hash, ledger.target)
+        made_by = finished.job_manifest.get("job", {})
+        raise output_target.changed_input_error(
+            paths,
+            finished.source_hash,
+            source_hash,
+            ledger.target,
+            can_update=is_update_possible(made_by, made_by, ledger.target),
+        )
     save_finished_fingerprint(ledger.target, run.plan)
 
 

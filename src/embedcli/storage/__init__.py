@@ -19,6 +19,7 @@ from embedcli.storage.errors import ObjectStoreError
 from embedcli.storage.fs import (
     acquire_lock,
     basename,
+    check_file_can_be_made,
     exists,
     is_folder,
     join,
@@ -56,6 +57,7 @@ __all__ = [
     "PrefetchedFiles",
     "acquire_lock",
     "basename",
+    "check_file_can_be_made",
     "check_writable",
     "exists",
     "expand_inputs",

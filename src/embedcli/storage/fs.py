@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 
-from embedcli.core.errors import OutputLocked
+from embedcli.core.errors import OutputError, OutputLocked
 from embedcli.storage.atomic_replace import translate_output_errors
 from embedcli.storage.local import LockHeld
 from embedcli.storage.paths import format_location, get_file_system, get_object_store, is_local, translate_input_errors
@@ -32,6 +33,18 @@ def parent_folder(path: str) -> str:
 def is_folder(path: str) -> bool:
     with translate_output_errors(path):
         return get_file_system(path).kind(path) == "folder"
+
+
+def check_file_can_be_made(path: str) -> None:
+    """Raise OutputError if a file on this machine has no folder, or one that cannot be written to."""
+    is_device = os.path.exists(path) and not os.path.isfile(path)
+    if not is_local(path) or is_device:
+        return
+    folder = os.path.dirname(path)
+    if folder and not is_folder(folder):
+        raise OutputError(f"{path}: there is no folder {folder}", f"make it: mkdir -p {shlex.quote(folder)}")
+    if not os.access(folder or ".", os.W_OK):
+        raise OutputError(f"{path}: no permission to write to the folder {folder or '.'}", "choose another folder")
 
 
 def exists(path: str) -> bool:

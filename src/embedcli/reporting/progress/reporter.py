@@ -40,7 +40,8 @@ class ProgressReporter(RunObserver):
     context manager, or call `stop`.
 
     Args:
-        style: "rich" or "tqdm" for a bar, "plain" for lines; "auto" chooses by whether stderr is a terminal.
+        style: "rich" or "tqdm" for a bar, "plain" for lines; "auto" is "rich" on a terminal. Without
+            one, both are "plain".
         quiet: Print errors only.
         out: Stream to write to instead of stderr.
         price_per_mtok: Price per million tokens, to show the cost of a hosted model.
@@ -59,7 +60,9 @@ class ProgressReporter(RunObserver):
     ) -> None:
         self.out = unescaped(out or sys.stderr)
         is_terminal = self.out.isatty()
-        self.style: ProgressStyle = ("rich" if is_terminal else "plain") if style == "auto" else style
+        if style in ("auto", "rich"):
+            style = "rich" if is_terminal else "plain"  # nothing else can show the bar of rich
+        self.style: ProgressStyle = style
         self.quiet = quiet
         self.adds_timestamps = not is_terminal
         self.notes: list[str] = []
