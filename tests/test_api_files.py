@@ -102,7 +102,7 @@ def test_notes_are_log_records_or_go_where_they_were_asked_to(
 
 def test_what_is_not_a_path_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(embedcli.UsageError, match="takes the paths of files, and got a Table") as caught:
-        embedcli.encode_file(pa.table({"text": TEXTS}), tmp_path / "out.parquet", model=model)  # type: ignore[arg-type]
+        embedcli.encode_file(pa.table({"text": TEXTS}), tmp_path / "out.parquet", model=model)
     assert "embedcli.embed_table" in caught.value.hint
     with pytest.raises(embedcli.UsageError, match="model=3 is neither a str nor a path"):
         embedcli.load(model=3)  # type: ignore[arg-type]
