@@ -39,14 +39,14 @@ def encode_to_stdout(run: RunContext) -> RunResult:
                     counter.add(reject)
                     line = checkpoint.reject_to_json_line(reject).decode().rstrip("\n")
                     run.observer.notify(f"rejected {line}")
-                run.on_chunk_written(encoded, totals["rejects"])
+                run.on_chunk_written(encoded, totals["rejects"], counter)
         run.end_embedding("finishing the output")
         writer.close()
         run.record_usage(encoder)
     if run.control.reason is not None:
-        return run.stopped_result(totals, "stdout holds only the rows so far")
+        return run.stopped_result(totals, totals["read"], "stdout holds only the rows so far")
     run.check_row_conservation(totals)
-    check_max_rejects(run.job.max_rejects, totals["rejects"], totals["read"])
+    check_max_rejects(run.job.max_rejects, totals["rejects"], totals["read"], counter)
     return replace(finished_result(totals, vector_space), usage=run.usage, reject_summary=counter.summary())
 
 
