@@ -151,3 +151,22 @@ def test_unpublished_rejects_are_no_input(tmp_path: Path, model: Path) -> None:
     done = jobs.run("encode", folder, folder / "other.parquet", "-m", model)
     assert "5 in, 1 embedded, 4 rejected" in done.err
     assert "out.parquet.unpublished-rejects.jsonl (rejects)" in done.err
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out/", "-"])
+@pytest.mark.parametrize("limit", ["1", "20%"])
+def test_the_report_of_too_many_rejects_counts_them_by_reason(
+    tmp_path: Path, model: Path, source: Path, output: str, limit: str
+) -> None:
+    report = tmp_path / "run.json"
+    to = "-" if output == "-" else f"{tmp_path}/{output}"
+    done = jobs.run("encode", source, to, "-m", model, "--max-rejects", limit, "--report", report, "-q")
+    assert done.code == 1
+    assert f"(2 text is empty, 1 bad JSON; first: {source}:5)" in done.err
+    content = json.loads(report.read_text())
+    assert content["reject_reasons"] == [{"reason": "text is empty", "rows": 2}, {"reason": "bad JSON", "rows": 1}]
+    assert content["first_reject"] == f"{source}:5"
+    if output == "-":
+        assert content["rejects_path"] is None
+    else:
+        assert len(read_lines(Path(content["rejects_path"]))) == 3

@@ -14,16 +14,11 @@ from embedcli.checkpoint.partitions import PartitionRecord
 from embedcli.checkpoint.staging import LOCK_FILE, StagingFolder
 from embedcli.core.constants import MANIFEST_FILE
 from embedcli.core.errors import OutputError
-from embedcli.core.types import Chunk, EncodedChunk, PartFile, Partition
+from embedcli.core.types import Chunk, EncodedChunk, InputSplit, PartFile, Partition
 from embedcli.outputs import writers
 from embedcli.outputs.job_changes import check_job_unchanged
 from embedcli.outputs.schema import OutputLayout
-from embedcli.outputs.target import (
-    OutputTarget,
-    changed_input_error,
-    changed_splits_error,
-    check_no_foreign_files,
-)
+from embedcli.outputs.target import OutputTarget, changed_input_error, changed_splits_error, check_no_foreign_files
 
 DEFAULT_PART_SIZE = 256_000_000
 PartitionReader = Callable[[Partition], Iterable[Chunk]]
@@ -289,10 +284,10 @@ class Ledger:
         self.completed[record.index] = record
         return record
 
-    def add_completed_partition(self, record: PartitionRecord) -> None:
-        """Count a partition that another process of this run has completed."""
+    def add_completed_partition(self, record: PartitionRecord, resumed_rows: int = 0) -> None:
+        """Count a partition that another process of this run has completed; it found `resumed_rows` done before."""
         self._count_completed(record)
-        self.rows_written += record.rows_read
+        self.rows_written += record.rows_read - resumed_rows
 
     def _read_records(self) -> dict[int, PartitionRecord]:
         """Read the partition records of this job; remove damaged ones and those of other jobs."""
@@ -364,22 +359,27 @@ class Ledger:
 
     # Totals and publishing
 
+    def count_staged_parts(self, splits: Iterable[InputSplit]) -> None:
+        """Count the part files of these splits that other processes or earlier runs have written, when a run stops."""
+        known, split_indexes = {part.key for part in self.all_parts()}, {split.index for split in splits}
+        earlier = {path for paths in self._staged_paths.values() for path in paths}
+        for part in part_files.find_part_files(self.staging, split_indexes, known, self._job_digest):
+            self._parts[part.key] = part
+            self.rejected_rows += part.rejects
+            self.rows_written += 0 if part.path in earlier else part.read
+
     def all_parts(self) -> list[PartFile]:
         """Return every part file, those of completed partitions included, in input order."""
-        completed_parts = {part.key: part for record in self.completed.values() for part in record.parts}
-        parts = completed_parts | self._parts
+        parts = {part.key: part for record in self.completed.values() for part in record.parts} | self._parts
         return [parts[key] for key in sorted(parts)]
 
     def totals(self) -> dict[str, int]:
         """Return sums over all part files: read, rows, rejects, tokens, truncated, lost_tokens."""
-        parts = self.all_parts()
-        sums = {name: sum(getattr(part, name) for part in parts) for name in ("read", "rows", "rejects")}
-        return sums | {name: sum(part.stats[name] for part in parts) for name in ("tokens", "truncated", "lost_tokens")}
+        return part_files.sum_counts(self.all_parts())
 
     def changes(self) -> dict[str, int]:
         """Return sums over all part files: rows added, changed and reused by --update or --reuse."""
-        counts = [part.stats["changes"] for part in self.all_parts()]
-        return {name: sum(count.get(name, 0) for count in counts) for name in ("added", "changed", "reused")}
+        return part_files.sum_changes(self.all_parts())
 
     def publish(self, layout: OutputLayout, vector_space: Mapping[str, Any]) -> None:
         """Publish rejects and output, then remove the staging folder. The caller has checked that no row is missing.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from embedcli.core.types import Chunk, EncodedChunk, PartFile, Reject
 from embedcli.outputs import writers
 
 if TYPE_CHECKING:
+    from embedcli.checkpoint.staging import StagingFolder
     from embedcli.outputs.schema import OutputLayout
 
 PART_METADATA_KEY = "embedcli.part"
@@ -206,6 +208,38 @@ def reject_to_json_line(reject: Reject) -> bytes:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(row).encode() + b"\n"
+
+
+def find_part_files(
+    staging: StagingFolder, splits: Container[int], known: Container[tuple[int, int]], job_digest: str
+) -> Iterator[PartFile]:
+    """Yield the intact part files of a job that are on disk.
+
+    Args:
+        staging: The staging folder.
+        splits: The indexes of the input splits to look for; a shard shares the staging folder with others.
+        known: The keys of part files to leave out.
+        job_digest: `hash_job` of the job.
+    """
+    for name in staging.list_files(PART_NAME_PATTERN):
+        key = parse_part_key(name)
+        if key[0] in splits and key not in known:
+            with suppress(OutputError):
+                part = read_part_file(staging.join(name), job_digest)
+                if part is not None:
+                    yield part
+
+
+def sum_counts(parts: Sequence[PartFile]) -> dict[str, int]:
+    """Return the sums of read, rows, rejects, tokens, truncated and lost_tokens."""
+    sums = {name: sum(getattr(part, name) for part in parts) for name in ("read", "rows", "rejects")}
+    return sums | {name: sum(part.stats[name] for part in parts) for name in ("tokens", "truncated", "lost_tokens")}
+
+
+def sum_changes(parts: Sequence[PartFile]) -> dict[str, int]:
+    """Return how many rows --update or --reuse have added, changed and reused."""
+    counts = [part.stats["changes"] for part in parts]
+    return {name: sum(count.get(name, 0) for count in counts) for name in ("added", "changed", "reused")}
 
 
 def hash_bytes(data: Any) -> str:

@@ -26,14 +26,14 @@ def publish_rejects(target: OutputTarget, parts: Sequence[PartFile]) -> None:
         storage.remove(target.rejects_path)
 
 
-def save_unpublished_rejects(target: OutputTarget, parts: Sequence[PartFile]) -> str:
+def save_unpublished_rejects(target: OutputTarget, parts: Sequence[PartFile]) -> RejectSummary | None:
     """Write the rejects so far to a file beside the output, for a run that ends without publishing.
 
     Returns:
-        The path of the file. The next run removes it.
+        The counts of the rejects, with the path of the file. The next run removes it.
     """
     merge_rejects(target, parts, target.unpublished_rejects_path)
-    return target.unpublished_rejects_path
+    return count_rejects_file(target.unpublished_rejects_path)
 
 
 def merge_rejects(target: OutputTarget, parts: Sequence[PartFile], path: str) -> None:
@@ -88,13 +88,18 @@ def summarize_rejects_file(target: OutputTarget) -> RejectSummary | None:
 
     They are read back from the file, so that the rejects of earlier runs of the job count as well.
     """
+    return count_rejects_file(target.rejects_path)
+
+
+def count_rejects_file(path: str) -> RejectSummary | None:
+    """Count the rejects in a file; None if it cannot be read, or has none."""
     counter = RejectCounter()
     try:
-        for line in _read_lines(target.rejects_path):
+        for line in _read_lines(path):
             counter.add_json_line(line)
     except (EmbedcliError, OSError, ValueError, KeyError, TypeError):
         return None
-    return counter.summary(target.rejects_path)
+    return counter.summary(path)
 
 
 def _read_lines(path: str) -> Iterator[bytes]:

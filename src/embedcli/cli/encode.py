@@ -22,9 +22,9 @@ from embedcli.cli.options import (
     VerboseFlag,
     with_job_options,
 )
-from embedcli.core.errors import UsageError
+from embedcli.core.errors import TooManyRejectsError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.signals import ignore, set_stop_handler, stop_at_once
+from embedcli.core.signals import ignore, name_kept_work, set_stop_handler, stop_at_once
 
 if TYPE_CHECKING:
     from embedcli.reporting.progress import ProgressReporter
@@ -119,6 +119,10 @@ def run_job_with_reporting(
         report.exit_code, report.reason = report.result.exit_code, report.result.reason
     except BaseException as error:  # noqa: BLE001  the report describes every failure
         reporter.stop()
+        if isinstance(error, TooManyRejectsError):
+            report.reject_summary = error.rejects
+        if job.overwrite and metrics.rows:  # the same command would discard what is finished
+            name_kept_work(error)
         report.reason, report.hint, report.exit_code = describe_error(error)
         report_error(error)
     finally:

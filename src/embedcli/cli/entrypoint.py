@@ -120,7 +120,7 @@ def describe_error(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, EmbedcliError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, InterruptedBySignal):
-        return INTERRUPTED_MESSAGE, INTERRUPTED_HINT, error.exit_code
+        return INTERRUPTED_MESSAGE, error.hint, error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED_MESSAGE, INTERRUPTED_HINT, EXIT_INTERRUPTED
     if isinstance(error, MemoryError):

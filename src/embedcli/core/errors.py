@@ -15,7 +15,10 @@ DeviceOutOfMemoryError     internal: the pipeline retries with smaller batches
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedcli.core.types import RejectSummary
 
 
 class EmbedcliError(Exception):
@@ -71,7 +74,13 @@ class OutputLocked(OutputError):
 
 
 class TooManyRejectsError(EmbedcliError):
-    """More rows were rejected than --max-rejects allows."""
+    """More rows were rejected than --max-rejects allows.
+
+    Attributes:
+        rejects: The rejects so far; None where they were not counted by kind.
+    """
+
+    rejects: RejectSummary | None = None
 
 
 class TooManyRemovedError(EmbedcliError):

@@ -20,6 +20,7 @@ EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 INTERRUPTED_MESSAGE = "interrupted"
 INTERRUPTED_HINT = "run the same command again; encode continues where it stopped"
+INTERRUPTED_OVERWRITE_HINT = "run the same command without --overwrite to continue"
 # Signals that come this soon after one that raised belong to it: a second exception would break the cleanup.
 SAME_REQUEST_SECONDS = 1.0
 
@@ -30,6 +31,7 @@ class InterruptedBySignal(BaseException):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.exit_code = exit_code_of_stop(name)
+        self.hint = INTERRUPTED_HINT
 
 
 def exit_code_of_stop(reason: str) -> int:
@@ -62,6 +64,13 @@ def find_interruption(error: BaseException) -> BaseException:
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
+
+
+def name_kept_work(error: BaseException) -> None:
+    """If an error comes from a signal, let its hint say how to keep what a run with --overwrite has finished."""
+    interruption = find_interruption(error)
+    if isinstance(interruption, InterruptedBySignal):
+        interruption.hint = INTERRUPTED_OVERWRITE_HINT
 
 
 class StopAtOnce:

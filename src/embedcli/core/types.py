@@ -304,6 +304,10 @@ class RunObserver:
         """
 
 
+# Reasons that are named; the others are only counted.
+MAX_SHOWN_REASONS = 4
+
+
 @dataclass(frozen=True)
 class RejectSummary:
     """The rejects of a job, counted by kind.
@@ -320,6 +324,13 @@ class RejectSummary:
     path: str | None = None
     examples: Mapping[str, str] = field(default_factory=dict)
 
+    def format_reasons(self) -> str:
+        """Format the most frequent reasons and the first place: "2 text is empty, 1 bad JSON; first: in.jsonl:3"."""
+        shown = list(self.reasons.items())[:MAX_SHOWN_REASONS]
+        others = sum(self.reasons.values()) - sum(rows for _, rows in shown)
+        texts = [f"{rows:,} {reason}" for reason, rows in shown] + ([f"{others:,} for other reasons"] if others else [])
+        return f"{', '.join(texts)}; first: {self.first}"
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -332,6 +343,7 @@ class RunResult:
         vector_space: The vector space metadata of the output.
         files: The published files.
         resumed_rows: Rows that earlier runs of the job had finished.
+        lost_rows: Rows that a stopped run computed in chunks that it did not finish.
         damaged_parts: Part files of earlier runs that were damaged and made again.
         changes: With --update: how many rows are new, changed, unchanged and removed.
         usage: Requests and tokens of this run as the encoder counts them; None where nothing is billed.
@@ -345,6 +357,7 @@ class RunResult:
     vector_space: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     resumed_rows: int = 0
+    lost_rows: int = 0
     damaged_parts: int = 0
     changes: Mapping[str, int] | None = None
     usage: Mapping[str, Any] | None = None

@@ -152,7 +152,6 @@ class BatchScheduler:
         with self.metrics.time_stage("forward"):
             try:
                 self.in_flight.append((portion, rows, self.encoder.forward(portion.tokens, rows)))
-                self._count_batch(portion, rows)
                 return
             except DeviceOutOfMemoryError:
                 pass
@@ -213,6 +212,7 @@ class BatchScheduler:
             apply_overflow(portion, self.settings)
         portion.vectors.put(rows, vectors)
         portion.pending -= len(rows)
+        self._count_batch(portion, rows)
         self._count_batch_done(portion, rows)
 
     def _count_batch_done(self, portion: TokenizedPortion, rows: Int64Array) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from embedcli.core.counts import format_count
+from embedcli.core.types import RejectSummary
 from embedcli.readers import row_batch
 
-# Reasons that are named; the summary only counts the others.
-MAX_SHOWN_REASONS = 4
 # A suggestion needs this many rejects of one kind, and this share of all rows.
 MIN_REJECTS, MIN_SHARE = 3, 0.5
 # What to try when most rows are rejected for one reason: the option, and a sentence with the values to give.
@@ -29,15 +28,9 @@ SUGGESTIONS = {
 
 def format_rejects(report: Mapping[str, Any]) -> str:
     """Format counts by reason, the first place and the file: "2 bad JSON, 1 text is empty; first: in.jsonl:3; ..."."""
-    reasons = report["reject_reasons"]
-    shown = [f"{each['rows']:,} {each['reason']}" for each in reasons[:MAX_SHOWN_REASONS]]
-    others = sum(each["rows"] for each in reasons[MAX_SHOWN_REASONS:])
-    if others:
-        shown.append(f"{others:,} for other reasons")
-    parts = [", ".join(shown), f"first: {report['first_reject']}"]
-    if report["rejects_path"]:
-        parts.append(f"all in {report['rejects_path']}")
-    return "; ".join(parts)
+    reasons = {each["reason"]: each["rows"] for each in report["reject_reasons"]}
+    text = RejectSummary(reasons, report["first_reject"]).format_reasons()
+    return f"{text}; all in {report['rejects_path']}" if report["rejects_path"] else text
 
 
 def suggest_for_rejects(report: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,7 @@ class RunReport:
     started: str
     metrics: MetricsCollector
     result: RunResult | None = None
+    reject_summary: RejectSummary | None = None
     hint: str = ""
     notes: list[str] = field(default_factory=list)
     price_per_mtok: float | None = None
@@ -47,10 +48,11 @@ class RunReport:
             "reason": self.reason,
             "hint": self.hint,
             "rows": totals | {"resumed": result.resumed_rows if result else 0, "this_run": metrics.rows},
+            "lost_rows": result.lost_rows if result else 0,
             "truncated_rows": totals.get("truncated", 0),
             "unread_token_share": safe_ratio(totals.get("lost_tokens", 0), tokens),
             "padding_share": safe_ratio(metrics.padded_tokens - metrics.fed_tokens, metrics.padded_tokens),
-            "rows_per_second": per_second(metrics.rows, self.seconds),
+            "rows_per_second": per_second(self.computed_rows(), self.seconds),
             "tokens_per_second": per_second(metrics.fed_tokens, self.seconds),
             "startup_seconds": round_or_none(metrics.startup_seconds),
             "embedding_speed": self.embedding_speed(),
@@ -87,6 +89,10 @@ class RunReport:
             "notes": self.notes,
         }
 
+    def computed_rows(self) -> int:
+        """Rows that this run has computed, those of unfinished chunks included: their tokens are counted as well."""
+        return self.metrics.rows + (self.result.lost_rows if self.result else 0)
+
     def embedding_speed(self) -> dict[str, Any] | None:
         """Speed while rows flowed, without start-up and publishing; None if no row was embedded."""
         seconds = self.metrics.embedding_seconds
@@ -94,13 +100,13 @@ class RunReport:
             return None
         return {
             "seconds": round(seconds, 3),
-            "rows_per_second": per_second(self.metrics.rows, seconds),
+            "rows_per_second": per_second(self.computed_rows(), seconds),
             "tokens_per_second": per_second(self.metrics.fed_tokens, seconds),
         }
 
     def rejects(self) -> dict[str, Any]:
         """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
-        summary = (self.result.reject_summary if self.result else None) or RejectSummary({}, "")
+        summary = (self.result.reject_summary if self.result else self.reject_summary) or RejectSummary({}, "")
         reasons = [
             {"reason": reason, "rows": rows, "example": summary.examples.get(reason, reason)}
             for reason, rows in summary.reasons.items()

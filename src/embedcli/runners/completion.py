@@ -20,15 +20,19 @@ from embedcli.runners.context import TOTAL_KEYS, RunContext, describe_rejected_r
 from embedcli.runners.job_identity import input_paths
 
 
-def finished_result(totals: dict[str, int], vector_space: dict[str, Any]) -> RunResult:
+def finished_result(totals: dict[str, int], vector_space: dict[str, Any], source: str = "the input") -> RunResult:
     """Return the result of a run that has read all rows.
 
     Args:
         totals: The counts of `TOTAL_KEYS`.
         vector_space: The vector space metadata.
+        source: What has been read.
     """
     rejects = totals["rejects"]
-    reason = f"{describe_rejected_rows(rejects)} rejected" if rejects else "all rows embedded"
+    if rejects:
+        reason = f"{describe_rejected_rows(rejects)} rejected"
+    else:
+        reason = "all rows embedded" if totals["read"] else f"{source} has no rows"
     return RunResult(3 if rejects else 0, reason, totals, vector_space)
 
 

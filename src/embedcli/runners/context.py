@@ -236,13 +236,13 @@ class RunContext:
             chunks, ledger.skip_finished_chunks, self.metrics.progress, self.report_progress
         )
 
-    def on_chunk_written(self, encoded: EncodedChunk, rejects: int, ledger: Ledger | None = None) -> None:
+    def on_chunk_written(self, encoded: EncodedChunk, rejects: int, kept: Ledger | checkpoint.RejectCounter) -> None:
         """Count and report a chunk that has been written.
 
         Args:
             encoded: The chunk.
             rejects: The number of rejected rows of the output so far.
-            ledger: As for `check_max_rejects`.
+            kept: As for `check_max_rejects`.
 
         Raises:
             TooManyRejectsError: There are more than --max-rejects.
@@ -251,7 +251,7 @@ class RunContext:
         self.metrics.progress.written_rows += encoded.embedded_rows
         self.metrics.bytes_read = encoded.chunk.bytes_read
         self.report_progress()
-        check_max_rejects(self.job.max_rejects, rejects, None, ledger)
+        check_max_rejects(self.job.max_rejects, rejects, None, kept)
 
     def record_usage(self, encoder: BaseEncoder) -> None:
         """Record what the encoder says that this run has used."""
@@ -270,16 +270,36 @@ class RunContext:
                 "this should never happen: please report it with the run report",
             )
 
-    def stopped_result(self, totals: dict[str, int], next_step: str = "") -> RunResult:
-        """Return the result of a run that was stopped; `next_step` tells the user what to do now."""
+    def stopped_result(self, totals: dict[str, int], rows_written: int, next_step: str = "") -> RunResult:
+        """Return the result of a run that was stopped.
+
+        Args:
+            totals: The counts of `TOTAL_KEYS` of what is kept.
+            rows_written: Rows of the input among them, rejects included, that this run has written.
+            next_step: What the user can do now; by default how to go on.
+        """
+        progress = self.metrics.progress
+        lost_rows = max(0, progress.done_rows - progress.resumed_rows - rows_written)
+        reason = f"stopped by {self.control.reason}"
+        if lost_rows and not rows_written:
+            chunk = format_count(self.job.chunk_rows or 1, "row")
+            lost = format_count(lost_rows, "computed row is", "computed rows are")
+            reason += f" before a chunk of {chunk} was finished, so {lost} lost"
+        return RunResult(
+            exit_code_of_stop(self.control.reason or ""),
+            f"{reason}: {next_step or self._describe_next_step(has_kept_rows=bool(totals['read']))}",
+            totals,
+            resumed_rows=totals["read"] - rows_written,
+            lost_rows=lost_rows,
+            usage=self.usage,
+        )
+
+    def _describe_next_step(self, *, has_kept_rows: bool) -> str:
+        """Say how to go on after a stop."""
+        if not has_kept_rows:
+            return "run the same command again; a smaller --chunk-rows keeps rows sooner"
         # With --overwrite the finished chunks would be discarded.
-        command = "run the same command without --overwrite" if self.job.overwrite else "run the same command again"
-        exit_code = exit_code_of_stop(self.control.reason or "")
-        reason = f"stopped by {self.control.reason}: {next_step or f'{command} to go on'}"
-        is_lost = totals["rows"] == 0 and self.metrics.progress.embedded_rows > 0
-        if is_lost and self.control.reason == "--max-seconds":
-            reason += f"; {describe_lost_chunk(self.job.chunk_rows)}"
-        return RunResult(exit_code, reason, totals, usage=self.usage)
+        return f"run the same command {'without --overwrite' if self.job.overwrite else 'again'} to go on"
 
 
 def describe_lost_chunk(chunk_rows: int | None) -> str:
@@ -292,14 +312,16 @@ def describe_rejected_rows(rejects: int) -> str:
     return format_count(rejects, "row was", "rows were")
 
 
-def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None, ledger: Ledger | None = None) -> None:
+def check_max_rejects(
+    limit: str | None, rejects: int, rows_read: int | None, kept: Ledger | checkpoint.RejectCounter
+) -> None:
     """Apply --max-rejects.
 
     Args:
         limit: A number of rows, or a percentage such as "0.1%"; None for no limit.
         rejects: The number of rejected rows.
         rows_read: The number of all rows; None while it is not known, and then percentages are not checked.
-        ledger: Has the rejects so far, which are written to a file of their own; None for an output to stdout.
+        kept: Has the rejects so far. Those of a ledger are written to a file of their own.
 
     Raises:
         TooManyRejectsError: There are more rejects than the limit.
@@ -309,14 +331,20 @@ def check_max_rejects(limit: str | None, rejects: int, rows_read: int | None, le
     is_percentage = limit.endswith("%")
     if (not is_percentage or rows_read is not None) and rejects > rows_allowed(limit, rows_read or 0):
         hint = "correct the input, or raise --max-rejects"
-        if ledger is not None:
-            path = checkpoint.save_unpublished_rejects(ledger.target, ledger.all_parts())
-            hint = f"look at the rejected rows in {storage.format_location(path)}, {hint}"
-        raise TooManyRejectsError(
-            f"{describe_rejected_rows(rejects)} rejected, more than --max-rejects {limit} allows; "
+        if isinstance(kept, checkpoint.RejectCounter):
+            summary = kept.summary()
+        else:
+            summary = checkpoint.save_unpublished_rejects(kept.target, kept.all_parts())
+            path = storage.format_location(kept.target.unpublished_rejects_path)
+            hint = f"look at the rejected rows in {path}, {hint}"
+        reasons = f" ({summary.format_reasons()})" if summary is not None else ""
+        error = TooManyRejectsError(
+            f"{describe_rejected_rows(rejects)} rejected, more than --max-rejects {limit} allows{reasons}; "
             "the output was not published",
             hint,
         )
+        error.rejects = summary
+        raise error
 
 
 def check_max_removed(limit: str, target: OutputTarget, rows: int) -> None:

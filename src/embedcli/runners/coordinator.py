@@ -42,7 +42,7 @@ def encode_with_workers(run: RunContext, ledger: checkpoint.Ledger) -> RunResult
                 record_partition_done(run, ledger, result)
         run.end_embedding("finishing the last rows")
         if run.control.reason is not None:
-            return run.stopped_result(ledger.totals())
+            return local.stop(run, ledger, [split for partition in missing for split in partition.splits])
     return local.publish_completed(run, ledger)
 
 
@@ -105,7 +105,7 @@ def record_partition_done(run: RunContext, ledger: checkpoint.Ledger, result: Pa
         TooManyRejectsError: There are more rejects than --max-rejects.
     """
     record = result.record
-    ledger.add_completed_partition(record)
+    ledger.add_completed_partition(record, result.resumed_rows)
     ledger.damaged_parts += [f"partition {record.index}"] * result.damaged_parts
     run.rows_read += result.rows_read
     run.unfinished_splits -= {part.key[0] for part in record.parts}

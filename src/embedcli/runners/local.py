@@ -46,7 +46,7 @@ def encode_locally(run: RunContext, ledger: checkpoint.Ledger, finished: Finishe
         encode_missing_chunks(run, ledger, encoder, splits, layout, vector_space, store)
         run.record_usage(encoder)
         if run.control.reason is not None:
-            return run.stopped_result(ledger.totals())
+            return stop(run, ledger, splits)
         ledger.complete_ready_partitions(layout, vector_space)
         return check_and_publish(run, ledger, layout, vector_space, store)
 
@@ -125,6 +125,18 @@ def encode_missing_chunks(
     run.end_embedding("finishing the last rows")
 
 
+def stop(run: RunContext, ledger: checkpoint.Ledger, splits: list[InputSplit]) -> RunResult:
+    """Return the result of a run that was stopped: its totals are those of the part files on disk.
+
+    Args:
+        run: The running job.
+        ledger: The output's ledger.
+        splits: The input splits that the run reads.
+    """
+    ledger.count_staged_parts(splits)
+    return run.stopped_result(ledger.totals(), ledger.rows_written)
+
+
 def publish_completed(run: RunContext, ledger: checkpoint.Ledger) -> RunResult:
     """Publish completed partitions without loading the model; a shard without partitions just ends."""
     if run.job.shard is not None and not ledger.completed:
@@ -175,7 +187,7 @@ def shard_result(
 ) -> RunResult:
     """Return the result of one shard; the caller merges the shards if it was the last."""
     number, count = run.job.shard or (1, 1)
-    result = finished_result(totals, vector_space)
+    result = finished_result(totals, vector_space, "this shard")
     return replace(
         result,
         reason=f"shard {number}/{count}: {result.reason}",

@@ -125,7 +125,7 @@ def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None)
             result = worker.process_partition(task)
             if result is None:
                 observer.send_progress()
-                observer.send("stopped", control.reason)
+                observer.send("stopped", control.reason, worker.metrics)
                 break
             observer.send("done", result)
         worker.close()
@@ -285,13 +285,13 @@ class WorkerPool:
                 self.progress.start()
                 if kind == "done":
                     self.progress.finish(rest[0].record.index, rest[0].metrics.progress)
-                    self.run.metrics.rows = self.run.metrics.progress.written_rows
                 worker.is_ready = True
                 worker.assign(self.waiting.popleft() if self.waiting else None)
             case "stopped":
                 self.waiting.clear()
                 worker.task, worker.has_stopped = None, True
                 self.run.control.reason = self.run.control.reason or rest[0]
+                self.run.metrics.add_worker(rest[1], len(self.workers), one_clock=True)
             case "failed":
                 self._handle_error(worker, *rest)
         return rest[0] if kind == "done" else None
@@ -300,7 +300,6 @@ class WorkerPool:
         """Take over the progress of a worker, unless the message has been overtaken by the end of its partition."""
         if worker.task is not None and worker.task.partition.index == partition:
             self.progress.update(partition, counts)
-            self.run.metrics.rows = self.run.metrics.progress.written_rows
 
     def _notify_once(self, text: str) -> None:
         """Pass on a message, unless another worker has sent the same."""

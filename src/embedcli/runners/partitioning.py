@@ -6,6 +6,7 @@ import numpy as np
 
 from embedcli import readers
 from embedcli.core import quantization
+from embedcli.core.counts import format_count
 from embedcli.core.job import Job
 from embedcli.core.types import InputPlan, Partition
 from embedcli.outputs import target as output_target
@@ -56,6 +57,5 @@ def warn_idle_workers(run: RunContext, own_partitions: list[Partition], all_part
         how = "a smaller --part-size gives more"
     else:
         how = "JSONL is split every 16 MiB, Parquet by row groups, other files not at all"
-    run.observer.notify(
-        f"{who} will have nothing to do: the input is divided into {len(all_partitions)} partitions; {how}"
-    )
+    count = format_count(len(all_partitions), "partition")
+    run.observer.notify(f"{who} will have nothing to do: the input is divided into {count}; {how}")

@@ -137,7 +137,6 @@ class ActorPool:
                 result = self._take_result(call)
                 if result is not None:
                     self._give_out()  # first, so that the worker does not wait for the caller
-                    self.run.metrics.rows += sum(part.rows for part in result.record.parts)
                     self.progress.finish(result.record.index, result.metrics.progress)
                     yield result
             self._read_progress()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,9 @@ def execute_job(
     run = RunContext(job, plan, model_files, observer, control, metrics, load_encoder)
     advise_on_workers(job, model_files, observer)
     if job.output == "-":
-        return encode_to_stdout(run.with_chunk_rows(job.chunk_rows or encoders.default_chunk_rows(job, model_files)))
+        run = run.with_chunk_rows(job.chunk_rows or encoders.default_chunk_rows(job, model_files))
+        note_whole_chunks(run)
+        return encode_to_stdout(run)
     return encode_to_output(run)
 
 
@@ -120,6 +123,16 @@ def describe_distribution(job: Job) -> tuple[str, str]:
     return "--shard" if job.runner == "local" else f"--runner {job.runner}", "leave one of them out"
 
 
+def note_whole_chunks(run: RunContext) -> None:
+    """Tell the user if --stop-after is not the end of a chunk."""
+    stop_after, chunk_rows = run.job.stop_after, run.job.chunk_rows or 1
+    if stop_after is not None and stop_after % chunk_rows:
+        rows = format_count(math.ceil(stop_after / chunk_rows) * chunk_rows, "row")
+        run.observer.notify(
+            f"--stop-after {stop_after} stops at the end of a chunk, after {rows}; --chunk-rows makes chunks smaller"
+        )
+
+
 def encode_to_output(run: RunContext) -> RunResult:
     """Lock the output and encode into it; the last shard to finish then merges all of them."""
     job = run.job
@@ -131,6 +144,7 @@ def encode_to_output(run: RunContext) -> RunResult:
     try:
         finished = None if job.overwrite else output_target.read_finished_output(target)
         run = run.with_chunk_rows(resolve_chunk_rows(job, run.model_files, ledger, finished))
+        note_whole_chunks(run)
         result = replace(resume_and_encode(run, ledger, finished), usage=run.usage)
     finally:
         ledger.release()
@@ -164,7 +178,7 @@ def resume_and_encode(run: RunContext, ledger: checkpoint.Ledger, finished: Fini
     except EncodingStoppedError:  # before the first row; afterwards the pipeline ends without an error
         if not run.control.stop_if_time_is_over():
             raise
-        return run.stopped_result(ledger.totals())
+        return run.stopped_result(ledger.totals(), ledger.rows_written)
     except ModelError as error:
         add_kept_rows_to_hint(error, run, ledger)
         raise

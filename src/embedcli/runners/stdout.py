@@ -31,7 +31,7 @@ def encode_to_stdout(run: RunContext) -> RunResult:
     except EncodingStoppedError:  # before the first row; afterwards the pipeline ends without an error
         if not run.control.stop_if_time_is_over():
             raise
-        return run.stopped_result(totals, STOPPED_HINT)
+        return run.stopped_result(totals, 0, STOPPED_HINT)
 
 
 def write_rows(run: RunContext, output_format: OutputFormat, totals: dict[str, int]) -> RunResult:
@@ -52,14 +52,14 @@ def write_rows(run: RunContext, output_format: OutputFormat, totals: dict[str, i
                     counter.add(reject)
                     line = checkpoint.reject_to_json_line(reject).decode().rstrip("\n")
                     run.observer.notify(f"rejected {line}")
-                run.on_chunk_written(encoded, totals["rejects"])
+                run.on_chunk_written(encoded, totals["rejects"], counter)
         run.end_embedding("finishing the output")
         writer.close()
         run.record_usage(encoder)
     if run.control.reason is not None:
-        return run.stopped_result(totals, STOPPED_HINT)
+        return run.stopped_result(totals, totals["read"], STOPPED_HINT)
     run.check_row_conservation(totals)
-    check_max_rejects(run.job.max_rejects, totals["rejects"], totals["read"])
+    check_max_rejects(run.job.max_rejects, totals["rejects"], totals["read"], counter)
     return replace(finished_result(totals, vector_space), usage=run.usage, reject_summary=counter.summary())
 
 

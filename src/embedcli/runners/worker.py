@@ -58,6 +58,7 @@ class PartitionResult:
         metrics: The counters and timers of this partition.
         usage: What the encoder says that it has used so far.
         damaged_parts: Part files that were damaged and encoded again.
+        resumed_rows: Rows of the partition that were in part files already.
     """
 
     record: PartitionRecord
@@ -65,6 +66,7 @@ class PartitionResult:
     metrics: MetricsCollector
     usage: Mapping[str, Any] | None
     damaged_parts: int = 0
+    resumed_rows: int = 0
 
 
 class PartitionWorker:
@@ -90,6 +92,8 @@ class PartitionWorker:
         self.run = RunContext(job, setup.plan, model_files, observer, control, MetricsCollector(), setup.loader)
         self.encoder = self.run.load_encoder()
         # No worker reads the whole input: the coordinator has written the quantization ranges to the staging folder.
+        # The counters of the partition in progress.
+        self.metrics = self.run.metrics
         self.layout, self.vector_space = self.run.describe_output(self.encoder, target.staging_folder)
         write_vector_space(target.staging_folder, self.layout, self.vector_space)
 
@@ -100,6 +104,7 @@ class PartitionWorker:
             The result; None if the run was stopped. The part files written so far stay for the next run.
         """
         run = replace(self.run, metrics=MetricsCollector(), rows_read=0)
+        self.metrics = run.metrics
         damaged_before = len(self.ledger.damaged_parts)
         chunks = run.read_chunks(task.partition.splits, task.split_starts)
         missing_chunks = run.skip_finished_chunks(chunks, self.ledger)
@@ -116,7 +121,8 @@ class PartitionWorker:
         check_row_conservation(record, run)
         run.record_usage(self.encoder)
         damaged_parts = len(self.ledger.damaged_parts) - damaged_before
-        return PartitionResult(record, run.rows_read, run.metrics, run.usage, damaged_parts)
+        resumed_rows = run.metrics.progress.resumed_rows
+        return PartitionResult(record, run.rows_read, run.metrics, run.usage, damaged_parts, resumed_rows)
 
     def close(self) -> None:
         self.encoder.close()

@@ -55,4 +55,5 @@ class WorkerProgress:
         for counts in (self._finished, *self._running.values()):
             total.add(counts)
         self._run.metrics.progress = total
+        self._run.metrics.rows = total.written_rows
         self._run.report_progress()
