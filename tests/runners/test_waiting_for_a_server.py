@@ -84,7 +84,7 @@ def test_max_seconds_ends_the_retries_of_workers(tmp_path: Path, server: FakeSer
     server.usual = busy_for_rows
     ended = encode(tmp_path, server, "--max-seconds", 4, "--workers", 2)
     assert ended.code == 75, ended.err
-    assert STOPPED in ended.err
+    assert "stopped by --max-seconds: run the same command again; a smaller --chunk-rows" in ended.err
     assert "error:" not in ended.err
 
 

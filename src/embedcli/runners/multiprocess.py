@@ -291,7 +291,9 @@ class WorkerPool:
                 self.waiting.clear()
                 worker.task, worker.has_stopped = None, True
                 self.run.control.reason = self.run.control.reason or rest[0]
-                self.run.metrics.add_worker(rest[1], len(self.workers), one_clock=True)
+                # A worker that was stopped while it waited for a server has counted nothing.
+                for metrics in rest[1:]:
+                    self.run.metrics.add_worker(metrics, len(self.workers), one_clock=True)
             case "failed":
                 self._handle_error(worker, *rest)
         return rest[0] if kind == "done" else None
