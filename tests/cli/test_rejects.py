@@ -164,7 +164,9 @@ def test_the_report_of_too_many_rejects_counts_them_by_reason(
     assert done.code == 1
     assert f"(2 text is empty, 1 bad JSON; first: {source}:5)" in done.err
     content = json.loads(report.read_text())
-    assert content["reject_reasons"] == [{"reason": "text is empty", "rows": 2}, {"reason": "bad JSON", "rows": 1}]
+    counts = [(entry["reason"], entry["rows"]) for entry in content["reject_reasons"]]
+    assert counts == [("text is empty", 2), ("bad JSON", 1)]
+    assert content["reject_reasons"][1]["example"].startswith("bad JSON: ")
     assert content["first_reject"] == f"{source}:5"
     if output == "-":
         assert content["rejects_path"] is None
