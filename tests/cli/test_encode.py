@@ -566,9 +566,13 @@ def test_a_folder_output_takes_and_leaves_what_is_not_its_own(tmp_path: Path, mo
         jobs.write_jsonl(path, rows[10 * i : 10 * i + 10])
     (data / "part-notes.csv").write_text("mine")
     command = ("encode", *inputs, f"{data}/", "--model", model)
-    assert jobs.run(*command).code == 0
-    assert pa.dataset.dataset(sorted(data.glob("*.parquet"))).count_rows() == 30
-    assert jobs.run(*command, "--overwrite").code == 0
+    refused = jobs.run(*command)
+    assert refused.code == 2
+    assert "part-notes.csv" in refused.err
+    assert not list(data.glob("*.parquet"))
+    for _ in range(2):
+        assert jobs.run(*command, "--overwrite").code == 0
+        assert pa.dataset.dataset(sorted(data.glob("*.parquet"))).count_rows() == 30
     assert (data / "part-notes.csv").read_text() == "mine"
     assert all(path.exists() for path in inputs)
 

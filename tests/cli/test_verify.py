@@ -224,7 +224,7 @@ def test_the_output_alone(copy: Path, tmp_path: Path) -> None:
     code, _, err = run("verify", copy / "out.parquet")
     assert code == 2
     assert "in.jsonl, the recorded input of" in err
-    assert f"hint: embedcli verify {copy / 'out.parquet'} INPUT" in err
+    assert f"embedcli verify {copy / 'out.parquet'} INPUT" in err
     assert verified(copy / "out.parquet", "--only-output")[0] == 0
     edited(copy / "out.parquet", spoil)
     assert verified(copy / "out.parquet", "--only-output")[0] == 1

@@ -72,7 +72,8 @@ def test_wrong_values_are_refused_on_the_command_line(name: str, value: str, tex
 def test_a_seed_below_zero_is_refused(command: str) -> None:
     result = jobs.run(command, "a.parquet", "b.html", "--seed", "-1")
     assert result.code == 2
-    assert "--seed '-1' is not a whole number, 0 or more" in result.err
+    assert "--seed -1 is too small" in result.err
+    assert "give 0 or more" in result.err
 
 
 @pytest.mark.parametrize(
