@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedcli.core.multi_vectors import MultiVectors, concat_multi, offsets_of, replace_rows
+from embedcli.core.multi_vectors import MultiVectors, concat_multi, replace_rows
 from embedcli.core.quantization import find_unusable, is_storable
+from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import MultiVectorBuffer, concat_vectors
 
 LENGTHS = st.lists(st.integers(0, 4), max_size=8)

@@ -9,7 +9,8 @@ import pytest
 
 from embedcli.core.encoder import NOT_FINITE_REASON, Tokens
 from embedcli.core.errors import ModelError
-from embedcli.core.multi_vectors import MultiVectors, offsets_of
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.core.types import VectorKind
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.engine import encode_chunks

@@ -147,9 +147,8 @@ def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> SingleVector
 def compute_vector_norms(vectors: SingleVectors) -> NDArray[Any]:
     """Compute the length of each vector of any kind: [n], not finite if a value of the vector is not."""
     if isinstance(vectors, SparseVectors):
-        rows = np.repeat(np.arange(len(vectors)), vectors.lengths)
         squares = vectors.values.astype(np.float64) ** 2
-        return np.asarray(np.sqrt(np.bincount(rows, squares, minlength=len(vectors))))
+        return np.asarray(np.sqrt(np.bincount(vectors.entry_rows, squares, minlength=len(vectors))))
     return compute_row_norms(vectors)
 
 

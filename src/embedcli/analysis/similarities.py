@@ -8,6 +8,7 @@ import numpy as np
 
 from embedcli.analysis.inspect_output import compute_vector_norms
 from embedcli.core.errors import UsageError
+from embedcli.core.ragged import concat_ranges
 from embedcli.core.sparse_vectors import SparseVectors
 
 if TYPE_CHECKING:
@@ -94,14 +95,13 @@ def sparse_dot_products(queries: SparseVectors, rows: SparseVectors) -> Float32A
     is_used[queries.indices] = True
     entries = np.flatnonzero(is_used[rows.indices])
     entries = entries[np.argsort(rows.indices[entries], kind="stable")]
-    terms, weights, owners = rows.indices[entries], rows.values[entries], list_rows(rows)[entries]
+    terms, weights, owners = rows.indices[entries], rows.values[entries], rows.entry_rows[entries]
     starts = np.searchsorted(terms, queries.indices, side="left")
     counts = np.searchsorted(terms, queries.indices, side="right") - starts
     scores = np.empty((len(queries), len(rows)), np.float32)
     for query in range(len(queries)):
         own = slice(queries.offsets[query], queries.offsets[query + 1])
-        total = np.cumsum(counts[own])
-        found = np.repeat(starts[own] - total + counts[own], counts[own]) + np.arange(total[-1] if len(total) else 0)
+        found = concat_ranges(starts[own], counts[own])
         products = weights[found] * np.repeat(queries.values[own], counts[own])
         scores[query] = np.bincount(owners[found], products, minlength=len(rows))
     return scores
@@ -109,14 +109,9 @@ def sparse_dot_products(queries: SparseVectors, rows: SparseVectors) -> Float32A
 
 def sparse_row_products(first: SparseVectors, second: SparseVectors) -> NDArray[np.float64]:
     """Compute the dot product of each row of `first` with the same row of `second`: float64 [n]."""
-    keys, wanted = (list_rows(side) * side.dim + side.indices for side in (first, second))
+    keys, wanted = (side.entry_rows * side.dim + side.indices for side in (first, second))
     order = np.argsort(keys, kind="stable")
     at = np.minimum(np.searchsorted(keys[order], wanted), max(0, len(keys) - 1))
     is_shared = keys[order][at] == wanted if len(keys) else np.zeros(len(wanted), bool)
     products = first.values[order[at[is_shared]]].astype(np.float64) * second.values[is_shared]
-    return np.asarray(np.bincount(list_rows(second)[is_shared], products, minlength=len(second)), np.float64)
-
-
-def list_rows(vectors: SparseVectors) -> NDArray[np.int64]:
-    """Return the row of each entry: int64 [entries]."""
-    return np.repeat(np.arange(len(vectors)), vectors.lengths)
+    return np.asarray(np.bincount(second.entry_rows[is_shared], products, minlength=len(second)), np.float64)

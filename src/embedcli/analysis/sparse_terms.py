@@ -60,7 +60,7 @@ class TermCounter:
 
 def find_unsorted_rows(vectors: SparseVectors) -> BoolArray:
     """Find rows whose indices do not ascend: bool [n]. A repeated index is not in ascending order."""
-    rows = np.repeat(np.arange(len(vectors)), vectors.lengths)
+    rows = vectors.entry_rows
     is_unsorted = np.zeros(len(vectors), bool)
     falls = (np.diff(vectors.indices) <= 0) & (rows[1:] == rows[:-1])
     is_unsorted[rows[1:][falls]] = True

@@ -8,64 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.ragged import RaggedRows, offsets_of
+
 if TYPE_CHECKING:
-    from embedcli.core.types import BoolArray, Float32Array, Int64Array
+    from embedcli.core.types import BoolArray, Float32Array
 
 
 @dataclass(frozen=True)
-class MultiVectors:
-    """The vectors of n rows, one row after the other.
+class MultiVectors(RaggedRows):
+    """The vectors of n rows, one row after the other. An entry is a vector.
 
     Attributes:
-        offsets: int64 [n + 1]: row i has the vectors `offsets[i]` to `offsets[i + 1]`.
         values: float32 [tokens, dim].
     """
 
-    offsets: Int64Array
     values: Float32Array
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and dimensions."""
         return len(self), int(self.values.shape[1])
 
-    @property
-    def lengths(self) -> Int64Array:
-        """int64 [n]: vectors of each row."""
-        return np.diff(self.offsets)
-
     def __getitem__(self, rows: Any) -> MultiVectors:
         """Take some rows: by numbers int64 [k], a mask bool [n] or a slice. All rows in their order are not copied."""
         numbers = np.arange(len(self))[rows]
         if np.array_equal(numbers, np.arange(len(self))):
             return self
-        lengths = self.lengths[numbers]
-        offsets = offsets_of(lengths)
-        tokens = np.repeat(self.offsets[:-1][numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        offsets, tokens = self.list_entries(numbers)
         return MultiVectors(offsets, self.values[tokens])
 
     def find_unusable(self) -> BoolArray:
         """bool [n]: True for a row without vectors, or with one that is not finite, or only with zeros."""
         is_bad = np.asarray(~np.isfinite(self.values).all(axis=1))
-        return self._rows_with(is_bad) | ~self._rows_with(np.asarray(self.values.any(axis=1)))
+        return self.find_rows_with(is_bad) | ~self.find_rows_with(np.asarray(self.values.any(axis=1)))
 
     def find_larger(self, bound: float) -> BoolArray:
         """bool [n]: True for a row with a number of at least this size."""
-        return self._rows_with(np.asarray((np.abs(self.values) >= bound).any(axis=1)))
-
-    def _rows_with(self, is_meant: BoolArray) -> BoolArray:
-        """bool [n]: True for a row with a vector that is meant, by vector."""
-        rows = np.zeros(len(self), bool)
-        rows[np.repeat(np.arange(len(self)), self.lengths)[is_meant]] = True
-        return rows
-
-
-def offsets_of(lengths: Any) -> Int64Array:
-    """int64 [n + 1]: where rows of these lengths begin and end."""
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return self.find_rows_with(np.asarray((np.abs(self.values) >= bound).any(axis=1)))
 
 
 def concat_multi(parts: Sequence[MultiVectors]) -> MultiVectors:

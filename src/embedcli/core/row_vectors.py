@@ -10,7 +10,8 @@ import numpy as np
 
 from embedcli.core import multi_vectors
 from embedcli.core.multi_vectors import MultiVectors
-from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, sparsify
+from embedcli.core.ragged import offsets_of
+from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse, sparsify
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray, Float32Array, Int64Array
@@ -61,8 +62,7 @@ class SparseBuffer(VectorBuffer):
         self._parts.append(sparsify(_require_dense(vectors), self._top_k, self._min_weight))
 
     def finish(self) -> SparseVectors:
-        nothing = SparseVectors(np.zeros(2, np.int64), np.empty(0, np.int32), np.empty(0, np.float32), self._dim)
-        stored = concat_sparse([*self._parts, nothing])
+        stored = concat_sparse([*self._parts, empty_sparse(self._dim, rows=1)])
         # Sequences without a vector take the empty row at the end.
         positions = np.full(self._count, len(stored) - 1)
         if self._rows:
@@ -86,7 +86,7 @@ class MultiVectorBuffer(VectorBuffer):
         self._batches.append((rows, vectors))
 
     def finish(self) -> MultiVectors:
-        offsets = multi_vectors.offsets_of(self._lengths)
+        offsets = offsets_of(self._lengths)
         values = np.empty((int(offsets[-1]), self._dim), np.float32)
         while self._batches:
             rows, vectors = self._batches.pop()

@@ -8,66 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.ragged import RaggedRows, offsets_of
+
 if TYPE_CHECKING:
-    from embedcli.core.types import BoolArray, Float32Array, Int32Array, Int64Array
+    from embedcli.core.types import BoolArray, Float32Array, Int32Array
 
 
 @dataclass(frozen=True)
-class SparseVectors:
+class SparseVectors(RaggedRows):
     """Sparse vectors of n rows, one after the other (the CSR layout of scipy).
 
     Attributes:
-        offsets: int64 [n + 1]: row i has the entries `offsets[i]` to `offsets[i + 1]`.
         indices: int32 [entries]: the dimension of each entry, ascending within a row.
         values: float32 [entries]: its weight.
         dim: The number of dimensions: the size of the vocabulary.
     """
 
-    offsets: Int64Array
     indices: Int32Array
     values: Float32Array
     dim: int
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and dimensions."""
         return len(self), self.dim
 
-    @property
-    def lengths(self) -> Int64Array:
-        """int64 [n]: entries of each row."""
-        return np.diff(self.offsets)
-
     def __getitem__(self, rows: Any) -> SparseVectors:
         """Take some rows: by numbers int64 [k], a mask bool [n] or a slice."""
-        numbers = np.arange(len(self))[rows]
-        lengths = self.lengths[numbers]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        entries = np.repeat(self.offsets[:-1][numbers] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        offsets, entries = self.list_entries(np.arange(len(self))[rows])
         return SparseVectors(offsets, self.indices[entries], self.values[entries], self.dim)
 
     def to_dense(self) -> Float32Array:
         """float32 [n, dim]."""
         dense = np.zeros(self.shape, np.float32)
-        dense[np.repeat(np.arange(len(self)), self.lengths), self.indices] = self.values
+        dense[self.entry_rows, self.indices] = self.values
         return dense
 
     def find_unusable(self) -> BoolArray:
         """bool [n]: True for a row without entries, or with one that is not finite."""
-        return np.asarray(self._rows_with(~np.isfinite(self.values)) | (self.lengths == 0))
+        return np.asarray(self.find_rows_with(~np.isfinite(self.values)) | (self.lengths == 0))
 
     def find_larger(self, bound: float) -> BoolArray:
         """bool [n]: True for a row with an entry of at least this size."""
-        return self._rows_with(np.abs(self.values) >= bound)
-
-    def _rows_with(self, is_meant: BoolArray) -> BoolArray:
-        """bool [n]: True for a row with an entry that is meant, by entry."""
-        rows = np.zeros(len(self), bool)
-        rows[np.repeat(np.arange(len(self)), self.lengths)[is_meant]] = True
-        return rows
+        return self.find_rows_with(np.abs(self.values) >= bound)
 
 
 def sparsify(dense: Float32Array, top_k: int | None = None, min_weight: float | None = None) -> SparseVectors:
@@ -83,11 +66,11 @@ def sparsify(dense: Float32Array, top_k: int | None = None, min_weight: float | 
     values = dense[rows, indices]
     if top_k is not None:
         order = np.lexsort((indices, -np.abs(values), rows))
-        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))])
+        starts = offsets_of(np.bincount(rows, minlength=len(dense)))
         rank = np.arange(len(rows)) - starts[rows[order]]
         chosen = np.sort(order[rank < top_k])
         rows, indices, values = rows[chosen], indices[chosen], values[chosen]
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(dense)))]).astype(np.int64)
+    offsets = offsets_of(np.bincount(rows, minlength=len(dense)))
     return SparseVectors(offsets, indices.astype(np.int32), np.asarray(values, np.float32), dense.shape[1])
 
 

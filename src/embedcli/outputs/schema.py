@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from embedcli.core import quantization
 from embedcli.core.constants import WINDOW_COLUMNS
-from embedcli.core.multi_vectors import MultiVectors, offsets_of
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors
 

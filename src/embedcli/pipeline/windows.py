@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcli.core.ragged import RaggedRows
 from embedcli.core.vectors import normalize_rows
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class TextWindows:
     @property
     def text_indices(self) -> Int64Array:
         """int64 [sequences]: the number of the text that each sequence belongs to."""
-        return np.repeat(np.arange(len(self.text_starts) - 1), np.diff(self.text_starts))
+        return RaggedRows(self.text_starts).entry_rows
 
 
 def as_single_windows(texts: Sequence[str]) -> TextWindows:
@@ -119,8 +120,5 @@ def map_rows_to_sequences(texts: Int64Array, starts: Int64Array) -> tuple[Int64A
     Returns:
         The row and the sequence of each output row, int64 [output rows] both.
     """
-    counts = np.diff(starts)[texts]
-    rows = np.repeat(np.arange(len(texts)), counts)
-    ends = np.cumsum(counts)
-    inside = np.arange(len(rows)) - np.repeat(ends - counts, counts)
-    return rows, starts[:-1][texts][rows] + inside
+    offsets, sequences = RaggedRows(starts).list_entries(texts)
+    return RaggedRows(offsets).entry_rows, sequences

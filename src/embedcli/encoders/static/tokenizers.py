@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedcli.core.encoder import Tokens
+from embedcli.core.ragged import concat_ranges
 from embedcli.encoders.static.word_splitter import WordSplitter
 from embedcli.encoders.tokenize.fast import build_tokens
 from embedcli.encoders.tokenize.text_windows import choose_window_spans
-from embedcli.encoders.tokenize.word_cache import BatchTokenizer, concat_ranges, replace_ragged_rows
+from embedcli.encoders.tokenize.word_cache import BatchTokenizer, replace_ragged_rows
 
 if TYPE_CHECKING:
     from embedcli.encoders.tokenize.word_cache import Ragged

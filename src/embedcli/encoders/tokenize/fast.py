@@ -10,8 +10,9 @@ import numpy as np
 from embedcli.core.batching import round_up_length
 from embedcli.core.encoder import Tokens
 from embedcli.core.errors import UsageError
+from embedcli.core.ragged import concat_ranges
 from embedcli.encoders.tokenize.text_windows import choose_window_spans
-from embedcli.encoders.tokenize.word_cache import choose_tokenizer, concat_ranges, flatten_rows
+from embedcli.encoders.tokenize.word_cache import choose_tokenizer, flatten_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedcli.core.batching import group_by_size
+from embedcli.core.ragged import concat_ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -268,14 +269,6 @@ def flatten_rows(rows: Sequence[Sequence[int]]) -> Ragged:
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=offsets[1:])
     return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
-
-
-def concat_ranges(starts: Int64Array, counts: Int64Array) -> Int64Array:
-    """Concatenate the ranges `starts[i]`, `starts[i] + 1` ... of `counts[i]` numbers each: int64 [sum(counts)]."""
-    ends = np.cumsum(counts)
-    numbers = np.repeat(starts - (ends - counts), counts)
-    numbers += np.arange(len(numbers))
-    return numbers
 
 
 def concat_ragged(parts: Sequence[Ragged]) -> Ragged:

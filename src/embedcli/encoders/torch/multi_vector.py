@@ -11,7 +11,8 @@ import numpy as np
 
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
-from embedcli.core.multi_vectors import MultiVectors, offsets_of
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import as_dense
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor
 from embedcli.encoders.tokenize.fast import pad_rows, pad_token_types
