@@ -29,10 +29,10 @@ Role = Literal["query", "document", "none"]
 Overflow = Literal["truncate", "error", "reject", "split", "pool"]
 # Number format of the stored vectors (--precision).
 Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
-# Number format of the computation (--dtype).
 # What the vectors of a model are: numbers in every dimension, weights of some words of a vocabulary, or a dense vector
 # for each token.
 VectorKind = Literal["dense", "sparse", "multi_vector"]
+# Number format of the computation (--dtype).
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 InferenceEngine = Literal["auto", "torch", "openvino"]
 

@@ -56,9 +56,9 @@ class JsonlVectorFile:
     @cached_property
     def bytes_per_row(self) -> float:
         """Bytes of a stored vector; of sparse vectors the mean of the first rows."""
-        first = list(islice(self._rows(), FIRST_ROWS))
         if not isinstance(self.column, SparseColumn):
             return float(self.column.width * self.column.dtype.itemsize)
+        first = list(islice(self._rows(), FIRST_ROWS))
         return self.column.mean_bytes(self._sparse_array(first)) if first else 0.0
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:

@@ -157,12 +157,6 @@ class BatchScheduler:
                 pass
         self._start_halves(portion, rows)
 
-    def _count_batch(self, portion: TokenizedPortion, rows: Int64Array) -> None:
-        self.metrics.batches += 1
-        self.metrics.sequences += len(rows)
-        self.metrics.fed_tokens += int(portion.tokens.lengths[rows].sum())
-        self.metrics.padded_tokens += self._padded_tokens(portion, rows)
-
     def _collect_oldest(self) -> None:
         portion, rows, output = self.in_flight.popleft()
         with self.metrics.time_stage("forward"):
@@ -213,9 +207,12 @@ class BatchScheduler:
         portion.vectors.put(rows, vectors)
         portion.pending -= len(rows)
         self._count_batch(portion, rows)
-        self._count_batch_done(portion, rows)
 
-    def _count_batch_done(self, portion: TokenizedPortion, rows: Int64Array) -> None:
+    def _count_batch(self, portion: TokenizedPortion, rows: Int64Array) -> None:
+        self.metrics.batches += 1
+        self.metrics.sequences += len(rows)
+        self.metrics.fed_tokens += int(portion.tokens.lengths[rows].sum())
+        self.metrics.padded_tokens += self._padded_tokens(portion, rows)
         progress, usage = self.metrics.progress, self.encoder.usage()
         progress.embedded_tokens += int((portion.tokens.offsets[rows + 1] - portion.tokens.offsets[rows]).sum())
         progress.batches += 1

@@ -32,6 +32,7 @@ from embedcli.core.signals import STOP_SIGNALS
 from embedcli.core.startup import block_pandas_import
 from embedcli.core.types import RunObserver
 from embedcli.pipeline.control import RunControl
+from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.runners.context import RunContext
 from embedcli.runners.worker import (
     PartitionResult,
@@ -131,7 +132,7 @@ def serve_tasks(pipe: Connection, setup: WorkerSetup, max_seconds: float | None)
         worker.close()
     except EncodingStoppedError as error:  # while the model was loaded
         if control.stop_if_time_is_over():
-            observer.send("stopped", control.reason)
+            observer.send("stopped", control.reason, MetricsCollector())
         else:
             observer.send("failed", *picklable_error(error))
     except BaseException as error:  # noqa: BLE001  the parent raises it
@@ -290,10 +291,9 @@ class WorkerPool:
             case "stopped":
                 self.waiting.clear()
                 worker.task, worker.has_stopped = None, True
-                self.run.control.reason = self.run.control.reason or rest[0]
-                # A worker that was stopped while it waited for a server has counted nothing.
-                for metrics in rest[1:]:
-                    self.run.metrics.add_worker(metrics, len(self.workers), one_clock=True)
+                reason, metrics = rest
+                self.run.control.reason = self.run.control.reason or reason
+                self.run.metrics.add_worker(metrics, len(self.workers), one_clock=True)
             case "failed":
                 self._handle_error(worker, *rest)
         return rest[0] if kind == "done" else None

@@ -91,9 +91,9 @@ class PartitionWorker:
         model_files = encoders.resolve_model_files(job)
         self.run = RunContext(job, setup.plan, model_files, observer, control, MetricsCollector(), setup.loader)
         self.encoder = self.run.load_encoder()
-        # No worker reads the whole input: the coordinator has written the quantization ranges to the staging folder.
         # The counters of the partition in progress.
         self.metrics = self.run.metrics
+        # No worker reads the whole input: the coordinator has written the quantization ranges to the staging folder.
         self.layout, self.vector_space = self.run.describe_output(self.encoder, target.staging_folder)
         write_vector_space(target.staging_folder, self.layout, self.vector_space)
 

@@ -336,12 +336,10 @@ class HostedEncoder(BaseEncoder):
         except ReportedError as error:
             # At the start it is more likely a wrong model or field than a server that is busy.
             raise self._endpoint.error_for_report(error, "busy" if self.dim else "wrong") from None
-        except UnreadableFloatsError as error:
-            if self.dim:
-                raise RetryableError(f"the answer of {host} {error}", "wrong") from None
-            # Nothing was ever read in base64: plain numbers may be.
-            raise RequestRefusedError(f"its answer {error}") from None
         except MalformedResponseError as error:
+            if isinstance(error, UnreadableFloatsError) and not self.dim:
+                # Nothing was ever read in base64: plain numbers may be.
+                raise RequestRefusedError(f"its answer {error}") from None
             raise RetryableError(f"the answer of {host} {self._endpoint.redact(str(error))}", "wrong") from None
         with self._lock:
             self._tokens += answer.tokens or 0

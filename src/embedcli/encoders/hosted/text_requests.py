@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -109,33 +108,35 @@ class TextRequests:
 
     def _request_smaller(self, texts: list[str], counts: Int64Array, *, is_suspect: bool) -> HostedVectors:
         """Request the vectors of some texts in parts that the known limits allow, side by side."""
-        ranges = [range(start, stop) for start, stop in self._limits.split_into_requests(counts.tolist())]
+        parts = [range(start, stop) for start, stop in self._limits.split_into_requests(counts.tolist())]
+        blocks = self._request_parts(texts, counts, parts, is_suspect=is_suspect, side_by_side=True)
+        return merge_vectors(blocks, parts)
+
+    def _request_halves(self, texts: list[str], counts: Int64Array, *, is_suspect: bool) -> HostedVectors:
+        half = len(texts) // 2
+        halves = [range(half), range(half, len(texts))]
+        # Refused texts are looked for one after the other, so that a server that refuses all is noticed early.
+        blocks = self._request_parts(texts, counts, halves, is_suspect=is_suspect, side_by_side=is_suspect)
+        if not any(block.refusal_reasons for block in blocks):
+            larger = int(max(counts[:half].sum(), counts[half:].sum()))
+            if self._limits.record_accepted(len(texts) - half, larger, was_failure=is_suspect):
+                self._report_limit(len(texts) - half, larger)
+        return merge_vectors(blocks, halves)
+
+    def _request_parts(
+        self, texts: list[str], counts: Int64Array, parts: list[range], *, is_suspect: bool, side_by_side: bool
+    ) -> list[HostedVectors]:
+        """Request the vectors of each part of some texts; side by side as far as threads may be spared."""
 
         def request_part(part: range) -> HostedVectors:
             return self.request(texts[part.start : part.stop], counts[part.start : part.stop], is_suspect=is_suspect)
 
-        futures = [self._threads.run_if_spare(partial(request_part, part)) for part in ranges[1:]]
-        blocks = [request_part(ranges[0])]
-        for part, future in zip(ranges[1:], futures, strict=True):
+        first, *others = parts
+        futures = [self._threads.run_if_spare(partial(request_part, part)) if side_by_side else None for part in others]
+        blocks = [request_part(first)]
+        for part, future in zip(others, futures, strict=True):
             blocks.append(request_part(part) if future is None else future.result())
-        return merge_vectors(blocks, ranges)
-
-    def _request_halves(self, texts: list[str], counts: Int64Array, *, is_suspect: bool) -> HostedVectors:
-        half = len(texts) // 2
-
-        def request_left() -> HostedVectors:
-            return self.request(texts[:half], counts[:half], is_suspect=is_suspect)
-
-        # Refused texts are looked for one after the other, so that a server that refuses all is noticed early.
-        future = self._threads.run_if_spare(request_left) if is_suspect else None
-        left = request_left() if future is None else None
-        right = self.request(texts[half:], counts[half:], is_suspect=is_suspect)
-        left = left or cast("Future[HostedVectors]", future).result()
-        if not left.refusal_reasons and not right.refusal_reasons:
-            larger = int(max(counts[:half].sum(), counts[half:].sum()))
-            if self._limits.record_accepted(len(texts) - half, larger, was_failure=is_suspect):
-                self._report_limit(len(texts) - half, larger)
-        return merge_vectors((left, right), (range(half), range(half, len(texts))))
+        return blocks
 
     def _report_limit(self, inputs: int, tokens: int) -> None:
         if self._has_reported_limit:

@@ -113,9 +113,14 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the idle connections."""
+        from urllib3 import ProxyManager
+
         logging.getLogger("urllib3.connectionpool").removeFilter(self._log_filter)
         for pool in list(self._pools.values()):
-            (pool.clear if hasattr(pool, "clear") else pool.close)()
+            if isinstance(pool, ProxyManager):
+                pool.clear()
+            else:
+                pool.close()
 
     def _find_pool(self, server: str) -> HTTPConnectionPool | ProxyManager:
         """The connections to a server, directly or by a proxy."""
