@@ -102,19 +102,17 @@ class EmbedcliRun:
 
     def load_vectors(self, folder: Path) -> RunVectors:
         import numpy as np
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from embedcli.outputs.schema import sparse_from_arrow
-        from embedcli.outputs.writers import SPACE_METADATA_KEY
+        from embedcli.core.row_vectors import as_dense
+        from embedcli.outputs.schema import decode_metadata
+        from embedcli.outputs.vector_columns import open_vector_column
 
-        table = pq.read_table(folder / self.output, columns=["id", "embedding", "n_tokens"]).combine_chunks()
-        column = table["embedding"].combine_chunks()
-        if pa.types.is_struct(column.type):
-            space = json.loads(pq.read_schema(folder / self.output).metadata[SPACE_METADATA_KEY.encode()])
-            vectors = sparse_from_arrow(column, space["dim"]).to_dense()
-        else:
-            vectors = np.asarray(column.flatten(), np.float32).reshape(len(table), -1)
+        path = folder / self.output
+        table = pq.read_table(path, columns=["id", "embedding", "n_tokens"])
+        stored = table["embedding"]
+        column = open_vector_column(table.schema, decode_metadata(table.schema.metadata), str(path), stored.chunks)
+        vectors = np.asarray(as_dense(column.to_vectors(stored)), np.float32)
         return RunVectors(table["id"].to_numpy(), vectors, table["n_tokens"].to_numpy().astype(np.int64))
 
 

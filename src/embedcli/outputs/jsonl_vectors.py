@@ -14,7 +14,6 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError, first_line
 from embedcli.outputs import writers
-from embedcli.outputs.schema import sparse_type
 from embedcli.outputs.vector_columns import (
     VECTOR_COLUMN_NAMES,
     DenseColumn,
@@ -23,6 +22,7 @@ from embedcli.outputs.vector_columns import (
     drop_column,
 )
 from embedcli.outputs.vector_files import FIRST_ROWS, VectorsAndColumns, companion_exists, table_without_columns
+from embedcli.outputs.vector_types import sparse_type
 
 if TYPE_CHECKING:
     from embedcli.outputs.vector_columns import StoredVectors

@@ -16,6 +16,7 @@ from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.outputs.vector_types import sparse_type
 
 if TYPE_CHECKING:
     from embedcli.core.row_vectors import RowVectors
@@ -129,13 +130,6 @@ class OutputLayout:
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def sparse_type(value: pa.DataType) -> pa.DataType:
-    """The Arrow type of a sparse vector: its dimensions, ascending, and a number of type `value` for each."""
-    indices = pa.list_(pa.field("element", pa.int32(), nullable=False))
-    values = pa.list_(pa.field("element", value, nullable=False))
-    return pa.struct([pa.field("indices", indices, nullable=False), pa.field("values", values, nullable=False)])
-
-
 def sparse_to_arrow(vectors: SparseVectors, dtype: Any) -> pa.Array:
     """Sparse vectors as an array of `sparse_type`, with numbers of a numpy dtype.
 
@@ -150,17 +144,6 @@ def sparse_to_arrow(vectors: SparseVectors, dtype: Any) -> pa.Array:
     numbers = numpy_to_arrow(vectors.values.astype(dtype))
     values = pa.ListArray.from_arrays(offsets, numbers, type=kind.field("values").type)
     return pa.StructArray.from_arrays([indices, values], fields=list(kind))
-
-
-def sparse_from_arrow(array: pa.Array, dim: int) -> SparseVectors:
-    """Sparse vectors from an array of `sparse_type`, as float32."""
-    indices, values = array.field("indices"), array.field("values")
-    offsets = indices.offsets.to_numpy().astype(np.int64)
-    if not np.array_equal(np.diff(offsets), np.diff(values.offsets.to_numpy())):
-        raise ValueError("indices and values of a sparse vector differ in number")
-    return SparseVectors(
-        offsets - offsets[0], indices.flatten().to_numpy(), values.flatten().to_numpy().astype(np.float32), dim
-    )
 
 
 def numpy_to_arrow(values: Any) -> Any:
@@ -194,13 +177,15 @@ def regroup_tables(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 def regroup_by_bytes(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
     """Yield the same rows in tables of about `size` bytes, for rows of different sizes."""
     held: list[pa.Table] = []
+    held_bytes = 0
     for table in tables:
         step = max(1, table.num_rows * size // max(1, table.nbytes))
         for start in range(0, table.num_rows, step):
             held.append(table.slice(start, step))
-            if sum(part.nbytes for part in held) >= size:
+            held_bytes += held[-1].nbytes
+            if held_bytes >= size:
                 yield pa.concat_tables(held)
-                held = []
+                held, held_bytes = [], 0
     if held:
         yield pa.concat_tables(held)
 
@@ -211,16 +196,11 @@ def split_tables(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], lis
     return [joined.slice(0, rows)], [joined.slice(rows)]
 
 
-def is_multi_vector_type(kind: pa.DataType) -> bool:
-    """Whether a column of this type has a vector for each token of a row."""
-    return bool(pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type))
-
-
 def token_vectors_from_table(table: pa.Table) -> tuple[Int64Array, Any]:
     """The stored vectors of tokens of a table.
 
     Args:
-        table: With a column `embedding` for which `is_multi_vector_type` is true.
+        table: With a column `embedding` of lists of vectors of the same width.
 
     Returns:
         int64 [rows + 1], where each row's vectors begin and end; and the vectors, [tokens, width], as they are stored.

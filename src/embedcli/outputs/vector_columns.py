@@ -13,6 +13,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
+from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type, is_vector_type
 from embedcli.outputs.writers import SPACE_METADATA_KEY
 
 if TYPE_CHECKING:
@@ -165,33 +166,6 @@ def find_vector_column(schema: pa.Schema, path: str) -> str:
             "name an output of `embedcli encode`",
         )
     return chosen
-
-
-def is_vector_type(kind: pa.DataType) -> bool:
-    """Whether a type is a list of numbers."""
-    if not (pa.types.is_fixed_size_list(kind) or is_list_type(kind)):
-        return False
-    value = kind.value_type
-    return bool(pa.types.is_floating(value) or pa.types.is_int8(value) or pa.types.is_uint8(value))
-
-
-def is_multi_vector_type(kind: pa.DataType) -> bool:
-    """Whether a type is a list of vectors."""
-    return bool(is_list_type(kind) and is_vector_type(kind.value_type))
-
-
-def is_sparse_type(kind: pa.DataType) -> bool:
-    """Whether a type is a struct of a list of integers, `indices`, and a list of floats, `values`."""
-    if not pa.types.is_struct(kind) or {field.name for field in kind} != {"indices", "values"}:
-        return False
-    indices, values = kind.field("indices").type, kind.field("values").type
-    if not (is_list_type(indices) and is_list_type(values)):
-        return False
-    return bool(pa.types.is_integer(indices.value_type) and pa.types.is_floating(values.value_type))
-
-
-def is_list_type(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def drop_column(schema: pa.Schema, name: str) -> pa.Schema:

@@ -26,12 +26,12 @@ from embedcli.outputs import lance as lance_output
 from embedcli.outputs.schema import (
     ROW_GROUP_BYTES,
     OutputLayout,
-    is_multi_vector_type,
     regroup_by_bytes,
     regroup_tables,
     token_vectors_from_table,
     vectors_from_table,
 )
+from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type
 
 if TYPE_CHECKING:
     from embedcli.core.types import EncodedChunk
@@ -107,7 +107,7 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
     full = schema.with_metadata(encode_metadata(metadata))
     codecs = dict.fromkeys(names, "ZSTD")
     vector = schema.field("embedding").type if "embedding" in schema.names else None
-    if vector is not None and pa.types.is_struct(vector):
+    if vector is not None and is_sparse_type(vector):
         codecs[SPARSE_INDICES_PATH] = "ZSTD"
     elif vector is not None and is_multi_vector_type(vector):
         if vector.value_type.value_type.bit_width == BITS_PER_BYTE:
@@ -312,7 +312,7 @@ def table_to_json_lines(table: pa.Table) -> Iterator[bytes]:
 def list_stored_vectors(table: pa.Table) -> Any:
     """The stored vectors of each row, in order, as values that orjson can write."""
     kind = table.schema.field("embedding").type
-    if pa.types.is_struct(kind):
+    if is_sparse_type(kind):
         return table.column("embedding").to_pylist()
     if is_multi_vector_type(kind):
         offsets, vectors = token_vectors_from_table(table)
