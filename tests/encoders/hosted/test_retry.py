@@ -22,7 +22,7 @@ from embedcli.encoders.hosted.retry import (
     backoff_seconds,
     parse_retry_after,
 )
-from hosted import FakeClock
+from hosted import FakeClock, SkippingClock
 
 
 def retrier(clock: Clock, notes: list[str] | None = None, pace: RateLimiter | None = None) -> Retrier:
@@ -87,6 +87,19 @@ def test_a_hold_keeps_every_lane_waiting() -> None:
     pace.pause(5)
     pace.acquire(1)
     assert clock.monotonic() == 1030
+
+
+def test_a_hold_ends_at_the_deadline_and_a_rate_limit_does_not() -> None:
+    clock = SkippingClock()
+    clock.deadline = clock.monotonic() + 3
+    held, limited = RateLimiter(clock), RateLimiter(clock, rpm=1)
+    held.pause(3600)
+    with pytest.raises(EncoderClosedError):
+        held.acquire(1)
+    assert clock.skipped <= 3
+    limited.acquire(1)
+    limited.acquire(1)
+    assert clock.skipped > 50
 
 
 @given(st.integers(0, 10_000), st.integers())

@@ -135,20 +135,20 @@ class RateLimiter:
 
     def acquire(self, tokens: int) -> None:
         """Wait until a request of `tokens` tokens may start."""
-        while (wait := self._reserve(tokens)) > 0:
-            with self._lock:
-                is_paused = self._held >= self._clock.monotonic() + wait
-            (self._clock.wait_for_server if is_paused else self._clock.wait)(wait)
+        while (needed := self._reserve(tokens)) is not None:
+            seconds, is_paused = needed
+            (self._clock.wait_for_server if is_paused else self._clock.wait)(seconds)
 
-    def _reserve(self, tokens: int) -> float:
+    def _reserve(self, tokens: int) -> tuple[float, bool] | None:
+        """Reserve a request. If none may start yet: for how many seconds, and whether the server asked for that."""
         with self._lock:
             now = self._clock.monotonic()
             start = max(self._next_request, self._next_token, self._held)
             if start > now:
-                return start - now
+                return start - now, start == self._held
             self._next_request = now + self._request_gap
             self._next_token = now + tokens * self._token_gap
-            return 0.0
+            return None
 
     def charge_difference(self, tokens: int) -> None:
         """Charge the difference between actual and estimated tokens; negative to give tokens back."""
