@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from embedcli import storage
@@ -95,18 +96,9 @@ def count_rejects_file(path: str) -> RejectSummary | None:
     """Count the rejects in a file; None if it cannot be read, or has none."""
     counter = RejectCounter()
     try:
-        for line in _read_lines(path):
-            counter.add_json_line(line)
+        with io.BufferedReader(storage.open_seekable(path)) as lines:
+            for line in lines:
+                counter.add_json_line(line)
     except (EmbedcliError, OSError, ValueError, KeyError, TypeError):
         return None
     return counter.summary(path)
-
-
-def _read_lines(path: str) -> Iterator[bytes]:
-    rest = b""
-    with storage.open_input(path) as blocks:
-        for block in blocks:
-            *lines, rest = (rest + block).split(b"\n")
-            yield from lines
-    if rest:
-        yield rest

@@ -49,10 +49,10 @@ def main() -> None:
 
 def load_sentence_transformers(settings: Settings) -> EncodeFunction:
     """`SentenceTransformer.encode`, in the requested number format whatever that of the files."""
-    if settings.get("kind") == "sparse":
-        return load_sparse_encoder(settings)
     if settings.get("threads"):
         importlib.import_module("torch").set_num_threads(settings["threads"])
+    if settings.get("kind") == "sparse":
+        return load_sparse_encoder(settings)
     backend = settings.get("backend", "torch")
     options = {"model_kwargs": {"dtype": settings["dtype"]}} if backend == "torch" else {"backend": backend}
     model = importlib.import_module("sentence_transformers").SentenceTransformer(
@@ -82,8 +82,6 @@ def load_sentence_transformers(settings: Settings) -> EncodeFunction:
 
 def load_sparse_encoder(settings: Settings) -> EncodeFunction:
     """`SparseEncoder.encode` as its own users call it: the result is a sparse tensor."""
-    if settings.get("threads"):
-        importlib.import_module("torch").set_num_threads(settings["threads"])
     model = importlib.import_module("sentence_transformers").SparseEncoder(
         settings["model"],
         device=settings["device"],

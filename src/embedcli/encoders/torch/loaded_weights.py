@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedcli.core.errors import ModelError
+from embedcli.encoders.torch.run_texts import run_on_texts
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
 from embedcli.models.weights import DOWNLOAD_AGAIN_HINT
@@ -184,16 +185,9 @@ def _fill_with_nan(network: Any, name: str) -> bool:
 
 
 def _has_finite_vectors(pipeline: Any, config: ModelConfig) -> bool:
-    import torch
-
-    task, output = config.task, "token_embeddings" if config.kind == "multi_vector" else "sentence_embedding"
-    with torch.inference_mode():
-        features = pipeline.preprocess(list(CHECK_TEXTS), **({"task": task} if task else {}))
-        features = {
-            name: value.to(pipeline.device) if hasattr(value, "to") else value for name, value in features.items()
-        }
-        vectors: torch.Tensor = pipeline(features)[output]
-        return bool(vectors.isfinite().all())
+    output = "token_embeddings" if config.kind == "multi_vector" else "sentence_embedding"
+    vectors: torch.Tensor = run_on_texts(pipeline, CHECK_TEXTS, config.task)[output]
+    return bool(vectors.isfinite().all())
 
 
 def _find_left_over(one: LoadedNetwork, *, is_strict: bool) -> list[str]:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from embedcli.encoders.torch.run_texts import run_on_texts
+
 if TYPE_CHECKING:
     import torch
 
@@ -79,14 +81,7 @@ def _build_identity() -> Any:
 
 
 def _encode_probe(pipeline: Any) -> Any:
-    import torch
-
-    with torch.inference_mode():
-        features = pipeline.preprocess(PROBE_TEXTS)
-        features = {
-            key: value.to(pipeline.device) if hasattr(value, "to") else value for key, value in features.items()
-        }
-        return pipeline(features)["sentence_embedding"].float().cpu()
+    return run_on_texts(pipeline, PROBE_TEXTS)["sentence_embedding"].float().cpu()
 
 
 def _build_max_pooling(original: Any, layer: Any) -> Any:
