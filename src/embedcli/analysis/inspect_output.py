@@ -15,6 +15,7 @@ from embedcli.analysis.sparse_terms import TermCounter, load_words
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
+from embedcli.outputs.duplicate_ids import find_repeated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +43,7 @@ class DuplicateIdCounter:
         """Return duplicate ids and how often each occurs, in the order of their first row."""
         if self.output.id_name is None or not self._hashes:
             return []
-        hashes = np.sort(np.concatenate(self._hashes))
-        repeated = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
+        repeated = set(find_repeated(np.sort(np.concatenate(self._hashes))).tolist())
         if not repeated:
             return []
         return [(key, count) for key, count in self._count_ids(repeated).items() if count > 1]

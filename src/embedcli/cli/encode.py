@@ -119,17 +119,22 @@ def run_job_with_reporting(
         report.exit_code, report.reason = report.result.exit_code, report.result.reason
     except BaseException as error:  # noqa: BLE001  the report describes every failure
         reporter.stop()
-        if isinstance(error, TooManyRejectsError):
-            report.reject_summary = error.rejects
-        if job.overwrite and metrics.rows:  # the same command would discard what is finished
-            name_kept_work(error)
-        report.reason, report.hint, report.exit_code = describe_error(error)
+        record_failure(report, error)
         report_error(error)
     finally:
         reporter.stop()
         report.seconds = time.perf_counter() - start
     show_and_write_report(report, reporter, report_path)
     return report.exit_code
+
+
+def record_failure(report: RunReport, error: BaseException) -> None:
+    """Describe in the report why the run failed, and in the hint of the error what it has kept."""
+    if isinstance(error, TooManyRejectsError):
+        report.reject_summary = error.rejects
+    if report.job.overwrite and report.metrics.rows:  # the same command would discard what is finished
+        name_kept_work(error)
+    report.reason, report.hint, report.exit_code = describe_error(error)
 
 
 def show_and_write_report(report: RunReport, reporter: ProgressReporter, path: str | None) -> None:

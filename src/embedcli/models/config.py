@@ -16,7 +16,7 @@ from embedcli.models.code_repositories import check_code_is_trusted, read_code_r
 from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
 from embedcli.models.kind_options import check_options_for_kind
 from embedcli.models.limits import resolve_max_seq_length
-from embedcli.models.multi_vector import read_multi_vector_settings
+from embedcli.models.multi_vector import MultiVectorSettings, read_multi_vector_settings
 from embedcli.models.native import NativeEquivalent, find_native_modules
 from embedcli.models.refusals import find_vector_kind, refuse_missing_packages, refuse_other_kinds
 from embedcli.models.registry import find_registered_model
@@ -132,14 +132,11 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     custom_code = read_code_references(files, native)
     check_code_is_trusted(files, custom_code, job)
     saved = read_json_object(folder / "config_sentence_transformers.json")
-    prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
     multi_vector = None
     if kind == "multi_vector":
         multi_vector = read_multi_vector_settings(folder, modules, job, folder / first[1])
-        task, prompts = multi_vector.role, dict(multi_vector.prompts)
-    # Texts of a multi-vector model are documents unless the job says otherwise.
-    asked = replace(job, as_=task) if multi_vector and job.as_ is None and task in prompts else job
-    prompt, source = resolve_prompt(asked, prompts, saved.get("default_prompt_name"))
+        task = multi_vector.role
+    prompts, prompt, source = _choose_prompt(saved, multi_vector, job)
     pooling, pools_prompt = _read_pooling(files, modules, task)
     base = files.find_base(first[1])
     max_seq_length, max_positions = resolve_max_seq_length(
@@ -174,6 +171,21 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         traits=traits,
         kind=kind,
     )
+
+
+def _choose_prompt(
+    saved: Mapping[str, Any], multi_vector: MultiVectorSettings | None, job: Job
+) -> tuple[dict[str, str], str, str]:
+    """The named prompts of a model, the prompt of a job, and where it comes from."""
+    if multi_vector is None:
+        prompts = {name: text for name, text in (saved.get("prompts") or {}).items() if text is not None}
+    else:
+        prompts = dict(multi_vector.prompts)
+        if job.as_ is None and multi_vector.role in prompts:
+            # Texts of a multi-vector model are documents unless the job says otherwise.
+            job = replace(job, as_=multi_vector.role)
+    prompt, source = resolve_prompt(job, prompts, saved.get("default_prompt_name"))
+    return prompts, prompt, source
 
 
 def native_types(config: ModelConfig) -> dict[str, str]:

@@ -50,9 +50,16 @@ def count_duplicate_ids(target: OutputTarget, rows: int) -> int | None:
     ordered = np.concatenate(hashes)
     del hashes
     ordered.sort()
-    is_repeated = ordered[1:] == ordered[:-1]
-    # A run of equal hashes counts once: at the first of its pairs.
-    return int(is_repeated[:1].sum() + (is_repeated[1:] & ~is_repeated[:-1]).sum())
+    return len(find_repeated(ordered))
+
+
+def find_repeated(ordered: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers that occur more than once, each once: int64 [k] from int64 [n], both ascending."""
+    is_pair = ordered[1:] == ordered[:-1]
+    # A run of equal numbers counts once: at the first of its pairs.
+    is_first = is_pair.copy()
+    is_first[1:] &= ~is_pair[:-1]
+    return np.asarray(ordered[:-1][is_first])
 
 
 def _read_hashes(target: OutputTarget) -> Iterator[NDArray[np.int64]]:

@@ -122,7 +122,7 @@ class ReuseStore:
                     hashes[:, 0].tofile(columns["high"])
                     hashes[:, 1].tofile(columns["low"])
                     if i == 0:  # only the replaced output's ids count as added, changed or removed
-                        hash_ids(table.column(0)).tofile(columns["ids"])
+                        digest_ids(table.column(0)).tofile(columns["ids"])
                     table.column("n_tokens").to_numpy().astype(np.int32).tofile(columns["tokens"])
                     table.column("truncated").to_numpy(zero_copy_only=False).astype(bool).tofile(columns["truncated"])
 
@@ -146,7 +146,7 @@ class ReuseStore:
         rows = np.flatnonzero(where >= 0)
         old = self._order[where[rows]].astype(np.int64)
         vectors = self._vectors.take(old)
-        fresh = self._known_ids(hash_ids(chunk.ids))[where < 0]
+        fresh = self._known_ids(digest_ids(chunk.ids))[where < 0]
         changed = int(fresh.sum())
         self.change_counts[chunk.key] = {"added": len(fresh) - changed, "changed": changed, "reused": len(rows)}
         tokens, truncated = self._tokens[old], self._truncated[old]
@@ -174,7 +174,7 @@ class ReuseStore:
     def mark_seen(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         """Yield the chunks, and record which ids of the old output they contain."""
         for chunk in chunks:
-            ids = hash_ids(chunk.ids)
+            ids = digest_ids(chunk.ids)
             known = ids[self._known_ids(ids)]
             for side in ("left", "right"):
                 at = np.searchsorted(self._ids, known, side=side) - (side == "right")
@@ -196,7 +196,7 @@ def hashes_as_uint64(digests: bytes) -> NDArray[np.uint64]:
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
-def hash_ids(ids: Any) -> NDArray[np.uint64]:
+def digest_ids(ids: Any) -> NDArray[np.uint64]:
     """Hash each id: uint64 [n], BLAKE2b-64 of the `repr` of its Python value."""
     digests = b"".join(blake2b(repr(value).encode(), digest_size=8).digest() for value in column_to_python(ids))
     return np.frombuffer(digests, np.uint64)
