@@ -53,14 +53,14 @@ def test_an_output_is_described_by_its_numbers(tmp_path: Path, name: str) -> Non
 def test_people_read_the_same(tmp_path: Path) -> None:
     path = make_output(tmp_path / "out.parquet", unit_vectors(12, 8), ids=list(range(12)), truncated=[0])
     code, out, err = run(str(path))
-    told = {line[:11].rstrip(): line[11:].lstrip() for line in out.splitlines()}
+    shown = {line[:11].rstrip(): line[11:].lstrip() for line in out.splitlines()}
     assert (code, err) == (0, "")
-    assert told["rows"] == "12"
-    assert told["vectors"] == "8 dimensions, stored as float32"
-    assert told["norms"] == "1 to 1, median 1"
-    assert told["damage"] == "none: every vector is finite and not zero"
-    assert told["truncated"] == "1 row (8.33%)"
-    assert told["ids"] == "id (int64), all unique"
+    assert shown["rows"] == "12"
+    assert shown["vectors"] == "8 dimensions, stored as float32"
+    assert shown["norms"] == "1 to 1, median 1"
+    assert shown["damage"] == "none: every vector is finite and not zero"
+    assert shown["truncated"] == "1 row (8.33%)"
+    assert shown["ids"] == "id (int64), all unique"
 
 
 @pytest.mark.parametrize("stored_as", PRECISIONS)
@@ -172,9 +172,9 @@ def test_an_input_is_described_by_its_rows(tmp_path: Path) -> None:
     assert found["columns"] == {"id": "string", "text": "string", "lang": "string"}
     assert (found["text_column"], found["id_column"]) == ("text", "id")
     assert found["characters"] == {"total": 16, "min": 3, "median": 5, "p95": pytest.approx(7.7), "max": 8}
-    told = {line[:10].rstrip(): line[10:].lstrip() for line in run(str(path))[1].splitlines()}
-    assert told["rows"] == "6, of which 3 can be embedded"
-    assert told["characters"].startswith("16 in total; per row 3 to 8, median 5")
+    shown = {line[:10].rstrip(): line[10:].lstrip() for line in run(str(path))[1].splitlines()}
+    assert shown["rows"] == "6, of which 3 can be embedded"
+    assert shown["characters"].startswith("16 in total; per row 3 to 8, median 5")
 
 
 def test_samples_are_the_same_rows_in_every_format(sample_data: Path) -> None:

@@ -1,4 +1,4 @@
-"""What people are told about rejected rows: counts by reason, the first place, the file, and what to try."""
+"""The report of rejected rows: counts by reason, the first place, the file, and what to try."""
 
 from __future__ import annotations
 

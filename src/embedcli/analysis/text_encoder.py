@@ -83,7 +83,7 @@ class TextEncoder:
 
     @property
     def kind(self) -> VectorKind:
-        """What its vectors are."""
+        """The kind of its vectors."""
         return self._encoder.kind
 
     def encode(self, texts: Sequence[str], observer: RunObserver | None = None) -> Float32Array:

@@ -105,9 +105,9 @@ class BaseEncoder(TextTokenizer):
         max_in_flight: How many batches may be started by `forward` and not yet collected.
         batch_tokens: The preferred size of a batch, in padded tokens.
         pad_to_multiple_of: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
-        kind: What a vector is: "dense", the default, or "sparse", a number for each word of a vocabulary, most of
-            them zero; `collect` returns both as float32 [batch, dim]. Of "multi_vector", a dense vector for each token,
-            `collect` and `encode_float32` return `MultiVectors` of the batch's rows and `dim` dimensions.
+        kind: The kind of the vectors: "dense", the default, or "sparse", a number for each word of a vocabulary, most
+            of them zero; `collect` returns both as float32 [batch, dim]. Of "multi_vector", a dense vector for each
+            token, `collect` and `encode_float32` return `MultiVectors` of the batch's rows and `dim` dimensions.
         equal_lengths: Whether all rows of a batch must have the same number of tokens, because padding would change
             their vectors. False by default.
         portion_characters: Tokenize a chunk in portions of about this many characters, so that a fast device can start

@@ -36,7 +36,7 @@ class VectorShape:
     """What the vectors of a row are like.
 
     Attributes:
-        kind: What a vector is.
+        kind: The kind of the vectors.
         dim: Dimensions, before quantization.
         per_row: Mean number of terms of a sparse vector, or of vectors of a row with one for each token.
     """

@@ -81,7 +81,7 @@ class ModelConfig:
         native: Modules with own code that are loaded as an architecture of transformers, by their config.json.
         notes: Lines to show to the user.
         traits: What was measured of the model; None: nothing yet.
-        kind: What its vectors are.
+        kind: The kind of its vectors.
     """
 
     pooling: str

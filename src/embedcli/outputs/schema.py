@@ -40,7 +40,7 @@ class OutputLayout:
         precision: Number format of the stored vectors.
         has_windows: Whether rows are windows of long texts (--overflow split).
         ranges: float32 [2, dim], minimum and maximum for int8 and uint8; None for other precisions.
-        kind: What a vector is.
+        kind: The kind of the vectors.
     """
 
     input_columns: InputColumns

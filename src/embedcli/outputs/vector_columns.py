@@ -48,7 +48,7 @@ class VectorColumn(ABC):
     @property
     @abstractmethod
     def kind(self) -> VectorKind:
-        """What its vectors are."""
+        """The kind of its vectors."""
 
     @abstractmethod
     def to_vectors(self, column: pa.ChunkedArray) -> StoredVectors:

@@ -84,7 +84,7 @@ class ServerAddress:
 
 
 def parse_server_address(job: Job) -> ServerAddress:
-    """Parse --base-url, else OPENAI_BASE_URL, else OpenAI's address. Raises UsageError if it is no http(s) URL."""
+    """Parse --base-url, else OPENAI_BASE_URL, else OpenAI's address. Raises UsageError if it is not an http(s) URL."""
     if job.base_url is not None and not job.base_url.strip():
         raise UsageError("--base-url is empty", "give the address of the server, or leave it out")
     base = (job.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).strip()
