@@ -28,6 +28,8 @@ BUILDERS: dict[str, Build] = {
     "inference-free": sparse_models.build_inference_free,
     "top k": lambda folder, work: sparse_models.build_top_k(folder),
     "raw": lambda folder, work: build_raw(folder),
+    "published": lambda folder, work: build_published(sparse_models.build_splade, folder, work),
+    "published inference-free": lambda folder, work: build_published(sparse_models.build_inference_free, folder, work),
 }
 TEXTS = [*models.texts()[:40], "a", "x" * 70, "a kettle and a gull " * 40]
 
@@ -39,6 +41,11 @@ def build_raw(folder: Path) -> Any:
     sparse_models.build_masked_lm(folder)
     (folder / "README.md").write_text("---\ntags:\n- splade\n---\n# A model\n")
     return SparseEncoder(str(folder), device="cpu").eval()
+
+
+def build_published(build: Build, folder: Path, work: Path) -> Any:
+    build(folder, work)
+    return sparse_models.rewrite_as_published(folder)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,20 @@ def save(folder: Path, *parts: Any, kind: Any) -> Any:
     pipeline = kind(modules=list(parts), device="cpu")
     pipeline.save(str(folder), create_model_card=False)
     return pipeline.eval()
+
+
+def rewrite_as_published(folder: Path) -> Any:
+    """Rewrite a saved model as sentence-transformers 5.0 saved it, like `naver/splade-v3`. Returns the SparseEncoder.
+
+    The network was an `MLMTransformer`, and its folder had a `sentence_bert_config.json` of two settings.
+    """
+    from sentence_transformers import SparseEncoder
+
+    package = "sentence_transformers.sparse_encoder.models"
+    for path in (folder / "modules.json", *folder.glob("**/router_config.json")):
+        text = path.read_text("utf-8")
+        text = text.replace("sentence_transformers.base.modules.transformer.Transformer", f"{package}.MLMTransformer")
+        path.write_text(re.sub(r"sentence_transformers\.sparse_encoder\.modules\.\w+\.", f"{package}.", text), "utf-8")
+    for path in folder.glob("**/sentence_bert_config.json"):
+        path.write_text('{"max_seq_length": 48, "do_lower_case": false}', "utf-8")
+    return SparseEncoder(str(folder), device="cpu").eval()

@@ -38,6 +38,9 @@ ROUTER_MODULES = {"Router", "Asym"}
 # sentence-transformers loads its own class in place of these of other packages, whose code is not run.
 PYLATE_PREFIX = "pylate."
 OWN_NAMES = {"pylate.models.Dense.Dense": "sentence_transformers.base.modules.dense.Dense"}
+# The name with which sentence-transformers 5.0 to 5.3 saved a Transformer that computes a number for each word, as in
+# most published SPLADE models.
+FORMER_NAMES = {"MLMTransformer": "Transformer"}
 IGNORED_FOLDERS = {"onnx", "openvino", "coreml", ".cache", ".git", "imgs", "assets", "__pycache__"}
 
 
@@ -198,7 +201,10 @@ def _read_inner_modules(folder: Path, kind: str, *, is_root: bool) -> list[tuple
 
 def _class_name(dotted: str) -> str:
     dotted = OWN_NAMES.get(dotted, dotted)
-    return dotted.rpartition(".")[2] if dotted.startswith("sentence_transformers.") else dotted
+    if not dotted.startswith("sentence_transformers."):
+        return dotted
+    name = dotted.rpartition(".")[2]
+    return FORMER_NAMES.get(name, name)
 
 
 def detect_model_kind(folder: Path) -> ModelKind:

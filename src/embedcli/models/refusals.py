@@ -20,7 +20,7 @@ from embedcli.models.multi_vector import (
 )
 from embedcli.storage.lfs import MAX_POINTER_BYTES, is_lfs_pointer
 
-SPARSE_MODULES = {"SpladePooling", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding"}
+SPARSE_MODULES = {"SpladePooling", "SparseAutoEncoder", "SparseStaticEmbedding"}
 MULTI_VECTOR_MODULES = {"MultiVectorMask", "HierarchicalTokenPooling"}
 RERANKER_MODULES = {"LogitScore"}
 SPARSE_TAGS = {"splade", "sparse-encoder", "sparse"}
