@@ -24,6 +24,7 @@ from embedcli.analysis.topk import Hits, hit_positions, search_vectors
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError
 from embedcli.core.job import Job
+from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.outputs.dataset import VectorDataset
 
 # Queries per pass over the rows: enough for large matrix products, few enough to hold their scores.
@@ -63,7 +64,8 @@ class Searcher:
     def _check_model(self, notify: Notify) -> None:
         if self._encoder.kind != self.output.kind:
             raise InputError(
-                f"{self.output.path} has {self.output.kind} vectors, its model now gives {self._encoder.kind} ones",
+                f"{self.output.path} has {KIND_ADJECTIVES[self.output.kind]} vectors, its model now gives "
+                f"{KIND_ADJECTIVES[self._encoder.kind]} ones",
                 "encode the rows again",
             )
         if self._encoder.dim != self.output.dim:

@@ -36,8 +36,10 @@ FuseOption = Annotated[
     typer.Option("--fuse", help="Search several outputs, given before the words, and fuse their rankings."),
 ]
 MetricOption = Annotated[
-    Literal["cosine", "dot"] | None,
-    typer.Option("--metric", help="Similarity measure; default: cosine, and dot for sparse vectors."),
+    Literal["cosine", "dot", "maxsim"] | None,
+    typer.Option(
+        "--metric", help="Similarity measure; default: cosine, dot for sparse vectors, maxsim for multi-vector models."
+    ),
 ]
 ShowOption = Annotated[
     list[str] | None,
@@ -79,7 +81,7 @@ def search(
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
     kept columns; with --queries, one JSON line per result, or a file. With --fuse rrf, outputs of the same ids are
-    searched, dense and sparse ones mixed, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks.
+    searched, of any kind of vectors, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks.
     """
     set_environment(flags)
     others, words = split_outputs(output, words or [], fuse)
@@ -87,9 +89,13 @@ def search(
     check_query(query, words, queries)
     from embedcli.analysis.hits_writer import write_rows
     from embedcli.analysis.search import SearchQuery, choose_shown_columns
+    from embedcli.analysis.similarities import choose_metric
     from embedcli.outputs.dataset import open_dataset
 
     dataset = open_dataset(output)
+    datasets = [dataset, *map(open_dataset, others)]
+    for each in datasets:  # before a model is loaded
+        choose_metric(each, metric)
     columns = choose_shown_columns(dataset, show or [])
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
     encoder_flags |= {"prompt": prompt, "model": model}
@@ -97,7 +103,7 @@ def search(
     prints_while_searching = queries is not None and to is None and sys.stdout.isatty()
     with (
         nullcontext(print_note) if prints_while_searching else show_spinner(f"searching {output}") as notify,
-        open_searcher([dataset, *map(open_dataset, others)], notify, encoder_flags) as searcher,
+        open_searcher(datasets, notify, encoder_flags) as searcher,
     ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})

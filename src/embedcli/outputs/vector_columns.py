@@ -1,4 +1,4 @@
-"""The column of vectors of a file: which one it is, and its values as dense or sparse vectors."""
+"""The column of vectors of a file: which one it is, and its values as dense, sparse or per-token vectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
+from embedcli.core.multi_vectors import MultiVectors, concat_multi
+from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
 from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type, is_vector_type
 from embedcli.outputs.writers import SPACE_METADATA_KEY
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import VectorKind
 
-    StoredVectors: TypeAlias = NDArray[Any] | SparseVectors
+    StoredVectors: TypeAlias = NDArray[Any] | SparseVectors | MultiVectors
 
 VECTOR_COLUMN_NAMES = ("embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector")
 INDEX_BYTES = 4
@@ -58,6 +60,14 @@ class VectorColumn(ABC):
     def mean_bytes(self, values: pa.Array) -> float:
         """Mean bytes of the stored vectors in `values`, at least one row."""
 
+    @property
+    def bytes_per_entry(self) -> int:
+        """Bytes of a stored number, of sparse vectors with its index."""
+        return int(self.dtype.itemsize)
+
+    def _error(self, problem: str) -> InputError:
+        return InputError(f"{storage.format_location(self.path)}: {problem}", "encode the rows again")
+
 
 class DenseColumn(VectorColumn):
     """Lists of `width` numbers."""
@@ -70,10 +80,7 @@ class DenseColumn(VectorColumn):
         arrays = [chunk.flatten() for chunk in column.chunks]
         flat = pa.concat_arrays(arrays) if arrays else pa.array([], column.type.value_type)
         if len(flat) != len(column) * self.width or flat.null_count or column.null_count:
-            raise InputError(
-                f"{storage.format_location(self.path)}: not all vectors have {self.width} numbers",
-                "encode the rows again",
-            )
+            raise self._error(f"not all vectors have {self.width} numbers")
         return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, self.width)
 
     def mean_bytes(self, values: pa.Array) -> float:
@@ -111,8 +118,36 @@ class SparseColumn(VectorColumn):
         values = lists[1].to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         return SparseVectors(offsets[0] - offsets[0][0], indices.astype(np.int32, copy=False), values, self.width)
 
-    def _error(self, problem: str) -> InputError:
-        return InputError(f"{storage.format_location(self.path)}: {problem}", "encode the rows again")
+
+class MultiVectorColumn(VectorColumn):
+    """Lists of vectors of `width` numbers, one for each token."""
+
+    @property
+    def kind(self) -> VectorKind:
+        return "multi_vector"
+
+    def to_vectors(self, column: pa.ChunkedArray) -> MultiVectors:
+        return concat_multi([self.empty(), *(self._convert(chunk) for chunk in column.chunks)])
+
+    def empty(self) -> MultiVectors:
+        """Vectors of no rows."""
+        return MultiVectors(offsets_of([]), np.empty((0, self.width), self.dtype))
+
+    def mean_bytes(self, values: pa.Array) -> float:
+        offsets = values.offsets
+        vectors: int = offsets[-1].as_py() - offsets[0].as_py()
+        return vectors * self.width * self.dtype.itemsize / len(values)
+
+    def _convert(self, array: pa.Array) -> MultiVectors:
+        if array.null_count:
+            raise self._error("the vectors of a row are null")
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        # Not `flatten`, which reads beyond the end of a file whose offsets are damaged.
+        if offsets[0] < 0 or offsets[-1] > len(array.values) or (np.diff(offsets) < 0).any():
+            raise self._error("it is not clear which vectors belong to a row: the offsets of the column are damaged")
+        stored = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+        vectors = DenseColumn(self.name, self.dtype, self.width, self.path).to_vectors(pa.chunked_array([stored]))
+        return MultiVectors(offsets - offsets[0], vectors)
 
 
 def open_vector_column(
@@ -136,8 +171,13 @@ def open_vector_column(
         dtype = np.dtype(kind.field("values").type.value_type.to_pandas_dtype())
         known = metadata.get(SPACE_METADATA_KEY, {}).get("dim")
         return SparseColumn(name, dtype, int(known or count_dimensions(chunks)), path)
+    if is_multi_vector_type(kind):
+        kind, chunks = kind.value_type, (chunk.flatten() for chunk in chunks)
+        column: type[DenseColumn | MultiVectorColumn] = MultiVectorColumn
+    else:
+        column = DenseColumn
     width = kind.list_size if pa.types.is_fixed_size_list(kind) else first_length(chunks)
-    return DenseColumn(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
+    return column(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
 
 
 def count_dimensions(chunks: Iterable[pa.Array]) -> int:
@@ -152,15 +192,15 @@ def first_length(chunks: Iterable[pa.Array]) -> int:
 
 
 def find_vector_column(schema: pa.Schema, path: str) -> str:
-    """Find the vector column: `embedding`, another usual name, or the only column of vectors."""
-    found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
-    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in found), found[0] if len(found) == 1 else None)
+    """Find the vector column: `embedding`, another usual name, or the only column of vectors.
+
+    A column with a vector for each token counts as the only one if no column has one for each row.
+    """
+    single = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
+    multi = [field.name for field in schema if is_multi_vector_type(field.type)]
+    only = single or multi
+    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in single + multi), only[0] if len(only) == 1 else None)
     if chosen is None:
-        if any(is_multi_vector_type(field.type) for field in schema):
-            raise UsageError(
-                f"{storage.format_location(path)}: has a vector for each token, and one for each row is needed",
-                "read the file with pyarrow, as the guide to multi-vector models shows",
-            )
         raise UsageError(
             f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
             "name an output of `embedcli encode`",
