@@ -150,7 +150,9 @@ class VectorDataset:
         return self.vector_space
 
     def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
-        """Yield all rows in order, in blocks of about BLOCK_BYTES of vectors counted as float32.
+        """Yield all rows in order, in blocks of at most BLOCK_BYTES of vectors counted as float32.
+
+        Rows with a vector for each token have that size on average; a block has at most twice as much, or one row.
 
         Args:
             columns: Columns to read beside the vectors.
@@ -172,8 +174,8 @@ class VectorDataset:
             # Files of other programs do not record the number of dimensions.
             yield VectorBlock(0, replace(vectors, dim=self.dim), table)
         elif isinstance(vectors, MultiVectors):
-            # Rows have the mean size or less only on average.
-            for start, stop in vectors.split_by_vectors(max(1, BLOCK_BYTES // max(1, self.dim * 4))):
+            # As many rows of mean size as fit were read; if these are much longer, they are divided.
+            for start, stop in vectors.split_by_vectors(2 * BLOCK_BYTES // max(1, self.dim * 4)):
                 yield VectorBlock(start, vectors.view_rows(start, stop), table.slice(start, stop - start))
         else:
             yield VectorBlock(0, vectors, table)
