@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -95,7 +95,7 @@ class Searcher:
         vectors = self._encoder.encode_vectors([query.text for query in queries])
         return search_vectors(self.output, vectors, k, metric)
 
-    def __enter__(self) -> Searcher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -16,6 +16,7 @@ from embedcli.cli.entrypoint import run_and_exit_fast
 from embedcli.cli.evaluate import evaluate
 from embedcli.cli.help import HELP_SETTINGS
 from embedcli.cli.inspect import inspect
+from embedcli.cli.load import load
 from embedcli.cli.merge import merge
 from embedcli.cli.models import models, pull
 from embedcli.cli.plan import plan
@@ -87,6 +88,7 @@ EMBED, LOOK, CHECK, MODELS = "Embed", "Look", "Check", "Models"
 app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(encode)
 app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(plan)
 app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(merge)
+app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(load)
 app.add_typer(batch, rich_help_panel=EMBED)
 app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(inspect)
 app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(search)

@@ -1,0 +1,138 @@
+"""The databases of the contract tests, each with what a test does behind the back of embedcli, by its own client."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+TABLE = "docs"
+
+
+class Backend(ABC):
+    """One database, empty.
+
+    Attributes:
+        packages: What must be installed; without them its tests are skipped.
+        module: The module of embedcli that talks to it, in whose code a test kills the process.
+        precisions: Precisions of outputs that it takes; the others must be refused.
+        kinds: Kinds of vectors that it takes.
+        takes_nul: Whether texts may have NUL characters.
+        has_index: Whether --index builds one.
+    """
+
+    packages: ClassVar[tuple[str, ...]]
+    module: ClassVar[str]
+    precisions: ClassVar[Sequence[str]] = ("float32", "float16")
+    kinds: ClassVar[Sequence[str]] = ("dense",)
+    takes_nul: ClassVar[bool] = True
+    has_index: ClassVar[bool] = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def missing_packages(cls) -> list[str]:
+        return [name for name in cls.packages if find_spec(name) is None]
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The address for embedcli."""
+
+    @abstractmethod
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        """The ids of all rows, in any order."""
+
+    @abstractmethod
+    def delete(self, id: str, table: str = TABLE) -> None:
+        """Delete a row."""
+
+    @abstractmethod
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        """Give a row another vector, and leave its other columns as they are."""
+
+    @abstractmethod
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        """Create a table `docs` with a column `id` and the row `theirs`, as another program would."""
+
+    def close(self) -> None:  # noqa: B027  embedded databases have nothing to end
+        """End what runs."""
+
+
+class SQLiteBackend(Backend):
+    packages = ("apsw", "sqlite_vec")
+    module = "embedcli.databases.sqlite"
+    precisions = ("float32", "float16", "binary", "ubinary")
+
+    @property
+    def address(self) -> str:
+        return f"sqlite:{self.folder / 'vectors.db'}"
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        import apsw
+        import sqlite_vec
+
+        connection = apsw.Connection(str(self.folder / "vectors.db"))
+        connection.enable_load_extension(True)
+        connection.load_extension(sqlite_vec.loadable_path())
+        try:
+            return list(connection.execute(statement, values))
+        finally:
+            connection.close()
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        if not self.run("SELECT 1 FROM sqlite_master WHERE name = ?", f"{table}_vectors"):
+            return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+        vectors = self.run(f"SELECT rowid FROM {table}_vectors ORDER BY 1")
+        rows = self.run(f"SELECT vector_rowid, {column} FROM {table} ORDER BY 1")
+        assert [row[0] for row in vectors] == [row[0] for row in rows]
+        return [row[1] for row in rows]
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.run(f"DELETE FROM {table}_vectors WHERE rowid = (SELECT vector_rowid FROM {table} WHERE id = ?)", id)
+        self.run(f"DELETE FROM {table} WHERE id = ?", id)
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        import numpy as np
+
+        value = np.asarray(vector, np.float32).tobytes()
+        rows = f"rowid = (SELECT vector_rowid FROM {table} WHERE id = ?)"
+        self.run(f"UPDATE {table}_vectors SET embedding = ? WHERE {rows}", value, id)
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        self.run(f"CREATE TABLE {table} (id TEXT)")
+        self.run(f"INSERT INTO {table} VALUES ('theirs')")
+
+
+class DuckDBBackend(Backend):
+    packages = ("duckdb",)
+    module = "embedcli.databases.duckdb"
+
+    @property
+    def address(self) -> str:
+        return f"duckdb:{self.folder / 'vectors.duckdb'}"
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        import duckdb
+
+        with duckdb.connect(str(self.folder / "vectors.duckdb")) as connection:
+            return connection.execute(statement, list(values)).fetchall()
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.run(f"DELETE FROM {table} WHERE id = ?", id)
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        value = [float(number) for number in vector]
+        self.run(f"UPDATE {table} SET embedding = ?::FLOAT[{len(value)}] WHERE id = ?", value, id)
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
+
+
+BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLiteBackend, "duckdb": DuckDBBackend}
