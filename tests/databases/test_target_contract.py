@@ -255,7 +255,12 @@ def test_a_folder_that_grows_sends_only_its_new_files(
     rows = import_module("embedcli.databases.rows")
     opened: list[str] = []
     original = rows.open_part
-    monkeypatch.setattr(rows, "open_part", lambda dataset, part: opened.append(part.path) or original(dataset, part))
+
+    def open_part(dataset: Any, part: Any) -> Any:
+        opened.append(part.path)
+        return original(dataset, part)
+
+    monkeypatch.setattr(rows, "open_part", open_part)
     assert load(folder, backend).counts == (9, 30)
     assert [Path(path).name for path in opened] == [f"part-{i:05d}.parquet" for i in (3, 4, 5)]
     assert len(backend.ids()) == 39
@@ -340,7 +345,7 @@ def test_an_id_that_appears_twice_is_loaded_once(tmp_path: Path, backend: Backen
 
 
 def test_nul_characters_are_kept_or_rejected(tmp_path: Path, backend: Backend) -> None:
-    kept = {"text": ["fine", "a\0b", "fine"], "tags": [["x"], ["y"], ["z\0"]]}
+    kept: dict[str, list[Any]] = {"text": ["fine", "a\0b", "fine"], "tags": [["x"], ["y"], ["z\0"]]}
     output = make_output(tmp_path / "out.parquet", unit_vectors(3, DIM), ids=["a", "b", "c"], kept=kept)
     done = load(output, backend)
     assert (done.code, sorted(backend.ids())) == ((0, ["a", "b", "c"]) if backend.takes_nul else (3, ["a"])), done.err

