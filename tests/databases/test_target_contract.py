@@ -369,38 +369,62 @@ from embedcli.cli import app
 module = import_module(sys.argv[1])
 for thing in vars(module).values():
     if isinstance(thing, type) and thing.__module__ == module.__name__ and hasattr(thing, "batch_bytes"):
-        thing.batch_bytes = 2000
-left, count = int(sys.argv[2]), 0
+        thing.batch_bytes = 5000
+left, method, count = int(sys.argv[2]), sys.argv[3], 0
+def is_inside(frame):
+    while frame is not None and frame.f_code.co_name != method:
+        frame = frame.f_back
+    return frame is not None
 def on_event(frame, event, value):
-    global left, count
-    if frame.f_code.co_filename == module.__file__:
+    global count
+    if frame.f_code.co_filename == module.__file__ and (not method or is_inside(frame)):
         count += 1
         if count == left:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.setprofile(on_event)
 threading.setprofile(on_event)
 try:
-    app(sys.argv[3:], prog_name="embedcli")
+    app(sys.argv[4:], prog_name="embedcli")
 except SystemExit as end:
     print(count)
     os._exit(end.code or 0)
 """
 
 
-def load_until(event: int, output: Path, backend: Backend, *options: str) -> tuple[int, int]:
-    """Load in a process that is killed at a call in the code of the database's module, the `event`th.
+def load_until(event: int, output: Path, backend: Backend, *options: str, inside: str = "") -> bool:
+    """Load in a process that is killed at a call in the code of the database's module.
+
+    Args:
+        event: The number of the call.
+        output: The output.
+        backend: The database.
+        options: More options of the command.
+        inside: Only calls within this method count.
 
     Returns:
-        The exit code, and how many calls there were if it was not killed.
+        Whether the process was killed, and did not end before.
     """
-    command = ["load", str(output), backend.address, "--table", TABLE, *options]
+    return count_calls(event, output, backend, TABLE, *options, inside=inside) is None
+
+
+def count_calls(event: int, output: Path, backend: Backend, table: str, *options: str, inside: str = "") -> int | None:
+    """Load in a process that is killed at a call; return how many calls there were, None if it was killed."""
+    command = ["load", str(output), backend.address, "--table", table, *options]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, backend.module, str(event), *command],
+        [sys.executable, "-W", "ignore", "-c", KILLED, backend.module, str(event), inside, *command],
         capture_output=True, text=True, timeout=jobs.PATIENCE, check=False,
     )  # fmt: skip
-    if done.returncode != -signal.SIGKILL:
-        assert done.returncode == 0, done.stderr
-    return done.returncode, int(done.stdout.split()[-1]) if done.stdout else 0
+    if done.returncode == -signal.SIGKILL:
+        return None
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+def rehearse(output: Path, backend: Backend, *options: str, inside: str = "") -> int:
+    """Load into another table, and return how many calls a whole load has."""
+    calls = count_calls(-1, output, backend, "rehearsal", *options, inside=inside)
+    assert calls is not None
+    return calls
 
 
 def test_three_kills_lose_and_repeat_nothing(tmp_path: Path, backend: Backend) -> None:
@@ -408,12 +432,9 @@ def test_three_kills_lose_and_repeat_nothing(tmp_path: Path, backend: Backend) -
     output = make_output(
         tmp_path / "out.parquet", unit_vectors(count, DIM), ids=names(count), kept={"text": names(count)}
     )
-    events = 0
-    for part in (0.2, 0.45, 0.7):
-        # The first run tells how many calls a whole load has; those after a kill have fewer.
-        events = events or calls_of_a_whole_load(output, backend)
-        code, _ = load_until(int(events * part / (1 + part)), output, backend)
-        assert code == -signal.SIGKILL
+    calls = rehearse(output, backend)
+    for part in (0.2, 0.35, 0.5):  # runs after a kill have fewer calls
+        assert load_until(int(calls * part), output, backend)
     done = load(output, backend)
     assert done.code == 0, done.err
     assert sum(done.counts) == count
@@ -422,23 +443,14 @@ def test_three_kills_lose_and_repeat_nothing(tmp_path: Path, backend: Backend) -
     assert "nothing to do" in load(output, backend).err
 
 
-def calls_of_a_whole_load(output: Path, backend: Backend) -> int:
-    """Load into another table, which stays."""
-    command = ["load", str(output), backend.address, "--table", "rehearsal"]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, backend.module, "-1", *command],
-        capture_output=True, text=True, timeout=jobs.PATIENCE, check=True,
-    )  # fmt: skip
-    return int(done.stdout.split()[-1])
-
-
 def test_a_kill_while_changes_are_sent_leaves_no_row_behind(tmp_path: Path, backend: Backend) -> None:
     count = 200
     loaded(make_output(tmp_path / "out.parquet", unit_vectors(count, DIM), ids=names(count)), backend)
     output = make_output(tmp_path / "out.parquet", unit_vectors(count - 20, DIM, seed=2), ids=names(count - 20))
-    events = calls_of_a_whole_load(output, backend)
-    for part in (0.3, 0.6, 0.9):
-        load_until(int(events * part), output, backend, "--sync")
+    calls = rehearse(output, backend)
+    assert load_until(int(calls * 0.3), output, backend, "--sync")
+    for part in (0.6, 0.9):
+        load_until(int(calls * part), output, backend, "--sync")
         assert len(backend.ids()) == len(set(backend.ids()))
     assert load(output, backend, "--sync").code == 0
     assert sorted(backend.ids()) == sorted(names(count - 20))
@@ -471,18 +483,23 @@ def test_a_killed_swap_never_shows_a_mixture(tmp_path: Path, backend: Backend) -
     old = make_output(tmp_path / "old.parquet", unit_vectors(count, DIM), ids=[f"old{i}" for i in range(count)])
     new = make_output(tmp_path / "new.parquet", unit_vectors(count, DIM, seed=1), ids=[f"new{i}" for i in range(count)])
     loaded(old, backend)
-    events = calls_of_a_whole_load(new, backend)
-    code, steps = 0, max(1, events // 12)
-    for event in range(steps, 2 * events, steps):
-        code, _ = load_until(event, new, backend, "--swap")
-        found = {id.rstrip("0123456789") for id in backend.ids()}
-        assert len(backend.ids()) == count
-        assert found in ({"old"}, {"new"})
-        assert check(old if found == {"old"} else new, backend).code == 0
-        if code == 0:
-            break
+    assert load_until(rehearse(new, backend) // 2, new, backend, "--swap")
+    check_one_of(old, new, backend, count)
+    calls = rehearse(new, backend, "--swap", inside="replace_table")
+    for call in sorted({1, calls // 3, 2 * calls // 3, calls}):
+        load_until(call, new, backend, "--swap", inside="replace_table")
+        check_one_of(old, new, backend, count)
     assert load(new, backend, "--swap").code == 0
     assert check(new, backend).code == 0
+
+
+def check_one_of(old: Path, new: Path, backend: Backend, count: int) -> None:
+    """The table has all rows of one output, and none of the other."""
+    ids = backend.ids()
+    assert len(ids) == count
+    found = {id.rstrip("0123456789") for id in ids}
+    assert found in ({"old"}, {"new"})
+    assert check(old if found == {"old"} else new, backend).code == 0
 
 
 # Verify and search

@@ -142,6 +142,36 @@ class DuckDBBackend(Backend):
         self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
 
 
+class LanceDBBackend(Backend):
+    packages = ("lancedb", "lance")
+    module = "embedcli.databases.lancedb"
+    precisions = ("float32", "float16", "binary", "ubinary")
+    has_index = True
+
+    @property
+    def address(self) -> str:
+        return f"lancedb:{self.folder / 'lake'}"
+
+    def open(self, table: str) -> Any:
+        import lancedb
+
+        return lancedb.connect(str(self.folder / "lake")).open_table(table)
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        return list(self.open(table).to_arrow().column(column).to_pylist())
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.open(table).delete(f"id = '{id}'")
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        self.open(table).update(where=f"id = '{id}'", values={"embedding": list(vector)})
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        import lancedb
+
+        lancedb.connect(str(self.folder / "lake")).create_table(table, [{"id": "theirs"}])
+
+
 class PostgreSQLBackend(Backend):
     """A database of its own on a server that all tests of a process share."""
 
@@ -222,6 +252,7 @@ def start_postgresql() -> str:
 
 BACKENDS: dict[str, type[Backend]] = {
     "duckdb": DuckDBBackend,
+    "lancedb": LanceDBBackend,
     "postgresql": PostgreSQLBackend,
     "sqlite": SQLiteBackend,
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # The schemes of addresses, and where the class of each is.
 TARGETS: dict[str, tuple[str, str]] = {
     "duckdb": ("embedcli.databases.duckdb", "DuckDBTarget"),
+    "lancedb": ("embedcli.databases.lancedb", "LanceDBTarget"),
     "postgresql": ("embedcli.databases.postgresql", "PostgreSQLTarget"),
     "sqlite": ("embedcli.databases.sqlite", "SQLiteTarget"),
 }

@@ -87,7 +87,7 @@ def check_column_names(layout: TableLayout, target: DatabaseTarget) -> None:
             problem = f"it cannot tell the columns {seen[same]!r} and {name!r} apart"
         elif len(name.encode()) > target.longest_name_bytes:
             problem = f"the name of the column {name!r} is longer than {target.longest_name_bytes} bytes"
-        elif name.lower() in target.reserved_columns or "\0" in name or not name:
+        elif name.lower() in target.reserved_columns or not name or set(name) & {"\0", *target.forbidden_characters}:
             problem = f"{name!r} cannot be the name of a column"
         if problem:
             raise UsageError(f"{target.title}: {problem}", "rename the column, or leave it out of --keep")

@@ -203,11 +203,12 @@ class Loader:
             self.target.drop_table(name)
             record = None
         # Rows of a version of the output that an earlier run had begun to load must not stay.
-        self.options = replace(self.options, sync=True)
-        result = self.load_into(name, record)
+        moves_index = self.options.index and self.target.index_moves_with_table
+        filler = replace(self, name=name, options=LoadOptions(sync=True, index=moves_index))
+        result = filler.load_into(name, record)
         self.target.replace_table(name, self.name, self.layout)
-        if self.options.index:  # where an index cannot move with the table
-            self.target.build_index(self.name, self.layout)
+        if self.options.index and not self.target.index_moves_with_table:
+            return replace(result, index=self.target.build_index(self.name, self.layout))
         return result
 
     # Loading

@@ -104,12 +104,14 @@ class DatabaseTarget(ABC):
         parallel_requests: How many batches may be sent at the same time; `insert_rows` and `upsert_rows` are then
             called by several threads.
         has_index: Whether `build_index` builds one.
+        index_moves_with_table: Whether `replace_table` keeps the index.
         stores_nul: Whether texts may have NUL characters.
         has_schemas: Whether the name of a table may be `SCHEMA.TABLE`.
         has_case_sensitive_columns: Whether `Id` and `id` may be two columns.
         longest_id_bytes: The longest id in UTF-8; None without a limit.
         longest_name_bytes: The longest name of a table or column in UTF-8.
         largest_row_bytes: The largest row; None without a limit.
+        forbidden_characters: Characters that the name of a column may not have.
         reserved_columns: Names in lower case that no column may have.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
     """
@@ -121,12 +123,14 @@ class DatabaseTarget(ABC):
     batch_bytes: ClassVar[int] = 8 << 20
     parallel_requests: ClassVar[int] = 1
     has_index: ClassVar[bool] = False
+    index_moves_with_table: ClassVar[bool] = True
     stores_nul: ClassVar[bool] = True
     has_schemas: ClassVar[bool] = False
     has_case_sensitive_columns: ClassVar[bool] = True
     longest_id_bytes: ClassVar[int | None] = None
     longest_name_bytes: ClassVar[int] = 255
     largest_row_bytes: ClassVar[int | None] = None
+    forbidden_characters: ClassVar[str] = ""
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
     max_dimensions: ClassVar[Mapping[str, int]] = {}
 
