@@ -43,7 +43,9 @@ def open_table_searcher(
     from embedcli.databases.search import TableSearcher
 
     if len(outputs) > 1:
-        raise UsageError("--fuse searches outputs, not databases", "search the outputs that were loaded")
+        raise UsageError(
+            "--fuse searches outputs, not databases", "give the outputs that were loaded, or leave out --fuse"
+        )
     address = parse_target(outputs[0], table)
     with (
         connect(address, read_only=True) as database,

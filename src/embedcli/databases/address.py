@@ -93,7 +93,8 @@ def check_no_password(text: str) -> None:
         raise UsageError("the address of the database is malformed", "check its brackets and slashes") from None
     if has_password:
         raise UsageError(
-            f"{storage.format_location(text)}: has a password, which other programs on this machine could read",
+            f"{parts.scheme}://{parts.hostname or ''}: the address has a password, which other programs on this "
+            "machine could read",
             "leave it out, and set the variable or the file that the database's own programs read, such as PGPASSWORD",
         )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
 
@@ -38,7 +39,9 @@ class DuckDBTarget(DatabaseTarget):
         self._client = import_client("duckdb", self.title, self.extra)
         self._path = address.location
         if read_only and not os.path.exists(self._path):
-            raise UsageError(f"{self._path}: there is no such file", "create it with `embedcli load`")
+            raise UsageError(
+                f"{storage.format_location(self._path)}: there is no such file", "create it with `embedcli load`"
+            )
         with self._translate_errors():
             self._db = self._client.connect(self._path, read_only=read_only)
             self._run("SET TimeZone = 'UTC'")
@@ -185,10 +188,12 @@ class DuckDBTarget(DatabaseTarget):
         except self._client.ConstraintException:
             raise
         except self._client.TransactionException as error:
-            raise TargetBusyError(f"{self._path}: {first_line(error)}", "run the same command again") from error
+            raise TargetBusyError(
+                f"{storage.format_location(self._path)}: {first_line(error)}", "run the same command again"
+            ) from error
         except self._client.Error as error:
             hint = "check the file; only one program at a time can write to it"
-            raise OutputError(f"{self._path}: {first_line(error)}", hint) from error
+            raise OutputError(f"{storage.format_location(self._path)}: {first_line(error)}", hint) from error
 
 
 def quote(name: str) -> str:

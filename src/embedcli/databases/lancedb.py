@@ -56,7 +56,9 @@ class LanceDBTarget(DatabaseTarget):
         import_client("lance", self.title, self.extra)
         self._path = address.location
         if read_only and storage.is_local(self._path) and not os.path.isdir(self._path):
-            raise UsageError(f"{self._path}: there is no such folder", "create it with `embedcli load`")
+            raise UsageError(
+                f"{storage.format_location(self._path)}: there is no such folder", "create it with `embedcli load`"
+            )
         with self._translate_errors():
             self._db = client.connect(self._path)
 
@@ -186,7 +188,7 @@ class LanceDBTarget(DatabaseTarget):
             yield
         except (OSError, ValueError, RuntimeError) as error:
             hint = "check the folder and the disk; only one load at a time may write to a table"
-            raise OutputError(f"{self._path}: {first_line(error)}", hint) from error
+            raise OutputError(f"{storage.format_location(self._path)}: {first_line(error)}", hint) from error
 
 
 def list_conditions(keys: pa.Table, layout: TableLayout) -> Iterator[str]:

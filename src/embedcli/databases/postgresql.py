@@ -67,8 +67,12 @@ class PostgreSQLTarget(DatabaseTarget):
         self._sql = import_client("psycopg.sql", self.title, self.extra)
         self._address = address
         self._db = self._connect()
-        if not read_only:
-            self._require_extension()
+        try:
+            if not read_only:
+                self._require_extension()
+        except BaseException:
+            self._db.close()
+            raise
 
     def _connect(self) -> Any:
         try:

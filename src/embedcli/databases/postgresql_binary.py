@@ -110,8 +110,8 @@ def encode_decimal(value: Decimal | None) -> bytes | None:
         return None
     sign, digits, exponent = value.as_tuple()
     scale = max(0, -int(exponent))
-    text = "".join(map(str, digits)) + "0" * max(0, int(exponent))
-    whole, fraction = (text[: len(text) - scale], text[len(text) - scale :].rjust(scale, "0")) if scale else (text, "")
+    text = ("".join(map(str, digits)) + "0" * max(0, int(exponent))).rjust(scale, "0")
+    whole, fraction = text[: len(text) - scale], text[len(text) - scale :]
     whole = whole.zfill(-(-len(whole) // DECIMAL_DIGITS) * DECIMAL_DIGITS)
     fraction = fraction.ljust(-(-len(fraction) // DECIMAL_DIGITS) * DECIMAL_DIGITS, "0")
     groups = [

@@ -84,7 +84,9 @@ def parse_record(record: Mapping[str, Any], where: str) -> TableRecord:
             "choose another name with --table",
         )
     if record.get("format") != RECORD_FORMAT:
-        raise UsageError(f"{where}: the table was loaded by a later version of embedcli", "update embedcli")
+        raise UsageError(
+            f"{where}: the table was loaded by a later version of embedcli", "install a later version of embedcli"
+        )
     table, load = record["table"], record["load"]
     schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(table["schema"])))
     layout = TableLayout(tuple(table["key"]), schema, table["kind"], table["precision"], int(table["dim"]))

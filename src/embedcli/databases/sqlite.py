@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.columns import combine_chunks
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
@@ -51,7 +52,9 @@ class SQLiteTarget(DatabaseTarget):
         extension = import_client("sqlite_vec", self.title, self.extra)
         self._path = address.location
         if read_only and not os.path.exists(self._path):
-            raise UsageError(f"{self._path}: there is no such file", "create it with `embedcli load`")
+            raise UsageError(
+                f"{storage.format_location(self._path)}: there is no such file", "create it with `embedcli load`"
+            )
         mode = self._apsw.SQLITE_OPEN_READONLY if read_only else self._apsw.SQLITE_OPEN_READWRITE
         with self._translate_errors():
             self._db = self._apsw.Connection(
@@ -247,13 +250,16 @@ class SQLiteTarget(DatabaseTarget):
             raise
         except self._apsw.BusyError:
             raise TargetBusyError(
-                f"{self._path}: another program is writing to the database", "run again when it has finished"
+                f"{storage.format_location(self._path)}: another program is writing to the database",
+                "run again when it has finished",
             ) from None
         except self._apsw.NotADBError:
-            raise UsageError(f"{self._path}: is not a SQLite database", "name another file") from None
+            raise UsageError(
+                f"{storage.format_location(self._path)}: is not a SQLite database", "name another file"
+            ) from None
         except self._apsw.Error as error:
             raise OutputError(
-                f"{self._path}: {first_line(error)}", "check the file, its folder and the disk"
+                f"{storage.format_location(self._path)}: {first_line(error)}", "check the file, its folder and the disk"
             ) from error
 
 
