@@ -14,6 +14,7 @@ from embedcli.analysis.text_encoder import Notify, ignore_message
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.errors import UsageError
+from embedcli.core.row_vectors import require_single
 from embedcli.databases.columns import combine_chunks
 from embedcli.databases.record import TableRecord, parse_record
 from embedcli.databases.target import VECTOR_COLUMN
@@ -80,7 +81,7 @@ class TableSearcher(Searcher):
         self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric | None = None
     ) -> list[dict[str, Any]]:
         """Find the `k` best rows for each query; see `Searcher.search`. Scores are those of a search in the output."""
-        vectors = self._encoder.encode_vectors([query.text for query in queries])
+        vectors = require_single(self._encoder.encode_vectors([query.text for query in queries]))
         expected: Metric = "dot" if self.layout.distance == "dot" else "cosine"
         if metric not in (None, expected):
             raise UsageError(
