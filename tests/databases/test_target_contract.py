@@ -457,6 +457,19 @@ def test_a_kill_while_changes_are_sent_leaves_no_row_behind(tmp_path: Path, back
     assert check(output, backend).code == 0
 
 
+def test_an_output_comes_back_after_the_kill_of_another(tmp_path: Path, backend: Backend) -> None:
+    """The table has as many rows as before, so that only its record can tell that they have changed."""
+    old = make_output(tmp_path / "old.parquet", unit_vectors(200, DIM), ids=names(200))
+    new = make_output(tmp_path / "new.parquet", unit_vectors(200, DIM, seed=2), ids=names(200))
+    loaded(old, backend)
+    call = 8
+    while check(old, backend).code == 0:
+        assert load_until(call, new, backend, inside="upsert_rows"), "not killed before the end"
+        call *= 2
+    loaded(old, backend)
+    assert check(old, backend).code == 0
+
+
 # Swap
 
 

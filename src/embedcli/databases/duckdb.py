@@ -66,7 +66,7 @@ class DuckDBTarget(DatabaseTarget):
                 "SELECT comment FROM duckdb_tables() WHERE schema_name = 'main' AND NOT internal "
                 "AND database_name = current_database() AND lower(table_name) = lower(?)",
                 [table],
-            ).fetchall()
+            )
         if not found:
             return None
         try:
@@ -110,7 +110,7 @@ class DuckDBTarget(DatabaseTarget):
 
     def count_rows(self, table: str) -> int:
         with self._translate_errors():
-            return int(self._run(f"SELECT count(*) FROM {quote(table)}").fetchone()[0])
+            return int(self._run(f"SELECT count(*) FROM {quote(table)}")[0][0])
 
     def insert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
         try:
@@ -160,8 +160,9 @@ class DuckDBTarget(DatabaseTarget):
 
     # Statements
 
-    def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        return self._db.execute(statement, list(values))
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run a statement and return its rows, all of them: an unfinished result blocks the connection."""
+        return list(self._db.execute(statement, list(values)).fetchall())
 
     @contextmanager
     def _view(self, rows: pa.Table) -> Iterator[None]:
