@@ -133,12 +133,13 @@ def describe_error(error: BaseException) -> tuple[str, str, int]:
     return f"unexpected {kind}: {error}", "this is a bug: run again with -v and report the traceback", 1
 
 
-def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
+def set_environment(flags: Mapping[str, Any], verbose: bool = False, *, uses_arrow: bool = True) -> None:
     """Set environment variables that libraries read when they are imported.
 
     Args:
         flags: The command's job options by field of Job; empty for commands that load no model.
         verbose: Print tracebacks of errors.
+        uses_arrow: Whether a command with job options always needs pyarrow, which is then imported without pandas.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -150,6 +151,7 @@ def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
     limit_threads_to_quota()
     if flags:
         limit_malloc_arenas()
+    if flags and uses_arrow:
         from embedcli.core.startup import block_pandas_import
 
         block_pandas_import()
