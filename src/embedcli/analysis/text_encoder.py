@@ -54,20 +54,23 @@ class TextEncoder:
         metrics: Counters and timers of all calls.
     """
 
-    def __init__(self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None) -> None:
+    def __init__(
+        self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None, *, few_texts: bool = False
+    ) -> None:
         """Load the encoder of a job.
 
         Args:
             job: The job.
             notify: Gets each note for the user.
             files: The model's files, if they are resolved already.
+            few_texts: As for `encoders.load_encoder`.
 
         Raises:
             ModelError: The model cannot be found or loaded.
             UsageError: The model or the machine cannot do what the job asks for.
         """
         self.metrics = MetricsCollector()
-        self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify)
+        self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify, few_texts=few_texts)
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
         self.job = job

@@ -39,6 +39,7 @@ def load_encoder(
     on_phase: Notify = _ignore,
     *,
     deadline: float | None = None,
+    few_texts: bool = False,
 ) -> BaseEncoder:
     """Load the encoder of a job.
 
@@ -50,6 +51,7 @@ def load_encoder(
         on_phase: Gets a few words when something begins that takes long: compiling the model.
         deadline: From then on, in seconds of `time.monotonic`, a hosted encoder waits for no retry any more and raises
             EncodingStoppedError; None for no limit.
+        few_texts: Whether so few texts will be encoded that a fast start matters more than many batches at once.
 
     Raises:
         ModelError: The model cannot be found or loaded.
@@ -68,7 +70,7 @@ def load_encoder(
         _reject_compile(job, "static vectors are averaged, not computed by a network")
         check_options_for_kind(job, "dense")
         return static_encoder.load_static_encoder(files, job, notify)
-    return _load_transformer(job, files, notify, on_phase)
+    return _load_transformer(job, files, notify, on_phase, few_texts=few_texts)
 
 
 def resolve_model_files(job: Job, observer: RunObserver | None = None) -> ModelFiles | None:
@@ -150,7 +152,7 @@ def stored_dim(job: Job, dim: int) -> int:
     return job.truncate_dim
 
 
-def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify) -> BaseEncoder:
+def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify, *, few_texts: bool) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
 
     config = resolve_model_config(job, files)
@@ -164,7 +166,7 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
             raise UsageError("--compile needs the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
-        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job, files))
+        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job, files), few_texts)
         encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
             request, lambda job: _load_torch(job, files, config, notify), notify, on_phase
         )
