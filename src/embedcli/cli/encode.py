@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedcli.cli.config_file import OptionSources, collect_given_options, describe_config_options
-from embedcli.cli.entrypoint import describe_error, handle_errors, report_error, set_environment
+from embedcli.cli.entrypoint import describe_error, handle_errors, limit_blas_threads, report_error, set_environment
 from embedcli.cli.options import (
     ALL_FLAGS,
     PriceOption,
@@ -60,6 +60,7 @@ def encode(
     75 stopped early (run again), 130 Ctrl-C. Every option can also be set as EMBEDCLI_<NAME>.
     """
     set_environment(flags, verbose, uses_arrow=False)
+    limit_blas_threads()
     if len(paths) < 2:
         raise UsageError("encode needs an input and an output", "embedcli encode in.jsonl out.parquet")
     job = Job(inputs=tuple(paths[:-1]), output=paths[-1], **flags)
