@@ -205,6 +205,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
         "revision": vector_space.get("revision"),
         "code_revision": recorded_code_revision(vector_space),
         **_recorded_vector_options(output, "query"),
+        "heads": recorded_heads(vector_space),
         "as_": "query",
         "prompt": choose_query_prompt(vector_space),
         **_recorded_request_fields(vector_space, for_queries=True),
@@ -236,6 +237,7 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)
     recorded |= {name: vector_space.get(name) for name in ("top_k_terms", "min_weight", "pool_factor")}
+    recorded["heads"] = recorded_heads(vector_space)
     recorded |= _recorded_request_fields(vector_space, for_queries=False)
     if "model" in given:
         recorded |= {"revision": None, "code_revision": None}
@@ -249,6 +251,11 @@ def _recorded_vector_options(output: VectorDataset, role: str | None) -> dict[st
         return {name: space.get(name) for name in ("max_seq_length", "normalize", "truncate_dim")}
     # The model's files decide the rest, and each role has a limit of its own.
     return {"max_seq_length": space.get("max_seq_length") if role == space.get("task") else None}
+
+
+def recorded_heads(vector_space: Mapping[str, Any]) -> tuple[VectorKind, ...] | None:
+    """Return the heads of the model that an output has the vectors of; None for the model's own vectors."""
+    return tuple(vector_space["heads"]) if vector_space.get("heads") else None
 
 
 def recorded_code_revision(vector_space: Mapping[str, Any]) -> str | None:
