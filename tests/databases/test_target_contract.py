@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -21,9 +21,14 @@ from typer.testing import CliRunner
 import jobs
 from backends import BACKENDS, TABLE, Backend
 from embedcli.cli import app
+from embedcli.databases import connect, parse_target
 from embedcli.databases import target as target_module
+from embedcli.databases.record import parse_record
 from sample_outputs import PRECISIONS, SPACE, make_output, sparse_vectors, unit_vectors
 from searchable import embedded, model_folder
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Precision
 
 DIM = 16
 AWKWARD = [
@@ -569,16 +574,33 @@ def test_search_names_a_column_that_is_missing(tmp_path: Path, backend: Backend)
 
 
 def test_an_index_is_built_or_refused(tmp_path: Path, backend: Backend) -> None:
-    output = make_output(tmp_path / "out.parquet", unit_vectors(300, DIM), ids=names(300))
+    vectors = unit_vectors(300, 64)
+    output = make_output(tmp_path / "out.parquet", vectors, ids=names(300))
     done = load(output, backend, "--index")
     if not backend.has_index:
         assert done.code == 2
         assert "has no index for vectors" in done.err
         return
-    assert done.code == 0, done.err
-    assert "index     " in done.err
-    assert check(output, backend).code == 0
-    assert "nothing to do" in load(output, backend, "--index").err
+    for precision in backend.precisions:
+        output = make_output(tmp_path / "out.parquet", vectors, ids=names(300), stored_as=cast("Precision", precision))
+        done = load(output, backend, "--index", "--swap")
+        assert done.code == 0, done.err
+        assert "index     " in done.err
+        assert check(output, backend).code == 0
+        assert "nothing to do" in load(output, backend, "--index").err
+        check_nearest(vectors, backend)
+
+
+def check_nearest(vectors: Any, backend: Backend) -> None:
+    """Some rows are the nearest to their own vectors."""
+    with connect(parse_target(backend.address, TABLE), read_only=True) as database:
+        layout = parse_record(database.read_record(TABLE) or {}, TABLE).layout
+        for row in (0, 123, 299):
+            query = vectors[row : row + 1].astype(np.float32)
+            sent = np.packbits(query > 0, axis=-1) if layout.precision == "ubinary" else query
+            found = database.find_nearest(TABLE, layout, sent, 3, ["id"])
+            assert found.column("id").to_pylist()[0] == f"r{row}"
+            assert found.num_rows == 3
 
 
 @pytest.mark.parametrize("name", ["1st", "a b", "x;y", 'q"', "a.b.c", "x" * 51])
@@ -598,8 +620,6 @@ def test_a_kept_column_named_like_ours_is_refused(tmp_path: Path, backend: Backe
 
 
 def test_the_space_is_recorded(tmp_path: Path, backend: Backend) -> None:
-    from embedcli.databases import connect, parse_target
-
     loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
     with connect(parse_target(backend.address, TABLE), read_only=True) as database:
         record = database.read_record(TABLE)

@@ -16,9 +16,9 @@ from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Precision
     from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
 
 ROWS_VIEW = "embedcli_rows"
 READ_ROWS = 100_000
@@ -146,7 +146,7 @@ class DuckDBTarget(DatabaseTarget):
             return found.to_arrow_table().cast(layout.schema)
 
     def find_nearest(
-        self, table: str, layout: TableLayout, query: SingleVectors, count: int, columns: Sequence[str]
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
     ) -> pa.Table:
         names = ", ".join(map(quote, columns))
         width = layout.schema.field(VECTOR_COLUMN).type.list_size

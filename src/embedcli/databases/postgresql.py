@@ -26,9 +26,9 @@ from embedcli.databases.target import (
 )
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Precision, VectorKind
     from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
 
 CONNECT_SECONDS = 30
 STAGED_ROWS = "embedcli_rows"
@@ -272,7 +272,7 @@ class PostgreSQLTarget(DatabaseTarget):
         return build_table(rows, layout.schema.names, layout)
 
     def find_nearest(
-        self, table: str, layout: TableLayout, query: SingleVectors, count: int, columns: Sequence[str]
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
     ) -> pa.Table:
         operator = {"cosine": "<=>", "dot": "<#>", "hamming": "<~>"}[layout.distance]
         statement = self._sql.SQL(f"SELECT {{}} FROM {{}} ORDER BY {{}} {operator} {{}} LIMIT %s").format(
