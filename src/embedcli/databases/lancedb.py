@@ -54,7 +54,6 @@ class LanceDBTarget(DatabaseTarget):
     reserved_columns: ClassVar[frozenset[str]] = frozenset({"_distance", "_rowid", "_rowaddr", "_score"})
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
-        os.environ.setdefault("LANCE_LOG", "error")  # it logs to stderr that a new table does not exist yet
         self._lance = import_client("lance", self.title, self.extra)
         self._path = address.location
         if read_only and storage.is_local(self._path) and not os.path.isdir(self._path):
@@ -100,7 +99,7 @@ class LanceDBTarget(DatabaseTarget):
     def create_table(self, table: str, layout: TableLayout, record: Mapping[str, Any]) -> None:
         schema = layout.schema.with_metadata({RECORD_KEY: json.dumps(record)})
         with self._translate_errors():
-            self._write(schema.empty_table(), table, "overwrite")
+            self._write(schema.empty_table(), table, "create")
 
     def drop_table(self, table: str) -> None:
         with self._translate_errors():
@@ -112,7 +111,7 @@ class LanceDBTarget(DatabaseTarget):
         with self._translate_errors():
             dataset = self._open(new)
             rows = pa.RecordBatchReader.from_batches(dataset.schema, dataset.to_batches())
-            self._write(rows, old, "overwrite")
+            self._write(rows, old, "overwrite" if self._has_table(old) else "create")
             self.drop_table(new)
 
     def finish_load(self, table: str, layout: TableLayout) -> None:
