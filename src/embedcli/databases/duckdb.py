@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROWS_VIEW = "embedcli_rows"
 READ_ROWS = 100_000
+# DuckDB would fetch extensions from its own server when a file or a function seems to need one.
+NO_DOWNLOADS = {"autoinstall_known_extensions": "false"}
 
 
 class DuckDBTarget(DatabaseTarget):
@@ -43,7 +45,7 @@ class DuckDBTarget(DatabaseTarget):
                 f"{storage.format_location(self._path)}: there is no such file", "create it with `embedcli load`"
             )
         with self._translate_errors():
-            self._db = self._client.connect(self._path, read_only=read_only)
+            self._db = self._client.connect(self._path, read_only=read_only, config=NO_DOWNLOADS)
             self._run("SET TimeZone = 'UTC'")
 
     def close(self) -> None:
