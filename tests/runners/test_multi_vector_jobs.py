@@ -147,15 +147,15 @@ def test_row_groups_are_bounded_in_bytes(home: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("ending", ["parquet", "npy"])
 def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, tmp_path: Path, ending: str) -> None:
-    output = tmp_path / f"out.{ending}"
-    process = subprocess.Popen(jobs.command(*arguments(home, output)), stderr=subprocess.DEVNULL)
+    output, many_chunks = tmp_path / f"out.{ending}", ("--chunk-rows", 1)
+    process = subprocess.Popen(jobs.command(*arguments(home, output, *many_chunks)), stderr=subprocess.DEVNULL)
     staging = tmp_path / f"out.{ending}.parts"
     jobs.wait_for(lambda: len(list(staging.glob("part-*.arrow"))) >= 2, process)
     process.kill()
     process.wait()
     assert not output.exists()
-    assert run(home, output).code == 3
-    assert run(home, tmp_path / f"again.{ending}").code == 3
+    assert run(home, output, *many_chunks).code == 3
+    assert run(home, tmp_path / f"again.{ending}", *many_chunks).code == 3
     for suffix in (f".{ending}", ".ids.parquet") if ending == "npy" else (f".{ending}",):
         assert (tmp_path / f"out{suffix}").read_bytes() == (tmp_path / f"again{suffix}").read_bytes()
 
