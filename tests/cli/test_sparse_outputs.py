@@ -191,10 +191,50 @@ def test_vectors_that_were_not_stored_so_are_found(home: Path, models: Models, f
     rewrite(change)
     code, checks = verify("bad.parquet", "--only-output")
     assert code == 1
-    expected = {"order": "1 whose indices do not ascend", "repeated": "1 whose indices do not ascend"}
+    expected = {"order": "1 whose indices do not ascend", "repeated": "1 with an index twice"}
     others = {"not finite": "1 row with non-finite values", "empty": "1 with zeros only"}
     assert not checks["values"]["ok"]
     assert (expected | others)[fault] in checks["values"]["detail"]
+
+
+def test_damaged_vectors_are_counted_and_shown_with_row_and_id(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+
+    def change(rows: list[dict[str, list[Any]]]) -> None:
+        rows[7]["values"].pop()
+        rows[20]["indices"][0] = 10**6
+
+    rewrite(change)
+    code, checks = verify("bad.parquet", "--only-output")
+    assert (code, checks["values"]["ids"]) == (1, ["r7", "r20"])
+    assert "2 that cannot be read; row 8 has more indices than values" in checks["values"]["detail"]
+    shown = jobs.run("inspect", "bad.parquet").out
+    assert "2 rows that cannot be read: row 8 (id r7) has more indices" in shown
+    assert "row 21 (id r20) has an index outside of 0 to " in shown
+    described = json.loads(jobs.run("inspect", "bad.parquet", "--json").out)
+    assert (described["damaged_rows"], described["zero_rows"], described["rows"]) == (2, 0, ROWS)
+
+
+def test_a_search_reports_damage_before_it_loads_the_model(
+    home: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedcli import encoders
+
+    made("out.parquet", models.splade)
+    rewrite(lambda rows: rows[7]["values"].pop())
+    monkeypatch.setattr(encoders, "load_encoder", None)
+    ended = jobs.run("search", "bad.parquet", QUERY)
+    assert ended.code == 1
+    assert "bad.parquet: the vector of row 8 (id r7) has more indices than values" in ended.err
+
+
+def test_a_query_without_terms_is_an_error_that_says_so(home: Path) -> None:
+    sparse_models.build_inference_free(home / "free", home / "work", weightless=("cat",))
+    made("out.parquet", home / "free", "--as", "document")
+    ended = jobs.run("search", "out.parquet", "cat")
+    assert ended.code == 1
+    message = "error: the query 'cat' has no vector: the model weighs no term of the text\nhint: use other words\n"
+    assert ended.err.endswith(message)
 
 
 def test_a_dense_output_is_not_compared_with_a_sparse_one(home: Path, models: Models) -> None:

@@ -107,28 +107,60 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
+DAMAGED_VECTORS = [
+    ({"indices": [1, 2], "values": [1.0]}, "has more indices than values, or fewer"),
+    ({"indices": [-1], "values": [1.0]}, "has an index outside of 0 to 3"),
+    ({"indices": [1, None], "values": [1.0, 2.0]}, "has an index or a value that is null"),
+    ({"indices": None, "values": [1.0]}, "is null"),
+    (None, "is null"),
+]
+
+
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl"])
-@pytest.mark.parametrize(
-    ("vector", "message"),
-    [
-        ({"indices": [1, 2], "values": [1.0]}, "more indices than values, or fewer"),
-        ({"indices": [-1], "values": [1.0]}, "an index outside of 0 to 3"),
-        ({"indices": [1, None], "values": [1.0, 2.0]}, "null"),
-        (None, "null"),
-    ],
-)
-def test_vectors_that_make_no_sense_are_refused(tmp_path: Path, ending: str, vector: Any, message: str) -> None:
-    path = tmp_path / f"foreign.{ending}"
-    write_rows(path, [{"id": "a", "vector": {"indices": [3], "values": [1.0]}}, {"id": "b", "vector": vector}])
+@pytest.mark.parametrize(("vector", "problem"), DAMAGED_VECTORS)
+def test_a_damaged_vector_is_refused_with_its_row(tmp_path: Path, ending: str, vector: Any, problem: str) -> None:
+    path, good = tmp_path / f"foreign.{ending}", {"indices": [3], "values": [1.0]}
+    rows = [{"id": "a", "vector": good}, {"id": "b", "vector": good}, {"id": "c", "vector": vector}]
+    write_rows(path, rows)
     with pytest.raises(InputError) as caught:
         read_all(open_dataset(str(path)))
-    assert message in caught.value.message or "not all vectors have indices and values" in caught.value.message
+    assert caught.value.message == f"{path}: the vector of row 3 (id c) {problem}"
+    assert "or write the file again with the program that made it" in caught.value.hint
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl"])
+def test_damaged_vectors_are_kept_without_entries_on_demand(tmp_path: Path, ending: str) -> None:
+    good = {"indices": [0, 3], "values": [1.0, 2.0]}
+    vectors = [good, *(vector for damaged, _ in DAMAGED_VECTORS for vector in (damaged, good))]
+    path = tmp_path / f"foreign.{ending}"
+    write_rows(path, [{"id": str(i), "vector": vector} for i, vector in enumerate(vectors)])
+    output = open_dataset(str(path))
+    damage: dict[int, str] = {}
+    for block in output.read_blocks(keep_damaged=True):
+        assert isinstance(block.vectors, SparseVectors)
+        for i, row in enumerate(as_dense(block.vectors).tolist(), block.first_row):
+            assert row == ([1.0, 0, 0, 2.0] if i % 2 == 0 else [0] * 4)
+        damage |= {block.first_row + row: problem for row, problem in block.vectors.damage.items()}
+    assert damage == {2 * i + 1: problem for i, (_, problem) in enumerate(DAMAGED_VECTORS)}
+
+
+def test_json_of_another_type_is_a_damaged_vector(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.jsonl"
+    write_rows(path, [{"id": "a", "vector": {"indices": [3], "values": [1.0]}}])
+    for value in ('"text"', '{"indices": ["x"], "values": [1.0]}', "[1.0]"):
+        path.write_text(path.read_text("utf-8") + f'{{"id": "b", "vector": {value}}}\n', "utf-8")
+    (block,) = open_dataset(str(path)).read_blocks(keep_damaged=True)
+    assert isinstance(block.vectors, SparseVectors)
+    assert block.vectors.lengths.tolist() == [1, 0, 0, 0]
+    assert [problem.partition(":")[0] for problem in block.vectors.damage.values()] == [
+        "does not have indices and values"
+    ] * 3
 
 
 def test_an_index_beyond_the_recorded_dimensions_is_refused(tmp_path: Path) -> None:
     output = make_output(tmp_path / "out.jsonl", sparsify(np.eye(3, 5, dtype=np.float32)))
     output.write_text(output.read_text("utf-8").replace('"indices":[2]', '"indices":[5]'), "utf-8")
-    with pytest.raises(InputError, match="an index outside of 0 to 4"):
+    with pytest.raises(InputError, match=r"row 3 .*has an index outside of 0 to 4"):
         read_all(open_dataset(str(output)))
 
 

@@ -139,12 +139,19 @@ def check_ids(description: dict[str, Any]) -> VerificationCheck:
 
 
 def check_values(description: dict[str, Any]) -> VerificationCheck:
-    bad, zero = description["non_finite_rows"], description["zero_rows"]
-    detail = f"{format_count(bad, 'row')} with non-finite values, {zero:,} with zeros only"
-    unsorted = 0 if description["terms"] is None else description["terms"]["unsorted_rows"]
+    counts = [(description["non_finite_rows"], "with non-finite values"), (description["zero_rows"], "with zeros only")]
     if description["terms"] is not None:
-        detail += f", {unsorted:,} whose indices do not ascend"
-    return VerificationCheck("values", not (bad or zero or unsorted), detail)
+        counts += [
+            (description["terms"]["unsorted_rows"], "whose indices do not ascend"),
+            (description["terms"]["repeated_rows"], "with an index twice"),
+            (description["damaged_rows"], "that cannot be read"),
+        ]
+    (first, problem), *others = counts
+    detail = ", ".join([f"{format_count(first, 'row')} {problem}", *(f"{count:,} {text}" for count, text in others)])
+    examples = description["damage_examples"]
+    detail += "".join(f"; row {example['row']} {example['problem']}" for example in examples[:1])
+    is_bad = any(count for count, _ in counts)
+    return VerificationCheck("values", not is_bad, detail, [example["id"] for example in examples])
 
 
 def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[VerificationCheck]:

@@ -103,8 +103,9 @@ def show_comparisons(comparisons: list[dict[str, Any]]) -> None:
         print_line(comparison["second"]["path"])
         if comparison["cosine_histogram"]:
             show_bars("cosine", label_bins(comparison["cosine_histogram"]))
-        overlaps = [(str(kept), rows) for kept, rows in enumerate(comparison["overlap_histogram"])]
-        show_bars(f"of {comparison['k']} neighbours kept", overlaps)
+        count = comparison["k"]
+        overlaps = [(f"{kept} of {count}", rows) for kept, rows in enumerate(comparison["overlap_histogram"])]
+        show_bars("neighbours kept", overlaps)
         if comparison["moved"]:
             print_line(f"changed most, by {comparison['moved_by']}")
             show_table([moved_row(row) for row in comparison["moved"]], right=["similarity"])

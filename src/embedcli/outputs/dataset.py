@@ -21,6 +21,7 @@ from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.jsonl_vectors import JsonlVectorFile
 from embedcli.outputs.lance_rows import LanceVectorFile
+from embedcli.outputs.vector_columns import REWRITE_HINT
 from embedcli.outputs.vector_files import VectorFile, translate_read_errors
 from embedcli.outputs.vector_formats import open_vector_file
 
@@ -141,12 +142,18 @@ class VectorDataset:
             )
         return self.vector_space
 
-    def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
+    def read_blocks(
+        self, columns: Sequence[str] = (), *, verify: bool = False, keep_damaged: bool = False
+    ) -> Iterator[VectorBlock]:
         """Yield all rows in order, in blocks of at most BLOCK_BYTES of vectors counted as float32.
 
         Args:
             columns: Columns to read beside the vectors.
             verify: Compare page checksums where the format has them; a mismatch raises an error.
+            keep_damaged: Yield sparse vectors that cannot be read without entries, and list them in `damage`.
+
+        Raises:
+            InputError: A file or, unless `keep_damaged` is given, a sparse vector is damaged.
         """
         self.check_columns(columns)
         size = self._rows_per_block()
@@ -156,8 +163,18 @@ class VectorDataset:
                 for vectors, table in part.read_blocks(columns, size, verify=verify):
                     # Files of other programs do not record the number of dimensions.
                     known = replace(vectors, dim=self.dim) if isinstance(vectors, SparseVectors) else vectors
+                    if isinstance(known, SparseVectors) and known.damage and not keep_damaged:
+                        raise self._damage_error(start + min(known.damage), known.damage[min(known.damage)])
                     yield VectorBlock(start, known, table)
                     start += len(vectors)
+
+    def _damage_error(self, row: int, problem: str) -> InputError:
+        place = f"{storage.format_location(self.path)}: the vector of row {row + 1}"
+        if self.id_name is not None:
+            place += f" (id {self.take_rows([row], [])[0]['id']})"
+        return InputError(
+            f"{place} {problem}", f"{REWRITE_HINT}; `embedcli inspect` counts all rows that cannot be read"
+        )
 
     def _rows_per_block(self) -> int:
         if self.kind == "sparse":

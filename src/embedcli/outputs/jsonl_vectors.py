@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,10 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError, first_line
+from embedcli.core.sparse_vectors import SparseVectors, concat_sparse
 from embedcli.outputs import writers
 from embedcli.outputs.vector_columns import (
+    REWRITE_HINT,
     VECTOR_COLUMN_NAMES,
     DenseColumn,
     SparseColumn,
@@ -59,7 +63,8 @@ class JsonlVectorFile:
         if not isinstance(self.column, SparseColumn):
             return float(self.column.width * self.column.dtype.itemsize)
         first = list(islice(self._rows(), FIRST_ROWS))
-        return self.column.mean_bytes(self._sparse_array(first)) if first else 0.0
+        entries = len(self._sparse_vectors(first, self.column).indices)
+        return entries * self.column.bytes_per_entry / max(1, len(first))
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
         rows = self._rows()
@@ -85,28 +90,41 @@ class JsonlVectorFile:
 
     def _vectors(self, rows: list[dict[str, Any]]) -> StoredVectors:
         if isinstance(self.column, SparseColumn):
-            return self.column.to_vectors(pa.chunked_array([self._sparse_array(rows)]))
+            return self._sparse_vectors(rows, self.column)
         width = self.column.width
         try:
             return np.array([row[self.column.name] for row in rows], self.column.dtype).reshape(len(rows), width)
         except (KeyError, ValueError, TypeError):
             message = f"{storage.format_location(self.path)}: not all vectors have {width} numbers"
-            raise InputError(message, "encode the rows again") from None
+            raise InputError(message, REWRITE_HINT) from None
+
+    def _sparse_vectors(self, rows: list[dict[str, Any]], column: SparseColumn) -> SparseVectors:
+        """The vectors of rows. JSON values of other types have no entries, and are listed as damaged."""
+        try:
+            return column.to_vectors(pa.chunked_array([self._sparse_array(rows)]))
+        except (OverflowError, TypeError, pa.ArrowException):
+            pass  # each row is converted alone below
+        parts, damage = [], {}
+        for number, row in enumerate(rows):
+            try:
+                array = self._sparse_array([row])
+            except (OverflowError, TypeError, pa.ArrowException) as error:
+                array = self._sparse_array([{}])
+                damage[number] = f"does not have indices and values: {first_line(error)}"
+            parts.append(column.to_vectors(pa.chunked_array([array])))
+        vectors = concat_sparse(parts)
+        return replace(vectors, damage={**vectors.damage, **damage})
 
     def _sparse_array(self, rows: list[dict[str, Any]]) -> pa.Array:
-        try:
-            return pa.array([row.get(self.column.name) for row in rows], sparse_type(pa.float32()))
-        except (OverflowError, TypeError, pa.ArrowException) as error:
-            message = f"{storage.format_location(self.path)}: not all vectors have indices and values: "
-            raise InputError(message + first_line(error), "encode the rows again") from None
+        return pa.array([row.get(self.column.name) for row in rows], sparse_type(pa.float32()))
 
     def _count_dimensions(self, name: str) -> int:
-        """The largest index of sparse vectors + 1, found by reading the file."""
-        try:
-            return max((max(row[name]["indices"], default=-1) + 1 for row in self._rows()), default=0)
-        except (KeyError, TypeError):
-            message = f"{storage.format_location(self.path)}: not all vectors have indices and values"
-            raise InputError(message, "encode the rows again") from None
+        """The largest index of sparse vectors + 1, found by reading the file; damaged vectors do not count."""
+        dimensions = 0
+        for row in self._rows():
+            with suppress(KeyError, TypeError, ValueError):
+                dimensions = max(dimensions, int(max(row[name]["indices"], default=-1)) + 1)
+        return dimensions
 
     def _table(self, rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
         return pa.table({name: json_values_to_column([row.get(name) for row in rows]) for name in columns})

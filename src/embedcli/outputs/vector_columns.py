@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
+from embedcli.core.ragged import RaggedRows, offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
 from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type, is_vector_type
 from embedcli.outputs.writers import SPACE_METADATA_KEY
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 VECTOR_COLUMN_NAMES = ("embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector")
 INDEX_BYTES = 4
+# What to do about vectors that cannot be read, of embedcli or of another program.
+REWRITE_HINT = "encode the rows again, or write the file again with the program that made it"
+# Indices are read as int32.
+MAX_DIMENSIONS = 2**31
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class DenseColumn(VectorColumn):
         if len(flat) != len(column) * self.width or flat.null_count or column.null_count:
             raise InputError(
                 f"{storage.format_location(self.path)}: not all vectors have {self.width} numbers",
-                "encode the rows again",
+                REWRITE_HINT,
             )
         return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, self.width)
 
@@ -92,27 +97,63 @@ class SparseColumn(VectorColumn):
         return INDEX_BYTES + self.dtype.itemsize
 
     def to_vectors(self, column: pa.ChunkedArray) -> SparseVectors:
+        """Convert values of the column to vectors; rows that are none have no entries, and are listed as damaged."""
         return concat_sparse([empty_sparse(self.width), *(self._convert(chunk) for chunk in column.chunks)])
 
     def mean_bytes(self, values: pa.Array) -> float:
         return len(values.field("indices").flatten()) * self.bytes_per_entry / len(values)
 
     def _convert(self, array: pa.Array) -> SparseVectors:
-        parts = [array.field(name) for name in ("indices", "values")]
-        lists = [part.flatten() for part in parts]
-        offsets = [part.offsets.to_numpy().astype(np.int64) for part in parts]
-        if any(part.null_count for part in (array, *parts, *lists)):
-            raise self._error("a vector, an index or a value is null")
-        if not np.array_equal(np.diff(offsets[0]), np.diff(offsets[1])):
-            raise self._error("a vector has more indices than values, or fewer")
-        indices = lists[0].to_numpy(zero_copy_only=False)
-        if len(indices) and not (indices.min() >= 0 and indices.max() < self.width):
-            raise self._error(f"a vector has an index outside of 0 to {self.width - 1}")
-        values = lists[1].to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        return SparseVectors(offsets[0] - offsets[0][0], indices.astype(np.int32, copy=False), values, self.width)
+        fields = [array.field(name) for name in ("indices", "values")]
+        rows = [RaggedRows(part.offsets.to_numpy().astype(np.int64)) for part in fields]
+        # `flatten` would leave out the entries of lists that are null, and the offsets count them.
+        lists = [
+            part.values.slice(own.offsets[0], own.offsets[-1] - own.offsets[0])
+            for part, own in zip(fields, rows, strict=True)
+        ]
+        rows = [RaggedRows(own.offsets - own.offsets[0]) for own in rows]
+        damage = self._find_damage(array, fields, rows, lists)
+        indices, values = (part.to_numpy(zero_copy_only=False) for part in lists)
+        if damage:
+            is_good = np.ones(len(array), bool)
+            is_good[list(damage)] = False
+            good, lengths = np.flatnonzero(is_good), np.where(is_good, rows[0].lengths, 0)
+            entries = [own.list_entries(good)[1] for own in rows]
+            rows, indices, values = [RaggedRows(offsets_of(lengths))], indices[entries[0]], values[entries[1]]
+        return SparseVectors(
+            rows[0].offsets,
+            indices.astype(np.int32, copy=False),
+            values.astype(np.float32, copy=False),
+            self.width,
+            damage,
+        )
 
-    def _error(self, problem: str) -> InputError:
-        return InputError(f"{storage.format_location(self.path)}: {problem}", "encode the rows again")
+    def _find_damage(
+        self, array: pa.Array, fields: list[pa.Array], rows: list[RaggedRows], lists: list[pa.Array]
+    ) -> dict[int, str]:
+        """Why rows of structs are not sparse vectors, by their number."""
+        damage: dict[int, str] = {}
+
+        def add(is_damaged: Any, problem: str) -> None:
+            for row in np.flatnonzero(is_damaged).tolist():
+                damage.setdefault(row, problem)
+
+        for part in (array, *fields):
+            if part.null_count:
+                add(part.is_null().to_numpy(zero_copy_only=False), "is null")
+        if not np.array_equal(rows[0].offsets, rows[1].offsets):
+            add(rows[0].lengths != rows[1].lengths, "has more indices than values, or fewer")
+        for part, own in zip(lists, rows, strict=True):
+            if part.null_count:
+                is_null = part.is_null().to_numpy(zero_copy_only=False)
+                add(own.find_rows_with(is_null), "has an index or a value that is null")
+        indices = lists[0].drop_null().to_numpy() if lists[0].null_count else lists[0].to_numpy()
+        limit = min(self.width, MAX_DIMENSIONS)
+        if len(indices) and not (indices.min() >= 0 and indices.max() < limit):
+            numbers = lists[0].fill_null(0).to_numpy()
+            is_outside = (numbers < 0) | (numbers >= limit)
+            add(rows[0].find_rows_with(is_outside), f"has an index outside of 0 to {limit - 1}")
+        return damage
 
 
 def open_vector_column(
