@@ -26,6 +26,10 @@ from embedcli.core.signals import STOP_SIGNALS
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# Programs that are started ignore a signal that their parent ignores, as it is under nohup.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 MEMORY = Path("/dev/shm")
 ROOM = 4 << 30
 

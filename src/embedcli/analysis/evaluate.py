@@ -18,16 +18,18 @@ from embedcli.analysis.eval_data import (
     read_queries,
     read_valid_chunks,
 )
-from embedcli.analysis.similarities import Metric, choose_metric, normalize, row_cosines, score_rows
+from embedcli.analysis.similarities import USUAL_METRICS, normalize, row_cosines, score_rows
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, without_role_note
 from embedcli.analysis.topk import TopK
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import kind_of
+from embedcli.core.types import KIND_ADJECTIVES
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
 
 # Documents retrieved per query, as in trec_eval.
 RETRIEVAL_DEPTH = 1000
@@ -44,7 +46,7 @@ class EncodersByPrompt:
         self._notify = notify if job.as_ is not None else without_role_note(notify)
         self._loaded: dict[tuple[str, str | None], TextEncoder] = {}
 
-    def encode(self, texts: Sequence[str], job: Job | None = None) -> SingleVectors:
+    def encode(self, texts: Sequence[str], job: Job | None = None) -> RowVectors:
         """Encode texts with the prompt and task of `job` (by default those of the model)."""
         encoder = self._encoder(job or self.job)
         start = time.perf_counter()
@@ -110,7 +112,14 @@ def evaluate_task(task: EvaluationTask, model_encoders: EncodersByPrompt, k: int
 
 
 def evaluate_pairs(task: ScoredPairs, model_encoders: EncodersByPrompt) -> dict[str, float]:
-    cosines = row_cosines(model_encoders.encode(task.first), model_encoders.encode(task.second))
+    first = model_encoders.encode(task.first)
+    if isinstance(first, MultiVectors):
+        raise UsageError(
+            f"{model_encoders.job.model} computes per-token vectors, whose MaxSim compares a query with a document, "
+            "and pairs have neither",
+            "use --queries and --relevance to evaluate it",
+        )
+    cosines = row_cosines(first, model_encoders.encode(task.second))
     return {
         "spearman": metrics.spearman(cosines, task.scores),
         "pearson": metrics.pearson(cosines, task.scores),
@@ -119,9 +128,10 @@ def evaluate_pairs(task: ScoredPairs, model_encoders: EncodersByPrompt) -> dict[
 
 def evaluate_clustering(task: LabelledTexts, model_encoders: EncodersByPrompt) -> dict[str, float]:
     vectors = model_encoders.encode(task.texts)
-    if isinstance(vectors, SparseVectors):
+    if not isinstance(vectors, np.ndarray):
         raise UsageError(
-            f"{model_encoders.job.model} computes sparse vectors, and k-means needs dense ones",
+            f"{model_encoders.job.model} computes {KIND_ADJECTIVES[kind_of(vectors)]} vectors, and k-means needs "
+            "dense ones",
             "use --queries and --relevance to evaluate it",
         )
     clusters = metrics.k_means(vectors, len(set(task.labels)))
@@ -134,7 +144,7 @@ def evaluate_retrieval(task: RetrievalTask, model_encoders: EncodersByPrompt, k:
     best = TopK(len(ids), RETRIEVAL_DEPTH)
     document_ids: list[str] = []
     query_vectors = model_encoders.encode(queries, task.make_query_job(model_encoders.job))
-    metric: Metric = choose_metric("sparse" if isinstance(query_vectors, SparseVectors) else "dense")
+    metric = USUAL_METRICS[kind_of(query_vectors)]
     query_vectors = normalize(query_vectors) if metric == "cosine" else query_vectors
     for chunk in read_valid_chunks(task.documents):
         vectors = model_encoders.encode(list(chunk.texts), task.make_document_job(model_encoders.job))

@@ -76,7 +76,7 @@ class FusedSearcher:
 
 def ranked_rows(hits: Hits, output: VectorDataset) -> NDArray[np.int64]:
     """Return the rows of a ranking; of a sparse output without those that share no term with the query."""
-    return hits.rows if output.kind == "dense" else hits.rows[hits.scores != 0]
+    return hits.rows[hits.scores != 0] if output.kind == "sparse" else hits.rows
 
 
 def fuse_rankings(rankings: Sequence[NDArray[np.int64]], k: int) -> Hits:

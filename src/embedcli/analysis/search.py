@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -25,6 +25,7 @@ from embedcli.analysis.topk import Hits, hit_positions, search_vectors
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError
 from embedcli.core.job import Job
+from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.outputs.dataset import VectorDataset
 
 # Queries per pass over the rows: enough for large matrix products, few enough to hold their scores.
@@ -67,7 +68,8 @@ class Searcher:
     def _check_model(self, notify: Notify) -> None:
         if self._encoder.kind != self.output.kind:
             raise InputError(
-                f"{self.output.path} has {self.output.kind} vectors, its model now gives {self._encoder.kind} ones",
+                f"{self.output.path} has {KIND_ADJECTIVES[self.output.kind]} vectors, its model now gives "
+                f"{KIND_ADJECTIVES[self._encoder.kind]} ones",
                 "encode the rows again",
             )
         if self._encoder.dim != self.output.dim:
@@ -105,7 +107,7 @@ class Searcher:
             raise InputError(f"the query {query!r} has no vector: {error.reason}", "use other words") from None
         return search_vectors(self.output, vectors, k, metric)
 
-    def __enter__(self) -> Searcher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

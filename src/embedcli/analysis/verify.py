@@ -24,7 +24,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.row_vectors import require_single
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
@@ -33,7 +33,7 @@ from embedcli.outputs.integrity import check_output_digests
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.outputs.vector_columns import StoredVectors
 
 # Lowest accepted cosine between a stored vector and the same text encoded again. Float32 vectors of two engines
@@ -146,6 +146,11 @@ def check_values(description: dict[str, Any]) -> VerificationCheck:
             (description["terms"]["repeated_rows"], "with an index twice"),
             (description["damaged_rows"], "that cannot be read"),
         ]
+    if description["token_vectors"] is not None:
+        counts += [
+            (description["token_vectors"]["empty_rows"], "without vectors"),
+            (description["token_vectors"]["excess_rows"], "with more vectors than tokens"),
+        ]
     (first, problem), *others = counts
     detail = ", ".join([f"{format_count(first, 'row')} {problem}", *(f"{count:,} {text}" for count, text in others)])
     examples = description["damage_examples"]
@@ -223,26 +228,31 @@ class Verifier:
             for index, (_, rows) in enumerate(pending[start : start + len(encoded.chunk.texts)]):
                 for row in rows:
                     at = positions.get((index, row.window))
-                    self._compare(row, None if at is None else require_single(encoded.vectors)[at : at + 1])
+                    self._compare(row, None if at is None else encoded.vectors[at : at + 1])
 
-    def _compare(self, row: StoredRow, vector: SingleVectors | None) -> None:
+    def _compare(self, row: StoredRow, vector: RowVectors | None) -> None:
         cosine = self._cosine(row.vector, vector) if vector is not None else float("nan")
         self.stats.sampled_rows += 1
         self.stats.cosines.add(np.array([cosine] if np.isfinite(cosine) else []))
         if not cosine >= self.min_cosine:
             self.stats.deviating_rows.add(row.id)
 
-    def _cosine(self, stored: StoredVectors, vector: SingleVectors) -> float:
-        """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error."""
+    def _cosine(self, stored: StoredVectors, vector: RowVectors) -> float:
+        """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error.
+
+        Of vectors of tokens, the lowest cosine of one with its equal; NaN if their numbers differ.
+        """
         output = self.output
         if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):
             return float(row_cosines(stored, vector)[0])
-        if isinstance(stored, SparseVectors) or isinstance(vector, SparseVectors):
+        if isinstance(stored, MultiVectors) and isinstance(vector, MultiVectors):
+            stored, vector = stored.values, vector.values
+        if not (isinstance(stored, np.ndarray) and isinstance(vector, np.ndarray)) or len(stored) != len(vector):
             return float("nan")
         quantized = quantization.quantize(vector, output.precision, output.ranges)
         pair = np.concatenate([stored, quantized])
         pair = quantization.dequantize(pair, output.precision, output.dim, output.ranges)
-        return float(row_cosines(pair[:1], pair[1:])[0])
+        return float(row_cosines(pair[: len(stored)], pair[len(stored) :]).min())
 
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read

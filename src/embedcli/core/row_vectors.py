@@ -14,12 +14,12 @@ from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse, sparsify
 
 if TYPE_CHECKING:
-    from embedcli.core.types import BoolArray, Float32Array, Int64Array
+    from embedcli.core.types import BoolArray, Float32Array, Int64Array, VectorKind
 
     # What an encoder returns for a batch, and what is stored of a row.
     EncodedVectors: TypeAlias = Float32Array | MultiVectors
     RowVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors
-    # What is read of outputs with one vector for each row.
+    # What has one vector for each row.
     SingleVectors: TypeAlias = Float32Array | SparseVectors
 
 
@@ -118,6 +118,13 @@ def replace_vectors(vectors: EncodedVectors, is_replaced: BoolArray, by: Encoded
     replaced = np.array(_require_dense(vectors))
     replaced[is_replaced] = _require_dense(by)
     return replaced
+
+
+def kind_of(vectors: RowVectors) -> VectorKind:
+    """The kind of vectors."""
+    if isinstance(vectors, MultiVectors):
+        return "multi_vector"
+    return "sparse" if isinstance(vectors, SparseVectors) else "dense"
 
 
 def require_single(vectors: RowVectors) -> SingleVectors:

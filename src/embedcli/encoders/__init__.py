@@ -16,6 +16,7 @@ from embedcli.models.kind_options import check_options_for_kind
 if TYPE_CHECKING:
     from threading import Event
 
+    from embedcli.core.multi_vectors import MultiVectors
     from embedcli.encoders.torch.encoder import TorchEncoder
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
@@ -158,22 +159,29 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
     on_cpu = torch_device.runs_on_cpu(job)
     if job.engine == "openvino" and not on_cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
-    if config.kind == "multi_vector":
-        if job.engine == "openvino":
-            raise UsageError(
-                f"--engine openvino cannot compute the multi-vector model {job.model}", "use --engine torch"
-            )
-        return _load_torch(job, files, config, notify)
     if job.engine != "torch" and on_cpu:
         if job.compile:
             raise UsageError("--compile needs the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
+        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job, files))
         encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
-            files, config, job, lambda job: _load_torch(job, files, config, notify), notify, on_phase
+            request, lambda job: _load_torch(job, files, config, notify), notify, on_phase
         )
         return encoder
     return _load_torch(job, files, config, notify)
+
+
+def _find_token_pooling(job: Job, files: ModelFiles) -> Callable[[MultiVectors, int], MultiVectors] | None:
+    """What merges vectors of tokens for --pool-factor; None without it. Raises ModelError if PyTorch is missing."""
+    if job.pool_factor is None:
+        return None
+    from embedcli.models.refusals import refuse_without_torch
+
+    refuse_without_torch(files)
+    from embedcli.encoders.torch.multi_vector import pool_tokens
+
+    return pool_tokens
 
 
 def _reject_compile(job: Job, reason: str) -> None:

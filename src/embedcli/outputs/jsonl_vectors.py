@@ -15,12 +15,15 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError, first_line
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse
 from embedcli.outputs import writers
 from embedcli.outputs.vector_columns import (
     REWRITE_HINT,
     VECTOR_COLUMN_NAMES,
     DenseColumn,
+    MultiVectorColumn,
     SparseColumn,
     VectorColumn,
     drop_column,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class JsonlVectorFile:
-    """JSON lines, each with a list of numbers, and `NAME.space.json` with the metadata if embedcli wrote them."""
+    """JSON lines, each with one vector or a list of them, and `NAME.space.json` with the metadata of embedcli's own."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -42,14 +45,19 @@ class JsonlVectorFile:
         self.metadata: Mapping[str, Any] = json.loads(found)
         first = next(self._rows(), None) or {}
         name = find_json_vector(first, path)
-        precision = str(self.metadata.get(writers.SPACE_METADATA_KEY, {}).get("precision", "float32"))
-        dtype = np.dtype({"binary": "int8", "ubinary": "uint8"}.get(precision, precision))
-        if is_sparse_json(first.get(name)):
-            dim = self.metadata.get(writers.SPACE_METADATA_KEY, {}).get("dim")
-            self.column: VectorColumn = SparseColumn(name, dtype, int(dim or self._count_dimensions(name)), path)
-        else:
-            self.column = DenseColumn(name, dtype, len(first.get(name, ())), path)
+        self.column = self._open_column(name, first.get(name))
         self.schema = drop_column(pa.Table.from_pylist([first]).schema, name)
+
+    def _open_column(self, name: str, first: Any) -> VectorColumn:
+        """The column of vectors by the metadata, and by the vectors of the first row."""
+        space = self.metadata.get(writers.SPACE_METADATA_KEY, {})
+        precision = str(space.get("precision", "float32"))
+        dtype = np.dtype({"binary": "int8", "ubinary": "uint8"}.get(precision, precision))
+        if is_sparse_json(first):
+            return SparseColumn(name, dtype, int(space.get("dim") or self._count_dimensions(name)), self.path)
+        if is_multi_vector_json(first) or space.get("kind") == "multi_vector":
+            return MultiVectorColumn(name, dtype, len(first[0]) if first else int(space.get("dim") or 0), self.path)
+        return DenseColumn(name, dtype, len(first or ()), self.path)
 
     @cached_property
     def row_count(self) -> int:
@@ -59,12 +67,15 @@ class JsonlVectorFile:
 
     @cached_property
     def bytes_per_row(self) -> float:
-        """Bytes of a stored vector; of sparse vectors the mean of the first rows."""
-        if not isinstance(self.column, SparseColumn):
+        """Bytes of the stored vectors of a row; of rows of different sizes the mean of the first ones."""
+        if self.column.kind == "dense":
             return float(self.column.width * self.column.dtype.itemsize)
         first = list(islice(self._rows(), FIRST_ROWS))
-        entries = len(self._sparse_vectors(first, self.column).indices)
-        return entries * self.column.bytes_per_entry / max(1, len(first))
+        if not first:
+            return 0.0
+        if isinstance(self.column, SparseColumn):
+            return len(self._sparse_vectors(first, self.column).indices) * self.column.bytes_per_entry / len(first)
+        return self._multi_vectors(first).values.nbytes / len(first)
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
         rows = self._rows()
@@ -91,6 +102,8 @@ class JsonlVectorFile:
     def _vectors(self, rows: list[dict[str, Any]]) -> StoredVectors:
         if isinstance(self.column, SparseColumn):
             return self._sparse_vectors(rows, self.column)
+        if isinstance(self.column, MultiVectorColumn):
+            return self._multi_vectors(rows)
         width = self.column.width
         try:
             return np.array([row[self.column.name] for row in rows], self.column.dtype).reshape(len(rows), width)
@@ -114,6 +127,16 @@ class JsonlVectorFile:
             parts.append(column.to_vectors(pa.chunked_array([array])))
         vectors = concat_sparse(parts)
         return replace(vectors, damage={**vectors.damage, **damage})
+
+    def _multi_vectors(self, rows: list[dict[str, Any]]) -> MultiVectors:
+        name, width, dtype = self.column.name, self.column.width, self.column.dtype
+        try:
+            # A row without vectors has no second dimension.
+            parts = [np.array(row[name], dtype).reshape(len(row[name]), width) for row in rows]
+        except (KeyError, OverflowError, ValueError, TypeError):
+            message = f"{storage.format_location(self.path)}: not all rows are lists of vectors of {width} numbers"
+            raise InputError(message, "encode the rows again") from None
+        return MultiVectors(offsets_of([len(part) for part in parts]), np.concatenate(parts))
 
     def _sparse_array(self, rows: list[dict[str, Any]]) -> pa.Array:
         return pa.array([row.get(self.column.name) for row in rows], sparse_type(pa.float32()))
@@ -145,6 +168,11 @@ def find_json_vector(row: dict[str, Any], path: str) -> str:
 def is_sparse_json(value: Any) -> bool:
     """Whether a JSON value is a sparse vector: an object with `indices` and `values`."""
     return isinstance(value, dict) and set(value) == {"indices", "values"}
+
+
+def is_multi_vector_json(value: Any) -> bool:
+    """Whether a JSON value is a list of vectors."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
 
 
 def json_values_to_column(values: list[Any]) -> pa.Array:

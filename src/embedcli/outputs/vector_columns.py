@@ -1,4 +1,4 @@
-"""The column of vectors of a file: which one it is, and its values as dense or sparse vectors."""
+"""The column of vectors of a file: which one it is, and its values as dense, sparse or per-token vectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
+from embedcli.core.multi_vectors import MultiVectors, concat_multi
 from embedcli.core.ragged import RaggedRows, offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
 from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type, is_vector_type
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from embedcli.core.types import VectorKind
+    from embedcli.core.types import Int64Array, VectorKind
 
-    StoredVectors: TypeAlias = NDArray[Any] | SparseVectors
+    StoredVectors: TypeAlias = NDArray[Any] | SparseVectors | MultiVectors
 
 VECTOR_COLUMN_NAMES = ("embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector")
 INDEX_BYTES = 4
@@ -63,6 +64,14 @@ class VectorColumn(ABC):
     def mean_bytes(self, values: pa.Array) -> float:
         """Mean bytes of the stored vectors in `values`, at least one row."""
 
+    @property
+    def bytes_per_entry(self) -> int:
+        """Bytes of a stored number, of sparse vectors with its index."""
+        return int(self.dtype.itemsize)
+
+    def _error(self, problem: str) -> InputError:
+        return InputError(f"{storage.format_location(self.path)}: {problem}", REWRITE_HINT)
+
 
 class DenseColumn(VectorColumn):
     """Lists of `width` numbers."""
@@ -75,10 +84,7 @@ class DenseColumn(VectorColumn):
         arrays = [chunk.flatten() for chunk in column.chunks]
         flat = pa.concat_arrays(arrays) if arrays else pa.array([], column.type.value_type)
         if len(flat) != len(column) * self.width or flat.null_count or column.null_count:
-            raise InputError(
-                f"{storage.format_location(self.path)}: not all vectors have {self.width} numbers",
-                REWRITE_HINT,
-            )
+            raise self._error(f"not all vectors have {self.width} numbers")
         return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, self.width)
 
     def mean_bytes(self, values: pa.Array) -> float:
@@ -106,6 +112,8 @@ class SparseColumn(VectorColumn):
     def _convert(self, array: pa.Array) -> SparseVectors:
         fields = [array.field(name) for name in ("indices", "values")]
         rows = [RaggedRows(part.offsets.to_numpy().astype(np.int64)) for part in fields]
+        if any(are_offsets_damaged(own.offsets, part) for part, own in zip(fields, rows, strict=True)):
+            raise self._error("it is not clear which entries belong to a row: the offsets of the column are damaged")
         # `flatten` would leave out the entries of lists that are null, and the offsets count them.
         lists = [
             part.values.slice(own.offsets[0], own.offsets[-1] - own.offsets[0])
@@ -156,6 +164,41 @@ class SparseColumn(VectorColumn):
         return damage
 
 
+class MultiVectorColumn(VectorColumn):
+    """Lists of vectors of `width` numbers, one for each token."""
+
+    @property
+    def kind(self) -> VectorKind:
+        return "multi_vector"
+
+    def to_vectors(self, column: pa.ChunkedArray) -> MultiVectors:
+        return concat_multi([self.empty(), *(self._convert(chunk) for chunk in column.chunks)])
+
+    def empty(self) -> MultiVectors:
+        """Vectors of no rows."""
+        return MultiVectors(offsets_of([]), np.empty((0, self.width), self.dtype))
+
+    def mean_bytes(self, values: pa.Array) -> float:
+        offsets = values.offsets
+        vectors: int = offsets[-1].as_py() - offsets[0].as_py()
+        return vectors * self.width * self.dtype.itemsize / len(values)
+
+    def _convert(self, array: pa.Array) -> MultiVectors:
+        if array.null_count:
+            raise self._error("the vectors of a row are null")
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        if are_offsets_damaged(offsets, array):
+            raise self._error("it is not clear which vectors belong to a row: the offsets of the column are damaged")
+        stored = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+        vectors = DenseColumn(self.name, self.dtype, self.width, self.path).to_vectors(pa.chunked_array([stored]))
+        return MultiVectors(offsets - offsets[0], vectors)
+
+
+def are_offsets_damaged(offsets: Int64Array, array: pa.Array) -> bool:
+    """Whether the offsets of an array of lists do not ascend within its values: `flatten` reads beyond its end then."""
+    return bool(offsets[0] < 0 or offsets[-1] > len(array.values) or (np.diff(offsets) < 0).any())
+
+
 def open_vector_column(
     schema: pa.Schema, metadata: Mapping[str, Any], path: str, chunks: Iterable[pa.Array]
 ) -> VectorColumn:
@@ -177,8 +220,13 @@ def open_vector_column(
         dtype = np.dtype(kind.field("values").type.value_type.to_pandas_dtype())
         known = metadata.get(SPACE_METADATA_KEY, {}).get("dim")
         return SparseColumn(name, dtype, int(known or count_dimensions(chunks)), path)
+    if is_multi_vector_type(kind):
+        kind, chunks = kind.value_type, (chunk.flatten() for chunk in chunks)
+        column: type[DenseColumn | MultiVectorColumn] = MultiVectorColumn
+    else:
+        column = DenseColumn
     width = kind.list_size if pa.types.is_fixed_size_list(kind) else first_length(chunks)
-    return DenseColumn(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
+    return column(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
 
 
 def count_dimensions(chunks: Iterable[pa.Array]) -> int:
@@ -193,15 +241,15 @@ def first_length(chunks: Iterable[pa.Array]) -> int:
 
 
 def find_vector_column(schema: pa.Schema, path: str) -> str:
-    """Find the vector column: `embedding`, another usual name, or the only column of vectors."""
-    found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
-    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in found), found[0] if len(found) == 1 else None)
+    """Find the vector column: `embedding`, another usual name, or the only column of vectors.
+
+    A column with a vector for each token counts as the only one if no column has one for each row.
+    """
+    single = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
+    multi = [field.name for field in schema if is_multi_vector_type(field.type)]
+    only = single or multi
+    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in single + multi), only[0] if len(only) == 1 else None)
     if chosen is None:
-        if any(is_multi_vector_type(field.type) for field in schema):
-            raise UsageError(
-                f"{storage.format_location(path)}: has a vector for each token, and one for each row is needed",
-                "read the file with pyarrow, as the guide to multi-vector models shows",
-            )
         raise UsageError(
             f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
             "name an output of `embedcli encode`",

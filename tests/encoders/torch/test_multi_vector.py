@@ -133,7 +133,6 @@ def test_float16_vectors_have_length_one(tmp_path: Path, role: str) -> None:
         ({"reuse": ("old.parquet",)}, "--reuse"),
         ({"top_k_terms": 3}, "--top-k-terms"),
         ({"min_weight": 0.5}, "--min-weight"),
-        ({"engine": "openvino"}, "--engine openvino"),
         ({"as_": "query", "max_seq_length": 9}, "--max-seq-length"),
         ({"as_": "query", "pool_factor": 2}, "--pool-factor"),
     ],

@@ -56,6 +56,19 @@ def test_a_method_that_is_still_missing_is_said(tmp_path: Path) -> None:
         reference.load(folder, trust_remote_code=True)
 
 
+def test_code_of_a_model_loaded_before_is_not_used(tmp_path: Path) -> None:
+    """Two folders with the same configuration code, and other code for the network."""
+    own = published.with_code_beside("bilingual-embedding-small", tmp_path / "one" / "model")
+    other = published.with_code_beside("bilingual-embedding-small", tmp_path / "two" / "model")
+    file = other / "modeling.py"
+    file.write_text(file.read_text().replace("shape = input_ids.size()", "raise RuntimeError('code of the other')"))
+    with pytest.raises(ModelError, match="code of the other"):
+        reference.load(other, trust_remote_code=True)
+    assert reference.encode(reference.load(own, trust_remote_code=True), ["text"]).any()
+    with pytest.raises(ModelError, match="code of the other"):
+        reference.load(other, trust_remote_code=True)
+
+
 class Network:
     dtype = torch.float32
 

@@ -48,6 +48,22 @@ def install_removed_names() -> None:
     _add(transformers, "onnx", onnx)
 
 
+def forget_other_code() -> None:
+    """Forget the networks of models that were loaded before in this process.
+
+    transformers remembers the class of a network by the class of its configuration, and then takes it for every model
+    with the same configuration code, even if the next model's folder has other code for its network. Only a private
+    attribute holds these classes.
+    """
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    for factory in (AutoModel, AutoModelForMaskedLM):
+        remembered = factory._model_mapping._extra_content
+        for configuration, network in list(remembered.items()):
+            if str(getattr(network, "__module__", "")).startswith(OWN_CODE_MODULES):
+                del remembered[configuration]
+
+
 def restore_buffers(network: Any) -> None:
     """Give a network of own code the buffers that its files lack, such as position ids and token types.
 

@@ -41,6 +41,7 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
         attention_masks.install_mask_functions()
         if config.custom_code:
             own_code.install_removed_names()
+            own_code.forget_other_code()
         with adapters.open_loadable_folder(files, folder) as loadable, loaded_weights.record_networks() as networks:
             kinds: dict[str, Any] = {"sparse": SparseEncoder, "multi_vector": MultiVectorEncoder}
             pipeline = kinds.get(config.kind, SentenceTransformer)(
