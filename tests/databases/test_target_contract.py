@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -21,9 +21,14 @@ from typer.testing import CliRunner
 import jobs
 from backends import BACKENDS, TABLE, Backend
 from embedcli.cli import app
+from embedcli.databases import connect, parse_target
 from embedcli.databases import target as target_module
+from embedcli.databases.record import parse_record
 from sample_outputs import PRECISIONS, SPACE, make_output, sparse_vectors, unit_vectors
 from searchable import embedded, model_folder
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Precision
 
 DIM = 16
 AWKWARD = [
@@ -209,6 +214,9 @@ def test_only_changed_rows_are_sent(tmp_path: Path, backend: Backend) -> None:
     texts[7] = "another text"
     output = make_output(tmp_path / "out.parquet", vectors, ids=names(43), kept={"text": texts})
     # A row of a made output has the hash of its position, which wraps at 16: those of the first 40 rows stay.
+    done = check(output, backend)
+    assert done.code == 1
+    assert "3 rows missing, 3 of another version of the output: r40, r41, r42, r3, r5, r7" in done.out
     done = load(output, backend)
     assert done.counts == (6, 37), done.err
     assert sorted(backend.ids()) == sorted(names(43))
@@ -422,8 +430,8 @@ def count_calls(event: int, output: Path, backend: Backend, table: str, *options
 
 def rehearse(output: Path, backend: Backend, *options: str, inside: str = "") -> int:
     """Load into another table, and return how many calls a whole load has."""
-    calls = count_calls(-1, output, backend, "rehearsal", *options, inside=inside)
-    assert calls is not None
+    calls = count_calls(-1, output, backend, f"rehearsal_{inside or 'of_all'}", *options, inside=inside)
+    assert calls, "the load did nothing"
     return calls
 
 
@@ -457,6 +465,19 @@ def test_a_kill_while_changes_are_sent_leaves_no_row_behind(tmp_path: Path, back
     assert check(output, backend).code == 0
 
 
+def test_an_output_comes_back_after_the_kill_of_another(tmp_path: Path, backend: Backend) -> None:
+    """The table has as many rows as before, so that only its record can tell that they have changed."""
+    old = make_output(tmp_path / "old.parquet", unit_vectors(200, DIM), ids=names(200))
+    new = make_output(tmp_path / "new.parquet", unit_vectors(200, DIM, seed=2), ids=names(200))
+    loaded(old, backend)
+    call = 8
+    while check(old, backend).code == 0:
+        assert load_until(call, new, backend, inside="upsert_rows"), "not killed before the end"
+        call *= 2
+    loaded(old, backend)
+    assert check(old, backend).code == 0
+
+
 # Swap
 
 
@@ -486,7 +507,7 @@ def test_a_killed_swap_never_shows_a_mixture(tmp_path: Path, backend: Backend) -
     assert load_until(rehearse(new, backend) // 2, new, backend, "--swap")
     check_one_of(old, new, backend, count)
     calls = rehearse(new, backend, "--swap", inside="replace_table")
-    for call in sorted({1, calls // 3, 2 * calls // 3, calls}):
+    for call in range(1, calls + 1, max(1, calls // 9)):
         load_until(call, new, backend, "--swap", inside="replace_table")
         check_one_of(old, new, backend, count)
     assert load(new, backend, "--swap").code == 0
@@ -556,16 +577,33 @@ def test_search_names_a_column_that_is_missing(tmp_path: Path, backend: Backend)
 
 
 def test_an_index_is_built_or_refused(tmp_path: Path, backend: Backend) -> None:
-    output = make_output(tmp_path / "out.parquet", unit_vectors(300, DIM), ids=names(300))
+    vectors = unit_vectors(300, 64)
+    output = make_output(tmp_path / "out.parquet", vectors, ids=names(300))
     done = load(output, backend, "--index")
     if not backend.has_index:
         assert done.code == 2
         assert "has no index for vectors" in done.err
         return
-    assert done.code == 0, done.err
-    assert "index     " in done.err
-    assert check(output, backend).code == 0
-    assert "nothing to do" in load(output, backend, "--index").err
+    for precision in backend.precisions:
+        output = make_output(tmp_path / "out.parquet", vectors, ids=names(300), stored_as=cast("Precision", precision))
+        done = load(output, backend, "--index", "--swap")
+        assert done.code == 0, done.err
+        assert "index     " in done.err
+        assert check(output, backend).code == 0
+        assert "nothing to do" in load(output, backend, "--index").err
+        check_nearest(vectors, backend)
+
+
+def check_nearest(vectors: Any, backend: Backend) -> None:
+    """Some rows are the nearest to their own vectors."""
+    with connect(parse_target(backend.address, TABLE), read_only=True) as database:
+        layout = parse_record(database.read_record(TABLE) or {}, TABLE).layout
+        for row in (0, 123, 299):
+            query = vectors[row : row + 1].astype(np.float32)
+            sent = np.packbits(query > 0, axis=-1) if layout.precision == "ubinary" else query
+            found = database.find_nearest(TABLE, layout, sent, 3, ["id"])
+            assert found.column("id").to_pylist()[0] == f"r{row}"
+            assert found.num_rows == 3
 
 
 @pytest.mark.parametrize("name", ["1st", "a b", "x;y", 'q"', "a.b.c", "x" * 51])
@@ -585,8 +623,6 @@ def test_a_kept_column_named_like_ours_is_refused(tmp_path: Path, backend: Backe
 
 
 def test_the_space_is_recorded(tmp_path: Path, backend: Backend) -> None:
-    from embedcli.databases import connect, parse_target
-
     loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
     with connect(parse_target(backend.address, TABLE), read_only=True) as database:
         record = database.read_record(TABLE)

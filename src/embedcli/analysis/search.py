@@ -58,7 +58,8 @@ class Searcher:
     def __init__(self, output: VectorDataset, *, notify: Notify = ignore_message, **flags: Any) -> None:
         self.output = output
         next(output.read_blocks(), None)  # a damaged file is an error before the model is loaded
-        self._encoder = TextEncoder(build_query_job(output, "search", **flags), without_empty_prompt(notify))
+        job = build_query_job(output, "search", **flags)
+        self._encoder = TextEncoder(job, without_empty_prompt(notify), few_texts=True)
         try:
             self._check_model(notify)
         except BaseException:

@@ -66,20 +66,23 @@ class TextEncoder:
         metrics: Counters and timers of all calls.
     """
 
-    def __init__(self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None) -> None:
+    def __init__(
+        self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None, *, few_texts: bool = False
+    ) -> None:
         """Load the encoder of a job.
 
         Args:
             job: The job.
             notify: Gets each note for the user.
             files: The model's files, if they are resolved already.
+            few_texts: As for `encoders.load_encoder`.
 
         Raises:
             ModelError: The model cannot be found or loaded.
             UsageError: The model or the machine cannot do what the job asks for.
         """
         self.metrics = MetricsCollector()
-        self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify)
+        self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify, few_texts=few_texts)
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
         self.job = job
@@ -217,6 +220,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
         "revision": vector_space.get("revision"),
         "code_revision": recorded_code_revision(vector_space),
         **_recorded_vector_options(output, "query"),
+        "heads": recorded_heads(vector_space),
         "as_": "query",
         "prompt": choose_query_prompt(vector_space),
         **_recorded_request_fields(vector_space, for_queries=True),
@@ -248,6 +252,7 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)
     recorded |= {name: vector_space.get(name) for name in ("top_k_terms", "min_weight", "pool_factor")}
+    recorded["heads"] = recorded_heads(vector_space)
     recorded |= _recorded_request_fields(vector_space, for_queries=False)
     if "model" in given:
         recorded |= {"revision": None, "code_revision": None}
@@ -261,6 +266,11 @@ def _recorded_vector_options(output: VectorDataset, role: str | None) -> dict[st
         return {name: space.get(name) for name in ("max_seq_length", "normalize", "truncate_dim")}
     # The model's files decide the rest, and each role has a limit of its own.
     return {"max_seq_length": space.get("max_seq_length") if role == space.get("task") else None}
+
+
+def recorded_heads(vector_space: Mapping[str, Any]) -> tuple[VectorKind, ...] | None:
+    """Return the heads of the model that an output has the vectors of; None for the model's own vectors."""
+    return tuple(vector_space["heads"]) if vector_space.get("heads") else None
 
 
 def recorded_code_revision(vector_space: Mapping[str, Any]) -> str | None:

@@ -38,6 +38,9 @@ def load(
     Exit codes: 0 all rows loaded, 3 some rows were rejected because the database cannot hold them.
     """
     set_environment({})
+    from embedcli.core.startup import block_pandas_import
+
+    block_pandas_import()
     from embedcli.databases import connect, parse_target
     from embedcli.databases.loader import LoadOptions, load_output
     from embedcli.outputs.dataset import open_dataset

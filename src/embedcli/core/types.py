@@ -234,7 +234,7 @@ class ReusedVectors:
 
     Attributes:
         rows: int64 [n], ascending: rows of the chunk.
-        vectors: float32 [n, dim].
+        vectors: In float32.
         n_tokens: int32 [n]: as in `EncodedChunk`.
         is_truncated: bool [n]: as in `EncodedChunk`.
         lost_tokens: int32 [n]: tokens of each text that the encoder did not read.

@@ -16,12 +16,14 @@ from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Precision
     from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
 
 ROWS_VIEW = "embedcli_rows"
 READ_ROWS = 100_000
+# DuckDB would fetch extensions from its own server when a file or a function seems to need one.
+NO_DOWNLOADS = {"autoinstall_known_extensions": "false"}
 
 
 class DuckDBTarget(DatabaseTarget):
@@ -43,7 +45,7 @@ class DuckDBTarget(DatabaseTarget):
                 f"{storage.format_location(self._path)}: there is no such file", "create it with `embedcli load`"
             )
         with self._translate_errors():
-            self._db = self._client.connect(self._path, read_only=read_only)
+            self._db = self._client.connect(self._path, read_only=read_only, config=NO_DOWNLOADS)
             self._run("SET TimeZone = 'UTC'")
 
     def close(self) -> None:
@@ -66,7 +68,7 @@ class DuckDBTarget(DatabaseTarget):
                 "SELECT comment FROM duckdb_tables() WHERE schema_name = 'main' AND NOT internal "
                 "AND database_name = current_database() AND lower(table_name) = lower(?)",
                 [table],
-            ).fetchall()
+            )
         if not found:
             return None
         try:
@@ -110,7 +112,7 @@ class DuckDBTarget(DatabaseTarget):
 
     def count_rows(self, table: str) -> int:
         with self._translate_errors():
-            return int(self._run(f"SELECT count(*) FROM {quote(table)}").fetchone()[0])
+            return int(self._run(f"SELECT count(*) FROM {quote(table)}")[0][0])
 
     def insert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
         try:
@@ -146,7 +148,7 @@ class DuckDBTarget(DatabaseTarget):
             return found.to_arrow_table().cast(layout.schema)
 
     def find_nearest(
-        self, table: str, layout: TableLayout, query: SingleVectors, count: int, columns: Sequence[str]
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
     ) -> pa.Table:
         names = ", ".join(map(quote, columns))
         width = layout.schema.field(VECTOR_COLUMN).type.list_size
@@ -160,8 +162,9 @@ class DuckDBTarget(DatabaseTarget):
 
     # Statements
 
-    def _run(self, statement: str, values: Sequence[Any] = ()) -> Any:
-        return self._db.execute(statement, list(values))
+    def _run(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Run a statement and return its rows, all of them: an unfinished result blocks the connection."""
+        return list(self._db.execute(statement, list(values)).fetchall())
 
     @contextmanager
     def _view(self, rows: pa.Table) -> Iterator[None]:

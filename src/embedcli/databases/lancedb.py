@@ -1,4 +1,8 @@
-"""LanceDB: a Lance dataset in a folder, which is written in versions: readers see one version or the next."""
+"""LanceDB: Lance datasets in a folder, which are written in versions: readers see one version or the next.
+
+A table of LanceDB is the dataset `NAME.lance` in its folder. It is written through pylance, the library below LanceDB's
+own client: that client takes a second to import, and adds nothing that a load needs.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +20,19 @@ from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, import_client
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Precision
     from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
 
 RECORD_KEY = "embedcli"
 # Rows named in one condition: the parser of conditions works through nested ORs recursively.
 FILTER_ROWS = 200
 FILTER_IDS = 5_000
-LISTED_TABLES = 1_000
 # Every batch becomes a fragment; more of them slow searches down.
 MAX_FRAGMENTS = 100
 # The parameters of the index are the defaults of LanceDB; it is trained on at least this many rows.
 MIN_INDEXED_ROWS = 256
-HNSW = "IVF_HNSW_SQ (m = 20, ef_construction = 300)"
+HNSW_NEIGHBOURS, HNSW_CANDIDATES = 20, 300
 # Candidates from the index, which stores rounded vectors, for each wanted row; they are compared by the exact ones.
 REFINE_FACTOR = 10
 
@@ -51,16 +54,12 @@ class LanceDBTarget(DatabaseTarget):
     reserved_columns: ClassVar[frozenset[str]] = frozenset({"_distance", "_rowid", "_rowaddr", "_score"})
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
-        os.environ.setdefault("LANCE_LOG", "error")  # it logs to stderr that a new table does not exist yet
-        client = import_client("lancedb", self.title, self.extra)
-        import_client("lance", self.title, self.extra)
+        self._lance = import_client("lance", self.title, self.extra)
         self._path = address.location
         if read_only and storage.is_local(self._path) and not os.path.isdir(self._path):
             raise UsageError(
                 f"{storage.format_location(self._path)}: there is no such folder", "create it with `embedcli load`"
             )
-        with self._translate_errors():
-            self._db = client.connect(self._path)
 
     def close(self) -> None:
         pass
@@ -76,92 +75,99 @@ class LanceDBTarget(DatabaseTarget):
         with self._translate_errors():
             if not self._has_table(table):
                 return None
-            metadata = self._db.open_table(table).schema.metadata or {}
+            metadata = self._open(table).schema.metadata or {}
         record = json.loads(metadata.get(RECORD_KEY.encode(), b"{}"))
         return record if isinstance(record, dict) else {}
 
+    def _folder(self, table: str) -> str:
+        return storage.join(self._path, f"{table}.lance")
+
     def _has_table(self, table: str) -> bool:
-        names: list[str] = []
-        while page := self._db.list_tables(page_token=names[-1] if names else None, limit=LISTED_TABLES).tables:
-            names += page
-            if table in page or len(page) < LISTED_TABLES:
-                break
-        return table in names
+        # A folder without versions is what is left of a table whose creation was killed.
+        return storage.is_folder(storage.join(self._folder(table), "_versions"))
+
+    def _open(self, table: str) -> Any:
+        return self._lance.dataset(self._folder(table))
+
+    def _write(self, rows: Any, table: str, mode: str) -> None:
+        self._lance.write_dataset(rows, self._folder(table), mode=mode)
 
     def write_record(self, table: str, record: Mapping[str, Any]) -> None:
         with self._translate_errors():
-            self._dataset(table).update_schema_metadata({RECORD_KEY: json.dumps(record)})
+            self._open(table).update_schema_metadata({RECORD_KEY: json.dumps(record)})
 
     def create_table(self, table: str, layout: TableLayout, record: Mapping[str, Any]) -> None:
         schema = layout.schema.with_metadata({RECORD_KEY: json.dumps(record)})
         with self._translate_errors():
-            self._db.create_table(table, schema=schema)
+            self._write(schema.empty_table(), table, "create")
 
     def drop_table(self, table: str) -> None:
         with self._translate_errors():
             if self._has_table(table):
-                self._db.drop_table(table)
+                self._lance.LanceDataset.drop(self._folder(table))
 
     def replace_table(self, new: str, old: str, layout: TableLayout) -> None:
         # Tables in folders cannot be renamed: the rows become the next version of the old table in one commit.
         with self._translate_errors():
-            dataset = self._dataset(new)
+            dataset = self._open(new)
             rows = pa.RecordBatchReader.from_batches(dataset.schema, dataset.to_batches())
-            if self._has_table(old):
-                self._db.open_table(old).add(rows, mode="overwrite")
-            else:
-                self._db.create_table(old, data=rows)
-            self._db.drop_table(new)
+            self._write(rows, old, "overwrite" if self._has_table(old) else "create")
+            self.drop_table(new)
 
     def finish_load(self, table: str, layout: TableLayout) -> None:
         with self._translate_errors():
-            opened = self._db.open_table(table)
-            if opened.list_indices() or len(self._dataset(table).get_fragments()) > MAX_FRAGMENTS:
-                opened.optimize()
+            dataset = self._open(table)
+            if len(dataset.get_fragments()) > MAX_FRAGMENTS:
+                dataset.optimize.compact_files()
+            if self._has_index(dataset):
+                dataset.optimize.optimize_indices()
+
+    def _has_index(self, dataset: Any) -> bool:
+        return bool(dataset.describe_indices())
 
     def build_index(self, table: str, layout: TableLayout) -> str:
         with self._translate_errors():
-            opened = self._db.open_table(table)
-            if opened.list_indices():
+            dataset = self._open(table)
+            if self._has_index(dataset):
                 return "was there already"
-            if opened.count_rows() < MIN_INDEXED_ROWS:
+            if dataset.count_rows() < MIN_INDEXED_ROWS:
                 return f"none: fewer than {MIN_INDEXED_ROWS} rows are compared with a query one by one"
-            configurations = import_client("lancedb.index", self.title, self.extra)
             if layout.distance == "hamming":
-                opened.create_index(VECTOR_COLUMN, config=configurations.IvfFlat(distance_type="hamming"))
+                dataset.create_index(VECTOR_COLUMN, "IVF_FLAT", metric="hamming")
                 return "IVF_FLAT"
-            opened.create_index(VECTOR_COLUMN, config=configurations.HnswSq(distance_type=layout.distance))
-        return HNSW
+            parameters = {"m": HNSW_NEIGHBOURS, "ef_construction": HNSW_CANDIDATES}
+            dataset.create_index(VECTOR_COLUMN, "IVF_HNSW_SQ", metric=layout.distance, **parameters)
+        return f"IVF_HNSW_SQ (m = {HNSW_NEIGHBOURS}, ef_construction = {HNSW_CANDIDATES})"
 
     # Rows
 
     def count_rows(self, table: str) -> int:
         with self._translate_errors():
-            return int(self._db.open_table(table).count_rows())
+            return int(self._open(table).count_rows())
 
     def insert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
         with self._translate_errors():
-            self._db.open_table(table).add(rows.cast(layout.schema))
+            self._write(rows.cast(layout.schema), table, "append")
 
     def upsert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
         with self._translate_errors():
-            merge = self._db.open_table(table).merge_insert(list(layout.key))
+            merge = self._open(table).merge_insert(list(layout.key))
             merge.when_matched_update_all().when_not_matched_insert_all().execute(rows.cast(layout.schema))
 
     def delete_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> None:
         with self._translate_errors():
             for condition in list_conditions(keys, layout):
-                self._db.open_table(table).delete(condition)
+                self._open(table).delete(condition)
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
         fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
         with self._translate_errors():
-            for batch in self._dataset(table).to_batches(columns=[field.name for field in fields]):
+            for batch in self._open(table).to_batches(columns=[field.name for field in fields]):
                 yield pa.Table.from_batches([batch]).cast(pa.schema(fields))
 
     def read_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> pa.Table:
         with self._translate_errors():
-            dataset = self._dataset(table)
+            dataset = self._open(table)
             found = [
                 dataset.to_table(columns=layout.schema.names, filter=condition).cast(layout.schema)
                 for condition in list_conditions(keys, layout)
@@ -169,18 +175,14 @@ class LanceDBTarget(DatabaseTarget):
         return pa.concat_tables(found) if found else layout.schema.empty_table()
 
     def find_nearest(
-        self, table: str, layout: TableLayout, query: SingleVectors, count: int, columns: Sequence[str]
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
     ) -> pa.Table:
+        nearest = {"column": VECTOR_COLUMN, "q": np.asarray(query)[0], "k": count, "metric": layout.distance}
+        if layout.distance != "hamming":
+            nearest["refine_factor"] = REFINE_FACTOR
         with self._translate_errors():
-            search = self._db.open_table(table).search(np.asarray(query)[0], vector_column_name=VECTOR_COLUMN)
-            search = search.distance_type(layout.distance).limit(count).select([*columns, "_distance"])
-            if layout.distance != "hamming":
-                search = search.refine_factor(REFINE_FACTOR)
-            found = search.to_arrow().select(list(columns))
-        return found.cast(pa.schema([layout.schema.field(name) for name in columns]))
-
-    def _dataset(self, table: str) -> Any:
-        return self._db.open_table(table).to_lance()
+            found = self._open(table).to_table(columns=[*columns, "_distance"], nearest=nearest)
+        return found.select(list(columns)).cast(pa.schema([layout.schema.field(name) for name in columns]))
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:

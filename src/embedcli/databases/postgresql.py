@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +15,7 @@ from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.columns import to_json_text
 from embedcli.databases.postgresql_binary import decode_vectors, encode_copy
+from embedcli.databases.postgresql_types import column_type, native_type, operator_class, vector_type
 from embedcli.databases.target import (
     JSON_FIELD,
     VECTOR_COLUMN,
@@ -24,9 +26,9 @@ from embedcli.databases.target import (
 )
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Precision, VectorKind
     from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
 
 CONNECT_SECONDS = 30
 STAGED_ROWS = "embedcli_rows"
@@ -53,6 +55,8 @@ class PostgreSQLTarget(DatabaseTarget):
         "float32": "float32", "float16": "float16", "binary": "ubinary", "ubinary": "ubinary",
     }  # fmt: skip
     kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
+    # The next batches are put together while the server writes one. Each thread has a connection.
+    parallel_requests: ClassVar[int] = 3
     has_index: ClassVar[bool] = True
     has_schemas: ClassVar[bool] = True
     stores_nul: ClassVar[bool] = False
@@ -66,12 +70,13 @@ class PostgreSQLTarget(DatabaseTarget):
         self._client = import_client("psycopg", self.title, self.extra)
         self._sql = import_client("psycopg.sql", self.title, self.extra)
         self._address = address
-        self._db = self._connect()
+        self._connections: dict[int, Any] = {}
         try:
+            self._prepare_connection()
             if not read_only:
                 self._require_extension()
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def _connect(self) -> Any:
@@ -100,20 +105,22 @@ class PostgreSQLTarget(DatabaseTarget):
                 ) from None
 
     def close(self) -> None:
-        self._db.close()
+        for connection in self._connections.values():
+            connection.close()
+
+    @property
+    def _db(self) -> Any:
+        """The connection of this thread."""
+        return self._connections[threading.get_ident()]
+
+    def _prepare_connection(self) -> None:
+        """Connect, unless this thread has a connection that is open."""
+        connection = self._connections.get(threading.get_ident())
+        if connection is None or connection.closed:
+            self._connections[threading.get_ident()] = self._connect()
 
     def stored_type(self, kind: pa.DataType) -> pa.DataType | None:
-        if pa.types.is_date(kind):
-            return pa.date32()
-        if pa.types.is_timestamp(kind) and kind.unit != "ns":
-            return pa.timestamp("us", "UTC" if kind.tz else None)
-        if pa.types.is_time(kind) and kind.unit != "ns":
-            return pa.time64("us")
-        if pa.types.is_decimal(kind):
-            return kind
-        if pa.types.is_integer(kind) and kind != pa.uint64():
-            return pa.int16() if kind.bit_width == 8 or kind == pa.int16() else wider_integer(kind)
-        return super().stored_type(kind)
+        return native_type(kind) or super().stored_type(kind)
 
     # Tables
 
@@ -265,7 +272,7 @@ class PostgreSQLTarget(DatabaseTarget):
         return build_table(rows, layout.schema.names, layout)
 
     def find_nearest(
-        self, table: str, layout: TableLayout, query: SingleVectors, count: int, columns: Sequence[str]
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
     ) -> pa.Table:
         operator = {"cosine": "<=>", "dot": "<#>", "hamming": "<~>"}[layout.distance]
         statement = self._sql.SQL(f"SELECT {{}} FROM {{}} ORDER BY {{}} {operator} {{}} LIMIT %s").format(
@@ -311,8 +318,7 @@ class PostgreSQLTarget(DatabaseTarget):
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        if self._db.closed:
-            self._db = self._connect()
+        self._prepare_connection()
         try:
             yield
         except self._client.errors.UniqueViolation:
@@ -322,49 +328,6 @@ class PostgreSQLTarget(DatabaseTarget):
             if self._db.closed or error.sqlstate in BUSY_STATES:
                 raise TargetBusyError(problem, "run the same command again: it goes on where it stopped") from error
             raise OutputError(problem, "check the permissions and the log of the server") from error
-
-
-def wider_integer(kind: pa.DataType) -> pa.DataType:
-    """The signed type of 32 or 64 bits that holds an integer type."""
-    return pa.int32() if kind in (pa.int32(), pa.uint16()) else pa.int64()
-
-
-def vector_type(layout: TableLayout) -> str:
-    """The type of the column of vectors."""
-    if layout.kind == "sparse":
-        return f"sparsevec({layout.dim})"
-    width = layout.schema.field(VECTOR_COLUMN).type.list_size
-    types = {"float32": f"vector({width})", "float16": f"halfvec({width})", "ubinary": f"bit({width * 8})"}
-    return types[layout.precision]
-
-
-def column_type(field: pa.Field, layout: TableLayout) -> str:
-    """The type of a column."""
-    if field.name == VECTOR_COLUMN:
-        return vector_type(layout)
-    if field.metadata == JSON_FIELD:
-        return "jsonb"
-    kind = field.type
-    if pa.types.is_decimal(kind):
-        return f"numeric({kind.precision}, {kind.scale})"
-    if pa.types.is_timestamp(kind):
-        return "timestamptz" if kind.tz else "timestamp"
-    if pa.types.is_fixed_size_binary(kind):
-        return "bytea"
-    types = {
-        pa.string(): "text", pa.binary(): "bytea", pa.bool_(): "boolean", pa.int16(): "smallint", pa.int32(): "integer",
-        pa.int64(): "bigint", pa.float32(): "real", pa.float64(): "double precision", pa.date32(): "date",
-        pa.time64("us"): "time",
-    }  # fmt: skip
-    return types[kind]
-
-
-def operator_class(layout: TableLayout) -> str:
-    if layout.kind == "sparse":
-        return "sparsevec_ip_ops"
-    return {"float32": "vector_cosine_ops", "float16": "halfvec_cosine_ops", "ubinary": "bit_hamming_ops"}[
-        layout.precision
-    ]
 
 
 def format_query(query: Any) -> str:

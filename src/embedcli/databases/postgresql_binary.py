@@ -73,19 +73,19 @@ def with_nulls(values: list[Any], array: pa.Array) -> list[Any]:
     return [value if is_valid else NULL for value, is_valid in zip(values, valid, strict=True)]
 
 
-def fixed_width(numbers: NDArray[Any]) -> list[Any]:
-    """Return the bytes of each row of numbers [n] or [n, width], with their length before them."""
-    table = np.ascontiguousarray(numbers.reshape(len(numbers), -1).astype(numbers.dtype.newbyteorder(">")))
-    raw = table.view(np.uint8).reshape(len(numbers), -1)
-    return [memoryview(row) for row in prepend(raw, struct.pack("!i", raw.shape[1]))]
+def fixed_width(numbers: NDArray[Any], head: bytes = b"") -> list[Any]:
+    """Return the bytes of each row of numbers [n] or [n, width] in big-endian order, with `head` and the length first.
 
-
-def prepend(rows: NDArray[np.uint8], prefix: bytes) -> NDArray[np.uint8]:
-    """Put the same bytes before each row: uint8 [n, len(prefix) + width]."""
-    result = np.empty((len(rows), len(prefix) + rows.shape[1]), np.uint8)
-    result[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
-    result[:, len(prefix) :] = rows
-    return result
+    Args:
+        numbers: The numbers.
+        head: Bytes of the value before its numbers.
+    """
+    table = numbers.reshape(len(numbers), -1)
+    start, size = 4 + len(head), len(head) + table.shape[1] * table.itemsize
+    rows = np.empty((len(table), 4 + size), np.uint8)
+    rows[:, :start] = np.frombuffer(struct.pack("!i", size) + head, np.uint8)
+    rows[:, start:].view(table.dtype.newbyteorder(">"))[:] = table
+    return [row.data for row in rows]
 
 
 def to_numbers(array: pa.Array) -> NDArray[Any] | None:
@@ -128,14 +128,8 @@ def encode_dense(array: pa.Array, layout: TableLayout) -> list[Any]:
     """Return vectors as vector, halfvec or bit."""
     width = array.type.list_size
     numbers = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), width)
-    if layout.precision == "ubinary":
-        head, raw = struct.pack("!i", width * 8), np.ascontiguousarray(numbers)
-    else:
-        head = struct.pack("!hh", width, 0)
-        big_endian = np.ascontiguousarray(numbers.astype(numbers.dtype.newbyteorder(">")))
-        raw = big_endian.view(np.uint8).reshape(len(array), -1)
-    size = struct.pack("!i", len(head) + raw.shape[1])
-    return [memoryview(row) for row in prepend(raw, size + head)]
+    head = struct.pack("!i", width * 8) if layout.precision == "ubinary" else struct.pack("!hh", width, 0)
+    return fixed_width(numbers, head)
 
 
 def encode_sparse(array: pa.Array, layout: TableLayout) -> list[bytes]:

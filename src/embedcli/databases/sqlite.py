@@ -21,9 +21,9 @@ from embedcli.databases.columns import combine_chunks
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Precision
     from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
 
 ROWID_COLUMN = "vector_rowid"
 VECTORS_SUFFIX = "_vectors"
@@ -215,7 +215,7 @@ class SQLiteTarget(DatabaseTarget):
         return bytes(found[0][0])
 
     def find_nearest(
-        self, table: str, layout: TableLayout, query: SingleVectors, count: int, columns: Sequence[str]
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
     ) -> pa.Table:
         fields = [layout.schema.field(name) for name in columns if name != VECTOR_COLUMN]
         names = ", ".join(f"t.{quote(name)}" for name in [ROWID_COLUMN, *(field.name for field in fields)])

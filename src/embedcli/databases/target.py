@@ -37,9 +37,9 @@ from embedcli.core.errors import OutputError, UsageError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from embedcli.core.row_vectors import SingleVectors
     from embedcli.core.types import Precision, VectorKind
     from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
 
 Distance = Literal["cosine", "dot", "hamming"]
 
@@ -242,7 +242,7 @@ class DatabaseTarget(ABC):
 
     @abstractmethod
     def find_nearest(
-        self, table: str, layout: TableLayout, query: SingleVectors, count: int, columns: Sequence[str]
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
     ) -> pa.Table:
         """Return the rows nearest to a vector by the distance of the layout, the nearest first.
 

@@ -39,6 +39,7 @@ def load_encoder(
     on_phase: Notify = _ignore,
     *,
     deadline: float | None = None,
+    few_texts: bool = False,
 ) -> BaseEncoder:
     """Load the encoder of a job.
 
@@ -50,6 +51,7 @@ def load_encoder(
         on_phase: Gets a few words when something begins that takes long: compiling the model.
         deadline: From then on, in seconds of `time.monotonic`, a hosted encoder waits for no retry any more and raises
             EncodingStoppedError; None for no limit.
+        few_texts: Whether so few texts will be encoded that a fast start matters more than many batches at once.
 
     Raises:
         ModelError: The model cannot be found or loaded.
@@ -68,7 +70,7 @@ def load_encoder(
         _reject_compile(job, "static vectors are averaged, not computed by a network")
         check_options_for_kind(job, "dense")
         return static_encoder.load_static_encoder(files, job, notify)
-    return _load_transformer(job, files, notify, on_phase)
+    return _load_transformer(job, files, notify, on_phase, few_texts=few_texts)
 
 
 def resolve_model_files(job: Job, observer: RunObserver | None = None) -> ModelFiles | None:
@@ -116,6 +118,10 @@ def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
     # The job's own limit may be above the model's, and would cut what is measured: it comes in afterwards.
     measured_job = replace(job, max_seq_length=None, pool_factor=None)
     declared, dtype = read_model_config(files, measured_job), torch_device.precision_class(job)
+    if declared.heads:
+        # They read the states of the same network, which is measured by the model's own vectors.
+        measured_job = replace(measured_job, heads=None, top_k_terms=None, min_weight=None)
+        declared = read_model_config(files, measured_job)
     traits = read_traits(files, declared, dtype)
     if traits is None:
         from embedcli.encoders.torch import model_probe
@@ -132,7 +138,7 @@ def default_chunk_rows(job: Job, files: ModelFiles | None) -> int:
 
     is_hosted = files is None
     is_static = files is not None and files.kind == "static"
-    if files is not None and not is_static and find_model_kind(files) == "multi_vector":
+    if files is not None and not is_static and "multi_vector" in (job.heads or (find_model_kind(files),)):
         return MULTI_VECTOR_CHUNK_ROWS
     is_slow = is_hosted or (not is_static and runs_on_cpu(job))
     return DEFAULT_CHUNK_ROWS if is_slow else 16 * DEFAULT_CHUNK_ROWS
@@ -150,7 +156,7 @@ def stored_dim(job: Job, dim: int) -> int:
     return job.truncate_dim
 
 
-def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify) -> BaseEncoder:
+def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify, *, few_texts: bool) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
 
     config = resolve_model_config(job, files)
@@ -159,12 +165,19 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
     on_cpu = torch_device.runs_on_cpu(job)
     if job.engine == "openvino" and not on_cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
+    if config.heads:
+        if job.engine == "openvino":
+            heads = ",".join(config.heads)
+            raise UsageError(f"--engine openvino cannot compute --heads {heads} of {job.model}", "use --engine torch")
+        if job.engine == "auto" and on_cpu:
+            notify(f"{files.name} runs on PyTorch: only its dense vectors are computed by OpenVINO")
+        return _load_torch(job, files, config, notify)
     if job.engine != "torch" and on_cpu:
         if job.compile:
             raise UsageError("--compile needs the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
-        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job, files))
+        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job, files), few_texts)
         encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
             request, lambda job: _load_torch(job, files, config, notify), notify, on_phase
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Precision, VectorKind
+from embedcli.models.heads import no_heads_error
 
 SPARSE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 MULTI_VECTOR_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
@@ -16,6 +17,8 @@ def check_options_for_kind(job: Job, kind: VectorKind) -> None:
     Raises:
         UsageError: One of them makes no sense for such vectors.
     """
+    if job.heads not in (None, (kind,)):
+        raise no_heads_error(job, kind)
     _check_sparse_options(job, kind)
     _check_pool_factor(job, kind)
     if kind == "sparse":
@@ -75,12 +78,6 @@ def _refuse_for_multi_vector(job: Job) -> None:
     for flag, is_given, hint in refused:
         if is_given:
             raise UsageError(f"{flag} cannot be used with {job.model}, which computes a vector for each token", hint)
-    for flag, is_given in (("--update", job.update), ("--reuse", bool(job.reuse))):
-        if is_given:
-            raise UsageError(
-                f"{flag} cannot be used with {job.model} yet, which computes a vector for each token",
-                f"leave {flag} out, or use --overwrite to encode all rows again",
-            )
 
 
 def writes_npy(job: Job) -> bool:

@@ -261,7 +261,7 @@ class VectorDataset:
         for part in self.vector_files:
             here = sorted({row - start for row in rows if start <= row < start + part.row_count})
             if here:
-                taken = table_to_rows(part.take_rows(here, names))
+                taken = table_to_rows(part.take_rows(here, names)) if names else [{} for _ in here]
                 found |= {start + row: values for row, values in zip(here, taken, strict=True)}
             start += part.row_count
         return [self._named(row, found[row], columns) for row in rows]

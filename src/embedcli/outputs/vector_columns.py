@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     StoredVectors: TypeAlias = NDArray[Any] | SparseVectors | MultiVectors
 
-VECTOR_COLUMN_NAMES = ("embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector")
+VECTOR_COLUMN_NAMES = (
+    "embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector", "token_embeddings", "multi_vector",
+)  # fmt: skip
 INDEX_BYTES = 4
 # What to do about vectors that cannot be read, of embedcli or of another program.
 REWRITE_HINT = "encode the rows again, or write the file again with the program that made it"
@@ -243,12 +245,11 @@ def first_length(chunks: Iterable[pa.Array]) -> int:
 def find_vector_column(schema: pa.Schema, path: str) -> str:
     """Find the vector column: `embedding`, another usual name, or the only column of vectors.
 
-    A column with a vector for each token counts as the only one if no column has one for each row.
+    Lists of vectors need a usual name: under another one they may be anything, such as boxes in a page.
     """
-    single = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
-    multi = [field.name for field in schema if is_multi_vector_type(field.type)]
-    only = single or multi
-    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in single + multi), only[0] if len(only) == 1 else None)
+    found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
+    named = [*found, *(field.name for field in schema if is_multi_vector_type(field.type))]
+    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in named), found[0] if len(found) == 1 else None)
     if chosen is None:
         raise UsageError(
             f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",

@@ -129,8 +129,6 @@ def test_float16_vectors_have_length_one(tmp_path: Path, role: str) -> None:
         ({"normalize": False}, "--no-normalize"),
         ({"overflow": "pool"}, "--overflow pool"),
         ({"precision": "binary"}, "--precision binary"),
-        ({"update": True}, "--update"),
-        ({"reuse": ("old.parquet",)}, "--reuse"),
         ({"top_k_terms": 3}, "--top-k-terms"),
         ({"min_weight": 0.5}, "--min-weight"),
         ({"as_": "query", "max_seq_length": 9}, "--max-seq-length"),

@@ -43,13 +43,18 @@ class LoadRequest:
     """A model to load, its settings and the job it is for.
 
     Attributes:
+        files: The model.
+        config: Its settings for the job.
+        job: The job.
         pool_tokens: Merges similar vectors of a row, for --pool-factor: about 1 of as many as the number says is left.
+        few_texts: Whether so few texts will be encoded that a fast start matters more than many batches at once.
     """
 
     files: ModelFiles
     config: ModelConfig
     job: Job
     pool_tokens: Callable[[MultiVectors, int], MultiVectors] | None = None
+    few_texts: bool = False
 
     @property
     def dtype(self) -> str:
