@@ -140,7 +140,9 @@ def verify(*args: object) -> tuple[int, dict[str, dict[str, Any]]]:
     return ended.code, {check["name"]: check for check in json.loads(ended.out)["checks"]}
 
 
-@pytest.mark.parametrize("options", [(), ("--precision", "float16"), ("--top-k-terms", 7), ("--min-weight", 0.3)])
+@pytest.mark.parametrize(
+    "options", [(), ("--precision", "float16"), ("--precision", "int8"), ("--top-k-terms", 7), ("--min-weight", 0.3)]
+)
 def test_an_output_is_verified(home: Path, models: Models, options: tuple[object, ...]) -> None:
     made("out.parquet", models.splade, *options)
     code, checks = verify("out.parquet")
@@ -291,7 +293,7 @@ def assert_same(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.arrow", "out.lance", "out/"])
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_an_update_takes_over_the_vectors_of_equal_texts(home: Path, models: Models, name: str, precision: str) -> None:
     flags = ("--precision", precision)
     made(name, models.splade, *flags)
@@ -307,6 +309,41 @@ def test_an_update_takes_over_the_vectors_of_equal_texts(home: Path, models: Mod
     old, new = before[np.array(kept)], after[np.array(kept) - 5]
     assert np.array_equal(old.indices, new.indices)
     assert np.array_equal(old.values, new.values)
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+@pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.arrow", "out.lance", "out/"])
+def test_weights_of_one_byte_are_those_of_float32_but_for_half_a_step(
+    home: Path, models: Models, name: str, precision: str
+) -> None:
+    made("full.parquet", models.splade)
+    made(name, models.splade, "--precision", precision, "--chunk-rows", 7)
+    full, output = read("full.parquet"), open_dataset(name)
+    (low,), (high,) = output.vector_space["ranges"]
+    assert (low, high) == pytest.approx((full.values.min(), full.values.max()), abs=1e-5)
+    stored = read(name)
+    assert np.array_equal(stored.indices, full.indices)
+    assert 1e-4 < np.abs(stored.values - full.values).max() <= (high - low) / 255 * 0.51
+    assert [hit["id"] for hit in hits(name, QUERY, "-k", 1)] == [
+        hit["id"] for hit in hits("full.parquet", QUERY, "-k", 1)
+    ]
+    compared = json.loads(jobs.run("compare", "full.parquet", name, "--json").out)[0]
+    assert compared["overlap"]["mean"] > 0.9
+    assert compared["second"]["bytes"] == pytest.approx(len(full.indices) * 5, rel=0.05)
+
+
+def test_the_range_of_another_output_is_used_and_weights_outside_of_it_are_clipped(home: Path, models: Models) -> None:
+    jobs.write_jsonl(home / "few.jsonl", texts(2))
+    assert encode("few.parquet", models.splade, "--precision", "int8", source="few.jsonl").code == 0
+    made("full.parquet", models.splade)
+    made("out.parquet", models.splade, "--precision", "int8", "--ranges-from", "few.parquet")
+    (low,), (high,) = open_dataset("out.parquet").vector_space["ranges"]
+    assert open_dataset("few.parquet").vector_space["ranges"] == [[low], [high]]
+    full, stored = read("full.parquet").values, read("out.parquet").values
+    step = (high - low) / 255
+    assert full.max() > high + step
+    assert stored.max() == pytest.approx(high, abs=step * 0.51 + 1e-6)
+    assert np.abs(stored - full.clip(low, high)).max() <= step * 0.51 + 1e-6
 
 
 def test_vectors_with_fewer_terms_are_not_reused(home: Path, models: Models) -> None:
@@ -351,7 +388,7 @@ def test_a_plan_gives_the_size_of_sparse_vectors(home: Path, models: Models) -> 
     ended = jobs.run("plan", "in.jsonl", "--model", models.splade, "--keep", "text", "--json")
     assert ended.code == 0, ended.err
     sizes = json.loads(ended.out)["output_bytes"]
-    assert set(sizes) == {"float32", "float16"}
+    assert set(sizes) == {"float32", "float16", "int8", "uint8"}
     assert "npy" not in sizes["float32"]
     size = (home / "out.parquet").stat().st_size
     assert size / 2 < sizes["float32"]["parquet"] < size * 2

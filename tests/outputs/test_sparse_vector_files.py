@@ -57,6 +57,53 @@ def test_stored_vectors_are_read_back(
     assert holds_vectors(output.path)
 
 
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_of_one_byte_are_read_as_float32(tmp_path: Path, name: str, precision: Precision) -> None:
+    vectors = uneven_vectors()
+    output = open_dataset(str(make_output(tmp_path / name, vectors, stored_as=precision)))
+    assert output.ranges is not None
+    low, high = output.ranges[:, 0]
+    assert (low, high) == (vectors.values.min(), vectors.values.max())
+    read = read_all(output)
+    assert np.array_equal(read.indices, vectors.indices)
+    assert read.values.dtype == np.float32
+    assert np.abs(read.values - vectors.values).max() <= (high - low) / 255 * 0.51
+    assert output.vector_bytes == pytest.approx(len(vectors.indices) * 5, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+@pytest.mark.parametrize(
+    ("ranges", "problem"),
+    [
+        ([[0.5], [0.1]], "a lowest value is above the highest one, or not finite"),
+        ([[0.1], [float("nan")]], "a lowest value is above the highest one, or not finite"),
+        ([[0.1, 0.2, 0.3], [1, 2]], "they are not two lists of numbers"),
+        ([[0.1] * 7, [1] * 7], "they are not two lists of"),
+        ("text", "they are not two lists of numbers"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(tmp_path: Path, kind: str, ranges: Any, problem: str) -> None:
+    vectors = sparse_vectors(4, 8) if kind == "sparse" else unit_vectors(4, 8)
+    if isinstance(ranges, list) and len(ranges[0]) == 1 and kind == "dense":
+        ranges = [side * 8 for side in ranges]
+    path = make_output(tmp_path / "out.parquet", vectors, stored_as="int8")
+    table = pq.read_table(path)
+    space = json.loads(table.schema.metadata[b"embedcli"]) | {"ranges": ranges}
+    pq.write_table(table.replace_schema_metadata({"embedcli": json.dumps(space)}), path)
+    output = open_dataset(str(path))
+    with pytest.raises(InputError) as caught:
+        output.block_vectors(next(output.read_blocks()))
+    assert caught.value.message.startswith(f"{path}: the ranges of its int8 vectors make no sense: {problem}")
+
+
+def test_weights_of_one_byte_without_a_range_are_refused(tmp_path: Path) -> None:
+    path = make_output(tmp_path / "out.parquet", sparse_vectors(4, 8), stored_as="int8")
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    with pytest.raises(UsageError, match="does not contain the ranges of its int8 vectors"):
+        next(open_dataset(str(path)).read_blocks())
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_block_holds_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(dataset_module, "BLOCK_BYTES", 100 << 10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -244,6 +244,8 @@ class Verifier:
         """
         output = self.output
         if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):
+            weights = quantization.quantize_weights(vector, output.precision, output.ranges)
+            vector = quantization.dequantize_weights(replace(vector, values=weights), output.precision, output.ranges)
             return float(row_cosines(stored, vector)[0])
         if isinstance(stored, MultiVectors) and isinstance(vector, MultiVectors):
             stored, vector = stored.values, vector.values

@@ -126,9 +126,21 @@ class VectorDataset:
 
     @cached_property
     def ranges(self) -> Float32Array | None:
-        """Minimum and maximum by which int8 and uint8 vectors were scaled: float32 [2, dim], or None."""
+        """Minimum and maximum by which int8 and uint8 vectors were scaled: float32 [2, dim], or None.
+
+        Of sparse vectors [2, 1]. Raises InputError if the recorded ranges make no sense.
+        """
         saved = self.vector_space.get("ranges")
-        return None if saved is None else np.asarray(saved, np.float32).reshape(2, self.dim)
+        if saved is None:
+            return None
+        try:
+            return quantization.parse_ranges(saved, 1 if self.kind == "sparse" else self.dim)
+        except ValueError as error:
+            place = storage.format_location(self.path)
+            raise InputError(
+                f"{place}: the ranges of its {self.precision} vectors make no sense: {error}",
+                "restore the output from a copy, or encode the rows again",
+            ) from None
 
     @property
     def has_json_types(self) -> bool:
@@ -190,7 +202,10 @@ class VectorDataset:
         """Yield the rows that were read at once as blocks, numbered from 0, of which none is too large."""
         if isinstance(vectors, SparseVectors):
             # Files of other programs do not record the number of dimensions.
-            yield VectorBlock(0, replace(vectors, dim=self.dim), table)
+            known = replace(vectors, dim=self.dim)
+            if self.precision in ("int8", "uint8"):
+                known = quantization.dequantize_weights(known, self.precision, self._require_ranges())
+            yield VectorBlock(0, known, table)
         elif isinstance(vectors, MultiVectors):
             # As many rows of mean size as fit were read; if these are much longer, they are divided.
             for start, stop in vectors.split_by_vectors(2 * BLOCK_BYTES // max(1, self.dim * 4)):
@@ -238,12 +253,16 @@ class VectorDataset:
         """Vectors as they are stored, [n, stored width], as float32 [n, dim]."""
         if stored.dtype == np.float32:
             return stored
-        if self.precision in ("int8", "uint8") and self.ranges is None:
+        ranges = self._require_ranges() if self.precision in ("int8", "uint8") else None
+        return quantization.dequantize(stored, self.precision, self.dim, ranges)
+
+    def _require_ranges(self) -> Float32Array:
+        if self.ranges is None:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",
                 "create the output with `embedcli encode --precision`, which records them",
             )
-        return quantization.dequantize(stored, self.precision, self.dim, self.ranges)
+        return self.ranges
 
     def block_ids(self, block: VectorBlock) -> pa.Array:
         """Return the ids of a block that was read with the column `id_name`; row numbers from 0 if there is none."""
