@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import pytest
 
 import jobs
 import sparse_models
-from embedcli.analysis.sparse_terms import read_words
 from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse
+from embedcli.models.vocabulary import read_words
 from embedcli.outputs.dataset import open_dataset
 from embedcli.readers import preview
 
@@ -133,6 +135,55 @@ def test_words_of_another_number_are_not_those_of_the_dimensions(models: Models)
     size = len(models.splade_encoder.tokenizer)
     assert len(read_words(path, size)) == size
     assert read_words(path, size + 1) == {}
+
+
+def fingerprint(words: list[str]) -> str:
+    text = json.dumps(words, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def test_the_metadata_have_a_fingerprint_of_the_vocabulary(home: Path, models: Models) -> None:
+    made("openvino.parquet", models.splade, "--engine", "openvino")
+    made("torch.jsonl", models.splade, "--engine", "torch")
+    made("free.parquet", models.free, "--as", "document")
+    encoders = {"openvino.parquet": models.splade_encoder, "torch.jsonl": models.splade_encoder}
+    for name, encoder in (encoders | {"free.parquet": models.free_encoder}).items():
+        tokenizer = encoder.tokenizer
+        words = [tokenizer.convert_ids_to_tokens(number) for number in range(len(tokenizer))]
+        assert open_dataset(name).vocabulary == fingerprint(words)
+    shown = jobs.run("inspect", "openvino.parquet").out
+    assert re.search(rf"^  vocabulary +{str(open_dataset('torch.jsonl').vocabulary)[:12]}$", shown, re.MULTILINE)
+    found = json.loads(jobs.run("compare", "openvino.parquet", "torch.jsonl", "--json").out)[0]
+    assert found["same_vocabulary"] is True
+    assert found["cosine"]["min"] > 0.9999
+
+
+def test_dimensions_that_are_no_words_have_no_vocabulary(home: Path) -> None:
+    sparse_models.build_top_k(home / "top-k")
+    made("out.parquet", home / "top-k")
+    assert open_dataset("out.parquet").vocabulary is None
+
+
+def with_vocabulary(source: str, target: Path, vocabulary: str) -> None:
+    table = pq.read_table(source)
+    metadata = json.loads(table.schema.metadata[b"embedcli"]) | {"vocabulary": vocabulary}
+    pq.write_table(table.replace_schema_metadata({"embedcli": json.dumps(metadata)}), target)
+
+
+def test_weights_of_different_vocabularies_are_not_compared(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+    with_vocabulary("out.parquet", home / "other.parquet", fingerprint(["a", "b"]))
+    found = json.loads(jobs.run("compare", "out.parquet", "other.parquet", "--json").out)[0]
+    assert (found["same_vocabulary"], found["cosine"], found["overlap"]["mean"]) == (False, None, 1.0)
+    assert (
+        "out.parquet and other.parquet have different vocabularies"
+        in jobs.run("compare", "out.parquet", "other.parquet").err
+    )
+    (home / "mixed").mkdir()
+    pq.write_table(pq.read_table("out.parquet"), "mixed/a.parquet")
+    with_vocabulary("out.parquet", home / "mixed" / "b.parquet", fingerprint(["a", "b"]))
+    ended = jobs.run("compare", "mixed", "out.parquet")
+    assert "mixed: its files have sparse vectors of different vocabularies" in ended.err
 
 
 def verify(*args: object) -> tuple[int, dict[str, dict[str, Any]]]:

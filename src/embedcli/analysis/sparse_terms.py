@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from embedcli.analysis.quantiles import StreamingQuantiles
 from embedcli.core.errors import EmbedcliError
 from embedcli.core.job import Job
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.models.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray
@@ -96,13 +96,4 @@ def load_words(vector_space: Mapping[str, Any], dim: int) -> dict[int, str]:
         files = resolve_model(job, download=False)
     except EmbedcliError:
         return {}
-    paths = sorted(files.path.rglob("tokenizer.json"), key=lambda path: (len(path.parts), path))
-    return read_words(paths[0], dim) if paths else {}
-
-
-def read_words(path: Path, dim: int) -> dict[int, str]:
-    """Read the words of a tokenizer.json; empty if they are not as many as the dimensions of vectors."""
-    from tokenizers import Tokenizer
-
-    words: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    return {number: word for word, number in words.items()} if len(words) == dim else {}
+    return load_vocabulary(files.path, dim)

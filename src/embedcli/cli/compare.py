@@ -109,6 +109,10 @@ def show_comparisons(comparisons: list[dict[str, Any]]) -> None:
         if comparison["moved"]:
             print_line(f"changed most, by {comparison['moved_by']}")
             show_table([moved_row(row) for row in comparison["moved"]], right=["similarity"])
+    for comparison in comparisons:
+        if comparison["same_vocabulary"] is False:
+            path = comparison["second"]["path"]
+            print_note(f"{first['path']} and {path} have different vocabularies: their weights cannot be compared")
     if shared < first["rows"]:
         print_note(f"{format_count(first['rows'] - shared, 'row')} of {first['path']} missing from other outputs")
 

@@ -10,11 +10,14 @@ import typer
 from embedcli.cli.console import JsonFlag, format_bytes, shorten, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.core.constants import VOCABULARY_KEY
 from embedcli.core.counts import format_count
 from embedcli.core.terminal import escape_in_json
 
 # Characters that are shown of each text of a sample row.
 SAMPLE_WIDTH = 60
+# Characters of the fingerprint of a vocabulary that tell it from others.
+SHOWN_FINGERPRINT = 12
 
 
 @handle_errors
@@ -162,7 +165,8 @@ def format_space(space: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in sorted(space.items(), key=lambda item: item[0] != "model"):
         if name in ("dim", "precision"):
             continue
-        facts.append((f"  {name}", "recorded" if name in ("ranges", "canaries") else format_value(value)))
+        text = "recorded" if name in ("ranges", "canaries") else format_value(value)
+        facts.append((f"  {name}", text[:SHOWN_FINGERPRINT] if name == VOCABULARY_KEY else text))
     return [("made by", ""), *facts]
 
 

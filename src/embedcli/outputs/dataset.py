@@ -14,7 +14,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
-from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
+from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER, VOCABULARY_KEY
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
@@ -83,6 +83,12 @@ class VectorDataset:
             )
         if not parts:
             return
+        vocabularies = {part.metadata.get(writers.SPACE_METADATA_KEY, {}).get(VOCABULARY_KEY) for part in parts}
+        if len(vocabularies - {None}) > 1:
+            raise InputError(
+                f"{storage.format_location(self.path)}: its files have sparse vectors of different vocabularies",
+                "encode the rows again with one model",
+            )
         width = parts[0].column.width
         for part in parts:
             column = part.column
@@ -141,6 +147,11 @@ class VectorDataset:
                 f"{place}: the ranges of its {self.precision} vectors make no sense: {error}",
                 "restore the output from a copy, or encode the rows again",
             ) from None
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Fingerprint of the words that the dimensions of sparse vectors stand for; None if it is not recorded."""
+        return self.vector_space.get(VOCABULARY_KEY)
 
     @property
     def has_json_types(self) -> bool:

@@ -149,7 +149,7 @@ class RunContext:
         """
         job = apply_saved_truncation(self.job, encoder)
         ranges = self.resolve_ranges(encoder, staging_folder, finished)
-        vector_space = build_vector_space(job, encoder, ranges)
+        vector_space = build_vector_space(job, encoder, ranges, self.model_files)
         vector_space = keep_recorded_canaries(vector_space, self.job.output, staging_folder, finished)
         return build_layout(job, self.plan, encoder, ranges), vector_space
 
