@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -48,3 +49,10 @@ def test_the_page_runs(home: Path) -> None:
     for code in read_blocks("python"):
         exec(compile(code, str(PAGE), "exec"), names)
     assert names["first"].shape == (names["ids"][0]["length"], multi_vector_models.DIM)
+    question = json.loads((home / "questions.jsonl").read_text("utf-8"))["text"]
+    found = json.loads(jobs.run("search", "passages.parquet", question, "--json").out)
+    expected = {hit["id"]: hit["score"] for hit in found}
+    assert len(expected) == 10
+    for ranking in (names["nearest"], names["best"]):
+        assert [score for _, score in ranking] == pytest.approx(list(expected.values()), abs=1e-4)
+        assert all(score == pytest.approx(expected.get(id, score), abs=1e-4) for id, score in ranking)

@@ -32,6 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model_folder(tmp_path / "BAAI" / "bge-small-en-v1.5")
     chance = np.random.default_rng(0)
     texts = [" ".join(chance.choice(WORDS, 1 + i % 5)) for i in range(40)]
+    jobs.write_jsonl(tmp_path / "questions.jsonl", [{"id": "q", "text": "money back"}])
     jobs.write_jsonl(tmp_path / "texts.jsonl", [{"id": f"r{i}", "text": text} for i, text in enumerate(texts)])
     return tmp_path
 
@@ -52,3 +53,23 @@ def test_the_page_runs(home: Path) -> None:
     by_id = dict(names["ranking"])
     assert len(names["nearest"]) == 10
     assert by_id[names["nearest"][0]] == pytest.approx(found[0]["score"], abs=1e-3)
+    check_search_engines(names)
+
+
+def check_search_engines(names: dict[str, Any]) -> None:
+    """What Qdrant finds, and what Elasticsearch would find by its formula, is what `search` finds."""
+    found = json.loads(jobs.run("search", "sparse.parquet", "money back", "--json").out)
+    expected = [hit["score"] for hit in found]
+    assert [score for _, score in names["best"]] == pytest.approx(expected, abs=1e-3)
+    assert {id for id, _ in names["best"]} <= {f"r{i}" for i in range(40)}
+    lines = [json.loads(line) for line in Path("bulk.jsonl").read_text("utf-8").splitlines()]
+    assert [line["index"]["_id"] for line in lines[::2]] == [f"r{i}" for i in range(40)]
+    clauses = [clause["rank_feature"] for clause in names["request"]["query"]["bool"]["should"]]
+    assert {tuple(clause["linear"].items()) for clause in clauses} == {()}
+    scores = [
+        sum(clause["boost"] * row["terms"].get(clause["field"].removeprefix("terms."), 0.0) for clause in clauses)
+        for row in lines[1::2]
+    ]
+    assert sorted(scores, reverse=True)[:10] == pytest.approx(expected, abs=1e-3)
+    weights = [(term, weight) for row in lines[1::2] for term, weight in row["terms"].items()]
+    assert all(weight > 0 and term.isdigit() for term, weight in weights)

@@ -75,6 +75,22 @@ def test_only_changed_rows_are_encoded_and_the_result_is_that_of_a_full_run(fold
     assert read_files(folder / fresh) == read_files(folder / name)
 
 
+def test_rows_that_the_encoder_rejects_again_are_not_added(folder: Path) -> None:
+    rows = unique_rows(20)
+    for row in rows[3:6]:
+        row["text"] = "unknown"
+    jobs.write_jsonl(folder / "in.jsonl", rows)
+    done, _ = encode(folder, "out.parquet")
+    assert done.code == 3, done.err
+    rows[0]["text"] = "unknown"  # has a vector in the output that will be replaced
+    rows[5]["text"] = "word1"
+    jobs.write_jsonl(folder / "in.jsonl", [*rows, {"id": "new", "text": "word2"}])
+    done, report = encode(folder, "out.parquet", "--update")
+    assert done.code == 3, done.err
+    assert report["changes"] == {"added": 2, "changed": 0, "reused": 16, "removed": 1}
+    assert report["rows"]["rows"] == 17 + 2 - 1
+
+
 def read_files(path: Path) -> list[bytes]:
     if path.is_dir():
         return [file.read_bytes() for file in sorted(path.iterdir())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,8 @@ def test_several_files_make_one_table(tmp_path: Path) -> None:
         "worst",
     ]
     assert [line.split()[3] for line in lines[3:8]] == list(PRECISIONS[1:])
-    assert "of 10 neighbours kept" in out
+    assert "\nneighbours kept\n" in out
+    assert re.search(r"^ +10 of 10 +\d+  #", out, re.MULTILINE)
     assert "changed most, by cosine" in out
 
 

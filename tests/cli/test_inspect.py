@@ -93,6 +93,15 @@ def test_equal_hashes_are_not_duplicates(tmp_path: Path) -> None:
     assert json.loads(run(str(path), "--json")[1])["ids"]["duplicates"] == 0
 
 
+def test_ids_are_shown_as_they_are_or_as_json(tmp_path: Path) -> None:
+    ids = ["plain é", "tab\t", "back\\slash", "bell\x07", "bell\x07"]
+    path = make_output(tmp_path / "out.parquet", unit_vectors(5, 4), ids=ids)
+    lines = run(str(path))[1].splitlines()
+    shown = [line.split(None, 2)[2] for line in lines if line.startswith("row ")]
+    assert shown == ["plain é", '"tab\\t"', '"back\\\\slash"']
+    assert any(line.endswith('1 appears more than once: "bell\\u0007" (2 rows)') for line in lines)
+
+
 def test_a_file_of_another_program_is_described_as_one(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.ones((3, 4), np.float32))
     code, out, _ = run(str(tmp_path / "v.npy"))

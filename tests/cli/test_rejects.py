@@ -74,6 +74,18 @@ def test_a_quiet_run_says_in_one_line_why_it_does_not_end_with_0(tmp_path: Path,
     assert "stopped by --stop-after 1: run the same command again to go on" in stopped.err
 
 
+def test_a_quiet_run_shows_the_first_place_with_its_own_reason(tmp_path: Path, model: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(GOOD + b"{not json\n" + EMPTY + GOOD + EMPTY)
+    done = jobs.run("encode", source, tmp_path / "out.parquet", "-m", model, "-q", "--report", tmp_path / "run.json")
+    assert f" 3 rows were rejected; first: {source}:2 (bad JSON); all in " in done.err
+    reasons = json.loads((tmp_path / "run.json").read_text())["reject_reasons"]
+    assert [(each["reason"], each["first"]) for each in reasons] == [
+        ("text is empty", f"{source}:3"),
+        ("bad JSON", f"{source}:2"),
+    ]
+
+
 def test_a_quiet_run_without_rejects_says_nothing(tmp_path: Path, model: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(GOOD)
     done = jobs.run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", model, "-q")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import pytest
 
 import jobs
 import sparse_models
-from embedcli.analysis.sparse_terms import read_words
 from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse
+from embedcli.models.vocabulary import read_words
 from embedcli.outputs.dataset import open_dataset
 from embedcli.readers import preview
 
@@ -135,12 +137,63 @@ def test_words_of_another_number_are_not_those_of_the_dimensions(models: Models)
     assert read_words(path, size + 1) == {}
 
 
+def fingerprint(words: list[str]) -> str:
+    text = json.dumps(words, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def test_the_metadata_have_a_fingerprint_of_the_vocabulary(home: Path, models: Models) -> None:
+    made("openvino.parquet", models.splade, "--engine", "openvino")
+    made("torch.jsonl", models.splade, "--engine", "torch")
+    made("free.parquet", models.free, "--as", "document")
+    encoders = {"openvino.parquet": models.splade_encoder, "torch.jsonl": models.splade_encoder}
+    for name, encoder in (encoders | {"free.parquet": models.free_encoder}).items():
+        tokenizer = encoder.tokenizer
+        words = [tokenizer.convert_ids_to_tokens(number) for number in range(len(tokenizer))]
+        assert open_dataset(name).vocabulary == fingerprint(words)
+    shown = jobs.run("inspect", "openvino.parquet").out
+    assert re.search(rf"^  vocabulary +{str(open_dataset('torch.jsonl').vocabulary)[:12]}$", shown, re.MULTILINE)
+    found = json.loads(jobs.run("compare", "openvino.parquet", "torch.jsonl", "--json").out)[0]
+    assert found["same_vocabulary"] is True
+    assert found["cosine"]["min"] > 0.9999
+
+
+def test_dimensions_that_are_no_words_have_no_vocabulary(home: Path) -> None:
+    sparse_models.build_top_k(home / "top-k")
+    made("out.parquet", home / "top-k")
+    assert open_dataset("out.parquet").vocabulary is None
+
+
+def with_vocabulary(source: str, target: Path, vocabulary: str) -> None:
+    table = pq.read_table(source)
+    metadata = json.loads(table.schema.metadata[b"embedcli"]) | {"vocabulary": vocabulary}
+    pq.write_table(table.replace_schema_metadata({"embedcli": json.dumps(metadata)}), target)
+
+
+def test_weights_of_different_vocabularies_are_not_compared(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+    with_vocabulary("out.parquet", home / "other.parquet", fingerprint(["a", "b"]))
+    found = json.loads(jobs.run("compare", "out.parquet", "other.parquet", "--json").out)[0]
+    assert (found["same_vocabulary"], found["cosine"], found["overlap"]["mean"]) == (False, None, 1.0)
+    assert (
+        "out.parquet and other.parquet have different vocabularies"
+        in jobs.run("compare", "out.parquet", "other.parquet").err
+    )
+    (home / "mixed").mkdir()
+    pq.write_table(pq.read_table("out.parquet"), "mixed/a.parquet")
+    with_vocabulary("out.parquet", home / "mixed" / "b.parquet", fingerprint(["a", "b"]))
+    ended = jobs.run("compare", "mixed", "out.parquet")
+    assert "mixed: its files have sparse vectors of different vocabularies" in ended.err
+
+
 def verify(*args: object) -> tuple[int, dict[str, dict[str, Any]]]:
     ended = jobs.run("verify", *args, "--json")
     return ended.code, {check["name"]: check for check in json.loads(ended.out)["checks"]}
 
 
-@pytest.mark.parametrize("options", [(), ("--precision", "float16"), ("--top-k-terms", 7), ("--min-weight", 0.3)])
+@pytest.mark.parametrize(
+    "options", [(), ("--precision", "float16"), ("--precision", "int8"), ("--top-k-terms", 7), ("--min-weight", 0.3)]
+)
 def test_an_output_is_verified(home: Path, models: Models, options: tuple[object, ...]) -> None:
     made("out.parquet", models.splade, *options)
     code, checks = verify("out.parquet")
@@ -191,10 +244,50 @@ def test_vectors_that_were_not_stored_so_are_found(home: Path, models: Models, f
     rewrite(change)
     code, checks = verify("bad.parquet", "--only-output")
     assert code == 1
-    expected = {"order": "1 whose indices do not ascend", "repeated": "1 whose indices do not ascend"}
+    expected = {"order": "1 whose indices do not ascend", "repeated": "1 with an index twice"}
     others = {"not finite": "1 row with non-finite values", "empty": "1 with zeros only"}
     assert not checks["values"]["ok"]
     assert (expected | others)[fault] in checks["values"]["detail"]
+
+
+def test_damaged_vectors_are_counted_and_shown_with_row_and_id(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+
+    def change(rows: list[dict[str, list[Any]]]) -> None:
+        rows[7]["values"].pop()
+        rows[20]["indices"][0] = 10**6
+
+    rewrite(change)
+    code, checks = verify("bad.parquet", "--only-output")
+    assert (code, checks["values"]["ids"]) == (1, ["r7", "r20"])
+    assert "2 that cannot be read; row 8 has more indices than values" in checks["values"]["detail"]
+    shown = jobs.run("inspect", "bad.parquet").out
+    assert "2 rows that cannot be read: row 8 (id r7) has more indices" in shown
+    assert "row 21 (id r20) has an index outside of 0 to " in shown
+    described = json.loads(jobs.run("inspect", "bad.parquet", "--json").out)
+    assert (described["damaged_rows"], described["zero_rows"], described["rows"]) == (2, 0, ROWS)
+
+
+def test_a_search_reports_damage_before_it_loads_the_model(
+    home: Path, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedcli import encoders
+
+    made("out.parquet", models.splade)
+    rewrite(lambda rows: rows[7]["values"].pop())
+    monkeypatch.setattr(encoders, "load_encoder", None)
+    ended = jobs.run("search", "bad.parquet", QUERY)
+    assert ended.code == 1
+    assert "bad.parquet: the vector of row 8 (id r7) has more indices than values" in ended.err
+
+
+def test_a_query_without_terms_is_an_error_that_says_so(home: Path) -> None:
+    sparse_models.build_inference_free(home / "free", home / "work", weightless=("cat",))
+    made("out.parquet", home / "free", "--as", "document")
+    ended = jobs.run("search", "out.parquet", "cat")
+    assert ended.code == 1
+    message = "error: the query 'cat' has no vector: the model weighs no term of the text\nhint: use other words\n"
+    assert ended.err.endswith(message)
 
 
 def test_a_dense_output_is_not_compared_with_a_sparse_one(home: Path, models: Models) -> None:
@@ -251,7 +344,7 @@ def assert_same(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.arrow", "out.lance", "out/"])
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_an_update_takes_over_the_vectors_of_equal_texts(home: Path, models: Models, name: str, precision: str) -> None:
     flags = ("--precision", precision)
     made(name, models.splade, *flags)
@@ -267,6 +360,41 @@ def test_an_update_takes_over_the_vectors_of_equal_texts(home: Path, models: Mod
     old, new = before[np.array(kept)], after[np.array(kept) - 5]
     assert np.array_equal(old.indices, new.indices)
     assert np.array_equal(old.values, new.values)
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+@pytest.mark.parametrize("name", ["out.parquet", "out.jsonl", "out.arrow", "out.lance", "out/"])
+def test_weights_of_one_byte_are_those_of_float32_but_for_half_a_step(
+    home: Path, models: Models, name: str, precision: str
+) -> None:
+    made("full.parquet", models.splade)
+    made(name, models.splade, "--precision", precision, "--chunk-rows", 7)
+    full, output = read("full.parquet"), open_dataset(name)
+    (low,), (high,) = output.vector_space["ranges"]
+    assert (low, high) == pytest.approx((full.values.min(), full.values.max()), abs=1e-5)
+    stored = read(name)
+    assert np.array_equal(stored.indices, full.indices)
+    assert 1e-4 < np.abs(stored.values - full.values).max() <= (high - low) / 255 * 0.51
+    assert [hit["id"] for hit in hits(name, QUERY, "-k", 1)] == [
+        hit["id"] for hit in hits("full.parquet", QUERY, "-k", 1)
+    ]
+    compared = json.loads(jobs.run("compare", "full.parquet", name, "--json").out)[0]
+    assert compared["overlap"]["mean"] > 0.9
+    assert compared["second"]["bytes"] == pytest.approx(len(full.indices) * 5, rel=0.05)
+
+
+def test_the_range_of_another_output_is_used_and_weights_outside_of_it_are_clipped(home: Path, models: Models) -> None:
+    jobs.write_jsonl(home / "few.jsonl", texts(2))
+    assert encode("few.parquet", models.splade, "--precision", "int8", source="few.jsonl").code == 0
+    made("full.parquet", models.splade)
+    made("out.parquet", models.splade, "--precision", "int8", "--ranges-from", "few.parquet")
+    (low,), (high,) = open_dataset("out.parquet").vector_space["ranges"]
+    assert open_dataset("few.parquet").vector_space["ranges"] == [[low], [high]]
+    full, stored = read("full.parquet").values, read("out.parquet").values
+    step = (high - low) / 255
+    assert full.max() > high + step
+    assert stored.max() == pytest.approx(high, abs=step * 0.51 + 1e-6)
+    assert np.abs(stored - full.clip(low, high)).max() <= step * 0.51 + 1e-6
 
 
 def test_vectors_with_fewer_terms_are_not_reused(home: Path, models: Models) -> None:
@@ -311,7 +439,7 @@ def test_a_plan_gives_the_size_of_sparse_vectors(home: Path, models: Models) -> 
     ended = jobs.run("plan", "in.jsonl", "--model", models.splade, "--keep", "text", "--json")
     assert ended.code == 0, ended.err
     sizes = json.loads(ended.out)["output_bytes"]
-    assert set(sizes) == {"float32", "float16"}
+    assert set(sizes) == {"float32", "float16", "int8", "uint8"}
     assert "npy" not in sizes["float32"]
     size = (home / "out.parquet").stat().st_size
     assert size / 2 < sizes["float32"]["parquet"] < size * 2

@@ -148,8 +148,10 @@ def test_precisions_are_kept_or_refused(tmp_path: Path, backend: Backend, precis
     assert check(output, backend).code == 0
 
 
-def test_sparse_vectors_are_kept_or_refused(tmp_path: Path, backend: Backend) -> None:
-    output = make_output(tmp_path / "out.parquet", sparse_vectors(30, 1000), ids=names(30))
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_sparse_vectors_are_kept_or_refused(tmp_path: Path, backend: Backend, precision: Precision) -> None:
+    vectors = sparse_vectors(30, 1000)
+    output = make_output(tmp_path / "out.parquet", vectors, ids=names(30), stored_as=precision)
     done = load(output, backend)
     if "sparse" not in backend.kinds:
         assert done.code == 2

@@ -138,7 +138,9 @@ def test_only_the_largest_weights_are_kept(
     assert space.get("min_weight") == options.get("--min-weight")
 
 
-def test_a_row_without_a_term_is_rejected(tmp_path: Path, source: Path, splade_model: tuple[Path, Any]) -> None:
+def test_a_row_whose_terms_are_all_too_light_is_rejected(
+    tmp_path: Path, source: Path, splade_model: tuple[Path, Any]
+) -> None:
     output = tmp_path / "out.parquet"
     original = splade_model[1].encode(TEXTS, convert_to_sparse_tensor=False).numpy().max(axis=1)
     bound = float(np.sort(original)[3] + np.sort(original)[4]) / 2
@@ -146,8 +148,32 @@ def test_a_row_without_a_term_is_rejected(tmp_path: Path, source: Path, splade_m
     assert done.code == 3, done.err
     rejects = [json.loads(line) for line in Path(f"{output}.rejects.jsonl").read_text().splitlines()]
     assert [reject["id"] for reject in rejects] == np.flatnonzero(original < bound).tolist()
-    assert {reject["reason"] for reject in rejects} == {"no term of its sparse vector is left"}
+    assert {reject["reason"] for reject in rejects} == {"no term weighs as much as --min-weight"}
     assert len(column(output)) == len(TEXTS) - 4
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "txt", "parquet"])
+def test_a_row_without_terms_is_rejected_with_the_row_of_the_input(tmp_path: Path, ending: str) -> None:
+    model, source, output = tmp_path / "free", tmp_path / f"in.{ending}", tmp_path / "out.parquet"
+    sparse_models.build_inference_free(model, tmp_path / "work", weightless=("cat",))
+    texts = ["dog", "cat", "cat and dog", "cat cat"]
+    rows = [{"n": i, "text": text} for i, text in enumerate(texts)]
+    lines = texts
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), source)
+        lines = [json.dumps({"text": text}) for text in texts]
+    elif ending == "csv":
+        lines = [f"{i},{text}" for i, text in enumerate(texts)]
+        source.write_text("\n".join(["n,text", *lines]))
+    else:
+        lines = [json.dumps(row) for row in rows] if ending == "jsonl" else texts
+        source.write_text("\n".join(lines))
+    done = jobs.run("encode", source, output, "-m", model, "--as", "query", "--chunk-rows", 2)
+    assert done.code == 3, done.err
+    rejects = [json.loads(line) for line in Path(f"{output}.rejects.jsonl").read_text().splitlines()]
+    assert [reject["raw"] for reject in rejects] == [lines[1], lines[3]]
+    assert {reject["reason"] for reject in rejects} == {"the model weighs no term of the text"}
+    assert {reject["source"] for reject in rejects} == {str(source)}
 
 
 def test_float16_and_other_formats_hold_the_same(tmp_path: Path, source: Path, splade_model: tuple[Path, Any]) -> None:
@@ -173,7 +199,7 @@ def test_float16_and_other_formats_hold_the_same(tmp_path: Path, source: Path, s
         (("--truncate-dim", 16), "--top-k-terms"),
         (("--normalize",), "dot product"),
         (("--overflow", "pool"), "--overflow split"),
-        (("--precision", "int8"), "float16"),
+        (("--precision", "binary"), "use --precision float32, float16 or int8"),
         (("--precision", "ubinary"), "float16"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import signal
 import subprocess
@@ -111,9 +112,17 @@ def run_whole(staged: Staged, folder: Path) -> None:
 
 
 def describe_finished(folder: Path) -> dict[str, Any]:
-    """All outputs in the folder of a finished job; the report is not one."""
+    """All outputs in the folder of a finished job; the report is not one. Rejects are described without `raw`.
+
+    Earlier versions wrote only the text of the rows that the encoder rejects.
+    """
     found = describe_files(folder, folder.parent / "nothing")
-    return {name: one for name, one in found.items() if name not in (*INPUTS, REPORT)}
+    found = {name: one for name, one in found.items() if name not in (*INPUTS, REPORT)}
+    for name, one in found.items():
+        if name.endswith("rejects.jsonl"):
+            rejects = map(json.loads, one["content"])
+            found[name] = {"content": [{key: row[key] for key in row if key != "raw"} for row in rejects]}
+    return found
 
 
 def begin(staged: Staged, folder: Path, archives: Path) -> None:

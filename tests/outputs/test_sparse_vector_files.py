@@ -57,6 +57,53 @@ def test_stored_vectors_are_read_back(
     assert holds_vectors(output.path)
 
 
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_weights_of_one_byte_are_read_as_float32(tmp_path: Path, name: str, precision: Precision) -> None:
+    vectors = uneven_vectors()
+    output = open_dataset(str(make_output(tmp_path / name, vectors, stored_as=precision)))
+    assert output.ranges is not None
+    low, high = output.ranges[:, 0]
+    assert (low, high) == (vectors.values.min(), vectors.values.max())
+    read = read_all(output)
+    assert np.array_equal(read.indices, vectors.indices)
+    assert read.values.dtype == np.float32
+    assert np.abs(read.values - vectors.values).max() <= (high - low) / 255 * 0.51
+    assert output.vector_bytes == pytest.approx(len(vectors.indices) * 5, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense"])
+@pytest.mark.parametrize(
+    ("ranges", "problem"),
+    [
+        ([[0.5], [0.1]], "a lowest value is above the highest one, or not finite"),
+        ([[0.1], [float("nan")]], "a lowest value is above the highest one, or not finite"),
+        ([[0.1, 0.2, 0.3], [1, 2]], "they are not two lists of numbers"),
+        ([[0.1] * 7, [1] * 7], "they are not two lists of"),
+        ("text", "they are not two lists of numbers"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(tmp_path: Path, kind: str, ranges: Any, problem: str) -> None:
+    vectors = sparse_vectors(4, 8) if kind == "sparse" else unit_vectors(4, 8)
+    if isinstance(ranges, list) and len(ranges[0]) == 1 and kind == "dense":
+        ranges = [side * 8 for side in ranges]
+    path = make_output(tmp_path / "out.parquet", vectors, stored_as="int8")
+    table = pq.read_table(path)
+    space = json.loads(table.schema.metadata[b"embedcli"]) | {"ranges": ranges}
+    pq.write_table(table.replace_schema_metadata({"embedcli": json.dumps(space)}), path)
+    output = open_dataset(str(path))
+    with pytest.raises(InputError) as caught:
+        output.block_vectors(next(output.read_blocks()))
+    assert caught.value.message.startswith(f"{path}: the ranges of its int8 vectors make no sense: {problem}")
+
+
+def test_weights_of_one_byte_without_a_range_are_refused(tmp_path: Path) -> None:
+    path = make_output(tmp_path / "out.parquet", sparse_vectors(4, 8), stored_as="int8")
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    with pytest.raises(UsageError, match="does not contain the ranges of its int8 vectors"):
+        next(open_dataset(str(path)).read_blocks())
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_block_holds_a_bounded_number_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(dataset_module, "BLOCK_BYTES", 100 << 10)
@@ -107,28 +154,60 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
+DAMAGED_VECTORS = [
+    ({"indices": [1, 2], "values": [1.0]}, "has more indices than values, or fewer"),
+    ({"indices": [-1], "values": [1.0]}, "has an index outside of 0 to 3"),
+    ({"indices": [1, None], "values": [1.0, 2.0]}, "has an index or a value that is null"),
+    ({"indices": None, "values": [1.0]}, "is null"),
+    (None, "is null"),
+]
+
+
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl"])
-@pytest.mark.parametrize(
-    ("vector", "message"),
-    [
-        ({"indices": [1, 2], "values": [1.0]}, "more indices than values, or fewer"),
-        ({"indices": [-1], "values": [1.0]}, "an index outside of 0 to 3"),
-        ({"indices": [1, None], "values": [1.0, 2.0]}, "null"),
-        (None, "null"),
-    ],
-)
-def test_vectors_that_make_no_sense_are_refused(tmp_path: Path, ending: str, vector: Any, message: str) -> None:
-    path = tmp_path / f"foreign.{ending}"
-    write_rows(path, [{"id": "a", "vector": {"indices": [3], "values": [1.0]}}, {"id": "b", "vector": vector}])
+@pytest.mark.parametrize(("vector", "problem"), DAMAGED_VECTORS)
+def test_a_damaged_vector_is_refused_with_its_row(tmp_path: Path, ending: str, vector: Any, problem: str) -> None:
+    path, good = tmp_path / f"foreign.{ending}", {"indices": [3], "values": [1.0]}
+    rows = [{"id": "a", "vector": good}, {"id": "b", "vector": good}, {"id": "c", "vector": vector}]
+    write_rows(path, rows)
     with pytest.raises(InputError) as caught:
         read_all(open_dataset(str(path)))
-    assert message in caught.value.message or "not all vectors have indices and values" in caught.value.message
+    assert caught.value.message == f"{path}: the vector of row 3 (id c) {problem}"
+    assert "or write the file again with the program that made it" in caught.value.hint
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl"])
+def test_damaged_vectors_are_kept_without_entries_on_demand(tmp_path: Path, ending: str) -> None:
+    good = {"indices": [0, 3], "values": [1.0, 2.0]}
+    vectors = [good, *(vector for damaged, _ in DAMAGED_VECTORS for vector in (damaged, good))]
+    path = tmp_path / f"foreign.{ending}"
+    write_rows(path, [{"id": str(i), "vector": vector} for i, vector in enumerate(vectors)])
+    output = open_dataset(str(path))
+    damage: dict[int, str] = {}
+    for block in output.read_blocks(keep_damaged=True):
+        assert isinstance(block.vectors, SparseVectors)
+        for i, row in enumerate(as_dense(block.vectors).tolist(), block.first_row):
+            assert row == ([1.0, 0, 0, 2.0] if i % 2 == 0 else [0] * 4)
+        damage |= {block.first_row + row: problem for row, problem in block.vectors.damage.items()}
+    assert damage == {2 * i + 1: problem for i, (_, problem) in enumerate(DAMAGED_VECTORS)}
+
+
+def test_json_of_another_type_is_a_damaged_vector(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.jsonl"
+    write_rows(path, [{"id": "a", "vector": {"indices": [3], "values": [1.0]}}])
+    for value in ('"text"', '{"indices": ["x"], "values": [1.0]}', "[1.0]"):
+        path.write_text(path.read_text("utf-8") + f'{{"id": "b", "vector": {value}}}\n', "utf-8")
+    (block,) = open_dataset(str(path)).read_blocks(keep_damaged=True)
+    assert isinstance(block.vectors, SparseVectors)
+    assert block.vectors.lengths.tolist() == [1, 0, 0, 0]
+    assert [problem.partition(":")[0] for problem in block.vectors.damage.values()] == [
+        "does not have indices and values"
+    ] * 3
 
 
 def test_an_index_beyond_the_recorded_dimensions_is_refused(tmp_path: Path) -> None:
     output = make_output(tmp_path / "out.jsonl", sparsify(np.eye(3, 5, dtype=np.float32)))
     output.write_text(output.read_text("utf-8").replace('"indices":[2]', '"indices":[5]'), "utf-8")
-    with pytest.raises(InputError, match="an index outside of 0 to 4"):
+    with pytest.raises(InputError, match=r"row 3 .*has an index outside of 0 to 4"):
         read_all(open_dataset(str(output)))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedcli.core.encoder import NOT_FINITE_REASON, Tokens
+from embedcli.core.encoder import NO_TOKEN_VECTORS_REASON, NOT_FINITE_REASON, Tokens
 from embedcli.core.errors import ModelError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
@@ -76,7 +76,7 @@ def test_rows_that_are_not_finite_are_encoded_again_and_then_rejected() -> None:
     assert encoded.vectors.lengths.tolist() == [2, 3, 1]
     np.testing.assert_array_equal(encoded.vectors.values[2:5], word_vectors("nan c d"))
     reasons = [(reject.line, reject.reason) for reject in encoded.rejects]
-    assert reasons == [(3, NOT_FINITE_REASON), (4, NOT_FINITE_REASON), (5, "no known word")]
+    assert reasons == [(3, NOT_FINITE_REASON), (4, NO_TOKEN_VECTORS_REASON), (5, "no known word")]
 
 
 def test_an_encoder_that_loses_rows_is_an_error() -> None:

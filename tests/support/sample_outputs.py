@@ -13,7 +13,7 @@ import pyarrow as pa
 from embedcli.core import quantization
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
-from embedcli.core.row_vectors import as_dense, kind_of
+from embedcli.core.row_vectors import kind_of
 from embedcli.core.sparse_vectors import SparseVectors, sparsify
 from embedcli.core.types import Chunk, EncodedChunk, InputColumns, InputSplit, OutputFormat, Precision
 from embedcli.outputs import writers
@@ -60,7 +60,7 @@ def make_output(
     """Write `vectors` as an output. A path that ends in .folder becomes a folder of three parts."""
     rows, dim = vectors.shape
     kind = kind_of(vectors)
-    ranges = quantization.compute_ranges(as_dense(vectors)) if stored_as in ("int8", "uint8") else None
+    ranges = quantization.compute_ranges_of(vectors) if stored_as in ("int8", "uint8") else None
     table = pa.table({name: pa.array(values) for name, values in (kept or {}).items()})
     columns = InputColumns(
         text_column="text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,21 @@ def build_splade(folder: Path, work: Path, **pooling: Any) -> Any:
     return save(folder, network, SpladePooling(**pooling), kind=SparseEncoder)
 
 
-def build_inference_free(folder: Path, work: Path) -> Any:
-    """Queries by a table of one weight per word, documents by SPLADE, as the opensearch models. Returns the encoder."""
+def build_inference_free(folder: Path, work: Path, *, weightless: Sequence[str] = ()) -> Any:
+    """Queries by a table of one weight per word, documents by SPLADE, as the opensearch models. Returns the encoder.
+
+    The tokens of the texts in `weightless` have the weight 0.
+    """
     import torch
     from sentence_transformers import SparseEncoder
     from sentence_transformers.sparse_encoder.modules import Router, SparseStaticEmbedding, SpladePooling, Transformer
 
     network = Transformer(str(build_masked_lm(work / "masked-lm")), transformer_task="fill-mask")
     torch.manual_seed(4)
-    table = SparseStaticEmbedding(network.tokenizer, torch.rand(len(network.tokenizer)))
+    weights = torch.rand(len(network.tokenizer))
+    for text in weightless:
+        weights[network.tokenizer(text)["input_ids"]] = 0
+    table = SparseStaticEmbedding(network.tokenizer, weights)
     routes: Any = {"query": [table], "document": [network, SpladePooling()]}
     return save(folder, Router(routes, default_route="document"), kind=SparseEncoder)
 

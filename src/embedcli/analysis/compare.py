@@ -50,7 +50,7 @@ class Comparison:
 
     Attributes:
         overlaps: For each sampled row, the fraction of its neighbours that both outputs agree on.
-        cosines: Cosines between the vectors of the same row; None if the dimensions differ.
+        cosines: Cosines between the vectors of the same row; None if the dimensions, or their words, differ.
         most_moved: Shared rows and their cosine (or overlap, if there are no cosines), the least similar first.
     """
 
@@ -70,6 +70,7 @@ class Comparison:
             "first": describe_side(self.first),
             "second": describe_side(self.second),
             "shared_rows": len(self.shared),
+            "same_vocabulary": has_same_vocabulary(self.first, self.second),
             "cosine": cosines.summary(**COSINE_QUANTILES) if cosines is not None else None,
             "cosine_rows": cosines.count if cosines is not None else 0,
             "cosine_histogram": build_histogram(cosines.held_values()) if cosines is not None else None,
@@ -136,7 +137,7 @@ def compare_outputs(
     neighbours = find_neighbours(first, second, shared, sample, k)
     overlaps = np.array([len(set(a) & set(b)) / k for a, b in zip(*neighbours, strict=True)], np.float32)
     comparison = Comparison(first, second, shared, k, sample, overlaps)
-    if first.dim == second.dim:
+    if first.dim == second.dim and has_same_vocabulary(first, second) is not False:
         measure_cosines(comparison, moved)
     else:
         order = np.argsort(overlaps, kind="stable")[:moved]
@@ -220,6 +221,13 @@ def have_same_space(first: VectorDataset, second: VectorDataset) -> bool:
     names = ("model", "fingerprint", "prompt", "task", "pooling", "max_seq_length")
     known = bool(first.vector_space) and bool(second.vector_space) and first.dim == second.dim
     return known and all(first.vector_space.get(name) == second.vector_space.get(name) for name in names)
+
+
+def has_same_vocabulary(first: VectorDataset, second: VectorDataset) -> bool | None:
+    """Whether the dimensions of two sparse outputs stand for the same words; None if that is not known."""
+    if first.vocabulary is None or second.vocabulary is None:
+        return None
+    return first.vocabulary == second.vocabulary
 
 
 def rank_by_precision(output: VectorDataset) -> tuple[int, int]:

@@ -52,7 +52,9 @@ class DerivedDataset(VectorDataset):
             else vector_space
         )
 
-    def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
+    def read_blocks(
+        self, columns: Sequence[str] = (), *, verify: bool = False, keep_damaged: bool = False
+    ) -> Iterator[VectorBlock]:
         """Yield all rows with their derived vectors."""
         for block in self._source.read_blocks(columns, verify=verify):
             stored = quantization.quantize(self._truncate(block), self.precision, self.ranges)

@@ -14,7 +14,7 @@ from embedcli import storage
 from embedcli.analysis.quantiles import StreamingQuantiles
 from embedcli.analysis.sparse_terms import TermCounter, load_words
 from embedcli.analysis.token_vectors import TokenVectorCounter
-from embedcli.core.arrow_values import column_to_python
+from embedcli.core.arrow_values import column_to_python, scalar_to_python
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
@@ -54,13 +54,32 @@ class DuplicateIdCounter:
     def _count_ids(self, hashes: set[int]) -> Counter[Any]:
         """Count the ids that have these hashes; different ids may have the same hash."""
         counts: Counter[Any] = Counter()
-        for block in self.output.read_blocks(self.columns):
+        for block in self.output.read_blocks(self.columns, keep_damaged=True):
             counts.update(key for key in self._keys(block) if hash(key) in hashes)
         return counts
 
     def _keys(self, block: VectorBlock) -> Iterator[Any]:
         columns = [column_to_python(block.columns.column(name)) for name in self.columns]
         return iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
+
+
+class DamageCounter:
+    """Counts sparse vectors that cannot be read, and keeps the first ones as examples."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.examples: list[dict[str, Any]] = []
+
+    def add(self, output: VectorDataset, block: VectorBlock) -> BoolArray:
+        """Count the damaged rows of a block that was read with its ids. Returns which rows can be read: bool [n]."""
+        damage = block.vectors.damage if isinstance(block.vectors, SparseVectors) else {}
+        self.count += len(damage)
+        for row in sorted(damage)[: MAX_EXAMPLES - len(self.examples)]:
+            id = to_json_value(scalar_to_python(output.block_ids(block)[row]))
+            self.examples.append({"row": block.first_row + row + 1, "id": id, "problem": damage[row]})
+        is_readable = np.ones(len(block), bool)
+        is_readable[list(damage)] = False
+        return is_readable
 
 
 def describe_output(output: VectorDataset) -> dict[str, Any]:
@@ -71,15 +90,17 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
     """
     norms, tokens, ids = StreamingQuantiles(), StreamingQuantiles(), DuplicateIdCounter(output)
     names = [name for name in ("n_tokens", "truncated") if name in output.schema.names]
-    terms, token_vectors = TermCounter(), TokenVectorCounter()
+    terms, token_vectors, damage = TermCounter(), TokenVectorCounter(), DamageCounter()
     # Queries are filled up with tokens that their texts do not have.
     has_counts = "n_tokens" in names and output.vector_space.get("task") == "document"
     non_finite = zero = truncated = rows = total_tokens = 0
-    for block in output.read_blocks([*ids.columns, *names], verify=True):
+    for block in output.read_blocks([*ids.columns, *names], verify=True, keep_damaged=True):
         lengths = compute_vector_norms(vectors_for_norms(output, block))
+        is_readable = damage.add(output, block)
         is_damaged, is_zero = find_damaged_rows(block, lengths)
-        non_finite += int(is_damaged.sum())
-        zero += int(is_zero.sum())
+        non_finite += int((is_damaged & is_readable).sum())
+        zero += int((is_zero & is_readable).sum())
+        lengths = lengths if is_readable.all() else lengths[is_readable]
         norms.add(lengths[np.isfinite(lengths)])
         rows += len(block)
         if "truncated" in names:
@@ -109,6 +130,8 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         "token_vectors": token_vectors.describe() if output.kind == "multi_vector" else None,
         "non_finite_rows": non_finite,
         "zero_rows": zero,
+        "damaged_rows": damage.count,
+        "damage_examples": damage.examples,
         "truncated_rows": truncated if "truncated" in names else None,
         "truncated_share": truncated / rows if rows and "truncated" in names else None,
         "tokens": {"total": total_tokens, **(tokens.summary(median=0.5, p95=0.95) or {})} if tokens.count else None,

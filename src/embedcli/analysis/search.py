@@ -13,6 +13,7 @@ from embedcli.analysis.inspect_output import to_json_value
 from embedcli.analysis.similarities import Metric
 from embedcli.analysis.text_encoder import (
     Notify,
+    RejectedTextError,
     TextEncoder,
     build_query_job,
     check_same_canaries,
@@ -29,6 +30,8 @@ from embedcli.outputs.dataset import VectorDataset
 
 # Queries per pass over the rows: enough for large matrix products, few enough to hold their scores.
 QUERY_BATCH_ROWS = 512
+# Characters of a query that an error quotes.
+SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Searcher:
 
     def __init__(self, output: VectorDataset, *, notify: Notify = ignore_message, **flags: Any) -> None:
         self.output = output
+        next(output.read_blocks(), None)  # a damaged file is an error before the model is loaded
         job = build_query_job(output, "search", **flags)
         self._encoder = TextEncoder(job, without_empty_prompt(notify), few_texts=True)
         try:
@@ -92,8 +96,16 @@ class Searcher:
         return describe_hits(self.output, queries, self.find(queries, k, metric), columns)
 
     def find(self, queries: Sequence[SearchQuery], k: int, metric: Metric | None = None) -> list[Hits]:
-        """Find the positions and scores of the `k` best rows for each query."""
-        vectors = self._encoder.encode_vectors([query.text for query in queries])
+        """Find the positions and scores of the `k` best rows for each query.
+
+        Raises:
+            InputError: A query gets no vector.
+        """
+        try:
+            vectors = self._encoder.encode_vectors([query.text for query in queries])
+        except RejectedTextError as error:
+            query = error.text if len(error.text) <= SHOWN_CHARACTERS else error.text[:SHOWN_CHARACTERS] + "..."
+            raise InputError(f"the query {query!r} has no vector: {error.reason}", "use other words") from None
         return search_vectors(self.output, vectors, k, metric)
 
     def __enter__(self) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from embedcli.analysis.quantiles import StreamingQuantiles
 from embedcli.core.errors import EmbedcliError
 from embedcli.core.job import Job
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.models.vocabulary import load_vocabulary
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray
@@ -26,17 +26,19 @@ class TermCounter:
     def __init__(self) -> None:
         self._terms = StreamingQuantiles()
         self._lowest, self._highest = np.inf, -np.inf
-        self._unsorted_rows = 0
+        self._unsorted_rows = self._repeated_rows = 0
         self._samples: list[list[tuple[int, float]]] = []
 
     def add(self, vectors: SparseVectors, sample_rows: int) -> None:
         """Add the next rows; the heaviest terms of the first `sample_rows` of all are kept."""
-        self._terms.add(vectors.lengths)
+        self._terms.add(vectors.lengths if not vectors.damage else np.delete(vectors.lengths, list(vectors.damage)))
         finite = vectors.values[np.isfinite(vectors.values)]
         if len(finite):
             self._lowest = min(self._lowest, float(finite.min()))
             self._highest = max(self._highest, float(finite.max()))
-        self._unsorted_rows += int(find_unsorted_rows(vectors).sum())
+        is_unsorted, is_repeated = find_unsorted_rows(vectors)
+        self._unsorted_rows += int(is_unsorted.sum())
+        self._repeated_rows += int(is_repeated.sum())
         for row in range(min(len(vectors), sample_rows - len(self._samples))):
             self._samples.append(heaviest_terms(vectors[row : row + 1]))
 
@@ -54,17 +56,19 @@ class TermCounter:
             "per_row": self._terms.summary(median=0.5, p95=0.95),
             "weights": weights,
             "unsorted_rows": self._unsorted_rows,
+            "repeated_rows": self._repeated_rows,
             "samples": samples,
         }
 
 
-def find_unsorted_rows(vectors: SparseVectors) -> BoolArray:
-    """Find rows whose indices do not ascend: bool [n]. A repeated index is not in ascending order."""
-    rows = vectors.entry_rows
-    is_unsorted = np.zeros(len(vectors), bool)
-    falls = (np.diff(vectors.indices) <= 0) & (rows[1:] == rows[:-1])
-    is_unsorted[rows[1:][falls]] = True
-    return is_unsorted
+def find_unsorted_rows(vectors: SparseVectors) -> tuple[BoolArray, BoolArray]:
+    """Find rows whose indices descend somewhere, and rows with the same index twice in succession: bool [n] each."""
+    rows, steps = vectors.entry_rows, np.diff(vectors.indices)
+    is_same_row = rows[1:] == rows[:-1]
+    is_unsorted, is_repeated = np.zeros(len(vectors), bool), np.zeros(len(vectors), bool)
+    is_unsorted[rows[1:][is_same_row & (steps < 0)]] = True
+    is_repeated[rows[1:][is_same_row & (steps == 0)]] = True
+    return is_unsorted, is_repeated
 
 
 def heaviest_terms(vector: SparseVectors, count: int = TOP_TERMS) -> list[tuple[int, float]]:
@@ -92,13 +96,4 @@ def load_words(vector_space: Mapping[str, Any], dim: int) -> dict[int, str]:
         files = resolve_model(job, download=False)
     except EmbedcliError:
         return {}
-    paths = sorted(files.path.rglob("tokenizer.json"), key=lambda path: (len(path.parts), path))
-    return read_words(paths[0], dim) if paths else {}
-
-
-def read_words(path: Path, dim: int) -> dict[int, str]:
-    """Read the words of a tokenizer.json; empty if they are not as many as the dimensions of vectors."""
-    from tokenizers import Tokenizer
-
-    words: dict[str, int] = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-    return {number: word for word, number in words.items()} if len(words) == dim else {}
+    return load_vocabulary(files.path, dim)

@@ -48,7 +48,7 @@ class StoredRowCursor:
 
 def iterate_stored_rows(output: VectorDataset) -> Iterator[StoredRow]:
     names = [name for name in (output.id_name, "text_hash", "window") if name and name in output.schema.names]
-    for block in output.read_blocks(names):
+    for block in output.read_blocks(names, keep_damaged=True):
         ids = column_to_python(output.block_ids(block))
         hashes = block.columns.column("text_hash").to_pylist() if "text_hash" in names else [b""] * len(block)
         windows = block.columns.column("window").to_pylist() if "window" in names else [0] * len(block)

@@ -45,6 +45,18 @@ def without_role_note(notify: Notify) -> Notify:
     return lambda note: None if isinstance(note, UnusedRoleNote) else notify(note)
 
 
+class RejectedTextError(InputError):
+    """A text gets no vector.
+
+    Attributes:
+        text: The text.
+        reason: Why it was rejected.
+    """
+
+    text = ""
+    reason = ""
+
+
 class TextEncoder:
     """Encodes texts in memory. Use it as a context manager or call `close`.
 
@@ -102,16 +114,19 @@ class TextEncoder:
             float32 [len(texts), dim], sparse vectors or vectors of tokens, in the order of `texts`.
 
         Raises:
-            InputError: A text is not a valid string or gets no vector.
+            InputError: A text is not a valid string.
+            RejectedTextError: A text gets no vector.
             UsageError: The encoder is closed.
         """
         vectors = VectorCollector(len(texts), self.dim, self.kind)
         for encoded in self.encode_chunks(texts, observer):
             for reject in encoded.rejects:
-                raise InputError(
+                error = RejectedTextError(
                     f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
                     "fix the text or leave it out",
                 )
+                error.text, error.reason = texts[reject.line - 1], reject.reason
+                raise error
             vectors.add(encoded.chunk.lines[0] - 1, encoded.vectors)
         return vectors.finish()
 

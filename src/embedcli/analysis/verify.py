@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,15 +139,24 @@ def check_ids(description: dict[str, Any]) -> VerificationCheck:
 
 
 def check_values(description: dict[str, Any]) -> VerificationCheck:
-    bad, zero = description["non_finite_rows"], description["zero_rows"]
-    counts = [(zero, "with zeros only")]
+    counts = [(description["non_finite_rows"], "with non-finite values"), (description["zero_rows"], "with zeros only")]
     if description["terms"] is not None:
-        counts.append((description["terms"]["unsorted_rows"], "whose indices do not ascend"))
+        counts += [
+            (description["terms"]["unsorted_rows"], "whose indices do not ascend"),
+            (description["terms"]["repeated_rows"], "with an index twice"),
+            (description["damaged_rows"], "that cannot be read"),
+        ]
     if description["token_vectors"] is not None:
-        counts.append((description["token_vectors"]["empty_rows"], "without vectors"))
-        counts.append((description["token_vectors"]["excess_rows"], "with more vectors than tokens"))
-    details = [f"{format_count(bad, 'row')} with non-finite values", *(f"{count:,} {kind}" for count, kind in counts)]
-    return VerificationCheck("values", not (bad or any(count for count, _ in counts)), ", ".join(details))
+        counts += [
+            (description["token_vectors"]["empty_rows"], "without vectors"),
+            (description["token_vectors"]["excess_rows"], "with more vectors than tokens"),
+        ]
+    (first, problem), *others = counts
+    detail = ", ".join([f"{format_count(first, 'row')} {problem}", *(f"{count:,} {text}" for count, text in others)])
+    examples = description["damage_examples"]
+    detail += "".join(f"; row {example['row']} {example['problem']}" for example in examples[:1])
+    is_bad = any(count for count, _ in counts)
+    return VerificationCheck("values", not is_bad, detail, [example["id"] for example in examples])
 
 
 def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[VerificationCheck]:
@@ -235,6 +244,8 @@ class Verifier:
         """
         output = self.output
         if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):
+            weights = quantization.quantize_weights(vector, output.precision, output.ranges)
+            vector = quantization.dequantize_weights(replace(vector, values=weights), output.precision, output.ranges)
             return float(row_cosines(stored, vector)[0])
         if isinstance(stored, MultiVectors) and isinstance(vector, MultiVectors):
             stored, vector = stored.values, vector.values

@@ -378,7 +378,7 @@ class Ledger:
         return part_files.sum_counts(self.all_parts())
 
     def changes(self) -> dict[str, int]:
-        """Return sums over all part files: rows added, changed and reused by --update or --reuse."""
+        """Return sums over all part files: rows added, changed, reused and removed; see `sum_changes`."""
         return part_files.sum_changes(self.all_parts())
 
     def publish(self, layout: OutputLayout, vector_space: Mapping[str, Any]) -> None:

@@ -237,9 +237,9 @@ def sum_counts(parts: Sequence[PartFile]) -> dict[str, int]:
 
 
 def sum_changes(parts: Sequence[PartFile]) -> dict[str, int]:
-    """Return how many rows --update or --reuse have added, changed and reused."""
+    """Return how many rows --update or --reuse have added, changed, reused and, by rejecting them, removed."""
     counts = [part.stats["changes"] for part in parts]
-    return {name: sum(count.get(name, 0) for count in counts) for name in ("added", "changed", "reused")}
+    return {name: sum(count.get(name, 0) for count in counts) for name in ("added", "changed", "reused", "removed")}
 
 
 def hash_bytes(data: Any) -> str:

@@ -52,11 +52,11 @@ def merge_rejects(target: OutputTarget, parts: Sequence[PartFile], path: str) ->
 
 
 class RejectCounter:
-    """Counts rejects by kind, and remembers the place of the first one."""
+    """Counts rejects by kind, and remembers the place of the first one of each."""
 
     def __init__(self) -> None:
         self._reasons: Counter[str] = Counter()
-        self._first = ""
+        self._first_places: dict[str, str] = {}
         self._examples: dict[str, str] = {}
 
     def add(self, reject: Reject) -> None:
@@ -68,10 +68,11 @@ class RejectCounter:
         self._add(str(row["reason"]), str(row["source"]), int(row["line"]))
 
     def _add(self, reason: str, source: str, line: int) -> None:
-        self._first = self._first or storage.format_location(source, line)
         kind = reject_kind(reason)
         self._reasons[kind] += 1
-        self._examples.setdefault(kind, reason)
+        if kind not in self._examples:
+            self._examples[kind] = reason
+            self._first_places[kind] = storage.format_location(source, line)
 
     def summary(self, path: str | None = None) -> RejectSummary | None:
         """Return the counts, the most frequent kind first; None without rejects.
@@ -81,7 +82,8 @@ class RejectCounter:
         """
         if not self._reasons:
             return None
-        return RejectSummary(dict(self._reasons.most_common()), self._first, path, self._examples)
+        first = next(iter(self._first_places.values()))
+        return RejectSummary(dict(self._reasons.most_common()), first, path, self._examples, self._first_places)
 
 
 def summarize_rejects_file(target: OutputTarget) -> RejectSummary | None:

@@ -103,11 +103,16 @@ def show_comparisons(comparisons: list[dict[str, Any]]) -> None:
         print_line(comparison["second"]["path"])
         if comparison["cosine_histogram"]:
             show_bars("cosine", label_bins(comparison["cosine_histogram"]))
-        overlaps = [(str(kept), rows) for kept, rows in enumerate(comparison["overlap_histogram"])]
-        show_bars(f"of {comparison['k']} neighbours kept", overlaps)
+        count = comparison["k"]
+        overlaps = [(f"{kept} of {count}", rows) for kept, rows in enumerate(comparison["overlap_histogram"])]
+        show_bars("neighbours kept", overlaps)
         if comparison["moved"]:
             print_line(f"changed most, by {comparison['moved_by']}")
             show_table([moved_row(row) for row in comparison["moved"]], right=["similarity"])
+    for comparison in comparisons:
+        if comparison["same_vocabulary"] is False:
+            path = comparison["second"]["path"]
+            print_note(f"{first['path']} and {path} have different vocabularies: their weights cannot be compared")
     if shared < first["rows"]:
         print_note(f"{format_count(first['rows'] - shared, 'row')} of {first['path']} missing from other outputs")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -9,10 +10,14 @@ import typer
 from embedcli.cli.console import JsonFlag, format_bytes, shorten, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.core.constants import VOCABULARY_KEY
 from embedcli.core.counts import format_count
+from embedcli.core.terminal import escape_in_json
 
 # Characters that are shown of each text of a sample row.
 SAMPLE_WIDTH = 60
+# Characters of the fingerprint of a vocabulary that tell it from others.
+SHOWN_FINGERPRINT = 12
 
 
 @handle_errors
@@ -114,10 +119,16 @@ def format_damage(output: dict[str, Any]) -> str:
     counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], "all zero")]
     if output["terms"] is not None:
         counts.append((output["terms"]["unsorted_rows"], "whose indices do not ascend"))
+        counts.append((output["terms"]["repeated_rows"], "with an index twice"))
     if output["token_vectors"] is not None:
         counts.append((output["token_vectors"]["empty_rows"], "without vectors"))
         counts.append((output["token_vectors"]["excess_rows"], "with more vectors than tokens"))
     damage = [f"{format_count(count, 'row')} {kind}" for count, kind in counts if count]
+    if output["damaged_rows"]:
+        examples = output["damage_examples"]
+        rows = [f"row {case['row']} (id {format_id(case['id'])}) {case['problem']}" for case in examples]
+        more = ", ..." if output["damaged_rows"] > len(rows) else ""
+        damage.append(f"{format_count(output['damaged_rows'], 'row')} that cannot be read: {', '.join(rows)}{more}")
     return "; ".join(damage) or "none: every vector is finite and not zero"
 
 
@@ -127,12 +138,19 @@ def format_ids(ids: dict[str, Any]) -> str:
     text = f"{ids['column']} ({ids['type']}), "
     if not ids["duplicates"]:
         return text + "all unique"
-    examples = ", ".join(f"{case['id']} ({format_count(case['rows'], 'row')})" for case in ids["examples"])
+    examples = ", ".join(f"{format_id(case['id'])} ({format_count(case['rows'], 'row')})" for case in ids["examples"])
     more = ", ..." if ids["duplicates"] > len(ids["examples"]) else ""
     return (
         text
         + f"{ids['duplicates']:,} {'appears' if ids['duplicates'] == 1 else 'appear'} more than once: {examples}{more}"
     )
+
+
+def format_id(id: Any) -> str:
+    """Return an id as it is; one with characters that are not shown as they are, as a JSON string."""
+    if not isinstance(id, str) or (id.isprintable() and id == id.strip() and id and "\\" not in id):
+        return format_value(id)
+    return escape_in_json(json.dumps(id, ensure_ascii=False))
 
 
 def format_columns(columns: dict[str, str]) -> str:
@@ -147,7 +165,8 @@ def format_space(space: dict[str, Any]) -> list[tuple[str, str]]:
     for name, value in sorted(space.items(), key=lambda item: item[0] != "model"):
         if name in ("dim", "precision"):
             continue
-        facts.append((f"  {name}", "recorded" if name in ("ranges", "canaries") else format_value(value)))
+        text = "recorded" if name in ("ranges", "canaries") else format_value(value)
+        facts.append((f"  {name}", text[:SHOWN_FINGERPRINT] if name == VOCABULARY_KEY else text))
     return [("made by", ""), *facts]
 
 
@@ -200,5 +219,5 @@ def format_samples(samples: list[dict[str, Any]]) -> list[tuple[str, str]]:
     facts = []
     for number, row in enumerate(samples, 1):
         texts = [shorten(format_value(value), SAMPLE_WIDTH) for name, value in row.items() if name != "id"]
-        facts.append((f"row {number}", ": ".join([format_value(row["id"]), " | ".join(texts)]).removesuffix(": ")))
+        facts.append((f"row {number}", ": ".join([format_id(row["id"]), " | ".join(texts)]).removesuffix(": ")))
     return facts

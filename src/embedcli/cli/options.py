@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Annotated, Any, Literal
@@ -223,11 +224,21 @@ ProgressOption = Annotated[
         show_envvar=False,
     ),
 ]
+
+
+def refuse_not_finite(value: float | None) -> float | None:
+    """Return a number; an error for infinity and NaN, which no comparison with a minimum refuses."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 PriceOption = Annotated[
     float | None,
     typer.Option(
         "--price-per-mtok",
         min=0,
+        callback=refuse_not_finite,
         metavar="PRICE",
         help="Price per million tokens, to show the cost.",
         envvar="EMBEDCLI_PRICE_PER_MTOK",

@@ -118,10 +118,13 @@ def bad_value(error: Any, ctx: Any, arguments: Sequence[str], value: str) -> Usa
     expected = next((text for name, text in VALUE_DESCRIPTIONS.items() if param.type.name.startswith(name)), None)
     if expected is None:
         return UsageError(f"{prefix}{option} {value!r}: {describe(error)}", list_options_hint(ctx))
-    minimum = getattr(param.type, "min", None)
-    if minimum is not None and is_below(value, minimum):
+    minimum, maximum = (getattr(param.type, name, None) for name in ("min", "max"))
+    if maximum is not None:
+        limits = f"{expected} from {minimum} to {maximum}"
+    elif minimum is not None and is_below(value, minimum):
         return UsageError(f"{prefix}{option} {value} is too small", f"give {minimum} or more")
-    limits = expected if minimum is None else f"{expected}, {minimum} or more"
+    else:
+        limits = expected if minimum is None else f"{expected}, {minimum} or more"
     return UsageError(f"{prefix}{option} {value!r} is not {limits}", f"give {limits}")
 
 

@@ -8,7 +8,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.cli.options import INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
+from embedcli.cli.options import INTERACTIVE_DEFAULTS, MovedModelOption, refuse_not_finite, with_job_options
 from embedcli.cli.spinner import show_spinner
 from embedcli.cli.tables import TableOption, require_target_for_table, verify_table
 
@@ -50,6 +50,9 @@ def verify(
         typer.Option(
             "--min-cosine",
             metavar="NUMBER",
+            min=-1,
+            max=1,
+            callback=refuse_not_finite,
             help="Minimum cosine between stored and recomputed vectors; default: by precision.",
         ),
     ] = None,

@@ -12,6 +12,9 @@ ROW_INFO_COLUMNS = ("n_tokens", "truncated", "text_hash", *WINDOW_COLUMNS)
 # No kept column may have one of these names. `row` holds the generated ids.
 RESERVED_COLUMNS = frozenset({"row", "embedding", *ROW_INFO_COLUMNS})
 
+# The key of the vector space metadata that has the fingerprint of a sparse model's vocabulary.
+VOCABULARY_KEY = "vocabulary"
+
 # Names inside a folder output: the file that marks it as finished, the staging folder, the published files in any
 # format. embedcli leaves files with other names alone.
 MANIFEST_FILE = "_manifest.json"

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from embedcli.core.types import Int32Array, Int64Array
 
 
-NOT_FINITE_REASON = "the encoder's vector is not finite, or zero, in float32 too"
+NOT_FINITE_REASON = "the encoder's vector is not finite, in float32 too"
+ZERO_REASON = "the encoder's vector is zero, in float32 too"
+NO_TERMS_REASON = "the model weighs no term of the text"
+NO_TOKEN_VECTORS_REASON = "the encoder gave none of its tokens a vector"
 
 
 @dataclass
@@ -198,7 +201,16 @@ class BaseEncoder(TextTokenizer):
         Args:
             vector: The vector of the second attempt, as a batch of one row.
         """
-        return NOT_FINITE_REASON
+        import numpy as np
+
+        from embedcli.core.row_vectors import as_dense
+
+        values = as_dense(vector)
+        if not np.isfinite(values).all():
+            return NOT_FINITE_REASON
+        if self.kind == "dense":
+            return ZERO_REASON
+        return NO_TERMS_REASON if self.kind == "sparse" else NO_TOKEN_VECTORS_REASON
 
     def usage(self) -> dict[str, Any] | None:
         """The requests and tokens that the encoder has used since it was loaded.

@@ -21,7 +21,12 @@ MINIMUM_VALUES = {
     "max_seq_length": 1, "workers": 1, "rpm": 1, "tpm": 1, "max_concurrency": 1, "part_size": 1, "split_overlap": 0,
     "skip_lines": 0, "retry_cap": 0, "patience": 0, "num_cpus": 0, "num_gpus": 0,
 }  # fmt: skip
-POSITIVE_OPTIONS = ("max_seconds", "min_weight", "request_timeout")
+# Options that must be above zero, with the hint for other values.
+POSITIVE_OPTIONS = {
+    "max_seconds": "give a number of seconds above 0",
+    "request_timeout": "give a number of seconds above 0",
+    "min_weight": "give a weight above 0, such as 0.1, or leave --min-weight out",
+}
 # The largest integer that float64, and so every JSON reader, holds exactly.
 MAX_INTEGER = 2**53
 
@@ -101,7 +106,7 @@ def _check_bounds(name: str, value: Any) -> None:
     if isinstance(value, int) and value > MAX_INTEGER:
         raise UsageError(f"--{option_name(name)} {value} is too large", f"give {MAX_INTEGER} or less")
     if name in POSITIVE_OPTIONS and value <= 0:
-        raise UsageError(f"--{option_name(name)} {value:g} is not above zero", "give a number of seconds")
+        raise UsageError(f"--{option_name(name)} {value:g} is not above zero", POSITIVE_OPTIONS[name])
     if name == "heads" and not 0 < len(value) == len(set(value)):
         raise UsageError(f"--heads {','.join(value)!r} does not name each head once", "use e.g. --heads dense,sparse")
 

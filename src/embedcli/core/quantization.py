@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +47,42 @@ def compute_ranges(vectors: Float32Array) -> Float32Array:
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
 
 
+def compute_ranges_of(vectors: RowVectors) -> Float32Array:
+    """The value ranges of a sample of any kind.
+
+    Returns:
+        float32 [2, dim], as `compute_ranges`; of sparse vectors [2, 1], since all dimensions share one range.
+    """
+    if isinstance(vectors, SparseVectors):
+        return compute_ranges(vectors.values[:, None])
+    return compute_ranges(vectors.values if isinstance(vectors, MultiVectors) else vectors)
+
+
+def parse_ranges(saved: Any, width: int | None = None) -> Float32Array:
+    """Convert recorded ranges.
+
+    Args:
+        saved: Two lists of numbers, as they are in the metadata of an output.
+        width: How many numbers each has; None if that is not known.
+
+    Returns:
+        float32 [2, width].
+
+    Raises:
+        ValueError: They are something else, or no ranges.
+    """
+    try:
+        ranges = np.array(saved, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError("they are not two lists of numbers") from None
+    if ranges.ndim != 2 or len(ranges) != 2 or ranges.shape[1] != (width or ranges.shape[1]):
+        size = "numbers" if width is None else f"{width} numbers"
+        raise ValueError(f"they are not two lists of {size}")
+    if not np.isfinite(ranges).all() or (ranges[0] > ranges[1]).any():
+        raise ValueError("a lowest value is above the highest one, or not finite")
+    return ranges
+
+
 def quantize(vectors: Float32Array, precision: Precision, ranges: Float32Array | None = None) -> NDArray[Any]:
     """Convert vectors to the number format they are stored in.
 
@@ -75,6 +112,22 @@ def quantize(vectors: Float32Array, precision: Precision, ranges: Float32Array |
     steps = quantization_step(ranges)
     level = np.clip((vectors - ranges[0]) / steps, 0, 255).astype(np.uint8)
     return level if precision == "uint8" else np.asarray(level.astype(np.int16) - 128, np.int8)
+
+
+def quantize_weights(vectors: SparseVectors, precision: Precision, ranges: Float32Array | None) -> NDArray[Any]:
+    """Convert the weights of sparse vectors to the number format they are stored in: [entries].
+
+    Args:
+        vectors: The vectors.
+        precision: The number format.
+        ranges: float32 [2, 1] from `compute_ranges_of`; needed for int8 and uint8.
+    """
+    return np.asarray(quantize(vectors.values[:, None], precision, ranges)[:, 0])
+
+
+def dequantize_weights(stored: SparseVectors, precision: Precision, ranges: Float32Array | None) -> SparseVectors:
+    """Convert sparse vectors whose values are stored numbers; the opposite of `quantize_weights`."""
+    return replace(stored, values=dequantize(stored.values[:, None], precision, 1, ranges)[:, 0])
 
 
 def is_storable(vectors: RowVectors, precision: Precision) -> BoolArray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +22,13 @@ class SparseVectors(RaggedRows):
         indices: int32 [entries]: the dimension of each entry, ascending within a row.
         values: float32 [entries]: its weight.
         dim: The number of dimensions: the size of the vocabulary.
+        damage: Why rows of a file could not be read, by their number; they have no entries here.
     """
 
     indices: Int32Array
     values: Float32Array
     dim: int
+    damage: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -34,7 +36,7 @@ class SparseVectors(RaggedRows):
         return len(self), self.dim
 
     def __getitem__(self, rows: Any) -> SparseVectors:
-        """Take some rows: by numbers int64 [k], a mask bool [n] or a slice."""
+        """Take some rows, without their damage: by numbers int64 [k], a mask bool [n] or a slice."""
         offsets, entries = self.list_entries(np.arange(len(self))[rows])
         return SparseVectors(offsets, self.indices[entries], self.values[entries], self.dim)
 
@@ -107,10 +109,12 @@ def empty_sparse(dim: int, rows: int = 0) -> SparseVectors:
 def concat_sparse(parts: Sequence[SparseVectors]) -> SparseVectors:
     """Concatenate sparse vectors of the same dimensions, at least one part."""
     starts = np.cumsum([0, *(len(part.indices) for part in parts)])
+    first_rows = np.cumsum([0, *map(len, parts)]).tolist()
     offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
     return SparseVectors(
         np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
         np.concatenate([part.indices for part in parts]),
         np.concatenate([part.values for part in parts]),
         parts[0].dim,
+        {first + row: why for first, part in zip(first_rows, parts, strict=False) for row, why in part.damage.items()},
     )

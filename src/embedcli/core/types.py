@@ -172,6 +172,8 @@ class Chunk:
         bytes_read: Bytes of the inputs read so far, for the progress bar.
         is_last: Whether this is the last chunk of its split.
         repeated_headers: The lines of headers that were skipped between rows up to here, since the last chunk.
+        raw_rows: The beginning of each accepted row as it is in its file, for rejects of the encoder; empty for rows
+            of no file, whose text is all there is.
     """
 
     input_split: InputSplit
@@ -185,6 +187,7 @@ class Chunk:
     bytes_read: int = 0
     is_last: bool = False
     repeated_headers: tuple[int, ...] = ()
+    raw_rows: Sequence[str] = ()
 
     @property
     def key(self) -> tuple[int, int]:
@@ -319,12 +322,14 @@ class RejectSummary:
         first: The place of the first reject: the input and the line.
         path: The file with all of them; None if there is none.
         examples: The whole reason of the first reject of each kind.
+        first_places: The place of the first reject of each kind.
     """
 
     reasons: Mapping[str, int]
     first: str
     path: str | None = None
     examples: Mapping[str, str] = field(default_factory=dict)
+    first_places: Mapping[str, str] = field(default_factory=dict)
 
     def format_reasons(self) -> str:
         """Format the most frequent reasons and the first place: "2 text is empty, 1 bad JSON; first: in.jsonl:3"."""

@@ -32,7 +32,8 @@ def plan_layout(dataset: VectorDataset, target: DatabaseTarget) -> TableLayout:
     Raises:
         UsageError: The database does not hold these vectors, or columns of these names.
     """
-    stored = target.precisions.get(dataset.precision)
+    # The weights of sparse vectors are read as float32 numbers, whatever they are stored as.
+    stored = target.precisions.get("float32" if dataset.kind == "sparse" else dataset.precision)
     if dataset.kind not in target.kinds:
         raise UsageError(
             f"{target.title}: does not hold {dataset.kind.replace('_', '-')} vectors",

@@ -98,7 +98,7 @@ def convert_vectors(vectors: Any, precision: str, layout: TableLayout) -> pa.Arr
     """Convert stored vectors to the array of the column of vectors."""
     kind = layout.schema.field(VECTOR_COLUMN).type
     if isinstance(vectors, SparseVectors):
-        return sparse_to_arrow(vectors, np.float32 if layout.precision == "float32" else np.float16)
+        return sparse_to_arrow(vectors, vectors.values)
     if precision == "binary":
         vectors = (vectors.astype(np.int16) + 128).astype(np.uint8)
     dtype = {"float32": np.float32, "float16": np.float16, "ubinary": np.uint8}[layout.precision]

@@ -64,9 +64,7 @@ def estimate_output_sizes(
     sample = replace(chunk, ids=chunk.ids.slice(0, count), kept_columns=chunk.kept_columns.slice(0, count))
     formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if shape.kind != "sparse" or name != "npy"]
     vectors = fake_vectors(max(count, 2), shape)
-    ranges = quantization.compute_ranges(vectors) if isinstance(vectors, np.ndarray) else None
-    if isinstance(vectors, MultiVectors):
-        ranges = quantization.compute_ranges(vectors.values)
+    ranges = quantization.compute_ranges_of(vectors)
     sizes: dict[str, dict[str, int]] = {}
     for precision in STORED_PRECISIONS[shape.kind]:
         layout = OutputLayout(columns, shape.dim, precision, windows, ranges, shape.kind)

@@ -7,7 +7,7 @@ from embedcli.core.job import Job
 from embedcli.core.types import Precision, VectorKind
 from embedcli.models.heads import no_heads_error
 
-SPARSE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
+SPARSE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
 MULTI_VECTOR_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
 
 
@@ -57,8 +57,11 @@ def _refuse_for_sparse(job: Job) -> None:
         ("--normalize", bool(job.normalize), "leave --normalize out: sparse vectors are compared by their dot product"),
         ("--overflow pool", job.overflow == "pool", "use --overflow split, which writes a row for each window"),
         ("a .npy output", writes_npy(job), "use a name that ends in .parquet, .arrow, .jsonl or .lance"),
-        (f"--precision {job.precision}", job.precision not in SPARSE_PRECISIONS, "use --precision float32 or float16"),
-    )
+        (
+            f"--precision {job.precision}", job.precision not in SPARSE_PRECISIONS,
+            "use --precision float32, float16 or int8",
+        ),
+    )  # fmt: skip
     for flag, is_given, hint in refused:
         if is_given:
             raise UsageError(f"{flag} makes no sense for the sparse vectors of {job.model}", hint)

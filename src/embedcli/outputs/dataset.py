@@ -14,7 +14,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
-from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
+from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER, VOCABULARY_KEY
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
@@ -23,6 +23,7 @@ from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.jsonl_vectors import JsonlVectorFile
 from embedcli.outputs.lance_rows import LanceVectorFile
+from embedcli.outputs.vector_columns import REWRITE_HINT
 from embedcli.outputs.vector_files import VectorFile, translate_read_errors
 from embedcli.outputs.vector_formats import open_vector_file
 
@@ -82,6 +83,12 @@ class VectorDataset:
             )
         if not parts:
             return
+        vocabularies = {part.metadata.get(writers.SPACE_METADATA_KEY, {}).get(VOCABULARY_KEY) for part in parts}
+        if len(vocabularies - {None}) > 1:
+            raise InputError(
+                f"{storage.format_location(self.path)}: its files have sparse vectors of different vocabularies",
+                "encode the rows again with one model",
+            )
         width = parts[0].column.width
         for part in parts:
             column = part.column
@@ -125,9 +132,26 @@ class VectorDataset:
 
     @cached_property
     def ranges(self) -> Float32Array | None:
-        """Minimum and maximum by which int8 and uint8 vectors were scaled: float32 [2, dim], or None."""
+        """Minimum and maximum by which int8 and uint8 vectors were scaled: float32 [2, dim], or None.
+
+        Of sparse vectors [2, 1]. Raises InputError if the recorded ranges make no sense.
+        """
         saved = self.vector_space.get("ranges")
-        return None if saved is None else np.asarray(saved, np.float32).reshape(2, self.dim)
+        if saved is None:
+            return None
+        try:
+            return quantization.parse_ranges(saved, 1 if self.kind == "sparse" else self.dim)
+        except ValueError as error:
+            place = storage.format_location(self.path)
+            raise InputError(
+                f"{place}: the ranges of its {self.precision} vectors make no sense: {error}",
+                "restore the output from a copy, or encode the rows again",
+            ) from None
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Fingerprint of the words that the dimensions of sparse vectors stand for; None if it is not recorded."""
+        return self.vector_space.get(VOCABULARY_KEY)
 
     @property
     def has_json_types(self) -> bool:
@@ -149,7 +173,9 @@ class VectorDataset:
             )
         return self.vector_space
 
-    def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
+    def read_blocks(
+        self, columns: Sequence[str] = (), *, verify: bool = False, keep_damaged: bool = False
+    ) -> Iterator[VectorBlock]:
         """Yield all rows in order, in blocks of at most BLOCK_BYTES of vectors counted as float32.
 
         Rows with a vector for each token have that size on average; a block has at most twice as much, or one row.
@@ -157,6 +183,10 @@ class VectorDataset:
         Args:
             columns: Columns to read beside the vectors.
             verify: Compare page checksums where the format has them; a mismatch raises an error.
+            keep_damaged: Yield sparse vectors that cannot be read without entries, and list them in `damage`.
+
+        Raises:
+            InputError: A file or, unless `keep_damaged` is given, a sparse vector is damaged.
         """
         self.check_columns(columns)
         size = self._rows_per_block()
@@ -164,15 +194,29 @@ class VectorDataset:
         for part in self.vector_files:
             with translate_read_errors(part.path):
                 for vectors, table in part.read_blocks(columns, size, verify=verify):
+                    damage = vectors.damage if isinstance(vectors, SparseVectors) else {}
+                    if damage and not keep_damaged:
+                        raise self._damage_error(start + min(damage), damage[min(damage)])
                     for block in self._split_block(vectors, table):
                         yield replace(block, first_row=start + block.first_row)
                     start += len(vectors)
+
+    def _damage_error(self, row: int, problem: str) -> InputError:
+        place = f"{storage.format_location(self.path)}: the vector of row {row + 1}"
+        if self.id_name is not None:
+            place += f" (id {self.take_rows([row], [])[0]['id']})"
+        return InputError(
+            f"{place} {problem}", f"{REWRITE_HINT}; `embedcli inspect` counts all rows that cannot be read"
+        )
 
     def _split_block(self, vectors: StoredVectors, table: pa.Table) -> Iterator[VectorBlock]:
         """Yield the rows that were read at once as blocks, numbered from 0, of which none is too large."""
         if isinstance(vectors, SparseVectors):
             # Files of other programs do not record the number of dimensions.
-            yield VectorBlock(0, replace(vectors, dim=self.dim), table)
+            known = replace(vectors, dim=self.dim)
+            if self.precision in ("int8", "uint8"):
+                known = quantization.dequantize_weights(known, self.precision, self._require_ranges())
+            yield VectorBlock(0, known, table)
         elif isinstance(vectors, MultiVectors):
             # As many rows of mean size as fit were read; if these are much longer, they are divided.
             for start, stop in vectors.split_by_vectors(2 * BLOCK_BYTES // max(1, self.dim * 4)):
@@ -220,12 +264,16 @@ class VectorDataset:
         """Vectors as they are stored, [n, stored width], as float32 [n, dim]."""
         if stored.dtype == np.float32:
             return stored
-        if self.precision in ("int8", "uint8") and self.ranges is None:
+        ranges = self._require_ranges() if self.precision in ("int8", "uint8") else None
+        return quantization.dequantize(stored, self.precision, self.dim, ranges)
+
+    def _require_ranges(self) -> Float32Array:
+        if self.ranges is None:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",
                 "create the output with `embedcli encode --precision`, which records them",
             )
-        return quantization.dequantize(stored, self.precision, self.dim, self.ranges)
+        return self.ranges
 
     def block_ids(self, block: VectorBlock) -> pa.Array:
         """Return the ids of a block that was read with the column `id_name`; row numbers from 0 if there is none."""

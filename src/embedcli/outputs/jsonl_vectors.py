@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,10 @@ from embedcli import storage
 from embedcli.core.errors import InputError, UsageError, first_line
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
+from embedcli.core.sparse_vectors import SparseVectors, concat_sparse
 from embedcli.outputs import writers
 from embedcli.outputs.vector_columns import (
+    REWRITE_HINT,
     VECTOR_COLUMN_NAMES,
     DenseColumn,
     MultiVectorColumn,
@@ -70,7 +74,7 @@ class JsonlVectorFile:
         if not first:
             return 0.0
         if isinstance(self.column, SparseColumn):
-            return self.column.mean_bytes(self._sparse_array(first))
+            return len(self._sparse_vectors(first, self.column).indices) * self.column.bytes_per_entry / len(first)
         return self._multi_vectors(first).values.nbytes / len(first)
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
@@ -97,7 +101,7 @@ class JsonlVectorFile:
 
     def _vectors(self, rows: list[dict[str, Any]]) -> StoredVectors:
         if isinstance(self.column, SparseColumn):
-            return self.column.to_vectors(pa.chunked_array([self._sparse_array(rows)]))
+            return self._sparse_vectors(rows, self.column)
         if isinstance(self.column, MultiVectorColumn):
             return self._multi_vectors(rows)
         width = self.column.width
@@ -105,7 +109,24 @@ class JsonlVectorFile:
             return np.array([row[self.column.name] for row in rows], self.column.dtype).reshape(len(rows), width)
         except (KeyError, ValueError, TypeError):
             message = f"{storage.format_location(self.path)}: not all vectors have {width} numbers"
-            raise InputError(message, "encode the rows again") from None
+            raise InputError(message, REWRITE_HINT) from None
+
+    def _sparse_vectors(self, rows: list[dict[str, Any]], column: SparseColumn) -> SparseVectors:
+        """The vectors of rows. JSON values of other types have no entries, and are listed as damaged."""
+        try:
+            return column.to_vectors(pa.chunked_array([self._sparse_array(rows)]))
+        except (OverflowError, TypeError, pa.ArrowException):
+            pass  # each row is converted alone below
+        parts, damage = [], {}
+        for number, row in enumerate(rows):
+            try:
+                array = self._sparse_array([row])
+            except (OverflowError, TypeError, pa.ArrowException) as error:
+                array = self._sparse_array([{}])
+                damage[number] = f"does not have indices and values: {first_line(error)}"
+            parts.append(column.to_vectors(pa.chunked_array([array])))
+        vectors = concat_sparse(parts)
+        return replace(vectors, damage={**vectors.damage, **damage})
 
     def _multi_vectors(self, rows: list[dict[str, Any]]) -> MultiVectors:
         name, width, dtype = self.column.name, self.column.width, self.column.dtype
@@ -118,19 +139,15 @@ class JsonlVectorFile:
         return MultiVectors(offsets_of([len(part) for part in parts]), np.concatenate(parts))
 
     def _sparse_array(self, rows: list[dict[str, Any]]) -> pa.Array:
-        try:
-            return pa.array([row.get(self.column.name) for row in rows], sparse_type(pa.float32()))
-        except (OverflowError, TypeError, pa.ArrowException) as error:
-            message = f"{storage.format_location(self.path)}: not all vectors have indices and values: "
-            raise InputError(message + first_line(error), "encode the rows again") from None
+        return pa.array([row.get(self.column.name) for row in rows], sparse_type(pa.float32()))
 
     def _count_dimensions(self, name: str) -> int:
-        """The largest index of sparse vectors + 1, found by reading the file."""
-        try:
-            return max((max(row[name]["indices"], default=-1) + 1 for row in self._rows()), default=0)
-        except (KeyError, TypeError):
-            message = f"{storage.format_location(self.path)}: not all vectors have indices and values"
-            raise InputError(message, "encode the rows again") from None
+        """The largest index of sparse vectors + 1, found by reading the file; damaged vectors do not count."""
+        dimensions = 0
+        for row in self._rows():
+            with suppress(KeyError, TypeError, ValueError):
+                dimensions = max(dimensions, int(max(row[name]["indices"], default=-1)) + 1)
+        return dimensions
 
     def _table(self, rows: list[dict[str, Any]], columns: Sequence[str]) -> pa.Table:
         return pa.table({name: json_values_to_column([row.get(name) for row in rows]) for name in columns})

@@ -18,7 +18,7 @@ import numpy as np
 from embedcli import storage
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import OutputError, ResumeError, UsageError
-from embedcli.core.types import Chunk, ReusedVectors
+from embedcli.core.types import Chunk, EncodedChunk, ReusedVectors
 from embedcli.outputs.dataset import VectorBlock, open_dataset
 from embedcli.outputs.integrity import check_output_digests
 from embedcli.outputs.job_changes import check_same_vector_space
@@ -84,9 +84,6 @@ class ReuseStore:
         layout: Columns and number format of the new output.
         folder: Where the files of vectors are kept.
         limit: Number of tokens that were read of a truncated row; None if unknown.
-
-    Attributes:
-        change_counts: For each chunk that was looked up, its numbers of added, changed and reused rows.
     """
 
     def __init__(
@@ -94,7 +91,7 @@ class ReuseStore:
     ) -> None:
         self.layout = layout
         self._limit = limit
-        self.change_counts: dict[tuple[int, int], dict[str, int]] = {}
+        self._reused_rows: dict[tuple[int, int], Int64Array] = {}
         self._folder = Path(folder)
         self._vectors = create_vector_store(folder, layout)
         self._copy(olds)
@@ -166,12 +163,30 @@ class ReuseStore:
         rows = np.flatnonzero(where >= 0)
         old = self._order[where[rows]].astype(np.int64)
         vectors = self._vectors.take(old)
-        fresh = self._known_ids(digest_ids(chunk.ids))[where < 0]
-        changed = int(fresh.sum())
-        self.change_counts[chunk.key] = {"added": len(fresh) - changed, "changed": changed, "reused": len(rows)}
+        self._reused_rows[chunk.key] = rows
         tokens, truncated = self._tokens[old], self._truncated[old]
         lost = np.where(truncated, tokens - (tokens if self._limit is None else self._limit), 0).astype(np.int32)
         return ReusedVectors(rows, vectors, tokens, truncated, lost)
+
+    def count_changes(self, encoded: EncodedChunk) -> dict[str, int]:
+        """Count the rows of a chunk that was looked up, by name.
+
+        Returns:
+            Rows with a vector that are added, changed and reused; and old rows that are removed because the encoder
+            has rejected the row that has their id now.
+        """
+        ids = encoded.chunk.ids
+        is_known = self._known_ids(digest_ids(ids))
+        is_embedded, is_reused = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
+        is_embedded[encoded.rows] = True
+        is_reused[self._reused_rows.pop(encoded.chunk.key)] = True
+        is_fresh = is_embedded & ~is_reused
+        return {
+            "added": int((is_fresh & ~is_known).sum()),
+            "changed": int((is_fresh & is_known).sum()),
+            "reused": int((is_embedded & is_reused).sum()),
+            "removed": int((is_known & ~is_embedded).sum()),
+        }
 
     def _find(self, wanted: NDArray[np.uint64]) -> Int64Array:
         """Return int64 [n]: the position of each hash in the sorted arrays, -1 if it is not there."""

@@ -19,6 +19,8 @@ from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.vector_types import sparse_type
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision, VectorKind
 
@@ -39,7 +41,8 @@ class OutputLayout:
         dim: Dimensions of a vector before quantization.
         precision: Number format of the stored vectors.
         has_windows: Whether rows are windows of long texts (--overflow split).
-        ranges: float32 [2, dim], minimum and maximum for int8 and uint8; None for other precisions.
+        ranges: float32 [2, dim], of sparse vectors [2, 1]: minimum and maximum for int8 and uint8; None for other
+            precisions.
         kind: The kind of the vectors.
     """
 
@@ -97,7 +100,8 @@ class OutputLayout:
     def _store_vectors(self, vectors: RowVectors) -> pa.Array:
         """Vectors as an array of the column `embedding`, in their number format."""
         if isinstance(vectors, SparseVectors):
-            return sparse_to_arrow(vectors, quantization.STORAGE_DTYPES[self.precision])
+            weights = quantization.quantize_weights(vectors, self.precision, self.ranges)
+            return sparse_to_arrow(vectors, weights)
         stored = np.ascontiguousarray(quantization.quantize(as_dense(vectors), self.precision, self.ranges))
         numbers, kind = numpy_to_arrow(stored.reshape(-1)), self._vector_type()
         if not isinstance(vectors, MultiVectors):
@@ -130,19 +134,18 @@ class OutputLayout:
         return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def sparse_to_arrow(vectors: SparseVectors, dtype: Any) -> pa.Array:
-    """Sparse vectors as an array of `sparse_type`, with numbers of a numpy dtype.
+def sparse_to_arrow(vectors: SparseVectors, weights: NDArray[Any]) -> pa.Array:
+    """Sparse vectors as an array of `sparse_type`, with `weights`, [entries], in place of their values.
 
     Raises:
         ValueError: They have more than 2^31 entries.
     """
     if len(vectors.indices) > np.iinfo(np.int32).max:
         raise ValueError("a chunk of sparse vectors has more than 2^31 entries")
-    kind = sparse_type(pa.from_numpy_dtype(dtype))
+    kind = sparse_type(pa.from_numpy_dtype(weights.dtype))
     offsets = numpy_to_arrow(vectors.offsets.astype(np.int32))
     indices = pa.ListArray.from_arrays(offsets, numpy_to_arrow(vectors.indices), type=kind.field("indices").type)
-    numbers = numpy_to_arrow(vectors.values.astype(dtype))
-    values = pa.ListArray.from_arrays(offsets, numbers, type=kind.field("values").type)
+    values = pa.ListArray.from_arrays(offsets, numpy_to_arrow(weights), type=kind.field("values").type)
     return pa.StructArray.from_arrays([indices, values], fields=list(kind))
 
 

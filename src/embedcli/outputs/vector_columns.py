@@ -13,7 +13,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.multi_vectors import MultiVectors, concat_multi
-from embedcli.core.ragged import offsets_of
+from embedcli.core.ragged import RaggedRows, offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
 from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type, is_vector_type
 from embedcli.outputs.writers import SPACE_METADATA_KEY
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from embedcli.core.types import VectorKind
+    from embedcli.core.types import Int64Array, VectorKind
 
     StoredVectors: TypeAlias = NDArray[Any] | SparseVectors | MultiVectors
 
@@ -31,6 +31,10 @@ VECTOR_COLUMN_NAMES = (
     "embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector", "token_embeddings", "multi_vector",
 )  # fmt: skip
 INDEX_BYTES = 4
+# What to do about vectors that cannot be read, of embedcli or of another program.
+REWRITE_HINT = "encode the rows again, or write the file again with the program that made it"
+# Indices are read as int32.
+MAX_DIMENSIONS = 2**31
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class VectorColumn(ABC):
         return int(self.dtype.itemsize)
 
     def _error(self, problem: str) -> InputError:
-        return InputError(f"{storage.format_location(self.path)}: {problem}", "encode the rows again")
+        return InputError(f"{storage.format_location(self.path)}: {problem}", REWRITE_HINT)
 
 
 class DenseColumn(VectorColumn):
@@ -101,24 +105,65 @@ class SparseColumn(VectorColumn):
         return INDEX_BYTES + self.dtype.itemsize
 
     def to_vectors(self, column: pa.ChunkedArray) -> SparseVectors:
+        """Convert values of the column to vectors; rows that are none have no entries, and are listed as damaged."""
         return concat_sparse([empty_sparse(self.width), *(self._convert(chunk) for chunk in column.chunks)])
 
     def mean_bytes(self, values: pa.Array) -> float:
         return len(values.field("indices").flatten()) * self.bytes_per_entry / len(values)
 
     def _convert(self, array: pa.Array) -> SparseVectors:
-        parts = [array.field(name) for name in ("indices", "values")]
-        lists = [part.flatten() for part in parts]
-        offsets = [part.offsets.to_numpy().astype(np.int64) for part in parts]
-        if any(part.null_count for part in (array, *parts, *lists)):
-            raise self._error("a vector, an index or a value is null")
-        if not np.array_equal(np.diff(offsets[0]), np.diff(offsets[1])):
-            raise self._error("a vector has more indices than values, or fewer")
-        indices = lists[0].to_numpy(zero_copy_only=False)
-        if len(indices) and not (indices.min() >= 0 and indices.max() < self.width):
-            raise self._error(f"a vector has an index outside of 0 to {self.width - 1}")
-        values = lists[1].to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        return SparseVectors(offsets[0] - offsets[0][0], indices.astype(np.int32, copy=False), values, self.width)
+        fields = [array.field(name) for name in ("indices", "values")]
+        rows = [RaggedRows(part.offsets.to_numpy().astype(np.int64)) for part in fields]
+        if any(are_offsets_damaged(own.offsets, part) for part, own in zip(fields, rows, strict=True)):
+            raise self._error("it is not clear which entries belong to a row: the offsets of the column are damaged")
+        # `flatten` would leave out the entries of lists that are null, and the offsets count them.
+        lists = [
+            part.values.slice(own.offsets[0], own.offsets[-1] - own.offsets[0])
+            for part, own in zip(fields, rows, strict=True)
+        ]
+        rows = [RaggedRows(own.offsets - own.offsets[0]) for own in rows]
+        damage = self._find_damage(array, fields, rows, lists)
+        indices, values = (part.to_numpy(zero_copy_only=False) for part in lists)
+        if damage:
+            is_good = np.ones(len(array), bool)
+            is_good[list(damage)] = False
+            good, lengths = np.flatnonzero(is_good), np.where(is_good, rows[0].lengths, 0)
+            entries = [own.list_entries(good)[1] for own in rows]
+            rows, indices, values = [RaggedRows(offsets_of(lengths))], indices[entries[0]], values[entries[1]]
+        return SparseVectors(
+            rows[0].offsets,
+            indices.astype(np.int32, copy=False),
+            values.astype(np.float32, copy=False),
+            self.width,
+            damage,
+        )
+
+    def _find_damage(
+        self, array: pa.Array, fields: list[pa.Array], rows: list[RaggedRows], lists: list[pa.Array]
+    ) -> dict[int, str]:
+        """Why rows of structs are not sparse vectors, by their number."""
+        damage: dict[int, str] = {}
+
+        def add(is_damaged: Any, problem: str) -> None:
+            for row in np.flatnonzero(is_damaged).tolist():
+                damage.setdefault(row, problem)
+
+        for part in (array, *fields):
+            if part.null_count:
+                add(part.is_null().to_numpy(zero_copy_only=False), "is null")
+        if not np.array_equal(rows[0].offsets, rows[1].offsets):
+            add(rows[0].lengths != rows[1].lengths, "has more indices than values, or fewer")
+        for part, own in zip(lists, rows, strict=True):
+            if part.null_count:
+                is_null = part.is_null().to_numpy(zero_copy_only=False)
+                add(own.find_rows_with(is_null), "has an index or a value that is null")
+        indices = lists[0].drop_null().to_numpy() if lists[0].null_count else lists[0].to_numpy()
+        limit = min(self.width, MAX_DIMENSIONS)
+        if len(indices) and not (indices.min() >= 0 and indices.max() < limit):
+            numbers = lists[0].fill_null(0).to_numpy()
+            is_outside = (numbers < 0) | (numbers >= limit)
+            add(rows[0].find_rows_with(is_outside), f"has an index outside of 0 to {limit - 1}")
+        return damage
 
 
 class MultiVectorColumn(VectorColumn):
@@ -144,12 +189,16 @@ class MultiVectorColumn(VectorColumn):
         if array.null_count:
             raise self._error("the vectors of a row are null")
         offsets = array.offsets.to_numpy().astype(np.int64)
-        # Not `flatten`, which reads beyond the end of a file whose offsets are damaged.
-        if offsets[0] < 0 or offsets[-1] > len(array.values) or (np.diff(offsets) < 0).any():
+        if are_offsets_damaged(offsets, array):
             raise self._error("it is not clear which vectors belong to a row: the offsets of the column are damaged")
         stored = array.values.slice(offsets[0], offsets[-1] - offsets[0])
         vectors = DenseColumn(self.name, self.dtype, self.width, self.path).to_vectors(pa.chunked_array([stored]))
         return MultiVectors(offsets - offsets[0], vectors)
+
+
+def are_offsets_damaged(offsets: Int64Array, array: pa.Array) -> bool:
+    """Whether the offsets of an array of lists do not ascend within its values: `flatten` reads beyond its end then."""
+    return bool(offsets[0] < 0 or offsets[-1] > len(array.values) or (np.diff(offsets) < 0).any())
 
 
 def open_vector_column(

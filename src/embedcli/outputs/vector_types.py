@@ -16,8 +16,12 @@ def is_vector_type(kind: pa.DataType) -> bool:
     """Whether a type is a list of numbers."""
     if not (pa.types.is_fixed_size_list(kind) or is_list_type(kind)):
         return False
-    value = kind.value_type
-    return bool(pa.types.is_floating(value) or pa.types.is_int8(value) or pa.types.is_uint8(value))
+    return is_stored_number(kind.value_type)
+
+
+def is_stored_number(kind: pa.DataType) -> bool:
+    """Whether a type is that of the numbers of a vector: floats, or integers of one byte."""
+    return bool(pa.types.is_floating(kind) or pa.types.is_int8(kind) or pa.types.is_uint8(kind))
 
 
 def is_multi_vector_type(kind: pa.DataType) -> bool:
@@ -26,13 +30,13 @@ def is_multi_vector_type(kind: pa.DataType) -> bool:
 
 
 def is_sparse_type(kind: pa.DataType) -> bool:
-    """Whether a type is a struct of a list of integers, `indices`, and a list of floats, `values`."""
+    """Whether a type is a struct of a list of integers, `indices`, and a list of numbers, `values`."""
     if not pa.types.is_struct(kind) or {field.name for field in kind} != {"indices", "values"}:
         return False
     indices, values = kind.field("indices").type, kind.field("values").type
     if not (is_list_type(indices) and is_list_type(values)):
         return False
-    return bool(pa.types.is_integer(indices.value_type) and pa.types.is_floating(values.value_type))
+    return bool(pa.types.is_integer(indices.value_type) and is_stored_number(values.value_type))
 
 
 def is_list_type(kind: pa.DataType) -> bool:

@@ -41,6 +41,7 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 VECTOR_COLUMN_PATH = "embedding.list.element"
 MULTI_VECTOR_COLUMN_PATH = "embedding.list.element.list.element"
 SPARSE_INDICES_PATH = "embedding.indices.list.element"
+SPARSE_VALUES_PATH = "embedding.values.list.element"
 SPACE_METADATA_KEY = "embedcli"
 JOB_METADATA_KEY = "embedcli.job"
 Metadata = dict[str, Any]
@@ -109,6 +110,8 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
     vector = schema.field("embedding").type if "embedding" in schema.names else None
     if vector is not None and is_sparse_type(vector):
         codecs[SPARSE_INDICES_PATH] = "ZSTD"
+        if vector.field("values").type.value_type.bit_width == BITS_PER_BYTE:
+            codecs[SPARSE_VALUES_PATH] = "ZSTD"
     elif vector is not None and is_multi_vector_type(vector):
         if vector.value_type.value_type.bit_width == BITS_PER_BYTE:
             codecs[MULTI_VECTOR_COLUMN_PATH] = "ZSTD"

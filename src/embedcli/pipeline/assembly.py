@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embedcli import storage
 from embedcli.core.arrow_values import scalar_to_python
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.quantization import is_storable, truncate_and_normalize
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import BoolArray, Int32Array, Int64Array
 
-NO_TERM_REASON = "no term of its sparse vector is left"
+TOO_LIGHT_REASON = "no term weighs as much as --min-weight"
+TOO_HEAVY_REASON = "a weight of its sparse vector is too large for"
 NO_TOKEN_VECTOR_REASON = "no vector of its tokens is left, or one of them is not finite"
 
 
@@ -130,13 +132,16 @@ def collect_rejected_texts(portion: TokenizedPortion) -> dict[int, str]:
 
 def find_unstorable_texts(vectors: RowVectors, starts: Int64Array, precision: Precision) -> dict[int, str]:
     """The texts whose vectors would be zero or not finite as they are stored, with the reason."""
-    reason = f"in {vectors.shape[1]} dimensions of {precision} its vector would be zero or not finite"
+    rows = np.flatnonzero(~is_storable(vectors, precision))
+    texts = (np.searchsorted(starts, rows, side="right") - 1).tolist()
     if isinstance(vectors, SparseVectors):
-        reason = NO_TERM_REASON
+        has_terms = (vectors.lengths[rows] > 0).tolist()
+        too_heavy = f"{TOO_HEAVY_REASON} {precision}"
+        return {text: too_heavy if has else TOO_LIGHT_REASON for text, has in zip(texts, has_terms, strict=True)}
+    reason = f"in {vectors.shape[1]} dimensions of {precision} its vector would be zero or not finite"
     if isinstance(vectors, MultiVectors):
         reason = NO_TOKEN_VECTOR_REASON
-    texts = np.searchsorted(starts, np.flatnonzero(~is_storable(vectors, precision)), side="right") - 1
-    return dict.fromkeys(texts.tolist(), reason)
+    return dict.fromkeys(texts, reason)
 
 
 def build_window_columns(windows: TextWindows) -> dict[str, NDArray[Any]]:
@@ -152,4 +157,10 @@ def build_window_columns(windows: TextWindows) -> dict[str, NDArray[Any]]:
 def _make_reject(progress: ChunkInProgress, row: int, rejected_texts: dict[int, str]) -> Reject:
     chunk = progress.chunk
     reason = rejected_texts[int(progress.distinct_index[row])]
-    return Reject(chunk.input_split.path, chunk.lines[row], reason, scalar_to_python(chunk.ids[row]), chunk.texts[row])
+    return Reject(
+        source=storage.format_path(chunk.input_split.path),
+        line=chunk.lines[row],
+        reason=reason,
+        id=scalar_to_python(chunk.ids[row]),
+        raw=(chunk.raw_rows or chunk.texts)[row],
+    )

@@ -17,7 +17,6 @@ from embedcli.core import quantization
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.row_vectors import as_dense
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.outputs import target as output_target
 from embedcli.pipeline import engine
@@ -26,6 +25,7 @@ from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array
 
 # sentence-transformers warns below 100 rows; the extremes of 2,000 leave about 1 value in 1,000 of a column outside.
@@ -42,9 +42,13 @@ def read_output_ranges(path: str) -> Float32Array:
     """Read the ranges recorded in a finished output: float32 [2, dim]. Raises UsageError if it has none."""
     finished = output_target.read_finished_output(output_target.resolve_target(path, None))
     ranges = finished.vector_space.get("ranges") if finished is not None else None
+    hint = "use a finished output of --precision int8 or uint8"
     if not ranges:
-        raise UsageError(f"{path} records no ranges", "use a finished output of --precision int8 or uint8")
-    return np.array(ranges, np.float32)
+        raise UsageError(f"{path} records no ranges", hint)
+    try:
+        return quantization.parse_ranges(ranges)
+    except ValueError as error:
+        raise UsageError(f"the ranges that {path} records make no sense: {error}", hint) from None
 
 
 def choose_known_ranges(
@@ -138,7 +142,10 @@ def compute_ranges_from_sample(
             f"--precision {job.precision} needs ranges from the whole input, and stdin can be read only once",
             "write the input to a file first, or use --ranges-from OUTPUT",
         )
-    ranges = quantization.compute_ranges(encode_sample(sample_texts(chunks), encoder, settings))
+    sample = encode_sample(sample_texts(chunks), encoder, settings)
+    if not len(sample):
+        raise no_sample_error("no row of the input got a vector to compute ranges from")
+    ranges = quantization.compute_ranges_of(sample)
     write_staged_ranges(staging_folder, ranges)
     return ranges
 
@@ -161,14 +168,16 @@ def sample_texts(chunks: Iterable[Chunk]) -> list[str]:
     return [text for _, text in sorted(sample)]
 
 
-def encode_sample(texts: list[str], encoder: BaseEncoder, settings: EncodingSettings) -> Float32Array:
-    """Encode texts as the job does, with long ones truncated: float32 [n, dim] of those that get a vector."""
+def encode_sample(texts: list[str], encoder: BaseEncoder, settings: EncodingSettings) -> RowVectors:
+    """Encode texts as the job does, with long ones truncated: the vectors of those that get one."""
     if not texts:
-        raise UsageError(
-            "the input has no rows to compute ranges from", "use --precision float32, or --ranges-from OUTPUT"
-        )
+        raise no_sample_error("the input has no rows to compute ranges from")
     ids: Any = pa.array(range(len(texts)), pa.int64())
     chunk = Chunk(InputSplit(0, "the sample"), 0, ids, texts, pa.table({"id": ids}).select([]), range(len(texts)))
     settings = replace(settings, reuse_lookup=None, overflow="truncate")
     (encoded,) = engine.encode_chunks([chunk], encoder, settings, MetricsCollector(), RunControl())
-    return as_dense(encoded.vectors)
+    return encoded.vectors
+
+
+def no_sample_error(problem: str) -> UsageError:
+    return UsageError(problem, "use --precision float32, or --ranges-from OUTPUT")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -12,7 +13,7 @@ import pyarrow as pa
 from embedcli.core.errors import InputError
 from embedcli.core.types import Chunk, InputSplit, Reject
 from embedcli.readers.lines import count_lines_before
-from embedcli.readers.row_batch import BadRow, RowBatch
+from embedcli.readers.row_batch import BadRow, RawRow, RowBatch
 from embedcli.readers.row_builder import RowBuilder
 from embedcli.storage import format_location, format_path
 
@@ -55,6 +56,36 @@ class LineNumbers(Sequence[int]):
         return len(self.line_offsets)
 
 
+class RawRows(Sequence[str]):
+    """The beginning of each row of a chunk as it is in its file, made when it is asked for."""
+
+    def __init__(self) -> None:
+        self._starts = [0]
+        self._parts: list[tuple[RawRow, Sequence[int]]] = []
+
+    def add(self, raw_row: RawRow, positions: Sequence[int]) -> None:
+        """Add the rows at these positions of a batch."""
+        self._parts.append((raw_row, positions))
+        self._starts.append(self._starts[-1] + len(positions))
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[row] for row in range(len(self))[i]]
+        row = range(len(self))[i]
+        part = bisect_right(self._starts, row) - 1
+        raw_row, positions = self._parts[part]
+        return raw_row(positions[row - self._starts[part]])
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+
 @dataclass
 class ChunkBuilder:
     """The rows of the next chunk so far."""
@@ -63,6 +94,7 @@ class ChunkBuilder:
     ids: list[pa.Array] = field(default_factory=list)
     kept: list[pa.Table] = field(default_factory=list)
     line_offsets: list[int] = field(default_factory=list)
+    raw_rows: RawRows = field(default_factory=RawRows)
     rejects: list[Reject] = field(default_factory=list)
     repeated_headers: list[int] = field(default_factory=list)
     characters: int = 0
@@ -154,6 +186,7 @@ class Chunker:
         first, last = int(rows.accepted_before[start]), int(rows.accepted_before[stop])
         builder.texts += rows.texts[first:last]
         builder.line_offsets += [rows.lines[i] for i in rows.accepted[first:last]]
+        builder.raw_rows.add(rows.raw_row, rows.accepted[first:last])
         builder.ids.append(self._ids(rows, first, last))
         builder.kept.append(rows.kept.slice(first, last - first))
         builder.rejects += [self._reject(rows, bad_row) for bad_row in rows.bad_rows[start - first : stop - last]]
@@ -187,6 +220,7 @@ class Chunker:
             texts=builder.texts,
             kept_columns=self._kept_columns(builder),
             lines=LineNumbers(self.preceding_lines, builder.line_offsets),
+            raw_rows=builder.raw_rows,
             rejects=tuple(builder.rejects),
             repeated_headers=tuple(builder.repeated_headers),
             rows_read=builder.read,

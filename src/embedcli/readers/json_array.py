@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from embedcli import storage
@@ -172,7 +173,7 @@ def read_json_array(
     with storage.open_input(input_split.path, prefetched=prefetched) as source:
         for elements, line in split_elements(source, encoding, input_split.path):
             parsed = parse_lines([element.text for element in elements], encoding, "element")
-            yield build_row_batch(
+            batch = build_row_batch(
                 row_builder,
                 {name: parsed.column(name) for name in row_builder.column_names},
                 parsed.reject_reasons,
@@ -182,6 +183,7 @@ def read_json_array(
                 bytes_read=source.position,
                 unusual_positions=parsed.unusual_positions,
             )
+            yield replace(batch, raw_row=parsed.keep_raw_rows(row_builder.kept_raw_length))
             last_line = line
 
 

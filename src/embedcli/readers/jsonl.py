@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,7 +20,14 @@ from embedcli.readers.decoding import (
 )
 from embedcli.readers.lines import read_rows
 from embedcli.readers.nested_fields import nested_value
-from embedcli.readers.row_batch import BAD_ENCODING_REASON, BAD_JSON_REASON, NOT_OBJECT_REASON, RejectReasons, RowBatch
+from embedcli.readers.row_batch import (
+    BAD_ENCODING_REASON,
+    BAD_JSON_REASON,
+    NOT_OBJECT_REASON,
+    RawRow,
+    RejectReasons,
+    RowBatch,
+)
 from embedcli.readers.row_builder import RowBuilder
 
 RawLine = bytes | str
@@ -52,10 +60,19 @@ class ParsedLines:
 
     def raw_row(self, position: int) -> str:
         """The beginning of a line as it is in the file, for a reject."""
-        line = self.lines[position]
-        if isinstance(line, bytes):
-            line = line[: 4 * MAX_REJECT_CHARACTERS].decode("utf-8", "backslashreplace")
-        return escape_for_reject(line.removesuffix("\r"))
+        # A character takes up to four bytes.
+        return _raw_line([line[: 4 * MAX_REJECT_CHARACTERS] for line in self.lines[position : position + 1]], 0)
+
+    def keep_raw_rows(self, length: int) -> RawRow:
+        """A `raw_row` that holds only so many bytes of each line: fields that are not read may be large."""
+        return partial(_raw_line, [line[:length] for line in self.lines])
+
+
+def _raw_line(lines: list[RawLine], position: int) -> str:
+    line = lines[position]
+    if isinstance(line, bytes):
+        line = line.decode("utf-8", "backslashreplace")
+    return escape_for_reject(line.removesuffix("\r"))
 
 
 def parse_lines(lines: list[Any], encoding: str = "utf-8", unit: str = "line") -> ParsedLines:

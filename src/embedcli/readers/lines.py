@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from embedcli import storage
 from embedcli.core.errors import InputError
 from embedcli.core.types import InputSplit
 from embedcli.readers.decoding import TextDecoder, split_lines, strip_byte_order_mark
-from embedcli.readers.row_batch import RejectReasons, RowBatch
+from embedcli.readers.row_batch import RawRow, RejectReasons, RowBatch
 from embedcli.readers.row_builder import RowBuilder, build_row_batch
 
 
@@ -49,6 +50,9 @@ class RowsOfLines(Protocol):
     def raw_row(self, position: int) -> str:
         """The beginning of a row as it is in the file."""
 
+    def keep_raw_rows(self, length: int) -> RawRow:
+        """A `raw_row` that holds only so many bytes of each row, for `RowBatch`."""
+
 
 def read_rows(
     input_split: InputSplit,
@@ -73,7 +77,7 @@ def read_rows(
     with storage.open_input(input_split.path, prefetched=prefetched) as source:
         for lines in read_lines(source, input_split, encoding):
             rows = parse(lines, encoding)
-            yield build_row_batch(
+            batch = build_row_batch(
                 row_builder,
                 {name: rows.column(name) for name in row_builder.column_names},
                 rows.reject_reasons,
@@ -83,6 +87,7 @@ def read_rows(
                 bytes_read=min(source.position, input_split.stop or source.position) - input_split.start,
                 unusual_positions=rows.unusual_positions,
             )
+            yield replace(batch, raw_row=rows.keep_raw_rows(row_builder.kept_raw_length))
             line_count += len(lines)
 
 

@@ -19,10 +19,13 @@ from embedcli.readers import parquet as parquet_reader
 from embedcli.readers import text as text_reader
 from embedcli.readers.chunker import Chunker, PrecedingLines
 from embedcli.readers.csv_dialect import CsvOptions
-from embedcli.readers.decoding import normalize_encoding_name
+from embedcli.readers.decoding import MAX_REJECT_CHARACTERS, normalize_encoding_name
 from embedcli.readers.lines import count_rows
 from embedcli.readers.row_batch import RowBatch
 from embedcli.readers.row_builder import RowBuilder
+
+# What a chunk keeps of its rows as they are in the file, for rejects of the encoder.
+KEPT_RAW_BYTES = 8 << 20
 
 
 class SplitStart(NamedTuple):
@@ -52,7 +55,9 @@ def read_chunks(
     Raises:
         InputError: An input cannot be read; with --on-bad-row fail also for the first bad row.
     """
-    row_builder = RowBuilder.from_columns(plan.columns)
+    chunk_rows = job.chunk_rows or DEFAULT_CHUNK_ROWS
+    kept_raw_length = min(MAX_REJECT_CHARACTERS, KEPT_RAW_BYTES // chunk_rows)
+    row_builder = replace(RowBuilder.from_columns(plan.columns), kept_raw_length=kept_raw_length)
     numbering = RowNumbering(job, plan, starts)
     bytes_read = 0
     prefetched = storage.PrefetchedFiles()
@@ -60,7 +65,7 @@ def read_chunks(
         chunker = Chunker(
             input_split=input_split,
             row_builder=row_builder,
-            chunk_rows=job.chunk_rows or DEFAULT_CHUNK_ROWS,
+            chunk_rows=chunk_rows,
             first_row=numbering.first_row(input_split),
             preceding_lines=numbering.lines_before(input_split),
             bytes_before=bytes_read,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,7 @@ def to_row_batch(batch: pa.RecordBatch, row_builder: RowBuilder, lines: range, b
         bad_rows=[BadRow(i, reasons[i], bad_ids[i], _raw_row(sources, i)) for i in sorted(reasons)],
         line_count=len(lines),
         bytes_read=bytes_read,
+        raw_row=partial(_raw_row, sources),
     )
 
 

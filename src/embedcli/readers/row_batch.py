@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,7 @@ WIDTHS = " instead of "
 
 # The first reason found to reject a row, by the position of the row in its batch.
 RejectReasons = dict[int, str]
+RawRow = Callable[[int], str]
 
 
 class BadRow(NamedTuple):
@@ -60,6 +61,8 @@ class RowBatch:
         bad_rows: The rows to reject, by position.
         line_count: How many lines of the file the batch covers.
         bytes_read: How many bytes of the split have been read so far.
+        raw_row: Returns the beginning of a row as it is in the file, by position. It is kept with the rows until they
+            are encoded, so it must not hold more than it needs for that.
         repeated_headers: The lines of headers that were skipped between the rows.
     """
 
@@ -72,6 +75,7 @@ class RowBatch:
     bad_rows: list[BadRow]
     line_count: int
     bytes_read: int
+    raw_row: RawRow
     repeated_headers: Sequence[int] = ()
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embedcli.core.types import InputColumns
 from embedcli.readers import arrow_types
-from embedcli.readers.decoding import escape_for_reject, is_encodable
+from embedcli.readers.decoding import MAX_REJECT_CHARACTERS, escape_for_reject, is_encodable
 from embedcli.readers.partition_columns import PartitionValue, partition_constants
 from embedcli.readers.row_batch import (
     EMPTY_TEXT_REASON,
@@ -19,6 +19,7 @@ from embedcli.readers.row_batch import (
     NOT_TEXT_REASON,
     SURROGATE_REASON,
     BadRow,
+    RawRow,
     RejectReasons,
     RowBatch,
     accepted_positions,
@@ -38,12 +39,14 @@ class RowBuilder:
         template: The parsed template; None if one column holds the text.
         column_names: All columns to read from the file, each once.
         constants: The values of columns that are the same in all rows of the file.
+        kept_raw_length: How many bytes of each line are kept until it is encoded, for a reject of the encoder.
     """
 
     columns: InputColumns
     template: TextTemplate | None
     column_names: tuple[str, ...]
     constants: Mapping[str, PartitionValue] = field(default_factory=dict)
+    kept_raw_length: int = MAX_REJECT_CHARACTERS
 
     @classmethod
     def from_columns(cls, columns: InputColumns) -> RowBuilder:
@@ -114,7 +117,7 @@ def build_row_batch(
     row_builder: RowBuilder,
     values: ColumnValues,
     reasons: RejectReasons,
-    raw_row: Callable[[int], str],
+    raw_row: RawRow,
     *,
     lines: Any,
     line_count: int,
@@ -127,7 +130,7 @@ def build_row_batch(
         row_builder: The columns.
         values: One list of values per column.
         reasons: Reasons to reject rows that are known already, by position; new ones are added.
-        raw_row: Returns a row as it is in the file, by position.
+        raw_row: Returns the beginning of a row as it is in the file, by position.
         lines: The line of each row, from 1 at the beginning of the split.
         line_count: How many lines of the file the rows cover.
         bytes_read: How many bytes of the split have been read so far.
@@ -163,6 +166,7 @@ def build_row_batch(
         bad_rows=[BadRow(i, reasons[i], id_or_none(id_values, i), raw_row(i)) for i in sorted(reasons)],
         line_count=line_count,
         bytes_read=bytes_read,
+        raw_row=raw_row,
     )
 
 

@@ -10,7 +10,7 @@ from embedcli import storage
 from embedcli.core.types import InputSplit
 from embedcli.readers.decoding import BYTE_ORDER_MARK, escape_for_reject, undecodable_reason
 from embedcli.readers.lines import read_rows
-from embedcli.readers.row_batch import RejectReasons, RowBatch
+from embedcli.readers.row_batch import RawRow, RejectReasons, RowBatch
 from embedcli.readers.row_builder import RowBuilder
 
 TEXT_COLUMN = "text"
@@ -40,6 +40,10 @@ class DecodedLines:
     def raw_row(self, position: int) -> str:
         """The beginning of a line, for a reject."""
         return escape_for_reject(self.texts[position])
+
+    def keep_raw_rows(self, length: int) -> RawRow:
+        """The same function: it holds nothing but the texts."""
+        return self.raw_row
 
 
 def decode_lines(lines: list[Any], encoding: str = "utf-8") -> DecodedLines:

@@ -55,9 +55,10 @@ def describe_widths(found: int, expected: int, *, has_header: bool) -> str:
 
 
 def format_rejects_in_short(report: Mapping[str, Any]) -> str:
-    """One line for a quiet run: how many rows were rejected, where the first one is, and where all are."""
-    rejects = report["rows"]["rejects"]
+    """One line for a quiet run: how many rows were rejected, where the first one is and why, and where all are."""
+    rejects, place = report["rows"]["rejects"], report["first_reject"]
     text = f"{format_count(rejects, 'row was', 'rows were')} rejected"
-    if report["reject_reasons"]:
-        text += f"; first: {report['first_reject']} ({report['reject_reasons'][0]['reason']})"
+    reason = next((each["reason"] for each in report["reject_reasons"] if each["first"] == place), None)
+    if reason is not None:
+        text += f"; first: {place} ({reason})"
     return text + (f"; all in {report['rejects_path']}" if report["rejects_path"] else "")

@@ -107,7 +107,12 @@ class RunReport:
         """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
         summary = (self.result.reject_summary if self.result else self.reject_summary) or RejectSummary({}, "")
         reasons = [
-            {"reason": reason, "rows": rows, "example": summary.examples.get(reason, reason)}
+            {
+                "reason": reason,
+                "rows": rows,
+                "example": summary.examples.get(reason, reason),
+                "first": summary.first_places.get(reason),
+            }
             for reason, rows in summary.reasons.items()
         ]
         return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_path": summary.path}

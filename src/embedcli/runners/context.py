@@ -149,7 +149,7 @@ class RunContext:
         """
         job = apply_saved_truncation(self.job, encoder)
         ranges = self.resolve_ranges(encoder, staging_folder, finished)
-        vector_space = build_vector_space(job, encoder, ranges)
+        vector_space = build_vector_space(job, encoder, ranges, self.model_files)
         vector_space = keep_recorded_canaries(vector_space, self.job.output, staging_folder, finished)
         return build_layout(job, self.plan, encoder, ranges), vector_space
 
@@ -181,9 +181,10 @@ class RunContext:
             settings = self.encoding_settings(encoder)
             return calibration.compute_ranges_from_sample(job, chunks, encoder, settings, staging_folder)
         dim = encoders.stored_dim(job, encoder.dim)
-        if kept is None and known.shape[1] != dim:
+        width, needed = (1, "sparse ones share one") if encoder.kind == "sparse" else (dim, f"the vectors have {dim}")
+        if kept is None and known.shape[1] != width:
             raise UsageError(
-                f"{job.ranges_from} has ranges for {known.shape[1]} dimensions, the vectors have {dim}",
+                f"{job.ranges_from} has ranges for {format_count(known.shape[1], 'dimension')}, {needed}",
                 "name an output of the same model and --truncate-dim",
             )
         return known

@@ -124,7 +124,7 @@ def encode_missing_chunks(
     with closing(run.encode(missing_chunks, encoder, store)) as encoded_chunks:  # type: ignore[type-var]
         for encoded in encoded_chunks:
             with run.metrics.time_stage("write"):
-                changes = store.change_counts.pop(encoded.chunk.key) if store is not None else None
+                changes = store.count_changes(encoded) if store is not None else None
                 ledger.add_chunk(encoded, layout, changes)
                 if encoded.chunk.is_last:
                     ledger.complete_ready_partitions(layout, vector_space)
@@ -175,7 +175,8 @@ def check_and_publish(
     check_max_removed(run.job.max_removed, ledger.target, totals["rows"])
     changes = None
     if store is not None:
-        changes = ledger.changes() | {"removed": store.count_removed()}
+        changes = ledger.changes()
+        changes["removed"] += store.count_removed()
         store.close()
     run.observer.on_phase("publishing the output")
     with run.metrics.time_stage("write"):

@@ -12,10 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import __version__, encoders, storage
+from embedcli.core.constants import VOCABULARY_KEY
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import InputColumns, InputPlan
+from embedcli.models.files import ModelFiles
+from embedcli.models.vocabulary import fingerprint_vocabulary, load_vocabulary
 from embedcli.outputs import writers
 from embedcli.outputs.multi_vector_npy import PLACE_COLUMNS
 from embedcli.outputs.schema import OutputLayout
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
 
 VECTOR_SPACE_FILE = "_space.json"
 # These may differ between the runs and the workers of one job: the vectors are the same up to rounding. Canaries are
-# compared with the first ones of the job.
-UNCONSTRAINED_KEYS = {"versions", "threads", "engine", "device", "canaries"}
+# compared with the first ones of the job, and the vocabulary, which an earlier version has not recorded, follows from
+# the fingerprint of the model.
+UNCONSTRAINED_KEYS = {"versions", "threads", "engine", "device", "canaries", VOCABULARY_KEY}
 
 
 def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
@@ -36,13 +40,16 @@ def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
     return replace(job, truncate_dim=encoder.vector_space().get("truncate_dim"))
 
 
-def build_vector_space(job: Job, encoder: BaseEncoder, ranges: Float32Array | None = None) -> dict[str, Any]:
+def build_vector_space(
+    job: Job, encoder: BaseEncoder, ranges: Float32Array | None = None, files: ModelFiles | None = None
+) -> dict[str, Any]:
     """Return the vector space metadata of an output.
 
     Args:
         job: The job, with the truncation that applies.
         encoder: The job's encoder.
         ranges: float32 [2, dim], the quantization ranges of int8 and uint8.
+        files: The files of the model, which have the vocabulary of a sparse one.
     """
     space = encoder.vector_space()
     return {
@@ -51,11 +58,18 @@ def build_vector_space(job: Job, encoder: BaseEncoder, ranges: Float32Array | No
         "truncate_dim": job.truncate_dim,
         "precision": job.precision,
         **({} if encoder.kind == "dense" else {"kind": encoder.kind}),
+        **describe_vocabulary(encoder, files),
         **{name: value for name, value in list_kind_settings(job).items() if value is not None},
         **({} if ranges is None else {"ranges": ranges.tolist()}),
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
+
+
+def describe_vocabulary(encoder: BaseEncoder, files: ModelFiles | None) -> dict[str, str]:
+    """Return the fingerprint of the words that the dimensions of sparse vectors stand for, if the files have them."""
+    words = load_vocabulary(files.path, encoder.dim) if files is not None and encoder.kind == "sparse" else {}
+    return {VOCABULARY_KEY: fingerprint_vocabulary(words)} if words else {}
 
 
 def list_kind_settings(job: Job) -> dict[str, Any]:

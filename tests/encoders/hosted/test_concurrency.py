@@ -5,11 +5,18 @@ from __future__ import annotations
 import heapq
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 
-from embedcli.encoders.hosted.concurrency import FIRST_CONCURRENCY, MAX_CONCURRENCY, AdaptiveConcurrency, RequestThreads
+from embedcli.encoders.hosted.concurrency import (
+    FIRST_CONCURRENCY,
+    MAX_CONCURRENCY,
+    AdaptiveConcurrency,
+    RequestThreads,
+    Turn,
+)
 
 
 class Simulation:
@@ -28,7 +35,7 @@ class Simulation:
         end = self.now + seconds
         while self.now < end:
             while self._clients < self.concurrency.limit:
-                self.concurrency.__enter__()
+                self.concurrency.take_turn().__enter__()
                 self._clients += 1
                 self.most = max(self.most, self._clients)
                 self._send(room, latency)
@@ -43,7 +50,7 @@ class Simulation:
                 self._serving -= 1
                 self._clients -= 1
                 self.concurrency.record_success(100, seconds)
-                self.concurrency.__exit__(None, None, None)
+                self.concurrency.leave()
 
     def _send(self, room: int, latency: Callable[[int], float]) -> None:
         if self._serving >= room:
@@ -95,11 +102,11 @@ def test_a_client_that_sends_no_faster_keeps_the_higher_limit() -> None:
     for _ in range(10):
         # 64 requests begin together; the machine sends 500 a second whatever the limit, and each takes 50 ms.
         for _ in range(concurrency.limit):
-            concurrency.__enter__()
+            concurrency.take_turn().__enter__()
         for _ in range(concurrency.limit):
             now += 0.002
             concurrency.record_success(100, 0.05)
-            concurrency.__exit__(None, None, None)
+            concurrency.leave()
     assert concurrency.limit > FIRST_CONCURRENCY
 
 
@@ -136,7 +143,7 @@ def test_threads_wait_for_a_place() -> None:
 
     def work() -> None:
         nonlocal at_once, most
-        with concurrency:
+        with concurrency.take_turn():
             with lock:
                 at_once += 1
                 most = max(most, at_once)
@@ -152,3 +159,68 @@ def test_threads_wait_for_a_place() -> None:
     for thread in threads:
         thread.join()
     assert most == 3
+
+
+def run_in_threads(works: Iterable[Callable[[], object]]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def wait_for_blocked(concurrency: AdaptiveConcurrency, count: int) -> None:
+    """Wait until so many threads wait for their turn."""
+    while len(concurrency._waiting) < count:
+        threading.Event().wait(0.001)
+
+
+def test_requests_start_in_the_order_of_their_turns_whichever_thread_comes_first() -> None:
+    concurrency, order = AdaptiveConcurrency(1), list[int]()
+
+    def work(number: int, turn: Turn) -> None:
+        with turn:
+            order.append(number)
+
+    first, *turns = [concurrency.take_turn() for _ in range(20)]
+    later = run_in_threads(partial(work, *one) for one in reversed(list(enumerate(turns, 1))))
+    wait_for_blocked(concurrency, 19)
+    assert not order, "the first turn has not come yet"
+    work(0, first)
+    for thread in later:
+        thread.join()
+    assert order == list(range(20))
+
+
+def test_a_turn_that_ends_without_a_request_is_not_waited_for() -> None:
+    concurrency, started = AdaptiveConcurrency(1), threading.Event()
+
+    def work(turn: Turn) -> None:
+        with turn:
+            started.set()
+
+    first, second = concurrency.take_turn(), concurrency.take_turn()
+    (thread,) = run_in_threads([partial(work, second)])
+    wait_for_blocked(concurrency, 1)
+    assert not started.is_set()
+    with pytest.raises(ZeroDivisionError):
+        first.run(lambda: 1 // 0)
+    thread.join()
+    assert started.is_set()
+
+
+def test_a_further_request_of_an_earlier_turn_goes_first() -> None:
+    concurrency, order = AdaptiveConcurrency(1), list[str]()
+
+    def work(name: str, turn: Turn) -> None:
+        with turn:
+            order.append(name)
+
+    first, second, third = (concurrency.take_turn() for _ in range(3))
+    with first:
+        threads = run_in_threads([partial(work, "third", third), partial(work, "second", second)])
+        wait_for_blocked(concurrency, 2)
+        threads += run_in_threads([partial(work, "first again", first)])
+        wait_for_blocked(concurrency, 3)
+    for thread in threads:
+        thread.join()
+    assert order == ["first again", "second", "third"]

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from heapq import heappop, heappush
+from itertools import count
 from queue import SimpleQueue
-from threading import Condition, Lock, Semaphore, Thread
+from threading import Event, Lock, Semaphore, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,8 +25,8 @@ BUSY_FACTOR = 0.75
 SETTLED_SECONDS = 30.0
 
 
-class AdaptiveConcurrency(AbstractContextManager[None]):
-    """How many requests may be in flight: entering waits until there is room. Thread-safe.
+class AdaptiveConcurrency:
+    """How many requests may be in flight. Each waits for room and for its turn. Thread-safe.
 
     Without a number from the user it starts at 8 and doubles, to at most 64, until that brings no more throughput and
     requests take longer; then it goes back by one step. After a 429 or 5xx it goes down by a quarter, at most once for
@@ -42,7 +44,11 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
         self._most = chosen or MAX_CONCURRENCY
         self._clock = clock
         self._is_doubling = chosen is None
-        self._room = Condition()
+        self._lock = Lock()
+        self._turns = count()
+        self._expected: dict[int, None] = {}  # turns of which no request has come yet, ascending
+        self._waiting: list[tuple[int, int, Event]] = []  # a heap: turn, order of arrival, what ends the wait
+        self._arrivals = count()
         self._in_flight = 0
         self._was_full = False
         self._rate = 0.0
@@ -58,21 +64,46 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
         """How many batches should be started: more than may be in flight, so that a free place is taken at once."""
         return 2 * self.limit
 
-    def __enter__(self) -> None:
-        with self._room:
-            while self._in_flight >= self.limit:
-                self._room.wait()
+    def take_turn(self) -> Turn:
+        """Return the next turn: its requests start before those of later turns, whichever thread runs first."""
+        with self._lock:
+            number = next(self._turns)
+            self._expected[number] = None
+        return Turn(self, number)
+
+    def enter(self, turn: int) -> None:
+        """Wait until a request of a turn may start."""
+        start = Event()
+        with self._lock:
+            self._expected.pop(turn, None)
+            heappush(self._waiting, (turn, next(self._arrivals), start))
+            self._start_waiting()
+        start.wait()
+
+    def leave(self) -> None:
+        """Free the place of a request that has ended."""
+        with self._lock:
+            self._in_flight -= 1
+            self._start_waiting()
+
+    def end_turn(self, turn: int) -> None:
+        """Wait no longer for the first request of a turn; later ones start without it."""
+        with self._lock:
+            self._expected.pop(turn, None)
+            self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Start the requests that there is room for, unless one of an earlier turn is still to come."""
+        while self._waiting and self._in_flight < self.limit:
+            if self._waiting[0][0] > next(iter(self._expected), self._waiting[0][0]):
+                return
+            heappop(self._waiting)[-1].set()
             self._in_flight += 1
             self._was_full |= self._in_flight >= self.limit
 
-    def __exit__(self, *error: object) -> None:
-        with self._room:
-            self._in_flight -= 1
-            self._room.notify()
-
     def record_success(self, tokens: int, seconds: float) -> None:
         """Count a successful request that took some seconds; after a round of them the limit may rise."""
-        with self._room:
+        with self._lock:
             if self._is_of_earlier_limit():
                 return
             self._round_requests += 1
@@ -83,7 +114,7 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
 
     def record_busy(self) -> None:
         """Lower the limit after a 429 or 5xx."""
-        with self._room:
+        with self._lock:
             if self._is_of_earlier_limit():
                 return
             self._hold()
@@ -131,13 +162,37 @@ class AdaptiveConcurrency(AbstractContextManager[None]):
         self._ignored_left = max(self._in_flight, limit)
         self.limit = limit
         self._begin_round()
-        self._room.notify_all()
+        self._start_waiting()
 
     def _begin_round(self) -> None:
         self._round_start = self._clock()
         self._round_requests = self._round_tokens = 0
         self._round_seconds = 0.0
         self._was_full = self._in_flight >= self.limit
+
+
+class Turn(AbstractContextManager[None]):
+    """The turn of a batch: entering it waits until a request of the batch may start. Thread-safe.
+
+    A batch may have several requests, one after the other or side by side; those of earlier batches go first.
+    """
+
+    def __init__(self, concurrency: AdaptiveConcurrency, number: int) -> None:
+        self._concurrency = concurrency
+        self._number = number
+
+    def __enter__(self) -> None:
+        self._concurrency.enter(self._number)
+
+    def __exit__(self, *error: object) -> None:
+        self._concurrency.leave()
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Run `work`, which sends the requests of the batch; later turns do not wait for it if it sends none."""
+        try:
+            return work()
+        finally:
+            self._concurrency.end_turn(self._number)
 
 
 class RequestThreads:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +172,6 @@ class HostedEncoder(BaseEncoder):
             self._check_server_after_refusals,
             self._health,
             self._limits,
-            self._concurrency,
             self._threads,
             notify,
             dim=self.dim,
@@ -265,7 +265,9 @@ class HostedEncoder(BaseEncoder):
 
     def _start(self, asked: HostedTexts, rows: Int64Array, counts: Int64Array) -> Future[HostedVectors]:
         texts = [asked.texts[row] for row in rows.tolist()]
-        return self._threads.run(lambda: self._cuts.request(texts, counts, self._text_requests.request))
+        turn = self._concurrency.take_turn()
+        ask = partial(self._text_requests.request, turn=turn)
+        return self._threads.run(partial(turn.run, partial(self._cuts.request, texts, counts, ask)))
 
     def _check_server_after_refusals(self, refusal: RequestRefusedError) -> None:
         with self._lock:
