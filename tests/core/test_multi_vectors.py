@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedcli.core.multi_vectors import MultiVectors, concat_multi, replace_rows
+from embedcli.core.multi_vectors import MultiVectors, concat_multi
 from embedcli.core.quantization import find_unusable, is_storable
 from embedcli.core.ragged import offsets_of
-from embedcli.core.row_vectors import MultiVectorBuffer, concat_vectors
+from embedcli.core.row_vectors import MultiVectorBuffer, concat_vectors, replace_vectors
 
 LENGTHS = st.lists(st.integers(0, 4), max_size=8)
 
@@ -62,7 +62,9 @@ def test_rows_are_replaced_in_place(lengths: list[int], data: st.DataObject) -> 
     others = build([3] * int(mask.sum()), 1000)
     wanted, new = rows_of(vectors), iter(rows_of(others))
     expected = [next(new) if replaced else row for row, replaced in zip(wanted, mask, strict=True)]
-    assert rows_of(replace_rows(vectors, mask, others)) == expected
+    replaced = replace_vectors(vectors, mask, others)
+    assert isinstance(replaced, MultiVectors)
+    assert rows_of(replaced) == expected
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -260,5 +260,6 @@ def test_everything_that_computes_vectors_derives_from_the_base_class() -> None:
         for _, kind in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             if kind.__module__ == module.name and set(dir(kind)) >= {"tokenize", "forward", "collect"}:
                 found.append(kind)
-    assert len(found) == len({"base", "torch", "multi-vector", "openvino", "static", "hosted", "results of a batch"})
+    kinds = {"base", "torch", "multi-vector", "heads", "openvino", "static", "hosted", "results of a batch"}
+    assert len(found) == len(kinds)
     assert all(issubclass(kind, BaseEncoder) for kind in found), found

@@ -206,6 +206,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
         "max_seq_length": vector_space.get("max_seq_length"),
         "normalize": vector_space.get("normalize"),
         "truncate_dim": vector_space.get("truncate_dim"),
+        "heads": recorded_heads(vector_space),
         "as_": "query",
         "prompt": choose_query_prompt(vector_space),
         **_recorded_request_fields(vector_space, for_queries=True),
@@ -238,10 +239,16 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)
     recorded |= {name: vector_space.get(name) for name in ("top_k_terms", "min_weight")}
+    recorded["heads"] = recorded_heads(vector_space)
     recorded |= _recorded_request_fields(vector_space, for_queries=False)
     if "model" in given:
         recorded |= {"revision": None, "code_revision": None}
     return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), vector_space, output.path)
+
+
+def recorded_heads(vector_space: Mapping[str, Any]) -> tuple[VectorKind, ...] | None:
+    """Return the heads of the model that an output has the vectors of; None for the model's own vectors."""
+    return tuple(vector_space["heads"]) if vector_space.get("heads") else None
 
 
 def recorded_code_revision(vector_space: Mapping[str, Any]) -> str | None:

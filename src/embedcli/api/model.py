@@ -63,7 +63,7 @@ class Model:
         self._job, self._notify = job, notify
         self._files = encoders.resolve_model_files(job)
         if self._files is not None and self._files.kind == "transformer":
-            refuse_multi_vector(self._files)
+            refuse_multi_vector(job, self._files)
         self._saved = read_saved_prompts(job, self._files)
         texts = TextEncoder(job, notify, self._files)
         # One for each role and each prompt that is more than text before the text.
@@ -216,9 +216,9 @@ class Model:
         return self._encoders[job]
 
 
-def refuse_multi_vector(files: ModelFiles) -> None:
+def refuse_multi_vector(job: Job, files: ModelFiles) -> None:
     """Raise UsageError for a model with a vector for each token: `Model.encode` returns one array."""
-    if find_model_kind(files) == "multi_vector":
+    if "multi_vector" in (job.heads or (find_model_kind(files),)):
         raise UsageError(
             f"{files.name} computes a vector for each token, and embedcli.load returns one for each text",
             "use embedcli.encode_file, or MultiVectorEncoder of sentence-transformers",

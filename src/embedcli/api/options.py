@@ -12,7 +12,16 @@ from embedcli.core.constants import TOKENS_PER_TEXT
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.job_options import validate_options
-from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputFormat, Overflow, Precision, Role
+from embedcli.core.types import (
+    Dtype,
+    InferenceEngine,
+    InputFormat,
+    OutputFormat,
+    Overflow,
+    Precision,
+    Role,
+    VectorKind,
+)
 
 PathLike = str | os.PathLike[str]
 # Options of `embedcli encode` that are not options of functions, and what these have instead.
@@ -40,6 +49,7 @@ class ModelOptions(TypedDict, total=False):
     max_seq_length: int | None
     overflow: Overflow
     split_overlap: int
+    heads: str | Sequence[VectorKind] | None
     normalize: bool | None
     truncate_dim: int | None
     precision: Precision

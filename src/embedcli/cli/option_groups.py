@@ -17,8 +17,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Long texts": ("max_seq_length", "overflow", "split_overlap"),
     "Output": (
-        "to", "precision", "truncate_dim", "normalize", "ranges_from", "top_k_terms", "min_weight", "pool_factor",
-        "part_size",
+        "to", "precision", "heads", "truncate_dim", "normalize", "ranges_from", "top_k_terms", "min_weight",
+        "pool_factor", "part_size",
     ),
     "Resume and update": (
         "overwrite", "update", "reuse", "max_removed", "stop_after", "max_seconds", "chunk_rows",
@@ -47,7 +47,7 @@ METAVARS = {
     "ranges_from": "PATH", "device": "DEVICE", "max_rejects": "N|N%", "max_removed": "N|N%", "reuse": "PATH",
     "max_seconds": "SECONDS", "part_size": "SIZE", "shard": "K/N", "ray_address": "ADDRESS", "base_url": "URL",
     "request_field": "NAME=VALUE", "omit_field": "NAME", "request_timeout": "SECONDS", "retry_cap": "SECONDS",
-    "patience": "SECONDS", "min_weight": "WEIGHT", "tokenizer": "NAME",
+    "patience": "SECONDS", "min_weight": "WEIGHT", "tokenizer": "NAME", "heads": "HEAD",
 }  # fmt: skip
 METAVARS_BY_TYPE = {int: "N", float: "N"}
 

@@ -75,6 +75,12 @@ JOB_FLAGS = (
         "split_overlap", int, "--split-overlap", "Tokens that neighbouring windows of --overflow split and pool share."
     ),
     Flag(
+        "heads",
+        str,
+        "--heads",
+        "Vectors to compute of a model with several heads (BGE-M3): dense (the default), sparse or multi_vector.",
+    ),
+    Flag(
         "normalize",
         bool,
         "--normalize/--no-normalize",

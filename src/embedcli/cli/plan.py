@@ -12,7 +12,8 @@ from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, PriceOption, with_j
 from embedcli.core.counts import format_count
 
 PLAN_FLAGS = (
-    *INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "top_k_terms", "min_weight", "chunk_rows",
+    *INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "heads", "top_k_terms", "min_weight",
+    "chunk_rows",
 )  # fmt: skip
 
 

@@ -6,7 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from embedcli.core.constants import DEFAULT_MODEL
-from embedcli.core.types import Dtype, InferenceEngine, InputFormat, OutputFormat, Overflow, Precision, Role
+from embedcli.core.types import (
+    Dtype,
+    InferenceEngine,
+    InputFormat,
+    OutputFormat,
+    Overflow,
+    Precision,
+    Role,
+    VectorKind,
+)
 
 # How delimited files are written. Of these only what is not the default is part of a job's identity, so that jobs of
 # versions without these options go on.
@@ -59,6 +68,7 @@ class Job:
     overflow: Overflow = "truncate"
     split_overlap: int = 0
     # The vectors
+    heads: tuple[VectorKind, ...] | None = None
     normalize: bool | None = None
     truncate_dim: int | None = None
     precision: Precision = "float32"

@@ -56,6 +56,8 @@ def validate_option(name: str, value: Any) -> Any:
     """
     if name in TEXT_PARSERS and value is not None:
         value = TEXT_PARSERS[name]("/".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    if name == "heads" and isinstance(value, str):
+        value = [head.strip() for head in value.split(",")]
     field_type = job_field_types()[name]
     types = get_args(field_type) if NoneType in get_args(field_type) else (field_type,)
     if value is None and NoneType in types:
@@ -100,6 +102,8 @@ def _check_bounds(name: str, value: Any) -> None:
         raise UsageError(f"--{option_name(name)} {value} is too large", f"give {MAX_INTEGER} or less")
     if name in POSITIVE_OPTIONS and value <= 0:
         raise UsageError(f"--{option_name(name)} {value:g} is not above zero", "give a number of seconds")
+    if name == "heads" and not 0 < len(value) == len(set(value)):
+        raise UsageError(f"--heads {','.join(value)!r} does not name each head once", "use e.g. --heads dense,sparse")
 
 
 def option_name(name: str) -> str:

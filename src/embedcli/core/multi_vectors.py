@@ -54,16 +54,3 @@ def concat_multi(parts: Sequence[MultiVectors]) -> MultiVectors:
         return parts[0]
     lengths = np.concatenate([part.lengths for part in parts])
     return MultiVectors(offsets_of(lengths), np.concatenate([part.values for part in parts]))
-
-
-def replace_rows(vectors: MultiVectors, is_replaced: BoolArray, by: MultiVectors) -> MultiVectors:
-    """Vectors with other ones for some rows.
-
-    Args:
-        vectors: Of n rows.
-        is_replaced: bool [n].
-        by: The vectors of the rows where `is_replaced` is true, in their order.
-    """
-    positions = np.arange(len(vectors))
-    positions[is_replaced] = len(vectors) + np.arange(len(by))
-    return concat_multi([vectors, by])[positions]

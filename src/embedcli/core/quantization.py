@@ -102,12 +102,12 @@ def find_unusable(vectors: EncodedVectors) -> BoolArray:
     """Find vectors that contain NaN or infinity, or only zeros.
 
     Args:
-        vectors: float32 [n, dim], or vectors of tokens, of which every row needs one.
+        vectors: float32 [n, dim], or sparse vectors or those of tokens, of which every row needs one.
 
     Returns:
         bool [n]: True for an unusable vector.
     """
-    if isinstance(vectors, MultiVectors):
+    if isinstance(vectors, SparseVectors | MultiVectors):
         return vectors.find_unusable()
     if not vectors.size:
         return np.zeros(len(vectors), bool)

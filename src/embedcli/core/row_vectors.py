@@ -11,13 +11,13 @@ import numpy as np
 from embedcli.core import multi_vectors
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
-from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse, sparsify
+from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse, keep_largest, sparsify
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray, Float32Array, Int64Array
 
     # What an encoder returns for a batch, and what is stored of a row.
-    EncodedVectors: TypeAlias = Float32Array | MultiVectors
+    EncodedVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors
     RowVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors
     # What is read of outputs with one vector for each row.
     SingleVectors: TypeAlias = Float32Array | SparseVectors
@@ -59,7 +59,10 @@ class SparseBuffer(VectorBuffer):
 
     def put(self, rows: Int64Array, vectors: EncodedVectors) -> None:
         self._rows.append(rows)
-        self._parts.append(sparsify(_require_dense(vectors), self._top_k, self._min_weight))
+        if isinstance(vectors, SparseVectors):
+            self._parts.append(keep_largest(vectors, self._top_k, self._min_weight))
+        else:
+            self._parts.append(sparsify(_require_dense(vectors), self._top_k, self._min_weight))
 
     def finish(self) -> SparseVectors:
         stored = concat_sparse([*self._parts, empty_sparse(self._dim, rows=1)])
@@ -98,8 +101,9 @@ class MultiVectorBuffer(VectorBuffer):
 
 def concat_encoded(parts: Sequence[EncodedVectors]) -> EncodedVectors:
     """Concatenate what an encoder returned for several batches, at least one."""
-    multi = [part for part in parts if isinstance(part, MultiVectors)]
-    return multi_vectors.concat_multi(multi) if multi else np.concatenate([_require_dense(part) for part in parts])
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate([_require_dense(part) for part in parts])
+    return concat_vectors(parts)
 
 
 def concat_vectors(parts: Sequence[RowVectors]) -> RowVectors:
@@ -112,12 +116,16 @@ def concat_vectors(parts: Sequence[RowVectors]) -> RowVectors:
 
 
 def replace_vectors(vectors: EncodedVectors, is_replaced: BoolArray, by: EncodedVectors) -> EncodedVectors:
-    """Vectors of one kind with other ones for the rows where `is_replaced`, bool [n], is true."""
-    if isinstance(vectors, MultiVectors) and isinstance(by, MultiVectors):
-        return multi_vectors.replace_rows(vectors, is_replaced, by)
-    replaced = np.array(_require_dense(vectors))
-    replaced[is_replaced] = _require_dense(by)
-    return replaced
+    """Vectors of one kind with other ones for some rows.
+
+    Args:
+        vectors: Of n rows.
+        is_replaced: bool [n].
+        by: The vectors of the rows where `is_replaced` is true, in their order.
+    """
+    positions = np.arange(len(vectors))
+    positions[is_replaced] = len(vectors) + np.arange(len(by))
+    return concat_encoded([vectors, by])[positions]
 
 
 def require_single(vectors: RowVectors) -> SingleVectors:
@@ -135,6 +143,6 @@ def as_dense(vectors: RowVectors) -> Float32Array:
 
 
 def _require_dense(vectors: EncodedVectors) -> Float32Array:
-    if isinstance(vectors, MultiVectors):
-        raise TypeError("a vector for each token where a row has one")
+    if isinstance(vectors, SparseVectors | MultiVectors):
+        raise TypeError("sparse vectors or those of tokens where a row has a dense one")
     return vectors

@@ -61,17 +61,42 @@ def sparsify(dense: Float32Array, top_k: int | None = None, min_weight: float | 
         top_k: Keep at most this many entries of a row, the largest; of equal ones those of lower dimensions.
         min_weight: Keep only entries of at least this size.
     """
-    kept = dense != 0 if min_weight is None else (dense != 0) & ~(np.abs(dense) < min_weight)
-    rows, indices = np.nonzero(kept)
-    values = dense[rows, indices]
-    if top_k is not None:
-        order = np.lexsort((indices, -np.abs(values), rows))
-        starts = offsets_of(np.bincount(rows, minlength=len(dense)))
-        rank = np.arange(len(rows)) - starts[rows[order]]
-        chosen = np.sort(order[rank < top_k])
-        rows, indices, values = rows[chosen], indices[chosen], values[chosen]
+    rows, indices = np.nonzero(dense)
+    values = np.asarray(dense[rows, indices], np.float32)
     offsets = offsets_of(np.bincount(rows, minlength=len(dense)))
-    return SparseVectors(offsets, indices.astype(np.int32), np.asarray(values, np.float32), dense.shape[1])
+    return keep_largest(SparseVectors(offsets, indices.astype(np.int32), values, dense.shape[1]), top_k, min_weight)
+
+
+def keep_largest(vectors: SparseVectors, top_k: int | None = None, min_weight: float | None = None) -> SparseVectors:
+    """Keep the largest entries of each row; the other arguments are those of `sparsify`."""
+    if top_k is None and min_weight is None:
+        return vectors
+    is_kept = ~(np.abs(vectors.values) < (min_weight or 0))
+    if top_k is not None:
+        rows = vectors.entry_rows
+        order = np.lexsort((vectors.indices, -np.abs(vectors.values), rows))
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order)) - vectors.offsets[rows]
+        is_kept &= rank < top_k
+    offsets = offsets_of(np.bincount(vectors.entry_rows[is_kept], minlength=len(vectors)))
+    return SparseVectors(offsets, vectors.indices[is_kept], vectors.values[is_kept], vectors.dim)
+
+
+def merge_repeated(vectors: SparseVectors) -> SparseVectors:
+    """Sort the entries of each row by dimension; of several for one dimension the largest is kept.
+
+    Args:
+        vectors: With entries in any order, as for the tokens of a text. Weights of zero are dropped, NaN is kept.
+    """
+    order = np.lexsort((vectors.indices, vectors.entry_rows))
+    rows, indices, values = vectors.entry_rows[order], vectors.indices[order], vectors.values[order]
+    is_first = np.ones(len(order), bool)
+    is_first[1:] = (rows[1:] != rows[:-1]) | (indices[1:] != indices[:-1])
+    # np.maximum gives NaN if either number is NaN, so that what could not be computed does not disappear.
+    largest = np.maximum.reduceat(values, np.flatnonzero(is_first)) if len(values) else values
+    is_kept = largest != 0
+    rows, indices = rows[is_first][is_kept], indices[is_first][is_kept]
+    return SparseVectors(offsets_of(np.bincount(rows, minlength=len(vectors))), indices, largest[is_kept], vectors.dim)
 
 
 def empty_sparse(dim: int, rows: int = 0) -> SparseVectors:

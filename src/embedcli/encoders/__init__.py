@@ -115,6 +115,10 @@ def resolve_model_config(job: Job, files: ModelFiles) -> ModelConfig:
     # The job's own limit may be above the model's, and would cut what is measured: it comes in afterwards.
     measured_job = replace(job, max_seq_length=None, pool_factor=None)
     declared, dtype = read_model_config(files, measured_job), torch_device.precision_class(job)
+    if declared.heads:
+        # They read the states of the same network, which is measured by the model's own vectors.
+        measured_job = replace(measured_job, heads=None, top_k_terms=None, min_weight=None)
+        declared = read_model_config(files, measured_job)
     traits = read_traits(files, declared, dtype)
     if traits is None:
         from embedcli.encoders.torch import model_probe
@@ -131,7 +135,7 @@ def default_chunk_rows(job: Job, files: ModelFiles | None) -> int:
 
     is_hosted = files is None
     is_static = files is not None and files.kind == "static"
-    if files is not None and not is_static and find_model_kind(files) == "multi_vector":
+    if files is not None and not is_static and "multi_vector" in (job.heads or (find_model_kind(files),)):
         return MULTI_VECTOR_CHUNK_ROWS
     is_slow = is_hosted or (not is_static and runs_on_cpu(job))
     return DEFAULT_CHUNK_ROWS if is_slow else 16 * DEFAULT_CHUNK_ROWS
@@ -158,11 +162,12 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
     on_cpu = torch_device.runs_on_cpu(job)
     if job.engine == "openvino" and not on_cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
-    if config.kind == "multi_vector":
+    if config.heads or config.kind == "multi_vector":
         if job.engine == "openvino":
-            raise UsageError(
-                f"--engine openvino cannot compute the multi-vector model {job.model}", "use --engine torch"
-            )
+            what = f"--heads {','.join(config.heads)} of" if config.heads else "the multi-vector model"
+            raise UsageError(f"--engine openvino cannot compute {what} {job.model}", "use --engine torch")
+        if config.heads and job.engine == "auto" and on_cpu:
+            notify(f"{files.name} runs on PyTorch: only its dense vectors are computed by OpenVINO")
         return _load_torch(job, files, config, notify)
     if job.engine != "torch" and on_cpu:
         if job.compile:

@@ -14,6 +14,7 @@ from embedcli.models.adapters import tokenizer_folder
 from embedcli.models.code import CodeReference, list_repositories
 from embedcli.models.code_repositories import check_code_is_trusted, read_code_references
 from embedcli.models.files import ROUTER_MODULES, ModelFiles, read_json_object, read_modules, read_routes
+from embedcli.models.heads import resolve_heads
 from embedcli.models.kind_options import check_options_for_kind
 from embedcli.models.limits import resolve_max_seq_length
 from embedcli.models.multi_vector import MultiVectorSettings, read_multi_vector_settings
@@ -31,6 +32,8 @@ POOLING_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+# How the vectors of tokens become what a head stores of a row.
+HEAD_POOLING: dict[VectorKind, str] = {"sparse": "max", "multi_vector": "none"}
 # Names of saved prompts by role; the first that is not empty is used. `encode_document` of sentence-transformers stops
 # at an empty "document" and so never reaches a saved "passage".
 ROLE_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus"), "none": ()}
@@ -82,6 +85,7 @@ class ModelConfig:
         notes: Lines to show to the user.
         traits: What was measured of the model; None: nothing yet.
         kind: The kind of its vectors.
+        heads: The heads that are computed in place of the model's own vectors; empty: none.
     """
 
     pooling: str
@@ -104,6 +108,7 @@ class ModelConfig:
     notes: tuple[str, ...] = ()
     traits: ModelTraits | None = None
     kind: VectorKind = "dense"
+    heads: tuple[VectorKind, ...] = ()
 
 
 def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = None) -> ModelConfig:
@@ -123,6 +128,8 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     modules = read_modules(folder)
     refuse_other_kinds(files, modules)
     kind = find_vector_kind(folder, modules)
+    heads = resolve_heads(files, modules, job, kind)
+    kind = heads[0] if heads else kind
     check_options_for_kind(job, kind)
     task: Role | None = _choose_route(files, modules, job)
     first = find_input_module(folder, modules, task)
@@ -133,18 +140,19 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     check_code_is_trusted(files, custom_code, job)
     saved = read_json_object(folder / "config_sentence_transformers.json")
     multi_vector = None
-    if kind == "multi_vector":
+    if kind == "multi_vector" and not heads:
         multi_vector = read_multi_vector_settings(folder, modules, job, folder / first[1])
         task = multi_vector.role
     prompts, prompt, source = _choose_prompt(saved, multi_vector, job)
-    pooling, pools_prompt = _read_pooling(files, modules, task)
+    pooling, pools_prompt = (HEAD_POOLING[kind], True) if heads else _read_pooling(files, modules, task)
     base = files.find_base(first[1])
     max_seq_length, max_positions = resolve_max_seq_length(
         folder, [first], job, base=base, traits=traits, role_limit=None if multi_vector is None else multi_vector.limit
     )
-    saved_dim = None if multi_vector else saved.get("truncate_dim")
+    saved_dim = None if multi_vector or heads else saved.get("truncate_dim")
     # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = multi_vector.has_normalize if multi_vector else modules[-1][0] == "Normalize"
+    has_normalize = kind == "multi_vector" if heads else has_normalize
     return ModelConfig(
         pooling=pooling,
         max_seq_length=max_seq_length,
@@ -170,6 +178,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         ),
         traits=traits,
         kind=kind,
+        heads=heads,
     )
 
 
@@ -216,6 +225,7 @@ def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[s
         "truncate_dim": config.truncate_dim,
         "dtype": dtype,
         **({"task": config.task} if config.task else {}),
+        **({"heads": list(config.heads)} if config.heads else {}),
         **({"code": {code.name: code.commit for code in files.code_repositories}} if files.code_repositories else {}),
     }
 

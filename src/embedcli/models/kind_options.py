@@ -5,6 +5,7 @@ from __future__ import annotations
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Precision, VectorKind
+from embedcli.models.heads import no_heads_error
 
 SPARSE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 MULTI_VECTOR_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
@@ -16,6 +17,8 @@ def check_options_for_kind(job: Job, kind: VectorKind) -> None:
     Raises:
         UsageError: One of them makes no sense for such vectors.
     """
+    if job.heads not in (None, (kind,)):
+        raise no_heads_error(job, kind)
     _check_sparse_options(job, kind)
     _check_pool_factor(job, kind)
     if kind == "sparse":

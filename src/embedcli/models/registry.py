@@ -120,7 +120,7 @@ MODEL_REGISTRY: tuple[RegisteredModel, ...] = (
     RegisteredModel("bge-small-zh-v1.5", "BAAI/bge-small-zh-v1.5", "Chinese, CLS pooling", BGE_ZH_PROMPTS),
     RegisteredModel("bge-base-zh-v1.5", "BAAI/bge-base-zh-v1.5", "Chinese, CLS pooling", BGE_ZH_PROMPTS),
     RegisteredModel("bge-large-zh-v1.5", "BAAI/bge-large-zh-v1.5", "Chinese, CLS pooling", BGE_ZH_PROMPTS),
-    RegisteredModel("bge-m3", "BAAI/bge-m3", "100 languages, 8,192 tokens, no prompts; dense vectors only"),
+    RegisteredModel("bge-m3", "BAAI/bge-m3", "100 languages, 8,192 tokens, no prompts; see --heads"),
     RegisteredModel(
         "nomic-embed-text-v1.5", "nomic-ai/nomic-embed-text-v1.5", "English, 8,192 tokens, Matryoshka", NOMIC_PROMPTS
     ),

@@ -32,6 +32,7 @@ from embedcli.models.files import (
     has_model_config,
 )
 from embedcli.models.fingerprint import cached_sha256, fingerprint_model
+from embedcli.models.heads import lacks_head_files
 from embedcli.models.native import find_native_modules
 from embedcli.models.refusals import is_installed, refuse_lfs_pointers
 from embedcli.models.registry import MODEL_REGISTRY, RegisteredModel
@@ -54,7 +55,7 @@ def resolve_model(job: Job, *, download: bool = True, observer: RunObserver | No
     looked for, in the hub cache and on the hub, if the job trusts the model's code.
 
     Args:
-        job: Only `model`, `revision`, `trust_remote_code`, `code_revision`, `cache_dir` and `offline` are read.
+        job: Only the options of the model are read, and `heads`, which may need files that other jobs do not.
         download: Whether the model may be downloaded. `job.offline` forbids it as well.
         observer: Receives the progress of a download; without one, huggingface_hub shows its bars.
 
@@ -136,7 +137,7 @@ def resolve_hub_id(model: str) -> str:
 def find_in_hub_cache(hub_id: str, job: Job) -> ModelFiles | None:
     """The model in the local hub cache. An incomplete one counts as absent, unless it cannot be completed offline."""
     folder = hub.find_cached_snapshot(hub_id, job.revision, hub.hub_cache_folder(job.cache_dir))
-    if folder is None or (describe_missing_files(folder) and not job.offline):
+    if folder is None or ((describe_missing_files(folder) or lacks_head_files(folder, job)) and not job.offline):
         return None
     return _read_complete_model(hub_id, folder, folder.name, "cache")
 

@@ -96,7 +96,7 @@ class TorchEncoder(BaseEncoder):
         self.batch_tokens = TORCH_BATCH_TOKENS.get(kind, 16384)
         self.pad_to_multiple_of = TORCH_PAD_MULTIPLES.get(kind, 8)
         self.kind = config.kind
-        if self.kind == "sparse" and kind == "cpu":
+        if self.kind == "sparse" and kind == "cpu" and not config.heads:
             self.batch_tokens = SPARSE_CPU_BATCH_TOKENS
         self._transfer = DeviceTransfer(self.device, as_float16=_is_stored_as_float16(job))
         set_thread_count(job.threads or cpu_quota())
@@ -385,11 +385,12 @@ def load_torch_encoder(job: Job, files: ModelFiles, config: ModelConfig, notify:
     refuse_without_torch(files)
     if job.compile:
         torch_compile.configure_environment()
-    if config.kind == "multi_vector":
-        # It is a subclass of the encoder in this module.
-        from embedcli.encoders.torch.multi_vector import MultiVectorTorchEncoder
+    if config.heads or config.kind == "multi_vector":
+        # They are subclasses of the encoder in this module.
+        from embedcli.encoders.torch import heads, multi_vector
 
-        return MultiVectorTorchEncoder(job, files, config, notify)
+        encoder_class = heads.HeadsTorchEncoder if config.heads else multi_vector.MultiVectorTorchEncoder
+        return encoder_class(job, files, config, notify)
     return TorchEncoder(job, files, config, notify)
 
 

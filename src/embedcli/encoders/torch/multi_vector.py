@@ -93,7 +93,7 @@ class MultiVectorTorchEncoder(TorchEncoder):
         """Encode one batch by the network as it was loaded: float32 [rows, dim], the mean of each row's vectors."""
         vectors = self._collect_padded(tokens, rows, pad_to_multiple_of)
         if not isinstance(vectors, MultiVectors):
-            return vectors
+            return as_dense(vectors)
         return np.stack([row.mean(axis=0) for row in np.split(vectors.values, vectors.offsets[1:-1])])
 
     def _load(self, dtype: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor, TransformersTokenizer, matches_reference
 from embedcli.encoders.tokenize.fast import FastTokenizer
-from embedcli.encoders.torch import adapters, attention_masks, loaded_weights, own_code, splade
+from embedcli.encoders.torch import adapters, attention_masks, head_layers, loaded_weights, own_code, splade
 from embedcli.encoders.torch.errors import translate_load_errors
 from embedcli.models.adapters import find_adapter_folders
 from embedcli.models.code_view import local_model_folder
@@ -44,7 +44,9 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
             own_code.forget_other_code()
         with adapters.open_loadable_folder(files, folder) as loadable, loaded_weights.record_networks() as networks:
             kinds: dict[str, Any] = {"sparse": SparseEncoder, "multi_vector": MultiVectorEncoder}
-            pipeline = kinds.get(config.kind, SentenceTransformer)(
+            # Heads are added to the model's own pipeline.
+            own_kind = "dense" if config.heads else config.kind
+            pipeline = kinds.get(own_kind, SentenceTransformer)(
                 str(loadable),
                 device=device,
                 # Only where the files need it: with the flag a model that transformers knows would run its own copy.
@@ -60,7 +62,9 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
             adapters.merge_adapters(pipeline)
         loaded_weights.check_token_ids(pipeline, files)
         splade.install_fast_pooling(pipeline)
-        if config.kind == "multi_vector":
+        if config.heads:
+            head_layers.append_head_layers(pipeline, files, config)
+        if config.heads or config.kind == "multi_vector":
             return pipeline.eval()
         return _adjust_normalize_module(pipeline.eval(), config)
 

@@ -1,0 +1,185 @@
+"""Whole jobs of the heads of BGE-M3: outputs, interrupted runs, updates, and every command that reads them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import head_models
+import jobs
+import reference
+from embedcli.outputs import schema
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBEDCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model and rows with an id each, of which some have no term: the last two have only unknown words."""
+    folder = tmp_path_factory.mktemp("heads")
+    head_models.build_bge_m3(folder / "bge-m3")
+    rows = [{"id": f"r{i}", "text": text} for i, text in enumerate([*reference.samples()[: COUNT - 2], "🙂", "🙂🙂"])]
+    jobs.write_jsonl(folder / "in.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(home: Path) -> dict[str, dict[str, Any]]:
+    """The vectors of each row by its id."""
+    rows = [json.loads(line) for line in (home / "in.jsonl").read_text().splitlines()]
+    found = head_models.compute_heads(home / "bge-m3", [row["text"] for row in rows])
+    return {row["id"]: vectors for row, vectors in zip(rows, found, strict=True)}
+
+
+def arguments(home: Path, output: Any, *more: object) -> list[object]:
+    flags = ("--model", home / "bge-m3", "--offline", "--device", "cpu", "--threads", 1, "--chunk-rows", 16, "--quiet")
+    return ["encode", home / "in.jsonl", output, *flags, *more]
+
+
+def run(home: Path, output: Any, *more: object) -> jobs.Ended:
+    return jobs.run(*arguments(home, output, *more))
+
+
+def as_terms(vector: dict[str, list[Any]]) -> dict[int, float]:
+    assert vector["indices"] == sorted(set(vector["indices"]))
+    return dict(zip(vector["indices"], vector["values"], strict=True))
+
+
+def assert_terms(vector: Any, wanted: dict[int, float], atol: float = 1e-4) -> None:
+    terms = as_terms(vector)
+    assert terms.keys() == wanted.keys()
+    np.testing.assert_allclose([terms[token] for token in wanted], list(wanted.values()), atol=atol)
+
+
+def test_a_sparse_output(home: Path, tmp_path: Path, expected: dict[str, dict[str, Any]]) -> None:
+    output = tmp_path / "out.parquet"
+    ended = run(home, output, "--heads", "sparse")
+    assert ended.code == 3, ended.err
+    table = pq.read_table(output)
+    with_terms = [name for name, vectors in expected.items() if vectors["sparse"]]
+    assert table.column("id").to_pylist() == with_terms
+    for row in table.to_pylist():
+        assert_terms(row["embedding"], expected[row["id"]]["sparse"])
+    space = json.loads(table.schema.metadata[b"embedcli"])
+    assert (space["kind"], space["heads"], space["pooling"], space["normalize"]) == ("sparse", ["sparse"], "max", False)
+    rejects = [json.loads(line) for line in (tmp_path / "out.parquet.rejects.jsonl").read_text().splitlines()]
+    assert [reject["id"] for reject in rejects] == [name for name in expected if name not in with_terms]
+    assert {f"r{COUNT - 2}", f"r{COUNT - 1}"} <= {reject["id"] for reject in rejects} < expected.keys()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "npy"])
+def test_a_multi_vector_output(home: Path, tmp_path: Path, expected: dict[str, dict[str, Any]], ending: str) -> None:
+    output = tmp_path / f"out.{ending}"
+    ended = run(home, output, "--heads", "multi_vector")
+    assert ended.code == 0, ended.err
+    wanted = [vectors["multi_vector"] for vectors in expected.values()]
+    if ending == "npy":
+        found = np.load(output)
+    else:
+        table = pq.read_table(output)
+        offsets, found = schema.token_vectors_from_table(table)
+        assert np.diff(offsets).tolist() == [len(vectors) for vectors in wanted]
+        space = json.loads(table.schema.metadata[b"embedcli"])
+        assert (space["kind"], space["heads"], space["normalize"]) == ("multi_vector", ["multi_vector"], True)
+    np.testing.assert_allclose(found, np.concatenate(wanted), atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["sparse", "multi_vector"])
+def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, tmp_path: Path, head: str) -> None:
+    output = tmp_path / "out.parquet"
+    process = subprocess.Popen(jobs.command(*arguments(home, output, "--heads", head)), stderr=subprocess.DEVNULL)
+    jobs.wait_for(lambda: len(list((tmp_path / "out.parquet.parts").glob("part-*.arrow"))) >= 2, process)
+    process.kill()
+    process.wait()
+    assert not output.exists()
+    refused = run(home, output)
+    assert refused.code == 2
+    assert f"--heads ({head}, now none)" in refused.err
+    assert run(home, output, "--heads", head).code in (0, 3)
+    assert run(home, tmp_path / "again.parquet", "--heads", head).code in (0, 3)
+    assert output.read_bytes() == (tmp_path / "again.parquet").read_bytes()
+
+
+def test_a_head_is_another_job_and_another_vector_space(home: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.parquet"
+    assert run(home, output).code == 0
+    assert run(home, output, "--heads", "dense").code == 0
+    refused = run(home, output, "--heads", "sparse")
+    assert refused.code == 2
+    assert "--heads (none, now sparse)" in refused.err
+    updated = run(home, output, "--heads", "sparse", "--update")
+    assert updated.code == 2
+    assert "another space" in updated.err
+
+
+def test_sparse_outputs_are_searched_verified_and_updated(
+    home: Path, tmp_path: Path, expected: dict[str, dict[str, Any]]
+) -> None:
+    output = tmp_path / "out.parquet"
+    assert run(home, output, "--heads", "sparse").code == 3
+    found = jobs.run("search", output, reference.samples()[8], "-k", 1, "--json", "--device", "cpu")
+    assert found.code == 0, found.err
+    query = expected["r8"]["sparse"]
+    scores = {
+        name: sum(weight * query.get(token, 0) for token, weight in vectors["sparse"].items())
+        for name, vectors in expected.items()
+    }
+    nearest = json.loads(found.out)[0]
+    assert nearest["id"] == max(scores, key=lambda name: scores[name])
+    assert nearest["score"] == pytest.approx(max(scores.values()), abs=1e-3)
+    verified = jobs.run("verify", output, home / "in.jsonl", "--device", "cpu")
+    assert verified.code == 0, verified.out + verified.err
+    rows = [json.loads(line) for line in (home / "in.jsonl").read_text().splitlines()]
+    rows[3]["text"] = "another word"
+    changed = jobs.write_jsonl(tmp_path / "in.jsonl", rows)
+    flags = arguments(home, output, "--heads", "sparse", "--update")[3:]
+    assert jobs.run("encode", changed, output, *flags).code == 3
+    assert jobs.run("encode", changed, tmp_path / "fresh.parquet", *flags[:-1]).code == 3
+    read = [pq.read_table(path).column("embedding").to_pylist() for path in (output, tmp_path / "fresh.parquet")]
+    assert read[0] == read[1]
+
+
+def test_a_plan_has_the_size_of_the_output(home: Path, tmp_path: Path) -> None:
+    flags = ("--model", home / "bge-m3", "--offline", "--device", "cpu", "--json", "--heads", "multi_vector")
+    planned = json.loads(jobs.run("plan", home / "in.jsonl", *flags).out)
+    assert run(home, tmp_path / "out.parquet", "--heads", "multi_vector").code == 0
+    assert planned["dim"] == head_models.DIM
+    size = (tmp_path / "out.parquet").stat().st_size
+    assert planned["output_bytes"]["float32"]["parquet"] == pytest.approx(size, rel=0.25)
+
+
+def test_the_python_api(home: Path, expected: dict[str, dict[str, Any]]) -> None:
+    import embedcli
+
+    with embedcli.load(home / "bge-m3", heads="sparse", device="cpu", offline=True) as model:
+        vectors = model.encode(reference.samples()[:3])
+    for number in range(3):
+        wanted = expected[f"r{number}"]["sparse"]
+        assert set(np.flatnonzero(vectors[number]).tolist()) == wanted.keys()
+    given: list[Any] = ["multi_vector", ["multi_vector"]]
+    for heads in given:
+        with pytest.raises(embedcli.UsageError, match="a vector for each token"):
+            embedcli.load(home / "bge-m3", heads=heads, offline=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [("spars", "did you mean sparse?"), ("dense,dense", "use e.g."), ("", "choose from dense, sparse, multi_vector")],
+)
+def test_values_that_are_no_heads(home: Path, tmp_path: Path, value: str, hint: str) -> None:
+    ended = run(home, tmp_path / "out.parquet", "--heads", value)
+    assert ended.code == 2
+    assert hint in ended.err
