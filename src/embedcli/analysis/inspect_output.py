@@ -96,6 +96,8 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         "rejected": output.job_manifest.get("rejects"),
         "dim": output.dim,
         "vector_kind": output.kind,
+        "vector_column": output.vector_files[0].column.name if output.vector_files else None,
+        "vector_columns": list(output.vector_columns),
         "precision": output.precision,
         "norms": None if "binary" in output.precision else norms.summary(median=0.5),
         "terms": None if output.kind == "dense" else terms.describe(load_words(output.vector_space, output.dim)),

@@ -68,6 +68,12 @@ class TextEncoder:
         """
         self.metrics = MetricsCollector()
         self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify)
+        if len(self._encoder.heads) > 1:
+            self._encoder.close()
+            raise UsageError(
+                f"{job.model} computes {len(self._encoder.heads)} vectors for each text, and one is needed here",
+                "use --heads with one of them",
+            )
         if self._encoder.kind == "multi_vector":
             self._encoder.close()
             raise UsageError(

@@ -15,6 +15,7 @@ from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
+from embedcli.cli.vector_column import VectorColumnsOption, open_outputs
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -71,6 +72,7 @@ def search(
     ] = None,
     model: MovedModelOption = None,
     fuse: FuseOption = None,
+    vector_column: VectorColumnsOption = None,
     metric: MetricOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
@@ -79,17 +81,18 @@ def search(
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
     kept columns; with --queries, one JSON line per result, or a file. With --fuse rrf, outputs of the same ids are
-    searched, dense and sparse ones mixed, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks.
+    searched, dense and sparse ones mixed, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks;
+    they may be several --vector-column of one output.
     """
     set_environment(flags)
-    others, words = split_outputs(output, words or [], fuse)
+    others, words = split_outputs(output, words or [], fuse, vector_column or [])
     query = " ".join(words)
     check_query(query, words, queries)
     from embedcli.analysis.hits_writer import write_rows
     from embedcli.analysis.search import SearchQuery, choose_shown_columns
-    from embedcli.outputs.dataset import open_dataset
 
-    dataset = open_dataset(output)
+    datasets = open_outputs([output, *others], vector_column)
+    dataset = datasets[0]
     columns = choose_shown_columns(dataset, show or [])
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
     encoder_flags |= {"prompt": prompt, "model": model}
@@ -97,7 +100,7 @@ def search(
     prints_while_searching = queries is not None and to is None and sys.stdout.isatty()
     with (
         nullcontext(print_note) if prints_while_searching else show_spinner(f"searching {output}") as notify,
-        open_searcher([dataset, *map(open_dataset, others)], notify, encoder_flags) as searcher,
+        open_searcher(datasets, notify, encoder_flags) as searcher,
     ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
@@ -112,18 +115,22 @@ def search(
         show_hits(hits, columns)
 
 
-def split_outputs(output: str, arguments: list[str], fuse: str | None) -> tuple[list[str], list[str]]:
+def split_outputs(
+    output: str, arguments: list[str], fuse: str | None, columns: list[str]
+) -> tuple[list[str], list[str]]:
     """Return the outputs among the arguments after the first output, with --fuse, and the words behind them.
 
     Raises:
-        UsageError: With --fuse there is only one output.
+        UsageError: With --fuse there is only one output with one column of vectors, or without it are several columns.
     """
     if fuse is None:
+        if len(columns) > 1:
+            raise UsageError("several --vector-column need --fuse rrf", "add --fuse rrf, or name one column")
         return [], arguments
     from embedcli import storage
 
     count = next((i for i, name in enumerate(arguments) if not storage.exists(name)), len(arguments))
-    if not count:
+    if not count and len(columns) < 2:
         raise UsageError(
             f"--fuse {fuse} needs two outputs, and only {output} was given",
             f'embedcli search {output} other.parquet "words to look for" --fuse {fuse}',

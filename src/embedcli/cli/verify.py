@@ -10,6 +10,7 @@ from embedcli.cli.console import JsonFlag, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
+from embedcli.cli.vector_column import VectorColumnOption
 
 VERIFY_FLAGS = (
     "trust_remote_code",
@@ -55,6 +56,7 @@ def verify(
     only_output: Annotated[
         bool, typer.Option("--only-output", help="Check only the output, without input and model.")
     ] = False,
+    vector_column: VectorColumnOption = None,
     model: MovedModelOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
@@ -71,7 +73,7 @@ def verify(
     from embedcli.outputs.dataset import open_dataset
 
     with show_spinner(f"checking {output}") as notify:
-        dataset = open_dataset(output)
+        dataset = open_dataset(output, vector_column)
         if only_output:
             checks = verify_output(dataset)
         else:

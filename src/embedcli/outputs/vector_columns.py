@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +116,9 @@ class SparseColumn(VectorColumn):
 
 
 def open_vector_column(
-    schema: pa.Schema, metadata: Mapping[str, Any], path: str, chunks: Iterable[pa.Array]
+    schema: pa.Schema, metadata: Mapping[str, Any], path: str, chunks: Iterable[pa.Array], name: str
 ) -> VectorColumn:
-    """Find the column of vectors and what it holds.
+    """Find out what a column of vectors holds.
 
     Args:
         schema: All columns.
@@ -126,15 +126,12 @@ def open_vector_column(
         path: Path of the file, for messages.
         chunks: The column's values, not yet read. They are read where the schema and the metadata do not tell the
             width: for lists to the first row, for sparse vectors, whose largest index then counts, to the end.
-
-    Raises:
-        UsageError: No column holds vectors.
+        name: The column, from `find_vector_column`.
     """
-    name = find_vector_column(schema, path)
     kind = schema.field(name).type
     if is_sparse_type(kind):
         dtype = np.dtype(kind.field("values").type.value_type.to_pandas_dtype())
-        known = metadata.get(SPACE_METADATA_KEY, {}).get("dim")
+        known = describe_column(metadata.get(SPACE_METADATA_KEY) or {}, name).get("dim")
         return SparseColumn(name, dtype, int(known or count_dimensions(chunks)), path)
     width = kind.list_size if pa.types.is_fixed_size_list(kind) else first_length(chunks)
     return DenseColumn(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
@@ -151,21 +148,56 @@ def first_length(chunks: Iterable[pa.Array]) -> int:
     return len(first[0]) if first is not None and first[0].is_valid else 0
 
 
-def find_vector_column(schema: pa.Schema, path: str) -> str:
-    """Find the vector column: `embedding`, another usual name, or the only column of vectors."""
+def describe_column(vector_space: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The vector space metadata of one column of an output, which may have several, one for each head of its model."""
+    columns: dict[str, dict[str, Any]] = vector_space.get("columns") or {}
+    described = {"columns", *(key for column in columns.values() for key in column)} if columns else set()
+    common = {key: value for key, value in vector_space.items() if key not in described}
+    return common | columns.get(name, {})
+
+
+def find_vector_column(schema: pa.Schema, path: str, wanted: str | None = None) -> str:
+    """Find the vector column: `embedding`, another usual name, or the only column of vectors.
+
+    Args:
+        schema: All columns.
+        path: Path of the file, for messages.
+        wanted: The column that the user asks for, if any.
+
+    Raises:
+        UsageError: No column holds vectors, or the one that is asked for does not.
+    """
     found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
+    multi = [field.name for field in schema if is_multi_vector_type(field.type)]
+    if wanted is not None and wanted not in found + multi:
+        raise no_such_column_error(path, wanted, found + multi)
     chosen = next((name for name in VECTOR_COLUMN_NAMES if name in found), found[0] if len(found) == 1 else None)
-    if chosen is None:
-        if any(is_multi_vector_type(field.type) for field in schema):
-            raise UsageError(
-                f"{storage.format_location(path)}: has a vector for each token, and one for each row is needed",
-                "read the file with pyarrow, as the guide to multi-vector models shows",
-            )
+    chosen = chosen if wanted is None else next((name for name in found if name == wanted), None)
+    if chosen is not None:
+        return chosen
+    if wanted in multi or (multi and not found):
         raise UsageError(
-            f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
-            "name an output of `embedcli encode`",
+            f"{storage.format_location(path)}: has a vector for each token, and one for each row is needed",
+            "read the file with pyarrow, as the guide to multi-vector models shows",
         )
-    return chosen
+    if found:
+        raise UsageError(
+            f"{storage.format_location(path)}: has several columns of vectors: {', '.join(found)}",
+            "use --vector-column NAME",
+        )
+    raise UsageError(
+        f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
+        "name an output of `embedcli encode`",
+    )
+
+
+def no_such_column_error(path: str, name: str, found: Sequence[str]) -> UsageError:
+    """The error for a column of vectors that a file does not have."""
+    columns = f"its columns of vectors are {', '.join(found)}" if found else "it has no column of vectors"
+    return UsageError(
+        f"{storage.format_location(path)}: {name!r} is not a column of vectors; {columns}",
+        "use one of these with --vector-column, or leave it out",
+    )
 
 
 def drop_column(schema: pa.Schema, name: str) -> pa.Schema:
