@@ -200,6 +200,16 @@ def test_padding_on_the_left_changes_nothing(folder: Path, expected: list[dict[s
             assert_equal(head, vectors, wanted[head])
 
 
+def test_vectors_without_padding_are_those_of_padded_batches(folder: Path, expected: list[dict[str, Any]]) -> None:
+    encoder = reference.load(folder, heads=("dense", "sparse", "multi_vector"))
+    encoder._remove_padding([reference.row_by_row_attention])
+    assert encoder._varlen is not None
+    for vectors, wanted in zip(encode(encoder, 6), expected, strict=True):
+        np.testing.assert_allclose(vectors.parts["dense"][0], wanted["dense"], atol=1e-4)
+        for head in ("sparse", "multi_vector"):
+            assert_equal(head, vectors.parts[head], wanted[head])
+
+
 @pytest.mark.parametrize("name", ["sparse_linear.pt", "colbert_linear.pt"])
 def test_the_files_of_the_heads_are_part_of_the_fingerprint(tmp_path: Path, name: str) -> None:
     import torch
