@@ -280,3 +280,12 @@ def test_a_plan_has_the_size_of_the_output(home: Path, tmp_path: Path, heads: st
         size = (tmp_path / f"out.{ending}").stat().st_size
         assert planned["output_bytes"]["float32"][ending] == pytest.approx(size, rel=0.25)
     assert ("npy" in planned["output_bytes"]["float32"]) == (heads != HEADS)
+
+
+@pytest.mark.parametrize("heads", ["dense, sparse", ["dense", "sparse"]])
+def test_the_python_api_writes_them(home: Path, tmp_path: Path, heads: Any) -> None:
+    import embedcli
+
+    flags = {"model": home / "bge-m3", "heads": heads, "device": "cpu", "offline": True, "limit": 3}
+    embedcli.encode_file(home / "in.jsonl", tmp_path / "out.parquet", **flags)
+    assert pq.read_schema(tmp_path / "out.parquet").names[1:3] == ["embedding", "embedding_sparse"]
