@@ -28,6 +28,8 @@ from embedcli.cli.bench import encoder_arguments
 from embedcli.cli.options import ENCODER_FLAGS
 from embedcli.core.errors import InputError
 from embedcli.core.job import Job
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 
 
 def test_a_ratio_is_theirs_over_ours_round_by_round() -> None:
@@ -71,6 +73,18 @@ def test_the_lowest_cosine_is_that_of_the_worst_row() -> None:
     ours = np.array([[1, 0], [3, 4]], np.float32)
     theirs = np.array([[2, 0], [1, 0]], np.float32)
     assert statistics.lowest_cosine(ours, theirs) == pytest.approx(0.6)
+    assert np.isnan(statistics.lowest_cosine(ours[:0], theirs[:0]))
+
+
+def test_the_lowest_cosine_of_rows_of_several_vectors_is_that_of_the_worst_vector() -> None:
+    values = np.array([[1, 0], [3, 4], [1, 1]], np.float32)
+    ours = MultiVectors(offsets_of([1, 2]), values)
+    theirs = MultiVectors(offsets_of([1, 2]), np.array([[2, 0], [1, 0], [2, 2]], np.float32))
+    assert statistics.lowest_cosine(ours, theirs) == pytest.approx(0.6)
+    assert statistics.lowest_cosine(ours[:1], theirs[:1]) == 1
+    # As many vectors, of other rows: nothing is compared with what is not its own.
+    assert statistics.lowest_cosine(ours, MultiVectors(offsets_of([2, 1]), values)) == 0
+    assert statistics.lowest_cosine(ours, values) == 0
     assert np.isnan(statistics.lowest_cosine(ours[:0], theirs[:0]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import multi_vector_models
 import small_bench
+from embedcli.benchmark import lineup
 from embedcli.benchmark.compare import BenchRequest, run_comparison
 from embedcli.benchmark.contenders import Contender, EmbedcliRun, PeerLibrary, RunFailed
 from embedcli.benchmark.dataset import write_jsonl
@@ -20,6 +23,8 @@ from embedcli.benchmark.text_tables import WIDTH, format_batch_tokens, format_co
 from embedcli.benchmark.tune_batch import measure_batch_tokens
 from embedcli.cli import app
 from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import as_dense
 from small_bench import TEXTS, make_job, make_small_request
 
 
@@ -175,7 +180,72 @@ def test_sentence_transformers_gets_the_settings_of_embedcli(transformer: Path, 
     ours, theirs = results
     assert ours.vectors.shape == theirs.vectors.shape == (6, 16)
     assert lowest_cosine(ours.vectors, theirs.vectors) > 0.99999
-    assert np.allclose(np.linalg.norm(theirs.vectors, axis=1), 1, atol=1e-5)
+    assert np.allclose(np.linalg.norm(as_dense(theirs.vectors), axis=1), 1, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def multi_vector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a multi-vector model whose documents have at most 40 tokens, and its queries 12."""
+    folder = tmp_path_factory.mktemp("multi-vector")
+    multi_vector_models.build_multi_vector(folder / "model", folder)
+    return folder / "model"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_seq_length": 9}, ["--max-seq-length", "9"]),
+        ({"as_": "query", "prompt": "w1 "}, ["--as", "query", "--prompt", "w1 "]),
+    ],
+)
+def test_multi_vector_encoder_gets_the_settings_of_embedcli(
+    multi_vector: Path, place: Path, tmp_path: Path, settings: dict[str, Any], words: list[str]
+) -> None:
+    texts = [*TEXTS[:6], "Is it? Yes, it is!", " ".join(TEXTS)]
+    write_jsonl(tmp_path / "rows.jsonl", texts)
+    arguments = ("--model", str(multi_vector), "--engine", "torch", *words)
+    model = resolve_model(make_job(place, model=str(multi_vector), **settings), arguments)
+    results = []
+    for contender in (EmbedcliRun("ours", arguments), configure_library(model, "sentence-transformers", "theirs")):
+        home = tmp_path / contender.name
+        home.mkdir()
+        assert contender.run(tmp_path / "rows.jsonl", home).encode_seconds > 0
+        results.append(contender.load_vectors(home))
+    ours, theirs = (result.vectors for result in results)
+    assert isinstance(ours, MultiVectors)
+    assert isinstance(theirs, MultiVectors)
+    assert len(ours) == len(texts)
+    assert ours.lengths.tolist() == theirs.lengths.tolist()
+    assert lowest_cosine(ours, theirs) > 0.99999
+    if "as_" in settings:
+        assert set(ours.lengths.tolist()) == {12}
+
+
+def test_a_multi_vector_model_is_compared_by_the_vectors_of_its_tokens(multi_vector: Path, place: Path) -> None:
+    job = make_job(place, model=str(multi_vector), engine="torch")
+    request = BenchRequest(
+        job, ("--model", str(multi_vector), "--engine", "torch"), rounds=1, rows=20, peers=False, few=False
+    )
+    figures = run_comparison(request, lambda line: None)
+    assert list(figures["contenders"]) == ["embedcli torch f32", "sentence-transformers 32"]
+    assert figures["model"]["dim"] == multi_vector_models.DIM
+    assert all(0.99999 < its["lowest_cosine"] <= 1 for its in figures["contenders"].values())
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+    assert max(map(len, format_comparison(figures).splitlines())) <= WIDTH
+
+
+def test_only_dense_models_are_measured_with_onnx(
+    multi_vector: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where its packages are installed: it would be measured as the library without it."""
+    monkeypatch.setattr(lineup, "find_missing_packages", lambda name, python: [])
+    monkeypatch.setattr(lineup, "ensure_onnx_file", None)
+    model = resolve_model(make_job(place, model=str(multi_vector)), ())
+    peers, missing = lineup.find_peers(model, sys.executable, tmp_path, lambda line: None)
+    assert {(peer.settings["library"], peer.settings.get("backend")) for peer in peers} == {
+        ("sentence-transformers", None)
+    }
+    assert missing == {}
 
 
 def test_a_peer_that_fails_says_its_last_line(tmp_path: Path, place: Path) -> None:

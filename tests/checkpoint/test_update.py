@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,20 @@ def test_reuse_refuses_a_file_that_is_not_a_finished_output(folder: Path) -> Non
     done, _ = encode(folder, "out.parquet", "--reuse", folder / "in.jsonl")
     assert done.code == 2
     assert "in.jsonl" in done.err
+
+
+def test_no_room_for_the_copy_of_the_old_vectors(folder: Path) -> None:
+    encode(folder, "out.parquet")
+    before = read_files(folder / "out.parquet")
+    jobs.write_jsonl(folder / "in.jsonl", edit_rows(unique_rows(COUNT)))
+    words = ("encode", folder / "in.jsonl", folder / "out.parquet", "-m", folder / "words.txt", "--update")
+    # Files of at most 30 kB: the copy has 64.
+    limited = ["bash", "-c", 'ulimit -f 30; exec "$@"', "bash", *jobs.command(*words, "--chunk-rows", 100)]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "the vectors of the old output cannot be copied there: File too large" in done.stderr
+    assert "TMPDIR" in done.stderr
+    assert read_files(folder / "out.parquet") == before
 
 
 def test_memory_per_old_row(folder: Path) -> None:

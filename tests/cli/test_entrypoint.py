@@ -112,6 +112,16 @@ def test_malloc_arenas_are_limited_unless_the_user_sets_them(monkeypatch: pytest
     assert calls[1] == (entrypoint.M_ARENA_MAX, 7)
 
 
+def test_blas_threads_are_limited_unless_the_user_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    entrypoint.limit_blas_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    entrypoint.limit_blas_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+
+
 def test_a_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace())
     entrypoint.limit_malloc_arenas()

@@ -41,6 +41,26 @@ def test_rows_are_taken_by_number_mask_and_slice(lengths: list[int], data: st.Da
     assert vectors.shape == (count, 2)
 
 
+@given(LENGTHS, st.data())
+def test_a_view_has_the_vectors_of_its_rows_without_a_copy(lengths: list[int], data: st.DataObject) -> None:
+    vectors = build(lengths)
+    start = data.draw(st.integers(0, len(lengths)))
+    stop = data.draw(st.integers(start, len(lengths)))
+    view = vectors.view_rows(start, stop)
+    assert rows_of(view) == rows_of(vectors)[start:stop]
+    assert not view.values.size or np.shares_memory(view.values, vectors.values)
+
+
+@given(LENGTHS, st.integers(0, 9))
+def test_rows_are_divided_by_their_vectors(lengths: list[int], most: int) -> None:
+    ranges = list(build(lengths).split_by_vectors(most))
+    assert [row for start, stop in ranges for row in range(start, stop)] == list(range(len(lengths)))
+    for start, stop in ranges:
+        assert stop - start == 1 or sum(lengths[start:stop]) <= most
+    # No range could have taken the row after it.
+    assert all(sum(lengths[start : stop + 1]) > most for start, stop in ranges[:-1])
+
+
 @given(st.lists(LENGTHS, min_size=1, max_size=4))
 def test_parts_are_joined_in_order(parts: list[list[int]]) -> None:
     built = [build(lengths, 100 * i) for i, lengths in enumerate(parts)]

@@ -74,6 +74,22 @@ def test_rows_are_taken_in_the_order_asked_for(tmp_path: Path, name: str) -> Non
     assert made.take_rows([], ["text"]) == []
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl", "npy"])
+def test_rows_of_a_file_that_has_only_vectors_have_their_numbers(tmp_path: Path, ending: str) -> None:
+    table = pa.table({"embedding": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2))})
+    path = tmp_path / f"v.{ending}"
+    if ending == "parquet":
+        pq.write_table(table, path)
+    elif ending == "arrow":
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    elif ending == "jsonl":
+        path.write_text('{"embedding": [1, 2]}\n{"embedding": [3, 4]}\n', "utf-8")
+    else:
+        np.save(path, np.eye(2, dtype=np.float32))
+    assert open_dataset(str(path)).take_rows([1, 0], []) == [{"id": 1}, {"id": 0}]
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_output_of_zero_rows_is_an_output(tmp_path: Path, name: str) -> None:
     made = open_dataset(str(make_output(tmp_path / name, np.zeros((0, DIM), np.float32))))

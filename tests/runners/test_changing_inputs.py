@@ -138,7 +138,7 @@ def test_what_earlier_versions_noted_is_understood(here: Path, monkeypatch: pyte
     assert encode("out.parquet").code == 0
     before = Path("out.parquet").stat().st_mtime_ns
     for path in (Path(os.environ["EMBEDCLI_CACHE"]) / "finished").glob("*.json"):
-        files = json.loads(path.read_text())
+        files = json.loads(path.read_text())["files"]
         kept = {name: {key: stats[key] for key in ("size", "mtime_ns")} for name, stats in files.items()}
         path.write_text(json.dumps(kept))
     assert "nothing to do" in report("out.parquet")["reason"]

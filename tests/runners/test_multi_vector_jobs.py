@@ -15,7 +15,8 @@ import pytest
 import jobs
 import multi_vector_models as built
 import reference
-from embedcli.outputs import schema
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.outputs import dataset, schema
 
 COUNT = 70
 
@@ -146,15 +147,15 @@ def test_row_groups_are_bounded_in_bytes(home: Path, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("ending", ["parquet", "npy"])
 def test_a_killed_run_goes_on_to_the_same_bytes(home: Path, tmp_path: Path, ending: str) -> None:
-    output = tmp_path / f"out.{ending}"
-    process = subprocess.Popen(jobs.command(*arguments(home, output)), stderr=subprocess.DEVNULL)
+    output, many_chunks = tmp_path / f"out.{ending}", ("--chunk-rows", 1)
+    process = subprocess.Popen(jobs.command(*arguments(home, output, *many_chunks)), stderr=subprocess.DEVNULL)
     staging = tmp_path / f"out.{ending}.parts"
     jobs.wait_for(lambda: len(list(staging.glob("part-*.arrow"))) >= 2, process)
     process.kill()
     process.wait()
     assert not output.exists()
-    assert run(home, output).code == 3
-    assert run(home, tmp_path / f"again.{ending}").code == 3
+    assert run(home, output, *many_chunks).code == 3
+    assert run(home, tmp_path / f"again.{ending}", *many_chunks).code == 3
     for suffix in (f".{ending}", ".ids.parquet") if ending == "npy" else (f".{ending}",):
         assert (tmp_path / f"out{suffix}").read_bytes() == (tmp_path / f"again{suffix}").read_bytes()
 
@@ -235,3 +236,129 @@ def test_the_python_api_refuses_to_load_it(home: Path) -> None:
 
     with pytest.raises(embedcli.UsageError, match="a vector for each token"):
         embedcli.load(str(home / "model"), offline=True)
+
+
+# Updates
+
+CHANGED, ADDED, REMOVED = 11, 3, 5
+
+
+@pytest.fixture
+def place(home: Path, tmp_path: Path) -> Path:
+    """A folder with the rows of `home` in in.jsonl, of which `edit` changes some."""
+    (tmp_path / "in.jsonl").write_text((home / "in.jsonl").read_text())
+    return tmp_path
+
+
+def edit(place: Path) -> None:
+    """Remove the first rows, change one, repeat the text of another, and add some."""
+    rows = [json.loads(line) for line in (place / "in.jsonl").read_text().splitlines()][REMOVED:]
+    rows[CHANGED]["text"] = "Another text, with its own vectors."
+    added = [{"id": f"new{i}", "text": f"Some words of a new row {i}.", "n": i} for i in range(ADDED)]
+    jobs.write_jsonl(place / "in.jsonl", [*rows, *added, {"id": "again", "text": rows[0]["text"], "n": 0}])
+
+
+def encode_in(home: Path, place: Path, output: str, *more: object) -> jobs.Ended:
+    """Encode place/in.jsonl to place/output."""
+    flags = [flag for flag in arguments(home, "")[3:] if flag != "--quiet"]
+    return jobs.run("encode", place / "in.jsonl", f"{place}/{output}", *flags, *more)
+
+
+def stored_rows(path: Path) -> dict[str, Any]:
+    """The vectors of each row of an output as they are stored, by its id, and the other columns under `columns`."""
+    output = dataset.open_dataset(str(path))
+    names = [name for name in output.schema.names if name not in ("start", "length")]
+    blocks = list(output.read_blocks(names))
+    found: dict[str, Any] = {"columns": pa.concat_tables([block.columns for block in blocks]).to_pylist()}
+    for block in blocks:
+        assert isinstance(block.vectors, MultiVectors)
+        vectors = np.split(np.array(block.vectors.values), block.vectors.offsets[1:-1])
+        found |= dict(zip(output.block_ids(block).to_pylist(), vectors, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out.arrow", "out.lance", "out/"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_an_update_copies_the_vectors_of_unchanged_rows(home: Path, place: Path, name: str, precision: str) -> None:
+    flags = ("--keep", "n", "--precision", precision)
+    assert encode_in(home, place, name, *flags).code == 3
+    before = stored_rows(place / name)
+    edit(place)
+    ended = encode_in(home, place, name, *flags, "--update", "--report", place / "report.json")
+    assert ended.code == 3, ended.err
+    report = json.loads((place / "report.json").read_text())
+    kept = len(before) - 1 - REMOVED - 1
+    assert report["changes"] == {"added": ADDED, "changed": 1, "reused": kept + 1, "removed": REMOVED}
+    assert report["counters"]["sequences"] == ADDED + 1
+    after = stored_rows(place / name)
+    for key in before.keys() & after.keys() - {"columns", f"r{REMOVED + CHANGED}"}:
+        np.testing.assert_array_equal(after[key], before[key])
+    np.testing.assert_array_equal(after["again"], after[f"r{REMOVED}"])
+    fresh = "fresh/" if name == "out/" else f"fresh{Path(name).suffix}"
+    ranges = ("--ranges-from", place / name) if precision == "int8" else ()
+    assert encode_in(home, place, fresh, *flags, *ranges).code == 3
+    whole = stored_rows(place / fresh)
+    assert after["columns"] == whole["columns"]
+    assert after.keys() == whole.keys()
+    for key in whole.keys() - {"columns"}:
+        assert after[key].dtype == whole[key].dtype
+        np.testing.assert_allclose(
+            after[key].astype(np.float32), whole[key].astype(np.float32), atol=1 if precision == "int8" else 1e-3
+        )
+
+
+def test_vectors_are_reused_from_another_output(home: Path, place: Path) -> None:
+    assert encode_in(home, place, "old.npy").code == 3
+    edit(place)
+    ended = encode_in(home, place, "out.parquet", "--reuse", place / "old.npy")
+    assert ended.code == 3, ended.err
+    before, after = stored_rows(place / "old.npy"), stored_rows(place / "out.parquet")
+    for key in before.keys() & after.keys() - {"columns", f"r{REMOVED + CHANGED}"}:
+        np.testing.assert_array_equal(after[key], before[key])
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--as", "query"), "prompt was '[D] ', now '[Q] '"),
+        (("--pool-factor", 2), "pool_factor was None, now 2"),
+        (("--precision", "float16"), "precision was 'float32', now 'float16'"),
+        (("--max-seq-length", 9), "max_seq_length was 40, now 9"),
+    ],
+)
+def test_other_vectors_are_not_reused(home: Path, place: Path, flags: tuple[object, ...], reason: str) -> None:
+    assert encode_in(home, place, "old.parquet").code == 3
+    ended = encode_in(home, place, "out.parquet", "--reuse", place / "old.parquet", *flags)
+    assert ended.code == 2
+    assert reason in ended.err
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """The files of an output, by the end of their name."""
+    if path.is_dir():
+        return {file.name: file.read_bytes() for file in sorted(path.iterdir()) if file.is_file()}
+    beside = path.with_name(f"{path.stem}.ids.parquet")
+    return {file.name.removeprefix(path.stem): file.read_bytes() for file in (path, beside) if file.exists()}
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.npy", "out/"])
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_killed_update_goes_on_to_the_same_bytes(home: Path, place: Path, name: str, precision: str) -> None:
+    flags = ("--precision", precision, "--chunk-rows", 1)
+    again = f"again{name.removeprefix('out')}"
+    for output in (name, again):
+        assert encode_in(home, place, output, *flags).code == 3
+    edit(place)
+    before = read_files(place / name)
+    words = [*arguments(home, "")[3:], *flags, "--update"]
+    process = subprocess.Popen(
+        jobs.command("encode", place / "in.jsonl", f"{place}/{name}", *words), stderr=subprocess.DEVNULL
+    )
+    staging = place / ("out/_parts" if name == "out/" else f"{name}.parts")
+    jobs.wait_for(lambda: len(list(staging.glob("part-*.arrow"))) >= 3, process)
+    process.kill()
+    process.wait()
+    assert read_files(place / name) == before
+    for output in (name, again):
+        assert encode_in(home, place, output, *flags, "--update").code == 3
+    assert read_files(place / name) == read_files(place / again) != before

@@ -202,6 +202,10 @@ def test_each_column_is_read_by_its_name(
     found = np.concatenate([as_dense(sparse.block_vectors(block)) for block in sparse.read_blocks()])
     for row, wanted in zip(found, expected.values(), strict=True):
         assert {int(token) for token in np.flatnonzero(row)} == wanted["sparse"].keys()
+    multi = open_dataset(output, "embedding_multi_vector")
+    assert (multi.kind, multi.dim, multi.vector_space["heads"]) == ("multi_vector", 32, ["multi_vector"])
+    tokens = np.concatenate([as_dense(multi.block_vectors(block)) for block in multi.read_blocks()])
+    np.testing.assert_allclose(tokens, np.concatenate([row["multi_vector"] for row in expected.values()]), atol=1e-4)
     for name in ("nothing", "n"):
         with pytest.raises(UsageError, match=f"'{name}' is not a column of vectors"):
             open_dataset(output, name)
@@ -210,7 +214,7 @@ def test_each_column_is_read_by_its_name(
 def test_commands_read_the_column_that_is_named(
     home: Path, tmp_path: Path, whole: Path, expected: dict[str, dict[str, Any]]
 ) -> None:
-    for column in ("embedding", "embedding_sparse"):
+    for column in ("embedding", "embedding_multi_vector", "embedding_sparse"):
         verified = jobs.run("verify", whole, home / "in.jsonl", "--all", "--vector-column", column, "--device", "cpu")
         assert verified.code == 0, verified.out + verified.err
         described = json.loads(jobs.run("inspect", whole, "--vector-column", column, "--json").out)
@@ -229,15 +233,19 @@ def test_commands_read_the_column_that_is_named(
     column = json.loads(jobs.run("search", whole, *query, "--vector-column", "embedding_sparse").out)
     assert [hit["id"] for hit in alone] == [hit["id"] for hit in column]
     assert [hit["score"] for hit in alone] == pytest.approx([hit["score"] for hit in column])
+    found = json.loads(jobs.run("search", whole, *query, "--vector-column", "embedding_multi_vector").out)
+    (words,) = head_models.compute_heads(home / "bge-m3", [query[0]])
+    scores = [(words["multi_vector"] @ row["multi_vector"].T).max(axis=1).sum() for row in expected.values()]
+    assert [hit["score"] for hit in found] == pytest.approx(sorted(scores, reverse=True)[:5], abs=1e-3)
 
 
 def test_columns_of_one_output_are_fused(home: Path, whole: Path, tmp_path: Path) -> None:
     query = ("words of a text", "-k", 5, "--json", "--device", "cpu")
-    columns = ("--vector-column", "embedding", "--vector-column", "embedding_sparse")
+    columns = [word for name in COLUMNS.values() for word in ("--vector-column", name)]
     fused = jobs.run("search", whole, *query, *columns, "--fuse", "rrf")
     assert fused.code == 0, fused.err
-    both = jobs.run("search", whole, whole, *query, *columns, "--fuse", "rrf")
-    assert json.loads(fused.out) == json.loads(both.out)
+    each = jobs.run("search", whole, whole, whole, *query, *columns, "--fuse", "rrf")
+    assert json.loads(fused.out) == json.loads(each.out)
     scores: dict[str, float] = dict.fromkeys((f"r{number}" for number in range(COUNT)), 0.0)
     for column in columns[1::2]:
         flags = ("-k", COUNT, "--json", "--device", "cpu", "--vector-column", column)
@@ -251,7 +259,7 @@ def test_columns_of_one_output_are_fused(home: Path, whole: Path, tmp_path: Path
     assert "need --fuse rrf" in refused.err
     many = jobs.run("search", whole, whole, *query, *columns, "--vector-column", "n", "--fuse", "rrf")
     assert many.code == 2
-    assert "--vector-column is given 3 times for 2 outputs" in many.err
+    assert "--vector-column is given 4 times for 2 outputs" in many.err
 
 
 def test_damage_in_a_column_is_found(home: Path, tmp_path: Path, whole: Path) -> None:

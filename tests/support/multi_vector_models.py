@@ -42,7 +42,9 @@ def random_projection() -> Any:
     return torch.randn(DIM, models.SIZE["hidden_size"], generator=torch.Generator().manual_seed(6))
 
 
-def build_multi_vector(folder: Path, work: Path, *, has_skiplist: bool = True, pool_factor: int | None = None) -> Any:
+def build_multi_vector(
+    folder: Path, work: Path, *, has_skiplist: bool = True, pool_factor: int | None = None, strategy: str = "fixed"
+) -> Any:
     """A model as sentence-transformers saves it, with markers and an expansion to 12 tokens. Returns the encoder."""
     import torch
     from sentence_transformers import MultiVectorEncoder
@@ -50,7 +52,7 @@ def build_multi_vector(folder: Path, work: Path, *, has_skiplist: bool = True, p
     from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling, MultiVectorMask
 
     build_network(work / "network")
-    expansion: Any = {"strategy": "fixed", "attend": False, "length": 12}
+    expansion: Any = {"strategy": strategy, "attend": False, "length": 12}
     network = Transformer(str(work / "network"), document_length=40, query_expansion=expansion)
     projection = Dense(
         models.SIZE["hidden_size"], DIM, bias=False, activation_function=torch.nn.Identity(),

@@ -11,14 +11,18 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
+from embedcli.core.row_vectors import as_dense, kind_of
 from embedcli.core.sparse_vectors import SparseVectors, sparsify
 from embedcli.core.types import Chunk, EncodedChunk, InputColumns, InputSplit, OutputFormat, Precision
 from embedcli.outputs import writers
+from embedcli.outputs.multi_vector_npy import write_multi_vector_npy
 from embedcli.outputs.schema import OutputLayout
 
 if TYPE_CHECKING:
     from embedcli.core.row_vectors import RowVectors
-    from embedcli.core.types import Float32Array, VectorKind
+    from embedcli.core.types import Float32Array
 
 SPACE = {"model": "tests/made-up", "revision": None, "fingerprint": "f" * 64, "pooling": "mean", "prompt": ""}
 
@@ -36,6 +40,12 @@ def sparse_vectors(rows: int, dim: int, terms: int = 5, seed: int = 0) -> Sparse
     return sparsify(weights, top_k=terms)
 
 
+def token_vectors(rows: int, dim: int, *, most: int = 9, seed: int = 0) -> MultiVectors:
+    """1 to `most` random directions of length 1 for each row, the same for the same seed."""
+    lengths = np.random.default_rng(seed).integers(1, most + 1, rows)
+    return MultiVectors(offsets_of(lengths), unit_vectors(int(lengths.sum()), dim, seed))
+
+
 def make_output(
     path: Path,
     vectors: RowVectors,
@@ -49,10 +59,8 @@ def make_output(
 ) -> Path:
     """Write `vectors` as an output. A path that ends in .folder becomes a folder of three parts."""
     rows, dim = vectors.shape
-    kind: VectorKind = "sparse" if isinstance(vectors, SparseVectors) else "dense"
-    ranges = None
-    if isinstance(vectors, np.ndarray) and stored_as in ("int8", "uint8"):
-        ranges = quantization.compute_ranges(vectors)
+    kind = kind_of(vectors)
+    ranges = quantization.compute_ranges(as_dense(vectors)) if stored_as in ("int8", "uint8") else None
     table = pa.table({name: pa.array(values) for name, values in (kept or {}).items()})
     columns = InputColumns(
         text_column="text",
@@ -63,8 +71,8 @@ def make_output(
     )
     layout = OutputLayout(columns, dim, stored_as, ranges=ranges, kind=kind)
     whole = layout.build_table(encoded(vectors, ids, table, truncated, n_tokens))
-    said = {**SPACE, "dim": dim, "precision": stored_as, "normalize": kind == "dense", **(space or {})}
-    if kind == "sparse":
+    said = {**SPACE, "dim": dim, "precision": stored_as, "normalize": kind != "sparse", **(space or {})}
+    if kind != "dense":
         said["kind"] = kind
     if ranges is not None:
         said["ranges"] = ranges.tolist()
@@ -74,6 +82,8 @@ def make_output(
     }
     if path.suffix == ".folder":
         write_folder(path, whole, layout, metadata)
+    elif path.suffix == ".npy" and isinstance(vectors, MultiVectors):
+        write_multi_vector_npy([whole], str(path), layout, metadata, rows, len(vectors.values))
     else:
         form = writers.resolve_output_format(str(path), None)
         writers.OUTPUT_WRITERS[form]([whole], str(path), layout, metadata, rows)
@@ -114,4 +124,13 @@ def write_folder(path: Path, table: pa.Table, layout: OutputLayout, metadata: di
 FORMATS: tuple[str, ...] = ("out.parquet", "out.npy", "out.arrow", "out.jsonl", "out.folder")
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 
-__all__ = ["FORMATS", "PRECISIONS", "SPACE", "OutputFormat", "make_output", "sparse_vectors", "unit_vectors"]
+__all__ = [
+    "FORMATS",
+    "PRECISIONS",
+    "SPACE",
+    "OutputFormat",
+    "make_output",
+    "sparse_vectors",
+    "token_vectors",
+    "unit_vectors",
+]

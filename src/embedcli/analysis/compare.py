@@ -19,7 +19,7 @@ from embedcli.outputs.dataset import VectorDataset
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array
 
     RowPositions = NDArray[np.int64]
@@ -223,12 +223,12 @@ def have_same_space(first: VectorDataset, second: VectorDataset) -> bool:
 
 
 def rank_by_precision(output: VectorDataset) -> tuple[int, int]:
-    """Sort key: the more precise number format first, then, of sparse outputs, the one that keeps more terms."""
+    """Sort key: the more precise number format first, then the one that keeps more terms, or vectors, of a row."""
     return PRECISION_ORDER.index(output.precision), -output.vector_bytes
 
 
 def nearest_without_self(
-    output: VectorDataset, positions: RowPositions, queries: SingleVectors, sample: RowPositions, k: int
+    output: VectorDataset, positions: RowPositions, queries: RowVectors, sample: RowPositions, k: int
 ) -> list[list[int]]:
     """Find the `k` best shared rows for each query, as indices of shared rows, without the sampled row itself."""
     index = np.full(output.rows, -1, np.int64)
@@ -242,8 +242,8 @@ def nearest_without_self(
     return neighbours
 
 
-def read_vectors(output: VectorDataset, positions: RowPositions) -> SingleVectors:
-    """Read the vectors of some rows, in the order of `positions`: float32 [len(positions), dim], or sparse."""
+def read_vectors(output: VectorDataset, positions: RowPositions) -> RowVectors:
+    """Read the vectors of some rows, in the order of `positions`: float32 [len(positions), dim], or another kind."""
     order = np.argsort(positions, kind="stable")
     ascending = positions[order]
     found = VectorCollector(len(positions), output.dim, output.kind)
@@ -278,10 +278,10 @@ def measure_cosines(comparison: Comparison, moved: int) -> None:
     comparison.most_moved = list(rows_and_cosines)[:moved]
 
 
-def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterator[tuple[SingleVectors, SingleVectors]]:
+def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterator[tuple[RowVectors, RowVectors]]:
     """Yield vectors of the same rows of two outputs that have the same order, in blocks."""
     first_blocks, second_blocks = iterate_float_blocks(first), iterate_float_blocks(second)
-    left: SingleVectors = np.empty((0, first.dim), np.float32)
+    left: RowVectors = np.empty((0, first.dim), np.float32)
     right = left
     while True:
         left = left if len(left) else next(first_blocks, left)
@@ -293,7 +293,7 @@ def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterato
         left, right = left[count:], right[count:]
 
 
-def iterate_sampled_pairs(comparison: Comparison) -> Iterator[tuple[SingleVectors, SingleVectors]]:
+def iterate_sampled_pairs(comparison: Comparison) -> Iterator[tuple[RowVectors, RowVectors]]:
     shared, sample = comparison.shared, comparison.sampled_rows
     yield (
         read_vectors(comparison.first, shared.first[sample]),
@@ -301,5 +301,5 @@ def iterate_sampled_pairs(comparison: Comparison) -> Iterator[tuple[SingleVector
     )
 
 
-def iterate_float_blocks(output: VectorDataset) -> Iterator[SingleVectors]:
+def iterate_float_blocks(output: VectorDataset) -> Iterator[RowVectors]:
     return (block_as_float32(output, block) for block in output.read_blocks())

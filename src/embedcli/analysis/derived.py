@@ -9,6 +9,8 @@ import numpy as np
 
 from embedcli.core import quantization
 from embedcli.core.errors import UsageError
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import as_dense
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 
 if TYPE_CHECKING:
@@ -26,11 +28,12 @@ class DerivedDataset(VectorDataset):
         dim: Number of dimensions; None keeps all.
 
     Raises:
-        UsageError: The source has fewer dimensions than `dim`.
+        UsageError: The source has fewer dimensions than `dim`, or its vectors are of a kind that has no such view.
     """
 
     def __init__(self, source: VectorDataset, stored_as: Precision | None = None, dim: int | None = None) -> None:
-        source.require_dense("a view of it in other numbers", "encode the rows again with other options")
+        if source.kind != "multi_vector" or dim is not None or stored_as in ("binary", "ubinary"):
+            source.require_dense("a view of it in other numbers", "encode the rows again with other options")
         if dim is not None and not 1 <= dim <= source.dim:
             raise UsageError(
                 f"{source.path} has {source.dim} dimensions and cannot be truncated to {dim}",
@@ -52,19 +55,23 @@ class DerivedDataset(VectorDataset):
     def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
         """Yield all rows with their derived vectors."""
         for block in self._source.read_blocks(columns, verify=verify):
-            vectors = quantization.quantize(self._truncate(block), self.precision, self.ranges)
+            stored = quantization.quantize(self._truncate(block), self.precision, self.ranges)
+            rows = block.vectors
+            vectors = MultiVectors(rows.offsets, stored) if isinstance(rows, MultiVectors) else stored
             yield VectorBlock(block.first_row, vectors, block.columns)
 
     def _truncate(self, block: VectorBlock) -> Float32Array:
+        """The vectors of a block, of rows or of tokens, with `dim` dimensions: float32 [vectors, dim]."""
         return quantization.truncate_and_normalize(
-            self._source.block_as_float32(block), self.dim, self.vector_space.get("normalize") is not False
+            as_dense(self._source.block_vectors(block)), self.dim, self.vector_space.get("normalize") is not False
         )
 
     def _compute_ranges(self) -> Float32Array:
         low, high = np.full(self.dim, np.inf, np.float32), np.full(self.dim, -np.inf, np.float32)
         for block in self._source.read_blocks():
             vectors = self._truncate(block)
-            low, high = np.minimum(low, vectors.min(axis=0)), np.maximum(high, vectors.max(axis=0))
+            low = np.minimum(low, vectors.min(axis=0, initial=np.inf))
+            high = np.maximum(high, vectors.max(axis=0, initial=-np.inf))
         return np.stack([low, high])
 
 

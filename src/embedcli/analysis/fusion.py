@@ -1,4 +1,4 @@
-"""Search several outputs of the same rows and fuse their rankings."""
+"""Fuse the rankings of several searches, and search several outputs of the same rows."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embedcli.analysis.similarities import Metric
+    from embedcli.core.types import VectorKind
 
 # Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
 # SIGIR 2009: their constant.
@@ -58,14 +59,11 @@ class FusedSearcher:
         fused = []
         for hits in zip(*found, strict=True):
             rankings = [
-                positions[ranked_rows(hit, output)]
-                for hit, positions, output in zip(hits, self._positions, self._outputs(), strict=True)
+                positions[ranked_rows(hit, searcher.output.kind)]
+                for hit, positions, searcher in zip(hits, self._positions, self._searchers, strict=True)
             ]
             fused.append(fuse_rankings(rankings, k))
         return describe_hits(self.output, queries, fused, columns)
-
-    def _outputs(self) -> list[VectorDataset]:
-        return [searcher.output for searcher in self._searchers]
 
     def __enter__(self) -> FusedSearcher:
         return self
@@ -74,9 +72,9 @@ class FusedSearcher:
         self._stack.close()
 
 
-def ranked_rows(hits: Hits, output: VectorDataset) -> NDArray[np.int64]:
-    """Return the rows of a ranking; of a sparse output without those that share no term with the query."""
-    return hits.rows if output.kind == "dense" else hits.rows[hits.scores != 0]
+def ranked_rows(hits: Hits, kind: VectorKind) -> NDArray[np.int64]:
+    """Return the rows of a ranking; by sparse vectors without those that share no term with the query."""
+    return hits.rows[hits.scores != 0] if kind == "sparse" else hits.rows
 
 
 def fuse_rankings(rankings: Sequence[NDArray[np.int64]], k: int) -> Hits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ import numpy as np
 from embedcli import storage
 from embedcli.analysis.quantiles import StreamingQuantiles
 from embedcli.analysis.sparse_terms import TermCounter, load_words
+from embedcli.analysis.token_vectors import TokenVectorCounter
 from embedcli.core.arrow_values import column_to_python
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 from embedcli.outputs.duplicate_ids import find_repeated
@@ -20,8 +24,8 @@ from embedcli.outputs.duplicate_ids import find_repeated
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import SingleVectors
-    from embedcli.core.types import Float32Array
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import BoolArray, Float32Array
 
 MAX_EXAMPLES = 10
 SAMPLE_ROWS = 3
@@ -68,14 +72,16 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
     """
     norms, tokens, ids = StreamingQuantiles(), StreamingQuantiles(), DuplicateIdCounter(output)
     names = [name for name in ("n_tokens", "truncated") if name in output.schema.names]
-    terms = TermCounter()
+    terms, token_vectors = TermCounter(), TokenVectorCounter()
+    # Queries are filled up with tokens that their texts do not have.
+    has_counts = "n_tokens" in names and output.vector_space.get("task") == "document"
     non_finite = zero = truncated = rows = total_tokens = 0
     for block in output.read_blocks([*ids.columns, *names], verify=True):
         lengths = compute_vector_norms(vectors_for_norms(output, block))
-        is_finite = np.isfinite(lengths)
-        non_finite += int((~is_finite).sum())
-        zero += int((lengths == 0).sum())
-        norms.add(lengths[is_finite])
+        is_damaged, is_zero = find_damaged_rows(block, lengths)
+        non_finite += int(is_damaged.sum())
+        zero += int(is_zero.sum())
+        norms.add(lengths[np.isfinite(lengths)])
         rows += len(block)
         if "truncated" in names:
             truncated += int(block.columns["truncated"].to_numpy().sum())
@@ -87,6 +93,8 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
             ids.add(block)
         if isinstance(block.vectors, SparseVectors):
             terms.add(block.vectors, SAMPLE_ROWS)
+        if isinstance(block.vectors, MultiVectors):
+            token_vectors.add(block.vectors, block.columns["n_tokens"].to_numpy() if has_counts else None)
     return {
         "path": output.path,
         "kind": "output",
@@ -100,7 +108,8 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         "vector_columns": list(output.vector_columns),
         "precision": output.precision,
         "norms": None if "binary" in output.precision else norms.summary(median=0.5),
-        "terms": None if output.kind == "dense" else terms.describe(load_words(output.vector_space, output.dim)),
+        "terms": terms.describe(load_words(output.vector_space, output.dim)) if output.kind == "sparse" else None,
+        "token_vectors": token_vectors.describe() if output.kind == "multi_vector" else None,
         "non_finite_rows": non_finite,
         "zero_rows": zero,
         "truncated_rows": truncated if "truncated" in names else None,
@@ -137,21 +146,41 @@ def to_json_value(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> SingleVectors:
+def vectors_for_norms(output: VectorDataset, block: VectorBlock) -> RowVectors:
     """Return the vectors of a block as float32, dequantized if their ranges are known."""
-    if isinstance(block.vectors, SparseVectors):
-        return block.vectors
+    stored = block.vectors
     if output.precision in ("int8", "uint8") and output.ranges is None:
-        return block.vectors.astype(np.float32)
-    return output.block_as_float32(block) if block.vectors.dtype != np.float32 else block.vectors
+        if isinstance(stored, MultiVectors):
+            return replace(stored, values=stored.values.astype(np.float32))
+        return stored if isinstance(stored, SparseVectors) else stored.astype(np.float32)
+    return output.block_vectors(block)
 
 
-def compute_vector_norms(vectors: SingleVectors) -> NDArray[Any]:
-    """Compute the length of each vector of any kind: [n], not finite if a value of the vector is not."""
+def find_damaged_rows(block: VectorBlock, lengths: NDArray[Any]) -> tuple[BoolArray, BoolArray]:
+    """Find rows with a vector that is not finite, and rows whose vectors are all zeros: bool [n] each.
+
+    Args:
+        block: The n rows.
+        lengths: The length of each of their vectors.
+    """
+    is_damaged, is_zero = ~np.isfinite(lengths), lengths == 0
+    if isinstance(block.vectors, MultiVectors):
+        rows = block.vectors
+        return rows.find_rows_with(is_damaged), rows.find_rows_with(is_zero) & ~rows.find_rows_with(~is_zero)
+    return is_damaged, is_zero
+
+
+def compute_vector_norms(vectors: RowVectors) -> NDArray[Any]:
+    """Compute the length of each vector of any kind: [n], not finite if a value of the vector is not.
+
+    Of vectors of tokens, the lengths are those of the tokens: [tokens].
+    """
+    if isinstance(vectors, MultiVectors):
+        return compute_row_norms(vectors.values)
     if isinstance(vectors, SparseVectors):
         squares = vectors.values.astype(np.float64) ** 2
         return np.asarray(np.sqrt(np.bincount(vectors.entry_rows, squares, minlength=len(vectors))))
-    return compute_row_norms(vectors)
+    return compute_row_norms(as_dense(vectors))
 
 
 def compute_row_norms(vectors: Float32Array) -> NDArray[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -24,6 +24,7 @@ from embedcli.analysis.topk import Hits, hit_positions, search_vectors
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError
 from embedcli.core.job import Job
+from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.outputs.dataset import VectorDataset
 
 # Queries per pass over the rows: enough for large matrix products, few enough to hold their scores.
@@ -53,7 +54,8 @@ class Searcher:
 
     def __init__(self, output: VectorDataset, *, notify: Notify = ignore_message, **flags: Any) -> None:
         self.output = output
-        self._encoder = TextEncoder(build_query_job(output, "search", **flags), without_empty_prompt(notify))
+        job = build_query_job(output, "search", **flags)
+        self._encoder = TextEncoder(job, without_empty_prompt(notify), few_texts=True)
         try:
             self._check_model(notify)
         except BaseException:
@@ -63,7 +65,8 @@ class Searcher:
     def _check_model(self, notify: Notify) -> None:
         if self._encoder.kind != self.output.kind:
             raise InputError(
-                f"{self.output.path} has {self.output.kind} vectors, its model now gives {self._encoder.kind} ones",
+                f"{self.output.path} has {KIND_ADJECTIVES[self.output.kind]} vectors, its model now gives "
+                f"{KIND_ADJECTIVES[self._encoder.kind]} ones",
                 "encode the rows again",
             )
         if self._encoder.dim != self.output.dim:
@@ -93,7 +96,7 @@ class Searcher:
         vectors = self._encoder.encode_vectors([query.text for query in queries])
         return search_vectors(self.output, vectors, k, metric)
 
-    def __enter__(self) -> Searcher:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -8,43 +8,57 @@ import numpy as np
 
 from embedcli.analysis.inspect_output import compute_vector_norms
 from embedcli.core.errors import UsageError
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import concat_ranges
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.core.types import KIND_ADJECTIVES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array, VectorKind
     from embedcli.outputs.dataset import VectorDataset
 
-Metric = Literal["cosine", "dot"]
+Metric = Literal["cosine", "dot", "maxsim"]
+# The usual similarity: sparse encoders are trained for the dot product, most dense ones for the cosine, and models with
+# a vector for each token for MaxSim.
+USUAL_METRICS: dict[VectorKind, Metric] = {"dense": "cosine", "sparse": "dot", "multi_vector": "maxsim"}
+# Products of vectors that `maxsim` holds at a time: 16 MB, a few times the processor's cache.
+MAX_PRODUCTS = 4 << 20
 
 
-def choose_metric(kind: VectorKind) -> Metric:
-    """The usual similarity: sparse encoders are trained for the dot product, most dense ones for the cosine."""
-    return "cosine" if kind == "dense" else "dot"
+def choose_metric(output: VectorDataset, asked: Metric | None = None) -> Metric:
+    """Return the metric that was asked for, else the usual one. Raises UsageError if it does not fit the vectors."""
+    if asked is None:
+        return USUAL_METRICS[output.kind]
+    if (asked == "maxsim") != (output.kind == "multi_vector"):
+        given, needed = ("each token", "each row") if output.kind == "multi_vector" else ("each row", "each token")
+        raise UsageError(
+            f"--metric {asked} needs a vector for {needed}, and {output.path} has one for {given}",
+            "leave --metric out: the usual metric of the vectors is used",
+        )
+    return asked
 
 
 def check_same_kind(first: VectorDataset, second: VectorDataset) -> None:
-    """Raise UsageError if one output has sparse vectors and the other dense ones."""
+    """Raise UsageError unless both outputs have vectors of the same kind."""
     if first.kind != second.kind:
         raise UsageError(
-            f"{first.path} has {first.kind} vectors, {second.path} {second.kind} ones: "
+            f"{first.path} has {KIND_ADJECTIVES[first.kind]} vectors, {second.path} {KIND_ADJECTIVES[second.kind]} "
+            "ones: "
             "their neighbours are found by different measures",
             "compare outputs of the same kind",
         )
 
 
-def score_rows(
-    queries: SingleVectors, rows: SingleVectors, metric: Metric, *, are_unit_rows: bool = False
-) -> Float32Array:
+def score_rows(queries: RowVectors, rows: RowVectors, metric: Metric, *, are_unit_rows: bool = False) -> Float32Array:
     """Compute the similarity of each query with each row.
 
     Args:
         queries: Vectors of queries; of length 1 for the cosine.
         rows: Vectors of rows, of the same kind and dimensions.
-        metric: Cosine or dot product.
+        metric: Cosine, dot product, or MaxSim for vectors of tokens.
         are_unit_rows: Whether the vectors of rows are known to have length 1.
 
     Returns:
@@ -57,31 +71,73 @@ def score_rows(
     return scores
 
 
-def dot_products(queries: SingleVectors, rows: SingleVectors) -> Float32Array:
-    """Compute the dot product of each query with each row: float32 [queries, rows]."""
+def dot_products(queries: RowVectors, rows: RowVectors) -> Float32Array:
+    """Compute the dot product of each query with each row, or the MaxSim of their tokens: float32 [queries, rows]."""
     if isinstance(queries, SparseVectors) and isinstance(rows, SparseVectors):
         return sparse_dot_products(queries, rows)
-    if isinstance(queries, SparseVectors) or isinstance(rows, SparseVectors):
-        raise TypeError("one side has sparse vectors, the other dense ones")
-    return queries @ rows.T
+    if isinstance(queries, MultiVectors) and isinstance(rows, MultiVectors):
+        return maxsim(queries, rows)
+    if isinstance(queries, np.ndarray) and isinstance(rows, np.ndarray):
+        return np.asarray(queries @ rows.T)
+    raise TypeError("the vectors of both sides differ in kind")
 
 
-def row_cosines(first: SingleVectors, second: SingleVectors) -> NDArray[Any]:
-    """Compute the cosine of each row of `first` with the same row of `second`: [n]; 0 if a row is all zeros."""
+def maxsim(queries: MultiVectors, rows: MultiVectors) -> Float32Array:
+    """Compute MaxSim (Khattab and Zaharia, "ColBERT", SIGIR 2020) of each query with each row.
+
+    For each vector of the query the largest dot product with a vector of the row, summed over the query. It is that
+    of `MultiVectorEncoder.similarity`, except that a row without vectors scores NaN.
+
+    Returns:
+        float32 [queries, rows].
+    """
+    has_vectors = rows.lengths > 0
+    starts, owners = rows.offsets[:-1][has_vectors], queries.entry_rows
+    scores = np.full((len(queries), len(rows)), np.nan, np.float32)
+    sums = np.zeros((len(queries), len(starts)), np.float32)
+    step = max(1, MAX_PRODUCTS // max(1, len(rows.values)))
+    for start in range(0, len(owners) if len(starts) else 0, step):
+        products = queries.values[start : start + step] @ rows.values.T
+        best = np.maximum.reduceat(products, starts, axis=1)
+        first_of_query = np.flatnonzero(np.diff(owners[start : start + step], prepend=-1))
+        sums[owners[start + first_of_query]] += np.add.reduceat(best, first_of_query, axis=0)
+    scores[:, has_vectors] = sums
+    return scores
+
+
+def row_cosines(first: RowVectors, second: RowVectors) -> NDArray[Any]:
+    """Compute the cosine of each row of `first` with the same row of `second`: [n]; 0 if a row is all zeros.
+
+    Of vectors of tokens, the mean over those of `first` of the largest cosine with one of `second`.
+    """
     if isinstance(first, SparseVectors) and isinstance(second, SparseVectors):
         products = sparse_row_products(first, second)
         lengths = compute_vector_norms(first).astype(np.float64) * compute_vector_norms(second)
         return np.asarray(products / np.where(lengths > 0, lengths, 1))
+    if isinstance(first, MultiVectors) and isinstance(second, MultiVectors):
+        return mean_largest_cosines(normalize(first), normalize(second))
     return np.asarray(np.einsum("ij,ij->i", normalize(first), normalize(second)))
 
 
-def normalize(vectors: SingleVectors) -> Any:
+def mean_largest_cosines(first: MultiVectors, second: MultiVectors) -> NDArray[Any]:
+    """Compute for each row the mean over its unit vectors in `first` of the largest cosine with one in `second`."""
+    starts = zip(*(part for side in (first, second) for part in (side.offsets[:-1], side.offsets[1:])), strict=True)
+    means = [
+        float((first.values[start:stop] @ second.values[other_start:other_stop].T).max(axis=1).mean())
+        for start, stop, other_start, other_stop in starts
+    ]
+    return np.array(means, np.float32)
+
+
+def normalize(vectors: RowVectors) -> Any:
     """Scale vectors to length 1; zero vectors stay zero. Returns vectors of the same kind, in float32."""
     lengths = compute_vector_norms(vectors)
     divisors = np.where(lengths > 0, lengths, 1)
     if isinstance(vectors, SparseVectors):
         values = vectors.values / np.repeat(divisors, vectors.lengths)
         return SparseVectors(vectors.offsets, vectors.indices, values.astype(np.float32), vectors.dim)
+    if isinstance(vectors, MultiVectors):
+        return MultiVectors(vectors.offsets, np.asarray(vectors.values / divisors[:, None], np.float32))
     return np.asarray(vectors / divisors[:, None], np.float32)
 
 

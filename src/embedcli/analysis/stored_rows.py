@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredRow:
-    """One row of the output: its position, id, text hash, window number and stored vector, as an array of one row."""
+    """One row of the output: its position, id, text hash, window number and stored vectors, as those of one row."""
 
     position: int
     id: Any

@@ -28,7 +28,7 @@ from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array, VectorKind
     from embedcli.models.files import ModelFiles
     from embedcli.outputs.dataset import VectorDataset
@@ -54,31 +54,28 @@ class TextEncoder:
         metrics: Counters and timers of all calls.
     """
 
-    def __init__(self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None) -> None:
+    def __init__(
+        self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None, *, few_texts: bool = False
+    ) -> None:
         """Load the encoder of a job.
 
         Args:
             job: The job.
             notify: Gets each note for the user.
             files: The model's files, if they are resolved already.
+            few_texts: As for `encoders.load_encoder`.
 
         Raises:
             ModelError: The model cannot be found or loaded.
             UsageError: The model or the machine cannot do what the job asks for.
         """
         self.metrics = MetricsCollector()
-        self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify)
+        self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify, few_texts=few_texts)
         if len(self._encoder.heads) > 1:
             self._encoder.close()
             raise UsageError(
                 f"{job.model} computes {len(self._encoder.heads)} vectors for each text, and one is needed here",
                 "use --heads with one of them",
-            )
-        if self._encoder.kind == "multi_vector":
-            self._encoder.close()
-            raise UsageError(
-                f"{job.model} computes a vector for each token, and one for each text is needed here",
-                "use `embedcli encode`, which stores them all, or another model",
             )
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
@@ -93,10 +90,14 @@ class TextEncoder:
         return self._encoder.kind
 
     def encode(self, texts: Sequence[str], observer: RunObserver | None = None) -> Float32Array:
-        """Encode texts; as `encode_vectors`, with sparse vectors as float32 [len(texts), dim]."""
-        return as_dense(self.encode_vectors(texts, observer))
+        """Encode texts; as `encode_vectors`, with sparse vectors as float32 [len(texts), dim].
 
-    def encode_vectors(self, texts: Sequence[str], observer: RunObserver | None = None) -> SingleVectors:
+        Raises:
+            TypeError: The model computes a vector for each token.
+        """
+        return as_dense(require_single(self.encode_vectors(texts, observer)))
+
+    def encode_vectors(self, texts: Sequence[str], observer: RunObserver | None = None) -> RowVectors:
         """Encode texts.
 
         Args:
@@ -104,7 +105,7 @@ class TextEncoder:
             observer: Receives the progress.
 
         Returns:
-            float32 [len(texts), dim] or sparse vectors, in the order of `texts`.
+            float32 [len(texts), dim], sparse vectors or vectors of tokens, in the order of `texts`.
 
         Raises:
             InputError: A text is not a valid string or gets no vector.
@@ -117,7 +118,7 @@ class TextEncoder:
                     f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
                     "fix the text or leave it out",
                 )
-            vectors.add(encoded.chunk.lines[0] - 1, require_single(encoded.vectors))
+            vectors.add(encoded.chunk.lines[0] - 1, encoded.vectors)
         return vectors.finish()
 
     def encode_chunks(self, texts: Sequence[str], observer: RunObserver | None = None) -> Iterator[EncodedChunk]:
@@ -209,9 +210,7 @@ def build_query_job(output: VectorDataset, what_for: str, **flags: Any) -> Job:
         "model": vector_space["model"],
         "revision": vector_space.get("revision"),
         "code_revision": recorded_code_revision(vector_space),
-        "max_seq_length": vector_space.get("max_seq_length"),
-        "normalize": vector_space.get("normalize"),
-        "truncate_dim": vector_space.get("truncate_dim"),
+        **_recorded_vector_options(output, "query"),
         "heads": recorded_heads(vector_space),
         "as_": "query",
         "prompt": choose_query_prompt(vector_space),
@@ -235,21 +234,29 @@ def rebuild_recorded_job(output: VectorDataset, what_for: str, **flags: Any) -> 
     """
     vector_space, job = output.require_vector_space(what_for), output.job_manifest.get("job") or {}
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    recorded: dict[str, Any] = {
-        name: vector_space.get(name) for name in ("model", "revision", "max_seq_length", "normalize", "truncate_dim")
-    }
+    recorded: dict[str, Any] = {name: vector_space.get(name) for name in ("model", "revision")}
+    recorded |= _recorded_vector_options(output, vector_space.get("task"))
     recorded |= {
         name: job[name] for name in ("text_column", "template", "id_column", "format", "tokenizer") if job.get(name)
     }
     recorded |= {name: job[name] for name in ("overflow", "split_overlap", "encoding") if name in job}
     recorded |= {"prompt": vector_space.get("prompt") or "", "as_": vector_space.get("task")}
     recorded["code_revision"] = recorded_code_revision(vector_space)
-    recorded |= {name: vector_space.get(name) for name in ("top_k_terms", "min_weight")}
+    recorded |= {name: vector_space.get(name) for name in ("top_k_terms", "min_weight", "pool_factor")}
     recorded["heads"] = recorded_heads(vector_space)
     recorded |= _recorded_request_fields(vector_space, for_queries=False)
     if "model" in given:
         recorded |= {"revision": None, "code_revision": None}
     return check_same_model(Job(**{"inputs": (), "output": "-", **recorded, **given}), vector_space, output.path)
+
+
+def _recorded_vector_options(output: VectorDataset, role: str | None) -> dict[str, Any]:
+    """The recorded limit, normalization and truncation, as far as texts of a role can have them."""
+    space = output.vector_space
+    if output.kind != "multi_vector":
+        return {name: space.get(name) for name in ("max_seq_length", "normalize", "truncate_dim")}
+    # The model's files decide the rest, and each role has a limit of its own.
+    return {"max_seq_length": space.get("max_seq_length") if role == space.get("task") else None}
 
 
 def recorded_heads(vector_space: Mapping[str, Any]) -> tuple[VectorKind, ...] | None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.analysis.similarities import Metric, choose_metric, normalize, score_rows
-from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.core.errors import InputError
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import BoolArray, Float32Array
 
 
@@ -65,7 +66,7 @@ class TopK:
 
 def search_vectors(
     output: VectorDataset,
-    queries: SingleVectors,
+    queries: RowVectors,
     k: int,
     metric: Metric | None = None,
     *,
@@ -80,11 +81,15 @@ def search_vectors(
         output: The output to search.
         queries: Query vectors, of the kind and the dimensions of the output.
         k: Rows per query.
-        metric: Cosine or dot product; None for the usual one of the kind of vectors.
+        metric: Cosine, dot product or MaxSim; None for the usual one of the kind of vectors.
         only: Mask of the rows to consider, bool [rows]; None for all.
+
+    Raises:
+        UsageError: The metric does not fit the kind of vectors.
+        InputError: A row has no vectors.
     """
     best = TopK(len(queries), k)
-    metric = metric or choose_metric(output.kind)
+    metric = choose_metric(output, metric)
     queries = normalize(queries) if metric == "cosine" else queries
     has_unit_vectors = is_recorded_normalized(output)
     for block in output.read_blocks():
@@ -100,11 +105,13 @@ def is_recorded_normalized(output: VectorDataset) -> bool:
     return output.precision == "float32" and output.vector_space.get("normalize") is True
 
 
-def block_as_float32(output: VectorDataset, block: VectorBlock) -> SingleVectors:
-    """Return the vectors of a block as float32, without a copy if they are stored so."""
-    if isinstance(block.vectors, SparseVectors) or block.vectors.dtype == np.float32:
-        return block.vectors
-    return output.block_as_float32(block)
+def block_as_float32(output: VectorDataset, block: VectorBlock) -> RowVectors:
+    """Return the vectors of a block as float32. Raises InputError if a row has none, which no score is defined for."""
+    vectors = output.block_vectors(block)
+    if isinstance(vectors, MultiVectors) and not vectors.lengths.all():
+        row = block.first_row + int(np.argmin(vectors.lengths))
+        raise InputError(f"{output.path}: row {row} (from 0) has no vectors", "encode the rows again")
+    return vectors
 
 
 def hit_positions(hits: list[Hits]) -> list[int]:

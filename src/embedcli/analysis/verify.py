@@ -24,7 +24,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.row_vectors import require_single
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
@@ -33,7 +33,7 @@ from embedcli.outputs.integrity import check_output_digests
 from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.outputs.vector_columns import StoredVectors
 
 # Lowest accepted cosine between a stored vector and the same text encoded again. Float32 vectors of two engines
@@ -141,11 +141,15 @@ def check_ids(description: dict[str, Any]) -> VerificationCheck:
 def check_values(description: dict[str, Any], *, may_lack_terms: bool = False) -> VerificationCheck:
     """Check that no vector is damaged; with several heads a row may have no sparse terms."""
     bad, zero = description["non_finite_rows"], description["zero_rows"]
-    detail = f"{format_count(bad, 'row')} with non-finite values, {zero:,} with zeros only"
-    unsorted = 0 if description["terms"] is None else description["terms"]["unsorted_rows"]
+    counts = [(zero, "with zeros only")]
     if description["terms"] is not None:
-        detail += f", {unsorted:,} whose indices do not ascend"
-    return VerificationCheck("values", not (bad or unsorted or (zero and not may_lack_terms)), detail)
+        counts.append((description["terms"]["unsorted_rows"], "whose indices do not ascend"))
+    if description["token_vectors"] is not None:
+        counts.append((description["token_vectors"]["empty_rows"], "without vectors"))
+        counts.append((description["token_vectors"]["excess_rows"], "with more vectors than tokens"))
+    details = [f"{format_count(bad, 'row')} with non-finite values", *(f"{count:,} {kind}" for count, kind in counts)]
+    damaged = bad + sum(count for count, _ in counts) - (zero if may_lack_terms else 0)
+    return VerificationCheck("values", not damaged, ", ".join(details))
 
 
 def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[VerificationCheck]:
@@ -217,9 +221,9 @@ class Verifier:
             for index, (_, rows) in enumerate(pending[start : start + len(encoded.chunk.texts)]):
                 for row in rows:
                     at = positions.get((index, row.window))
-                    self._compare(row, None if at is None else require_single(encoded.vectors)[at : at + 1])
+                    self._compare(row, None if at is None else encoded.vectors[at : at + 1])
 
-    def _compare(self, row: StoredRow, vector: SingleVectors | None) -> None:
+    def _compare(self, row: StoredRow, vector: RowVectors | None) -> None:
         cosine = self._cosine(row.vector, vector) if vector is not None else self._cosine_of_rejected(row.vector)
         self.stats.sampled_rows += 1
         self.stats.cosines.add(np.array([cosine] if np.isfinite(cosine) else []))
@@ -231,17 +235,22 @@ class Verifier:
         is_empty = isinstance(stored, SparseVectors) and not len(stored.indices)
         return 1.0 if is_empty and self.output.may_lack_terms else float("nan")
 
-    def _cosine(self, stored: StoredVectors, vector: SingleVectors) -> float:
-        """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error."""
+    def _cosine(self, stored: StoredVectors, vector: RowVectors) -> float:
+        """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error.
+
+        Of vectors of tokens, the lowest cosine of one with its equal; NaN if their numbers differ.
+        """
         output = self.output
         if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):
             return float(row_cosines(stored, vector)[0])
-        if isinstance(stored, SparseVectors) or isinstance(vector, SparseVectors):
+        if isinstance(stored, MultiVectors) and isinstance(vector, MultiVectors):
+            stored, vector = stored.values, vector.values
+        if not (isinstance(stored, np.ndarray) and isinstance(vector, np.ndarray)) or len(stored) != len(vector):
             return float("nan")
         quantized = quantization.quantize(vector, output.precision, output.ranges)
         pair = np.concatenate([stored, quantized])
         pair = quantization.dequantize(pair, output.precision, output.dim, output.ranges)
-        return float(row_cosines(pair[:1], pair[1:])[0])
+        return float(row_cosines(pair[: len(stored)], pair[len(stored) :]).min())
 
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read

@@ -13,7 +13,8 @@ from embedcli.benchmark.timed_process import ProcessResult, run_measured
 from embedcli.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.core.row_vectors import EncodedVectors
+    from embedcli.core.types import Int64Array
 
 PROGRAMS = Path(__file__).parent / "programs"
 # 3 is embedcli's exit code for a run that rejected some rows: the other rows are compared all the same.
@@ -50,13 +51,13 @@ class RunVectors:
     """The vectors of a run.
 
     Attributes:
-        rows: int64 [n], the row number of each vector.
-        vectors: float32 [n, dim].
+        rows: int64 [n], the row number of each row that has vectors.
+        vectors: float32 [n, dim], or the vectors of each row's tokens.
         n_tokens: int64 [n], the tokens of each whole text; None if unknown.
     """
 
     rows: Int64Array
-    vectors: Float32Array
+    vectors: EncodedVectors
     n_tokens: Int64Array | None = None
 
 
@@ -104,6 +105,7 @@ class EmbedcliRun:
         import numpy as np
         import pyarrow.parquet as pq
 
+        from embedcli.core.multi_vectors import MultiVectors
         from embedcli.core.row_vectors import as_dense
         from embedcli.outputs.schema import decode_metadata
         from embedcli.outputs.vector_columns import open_vector_column
@@ -113,7 +115,8 @@ class EmbedcliRun:
         stored = table["embedding"]
         metadata = decode_metadata(table.schema.metadata)
         column = open_vector_column(table.schema, metadata, str(path), stored.chunks, "embedding")
-        vectors = np.asarray(as_dense(column.to_vectors(stored)), np.float32)
+        found = column.to_vectors(stored)
+        vectors = found if isinstance(found, MultiVectors) else np.asarray(as_dense(found), np.float32)
         return RunVectors(table["id"].to_numpy(), vectors, table["n_tokens"].to_numpy().astype(np.int64))
 
 
@@ -133,7 +136,12 @@ class PeerLibrary:
     def load_vectors(self, folder: Path) -> RunVectors:
         import numpy as np
 
-        vectors = np.load(folder / "vectors.npy")
+        from embedcli.core.multi_vectors import MultiVectors
+        from embedcli.core.ragged import offsets_of
+
+        stored = np.load(folder / "vectors.npy")
+        lengths = json.loads((folder / "facts.json").read_text("utf-8")).get("vectors_per_row")
+        vectors = stored if lengths is None else MultiVectors(offsets_of(lengths), stored)
         return RunVectors(np.arange(len(vectors)), vectors)
 
     def time_batch_sizes(self, rows: Path, folder: Path, sizes: tuple[int, ...]) -> dict[int, float]:

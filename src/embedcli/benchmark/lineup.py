@@ -183,6 +183,7 @@ def configure_library(
         "normalize": recipe.normalize,
         "truncate_dim": recipe.truncate_dim,
         "kind": recipe.kind,
+        "task": recipe.task,
         "trust_remote_code": job.trust_remote_code,
         "pooling": recipe.pooling,
     }
@@ -209,6 +210,8 @@ def find_peers(
     if has_bfloat16() and torch_device.runs_on_cpu(model.job):
         bfloat16 = {"dtype": "bfloat16"}
         peers.append(configure_library(model, "sentence-transformers", "sentence-transformers bf16", bfloat16))
+    if model.recipe.kind != "dense":
+        return peers, {}
     missing: dict[str, str] = {}
     for name in ("sentence-transformers onnx", "fastembed"):
         packages = find_missing_packages(name, python)

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import as_dense
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.core.row_vectors import EncodedVectors
+    from embedcli.core.types import Int64Array
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,30 @@ def median_or_nan(values: Sequence[float]) -> float:
     return median(values) if values else float("nan")
 
 
-def lowest_cosine(left: Float32Array, right: Float32Array) -> float:
-    """The smallest cosine between row i of `left` and row i of `right`.
+def lowest_cosine(left: EncodedVectors, right: EncodedVectors) -> float:
+    """The smallest cosine between row i of `left` and row i of `right`, or between the vectors of the same token.
 
     Args:
-        left: float [n, dim].
-        right: float [n, dim].
+        left: float [n, dim], or the vectors of the tokens of n rows.
+        right: The same kind of vectors of the same rows.
 
     Returns:
-        The cosine, computed in float64; NaN without rows.
+        The cosine, computed in float64; NaN without rows, and 0 if a row has more vectors on one side.
     """
     if not len(left):
         return float("nan")
-    a, b = left.astype(np.float64), right.astype(np.float64)
+    if not has_same_lengths(left, right):
+        return 0.0
+    a, b = as_dense(left).astype(np.float64), as_dense(right).astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return float(((a * b).sum(axis=1) / lengths).min())
+
+
+def has_same_lengths(left: EncodedVectors, right: EncodedVectors) -> bool:
+    """Whether each row has as many vectors on both sides."""
+    if isinstance(left, MultiVectors) and isinstance(right, MultiVectors):
+        return bool(np.array_equal(left.offsets, right.offsets))
+    return not isinstance(left, MultiVectors) and not isinstance(right, MultiVectors)
 
 
 def count_useful_flop(lengths: Int64Array, shape: TransformerShape) -> float:

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import typer
 
-from embedcli.cli.batch import batch
-from embedcli.cli.bench import bench
-from embedcli.cli.compare import compare
-from embedcli.cli.config_file import ConfigurableCommand, load_config
+from embedcli.cli.config_file import load_config
 from embedcli.cli.console import print_line
-from embedcli.cli.encode import encode
 from embedcli.cli.entrypoint import run_and_exit_fast
-from embedcli.cli.evaluate import evaluate
 from embedcli.cli.help import HELP_SETTINGS
-from embedcli.cli.inspect import inspect
-from embedcli.cli.merge import merge
-from embedcli.cli.models import models, pull
-from embedcli.cli.plan import plan
-from embedcli.cli.plot import plot
-from embedcli.cli.program import Program
-from embedcli.cli.report import report
-from embedcli.cli.search import search
+from embedcli.cli.program import CommandHome, Program
 from embedcli.cli.standard_streams import set_up_standard_streams
-from embedcli.cli.verify import verify
 from embedcli.core.signals import hide_lost_interruptions, set_stop_handler, stop_at_once
+
+EMBED, LOOK, CHECK, MODELS = "Embed", "Look", "Check", "Models"
+
+
+class EmbedcliProgram(Program):
+    """The commands of embedcli, in the order of the help."""
+
+    homes: ClassVar[Mapping[str, CommandHome]] = {
+        "encode": CommandHome(EMBED, "embedcli.cli.encode", "encode"),
+        "plan": CommandHome(EMBED, "embedcli.cli.plan", "plan"),
+        "merge": CommandHome(EMBED, "embedcli.cli.merge", "merge"),
+        "load": CommandHome(EMBED, "embedcli.cli.load", "load"),
+        "inspect": CommandHome(LOOK, "embedcli.cli.inspect", "inspect"),
+        "search": CommandHome(LOOK, "embedcli.cli.search", "search"),
+        "plot": CommandHome(LOOK, "embedcli.cli.plot", "plot"),
+        "report": CommandHome(LOOK, "embedcli.cli.report", "report"),
+        "verify": CommandHome(CHECK, "embedcli.cli.verify", "verify"),
+        "compare": CommandHome(CHECK, "embedcli.cli.compare", "compare"),
+        "eval": CommandHome(CHECK, "embedcli.cli.evaluate", "evaluate"),
+        "bench": CommandHome(CHECK, "embedcli.cli.bench", "bench"),
+        "models": CommandHome(MODELS, "embedcli.cli.models", "models"),
+        "pull": CommandHome(MODELS, "embedcli.cli.models", "pull"),
+        "batch": CommandHome(EMBED, "embedcli.cli.batch", "batch"),
+    }
+
 
 app = typer.Typer(
     name="embedcli",
     help="Batch text embedding: read tables of text, write a vector for every row.",
     rich_markup_mode=None,
-    cls=Program,
+    cls=EmbedcliProgram,
     pretty_exceptions_enable=False,
     context_settings=HELP_SETTINGS,
 )
@@ -81,23 +94,6 @@ def root(
 ) -> None:
     """Batch text embedding: read tables of text, write a vector for every row."""
     load_config(ctx, config)
-
-
-EMBED, LOOK, CHECK, MODELS = "Embed", "Look", "Check", "Models"
-app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(encode)
-app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(plan)
-app.command(cls=ConfigurableCommand, rich_help_panel=EMBED)(merge)
-app.add_typer(batch, rich_help_panel=EMBED)
-app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(inspect)
-app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(search)
-app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(plot)
-app.command(cls=ConfigurableCommand, rich_help_panel=LOOK)(report)
-app.command(cls=ConfigurableCommand, rich_help_panel=CHECK)(verify)
-app.command(cls=ConfigurableCommand, rich_help_panel=CHECK)(compare)
-app.command("eval", cls=ConfigurableCommand, rich_help_panel=CHECK)(evaluate)
-app.command(cls=ConfigurableCommand, rich_help_panel=CHECK)(bench)
-app.command(cls=ConfigurableCommand, rich_help_panel=MODELS)(models)
-app.command(cls=ConfigurableCommand, rich_help_panel=MODELS)(pull)
 
 
 def main() -> None:

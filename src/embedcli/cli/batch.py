@@ -31,6 +31,7 @@ batch = typer.Typer(
     name="batch",
     help="Embed with the OpenAI Batch API: export requests, import results.",
     rich_markup_mode=None,
+    add_completion=False,
     cls=CommandGroup,
 )
 

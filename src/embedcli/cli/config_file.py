@@ -46,8 +46,7 @@ class ConfigurableCommand(CommandWithHelp):
         root = ctx.find_root()
         config = root.obj
         if isinstance(root.command, TyperGroup):
-            commands = collect_options(root.command).values()
-            check_variable_names(option for options in commands for option in options.values())
+            check_variable_names(command_options(ctx.command).values(), lambda: iterate_options(root.command))
         check_variable_values(ctx, command_options(ctx.command).values())
         if config is not None and config.error is not None:
             raise config.error
@@ -70,7 +69,7 @@ def load_config(ctx: typer.Context, file: str | None) -> None:
     ctx.obj = config = ConfigState()
     try:
         config.file, table = read_config_table(file)
-        ctx.default_map = build_defaults(table, config.file, ctx)
+        ctx.default_map = build_defaults(table, config.file, ctx) if table else {}
     except EmbedcliError as error:
         config.error = error
 
@@ -144,6 +143,12 @@ def collect_options(group: Any, prefix: str = "") -> CommandOptions:
         else:
             options[prefix + name] = command_options(command)
     return options
+
+
+def iterate_options(group: Any) -> Iterator[Any]:
+    """Yield the options of all commands of a Click group."""
+    for options in collect_options(group).values():
+        yield from options.values()
 
 
 def command_options(command: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedcli.cli.config_file import OptionSources, collect_given_options, describe_config_options
-from embedcli.cli.entrypoint import describe_error, handle_errors, report_error, set_environment
+from embedcli.cli.entrypoint import describe_error, handle_errors, limit_blas_threads, report_error, set_environment
 from embedcli.cli.options import (
     ALL_FLAGS,
     PriceOption,
@@ -59,7 +59,8 @@ def encode(
     Exit codes: 0 all rows embedded, 1 failed, 2 usage error or changed job, 3 some rows rejected,
     75 stopped early (run again), 130 Ctrl-C. Every option can also be set as EMBEDCLI_<NAME>.
     """
-    set_environment(flags, verbose)
+    set_environment(flags, verbose, uses_arrow=False)
+    limit_blas_threads()
     if len(paths) < 2:
         raise UsageError("encode needs an input and an output", "embedcli encode in.jsonl out.parquet")
     job = Job(inputs=tuple(paths[:-1]), output=paths[-1], **flags)
@@ -88,6 +89,7 @@ def run_job_with_reporting(
         settings: Options that are not at their defaults.
     """
     from embedcli import runners
+    from embedcli.core.startup import block_pandas_import
     from embedcli.pipeline.control import RunControl
     from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting.progress import ProgressReporter
@@ -115,7 +117,10 @@ def run_job_with_reporting(
     start = time.perf_counter()
     try:
         with stop_on_signals(control, reporter):
-            report.result = runners.execute_job(job, reporter, control, metrics, load)
+            report.result = runners.find_finished_result(job, reporter) if load is None else None
+            if report.result is None:
+                block_pandas_import()
+                report.result = runners.execute_job(job, reporter, control, metrics, load)
         report.exit_code, report.reason = report.result.exit_code, report.result.reason
     except BaseException as error:  # noqa: BLE001  the report describes every failure
         reporter.stop()
@@ -142,7 +147,6 @@ def show_and_write_report(report: RunReport, reporter: ProgressReporter, path: s
 
     A quiet run prints one line if the exit code is not 0: why.
     """
-    from embedcli.reporting.rejects import format_rejects_in_short
     from embedcli.reporting.run_report import write_report
     from embedcli.reporting.summary import format_summary
 
@@ -152,6 +156,8 @@ def show_and_write_report(report: RunReport, reporter: ProgressReporter, path: s
             reporter.notify(line)
         reporter.notify(report.reason)
         if reporter.quiet and report.exit_code:
+            from embedcli.reporting.rejects import format_rejects_in_short
+
             reporter.error(format_rejects_in_short(content) if report.exit_code == EXIT_REJECTS else report.reason)
     if path is not None:
         write_report(path, report.as_json())

@@ -31,6 +31,7 @@ FALSE_VALUES = ("", "0", "f", "false", "n", "no", "off")
 ARENA_VARIABLE = "MALLOC_ARENA_MAX"
 # What shells report for a program that SIGPIPE ended: 128 + 13.
 EXIT_PIPE_CLOSED = 141
+BLAS_THREADS_VARIABLE = "OPENBLAS_NUM_THREADS"
 # Read by tokenizers, and by numpy's BLAS, torch and pyarrow.
 THREAD_VARIABLES = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS")
 # From glibc's malloc.h.
@@ -133,12 +134,13 @@ def describe_error(error: BaseException) -> tuple[str, str, int]:
     return f"unexpected {kind}: {error}", "this is a bug: run again with -v and report the traceback", 1
 
 
-def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
+def set_environment(flags: Mapping[str, Any], verbose: bool = False, *, uses_arrow: bool = True) -> None:
     """Set environment variables that libraries read when they are imported.
 
     Args:
         flags: The command's job options by field of Job; empty for commands that load no model.
         verbose: Print tracebacks of errors.
+        uses_arrow: Whether a command with job options always needs pyarrow, which is then imported without pandas.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -150,6 +152,7 @@ def set_environment(flags: Mapping[str, Any], verbose: bool = False) -> None:
     limit_threads_to_quota()
     if flags:
         limit_malloc_arenas()
+    if flags and uses_arrow:
         from embedcli.core.startup import block_pandas_import
 
         block_pandas_import()
@@ -163,6 +166,15 @@ def limit_threads_to_quota() -> None:
     if quota is not None:
         for name in THREAD_VARIABLES:
             os.environ.setdefault(name, str(quota))
+
+
+def limit_blas_threads() -> None:
+    """Let numpy's OpenBLAS start no threads, for commands that multiply no large matrices with numpy.
+
+    The user's environment variable takes precedence. Each thread waits actively for work when numpy is imported: on two
+    idle cores of an AMD EPYC (Zen 4) the import takes 0.077 processor seconds instead of 0.134.
+    """
+    os.environ.setdefault(BLAS_THREADS_VARIABLE, "1")
 
 
 def limit_malloc_arenas() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,10 @@ ColumnsOption = Annotated[
     typer.Option(
         "--columns", metavar="A,B,SCORE", help="Pairs: the columns TEXT_A,TEXT_B,SCORE; guessed if not given."
     ),
+]
+FuseOption = Annotated[
+    Literal["rrf"] | None,
+    typer.Option("--fuse", help="Retrieval: also fuse the rankings of all models, as search does."),
 ]
 RelevanceOption = Annotated[
     str | None,
@@ -75,6 +79,7 @@ def evaluate(
     label: Annotated[
         str | None, typer.Option("--label", metavar="COLUMN", help="Clustering: column with the labels.")
     ] = None,
+    fuse: FuseOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
@@ -85,13 +90,19 @@ def evaluate(
     times 100, and their average; the second shows all measures.
     """
     set_environment(flags)
-    from embedcli.analysis.evaluate import evaluate_model
+    names = model or [DEFAULT_MODEL]
+    if fuse is not None:
+        check_fusion(fuse, names, queries)
+    from embedcli.analysis.evaluate import evaluate_fusion, evaluate_model
 
     input_job = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FLAGS})
     tasks = read_tasks(input_job, files, columns, label, (queries, relevance, query_prompt, document_prompt))
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
-    jobs = [Job(inputs=(), output="-", model=name, **encoder_flags) for name in model or [DEFAULT_MODEL]]
-    results = [evaluate_model(job, tasks, count, print_note) for job in jobs]
+    jobs = [Job(inputs=(), output="-", model=name, **encoder_flags) for name in names]
+    evaluations = [evaluate_model(job, tasks, count, print_note) for job in jobs]
+    results = [evaluation.result for evaluation in evaluations]
+    if fuse is not None:
+        results.append(evaluate_fusion(tasks, evaluations, count))
     if as_json:
         show_json(results)
         return
@@ -100,6 +111,16 @@ def evaluate(
     )
     print_line()
     show_table(detail_rows(results), right=[result["model"] for result in results])
+
+
+def check_fusion(fuse: str, models: list[str], queries: str | None) -> None:
+    """Raise UsageError unless there are rankings of several models to fuse."""
+    if queries is None:
+        raise UsageError(f"--fuse {fuse} fuses rankings, and there are none without queries", "add --queries PATH")
+    if len(models) < 2:
+        raise UsageError(
+            f"--fuse {fuse} needs two models, and only {models[0]} was given", "add another one: -m MODEL -m OTHER"
+        )
 
 
 def read_tasks(

@@ -18,6 +18,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "embedcli merge out.parquet --max-rejects 0.1%",
         "embedcli merge out --to jsonl",
     ),
+    "load": (
+        "embedcli load out.parquet sqlite:vectors.db",
+        "embedcli load out/ duckdb:vectors.duckdb --table docs --sync",
+        "embedcli load out.parquet sqlite:vectors.db --table docs --swap",
+    ),
     "plan": (
         "embedcli plan in.jsonl",
         "embedcli plan in.jsonl --sample 1000",

@@ -60,6 +60,7 @@ def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
         ("rows", f"{output['rows']:,}" + (f", and {output['rejected']:,} rejected" if output["rejected"] else "")),
         ("vectors", format_vectors(output)),
         *format_vector_columns(output),
+        *format_token_vectors(output["token_vectors"]),
         *format_terms(output["terms"]),
         ("norms", format_norms(output)),
         ("damage", format_damage(output)),
@@ -79,7 +80,19 @@ def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
 def format_vectors(output: dict[str, Any]) -> str:
     if output["vector_kind"] == "sparse":
         return f"sparse, of a vocabulary of {output['dim']:,} terms, weights stored as {output['precision']}"
-    return f"{output['dim']} dimensions, stored as {output['precision']}"
+    dimensions = f"{output['dim']} dimensions, stored as {output['precision']}"
+    if output["token_vectors"] is not None:
+        return f"{output['token_vectors']['total']:,} of {dimensions}"
+    return dimensions
+
+
+def format_token_vectors(vectors: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the number of vectors of a row, where each token has one."""
+    if vectors is None or vectors["per_row"] is None:
+        return []
+    return [
+        ("vectors per row", "{min:g} to {max:g}, median {median:g}, 95% below {p95:g}".format(**vectors["per_row"]))
+    ]
 
 
 def format_vector_columns(output: dict[str, Any]) -> list[tuple[str, str]]:
@@ -114,6 +127,9 @@ def format_damage(output: dict[str, Any]) -> str:
     counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], zero)]
     if output["terms"] is not None:
         counts.append((output["terms"]["unsorted_rows"], "whose indices do not ascend"))
+    if output["token_vectors"] is not None:
+        counts.append((output["token_vectors"]["empty_rows"], "without vectors"))
+        counts.append((output["token_vectors"]["excess_rows"], "with more vectors than tokens"))
     damage = [f"{format_count(count, 'row')} {kind}" for count, kind in counts if count]
     return "; ".join(damage) or "none: every vector is finite and not zero"
 

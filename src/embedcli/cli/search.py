@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,6 +15,7 @@ from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
+from embedcli.cli.tables import TableOption, open_table_searcher, require_target_for_table
 from embedcli.cli.vector_column import VectorColumnsOption, open_outputs
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
@@ -36,9 +37,12 @@ FuseOption = Annotated[
     Literal["rrf"] | None,
     typer.Option("--fuse", help="Search several outputs, given before the words, and fuse their rankings."),
 ]
+Metric = Literal["cosine", "dot", "maxsim"]
 MetricOption = Annotated[
-    Literal["cosine", "dot"] | None,
-    typer.Option("--metric", help="Similarity measure; default: cosine, and dot for sparse vectors."),
+    Metric | None,
+    typer.Option(
+        "--metric", help="Similarity measure; default: cosine, dot for sparse vectors, maxsim for multi-vector models."
+    ),
 ]
 ShowOption = Annotated[
     list[str] | None,
@@ -54,7 +58,7 @@ ShowOption = Annotated[
 @handle_errors
 @with_job_options(SEARCH_FLAGS, INTERACTIVE_DEFAULTS)
 def search(
-    output: Annotated[str, typer.Argument(help="Output of encode.")],
+    output: Annotated[str, typer.Argument(help="Output of encode, or a database, such as sqlite:FILE.")],
     words: Annotated[list[str] | None, typer.Argument(help="Query.")] = None,
     *,
     count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Number of results per query.", min=1)] = 10,
@@ -74,33 +78,34 @@ def search(
     fuse: FuseOption = None,
     vector_column: VectorColumnsOption = None,
     metric: MetricOption = None,
+    table: TableOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Find the rows of OUTPUT that are nearest to WORDS.
+    """Find the rows of OUTPUT, or of a table in a database, that are nearest to WORDS.
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
     kept columns; with --queries, one JSON line per result, or a file. With --fuse rrf, outputs of the same ids are
-    searched, dense and sparse ones mixed, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks;
-    they may be several --vector-column of one output.
+    searched, of any kind of vectors, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks; they may
+    be several --vector-column of one output.
     """
     set_environment(flags)
     others, words = split_outputs(output, words or [], fuse, vector_column or [])
     query = " ".join(words)
     check_query(query, words, queries)
     from embedcli.analysis.hits_writer import write_rows
-    from embedcli.analysis.search import SearchQuery, choose_shown_columns
+    from embedcli.analysis.search import SearchQuery
 
-    datasets = open_outputs([output, *others], vector_column)
-    dataset = datasets[0]
-    columns = choose_shown_columns(dataset, show or [])
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
     encoder_flags |= {"prompt": prompt, "model": model}
     # Results that appear one by one on a terminal would run into a spinner.
     prints_while_searching = queries is not None and to is None and sys.stdout.isatty()
     with (
         nullcontext(print_note) if prints_while_searching else show_spinner(f"searching {output}") as notify,
-        open_searcher(datasets, notify, encoder_flags) as searcher,
+        open_searcher([output, *others], vector_column, table, show or [], metric, notify, encoder_flags) as (
+            searcher,
+            columns,
+        ),
     ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
@@ -138,15 +143,44 @@ def split_outputs(
     return arguments[:count], arguments[count:]
 
 
-def open_searcher(outputs: list[Any], notify: Callable[[str], None], flags: dict[str, Any]) -> Any:
-    """Load the models of the outputs; several outputs are searched together."""
-    if len(outputs) == 1:
-        from embedcli.analysis.search import Searcher
+@contextmanager
+def open_searcher(
+    outputs: list[str],
+    vector_columns: list[str] | None,
+    table: str | None,
+    show: list[str],
+    metric: Metric | None,
+    notify: Callable[[str], None],
+    flags: dict[str, Any],
+) -> Iterator[tuple[Any, list[str]]]:
+    """Load the models of the outputs, or of a table in a database; several outputs are searched together.
 
-        return Searcher(outputs[0], notify=notify, **flags)
+    Yields:
+        The searcher and the columns to show.
+    """
+    from embedcli.databases import is_target_address
+
+    if is_target_address(outputs[0]):
+        if vector_columns:
+            raise UsageError("--vector-column is for outputs: a table has one column of vectors", "leave it out")
+        with open_table_searcher(outputs, table, show, notify, flags) as searcher:
+            yield searcher, searcher.columns
+        return
+    require_target_for_table(table)
     from embedcli.analysis.fusion import FusedSearcher
+    from embedcli.analysis.search import Searcher, choose_shown_columns
+    from embedcli.analysis.similarities import choose_metric
 
-    return FusedSearcher(outputs, notify=notify, **flags)
+    datasets = open_outputs(outputs, vector_columns)
+    for dataset in datasets:  # before a model is loaded
+        choose_metric(dataset, metric)
+    columns = choose_shown_columns(datasets[0], show)
+    if len(datasets) == 1:
+        with Searcher(datasets[0], notify=notify, **flags) as searcher:
+            yield searcher, columns
+    else:
+        with FusedSearcher(datasets, notify=notify, **flags) as fused:
+            yield fused, columns
 
 
 def check_query(query: str, words: list[str], queries: str | None) -> None:

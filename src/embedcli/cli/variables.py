@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, get_origin
 
@@ -16,15 +16,19 @@ PREFIX = "EMBEDCLI_"
 OTHER_VARIABLES = ("EMBEDCLI_CACHE", "EMBEDCLI_VERBOSE", "EMBEDCLI_CONFIG")
 
 
-def check_variable_names(options: Iterable[Any]) -> None:
+def check_variable_names(own_options: Iterable[Any], list_all_options: Callable[[], Iterable[Any]]) -> None:
     """Raise UsageError for a variable that begins with EMBEDCLI_ and that no command reads.
 
     Args:
-        options: The options of all commands.
+        own_options: The options of the command that runs.
+        list_all_options: Returns the options of all commands, which must all be imported for it.
     """
-    known = {*OTHER_VARIABLES, *(option.envvar for option in options if option.envvar)}
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
+    known = {*OTHER_VARIABLES, *(option.envvar for option in own_options if option.envvar)}
+    others = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    if others:
+        known |= {option.envvar for option in list_all_options() if option.envvar}
+    for name in others:
+        if name not in known:
             foreign = describe_foreign_variable(name, os.environ[name])
             if foreign:
                 raise UsageError(f"{name} is not a variable of embedcli", foreign)

@@ -10,6 +10,7 @@ from embedcli.cli.console import JsonFlag, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
+from embedcli.cli.tables import TableOption, require_target_for_table, verify_table
 from embedcli.cli.vector_column import VectorColumnOption
 
 VERIFY_FLAGS = (
@@ -58,23 +59,30 @@ def verify(
     ] = False,
     vector_column: VectorColumnOption = None,
     model: MovedModelOption = None,
+    table: TableOption = None,
     as_json: JsonFlag = False,
     flags: dict[str, Any],
 ) -> None:
-    """Check OUTPUT against its metadata, its input and its model.
+    """Check OUTPUT against its metadata, its input and its model, or a database that it was loaded into.
 
     Checks row counts, ids, values and checksums of OUTPUT, ids and texts of all rows against INPUT, and the
-    vectors of some rows by encoding them again.
+    vectors of some rows by encoding them again. With a database in place of INPUT, checks that its table has the
+    rows of OUTPUT, and compares some of them value by value.
 
     Exit codes: 0 all checks passed, 1 a check failed; the ids of wrong rows are shown.
     """
     set_environment(flags)
     from embedcli.analysis.verify import verify_against_input, verify_output
+    from embedcli.databases import is_target_address
     from embedcli.outputs.dataset import open_dataset
 
+    if not inputs or not is_target_address(inputs[0]):
+        require_target_for_table(table)
     with show_spinner(f"checking {output}") as notify:
         dataset = open_dataset(output, vector_column)
-        if only_output:
+        if inputs and is_target_address(inputs[0]):
+            checks = verify_table(dataset, inputs, table, None if every else rows, seed)
+        elif only_output:
             checks = verify_output(dataset)
         else:
             options = {"seed": seed, "least": least, "notify": notify, "model": model, **flags}

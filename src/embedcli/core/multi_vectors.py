@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ class MultiVectors(RaggedRows):
     """The vectors of n rows, one row after the other. An entry is a vector.
 
     Attributes:
-        values: float32 [tokens, dim].
+        values: float32 [tokens, dim]; of rows that were read, [tokens, stored width] as they are stored.
     """
 
     values: Float32Array
@@ -36,6 +36,20 @@ class MultiVectors(RaggedRows):
             return self
         offsets, tokens = self.list_entries(numbers)
         return MultiVectors(offsets, self.values[tokens])
+
+    def view_rows(self, start: int, stop: int) -> MultiVectors:
+        """Take the rows from `start` to `stop` without a copy of their vectors."""
+        offsets = self.offsets[start : stop + 1]
+        return MultiVectors(offsets - offsets[0], self.values[offsets[0] : offsets[-1]])
+
+    def split_by_vectors(self, most: int) -> Iterator[tuple[int, int]]:
+        """Divide the rows into ranges, start and stop, of at most `most` vectors, or of one row that has more."""
+        start = 0
+        while start < len(self):
+            stop = int(np.searchsorted(self.offsets, self.offsets[start] + most, side="right")) - 1
+            stop = max(start + 1, min(stop, len(self)))
+            yield start, stop
+            start = stop
 
     def find_unusable(self) -> BoolArray:
         """bool [n]: True for a row without vectors, or with one that is not finite, or only with zeros."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     # What an encoder returns for a batch, and what is stored of a row.
     EncodedVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors | HeadVectors
     RowVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors | HeadVectors
-    # What is read of outputs with one vector for each row.
+    # What has one vector for each row.
     SingleVectors: TypeAlias = Float32Array | SparseVectors
 
 
@@ -154,6 +154,14 @@ def require_one_head(vectors: RowVectors) -> Float32Array | SparseVectors | Mult
     if isinstance(vectors, HeadVectors):
         raise TypeError("rows have the vectors of several heads, and those of one are needed")
     return vectors
+
+
+def kind_of(vectors: RowVectors) -> VectorKind:
+    """The kind of vectors. Raises TypeError for those of several heads."""
+    vectors = require_one_head(vectors)
+    if isinstance(vectors, MultiVectors):
+        return "multi_vector"
+    return "sparse" if isinstance(vectors, SparseVectors) else "dense"
 
 
 def require_single(vectors: RowVectors) -> SingleVectors:

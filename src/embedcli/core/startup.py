@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.abc import MetaPathFinder
-
-import pyarrow as pa
 
 
 def block_pandas_import() -> None:
@@ -15,6 +12,8 @@ def block_pandas_import() -> None:
     """
     if "pandas" in sys.modules:
         return
+    import pyarrow as pa
+
     finder = _NoPandas()
     sys.meta_path.insert(0, finder)
     try:
@@ -23,7 +22,8 @@ def block_pandas_import() -> None:
         sys.meta_path.remove(finder)
 
 
-class _NoPandas(MetaPathFinder):
+class _NoPandas:
+    # importlib.abc.MetaPathFinder, its base class, would import importlib.resources.
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname == "pandas":
             raise ImportError("pandas is not needed here")

@@ -32,6 +32,8 @@ Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 # What the vectors of a model are: numbers in every dimension, weights of some words of a vocabulary, or a dense vector
 # for each token.
 VectorKind = Literal["dense", "sparse", "multi_vector"]
+# In messages: "has per-token vectors".
+KIND_ADJECTIVES: dict[VectorKind, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "per-token"}
 # Number format of the computation (--dtype).
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 InferenceEngine = Literal["auto", "torch", "openvino"]
@@ -229,7 +231,7 @@ class ReusedVectors:
 
     Attributes:
         rows: int64 [n], ascending: rows of the chunk.
-        vectors: float32 [n, dim].
+        vectors: In float32.
         n_tokens: int32 [n]: as in `EncodedChunk`.
         is_truncated: bool [n]: as in `EncodedChunk`.
         lost_tokens: int32 [n]: tokens of each text that the encoder did not read.

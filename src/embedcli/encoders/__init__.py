@@ -16,6 +16,7 @@ from embedcli.models.kind_options import check_options_for_kind
 if TYPE_CHECKING:
     from threading import Event
 
+    from embedcli.core.multi_vectors import MultiVectors
     from embedcli.encoders.torch.encoder import TorchEncoder
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
@@ -38,6 +39,7 @@ def load_encoder(
     on_phase: Notify = _ignore,
     *,
     deadline: float | None = None,
+    few_texts: bool = False,
 ) -> BaseEncoder:
     """Load the encoder of a job.
 
@@ -49,6 +51,7 @@ def load_encoder(
         on_phase: Gets a few words when something begins that takes long: compiling the model.
         deadline: From then on, in seconds of `time.monotonic`, a hosted encoder waits for no retry any more and raises
             EncodingStoppedError; None for no limit.
+        few_texts: Whether so few texts will be encoded that a fast start matters more than many batches at once.
 
     Raises:
         ModelError: The model cannot be found or loaded.
@@ -67,7 +70,7 @@ def load_encoder(
         _reject_compile(job, "static vectors are averaged, not computed by a network")
         check_options_for_kind(job, "dense")
         return static_encoder.load_static_encoder(files, job, notify)
-    return _load_transformer(job, files, notify, on_phase)
+    return _load_transformer(job, files, notify, on_phase, few_texts=few_texts)
 
 
 def resolve_model_files(job: Job, observer: RunObserver | None = None) -> ModelFiles | None:
@@ -153,7 +156,7 @@ def stored_dim(job: Job, dim: int) -> int:
     return job.truncate_dim
 
 
-def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify) -> BaseEncoder:
+def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify, *, few_texts: bool) -> BaseEncoder:
     from embedcli.encoders.torch import device as torch_device
 
     config = resolve_model_config(job, files)
@@ -162,11 +165,11 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
     on_cpu = torch_device.runs_on_cpu(job)
     if job.engine == "openvino" and not on_cpu:
         raise UsageError(f"--engine openvino runs on a CPU, not on {job.device}", "add --device cpu")
-    if config.heads or config.kind == "multi_vector":
+    if config.heads:
         if job.engine == "openvino":
-            what = f"--heads {','.join(config.heads)} of" if config.heads else "the multi-vector model"
-            raise UsageError(f"--engine openvino cannot compute {what} {job.model}", "use --engine torch")
-        if config.heads and job.engine == "auto" and on_cpu:
+            heads = ",".join(config.heads)
+            raise UsageError(f"--engine openvino cannot compute --heads {heads} of {job.model}", "use --engine torch")
+        if job.engine == "auto" and on_cpu:
             notify(f"{files.name} runs on PyTorch: only its dense vectors are computed by OpenVINO")
         return _load_torch(job, files, config, notify)
     if job.engine != "torch" and on_cpu:
@@ -174,11 +177,24 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
             raise UsageError("--compile needs the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
+        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job, files), few_texts)
         encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
-            files, config, job, lambda job: _load_torch(job, files, config, notify), notify, on_phase
+            request, lambda job: _load_torch(job, files, config, notify), notify, on_phase
         )
         return encoder
     return _load_torch(job, files, config, notify)
+
+
+def _find_token_pooling(job: Job, files: ModelFiles) -> Callable[[MultiVectors, int], MultiVectors] | None:
+    """What merges vectors of tokens for --pool-factor; None without it. Raises ModelError if PyTorch is missing."""
+    if job.pool_factor is None:
+        return None
+    from embedcli.models.refusals import refuse_without_torch
+
+    refuse_without_torch(files)
+    from embedcli.encoders.torch.multi_vector import pool_tokens
+
+    return pool_tokens
 
 
 def _reject_compile(job: Job, reason: str) -> None:

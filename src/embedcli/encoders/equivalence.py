@@ -11,11 +11,13 @@ import numpy as np
 from embedcli.core.batching import pack_batches
 from embedcli.core.encoder import Tokens
 from embedcli.core.memory import available_memory
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.row_vectors import as_dense
 from embedcli.core.vectors import SMALLEST_FLOAT32
 
 if TYPE_CHECKING:
     from embedcli.core.encoder import BaseEncoder
+    from embedcli.core.row_vectors import EncodedVectors
     from embedcli.core.types import Float32Array, Int64Array
 
 # Cosine of at least 0.999999 with PyTorch in float32, as a distance relative to its length: sqrt(2 - 2 * 0.999999).
@@ -52,14 +54,14 @@ class EquivalenceProbe:
         texts: The probe texts.
         tokens: Their tokens.
         rows: int64 [rows]; the texts that have a token.
-        expected_vectors: float32 [rows, dim].
+        expected_vectors: Of these rows.
         longest_row: Tokens of the longest row.
     """
 
     texts: Sequence[str]
     tokens: Tokens
     rows: Int64Array
-    expected_vectors: Float32Array
+    expected_vectors: EncodedVectors
     longest_row: int
 
 
@@ -96,9 +98,7 @@ def build_probe(tokenizer: Any, encoder: Any, longest: int) -> EquivalenceProbe:
     texts = build_probe_texts(longest)
     tokens = truncate_rows(tokenizer.tokenize(texts), longest)
     rows = np.flatnonzero(tokens.lengths)
-    return EquivalenceProbe(
-        texts, tokens, rows, as_dense(encoder.encode_float32(tokens, rows)), int(tokens.lengths.max())
-    )
+    return EquivalenceProbe(texts, tokens, rows, encoder.encode_float32(tokens, rows), int(tokens.lengths.max()))
 
 
 def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
@@ -112,15 +112,16 @@ def truncate_rows(tokens: Tokens, limit: int) -> Tokens:
 def describe_difference(probe: EquivalenceProbe, encoder: BaseEncoder) -> str | None:
     """Describe how the vectors of an encoder differ from those expected, in batches of many sizes; None if equal."""
     for batch in _choose_batches(probe, encoder):
-        vectors = as_dense(encoder.collect(encoder.forward(probe.tokens, probe.rows[batch])))
-        expected = probe.expected_vectors[batch]
+        found, wanted = encoder.collect(encoder.forward(probe.tokens, probe.rows[batch])), probe.expected_vectors[batch]
+        vectors, expected = as_dense(found), as_dense(wanted)
         if vectors.shape != expected.shape:
             return f"its vectors have the shape {vectors.shape}, and {expected.shape} in PyTorch"
         distances = np.linalg.norm(vectors - expected, axis=1) / np.maximum(np.linalg.norm(expected, axis=1), 1e-6)
         # Written so that NaN counts as different.
         if not (distances <= MAX_VECTOR_DISTANCE).all():
             worst = int(np.argmax(np.where(np.isfinite(distances), distances, np.inf)))
-            length = int(probe.tokens.lengths[probe.rows[batch]][worst])
+            row = int(wanted.entry_rows[worst]) if isinstance(wanted, MultiVectors) else worst
+            length = int(probe.tokens.lengths[probe.rows[batch]][row])
             place = f"a row of {length} tokens among {len(batch)}: {distances[worst]:.2g}"
             return f"its vectors differ from PyTorch's ({place})"
     return None

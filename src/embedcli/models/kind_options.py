@@ -100,12 +100,6 @@ def _refuse_for_multi_vector(job: Job) -> None:
     for flag, is_given, hint in refused:
         if is_given:
             raise UsageError(f"{flag} cannot be used with {job.model}, which computes a vector for each token", hint)
-    for flag, is_given in (("--update", job.update), ("--reuse", bool(job.reuse))):
-        if is_given:
-            raise UsageError(
-                f"{flag} cannot be used with {job.model} yet, which computes a vector for each token",
-                f"leave {flag} out, or use --overwrite to encode all rows again",
-            )
 
 
 def writes_npy(job: Job) -> bool:

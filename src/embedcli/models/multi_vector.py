@@ -62,7 +62,7 @@ def read_multi_vector_settings(
         network_folder: The folder of its Transformer module.
 
     Raises:
-        UsageError: The job sets a limit for queries that all have the same width.
+        UsageError: The job sets another limit for queries that all have the same width.
     """
     role: MultiVectorRole = "query" if job.as_ == "query" else "document"
     saved = read_json_object(folder / "config_sentence_transformers.json")
@@ -70,7 +70,7 @@ def read_multi_vector_settings(
     legacy = _read_original(folder) if is_original else _read_pylate(saved)
     own = next((config for name in TRANSFORMER_CONFIGS if (config := read_json_object(network_folder / name))), {})
     limit, has_fixed_width = _resolve_limit(role, {**legacy, **own})
-    if job.max_seq_length is not None and has_fixed_width:
+    if has_fixed_width and job.max_seq_length not in (None, limit):
         raise UsageError(
             f"every query of {job.model} has {limit} tokens, so that --max-seq-length cannot change it",
             "leave --max-seq-length out",

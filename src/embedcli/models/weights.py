@@ -11,8 +11,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from embedcli.core.errors import ModelError
 
 if TYPE_CHECKING:
@@ -59,6 +57,8 @@ def read_tensor(path: Path, name: str) -> NDArray[Any]:
     Raises:
         ModelError: The file lacks the tensor or is damaged.
     """
+    import numpy as np
+
     try:
         entry = read_header(path)[name]
         dtype, shape = str(entry["dtype"]), tuple(int(n) for n in entry["shape"])

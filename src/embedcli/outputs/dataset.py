@@ -16,7 +16,9 @@ from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.constants import MANIFEST_FILE, ROW_INFO_COLUMNS, STAGING_FOLDER
 from embedcli.core.errors import InputError, UsageError
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.jsonl_vectors import JsonlVectorFile
@@ -26,14 +28,16 @@ from embedcli.outputs.vector_files import VectorFile, translate_read_errors
 from embedcli.outputs.vector_formats import open_vector_file
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import SingleVectors
+    from numpy.typing import NDArray
+
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array, Precision, VectorKind
     from embedcli.outputs.vector_columns import StoredVectors
 
 # Vectors in memory at a time: a few times the processor's cache, and enough rows to keep its cores busy.
 BLOCK_BYTES = 8 << 20
-# A sparse vector counts as at least this many bytes, so that the other columns of a block stay small too.
-MIN_SPARSE_BYTES = 1024
+# A row of sparse or per-token vectors counts as at least this many bytes, so that its other columns stay small too.
+MIN_ROW_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class VectorBlock:
 
     Attributes:
         first_row: Index of the first row in the output, from 0.
-        vectors: Stored vectors: an array [n, stored width], or `SparseVectors` in float32.
+        vectors: Stored vectors: an array [n, stored width]; `MultiVectors` with [tokens, stored width]; or
+            `SparseVectors` in float32.
         columns: The requested columns, n rows.
     """
 
@@ -74,10 +79,11 @@ class VectorDataset:
         self._check_same_column(parts)
 
     def _check_same_column(self, parts: Sequence[VectorFile]) -> None:
-        """Raise InputError unless all files have vectors of one kind, dtype and, if they are dense, width."""
-        if len({part.column.kind for part in parts}) > 1:
+        """Raise InputError unless all files have vectors of one kind, dtype and, unless they are sparse, width."""
+        kinds = sorted({KIND_ADJECTIVES[part.column.kind] for part in parts}, reverse=True)
+        if len(kinds) > 1:
             raise InputError(
-                f"{storage.format_location(self.path)}: some files have sparse vectors, others dense ones",
+                f"{storage.format_location(self.path)}: some files have {kinds[0]} vectors, others {kinds[1]} ones",
                 "encode the rows again",
             )
         if not parts:
@@ -85,7 +91,7 @@ class VectorDataset:
         width = parts[0].column.width
         for part in parts:
             column = part.column
-            if column.dtype != self.dtype or (self.kind == "dense" and column.width != width):
+            if column.dtype != self.dtype or (self.kind != "sparse" and column.width != width):
                 raise InputError(
                     f"{storage.format_location(part.path)}: has {column.width} numbers ({column.dtype}) per vector, "
                     f"other files have {width} ({self.dtype})",
@@ -116,9 +122,11 @@ class VectorDataset:
 
     @property
     def vector_bytes(self) -> int:
-        """Size in bytes of all stored vectors, without other columns; of sparse vectors by their mean size."""
+        """Size in bytes of all stored vectors, without other columns; by mean sizes where those of rows differ."""
         if self.kind == "sparse":
             return round(sum(part.row_count * part.bytes_per_row for part in self.vector_files))
+        if self.kind == "multi_vector":
+            return round(self.rows * self._mean_vectors() * self.stored_width * self.dtype.itemsize)
         return int(self.rows * self.stored_width * self.dtype.itemsize)
 
     @cached_property
@@ -156,6 +164,8 @@ class VectorDataset:
     def read_blocks(self, columns: Sequence[str] = (), *, verify: bool = False) -> Iterator[VectorBlock]:
         """Yield all rows in order, in blocks of at most BLOCK_BYTES of vectors counted as float32.
 
+        Rows with a vector for each token have that size on average; a block has at most twice as much, or one row.
+
         Args:
             columns: Columns to read beside the vectors.
             verify: Compare page checksums where the format has them; a mismatch raises an error.
@@ -166,38 +176,68 @@ class VectorDataset:
         for part in self.vector_files:
             with translate_read_errors(part.path):
                 for vectors, table in part.read_blocks(columns, size, verify=verify):
-                    # Files of other programs do not record the number of dimensions.
-                    known = replace(vectors, dim=self.dim) if isinstance(vectors, SparseVectors) else vectors
-                    yield VectorBlock(start, known, table)
+                    for block in self._split_block(vectors, table):
+                        yield replace(block, first_row=start + block.first_row)
                     start += len(vectors)
 
+    def _split_block(self, vectors: StoredVectors, table: pa.Table) -> Iterator[VectorBlock]:
+        """Yield the rows that were read at once as blocks, numbered from 0, of which none is too large."""
+        if isinstance(vectors, SparseVectors):
+            # Files of other programs do not record the number of dimensions.
+            yield VectorBlock(0, replace(vectors, dim=self.dim), table)
+        elif isinstance(vectors, MultiVectors):
+            # As many rows of mean size as fit were read; if these are much longer, they are divided.
+            for start, stop in vectors.split_by_vectors(2 * BLOCK_BYTES // max(1, self.dim * 4)):
+                yield VectorBlock(start, vectors.view_rows(start, stop), table.slice(start, stop - start))
+        else:
+            yield VectorBlock(0, vectors, table)
+
     def _rows_per_block(self) -> int:
-        if self.kind == "sparse":
-            bytes_per_row = max((part.bytes_per_row for part in self.vector_files), default=0)
-            return int(BLOCK_BYTES // max(MIN_SPARSE_BYTES, bytes_per_row)) or 1
-        return max(1, BLOCK_BYTES // max(1, self.stored_width * self.dtype.itemsize, self.dim * 4))
+        if self.kind == "dense":
+            return max(1, BLOCK_BYTES // max(1, self.stored_width * self.dtype.itemsize, self.dim * 4))
+        bytes_per_row = max((part.bytes_per_row for part in self.vector_files), default=0)
+        if self.kind == "multi_vector":
+            bytes_per_row *= 4 / self.dtype.itemsize
+        return int(BLOCK_BYTES // max(MIN_ROW_BYTES, bytes_per_row)) or 1
+
+    def _mean_vectors(self) -> float:
+        """Vectors of a row with one for each token, on average."""
+        numbers = sum(part.row_count * part.bytes_per_row / part.column.bytes_per_entry for part in self.vector_files)
+        return numbers / max(1, self.stored_width) / max(1, self.rows)
 
     def require_dense(self, what_for: str, hint: str) -> None:
-        """Raise UsageError if the output has sparse vectors, which `what_for` cannot use."""
+        """Raise UsageError if the output has no dense vectors of rows, which `what_for` needs."""
         if self.kind != "dense":
             raise UsageError(
-                f"{storage.format_location(self.path)}: has {self.kind} vectors, and {what_for} needs dense ones", hint
+                f"{storage.format_location(self.path)}: has {KIND_ADJECTIVES[self.kind]} vectors, and {what_for} "
+                "needs dense ones",
+                hint,
             )
 
-    def block_vectors(self, block: VectorBlock) -> SingleVectors:
-        """Return the vectors of a block in float32, sparse ones as they are; see `block_as_float32`."""
-        return block.vectors if isinstance(block.vectors, SparseVectors) else self.block_as_float32(block)
+    def block_vectors(self, block: VectorBlock) -> RowVectors:
+        """Return the vectors of a block in float32, without a copy if they are stored so; see `block_as_float32`."""
+        if isinstance(block.vectors, SparseVectors):
+            return block.vectors
+        if isinstance(block.vectors, MultiVectors):
+            return replace(block.vectors, values=self._to_float32(block.vectors.values))
+        return self._to_float32(block.vectors)
 
     def block_as_float32(self, block: VectorBlock) -> Float32Array:
         """Return dense vectors of a block as float32 [n, dim], dequantized if necessary."""
-        if isinstance(block.vectors, SparseVectors):
-            raise TypeError("sparse vectors are not made dense: their rows would not fit a block")
+        if not isinstance(block.vectors, np.ndarray):
+            raise TypeError(f"{self.kind} vectors are not made dense: their rows would not fit a block")
+        return self._to_float32(block.vectors)
+
+    def _to_float32(self, stored: NDArray[Any]) -> Float32Array:
+        """Vectors as they are stored, [n, stored width], as float32 [n, dim]."""
+        if stored.dtype == np.float32:
+            return stored
         if self.precision in ("int8", "uint8") and self.ranges is None:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",
                 "create the output with `embedcli encode --precision`, which records them",
             )
-        return quantization.dequantize(block.vectors, self.precision, self.dim, self.ranges)
+        return quantization.dequantize(stored, self.precision, self.dim, self.ranges)
 
     def block_ids(self, block: VectorBlock) -> pa.Array:
         """Return the ids of a block that was read with the column `id_name`; row numbers from 0 if there is none."""
@@ -215,7 +255,7 @@ class VectorDataset:
         for part in self.vector_files:
             here = sorted({row - start for row in rows if start <= row < start + part.row_count})
             if here:
-                taken = table_to_rows(part.take_rows(here, names))
+                taken = table_to_rows(part.take_rows(here, names)) if names else [{} for _ in here]
                 found |= {start + row: values for row, values in zip(here, taken, strict=True)}
             start += part.row_count
         return [self._named(row, found[row], columns) for row in rows]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedcli import storage
@@ -69,9 +68,13 @@ def _read_hashes(target: OutputTarget) -> Iterator[NDArray[np.int64]]:
         paths = [storage.join(target.output, str(name)) for name in names]
     for path in paths:
         for batch in _read_id_columns(ids_path(path) if target.format == "npy" else path):
-            has_windows = "window" in batch.schema.names
-            first_windows = batch.filter(pc.equal(batch.column("window"), 0)) if has_windows else batch
-            yield hash_ids(first_windows.column("id"))
+            yield hash_ids((_first_windows(batch) if "window" in batch.schema.names else batch).column("id"))
+
+
+def _first_windows(batch: pa.RecordBatch) -> pa.RecordBatch:
+    import pyarrow.compute as pc  # takes 0.03 to 0.1 s, which outputs without windows save
+
+    return batch.filter(pc.equal(batch.column("window"), 0))
 
 
 def _read_id_columns(path: str) -> Iterator[pa.RecordBatch]:

@@ -14,7 +14,7 @@ from embedcli.outputs.target import UPDATE_HINT, OutputTarget
 # The keys of the job that must be equal in two outputs for their vectors to be interchangeable.
 COMPARED_SPACE_KEYS = (
     "fingerprint", "pooling", "prompt", "task", "max_seq_length", "normalize", "truncate_dim", "dtype", "precision",
-    "overflow", "heads", "top_k_terms", "min_weight",
+    "overflow", "heads", "top_k_terms", "min_weight", "pool_factor",
 )  # fmt: skip
 # Longer values are shown by their beginning.
 MAX_VALUE_CHARACTERS = 60

@@ -13,10 +13,13 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError, first_line
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.outputs import writers
 from embedcli.outputs.vector_columns import (
     VECTOR_COLUMN_NAMES,
     DenseColumn,
+    MultiVectorColumn,
     SparseColumn,
     VectorColumn,
     describe_column,
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class JsonlVectorFile:
-    """JSON lines, each with a list of numbers, and `NAME.space.json` with the metadata if embedcli wrote them."""
+    """JSON lines, each with one vector or a list of them, and `NAME.space.json` with the metadata of embedcli's own."""
 
     def __init__(self, path: str, column: str | None = None) -> None:
         self.path = path
@@ -40,15 +43,19 @@ class JsonlVectorFile:
         self.metadata: Mapping[str, Any] = json.loads(found)
         first = next(self._rows(), None) or {}
         name = find_json_vector(first, path, column)
+        self.column = self._open_column(name, first.get(name))
+        self.schema = drop_column(pa.Table.from_pylist([first]).schema, name)
+
+    def _open_column(self, name: str, first: Any) -> VectorColumn:
+        """The column of vectors by the metadata, and by the vectors of the first row."""
         space = describe_column(self.metadata.get(writers.SPACE_METADATA_KEY) or {}, name)
         precision = str(space.get("precision", "float32"))
         dtype = np.dtype({"binary": "int8", "ubinary": "uint8"}.get(precision, precision))
-        if is_sparse_json(first.get(name)):
-            dim = int(space.get("dim") or self._count_dimensions(name))
-            self.column: VectorColumn = SparseColumn(name, dtype, dim, path)
-        else:
-            self.column = DenseColumn(name, dtype, len(first.get(name, ())), path)
-        self.schema = drop_column(pa.Table.from_pylist([first]).schema, name)
+        if is_sparse_json(first):
+            return SparseColumn(name, dtype, int(space.get("dim") or self._count_dimensions(name)), self.path)
+        if is_multi_vector_json(first) or space.get("kind") == "multi_vector":
+            return MultiVectorColumn(name, dtype, len(first[0]) if first else int(space.get("dim") or 0), self.path)
+        return DenseColumn(name, dtype, len(first or ()), self.path)
 
     @cached_property
     def row_count(self) -> int:
@@ -58,11 +65,15 @@ class JsonlVectorFile:
 
     @cached_property
     def bytes_per_row(self) -> float:
-        """Bytes of a stored vector; of sparse vectors the mean of the first rows."""
-        if not isinstance(self.column, SparseColumn):
+        """Bytes of the stored vectors of a row; of rows of different sizes the mean of the first ones."""
+        if self.column.kind == "dense":
             return float(self.column.width * self.column.dtype.itemsize)
         first = list(islice(self._rows(), FIRST_ROWS))
-        return self.column.mean_bytes(self._sparse_array(first)) if first else 0.0
+        if not first:
+            return 0.0
+        if isinstance(self.column, SparseColumn):
+            return self.column.mean_bytes(self._sparse_array(first))
+        return self._multi_vectors(first).values.nbytes / len(first)
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
         rows = self._rows()
@@ -89,12 +100,24 @@ class JsonlVectorFile:
     def _vectors(self, rows: list[dict[str, Any]]) -> StoredVectors:
         if isinstance(self.column, SparseColumn):
             return self.column.to_vectors(pa.chunked_array([self._sparse_array(rows)]))
+        if isinstance(self.column, MultiVectorColumn):
+            return self._multi_vectors(rows)
         width = self.column.width
         try:
             return np.array([row[self.column.name] for row in rows], self.column.dtype).reshape(len(rows), width)
         except (KeyError, ValueError, TypeError):
             message = f"{storage.format_location(self.path)}: not all vectors have {width} numbers"
             raise InputError(message, "encode the rows again") from None
+
+    def _multi_vectors(self, rows: list[dict[str, Any]]) -> MultiVectors:
+        name, width, dtype = self.column.name, self.column.width, self.column.dtype
+        try:
+            # A row without vectors has no second dimension.
+            parts = [np.array(row[name], dtype).reshape(len(row[name]), width) for row in rows]
+        except (KeyError, OverflowError, ValueError, TypeError):
+            message = f"{storage.format_location(self.path)}: not all rows are lists of vectors of {width} numbers"
+            raise InputError(message, "encode the rows again") from None
+        return MultiVectors(offsets_of([len(part) for part in parts]), np.concatenate(parts))
 
     def _sparse_array(self, rows: list[dict[str, Any]]) -> pa.Array:
         try:
@@ -124,7 +147,7 @@ def find_json_vector(row: dict[str, Any], path: str, wanted: str | None = None) 
         wanted: The field that the user asks for, if any.
 
     Raises:
-        UsageError: The row has none of the usual names, or the field that is asked for does not hold one vector.
+        UsageError: The row has none of the usual names, or the field that is asked for holds no vectors.
     """
     if wanted is not None:
         holding = [name for name, value in row.items() if is_json_vector(value)]
@@ -142,13 +165,19 @@ def find_json_vector(row: dict[str, Any], path: str, wanted: str | None = None) 
 
 
 def is_json_vector(value: Any) -> bool:
-    """Whether a JSON value is one vector: numbers, or a sparse vector."""
-    return is_sparse_json(value) or (isinstance(value, list) and all(isinstance(x, int | float) for x in value))
+    """Whether a JSON value is a vector, numbers or a sparse one, or a list of vectors."""
+    is_list = isinstance(value, list) and all(isinstance(x, int | float) for x in value)
+    return is_list or is_sparse_json(value) or is_multi_vector_json(value)
 
 
 def is_sparse_json(value: Any) -> bool:
     """Whether a JSON value is a sparse vector: an object with `indices` and `values`."""
     return isinstance(value, dict) and set(value) == {"indices", "values"}
+
+
+def is_multi_vector_json(value: Any) -> bool:
+    """Whether a JSON value is a list of vectors."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
 
 
 def json_values_to_column(values: list[Any]) -> pa.Array:

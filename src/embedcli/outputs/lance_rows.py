@@ -14,6 +14,7 @@ from embedcli.outputs import lance as lance_output
 from embedcli.outputs.schema import decode_metadata
 from embedcli.outputs.vector_columns import drop_column, find_vector_column, open_vector_column
 from embedcli.outputs.vector_files import FIRST_ROWS, VectorsAndColumns, table_without_columns
+from embedcli.outputs.vector_types import is_multi_vector_type
 
 
 class LanceVectorFile:
@@ -25,7 +26,8 @@ class LanceVectorFile:
         schema = self._data.schema
         self.metadata: Mapping[str, Any] = decode_metadata(schema.metadata)
         name = find_vector_column(schema, path, column)
-        if pa.types.is_list(schema.field(name).type):
+        kind = schema.field(name).type
+        if pa.types.is_list(kind) and not is_multi_vector_type(kind):
             raise InputError(f"{storage.format_location(path)}: the vectors differ in length", "encode the rows again")
         chunks = (batch.column(0) for batch in self._data.to_batches(columns=[name], batch_size=FIRST_ROWS))
         self.column = open_vector_column(schema, self.metadata, path, chunks, name)
@@ -34,7 +36,7 @@ class LanceVectorFile:
 
     @cached_property
     def bytes_per_row(self) -> float:
-        """Bytes of a stored vector; of sparse vectors the mean of the first rows."""
+        """Bytes of the stored vectors of a row; of rows of different sizes the mean of the first ones."""
         first = self._data.head(FIRST_ROWS, columns=[self.column.name]).column(0).chunks
         return self.column.mean_bytes(first[0]) if first and len(first[0]) else 0.0
 

@@ -1,23 +1,29 @@
-"""Write the vectors of tokens as one flat .npy matrix, beside a table that says which of them are a row's."""
+"""Vectors of tokens as one flat .npy matrix, beside a table that says which of them are a row's: written and read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core import quantization
+from embedcli.core.errors import InputError
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.outputs import digests
 from embedcli.outputs.schema import (
     ROW_GROUP_BYTES,
     OutputLayout,
+    decode_metadata,
     numpy_to_arrow,
     regroup_by_bytes,
     token_vectors_from_table,
 )
-from embedcli.outputs.writers import Metadata, check_row_count, ids_path, open_parquet_writer
+from embedcli.outputs.vector_columns import MultiVectorColumn, VectorColumn, drop_column
+from embedcli.outputs.vector_files import NpyVectorFile, VectorsAndColumns, open_ids_file, table_without_columns
+from embedcli.outputs.writers import SPACE_METADATA_KEY, Metadata, check_row_count, ids_path, open_parquet_writer
 
 # Of the ids file: the first vector of a row in the matrix, and how many it has.
 START_FIELD = pa.field("start", pa.int64(), nullable=False)
@@ -72,3 +78,50 @@ def _ids_schema(schema: pa.Schema) -> pa.Schema:
     """The schema of an output with the places of the vectors instead of the vectors."""
     at = schema.get_field_index("embedding")
     return schema.set(at, START_FIELD).insert(at + 1, LENGTH_FIELD)
+
+
+class MultiVectorNpyFile(NpyVectorFile):
+    """`NAME.npy`, the vectors of all rows one after the other, and `NAME.ids.parquet`, which says which are a row's."""
+
+    def __init__(self, path: str, column: str | None = None) -> None:
+        super().__init__(path, column)
+        for name in PLACE_COLUMNS:
+            self.schema = drop_column(self.schema, name)
+
+    def _open_column(self) -> VectorColumn:
+        return MultiVectorColumn("", self._vectors.dtype, self._vectors.shape[1], self.path)
+
+    def _check_row_count(self) -> None:
+        """The places of the rows are checked while they are read."""
+
+    def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
+        """Yield the vectors as views of the mapped file, so that rows of many vectors take no memory here."""
+        end = 0
+        for table in self._tables([*columns, *PLACE_COLUMNS], size, verify):
+            starts, lengths = (table.column(name) for name in PLACE_COLUMNS)
+            offsets = end + offsets_of(lengths.fill_null(-1).to_numpy())
+            is_ascending = len(offsets) < 2 or int(np.diff(offsets).min()) >= 0
+            if not (is_ascending and np.array_equal(starts.fill_null(-1).to_numpy(), offsets[:-1])):
+                raise self._place_error("says that a row's vectors do not begin where those of the row before it end")
+            if offsets[-1] > len(self._vectors):
+                raise self._place_error(f"needs more than the {len(self._vectors):,} vectors of this file")
+            others = table.select(list(columns)) if columns else table_without_columns(table.num_rows)
+            yield MultiVectors(offsets - end, np.asarray(self._vectors[end : offsets[-1]])), others
+            end = int(offsets[-1])
+        if end != len(self._vectors):
+            raise self._place_error(f"knows the rows of {end:,} of the {len(self._vectors):,} vectors of this file")
+
+    def _place_error(self, problem: str) -> InputError:
+        ids = storage.format_location(ids_path(self.path))
+        return InputError(f"{storage.format_location(self.path)}: {ids} {problem}", "encode the rows again")
+
+
+def open_npy_file(path: str, column: str | None = None) -> NpyVectorFile:
+    """Open an .npy file, whose metadata say whether its vectors are those of rows or of their tokens.
+
+    Raises:
+        UsageError: A column is asked for by name: the vectors of the file have none.
+    """
+    ids = open_ids_file(path)
+    vector_space = {} if ids is None else decode_metadata(ids.schema_arrow.metadata).get(SPACE_METADATA_KEY, {})
+    return (MultiVectorNpyFile if vector_space.get("kind") == "multi_vector" else NpyVectorFile)(path, column)

@@ -1,26 +1,28 @@
 """Reuse the vectors of finished outputs by text hash, for --update and --reuse.
 
 Memory per old row: 34 bytes (text hash 16, position 4, counts 5, id hash 8, seen 1), also while the store is built;
-8 more for sparse vectors. The vectors are in memory-mapped files in the staging folder.
+8 more where rows have different numbers of entries or vectors. The vectors are in memory-mapped files, in a temporary
+folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from embedcli import storage
 from embedcli.core.arrow_values import column_to_python
-from embedcli.core.errors import ResumeError, UsageError
+from embedcli.core.errors import OutputError, ResumeError, UsageError
 from embedcli.core.types import Chunk, ReusedVectors
 from embedcli.outputs.dataset import VectorBlock, open_dataset
 from embedcli.outputs.integrity import check_output_digests
 from embedcli.outputs.job_changes import check_same_vector_space
-from embedcli.outputs.reuse_vectors import create_vector_store
+from embedcli.outputs.reuse_vectors import create_vector_store, write_array
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
 
@@ -45,6 +47,7 @@ def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayou
         ResumeError: The vectors of an output are in another vector space or were stored with other ranges.
         UsageError: A path is not a finished output, or is JSONL.
         InputError: A file of an output is damaged.
+        OutputError: There is no room for the copy of their vectors.
     """
     found: list[tuple[OutputTarget, FinishedOutput]] = []
     for path in paths:
@@ -111,20 +114,37 @@ class ReuseStore:
 
     def _copy(self, olds: Sequence[OutputTarget]) -> None:
         """Copy vectors and columns of the old rows into files, block by block."""
-        with ExitStack() as stack:
+        with self._translate_disk_errors(), ExitStack() as stack:
             stack.enter_context(self._vectors.open_for_writing())
             columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in STORE_COLUMNS}
             for i, old in enumerate(olds):
                 for block in read_reusable_blocks(old):
-                    table = block.columns
-                    self._vectors.append(block.vectors)
-                    hashes = hashes_as_uint64(b"".join(table.column("text_hash").to_pylist()))
-                    hashes[:, 0].tofile(columns["high"])
-                    hashes[:, 1].tofile(columns["low"])
-                    if i == 0:  # only the replaced output's ids count as added, changed or removed
-                        digest_ids(table.column(0)).tofile(columns["ids"])
-                    table.column("n_tokens").to_numpy().astype(np.int32).tofile(columns["tokens"])
-                    table.column("truncated").to_numpy(zero_copy_only=False).astype(bool).tofile(columns["truncated"])
+                    # Only the replaced output's ids count as added, changed or removed.
+                    self._append(block, columns, has_ids=i == 0)
+
+    def _append(self, block: VectorBlock, columns: Mapping[str, BinaryIO], *, has_ids: bool) -> None:
+        """Add rows to the files of vectors and `columns`, one for each name in STORE_COLUMNS."""
+        table = block.columns
+        self._vectors.append(block.vectors)
+        hashes = hashes_as_uint64(b"".join(table.column("text_hash").to_pylist()))
+        write_array(columns["high"], hashes[:, 0])
+        write_array(columns["low"], hashes[:, 1])
+        if has_ids:
+            write_array(columns["ids"], digest_ids(table.column(0)))
+        write_array(columns["tokens"], table.column("n_tokens").to_numpy().astype(np.int32))
+        write_array(columns["truncated"], table.column("truncated").to_numpy(zero_copy_only=False).astype(bool))
+
+    @contextmanager
+    def _translate_disk_errors(self) -> Iterator[None]:
+        """Raise OutputError if the copy of the old vectors cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{storage.format_path(str(self._folder))}: the vectors of the old output cannot be copied there: "
+                f"{error.strerror or error}",
+                "set TMPDIR to a folder on a disk that has room for them",
+            ) from error
 
     def _path(self, name: str) -> Path:
         return self._folder / f"reuse.{name}"

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from embedcli.core import quantization
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.schema import OutputLayout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import SingleVectors
-    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.core.row_vectors import RowVectors
+    from embedcli.core.types import Float32Array, Int64Array, VectorKind
     from embedcli.outputs.vector_columns import StoredVectors
 
 
@@ -47,14 +49,14 @@ class VectorStore(ABC):
 
     @abstractmethod
     def append(self, vectors: StoredVectors) -> None:
-        """Add the vectors of the next rows, as they are stored."""
+        """Add the vectors of the next rows, as they are stored. Raises OSError if the disk is full."""
 
     @abstractmethod
     def _map(self) -> None:
         """Open the closed files for reading."""
 
     @abstractmethod
-    def take(self, rows: Int64Array) -> SingleVectors:
+    def take(self, rows: Int64Array) -> RowVectors:
         """Return the vectors of some rows, in their order, as float32."""
 
     def close(self) -> None:
@@ -67,6 +69,15 @@ class VectorStore(ABC):
     def _release(self) -> None:
         """Close the mapped files."""
 
+    def _map_numbers(self) -> NDArray[Any]:
+        """The stored numbers of dense vectors, [vectors, stored width]."""
+        dtype = np.dtype(quantization.STORAGE_DTYPES[self.layout.precision])
+        return map_array(self._paths[0], dtype).reshape(-1, self.layout.stored_width)
+
+    def _dequantize(self, stored: NDArray[Any]) -> Float32Array:
+        layout = self.layout
+        return quantization.dequantize(np.asarray(stored), layout.precision, layout.dim, layout.ranges)
+
 
 class DenseVectorStore(VectorStore):
     """Arrays of stored numbers."""
@@ -75,15 +86,13 @@ class DenseVectorStore(VectorStore):
     _vectors: Any = None
 
     def append(self, vectors: StoredVectors) -> None:
-        np.ascontiguousarray(vectors).tofile(self._files[0])
+        write_array(self._files[0], vectors)
 
     def _map(self) -> None:
-        dtype = np.dtype(quantization.STORAGE_DTYPES[self.layout.precision])
-        self._vectors = map_array(self._paths[0], dtype).reshape(-1, self.layout.stored_width)
+        self._vectors = self._map_numbers()
 
     def take(self, rows: Int64Array) -> Float32Array:
-        stored = np.asarray(self._vectors[rows])
-        return quantization.dequantize(stored, self.layout.precision, self.layout.dim, self.layout.ranges)
+        return self._dequantize(self._vectors[rows])
 
     def _release(self) -> None:
         self._vectors = None
@@ -103,8 +112,8 @@ class SparseVectorStore(VectorStore):
         if not isinstance(vectors, SparseVectors):
             raise TypeError("dense vectors in a store of sparse ones")
         self._lengths.append(vectors.lengths)
-        np.ascontiguousarray(vectors.indices).tofile(self._files[0])
-        np.ascontiguousarray(vectors.values).tofile(self._files[1])
+        write_array(self._files[0], vectors.indices)
+        write_array(self._files[1], vectors.values)
 
     def _map(self) -> None:
         offsets = np.cumsum(np.concatenate(self._lengths))
@@ -121,6 +130,42 @@ class SparseVectorStore(VectorStore):
         self._stored = None
 
 
+class MultiVectorStore(VectorStore):
+    """Arrays of stored numbers, a vector for each token; 8 bytes of memory per row."""
+
+    file_names = ("reuse.bin",)
+    _stored: MultiVectors | None = None
+
+    def __init__(self, folder: Path, layout: OutputLayout) -> None:
+        super().__init__(folder, layout)
+        self._lengths: list[Int64Array] = [np.zeros(0, np.int64)]
+
+    def append(self, vectors: StoredVectors) -> None:
+        if not isinstance(vectors, MultiVectors):
+            raise TypeError("one vector per row in a store of vectors of tokens")
+        self._lengths.append(vectors.lengths)
+        write_array(self._files[0], vectors.values)
+
+    def _map(self) -> None:
+        offsets = offsets_of(np.concatenate(self._lengths))
+        self._lengths = []
+        self._stored = MultiVectors(offsets, self._map_numbers())
+
+    def take(self, rows: Int64Array) -> MultiVectors:
+        if self._stored is None:
+            raise ValueError("the store is still being written, or closed")
+        taken = self._stored[rows]
+        return MultiVectors(taken.offsets, self._dequantize(taken.values))
+
+    def _release(self) -> None:
+        self._stored = None
+
+
+def write_array(file: BinaryIO, values: Any) -> None:
+    """Append the numbers of an array to a file. `tofile` of numpy does not say why it fails."""
+    file.write(np.ascontiguousarray(values).data)
+
+
 def map_array(path: Path, dtype: Any) -> NDArray[Any]:
     """Map a file of numbers into memory; a file without bytes cannot be mapped."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
@@ -128,4 +173,9 @@ def map_array(path: Path, dtype: Any) -> NDArray[Any]:
 
 def create_vector_store(folder: str, layout: OutputLayout) -> VectorStore:
     """Create an empty store for vectors of the layout's kind."""
-    return (SparseVectorStore if layout.kind == "sparse" else DenseVectorStore)(Path(folder), layout)
+    stores: dict[VectorKind, type[VectorStore]] = {
+        "dense": DenseVectorStore,
+        "sparse": SparseVectorStore,
+        "multi_vector": MultiVectorStore,
+    }
+    return stores[layout.kind](Path(folder), layout)

@@ -67,6 +67,11 @@ class OutputTarget:
     def list_files(self) -> list[str]:
         return [self.marker_path] if self.is_folder else writers.list_output_files(self.output, self.format)
 
+    def list_published_files(self) -> list[str]:
+        """List all files of a finished output, those that its manifest names included."""
+        names = list_manifest_files(read_json_or_empty(self.marker_path)) if self.is_folder else ()
+        return [*self.list_files(), *map(self.published_path, sorted(names))]
+
     def make_staging_folder(self) -> None:
         """Create the staging folder. Raises OutputError if its parent folder does not exist."""
         with storage.translate_output_errors(self.staging_folder):

@@ -1,4 +1,4 @@
-"""The column of vectors of a file: which one it is, and its values as dense or sparse vectors."""
+"""The column of vectors of a file: which one it is, and its values as dense, sparse or per-token vectors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
+from embedcli.core.multi_vectors import MultiVectors, concat_multi
+from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
 from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type, is_vector_type
 from embedcli.outputs.writers import SPACE_METADATA_KEY
@@ -23,9 +25,11 @@ if TYPE_CHECKING:
 
     from embedcli.core.types import VectorKind
 
-    StoredVectors: TypeAlias = NDArray[Any] | SparseVectors
+    StoredVectors: TypeAlias = NDArray[Any] | SparseVectors | MultiVectors
 
-VECTOR_COLUMN_NAMES = ("embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector")
+VECTOR_COLUMN_NAMES = (
+    "embedding", "embeddings", "vector", "sparse_embedding", "sparse_vector", "token_embeddings", "multi_vector",
+)  # fmt: skip
 INDEX_BYTES = 4
 
 
@@ -58,6 +62,14 @@ class VectorColumn(ABC):
     def mean_bytes(self, values: pa.Array) -> float:
         """Mean bytes of the stored vectors in `values`, at least one row."""
 
+    @property
+    def bytes_per_entry(self) -> int:
+        """Bytes of a stored number, of sparse vectors with its index."""
+        return int(self.dtype.itemsize)
+
+    def _error(self, problem: str) -> InputError:
+        return InputError(f"{storage.format_location(self.path)}: {problem}", "encode the rows again")
+
 
 class DenseColumn(VectorColumn):
     """Lists of `width` numbers."""
@@ -70,10 +82,7 @@ class DenseColumn(VectorColumn):
         arrays = [chunk.flatten() for chunk in column.chunks]
         flat = pa.concat_arrays(arrays) if arrays else pa.array([], column.type.value_type)
         if len(flat) != len(column) * self.width or flat.null_count or column.null_count:
-            raise InputError(
-                f"{storage.format_location(self.path)}: not all vectors have {self.width} numbers",
-                "encode the rows again",
-            )
+            raise self._error(f"not all vectors have {self.width} numbers")
         return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, self.width)
 
     def mean_bytes(self, values: pa.Array) -> float:
@@ -111,8 +120,36 @@ class SparseColumn(VectorColumn):
         values = lists[1].to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
         return SparseVectors(offsets[0] - offsets[0][0], indices.astype(np.int32, copy=False), values, self.width)
 
-    def _error(self, problem: str) -> InputError:
-        return InputError(f"{storage.format_location(self.path)}: {problem}", "encode the rows again")
+
+class MultiVectorColumn(VectorColumn):
+    """Lists of vectors of `width` numbers, one for each token."""
+
+    @property
+    def kind(self) -> VectorKind:
+        return "multi_vector"
+
+    def to_vectors(self, column: pa.ChunkedArray) -> MultiVectors:
+        return concat_multi([self.empty(), *(self._convert(chunk) for chunk in column.chunks)])
+
+    def empty(self) -> MultiVectors:
+        """Vectors of no rows."""
+        return MultiVectors(offsets_of([]), np.empty((0, self.width), self.dtype))
+
+    def mean_bytes(self, values: pa.Array) -> float:
+        offsets = values.offsets
+        vectors: int = offsets[-1].as_py() - offsets[0].as_py()
+        return vectors * self.width * self.dtype.itemsize / len(values)
+
+    def _convert(self, array: pa.Array) -> MultiVectors:
+        if array.null_count:
+            raise self._error("the vectors of a row are null")
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        # Not `flatten`, which reads beyond the end of a file whose offsets are damaged.
+        if offsets[0] < 0 or offsets[-1] > len(array.values) or (np.diff(offsets) < 0).any():
+            raise self._error("it is not clear which vectors belong to a row: the offsets of the column are damaged")
+        stored = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+        vectors = DenseColumn(self.name, self.dtype, self.width, self.path).to_vectors(pa.chunked_array([stored]))
+        return MultiVectors(offsets - offsets[0], vectors)
 
 
 def open_vector_column(
@@ -133,8 +170,13 @@ def open_vector_column(
         dtype = np.dtype(kind.field("values").type.value_type.to_pandas_dtype())
         known = describe_column(metadata.get(SPACE_METADATA_KEY) or {}, name).get("dim")
         return SparseColumn(name, dtype, int(known or count_dimensions(chunks)), path)
+    if is_multi_vector_type(kind):
+        kind, chunks = kind.value_type, (chunk.flatten() for chunk in chunks)
+        column: type[DenseColumn | MultiVectorColumn] = MultiVectorColumn
+    else:
+        column = DenseColumn
     width = kind.list_size if pa.types.is_fixed_size_list(kind) else first_length(chunks)
-    return DenseColumn(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
+    return column(name, np.dtype(kind.value_type.to_pandas_dtype()), width, path)
 
 
 def count_dimensions(chunks: Iterable[pa.Array]) -> int:
@@ -159,6 +201,9 @@ def describe_column(vector_space: Mapping[str, Any], name: str) -> dict[str, Any
 def find_vector_column(schema: pa.Schema, path: str, wanted: str | None = None) -> str:
     """Find the vector column: `embedding`, another usual name, or the only column of vectors.
 
+    Lists of vectors need a usual name, or to be asked for: under another one they may be anything, such as boxes in a
+    page.
+
     Args:
         schema: All columns.
         path: Path of the file, for messages.
@@ -168,18 +213,14 @@ def find_vector_column(schema: pa.Schema, path: str, wanted: str | None = None) 
         UsageError: No column holds vectors, or the one that is asked for does not.
     """
     found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
-    multi = [field.name for field in schema if is_multi_vector_type(field.type)]
-    if wanted is not None and wanted not in found + multi:
-        raise no_such_column_error(path, wanted, found + multi)
-    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in found), found[0] if len(found) == 1 else None)
-    chosen = chosen if wanted is None else next((name for name in found if name == wanted), None)
+    named = [*found, *(field.name for field in schema if is_multi_vector_type(field.type))]
+    if wanted is not None:
+        if wanted not in named:
+            raise no_such_column_error(path, wanted, named)
+        return wanted
+    chosen = next((name for name in VECTOR_COLUMN_NAMES if name in named), found[0] if len(found) == 1 else None)
     if chosen is not None:
         return chosen
-    if wanted in multi or (multi and not found):
-        raise UsageError(
-            f"{storage.format_location(path)}: has a vector for each token, and one for each row is needed",
-            "read the file with pyarrow, as the guide to multi-vector models shows",
-        )
     if found:
         raise UsageError(
             f"{storage.format_location(path)}: has several columns of vectors: {', '.join(found)}",

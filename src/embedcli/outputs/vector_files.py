@@ -18,7 +18,6 @@ from embedcli.outputs.parquet_pages import PageReader, can_read_pages
 from embedcli.outputs.schema import decode_metadata
 from embedcli.outputs.vector_columns import (
     DenseColumn,
-    SparseColumn,
     VectorColumn,
     drop_column,
     find_vector_column,
@@ -59,7 +58,7 @@ class VectorFile(Protocol):
 
     @property
     def bytes_per_row(self) -> float:
-        """Bytes of a stored vector; of sparse vectors the mean, of all rows or the first ones."""
+        """Bytes of the stored vectors of a row; of rows of different sizes the mean, of all rows or the first ones."""
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
         """Yield all rows in order: stored vectors of n rows and a table of `columns`, with n <= size.
@@ -112,8 +111,8 @@ class ParquetVectorFile:
 
     @cached_property
     def bytes_per_row(self) -> float:
-        """Bytes of a stored vector; of sparse vectors the mean of all rows."""
-        if not isinstance(self.column, SparseColumn):
+        """Bytes of the stored vectors of a row; of rows of different sizes the mean of all."""
+        if self.column.kind == "dense":
             return float(self.column.width * self.column.dtype.itemsize)
         leaf = self._vector_leaf()
         groups = [self._file.metadata.row_group(group) for group in range(self._file.num_row_groups)]
@@ -177,7 +176,7 @@ class ParquetVectorFile:
 
 
 class NpyVectorFile:
-    """`NAME.npy` and, if it exists, `NAME.ids.parquet` with the other columns."""
+    """`NAME.npy`, one vector per row, and, if it exists, `NAME.ids.parquet` with the other columns."""
 
     def __init__(self, path: str, column: str | None = None) -> None:
         if column is not None:
@@ -189,19 +188,28 @@ class NpyVectorFile:
                 f"{storage.format_location(path)}: the array has shape {self._vectors.shape}, not [rows, dimensions]",
                 "save an array of two dimensions, one vector per row",
             )
-        self.row_count, width = self._vectors.shape
-        self.column: VectorColumn = DenseColumn("", self._vectors.dtype, width, path)
-        self.bytes_per_row = float(width * self.column.dtype.itemsize)
-        beside = writers.ids_path(path)
-        self._ids = open_parquet_file(beside) if companion_exists(path, beside) else None
+        self._ids = open_ids_file(path)
         self.schema = pa.schema([]) if self._ids is None else self._ids.schema_arrow.remove_metadata()
         self.metadata: Mapping[str, Any] = {} if self._ids is None else decode_metadata(self._ids.schema_arrow.metadata)
-        if self._ids is not None and self._ids.metadata.num_rows != self.row_count:
+        self.column: VectorColumn = self._open_column()
+        self.row_count = len(self._vectors) if self._ids is None else self._ids.metadata.num_rows
+        self._check_row_count()
+
+    def _open_column(self) -> VectorColumn:
+        return DenseColumn("", self._vectors.dtype, self._vectors.shape[1], self.path)
+
+    def _check_row_count(self) -> None:
+        if self.row_count != len(self._vectors):
             raise InputError(
-                f"{storage.format_location(path)}: has {self.row_count} rows, and {storage.format_location(beside)} "
-                f"has {self._ids.metadata.num_rows}",
+                f"{storage.format_location(self.path)}: has {len(self._vectors)} rows, and "
+                f"{storage.format_location(writers.ids_path(self.path))} has {self.row_count}",
                 "encode the rows again",
             )
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes of the stored vectors of a row, on average."""
+        return float(self._vectors.nbytes / max(1, self.row_count))
 
     def read_blocks(self, columns: Sequence[str], size: int, *, verify: bool = False) -> Iterator[VectorsAndColumns]:
         start = 0
@@ -228,6 +236,12 @@ class NpyVectorFile:
         return take_unsorted_rows(self._ids.read(columns=list(columns)), np.sort(np.asarray(rows, np.int64)))
 
 
+def open_ids_file(path: str) -> pq.ParquetFile | None:
+    """Open the ids file of an .npy file; None if it has none."""
+    beside = writers.ids_path(path)
+    return open_parquet_file(beside) if companion_exists(path, beside) else None
+
+
 class ArrowVectorFile:
     """An Arrow IPC file, memory-mapped and read batch by batch."""
 
@@ -244,7 +258,7 @@ class ArrowVectorFile:
 
     @cached_property
     def bytes_per_row(self) -> float:
-        """Bytes of a stored vector; of sparse vectors the mean of the first batch."""
+        """Bytes of the stored vectors of a row; of rows of different sizes the mean of the first batch."""
         first = next((chunk for chunk in self._chunks(self.column.name) if len(chunk)), None)
         return 0.0 if first is None else self.column.mean_bytes(first)
 

@@ -9,9 +9,9 @@ from embedcli.core.errors import UsageError
 from embedcli.core.types import OutputFormat
 from embedcli.outputs import writers
 from embedcli.outputs.jsonl_vectors import JsonlVectorFile
+from embedcli.outputs.multi_vector_npy import open_npy_file
 from embedcli.outputs.vector_files import (
     ArrowVectorFile,
-    NpyVectorFile,
     ParquetVectorFile,
     VectorFile,
     companion_exists,
@@ -55,7 +55,7 @@ def open_vector_file(path: str, column: str | None = None) -> VectorFile:
     kind = detect_format(path)
     readers: dict[OutputFormat, Callable[[str, str | None], VectorFile]] = {
         "parquet": ParquetVectorFile,
-        "npy": NpyVectorFile,
+        "npy": open_npy_file,
         "arrow": ArrowVectorFile,
         "jsonl": JsonlVectorFile,
     }

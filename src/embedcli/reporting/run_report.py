@@ -12,7 +12,6 @@ from embedcli import __version__, storage
 from embedcli.core.errors import OutputError
 from embedcli.core.job import Job
 from embedcli.core.types import RejectSummary, RunResult
-from embedcli.outputs import writers
 
 if TYPE_CHECKING:
     from embedcli.pipeline.metrics import MetricsCollector
@@ -192,7 +191,9 @@ def write_report(path: str, content: Mapping[str, Any]) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    text = writers.to_readable_json(content, indent=1) + "\n"
+    from embedcli.outputs.writers import to_readable_json
+
+    text = to_readable_json(content, indent=1) + "\n"
     # Put lists of numbers on one line. A line break inside a string is escaped, so only lists match.
     text = re.sub(r"\[\n[\d\s.,e-]+\]", lambda numbers: re.sub(r"\s+", " ", numbers[0]), text)
     storage.write_bytes(path, text.encode())

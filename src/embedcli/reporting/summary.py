@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from embedcli.core.counts import format_count
-from embedcli.reporting.rejects import format_rejects, suggest_for_rejects
 
 
 def format_summary(report: Mapping[str, Any]) -> list[str]:
@@ -22,6 +21,8 @@ def format_summary(report: Mapping[str, Any]) -> list[str]:
     has_totals = "read" in rows  # a failed run has only its own counters
     lines = [("rows", format_rows(rows) if has_totals else f"{rows['this_run']:,} embedded by this run")]
     if report.get("reject_reasons"):
+        from embedcli.reporting.rejects import format_rejects, suggest_for_rejects
+
         lines.append(("rejects", format_rejects(report)))
         lines += [("hint", text) for text in suggest_for_rejects(report)]
     if rows["resumed"]:

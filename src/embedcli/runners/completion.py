@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from embedcli import checkpoint, storage
+from embedcli import checkpoint
 from embedcli.core.errors import ResumeError
-from embedcli.core.types import InputPlan, RejectSummary, RunResult
+from embedcli.core.types import RejectSummary, RunResult
 from embedcli.outputs import target as output_target
 from embedcli.outputs.duplicate_ids import count_duplicate_ids
 from embedcli.outputs.job_changes import check_job_unchanged, is_update_possible
 from embedcli.runners.context import TOTAL_KEYS, RunContext, describe_rejected_rows
+from embedcli.runners.finished_jobs import matches_finished_fingerprint, remember_finished_job
 from embedcli.runners.job_identity import input_paths
 
 
@@ -58,9 +54,14 @@ def already_finished_result(finished: output_target.FinishedOutput, target: outp
     """Return the result of a run whose output was finished before, with the exit code of the run that finished it."""
     totals = {key: int(finished.job_manifest[key]) for key in TOTAL_KEYS}
     result = finished_result(totals, dict(finished.vector_space))
+    return nothing_to_do(replace(result, reject_summary=summarize_rejects(totals, target)))
+
+
+def nothing_to_do(result: RunResult) -> RunResult:
+    """Return the result of a run that finds what another run has published with `result`."""
     rejected = f"; {result.reason}" if result.exit_code else ""
     reason = f"nothing to do: the output is finished{rejected}"
-    return replace(result, reason=reason, reject_summary=summarize_rejects(totals, target))
+    return RunResult(result.exit_code, reason, result.totals, result.vector_space, reject_summary=result.reject_summary)
 
 
 def check_finished_output(
@@ -91,8 +92,10 @@ def check_finished_output(
             run.rows_read = 0
             return None
         raise
+    result = replace(already_finished_result(finished, target), resumed_rows=int(finished.job_manifest["read"]))
+    remember_finished_job(run.job, run.plan, run.model_files, target, result)
     ledger.staging.remove()
-    return replace(already_finished_result(finished, target), resumed_rows=int(finished.job_manifest["read"]))
+    return result
 
 
 def check_input_unchanged(run: RunContext, finished: output_target.FinishedOutput, ledger: checkpoint.Ledger) -> None:
@@ -117,36 +120,3 @@ def check_input_unchanged(run: RunContext, finished: output_target.FinishedOutpu
             ledger.target,
             can_update=is_update_possible(made_by, made_by, ledger.target),
         )
-    save_finished_fingerprint(ledger.target, run.plan)
-
-
-# Fingerprints of finished outputs: a shortcut only, the content hash decides
-
-
-def save_finished_fingerprint(target: output_target.OutputTarget, plan: InputPlan) -> None:
-    """Store size and modification time of inputs and output, so that the next run need not read the inputs.
-
-    For the inputs they are those from before reading: rows that were added later are not in the output.
-    """
-    fingerprint = output_target.fingerprint_files(target, input_paths(plan), plan.file_stats)
-    if fingerprint is not None:
-        path = _fingerprint_path(target)
-        with suppress(OSError):  # an incomplete file does not match, and costs reading the inputs once
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(fingerprint), "utf-8")
-
-
-def matches_finished_fingerprint(target: output_target.OutputTarget, plan: InputPlan) -> bool:
-    """Whether inputs and output have the size and modification time of when the output was last found finished."""
-    try:
-        stored = json.loads(_fingerprint_path(target).read_bytes())
-        return bool(stored == output_target.fingerprint_files(target, input_paths(plan), plan.file_stats))
-    except (OSError, ValueError):
-        return False
-
-
-def _fingerprint_path(target: output_target.OutputTarget) -> Path:
-    from embedcli.core.cache_dir import user_cache_folder
-
-    output = os.path.realpath(target.output) if storage.is_local(target.output) else target.output
-    return user_cache_folder() / "finished" / f"{hashlib.sha256(output.encode()).hexdigest()[:32]}.json"

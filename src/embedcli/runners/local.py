@@ -6,20 +6,23 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedcli import checkpoint
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.types import Chunk, InputSplit, Partition, RunResult
-from embedcli.outputs import reuse
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput
 from embedcli.runners.canaries import check_reused_canaries
 from embedcli.runners.changed_inputs import check_inputs_unchanged
-from embedcli.runners.completion import finished_result, published_result, save_finished_fingerprint
+from embedcli.runners.completion import finished_result, nothing_to_do, published_result
 from embedcli.runners.context import RunContext, check_max_rejects, check_max_removed
+from embedcli.runners.finished_jobs import remember_finished_job
 from embedcli.runners.partitioning import plan_partitions, select_shard, warn_idle_workers
 from embedcli.runners.vector_space import read_vector_space, write_vector_space
+
+if TYPE_CHECKING:
+    from embedcli.outputs import reuse
 
 
 def encode_locally(run: RunContext, ledger: checkpoint.Ledger, finished: FinishedOutput | None) -> RunResult:
@@ -95,7 +98,11 @@ def open_reuse_store(
     """Open the vectors that --update and --reuse may take over; None without either."""
     job = run.job
     paths = [*([job.output] if job.update and finished is not None else []), *job.reuse]
-    return reuse.load_store(paths, ledger.job, layout, folder) if paths else None
+    if not paths:
+        return None
+    from embedcli.outputs import reuse
+
+    return reuse.load_store(paths, ledger.job, layout, folder)
 
 
 def encode_missing_chunks(
@@ -173,9 +180,11 @@ def check_and_publish(
     run.observer.on_phase("publishing the output")
     with run.metrics.time_stage("write"):
         ledger.publish(layout, vector_space)
-    save_finished_fingerprint(ledger.target, run.plan)
+    result = published_result(totals, vector_space, ledger.target)
+    found_again = replace(nothing_to_do(result), resumed_rows=totals["read"])
+    remember_finished_job(run.job, run.plan, run.model_files, ledger.target, found_again)
     return replace(
-        published_result(totals, vector_space, ledger.target),
+        result,
         resumed_rows=run.rows_read - ledger.rows_written,
         damaged_parts=len(ledger.damaged_parts),
         changes=changes,

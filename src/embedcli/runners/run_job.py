@@ -21,12 +21,8 @@ from embedcli.outputs.target import FinishedOutput
 from embedcli.runners.changed_inputs import with_remote_states
 from embedcli.runners.completion import check_finished_output
 from embedcli.runners.context import EncoderLoader, RunContext, describe_lost_chunk
-from embedcli.runners.coordinator import encode_with_workers
 from embedcli.runners.job_identity import build_job_identity, resolve_chunk_rows
 from embedcli.runners.local import encode_locally
-from embedcli.runners.merge import merge_if_last_shard
-from embedcli.runners.stdout import encode_to_stdout
-from embedcli.runners.worker_advice import advise_on_workers
 
 if TYPE_CHECKING:
     from embedcli.pipeline.control import RunControl
@@ -78,8 +74,13 @@ def execute_job(
     observer.on_phase(f"reading the model {job.model}")
     model_files = encoders.resolve_model_files(job, observer)
     run = RunContext(job, plan, model_files, observer, control, metrics, load_encoder)
-    advise_on_workers(job, model_files, observer)
+    if job.runner == "processes":
+        from embedcli.runners.worker_advice import advise_on_workers
+
+        advise_on_workers(job, model_files, observer)
     if job.output == "-":
+        from embedcli.runners.stdout import encode_to_stdout
+
         run = run.with_chunk_rows(job.chunk_rows or encoders.default_chunk_rows(job, model_files))
         note_whole_chunks(run)
         return encode_to_stdout(run)
@@ -152,6 +153,8 @@ def encode_to_output(run: RunContext) -> RunResult:
         run.observer.on_phase("merging the shards")
     if job.shard is None or result.exit_code not in (0, 3) or not storage.exists(target.staging_folder):
         return result
+    from embedcli.runners.merge import merge_if_last_shard
+
     return merge_if_last_shard(run, target, result)
 
 
@@ -174,7 +177,11 @@ def resume_and_encode(run: RunContext, ledger: checkpoint.Ledger, finished: Fini
         with begin_lock(ledger):
             ledger.begin(identity, overwrite=False)
     try:
-        return encode_locally(run, ledger, finished) if job.runner == "local" else encode_with_workers(run, ledger)
+        if job.runner == "local":
+            return encode_locally(run, ledger, finished)
+        from embedcli.runners.coordinator import encode_with_workers
+
+        return encode_with_workers(run, ledger)
     except EncodingStoppedError:  # before the first row; afterwards the pipeline ends without an error
         if not run.control.stop_if_time_is_over():
             raise

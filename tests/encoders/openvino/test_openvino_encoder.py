@@ -187,6 +187,23 @@ def test_the_number_of_threads_is_passed_on() -> None:
     assert openvino(threads=1).max_in_flight == 2
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_few_texts_run_on_one_stream_with_the_same_vectors(threads: int) -> None:
+    many = openvino(threads=threads)
+    blobs = sorted(many._network.folder.glob("*.blob"))
+    given = job(models.folder(BERT), device="cpu", engine="openvino", threads=threads)
+    few = encoders.load_encoder(given, few_texts=True)
+    assert isinstance(few, openvino_loader.OpenVinoEncoder)
+    assert few.max_in_flight == 2
+    assert few._requests._compiled.get_property("INFERENCE_NUM_THREADS") == threads
+    assert sorted(many._network.folder.glob("*.blob")) == blobs
+    for lengths in SHAPES:
+        tokens = random_tokens(lengths)
+        expected = encode_in_one_batch(many, tokens)
+        np.testing.assert_allclose(encode_in_one_batch(few, tokens), expected, atol=1e-6)
+    few.close()
+
+
 def test_the_cpu_quota_of_a_container_limits_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     request = openvino()._request
     for quota in (1, None):

@@ -4,8 +4,9 @@ usage: other_library.py SETTINGS.json
 
 Settings: library (a key of LIBRARIES), model (a folder), rows (JSONL with `text`), vectors (.npy to write), facts
 (JSON to write), batch_sizes, and the settings of the library: device, dtype, threads, prompt, max_seq_length,
-normalize, truncate_dim, backend, dim, kind ("sparse" for a SparseEncoder). With several batch sizes, each is timed and
-no vectors are written.
+normalize, truncate_dim, backend, dim, kind ("sparse" for a SparseEncoder, "multi_vector" for a MultiVectorEncoder) and
+task (the role of its texts). With several batch sizes, each is timed and no vectors are written. Vectors of tokens are
+written row after row, and the facts say how many each row has.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main() -> None:
         vectors = encode(texts, size)
         facts["encode_seconds"][str(size)] = time.perf_counter() - started
     if len(sizes) == 1:
+        if settings.get("kind") == "multi_vector":
+            facts["vectors_per_row"] = [len(row) for row in vectors]
+            vectors = np.concatenate(vectors)
         dense = vectors.to_dense().float() if settings.get("kind") == "sparse" else vectors
         np.save(settings["vectors"], np.asarray(dense, np.float32))
     Path(settings["facts"]).write_text(json.dumps(facts), "utf-8")
@@ -53,6 +57,8 @@ def load_sentence_transformers(settings: Settings) -> EncodeFunction:
         importlib.import_module("torch").set_num_threads(settings["threads"])
     if settings.get("kind") == "sparse":
         return load_sparse_encoder(settings)
+    if settings.get("kind") == "multi_vector":
+        return load_multi_vector_encoder(settings)
     backend = settings.get("backend", "torch")
     options = {"model_kwargs": {"dtype": settings["dtype"]}} if backend == "torch" else {"backend": backend}
     model = importlib.import_module("sentence_transformers").SentenceTransformer(
@@ -94,6 +100,27 @@ def load_sparse_encoder(settings: Settings) -> EncodeFunction:
     def encode(texts: Sequence[str], batch_size: int) -> Any:
         prompt = settings["prompt"] or None
         return model.encode(texts, batch_size=batch_size, prompt=prompt, show_progress_bar=False, save_to_cpu=True)
+
+    return encode
+
+
+def load_multi_vector_encoder(settings: Settings) -> EncodeFunction:
+    """`MultiVectorEncoder.encode` as its own users call it: the result is a list of arrays [tokens, dim]."""
+    model = importlib.import_module("sentence_transformers").MultiVectorEncoder(
+        settings["model"],
+        device=settings["device"],
+        trust_remote_code=settings["trust_remote_code"],
+        model_kwargs={"dtype": settings["dtype"]},
+    )
+    task = settings["task"]
+    expansion = model[0].query_expansion if task == "query" else None
+    has_fixed_width = expansion is not None and expansion["strategy"] == "fixed"
+    options: dict[str, Any] = {"task": task, "prompt": settings["prompt"] or None}
+    if settings["max_seq_length"] and not has_fixed_width:
+        options["processing_kwargs"] = {"text": {"max_length": settings["max_seq_length"]}}
+
+    def encode(texts: Sequence[str], batch_size: int) -> Any:
+        return model.encode(texts, batch_size=batch_size, convert_to_numpy=True, show_progress_bar=False, **options)
 
     return encode
 

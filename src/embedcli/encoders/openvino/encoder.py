@@ -12,6 +12,7 @@ import numpy as np
 from embedcli.core.batching import pack_batches
 from embedcli.core.encoder import BaseEncoder, Tokens
 from embedcli.core.job import Job
+from embedcli.core.row_vectors import DenseBuffer, MultiVectorBuffer, as_dense, concat_encoded
 from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
@@ -22,6 +23,8 @@ from embedcli.models.files import ModelFiles
 from embedcli.models.traits import installed_version
 
 if TYPE_CHECKING:
+    from embedcli.core.multi_vectors import MultiVectors
+    from embedcli.core.row_vectors import EncodedVectors
     from embedcli.core.types import Float32Array, Int64Array
 
 # Padded tokens per batch, few enough that activations stay in the CPU cache. Measured with all-MiniLM-L6-v2 on two
@@ -37,11 +40,21 @@ OPENVINO_PAD_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """A model to load, its settings and the job it is for."""
+    """A model to load, its settings and the job it is for.
+
+    Attributes:
+        files: The model.
+        config: Its settings for the job.
+        job: The job.
+        pool_tokens: Merges similar vectors of a row, for --pool-factor: about 1 of as many as the number says is left.
+        few_texts: Whether so few texts will be encoded that a fast start matters more than many batches at once.
+    """
 
     files: ModelFiles
     config: ModelConfig
     job: Job
+    pool_tokens: Callable[[MultiVectors, int], MultiVectors] | None = None
+    few_texts: bool = False
 
     @property
     def dtype(self) -> str:
@@ -59,7 +72,8 @@ class ConvertedNetwork:
     """A pipeline converted to an OpenVINO network.
 
     Attributes:
-        metadata: What the cache stores about the network: pad_id, pad_left, cut_left, dim, name.
+        metadata: What the cache stores about the network: pad_id, pad_left, cut_left, dim, name, and of a multi-vector
+            model token_selection.
         tokenizer_json: The tokenizer, in the format of `tokenizers`.
         folder: The folder the network is stored in; None if it is only in memory.
         graph: The network in memory; None if it is in `folder`.
@@ -144,28 +158,27 @@ class OpenVinoEncoder(BaseEncoder):
 
     def forward(self, tokens: Tokens, rows: Int64Array) -> Any:
         """Start one batch and return at once. Raises DeviceOutOfMemoryError if it does not fit."""
-        with translate_memory_errors():
-            return self._requests.start(*self._pad(tokens, rows))
+        return self._start(self._requests, tokens, rows)
 
-    def collect(self, output: Any) -> Float32Array:
+    def collect(self, output: Any) -> EncodedVectors:
         """Wait for the float32 [batch, dim] vectors. Raises DeviceOutOfMemoryError if the batch did not fit."""
-        return self._normalize(self._requests.finish(output))
+        return self._adjust(self._finish(self._requests, output))
 
-    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> Float32Array:
+    def encode_float32(self, tokens: Tokens, rows: Int64Array) -> EncodedVectors:
         """Encode rows in float32, one at a time, so that no row is padded to another's length."""
         if self._float32_requests is None:
             self._float32_requests = InferRequestPool(self._compile_network(self._network, "float32"))
         requests = self._float32_requests
-        vectors = [requests.finish(requests.start(*self._pad(tokens, rows[i : i + 1]))) for i in range(len(rows))]
-        return self._normalize(np.concatenate(vectors)) if vectors else np.empty((0, self.dim), np.float32)
+        vectors = [self._finish(requests, self._start(requests, tokens, rows[i : i + 1])) for i in range(len(rows))]
+        return self._adjust(concat_encoded(vectors)) if vectors else self._make_buffer(0).finish()
 
     def encode_unnormalized(self, tokens: Tokens) -> Float32Array:
         """What the network returns for the rows that have tokens, in the job's dtype: float32 [rows, dim]."""
         rows, lengths = np.flatnonzero(tokens.lengths), tokens.lengths[tokens.lengths > 0]
-        vectors = np.empty((len(rows), self.dim), np.float32)
+        buffer = self._make_buffer(len(rows))
         for batch in pack_batches(lengths, lambda: self.batch_tokens, self.pad_to_multiple_of, self.equal_lengths):
-            vectors[batch] = self._requests.finish(self._requests.start(*self._pad(tokens, rows[batch])))
-        return vectors
+            buffer.put(batch, self._finish(self._requests, self._start(self._requests, tokens, rows[batch])))
+        return as_dense(buffer.finish())
 
     def close(self) -> None:
         """Wait for batches in flight and release the memory."""
@@ -174,13 +187,25 @@ class OpenVinoEncoder(BaseEncoder):
                 requests.close()
         self.tokenizer.close()
 
-    def _pad(self, tokens: Tokens, rows: Int64Array) -> tuple[Any, Any]:
-        tokenizer = self.tokenizer
-        return pad_rows(
-            tokens, rows, self.pad_to_multiple_of, tokenizer.pad_id, tokenizer.pads_left, self._config.max_positions
-        )
+    def _make_buffer(self, count: int) -> DenseBuffer | MultiVectorBuffer:
+        """An empty buffer for the vectors of `count` rows."""
+        return DenseBuffer(count, self.dim)
 
-    def _normalize(self, vectors: Float32Array) -> Float32Array:
+    def _start(self, requests: InferRequestPool, tokens: Tokens, rows: Int64Array) -> Any:
+        """Start one batch; the result is for `_finish`."""
+        with translate_memory_errors():
+            return requests.start(*self._pad(tokens, rows))
+
+    def _finish(self, requests: InferRequestPool, output: Any) -> EncodedVectors:
+        """Wait for a batch: what the network returns for its rows."""
+        return requests.finish(output)
+
+    def _pad(self, tokens: Tokens, rows: Int64Array, at_least: int = 0) -> tuple[Any, Any]:
+        tokenizer, most = self.tokenizer, self._config.max_positions
+        return pad_rows(tokens, rows, self.pad_to_multiple_of, tokenizer.pad_id, tokenizer.pads_left, most, at_least)
+
+    def _adjust(self, vectors: EncodedVectors) -> EncodedVectors:
+        """Normalize the vectors if the job wants that."""
         if not self._config.normalize:
             return vectors
-        return normalize_rows(vectors, min_length=1e-12)  # as torch.nn.functional.normalize
+        return normalize_rows(as_dense(vectors), min_length=1e-12)  # as torch.nn.functional.normalize

@@ -12,7 +12,7 @@ import numpy as np
 from embedcli.encoders.errors import translate_memory_errors
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array, Int64Array
+    from embedcli.core.types import BoolArray, Float32Array, Int64Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +58,15 @@ class InferRequestPool:
         self._running.add(running)
         return running
 
-    def finish(self, running: RunningRequest) -> Float32Array:
-        """Wait for a batch and return its vectors, float32 [batch, dim].
+    def finish(self, running: RunningRequest, is_kept: BoolArray | None = None) -> Float32Array:
+        """Wait for a batch and return its vectors.
+
+        Args:
+            running: What `start` returned.
+            is_kept: bool [batch, width]: of a network with a vector for each token, which of them are wanted.
+
+        Returns:
+            float32 [batch, dim], or [kept tokens, dim], row after row.
 
         Raises:
             DeviceOutOfMemoryError: The batch did not fit into memory.
@@ -67,7 +74,8 @@ class InferRequestPool:
         self._running.discard(running)
         with translate_memory_errors():
             running.request.wait()
-            vectors: Float32Array = np.array(running.request.get_output_tensor(0).data, np.float32)
+            output = running.request.get_output_tensor(0).data
+            vectors: Float32Array = np.array(output, np.float32) if is_kept is None else output[is_kept]
         self._idle.append(running.request)
         return vectors
 

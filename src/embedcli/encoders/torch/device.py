@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.models.traits import installed_version
 
 
 def runs_on_cpu(job: Job) -> bool:
@@ -97,10 +97,10 @@ def cpu_supports(number_format: Literal["bf16", "fp16"]) -> bool:
 
 def _may_have_accelerator() -> bool:
     """Whether this machine may have an accelerator that the installed torch can use; found without importing torch."""
-    try:
-        build = metadata.version("torch").partition("+")[2]
-    except metadata.PackageNotFoundError:
+    version = installed_version("torch")
+    if version is None:
         return False
+    build = version.partition("+")[2]
     if platform.system() == "Darwin":
         return platform.machine() == "arm64"
     if build == "cpu":

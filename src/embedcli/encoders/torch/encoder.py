@@ -276,8 +276,6 @@ class TorchEncoder(BaseEncoder):
 
     def prepare_for_tracing(self) -> AbstractContextManager[TraceablePipeline]:
         """The pipeline for a converter; see `export.prepare_for_tracing`."""
-        if self.fast_tokenizer is None:
-            raise ValueError("only a pipeline with a fast tokenizer can be traced")
         return prepare_for_tracing(self.model, self.fast_tokenizer, self.prompt_length, self.config.task)
 
     def _load(self, dtype: str) -> Any:

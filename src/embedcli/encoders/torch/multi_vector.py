@@ -16,8 +16,10 @@ from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import as_dense
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor
 from embedcli.encoders.tokenize.fast import pad_rows, pad_token_types
+from embedcli.encoders.tokenize.token_selection import QueryExpansion, TokenSelection
 from embedcli.encoders.torch import attention_masks
 from embedcli.encoders.torch.encoder import TorchEncoder
+from embedcli.encoders.torch.export import TraceablePipeline, prepare_for_tracing
 from embedcli.encoders.torch.transfer import PendingVectors
 from embedcli.models.config import ModelConfig
 from embedcli.models.files import ModelFiles
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
     from embedcli.core.encoder import Tokens
     from embedcli.core.types import Float32Array, Int64Array
+
+
+MASK_MODULE = "MultiVectorMask"
+# Modules that compute each token's vector from its own vector alone.
+TOKENWISE_MODULES = ("Dense", "Normalize", "LayerNorm", "Dropout")
 
 
 @dataclass(frozen=True)
@@ -42,21 +49,6 @@ class PendingTokenVectors:
     vectors: PendingVectors
     lengths: Int64Array
     pool_factor: int | None = None
-
-
-@dataclass(frozen=True)
-class QueryExpansion:
-    """How short queries are filled up with mask tokens.
-
-    Attributes:
-        width: Queries have at least this many tokens.
-        token_id: The token that fills them up.
-        is_attended: Whether the other tokens attend to it.
-    """
-
-    width: int
-    token_id: int
-    is_attended: bool
 
 
 class MultiVectorTorchEncoder(TorchEncoder):
@@ -96,6 +88,11 @@ class MultiVectorTorchEncoder(TorchEncoder):
             return as_dense(vectors)
         return np.stack([row.mean(axis=0) for row in np.split(vectors.values, vectors.offsets[1:-1])])
 
+    def prepare_for_tracing(self) -> AbstractContextManager[TraceablePipeline]:
+        """The pipeline up to the vectors of all tokens, for a converter; see `export.prepare_for_tracing`."""
+        selection = read_token_selection(self.model, self.config.task, self._expansion)
+        return prepare_for_tracing(self.model, self.fast_tokenizer, None, None, selection)
+
     def _load(self, dtype: str) -> Any:
         pipeline = super()._load(dtype)
         check_settings(pipeline, self._job, self._files, self.config)
@@ -128,9 +125,7 @@ class MultiVectorTorchEncoder(TorchEncoder):
         )  # fmt: skip
         token_mask, features = mask, {}
         if expansion is not None:
-            is_filled = (mask == 0) & (np.arange(mask.shape[1]) < expansion.width)
-            ids[is_filled] = expansion.token_id
-            mask = np.where(is_filled, 1, mask) if expansion.is_attended else mask
+            ids, mask, is_filled = expansion.fill_up(ids, mask)
             features["query_expansion_positions"] = self._transfer.to_device(is_filled)
         features["input_ids"] = self._transfer.to_device(ids)
         features["attention_mask"] = self._transfer.to_device(mask)
@@ -195,6 +190,34 @@ def read_query_expansion(transformer: Any) -> QueryExpansion | None:
     else:
         token_id = tokenizer.eos_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
     return QueryExpansion(expansion["length"], int(token_id), expansion["attend"])
+
+
+def read_token_selection(pipeline: Any, role: str | None, expansion: QueryExpansion | None) -> TokenSelection:
+    """Which tokens' vectors a MultiVectorEncoder keeps: its masks are asked about every word of the vocabulary.
+
+    Args:
+        pipeline: The MultiVectorEncoder.
+        role: "query" or "document".
+        expansion: How it fills up the rows of this role.
+
+    Raises:
+        ValueError: It has a module that may change which vectors there are, such as a pooling of tokens.
+    """
+    import torch
+
+    others = [type(module).__name__ for module in list(pipeline)[1:]]
+    unknown = next((kind for kind in others if kind not in (*TOKENWISE_MODULES, MASK_MODULE)), None)
+    if unknown is not None:
+        raise ValueError(f"its module {unknown} may change which vectors a row has")
+    words = torch.arange(len(pipeline.tokenizer))[None]
+    is_token, is_expansion = torch.ones_like(words), torch.zeros_like(words)
+    asked = [{"input_ids": words, "attention_mask": mask} for mask in (is_token, is_expansion)]
+    asked[1]["query_expansion_positions"] = is_token
+    for module in list(pipeline)[1:]:
+        if type(module).__name__ == MASK_MODULE:
+            asked = [module(features, task=role) for features in asked]
+    is_kept, keeps_expansion = (features["attention_mask"][0].bool().cpu().numpy() for features in asked)
+    return TokenSelection(expansion, bool(keeps_expansion.any()), tuple(np.flatnonzero(~is_kept).tolist()))
 
 
 def check_settings(pipeline: Any, job: Job, files: ModelFiles, config: ModelConfig) -> None:

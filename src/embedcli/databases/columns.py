@@ -1,0 +1,220 @@
+"""Convert the columns of outputs to the types that a database holds, and rows to bytes for their digests."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli.core.arrow_values import column_to_python
+from embedcli.core.constants import ROW_INFO_COLUMNS, WINDOW_COLUMNS
+from embedcli.core.errors import UsageError
+from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, JSON_FIELD, VECTOR_COLUMN, TableLayout
+from embedcli.outputs.vector_types import sparse_type
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from embedcli.core.types import Precision
+    from embedcli.databases.target import DatabaseTarget
+    from embedcli.outputs.dataset import VectorDataset
+
+ROW_NUMBER_COLUMN = "row"
+VECTOR_TYPES: dict[str, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16(), "ubinary": pa.uint8()}
+
+
+def plan_layout(dataset: VectorDataset, target: DatabaseTarget) -> TableLayout:
+    """Return the columns of the table for an output.
+
+    Raises:
+        UsageError: The database does not hold these vectors, or columns of these names.
+    """
+    stored = target.precisions.get(dataset.precision)
+    if dataset.kind not in target.kinds:
+        raise UsageError(
+            f"{target.title}: does not hold {dataset.kind.replace('_', '-')} vectors",
+            "load the output into another database; see the guide to databases",
+        )
+    if stored is None:
+        raise UsageError(
+            f"{target.title}: does not hold {dataset.precision} vectors so that a search compares them correctly",
+            f"encode with --precision {' or '.join(target.precisions)}",
+        )
+    limit = target.max_dimensions.get(stored)
+    if limit is not None and dataset.dim > limit:
+        raise UsageError(
+            f"{target.title}: holds {stored} vectors of at most {limit:,} dimensions, these have {dataset.dim:,}",
+            "encode with --truncate-dim, if the model was trained for it, or load into another database",
+        )
+    layout = build_layout(dataset, target, stored)
+    check_column_names(layout, target)
+    return layout
+
+
+def build_layout(dataset: VectorDataset, target: DatabaseTarget, precision: Precision) -> TableLayout:
+    """Return the layout: key, vectors, places of windows, kept columns, digest."""
+    id_name = dataset.id_name or ROW_NUMBER_COLUMN
+    key = (id_name, "window") if "window" in dataset.schema.names else (id_name,)
+    id_type = dataset.schema.field(id_name).type if dataset.id_name else pa.int64()
+    fields = [pa.field(id_name, key_type(id_type), nullable=False)]
+    fields += [pa.field(name, pa.int64(), nullable=False) for name in key[1:]]
+    fields.append(pa.field(VECTOR_COLUMN, vector_type(dataset, precision), nullable=False))
+    places = [name for name in WINDOW_COLUMNS if name in dataset.schema.names and name not in key]
+    for name in [*places, *dataset.kept_columns]:
+        kind = target.stored_type(plain_type(dataset.schema.field(name).type))
+        fields.append(pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind))
+    fields.append(pa.field(DIGEST_COLUMN, pa.binary(DIGEST_BYTES)))
+    return TableLayout(key, pa.schema(fields), dataset.kind, precision, dataset.dim)
+
+
+def vector_type(dataset: VectorDataset, precision: Precision) -> pa.DataType:
+    number = VECTOR_TYPES[precision]
+    if dataset.kind == "sparse":
+        return sparse_type(number)
+    return pa.list_(pa.field("element", number, nullable=False), dataset.stored_width)
+
+
+def check_column_names(layout: TableLayout, target: DatabaseTarget) -> None:
+    """Raise UsageError for names that the database does not allow, or that are the same to it."""
+    seen: dict[str, str] = {}
+    for name in layout.schema.names:
+        same = name if target.has_case_sensitive_columns else name.lower()
+        problem = None
+        if same in seen:
+            problem = f"it cannot tell the columns {seen[same]!r} and {name!r} apart"
+        elif len(name.encode()) > target.longest_name_bytes:
+            problem = f"the name of the column {name!r} is longer than {target.longest_name_bytes} bytes"
+        elif name.lower() in target.reserved_columns or not name or set(name) & {"\0", *target.forbidden_characters}:
+            problem = f"{name!r} cannot be the name of a column"
+        if problem:
+            raise UsageError(f"{target.title}: {problem}", "rename the column, or leave it out of --keep")
+        seen[same] = name
+
+
+def columns_to_read(dataset: VectorDataset) -> list[str]:
+    """Return the columns of an output that are read to load it: id, window, kept columns, and the text hash."""
+    own = [name for name in ("text_hash", *WINDOW_COLUMNS) if name in dataset.schema.names]
+    ids = [dataset.id_name] if dataset.id_name else []
+    return list(dict.fromkeys([*ids, *own, *(name for name in dataset.kept_columns if name not in ROW_INFO_COLUMNS)]))
+
+
+# Types
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return a type without variants that hold the same values: dictionaries, large and view types, extensions."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind):
+        return pa.binary()
+    return pa.float32() if pa.types.is_float16(kind) else kind
+
+
+def key_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which ids of a type are stored: int64, or string for everything that it does not hold."""
+    kind = plain_type(kind)
+    return pa.int64() if pa.types.is_integer(kind) and kind != pa.uint64() else pa.string()
+
+
+def convert_column(column: Any, field: pa.Field) -> pa.Array:
+    """Convert a column of an output to the stored type of a field.
+
+    Values become text where the stored type is string and theirs is not: times in ISO 8601, JSON for the others.
+    """
+    array = combine_chunks(column)
+    if array.type == field.type:
+        return array
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    if not pa.types.is_string(field.type) or plain_type(array.type) == pa.string():
+        return array.cast(field.type)
+    write = to_json_text if field.metadata == JSON_FIELD else to_text
+    values = (None if value is None else write(value) for value in column_to_python(array))
+    return pa.array(values, pa.string())
+
+
+def combine_chunks(column: Any) -> pa.Array:
+    """Return a column as one array."""
+    if isinstance(column, pa.Array):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def to_text(value: Any) -> str:
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def to_json_text(value: Any) -> str:
+    import orjson
+
+    return orjson.dumps(value, default=to_text, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+# Digests
+
+
+def digest_rows(table: pa.Table, text_hashes: pa.Array | None) -> list[bytes]:
+    """Return BLAKE2b-128 of each row: of all its columns but the digest, and of the hash of its text.
+
+    Args:
+        table: Rows in stored types, without `row_digest`.
+        text_hashes: The hash of each row's text, where the output has it.
+    """
+    fixed, varying = [], []
+    columns = [combine_chunks(column) for column in table.columns]
+    for array in [*columns, *([] if text_hashes is None else [text_hashes])]:
+        numbers = fixed_width_bytes(array)
+        if numbers is not None:
+            fixed.append(numbers)
+        else:
+            values = variable_width_bytes(array)
+            lengths = np.fromiter((-1 if value is None else len(value) for value in values), np.int64, len(values))
+            fixed.append(lengths.view(np.uint8).reshape(len(values), -1))
+            varying.append([value or b"" for value in values])
+    # The lengths come first, so that no two different rows have the same bytes.
+    heads = [memoryview(row) for row in np.ascontiguousarray(np.concatenate(fixed, axis=1))]
+    if not varying:
+        return [blake2b(head, digest_size=DIGEST_BYTES).digest() for head in heads]
+    digests = []
+    for head, *rest in zip(heads, *varying, strict=True):
+        state = blake2b(head, digest_size=DIGEST_BYTES)
+        state.update(b"".join(rest))
+        digests.append(state.digest())
+    return digests
+
+
+def fixed_width_bytes(array: pa.Array) -> NDArray[np.uint8] | None:
+    """Return the bytes of each value, uint8 [n, width], with its validity last; None if widths differ."""
+    kind = array.type
+    if pa.types.is_fixed_size_list(kind):
+        width = kind.list_size
+        if array.null_count or not pa.types.is_primitive(kind.value_type):
+            return None
+        values = array.flatten().to_numpy(zero_copy_only=False)
+        return np.ascontiguousarray(values).view(np.uint8).reshape(len(array), width * values.itemsize)
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        array = array.view(pa.int32() if kind.bit_width == 32 else pa.int64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        return None
+    is_valid = array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8)[:, None]
+    if array.null_count:
+        array = array.fill_null(False if pa.types.is_boolean(array.type) else 0)
+    values = np.ascontiguousarray(array.to_numpy(zero_copy_only=False))
+    return np.concatenate([values.view(np.uint8).reshape(len(array), values.itemsize), is_valid], axis=1)
+
+
+def variable_width_bytes(array: pa.Array) -> list[bytes | None]:
+    if pa.types.is_string(array.type) or pa.types.is_binary(array.type) or pa.types.is_fixed_size_binary(array.type):
+        return list(array.cast(pa.binary()).to_pylist())
+    return [None if value is None else to_json_text(value).encode() for value in column_to_python(array)]

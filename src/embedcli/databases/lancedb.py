@@ -1,0 +1,228 @@
+"""LanceDB: Lance datasets in a folder, which are written in versions: readers see one version or the next.
+
+A table of LanceDB is the dataset `NAME.lance` in its folder. It is written through pylance, the library below LanceDB's
+own client: that client takes a second to import, and adds nothing that a load needs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import storage
+from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, import_client
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Precision
+    from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
+
+RECORD_KEY = "embedcli"
+# Rows named in one condition: the parser of conditions works through nested ORs recursively.
+FILTER_ROWS = 200
+FILTER_IDS = 5_000
+# Every batch becomes a fragment; more of them slow searches down.
+MAX_FRAGMENTS = 100
+# The parameters of the index are the defaults of LanceDB; it is trained on at least this many rows.
+MIN_INDEXED_ROWS = 256
+HNSW_NEIGHBOURS, HNSW_CANDIDATES = 20, 300
+# Candidates from the index, which stores rounded vectors, for each wanted row; they are compared by the exact ones.
+REFINE_FACTOR = 10
+
+
+class LanceDBTarget(DatabaseTarget):
+    """A folder of LanceDB. It does not check that keys are unique, so only one load at a time may write to a table."""
+
+    title: ClassVar[str] = "LanceDB"
+    extra: ClassVar[str] = "lancedb"
+    precisions: ClassVar[Mapping[str, Precision]] = {
+        "float32": "float32", "float16": "float16", "binary": "ubinary", "ubinary": "ubinary",
+    }  # fmt: skip
+    # Every batch becomes a fragment and a version: few large ones.
+    batch_bytes: ClassVar[int] = 64 << 20
+    has_index: ClassVar[bool] = True
+    index_moves_with_table: ClassVar[bool] = False
+    # A point separates the names of nested fields.
+    forbidden_characters: ClassVar[str] = ".`"
+    reserved_columns: ClassVar[frozenset[str]] = frozenset({"_distance", "_rowid", "_rowaddr", "_score"})
+
+    def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
+        self._lance = import_client("lance", self.title, self.extra)
+        self._path = address.location
+        if read_only and storage.is_local(self._path) and not os.path.isdir(self._path):
+            raise UsageError(
+                f"{storage.format_location(self._path)}: there is no such folder", "create it with `embedcli load`"
+            )
+
+    def close(self) -> None:
+        pass
+
+    def stored_type(self, kind: pa.DataType) -> pa.DataType | None:
+        if pa.types.is_nested(kind):
+            return kind if is_native(kind) else None
+        return kind if is_native(kind) else pa.string()
+
+    # Tables
+
+    def read_record(self, table: str) -> dict[str, Any] | None:
+        with self._translate_errors():
+            if not self._has_table(table):
+                return None
+            metadata = self._open(table).schema.metadata or {}
+        record = json.loads(metadata.get(RECORD_KEY.encode(), b"{}"))
+        return record if isinstance(record, dict) else {}
+
+    def _folder(self, table: str) -> str:
+        return storage.join(self._path, f"{table}.lance")
+
+    def _has_table(self, table: str) -> bool:
+        # A folder without versions is what is left of a table whose creation was killed.
+        return storage.is_folder(storage.join(self._folder(table), "_versions"))
+
+    def _open(self, table: str) -> Any:
+        return self._lance.dataset(self._folder(table))
+
+    def _write(self, rows: Any, table: str, mode: str) -> None:
+        self._lance.write_dataset(rows, self._folder(table), mode=mode)
+
+    def write_record(self, table: str, record: Mapping[str, Any]) -> None:
+        with self._translate_errors():
+            self._open(table).update_schema_metadata({RECORD_KEY: json.dumps(record)})
+
+    def create_table(self, table: str, layout: TableLayout, record: Mapping[str, Any]) -> None:
+        schema = layout.schema.with_metadata({RECORD_KEY: json.dumps(record)})
+        with self._translate_errors():
+            self._write(schema.empty_table(), table, "create")
+
+    def drop_table(self, table: str) -> None:
+        with self._translate_errors():
+            if self._has_table(table):
+                self._lance.LanceDataset.drop(self._folder(table))
+
+    def replace_table(self, new: str, old: str, layout: TableLayout) -> None:
+        # Tables in folders cannot be renamed: the rows become the next version of the old table in one commit.
+        with self._translate_errors():
+            dataset = self._open(new)
+            rows = pa.RecordBatchReader.from_batches(dataset.schema, dataset.to_batches())
+            self._write(rows, old, "overwrite" if self._has_table(old) else "create")
+            self.drop_table(new)
+
+    def finish_load(self, table: str, layout: TableLayout) -> None:
+        with self._translate_errors():
+            dataset = self._open(table)
+            if len(dataset.get_fragments()) > MAX_FRAGMENTS:
+                dataset.optimize.compact_files()
+            if self._has_index(dataset):
+                dataset.optimize.optimize_indices()
+
+    def _has_index(self, dataset: Any) -> bool:
+        return bool(dataset.describe_indices())
+
+    def build_index(self, table: str, layout: TableLayout) -> str:
+        with self._translate_errors():
+            dataset = self._open(table)
+            if self._has_index(dataset):
+                return "was there already"
+            if dataset.count_rows() < MIN_INDEXED_ROWS:
+                return f"none: fewer than {MIN_INDEXED_ROWS} rows are compared with a query one by one"
+            if layout.distance == "hamming":
+                dataset.create_index(VECTOR_COLUMN, "IVF_FLAT", metric="hamming")
+                return "IVF_FLAT"
+            parameters = {"m": HNSW_NEIGHBOURS, "ef_construction": HNSW_CANDIDATES}
+            dataset.create_index(VECTOR_COLUMN, "IVF_HNSW_SQ", metric=layout.distance, **parameters)
+        return f"IVF_HNSW_SQ (m = {HNSW_NEIGHBOURS}, ef_construction = {HNSW_CANDIDATES})"
+
+    # Rows
+
+    def count_rows(self, table: str) -> int:
+        with self._translate_errors():
+            return int(self._open(table).count_rows())
+
+    def insert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
+        with self._translate_errors():
+            self._write(rows.cast(layout.schema), table, "append")
+
+    def upsert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
+        with self._translate_errors():
+            merge = self._open(table).merge_insert(list(layout.key))
+            merge.when_matched_update_all().when_not_matched_insert_all().execute(rows.cast(layout.schema))
+
+    def delete_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> None:
+        with self._translate_errors():
+            for condition in list_conditions(keys, layout):
+                self._open(table).delete(condition)
+
+    def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
+        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        with self._translate_errors():
+            for batch in self._open(table).to_batches(columns=[field.name for field in fields]):
+                yield pa.Table.from_batches([batch]).cast(pa.schema(fields))
+
+    def read_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> pa.Table:
+        with self._translate_errors():
+            dataset = self._open(table)
+            found = [
+                dataset.to_table(columns=layout.schema.names, filter=condition).cast(layout.schema)
+                for condition in list_conditions(keys, layout)
+            ]
+        return pa.concat_tables(found) if found else layout.schema.empty_table()
+
+    def find_nearest(
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
+    ) -> pa.Table:
+        nearest = {"column": VECTOR_COLUMN, "q": np.asarray(query)[0], "k": count, "metric": layout.distance}
+        if layout.distance != "hamming":
+            nearest["refine_factor"] = REFINE_FACTOR
+        with self._translate_errors():
+            found = self._open(table).to_table(columns=[*columns, "_distance"], nearest=nearest)
+        return found.select(list(columns)).cast(pa.schema([layout.schema.field(name) for name in columns]))
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            hint = "check the folder and the disk; only one load at a time may write to a table"
+            raise OutputError(f"{storage.format_location(self._path)}: {first_line(error)}", hint) from error
+
+
+def list_conditions(keys: pa.Table, layout: TableLayout) -> Iterator[str]:
+    """Yield conditions that select the rows with some keys, a part of them each."""
+    columns = [[literal(value) for value in keys.column(name).to_pylist()] for name in layout.key]
+    if len(columns) == 1:
+        for start in range(0, keys.num_rows, FILTER_IDS):
+            yield f"`{layout.key[0]}` IN ({', '.join(columns[0][start : start + FILTER_IDS])})"
+        return
+    rows = [join_key(layout.key, values) for values in zip(*columns, strict=True)]
+    for start in range(0, len(rows), FILTER_ROWS):
+        yield " OR ".join(rows[start : start + FILTER_ROWS])
+
+
+def join_key(names: Iterable[str], values: Iterable[str]) -> str:
+    return "(" + " AND ".join(f"`{name}` = {value}" for name, value in zip(names, values, strict=True)) + ")"
+
+
+def literal(value: Any) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    # The parser reads the number before its sign, which is too large for the lowest one.
+    return "(-9223372036854775807 - 1)" if value == -(1 << 63) else str(value)
+
+
+def is_native(kind: pa.DataType) -> bool:
+    """Whether Lance holds all values of an Arrow type, at any depth."""
+    types = pa.types
+    if types.is_struct(kind) and kind.num_fields != len({field.name for field in kind} - {""}):
+        return False
+    if types.is_struct(kind) and not kind.num_fields:
+        return False
+    if types.is_null(kind) or types.is_interval(kind) or types.is_union(kind) or types.is_map(kind):
+        return False
+    return all(is_native(kind.field(i).type) for i in range(kind.num_fields))

