@@ -34,8 +34,8 @@ LATER_OPTIONS = {
     "code_revision", "max_removed", "stop_after", "delimiter", "quote", "escape", "header", "skip_lines", "omit_field",
     "request_field", "startup_seconds", "embedding_speed", "canaries", "tokenizer", "samples",
     "reject_reasons", "first_reject", "rejects_path", "duplicate_ids", "top_k_terms", "min_weight",
-    "vector_kind", "terms", "token_vectors", "pool_factor", "lost_rows", "example",
-    "heads", "vector_column", "vector_columns",
+    "vector_kind", "terms", "token_vectors", "pool_factor", "lost_rows", "example", "heads",
+    "vector_column", "vector_columns",
 }  # fmt: skip
 # The digest of a file in its own metadata, which outputs have had only since then, and the check of it.
 DIGEST_KEY = "embedcli.sha256"

@@ -9,9 +9,11 @@ import random
 import sqlite3
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 import zstandard
@@ -48,6 +50,13 @@ def sqlite() -> bytes:
     return connection.serialize()
 
 
+def duckdb_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.duckdb")
+        duckdb.connect(str(path)).close()
+        return path.read_bytes()
+
+
 def numpy_archive() -> bytes:
     out = io.BytesIO()
     np.savez(out, a=np.arange(3))
@@ -80,6 +89,8 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "safetensors": ((40).to_bytes(8, "little") + b'{"__metadata__": {}, "a": {"dtype": 1}}', "a safetensors", "-m"),
     "gguf": (b"GGUF\3\0\0\0" + bytes(50), "a GGUF model", "-m MODEL"),
     "sqlite": (sqlite(), "an SQLite database", "sqlite3"),
+    "duckdb": (duckdb_file(), "a DuckDB database", "export a table"),
+    "mp4": (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2mp41", "a video or an image", "text"),
     "npy": (b"\x93NUMPY\1\0v\0{'descr'", "a NumPy array", "JSONL"),
     "orc": (b"ORC\x0a\x0b\x00\0\1\2", "an ORC file", "JSONL"),
     "avro": (b"Obj\x01\x04\x14avro.codec", "an Avro file", "JSONL"),
@@ -128,6 +139,13 @@ def test_binary_data_under_the_name_of_a_table(
 def test_a_text_may_begin_like_a_binary_file(start: str, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f"{start},text\n1,a\n", "utf-8")
+    assert read_all(path, text_column="text").texts == ["a"]
+
+
+@pytest.mark.parametrize("text", ["id,text\nDUCK,a\n", "key,ftyp,text\n1,2,a\n", "id,text\n" + "u" * 249 + "ustar,a\n"])
+def test_a_text_may_have_the_words_of_a_binary_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text, "utf-8")
     assert read_all(path, text_column="text").texts == ["a"]
 
 

@@ -131,7 +131,8 @@ def _detect_zip(head: bytes) -> ForeignFile | None:
 
 
 def _detect_tar(head: bytes) -> ForeignFile | None:
-    if head[TAR_MAGIC_OFFSET : TAR_MAGIC_OFFSET + 5] != b"ustar":
+    # Names and numbers end with NUL; a text may have this word in this place.
+    if head[TAR_MAGIC_OFFSET : TAR_MAGIC_OFFSET + 5] != b"ustar" or not has_binary_bytes(head[:TAR_MAGIC_OFFSET]):
         return None
     return ForeignFile("a tar archive", "unpack it first: tar -xOf FILE NAME | embedcli encode - OUTPUT")
 
@@ -155,11 +156,13 @@ def _detect_safetensors(head: bytes) -> ForeignFile | None:
 
 
 def _detect_media(head: bytes) -> ForeignFile | None:
-    return ForeignFile("a video or an image (MP4, HEIC)", TEXT_HINT) if head[4:8] == b"ftyp" else None
+    # Before the type is the size of this header, which is below 2**24.
+    return ForeignFile("a video or an image (MP4, HEIC)", TEXT_HINT) if head[4:8] == b"ftyp" and not head[0] else None
 
 
 def _detect_duckdb(head: bytes) -> ForeignFile | None:
-    if head[8:12] == b"DUCK":
+    # A checksum, the word, and the version as a 64-bit number, of which most bytes are NUL.
+    if head[8:12] == b"DUCK" and has_binary_bytes(head[12:20]):
         return ForeignFile("a DuckDB database", "export a table first: COPY my_table TO 'rows.parquet'")
     return None
 
