@@ -35,7 +35,7 @@ LATER_OPTIONS = {
     "request_field", "startup_seconds", "embedding_speed", "canaries", "tokenizer", "samples",
     "reject_reasons", "first_reject", "rejects_path", "duplicate_ids", "top_k_terms", "min_weight",
     "vector_kind", "terms", "token_vectors", "pool_factor", "lost_rows", "example",
-    "damaged_rows", "damage_examples", "heads", "same_vocabulary",
+    "damaged_rows", "damage_examples", "heads", "same_vocabulary", "vector_column", "vector_columns",
 }  # fmt: skip
 # The digest of a file in its own metadata, which outputs have had only since then, and the check of it.
 DIGEST_KEY = "embedcli.sha256"

@@ -1,4 +1,4 @@
-"""Whole jobs of the heads of BGE-M3: outputs, interrupted runs, updates, and every command that reads them."""
+"""Whole jobs of one head of BGE-M3: outputs, interrupted runs, updates, and the commands that read them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import head_models
 import jobs
 import reference
 from embedcli.outputs import schema
-
-COUNT = 60
+from head_jobs import COUNT, arguments, assert_terms, compute_expected, prepare, run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,40 +26,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model and rows with an id each, of which some have no term: the last two have only unknown words."""
-    folder = tmp_path_factory.mktemp("heads")
-    head_models.build_bge_m3(folder / "bge-m3")
-    rows = [{"id": f"r{i}", "text": text} for i, text in enumerate([*reference.samples()[: COUNT - 2], "🙂", "🙂🙂"])]
-    jobs.write_jsonl(folder / "in.jsonl", rows)
-    return folder
+    return prepare(tmp_path_factory.mktemp("heads"))
 
 
 @pytest.fixture(scope="module")
 def expected(home: Path) -> dict[str, dict[str, Any]]:
-    """The vectors of each row by its id."""
-    rows = [json.loads(line) for line in (home / "in.jsonl").read_text().splitlines()]
-    found = head_models.compute_heads(home / "bge-m3", [row["text"] for row in rows])
-    return {row["id"]: vectors for row, vectors in zip(rows, found, strict=True)}
-
-
-def arguments(home: Path, output: Any, *more: object) -> list[object]:
-    flags = ("--model", home / "bge-m3", "--offline", "--device", "cpu", "--threads", 1, "--chunk-rows", 16, "--quiet")
-    return ["encode", home / "in.jsonl", output, *flags, *more]
-
-
-def run(home: Path, output: Any, *more: object) -> jobs.Ended:
-    return jobs.run(*arguments(home, output, *more))
-
-
-def as_terms(vector: dict[str, list[Any]]) -> dict[int, float]:
-    assert vector["indices"] == sorted(set(vector["indices"]))
-    return dict(zip(vector["indices"], vector["values"], strict=True))
-
-
-def assert_terms(vector: Any, wanted: dict[int, float], atol: float = 1e-4) -> None:
-    terms = as_terms(vector)
-    assert terms.keys() == wanted.keys()
-    np.testing.assert_allclose([terms[token] for token in wanted], list(wanted.values()), atol=atol)
+    return compute_expected(home)
 
 
 def test_a_sparse_output(home: Path, tmp_path: Path, expected: dict[str, dict[str, Any]]) -> None:
@@ -152,15 +122,6 @@ def test_sparse_outputs_are_searched_verified_and_updated(
     assert read[0] == read[1]
 
 
-def test_a_plan_has_the_size_of_the_output(home: Path, tmp_path: Path) -> None:
-    flags = ("--model", home / "bge-m3", "--offline", "--device", "cpu", "--json", "--heads", "multi_vector")
-    planned = json.loads(jobs.run("plan", home / "in.jsonl", *flags).out)
-    assert run(home, tmp_path / "out.parquet", "--heads", "multi_vector").code == 0
-    assert planned["dim"] == head_models.DIM
-    size = (tmp_path / "out.parquet").stat().st_size
-    assert planned["output_bytes"]["float32"]["parquet"] == pytest.approx(size, rel=0.25)
-
-
 def test_the_python_api(home: Path, expected: dict[str, dict[str, Any]]) -> None:
     import embedcli
 
@@ -173,6 +134,8 @@ def test_the_python_api(home: Path, expected: dict[str, dict[str, Any]]) -> None
     for heads in given:
         with pytest.raises(embedcli.UsageError, match="a vector for each token"):
             embedcli.load(home / "bge-m3", heads=heads, offline=True)
+    with pytest.raises(embedcli.UsageError, match="gives a text several vectors"):
+        embedcli.load(home / "bge-m3", heads=["dense", "sparse"], offline=True)
 
 
 @pytest.mark.parametrize(

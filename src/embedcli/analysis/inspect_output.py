@@ -16,6 +16,7 @@ from embedcli.analysis.sparse_terms import TermCounter, load_words
 from embedcli.analysis.token_vectors import TokenVectorCounter
 from embedcli.core.arrow_values import column_to_python, scalar_to_python
 from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 from embedcli.outputs.duplicate_ids import find_repeated
@@ -124,6 +125,8 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         "rejected": output.job_manifest.get("rejects"),
         "dim": output.dim,
         "vector_kind": output.kind,
+        "vector_column": output.vector_files[0].column.name if output.vector_files else None,
+        "vector_columns": list(output.vector_columns),
         "precision": output.precision,
         "norms": None if "binary" in output.precision else norms.summary(median=0.5),
         "terms": terms.describe(load_words(output.vector_space, output.dim)) if output.kind == "sparse" else None,
@@ -200,7 +203,7 @@ def compute_vector_norms(vectors: RowVectors) -> NDArray[Any]:
     if isinstance(vectors, SparseVectors):
         squares = vectors.values.astype(np.float64) ** 2
         return np.asarray(np.sqrt(np.bincount(vectors.entry_rows, squares, minlength=len(vectors))))
-    return compute_row_norms(vectors)
+    return compute_row_norms(as_dense(vectors))
 
 
 def compute_row_norms(vectors: Float32Array) -> NDArray[Any]:

@@ -83,6 +83,12 @@ class TextEncoder:
         """
         self.metrics = MetricsCollector()
         self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify, few_texts=few_texts)
+        if len(self._encoder.heads) > 1:
+            self._encoder.close()
+            raise UsageError(
+                f"{job.model} computes {len(self._encoder.heads)} vectors for each text, and one is needed here",
+                "use --heads with one of them",
+            )
         self._closed = False
         self.vector_space: Mapping[str, Any] = self._encoder.vector_space()
         self.job = job

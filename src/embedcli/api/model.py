@@ -217,7 +217,12 @@ class Model:
 
 
 def refuse_multi_vector(job: Job, files: ModelFiles) -> None:
-    """Raise UsageError for a model with a vector for each token: `Model.encode` returns one array."""
+    """Raise UsageError for several vectors of a text, of its tokens or of heads: `Model.encode` returns one array."""
+    if len(job.heads or ()) > 1:
+        raise UsageError(
+            f"heads={list(job.heads or ())} gives a text several vectors, and embedcli.load returns one",
+            "load the model once for each head, or use embedcli.encode_file",
+        )
     if "multi_vector" in (job.heads or (find_model_kind(files),)):
         raise UsageError(
             f"{files.name} computes a vector for each token, and embedcli.load returns one for each text",

@@ -113,7 +113,8 @@ class EmbedcliRun:
         path = folder / self.output
         table = pq.read_table(path, columns=["id", "embedding", "n_tokens"])
         stored = table["embedding"]
-        column = open_vector_column(table.schema, decode_metadata(table.schema.metadata), str(path), stored.chunks)
+        metadata = decode_metadata(table.schema.metadata)
+        column = open_vector_column(table.schema, metadata, str(path), stored.chunks, "embedding")
         found = column.to_vectors(stored)
         vectors = found if isinstance(found, MultiVectors) else np.asarray(as_dense(found), np.float32)
         return RunVectors(table["id"].to_numpy(), vectors, table["n_tokens"].to_numpy().astype(np.int64))

@@ -43,5 +43,4 @@ def count_vectors(part: PartFile) -> int:
 
 def measure_part(part: PartFile, layout: OutputLayout) -> int:
     """Bytes of the stored vectors of a part file; an assumption for sparse ones."""
-    size = layout.bytes_per_vector if layout.kind == "multi_vector" else layout.bytes_per_row
-    return count_vectors(part) * size
+    return layout.measure_bytes(part.stats["vectors"], count_vectors(part))

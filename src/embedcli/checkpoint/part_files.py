@@ -13,7 +13,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import OutputError
-from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import find_token_vectors
 from embedcli.core.types import Chunk, EncodedChunk, PartFile, Reject
 from embedcli.outputs import writers
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PART_METADATA_KEY = "embedcli.part"
 DIGEST_HEX = 32
-# Only of vectors for each token: how many of them a part file holds.
+# Only of vectors for each token: how many of them a part file holds, in whatever column.
 OPTIONAL_STAT_KEYS = ("token_vectors",)
 STAT_KEYS = ("vectors", "tokens", "truncated", "lost_tokens", "last", "changes", "rejects_file")
 PART_NAME_PATTERN = r"part-\d+-\d+-[0-9a-f]+\.arrow$"
@@ -112,8 +112,9 @@ def write_part_file(
         "rejects_file": None,
         "job": job_digest,
     }
-    if isinstance(encoded.vectors, MultiVectors):
-        metadata["token_vectors"] = len(encoded.vectors.values)
+    token_vectors = find_token_vectors(encoded.vectors)
+    if token_vectors is not None:
+        metadata["token_vectors"] = len(token_vectors.values)
     if rejects:
         lines = b"".join(reject_to_json_line(reject) for reject in rejects)
         metadata["rejects_file"] = f"rejects-{name}-{hash_bytes(lines)}.jsonl"

@@ -8,6 +8,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, format_bytes, print_line, print_note, shorten, show_json, show_table
 from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.vector_column import VectorColumnsOption, open_outputs
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.types import Precision
@@ -30,6 +31,7 @@ def compare(
         list[int] | None,
         typer.Option("--truncate-dim", metavar="N", help="Also compare with OUTPUT cut to N dimensions; repeatable."),
     ] = None,
+    vector_column: VectorColumnsOption = None,
     count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Neighbours per row.", min=1)] = 10,
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", help="Number of random rows whose neighbours are compared.", min=1)
@@ -58,10 +60,8 @@ def compare(
         )
     from embedcli.analysis.compare import compare_outputs
     from embedcli.analysis.derived import DerivedDataset
-    from embedcli.outputs.dataset import open_dataset
 
-    first = open_dataset(outputs[0])
-    others = [open_dataset(path) for path in outputs[1:]]
+    first, *others = open_outputs(outputs, vector_column)
     others += [DerivedDataset(first, dim=dim) for dim in truncate_dim or []]
     others += [DerivedDataset(first, parse_precision(name)) for name in precision or []]
     comparisons = [

@@ -16,9 +16,9 @@ from embedcli.core.job import Job
 
 EVALUATE_FLAGS = (
     "revision", "trust_remote_code", "code_revision", "offline", "cache_dir", "as_", "prompt_name", "prompt",
-    "max_seq_length", "normalize", "truncate_dim", "device", "engine", "dtype", "batch_tokens", "threads", "base_url",
+    "max_seq_length", "heads", "normalize", "truncate_dim", "device", "engine", "dtype", "batch_tokens", "threads",
     *INPUT_FLAGS,
-    "request_field", "omit_field", "patience",
+    "base_url", "request_field", "omit_field", "patience",
 )  # fmt: skip
 
 ModelOption = Annotated[

@@ -10,6 +10,7 @@ import typer
 from embedcli.cli.console import JsonFlag, format_bytes, shorten, show_facts, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, with_job_options
+from embedcli.cli.vector_column import VectorColumnOption
 from embedcli.core.constants import VOCABULARY_KEY
 from embedcli.core.counts import format_count
 from embedcli.core.terminal import escape_in_json
@@ -26,6 +27,7 @@ def inspect(
     file: Annotated[str, typer.Argument(help="Output of encode, or an input: file, glob, folder or - for stdin.")],
     as_json: JsonFlag = False,
     *,
+    vector_column: VectorColumnOption = None,
     flags: dict[str, Any],
 ) -> None:
     """Describe an input or an output.
@@ -35,14 +37,14 @@ def inspect(
     in characters. The first three rows are shown of both.
     """
     set_environment(flags)
-    description = describe_path(file, flags)
+    description = describe_path(file, flags, vector_column)
     if as_json:
         show_json(description)
     else:
         show_facts(format_output(description) if description["kind"] == "output" else format_input(description))
 
 
-def describe_path(file: str, flags: dict[str, Any]) -> dict[str, Any]:
+def describe_path(file: str, flags: dict[str, Any], vector_column: str | None = None) -> dict[str, Any]:
     """Return the description of `file`, an output or an input, as for --json."""
     from embedcli.core.job import Job
     from embedcli.outputs.dataset import holds_vectors, open_dataset
@@ -50,7 +52,7 @@ def describe_path(file: str, flags: dict[str, Any]) -> dict[str, Any]:
     if file != "-" and holds_vectors(file):
         from embedcli.analysis.inspect_output import describe_output
 
-        return describe_output(open_dataset(file))
+        return describe_output(open_dataset(file, vector_column))
     from embedcli.analysis.inspect_input import describe_input
 
     return describe_input(Job(inputs=(file,), output="-", **flags))
@@ -62,6 +64,7 @@ def format_output(output: dict[str, Any]) -> list[tuple[str, str]]:
         ("output", f"{output['path']} ({files}{format_bytes(output['bytes'])})"),
         ("rows", f"{output['rows']:,}" + (f", and {output['rejected']:,} rejected" if output["rejected"] else "")),
         ("vectors", format_vectors(output)),
+        *format_vector_columns(output),
         *format_token_vectors(output["token_vectors"]),
         *format_terms(output["terms"]),
         ("norms", format_norms(output)),
@@ -97,6 +100,14 @@ def format_token_vectors(vectors: dict[str, Any] | None) -> list[tuple[str, str]
     ]
 
 
+def format_vector_columns(output: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return which column of vectors is described, of an output with several."""
+    others = [name for name in output["vector_columns"] if name != output["vector_column"]]
+    if not others:
+        return []
+    return [("column", f"{output['vector_column']}; --vector-column describes {' or '.join(others)}")]
+
+
 def format_terms(terms: dict[str, Any] | None) -> list[tuple[str, str]]:
     """Return the terms and weights of sparse vectors, with the heaviest terms of the first rows."""
     if terms is None or terms["per_row"] is None:
@@ -116,7 +127,9 @@ def format_norms(output: dict[str, Any]) -> str:
 
 
 def format_damage(output: dict[str, Any]) -> str:
-    counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], "all zero")]
+    # Beside other vectors of a row, no terms are no damage.
+    zero = "without a term" if output["terms"] is not None and len(output["vector_columns"]) > 1 else "all zero"
+    counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], zero)]
     if output["terms"] is not None:
         counts.append((output["terms"]["unsorted_rows"], "whose indices do not ascend"))
         counts.append((output["terms"]["repeated_rows"], "with an index twice"))

@@ -12,6 +12,7 @@ from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import QuietFlag
 from embedcli.cli.tables import TableOption
+from embedcli.cli.vector_column import VectorColumnOption
 from embedcli.core.counts import format_count
 
 
@@ -22,6 +23,7 @@ def load(
         str, typer.Argument(metavar="TARGET", help="Database, such as sqlite:FILE; see the guide to databases.")
     ],
     *,
+    vector_column: VectorColumnOption = None,
     table: TableOption = None,
     sync: Annotated[bool, typer.Option("--sync", help="Delete rows whose ids are no longer in OUTPUT.")] = False,
     swap: Annotated[
@@ -46,7 +48,7 @@ def load(
     from embedcli.outputs.dataset import open_dataset
 
     address = parse_target(target, table)
-    dataset = open_dataset(output)
+    dataset = open_dataset(output, vector_column)
     with LoadProgress(quiet, dataset.rows) as progress, connect(address) as database:
         options = LoadOptions(sync=sync, swap=swap, index=index)
         result = load_output(

@@ -47,7 +47,7 @@ METAVARS = {
     "ranges_from": "PATH", "device": "DEVICE", "max_rejects": "N|N%", "max_removed": "N|N%", "reuse": "PATH",
     "max_seconds": "SECONDS", "part_size": "SIZE", "shard": "K/N", "ray_address": "ADDRESS", "base_url": "URL",
     "request_field": "NAME=VALUE", "omit_field": "NAME", "request_timeout": "SECONDS", "retry_cap": "SECONDS",
-    "patience": "SECONDS", "min_weight": "WEIGHT", "tokenizer": "NAME", "heads": "HEAD",
+    "patience": "SECONDS", "min_weight": "WEIGHT", "tokenizer": "NAME", "heads": "HEADS",
 }  # fmt: skip
 METAVARS_BY_TYPE = {int: "N", float: "N"}
 

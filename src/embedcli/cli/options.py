@@ -79,7 +79,7 @@ JOB_FLAGS = (
         "heads",
         str,
         "--heads",
-        "Vectors to compute of a model with several heads (BGE-M3): dense (the default), sparse or multi_vector.",
+        "Vectors to compute of BGE-M3, several separated by commas: dense (the default), sparse, multi_vector.",
     ),
     Flag(
         "normalize",

@@ -8,6 +8,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, print_note, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.vector_column import VectorColumnOption
 
 
 @handle_errors
@@ -22,6 +23,7 @@ def plot(
         str | None,
         typer.Option("--label", metavar="COLUMN", help="Kept column to show for a point; default: the text."),
     ] = None,
+    vector_column: VectorColumnOption = None,
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", help="Maximum number of points, chosen at random.", min=2)
     ] = 10_000,
@@ -37,7 +39,7 @@ def plot(
     from embedcli.analysis.projection import make_map, write_page
     from embedcli.outputs.dataset import open_dataset
 
-    map_ = make_map(open_dataset(output), rows=rows, seed=seed, method=method, color=color, label=label)
+    map_ = make_map(open_dataset(output, vector_column), rows=rows, seed=seed, method=method, color=color, label=label)
     if target.endswith((".html", ".htm")):
         write_page(map_, target)
     else:

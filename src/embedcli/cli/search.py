@@ -16,6 +16,7 @@ from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
 from embedcli.cli.tables import TableOption, open_table_searcher, require_target_for_table
+from embedcli.cli.vector_column import VectorColumnsOption, open_outputs
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 
@@ -75,6 +76,7 @@ def search(
     ] = None,
     model: MovedModelOption = None,
     fuse: FuseOption = None,
+    vector_column: VectorColumnsOption = None,
     metric: MetricOption = None,
     table: TableOption = None,
     as_json: JsonFlag = False,
@@ -84,10 +86,11 @@ def search(
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
     kept columns; with --queries, one JSON line per result, or a file. With --fuse rrf, outputs of the same ids are
-    searched, of any kind of vectors, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks.
+    searched, of any kind of vectors, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks; they may
+    be several --vector-column of one output.
     """
     set_environment(flags)
-    others, words = split_outputs(output, words or [], fuse)
+    others, words = split_outputs(output, words or [], fuse, vector_column or [])
     query = " ".join(words)
     check_query(query, words, queries)
     from embedcli.analysis.hits_writer import write_rows
@@ -99,7 +102,10 @@ def search(
     prints_while_searching = queries is not None and to is None and sys.stdout.isatty()
     with (
         nullcontext(print_note) if prints_while_searching else show_spinner(f"searching {output}") as notify,
-        open_searcher([output, *others], table, show or [], metric, notify, encoder_flags) as (searcher, columns),
+        open_searcher([output, *others], vector_column, table, show or [], metric, notify, encoder_flags) as (
+            searcher,
+            columns,
+        ),
     ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
@@ -114,18 +120,22 @@ def search(
         show_hits(hits, columns)
 
 
-def split_outputs(output: str, arguments: list[str], fuse: str | None) -> tuple[list[str], list[str]]:
+def split_outputs(
+    output: str, arguments: list[str], fuse: str | None, columns: list[str]
+) -> tuple[list[str], list[str]]:
     """Return the outputs among the arguments after the first output, with --fuse, and the words behind them.
 
     Raises:
-        UsageError: With --fuse there is only one output.
+        UsageError: With --fuse there is only one output with one column of vectors, or without it are several columns.
     """
     if fuse is None:
+        if len(columns) > 1:
+            raise UsageError("several --vector-column need --fuse rrf", "add --fuse rrf, or name one column")
         return [], arguments
     from embedcli import storage
 
     count = next((i for i, name in enumerate(arguments) if not storage.exists(name)), len(arguments))
-    if not count:
+    if not count and len(columns) < 2:
         raise UsageError(
             f"--fuse {fuse} needs two outputs, and only {output} was given",
             f'embedcli search {output} other.parquet "words to look for" --fuse {fuse}',
@@ -136,6 +146,7 @@ def split_outputs(output: str, arguments: list[str], fuse: str | None) -> tuple[
 @contextmanager
 def open_searcher(
     outputs: list[str],
+    vector_columns: list[str] | None,
     table: str | None,
     show: list[str],
     metric: Metric | None,
@@ -150,6 +161,8 @@ def open_searcher(
     from embedcli.databases import is_target_address
 
     if is_target_address(outputs[0]):
+        if vector_columns:
+            raise UsageError("--vector-column is for outputs: a table has one column of vectors", "leave it out")
         with open_table_searcher(outputs, table, show, notify, flags) as searcher:
             yield searcher, searcher.columns
         return
@@ -157,9 +170,8 @@ def open_searcher(
     from embedcli.analysis.fusion import FusedSearcher
     from embedcli.analysis.search import Searcher, choose_shown_columns
     from embedcli.analysis.similarities import choose_metric
-    from embedcli.outputs.dataset import open_dataset
 
-    datasets = list(map(open_dataset, outputs))
+    datasets = open_outputs(outputs, vector_columns)
     for dataset in datasets:  # before a model is loaded
         choose_metric(dataset, metric)
     columns = choose_shown_columns(datasets[0], show)

@@ -11,6 +11,7 @@ from embedcli.cli.entrypoint import handle_errors, set_environment
 from embedcli.cli.options import INTERACTIVE_DEFAULTS, MovedModelOption, refuse_not_finite, with_job_options
 from embedcli.cli.spinner import show_spinner
 from embedcli.cli.tables import TableOption, require_target_for_table, verify_table
+from embedcli.cli.vector_column import VectorColumnOption
 
 VERIFY_FLAGS = (
     "trust_remote_code",
@@ -59,6 +60,7 @@ def verify(
     only_output: Annotated[
         bool, typer.Option("--only-output", help="Check only the output, without input and model.")
     ] = False,
+    vector_column: VectorColumnOption = None,
     model: MovedModelOption = None,
     table: TableOption = None,
     as_json: JsonFlag = False,
@@ -80,7 +82,7 @@ def verify(
     if not inputs or not is_target_address(inputs[0]):
         require_target_for_table(table)
     with show_spinner(f"checking {output}") as notify:
-        dataset = open_dataset(output)
+        dataset = open_dataset(output, vector_column)
         if inputs and is_target_address(inputs[0]):
             checks = verify_table(dataset, inputs, table, None if every else rows, seed)
         elif only_output:

@@ -6,11 +6,14 @@ DEFAULT_MODEL = "all-MiniLM-L6-v2"
 # `--model openai:NAME`: the model NAME of a server with the OpenAI API.
 HOSTED_PREFIX = "openai:"
 
+# The column of vectors, and what the names of further ones begin with, those of other heads of the model.
+VECTOR_COLUMN = "embedding"
+HEAD_COLUMN_PREFIX = "embedding_"
 # Columns that embedcli adds to an output, beside the id and the kept columns of the input.
 WINDOW_COLUMNS = ("window", "char_start", "char_end")
 ROW_INFO_COLUMNS = ("n_tokens", "truncated", "text_hash", *WINDOW_COLUMNS)
 # No kept column may have one of these names. `row` holds the generated ids.
-RESERVED_COLUMNS = frozenset({"row", "embedding", *ROW_INFO_COLUMNS})
+RESERVED_COLUMNS = frozenset({"row", VECTOR_COLUMN, *ROW_INFO_COLUMNS})
 
 # The key of the vector space metadata that has the fingerprint of a sparse model's vocabulary.
 VOCABULARY_KEY = "vocabulary"

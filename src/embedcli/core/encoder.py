@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from embedcli.core.types import VectorKind
@@ -109,8 +110,12 @@ class BaseEncoder(TextTokenizer):
         batch_tokens: The preferred size of a batch, in padded tokens.
         pad_to_multiple_of: Row lengths are padded up to a multiple of this many tokens; 0 if rows are not padded.
         kind: The kind of the vectors: "dense", the default, or "sparse", a number for each word of a vocabulary, most
-            of them zero; `collect` returns both as float32 [batch, dim]. Of "multi_vector", a dense vector for each
-            token, `collect` and `encode_float32` return `MultiVectors` of the batch's rows and `dim` dimensions.
+            of them zero; `collect` returns both as float32 [batch, dim], or `SparseVectors`. Of "multi_vector", a dense
+            vector for each token, `collect` and `encode_float32` return `MultiVectors` of the batch's rows and `dim`
+            dimensions.
+        heads: Of an encoder that computes several vectors for each row, by head what the vector space metadata say of
+            them, at least `dim`; `kind` and `dim` of the encoder are those of the first. `collect` and `encode_float32`
+            then return `HeadVectors`. Empty by default.
         equal_lengths: Whether all rows of a batch must have the same number of tokens, because padding would change
             their vectors. False by default.
         portion_characters: Tokenize a chunk in portions of about this many characters, so that a fast device can start
@@ -122,6 +127,7 @@ class BaseEncoder(TextTokenizer):
     batch_tokens: int
     pad_to_multiple_of: int
     kind: VectorKind = "dense"
+    heads: Mapping[VectorKind, Mapping[str, Any]] = MappingProxyType({})
     equal_lengths: bool = False
     portion_characters: int | None = None
 
@@ -152,8 +158,8 @@ class BaseEncoder(TextTokenizer):
             output: The result of `forward`.
 
         Returns:
-            float32 [batch, dim], in the order of the batch's rows; of the kind "multi_vector" MultiVectors. Rows that
-            could not be encoded are NaN.
+            float32 [batch, dim] or SparseVectors, in the order of the batch's rows; of the kind "multi_vector"
+            MultiVectors, and of several heads HeadVectors. Rows that could not be encoded are NaN.
 
         Raises:
             DeviceOutOfMemoryError: The batch did not fit on the device.
@@ -169,7 +175,7 @@ class BaseEncoder(TextTokenizer):
             rows: int64 [n]: the rows to encode.
 
         Returns:
-            float32 [n, dim], in the order of `rows`; of the kind "multi_vector" MultiVectors.
+            As from `collect`, in the order of `rows`.
         """
 
     def has_verified_vectors(self, output: Any) -> bool:

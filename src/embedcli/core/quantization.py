@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli.core.head_vectors import HeadVectors
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.vectors import normalize_rows
@@ -52,7 +53,12 @@ def compute_ranges_of(vectors: RowVectors) -> Float32Array:
 
     Returns:
         float32 [2, dim], as `compute_ranges`; of sparse vectors [2, 1], since all dimensions share one range.
+
+    Raises:
+        TypeError: They are the vectors of several heads, which are not stored in integers.
     """
+    if isinstance(vectors, HeadVectors):
+        raise TypeError("vectors of several heads have no common range")
     if isinstance(vectors, SparseVectors):
         return compute_ranges(vectors.values[:, None])
     return compute_ranges(vectors.values if isinstance(vectors, MultiVectors) else vectors)
@@ -134,12 +140,16 @@ def is_storable(vectors: RowVectors, precision: Precision) -> BoolArray:
     """Check that vectors are finite and not all zeros once they are stored.
 
     Args:
-        vectors: float32 [n, dim], sparse vectors, of which zeros do not count, or vectors of tokens.
+        vectors: float32 [n, dim], sparse vectors, of which zeros do not count, vectors of tokens, or those of several
+            heads, all of which must be storable; a row may then have no sparse terms.
         precision: The number format; only float16 can overflow or round to zero.
 
     Returns:
         bool [n].
     """
+    if isinstance(vectors, HeadVectors):
+        usable = [is_storable(part, precision) | _lacks_terms(part) for part in vectors.parts.values()]
+        return np.asarray(np.logical_and.reduce(usable))
     if isinstance(vectors, SparseVectors | MultiVectors):
         is_bad = vectors.find_unusable()
         if precision == "float16":
@@ -155,11 +165,15 @@ def find_unusable(vectors: EncodedVectors) -> BoolArray:
     """Find vectors that contain NaN or infinity, or only zeros.
 
     Args:
-        vectors: float32 [n, dim], or sparse vectors or those of tokens, of which every row needs one.
+        vectors: float32 [n, dim], sparse vectors or those of tokens, of which every row needs one, or those of several
+            heads, all of which must be usable; a row may then have no sparse terms.
 
     Returns:
         bool [n]: True for an unusable vector.
     """
+    if isinstance(vectors, HeadVectors):
+        unusable = [find_unusable(part) & ~_lacks_terms(part) for part in vectors.parts.values()]
+        return np.asarray(np.logical_or.reduce(unusable))
     if isinstance(vectors, SparseVectors | MultiVectors):
         return vectors.find_unusable()
     if not vectors.size:
@@ -170,6 +184,11 @@ def find_unusable(vectors: EncodedVectors) -> BoolArray:
     suspects = vectors[bad]
     bad[bad] = ~np.isfinite(suspects).all(axis=1) | ~suspects.any(axis=1)
     return bad
+
+
+def _lacks_terms(vectors: Float32Array | SparseVectors | MultiVectors) -> BoolArray:
+    """bool [n]: True for a row with an empty sparse vector."""
+    return np.asarray(vectors.lengths == 0) if isinstance(vectors, SparseVectors) else np.zeros(len(vectors), bool)
 
 
 def dequantize(

@@ -1,14 +1,15 @@
-"""Vectors of rows, dense, sparse or one for each token: collecting them batch by batch, and joining them."""
+"""Vectors of rows, dense, sparse, one for each token, or several of these: collecting and joining them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from embedcli.core import multi_vectors
+from embedcli.core.head_vectors import HeadVectors, heads_of
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse, keep_largest, sparsify
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from embedcli.core.types import BoolArray, Float32Array, Int64Array, VectorKind
 
     # What an encoder returns for a batch, and what is stored of a row.
-    EncodedVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors
-    RowVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors
+    EncodedVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors | HeadVectors
+    RowVectors: TypeAlias = Float32Array | SparseVectors | MultiVectors | HeadVectors
     # What has one vector for each row.
     SingleVectors: TypeAlias = Float32Array | SparseVectors
 
@@ -99,6 +100,22 @@ class MultiVectorBuffer(VectorBuffer):
         return MultiVectors(offsets, values)
 
 
+class HeadsBuffer(VectorBuffer):
+    """The vectors of several heads, each in a buffer of its own."""
+
+    def __init__(self, buffers: Mapping[VectorKind, VectorBuffer]) -> None:
+        self._buffers = buffers
+
+    def put(self, rows: Int64Array, vectors: EncodedVectors) -> None:
+        if not isinstance(vectors, HeadVectors):
+            raise TypeError("vectors of one kind where a model has several heads")
+        for head, buffer in self._buffers.items():
+            buffer.put(rows, vectors.parts[head])
+
+    def finish(self) -> HeadVectors:
+        return HeadVectors({head: require_one_head(buffer.finish()) for head, buffer in self._buffers.items()})
+
+
 def concat_encoded(parts: Sequence[EncodedVectors]) -> EncodedVectors:
     """Concatenate what an encoder returned for several batches, at least one."""
     if isinstance(parts[0], np.ndarray):
@@ -110,6 +127,10 @@ def concat_vectors(parts: Sequence[RowVectors]) -> RowVectors:
     """Concatenate vectors of one kind, at least one part; dense parts without rows do not count among others."""
     sparse = [part for part in parts if isinstance(part, SparseVectors)]
     multi = [part for part in parts if isinstance(part, MultiVectors)]
+    several = [part for part in parts if isinstance(part, HeadVectors)]
+    if several:
+        joined = {head: concat_vectors([part.parts[head] for part in several]) for head in heads_of(several)}
+        return HeadVectors({head: require_one_head(vectors) for head, vectors in joined.items()})
     if multi:
         return multi_vectors.concat_multi(multi)
     return concat_sparse(sparse) if sparse else np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
@@ -128,28 +149,44 @@ def replace_vectors(vectors: EncodedVectors, is_replaced: BoolArray, by: Encoded
     return concat_encoded([vectors, by])[positions]
 
 
+def require_one_head(vectors: RowVectors) -> Float32Array | SparseVectors | MultiVectors:
+    """The same vectors. Raises TypeError if they are those of several heads."""
+    if isinstance(vectors, HeadVectors):
+        raise TypeError("rows have the vectors of several heads, and those of one are needed")
+    return vectors
+
+
 def kind_of(vectors: RowVectors) -> VectorKind:
-    """The kind of vectors."""
+    """The kind of vectors. Raises TypeError for those of several heads."""
+    vectors = require_one_head(vectors)
     if isinstance(vectors, MultiVectors):
         return "multi_vector"
     return "sparse" if isinstance(vectors, SparseVectors) else "dense"
 
 
 def require_single(vectors: RowVectors) -> SingleVectors:
-    """The same vectors. Raises TypeError if rows have a vector for each token."""
+    """The same vectors. Raises TypeError if rows have a vector for each token, or those of several heads."""
+    vectors = require_one_head(vectors)
     if isinstance(vectors, MultiVectors):
         raise TypeError("rows have several vectors, and one is needed")
     return vectors
 
 
+def find_token_vectors(vectors: RowVectors) -> MultiVectors | None:
+    """The vectors of tokens, of one of several heads if there are more; None if there are none."""
+    parts = vectors.parts.values() if isinstance(vectors, HeadVectors) else [vectors]
+    return next((part for part in parts if isinstance(part, MultiVectors)), None)
+
+
 def as_dense(vectors: RowVectors) -> Float32Array:
     """float32 [n, dim]; the vectors of tokens one after the other: float32 [tokens, dim]."""
+    vectors = require_one_head(vectors)
     if isinstance(vectors, MultiVectors):
         return vectors.values
     return vectors.to_dense() if isinstance(vectors, SparseVectors) else vectors
 
 
 def _require_dense(vectors: EncodedVectors) -> Float32Array:
-    if isinstance(vectors, SparseVectors | MultiVectors):
+    if not isinstance(vectors, np.ndarray):
         raise TypeError("sparse vectors or those of tokens where a row has a dense one")
     return vectors

@@ -203,7 +203,7 @@ class EncodedChunk:
         chunk: The chunk that was encoded.
         rows: int64 [n], ascending: the row of the chunk that each output row belongs to. Rows that were split into
             windows appear several times, rejected rows not at all.
-        vectors: float32 [n, dim], `SparseVectors` or `MultiVectors`.
+        vectors: float32 [n, dim], `SparseVectors` or `MultiVectors`, or the `HeadVectors` of several heads.
         n_tokens: int32 [n]: tokens of the whole text before truncation, prompt and special tokens included.
         is_truncated: bool [n]: whether the text was longer than the encoder reads.
         text_hash: uint8 [n, 16]: hash of the text.

@@ -33,7 +33,7 @@ from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
     from embedcli.core.encoder import Tokens
-    from embedcli.core.types import InputPlan
+    from embedcli.core.types import InputPlan, VectorKind
 
 Notify = Callable[[str], None]
 
@@ -231,12 +231,22 @@ def estimate_output_bytes(
     if dim is None or scan.first_chunk is None:
         return None
     texts, rows = scan.first_chunk.texts, scan.token_counts.totals()["outputs"]
-    shape = VectorShape("dense", dim)
-    if isinstance(encoder, BaseEncoder) and encoder.kind == "sparse":
-        shape = VectorShape("sparse", dim, estimate_terms(throughput))
-    elif isinstance(encoder, BaseEncoder) and encoder.kind == "multi_vector":
-        shape = VectorShape("multi_vector", dim, measure_token_vectors(encoder, texts) or ASSUMED_TOKENS)
-    return estimate_output_sizes(plan.columns, shape, job.overflow == "split", scan.first_chunk, rows)
+    shapes = [VectorShape("dense", dim)]
+    if isinstance(encoder, BaseEncoder):
+        dims = {head: int(space["dim"]) for head, space in encoder.heads.items()} or {encoder.kind: dim}
+        shapes = [estimate_shape(kind, dim, encoder, texts, throughput) for kind, dim in dims.items()]
+    return estimate_output_sizes(plan.columns, shapes, job.overflow == "split", scan.first_chunk, rows)
+
+
+def estimate_shape(
+    kind: VectorKind, dim: int, encoder: BaseEncoder, texts: Sequence[str], throughput: MeasuredThroughput | None
+) -> VectorShape:
+    """Estimate how many terms or vectors of tokens a row has."""
+    if kind == "sparse":
+        return VectorShape(kind, dim, estimate_terms(throughput))
+    if kind == "multi_vector":
+        return VectorShape(kind, dim, measure_token_vectors(encoder, texts) or ASSUMED_TOKENS)
+    return VectorShape(kind, dim)
 
 
 def estimate_terms(throughput: MeasuredThroughput | None) -> float:

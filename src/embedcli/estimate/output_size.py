@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -9,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
+from embedcli.core.head_vectors import HeadVectors
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision, VectorKind
 from embedcli.core.vectors import normalize_rows
 from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
 from embedcli.outputs import writers
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, VectorField, head_column_name
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import RowVectors
-    from embedcli.core.types import InputColumns
+    from embedcli.core.types import Float32Array, InputColumns
 
 # Rows written to memory. More rows would change the result by less than kept texts vary.
 MEASURED_ROWS = 200
@@ -47,33 +48,37 @@ class VectorShape:
 
 
 def estimate_output_sizes(
-    columns: InputColumns, shape: VectorShape, windows: bool, chunk: Chunk, rows: float
+    columns: InputColumns, shapes: Sequence[VectorShape], windows: bool, chunk: Chunk, rows: float
 ) -> dict[str, dict[str, int]]:
     """Estimate the bytes of an output by precision and format.
 
     Args:
         columns: Columns of the input.
-        shape: The vectors.
+        shapes: The vectors, of several heads those of each.
         windows: Whether rows are split into windows, which adds columns.
         chunk: Some rows, for the size of ids and kept columns.
         rows: Number of output rows.
     """
     # Token vectors are measured in a few rows of as many vectors as the mean.
-    most = MEASURED_MULTI_VECTOR_ROWS if shape.kind == "multi_vector" else MEASURED_ROWS
+    kinds = [shape.kind for shape in shapes]
+    most = MEASURED_MULTI_VECTOR_ROWS if "multi_vector" in kinds else MEASURED_ROWS
     count = min(len(chunk.texts), most)
     sample = replace(chunk, ids=chunk.ids.slice(0, count), kept_columns=chunk.kept_columns.slice(0, count))
-    formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if shape.kind != "sparse" or name != "npy"]
-    vectors = fake_vectors(max(count, 2), shape)
-    ranges = quantization.compute_ranges_of(vectors)
+    fits_npy = len(shapes) == 1 and kinds != ["sparse"]
+    formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if fits_npy or name != "npy"]
+    parts = [fake_vectors(max(count, 2), shape) for shape in shapes]
+    vectors = HeadVectors(dict(zip(kinds, parts, strict=True))) if len(parts) > 1 else parts[0]
+    ranges = None if isinstance(vectors, HeadVectors) else quantization.compute_ranges_of(vectors)
+    others = [VectorField(head_column_name(i, shape.kind), shape.kind, shape.dim) for i, shape in enumerate(shapes)][1:]
     sizes: dict[str, dict[str, int]] = {}
-    for precision in STORED_PRECISIONS[shape.kind]:
-        layout = OutputLayout(columns, shape.dim, precision, windows, ranges, shape.kind)
+    for precision in STORED_PRECISIONS[kinds[0]] if len(shapes) == 1 else SPARSE_PRECISIONS:
+        layout = OutputLayout(columns, shapes[0].dim, precision, windows, ranges, kinds[0], tuple(others))
         table = layout.build_table(fake_encoded_chunk(sample, vectors[:count], windows))
         sizes[precision] = {name: round(bytes_per_row(table, layout, name) * rows) for name in formats}
     return sizes
 
 
-def fake_vectors(rows: int, shape: VectorShape) -> RowVectors:
+def fake_vectors(rows: int, shape: VectorShape) -> Float32Array | SparseVectors | MultiVectors:
     """Random vectors of a shape: dense ones and those of tokens have length 1."""
     random = np.random.default_rng(0)
     length = min(shape.dim, round(shape.per_row)) if shape.kind == "sparse" else max(1, round(shape.per_row))
@@ -114,7 +119,7 @@ def bytes_per_row(table: pa.Table, layout: OutputLayout, format: OutputFormat) -
     if format == "jsonl":
         return float(sum(map(len, writers.table_to_json_lines(table))) / table.num_rows)
     # Parquet has no one-byte type, so the size of an int8 column depends on its encoding and must be measured.
-    includes_vectors = format == "parquet" or layout.kind == "sparse"
+    includes_vectors = format == "parquet" or layout.kind == "sparse" or bool(layout.other_heads)
     measured = table if includes_vectors else table.drop_columns(["embedding"])
     measure = measure_arrow_bytes if format in ("arrow", "lance") else measure_parquet_bytes
     other_bytes = (measure(measured) - measure(measured.slice(0, 0))) / table.num_rows

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from embedcli.core import batching
 from embedcli.core.encoder import BaseEncoder
+from embedcli.core.head_vectors import HeadVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.pipeline import engine, preparation
@@ -87,6 +88,9 @@ class TermTotals:
     terms: int = 0
 
     def add(self, vectors: RowVectors) -> None:
+        if isinstance(vectors, HeadVectors):
+            for part in vectors.parts.values():
+                self.add(part)
         if isinstance(vectors, SparseVectors):
             self.rows += len(vectors)
             self.terms += len(vectors.indices)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedcli.core.encoder import BaseEncoder
-from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import find_token_vectors
 
 # Encoded one by one, which takes a second on a slow machine.
 MEASURED_TEXTS = 32
 
 
 def measure_token_vectors(encoder: BaseEncoder, texts: Sequence[str]) -> float | None:
-    """The mean number of vectors of a row; None for a model with one vector per row, or without a text to measure.
+    """The mean number of vectors of a row's tokens; None if they have none, or without a text to measure.
 
     Args:
         encoder: The encoder of the job.
@@ -22,7 +22,7 @@ def measure_token_vectors(encoder: BaseEncoder, texts: Sequence[str]) -> float |
     """
     tokens = encoder.tokenize(texts[:MEASURED_TEXTS])
     rows = np.flatnonzero(tokens.lengths)
-    if encoder.kind != "multi_vector" or not len(rows):
+    if not len(rows):
         return None
-    vectors = encoder.encode_float32(tokens, rows)
-    return float(vectors.lengths.mean()) if isinstance(vectors, MultiVectors) else None
+    vectors = find_token_vectors(encoder.encode_float32(tokens, rows))
+    return None if vectors is None else float(vectors.lengths.mean())

@@ -130,7 +130,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     kind = find_vector_kind(folder, modules)
     heads = resolve_heads(files, modules, job, kind)
     kind = heads[0] if heads else kind
-    check_options_for_kind(job, kind)
+    check_options_for_kind(job, kind, heads)
     task: Role | None = _choose_route(files, modules, job)
     first = find_input_module(folder, modules, task)
     if files.kind == "transformer":
@@ -144,15 +144,16 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         multi_vector = read_multi_vector_settings(folder, modules, job, folder / first[1])
         task = multi_vector.role
     prompts, prompt, source = _choose_prompt(saved, multi_vector, job)
-    pooling, pools_prompt = (HEAD_POOLING[kind], True) if heads else _read_pooling(files, modules, task)
+    pooling, pools_prompt = _read_pooling(files, modules, task, heads)
     base = files.find_base(first[1])
     max_seq_length, max_positions = resolve_max_seq_length(
         folder, [first], job, base=base, traits=traits, role_limit=None if multi_vector is None else multi_vector.limit
     )
-    saved_dim = None if multi_vector or heads else saved.get("truncate_dim")
+    saved_dim = None if multi_vector else _read_saved_dim(files, saved, heads)
     # Only the last module counts: modules behind a Normalize change the length again.
     has_normalize = multi_vector.has_normalize if multi_vector else modules[-1][0] == "Normalize"
-    has_normalize = kind == "multi_vector" if heads else has_normalize
+    if heads and "dense" not in heads:
+        has_normalize = kind == "multi_vector"
     return ModelConfig(
         pooling=pooling,
         max_seq_length=max_seq_length,
@@ -230,6 +231,23 @@ def model_identity(files: ModelFiles, config: ModelConfig, dtype: str) -> dict[s
     }
 
 
+def describe_heads(config: ModelConfig, dims: Mapping[VectorKind, int]) -> dict[VectorKind, dict[str, Any]]:
+    """What the vector space metadata say of the vectors of each head that a job computes.
+
+    Args:
+        config: The model's settings for the job.
+        dims: The dimensions of each head.
+    """
+    described: dict[VectorKind, dict[str, Any]] = {}
+    for head in config.heads:
+        pooling = config.pooling if head == "dense" else HEAD_POOLING[head]
+        normalize = config.normalize if head == "dense" else head == "multi_vector"
+        described[head] = {"heads": [head], "dim": dims[head], "pooling": pooling, "normalize": normalize}
+        if head != "dense":
+            described[head]["kind"] = head
+    return described
+
+
 def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) -> tuple[str, str]:
     """Choose the prompt of a job by --prompt, --prompt-name, --as or the model's default, in this order.
 
@@ -266,8 +284,23 @@ def resolve_prompt(job: Job, prompts: Mapping[str, str], default: str | None) ->
     return "", "none"
 
 
-def _read_pooling(files: ModelFiles, modules: list[tuple[str, str]], task: str | None) -> tuple[str, bool]:
+def _read_saved_dim(files: ModelFiles, saved: Mapping[str, Any], heads: tuple[VectorKind, ...]) -> int | None:
+    """The dimension that the model's files cut its own vectors to. Raises UsageError if they are one of several."""
+    saved_dim: int | None = saved.get("truncate_dim")
+    if saved_dim and "dense" in heads:
+        raise UsageError(
+            f"{files.name} cuts its dense vectors to {saved_dim} dimensions, which several heads cannot do",
+            "encode the dense vectors in a job of their own",
+        )
+    return None if heads else saved_dim
+
+
+def _read_pooling(
+    files: ModelFiles, modules: list[tuple[str, str]], task: str | None, heads: tuple[VectorKind, ...]
+) -> tuple[str, bool]:
     """The pooling modes, and whether they include the prompt."""
+    if heads and "dense" not in heads:
+        return HEAD_POOLING[heads[0]], True
     folder = files.path
     paths = dict(reversed(list_routed_modules(folder, modules, task)))
     kind = find_vector_kind(folder, modules)

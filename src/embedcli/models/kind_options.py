@@ -11,25 +11,32 @@ SPARSE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8
 MULTI_VECTOR_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
 
 
-def check_options_for_kind(job: Job, kind: VectorKind) -> None:
+def check_options_for_kind(job: Job, kind: VectorKind, heads: tuple[VectorKind, ...] = ()) -> None:
     """Check that the options of a job fit the kind of vectors that its model computes.
+
+    Args:
+        job: The job.
+        kind: The kind; of several heads that of the first.
+        heads: The heads that are computed; empty for the model's own vectors.
 
     Raises:
         UsageError: One of them makes no sense for such vectors.
     """
-    if job.heads not in (None, (kind,)):
+    kinds = heads or (kind,)
+    if job.heads not in (None, kinds):
         raise no_heads_error(job, kind)
-    _check_sparse_options(job, kind)
-    _check_pool_factor(job, kind)
-    if kind == "sparse":
+    if "sparse" not in kinds:
+        _refuse_sparse_options(job, kind)
+    _check_pool_factor(job, kinds)
+    if len(heads) > 1:
+        _refuse_for_several_heads(job)
+    if "sparse" in kinds:
         _refuse_for_sparse(job)
-    elif kind == "multi_vector":
+    if "multi_vector" in kinds:
         _refuse_for_multi_vector(job)
 
 
-def _check_sparse_options(job: Job, kind: VectorKind) -> None:
-    if kind == "sparse":
-        return
+def _refuse_sparse_options(job: Job, kind: VectorKind) -> None:
     computed = "dense ones" if kind == "dense" else "one for each token"
     for flag, value in (("--top-k-terms", job.top_k_terms), ("--min-weight", job.min_weight)):
         if value is not None:
@@ -39,16 +46,31 @@ def _check_sparse_options(job: Job, kind: VectorKind) -> None:
             )
 
 
-def _check_pool_factor(job: Job, kind: VectorKind) -> None:
+def _check_pool_factor(job: Job, kinds: tuple[VectorKind, ...]) -> None:
     if job.pool_factor is None:
         return
-    if kind != "multi_vector":
+    if "multi_vector" not in kinds:
         raise UsageError(
             f"--pool-factor is for models with a vector for each token, and {job.model} computes one for each text",
             "leave --pool-factor out, or use a multi-vector model such as ColBERT",
         )
     if job.as_ == "query":
         raise UsageError("--pool-factor is for documents: queries keep all their vectors", "leave --pool-factor out")
+
+
+def _refuse_for_several_heads(job: Job) -> None:
+    one_job_each = "leave it out, or encode each head in a job of its own"
+    refused = (
+        ("--truncate-dim", job.truncate_dim is not None, one_job_each),
+        (f"--precision {job.precision}", job.precision not in SPARSE_PRECISIONS, "use --precision float32 or float16"),
+        ("--overflow pool", job.overflow == "pool", "use --overflow split, which writes a row for each window"),
+        ("a .npy output", writes_npy(job), "use a name that ends in .parquet, .arrow, .jsonl or .lance"),
+        ("--update", job.update, "leave it out, or use --overwrite to encode all rows again"),
+        ("--reuse", bool(job.reuse), one_job_each),
+    )
+    for flag, is_given, hint in refused:
+        if is_given:
+            raise UsageError(f"{flag} cannot be used with several heads, --heads {','.join(job.heads or ())}", hint)
 
 
 def _refuse_for_sparse(job: Job) -> None:

@@ -23,7 +23,7 @@ from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.jsonl_vectors import JsonlVectorFile
 from embedcli.outputs.lance_rows import LanceVectorFile
-from embedcli.outputs.vector_columns import REWRITE_HINT
+from embedcli.outputs.vector_columns import REWRITE_HINT, describe_column
 from embedcli.outputs.vector_files import VectorFile, translate_read_errors
 from embedcli.outputs.vector_formats import open_vector_file
 
@@ -60,12 +60,17 @@ class VectorBlock:
 
 
 class VectorDataset:
-    """Rows with vectors in one or more files. `vector_space` is empty for files that embedcli did not write."""
+    """Rows with vectors in one or more files. `vector_space` is empty for files that embedcli did not write.
+
+    Of an output with the vectors of several heads, one column is read, and `vector_space` describes that one.
+    """
 
     def __init__(self, path: str, parts: Sequence[VectorFile], metadata: Mapping[str, Any]) -> None:
         self.path = path
         self.vector_files = tuple(parts)
-        self.vector_space: Mapping[str, Any] = metadata.get(writers.SPACE_METADATA_KEY) or {}
+        space = metadata.get(writers.SPACE_METADATA_KEY) or {}
+        self.vector_columns: tuple[str, ...] = tuple(space.get("columns") or ())
+        self.vector_space: Mapping[str, Any] = describe_column(space, parts[0].column.name) if parts else space
         self.job_manifest: Mapping[str, Any] = metadata.get(writers.JOB_METADATA_KEY) or {}
         self.schema = parts[0].schema if parts else pa.schema([])
         self.kind: VectorKind = parts[0].column.kind if parts else "dense"
@@ -161,7 +166,13 @@ class VectorDataset:
     @property
     def kept_columns(self) -> list[str]:
         """Columns kept from the input: all but the id and those that embedcli adds."""
-        return [name for name in self.schema.names if name not in (self.id_name, *ROW_INFO_COLUMNS)]
+        own = (self.id_name, *self.vector_columns, *ROW_INFO_COLUMNS)
+        return [name for name in self.schema.names if name not in own]
+
+    @property
+    def may_lack_terms(self) -> bool:
+        """Whether a row may have an empty sparse vector, because other heads have given it vectors."""
+        return self.kind == "sparse" and len(self.vector_columns) > 1
 
     def require_vector_space(self, what_for: str) -> Mapping[str, Any]:
         """Return the vector space metadata. Raises UsageError if the output has none."""
@@ -311,22 +322,26 @@ class VectorDataset:
                 )
 
 
-def open_dataset(path: str) -> VectorDataset:
+def open_dataset(path: str, column: str | None = None) -> VectorDataset:
     """Open an output of `embedcli encode`, or any file with a column of vectors.
 
+    Args:
+        path: The output.
+        column: Which of its columns of vectors to read; by default `embedding`, or the only one.
+
     Raises:
-        UsageError: Nothing is there, it holds no vectors, or the output is not finished.
+        UsageError: Nothing is there, it holds no vectors or not in this column, or the output is not finished.
         InputError: A file is damaged or missing.
     """
     path = storage.mask_secrets(path)
     lance = lance_output.is_lance(path)
     if storage.is_folder(path) and not lance:
-        return _open_folder(path)
+        return _open_folder(path, column)
     _refuse_unfinished(path, path.rstrip("/") + ".parts")
     rows = (
-        LanceVectorFile(path)
+        LanceVectorFile(path, column)
         if lance and storage.is_folder(path)
-        else open_vector_file(storage.expand_inputs([path])[0])
+        else open_vector_file(storage.expand_inputs([path])[0], column)
     )
     return VectorDataset(path, [rows], rows.metadata)
 
@@ -347,7 +362,7 @@ def holds_vectors(path: str) -> bool:
     return True
 
 
-def _open_folder(path: str) -> VectorDataset:
+def _open_folder(path: str, column: str | None) -> VectorDataset:
     manifest = storage.join(path, MANIFEST_FILE)
     if storage.exists(manifest):
         metadata = _read_manifest(manifest)
@@ -355,9 +370,9 @@ def _open_folder(path: str) -> VectorDataset:
         missing = next((part for part in parts if not storage.exists(part)), None)
         if missing is not None:
             raise InputError(f"{storage.format_location(missing)}: the file is missing", "encode the rows again")
-        return VectorDataset(path, [open_vector_file(part) for part in parts], metadata)
+        return VectorDataset(path, [open_vector_file(part, column) for part in parts], metadata)
     _refuse_unfinished(manifest, storage.join(path, STAGING_FOLDER))
-    found = [open_vector_file(file) for file in storage.expand_inputs([path], recursive=False)]
+    found = [open_vector_file(file, column) for file in storage.expand_inputs([path], recursive=False)]
     return VectorDataset(path, found, found[0].metadata)
 
 

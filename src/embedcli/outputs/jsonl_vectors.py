@@ -26,7 +26,9 @@ from embedcli.outputs.vector_columns import (
     MultiVectorColumn,
     SparseColumn,
     VectorColumn,
+    describe_column,
     drop_column,
+    no_such_column_error,
 )
 from embedcli.outputs.vector_files import FIRST_ROWS, VectorsAndColumns, companion_exists, table_without_columns
 from embedcli.outputs.vector_types import sparse_type
@@ -38,19 +40,19 @@ if TYPE_CHECKING:
 class JsonlVectorFile:
     """JSON lines, each with one vector or a list of them, and `NAME.space.json` with the metadata of embedcli's own."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, column: str | None = None) -> None:
         self.path = path
         beside = writers.space_path(path)
         found = storage.read_bytes(beside) if companion_exists(path, beside) else b"{}"
         self.metadata: Mapping[str, Any] = json.loads(found)
         first = next(self._rows(), None) or {}
-        name = find_json_vector(first, path)
+        name = find_json_vector(first, path, column)
         self.column = self._open_column(name, first.get(name))
         self.schema = drop_column(pa.Table.from_pylist([first]).schema, name)
 
     def _open_column(self, name: str, first: Any) -> VectorColumn:
         """The column of vectors by the metadata, and by the vectors of the first row."""
-        space = self.metadata.get(writers.SPACE_METADATA_KEY, {})
+        space = describe_column(self.metadata.get(writers.SPACE_METADATA_KEY) or {}, name)
         precision = str(space.get("precision", "float32"))
         dtype = np.dtype({"binary": "int8", "ubinary": "uint8"}.get(precision, precision))
         if is_sparse_json(first):
@@ -153,8 +155,22 @@ class JsonlVectorFile:
         return pa.table({name: json_values_to_column([row.get(name) for row in rows]) for name in columns})
 
 
-def find_json_vector(row: dict[str, Any], path: str) -> str:
-    """Find the field of a row that holds its vector. Raises UsageError if a row has none of the usual names."""
+def find_json_vector(row: dict[str, Any], path: str, wanted: str | None = None) -> str:
+    """Find the field of a row that holds its vector.
+
+    Args:
+        row: The first row; empty if there is none.
+        path: Path of the file, for messages.
+        wanted: The field that the user asks for, if any.
+
+    Raises:
+        UsageError: The row has none of the usual names, or the field that is asked for holds no vectors.
+    """
+    if wanted is not None:
+        holding = [name for name, value in row.items() if is_json_vector(value)]
+        if row and wanted not in holding:
+            raise no_such_column_error(path, wanted, holding)
+        return wanted
     found = [name for name in VECTOR_COLUMN_NAMES if isinstance(row.get(name), list) or is_sparse_json(row.get(name))]
     name = found[0] if found else VECTOR_COLUMN_NAMES[0]
     if row and name not in row:
@@ -163,6 +179,12 @@ def find_json_vector(row: dict[str, Any], path: str) -> str:
             "name an output of `embedcli encode`",
         )
     return name
+
+
+def is_json_vector(value: Any) -> bool:
+    """Whether a JSON value is a vector, numbers or a sparse one, or a list of vectors."""
+    is_list = isinstance(value, list) and all(isinstance(x, int | float) for x in value)
+    return is_list or is_sparse_json(value) or is_multi_vector_json(value)
 
 
 def is_sparse_json(value: Any) -> bool:

@@ -20,17 +20,17 @@ from embedcli.outputs.vector_types import is_multi_vector_type
 class LanceVectorFile:
     """A Lance dataset, batch by batch, in the order in which its rows were written."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, column: str | None = None) -> None:
         self.path = path
         self._data = lance_output.open_lance_dataset(path)
         schema = self._data.schema
         self.metadata: Mapping[str, Any] = decode_metadata(schema.metadata)
-        name = find_vector_column(schema, path)
+        name = find_vector_column(schema, path, column)
         kind = schema.field(name).type
         if pa.types.is_list(kind) and not is_multi_vector_type(kind):
             raise InputError(f"{storage.format_location(path)}: the vectors differ in length", "encode the rows again")
         chunks = (batch.column(0) for batch in self._data.to_batches(columns=[name], batch_size=FIRST_ROWS))
-        self.column = open_vector_column(schema, self.metadata, path, chunks)
+        self.column = open_vector_column(schema, self.metadata, path, chunks, name)
         self.schema = drop_column(schema, name)
         self.row_count = int(self._data.count_rows())
 

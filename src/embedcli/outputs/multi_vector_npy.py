@@ -83,8 +83,8 @@ def _ids_schema(schema: pa.Schema) -> pa.Schema:
 class MultiVectorNpyFile(NpyVectorFile):
     """`NAME.npy`, the vectors of all rows one after the other, and `NAME.ids.parquet`, which says which are a row's."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, column: str | None = None) -> None:
+        super().__init__(path, column)
         for name in PLACE_COLUMNS:
             self.schema = drop_column(self.schema, name)
 
@@ -116,8 +116,12 @@ class MultiVectorNpyFile(NpyVectorFile):
         return InputError(f"{storage.format_location(self.path)}: {ids} {problem}", "encode the rows again")
 
 
-def open_npy_file(path: str) -> NpyVectorFile:
-    """Open an .npy file, whose metadata say whether its vectors are those of rows or of their tokens."""
+def open_npy_file(path: str, column: str | None = None) -> NpyVectorFile:
+    """Open an .npy file, whose metadata say whether its vectors are those of rows or of their tokens.
+
+    Raises:
+        UsageError: A column is asked for by name: the vectors of the file have none.
+    """
     ids = open_ids_file(path)
     vector_space = {} if ids is None else decode_metadata(ids.schema_arrow.metadata).get(SPACE_METADATA_KEY, {})
-    return (MultiVectorNpyFile if vector_space.get("kind") == "multi_vector" else NpyVectorFile)(path)
+    return (MultiVectorNpyFile if vector_space.get("kind") == "multi_vector" else NpyVectorFile)(path, column)

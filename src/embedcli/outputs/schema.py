@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
-from embedcli.core.constants import WINDOW_COLUMNS
+from embedcli.core.constants import HEAD_COLUMN_PREFIX, VECTOR_COLUMN, WINDOW_COLUMNS
+from embedcli.core.head_vectors import HeadVectors
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import as_dense
@@ -33,6 +34,37 @@ ASSUMED_TERMS = 256
 
 
 @dataclass(frozen=True)
+class VectorField:
+    """A column of vectors.
+
+    Attributes:
+        name: Its name.
+        kind: The kind of its vectors.
+        dim: Dimensions of a vector before quantization.
+    """
+
+    name: str
+    kind: VectorKind
+    dim: int
+
+    def arrow_type(self, precision: Precision) -> pa.DataType:
+        """The type of the column, with numbers in the dtype of `precision`."""
+        value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[precision])
+        if self.kind == "sparse":
+            return sparse_type(value)
+        width = quantization.stored_width(self.dim, precision)
+        vector = pa.list_(pa.field("element", value, nullable=False), width)
+        return pa.list_(pa.field("element", vector, nullable=False)) if self.kind == "multi_vector" else vector
+
+    def bytes_per_vector(self, precision: Precision) -> int:
+        """Bytes of one stored vector, dense or of a token; an assumption for sparse ones, whose sizes differ."""
+        number = int(np.dtype(quantization.STORAGE_DTYPES[precision]).itemsize)
+        if self.kind == "sparse":
+            return ASSUMED_TERMS * (4 + number)
+        return quantization.stored_width(self.dim, precision) * number
+
+
+@dataclass(frozen=True)
 class OutputLayout:
     """The columns of an output.
 
@@ -44,6 +76,7 @@ class OutputLayout:
         ranges: float32 [2, dim], of sparse vectors [2, 1]: minimum and maximum for int8 and uint8; None for other
             precisions.
         kind: The kind of the vectors.
+        other_heads: The columns of further vectors of each row, by the other heads of the model.
     """
 
     input_columns: InputColumns
@@ -52,6 +85,7 @@ class OutputLayout:
     has_windows: bool = False
     ranges: Float32Array | None = None
     kind: VectorKind = "dense"
+    other_heads: tuple[VectorField, ...] = ()
 
     @property
     def id_name(self) -> str:
@@ -62,22 +96,36 @@ class OutputLayout:
         return quantization.stored_width(self.dim, self.precision)
 
     @property
+    def vector_fields(self) -> tuple[VectorField, ...]:
+        """The columns of vectors, in their order."""
+        return (VectorField(VECTOR_COLUMN, self.kind, self.dim), *self.other_heads)
+
+    @property
+    def has_equal_rows(self) -> bool:
+        """Whether the vectors of every row take the same number of bytes."""
+        return all(field.kind == "dense" for field in self.vector_fields)
+
+    @property
     def bytes_per_row(self) -> int:
         """Bytes of the stored vectors of a row; an assumption for sparse and multi-vector rows, whose sizes differ."""
-        if self.kind == "sparse":
-            return ASSUMED_TERMS * (4 + int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize))
-        return self.bytes_per_vector * (ASSUMED_TOKENS if self.kind == "multi_vector" else 1)
+        return self.measure_bytes(1, ASSUMED_TOKENS)
 
     @property
     def bytes_per_vector(self) -> int:
-        """Bytes of one stored vector, dense or of a token."""
-        return self.stored_width * int(np.dtype(quantization.STORAGE_DTYPES[self.precision]).itemsize)
+        """Bytes of one stored vector of the first column, dense or of a token."""
+        return self.vector_fields[0].bytes_per_vector(self.precision)
+
+    def measure_bytes(self, rows: int, token_vectors: int) -> int:
+        """Bytes of the stored vectors of rows with a number of vectors of tokens; an assumption for sparse ones."""
+        counts = [token_vectors if field.kind == "multi_vector" else rows for field in self.vector_fields]
+        sizes = [field.bytes_per_vector(self.precision) for field in self.vector_fields]
+        return sum(count * size for count, size in zip(counts, sizes, strict=True))
 
     def schema(self) -> pa.Schema:
         """Return the Arrow schema: `id` or `row`, `embedding`, counts and hash, window offsets if any, kept columns."""
         fields = [
             pa.field(self.id_name, self.input_columns.id_type),
-            pa.field("embedding", self._vector_type(), nullable=False),
+            *(pa.field(field.name, field.arrow_type(self.precision), nullable=False) for field in self.vector_fields),
             pa.field("n_tokens", pa.int32()),
             pa.field("truncated", pa.bool_()),
             pa.field("text_hash", pa.binary(16)),
@@ -90,20 +138,18 @@ class OutputLayout:
             ]
         return pa.schema([*fields, *self.kept_columns()])
 
-    def _vector_type(self) -> pa.DataType:
-        value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[self.precision])
-        if self.kind == "sparse":
-            return sparse_type(value)
-        vector = pa.list_(pa.field("element", value, nullable=False), self.stored_width)
-        return pa.list_(pa.field("element", vector, nullable=False)) if self.kind == "multi_vector" else vector
+    def _store_vectors(self, vectors: RowVectors) -> list[pa.Array]:
+        """Vectors as an array for each of the columns of vectors."""
+        parts = list(vectors.parts.values()) if isinstance(vectors, HeadVectors) else [vectors]
+        return [self._store_column(field, part) for field, part in zip(self.vector_fields, parts, strict=True)]
 
-    def _store_vectors(self, vectors: RowVectors) -> pa.Array:
-        """Vectors as an array of the column `embedding`, in their number format."""
+    def _store_column(self, field: VectorField, vectors: RowVectors) -> pa.Array:
+        """Vectors as an array of a column, in their number format."""
         if isinstance(vectors, SparseVectors):
             weights = quantization.quantize_weights(vectors, self.precision, self.ranges)
             return sparse_to_arrow(vectors, weights)
         stored = np.ascontiguousarray(quantization.quantize(as_dense(vectors), self.precision, self.ranges))
-        numbers, kind = numpy_to_arrow(stored.reshape(-1)), self._vector_type()
+        numbers, kind = numpy_to_arrow(stored.reshape(-1)), field.arrow_type(self.precision)
         if not isinstance(vectors, MultiVectors):
             return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
         offsets = numpy_to_arrow(vectors.offsets.astype(np.int32))
@@ -120,7 +166,7 @@ class OutputLayout:
         rows = encoded.rows
         arrays: list[Any] = [
             take_rows(encoded.chunk.ids, rows),
-            self._store_vectors(encoded.vectors),
+            *self._store_vectors(encoded.vectors),
             numpy_to_arrow(encoded.n_tokens.astype(np.int32, copy=False)),
             pa.Array.from_buffers(
                 pa.bool_(), len(rows), [None, pa.py_buffer(np.packbits(encoded.is_truncated, bitorder="little"))]
@@ -199,17 +245,23 @@ def split_tables(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], lis
     return [joined.slice(0, rows)], [joined.slice(rows)]
 
 
-def token_vectors_from_table(table: pa.Table) -> tuple[Int64Array, Any]:
+def head_column_name(position: int, head: VectorKind) -> str:
+    """The name of the column of a head: that of the first one has the usual name."""
+    return VECTOR_COLUMN if position == 0 else HEAD_COLUMN_PREFIX + head
+
+
+def token_vectors_from_table(table: pa.Table, name: str = VECTOR_COLUMN) -> tuple[Int64Array, Any]:
     """The stored vectors of tokens of a table.
 
     Args:
-        table: With a column `embedding` of lists of vectors of the same width.
+        table: With a column of lists of vectors of the same width.
+        name: The name of that column.
 
     Returns:
         int64 [rows + 1], where each row's vectors begin and end; and the vectors, [tokens, width], as they are stored.
     """
-    kind = table.schema.field("embedding").type
-    chunks = [chunk for chunk in table.column("embedding").chunks if len(chunk)]
+    kind = table.schema.field(name).type
+    chunks = [chunk for chunk in table.column(name).chunks if len(chunk)]
     lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
     width = kind.value_type.list_size
     stored = [chunk.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
@@ -217,9 +269,9 @@ def token_vectors_from_table(table: pa.Table) -> tuple[Int64Array, Any]:
     return offsets_of(np.concatenate([*lengths, []])), np.concatenate([*stored, np.empty((0, width), dtype)])
 
 
-def vectors_from_table(table: pa.Table) -> Any:
-    """Return the stored vectors of a table: [rows, width] in their stored dtype."""
-    column = table.column("embedding").combine_chunks()
+def vectors_from_table(table: pa.Table, name: str = VECTOR_COLUMN) -> Any:
+    """Return the stored vectors of a column of a table: [rows, width] in their stored dtype."""
+    column = table.column(name).combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # zero rows
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     flat = column.flatten().to_numpy(zero_copy_only=False)

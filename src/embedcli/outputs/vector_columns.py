@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -202,9 +202,9 @@ def are_offsets_damaged(offsets: Int64Array, array: pa.Array) -> bool:
 
 
 def open_vector_column(
-    schema: pa.Schema, metadata: Mapping[str, Any], path: str, chunks: Iterable[pa.Array]
+    schema: pa.Schema, metadata: Mapping[str, Any], path: str, chunks: Iterable[pa.Array], name: str
 ) -> VectorColumn:
-    """Find the column of vectors and what it holds.
+    """Find out what a column of vectors holds.
 
     Args:
         schema: All columns.
@@ -212,15 +212,12 @@ def open_vector_column(
         path: Path of the file, for messages.
         chunks: The column's values, not yet read. They are read where the schema and the metadata do not tell the
             width: for lists to the first row, for sparse vectors, whose largest index then counts, to the end.
-
-    Raises:
-        UsageError: No column holds vectors.
+        name: The column, from `find_vector_column`.
     """
-    name = find_vector_column(schema, path)
     kind = schema.field(name).type
     if is_sparse_type(kind):
         dtype = np.dtype(kind.field("values").type.value_type.to_pandas_dtype())
-        known = metadata.get(SPACE_METADATA_KEY, {}).get("dim")
+        known = describe_column(metadata.get(SPACE_METADATA_KEY) or {}, name).get("dim")
         return SparseColumn(name, dtype, int(known or count_dimensions(chunks)), path)
     if is_multi_vector_type(kind):
         kind, chunks = kind.value_type, (chunk.flatten() for chunk in chunks)
@@ -242,20 +239,55 @@ def first_length(chunks: Iterable[pa.Array]) -> int:
     return len(first[0]) if first is not None and first[0].is_valid else 0
 
 
-def find_vector_column(schema: pa.Schema, path: str) -> str:
+def describe_column(vector_space: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The vector space metadata of one column of an output, which may have several, one for each head of its model."""
+    columns: dict[str, dict[str, Any]] = vector_space.get("columns") or {}
+    described = {"columns", *(key for column in columns.values() for key in column)} if columns else set()
+    common = {key: value for key, value in vector_space.items() if key not in described}
+    return common | columns.get(name, {})
+
+
+def find_vector_column(schema: pa.Schema, path: str, wanted: str | None = None) -> str:
     """Find the vector column: `embedding`, another usual name, or the only column of vectors.
 
-    Lists of vectors need a usual name: under another one they may be anything, such as boxes in a page.
+    Lists of vectors need a usual name, or to be asked for: under another one they may be anything, such as boxes in a
+    page.
+
+    Args:
+        schema: All columns.
+        path: Path of the file, for messages.
+        wanted: The column that the user asks for, if any.
+
+    Raises:
+        UsageError: No column holds vectors, or the one that is asked for does not.
     """
     found = [field.name for field in schema if is_vector_type(field.type) or is_sparse_type(field.type)]
     named = [*found, *(field.name for field in schema if is_multi_vector_type(field.type))]
+    if wanted is not None:
+        if wanted not in named:
+            raise no_such_column_error(path, wanted, named)
+        return wanted
     chosen = next((name for name in VECTOR_COLUMN_NAMES if name in named), found[0] if len(found) == 1 else None)
-    if chosen is None:
+    if chosen is not None:
+        return chosen
+    if found:
         raise UsageError(
-            f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
-            "name an output of `embedcli encode`",
+            f"{storage.format_location(path)}: has several columns of vectors: {', '.join(found)}",
+            "use --vector-column NAME",
         )
-    return chosen
+    raise UsageError(
+        f"{storage.format_location(path)}: has no column of vectors; its columns are {', '.join(schema.names)}",
+        "name an output of `embedcli encode`",
+    )
+
+
+def no_such_column_error(path: str, name: str, found: Sequence[str]) -> UsageError:
+    """The error for a column of vectors that a file does not have."""
+    columns = f"its columns of vectors are {', '.join(found)}" if found else "it has no column of vectors"
+    return UsageError(
+        f"{storage.format_location(path)}: {name!r} is not a column of vectors; {columns}",
+        "use one of these with --vector-column, or leave it out",
+    )
 
 
 def drop_column(schema: pa.Schema, name: str) -> pa.Schema:

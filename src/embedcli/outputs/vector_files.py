@@ -21,6 +21,7 @@ from embedcli.outputs.vector_columns import (
     VectorColumn,
     drop_column,
     find_vector_column,
+    no_such_column_error,
     open_vector_column,
 )
 
@@ -96,15 +97,15 @@ def open_parquet_file(path: str, *, verify: bool = False) -> pq.ParquetFile:
 class ParquetVectorFile:
     """A Parquet file, read row group by row group."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, column: str | None = None) -> None:
         self.path = path
         self._file = open_parquet_file(path)
         schema = self._file.schema_arrow
         self.row_count = self._file.metadata.num_rows
         self.metadata: Mapping[str, Any] = decode_metadata(schema.metadata)
-        name = find_vector_column(schema, path)
+        name = find_vector_column(schema, path, column)
         chunks = (batch.column(0) for batch in self._file.iter_batches(FIRST_ROWS, columns=[name]))
-        self.column = open_vector_column(schema, self.metadata, path, chunks)
+        self.column = open_vector_column(schema, self.metadata, path, chunks, name)
         self.schema = drop_column(schema, name)
         self._fixed = pa.types.is_fixed_size_list(schema.field(name).type)
 
@@ -177,7 +178,9 @@ class ParquetVectorFile:
 class NpyVectorFile:
     """`NAME.npy`, one vector per row, and, if it exists, `NAME.ids.parquet` with the other columns."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, column: str | None = None) -> None:
+        if column is not None:
+            raise no_such_column_error(path, column, [])
         self.path = path
         self._vectors = np.load(storage.local_copy(path), mmap_mode="r", allow_pickle=False)
         if self._vectors.ndim != 2:
@@ -242,13 +245,13 @@ def open_ids_file(path: str) -> pq.ParquetFile | None:
 class ArrowVectorFile:
     """An Arrow IPC file, memory-mapped and read batch by batch."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, column: str | None = None) -> None:
         self.path = path
         self._file = pa.ipc.open_file(pa.memory_map(storage.local_copy(path)))
         schema = self._file.schema
         self.metadata: Mapping[str, Any] = decode_metadata(schema.metadata)
-        name = find_vector_column(schema, path)
-        self.column = open_vector_column(schema, self.metadata, path, self._chunks(name))
+        name = find_vector_column(schema, path, column)
+        self.column = open_vector_column(schema, self.metadata, path, self._chunks(name), name)
         self.schema = drop_column(schema, name)
         self._counts = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
         self.row_count = sum(self._counts)

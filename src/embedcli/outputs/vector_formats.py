@@ -41,14 +41,23 @@ def detect_format(path: str) -> OutputFormat:
     return found
 
 
-def open_vector_file(path: str) -> VectorFile:
-    """Open a file of vectors. Raises UsageError if it holds no vectors, InputError if it is damaged."""
+def open_vector_file(path: str, column: str | None = None) -> VectorFile:
+    """Open a file of vectors.
+
+    Args:
+        path: The file.
+        column: Which of its columns of vectors to read; by default `embedding`, or the only one.
+
+    Raises:
+        UsageError: It holds no vectors, or not in this column.
+        InputError: It is damaged.
+    """
     kind = detect_format(path)
-    readers: dict[OutputFormat, Callable[[str], VectorFile]] = {
+    readers: dict[OutputFormat, Callable[[str, str | None], VectorFile]] = {
         "parquet": ParquetVectorFile,
         "npy": open_npy_file,
         "arrow": ArrowVectorFile,
         "jsonl": JsonlVectorFile,
     }
     with translate_read_errors(path):
-        return readers[kind](path)
+        return readers[kind](path, column)

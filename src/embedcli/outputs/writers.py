@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
+from embedcli.core.constants import VECTOR_COLUMN
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.terminal import escape_json_line
 from embedcli.core.types import OutputFormat
@@ -40,8 +41,8 @@ BITS_PER_BYTE = 8
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 VECTOR_COLUMN_PATH = "embedding.list.element"
 MULTI_VECTOR_COLUMN_PATH = "embedding.list.element.list.element"
-SPARSE_INDICES_PATH = "embedding.indices.list.element"
-SPARSE_VALUES_PATH = "embedding.values.list.element"
+SPARSE_INDICES_PATH = "{}.indices.list.element"
+SPARSE_VALUES_PATH = "{}.values.list.element"
 SPACE_METADATA_KEY = "embedcli"
 JOB_METADATA_KEY = "embedcli.job"
 Metadata = dict[str, Any]
@@ -103,19 +104,20 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
 
     Vectors and hashes are stored plain, other columns with zstd, strings with dictionaries as well.
     """
-    plain = ("embedding", "text_hash")
+    plain = (VECTOR_COLUMN, "text_hash")
     names = [field.name for field in schema if field.name not in plain and not pa.types.is_nested(field.type)]
     full = schema.with_metadata(encode_metadata(metadata))
     codecs = dict.fromkeys(names, "ZSTD")
-    vector = schema.field("embedding").type if "embedding" in schema.names else None
-    if vector is not None and is_sparse_type(vector):
-        codecs[SPARSE_INDICES_PATH] = "ZSTD"
-        if vector.field("values").type.value_type.bit_width == BITS_PER_BYTE:
-            codecs[SPARSE_VALUES_PATH] = "ZSTD"
-    elif vector is not None and is_multi_vector_type(vector):
+    vector = schema.field(VECTOR_COLUMN).type if VECTOR_COLUMN in schema.names else None
+    sparse = [name for name in list_vector_columns(schema) if is_sparse_type(schema.field(name).type)]
+    for name in sparse:
+        codecs[SPARSE_INDICES_PATH.format(name)] = "ZSTD"
+        if schema.field(name).type.field("values").type.value_type.bit_width == BITS_PER_BYTE:
+            codecs[SPARSE_VALUES_PATH.format(name)] = "ZSTD"
+    if vector is not None and is_multi_vector_type(vector):
         if vector.value_type.value_type.bit_width == BITS_PER_BYTE:
             codecs[MULTI_VECTOR_COLUMN_PATH] = "ZSTD"
-    elif vector is not None and vector.value_type.bit_width == BITS_PER_BYTE:
+    elif vector is not None and not sparse and vector.value_type.bit_width == BITS_PER_BYTE:
         # Parquet stores 8-bit integers in 32 bits; zstd removes the padding at 1 GB/s.
         codecs[VECTOR_COLUMN_PATH] = "ZSTD"
     with pq.ParquetWriter(
@@ -148,7 +150,7 @@ def table_to_arrow(table: pa.Table, metadata: Metadata) -> pa.Buffer:
 
 def regroup_rows(tables: Iterable[pa.Table], layout: OutputLayout) -> Iterator[pa.Table]:
     """Yield the same rows in tables of about ROW_GROUP_BYTES of stored vectors."""
-    if layout.kind == "dense":
+    if layout.has_equal_rows:
         return regroup_tables(tables, rows_per_row_group(layout))
     return regroup_by_bytes(tables, ROW_GROUP_BYTES)
 
@@ -197,7 +199,7 @@ def write_npy(
 ) -> list[str]:
     """Write `NAME.npy` [rows, width], memory-mappable, then `NAME.ids.parquet` with all else."""
     ids = ids_path(target)
-    schema = pa.schema([field for field in layout.schema() if field.name != "embedding"])
+    schema = pa.schema([field for field in layout.schema() if field.name != VECTOR_COLUMN])
     descr = np.dtype(quantization.STORAGE_DTYPES[layout.precision]).str
     header = {"descr": descr, "fortran_order": False, "shape": (rows, layout.stored_width)}
     written = 0
@@ -207,7 +209,7 @@ def write_npy(
         with open_parquet_writer(others, schema, metadata) as writer:
             for table in regroup_tables(tables, rows_per_row_group(layout)):
                 vectors.write(np.ascontiguousarray(vectors_from_table(table)).data)
-                writer.write_table(table.drop_columns(["embedding"]))
+                writer.write_table(table.drop_columns([VECTOR_COLUMN]))
                 written += table.num_rows
                 del table
             digests.hold_parquet_footer(writer, others, vectors.hexdigest())
@@ -300,27 +302,36 @@ def table_to_json_lines(table: pa.Table) -> Iterator[bytes]:
     """Yield each row as a line of JSON, with hashes in hex, bytes in base64 and times in ISO 8601."""
     import orjson
 
-    vectors = list_stored_vectors(table)
-    others = table_to_rows(table.drop_columns(["embedding"]))
-    at = table.schema.get_field_index("embedding")
-    for row, vector in zip(others, vectors, strict=True):
+    names = list_vector_columns(table.schema)
+    others = table_to_rows(table.drop_columns(names))
+    at = table.schema.get_field_index(VECTOR_COLUMN)
+    columns = zip(*(list_stored_vectors(table, name) for name in names), strict=True)
+    for row, vectors in zip(others, columns, strict=True):
         row["text_hash"] = row["text_hash"].hex()
         items = list(row.items())
-        complete = dict([*items[:at], ("embedding", vector), *items[at:]])
+        complete = dict([*items[:at], *zip(names, vectors, strict=True), *items[at:]])
         yield orjson.dumps(
             complete, default=_to_json_type, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
         )
 
 
-def list_stored_vectors(table: pa.Table) -> Any:
+def list_vector_columns(schema: pa.Schema) -> list[str]:
+    """The columns of vectors of an output, in their order: they stand together, behind the id."""
+    if VECTOR_COLUMN not in schema.names:
+        return []
+    names = schema.names[schema.get_field_index(VECTOR_COLUMN) :]
+    return names[: names.index("n_tokens")] if "n_tokens" in names else [VECTOR_COLUMN]
+
+
+def list_stored_vectors(table: pa.Table, name: str = VECTOR_COLUMN) -> Any:
     """The stored vectors of each row, in order, as values that orjson can write."""
-    kind = table.schema.field("embedding").type
+    kind = table.schema.field(name).type
     if is_sparse_type(kind):
-        return table.column("embedding").to_pylist()
+        return table.column(name).to_pylist()
     if is_multi_vector_type(kind):
-        offsets, vectors = token_vectors_from_table(table)
+        offsets, vectors = token_vectors_from_table(table, name)
         return [vectors[start:stop] for start, stop in pairwise(offsets.tolist())]
-    return vectors_from_table(table)
+    return vectors_from_table(table, name)
 
 
 def to_json_values(values: Sequence[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.arrow_values import scalar_to_python
+from embedcli.core.head_vectors import HeadVectors
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.quantization import is_storable, truncate_and_normalize
 from embedcli.core.row_vectors import concat_vectors
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TOO_LIGHT_REASON = "no term weighs as much as --min-weight"
 TOO_HEAVY_REASON = "a weight of its sparse vector is too large for"
+UNSTORABLE_HEAD_REASON = "a vector of one of its heads would be zero or not finite as it is stored"
 NO_TOKEN_VECTOR_REASON = "no vector of its tokens is left, or one of them is not finite"
 
 
@@ -87,7 +89,7 @@ def compute_portion_result(portion: TokenizedPortion, settings: EncodingSettings
     lost = (tokens.untruncated_lengths - tokens.read_lengths).astype(np.int32)
     counts, starts = tokens.untruncated_lengths, windows.text_starts
     columns = build_window_columns(windows) if settings.overflow == "split" else {}
-    if isinstance(vectors, SparseVectors | MultiVectors):
+    if isinstance(vectors, SparseVectors | MultiVectors | HeadVectors):
         rejected = find_unstorable_texts(vectors, starts, settings.precision) | collect_rejected_texts(portion)
         return PortionResult(vectors, counts, lost > 0, lost, starts, columns, rejected)
     if settings.overflow == "pool" and len(windows.sequences):
@@ -141,6 +143,8 @@ def find_unstorable_texts(vectors: RowVectors, starts: Int64Array, precision: Pr
     reason = f"in {vectors.shape[1]} dimensions of {precision} its vector would be zero or not finite"
     if isinstance(vectors, MultiVectors):
         reason = NO_TOKEN_VECTOR_REASON
+    if isinstance(vectors, HeadVectors):
+        reason = UNSTORABLE_HEAD_REASON
     return dict.fromkeys(texts, reason)
 
 

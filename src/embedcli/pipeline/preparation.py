@@ -13,8 +13,8 @@ from embedcli.core.batching import group_by_size
 from embedcli.core.encoder import BaseEncoder, TextTokenizer, Tokens
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.row_vectors import DenseBuffer, MultiVectorBuffer, SparseBuffer, VectorBuffer
-from embedcli.core.types import Chunk, Overflow, Precision, ReusedVectors
+from embedcli.core.row_vectors import DenseBuffer, HeadsBuffer, MultiVectorBuffer, SparseBuffer, VectorBuffer
+from embedcli.core.types import Chunk, Overflow, Precision, ReusedVectors, VectorKind
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.windows import (
     TextWindows,
@@ -206,12 +206,19 @@ def tokenize_portion(
 
 
 def make_buffer(count: int, encoder: BaseEncoder, settings: EncodingSettings) -> VectorBuffer:
-    """An empty buffer for the vectors of `count` sequences, of the encoder's kind."""
-    if encoder.kind == "sparse":
-        return SparseBuffer(count, encoder.dim, settings.top_k_terms, settings.min_weight)
-    if encoder.kind == "multi_vector":
-        return MultiVectorBuffer(count, encoder.dim)
-    return DenseBuffer(count, encoder.dim)
+    """An empty buffer for the vectors of `count` sequences, of the encoder's kind or heads."""
+    if encoder.heads:
+        sizes = {head: int(space["dim"]) for head, space in encoder.heads.items()}
+        return HeadsBuffer({head: _make_buffer_of_kind(count, head, dim, settings) for head, dim in sizes.items()})
+    return _make_buffer_of_kind(count, encoder.kind, encoder.dim, settings)
+
+
+def _make_buffer_of_kind(count: int, kind: VectorKind, dim: int, settings: EncodingSettings) -> VectorBuffer:
+    if kind == "sparse":
+        return SparseBuffer(count, dim, settings.top_k_terms, settings.min_weight)
+    if kind == "multi_vector":
+        return MultiVectorBuffer(count, dim)
+    return DenseBuffer(count, dim)
 
 
 def tokenize_with_overflow(

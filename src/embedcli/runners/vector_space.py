@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import __version__, encoders, storage
-from embedcli.core.constants import VOCABULARY_KEY
+from embedcli.core.constants import VECTOR_COLUMN, VOCABULARY_KEY
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.core.job import Job
@@ -21,10 +21,10 @@ from embedcli.models.files import ModelFiles
 from embedcli.models.vocabulary import fingerprint_vocabulary, load_vocabulary
 from embedcli.outputs import writers
 from embedcli.outputs.multi_vector_npy import PLACE_COLUMNS
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, VectorField, head_column_name
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array
+    from embedcli.core.types import Float32Array, VectorKind
 
 VECTOR_SPACE_FILE = "_space.json"
 # These may differ between the runs and the workers of one job: the vectors are the same up to rounding. Canaries are
@@ -52,29 +52,47 @@ def build_vector_space(
         files: The files of the model, which have the vocabulary of a sparse one.
     """
     space = encoder.vector_space()
+    columns = describe_head_columns(job, encoder, files)
+    if columns:
+        # As without further columns, what is not in `columns` describes the vectors of `embedding`.
+        space |= columns[VECTOR_COLUMN] | {"columns": columns, "heads": list(encoder.heads)}
     return {
         **space,
         "dim": encoders.stored_dim(job, encoder.dim),
         "truncate_dim": job.truncate_dim,
         "precision": job.precision,
         **({} if encoder.kind == "dense" else {"kind": encoder.kind}),
-        **describe_vocabulary(encoder, files),
-        **{name: value for name, value in list_kind_settings(job).items() if value is not None},
+        **({} if columns else describe_vocabulary(encoder.kind, encoder.dim, files)),
+        **({} if columns else list_kind_settings(job, encoder.kind)),
         **({} if ranges is None else {"ranges": ranges.tolist()}),
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
 
 
-def describe_vocabulary(encoder: BaseEncoder, files: ModelFiles | None) -> dict[str, str]:
+def describe_head_columns(job: Job, encoder: BaseEncoder, files: ModelFiles | None) -> dict[str, dict[str, Any]]:
+    """What the metadata say of each column of vectors, by name, if the encoder has several heads; else nothing."""
+    return {
+        head_column_name(position, head): {
+            **space,
+            **describe_vocabulary(head, space.get("dim", encoder.dim), files),
+            **list_kind_settings(job, head),
+        }
+        for position, (head, space) in enumerate(encoder.heads.items())
+    }
+
+
+def describe_vocabulary(kind: VectorKind, dim: int, files: ModelFiles | None) -> dict[str, str]:
     """Return the fingerprint of the words that the dimensions of sparse vectors stand for, if the files have them."""
-    words = load_vocabulary(files.path, encoder.dim) if files is not None and encoder.kind == "sparse" else {}
+    words = load_vocabulary(files.path, dim) if files is not None and kind == "sparse" else {}
     return {VOCABULARY_KEY: fingerprint_vocabulary(words)} if words else {}
 
 
-def list_kind_settings(job: Job) -> dict[str, Any]:
-    """Which entries of sparse vectors are kept, and how many vectors of tokens are merged into one."""
-    return {"top_k_terms": job.top_k_terms, "min_weight": job.min_weight, "pool_factor": job.pool_factor}
+def list_kind_settings(job: Job, kind: VectorKind) -> dict[str, Any]:
+    """Which entries of sparse vectors are kept, and how many vectors of tokens are merged into one, if so chosen."""
+    names = {"sparse": ("top_k_terms", "min_weight"), "multi_vector": ("pool_factor",)}.get(kind, ())
+    values = {name: getattr(job, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float32Array | None = None) -> OutputLayout:
@@ -86,7 +104,24 @@ def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float3
     dim = encoders.stored_dim(job, encoder.dim)
     if encoder.kind == "multi_vector" and writers.resolve_output_format(job.output, job.to) == "npy":
         check_kept_names(plan.columns.kept_types)
-    return OutputLayout(plan.columns, dim, job.precision, job.overflow == "split", ranges, encoder.kind)
+    others = [
+        VectorField(head_column_name(i, head), head, space["dim"])
+        for i, (head, space) in enumerate(encoder.heads.items())
+    ]
+    check_kept_columns_of_heads(plan.columns.kept_types, others)
+    return OutputLayout(
+        plan.columns, dim, job.precision, job.overflow == "split", ranges, encoder.kind, tuple(others[1:])
+    )
+
+
+def check_kept_columns_of_heads(names: Iterable[str], fields: Sequence[VectorField]) -> None:
+    """Raise UsageError for kept columns with the name of a column of vectors."""
+    taken = [name for name in names if any(field.name == name for field in fields)]
+    if taken:
+        raise UsageError(
+            f"a column named {taken[0]!r} cannot be kept: the vectors of a head get that name",
+            "rename the column, or leave it out of --keep",
+        )
 
 
 def check_kept_names(names: Iterable[str]) -> None:
@@ -140,7 +175,12 @@ def layout_from_schema(schema: pa.Schema, vector_space: dict[str, Any]) -> Outpu
     no_columns = InputColumns(None, None, None, pa.int64(), {})
     has_windows = "window" in schema.names
     kind = vector_space.get("kind", "dense")
-    base = OutputLayout(no_columns, vector_space["dim"], vector_space["precision"], has_windows, kind=kind)
+    columns = vector_space.get("columns") or {}
+    names = [name for name in schema.names if name in columns and name != VECTOR_COLUMN]
+    others = tuple(VectorField(name, columns[name].get("kind", "dense"), columns[name]["dim"]) for name in names)
+    base = OutputLayout(
+        no_columns, vector_space["dim"], vector_space["precision"], has_windows, kind=kind, other_heads=others
+    )
     id_name = schema.names[0]
     own_names = {*base.schema().names[1:], id_name}
     kept_types = {field.name: field.type for field in schema if field.name not in own_names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pytest
 import head_models
 import reference
 from embedcli.core.errors import ModelError, UsageError
+from embedcli.core.head_vectors import HeadVectors
 from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.quantization import find_unusable
+from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.models.fingerprint import fingerprint_model
 
@@ -63,6 +67,76 @@ def test_vectors_are_those_of_the_formulas(folder: Path, expected: list[dict[str
     assert encoder.kind == head
     for vectors, wanted in zip(encode(encoder, size), expected, strict=True):
         assert_equal(head, vectors, wanted[head])
+
+
+ORDERS = [("dense", "sparse", "multi_vector"), ("sparse", "dense"), ("multi_vector", "sparse")]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("heads", ORDERS)
+def test_several_heads_of_one_pass(folder: Path, heads: tuple[Any, ...], dtype: str) -> None:
+    encoder = reference.load(folder, heads=heads, dtype=dtype)
+    sizes = {"dense": head_models.DIM, "sparse": 900, "multi_vector": head_models.DIM}
+    assert {head: space["dim"] for head, space in encoder.heads.items()} == {head: sizes[head] for head in heads}
+    assert (encoder.kind, encoder.dim) == (heads[0], sizes[heads[0]])
+    found = encode(encoder, 5)
+    for head in heads:
+        alone = encode(reference.load(folder, heads=(head,), dtype=dtype), 5)
+        for vectors, wanted in zip(found, alone, strict=True):
+            assert isinstance(vectors, HeadVectors)
+            assert list(vectors.parts) == list(heads)
+            # The same numbers from the same batches: nothing of one head reaches another.
+            np.testing.assert_array_equal(as_dense(vectors.parts[head]), as_dense(wanted))
+
+
+def test_several_heads_give_the_vectors_of_the_formulas(folder: Path, expected: list[dict[str, Any]]) -> None:
+    encoder = reference.load(folder, heads=("sparse", "dense", "multi_vector"))
+    again = encoder.encode_float32(encoder.tokenize(TEXTS), np.arange(len(TEXTS)))
+    for found in (encode(encoder, 7), [again[[i]] for i in range(len(TEXTS))]):
+        for vectors, wanted in zip(found, expected, strict=True):
+            np.testing.assert_allclose(vectors.parts["dense"][0], wanted["dense"], atol=1e-4)
+            for head in ("sparse", "multi_vector"):
+                assert_equal(head, vectors.parts[head], wanted[head])
+    nothing = encoder.encode_float32(encoder.tokenize(TEXTS), np.arange(0))
+    assert (len(nothing), list(nothing.parts)) == (0, ["sparse", "dense", "multi_vector"])
+
+
+def test_a_row_without_a_term_is_usable_with_several_heads_only(folder: Path, expected: list[dict[str, Any]]) -> None:
+    without = [not wanted["sparse"] for wanted in expected]
+    assert any(without)
+    tokens = reference.load(folder).tokenize(TEXTS)
+    for heads, unusable in ((("sparse",), without), (("dense", "sparse"), [False] * len(TEXTS))):
+        encoder = reference.load(folder, heads=heads)
+        vectors = encoder.collect(encoder.forward(tokens, np.arange(len(TEXTS))))
+        assert find_unusable(vectors).tolist() == unusable
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"truncate_dim": 4}, "--truncate-dim"),
+        ({"precision": "int8"}, "--precision int8"),
+        ({"overflow": "pool"}, "--overflow pool"),
+        ({"to": "npy"}, "a .npy output"),
+        ({"update": True}, "--update"),
+        ({"reuse": ("old.parquet",)}, "--reuse"),
+        ({"normalize": False}, "--no-normalize"),
+        ({"top_k_terms": 3}, "--top-k-terms"),
+        ({"as_": "query", "pool_factor": 3}, "--pool-factor"),
+    ],
+)
+def test_options_that_several_heads_cannot_have(folder: Path, options: dict[str, Any], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        reference.load(folder, heads=("dense", "multi_vector"), **options)
+
+
+def test_a_saved_truncation_is_refused_with_several_heads(tmp_path: Path) -> None:
+    folder = head_models.build_bge_m3(tmp_path / "model")
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truncate_dim": 8}))
+    with pytest.raises(UsageError, match="cuts its dense vectors to 8 dimensions"):
+        reference.load(folder, heads=("dense", "sparse"))
+    assert reference.load(folder, heads=("sparse", "multi_vector")).dim == 900
 
 
 def test_the_texts_cover_what_the_formulas_distinguish(folder: Path, expected: list[dict[str, Any]]) -> None:
@@ -124,6 +198,16 @@ def test_padding_on_the_left_changes_nothing(folder: Path, expected: list[dict[s
         encoder.text_tokenizer.pads_left = True
         for vectors, wanted in zip(encode(encoder, 4), expected, strict=True):
             assert_equal(head, vectors, wanted[head])
+
+
+def test_vectors_without_padding_are_those_of_padded_batches(folder: Path, expected: list[dict[str, Any]]) -> None:
+    encoder = reference.load(folder, heads=("dense", "sparse", "multi_vector"))
+    encoder._remove_padding([reference.row_by_row_attention])
+    assert encoder._varlen is not None
+    for vectors, wanted in zip(encode(encoder, 6), expected, strict=True):
+        np.testing.assert_allclose(vectors.parts["dense"][0], wanted["dense"], atol=1e-4)
+        for head in ("sparse", "multi_vector"):
+            assert_equal(head, vectors.parts[head], wanted[head])
 
 
 @pytest.mark.parametrize("name", ["sparse_linear.pt", "colbert_linear.pt"])

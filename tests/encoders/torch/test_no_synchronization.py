@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import head_models
 import models
 from embedcli.encoders.torch import attention_masks, varlen_attention
 from reference import encode, load, lowest_cosine, row_by_row_attention, samples, sentence_transformer
@@ -62,20 +63,35 @@ def on_meta_device(encoder: Any) -> Any:
 
 def start(encoder: Any) -> CopyRecorder:
     """Start one batch of rows of many lengths, and record what it copies."""
+    made, copied = forward(encoder)
+    assert (made.vectors.device.type, made.vectors.dtype) == ("meta", torch.float32)
+    assert made.vectors.shape == (20, encoder.dim)
+    return copied
+
+
+def forward(encoder: Any) -> tuple[Any, CopyRecorder]:
     tokens, rows = encoder.tokenize(samples()[:20]), np.arange(20)
     features, batch = encoder._build_features(tokens, rows)
     encoder._build_features = lambda *_: (features, batch)
     copied = CopyRecorder()
     with copied:
         made = encoder.forward(tokens, rows)
-    assert (made.vectors.device.type, made.vectors.dtype) == ("meta", torch.float32)
-    assert made.vectors.shape == (20, encoder.dim)
-    return copied
+    return made, copied
 
 
 @pytest.mark.parametrize("name", NETWORKS + PADDED)
 def test_padded_batches_are_started_without_waiting(name: str) -> None:
     assert start(on_meta_device(load(models.folder(name)))).files <= KNOWN.get(name, set())
+
+
+def test_batches_of_several_heads_are_started_without_waiting(tmp_path: Path) -> None:
+    """The places of the tokens go to the device as the batch does, in a copy that nobody waits for."""
+    folder = head_models.build_bge_m3(tmp_path / "model")
+    encoder = on_meta_device(load(folder, heads=("dense", "sparse", "multi_vector")))
+    encoder._transfer.to_device = lambda array: torch.empty(array.shape, dtype=torch.int64, device="meta")
+    made, copied = forward(encoder)
+    assert copied.files == set()
+    assert {pending.values.vectors.device.type for pending in made.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

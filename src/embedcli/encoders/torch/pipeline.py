@@ -62,11 +62,12 @@ def load_pipeline(files: ModelFiles, config: ModelConfig, device: str, dtype: st
             adapters.merge_adapters(pipeline)
         loaded_weights.check_token_ids(pipeline, files)
         splade.install_fast_pooling(pipeline)
+        if config.kind == "multi_vector" and not config.heads:
+            return pipeline.eval()
+        pipeline = _adjust_normalize_module(pipeline.eval(), config)
         if config.heads:
             head_layers.append_head_layers(pipeline, files, config)
-        if config.heads or config.kind == "multi_vector":
-            return pipeline.eval()
-        return _adjust_normalize_module(pipeline.eval(), config)
+        return pipeline
 
 
 @contextmanager
