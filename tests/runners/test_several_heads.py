@@ -87,6 +87,7 @@ def test_the_metadata_describe_each_head(whole: Path) -> None:
     space = json.loads(schema_of.metadata[b"embedcli"])
     assert space["heads"] == HEADS.split(",")
     assert (space["pooling"], space["normalize"], space["dim"], "kind" in space) == ("cls", True, 32, False)
+    assert len(space["columns"]["embedding_sparse"].pop("vocabulary")) == 32
     assert space["columns"] == {
         "embedding": {"heads": ["dense"], "dim": 32, "pooling": "cls", "normalize": True},
         "embedding_sparse": {

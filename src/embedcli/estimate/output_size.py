@@ -15,7 +15,7 @@ from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision, VectorKind
 from embedcli.core.vectors import normalize_rows
-from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
+from embedcli.models.kind_options import HEAD_PRECISIONS, MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
 from embedcli.outputs import writers
 from embedcli.outputs.schema import OutputLayout, VectorField, head_column_name
 
@@ -71,7 +71,7 @@ def estimate_output_sizes(
     ranges = None if isinstance(vectors, HeadVectors) else quantization.compute_ranges_of(vectors)
     others = [VectorField(head_column_name(i, shape.kind), shape.kind, shape.dim) for i, shape in enumerate(shapes)][1:]
     sizes: dict[str, dict[str, int]] = {}
-    for precision in STORED_PRECISIONS[kinds[0]] if len(shapes) == 1 else SPARSE_PRECISIONS:
+    for precision in STORED_PRECISIONS[kinds[0]] if len(shapes) == 1 else HEAD_PRECISIONS:
         layout = OutputLayout(columns, shapes[0].dim, precision, windows, ranges, kinds[0], tuple(others))
         table = layout.build_table(fake_encoded_chunk(sample, vectors[:count], windows))
         sizes[precision] = {name: round(bytes_per_row(table, layout, name) * rows) for name in formats}

@@ -251,7 +251,7 @@ def test_models_without_heads_are_refused(tmp_path: Path, model: str) -> None:
     ("head", "options", "word"),
     [
         ("sparse", {"truncate_dim": 4}, "--truncate-dim"),
-        ("sparse", {"precision": "int8"}, "--precision int8"),
+        ("sparse", {"precision": "binary"}, "--precision binary"),
         ("sparse", {"pool_factor": 2}, "--pool-factor"),
         ("sparse", {"engine": "openvino"}, "--engine openvino"),
         ("multi_vector", {"normalize": False}, "--no-normalize"),
