@@ -132,3 +132,5 @@ def test_an_exception_that_python_has_replaced_is_found() -> None:
     assert isinstance(signals.find_interruption(raised.value), signals.InterruptedBySignal)
     plain = ValueError()
     assert signals.find_interruption(plain) is plain
+    plain.__cause__ = plain  # as pymilvus raises its errors
+    assert signals.find_interruption(plain) is plain

@@ -7,66 +7,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-TABLE = "docs"
-
-
-class Backend(ABC):
-    """One database, empty.
-
-    Attributes:
-        packages: What must be installed; without them its tests are skipped.
-        module: The module of embedcli that talks to it, in whose code a test kills the process.
-        precisions: Precisions of outputs that it takes; the others must be refused.
-        kinds: Kinds of vectors that it takes.
-        takes_nul: Whether texts may have NUL characters.
-        has_index: Whether --index builds one.
-    """
-
-    packages: ClassVar[tuple[str, ...]]
-    module: ClassVar[str]
-    precisions: ClassVar[Sequence[str]] = ("float32", "float16")
-    kinds: ClassVar[Sequence[str]] = ("dense",)
-    takes_nul: ClassVar[bool] = True
-    has_index: ClassVar[bool] = False
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @classmethod
-    def missing_packages(cls) -> list[str]:
-        return [name for name in cls.packages if find_spec(name) is None]
-
-    @property
-    @abstractmethod
-    def address(self) -> str:
-        """The address for embedcli."""
-
-    @abstractmethod
-    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
-        """The ids of all rows, in any order."""
-
-    @abstractmethod
-    def delete(self, id: str, table: str = TABLE) -> None:
-        """Delete a row."""
-
-    @abstractmethod
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
-        """Give a row another vector, and leave its other columns as they are."""
-
-    @abstractmethod
-    def create_foreign_table(self, table: str = TABLE) -> None:
-        """Create a table `docs` with a column `id` and the row `theirs`, as another program would."""
-
-    def close(self) -> None:  # noqa: B027  embedded databases have nothing to end
-        """End what runs."""
+from chroma_backends import ChromaBackend, ChromaServerBackend
+from database_backend import TABLE, Backend
+from milvus_backends import MilvusBackend, MilvusServerBackend
+from qdrant_backends import QdrantBackend, QdrantEdgeBackend
 
 
 class SQLiteBackend(Backend):
@@ -251,8 +201,16 @@ def start_postgresql() -> str:
 
 
 BACKENDS: dict[str, type[Backend]] = {
+    "chroma": ChromaBackend,
+    "chroma-server": ChromaServerBackend,
     "duckdb": DuckDBBackend,
     "lancedb": LanceDBBackend,
+    "milvus": MilvusBackend,
+    "milvus-server": MilvusServerBackend,
     "postgresql": PostgreSQLBackend,
+    "qdrant": QdrantBackend,
+    "qdrant-edge": QdrantEdgeBackend,
     "sqlite": SQLiteBackend,
 }
+
+__all__ = ["BACKENDS", "TABLE", "Backend"]

@@ -21,6 +21,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "load": (
         "embedcli load out.parquet sqlite:vectors.db",
         "embedcli load out/ duckdb:vectors.duckdb --table docs --sync",
+        "embedcli load out/ qdrant://localhost:6333/docs --index",
         "embedcli load out.parquet sqlite:vectors.db --table docs --swap",
     ),
     "plan": (

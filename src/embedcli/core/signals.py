@@ -59,9 +59,11 @@ def find_interruption(error: BaseException) -> BaseException:
     Python and libraries replace an exception that is raised, for example, while a class is created.
     """
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:  # a library may raise an error from itself
         if isinstance(cause, InterruptedBySignal):
             return cause
+        seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
     return error
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,13 +18,24 @@ if TYPE_CHECKING:
 
 # The schemes of addresses, and where the class of each is.
 TARGETS: dict[str, tuple[str, str]] = {
+    "chroma": ("embedcli.databases.chroma", "ChromaTarget"),
     "duckdb": ("embedcli.databases.duckdb", "DuckDBTarget"),
     "lancedb": ("embedcli.databases.lancedb", "LanceDBTarget"),
+    "milvus": ("embedcli.databases.milvus", "MilvusTarget"),
     "postgresql": ("embedcli.databases.postgresql", "PostgreSQLTarget"),
+    "qdrant": ("embedcli.databases.qdrant", "QdrantTarget"),
+    "qdrant-edge": ("embedcli.databases.qdrant_edge", "QdrantEdgeTarget"),
     "sqlite": ("embedcli.databases.sqlite", "SQLiteTarget"),
 }
 # Other names of schemes.
-ALIASES: dict[str, str] = {"postgres": "postgresql"}
+ALIASES: dict[str, str] = {
+    "chroma+https": "chroma",
+    "milvus+https": "milvus",
+    "postgres": "postgresql",
+    "qdrant+https": "qdrant",
+}
+# Schemes whose servers have a table in their address, as in qdrant://HOST:PORT/TABLE.
+SCHEMES_WITH_TABLE = frozenset({"chroma", "milvus", "qdrant"})
 DEFAULT_TABLE = "embeddings"
 # Names that need no quotes anywhere; behind a point the table of a PostgreSQL schema.
 TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}(\.[A-Za-z_][A-Za-z0-9_]{0,49})?")
@@ -75,7 +87,11 @@ def parse_target(text: str, table: str | None = None) -> TargetAddress:
     if rest.startswith("//"):
         check_no_password(text)
         rest = text
-    name = table or DEFAULT_TABLE
+    has_table = scheme in SCHEMES_WITH_TABLE and rest == text
+    named = urlsplit(text).path.strip("/") if has_table else ""
+    if table and named and table != named:
+        raise UsageError(f"--table {table}: the address names the table {named!r}", "leave out one of them")
+    name = table or named or DEFAULT_TABLE
     if not TABLE_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be the name of a table",
@@ -97,6 +113,14 @@ def check_no_password(text: str) -> None:
             "machine could read",
             "leave it out, and set the variable or the file that the database's own programs read, such as PGPASSWORD",
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine itself."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def is_target_address(text: str) -> bool:

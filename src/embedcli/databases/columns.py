@@ -68,7 +68,9 @@ def build_layout(dataset: VectorDataset, target: DatabaseTarget, precision: Prec
         kind = target.stored_type(plain_type(dataset.schema.field(name).type))
         fields.append(pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind))
     fields.append(pa.field(DIGEST_COLUMN, pa.binary(DIGEST_BYTES)))
-    return TableLayout(key, pa.schema(fields), dataset.kind, precision, dataset.dim)
+    is_normalized = dataset.kind != "dense" or bool(dataset.vector_space.get("normalize"))
+    normalizes = not (target.keeps_lengths or is_normalized)
+    return TableLayout(key, pa.schema(fields), dataset.kind, precision, dataset.dim, normalizes)
 
 
 def vector_type(dataset: VectorDataset, precision: Precision) -> pa.DataType:

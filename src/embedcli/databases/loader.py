@@ -123,6 +123,8 @@ def load_output(
     with LoadRejects(dataset.path) as rejects:
         loader = Loader(dataset, target, table, options or LoadOptions(), rejects)
         loader.notify, loader.on_progress = notify, on_progress
+        for note in target.notes:
+            notify(note)
         return replace(loader.run(), seconds=time.monotonic() - start)
 
 
@@ -160,6 +162,11 @@ class Loader:
         """Load, and return the counts without the duration."""
         if self.options.index and not self.target.has_index:
             self.target.build_index(self.name, self.layout)  # raises the error that says why
+        if self.options.swap and not self.target.can_swap:
+            raise UsageError(
+                f"{self.target.title}: cannot replace a table in one step",
+                "leave out --swap, and use --sync or another --table",
+            )
         record = self.read_record(self.name)
         if self.options.swap:
             if record is not None and self.fits(record) and self.is_up_to_date(record, self.name):

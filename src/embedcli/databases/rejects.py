@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DUPLICATE_REASON = "id appears twice in the output"
 MISSING_ID_REASON = "id is missing"
+EMPTY_ID_REASON = "id is empty"
 LONG_ID_REASON = "id is too long for the database"
 NUL_REASON = "text has a NUL character, which the database cannot store"
 LARGE_ROW_REASON = "row is too large for the database"
@@ -89,6 +90,8 @@ def find_bad_rows(batch: RowBatch, layout: TableLayout, target: DatabaseTarget) 
 
     ids = combine_chunks(table.column(layout.key[0]))
     add(as_mask(ids.is_null()), MISSING_ID_REASON)
+    if not target.stores_empty_ids and pa.types.is_string(ids.type):
+        add(as_mask(pc.equal(ids, "")), EMPTY_ID_REASON)
     if target.longest_id_bytes is not None and pa.types.is_string(ids.type):
         add(as_mask(pc.greater(pc.binary_length(ids), target.longest_id_bytes)), LONG_ID_REASON)
     add(~find_finite(combine_chunks(table.column(VECTOR_COLUMN)), len(batch)), NOT_FINITE_REASON)
@@ -98,10 +101,16 @@ def find_bad_rows(batch: RowBatch, layout: TableLayout, target: DatabaseTarget) 
                 # JSON text has the character as an escape.
                 nul = "\\u0000" if field.metadata == JSON_FIELD else "\0"
                 add(as_mask(pc.match_substring(table.column(field.name), nul)), NUL_REASON)
-    if target.largest_row_bytes is not None and table.nbytes > target.largest_row_bytes:
-        sizes = np.array([table.slice(row, 1).nbytes for row in range(len(batch))])
-        add(sizes > target.largest_row_bytes, LARGE_ROW_REASON)
+    add(find_larger(table, target.largest_row_bytes), LARGE_ROW_REASON)
+    add(find_larger(table.drop_columns(VECTOR_COLUMN), target.largest_payload_bytes), LARGE_ROW_REASON)
     return found
+
+
+def find_larger(table: pa.Table, limit: int | None) -> BoolArray:
+    """Whether each row has more bytes than a limit: bool [n]."""
+    if limit is None or table.nbytes <= limit:
+        return np.zeros(table.num_rows, bool)
+    return np.array([table.slice(row, 1).nbytes for row in range(table.num_rows)]) > limit
 
 
 def as_mask(column: Any) -> BoolArray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embedcli.analysis.similarities import normalize
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.columns import columns_to_read, combine_chunks, convert_column, digest_rows
 from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, VECTOR_COLUMN, TableLayout
@@ -99,6 +100,8 @@ def convert_vectors(vectors: Any, precision: str, layout: TableLayout) -> pa.Arr
     kind = layout.schema.field(VECTOR_COLUMN).type
     if isinstance(vectors, SparseVectors):
         return sparse_to_arrow(vectors, vectors.values)
+    if layout.normalizes:
+        vectors = normalize(vectors)
     if precision == "binary":
         vectors = (vectors.astype(np.int16) + 128).astype(np.uint8)
     dtype = {"float32": np.float32, "float16": np.float16, "ubinary": np.uint8}[layout.precision]

@@ -65,6 +65,7 @@ class TableLayout:
         kind: The kind of the vectors.
         precision: Number format of the vectors as they are stored in the database: float32, float16 or ubinary.
         dim: Dimensions of a vector before it is packed into bits.
+        normalizes: Whether vectors are normalized before they are sent.
     """
 
     key: tuple[str, ...]
@@ -72,6 +73,7 @@ class TableLayout:
     kind: VectorKind
     precision: Precision
     dim: int
+    normalizes: bool = False
 
     @property
     def distance(self) -> Distance:
@@ -105,15 +107,21 @@ class DatabaseTarget(ABC):
             called by several threads.
         has_index: Whether `build_index` builds one.
         index_moves_with_table: Whether `replace_table` keeps the index.
+        keeps_lengths: Whether dense vectors may have any length; otherwise they are normalized before they are sent.
+        can_swap: Whether there is `replace_table`.
+        has_exact_floats: Whether a float64 comes back as it was; otherwise its last bit may differ.
         stores_nul: Whether texts may have NUL characters.
         has_schemas: Whether the name of a table may be `SCHEMA.TABLE`.
         has_case_sensitive_columns: Whether `Id` and `id` may be two columns.
+        stores_empty_ids: Whether an id may be the empty text.
         longest_id_bytes: The longest id in UTF-8; None without a limit.
         longest_name_bytes: The longest name of a table or column in UTF-8.
         largest_row_bytes: The largest row; None without a limit.
+        largest_payload_bytes: The largest row without its vector; None without a limit.
         forbidden_characters: Characters that the name of a column may not have.
         reserved_columns: Names in lower case that no column may have.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
+        notes: What a user should know about the connection; shown before a load.
     """
 
     title: ClassVar[str]
@@ -124,15 +132,21 @@ class DatabaseTarget(ABC):
     parallel_requests: ClassVar[int] = 1
     has_index: ClassVar[bool] = False
     index_moves_with_table: ClassVar[bool] = True
+    keeps_lengths: ClassVar[bool] = True
+    can_swap: ClassVar[bool] = True
+    has_exact_floats: ClassVar[bool] = True
     stores_nul: ClassVar[bool] = True
     has_schemas: ClassVar[bool] = False
     has_case_sensitive_columns: ClassVar[bool] = True
+    stores_empty_ids: ClassVar[bool] = True
     longest_id_bytes: ClassVar[int | None] = None
     longest_name_bytes: ClassVar[int] = 255
     largest_row_bytes: ClassVar[int | None] = None
+    largest_payload_bytes: ClassVar[int | None] = None
     forbidden_characters: ClassVar[str] = ""
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
     max_dimensions: ClassVar[Mapping[str, int]] = {}
+    notes: Sequence[str] = ()
 
     @abstractmethod
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:

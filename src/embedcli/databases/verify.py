@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Rows whose values are fetched in one request.
 FETCHED_ROWS = 1_000
+# By how much two neighbouring float64 differ at most, relatively.
+LAST_BIT = 2.0**-52
 
 
 class TableVerifier:
@@ -56,6 +58,7 @@ class TableVerifier:
         check_same_columns(self.record.layout, self.layout, where)
         self._sample = choose_sample(dataset.rows, rows, seed)
         self._json_columns = {field.name for field in self.layout.schema if field.metadata == JSON_FIELD}
+        self._tolerance = 0.0 if target.has_exact_floats else LAST_BIT
         self._seen = SeenKeys()
         self.accepted = self.sampled = 0
         self.missing: list[Any] = []
@@ -102,7 +105,7 @@ class TableVerifier:
         stored = {self._key(row): row for row in iterate_rows(found)}
         for row in iterate_rows(rows):
             other = stored.get(self._key(row))
-            if other is not None and not is_same_row(self._parse(row), self._parse(other)):
+            if other is not None and not is_same_row(self._parse(row), self._parse(other), self._tolerance):
                 self.counts["wrong"] += 1
                 if len(self.wrong) < MAX_EXAMPLE_IDS:
                     self.wrong.append(row[self.layout.key[0]])
@@ -153,9 +156,21 @@ def iterate_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     yield from table_to_rows(table.select(names))
 
 
-def is_same_row(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether all values are equal; NaN equals null, as some databases have no NaN."""
-    return all(without_nan(first[name]) == without_nan(second[name]) for name in first)
+def is_same_row(first: Mapping[str, Any], second: Mapping[str, Any], tolerance: float) -> bool:
+    """Whether all values are equal; NaN equals null, as some databases have no NaN.
+
+    Args:
+        first: A row.
+        second: Another one, with the same columns.
+        tolerance: The relative difference that numbers may have.
+    """
+    return all(is_same_value(without_nan(first[name]), without_nan(second[name]), tolerance) for name in first)
+
+
+def is_same_value(first: Any, second: Any, tolerance: float) -> bool:
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=tolerance)
+    return bool(first == second)
 
 
 def without_nan(value: Any) -> Any:

@@ -1,0 +1,261 @@
+"""Qdrant Edge: the engine of Qdrant in this process, with a folder for each table.
+
+`embedcli.json` has the records of all tables and names the folder of the points of each, such as `docs-1`: replacing
+this file replaces record and rows in one step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from embedcli import storage
+from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.databases.payloads import (
+    dense_rows,
+    make_payloads,
+    make_uuids,
+    payloads_to_table,
+    points_to_table,
+    select_payload,
+    sparse_rows,
+    stored_payload_type,
+)
+from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, import_client
+
+if TYPE_CHECKING:
+    from embedcli.core.types import Precision, VectorKind
+    from embedcli.databases.address import TargetAddress
+    from embedcli.outputs.vector_columns import StoredVectors
+
+TABLES_NAME = "embedcli.json"
+SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9]+")
+LOCK_NAME = ".embedcli-lock"
+READ_ROWS = 10_000
+# The defaults of Qdrant.
+HNSW = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
+
+
+class QdrantEdgeTarget(DatabaseTarget):
+    """A folder of shards of Qdrant Edge. Points are those of `QdrantTarget`."""
+
+    title: ClassVar[str] = "Qdrant Edge"
+    extra: ClassVar[str] = "qdrant-edge"
+    precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
+    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
+    has_index: ClassVar[bool] = True
+    keeps_lengths: ClassVar[bool] = False
+    has_exact_floats: ClassVar[bool] = False
+    max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 65_536, "float16": 65_536}
+
+    def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
+        self._client = import_client("qdrant_edge", self.title, self.extra)
+        self._folder = address.location
+        self._shards: dict[str, Any] = {}
+        self._release: Callable[[], None] = lambda: None
+        if read_only:
+            if not os.path.isdir(self._folder):
+                raise UsageError(
+                    f"{storage.format_location(self._folder)}: there is no such folder",
+                    "create it with `embedcli load`",
+                )
+            return
+        storage.make_folder(self._folder)
+        self._release = storage.acquire_lock(os.path.join(self._folder, LOCK_NAME), self._folder)
+
+    def close(self) -> None:
+        for folder in list(self._shards):
+            self._close_shard(folder)
+        self._release()
+
+    def stored_type(self, kind: pa.DataType) -> pa.DataType | None:
+        return stored_payload_type(kind)
+
+    # Shards
+
+    def _read_tables(self) -> dict[str, dict[str, Any]]:
+        """Return what is written about each table: `folder`, that of its shard, and `record`."""
+        path = os.path.join(self._folder, TABLES_NAME)
+        if not os.path.exists(path):
+            return {}
+        try:
+            with storage.translate_input_errors(path), open(path, "rb") as file:
+                tables: dict[str, dict[str, Any]] = json.loads(file.read())
+            if all(SHARD_NAME.fullmatch(entry["folder"]) for entry in tables.values()):
+                return tables
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass
+        raise UsageError(f"{storage.format_location(path)}: was not written by `embedcli load`", "name another folder")
+
+    def _write_tables(self, tables: Mapping[str, Mapping[str, Any]]) -> None:
+        with storage.write_atomically(os.path.join(self._folder, TABLES_NAME)) as file:
+            file.write(json.dumps(tables).encode())
+
+    def _open(self, table: str) -> Any:
+        folder = self._read_tables()[table]["folder"]
+        if folder not in self._shards:
+            with self._translate_errors():
+                self._shards[folder] = self._client.EdgeShard.load(os.path.join(self._folder, folder))
+        return self._shards[folder]
+
+    def _close_shard(self, folder: str) -> None:
+        shard = self._shards.pop(folder, None)
+        if shard is not None:
+            with self._translate_errors():
+                shard.close()
+
+    def _remove_shard(self, folder: str) -> None:
+        self._close_shard(folder)
+        path = os.path.join(self._folder, folder)
+        with storage.translate_output_errors(path):
+            shutil.rmtree(path)
+
+    def _choose_folder(self, table: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
+        """Return a name for a new shard, and remove the folders that a killed run has left behind."""
+        used = {entry["folder"] for entry in tables.values()}
+        for name in os.listdir(self._folder):
+            if SHARD_NAME.fullmatch(name) and name not in used:
+                self._remove_shard(name)
+        stem = table.split("__", maxsplit=1)[0]
+        return next(name for number in count(1) if (name := f"{stem}-{number}") not in used)
+
+    # Tables
+
+    def read_record(self, table: str) -> dict[str, Any] | None:
+        entry = self._read_tables().get(table)
+        if entry is not None:
+            return dict(entry["record"])
+        return {} if os.path.exists(os.path.join(self._folder, table)) else None
+
+    def write_record(self, table: str, record: Mapping[str, Any]) -> None:
+        tables = self._read_tables()
+        self._write_tables({**tables, table: {**tables[table], "record": record}})
+
+    def create_table(self, table: str, layout: TableLayout, record: Mapping[str, Any]) -> None:
+        tables = self._read_tables()
+        folder = self._choose_folder(table, tables)
+        path = os.path.join(self._folder, folder)
+        storage.make_folder(path)
+        edge = self._client
+        if layout.kind == "sparse":
+            vectors = {"sparse_vectors": {VECTOR_COLUMN: edge.EdgeSparseVectorParams()}}
+        else:
+            number = edge.VectorStorageDatatype
+            datatype = number.Float16 if layout.precision == "float16" else number.Float32
+            vectors = {"vectors": edge.EdgeVectorParams(layout.dim, edge.Distance.Dot, datatype=datatype)}
+        with self._translate_errors():
+            config = edge.EdgeConfig(**vectors, hnsw_config=edge.HnswIndexConfig(**HNSW))
+            self._shards[folder] = edge.EdgeShard.create(path, config)
+        self._write_tables({**tables, table: {"folder": folder, "record": record}})
+
+    def drop_table(self, table: str) -> None:
+        tables = self._read_tables()
+        entry = tables.pop(table, None)
+        if entry is not None:
+            self._write_tables(tables)
+            self._remove_shard(entry["folder"])
+
+    def replace_table(self, new: str, old: str, layout: TableLayout) -> None:
+        tables = self._read_tables()
+        previous = tables.get(old)
+        tables[old] = tables.pop(new)
+        self._write_tables(tables)
+        if previous is not None:
+            self._remove_shard(previous["folder"])
+
+    def build_index(self, table: str, layout: TableLayout) -> str:
+        shard = self._open(table)
+        with self._translate_errors():
+            shard.optimize()
+            indexed = shard.info().indexed_vectors_count
+        if layout.kind == "sparse":
+            return "inverted index"
+        return f"hnsw (m = {HNSW['m']}, ef_construct = {HNSW['ef_construct']}), {indexed:,} vectors in it"
+
+    # Rows
+
+    def count_rows(self, table: str) -> int:
+        shard = self._open(table)
+        with self._translate_errors():
+            return int(shard.count(self._client.CountRequest(exact=True)))
+
+    def upsert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
+        vectors = self._encode_vectors(rows.column(VECTOR_COLUMN), layout)
+        points = [
+            self._client.Point(*point)
+            for point in zip(make_uuids(rows, layout), vectors, make_payloads(rows, layout), strict=True)
+        ]
+        self._update(table, self._client.UpdateOperation.upsert_points(points))
+
+    def _encode_vectors(self, vectors: Any, layout: TableLayout) -> Any:
+        if layout.kind == "sparse":
+            return [{VECTOR_COLUMN: self._client.SparseVector(*row)} for row in sparse_rows(vectors)]
+        return dense_rows(vectors)
+
+    def _update(self, table: str, operation: Any) -> None:
+        shard = self._open(table)
+        with self._translate_errors():
+            shard.update(operation)
+            shard.flush()
+
+    def delete_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> None:
+        self._update(table, self._client.UpdateOperation.delete_points(make_uuids(keys, layout)))
+
+    def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
+        shard, offset = self._open(table), None
+        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        while True:
+            with self._translate_errors():
+                request = self._client.ScrollRequest(
+                    offset=offset, limit=READ_ROWS, with_payload=select_payload([field.name for field in fields])
+                )
+                points, offset = shard.scroll(request)
+            yield payloads_to_table([point.payload or {} for point in points], fields)
+            if offset is None:
+                return
+
+    def read_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> pa.Table:
+        shard = self._open(table)
+        with self._translate_errors():
+            points = shard.retrieve(make_uuids(keys, layout), with_payload=True, with_vector=True)
+        return points_to_table(points, layout, layout.schema.names)
+
+    def find_nearest(
+        self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
+    ) -> pa.Table:
+        shard, edge = self._open(table), self._client
+        with self._translate_errors():
+            if isinstance(query, SparseVectors):
+                vector = edge.SparseVector(query.indices.tolist(), query.values.tolist())
+                nearest = edge.Query.Nearest(vector, using=VECTOR_COLUMN)
+            else:
+                nearest = edge.Query.Nearest(np.asarray(query)[0].tolist())
+            points = shard.query(
+                edge.QueryRequest(
+                    limit=count,
+                    query=nearest,
+                    with_payload=select_payload([name for name in columns if name != VECTOR_COLUMN]),
+                    with_vector=VECTOR_COLUMN in columns,
+                )
+            )
+        return points_to_table(points, layout, columns)
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the engine raises nothing more precise
+            raise OutputError(
+                f"{storage.format_location(self._folder)}: {first_line(error)}",
+                "check the folder; only one program at a time can use a table",
+            ) from error

@@ -1,0 +1,64 @@
+"""The base class of the databases of the contract tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+TABLE = "docs"
+
+
+class Backend(ABC):
+    """One database, empty.
+
+    Attributes:
+        packages: What must be installed; without them its tests are skipped.
+        module: The module of embedcli that talks to it, in whose code a test kills the process.
+        precisions: Precisions of outputs that it takes; the others must be refused.
+        kinds: Kinds of vectors that it takes.
+        takes_nul: Whether texts may have NUL characters.
+        has_index: Whether --index builds one.
+        can_swap: Whether --swap is possible.
+    """
+
+    packages: ClassVar[tuple[str, ...]]
+    module: ClassVar[str]
+    precisions: ClassVar[Sequence[str]] = ("float32", "float16")
+    kinds: ClassVar[Sequence[str]] = ("dense",)
+    takes_nul: ClassVar[bool] = True
+    has_index: ClassVar[bool] = False
+    can_swap: ClassVar[bool] = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def missing_packages(cls) -> list[str]:
+        return [name for name in cls.packages if find_spec(name) is None]
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The address for embedcli."""
+
+    @abstractmethod
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        """The ids of all rows, in any order."""
+
+    @abstractmethod
+    def delete(self, id: str, table: str = TABLE) -> None:
+        """Delete a row."""
+
+    @abstractmethod
+    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+        """Give a row another vector, and leave its other columns as they are."""
+
+    @abstractmethod
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        """Create a table `docs` with a column `id` and the row `theirs`, as another program would."""
+
+    def close(self) -> None:  # noqa: B027  embedded databases have nothing to end
+        """End what runs."""
