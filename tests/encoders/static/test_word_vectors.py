@@ -341,7 +341,10 @@ def test_texts_together_have_the_words_that_each_has_alone(monkeypatch: pytest.M
     monkeypatch.setattr(word_splitter, "SLICE_CHARACTERS", size)
     pieces = ["ab", "Ab", "b", "é", "e\u0301", "Ж", "ß", "1_", "'", "\u2019", "-", " ", "\n", ".", "中", "\U0001f600"]
     pieces += ["\U00020000", "\u0800", "\uffdc", "\u200d", "unknown", "\x00"]
-    index = {word: i for i, word in enumerate(["ab", "b", "é", "e\u0301", "ж", "ß", "ab'b", "b-é", "1_", "abab", "b-", "\u0800b"])}
+    index = {
+        word: i
+        for i, word in enumerate(["ab", "b", "é", "e\u0301", "ж", "ß", "ab'b", "b-é", "1_", "abab", "b-", "\u0800b"])
+    }
     splitter = WordSplitter(index)
     random = np.random.default_rng(0)
     texts = ["", *("".join(random.choice(pieces, count)) for count in random.integers(0, 12, 3000)), ""]
