@@ -22,6 +22,7 @@ from qdrant_backends import QdrantBackend, QdrantEdgeBackend
 class SQLiteBackend(Backend):
     packages = ("apsw", "sqlite_vec")
     module = "embedcli.databases.sqlite"
+    refusal = "another load into the table docs is running"
     precisions = ("float32", "float16", "binary", "ubinary")
 
     @property
@@ -52,7 +53,7 @@ class SQLiteBackend(Backend):
         self.run(f"DELETE FROM {table}_vectors WHERE rowid = (SELECT vector_rowid FROM {table} WHERE id = ?)", id)
         self.run(f"DELETE FROM {table} WHERE id = ?", id)
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         import numpy as np
 
         value = np.asarray(vector, np.float32).tobytes()
@@ -67,6 +68,7 @@ class SQLiteBackend(Backend):
 class DuckDBBackend(Backend):
     packages = ("duckdb",)
     module = "embedcli.databases.duckdb"
+    refusal = "only one program at a time can write to it"
 
     @property
     def address(self) -> str:
@@ -84,7 +86,7 @@ class DuckDBBackend(Backend):
     def delete(self, id: str, table: str = TABLE) -> None:
         self.run(f"DELETE FROM {table} WHERE id = ?", id)
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         value = [float(number) for number in vector]
         self.run(f"UPDATE {table} SET embedding = ?::FLOAT[{len(value)}] WHERE id = ?", value, id)
 
@@ -95,7 +97,9 @@ class DuckDBBackend(Backend):
 class LanceDBBackend(Backend):
     packages = ("lancedb", "lance")
     module = "embedcli.databases.lancedb"
+    refusal = "another load into the table docs is running"
     precisions = ("float32", "float16", "binary", "ubinary")
+    kinds = ("dense", "multi_vector")
     has_index = True
 
     @property
@@ -113,8 +117,15 @@ class LanceDBBackend(Backend):
     def delete(self, id: str, table: str = TABLE) -> None:
         self.open(table).delete(f"id = '{id}'")
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
-        self.open(table).update(where=f"id = '{id}'", values={"embedding": list(vector)})
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
+        import pyarrow as pa
+
+        # `update` takes no lists of lists.
+        opened = self.open(table)
+        row = opened.search().where(f"id = '{id}'").to_arrow()
+        position, field = row.schema.get_field_index("embedding"), row.schema.field("embedding")
+        row = row.set_column(position, field, pa.array([list(vector)], field.type))
+        opened.merge_insert("id").when_matched_update_all().execute(row)
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         import lancedb
@@ -163,7 +174,7 @@ class PostgreSQLBackend(Backend):
     def delete(self, id: str, table: str = TABLE) -> None:
         self.run(f"DELETE FROM {table} WHERE id = %s", id)
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         self.run(f"UPDATE {table} SET embedding = %s::vector WHERE id = %s", str(list(vector)), id)
 
     def create_foreign_table(self, table: str = TABLE) -> None:

@@ -14,6 +14,7 @@ from embedcli import storage
 from embedcli.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from embedcli.core.types import VectorKind
     from embedcli.databases.target import DatabaseTarget
 
 # The schemes of addresses, and where the class of each is.
@@ -129,10 +130,21 @@ def is_target_address(text: str) -> bool:
     return found is not None and found[1].lower() in (*TARGETS, *ALIASES) and not os.path.lexists(text)
 
 
+def list_schemes(kind: VectorKind) -> list[str]:
+    """Return the schemes of the databases that hold vectors of a kind, as in `lancedb:`."""
+    return [f"{scheme}:" for scheme in sorted(TARGETS) if kind in find_target(scheme).kinds]
+
+
+def find_target(scheme: str) -> type[DatabaseTarget]:
+    """Return the class that talks to the databases of a scheme."""
+    module, name = TARGETS[scheme]
+    target: type[DatabaseTarget] = getattr(importlib.import_module(module), name)
+    return target
+
+
 def connect(address: TargetAddress, *, read_only: bool = False) -> DatabaseTarget:
     """Connect to the database of an address; see `DatabaseTarget.__init__` for the errors."""
-    module, name = TARGETS[address.scheme]
-    target: type[DatabaseTarget] = getattr(importlib.import_module(module), name)
+    target = find_target(address.scheme)
     if "." in address.table and not target.has_schemas:
         raise UsageError(f"{target.title}: {address.table!r} cannot be the name of a table", "leave out the point")
     return target(address, read_only=read_only)
