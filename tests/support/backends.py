@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -17,6 +19,8 @@ from chroma_backends import ChromaBackend, ChromaServerBackend
 from database_backend import TABLE, Backend
 from milvus_backends import MilvusBackend, MilvusServerBackend
 from qdrant_backends import QdrantBackend, QdrantEdgeBackend
+
+IN_COLLECTION = "collection_id = (SELECT id FROM collections WHERE name = ?)"
 
 
 class SQLiteBackend(Backend):
@@ -63,6 +67,52 @@ class SQLiteBackend(Backend):
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run(f"CREATE TABLE {table} (id TEXT)")
         self.run(f"INSERT INTO {table} VALUES ('theirs')")
+
+
+class LLMBackend(Backend):
+    packages = ("llm",)
+    module = "embedcli.databases.llm_collections"
+    refusal = "another load into the table docs is running"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "embeddings.db"
+
+    @property
+    def address(self) -> str:
+        return f"llm:{self.path}"
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        import sqlite3
+
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            return connection.execute(statement, values).fetchall()
+
+    def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
+        rows = self.run(f"SELECT id, metadata FROM embeddings WHERE {IN_COLLECTION}", table)
+        return [json.loads(metadata)[column] if metadata else id for id, metadata in rows]
+
+    def delete(self, id: str, table: str = TABLE) -> None:
+        self.run(f"DELETE FROM embeddings WHERE {IN_COLLECTION} AND id = ?", table, id)
+
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
+        import numpy as np
+
+        blob = np.asarray(vector, "<f4").tobytes()
+        self.run(f"UPDATE embeddings SET embedding = ? WHERE {IN_COLLECTION} AND id = ?", blob, table, id)
+
+    def create_foreign_table(self, table: str = TABLE) -> None:
+        from llm.embeddings import Collection
+        from llm.models import EmbeddingModel
+        from sqlite_utils import Database
+
+        class Model(EmbeddingModel):
+            model_id = "theirs"
+
+            def embed_batch(self, items: Any, *, key: str | None = None) -> Any:
+                return ([1.0, 0.0] for _ in items)
+
+        Collection(table, Database(self.path), model=Model()).embed("theirs", "text")
 
 
 class DuckDBBackend(Backend):
@@ -216,6 +266,7 @@ BACKENDS: dict[str, type[Backend]] = {
     "chroma-server": ChromaServerBackend,
     "duckdb": DuckDBBackend,
     "lancedb": LanceDBBackend,
+    "llm": LLMBackend,
     "milvus": MilvusBackend,
     "milvus-server": MilvusServerBackend,
     "postgresql": PostgreSQLBackend,

@@ -22,6 +22,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "chroma": ("embedcli.databases.chroma", "ChromaTarget"),
     "duckdb": ("embedcli.databases.duckdb", "DuckDBTarget"),
     "lancedb": ("embedcli.databases.lancedb", "LanceDBTarget"),
+    "llm": ("embedcli.databases.llm_collections", "LLMTarget"),
     "milvus": ("embedcli.databases.milvus", "MilvusTarget"),
     "postgresql": ("embedcli.databases.postgresql", "PostgreSQLTarget"),
     "qdrant": ("embedcli.databases.qdrant", "QdrantTarget"),

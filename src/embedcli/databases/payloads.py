@@ -181,8 +181,8 @@ def points_to_table(points: Sequence[Any], layout: TableLayout, columns: Sequenc
     return join_vectors(rows, vectors, layout, columns)
 
 
-def dense_column(vectors: Sequence[Any], layout: TableLayout) -> pa.Array:
-    """Build the column of vectors from lists of numbers."""
+def dense_column(vectors: Any, layout: TableLayout) -> pa.Array:
+    """Build the column of vectors from lists of numbers, or an array of all numbers."""
     kind = layout.schema.field(VECTOR_COLUMN).type
     numbers = np.asarray(vectors, np.float32).reshape(-1).astype(kind.value_type.to_pandas_dtype())
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers, kind.value_type), type=kind)
