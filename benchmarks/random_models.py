@@ -216,6 +216,29 @@ def create_random_model(folder: Path, source: Path, layers: int, width: int) -> 
     Raises:
         ModelError: torch or transformers is missing or failed.
     """
+    create_random_network(folder, source, layers, width)
+    pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
+    modules = [module_entry(number, name) for number, name in enumerate(MODULES)]
+    (folder / "1_Pooling").mkdir()
+    write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": MAX_TOKENS})
+    write_json(folder / "modules.json", modules)
+    return folder
+
+
+def create_random_network(folder: Path, source: Path, layers: int, width: int, *options: str) -> None:
+    """Create the folder of a transformer with random weights and its tokenizer.
+
+    Args:
+        folder: A folder that does not exist yet.
+        source: The folder of a model whose tokenizer is used.
+        layers: The number of layers.
+        width: The hidden size.
+        options: Further arguments of programs/random_bert.py.
+
+    Raises:
+        ModelError: torch or transformers is missing or failed.
+    """
     tokenizer = load_tokenizer(source)
     folder.mkdir()
     for name in TOKENIZER_FILES:
@@ -225,19 +248,12 @@ def create_random_model(folder: Path, source: Path, layers: int, width: int) -> 
     padding_id = (tokenizer.padding or {}).get("pad_id", 0)
     sizes = [str(number) for number in (layers, width, last_id + 1, padding_id)]
     result = run_measured(
-        [sys.executable, str(PROGRAMS / "random_bert.py"), str(folder), *sizes], folder.with_suffix(".txt")
+        [sys.executable, str(PROGRAMS / "random_bert.py"), str(folder), *sizes, *options], folder.with_suffix(".txt")
     )
     if result.code:
         raise ModelError(
             f"no random model could be created: {result.last_error_line}", "install torch and transformers"
         )
-    pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
-    modules = [module_entry(number, name) for number, name in enumerate(MODULES)]
-    (folder / "1_Pooling").mkdir()
-    write_json(folder / "1_Pooling" / "config.json", pooling)
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": MAX_TOKENS})
-    write_json(folder / "modules.json", modules)
-    return folder
 
 
 def module_entry(number: int, name: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Create a BERT model with random weights. Runs on its own, without embedcli; needs torch and transformers.
 
-    python random_bert.py TARGET_FOLDER LAYERS WIDTH VOCABULARY_SIZE PADDING_ID
+    python random_bert.py TARGET_FOLDER LAYERS WIDTH VOCABULARY_SIZE PADDING_ID [words]
 
-Writes config.json and model.safetensors; the model reads 512 tokens at most.
+Writes config.json and model.safetensors; the model reads 512 tokens at most. With `words` it has the head that SPLADE
+models have, which gives each token a number per word of the vocabulary.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import sys
 HEAD_WIDTH = 64
 MIN_HEADS = 12
 MAX_TOKENS = 512
+WEIGHT_SPREAD = 0.08
+# A word has a weight from so many standard deviations above the mean on: a few hundred words of a row, as in SPLADE.
+WEIGHT_FROM = 2.5
 
 
 def main() -> None:
     import torch
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig, BertForMaskedLM, BertModel
 
-    layers, width, vocabulary_size, padding_id = map(int, sys.argv[2:])
+    layers, width, vocabulary_size, padding_id = map(int, sys.argv[2:6])
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=vocabulary_size,
@@ -31,7 +35,13 @@ def main() -> None:
         max_position_embeddings=MAX_TOKENS,
         pad_token_id=padding_id,
     )
-    BertModel(config, add_pooling_layer=False).save_pretrained(sys.argv[1])
+    if sys.argv[6:] != ["words"]:
+        BertModel(config, add_pooling_layer=False).save_pretrained(sys.argv[1])
+        return
+    config.initializer_range = WEIGHT_SPREAD
+    network = BertForMaskedLM(config)
+    torch.nn.init.constant_(network.cls.predictions.bias, -WEIGHT_FROM * WEIGHT_SPREAD * width**0.5)
+    network.save_pretrained(sys.argv[1])
 
 
 if __name__ == "__main__":

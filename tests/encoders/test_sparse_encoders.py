@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pyarrow import feather
 
 import jobs
@@ -265,6 +266,13 @@ def test_the_vocabulary_is_computed_in_blocks(splade_model: tuple[Path, Any], mo
     ours = encoder.collect(encoder.forward(tokens, np.arange(len(TEXTS))))
     assert_equal(ours, splade_model[1].encode(TEXTS, convert_to_sparse_tensor=False).numpy())
     encoder.close()
+
+
+def test_padding_has_no_say_in_the_largest_weight() -> None:
+    hidden = torch.tensor([[[-3.0, 1.0], [-2.0, 5.0], [9.0, 9.0]], [[7.0, 7.0], [-1.0, -4.0], [-5.0, -2.0]]])
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    largest = splade.repeat_token_in_padding(hidden, mask).amax(dim=1)
+    assert largest.tolist() == [[-2.0, 5.0], [-1.0, -2.0]]
 
 
 def test_a_network_that_changes_by_that_is_left_as_it_was(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
@@ -282,3 +284,26 @@ def test_every_row_counts_once_when_its_vector_is_there() -> None:
     assert seen == sorted(seen)
     steps = np.diff([0, *seen])
     assert steps.max() <= 2 * max(len(rows) for rows in encoder.forwards), "no row counts before its batch"
+
+
+def test_chunks_that_were_taken_do_not_wait_for_the_garbage_collector() -> None:
+    chunks: list[weakref.ref[Chunk]] = []
+
+    def source() -> Iterator[Chunk]:
+        for number in range(20):
+            made = chunk([f"{text} {number}" for text in TEXTS], seq=number)
+            chunks.append(weakref.ref(made))
+            yield made
+            del made
+
+    gc.collect()
+    gc.disable()
+    try:
+        most = 0
+        stream = encode_chunks(source(), FakeEncoder(), EncodingSettings(), MetricsCollector(), RunControl())
+        for _ in stream:
+            most = max(most, sum(one() is not None for one in chunks))
+    finally:
+        gc.enable()
+    # Read, tokenized and computed ahead, and the one just taken.
+    assert most < 15

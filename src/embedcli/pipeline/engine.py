@@ -70,7 +70,10 @@ def encode_chunks(
     def forward(portions: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[EncodedChunk]:
         try:
             for chunk in BatchScheduler(encoder, settings, metrics, control, on_batch).run(portions):
-                yield assemble_chunk(chunk, settings)
+                encoded = assemble_chunk(chunk, settings)
+                # A chunk and its portions refer to each other: their memory would wait for the garbage collector.
+                chunk.portions.clear()
+                yield encoded
         except EncodingStoppedError:
             if not control.stop_if_time_is_over():
                 raise

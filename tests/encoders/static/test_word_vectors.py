@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from embedcli.core.errors import ModelError
 from embedcli.core.job import Job
 from embedcli.encoders.static import encoder as static_encoder
-from embedcli.encoders.static import word_vectors
+from embedcli.encoders.static import word_splitter, word_vectors
 from embedcli.encoders.static.word_splitter import WordSplitter
 from embedcli.models import resolve
 from static_models import encode, load, table
@@ -334,3 +334,32 @@ def test_without_jieba_chinese_vectors_say_what_to_install(tmp_path: Path, monke
         load(write(keyed(CHINESE), tmp_path / "chinese.bin", "binary"))
     assert caught.value.hint == "pip install 'embedcli[chinese]'"
     load(write(keyed([*VOCABULARY, "中文"]), tmp_path / "english.bin", "binary"))
+
+
+@pytest.mark.parametrize("size", [1, 50, 1 << 20], ids=["a text per slice", "small slices", "one slice"])
+def test_texts_together_have_the_words_that_each_has_alone(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(word_splitter, "SLICE_CHARACTERS", size)
+    pieces = ["ab", "Ab", "b", "é", "e\u0301", "Ж", "ß", "1_", "'", "\u2019", "-", " ", "\n", ".", "中", "\U0001f600"]
+    pieces += ["\U00020000", "\u0800", "\uffdc", "\u200d", "unknown", "\x00"]
+    index = {
+        word: i
+        for i, word in enumerate(["ab", "b", "é", "e\u0301", "ж", "ß", "ab'b", "b-é", "1_", "abab", "b-", "\u0800b"])
+    }
+    splitter = WordSplitter(index)
+    random = np.random.default_rng(0)
+    texts = ["", *("".join(random.choice(pieces, count)) for count in random.integers(0, 12, 3000)), ""]
+    for some in (texts, [text for text in texts if text.isascii()], texts[:1], []):
+        ids, offsets = splitter.find_word_ids(some)
+        assert [ids.dtype.name, offsets.dtype.name] == ["int32", "int64"]
+        assert [row.tolist() for row in np.split(ids, offsets[1:-1])][: len(some)] == [
+            splitter.word_ids(text) for text in some
+        ]
+    alone = [splitter.word_ids(text) for text in texts]
+    assert max(map(len, alone)) > 3
+
+
+def test_a_chinese_text_among_others_is_split_by_jieba() -> None:
+    index = {"自然语言": 0, "自然": 1, "处理": 2, "fox": 3}
+    texts = ["a fox", "自然语言处理", "", "fox 处理"]
+    ids, offsets = WordSplitter(index).find_word_ids(texts)
+    assert [row.tolist() for row in np.split(ids, offsets[1:-1])] == [[3], [0, 2], [], [3, 2]]

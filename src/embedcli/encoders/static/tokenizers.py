@@ -10,7 +10,6 @@ import numpy as np
 from embedcli.core.encoder import Tokens
 from embedcli.core.ragged import concat_ranges
 from embedcli.encoders.static.word_splitter import WordSplitter
-from embedcli.encoders.tokenize.fast import build_tokens
 from embedcli.encoders.tokenize.text_windows import choose_window_spans
 from embedcli.encoders.tokenize.word_cache import BatchTokenizer, replace_ragged_rows
 
@@ -52,7 +51,7 @@ class SubwordReader:
         long = [i for i, text in enumerate(prompted) if len(text) > most] if most is not None else []
         shortened = replace_ragged_rows(whole, long, self._whole([prompted[i][:most] for i in long])) if long else whole
         all_ids, all_offsets = self._without_unknown(whole)
-        ids, offsets = self._without_unknown(self._truncate(shortened))
+        ids, offsets = self._without_unknown(_truncate_rows(shortened, self._limit, self._left))
         full = np.diff(all_offsets).astype(np.int32)
         for i in long:
             kept = ids[offsets[i] : offsets[i + 1]]
@@ -79,16 +78,6 @@ class SubwordReader:
     def close(self) -> None:
         self._whole.close()
 
-    def _truncate(self, made: Ragged) -> Ragged:
-        ids, offsets = made
-        lengths = np.diff(offsets)
-        if self._limit is None or lengths.max(initial=0) <= self._limit:
-            return made
-        kept = np.minimum(lengths, self._limit)
-        ends = np.concatenate([[0], np.cumsum(kept)])
-        starts = offsets[1:] - kept if self._left else offsets[:-1]
-        return ids[concat_ranges(starts, kept)], ends
-
     def _without_unknown(self, made: Ragged) -> Ragged:
         if self._unknown is None:
             return made
@@ -109,9 +98,8 @@ class VocabularyWordReader:
         self._prompt = prompt
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        rows = [self._splitter.word_ids(self._prompt + text) for text in texts]
-        full = np.fromiter(map(len, rows), np.int32, len(rows))
-        return build_tokens([row[: self._limit] for row in rows], full)
+        whole = self._splitter.find_word_ids([self._prompt + text for text in texts] if self._prompt else texts)
+        return Tokens(*_truncate_rows(whole, self._limit), np.diff(whole[1]).astype(np.int32))
 
     def split_into_windows(self, text: str, overlap: int) -> list[tuple[int, int]]:
         """Split a text into windows (start, stop) in characters, each read completely; `overlap` in words."""
@@ -126,6 +114,18 @@ class VocabularyWordReader:
 
     def close(self) -> None:
         """Do nothing; there is nothing to free."""
+
+
+def _truncate_rows(rows: Ragged, limit: int | None, left: bool = False) -> Ragged:
+    """Keep at most the first `limit` ids of each row, or the last."""
+    ids, offsets = rows
+    lengths = np.diff(offsets)
+    if limit is None or lengths.max(initial=0) <= limit:
+        return rows
+    kept = np.minimum(lengths, limit)
+    ends = np.concatenate([[0], np.cumsum(kept)])
+    starts = offsets[1:] - kept if left else offsets[:-1]
+    return ids[concat_ranges(starts, kept)], ends
 
 
 def _split_by_tokens(
