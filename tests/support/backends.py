@@ -19,6 +19,7 @@ from chroma_backends import ChromaBackend, ChromaServerBackend
 from database_backend import TABLE, Backend
 from milvus_backends import MilvusBackend, MilvusServerBackend
 from qdrant_backends import QdrantBackend, QdrantEdgeBackend
+from redis_backend import RedisBackend
 
 IN_COLLECTION = "collection_id = (SELECT id FROM collections WHERE name = ?)"
 
@@ -272,6 +273,7 @@ BACKENDS: dict[str, type[Backend]] = {
     "postgresql": PostgreSQLBackend,
     "qdrant": QdrantBackend,
     "qdrant-edge": QdrantEdgeBackend,
+    "redis": RedisBackend,
     "sqlite": SQLiteBackend,
 }
 

@@ -27,6 +27,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "postgresql": ("embedcli.databases.postgresql", "PostgreSQLTarget"),
     "qdrant": ("embedcli.databases.qdrant", "QdrantTarget"),
     "qdrant-edge": ("embedcli.databases.qdrant_edge", "QdrantEdgeTarget"),
+    "redis": ("embedcli.databases.redis", "RedisTarget"),
     "sqlite": ("embedcli.databases.sqlite", "SQLiteTarget"),
 }
 # Other names of schemes.
@@ -35,9 +36,10 @@ ALIASES: dict[str, str] = {
     "milvus+https": "milvus",
     "postgres": "postgresql",
     "qdrant+https": "qdrant",
+    "rediss": "redis",
 }
 # Schemes whose servers have a table in their address, as in qdrant://HOST:PORT/TABLE.
-SCHEMES_WITH_TABLE = frozenset({"chroma", "milvus", "qdrant"})
+SCHEMES_WITH_TABLE = frozenset({"chroma", "milvus", "qdrant", "redis"})
 DEFAULT_TABLE = "embeddings"
 # Names that need no quotes anywhere; behind a point the table of a PostgreSQL schema.
 TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}(\.[A-Za-z_][A-Za-z0-9_]{0,49})?")

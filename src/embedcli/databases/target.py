@@ -120,6 +120,7 @@ class DatabaseTarget(ABC):
         keeps_lengths: Whether dense vectors may have any length; otherwise they are normalized before they are sent.
         can_swap: Whether there is `replace_table`.
         has_exact_floats: Whether a float64 comes back as it was; otherwise its last bit may differ.
+        has_exact_vectors: Whether vectors come back as they were; otherwise their numbers may be rounded.
         stores_nul: Whether texts may have NUL characters.
         has_schemas: Whether the name of a table may be `SCHEMA.TABLE`.
         has_case_sensitive_columns: Whether `Id` and `id` may be two columns.
@@ -145,6 +146,7 @@ class DatabaseTarget(ABC):
     keeps_lengths: ClassVar[bool] = True
     can_swap: ClassVar[bool] = True
     has_exact_floats: ClassVar[bool] = True
+    has_exact_vectors: ClassVar[bool] = True
     stores_nul: ClassVar[bool] = True
     has_schemas: ClassVar[bool] = False
     has_case_sensitive_columns: ClassVar[bool] = True

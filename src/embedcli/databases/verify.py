@@ -19,7 +19,7 @@ from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.record import check_same_columns, check_same_space, parse_record
 from embedcli.databases.rejects import find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
-from embedcli.databases.target import DIGEST_COLUMN, JSON_FIELD
+from embedcli.databases.target import DIGEST_COLUMN, JSON_FIELD, VECTOR_COLUMN
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FETCHED_ROWS = 1_000
 # By how much two neighbouring float64 differ at most, relatively.
 LAST_BIT = 2.0**-52
+# By how much a number of a vector may differ, relatively to the largest one, where the database scales vectors.
+VECTOR_ROUNDING = 1e-6
 
 
 class TableVerifier:
@@ -59,6 +61,7 @@ class TableVerifier:
         self._sample = choose_sample(dataset.rows, rows, seed)
         self._json_columns = {field.name for field in self.layout.schema if field.metadata == JSON_FIELD}
         self._tolerance = 0.0 if target.has_exact_floats else LAST_BIT
+        self._vector_tolerance = 0.0 if target.has_exact_vectors else VECTOR_ROUNDING
         self._seen = SeenKeys()
         self.accepted = self.sampled = 0
         self.missing: list[Any] = []
@@ -105,10 +108,17 @@ class TableVerifier:
         stored = {self._key(row): row for row in iterate_rows(found)}
         for row in iterate_rows(rows):
             other = stored.get(self._key(row))
-            if other is not None and not is_same_row(self._parse(row), self._parse(other), self._tolerance):
+            if other is not None and not self._is_same(row, other):
                 self.counts["wrong"] += 1
                 if len(self.wrong) < MAX_EXAMPLE_IDS:
                     self.wrong.append(row[self.layout.key[0]])
+
+    def _is_same(self, row: dict[str, Any], other: dict[str, Any]) -> bool:
+        if self._vector_tolerance:
+            vectors = row.pop(VECTOR_COLUMN), other.pop(VECTOR_COLUMN)
+            if not np.allclose(*vectors, rtol=0, atol=self._vector_tolerance * max(map(abs, vectors[0]))):
+                return False
+        return is_same_row(self._parse(row), self._parse(other), self._tolerance)
 
     def _key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(row[name] for name in self.layout.key)
