@@ -77,7 +77,7 @@ def describe_conversion(dataset: VectorDataset) -> list[str]:
     """Return the note that vectors are stored in another number format than in the output, if they are."""
     if not is_dequantized(dataset) or dataset.kind == "sparse":
         return []
-    return [f"its {dataset.precision} vectors are loaded as the numbers that they stand for, as float32"]
+    return [f"the {dataset.precision} vectors are loaded as the float32 numbers that they stand for"]
 
 
 def build_layout(dataset: VectorDataset, target: DatabaseTarget, precision: Precision) -> TableLayout:
