@@ -16,7 +16,7 @@ from sample_outputs import make_output, unit_vectors
 
 DIM = 16
 COUNT = 300
-# A load that waits for a line on stdin after its first batch.
+# A load that waits for a line on stdin after its first batch, while no other batch is under way.
 HELD = """
 import sys
 from importlib import import_module
@@ -25,7 +25,7 @@ from embedcli.databases.loader import Loader
 module = import_module(sys.argv[1])
 for thing in vars(module).values():
     if isinstance(thing, type) and thing.__module__ == module.__name__ and hasattr(thing, "batch_bytes"):
-        thing.batch_bytes = 5000
+        thing.batch_bytes, thing.parallel_requests = 5000, 1
 count_sent, is_held = Loader.count_sent, []
 def hold(self, rows):
     count_sent(self, rows)

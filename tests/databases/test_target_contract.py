@@ -94,7 +94,9 @@ def test_precisions_are_kept_or_refused(tmp_path: Path, backend: Backend, precis
     output = make_output(tmp_path / "out.parquet", unit_vectors(30, DIM), ids=names(30), stored_as=precision)
     done = load(output, backend)
     is_dequantized = precision in ("int8", "uint8")
-    assert (f"the {precision} vectors are loaded as the float32 numbers that they stand for" in done.err) is is_dequantized
+    assert (
+        f"the {precision} vectors are loaded as the float32 numbers that they stand for" in done.err
+    ) is is_dequantized
     if precision not in backend.precisions and not is_dequantized:
         assert done.code == 2
         assert f"does not hold {precision} vectors" in done.err
