@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embedcli.core.row_vectors import RowVectors
-    from embedcli.core.types import Float32Array
+    from embedcli.core.types import Float32Array, VectorKind
 
     RowPositions = NDArray[np.int64]
 
 # From the most to the least precise.
 PRECISION_ORDER = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+# A row of a multi-vector model is a query of many vectors.
+SAMPLED_ROWS: Mapping[VectorKind, int] = {"dense": 1000, "sparse": 1000, "multi_vector": 100}
 COSINE_QUANTILES = {"p01": 0.01, "p05": 0.05, "median": 0.5}
 HISTOGRAM_BINS = 20
 # Cosines of equal rows differ by rounding errors, which a narrower histogram would show as differences.
@@ -112,7 +114,7 @@ def describe_side(output: VectorDataset) -> dict[str, Any]:
 
 
 def compare_outputs(
-    first: VectorDataset, second: VectorDataset, *, k: int, rows: int, moved: int, seed: int
+    first: VectorDataset, second: VectorDataset, *, k: int, rows: int | None, moved: int, seed: int
 ) -> Comparison:
     """Compare two outputs on the rows that have the same ids.
 
@@ -123,7 +125,7 @@ def compare_outputs(
         first: One output.
         second: The other output.
         k: Neighbours per sampled row.
-        rows: Number of rows to sample.
+        rows: Number of rows to sample; None for SAMPLED_ROWS of the outputs' kind.
         moved: Number of least similar rows to list.
         seed: Seed of the sample.
 
@@ -131,6 +133,7 @@ def compare_outputs(
         UsageError: The outputs cannot be compared or have no row in common.
     """
     check_same_kind(first, second)
+    rows = rows or SAMPLED_ROWS[first.kind]
     shared = match_rows(first, second)
     sample = np.sort(np.random.default_rng(seed).choice(len(shared), min(rows, len(shared)), replace=False))
     k = min(k, max(1, len(shared) - 1))

@@ -34,8 +34,14 @@ def compare(
     vector_column: VectorColumnsOption = None,
     count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Neighbours per row.", min=1)] = 10,
     rows: Annotated[
-        int, typer.Option("--rows", metavar="N", help="Number of random rows whose neighbours are compared.", min=1)
-    ] = 1000,
+        int | None,
+        typer.Option(
+            "--rows",
+            metavar="N",
+            help="Number of random rows whose neighbours are compared; default 1000, or 100 of a multi-vector model.",
+            min=1,
+        ),
+    ] = None,
     moved: Annotated[
         int, typer.Option("--moved", metavar="N", help="Number of rows to show that changed most.", min=0)
     ] = 5,
