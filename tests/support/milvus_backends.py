@@ -17,6 +17,8 @@ from local_servers import free_port, start_server, stop_server
 class MilvusBackend(Backend):
     packages = ("pymilvus", "milvus_lite")
     module = "embedcli.databases.milvus"
+    reserved = ("docs__v1", "docs__v2")
+    neighbours = ("{}__v1", "{}__v2")
     kinds = ("dense", "sparse")
     has_index = True
 

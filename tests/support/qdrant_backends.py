@@ -19,6 +19,8 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "embedcli")
 class QdrantBackend(Backend):
     packages = ("qdrant_client",)
     module = "embedcli.databases.qdrant"
+    reserved = ("docs__v1", "docs__v2")
+    neighbours = ("{}__v1", "{}__v2")
     kinds = ("dense", "sparse")
     has_index = True
 
@@ -57,6 +59,7 @@ class QdrantBackend(Backend):
 class QdrantEdgeBackend(Backend):
     packages = ("qdrant_edge",)
     module = "embedcli.databases.qdrant_edge"
+    neighbours = ("{}-1", "{}-2", "{}-01234567", "{}__new-1")
     kinds = ("dense", "sparse")
     has_index = True
 
@@ -72,9 +75,8 @@ class QdrantEdgeBackend(Backend):
     def open(self, table: str) -> Iterator[Any]:
         from qdrant_edge import EdgeShard
 
-        tables = (
-            json.loads((self.root / "embedcli.json").read_bytes()) if (self.root / "embedcli.json").exists() else {}
-        )
+        written = self.root / "embedcli.json"
+        tables = json.loads(written.read_bytes())["tables"] if written.exists() else {}
         shard = EdgeShard.load(str(self.root / tables.get(table, {"folder": table})["folder"]))
         yield shard
         shard.close()

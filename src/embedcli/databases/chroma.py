@@ -55,6 +55,8 @@ class ChromaTarget(DatabaseTarget):
     can_swap: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
     stores_empty_ids: ClassVar[bool] = False
+    # A name has at least three characters, the first and last of them letters or digits.
+    reserved_tables: ClassVar[str] = r".{1,2}|_.*|.*_"
     reserved_columns: ClassVar[frozenset[str]] = frozenset({"chroma:document"})
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:

@@ -30,6 +30,7 @@ from embedcli.databases.record import (
 from embedcli.databases.rejects import DUPLICATE_REASON, LoadRejects, find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
 from embedcli.databases.sending import BatchBuilder, Shipment, send_batches
+from embedcli.databases.target import SWAP_SUFFIX
 from embedcli.pipeline.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from embedcli.outputs.dataset import VectorDataset
 
 Notify = Callable[[str], None]
-# What is added to the name of a table while --swap fills it.
-SWAP_SUFFIX = "__new"
 # Keys per request that deletes rows.
 DELETE_ROWS = 5_000
 

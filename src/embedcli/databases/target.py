@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 Distance = Literal["cosine", "dot", "hamming"]
 
+# What is added to the name of a table while --swap fills it.
+SWAP_SUFFIX = "__new"
 VECTOR_COLUMN = "embedding"
 # A digest of everything that is stored of a row: a row is sent again if it differs.
 DIGEST_COLUMN = "row_digest"
@@ -120,6 +122,8 @@ class DatabaseTarget(ABC):
         largest_payload_bytes: The largest row without its vector; None without a limit.
         forbidden_characters: Characters that the name of a column may not have.
         reserved_columns: Names in lower case that no column may have.
+        reserved_tables: A regular expression of names that no table may have, whatever their case: the database does
+            not allow them, or its target uses them itself.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
         notes: What a user should know about the connection; shown before a load.
     """
@@ -145,6 +149,7 @@ class DatabaseTarget(ABC):
     largest_payload_bytes: ClassVar[int | None] = None
     forbidden_characters: ClassVar[str] = ""
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
+    reserved_tables: ClassVar[str] = ""
     max_dimensions: ClassVar[Mapping[str, int]] = {}
     notes: Sequence[str] = ()
 
@@ -283,3 +288,11 @@ def import_client(module: str, title: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise UsageError(f"{title}: needs the package {module}", f"pip install 'embedcli[{extra}]'") from None
+
+
+def same_name_error(title: str, table: str, stored: str) -> UsageError:
+    """Return the error for a table whose name differs in its case alone from that of another one, in the database."""
+    return UsageError(
+        f"{title} table {table}: there is a table {stored}, and {title} cannot tell the two names apart",
+        f"use --table {stored}, or a name that differs more",
+    )
