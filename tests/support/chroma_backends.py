@@ -50,6 +50,11 @@ class BaseChromaBackend(Backend):
         with self.open(table) as collection:
             collection.update(ids=[id], embeddings=[list(vector)])
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        with self.open(table) as collection:
+            found = collection.get(ids=[id], include=["metadatas", "embeddings"])
+            collection.add(ids=["1"], embeddings=found["embeddings"], metadatas=found["metadatas"])
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         with self.connect() as client:
             collection = client.create_collection(table, embedding_function=None)

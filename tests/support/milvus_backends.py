@@ -56,6 +56,12 @@ class MilvusBackend(Backend):
             (row,) = client.get(table, ids=[str(uuid.uuid5(NAMESPACE, id))], output_fields=["*"])
             client.upsert(table, [{**row, "embedding": list(vector)}])
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        with self.connect() as client:
+            client.load_collection(table)
+            (row,) = client.get(table, ids=[str(uuid.uuid5(NAMESPACE, id))], output_fields=["*"])
+            client.upsert(table, [{**row, "row_key": "1"}])
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         with self.connect() as client:
             client.create_collection(table, dimension=2, id_type="string", max_length=100)

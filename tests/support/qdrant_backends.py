@@ -49,6 +49,14 @@ class QdrantBackend(Backend):
         points = [PointVectors(id=str(uuid.uuid5(NAMESPACE, id)), vector=list(vector))]
         self.server.client.update_vectors(table, points)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        from qdrant_client.models import PointStruct
+
+        client = self.server.client
+        (point,) = client.retrieve(table, [str(uuid.uuid5(NAMESPACE, id))], with_vectors=True)
+        copy = PointStruct(id=1, vector=point.vector, payload=point.payload)  # type: ignore[arg-type]
+        client.upsert(table, [copy])
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         from qdrant_client.models import Distance, PointStruct, VectorParams
 
@@ -101,6 +109,13 @@ class QdrantEdgeBackend(Backend):
         with self.open(table) as shard:
             points = [PointVectors(str(uuid.uuid5(NAMESPACE, id)), list(vector))]
             shard.update(UpdateOperation.update_vectors(points))
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        from qdrant_edge import Point, UpdateOperation
+
+        with self.open(table) as shard:
+            (point,) = shard.retrieve([str(uuid.uuid5(NAMESPACE, id))], with_payload=True, with_vector=True)
+            shard.update(UpdateOperation.upsert_points([Point(1, point.vector, point.payload)]))
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         from qdrant_edge import Distance, EdgeConfig, EdgeShard, EdgeVectorParams, Point, UpdateOperation

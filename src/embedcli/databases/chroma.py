@@ -23,7 +23,14 @@ from embedcli.databases.payloads import (
     payloads_to_table,
     stored_payload_type,
 )
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
+from embedcli.databases.target import (
+    NO_SWAP_HINT,
+    VECTOR_COLUMN,
+    DatabaseTarget,
+    TableLayout,
+    TargetBusyError,
+    import_client,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision
@@ -187,7 +194,7 @@ class ChromaTarget(DatabaseTarget):
         while True:
             with self._translate_errors():
                 found = collection.get(limit=READ_ROWS, offset=offset, include=["metadatas"])
-            yield payloads_to_table([row or {} for row in found["metadatas"]], fields)
+            yield payloads_to_table([row or {} for row in found["metadatas"]], fields, NO_SWAP_HINT)
             if len(found["ids"]) < READ_ROWS:
                 return
             offset += READ_ROWS
@@ -265,7 +272,8 @@ def build_table(
     if has_documents(layout):
         for payload, document in zip(payloads, documents, strict=True):
             payload[DOCUMENT_COLUMN] = document
-    rows = payloads_to_table(payloads, [layout.schema.field(name) for name in columns if name != VECTOR_COLUMN])
+    fields = [layout.schema.field(name) for name in columns if name != VECTOR_COLUMN]
+    rows = payloads_to_table(payloads, fields, NO_SWAP_HINT)
     if VECTOR_COLUMN not in columns:
         return rows
     return join_vectors(rows, dense_column(vectors, layout), layout, columns)

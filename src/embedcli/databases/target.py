@@ -45,6 +45,9 @@ Distance = Literal["cosine", "dot", "hamming"]
 
 # What is added to the name of a table while --swap fills it.
 SWAP_SUFFIX = "__new"
+SWAP_HINT = "use --swap to replace all rows at once, or another --table"
+# Where there is no --swap.
+NO_SWAP_HINT = "load into another --table, and delete this one when nothing searches it any more"
 VECTOR_COLUMN = "embedding"
 # A digest of everything that is stored of a row: a row is sent again if it differs.
 DIGEST_COLUMN = "row_digest"
@@ -111,6 +114,7 @@ class DatabaseTarget(ABC):
         index_moves_with_table: Whether `replace_table` keeps the index.
         keeps_lengths: Whether dense vectors may have any length; otherwise they are normalized before they are sent.
         can_swap: Whether there is `replace_table`.
+        keeps_keys_unique: Whether a load cannot write two rows of the same key; otherwise there is `delete_repeats`.
         has_exact_floats: Whether a float64 comes back as it was; otherwise its last bit may differ.
         stores_nul: Whether texts may have NUL characters.
         has_schemas: Whether the name of a table may be `SCHEMA.TABLE`.
@@ -138,6 +142,7 @@ class DatabaseTarget(ABC):
     index_moves_with_table: ClassVar[bool] = True
     keeps_lengths: ClassVar[bool] = True
     can_swap: ClassVar[bool] = True
+    keeps_keys_unique: ClassVar[bool] = True
     has_exact_floats: ClassVar[bool] = True
     stores_nul: ClassVar[bool] = True
     has_schemas: ClassVar[bool] = False
@@ -251,6 +256,10 @@ class DatabaseTarget(ABC):
     def delete_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> None:
         """Delete the rows with these keys: a table of the key columns."""
 
+    def delete_repeats(self, table: str, layout: TableLayout) -> None:
+        """Delete all rows but one of each key, in one step."""
+        raise NotImplementedError  # `keeps_keys_unique` is true
+
     @abstractmethod
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
         """Yield all rows in any order: the key columns and `row_digest`, in the types of the layout."""
@@ -272,6 +281,11 @@ class DatabaseTarget(ABC):
             count: Number of rows.
             columns: The columns to return, in this order.
         """
+
+    @property
+    def replacement_hint(self) -> str:
+        """What to do about a table whose rows must all be replaced."""
+        return SWAP_HINT if self.can_swap else NO_SWAP_HINT
 
     def __enter__(self) -> DatabaseTarget:
         return self
