@@ -206,6 +206,59 @@ def test_rows_that_vanished_are_sent_again(tmp_path: Path, backend: Backend) -> 
     assert check(output, backend).code == 0
 
 
+def test_a_row_that_is_there_twice_is_deleted_or_named(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40)), backend)
+    if not backend.can_repeat_ids:
+        with pytest.raises(Exception, match=r"(?i)unique|constraint"):
+            backend.repeat("r3")
+        return
+    backend.repeat("r3")
+    done = check(output, backend)
+    assert done.code == 1
+    assert "41 rows in the table, 40 in the output; 1 row of the table with the id of another row; " in done.out
+    assert "not in the output" not in done.out
+    done = load(output, backend, "--sync")
+    if backend.repairs_ids:
+        assert (done.code, done.counts) == (0, (0, 40)), done.err
+        assert "deleted   1 row" in done.err
+    else:
+        assert done.code == 1
+        assert "has 1 row with the id of another row" in done.err
+        assert ("--swap" in done.err) is backend.can_swap
+        if not backend.can_swap:
+            return
+        loaded(output, backend, "--swap")
+    assert sorted(backend.ids()) == sorted(names(40))
+    assert check(output, backend).code == 0
+    assert "nothing to do" in load(output, backend).err
+
+
+def test_a_count_that_was_recorded_wrongly_hides_nothing(tmp_path: Path, backend: Backend) -> None:
+    """As two loads at once left it: some rows are missing or twice, and the record agrees with their number."""
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40)), backend)
+    backend.delete("r5")
+    change_recorded_rows(backend, 39)
+    assert load(output, backend).counts == (1, 39)
+    if backend.repairs_ids:
+        for number, option in enumerate([[], ["--sync"], ["--swap"]]):
+            backend.repeat("r7")
+            backend.repeat("r8")
+            backend.delete(f"r{number}")
+            change_recorded_rows(backend, 41)
+            loaded(output, backend, *option)
+            assert sorted(backend.ids()) == sorted(names(40))
+    assert check(output, backend).code == 0
+    assert "nothing to do" in load(output, backend).err
+
+
+def change_recorded_rows(backend: Backend, rows: int) -> None:
+    with connect(parse_target(backend.address, TABLE)) as database:
+        record = database.read_record(TABLE)
+        assert record is not None
+        record["load"]["table_rows"] = rows
+        database.write_record(TABLE, record)
+
+
 def test_a_folder_that_grows_sends_only_its_new_files(
     tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +340,41 @@ def test_a_table_of_another_program_is_left_alone(tmp_path: Path, backend: Backe
     if backend.can_swap or option != ["--swap"]:
         assert "was not created by `embedcli load`" in done.err
     assert backend.ids() == ["theirs"]
+
+
+def test_tables_of_other_programs_beside_it_are_left_alone(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
+    for number, neighbour in enumerate(["{}__new", *backend.neighbours]):
+        table = f"table{number}"
+        other = neighbour.format(table)
+        backend.create_foreign_table(other)
+        for option in ([], ["--swap"], ["--sync"]):
+            done = run("load", output, backend.address, "--table", table, *option)
+            assert done.code in (0, 2), done
+            assert done.code == 0 or "--table" in done.err.split("hint: ")[1], done
+            assert backend.ids(other) == ["theirs"]
+
+
+def test_names_that_differ_in_their_case_are_not_mixed_up(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
+    other = make_output(tmp_path / "other.parquet", unit_vectors(3, DIM, seed=1), ids=names(3))
+    for option in ([], ["--sync"], ["--swap"] if backend.can_swap else []):
+        done = run("load", other, backend.address, "--table", "DOCS", *option)
+        if backend.has_case_sensitive_names:
+            assert done.code == 0, done.err
+            assert sorted(backend.ids("DOCS")) == names(3)
+        else:
+            assert done.code == 2, done
+            assert "there is a table docs" in done.err
+    assert sorted(backend.ids()) == names(4)
+    assert check(output, backend).code == 0
+
+
+@pytest.mark.parametrize("name", ["a", "_a", "a_", "select", "x" * 50])
+def test_short_and_long_names_are_taken_or_refused(tmp_path: Path, backend: Backend, name: str) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
+    done = run("load", output, backend.address, "--table", name)
+    assert done.code == 0 or (done.code == 2 and "cannot be the name of a table" in done.err), done
 
 
 def test_vectors_of_an_unknown_space_are_refused(tmp_path: Path, backend: Backend) -> None:
@@ -375,6 +463,24 @@ def test_an_output_comes_back_after_the_kill_of_another(tmp_path: Path, backend:
 # Swap
 
 
+def test_hints_name_what_works(tmp_path: Path, backend: Backend) -> None:
+    """About another model, other columns and the swap itself: what a hint names does not fail with the next hint."""
+    loaded(make_output(tmp_path / "out.parquet", unit_vectors(9, DIM), ids=names(9)), backend)
+    model = make_output(tmp_path / "model.parquet", unit_vectors(9, DIM), ids=names(9), space={"model": "tests/other"})
+    columns = make_output(tmp_path / "columns.parquet", unit_vectors(9, DIM), ids=names(9), kept={"n": [*range(9)]})
+    for number, output in enumerate((model, columns)):
+        for done in (load(output, backend), load(output, backend, "--sync"), check(output, backend)):
+            assert done.code == 2
+            hint = done.err.split("hint: ")[1]
+            assert "another --table" in hint
+            assert ("--swap" in hint) is backend.can_swap
+        if not backend.can_swap:
+            assert "another --table" in load(output, backend, "--swap").err.split("hint: ")[1]
+        assert run("load", output, backend.address, "--table", f"other{number}").code == 0
+        if backend.can_swap:
+            loaded(output, backend, "--swap")
+
+
 def test_a_swap_is_refused_where_it_is_not_one_step(tmp_path: Path, backend: Backend) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
     done = load(output, backend, "--swap")
@@ -390,7 +496,6 @@ def test_a_swap_replaces_another_space(tmp_path: Path, swapping: Backend) -> Non
     assert done.code == 0, done.err
     assert sorted(swapping.ids()) == sorted(names(9))
     assert check(new, swapping).code == 0
-    assert "nothing to do" in load(new, swapping, "--swap").err
     assert "nothing to do" in load(new, swapping).err
 
 
@@ -433,7 +538,15 @@ def test_verify_finds_a_changed_vector(tmp_path: Path, backend: Backend) -> None
     backend.change_vector("r7", vectors[8].tolist())
     done = check(output, backend)
     assert done.code == 1
-    assert "1 with other values than the output: r7" in done.out
+    assert "1 with other values than the output: r7; " in done.out
+    if backend.can_swap:
+        assert "; load --swap replaces all rows" in done.out
+        loaded(output, backend, "--swap")
+    else:
+        assert "; delete these rows in the database, and load sends them again" in done.out
+        backend.delete("r7")
+        loaded(output, backend)
+    assert check(output, backend).code == 0
     assert run("verify", output, backend.address, "--table", TABLE, "--rows", 0).code == 0
 
 
@@ -518,6 +631,19 @@ def test_names_that_need_quotes_are_refused(tmp_path: Path, backend: Backend, na
     done = run("load", output, backend.address, "--table", name)
     assert done.code == 2
     assert "cannot be the name of a table" in done.err
+
+
+def test_names_that_a_load_uses_itself_are_refused(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
+    other = make_output(tmp_path / "other.parquet", unit_vectors(3, DIM, seed=1), ids=names(3))
+    for name in ("docs__new", "docs__NEW", *backend.reserved):
+        for command in (["load", other, backend.address], ["verify", other, backend.address]):
+            done = run(*command, "--table", name)
+            assert done.code == 2, done
+            assert f"{name!r} cannot be the name of a table" in done.err
+        assert run("search", backend.address, "words", "--table", name).code == 2
+    assert sorted(backend.ids()) == names(4)
+    assert check(output, backend).code == 0
 
 
 def test_a_kept_column_named_like_ours_is_refused(tmp_path: Path, backend: Backend) -> None:

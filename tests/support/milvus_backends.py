@@ -18,6 +18,8 @@ class MilvusBackend(Backend):
     packages = ("pymilvus", "milvus_lite")
     module = "embedcli.databases.milvus"
     refusal = "only one program at a time can open it"
+    reserved = ("docs__v1", "docs__v2")
+    neighbours = ("{}__v1", "{}__v2")
     kinds = ("dense", "sparse")
     has_index = True
 
@@ -54,6 +56,12 @@ class MilvusBackend(Backend):
             client.load_collection(table)
             (row,) = client.get(table, ids=[str(uuid.uuid5(NAMESPACE, id))], output_fields=["*"])
             client.upsert(table, [{**row, "embedding": list(vector)}])
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        with self.connect() as client:
+            client.load_collection(table)
+            (row,) = client.get(table, ids=[str(uuid.uuid5(NAMESPACE, id))], output_fields=["*"])
+            client.upsert(table, [{**row, "row_key": "1"}])
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         with self.connect() as client:

@@ -51,5 +51,9 @@ class RedisBackend(Backend):
         attributes = self.run("VGETATTR", table, id)
         self.run("VADD", table, "VALUES", len(vector), *vector, id, "NOQUANT", "SETATTR", attributes)
 
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        vector, attributes = self.run("VEMB", table, id), self.run("VGETATTR", table, id)
+        self.run("VADD", table, "VALUES", len(vector), *vector, "1", "NOQUANT", "SETATTR", attributes)
+
     def create_foreign_table(self, table: str = TABLE) -> None:
         self.run("VADD", table, "VALUES", 2, 1.0, 0.0, "theirs", "SETATTR", '{"id": "theirs"}')

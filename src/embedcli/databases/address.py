@@ -150,4 +150,18 @@ def connect(address: TargetAddress, *, read_only: bool = False) -> DatabaseTarge
     target = find_target(address.scheme)
     if "." in address.table and not target.has_schemas:
         raise UsageError(f"{target.title}: {address.table!r} cannot be the name of a table", "leave out the point")
+    check_not_reserved(address.table, target)
     return target(address, read_only=read_only)
+
+
+def check_not_reserved(table: str, target: type[DatabaseTarget]) -> None:
+    """Raise UsageError for a name that a load or the database uses for something else."""
+    from embedcli.databases.target import SWAP_SUFFIX
+
+    if table.lower().endswith(SWAP_SUFFIX):
+        hint = f"use a name that does not end with {SWAP_SUFFIX}: `load --swap` fills tables of such names"
+    elif re.fullmatch(target.reserved_tables, table, re.IGNORECASE):
+        hint = "use another name: the database does not allow this one, or embedcli uses it itself"
+    else:
+        return
+    raise UsageError(f"{target.title}: {table!r} cannot be the name of a table", hint)

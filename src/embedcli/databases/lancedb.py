@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 RECORD_KEY = "embedcli"
 LOCK_PREFIX = ".embedcli-lock-"
+ROW_ID = "_rowid"
 # Rows named in one condition: the parser of conditions works through nested ORs recursively.
 FILTER_ROWS = 200
 FILTER_IDS = 5_000
@@ -55,6 +57,7 @@ class LanceDBTarget(DatabaseTarget):
     # Every batch becomes a fragment and a version: few large ones.
     batch_bytes: ClassVar[int] = 64 << 20
     has_index: ClassVar[bool] = True
+    keeps_keys_unique: ClassVar[bool] = False
     index_moves_with_table: ClassVar[bool] = False
     # A point separates the names of nested fields.
     forbidden_characters: ClassVar[str] = ".`"
@@ -178,6 +181,15 @@ class LanceDBTarget(DatabaseTarget):
         with self._translate_errors():
             for condition in list_conditions(keys, layout):
                 self._open(table).delete(condition)
+
+    def delete_repeats(self, table: str, layout: TableLayout) -> None:
+        with self._translate_errors():
+            dataset = self._open(table)
+            rows = dataset.to_table(columns=list(layout.key), with_row_id=True)
+            kept = rows.group_by(list(layout.key)).aggregate([(ROW_ID, "min")]).column(f"{ROW_ID}_min")
+            repeats = rows.column(ROW_ID).filter(pc.invert(pc.is_in(rows.column(ROW_ID), kept))).to_pylist()
+            if repeats:
+                dataset.delete(f"{ROW_ID} IN ({', '.join(map(str, repeats))})")
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
         fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embedcli.core.counts import format_count
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.databases.columns import describe_conversion, plan_layout
 from embedcli.databases.known_rows import KnownRows, SeenKeys
@@ -104,6 +105,7 @@ class Loader:
         self.layout: TableLayout = plan_layout(self.dataset, self.target)
         self.identity = identify_output(self.dataset)
         self.token = secrets.token_hex(8)
+        self.repeats = 0
         self.start_again()
 
     def start_again(self) -> None:
@@ -120,12 +122,10 @@ class Loader:
         if self.options.swap and not self.target.can_swap:
             raise UsageError(
                 f"{self.target.title}: cannot replace a table in one step",
-                "leave out --swap, and use --sync or another --table",
+                "leave out --swap, and load into another --table if all rows must be replaced at once",
             )
         record = self.read_record(self.name)
         if self.options.swap:
-            if record is not None and self.fits(record) and self.is_up_to_date(record, self.name):
-                return self.nothing_to_do(record, self.name)
             return self.load_and_swap()
         if record is not None:
             self.check_record(record)
@@ -147,8 +147,8 @@ class Loader:
 
     def check_record(self, record: TableRecord) -> None:
         where = self.describe(self.name)
-        check_same_space(record.vector_space, self.dataset.vector_space, where)
-        check_same_columns(record.layout, self.layout, where)
+        check_same_space(record.vector_space, self.dataset.vector_space, where, self.target.replacement_hint)
+        check_same_columns(record.layout, self.layout, where, self.target.replacement_hint)
 
     def fits(self, record: TableRecord) -> bool:
         try:
@@ -185,7 +185,8 @@ class Loader:
         else:
             skipped = self.find_finished_files(record, name)
             self.target.write_record(name, begun)
-        known = KnownRows(self.target.read_digests(name, self.layout) if record else (), self.layout.key)
+        known = self.read_known_rows(name) if record else KnownRows((), self.layout.key)
+        skipped = frozenset() if self.repeats else skipped
         try:
             self.send_rows(name, known, skipped)
         except OutputError:
@@ -193,7 +194,7 @@ class Loader:
             raise
         except KeyOfSkippedFileError:
             # What was sent is in the table: it is found unchanged, or replaced by the row that counts.
-            known = KnownRows(self.target.read_digests(name, self.layout), self.layout.key)
+            known = self.read_known_rows(name)
             self.start_again()
             self.send_rows(name, known, frozenset())
         self.check_alone(name, begun)
@@ -226,13 +227,39 @@ class Loader:
         )
 
     def is_up_to_date(self, record: TableRecord, name: str) -> bool:
-        """Whether this output was loaded last and completely, and the table has kept its number of rows."""
+        """Whether this output was loaded last and completely, and the table has kept its number of rows, each once."""
         return (
             bool(record.output.get("files"))
             and dict(record.output) == self.identity
             and (not self.options.sync or record.table_rows == record.rows)
-            and self.target.count_rows(name) == record.table_rows
+            and self.has_recorded_count(record, name)
+            and (self.target.keeps_keys_unique or not self.read_table(name).repeats)
         )
+
+    def has_recorded_count(self, record: TableRecord, name: str) -> bool:
+        """Whether the table has as many rows as after the last load, which are at least those of its output."""
+        return record.rows <= record.table_rows == self.target.count_rows(name)
+
+    def read_table(self, name: str) -> KnownRows:
+        return KnownRows(self.target.read_digests(name, self.layout), self.layout.key)
+
+    def read_known_rows(self, name: str) -> KnownRows:
+        """Return the rows of a table, after deleting those whose key another row has.
+
+        Raises:
+            OutputError: There are such rows in a database where a load cannot have written them.
+        """
+        known = self.read_table(name)
+        if not known.repeats:
+            return known
+        problem = f"{format_count(known.repeats, 'row')} with the id of another row"
+        if self.target.keeps_keys_unique:
+            hint = self.target.replacement_hint
+            raise OutputError(f"{self.describe(name)}: has {problem}: another program has added them", hint)
+        self.target.delete_repeats(name, self.layout)
+        self.repeats += known.repeats
+        self.notify(f"{self.describe(name)}: deleted {problem}")
+        return self.read_table(name)
 
     def nothing_to_do(self, record: TableRecord, name: str) -> LoadResult:
         index = self.target.build_index(name, self.layout) if self.options.index else None
@@ -258,7 +285,7 @@ class Loader:
         needs_all_keys = self.options.sync or self.has_windows or self.dataset.id_name is None
         if needs_all_keys or record.rejects or not is_grown:
             return frozenset()
-        if self.target.count_rows(name) != record.table_rows:
+        if not self.has_recorded_count(record, name):
             return frozenset()
         return frozenset(parts[file] for file in files)
 
@@ -315,7 +342,8 @@ class Loader:
         deleted = self.delete_others(name) if self.options.sync or self.has_windows else 0
         self.target.finish_load(name, self.layout)
         count, expected = self.target.count_rows(name), known.count + self.inserted - deleted
-        if count != expected:
+        rows = self.sent + self.unchanged
+        if count != expected or count < rows or (self.options.sync and count != rows):
             raise OutputError(
                 f"{self.describe(name)}: has {count:,} rows instead of {expected:,}: "
                 "another program has changed it while it was loaded",
@@ -323,11 +351,11 @@ class Loader:
             )
         index = self.target.build_index(name, self.layout) if self.options.index else None
         summary = self.rejects.publish()
-        rows = self.sent + self.unchanged
         record = TableRecord(
             self.dataset.vector_space, self.layout, self.identity, rows, self.rejects.count, count, self.token
         )
         self.target.write_record(name, record.to_json())
+        deleted += self.repeats
         return replace(self.count_so_far(), deleted=deleted, table_rows=count, index=index, reject_summary=summary)
 
     def delete_others(self, name: str) -> int:

@@ -17,7 +17,7 @@ from embedcli.core.errors import OutputError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.databases.columns import combine_chunks, to_json_text
-from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, VECTOR_COLUMN
+from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, SWAP_HINT, VECTOR_COLUMN
 from embedcli.outputs.schema import multi_to_arrow
 
 if TYPE_CHECKING:
@@ -99,17 +99,19 @@ def select_payload(names: Sequence[str]) -> list[str] | bool:
     return list(names) if all(PLAIN_NAME.fullmatch(name) for name in names) else True
 
 
-def payloads_to_table(payloads: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field]) -> pa.Table:
+def payloads_to_table(
+    payloads: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field], hint: str = SWAP_HINT
+) -> pa.Table:
     """Build the columns of some fields, none of them the vectors, from payloads.
 
     Raises:
         OutputError: A payload has no key, or a value of another type: another program has written it.
     """
-    arrays = [from_json_values([payload.get(field.name) for payload in payloads], field) for field in fields]
+    arrays = [from_json_values([payload.get(field.name) for payload in payloads], field, hint) for field in fields]
     return pa.Table.from_arrays(arrays, schema=pa.schema([field.with_nullable(True) for field in fields]))
 
 
-def from_json_values(values: list[Any], field: pa.Field) -> pa.Array:
+def from_json_values(values: list[Any], field: pa.Field, hint: str) -> pa.Array:
     try:
         array = convert_json_values(values, field)
     except (TypeError, ValueError, OverflowError):
@@ -118,7 +120,7 @@ def from_json_values(values: list[Any], field: pa.Field) -> pa.Array:
         raise OutputError(
             f"the database has a row whose {field.name!r} is missing or not of the type {field.type}: another program "
             "has changed it",
-            "use --swap to replace all rows at once",
+            hint,
         )
     return array
 

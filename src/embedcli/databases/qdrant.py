@@ -30,7 +30,14 @@ from embedcli.databases.payloads import (
     sparse_rows,
     stored_payload_type,
 )
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
+from embedcli.databases.target import (
+    SWAP_SUFFIX,
+    VECTOR_COLUMN,
+    DatabaseTarget,
+    TableLayout,
+    TargetBusyError,
+    import_client,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision, VectorKind
@@ -67,6 +74,8 @@ class QdrantTarget(DatabaseTarget):
     has_index: ClassVar[bool] = True
     keeps_lengths: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
+    # Those of the collections behind tables.
+    reserved_tables: ClassVar[str] = r".*__v[0-9]+"
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 65_536, "float16": 65_536}
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -149,13 +158,14 @@ class QdrantTarget(DatabaseTarget):
 
     def _choose_collection(self, table: str) -> str:
         """Return a name for a new collection, and remove those that a killed run has left behind."""
-        stem, aliased = table.split("__", maxsplit=1)[0], set(self._list_aliases().values())
+        aliases = self._list_aliases()
+        stem, aliased = table.removesuffix(SWAP_SUFFIX), set(aliases.values())
         names = {collection.name for collection in self._client.get_collections().collections}
         for name in sorted(names - aliased):
             if name.rpartition("__v")[0] == stem and self._is_abandoned(name):
                 self._client.delete_collection(name)
                 names.discard(name)
-        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in names)
+        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in {*names, *aliases})
 
     def _is_abandoned(self, collection: str) -> bool:
         """Whether a collection without an alias has rows: another one has replaced it. A new one is still empty."""

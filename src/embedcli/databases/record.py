@@ -104,7 +104,7 @@ def parse_record(record: Mapping[str, Any], where: str) -> TableRecord:
     )
 
 
-def check_same_space(recorded: Mapping[str, Any], loaded: Mapping[str, Any], where: str) -> None:
+def check_same_space(recorded: Mapping[str, Any], loaded: Mapping[str, Any], where: str, hint: str) -> None:
     """Raise UsageError, naming what differs, unless the vectors of an output may join those of a table."""
     different = [
         f"{key} is {shorten_value(recorded.get(key))} there, {shorten_value(loaded.get(key))} in the output"
@@ -114,11 +114,11 @@ def check_same_space(recorded: Mapping[str, Any], loaded: Mapping[str, Any], whe
     if different:
         raise UsageError(
             f"{where}: holds vectors of another vector space: {'; '.join(different)}",
-            "use --swap to replace all rows at once, or another --table",
+            hint,
         )
 
 
-def check_same_columns(recorded: TableLayout, loaded: TableLayout, where: str) -> None:
+def check_same_columns(recorded: TableLayout, loaded: TableLayout, where: str, hint: str) -> None:
     """Raise UsageError, naming the columns, unless the rows of an output fit a table."""
     old = {field.name: field.type for field in recorded.schema}
     new = {field.name: field.type for field in loaded.schema}
@@ -134,7 +134,7 @@ def check_same_columns(recorded: TableLayout, loaded: TableLayout, where: str) -
     if problems:
         raise UsageError(
             f"{where}: its columns differ from those of the output: {'; '.join(problems)}",
-            "use --swap to replace the table at once, or another --table",
+            hint,
         )
 
 

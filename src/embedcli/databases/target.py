@@ -48,6 +48,9 @@ Distance = Literal["cosine", "dot", "hamming"]
 
 # What is added to the name of a table while --swap fills it.
 SWAP_SUFFIX = "__new"
+SWAP_HINT = "use --swap to replace all rows at once, or another --table"
+# Where there is no --swap.
+NO_SWAP_HINT = "load into another --table, and delete this one when nothing searches it any more"
 VECTOR_COLUMN = "embedding"
 # A digest of everything that is stored of a row: a row is sent again if it differs.
 DIGEST_COLUMN = "row_digest"
@@ -119,6 +122,7 @@ class DatabaseTarget(ABC):
         index_moves_with_table: Whether `replace_table` keeps the index.
         keeps_lengths: Whether dense vectors may have any length; otherwise they are normalized before they are sent.
         can_swap: Whether there is `replace_table`.
+        keeps_keys_unique: Whether a load cannot write two rows of the same key; otherwise there is `delete_repeats`.
         has_exact_floats: Whether a float64 comes back as it was; otherwise its last bit may differ.
         has_exact_vectors: Whether vectors come back as they were; otherwise their numbers may be rounded.
         stores_nul: Whether texts may have NUL characters.
@@ -131,6 +135,8 @@ class DatabaseTarget(ABC):
         largest_payload_bytes: The largest row without its vector; None without a limit.
         forbidden_characters: Characters that the name of a column may not have.
         reserved_columns: Names in lower case that no column may have.
+        reserved_tables: A regular expression of names that no table may have, whatever their case: the database does
+            not allow them, or its target uses them itself.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
         notes: What a user should know about the connection; shown before a load.
     """
@@ -145,6 +151,7 @@ class DatabaseTarget(ABC):
     index_moves_with_table: ClassVar[bool] = True
     keeps_lengths: ClassVar[bool] = True
     can_swap: ClassVar[bool] = True
+    keeps_keys_unique: ClassVar[bool] = True
     has_exact_floats: ClassVar[bool] = True
     has_exact_vectors: ClassVar[bool] = True
     stores_nul: ClassVar[bool] = True
@@ -157,6 +164,7 @@ class DatabaseTarget(ABC):
     largest_payload_bytes: ClassVar[int | None] = None
     forbidden_characters: ClassVar[str] = ""
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
+    reserved_tables: ClassVar[str] = ""
     max_dimensions: ClassVar[Mapping[str, int]] = {}
     notes: Sequence[str] = ()
 
@@ -258,6 +266,10 @@ class DatabaseTarget(ABC):
     def delete_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> None:
         """Delete the rows with these keys: a table of the key columns."""
 
+    def delete_repeats(self, table: str, layout: TableLayout) -> None:
+        """Delete all rows but one of each key, in one step."""
+        raise NotImplementedError  # `keeps_keys_unique` is true
+
     @abstractmethod
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
         """Yield all rows in any order: the key columns and `row_digest`, in the types of the layout."""
@@ -281,6 +293,11 @@ class DatabaseTarget(ABC):
             columns: The columns to return, in this order.
         """
 
+    @property
+    def replacement_hint(self) -> str:
+        """What to do about a table whose rows must all be replaced."""
+        return SWAP_HINT if self.can_swap else NO_SWAP_HINT
+
     def __enter__(self) -> DatabaseTarget:
         return self
 
@@ -296,3 +313,11 @@ def import_client(module: str, title: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise UsageError(f"{title}: needs the package {module}", f"pip install 'embedcli[{extra}]'") from None
+
+
+def same_name_error(title: str, table: str, stored: str) -> UsageError:
+    """Return the error for a table whose name differs in its case alone from that of another one, in the database."""
+    return UsageError(
+        f"{title} table {table}: there is a table {stored}, and {title} cannot tell the two names apart",
+        f"use --table {stored}, or a name that differs more",
+    )

@@ -56,8 +56,8 @@ class TableVerifier:
         if record is None:
             raise UsageError(f"{where}: there is no such table", "load the output first, or name another with --table")
         self.record = parse_record(record, where)
-        check_same_space(self.record.vector_space, dataset.vector_space, where)
-        check_same_columns(self.record.layout, self.layout, where)
+        check_same_space(self.record.vector_space, dataset.vector_space, where, target.replacement_hint)
+        check_same_columns(self.record.layout, self.layout, where, target.replacement_hint)
         self._sample = choose_sample(dataset.rows, rows, seed)
         self._json_columns = {field.name for field in self.layout.schema if field.metadata == JSON_FIELD}
         self._tolerance = 0.0 if target.has_exact_floats else LAST_BIT
@@ -136,10 +136,15 @@ class TableVerifier:
         rejected = self.dataset.rows - self.accepted
         if rejected:
             detail += f", and {rejected:,} that the database cannot hold"
-        others = count - self.accepted + self.counts["missing"]
+        others = known.count - known.repeats - self.accepted + self.counts["missing"]
         if others > 0:
             detail += f"; {format_count(others, 'row')} of the table not in the output, which load --sync deletes"
-        return VerificationCheck("count", count == self.accepted == known.count, detail)
+        if known.repeats:
+            detail += f"; {format_count(known.repeats, 'row')} of the table with the id of another row"
+        remedy = ""
+        if known.repeats:
+            remedy = self._name_remedy() if self.target.keeps_keys_unique else "load deletes the rows with repeated ids"
+        return VerificationCheck("count", count == self.accepted == known.count, detail, remedy=remedy)
 
     def _check_rows(self) -> VerificationCheck:
         missing, outdated = self.counts["missing"], self.counts["outdated"]
@@ -151,7 +156,13 @@ class TableVerifier:
     def _check_values(self) -> VerificationCheck:
         wrong = self.counts["wrong"]
         detail = f"{format_count(self.sampled, 'row')} fetched, {wrong:,} with other values than the output"
-        return VerificationCheck("values", not wrong, detail, self.wrong)
+        return VerificationCheck("values", not wrong, detail, self.wrong, self._name_remedy() if wrong else "")
+
+    def _name_remedy(self) -> str:
+        """Say how to replace rows that a load would leave as they are."""
+        if self.target.can_swap:
+            return "load --swap replaces all rows"
+        return "delete these rows in the database, and load sends them again"
 
 
 def choose_sample(rows: int, count: int | None, seed: int) -> Any:
