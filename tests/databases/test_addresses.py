@@ -91,6 +91,7 @@ def test_the_place_of_a_password_is_named(scheme: str, place: str) -> None:
     "text",
     [
         "postgresql://host:5432/db?user=me@corp",
+        "postgresql://postgres:@/postgres?host=/run",
         "postgresql://me@[::1]:5432/db?user=me@corp",
         "postgresql://h1:5432,h2:5433/db?passfile=/a@b",
         "postgresql:host=/run user=me dbname=tokens",

@@ -62,7 +62,7 @@ SECRET_SOURCES: dict[str, str] = {
 # around the sign.
 SECRET_PARAMETER = re.compile(r"(^|[:&?;\s])\w*(password|passwd|token|secret|api_?key)\s*=", re.IGNORECASE)
 # `USER:PASSWORD@`, where the password may have a slash; a port, as in `HOST:5432/db?user=a@b`, is none.
-PASSWORD_BEFORE_HOST = re.compile(r"//[^@:]*:(?!\d*([/?#,]|$))[^@]*@")
+PASSWORD_BEFORE_HOST = re.compile(r"//[^@:]*:(?!\d*([/?#,]|$))[^@]+@")
 BRACKETED_HOST = re.compile(r"\[[0-9A-Fa-f:.%]*\]")
 # Names that databases take for one in memory: that of SQLite and DuckDB, URIs of SQLite, and those of object stores.
 IN_MEMORY = re.compile(r":memory:|file::memory:|file:.*[?&]mode=memory|(shared-)?memory://", re.IGNORECASE)
