@@ -240,6 +240,15 @@ def test_only_changed_rows_are_sent(tmp_path: Path, backend: Backend) -> None:
     assert check(output, backend).code == 0
 
 
+def test_a_value_that_becomes_null(tmp_path: Path, backend: Backend) -> None:
+    kept: dict[str, list[Any]] = {"text": names(4), "n": [1, 2, 3, 4], "tags": [["x"]] * 4, "x": [0.5] * 4}
+    loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), kept=kept), backend)
+    kept = {name: [*values[:2], None, values[3]] for name, values in kept.items()}
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), kept=kept)
+    assert load(output, backend).counts == (1, 3)
+    assert check(output, backend).code == 0
+
+
 def test_rows_that_left_the_output_stay_until_sync(tmp_path: Path, backend: Backend) -> None:
     vectors = unit_vectors(40, DIM)
     loaded(make_output(tmp_path / "out.parquet", vectors, ids=names(40)), backend)
@@ -307,6 +316,36 @@ def test_an_id_that_comes_again_in_a_new_file_is_rejected(tmp_path: Path, backen
         assert check(folder, backend).code == 0
     reject = json.loads((folder / "_load-rejects.jsonl").read_text("utf-8"))
     assert (reject["id"], reject["line"], reject["reason"]) == ("r0", 31, "id appears twice in the output")
+
+
+@pytest.mark.parametrize("name", ["out/", "out.parquet"])
+def test_an_input_that_grows_from_one_file_to_two(
+    tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of several inputs encode writes their names into a column `source`, which a table of one input does not have."""
+    folder = jobs.enter_folder(tmp_path, monkeypatch, 30)
+    Path("inputs").mkdir()
+    rows = jobs.rows(30)
+    jobs.write_jsonl(folder / "inputs/a.jsonl", rows[:20])
+    encode = ("encode", "inputs", name, "--model", folder / "words.txt", "--keep", "text")
+    assert run(*encode).code == 0
+    output = loaded(Path(name), backend)
+    jobs.write_jsonl(folder / "inputs/b.jsonl", rows[20:])
+    assert run(*encode, "--update").code == 0
+    for option in ([], ["--sync"]):
+        done = load(output, backend, *option)
+        assert done.code == 0, done.err
+        assert "the table has no column 'source': the names of the inputs are left out" in done.err
+    assert len(backend.ids()) == 30
+    assert check(output, backend).code == 0
+    # And back from two to one, into a table that has the column.
+    drop(backend)
+    loaded(output, backend)
+    Path("inputs/b.jsonl").unlink()
+    assert run(*encode, "--update", "--max-removed", "100%").code == 0
+    loaded(output, backend, "--sync")
+    assert len(backend.ids()) == 20
+    assert check(output, backend).code == 0
 
 
 # Spaces and tables

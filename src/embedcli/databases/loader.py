@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.errors import OutputError, UsageError
-from embedcli.databases.columns import plan_layout
+from embedcli.databases.columns import adapt_source_column, plan_layout
 from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.record import (
     TableRecord,
@@ -30,6 +30,7 @@ from embedcli.databases.record import (
 from embedcli.databases.rejects import DUPLICATE_REASON, LoadRejects, find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
 from embedcli.databases.sending import BatchBuilder, Shipment, send_batches
+from embedcli.databases.target import SOURCE_COLUMN
 from embedcli.pipeline.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -173,6 +174,9 @@ class Loader:
                 return self.nothing_to_do(record, self.name)
             return self.load_and_swap()
         if record is not None:
+            layout, self.layout = self.layout, adapt_source_column(self.layout, record.layout)
+            if len(self.layout.schema) < len(layout.schema):
+                self.notify(f"the table has no column {SOURCE_COLUMN!r}: the names of the inputs are left out")
             self.check_record(record)
         return self.load_into(self.name, record)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from embedcli.analysis.similarities import normalize
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.columns import columns_to_read, combine_chunks, convert_column, digest_rows
-from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, VECTOR_COLUMN, TableLayout
+from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, SOURCE_FIELD, VECTOR_COLUMN, TableLayout
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
 from embedcli.outputs.duplicate_ids import hash_ids
@@ -84,6 +84,8 @@ def convert_block(dataset: VectorDataset, block: VectorBlock, layout: TableLayou
     for field in layout.schema:
         if field.name == VECTOR_COLUMN:
             arrays[field.name] = convert_vectors(block.vectors, dataset.precision, layout)
+        elif field.metadata == SOURCE_FIELD and field.name not in block.columns.column_names:
+            arrays[field.name] = pa.nulls(len(block), field.type)
         elif field.name not in arrays and field.name != DIGEST_COLUMN:
             arrays[field.name] = convert_column(block.columns.column(field.name), field)
     table = pa.table(arrays)

@@ -49,6 +49,10 @@ DIGEST_COLUMN = "row_digest"
 DIGEST_BYTES = 16
 # Marks columns of JSON text in a schema.
 JSON_FIELD = {b"embedcli": b"json"}
+# The column that encode adds where it reads several inputs: the name of the input of each row.
+SOURCE_COLUMN = "source"
+# Marks this column in a schema; another one of the name was kept from the input.
+SOURCE_FIELD = {b"embedcli": b"source"}
 
 
 class TargetBusyError(OutputError):

@@ -14,7 +14,7 @@ from embedcli.analysis.verification_checks import MAX_EXAMPLE_IDS, VerificationC
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
-from embedcli.databases.columns import plan_layout
+from embedcli.databases.columns import adapt_source_column, plan_layout
 from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.record import check_same_columns, check_same_space, parse_record
 from embedcli.databases.rejects import find_bad_rows
@@ -48,12 +48,13 @@ class TableVerifier:
 
     def __init__(self, dataset: VectorDataset, target: DatabaseTarget, table: str, rows: int | None, seed: int) -> None:
         self.dataset, self.target, self.table = dataset, target, table
-        self.layout: TableLayout = plan_layout(dataset, target)
+        layout = plan_layout(dataset, target)
         where = f"{target.title} table {table}"
         record = target.read_record(table)
         if record is None:
             raise UsageError(f"{where}: there is no such table", "load the output first, or name another with --table")
         self.record = parse_record(record, where)
+        self.layout: TableLayout = adapt_source_column(layout, self.record.layout)
         check_same_space(self.record.vector_space, dataset.vector_space, where)
         check_same_columns(self.record.layout, self.layout, where)
         self._sample = choose_sample(dataset.rows, rows, seed)
