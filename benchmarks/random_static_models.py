@@ -2,7 +2,7 @@
 
     python benchmarks/random_static_models.py rows.jsonl [-m MODEL] [--rounds 3] [--json FILE]
 
-The vectors are random: only the amount of work counts. `memory.py` uses a static model of plain words.
+The vectors are random: only the amount of work counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json as json_format
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,29 +47,6 @@ def main(
             make_request(paths, flags | {"model": str(model)}, rounds=rounds, rows=rows), print_note
         )
     publish(figures, format_comparison(figures), json)
-
-
-def make_word_model(folder: Path, words: Sequence[str], dim: int) -> Path:
-    """Create a static model whose tokens are `words`, split at white space.
-
-    Args:
-        folder: A folder that does not exist yet.
-        words: The vocabulary.
-        dim: The number of dimensions.
-
-    Returns:
-        The folder, in model2vec's format.
-    """
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(["[UNK]", *words])}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_random_vectors(folder, 1 + len(words), dim)
-    return folder
 
 
 def make_static_model(folder: Path, source: Path, dim: int) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from embedcli.core.errors import UsageError
 from embedcli.databases import connect, is_target_address, parse_target
-from embedcli.databases.address import TARGETS
+from embedcli.databases.address import EXAMPLES, FILE_SCHEMES, TARGETS
 from embedcli.databases.target import import_client
 
 
@@ -105,10 +105,9 @@ def test_other_addresses_have_no_password(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "form"),
     [
-        ("sqlite:", "sqlite:FILE"),
+        *((f"{scheme}:", form) for scheme, form in EXAMPLES.items()),
         ("postgresql://", "postgresql://HOST/DATABASE"),
         ("qdrant://", "qdrant://HOST:6333/TABLE"),
-        ("milvus:", "milvus:FILE.db or milvus://HOST:19530/TABLE"),
     ],
 )
 def test_an_address_without_a_place_is_refused(text: str, form: str) -> None:
@@ -134,11 +133,15 @@ def test_a_database_in_memory_is_refused(text: str) -> None:
         parse_target(text)
 
 
-@pytest.mark.parametrize("scheme", ["sqlite", "duckdb", "lancedb", "qdrant-edge"])
+@pytest.mark.parametrize("scheme", sorted(FILE_SCHEMES))
 def test_a_file_with_slashes_of_a_server_is_refused(scheme: str) -> None:
     with pytest.raises(UsageError, match="may mean a path from / or from this folder") as error:
         parse_target(f"{scheme}:///srv/a.db")
     assert error.value.hint == f"use {scheme}:/srv/a.db or {scheme}:srv/a.db"
+
+
+def test_every_database_has_a_form_of_address() -> None:
+    assert set(EXAMPLES) == set(TARGETS)
 
 
 def test_an_empty_table_is_refused() -> None:

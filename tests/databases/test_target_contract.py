@@ -5,26 +5,21 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import jobs
 from backends import BACKENDS, TABLE, Backend
-from embedcli.cli import app
 from embedcli.databases import connect, parse_target
 from embedcli.databases import target as target_module
 from embedcli.databases.record import parse_record
-from sample_outputs import PRECISIONS, SPACE, make_output, sparse_vectors, unit_vectors
+from loads import check, drop, load, load_until, loaded, make_backend, names, rehearse, run
+from sample_outputs import PRECISIONS, SPACE, make_output, unit_vectors
 from searchable import embedded, model_folder
 
 if TYPE_CHECKING:
@@ -39,21 +34,6 @@ AWKWARD = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Rows sent and unchanged, by the summary."""
-        words = next(line for line in self.err.splitlines() if " in the output, " in line).replace(",", "").split()
-        return int(words[words.index("sent") - 1]), int(words[words.index("unchanged") - 1])
-
-
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     yield from make_backend(request.param, tmp_path)
@@ -63,48 +43,6 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 def swapping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """A database that replaces a table in one step."""
     yield from make_backend(request.param, tmp_path)
-
-
-def make_backend(name: str, tmp_path: Path) -> Iterator[Backend]:
-    kind = BACKENDS[name]
-    missing = kind.missing_packages()
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    folder = tmp_path / "database"
-    folder.mkdir()
-    made = kind(folder)
-    yield made
-    made.close()
-
-
-def run(*args: object) -> Done:
-    result = CliRunner().invoke(app, list(map(str, args)))
-    return Done(result.exit_code, result.stdout, result.stderr)
-
-
-def load(output: object, backend: Backend, *options: str) -> Done:
-    done = run("load", output, backend.address, "--table", TABLE, *options)
-    assert done.out == ""
-    return done
-
-
-def check(output: object, backend: Backend, *options: str) -> Done:
-    return run("verify", output, backend.address, "--table", TABLE, "--all", *options)
-
-
-def loaded(output: Path, backend: Backend, *options: str) -> Path:
-    done = load(output, backend, *options)
-    assert done.code == 0, done.err
-    return output
-
-
-def drop(backend: Backend) -> None:
-    with connect(parse_target(backend.address, TABLE)) as database:
-        database.drop_table(TABLE)
-
-
-def names(count: int) -> list[str]:
-    return [f"r{i}" for i in range(count)]
 
 
 # Rows
@@ -155,25 +93,25 @@ def test_every_format_is_loaded(tmp_path: Path, backend: Backend, name: str) -> 
 def test_precisions_are_kept_or_refused(tmp_path: Path, backend: Backend, precision: Any) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(30, DIM), ids=names(30), stored_as=precision)
     done = load(output, backend)
-    if precision not in backend.precisions:
+    is_dequantized = precision in ("int8", "uint8")
+    assert (f"its {precision} vectors are loaded as the numbers that they stand for" in done.err) is is_dequantized
+    if precision not in backend.precisions and not is_dequantized:
         assert done.code == 2
         assert f"does not hold {precision} vectors" in done.err
         return
     assert done.code == 0, done.err
     assert check(output, backend).code == 0
+    assert load(output, backend).counts == (0, 30)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_sparse_vectors_are_kept_or_refused(tmp_path: Path, backend: Backend, precision: Precision) -> None:
-    vectors = sparse_vectors(30, 1000)
-    output = make_output(tmp_path / "out.parquet", vectors, ids=names(30), stored_as=precision)
+def test_int8_vectors_without_their_ranges_are_refused(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(
+        tmp_path / "out.parquet", unit_vectors(3, DIM), ids=names(3), stored_as="int8", space={"ranges": None}
+    )
     done = load(output, backend)
-    if "sparse" not in backend.kinds:
-        assert done.code == 2
-        assert "does not hold sparse vectors" in done.err
-        return
-    assert done.code == 0, done.err
-    assert check(output, backend).code == 0
+    assert done.code == 2
+    assert "does not contain the ranges of its int8 vectors" in done.err
+    assert "there is no such table" in run("search", backend.address, "x", "--table", TABLE).err
 
 
 def test_windows_of_one_text_are_rows_of_their_own(
@@ -427,70 +365,6 @@ def test_vectors_that_are_not_finite_are_rejected(tmp_path: Path, backend: Backe
 
 # Kills
 
-KILLED = """
-import os, signal, sys, threading
-from importlib import import_module
-from embedcli.cli import app
-module = import_module(sys.argv[1])
-for thing in vars(module).values():
-    if isinstance(thing, type) and thing.__module__ == module.__name__ and hasattr(thing, "batch_bytes"):
-        thing.batch_bytes = 5000
-left, method, count = int(sys.argv[2]), sys.argv[3], 0
-def is_inside(frame):
-    while frame is not None and frame.f_code.co_name != method:
-        frame = frame.f_back
-    return frame is not None
-def on_event(frame, event, value):
-    global count
-    if frame.f_code.co_filename == module.__file__ and (not method or is_inside(frame)):
-        count += 1
-        if count == left:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.setprofile(on_event)
-threading.setprofile(on_event)
-try:
-    app(sys.argv[4:], prog_name="embedcli")
-except SystemExit as end:
-    print(count)
-    os._exit(end.code or 0)
-"""
-
-
-def load_until(event: int, output: Path, backend: Backend, *options: str, inside: str = "") -> bool:
-    """Load in a process that is killed at a call in the code of the database's module.
-
-    Args:
-        event: The number of the call.
-        output: The output.
-        backend: The database.
-        options: More options of the command.
-        inside: Only calls within this method count.
-
-    Returns:
-        Whether the process was killed, and did not end before.
-    """
-    return count_calls(event, output, backend, TABLE, *options, inside=inside) is None
-
-
-def count_calls(event: int, output: Path, backend: Backend, table: str, *options: str, inside: str = "") -> int | None:
-    """Load in a process that is killed at a call; return how many calls there were, None if it was killed."""
-    command = ["load", str(output), backend.address, "--table", table, *options]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, backend.module, str(event), inside, *command],
-        capture_output=True, text=True, timeout=jobs.PATIENCE, check=False,
-    )  # fmt: skip
-    if done.returncode == -signal.SIGKILL:
-        return None
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.split()[-1])
-
-
-def rehearse(output: Path, backend: Backend, *options: str, inside: str = "") -> int:
-    """Load into another table, and return how many calls a whole load has."""
-    calls = count_calls(-1, output, backend, f"rehearsal_{inside or 'of_all'}", *options, inside=inside)
-    assert calls, "the load did nothing"
-    return calls
-
 
 def test_three_kills_lose_and_repeat_nothing(tmp_path: Path, backend: Backend) -> None:
     count = 400
@@ -609,7 +483,7 @@ def test_verify_needs_the_table(tmp_path: Path, backend: Backend) -> None:
 
 def test_search_finds_what_it_finds_in_the_output(tmp_path: Path, backend: Backend) -> None:
     model = model_folder(tmp_path / "model")
-    for precision in backend.precisions:
+    for precision in (*backend.precisions, "int8"):
         for option in ([], ["--index"]) if backend.has_index else ([],):
             output = embedded(tmp_path / "out.parquet", model, precision=precision)
             drop(backend)

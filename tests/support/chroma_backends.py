@@ -45,7 +45,7 @@ class BaseChromaBackend(Backend):
         with self.open(table) as collection:
             collection.delete(ids=[id])
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         with self.open(table) as collection:
             collection.update(ids=[id], embeddings=[list(vector)])
 
@@ -56,6 +56,8 @@ class BaseChromaBackend(Backend):
 
 
 class ChromaBackend(BaseChromaBackend):
+    refusal = "another embedcli is writing"
+
     @property
     def address(self) -> str:
         return f"chroma:{self.folder / 'chroma'}"

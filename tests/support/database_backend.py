@@ -17,11 +17,12 @@ class Backend(ABC):
     Attributes:
         packages: What must be installed; without them its tests are skipped.
         module: The module of embedcli that talks to it, in whose code a test kills the process.
-        precisions: Precisions of outputs that it takes; the others must be refused.
+        precisions: Precisions of outputs that it takes, beside int8 and uint8; the others must be refused.
         kinds: Kinds of vectors that it takes.
         takes_nul: Whether texts may have NUL characters.
         has_index: Whether --index builds one.
         can_swap: Whether --swap is possible.
+        refusal: What a second load at the same time is told; empty for servers, which let both write.
     """
 
     packages: ClassVar[tuple[str, ...]]
@@ -31,6 +32,7 @@ class Backend(ABC):
     takes_nul: ClassVar[bool] = True
     has_index: ClassVar[bool] = False
     can_swap: ClassVar[bool] = True
+    refusal: ClassVar[str] = ""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,8 +55,8 @@ class Backend(ABC):
         """Delete a row."""
 
     @abstractmethod
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
-        """Give a row another vector, and leave its other columns as they are."""
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
+        """Give a row another vector, or other vectors of its tokens, and leave its other columns as they are."""
 
     @abstractmethod
     def create_foreign_table(self, table: str = TABLE) -> None:

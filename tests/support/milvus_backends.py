@@ -17,6 +17,7 @@ from local_servers import free_port, start_server, stop_server
 class MilvusBackend(Backend):
     packages = ("pymilvus", "milvus_lite")
     module = "embedcli.databases.milvus"
+    refusal = "only one program at a time can open it"
     kinds = ("dense", "sparse")
     has_index = True
 
@@ -48,7 +49,7 @@ class MilvusBackend(Backend):
             client.load_collection(table)
             client.delete(table, ids=[str(uuid.uuid5(NAMESPACE, id))])
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         with self.connect() as client:
             client.load_collection(table)
             (row,) = client.get(table, ids=[str(uuid.uuid5(NAMESPACE, id))], output_fields=["*"])
@@ -62,6 +63,8 @@ class MilvusBackend(Backend):
 
 class MilvusServerBackend(MilvusBackend):
     """A server of its own, by `milvus-lite`."""
+
+    refusal = ""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -19,7 +19,7 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "embedcli")
 class QdrantBackend(Backend):
     packages = ("qdrant_client",)
     module = "embedcli.databases.qdrant"
-    kinds = ("dense", "sparse")
+    kinds = ("dense", "sparse", "multi_vector")
     has_index = True
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class QdrantBackend(Backend):
     def delete(self, id: str, table: str = TABLE) -> None:
         self.server.client.delete(table, [str(uuid.uuid5(NAMESPACE, id))])
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         from qdrant_client.models import PointVectors
 
         points = [PointVectors(id=str(uuid.uuid5(NAMESPACE, id)), vector=list(vector))]
@@ -57,7 +57,8 @@ class QdrantBackend(Backend):
 class QdrantEdgeBackend(Backend):
     packages = ("qdrant_edge",)
     module = "embedcli.databases.qdrant_edge"
-    kinds = ("dense", "sparse")
+    refusal = "another embedcli is writing"
+    kinds = ("dense", "sparse", "multi_vector")
     has_index = True
 
     @property
@@ -93,7 +94,7 @@ class QdrantEdgeBackend(Backend):
         with self.open(table) as shard:
             shard.update(UpdateOperation.delete_points([str(uuid.uuid5(NAMESPACE, id))]))
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         from qdrant_edge import PointVectors, UpdateOperation
 
         with self.open(table) as shard:

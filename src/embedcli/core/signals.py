@@ -68,11 +68,11 @@ def find_interruption(error: BaseException) -> BaseException:
     return error
 
 
-def name_kept_work(error: BaseException) -> None:
-    """If an error comes from a signal, let its hint say how to keep what a run with --overwrite has finished."""
+def replace_interruption_hint(error: BaseException, hint: str) -> None:
+    """If an error comes from a signal, let its hint say how to go on with what a command has done."""
     interruption = find_interruption(error)
     if isinstance(interruption, InterruptedBySignal):
-        interruption.hint = INTERRUPTED_OVERWRITE_HINT
+        interruption.hint = hint
 
 
 class StopAtOnce:

@@ -14,6 +14,7 @@ from embedcli import storage
 from embedcli.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from embedcli.core.types import VectorKind
     from embedcli.databases.target import DatabaseTarget
 
 # The schemes of addresses, and where the class of each is.
@@ -21,6 +22,7 @@ TARGETS: dict[str, tuple[str, str]] = {
     "chroma": ("embedcli.databases.chroma", "ChromaTarget"),
     "duckdb": ("embedcli.databases.duckdb", "DuckDBTarget"),
     "lancedb": ("embedcli.databases.lancedb", "LanceDBTarget"),
+    "llm": ("embedcli.databases.llm_collections", "LLMTarget"),
     "milvus": ("embedcli.databases.milvus", "MilvusTarget"),
     "postgresql": ("embedcli.databases.postgresql", "PostgreSQLTarget"),
     "qdrant": ("embedcli.databases.qdrant", "QdrantTarget"),
@@ -39,6 +41,7 @@ EXAMPLES: dict[str, str] = {
     "chroma": "chroma:DIR or chroma://HOST:8000/TABLE",
     "duckdb": "duckdb:FILE",
     "lancedb": "lancedb:DIR",
+    "llm": "llm:FILE",
     "milvus": "milvus:FILE.db or milvus://HOST:19530/TABLE",
     "postgresql": "postgresql://HOST/DATABASE",
     "qdrant": "qdrant://HOST:6333/TABLE",
@@ -48,7 +51,7 @@ EXAMPLES: dict[str, str] = {
 # Schemes whose servers have a table in their address, as in qdrant://HOST:PORT/TABLE.
 SCHEMES_WITH_TABLE = frozenset({"chroma", "milvus", "qdrant"})
 # Schemes that have files or folders only.
-FILE_SCHEMES = frozenset({"duckdb", "lancedb", "qdrant-edge", "sqlite"})
+FILE_SCHEMES = frozenset({"duckdb", "lancedb", "llm", "qdrant-edge", "sqlite"})
 DEFAULT_TABLE = "embeddings"
 # Names that need no quotes anywhere; behind a point the table of a PostgreSQL schema.
 TABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}(\.[A-Za-z_][A-Za-z0-9_]{0,49})?")
@@ -172,10 +175,21 @@ def is_target_address(text: str) -> bool:
     return found is not None and found[1].lower() in (*TARGETS, *ALIASES) and not os.path.lexists(text)
 
 
+def list_schemes(kind: VectorKind) -> list[str]:
+    """Return the schemes of the databases that hold vectors of a kind, as in `lancedb:`."""
+    return [f"{scheme}:" for scheme in sorted(TARGETS) if kind in find_target(scheme).kinds]
+
+
+def find_target(scheme: str) -> type[DatabaseTarget]:
+    """Return the class that talks to the databases of a scheme."""
+    module, name = TARGETS[scheme]
+    target: type[DatabaseTarget] = getattr(importlib.import_module(module), name)
+    return target
+
+
 def connect(address: TargetAddress, *, read_only: bool = False) -> DatabaseTarget:
     """Connect to the database of an address; see `DatabaseTarget.__init__` for the errors."""
-    module, name = TARGETS[address.scheme]
-    target: type[DatabaseTarget] = getattr(importlib.import_module(module), name)
+    target = find_target(address.scheme)
     if "." in address.table and not target.has_schemas:
         raise UsageError(f"{target.title}: {address.table!r} cannot be the name of a table", "leave out the point")
     return target(address, read_only=read_only)

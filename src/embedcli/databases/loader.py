@@ -8,6 +8,7 @@ and the count of the table have not changed since, there is nothing to do, or on
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.errors import OutputError, UsageError
-from embedcli.databases.columns import adapt_source_column, plan_layout
+from embedcli.databases.columns import adapt_source_column, describe_conversion, plan_layout
 from embedcli.databases.known_rows import KnownRows, SeenKeys
+from embedcli.databases.load_result import LoadOptions, LoadResult
 from embedcli.databases.record import (
     TableRecord,
     check_same_columns,
@@ -30,66 +32,17 @@ from embedcli.databases.record import (
 from embedcli.databases.rejects import DUPLICATE_REASON, LoadRejects, find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
 from embedcli.databases.sending import BatchBuilder, Shipment, send_batches
-from embedcli.databases.target import SOURCE_COLUMN
+from embedcli.databases.target import SOURCE_COLUMN, SWAP_SUFFIX
 from embedcli.pipeline.prefetch import prefetch
 
 if TYPE_CHECKING:
-    from embedcli.core.types import BoolArray, Int64Array, RejectSummary
+    from embedcli.core.types import BoolArray, Int64Array
     from embedcli.databases.target import DatabaseTarget, TableLayout
     from embedcli.outputs.dataset import VectorDataset
 
 Notify = Callable[[str], None]
-# What is added to the name of a table while --swap fills it.
-SWAP_SUFFIX = "__new"
 # Keys per request that deletes rows.
 DELETE_ROWS = 5_000
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What a load does beside sending rows.
-
-    Attributes:
-        sync: Delete rows whose ids are not in the output.
-        swap: Fill a new table, which then takes the name of the old one.
-        index: Build the usual index.
-    """
-
-    sync: bool = False
-    swap: bool = False
-    index: bool = False
-
-
-@dataclass(frozen=True)
-class LoadResult:
-    """The end of a load.
-
-    Attributes:
-        rows: Rows of the output.
-        sent: Rows that were sent.
-        unchanged: Rows that were in the table already.
-        deleted: Rows that were deleted.
-        rejects: Rows that the database cannot hold.
-        table_rows: Rows in the table.
-        seconds: Duration.
-        index: Description of the index, if one was asked for.
-        reject_summary: The rejects by reason, if this run has read them.
-    """
-
-    rows: int
-    sent: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    rejects: int = 0
-    table_rows: int = 0
-    seconds: float = 0.0
-    index: str | None = None
-    reject_summary: RejectSummary | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """3 if rows were rejected, as for `encode`."""
-        return 3 if self.rejects else 0
 
 
 class KeyOfSkippedFileError(Exception):
@@ -103,7 +56,7 @@ def load_output(
     options: LoadOptions | None = None,
     *,
     notify: Notify = lambda line: None,
-    on_progress: Callable[[int], None] = lambda rows: None,
+    on_progress: Callable[[LoadResult], None] = lambda counts: None,
 ) -> LoadResult:
     """Bring the rows of an output into a table; see `Loader`.
 
@@ -113,7 +66,7 @@ def load_output(
         table: The table.
         options: What to do beside.
         notify: Receives notes.
-        on_progress: Receives the rows of the output that are done, sent or found unchanged.
+        on_progress: Receives the counts so far.
 
     Raises:
         UsageError: The database cannot hold the output, or the table holds another vector space or other columns.
@@ -124,7 +77,7 @@ def load_output(
     with LoadRejects(dataset.path) as rejects:
         loader = Loader(dataset, target, table, options or LoadOptions(), rejects)
         loader.notify, loader.on_progress = notify, on_progress
-        for note in target.notes:
+        for note in [*target.notes, *describe_conversion(dataset)]:
             notify(note)
         return replace(loader.run(), seconds=time.monotonic() - start)
 
@@ -136,7 +89,7 @@ class Loader:
     Attributes:
         rejects: Where rows go that the database cannot hold.
         notify: Receives notes.
-        on_progress: Receives the rows that are done.
+        on_progress: Receives the counts so far.
     """
 
     dataset: VectorDataset
@@ -145,11 +98,12 @@ class Loader:
     options: LoadOptions
     rejects: LoadRejects
     notify: Notify = field(default=lambda line: None)
-    on_progress: Callable[[int], None] = field(default=lambda rows: None)
+    on_progress: Callable[[LoadResult], None] = field(default=lambda counts: None)
 
     def __post_init__(self) -> None:
         self.layout: TableLayout = plan_layout(self.dataset, self.target)
         self.identity = identify_output(self.dataset)
+        self.token = secrets.token_hex(8)
         self.start_again()
 
     def start_again(self) -> None:
@@ -227,22 +181,52 @@ class Loader:
     def load_into(self, name: str, record: TableRecord | None) -> LoadResult:
         if record is not None and self.is_up_to_date(record, name):
             return self.nothing_to_do(record, name)
-        begun = TableRecord(self.dataset.vector_space, self.layout).to_json()
+        begun = TableRecord(self.dataset.vector_space, self.layout, run=self.token).to_json()
         skipped: frozenset[str] = frozenset()
         if record is None:
-            self.target.create_table(name, self.layout, begun)
+            self.create_table(name, begun)
         else:
             skipped = self.find_finished_files(record, name)
             self.target.write_record(name, begun)
         known = KnownRows(self.target.read_digests(name, self.layout) if record else (), self.layout.key)
         try:
             self.send_rows(name, known, skipped)
+        except OutputError:
+            self.check_alone(name, begun)
+            raise
         except KeyOfSkippedFileError:
             # What was sent is in the table: it is found unchanged, or replaced by the row that counts.
             known = KnownRows(self.target.read_digests(name, self.layout), self.layout.key)
             self.start_again()
             self.send_rows(name, known, frozenset())
+        self.check_alone(name, begun)
         return self.finish(name, known)
+
+    def create_table(self, name: str, record: Mapping[str, Any]) -> None:
+        try:
+            self.target.create_table(name, self.layout, record)
+        except OutputError:
+            if self.target.read_record(name) is None:
+                raise
+            raise self.not_alone_error(name) from None
+
+    def check_alone(self, name: str, begun: Mapping[str, Any]) -> None:
+        """Raise OutputError if another load of the table has begun since this one did, or has replaced the table.
+
+        The rows of both may then be there. Neither is recorded as finished: the next load compares all rows again.
+        """
+        record = self.target.read_record(name)
+        if record is None:
+            raise self.not_alone_error(name)
+        if parse_record(record, self.describe(name)).run != self.token:
+            self.target.write_record(name, begun)
+            raise self.not_alone_error(name)
+
+    def not_alone_error(self, name: str) -> OutputError:
+        return OutputError(
+            f"{self.describe(name)}: another load of this table has begun meanwhile",
+            "run the same command again when no other load is running",
+        )
 
     def is_up_to_date(self, record: TableRecord, name: str) -> bool:
         """Whether this output was loaded last and completely, and the table has kept its number of rows."""
@@ -255,14 +239,15 @@ class Loader:
 
     def nothing_to_do(self, record: TableRecord, name: str) -> LoadResult:
         index = self.target.build_index(name, self.layout) if self.options.index else None
-        self.on_progress(self.dataset.rows)
-        return LoadResult(
+        result = LoadResult(
             rows=self.dataset.rows,
             unchanged=record.rows,
             rejects=record.rejects,
             table_rows=record.table_rows,
             index=index,
         )
+        self.on_progress(result)
+        return result
 
     def find_finished_files(self, record: TableRecord, name: str) -> frozenset[str]:
         """Return the paths of the files that were loaded completely and have not changed since; often none.
@@ -291,7 +276,10 @@ class Loader:
 
     def count_sent(self, rows: int) -> None:
         self.sent += rows
-        self.on_progress(self.sent + self.unchanged + self.rejects.count)
+        self.on_progress(self.count_so_far())
+
+    def count_so_far(self) -> LoadResult:
+        return LoadResult(self.dataset.rows, self.sent, self.unchanged, rejects=self.rejects.count)
 
     def choose_rows(self, batches: Iterator[RowBatch], known: KnownRows, has_skipped: bool) -> Iterator[Shipment]:
         """Yield the rows that the table lacks or has differently; runs in the thread that reads the output."""
@@ -339,18 +327,11 @@ class Loader:
         index = self.target.build_index(name, self.layout) if self.options.index else None
         summary = self.rejects.publish()
         rows = self.sent + self.unchanged
-        record = TableRecord(self.dataset.vector_space, self.layout, self.identity, rows, self.rejects.count, count)
-        self.target.write_record(name, record.to_json())
-        return LoadResult(
-            rows=self.dataset.rows,
-            sent=self.sent,
-            unchanged=self.unchanged,
-            deleted=deleted,
-            rejects=self.rejects.count,
-            table_rows=count,
-            index=index,
-            reject_summary=summary,
+        record = TableRecord(
+            self.dataset.vector_space, self.layout, self.identity, rows, self.rejects.count, count, self.token
         )
+        self.target.write_record(name, record.to_json())
+        return replace(self.count_so_far(), deleted=deleted, table_rows=count, index=index, reject_summary=summary)
 
     def delete_others(self, name: str) -> int:
         """Delete the rows whose keys are not among the accepted rows of the output.

@@ -16,12 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.address import is_loopback
 from embedcli.databases.payloads import (
     dense_rows,
     make_payloads,
     make_uuids,
+    multi_vector_rows,
     payloads_to_table,
     points_to_table,
     select_payload,
@@ -57,7 +59,7 @@ class QdrantTarget(DatabaseTarget):
     title: ClassVar[str] = "Qdrant"
     extra: ClassVar[str] = "qdrant"
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
-    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
+    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse", "multi_vector"})
     # A server takes requests of 32 MB, in which a number of 4 bytes has up to 20 characters.
     batch_bytes: ClassVar[int] = 2 << 20
     largest_row_bytes: ClassVar[int | None] = 4 << 20
@@ -164,7 +166,11 @@ class QdrantTarget(DatabaseTarget):
         if layout.kind == "sparse":
             return {"sparse_vectors_config": {VECTOR_COLUMN: models.SparseVectorParams()}}
         datatype = models.Datatype.FLOAT16 if layout.precision == "float16" else models.Datatype.FLOAT32
-        return {"vectors_config": models.VectorParams(size=layout.dim, distance=models.Distance.DOT, datatype=datatype)}
+        parameters = models.VectorParams(size=layout.dim, distance=models.Distance.DOT, datatype=datatype)
+        if layout.kind == "multi_vector":
+            comparator = models.MultiVectorComparator.MAX_SIM
+            parameters.multivector_config = models.MultiVectorConfig(comparator=comparator)
+        return {"vectors_config": parameters}
 
     def _change_aliases(self, created: Mapping[str, str], deleted: Sequence[str] = ()) -> None:
         models = self._models
@@ -232,6 +238,8 @@ class QdrantTarget(DatabaseTarget):
     def _encode_vectors(self, vectors: Any, layout: TableLayout) -> Any:
         if layout.kind == "sparse":
             return {VECTOR_COLUMN: [self._sparse_vector(*row) for row in sparse_rows(vectors)]}
+        if layout.kind == "multi_vector":
+            return multi_vector_rows(vectors)
         return dense_rows(vectors).tolist()
 
     def _sparse_vector(self, indices: Sequence[int], values: Sequence[float]) -> Any:
@@ -272,6 +280,8 @@ class QdrantTarget(DatabaseTarget):
     ) -> pa.Table:
         if isinstance(query, SparseVectors):
             sent = {"query": self._sparse_vector(query.indices.tolist(), query.values.tolist()), "using": VECTOR_COLUMN}
+        elif isinstance(query, MultiVectors):
+            sent = {"query": query.values.tolist()}
         else:
             sent = {"query": np.asarray(query)[0].tolist()}
         with self._translate_errors():

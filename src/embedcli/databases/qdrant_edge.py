@@ -20,11 +20,13 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.payloads import (
     dense_rows,
     make_payloads,
     make_uuids,
+    multi_vector_rows,
     payloads_to_table,
     points_to_table,
     select_payload,
@@ -52,7 +54,7 @@ class QdrantEdgeTarget(DatabaseTarget):
     title: ClassVar[str] = "Qdrant Edge"
     extra: ClassVar[str] = "qdrant-edge"
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
-    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
+    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse", "multi_vector"})
     has_index: ClassVar[bool] = True
     keeps_lengths: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
@@ -152,7 +154,14 @@ class QdrantEdgeTarget(DatabaseTarget):
         else:
             number = edge.VectorStorageDatatype
             datatype = number.Float16 if layout.precision == "float16" else number.Float32
-            vectors = {"vectors": edge.EdgeVectorParams(layout.dim, edge.Distance.Dot, datatype=datatype)}
+            several = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+            parameters = edge.EdgeVectorParams(
+                layout.dim,
+                edge.Distance.Dot,
+                datatype=datatype,
+                multivector_config=several if layout.kind == "multi_vector" else None,
+            )
+            vectors = {"vectors": parameters}
         with self._translate_errors():
             config = edge.EdgeConfig(**vectors, hnsw_config=edge.HnswIndexConfig(**HNSW))
             self._shards[folder] = edge.EdgeShard.create(path, config)
@@ -200,7 +209,7 @@ class QdrantEdgeTarget(DatabaseTarget):
     def _encode_vectors(self, vectors: Any, layout: TableLayout) -> Any:
         if layout.kind == "sparse":
             return [{VECTOR_COLUMN: self._client.SparseVector(*row)} for row in sparse_rows(vectors)]
-        return dense_rows(vectors)
+        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else dense_rows(vectors)
 
     def _update(self, table: str, operation: Any) -> None:
         shard = self._open(table)
@@ -238,6 +247,8 @@ class QdrantEdgeTarget(DatabaseTarget):
             if isinstance(query, SparseVectors):
                 vector = edge.SparseVector(query.indices.tolist(), query.values.tolist())
                 nearest = edge.Query.Nearest(vector, using=VECTOR_COLUMN)
+            elif isinstance(query, MultiVectors):
+                nearest = edge.Query.Nearest(query.values.tolist())
             else:
                 nearest = edge.Query.Nearest(np.asarray(query)[0].tolist())
             points = shard.query(

@@ -36,6 +36,7 @@ class TableRecord:
         rows: Rows of that output in the table.
         rejects: Rows of that output that the database cannot hold.
         table_rows: Rows of the table after that load.
+        run: Token of the load that wrote the record: another load that began meanwhile has replaced it.
     """
 
     vector_space: Mapping[str, Any]
@@ -44,6 +45,7 @@ class TableRecord:
     rows: int = 0
     rejects: int = 0
     table_rows: int = 0
+    run: str = ""
 
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
@@ -64,6 +66,7 @@ class TableRecord:
                 "rows": self.rows,
                 "rejects": self.rejects,
                 "table_rows": self.table_rows,
+                "run": self.run,
             },
         }
 
@@ -91,7 +94,13 @@ def parse_record(record: Mapping[str, Any], where: str) -> TableRecord:
     schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(table["schema"])))
     layout = TableLayout(tuple(table["key"]), schema, table["kind"], table["precision"], int(table["dim"]))
     return TableRecord(
-        record["vector_space"], layout, load["output"], load["rows"], load["rejects"], load["table_rows"]
+        record["vector_space"],
+        layout,
+        load["output"],
+        load["rows"],
+        load["rejects"],
+        load["table_rows"],
+        load.get("run", ""),
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from embedcli import storage
 from embedcli.checkpoint.part_files import reject_to_json_line
 from embedcli.checkpoint.rejects import RejectCounter
+from embedcli.core.ragged import RaggedRows, offsets_of
 from embedcli.core.types import Reject
 from embedcli.databases.columns import combine_chunks
 from embedcli.databases.target import JSON_FIELD, VECTOR_COLUMN
@@ -29,6 +30,7 @@ LONG_ID_REASON = "id is too long for the database"
 NUL_REASON = "text has a NUL character, which the database cannot store"
 LARGE_ROW_REASON = "row is too large for the database"
 NOT_FINITE_REASON = "vector is not finite"
+NO_VECTORS_REASON = "row has no vectors"
 
 
 def load_rejects_path(output: str) -> str:
@@ -94,7 +96,10 @@ def find_bad_rows(batch: RowBatch, layout: TableLayout, target: DatabaseTarget) 
         add(as_mask(pc.equal(ids, "")), EMPTY_ID_REASON)
     if target.longest_id_bytes is not None and pa.types.is_string(ids.type):
         add(as_mask(pc.greater(pc.binary_length(ids), target.longest_id_bytes)), LONG_ID_REASON)
-    add(~find_finite(combine_chunks(table.column(VECTOR_COLUMN)), len(batch)), NOT_FINITE_REASON)
+    vectors = combine_chunks(table.column(VECTOR_COLUMN))
+    if layout.kind == "multi_vector":
+        add(as_mask(pc.equal(pc.list_value_length(vectors), 0)), NO_VECTORS_REASON)
+    add(~find_finite(vectors), NOT_FINITE_REASON)
     if not target.stores_nul:
         for field in layout.schema:
             if pa.types.is_string(field.type):
@@ -119,14 +124,19 @@ def as_mask(column: Any) -> BoolArray:
     return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), bool)
 
 
-def find_finite(vectors: pa.Array, rows: int) -> BoolArray:
-    """Whether all numbers of each vector are finite: bool [n]."""
-    if pa.types.is_struct(vectors.type):
-        lists = vectors.field("values")
-        is_finite = np.isfinite(lists.flatten().to_numpy(zero_copy_only=False))
-        bad = np.repeat(np.arange(rows), np.diff(lists.offsets.to_numpy()))[~is_finite]
-        return ~np.isin(np.arange(rows), bad)
-    numbers = vectors.flatten().to_numpy(zero_copy_only=False)
+def find_finite(vectors: pa.Array) -> BoolArray:
+    """Whether all numbers of each row's vectors are finite: bool [n]."""
+    lists = vectors.field("values") if pa.types.is_struct(vectors.type) else vectors
+    if pa.types.is_list(lists.type):
+        entries = RaggedRows(offsets_of(lists.value_lengths().to_numpy()))
+        return ~entries.find_rows_with(~are_finite(lists.flatten()))
+    return are_finite(lists)
+
+
+def are_finite(values: pa.Array) -> BoolArray:
+    """Whether numbers, or all numbers of vectors of one width, are finite: bool [n]."""
+    width = values.type.list_size if pa.types.is_fixed_size_list(values.type) else None
+    numbers = (values if width is None else values.flatten()).to_numpy(zero_copy_only=False)
     if not np.issubdtype(numbers.dtype, np.floating):
-        return np.ones(rows, bool)
-    return np.asarray(np.isfinite(numbers.reshape(rows, -1)).all(axis=1))
+        return np.ones(len(values), bool)
+    return np.asarray(np.isfinite(numbers).reshape(len(values), width or 1).all(axis=1))

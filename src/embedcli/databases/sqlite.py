@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.columns import combine_chunks
+from embedcli.databases.locks import lock_table
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ROWID_COLUMN = "vector_rowid"
 VECTORS_SUFFIX = "_vectors"
 RECORDS_TABLE = "embedcli_tables"
+LOCK_ENDING = "-embedcli-lock-"
 BUSY_TIMEOUT_MS = 10_000
 # Rows per query: each key column of each row is a parameter, of which SQLite allows 32,766.
 READ_ROWS = 5_000
@@ -64,9 +66,17 @@ class SQLiteTarget(DatabaseTarget):
             self._db.enable_load_extension(True)
             self._db.load_extension(extension.loadable_path())
             self._query("SELECT count(*) FROM sqlite_master")  # reads the header of the file
+        self._release: Callable[[], None] = lambda: None
+        if not read_only:
+            try:
+                self._release = lock_table(f"{self._path}{LOCK_ENDING}", address.table)
+            except BaseException:
+                self._db.close()
+                raise
 
     def close(self) -> None:
         self._db.close()
+        self._release()
 
     # Tables
 

@@ -19,6 +19,9 @@ What the loader relies on:
   began, and may be faster; if another program has written one of them meanwhile, it must behave like an upsert.
 - A table and its record (`create_table`) appear together or not at all, and the record can be replaced later.
 - `replace_table` shows readers the old rows or the new ones, never both and never none.
+- Only one load at a time writes to a table in files: where the database does not see to that itself, the target holds a
+  lock while it is connected, unless `read_only`; see `locks.py`. On a server, a load notices at its end, by the record,
+  that another one has begun.
 - A request that the database refuses because it is busy raises `TargetBusyError`; the loader waits and repeats it.
 """
 
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
 
 Distance = Literal["cosine", "dot", "hamming"]
 
+# What is added to the name of a table while --swap fills it.
+SWAP_SUFFIX = "__new"
 VECTOR_COLUMN = "embedding"
 # A digest of everything that is stored of a row: a row is sent again if it differs.
 DIGEST_COLUMN = "row_digest"
@@ -70,6 +75,7 @@ class TableLayout:
         precision: Number format of the vectors as they are stored in the database: float32, float16 or ubinary.
         dim: Dimensions of a vector before it is packed into bits.
         normalizes: Whether vectors are normalized before they are sent.
+        has_unit_vectors: Whether all vectors have length 1, up to the rounding of their number format.
     """
 
     key: tuple[str, ...]
@@ -78,10 +84,14 @@ class TableLayout:
     precision: Precision
     dim: int
     normalizes: bool = False
+    has_unit_vectors: bool = False
 
     @property
     def distance(self) -> Distance:
-        """How vectors are compared: sparse encoders are trained for the dot product, most dense ones for the cosine."""
+        """How vectors are compared: sparse encoders are trained for the dot product, most dense ones for the cosine.
+
+        Vectors of tokens are compared by the dot product too, of which MaxSim takes the largest for each of a query.
+        """
         if self.precision == "ubinary":
             return "hamming"
         return "cosine" if self.kind == "dense" else "dot"
@@ -104,7 +114,7 @@ class DatabaseTarget(ABC):
         title: Name of the database, for messages.
         extra: The extra of embedcli that installs its client.
         precisions: For each precision of outputs that it holds, the precision in which it stores the vectors. An output
-            of another precision is refused.
+            of another precision is refused; int8 and uint8 outputs count as float32, as which they are read.
         kinds: The kinds of vectors that it holds.
         batch_bytes: Size of a batch of rows in bytes, about.
         parallel_requests: How many batches may be sent at the same time; `insert_rows` and `upsert_rows` are then
@@ -267,7 +277,8 @@ class DatabaseTarget(ABC):
         Args:
             table: The table.
             layout: Its columns.
-            query: One vector: float32 [1, dim], uint8 [1, dim / 8] of packed bits, or sparse.
+            query: One row: float32 [1, dim], uint8 [1, dim / 8] of packed bits, sparse, or vectors of tokens in
+                float32, which are compared by MaxSim.
             count: Number of rows.
             columns: The columns to return, in this order.
         """
