@@ -18,7 +18,8 @@ from backends import BACKENDS, TABLE, Backend
 from embedcli.databases import connect, parse_target
 from embedcli.databases import target as target_module
 from embedcli.databases.record import parse_record
-from loads import check, drop, load, load_until, loaded, make_backend, names, rehearse, run
+from embedcli.databases.rejects import load_rejects_path
+from loads import check, drop, load, load_until, loaded, make_backend, names, read_rejects, rehearse, run
 from sample_outputs import PRECISIONS, SPACE, make_output, unit_vectors
 from searchable import embedded, model_folder
 
@@ -252,7 +253,7 @@ def test_an_id_that_comes_again_in_a_new_file_is_rejected(tmp_path: Path, backen
         assert load(folder, backend).code == 3
         assert sorted(backend.ids()) == sorted([*names(30), "s1", "s2"])
         assert check(folder, backend).code == 0
-    reject = json.loads((folder / "_load-rejects.jsonl").read_text("utf-8"))
+    (reject,) = read_rejects(folder, backend)
     assert (reject["id"], reject["line"], reject["reason"]) == ("r0", 31, "id appears twice in the output")
 
 
@@ -343,8 +344,28 @@ def test_an_id_that_appears_twice_is_loaded_once(tmp_path: Path, backend: Backen
         assert done.code == 3, done.err
         assert sorted(backend.ids()) == ["a", "b", "c"]
         assert check(output, backend).code == 0
-    lines = (tmp_path / "out.parquet.load-rejects.jsonl").read_text("utf-8").splitlines()
-    assert [(json.loads(line)["id"], json.loads(line)["line"]) for line in lines] == [("a", 3), ("b", 5)]
+    assert [(reject["id"], reject["line"]) for reject in read_rejects(output, backend)] == [("a", 3), ("b", 5)]
+    assert "3 rows in the table, 3 in the output, and 2 whose id appears twice" in check(output, backend).out
+    # Another table has rejects of its own, and a file that was removed is written again.
+    done = run("load", output, backend.address, "--table", "other")
+    (path,) = set(tmp_path.glob("*load-rejects*")) - {
+        Path(load_rejects_path(str(output), parse_target(backend.address, TABLE)))
+    }
+    path.unlink()
+    assert done.err.splitlines()[-1] == "2 rows were rejected"
+    done = load(output, backend)
+    assert "2 id appears twice in the output; first:" in done.err
+    assert done.err.splitlines()[-1] == "nothing to do: the table is up to date; 2 rows were rejected"
+    assert len(read_rejects(output, backend)) == 2
+    assert run("load", output, backend.address, "--table", "other").code == 3
+    assert path.exists()
+
+
+def test_the_last_line_names_the_rejects_where_all_rows_are(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(tmp_path / "out.parquet", np.full((3, DIM), np.nan, np.float32), ids=["a", "b", "c"])
+    done = load(output, backend)
+    assert (done.code, done.err.splitlines()[-1]) == (3, "3 rows were rejected")
+    assert "3 that the database cannot hold" in check(output, backend).out
 
 
 def test_nul_characters_are_kept_or_rejected(tmp_path: Path, backend: Backend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -89,6 +90,13 @@ class TargetAddress:
     def __str__(self) -> str:
         """The address as it is shown: it never has a password."""
         return self.location if "://" in self.location else f"{self.scheme}:{self.location}"
+
+    @property
+    def digest(self) -> str:
+        """Six hexadecimal digits that tell this place from others; a file has the same by any path."""
+        is_file = "://" not in self.location and self.scheme != "postgresql"
+        location = os.path.realpath(self.location) if is_file else self.location
+        return hashlib.sha256(location.encode("utf-8", "surrogateescape")).hexdigest()[:6]
 
 
 def parse_target(text: str, table: str | None = None) -> TargetAddress:
@@ -192,4 +200,6 @@ def connect(address: TargetAddress, *, read_only: bool = False) -> DatabaseTarge
     target = find_target(address.scheme)
     if "." in address.table and not target.has_schemas:
         raise UsageError(f"{target.title}: {address.table!r} cannot be the name of a table", "leave out the point")
-    return target(address, read_only=read_only)
+    database = target(address, read_only=read_only)
+    database.address = address
+    return database

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embedcli import storage
+from embedcli.checkpoint.rejects import count_rejects_file
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.databases.columns import adapt_source_column, describe_conversion, plan_layout
 from embedcli.databases.known_rows import KnownRows, SeenKeys
@@ -74,7 +76,7 @@ def load_output(
     """
     start = time.monotonic()
     dataset.require_vector_space("load")
-    with LoadRejects(dataset.path) as rejects:
+    with LoadRejects(dataset.path, replace(target.address, table=table)) as rejects:
         loader = Loader(dataset, target, table, options or LoadOptions(), rejects)
         loader.notify, loader.on_progress = notify, on_progress
         for note in [*target.notes, *describe_conversion(dataset)]:
@@ -234,6 +236,7 @@ class Loader:
             bool(record.output.get("files"))
             and dict(record.output) == self.identity
             and (not self.options.sync or record.table_rows == record.rows)
+            and (not record.rejects or storage.exists(self.rejects.path))
             and self.target.count_rows(name) == record.table_rows
         )
 
@@ -245,6 +248,8 @@ class Loader:
             rejects=record.rejects,
             table_rows=record.table_rows,
             index=index,
+            reject_summary=count_rejects_file(self.rejects.path) if record.rejects else None,
+            was_up_to_date=True,
         )
         self.on_progress(result)
         return result

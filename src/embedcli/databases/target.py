@@ -136,6 +136,7 @@ class DatabaseTarget(ABC):
         reserved_columns: Names in lower case that no column may have.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
         notes: What a user should know about the connection; shown before a load.
+        address: Where the database is; set by `connect`.
     """
 
     title: ClassVar[str]
@@ -161,6 +162,7 @@ class DatabaseTarget(ABC):
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
     max_dimensions: ClassVar[Mapping[str, int]] = {}
     notes: Sequence[str] = ()
+    address: TargetAddress
 
     @abstractmethod
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:

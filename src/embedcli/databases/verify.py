@@ -61,7 +61,7 @@ class TableVerifier:
         self._json_columns = {field.name for field in self.layout.schema if field.metadata == JSON_FIELD}
         self._tolerance = 0.0 if target.has_exact_floats else LAST_BIT
         self._seen = SeenKeys()
-        self.accepted = self.sampled = 0
+        self.accepted = self.repeated = self.sampled = 0
         self.missing: list[Any] = []
         self.outdated: list[Any] = []
         self.wrong: list[Any] = []
@@ -79,7 +79,9 @@ class TableVerifier:
         is_good: BoolArray = np.ones(len(batch), bool)
         is_good[list(find_bad_rows(batch, self.layout, self.target))] = False
         keys = hash_keys(batch.table, self.layout.key)
-        is_good[np.flatnonzero(is_good)[self._seen.add(keys[is_good])]] = False
+        repeated = np.flatnonzero(is_good)[self._seen.add(keys[is_good])]
+        self.repeated += len(repeated)
+        is_good[repeated] = False
         return batch.filter(is_good)
 
     def _check_batch(self, batch: RowBatch, known: KnownRows) -> None:
@@ -124,9 +126,11 @@ class TableVerifier:
     def _check_count(self, known: KnownRows) -> VerificationCheck:
         count = self.target.count_rows(self.table)
         detail = f"{format_count(count, 'row')} in the table, {self.accepted:,} in the output"
-        rejected = self.dataset.rows - self.accepted
+        rejected = self.dataset.rows - self.accepted - self.repeated
         if rejected:
             detail += f", and {rejected:,} that the database cannot hold"
+        if self.repeated:
+            detail += f", and {self.repeated:,} whose id appears twice"
         others = count - self.accepted + self.counts["missing"]
         if others > 0:
             detail += f"; {format_count(others, 'row')} of the table not in the output, which load --sync deletes"
