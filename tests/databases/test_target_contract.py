@@ -15,8 +15,10 @@ import pytest
 
 import jobs
 from backends import BACKENDS, TABLE, Backend
+from embedcli.core.errors import OutputError
 from embedcli.databases import connect, parse_target
 from embedcli.databases import target as target_module
+from embedcli.databases.address import find_target
 from embedcli.databases.record import parse_record
 from embedcli.databases.rejects import load_rejects_path
 from loads import check, drop, load, load_until, loaded, make_backend, names, read_rejects, rehearse, run
@@ -285,6 +287,44 @@ def test_an_input_that_grows_from_one_file_to_two(
     loaded(output, backend, "--sync")
     assert len(backend.ids()) == 20
     assert check(output, backend).code == 0
+
+
+# Disks
+
+
+@pytest.mark.parametrize("calls", [0, 1], ids=["before the table", "before the rows"])
+def test_a_full_disk_ends_a_load_at_once(
+    tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """The disk has space for some calls, and then a megabyte."""
+    output = make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40))
+    sizes = iter([1 << 40] * calls)
+    disk_space = import_module("embedcli.databases.disk_space")
+    monkeypatch.setattr(disk_space, "count_free_bytes", lambda path: next(sizes, 1 << 20))
+    done = load(output, backend)
+    if parse_target(backend.address).path is None:
+        assert done.code == 0, done.err
+        return
+    assert done.code == 1
+    assert "1.0 MB are left on its disk, and the next rows may need" in done.err
+    assert "hint: free some space" in done.err
+    monkeypatch.undo()
+    assert load(output, backend).counts == (40, 0)
+
+
+def test_an_error_on_a_full_disk_says_so(tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40))
+    disk_space = import_module("embedcli.databases.disk_space")
+
+    def finish_load(self: Any, table: str, layout: Any) -> None:
+        monkeypatch.setattr(disk_space, "count_free_bytes", lambda path: 1000)
+        raise OutputError("the page could not be written", "check the disk")
+
+    address = parse_target(backend.address)
+    monkeypatch.setattr(find_target(address.scheme), "finish_load", finish_load)
+    done = load(output, backend)
+    assert done.code == 1
+    assert ("; 0.0 MB are left on the disk" in done.err) is (address.path is not None)
 
 
 # Spaces and tables

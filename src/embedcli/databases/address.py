@@ -92,10 +92,14 @@ class TargetAddress:
         return self.location if "://" in self.location else f"{self.scheme}:{self.location}"
 
     @property
+    def path(self) -> str | None:
+        """The file or folder on this machine; None for a server or an object store."""
+        return None if "://" in self.location or self.scheme == "postgresql" else self.location
+
+    @property
     def digest(self) -> str:
         """Six hexadecimal digits that tell this place from others; a file has the same by any path."""
-        is_file = "://" not in self.location and self.scheme != "postgresql"
-        location = os.path.realpath(self.location) if is_file else self.location
+        location = self.location if self.path is None else os.path.realpath(self.path)
         return hashlib.sha256(location.encode("utf-8", "surrogateescape")).hexdigest()[:6]
 
 

@@ -21,6 +21,7 @@ from embedcli import storage
 from embedcli.checkpoint.rejects import count_rejects_file
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.databases.columns import adapt_source_column, describe_conversion, plan_layout
+from embedcli.databases.disk_space import explain_full_disk, require_disk_space
 from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.load_result import LoadOptions, LoadResult
 from embedcli.databases.record import (
@@ -81,7 +82,8 @@ def load_output(
         loader.notify, loader.on_progress = notify, on_progress
         for note in [*target.notes, *describe_conversion(dataset)]:
             notify(note)
-        return replace(loader.run(), seconds=time.monotonic() - start)
+        with explain_full_disk(target):
+            return replace(loader.run(), seconds=time.monotonic() - start)
 
 
 @dataclass
@@ -185,6 +187,7 @@ class Loader:
             return self.nothing_to_do(record, name)
         begun = TableRecord(self.dataset.vector_space, self.layout, run=self.token).to_json()
         skipped: frozenset[str] = frozenset()
+        require_disk_space(self.target)
         if record is None:
             self.create_table(name, begun)
         else:

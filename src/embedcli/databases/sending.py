@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from embedcli.databases.disk_space import require_disk_space
 from embedcli.databases.target import TargetBusyError
 
 if TYPE_CHECKING:
@@ -84,7 +85,12 @@ def send_batches(
 
     def send(shipment: Shipment) -> int:
         write = target.insert_rows if shipment.are_new else target.upsert_rows
-        repeat_while_busy(lambda: write(table, layout, shipment.rows))
+
+        def request() -> None:
+            require_disk_space(target, shipment.rows.nbytes)
+            write(table, layout, shipment.rows)
+
+        repeat_while_busy(request)
         return int(shipment.rows.num_rows)
 
     if target.parallel_requests == 1:

@@ -135,6 +135,7 @@ class DatabaseTarget(ABC):
         forbidden_characters: Characters that the name of a column may not have.
         reserved_columns: Names in lower case that no column may have.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
+        spare_disk_bytes: Free space that a batch needs on the disk of a database in files, beside that for its rows.
         notes: What a user should know about the connection; shown before a load.
         address: Where the database is; set by `connect`.
     """
@@ -161,6 +162,7 @@ class DatabaseTarget(ABC):
     forbidden_characters: ClassVar[str] = ""
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
     max_dimensions: ClassVar[Mapping[str, int]] = {}
+    spare_disk_bytes: ClassVar[int] = 4 << 20
     notes: Sequence[str] = ()
     address: TargetAddress
 
