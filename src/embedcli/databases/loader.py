@@ -60,6 +60,7 @@ def load_output(
     *,
     notify: Notify = lambda line: None,
     on_progress: Callable[[LoadResult], None] = lambda counts: None,
+    on_phase: Notify = lambda text: None,
 ) -> LoadResult:
     """Bring the rows of an output into a table; see `Loader`.
 
@@ -70,6 +71,7 @@ def load_output(
         options: What to do beside.
         notify: Receives notes.
         on_progress: Receives the counts so far.
+        on_phase: Receives what happens while no rows are sent.
 
     Raises:
         UsageError: The database cannot hold the output, or the table holds another vector space or other columns.
@@ -79,7 +81,7 @@ def load_output(
     dataset.require_vector_space("load")
     with LoadRejects(dataset.path, replace(target.address, table=table)) as rejects:
         loader = Loader(dataset, target, table, options or LoadOptions(), rejects)
-        loader.notify, loader.on_progress = notify, on_progress
+        loader.notify, loader.on_progress, loader.on_phase = notify, on_progress, on_phase
         for note in [*target.notes, *describe_conversion(dataset)]:
             notify(note)
         with explain_full_disk(target):
@@ -94,6 +96,7 @@ class Loader:
         rejects: Where rows go that the database cannot hold.
         notify: Receives notes.
         on_progress: Receives the counts so far.
+        on_phase: Receives what happens while no rows are sent.
     """
 
     dataset: VectorDataset
@@ -103,6 +106,7 @@ class Loader:
     rejects: LoadRejects
     notify: Notify = field(default=lambda line: None)
     on_progress: Callable[[LoadResult], None] = field(default=lambda counts: None)
+    on_phase: Notify = field(default=lambda text: None)
 
     def __post_init__(self) -> None:
         self.layout: TableLayout = plan_layout(self.dataset, self.target)
@@ -175,6 +179,7 @@ class Loader:
         moves_index = self.options.index and self.target.index_moves_with_table
         filler = replace(self, name=name, options=LoadOptions(sync=True, index=moves_index))
         result = filler.load_into(name, record)
+        self.on_phase("replacing the table")
         self.target.replace_table(name, self.name, self.layout)
         if self.options.index and not self.target.index_moves_with_table:
             return replace(result, index=self.target.build_index(self.name, self.layout))
@@ -193,6 +198,8 @@ class Loader:
         else:
             skipped = self.find_finished_files(record, name)
             self.target.write_record(name, begun)
+        if record is not None:
+            self.on_phase("reading which rows are there")
         known = KnownRows(self.target.read_digests(name, self.layout) if record else (), self.layout.key)
         try:
             self.send_rows(name, known, skipped)
@@ -299,6 +306,8 @@ class Loader:
                 raise KeyOfSkippedFileError
             is_unchanged = is_good & known.have_digests(batch.digests)
             self.unchanged += int(is_unchanged.sum())
+            if is_unchanged.any():
+                self.on_progress(self.count_so_far())
             to_send = is_good & ~is_unchanged
             self.inserted += int((to_send & ~is_known).sum())
             yield from builder.add(batch.filter(to_send & ~is_known).table, are_new=True)
@@ -323,6 +332,7 @@ class Loader:
 
     def finish(self, name: str, known: KnownRows) -> LoadResult:
         """Delete what is to be deleted, check the count, build the index and record the load as finished."""
+        self.on_phase("finishing the table")
         deleted = self.delete_others(name) if self.options.sync or self.has_windows else 0
         self.target.finish_load(name, self.layout)
         count, expected = self.target.count_rows(name), known.count + self.inserted - deleted
