@@ -79,8 +79,10 @@ def test_the_report_of_rejects(folder: Path) -> None:
     assert report["rows"] == counts(2, 0, 0, 1, 2)
     (reason,) = report["reject_reasons"]
     assert (reason["reason"], reason["rows"]) == ("id appears twice in the output", 1)
-    assert report["rejects_path"].endswith("out.parquet.load-rejects.jsonl")
+    path = Path(report["rejects_path"])
+    assert path.name.startswith("out.parquet.load-rejects-sqlite-embeddings-")
     done = load(output)
+    assert f"1 id appears twice in the output; first: {output}:3; all in {path}" in done.err
     assert (done.code, read_report()["rows"]["rejected"]) == (3, 1)
     assert done.err.splitlines()[-1] == "nothing to do: the table is up to date; 1 row was rejected"
     assert run("load", output, "sqlite:vectors.db", "--quiet").err == done.err.splitlines()[-1] + "\n"

@@ -14,7 +14,7 @@ import jobs
 import multi_vector_models
 from backends import BACKENDS, Backend
 from embedcli.core.types import KIND_ADJECTIVES
-from loads import check, drop, load, load_until, loaded, make_backend, names, rehearse, run
+from loads import check, drop, load, load_until, loaded, make_backend, names, read_rejects, rehearse, run
 from sample_outputs import make_output, sparse_vectors, token_vectors
 
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def test_rows_without_usable_vectors_are_rejected(tmp_path: Path, multi_vector_h
     output = make_output(tmp_path / "out.parquet", broken, ids=["a", "b", "c"])
     assert load(output, multi_vector_holder).code == 3
     assert multi_vector_holder.ids() == ["a"]
-    rejects = (tmp_path / "out.parquet.load-rejects.jsonl").read_text("utf-8").splitlines()
-    reasons = {json.loads(line)["id"]: json.loads(line)["reason"] for line in rejects}
+    reasons = {reject["id"]: reject["reason"] for reject in read_rejects(output, multi_vector_holder)}
     assert reasons == {"b": "vector is not finite", "c": "row has no vectors"}
 
 

@@ -15,10 +15,13 @@ import pytest
 
 import jobs
 from backends import BACKENDS, TABLE, Backend
+from embedcli.core.errors import OutputError
 from embedcli.databases import connect, parse_target
 from embedcli.databases import target as target_module
+from embedcli.databases.address import find_target
 from embedcli.databases.record import parse_record
-from loads import check, drop, load, load_until, loaded, make_backend, names, rehearse, run
+from embedcli.databases.rejects import load_rejects_path
+from loads import check, drop, load, load_until, loaded, make_backend, names, read_rejects, rehearse, run
 from sample_outputs import PRECISIONS, SPACE, make_output, unit_vectors
 from searchable import embedded, model_folder
 
@@ -180,6 +183,15 @@ def test_only_changed_rows_are_sent(tmp_path: Path, backend: Backend) -> None:
     assert check(output, backend).code == 0
 
 
+def test_a_value_that_becomes_null(tmp_path: Path, backend: Backend) -> None:
+    kept: dict[str, list[Any]] = {"text": names(4), "n": [1, 2, 3, 4], "tags": [["x"]] * 4, "x": [0.5] * 4}
+    loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), kept=kept), backend)
+    kept = {name: [*values[:2], None, values[3]] for name, values in kept.items()}
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), kept=kept)
+    assert load(output, backend).counts == (1, 3)
+    assert check(output, backend).code == 0
+
+
 def test_rows_that_left_the_output_stay_until_sync(tmp_path: Path, backend: Backend) -> None:
     vectors = unit_vectors(40, DIM)
     loaded(make_output(tmp_path / "out.parquet", vectors, ids=names(40)), backend)
@@ -298,8 +310,76 @@ def test_an_id_that_comes_again_in_a_new_file_is_rejected(tmp_path: Path, backen
         assert load(folder, backend).code == 3
         assert sorted(backend.ids()) == sorted([*names(30), "s1", "s2"])
         assert check(folder, backend).code == 0
-    reject = json.loads((folder / "_load-rejects.jsonl").read_text("utf-8"))
+    (reject,) = read_rejects(folder, backend)
     assert (reject["id"], reject["line"], reject["reason"]) == ("r0", 31, "id appears twice in the output")
+
+
+@pytest.mark.parametrize("name", ["out/", "out.parquet"])
+def test_an_input_that_grows_from_one_file_to_two(
+    tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of several inputs encode writes their names into a column `source`, which a table of one input does not have."""
+    folder = jobs.enter_folder(tmp_path, monkeypatch, 30)
+    Path("inputs").mkdir()
+    rows = jobs.rows(30)
+    jobs.write_jsonl(folder / "inputs/a.jsonl", rows[:20])
+    encode = ("encode", "inputs", name, "--model", folder / "words.txt", "--keep", "text")
+    assert run(*encode).code == 0
+    output = loaded(Path(name), backend)
+    jobs.write_jsonl(folder / "inputs/b.jsonl", rows[20:])
+    assert run(*encode, "--update").code == 0
+    for option in ([], ["--sync"]):
+        done = load(output, backend, *option)
+        assert done.code == 0, done.err
+        assert "the table has no column 'source': the names of the inputs are left out" in done.err
+    assert len(backend.ids()) == 30
+    assert check(output, backend).code == 0
+    # And back from two to one, into a table that has the column.
+    drop(backend)
+    loaded(output, backend)
+    Path("inputs/b.jsonl").unlink()
+    assert run(*encode, "--update", "--max-removed", "100%").code == 0
+    loaded(output, backend, "--sync")
+    assert len(backend.ids()) == 20
+    assert check(output, backend).code == 0
+
+
+# Disks
+
+
+@pytest.mark.parametrize("calls", [0, 1], ids=["before the table", "before the rows"])
+def test_a_full_disk_ends_a_load_at_once(
+    tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """The disk has space for some calls, and then a megabyte."""
+    output = make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40))
+    sizes = iter([1 << 40] * calls)
+    disk_space = import_module("embedcli.databases.disk_space")
+    monkeypatch.setattr(disk_space, "count_free_bytes", lambda path: next(sizes, 1 << 20))
+    done = load(output, backend)
+    if parse_target(backend.address).path is None:
+        assert done.code == 0, done.err
+        return
+    assert done.code == 1
+    assert "1.0 MB are left on its disk, and the next rows may need" in done.err
+    assert "hint: free some space" in done.err
+    monkeypatch.undo()
+    assert load(output, backend).counts == (40, 0)
+
+
+def test_an_error_on_a_full_disk_says_so(tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40))
+    disk_space = import_module("embedcli.databases.disk_space")
+
+    def finish_load(self: Any, table: str, layout: Any) -> None:
+        monkeypatch.setattr(disk_space, "count_free_bytes", lambda path: 1000)
+        raise OutputError("the page could not be written", "check the disk")
+
+    address = parse_target(backend.address)
+    monkeypatch.setattr(find_target(address.scheme), "finish_load", finish_load)
+    done = load(output, backend)
+    assert done.code == 1
+    assert ("; 0.0 MB are left on the disk" in done.err) is (address.path is not None)
 
 
 # Spaces and tables
@@ -394,8 +474,28 @@ def test_an_id_that_appears_twice_is_loaded_once(tmp_path: Path, backend: Backen
         assert done.code == 3, done.err
         assert sorted(backend.ids()) == ["a", "b", "c"]
         assert check(output, backend).code == 0
-    lines = (tmp_path / "out.parquet.load-rejects.jsonl").read_text("utf-8").splitlines()
-    assert [(json.loads(line)["id"], json.loads(line)["line"]) for line in lines] == [("a", 3), ("b", 5)]
+    assert [(reject["id"], reject["line"]) for reject in read_rejects(output, backend)] == [("a", 3), ("b", 5)]
+    assert "3 rows in the table, 3 in the output, and 2 whose id appears twice" in check(output, backend).out
+    # Another table has rejects of its own, and a file that was removed is written again.
+    done = run("load", output, backend.address, "--table", "other")
+    (path,) = set(tmp_path.glob("*load-rejects*")) - {
+        Path(load_rejects_path(str(output), parse_target(backend.address, TABLE)))
+    }
+    path.unlink()
+    assert done.err.splitlines()[-1] == "2 rows were rejected"
+    done = load(output, backend)
+    assert "2 id appears twice in the output; first:" in done.err
+    assert done.err.splitlines()[-1] == "nothing to do: the table is up to date; 2 rows were rejected"
+    assert len(read_rejects(output, backend)) == 2
+    assert run("load", output, backend.address, "--table", "other").code == 3
+    assert path.exists()
+
+
+def test_the_last_line_names_the_rejects_where_all_rows_are(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(tmp_path / "out.parquet", np.full((3, DIM), np.nan, np.float32), ids=["a", "b", "c"])
+    done = load(output, backend)
+    assert (done.code, done.err.splitlines()[-1]) == (3, "3 rows were rejected")
+    assert "3 that the database cannot hold" in check(output, backend).out
 
 
 def test_nul_characters_are_kept_or_rejected(tmp_path: Path, backend: Backend) -> None:

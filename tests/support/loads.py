@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +18,7 @@ import jobs
 from backends import BACKENDS, TABLE, Backend
 from embedcli.cli import app
 from embedcli.databases import connect, parse_target
+from embedcli.databases.rejects import load_rejects_path
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ def load(output: object, backend: Backend, *options: str) -> Done:
     done = run("load", output, backend.address, "--table", TABLE, *options)
     assert done.out == ""
     return done
+
+
+def read_rejects(output: Path, backend: Backend) -> list[dict[str, Any]]:
+    """The rejects of the last load into the table."""
+    path = load_rejects_path(str(output), parse_target(backend.address, TABLE))
+    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
 
 
 def check(output: object, backend: Backend, *options: str) -> Done:

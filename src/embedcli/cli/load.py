@@ -99,7 +99,13 @@ def run_load(report: LoadReport, quiet: bool) -> None:
     report.space = dataset.vector_space
     with LoadProgress(report, quiet, dataset.rows) as progress, connect(address) as database:
         result = load_output(
-            dataset, database, address.table, report.options, notify=progress.notify, on_progress=progress.show
+            dataset,
+            database,
+            address.table,
+            report.options,
+            notify=progress.notify,
+            on_progress=progress.show,
+            on_phase=progress.show_phase,
         )
     report.result, report.reason, report.exit_code = result, result.reason, result.exit_code
 
@@ -116,15 +122,25 @@ class LoadProgress:
         self._reporter = ProgressReporter("auto", quiet)
         report.notes = self._reporter.notes
         self._counts, self._metrics = ProgressCounts(), MetricsCollector()
-        self._reporter.on_start(ExpectedRows(rows_to_read=rows), self._metrics)
+        self._expected = ExpectedRows(rows_to_read=rows, activity="loading")
+        self._is_phase = True
         self.notify: Callable[[str], None] = self._reporter.notify
 
     def show(self, counts: LoadResult) -> None:
         """Show how many rows are done."""
         self._report.result = counts
+        if self._is_phase:
+            self._reporter.on_start(self._expected, self._metrics)
+            self._is_phase = False
         self._metrics.last_heartbeat = time.monotonic()
-        self._counts.rows_read = self._counts.skipped_rows = counts.done
+        self._counts.rows_read = counts.done
+        self._counts.skipped_rows, self._counts.embedded_rows = counts.done - counts.sent, counts.sent
         self._reporter.on_progress(self._counts)
+
+    def show_phase(self, text: str) -> None:
+        """Show what happens while no rows are sent."""
+        self._is_phase = True
+        self._reporter.on_phase(text)
 
     def __enter__(self) -> LoadProgress:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime, time
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,15 @@ from embedcli.core.constants import ROW_INFO_COLUMNS, WINDOW_COLUMNS
 from embedcli.core.errors import UsageError
 from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.databases.address import list_schemes
-from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, JSON_FIELD, VECTOR_COLUMN, TableLayout
+from embedcli.databases.target import (
+    DIGEST_BYTES,
+    DIGEST_COLUMN,
+    JSON_FIELD,
+    SOURCE_COLUMN,
+    SOURCE_FIELD,
+    VECTOR_COLUMN,
+    TableLayout,
+)
 from embedcli.outputs.vector_types import sparse_type
 
 if TYPE_CHECKING:
@@ -91,7 +100,10 @@ def build_layout(dataset: VectorDataset, target: DatabaseTarget, precision: Prec
     places = [name for name in WINDOW_COLUMNS if name in dataset.schema.names and name not in key]
     for name in [*places, *dataset.kept_columns]:
         kind = target.stored_type(plain_type(dataset.schema.field(name).type))
-        fields.append(pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind))
+        if name == SOURCE_COLUMN and has_source_column(dataset):
+            fields.append(pa.field(name, pa.string(), metadata=SOURCE_FIELD))
+        else:
+            fields.append(pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind))
     fields.append(pa.field(DIGEST_COLUMN, pa.binary(DIGEST_BYTES)))
     # The mean of several vectors of tokens is shorter.
     has_unit_vectors = bool(dataset.vector_space.get("normalize")) and not dataset.vector_space.get("pool_factor")
@@ -101,6 +113,35 @@ def build_layout(dataset: VectorDataset, target: DatabaseTarget, precision: Prec
     return TableLayout(
         key, pa.schema(fields), dataset.kind, precision, dataset.dim, normalizes, has_unit_vectors or normalizes
     )
+
+
+def has_source_column(dataset: VectorDataset) -> bool:
+    """Whether encode has added the column of the names of the inputs, which was not kept from the input."""
+    job = dataset.job_manifest.get("job") or {}
+    return SOURCE_COLUMN in dataset.kept_columns and "keep" in job and SOURCE_COLUMN not in job["keep"]
+
+
+def adapt_source_column(layout: TableLayout, recorded: TableLayout) -> TableLayout:
+    """Return the layout for an output with the column `source` if the table has it, and without it if not.
+
+    An output has it if encode has read several inputs: it comes and goes with their number.
+
+    Args:
+        layout: The layout for the output.
+        recorded: The layout of the table.
+    """
+    before, after = find_source_field(recorded.schema), find_source_field(layout.schema)
+    schema = layout.schema
+    if after and not before and SOURCE_COLUMN not in recorded.schema.names:
+        schema = schema.remove(schema.get_field_index(SOURCE_COLUMN))
+    elif before and not after and SOURCE_COLUMN not in schema.names:
+        schema = schema.insert(len(schema) - 1, before)
+    return replace(layout, schema=schema)
+
+
+def find_source_field(schema: pa.Schema) -> pa.Field | None:
+    found = [field for field in schema if field.metadata == SOURCE_FIELD]
+    return found[0] if found else None
 
 
 def vector_type(dataset: VectorDataset, precision: Precision) -> pa.DataType:

@@ -39,7 +39,8 @@ class LoadResult:
         table_rows: Rows in the table; None until they were counted at the end.
         seconds: Duration.
         index: Description of the index, if one was asked for.
-        reject_summary: The rejects by reason, if this run has read them.
+        reject_summary: The rejects by reason, and their file; None without rejects.
+        was_up_to_date: Whether an earlier run had loaded all rows, so that this one did nothing.
     """
 
     rows: int
@@ -51,6 +52,7 @@ class LoadResult:
     seconds: float = 0.0
     index: str | None = None
     reject_summary: RejectSummary | None = None
+    was_up_to_date: bool = False
 
     @property
     def done(self) -> int:
@@ -65,8 +67,10 @@ class LoadResult:
     @property
     def reason(self) -> str:
         """How the load ended, in words."""
-        is_changed = self.sent or self.deleted
-        if not self.rejects:
-            return "all rows loaded" if is_changed else "nothing to do: the table is up to date"
         rejected = f"{format_count(self.rejects, 'row was', 'rows were')} rejected"
-        return rejected if is_changed else f"nothing to do: the table is up to date; {rejected}"
+        if self.rejects and not self.was_up_to_date:
+            return rejected
+        if self.sent or self.deleted:
+            return "all rows loaded"
+        nothing = "nothing to do: the table is up to date"
+        return f"{nothing}; {rejected}" if self.rejects else nothing

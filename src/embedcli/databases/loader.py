@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embedcli import storage
+from embedcli.checkpoint.rejects import count_rejects_file
 from embedcli.core.counts import format_count
 from embedcli.core.errors import OutputError, UsageError
-from embedcli.databases.columns import describe_conversion, plan_layout
+from embedcli.databases.columns import adapt_source_column, describe_conversion, plan_layout
+from embedcli.databases.disk_space import explain_full_disk, require_disk_space
 from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.load_result import LoadOptions, LoadResult
 from embedcli.databases.record import (
@@ -33,7 +36,7 @@ from embedcli.databases.record import (
 from embedcli.databases.rejects import DUPLICATE_REASON, LoadRejects, find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
 from embedcli.databases.sending import BatchBuilder, Shipment, send_batches
-from embedcli.databases.target import SWAP_SUFFIX
+from embedcli.databases.target import SOURCE_COLUMN, SWAP_SUFFIX
 from embedcli.pipeline.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ def load_output(
     *,
     notify: Notify = lambda line: None,
     on_progress: Callable[[LoadResult], None] = lambda counts: None,
+    on_phase: Notify = lambda text: None,
 ) -> LoadResult:
     """Bring the rows of an output into a table; see `Loader`.
 
@@ -68,6 +72,7 @@ def load_output(
         options: What to do beside.
         notify: Receives notes.
         on_progress: Receives the counts so far.
+        on_phase: Receives what happens while no rows are sent.
 
     Raises:
         UsageError: The database cannot hold the output, or the table holds another vector space or other columns.
@@ -75,12 +80,13 @@ def load_output(
     """
     start = time.monotonic()
     dataset.require_vector_space("load")
-    with LoadRejects(dataset.path) as rejects:
+    with LoadRejects(dataset.path, replace(target.address, table=table)) as rejects:
         loader = Loader(dataset, target, table, options or LoadOptions(), rejects)
-        loader.notify, loader.on_progress = notify, on_progress
+        loader.notify, loader.on_progress, loader.on_phase = notify, on_progress, on_phase
         for note in [*target.notes, *describe_conversion(dataset)]:
             notify(note)
-        return replace(loader.run(), seconds=time.monotonic() - start)
+        with explain_full_disk(target):
+            return replace(loader.run(), seconds=time.monotonic() - start)
 
 
 @dataclass
@@ -91,6 +97,7 @@ class Loader:
         rejects: Where rows go that the database cannot hold.
         notify: Receives notes.
         on_progress: Receives the counts so far.
+        on_phase: Receives what happens while no rows are sent.
     """
 
     dataset: VectorDataset
@@ -100,6 +107,7 @@ class Loader:
     rejects: LoadRejects
     notify: Notify = field(default=lambda line: None)
     on_progress: Callable[[LoadResult], None] = field(default=lambda counts: None)
+    on_phase: Notify = field(default=lambda text: None)
 
     def __post_init__(self) -> None:
         self.layout: TableLayout = plan_layout(self.dataset, self.target)
@@ -128,6 +136,9 @@ class Loader:
         if self.options.swap:
             return self.load_and_swap()
         if record is not None:
+            layout, self.layout = self.layout, adapt_source_column(self.layout, record.layout)
+            if len(self.layout.schema) < len(layout.schema):
+                self.notify(f"the table has no column {SOURCE_COLUMN!r}: the names of the inputs are left out")
             self.check_record(record)
         return self.load_into(self.name, record)
 
@@ -168,6 +179,7 @@ class Loader:
         moves_index = self.options.index and self.target.index_moves_with_table
         filler = replace(self, name=name, options=LoadOptions(sync=True, index=moves_index))
         result = filler.load_into(name, record)
+        self.on_phase("replacing the table")
         self.target.replace_table(name, self.name, self.layout)
         if self.options.index and not self.target.index_moves_with_table:
             return replace(result, index=self.target.build_index(self.name, self.layout))
@@ -180,11 +192,14 @@ class Loader:
             return self.nothing_to_do(record, name)
         begun = TableRecord(self.dataset.vector_space, self.layout, run=self.token).to_json()
         skipped: frozenset[str] = frozenset()
+        require_disk_space(self.target)
         if record is None:
             self.create_table(name, begun)
         else:
             skipped = self.find_finished_files(record, name)
             self.target.write_record(name, begun)
+        if record is not None:
+            self.on_phase("reading which rows are there")
         known = self.read_known_rows(name) if record else KnownRows((), self.layout.key)
         skipped = frozenset() if self.repeats else skipped
         try:
@@ -227,18 +242,15 @@ class Loader:
         )
 
     def is_up_to_date(self, record: TableRecord, name: str) -> bool:
-        """Whether this output was loaded last and completely, and the table has kept its number of rows, each once."""
+        """Whether this output was loaded last and completely, and the table has kept its rows, each once."""
         return (
             bool(record.output.get("files"))
             and dict(record.output) == self.identity
             and (not self.options.sync or record.table_rows == record.rows)
-            and self.has_recorded_count(record, name)
+            and record.agrees_with(self.target.count_rows(name))
             and (self.target.keeps_keys_unique or not self.read_table(name).repeats)
+            and (not record.rejects or storage.exists(self.rejects.path))
         )
-
-    def has_recorded_count(self, record: TableRecord, name: str) -> bool:
-        """Whether the table has as many rows as after the last load, which are at least those of its output."""
-        return record.rows <= record.table_rows == self.target.count_rows(name)
 
     def read_table(self, name: str) -> KnownRows:
         return KnownRows(self.target.read_digests(name, self.layout), self.layout.key)
@@ -269,6 +281,8 @@ class Loader:
             rejects=record.rejects,
             table_rows=record.table_rows,
             index=index,
+            reject_summary=count_rejects_file(self.rejects.path) if record.rejects else None,
+            was_up_to_date=True,
         )
         self.on_progress(result)
         return result
@@ -283,9 +297,7 @@ class Loader:
         parts = {file_name(self.dataset, part.path): part.path for part in self.dataset.vector_files}
         is_grown = bool(files) and all(known.get(file) == identity for file, identity in files.items())
         needs_all_keys = self.options.sync or self.has_windows or self.dataset.id_name is None
-        if needs_all_keys or record.rejects or not is_grown:
-            return frozenset()
-        if not self.has_recorded_count(record, name):
+        if needs_all_keys or record.rejects or not is_grown or not record.agrees_with(self.target.count_rows(name)):
             return frozenset()
         return frozenset(parts[file] for file in files)
 
@@ -315,6 +327,8 @@ class Loader:
                 raise KeyOfSkippedFileError
             is_unchanged = is_good & known.have_digests(batch.digests)
             self.unchanged += int(is_unchanged.sum())
+            if is_unchanged.any():
+                self.on_progress(self.count_so_far())
             to_send = is_good & ~is_unchanged
             self.inserted += int((to_send & ~is_known).sum())
             yield from builder.add(batch.filter(to_send & ~is_known).table, are_new=True)
@@ -339,6 +353,7 @@ class Loader:
 
     def finish(self, name: str, known: KnownRows) -> LoadResult:
         """Delete what is to be deleted, check the count, build the index and record the load as finished."""
+        self.on_phase("finishing the table")
         deleted = self.delete_others(name) if self.options.sync or self.has_windows else 0
         self.target.finish_load(name, self.layout)
         count, expected = self.target.count_rows(name), known.count + self.inserted - deleted

@@ -237,8 +237,10 @@ class MilvusTarget(DatabaseTarget):
             if layout.kind == "sparse"
             else dense_rows(found)
         )
+        # Milvus Lite keeps the old value of what a changed row does not mention.
+        nulls = dict.fromkeys(layout.kept_columns)
         sent = [
-            {KEY_FIELD: key, VECTOR_COLUMN: vector, **payload}
+            {KEY_FIELD: key, VECTOR_COLUMN: vector, **nulls, **payload}
             for key, vector, payload in zip(make_uuids(rows, layout), vectors, make_payloads(rows, layout), strict=True)
         ]
         with self._translate_errors():

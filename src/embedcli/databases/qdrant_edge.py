@@ -57,6 +57,8 @@ class QdrantEdgeTarget(DatabaseTarget):
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
     kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse", "multi_vector"})
     has_index: ClassVar[bool] = True
+    # Its log and its storage are mapped files of 32 MB, whose pages take space when they are written.
+    spare_disk_bytes: ClassVar[int] = 64 << 20
     keeps_lengths: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 65_536, "float16": 65_536}

@@ -47,6 +47,10 @@ class TableRecord:
     table_rows: int = 0
     run: str = ""
 
+    def agrees_with(self, count: int) -> bool:
+        """Whether the table with `count` rows has as many as after the last load, at least those of its output."""
+        return self.rows <= self.table_rows == count
+
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
         return {

@@ -20,6 +20,7 @@ from embedcli.databases.target import JSON_FIELD, VECTOR_COLUMN
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray, RejectSummary
+    from embedcli.databases.address import TargetAddress
     from embedcli.databases.rows import RowBatch
     from embedcli.databases.target import DatabaseTarget, TableLayout
 
@@ -33,16 +34,23 @@ NOT_FINITE_REASON = "vector is not finite"
 NO_VECTORS_REASON = "row has no vectors"
 
 
-def load_rejects_path(output: str) -> str:
-    """Return the path of the rejects of the last load of an output."""
-    return storage.join(output, "_load-rejects.jsonl") if storage.is_folder(output) else f"{output}.load-rejects.jsonl"
+def load_rejects_path(output: str, address: TargetAddress) -> str:
+    """Return the path of the rejects of the last load of an output into a table: each table has a file of its own."""
+    name = f"load-rejects-{address.scheme}-{address.table}-{address.digest}.jsonl"
+    return storage.join(output, f"_{name}") if storage.is_folder(output) else f"{output}.{name}"
 
 
 class LoadRejects:
-    """The rejects of a load. Use it as a context manager: the lines wait in a temporary file until `publish`."""
+    """The rejects of a load. Use it as a context manager: the lines wait in a temporary file until `publish`.
 
-    def __init__(self, output: str) -> None:
+    Args:
+        output: The output.
+        address: The table.
+    """
+
+    def __init__(self, output: str, address: TargetAddress) -> None:
         self._output = output
+        self.path = load_rejects_path(output, address)
         self._lines = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._counter = RejectCounter()
         self.count = 0
@@ -64,15 +72,14 @@ class LoadRejects:
 
     def publish(self) -> RejectSummary | None:
         """Write the rejects file, or remove that of an earlier load if there are none. Returns the counts."""
-        path = load_rejects_path(self._output)
         if not self.count:
-            if storage.exists(path):
-                storage.remove(path)
+            if storage.exists(self.path):
+                storage.remove(self.path)
             return None
         self._lines.seek(0)
-        with storage.write_atomically(path) as out:
+        with storage.write_atomically(self.path) as out:
             shutil.copyfileobj(self._lines, out)
-        return self._counter.summary(path)
+        return self._counter.summary(self.path)
 
     def __enter__(self) -> LoadRejects:
         return self

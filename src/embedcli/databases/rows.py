@@ -13,7 +13,7 @@ from embedcli.analysis.similarities import normalize
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.columns import columns_to_read, combine_chunks, convert_column, digest_rows, is_dequantized
-from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, VECTOR_COLUMN, TableLayout
+from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, SOURCE_FIELD, VECTOR_COLUMN, TableLayout
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
 from embedcli.outputs.duplicate_ids import hash_ids
@@ -86,6 +86,8 @@ def convert_block(dataset: VectorDataset, block: VectorBlock, layout: TableLayou
         if field.name == VECTOR_COLUMN:
             vectors = dataset.block_vectors(block) if is_dequantized(dataset) else block.vectors
             arrays[field.name] = convert_vectors(vectors, dataset.precision, layout)
+        elif field.metadata == SOURCE_FIELD and field.name not in block.columns.column_names:
+            arrays[field.name] = pa.nulls(len(block), field.type)
         elif field.name not in arrays and field.name != DIGEST_COLUMN:
             arrays[field.name] = convert_column(block.columns.column(field.name), field)
     table = pa.table(arrays)

@@ -57,6 +57,10 @@ DIGEST_COLUMN = "row_digest"
 DIGEST_BYTES = 16
 # Marks columns of JSON text in a schema.
 JSON_FIELD = {b"embedcli": b"json"}
+# The column that encode adds where it reads several inputs: the name of the input of each row.
+SOURCE_COLUMN = "source"
+# Marks this column in a schema; another one of the name was kept from the input.
+SOURCE_FIELD = {b"embedcli": b"source"}
 
 
 class TargetBusyError(OutputError):
@@ -138,7 +142,9 @@ class DatabaseTarget(ABC):
         reserved_tables: A regular expression of names that no table may have, whatever their case: the database does
             not allow them, or its target uses them itself.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
+        spare_disk_bytes: Free space that a batch needs on the disk of a database in files, beside that for its rows.
         notes: What a user should know about the connection; shown before a load.
+        address: Where the database is; set by `connect`.
     """
 
     title: ClassVar[str]
@@ -166,7 +172,9 @@ class DatabaseTarget(ABC):
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
     reserved_tables: ClassVar[str] = ""
     max_dimensions: ClassVar[Mapping[str, int]] = {}
+    spare_disk_bytes: ClassVar[int] = 4 << 20
     notes: Sequence[str] = ()
+    address: TargetAddress
 
     @abstractmethod
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:

@@ -14,7 +14,7 @@ from embedcli.analysis.verification_checks import MAX_EXAMPLE_IDS, VerificationC
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
-from embedcli.databases.columns import plan_layout
+from embedcli.databases.columns import adapt_source_column, plan_layout
 from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.record import check_same_columns, check_same_space, parse_record
 from embedcli.databases.rejects import find_bad_rows
@@ -50,12 +50,13 @@ class TableVerifier:
 
     def __init__(self, dataset: VectorDataset, target: DatabaseTarget, table: str, rows: int | None, seed: int) -> None:
         self.dataset, self.target, self.table = dataset, target, table
-        self.layout: TableLayout = plan_layout(dataset, target)
+        layout = plan_layout(dataset, target)
         where = f"{target.title} table {table}"
         record = target.read_record(table)
         if record is None:
             raise UsageError(f"{where}: there is no such table", "load the output first, or name another with --table")
         self.record = parse_record(record, where)
+        self.layout: TableLayout = adapt_source_column(layout, self.record.layout)
         check_same_space(self.record.vector_space, dataset.vector_space, where, target.replacement_hint)
         check_same_columns(self.record.layout, self.layout, where, target.replacement_hint)
         self._sample = choose_sample(dataset.rows, rows, seed)
@@ -63,7 +64,7 @@ class TableVerifier:
         self._tolerance = 0.0 if target.has_exact_floats else LAST_BIT
         self._vector_tolerance = 0.0 if target.has_exact_vectors else VECTOR_ROUNDING
         self._seen = SeenKeys()
-        self.accepted = self.sampled = 0
+        self.accepted = self.repeated = self.sampled = 0
         self.missing: list[Any] = []
         self.outdated: list[Any] = []
         self.wrong: list[Any] = []
@@ -81,7 +82,9 @@ class TableVerifier:
         is_good: BoolArray = np.ones(len(batch), bool)
         is_good[list(find_bad_rows(batch, self.layout, self.target))] = False
         keys = hash_keys(batch.table, self.layout.key)
-        is_good[np.flatnonzero(is_good)[self._seen.add(keys[is_good])]] = False
+        repeated = np.flatnonzero(is_good)[self._seen.add(keys[is_good])]
+        self.repeated += len(repeated)
+        is_good[repeated] = False
         return batch.filter(is_good)
 
     def _check_batch(self, batch: RowBatch, known: KnownRows) -> None:
@@ -133,9 +136,11 @@ class TableVerifier:
     def _check_count(self, known: KnownRows) -> VerificationCheck:
         count = self.target.count_rows(self.table)
         detail = f"{format_count(count, 'row')} in the table, {self.accepted:,} in the output"
-        rejected = self.dataset.rows - self.accepted
+        rejected = self.dataset.rows - self.accepted - self.repeated
         if rejected:
             detail += f", and {rejected:,} that the database cannot hold"
+        if self.repeated:
+            detail += f", and {self.repeated:,} whose id appears twice"
         others = known.count - known.repeats - self.accepted + self.counts["missing"]
         if others > 0:
             detail += f"; {format_count(others, 'row')} of the table not in the output, which load --sync deletes"
