@@ -112,6 +112,7 @@ def test_a_named_file_is_used_instead(here: Path, monkeypatch: pytest.MonkeyPatc
         ("keep = [1]", "keep: --keep 1 is not a string\nhint: give a string"),
         ("precision = 'int'", "precision: --precision 'int' is not a valid choice\nhint: did you mean int8?"),
         ("precision = 7", "precision: --precision 7 is not a valid choice\nhint: choose from float32, float16"),
+        ("dtype = 'int8'", "dtype: --dtype 'int8' is not a valid choice\nhint: use --dtype bfloat16 for speed"),
         (
             "count = 3",
             "c.toml: count is not an option of every command\nhint: write it under one of [search], [compare]",

@@ -21,6 +21,11 @@ import jobs
         ("EMBEDCLI_LIMIT", "x", "EMBEDCLI_LIMIT: --limit 'x' is not a whole number"),
         ("EMBEDCLI_THREADS", "0", "EMBEDCLI_THREADS: --threads 0 is too small\nhint: give 1 or more"),
         ("EMBEDCLI_PRECISION", "int7", "EMBEDCLI_PRECISION: --precision 'int7' is not a valid choice\nhint: did you"),
+        (
+            "EMBEDCLI_DTYPE",
+            "int8",
+            "EMBEDCLI_DTYPE: --dtype 'int8' is not a valid choice\nhint: use --dtype bfloat16 for speed",
+        ),
         ("EMBEDCLI_MAX_REJECTS", "many", "EMBEDCLI_MAX_REJECTS: --max-rejects 'many' is neither a number"),
     ],
 )

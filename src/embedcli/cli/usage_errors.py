@@ -20,7 +20,7 @@ from embedcli.cli.suggestions import (
     with_command,
 )
 from embedcli.core.errors import UsageError
-from embedcli.core.job_options import job_field_types, validate_option
+from embedcli.core.job_options import VALUE_HINTS, job_field_types, validate_option
 
 # The base class of all errors that Typer reports itself.
 REPORTED = typer.BadParameter.__mro__[2]
@@ -107,9 +107,8 @@ def bad_value(error: Any, ctx: Any, arguments: Sequence[str], value: str) -> Usa
     choices = getattr(param.type, "choices", None)
     if choices:
         typed = () if from_variable else arguments
-        return UsageError(
-            f"{prefix}{option} {value!r} is not a valid choice", suggest_value(typed, value, map(str, choices))
-        )
+        hint = VALUE_HINTS.get((param.name, value)) or suggest_value(typed, value, map(str, choices))
+        return UsageError(f"{prefix}{option} {value!r} is not a valid choice", hint)
     if param.name in job_field_types():
         try:
             validate_option(param.name, value)

@@ -27,6 +27,11 @@ POSITIVE_OPTIONS = {
     "request_timeout": "give a number of seconds above 0",
     "min_weight": "give a weight above 0, such as 0.1, or leave --min-weight out",
 }
+# Hints for values that people give for a reason, though they are none of the choices.
+VALUE_HINTS = {
+    ("dtype", "int8"): "use --dtype bfloat16 for speed, if the processor has it, or --precision int8 to store vectors "
+    "in 8 bits; docs/concepts/speed.md says why nothing is computed in int8",
+}
 # The largest integer that float64, and so every JSON reader, holds exactly.
 MAX_INTEGER = 2**53
 
@@ -78,9 +83,9 @@ def _convert(name: str, field_type: Any, value: Any) -> Any:
         if value not in get_args(field_type):
             close = get_close_matches(str(value), get_args(field_type), 1)
             choices = f"choose from {', '.join(get_args(field_type))}"
+            hint = f"did you mean {close[0]}?" if close else choices
             raise UsageError(
-                f"--{option_name(name)} {value!r} is not a valid choice",
-                f"did you mean {close[0]}?" if close else choices,
+                f"--{option_name(name)} {value!r} is not a valid choice", VALUE_HINTS.get((name, str(value)), hint)
             )
         return value
     if get_origin(field_type) is tuple and isinstance(value, str | os.PathLike | Iterable):
