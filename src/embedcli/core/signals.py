@@ -19,7 +19,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 INTERRUPTED_MESSAGE = "interrupted"
-INTERRUPTED_HINT = "run the same command again; encode continues where it stopped"
+INTERRUPTED_HINT = "run the same command again; encode and load continue where they stopped"
 INTERRUPTED_OVERWRITE_HINT = "run the same command without --overwrite to continue"
 # Signals that come this soon after one that raised belong to it: a second exception would break the cleanup.
 SAME_REQUEST_SECONDS = 1.0
