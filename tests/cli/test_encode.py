@@ -317,6 +317,17 @@ def test_paths_that_cannot_be_right(tmp_path: Path, model: Path, source: Path, c
     assert not (tmp_path / "out.parquet").exists()
 
 
+def test_files_of_a_folder_are_in_the_order_of_the_rows_by_name(tmp_path: Path, model: Path, source: Path) -> None:
+    assert jobs.run("encode", source, f"{tmp_path}/out/", "-m", model, "--chunk-rows", 10, "--part-size", 1).code == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.parquet"))
+    assert names[:2] == ["part-00000.parquet", "part-00000_00001.parquet"]
+    assert len(names) == 15
+    read = [id for name in names for id in pq.read_table(tmp_path / "out" / name)["id"].to_pylist()]
+    assert read == [row["id"] for row in ROWS]
+    assert jobs.run("encode", source, f"{tmp_path}/out/", "-m", model, "--overwrite").code == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.parquet")] == ["part-00000.parquet"]
+
+
 def test_a_finished_job_is_left_alone_and_another_is_refused(tmp_path: Path, model: Path, source: Path) -> None:
     output = tmp_path / "out.parquet"
     jobs.run("encode", source, output, "-m", model)

@@ -170,6 +170,15 @@ def test_rankings_of_dense_vectors_and_of_tokens_are_fused(home: Path) -> None:
     assert [ranks[hit["id"]] for hit in found] == pytest.approx([hit["score"] for hit in found], abs=1e-6)
 
 
+def test_another_output_is_not_taken_for_words(home: Path) -> None:
+    made("out.parquet")
+    for words in (["out.parquet", "cat"], ["out.parquet"]):
+        message = refusal("search", "out.parquet", *words)
+        assert "out.parquet is an output, and several outputs need --fuse rrf" in message
+    (home / "cat").write_text("no output")
+    assert len(run_json("search", "out.parquet", "cat", "rain", "-k", 2, "--offline")) == 2
+
+
 # Inspect
 
 

@@ -105,6 +105,22 @@ def test_the_query_side_is_another_network(tmp_path: Path, source: Path) -> None
     assert_equal(read_dense(column(output), expected.shape[1]), expected)
 
 
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_a_router_counts_what_it_truncates(tmp_path: Path, role: Any) -> None:
+    sparse_models.build_inference_free(tmp_path / "model", tmp_path)
+    special = 2 if role == "document" else 0
+    for limit in (None, 20):
+        encoder = load(tmp_path / "model", as_=role, max_seq_length=limit)
+        counted = encoder.tokenize(["a short text", "a b " * 200, ""])
+        kept = limit or 64
+        assert counted.lengths.tolist()[1] == kept
+        assert counted.untruncated_lengths.tolist()[1] == 400 + special
+        assert counted.untruncated_lengths[0] == counted.lengths[0] < 20
+        # Counting leaves the limits as they were.
+        assert encoder.tokenize(["a b " * 200]).lengths.tolist() == [kept]
+        encoder.close()
+
+
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_a_row_has_the_same_vector_in_every_batch(splade_model: tuple[Path, Any], engine: str) -> None:
     encoder = load(splade_model[0], engine=engine)

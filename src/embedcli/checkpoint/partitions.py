@@ -92,8 +92,11 @@ def matches_chunks(record: PartitionRecord, chunks: Iterable[Chunk]) -> bool:
 
 
 def output_file_name(partition_index: int, number: int, extension: str) -> str:
-    """Return the name of a partition's file in a folder output; `number` counts the files of one partition from 0."""
-    suffix = "" if number == 0 else f"-{number:03d}"
+    """Return the name of a partition's file in a folder output; `number` counts the files of one partition from 0.
+
+    Files sorted by name are in the order of the rows: an underscore comes after the dot of the first one's ending.
+    """
+    suffix = "" if number == 0 else f"_{number:05d}"
     return f"part-{partition_index:05d}{suffix}.{extension}"
 
 

@@ -17,7 +17,7 @@ from embedcli.cli.options import INPUT_FLAGS, INTERACTIVE_DEFAULTS, MovedModelOp
 from embedcli.cli.spinner import show_spinner
 from embedcli.cli.tables import TableOption, open_table_searcher, require_target_for_table
 from embedcli.cli.vector_column import VectorColumnsOption, open_outputs
-from embedcli.core.errors import UsageError
+from embedcli.core.errors import EmbedcliError, UsageError
 from embedcli.core.job import Job
 
 SEARCH_FLAGS = (
@@ -126,9 +126,15 @@ def split_outputs(
     """Return the outputs among the arguments after the first output, with --fuse, and the words behind them.
 
     Raises:
-        UsageError: With --fuse there is only one output with one column of vectors, or without it are several columns.
+        UsageError: With --fuse there is only one output with one column of vectors, or without it are several columns
+            or several outputs.
     """
     if fuse is None:
+        if arguments and is_output(arguments[0]):
+            raise UsageError(
+                f"{arguments[0]} is an output, and several outputs need --fuse rrf",
+                "add --fuse rrf, or put all words of the query into one pair of quotation marks",
+            )
         if len(columns) > 1:
             raise UsageError("several --vector-column need --fuse rrf", "add --fuse rrf, or name one column")
         return [], arguments
@@ -141,6 +147,17 @@ def split_outputs(
             f'embedcli search {output} other.parquet "words to look for" --fuse {fuse}',
         )
     return arguments[:count], arguments[count:]
+
+
+def is_output(path: str) -> bool:
+    """Whether there is an output at a path."""
+    from embedcli.outputs.dataset import open_dataset
+
+    try:
+        open_dataset(path)
+    except EmbedcliError:
+        return False
+    return True
 
 
 @contextmanager

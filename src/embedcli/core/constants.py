@@ -22,7 +22,7 @@ VOCABULARY_KEY = "vocabulary"
 # format. embedcli leaves files with other names alone.
 MANIFEST_FILE = "_manifest.json"
 STAGING_FOLDER = "_parts"
-PART_FILE_PATTERN = r"part-\d{5,}(-\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
+PART_FILE_PATTERN = r"part-\d{5,}([_-]\d{3,})?\.(parquet|npy|ids\.parquet|jsonl|jsonl\.space\.json|arrow)\Z"
 # All names of files in a staging folder, also those of earlier versions. embedcli never removes anything else there.
 STAGED_FILE_PATTERN = (
     r"part-\d+-\d+-[0-9a-f]+\.(arrow|parquet)|rejects-\d+-\d+-[0-9a-f]+\.jsonl|share-\d+-[0-9a-f]+\.json"

@@ -177,7 +177,7 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
             raise UsageError("--compile needs the PyTorch engine", "add --engine torch")
         from embedcli.encoders.openvino import loader as openvino_loader
 
-        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job, files), few_texts)
+        request = openvino_loader.LoadRequest(files, config, job, _find_token_pooling(job), few_texts)
         encoder: BaseEncoder = openvino_loader.load_openvino_encoder(
             request, lambda job: _load_torch(job, files, config, notify), notify, on_phase
         )
@@ -185,15 +185,13 @@ def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Not
     return _load_torch(job, files, config, notify)
 
 
-def _find_token_pooling(job: Job, files: ModelFiles) -> Callable[[MultiVectors, int], MultiVectors] | None:
-    """What merges vectors of tokens for --pool-factor; None without it. Raises ModelError if PyTorch is missing."""
+def _find_token_pooling(job: Job) -> Callable[[MultiVectors, int], MultiVectors] | None:
+    """What merges vectors of tokens for --pool-factor; None without it. Raises ModelError if SciPy is missing."""
     if job.pool_factor is None:
         return None
-    from embedcli.models.refusals import refuse_without_torch
+    from embedcli.encoders.token_pooling import pool_tokens, require_scipy
 
-    refuse_without_torch(files)
-    from embedcli.encoders.torch.multi_vector import pool_tokens
-
+    require_scipy()
     return pool_tokens
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from embedcli.core.encoder import Tokens
 from embedcli.encoders.tokenize.fast import FastTokenizer, build_tokens
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Int64Array
+    from embedcli.core.types import Int32Array, Int64Array
     from embedcli.models.config import ModelConfig
 
+# More tokens than any text has; transformers warns about larger limits.
+NO_LIMIT = 10**9
 # Several scripts, both cases, unknown characters, special tokens in the text, empty texts and one above small limits.
 COMPARISON_TEXTS = (
     "",
@@ -78,7 +81,7 @@ class TransformersTokenizer:
 class PipelinePreprocessor:
     """The model's own preprocessing, for inputs such as word lists, chat templates and routers.
 
-    It does not reveal what it truncates, so `untruncated_lengths` equals the lengths.
+    Texts that reach a limit of its modules are counted again without any.
     """
 
     prompt_length = 0
@@ -87,19 +90,39 @@ class PipelinePreprocessor:
         self._model = model
         self._prompt = config.prompt
         self._task_arguments = {"task": config.task} if config.task else {}
+        # One thread counts tokens with other limits while another one builds features.
+        self._limits_lock = Lock()
         if config.max_seq_length is not None:
-            _set_token_limit(model, config.max_seq_length)
+            _set_token_limits(model, dict.fromkeys(_read_token_limits(model), config.max_seq_length))
+        self._limits = _read_token_limits(model)
+        self._smallest_limit = min(self._limits.values(), default=None)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Keep the texts as payload, with the lengths of their features; the ids are all 0."""
         lengths = [self._count_tokens(text) for text in texts]
+        untruncated = self._count_untruncated(texts, lengths)
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, np.array(lengths, np.int32), payload=list(texts))
+        return Tokens(np.zeros(int(offsets[-1]), np.int32), offsets, untruncated, payload=list(texts))
 
     def build_features(self, tokens: Tokens, rows: Int64Array, device: str) -> dict[str, Any]:
         """The model's inputs for `rows` of `tokens`, with all tensors on `device`."""
-        features = self._preprocess([tokens.payload[row] for row in rows])
+        with self._limits_lock:
+            features = self._preprocess([tokens.payload[row] for row in rows])
         return {name: value.to(device) if hasattr(value, "to") else value for name, value in features.items()}
+
+    def _count_untruncated(self, texts: Sequence[str], lengths: Sequence[int]) -> Int32Array:
+        untruncated = np.array(lengths, np.int32)
+        smallest = self._smallest_limit
+        full = [] if smallest is None else np.flatnonzero(untruncated >= smallest).tolist()
+        if full:
+            with self._limits_lock:
+                _set_token_limits(self._model, dict.fromkeys(self._limits, NO_LIMIT))
+                try:
+                    for i in full:
+                        untruncated[i] = max(lengths[i], self._count_tokens(texts[i]))
+                finally:
+                    _set_token_limits(self._model, self._limits)
+        return untruncated
 
     def _preprocess(self, texts: list[str]) -> dict[str, Any]:
         features: dict[str, Any] = self._model.preprocess(texts, prompt=self._prompt or None, **self._task_arguments)
@@ -113,12 +136,26 @@ class PipelinePreprocessor:
         return int(ids.shape[-1]) if ids is not None else 1
 
 
-def _set_token_limit(model: Any, limit: int) -> None:
-    """Set the limit of each module that gets texts and has one: a router fails if one of its routes has none."""
-    for module in model.modules():
-        if hasattr(module, "preprocess") and getattr(module, "max_seq_length", None) is not None:
-            with suppress(AttributeError):
-                module.max_seq_length = limit
+def _read_token_limits(model: Any) -> dict[str, int]:
+    """The limit of each module that gets texts and has one, by the module's name."""
+    found = {
+        name: getattr(module, "max_seq_length", None)
+        for name, module in model.named_modules()
+        if hasattr(module, "preprocess")
+    }
+    return {name: int(limit) for name, limit in found.items() if limit is not None and limit < NO_LIMIT}
+
+
+def _set_token_limits(model: Any, limits: Mapping[str, int]) -> None:
+    """Set the limits of modules: a router fails if one of its routes has none, so it is not asked itself."""
+    modules = dict(model.named_modules())
+    for name, limit in limits.items():
+        with suppress(AttributeError):
+            modules[name].max_seq_length = limit
+        tokenizer: Any = getattr(modules[name], "tokenizer", None)
+        # `SparseStaticEmbedding` reads the tokenizer's limit only, whatever its own attribute says.
+        if getattr(tokenizer, "model_max_length", None) is not None:
+            tokenizer.model_max_length = limit
 
 
 def matches_reference(reference: Any, limit: int | None) -> bool:

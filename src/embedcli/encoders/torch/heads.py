@@ -16,11 +16,11 @@ from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import concat_ranges, offsets_of
 from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors, merge_repeated
+from embedcli.encoders.token_pooling import pool_tokens
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor
 from embedcli.encoders.torch.encoder import PROBE_TEXTS, TorchEncoder
 from embedcli.encoders.torch.errors import translate_load_errors
 from embedcli.encoders.torch.head_layers import TOKEN_VECTORS, TOKEN_WEIGHTS
-from embedcli.encoders.torch.multi_vector import pool_tokens
 from embedcli.encoders.torch.transfer import PendingVectors
 from embedcli.models.config import ModelConfig, describe_heads
 from embedcli.models.files import ModelFiles

@@ -14,6 +14,7 @@ from embedcli.core.job import Job
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import as_dense
+from embedcli.encoders.token_pooling import pool_tokens
 from embedcli.encoders.tokenize.fallback import PipelinePreprocessor
 from embedcli.encoders.tokenize.fast import pad_rows, pad_token_types
 from embedcli.encoders.tokenize.token_selection import QueryExpansion, TokenSelection
@@ -149,25 +150,6 @@ def split_output(output: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.T
     """
     mask = output["attention_mask"].bool()
     return output["token_embeddings"][mask].float(), mask.sum(dim=1)
-
-
-def pool_tokens(vectors: MultiVectors, factor: int) -> MultiVectors:
-    """Merge similar vectors of a row, by hierarchical clustering, into their mean: about 1 of `factor` is left.
-
-    The first vector of a row and rows that are not finite stay as they are.
-
-    Args:
-        vectors: Vectors of documents, each of length 1.
-        factor: 2 or more.
-    """
-    import torch
-    from sentence_transformers.multi_vector_encoder.modules import HierarchicalTokenPooling
-
-    pooling = HierarchicalTokenPooling(factor)
-    rows = [torch.from_numpy(row) for row in np.split(vectors.values, vectors.offsets[1:-1])] if len(vectors) else []
-    pooled = [pooling.pool([row])[0] if bool(row.isfinite().all()) else row for row in rows]
-    values = np.concatenate([vectors.values[:0], *(row.numpy() for row in pooled)])
-    return MultiVectors(offsets_of([len(row) for row in pooled]), values)
 
 
 def read_query_expansion(transformer: Any) -> QueryExpansion | None:
