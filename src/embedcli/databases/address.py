@@ -54,6 +54,7 @@ EXAMPLES: dict[str, str] = {
 }
 # Schemes whose servers have a table in their address, as in qdrant://HOST:PORT/TABLE.
 SCHEMES_WITH_TABLE = frozenset({"chroma", "milvus", "qdrant", "redis"})
+SCHEMES_WITHOUT_ACCOUNTS = SCHEMES_WITH_TABLE - {"redis"}
 # Schemes that have files or folders only.
 FILE_SCHEMES = frozenset({"duckdb", "lancedb", "llm", "qdrant-edge", "sqlite"})
 DEFAULT_TABLE = "embeddings"
@@ -64,6 +65,7 @@ SECRET_SOURCES: dict[str, str] = {
     "milvus": "put it into the variable MILVUS_TOKEN",
     "postgresql": "put it into ~/.pgpass or the variable PGPASSWORD",
     "qdrant": "put it into the variable QDRANT_API_KEY",
+    "redis": "put it into the variable REDISCLI_AUTH",
 }
 # Parameters that hold secrets themselves, rather than the name of a file; libpq also takes them as words, with spaces
 # around the sign.
@@ -165,7 +167,7 @@ def check_no_password(text: str, scheme: str) -> None:
     try:
         parts = urlsplit(text)
         # A server without accounts: what stands before its name is taken for its key.
-        has_password = bool(parts.password) or (scheme in SCHEMES_WITH_TABLE and bool(parts.username))
+        has_password = bool(parts.password) or (scheme in SCHEMES_WITHOUT_ACCOUNTS and bool(parts.username))
     except ValueError:
         raise UsageError("the address of the database is malformed", "check its brackets and slashes") from None
     plain = BRACKETED_HOST.sub("", unquote(text))
