@@ -19,7 +19,7 @@ from fake_server import FakeServer
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements-slim.txt"
-LEFT_OUT = {"torch", "transformers", "sentence-transformers", "scikit-learn"}
+LEFT_OUT = {"torch", "transformers", "sentence-transformers", "scikit-learn", "scipy"}
 WITHOUT_TORCH = {"PYTHONPATH": str(ROOT / "tests" / "support" / "lacking"), "TESTS_LACK": "torch"}
 
 

@@ -290,6 +290,22 @@ def test_vectors_that_are_not_those_of_the_text_are_found(home: Path, change: An
     assert checks["values"]["ok"]
 
 
+def not_finite(rows: Any) -> None:
+    rows[15][0][3] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [(drop_one, "1 with another number of vectors"), (not_finite, "1 with values that are not finite")],
+)
+def test_a_row_that_has_no_cosine_is_not_counted_as_one_below(home: Path, change: Any, problem: str) -> None:
+    made("out.parquet")
+    rewrite(change)
+    _, checks = verify("bad.parquet", "in.jsonl", "--all")
+    assert checks["vectors"]["detail"].endswith(f"; 0 below 0.9999; {problem}")
+    assert checks["vectors"]["ids"] == ["r15"]
+
+
 def empty(rows: Any) -> None:
     rows[7] = []
 

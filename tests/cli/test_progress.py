@@ -306,7 +306,7 @@ def test_a_second_ctrl_c_stops_now(folder: Path) -> None:
     terminal.process.send_signal(signal.SIGINT)
     ended = terminal.end()
     assert ended.code == 130
-    assert ended.err.splitlines()[-1] == "hint: run the same command again; encode continues where it stopped"
+    assert ended.err.splitlines()[-1] == "hint: run the same command again; encode and load continue where they stopped"
     assert terminal.seen.rstrip().endswith(b"where it stopped"), "the terminal is left as it was"
 
 

@@ -104,7 +104,7 @@ main()
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (CODES[name], b""), done.stderr.decode()
     assert done.stderr.decode().endswith(
-        "error: interrupted\nhint: run the same command again; encode continues where it stopped\n"
+        "error: interrupted\nhint: run the same command again; encode and load continue where they stopped\n"
     )
     assert b"Traceback" not in done.stderr
     assert not (folder / "out.parquet").exists()

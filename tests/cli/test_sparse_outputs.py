@@ -226,6 +226,18 @@ def test_a_changed_weight_is_found(home: Path, models: Models) -> None:
     assert checks["values"]["ok"]
 
 
+def test_weights_that_were_all_doubled_are_found(home: Path, models: Models) -> None:
+    made("out.parquet", models.splade)
+
+    def change(rows: list[dict[str, list[Any]]]) -> None:
+        rows[5]["values"] = [2 * value for value in rows[5]["values"]]
+
+    rewrite(change)
+    code, checks = verify("bad.parquet", "in.jsonl", "--all")
+    assert (code, checks["vectors"]["ids"]) == (1, ["r5"])
+    assert checks["vectors"]["detail"].endswith("1 longer or shorter than the vector of the text")
+
+
 @pytest.mark.parametrize("fault", ["order", "repeated", "not finite", "empty"])
 def test_vectors_that_were_not_stored_so_are_found(home: Path, models: Models, fault: str) -> None:
     made("out.parquet", models.splade)

@@ -133,7 +133,7 @@ def test_rows_of_an_unfinished_chunk_are_said_to_be_lost(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("chunk_rows", "hint"),
     [
-        (1024, "run the same command again; encode continues where it stopped"),
+        (1024, "run the same command again; encode and load continue where they stopped"),
         (10, "run the same command without --overwrite to continue"),
     ],
 )

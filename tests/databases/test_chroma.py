@@ -128,7 +128,8 @@ def test_an_empty_id_is_rejected(tmp_path: Path, database: ChromaBackend) -> Non
     output = make_output(tmp_path / "out.parquet", unit_vectors(3, 8), ids=["a", "", "b"])
     assert load(output, database).exit_code == 3
     assert sorted(database.ids()) == ["a", "b"]
-    reject = json.loads((tmp_path / "out.parquet.load-rejects.jsonl").read_text("utf-8"))
+    (path,) = tmp_path.glob("out.parquet.load-rejects-chroma-*.jsonl")
+    reject = json.loads(path.read_text("utf-8"))
     assert (reject["id"], reject["reason"]) == ("", "id is empty")
     assert verify(output, database) == 0
 

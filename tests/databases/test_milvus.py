@@ -42,8 +42,10 @@ def test_an_address_names_file_or_server() -> None:
     assert (address.table, server_url(address)) == ("docs", "http://db.example:19530")
     assert server_url(parse_target("milvus+https://[::1]:1/docs")) == "https://[::1]:1"
     with pytest.raises(UsageError) as error:
-        server_url(parse_target("milvus://me@db.example/docs"))
+        server_url(parse_target("milvus://db.example/docs?x=1"))
     assert "use milvus://HOST:PORT/COLLECTION" in error.value.hint
+    with pytest.raises(UsageError, match="the address has a password"):
+        parse_target("milvus://token@db.example/docs")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_two_names_of_a_collection_are_refused() -> None:
     assert parse_target("qdrant://host/docs", "docs").table == "docs"
 
 
-@pytest.mark.parametrize("text", ["qdrant:folder", "qdrant://host/docs?x=1", "qdrant://me@host/docs"])
+@pytest.mark.parametrize("text", ["qdrant:folder", "qdrant://host/docs?x=1", "qdrant://host/docs#x"])
 def test_other_addresses_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as error:
         connect(parse_target(text))
@@ -296,20 +296,48 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     database = QdrantEdgeBackend(tmp_path)
     output = make_output(tmp_path / "out.parquet", unit_vectors(20, 8), ids=IDS)
     database.root.mkdir()
-    for text in ("[]", "{", '{"docs": {"folder": "../precious-1", "record": {}}}'):
+    outside = "../precious-01234567"
+    for text in (
+        "[]",
+        "{",
+        json.dumps({"tables": {"docs": {"folder": outside, "record": {}}}, "unused": []}),
+        json.dumps({"tables": {}, "unused": [outside]}),
+    ):
         (database.root / "embedcli.json").write_text(text)
         done = load(output, database, "--swap")
         assert done.exit_code == 2
         assert "was not written by `embedcli load`" in done.stderr
 
 
-def test_a_swap_leaves_one_folder(tmp_path: Path) -> None:
+def test_a_swap_leaves_one_folder_and_those_of_others(tmp_path: Path) -> None:
     database = QdrantEdgeBackend(tmp_path)
+    others = {"docs-1", "docs-01234567", "docs__new-1"}
+    for name in others:
+        (database.root / name).mkdir(parents=True)
+        (database.root / name / "notes.txt").write_text("theirs")
     for seed in range(3):
         output = make_output(tmp_path / "out.parquet", unit_vectors(20, 8, seed=seed), ids=IDS)
-        (database.root / "docs-7").mkdir(parents=True, exist_ok=True)  # of a killed run
         assert load(output, database, "--swap").exit_code == 0
         names = {path.name for path in database.root.iterdir()} - {".embedcli-lock", "embedcli.json"}
-        tables = json.loads((database.root / "embedcli.json").read_bytes())
-        assert {entry["folder"] for entry in tables.values()} == names
+        tables = json.loads((database.root / "embedcli.json").read_bytes())["tables"]
+        assert {entry["folder"] for entry in tables.values()} == names - others
         assert list(tables) == ["docs"]
+    assert all((database.root / name / "notes.txt").read_text() == "theirs" for name in others)
+
+
+def test_a_folder_that_a_load_has_begun_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = QdrantEdgeBackend(tmp_path)
+    output = make_output(tmp_path / "out.parquet", unit_vectors(20, 8), ids=IDS)
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qdrant_edge.EdgeShard.create", fail)
+        assert load(output, database, "--swap").exit_code == 1
+    (begun,) = (path.name for path in database.root.iterdir() if path.is_dir())
+    assert load(output, database, "--swap").exit_code == 0
+    (folder,) = (path.name for path in database.root.iterdir() if path.is_dir())
+    assert folder != begun
+    lists = json.loads((database.root / "embedcli.json").read_bytes())
+    assert ([entry["folder"] for entry in lists["tables"].values()], lists["unused"]) == ([folder], [])

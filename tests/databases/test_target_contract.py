@@ -5,26 +5,24 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import jobs
 from backends import BACKENDS, TABLE, Backend
-from embedcli.cli import app
+from embedcli.core.errors import OutputError
 from embedcli.databases import connect, parse_target
 from embedcli.databases import target as target_module
+from embedcli.databases.address import find_target
 from embedcli.databases.record import parse_record
-from sample_outputs import PRECISIONS, SPACE, make_output, sparse_vectors, unit_vectors
+from embedcli.databases.rejects import load_rejects_path
+from loads import check, drop, load, load_until, loaded, make_backend, names, read_rejects, rehearse, run
+from sample_outputs import PRECISIONS, SPACE, make_output, unit_vectors
 from searchable import embedded, model_folder
 
 if TYPE_CHECKING:
@@ -39,21 +37,6 @@ AWKWARD = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Rows sent and unchanged, by the summary."""
-        words = next(line for line in self.err.splitlines() if " in the output, " in line).replace(",", "").split()
-        return int(words[words.index("sent") - 1]), int(words[words.index("unchanged") - 1])
-
-
 @pytest.fixture(params=sorted(BACKENDS))
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     yield from make_backend(request.param, tmp_path)
@@ -63,48 +46,6 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 def swapping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
     """A database that replaces a table in one step."""
     yield from make_backend(request.param, tmp_path)
-
-
-def make_backend(name: str, tmp_path: Path) -> Iterator[Backend]:
-    kind = BACKENDS[name]
-    missing = kind.missing_packages()
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
-    folder = tmp_path / "database"
-    folder.mkdir()
-    made = kind(folder)
-    yield made
-    made.close()
-
-
-def run(*args: object) -> Done:
-    result = CliRunner().invoke(app, list(map(str, args)))
-    return Done(result.exit_code, result.stdout, result.stderr)
-
-
-def load(output: object, backend: Backend, *options: str) -> Done:
-    done = run("load", output, backend.address, "--table", TABLE, *options)
-    assert done.out == ""
-    return done
-
-
-def check(output: object, backend: Backend, *options: str) -> Done:
-    return run("verify", output, backend.address, "--table", TABLE, "--all", *options)
-
-
-def loaded(output: Path, backend: Backend, *options: str) -> Path:
-    done = load(output, backend, *options)
-    assert done.code == 0, done.err
-    return output
-
-
-def drop(backend: Backend) -> None:
-    with connect(parse_target(backend.address, TABLE)) as database:
-        database.drop_table(TABLE)
-
-
-def names(count: int) -> list[str]:
-    return [f"r{i}" for i in range(count)]
 
 
 # Rows
@@ -155,25 +96,27 @@ def test_every_format_is_loaded(tmp_path: Path, backend: Backend, name: str) -> 
 def test_precisions_are_kept_or_refused(tmp_path: Path, backend: Backend, precision: Any) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(30, DIM), ids=names(30), stored_as=precision)
     done = load(output, backend)
-    if precision not in backend.precisions:
+    is_dequantized = precision in ("int8", "uint8")
+    assert (
+        f"the {precision} vectors are loaded as the float32 numbers that they stand for" in done.err
+    ) is is_dequantized
+    if precision not in backend.precisions and not is_dequantized:
         assert done.code == 2
         assert f"does not hold {precision} vectors" in done.err
         return
     assert done.code == 0, done.err
     assert check(output, backend).code == 0
+    assert load(output, backend).counts == (0, 30)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_sparse_vectors_are_kept_or_refused(tmp_path: Path, backend: Backend, precision: Precision) -> None:
-    vectors = sparse_vectors(30, 1000)
-    output = make_output(tmp_path / "out.parquet", vectors, ids=names(30), stored_as=precision)
+def test_int8_vectors_without_their_ranges_are_refused(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(
+        tmp_path / "out.parquet", unit_vectors(3, DIM), ids=names(3), stored_as="int8", space={"ranges": None}
+    )
     done = load(output, backend)
-    if "sparse" not in backend.kinds:
-        assert done.code == 2
-        assert "does not hold sparse vectors" in done.err
-        return
-    assert done.code == 0, done.err
-    assert check(output, backend).code == 0
+    assert done.code == 2
+    assert "does not contain the ranges of its int8 vectors" in done.err
+    assert "there is no such table" in run("search", backend.address, "x", "--table", TABLE).err
 
 
 def test_windows_of_one_text_are_rows_of_their_own(
@@ -240,6 +183,15 @@ def test_only_changed_rows_are_sent(tmp_path: Path, backend: Backend) -> None:
     assert check(output, backend).code == 0
 
 
+def test_a_value_that_becomes_null(tmp_path: Path, backend: Backend) -> None:
+    kept: dict[str, list[Any]] = {"text": names(4), "n": [1, 2, 3, 4], "tags": [["x"]] * 4, "x": [0.5] * 4}
+    loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), kept=kept), backend)
+    kept = {name: [*values[:2], None, values[3]] for name, values in kept.items()}
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), kept=kept)
+    assert load(output, backend).counts == (1, 3)
+    assert check(output, backend).code == 0
+
+
 def test_rows_that_left_the_output_stay_until_sync(tmp_path: Path, backend: Backend) -> None:
     vectors = unit_vectors(40, DIM)
     loaded(make_output(tmp_path / "out.parquet", vectors, ids=names(40)), backend)
@@ -264,6 +216,59 @@ def test_rows_that_vanished_are_sent_again(tmp_path: Path, backend: Backend) -> 
     assert "r3, r39" in done.out
     assert load(output, backend).counts == (2, 38)
     assert check(output, backend).code == 0
+
+
+def test_a_row_that_is_there_twice_is_deleted_or_named(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40)), backend)
+    if not backend.can_repeat_ids:
+        with pytest.raises(Exception, match=r"(?i)unique|constraint"):
+            backend.repeat("r3")
+        return
+    backend.repeat("r3")
+    done = check(output, backend)
+    assert done.code == 1
+    assert "41 rows in the table, 40 in the output; 1 row of the table with the id of another row; " in done.out
+    assert "not in the output" not in done.out
+    done = load(output, backend, "--sync")
+    if backend.repairs_ids:
+        assert (done.code, done.counts) == (0, (0, 40)), done.err
+        assert "deleted   1 row" in done.err
+    else:
+        assert done.code == 1
+        assert "has 1 row with the id of another row" in done.err
+        assert ("--swap" in done.err) is backend.can_swap
+        if not backend.can_swap:
+            return
+        loaded(output, backend, "--swap")
+    assert sorted(backend.ids()) == sorted(names(40))
+    assert check(output, backend).code == 0
+    assert "nothing to do" in load(output, backend).err
+
+
+def test_a_count_that_was_recorded_wrongly_hides_nothing(tmp_path: Path, backend: Backend) -> None:
+    """As two loads at once left it: some rows are missing or twice, and the record agrees with their number."""
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40)), backend)
+    backend.delete("r5")
+    change_recorded_rows(backend, 39)
+    assert load(output, backend).counts == (1, 39)
+    if backend.repairs_ids:
+        for number, option in enumerate([[], ["--sync"], ["--swap"]]):
+            backend.repeat("r7")
+            backend.repeat("r8")
+            backend.delete(f"r{number}")
+            change_recorded_rows(backend, 41)
+            loaded(output, backend, *option)
+            assert sorted(backend.ids()) == sorted(names(40))
+    assert check(output, backend).code == 0
+    assert "nothing to do" in load(output, backend).err
+
+
+def change_recorded_rows(backend: Backend, rows: int) -> None:
+    with connect(parse_target(backend.address, TABLE)) as database:
+        record = database.read_record(TABLE)
+        assert record is not None
+        record["load"]["table_rows"] = rows
+        database.write_record(TABLE, record)
 
 
 def test_a_folder_that_grows_sends_only_its_new_files(
@@ -305,8 +310,76 @@ def test_an_id_that_comes_again_in_a_new_file_is_rejected(tmp_path: Path, backen
         assert load(folder, backend).code == 3
         assert sorted(backend.ids()) == sorted([*names(30), "s1", "s2"])
         assert check(folder, backend).code == 0
-    reject = json.loads((folder / "_load-rejects.jsonl").read_text("utf-8"))
+    (reject,) = read_rejects(folder, backend)
     assert (reject["id"], reject["line"], reject["reason"]) == ("r0", 31, "id appears twice in the output")
+
+
+@pytest.mark.parametrize("name", ["out/", "out.parquet"])
+def test_an_input_that_grows_from_one_file_to_two(
+    tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of several inputs encode writes their names into a column `source`, which a table of one input does not have."""
+    folder = jobs.enter_folder(tmp_path, monkeypatch, 30)
+    Path("inputs").mkdir()
+    rows = jobs.rows(30)
+    jobs.write_jsonl(folder / "inputs/a.jsonl", rows[:20])
+    encode = ("encode", "inputs", name, "--model", folder / "words.txt", "--keep", "text")
+    assert run(*encode).code == 0
+    output = loaded(Path(name), backend)
+    jobs.write_jsonl(folder / "inputs/b.jsonl", rows[20:])
+    assert run(*encode, "--update").code == 0
+    for option in ([], ["--sync"]):
+        done = load(output, backend, *option)
+        assert done.code == 0, done.err
+        assert "the table has no column 'source': the names of the inputs are left out" in done.err
+    assert len(backend.ids()) == 30
+    assert check(output, backend).code == 0
+    # And back from two to one, into a table that has the column.
+    drop(backend)
+    loaded(output, backend)
+    Path("inputs/b.jsonl").unlink()
+    assert run(*encode, "--update", "--max-removed", "100%").code == 0
+    loaded(output, backend, "--sync")
+    assert len(backend.ids()) == 20
+    assert check(output, backend).code == 0
+
+
+# Disks
+
+
+@pytest.mark.parametrize("calls", [0, 1], ids=["before the table", "before the rows"])
+def test_a_full_disk_ends_a_load_at_once(
+    tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    """The disk has space for some calls, and then a megabyte."""
+    output = make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40))
+    sizes = iter([1 << 40] * calls)
+    disk_space = import_module("embedcli.databases.disk_space")
+    monkeypatch.setattr(disk_space, "count_free_bytes", lambda path: next(sizes, 1 << 20))
+    done = load(output, backend)
+    if parse_target(backend.address).path is None:
+        assert done.code == 0, done.err
+        return
+    assert done.code == 1
+    assert "1.0 MB are left on its disk, and the next rows may need" in done.err
+    assert "hint: free some space" in done.err
+    monkeypatch.undo()
+    assert load(output, backend).counts == (40, 0)
+
+
+def test_an_error_on_a_full_disk_says_so(tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40))
+    disk_space = import_module("embedcli.databases.disk_space")
+
+    def finish_load(self: Any, table: str, layout: Any) -> None:
+        monkeypatch.setattr(disk_space, "count_free_bytes", lambda path: 1000)
+        raise OutputError("the page could not be written", "check the disk")
+
+    address = parse_target(backend.address)
+    monkeypatch.setattr(find_target(address.scheme), "finish_load", finish_load)
+    done = load(output, backend)
+    assert done.code == 1
+    assert ("; 0.0 MB are left on the disk" in done.err) is (address.path is not None)
 
 
 # Spaces and tables
@@ -349,6 +422,41 @@ def test_a_table_of_another_program_is_left_alone(tmp_path: Path, backend: Backe
     assert backend.ids() == ["theirs"]
 
 
+def test_tables_of_other_programs_beside_it_are_left_alone(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
+    for number, neighbour in enumerate(["{}__new", *backend.neighbours]):
+        table = f"table{number}"
+        other = neighbour.format(table)
+        backend.create_foreign_table(other)
+        for option in ([], ["--swap"], ["--sync"]):
+            done = run("load", output, backend.address, "--table", table, *option)
+            assert done.code in (0, 2), done
+            assert done.code == 0 or "--table" in done.err.split("hint: ")[1], done
+            assert backend.ids(other) == ["theirs"]
+
+
+def test_names_that_differ_in_their_case_are_not_mixed_up(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
+    other = make_output(tmp_path / "other.parquet", unit_vectors(3, DIM, seed=1), ids=names(3))
+    for option in ([], ["--sync"], ["--swap"] if backend.can_swap else []):
+        done = run("load", other, backend.address, "--table", "DOCS", *option)
+        if backend.has_case_sensitive_names:
+            assert done.code == 0, done.err
+            assert sorted(backend.ids("DOCS")) == names(3)
+        else:
+            assert done.code == 2, done
+            assert "there is a table docs" in done.err
+    assert sorted(backend.ids()) == names(4)
+    assert check(output, backend).code == 0
+
+
+@pytest.mark.parametrize("name", ["a", "_a", "a_", "select", "x" * 50])
+def test_short_and_long_names_are_taken_or_refused(tmp_path: Path, backend: Backend, name: str) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
+    done = run("load", output, backend.address, "--table", name)
+    assert done.code == 0 or (done.code == 2 and "cannot be the name of a table" in done.err), done
+
+
 def test_vectors_of_an_unknown_space_are_refused(tmp_path: Path, backend: Backend) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4), space={"model": None})
     done = load(output, backend)
@@ -366,8 +474,28 @@ def test_an_id_that_appears_twice_is_loaded_once(tmp_path: Path, backend: Backen
         assert done.code == 3, done.err
         assert sorted(backend.ids()) == ["a", "b", "c"]
         assert check(output, backend).code == 0
-    lines = (tmp_path / "out.parquet.load-rejects.jsonl").read_text("utf-8").splitlines()
-    assert [(json.loads(line)["id"], json.loads(line)["line"]) for line in lines] == [("a", 3), ("b", 5)]
+    assert [(reject["id"], reject["line"]) for reject in read_rejects(output, backend)] == [("a", 3), ("b", 5)]
+    assert "3 rows in the table, 3 in the output, and 2 whose id appears twice" in check(output, backend).out
+    # Another table has rejects of its own, and a file that was removed is written again.
+    done = run("load", output, backend.address, "--table", "other")
+    (path,) = set(tmp_path.glob("*load-rejects*")) - {
+        Path(load_rejects_path(str(output), parse_target(backend.address, TABLE)))
+    }
+    path.unlink()
+    assert done.err.splitlines()[-1] == "2 rows were rejected"
+    done = load(output, backend)
+    assert "2 id appears twice in the output; first:" in done.err
+    assert done.err.splitlines()[-1] == "nothing to do: the table is up to date; 2 rows were rejected"
+    assert len(read_rejects(output, backend)) == 2
+    assert run("load", output, backend.address, "--table", "other").code == 3
+    assert path.exists()
+
+
+def test_the_last_line_names_the_rejects_where_all_rows_are(tmp_path: Path, backend: Backend) -> None:
+    output = make_output(tmp_path / "out.parquet", np.full((3, DIM), np.nan, np.float32), ids=["a", "b", "c"])
+    done = load(output, backend)
+    assert (done.code, done.err.splitlines()[-1]) == (3, "3 rows were rejected")
+    assert "3 that the database cannot hold" in check(output, backend).out
 
 
 def test_nul_characters_are_kept_or_rejected(tmp_path: Path, backend: Backend) -> None:
@@ -387,70 +515,6 @@ def test_vectors_that_are_not_finite_are_rejected(tmp_path: Path, backend: Backe
 
 
 # Kills
-
-KILLED = """
-import os, signal, sys, threading
-from importlib import import_module
-from embedcli.cli import app
-module = import_module(sys.argv[1])
-for thing in vars(module).values():
-    if isinstance(thing, type) and thing.__module__ == module.__name__ and hasattr(thing, "batch_bytes"):
-        thing.batch_bytes = 5000
-left, method, count = int(sys.argv[2]), sys.argv[3], 0
-def is_inside(frame):
-    while frame is not None and frame.f_code.co_name != method:
-        frame = frame.f_back
-    return frame is not None
-def on_event(frame, event, value):
-    global count
-    if frame.f_code.co_filename == module.__file__ and (not method or is_inside(frame)):
-        count += 1
-        if count == left:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.setprofile(on_event)
-threading.setprofile(on_event)
-try:
-    app(sys.argv[4:], prog_name="embedcli")
-except SystemExit as end:
-    print(count)
-    os._exit(end.code or 0)
-"""
-
-
-def load_until(event: int, output: Path, backend: Backend, *options: str, inside: str = "") -> bool:
-    """Load in a process that is killed at a call in the code of the database's module.
-
-    Args:
-        event: The number of the call.
-        output: The output.
-        backend: The database.
-        options: More options of the command.
-        inside: Only calls within this method count.
-
-    Returns:
-        Whether the process was killed, and did not end before.
-    """
-    return count_calls(event, output, backend, TABLE, *options, inside=inside) is None
-
-
-def count_calls(event: int, output: Path, backend: Backend, table: str, *options: str, inside: str = "") -> int | None:
-    """Load in a process that is killed at a call; return how many calls there were, None if it was killed."""
-    command = ["load", str(output), backend.address, "--table", table, *options]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", KILLED, backend.module, str(event), inside, *command],
-        capture_output=True, text=True, timeout=jobs.PATIENCE, check=False,
-    )  # fmt: skip
-    if done.returncode == -signal.SIGKILL:
-        return None
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.split()[-1])
-
-
-def rehearse(output: Path, backend: Backend, *options: str, inside: str = "") -> int:
-    """Load into another table, and return how many calls a whole load has."""
-    calls = count_calls(-1, output, backend, f"rehearsal_{inside or 'of_all'}", *options, inside=inside)
-    assert calls, "the load did nothing"
-    return calls
 
 
 def test_three_kills_lose_and_repeat_nothing(tmp_path: Path, backend: Backend) -> None:
@@ -499,6 +563,24 @@ def test_an_output_comes_back_after_the_kill_of_another(tmp_path: Path, backend:
 # Swap
 
 
+def test_hints_name_what_works(tmp_path: Path, backend: Backend) -> None:
+    """About another model, other columns and the swap itself: what a hint names does not fail with the next hint."""
+    loaded(make_output(tmp_path / "out.parquet", unit_vectors(9, DIM), ids=names(9)), backend)
+    model = make_output(tmp_path / "model.parquet", unit_vectors(9, DIM), ids=names(9), space={"model": "tests/other"})
+    columns = make_output(tmp_path / "columns.parquet", unit_vectors(9, DIM), ids=names(9), kept={"n": [*range(9)]})
+    for number, output in enumerate((model, columns)):
+        for done in (load(output, backend), load(output, backend, "--sync"), check(output, backend)):
+            assert done.code == 2
+            hint = done.err.split("hint: ")[1]
+            assert "another --table" in hint
+            assert ("--swap" in hint) is backend.can_swap
+        if not backend.can_swap:
+            assert "another --table" in load(output, backend, "--swap").err.split("hint: ")[1]
+        assert run("load", output, backend.address, "--table", f"other{number}").code == 0
+        if backend.can_swap:
+            loaded(output, backend, "--swap")
+
+
 def test_a_swap_is_refused_where_it_is_not_one_step(tmp_path: Path, backend: Backend) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4))
     done = load(output, backend, "--swap")
@@ -514,7 +596,6 @@ def test_a_swap_replaces_another_space(tmp_path: Path, swapping: Backend) -> Non
     assert done.code == 0, done.err
     assert sorted(swapping.ids()) == sorted(names(9))
     assert check(new, swapping).code == 0
-    assert "nothing to do" in load(new, swapping, "--swap").err
     assert "nothing to do" in load(new, swapping).err
 
 
@@ -557,7 +638,15 @@ def test_verify_finds_a_changed_vector(tmp_path: Path, backend: Backend) -> None
     backend.change_vector("r7", vectors[8].tolist())
     done = check(output, backend)
     assert done.code == 1
-    assert "1 with other values than the output: r7" in done.out
+    assert "1 with other values than the output: r7; " in done.out
+    if backend.can_swap:
+        assert "; load --swap replaces all rows" in done.out
+        loaded(output, backend, "--swap")
+    else:
+        assert "; delete these rows in the database, and load sends them again" in done.out
+        backend.delete("r7")
+        loaded(output, backend)
+    assert check(output, backend).code == 0
     assert run("verify", output, backend.address, "--table", TABLE, "--rows", 0).code == 0
 
 
@@ -570,7 +659,7 @@ def test_verify_needs_the_table(tmp_path: Path, backend: Backend) -> None:
 
 def test_search_finds_what_it_finds_in_the_output(tmp_path: Path, backend: Backend) -> None:
     model = model_folder(tmp_path / "model")
-    for precision in backend.precisions:
+    for precision in (*backend.precisions, "int8"):
         for option in ([], ["--index"]) if backend.has_index else ([],):
             output = embedded(tmp_path / "out.parquet", model, precision=precision)
             drop(backend)
@@ -642,6 +731,19 @@ def test_names_that_need_quotes_are_refused(tmp_path: Path, backend: Backend, na
     done = run("load", output, backend.address, "--table", name)
     assert done.code == 2
     assert "cannot be the name of a table" in done.err
+
+
+def test_names_that_a_load_uses_itself_are_refused(tmp_path: Path, backend: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(4, DIM), ids=names(4)), backend)
+    other = make_output(tmp_path / "other.parquet", unit_vectors(3, DIM, seed=1), ids=names(3))
+    for name in ("docs__new", "docs__NEW", *backend.reserved):
+        for command in (["load", other, backend.address], ["verify", other, backend.address]):
+            done = run(*command, "--table", name)
+            assert done.code == 2, done
+            assert f"{name!r} cannot be the name of a table" in done.err
+        assert run("search", backend.address, "words", "--table", name).code == 2
+    assert sorted(backend.ids()) == names(4)
+    assert check(output, backend).code == 0
 
 
 def test_a_kept_column_named_like_ours_is_refused(tmp_path: Path, backend: Backend) -> None:

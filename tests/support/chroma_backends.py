@@ -18,6 +18,7 @@ class BaseChromaBackend(Backend):
     module = "embedcli.databases.chroma"
     has_index = True
     can_swap = False
+    reserved = ("ab", "_docs", "docs_")
 
     @abstractmethod
     def make_client(self) -> Any:
@@ -45,9 +46,14 @@ class BaseChromaBackend(Backend):
         with self.open(table) as collection:
             collection.delete(ids=[id])
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         with self.open(table) as collection:
             collection.update(ids=[id], embeddings=[list(vector)])
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        with self.open(table) as collection:
+            found = collection.get(ids=[id], include=["metadatas", "embeddings"])
+            collection.add(ids=["1"], embeddings=found["embeddings"], metadatas=found["metadatas"])
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         with self.connect() as client:
@@ -56,6 +62,8 @@ class BaseChromaBackend(Backend):
 
 
 class ChromaBackend(BaseChromaBackend):
+    refusal = "another embedcli is writing"
+
     @property
     def address(self) -> str:
         return f"chroma:{self.folder / 'chroma'}"

@@ -17,6 +17,9 @@ from local_servers import free_port, start_server, stop_server
 class MilvusBackend(Backend):
     packages = ("pymilvus", "milvus_lite")
     module = "embedcli.databases.milvus"
+    refusal = "only one program at a time can open it"
+    reserved = ("docs__v1", "docs__v2")
+    neighbours = ("{}__v1", "{}__v2")
     kinds = ("dense", "sparse")
     has_index = True
 
@@ -48,11 +51,17 @@ class MilvusBackend(Backend):
             client.load_collection(table)
             client.delete(table, ids=[str(uuid.uuid5(NAMESPACE, id))])
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         with self.connect() as client:
             client.load_collection(table)
             (row,) = client.get(table, ids=[str(uuid.uuid5(NAMESPACE, id))], output_fields=["*"])
             client.upsert(table, [{**row, "embedding": list(vector)}])
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        with self.connect() as client:
+            client.load_collection(table)
+            (row,) = client.get(table, ids=[str(uuid.uuid5(NAMESPACE, id))], output_fields=["*"])
+            client.upsert(table, [{**row, "row_key": "1"}])
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         with self.connect() as client:
@@ -62,6 +71,8 @@ class MilvusBackend(Backend):
 
 class MilvusServerBackend(MilvusBackend):
     """A server of its own, by `milvus-lite`."""
+
+    refusal = ""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

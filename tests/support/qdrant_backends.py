@@ -19,7 +19,9 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "embedcli")
 class QdrantBackend(Backend):
     packages = ("qdrant_client",)
     module = "embedcli.databases.qdrant"
-    kinds = ("dense", "sparse")
+    kinds = ("dense", "sparse", "multi_vector")
+    reserved = ("docs__v1", "docs__v2")
+    neighbours = ("{}__v1", "{}__v2")
     has_index = True
 
     def __init__(self, folder: Path) -> None:
@@ -41,11 +43,19 @@ class QdrantBackend(Backend):
     def delete(self, id: str, table: str = TABLE) -> None:
         self.server.client.delete(table, [str(uuid.uuid5(NAMESPACE, id))])
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         from qdrant_client.models import PointVectors
 
         points = [PointVectors(id=str(uuid.uuid5(NAMESPACE, id)), vector=list(vector))]
         self.server.client.update_vectors(table, points)
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        from qdrant_client.models import PointStruct
+
+        client = self.server.client
+        (point,) = client.retrieve(table, [str(uuid.uuid5(NAMESPACE, id))], with_vectors=True)
+        copy = PointStruct(id=1, vector=point.vector, payload=point.payload)  # type: ignore[arg-type]
+        client.upsert(table, [copy])
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         from qdrant_client.models import Distance, PointStruct, VectorParams
@@ -57,7 +67,9 @@ class QdrantBackend(Backend):
 class QdrantEdgeBackend(Backend):
     packages = ("qdrant_edge",)
     module = "embedcli.databases.qdrant_edge"
-    kinds = ("dense", "sparse")
+    refusal = "another embedcli is writing"
+    kinds = ("dense", "sparse", "multi_vector")
+    neighbours = ("{}-1", "{}-2", "{}-01234567", "{}__new-1")
     has_index = True
 
     @property
@@ -72,9 +84,8 @@ class QdrantEdgeBackend(Backend):
     def open(self, table: str) -> Iterator[Any]:
         from qdrant_edge import EdgeShard
 
-        tables = (
-            json.loads((self.root / "embedcli.json").read_bytes()) if (self.root / "embedcli.json").exists() else {}
-        )
+        written = self.root / "embedcli.json"
+        tables = json.loads(written.read_bytes())["tables"] if written.exists() else {}
         shard = EdgeShard.load(str(self.root / tables.get(table, {"folder": table})["folder"]))
         yield shard
         shard.close()
@@ -93,12 +104,19 @@ class QdrantEdgeBackend(Backend):
         with self.open(table) as shard:
             shard.update(UpdateOperation.delete_points([str(uuid.uuid5(NAMESPACE, id))]))
 
-    def change_vector(self, id: str, vector: Sequence[float], table: str = TABLE) -> None:
+    def change_vector(self, id: str, vector: Sequence[Any], table: str = TABLE) -> None:
         from qdrant_edge import PointVectors, UpdateOperation
 
         with self.open(table) as shard:
             points = [PointVectors(str(uuid.uuid5(NAMESPACE, id)), list(vector))]
             shard.update(UpdateOperation.update_vectors(points))
+
+    def repeat(self, id: str, table: str = TABLE) -> None:
+        from qdrant_edge import Point, UpdateOperation
+
+        with self.open(table) as shard:
+            (point,) = shard.retrieve([str(uuid.uuid5(NAMESPACE, id))], with_payload=True, with_vector=True)
+            shard.update(UpdateOperation.upsert_points([Point(1, point.vector, point.payload)]))
 
     def create_foreign_table(self, table: str = TABLE) -> None:
         from qdrant_edge import Distance, EdgeConfig, EdgeShard, EdgeVectorParams, Point, UpdateOperation

@@ -75,7 +75,7 @@ def make_output(
     if kind != "dense":
         said["kind"] = kind
     if ranges is not None:
-        said["ranges"] = ranges.tolist()
+        said.setdefault("ranges", ranges.tolist())
     metadata = {
         writers.SPACE_METADATA_KEY: said,
         writers.JOB_METADATA_KEY: {"job": {}, "source_hash": "0", "read": rows, "rows": rows},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
@@ -27,6 +27,9 @@ from embedcli.core.errors import InputError
 from embedcli.core.job import Job
 from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.outputs.dataset import VectorDataset
+
+if TYPE_CHECKING:
+    from embedcli.core.row_vectors import RowVectors
 
 # Queries per pass over the rows: enough for large matrix products, few enough to hold their scores.
 QUERY_BATCH_ROWS = 512
@@ -101,12 +104,14 @@ class Searcher:
         Raises:
             InputError: A query gets no vector.
         """
+        return search_vectors(self.output, self._encode(queries), k, metric)
+
+    def _encode(self, queries: Sequence[SearchQuery]) -> RowVectors:
         try:
-            vectors = self._encoder.encode_vectors([query.text for query in queries])
+            return self._encoder.encode_vectors([query.text for query in queries])
         except RejectedTextError as error:
             query = error.text if len(error.text) <= SHOWN_CHARACTERS else error.text[:SHOWN_CHARACTERS] + "..."
             raise InputError(f"the query {query!r} has no vector: {error.reason}", "use other words") from None
-        return search_vectors(self.output, vectors, k, metric)
 
     def __enter__(self) -> Self:
         return self

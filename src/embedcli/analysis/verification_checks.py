@@ -16,15 +16,17 @@ MAX_EXAMPLE_IDS = 20
 
 @dataclass
 class VerificationCheck:
-    """Result of one check, with the ids of some rows that failed it."""
+    """Result of one check, with the ids of some rows that failed it, and what to do about them."""
 
     name: str
     passed: bool
     detail: str
     example_ids: list[Any] = field(default_factory=list)
+    remedy: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "ok": self.passed, "detail": self.detail, "ids": self.example_ids[:MAX_EXAMPLE_IDS]}
+        shown = {"name": self.name, "ok": self.passed, "detail": self.detail, "ids": self.example_ids[:MAX_EXAMPLE_IDS]}
+        return {**shown, "remedy": self.remedy} if self.remedy else shown
 
 
 def check_recorded_canaries(output: VectorDataset) -> list[VerificationCheck]:

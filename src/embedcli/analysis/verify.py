@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedcli import readers, storage
 from embedcli.analysis.inspect_output import describe_output, to_json_value
-from embedcli.analysis.quantiles import StreamingQuantiles
-from embedcli.analysis.similarities import row_cosines
 from embedcli.analysis.stored_rows import StoredRow, StoredRowCursor
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, rebuild_recorded_job
+from embedcli.analysis.vector_agreement import AgreementStats, compare_with_stored
 from embedcli.analysis.verification_checks import (
     MAX_EXAMPLE_IDS,
     VerificationCheck,
     check_recorded_canaries,
     compare_recorded_canaries,
 )
-from embedcli.core import quantization
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.multi_vectors import MultiVectors
-from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
@@ -34,7 +30,6 @@ from embedcli.pipeline.preparation import hash_texts
 
 if TYPE_CHECKING:
     from embedcli.core.row_vectors import RowVectors
-    from embedcli.outputs.vector_columns import StoredVectors
 
 # Lowest accepted cosine between a stored vector and the same text encoded again. Float32 vectors of two engines
 # differ by less than 1e-5; in binary precisions, bits of values near zero flip.
@@ -63,6 +58,7 @@ class RowExamples:
 class VerificationStats:
     """Counts from reading input and output side by side."""
 
+    agreement: AgreementStats
     rows_read: int = 0
     rejected_rows: int = 0
     matched_rows: int = 0
@@ -70,8 +66,6 @@ class VerificationStats:
     missing_rows: RowExamples = field(default_factory=RowExamples)
     extra_rows: RowExamples = field(default_factory=RowExamples)
     deviating_rows: RowExamples = field(default_factory=RowExamples)
-    sampled_rows: int = 0
-    cosines: StreamingQuantiles = field(default_factory=StreamingQuantiles)
 
 
 def verify_output(output: VectorDataset) -> list[VerificationCheck]:
@@ -178,12 +172,11 @@ class Verifier:
     ) -> None:
         self.output = output
         self.job = job
-        self.min_cosine = min_cosine
         self._encoder = encoder
         self._prompt = str(output.vector_space.get("prompt") or "")
         self._sample = sample_rows(output.rows, rows, seed)
         self._pending: list[tuple[str, list[StoredRow]]] = []
-        self.stats = VerificationStats()
+        self.stats = VerificationStats(AgreementStats(min_cosine))
 
     def run(self) -> list[VerificationCheck]:
         """Read input and output once, side by side, and return the checks."""
@@ -233,35 +226,10 @@ class Verifier:
                     self._compare(row, None if at is None else encoded.vectors[at : at + 1])
 
     def _compare(self, row: StoredRow, vector: RowVectors | None) -> None:
-        cosine = self._cosine(row.vector, vector) if vector is not None else self._cosine_of_rejected(row.vector)
-        self.stats.sampled_rows += 1
-        self.stats.cosines.add(np.array([cosine] if np.isfinite(cosine) else []))
-        if not cosine >= self.min_cosine:
+        agreement = compare_with_stored(self.output, row.vector, vector, self.stats.agreement.min_cosine)
+        self.stats.agreement.add(agreement)
+        if agreement.difference is not None:
             self.stats.deviating_rows.add(row.id)
-
-    def _cosine_of_rejected(self, stored: StoredVectors) -> float:
-        """1 for a row that has no terms, as it should, or NaN for one that should have no vector."""
-        is_empty = isinstance(stored, SparseVectors) and not len(stored.indices)
-        return 1.0 if is_empty and self.output.may_lack_terms else float("nan")
-
-    def _cosine(self, stored: StoredVectors, vector: RowVectors) -> float:
-        """Compute the cosine after quantizing `vector` like the stored one, so that quantization is not an error.
-
-        Of vectors of tokens, the lowest cosine of one with its equal; NaN if their numbers differ.
-        """
-        output = self.output
-        if isinstance(stored, SparseVectors) and isinstance(vector, SparseVectors):
-            weights = quantization.quantize_weights(vector, output.precision, output.ranges)
-            vector = quantization.dequantize_weights(replace(vector, values=weights), output.precision, output.ranges)
-            return float(row_cosines(stored, vector)[0])
-        if isinstance(stored, MultiVectors) and isinstance(vector, MultiVectors):
-            stored, vector = stored.values, vector.values
-        if not (isinstance(stored, np.ndarray) and isinstance(vector, np.ndarray)) or len(stored) != len(vector):
-            return float("nan")
-        quantized = quantization.quantize(vector, output.precision, output.ranges)
-        pair = np.concatenate([stored, quantized])
-        pair = quantization.dequantize(pair, output.precision, output.dim, output.ranges)
-        return float(row_cosines(pair[: len(stored)], pair[len(stored) :]).min())
 
     def check_row_conservation(self) -> VerificationCheck:
         recorded, read = self.output.job_manifest.get("read"), self.stats.rows_read
@@ -298,12 +266,9 @@ class Verifier:
         stats = self.stats
         if self._sample == set():
             return VerificationCheck("vectors", True, "no row was selected to be encoded again")
-        if not stats.sampled_rows:
+        if not stats.agreement.rows:
             return VerificationCheck("vectors", self.output.rows == 0, "no row could be compared")
-        cosines = stats.cosines.summary(median=0.5)
-        text = "lowest cosine {min:.6f}, median {median:.6f}".format(**cosines) if cosines else "no vector was computed"
-        deviating = f"{stats.deviating_rows.count:,} below {self.min_cosine:g}"
-        detail = f"{format_count(stats.sampled_rows, 'row')} encoded again: {text}; {deviating}"
+        detail = f"{format_count(stats.agreement.rows, 'row')} encoded again: {stats.agreement}"
         return VerificationCheck("vectors", not stats.deviating_rows.count, detail, stats.deviating_rows.example_ids)
 
 

@@ -24,7 +24,13 @@ from embedcli.cli.options import (
 )
 from embedcli.core.errors import TooManyRejectsError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.signals import ignore, name_kept_work, set_stop_handler, stop_at_once
+from embedcli.core.signals import (
+    INTERRUPTED_OVERWRITE_HINT,
+    ignore,
+    replace_interruption_hint,
+    set_stop_handler,
+    stop_at_once,
+)
 
 if TYPE_CHECKING:
     from embedcli.reporting.progress import ProgressReporter
@@ -138,7 +144,7 @@ def record_failure(report: RunReport, error: BaseException) -> None:
     if isinstance(error, TooManyRejectsError):
         report.reject_summary = error.rejects
     if report.job.overwrite and report.metrics.rows:  # the same command would discard what is finished
-        name_kept_work(error)
+        replace_interruption_hint(error, INTERRUPTED_OVERWRITE_HINT)
     report.reason, report.hint, report.exit_code = describe_error(error)
 
 

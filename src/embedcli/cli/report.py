@@ -12,7 +12,7 @@ import typer
 
 from embedcli.cli.console import JsonFlag, print_line, print_note, show_json
 from embedcli.cli.entrypoint import handle_errors, set_environment
-from embedcli.core.errors import InputError
+from embedcli.core.errors import InputError, UsageError
 
 BAR_WIDTH = 50
 BUSY_SHADES = " .:-=+*#"
@@ -20,7 +20,7 @@ BUSY_SHADES = " .:-=+*#"
 
 @handle_errors
 def report(
-    file: Annotated[str, typer.Argument(help="File written by `embedcli encode --report FILE`.")],
+    file: Annotated[str, typer.Argument(help="File written by --report of encode or load.")],
     picture: Annotated[
         str | None,
         typer.Option("--plot", metavar="PATH", help="Draw the stages to this file: .png, .svg, .pdf or .html."),
@@ -30,6 +30,9 @@ def report(
     """Show the summary of a run report and how busy each stage was."""
     set_environment({})
     run = load_report(file)
+    if is_load_report(run):
+        show_load_report(run, file, picture, as_json)
+        return
     if picture is not None:
         from embedcli.analysis.figures import draw_stages
 
@@ -57,7 +60,7 @@ def format_value(value: Any) -> str:
 
 def load_report(file: str) -> dict[str, Any]:
     """Read a run report; raise InputError if the file is not one."""
-    hint = "give a file that `embedcli encode --report FILE` wrote"
+    hint = "give a file that `embedcli encode --report FILE` or `embedcli load --report FILE` wrote"
     not_a_report = InputError(f"{file}: is not a run report", hint)
     try:
         run = json.loads(Path(file).read_bytes())
@@ -65,9 +68,29 @@ def load_report(file: str) -> dict[str, Any]:
         raise InputError(f"{file}: cannot be read: {error.strerror}", hint) from None
     except ValueError:
         raise not_a_report from None
-    if not isinstance(run, dict) or not {"embedcli", "rows", "stage_seconds", "seconds", "reason"} <= set(run):
+    if not isinstance(run, dict) or not {"embedcli", "rows", "seconds", "reason"} <= set(run):
+        raise not_a_report
+    if "stage_seconds" not in run and not is_load_report(run):
         raise not_a_report
     return run
+
+
+def is_load_report(run: Mapping[str, Any]) -> bool:
+    """Whether a report is that of a load: it names a database."""
+    return isinstance(run.get("job"), dict) and "target" in run["job"]
+
+
+def show_load_report(run: Mapping[str, Any], file: str, picture: str | None, as_json: bool) -> None:
+    """Print the report of a load. Raises UsageError with --plot: a load has no stages."""
+    if picture is not None:
+        raise UsageError(f"{file}: is the report of a load, which has no stages to draw", "leave out --plot")
+    if as_json:
+        show_json(run)
+        return
+    from embedcli.databases.report import format_load_summary
+
+    for line in [f"{'started':<8}  {run['started']}", *format_load_summary(run), f"{'ended':<8}  {run['reason']}"]:
+        print_line(line)
 
 
 def format_timeline(run: Mapping[str, Any]) -> list[str]:

@@ -102,4 +102,5 @@ def verify(
 def format_check(check: Any) -> str:
     """Return the result of a check and, if it failed, example ids."""
     ids = f": {', '.join(map(str, check.example_ids))}" if check.example_ids and not check.passed else ""
-    return f"{'ok' if check.passed else 'FAILED':<6}  {check.detail}{ids}"
+    remedy = f"; {check.remedy}" if check.remedy else ""
+    return f"{'ok' if check.passed else 'FAILED':<6}  {check.detail}{ids}{remedy}"

@@ -15,6 +15,7 @@ class ExpectedRows:
         bytes_to_read: Bytes of the inputs that this run will read; None for a stream.
         splits_to_read: Input splits that this run will read.
         limit: At most about this many rows are embedded; None without a limit.
+        activity: What is done with the rows, in a word.
     """
 
     finished_rows: int = 0
@@ -22,6 +23,7 @@ class ExpectedRows:
     bytes_to_read: int | None = None
     splits_to_read: int = 1
     limit: int | None = None
+    activity: str = "embedding"
 
 
 @dataclass

@@ -19,7 +19,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
 EXIT_STOPPED = 75
 EXIT_INTERRUPTED = 130
 INTERRUPTED_MESSAGE = "interrupted"
-INTERRUPTED_HINT = "run the same command again; encode continues where it stopped"
+INTERRUPTED_HINT = "run the same command again; encode and load continue where they stopped"
 INTERRUPTED_OVERWRITE_HINT = "run the same command without --overwrite to continue"
 # Signals that come this soon after one that raised belong to it: a second exception would break the cleanup.
 SAME_REQUEST_SECONDS = 1.0
@@ -68,11 +68,11 @@ def find_interruption(error: BaseException) -> BaseException:
     return error
 
 
-def name_kept_work(error: BaseException) -> None:
-    """If an error comes from a signal, let its hint say how to keep what a run with --overwrite has finished."""
+def replace_interruption_hint(error: BaseException, hint: str) -> None:
+    """If an error comes from a signal, let its hint say how to go on with what a command has done."""
     interruption = find_interruption(error)
     if isinstance(interruption, InterruptedBySignal):
-        interruption.hint = INTERRUPTED_OVERWRITE_HINT
+        interruption.hint = hint
 
 
 class StopAtOnce:

@@ -23,7 +23,14 @@ from embedcli.databases.payloads import (
     payloads_to_table,
     stored_payload_type,
 )
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
+from embedcli.databases.target import (
+    NO_SWAP_HINT,
+    VECTOR_COLUMN,
+    DatabaseTarget,
+    TableLayout,
+    TargetBusyError,
+    import_client,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision
@@ -55,6 +62,8 @@ class ChromaTarget(DatabaseTarget):
     can_swap: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
     stores_empty_ids: ClassVar[bool] = False
+    # A name has at least three characters, the first and last of them letters or digits.
+    reserved_tables: ClassVar[str] = r".{1,2}|_.*|.*_"
     reserved_columns: ClassVar[frozenset[str]] = frozenset({"chroma:document"})
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -185,7 +194,7 @@ class ChromaTarget(DatabaseTarget):
         while True:
             with self._translate_errors():
                 found = collection.get(limit=READ_ROWS, offset=offset, include=["metadatas"])
-            yield payloads_to_table([row or {} for row in found["metadatas"]], fields)
+            yield payloads_to_table([row or {} for row in found["metadatas"]], fields, NO_SWAP_HINT)
             if len(found["ids"]) < READ_ROWS:
                 return
             offset += READ_ROWS
@@ -263,7 +272,8 @@ def build_table(
     if has_documents(layout):
         for payload, document in zip(payloads, documents, strict=True):
             payload[DOCUMENT_COLUMN] = document
-    rows = payloads_to_table(payloads, [layout.schema.field(name) for name in columns if name != VECTOR_COLUMN])
+    fields = [layout.schema.field(name) for name in columns if name != VECTOR_COLUMN]
+    rows = payloads_to_table(payloads, fields, NO_SWAP_HINT)
     if VECTOR_COLUMN not in columns:
         return rows
     return join_vectors(rows, dense_column(vectors, layout), layout, columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime, time
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,17 @@ import pyarrow as pa
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.constants import ROW_INFO_COLUMNS, WINDOW_COLUMNS
 from embedcli.core.errors import UsageError
-from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, JSON_FIELD, VECTOR_COLUMN, TableLayout
+from embedcli.core.types import KIND_ADJECTIVES
+from embedcli.databases.address import list_schemes
+from embedcli.databases.target import (
+    DIGEST_BYTES,
+    DIGEST_COLUMN,
+    JSON_FIELD,
+    SOURCE_COLUMN,
+    SOURCE_FIELD,
+    VECTOR_COLUMN,
+    TableLayout,
+)
 from embedcli.outputs.vector_types import sparse_type
 
 if TYPE_CHECKING:
@@ -32,14 +43,13 @@ def plan_layout(dataset: VectorDataset, target: DatabaseTarget) -> TableLayout:
     Raises:
         UsageError: The database does not hold these vectors, or columns of these names.
     """
-    # The weights of sparse vectors are read as float32 numbers, whatever they are stored as.
-    stored = target.precisions.get("float32" if dataset.kind == "sparse" else dataset.precision)
+    stored = target.precisions.get(read_precision(dataset))
     if dataset.kind not in target.kinds:
         raise UsageError(
-            f"{target.title}: does not hold {dataset.kind.replace('_', '-')} vectors",
-            "load the output into another database; see the guide to databases",
+            f"{target.title}: does not hold {KIND_ADJECTIVES[dataset.kind]} vectors",
+            f"load the output into one of {', '.join(list_schemes(dataset.kind))}",
         )
-    if stored is None:
+    if stored is None or (dataset.kind == "multi_vector" and stored == "ubinary"):
         raise UsageError(
             f"{target.title}: does not hold {dataset.precision} vectors so that a search compares them correctly",
             f"encode with --precision {' or '.join(target.precisions)}",
@@ -50,9 +60,33 @@ def plan_layout(dataset: VectorDataset, target: DatabaseTarget) -> TableLayout:
             f"{target.title}: holds {stored} vectors of at most {limit:,} dimensions, these have {dataset.dim:,}",
             "encode with --truncate-dim, if the model was trained for it, or load into another database",
         )
+    if is_dequantized(dataset):
+        dataset.require_ranges()
     layout = build_layout(dataset, target, stored)
     check_column_names(layout, target)
     return layout
+
+
+def read_precision(dataset: VectorDataset) -> Precision:
+    """Return the precision in which the vectors of an output are read.
+
+    The numbers of int8 and uint8 have a scale of their own for each dimension, which no database applies when it
+    compares vectors: they are read as the float32 numbers that they stand for, as a search in the output does. The
+    weights of sparse vectors are read as float32 numbers, whatever they are stored as.
+    """
+    return "float32" if dataset.kind == "sparse" or is_dequantized(dataset) else dataset.precision
+
+
+def is_dequantized(dataset: VectorDataset) -> bool:
+    """Whether the integers of an output are read as the float32 numbers that they stand for."""
+    return dataset.precision in ("int8", "uint8")
+
+
+def describe_conversion(dataset: VectorDataset) -> list[str]:
+    """Return the note that vectors are stored in another number format than in the output, if they are."""
+    if not is_dequantized(dataset) or dataset.kind == "sparse":
+        return []
+    return [f"the {dataset.precision} vectors are loaded as the float32 numbers that they stand for"]
 
 
 def build_layout(dataset: VectorDataset, target: DatabaseTarget, precision: Precision) -> TableLayout:
@@ -66,18 +100,56 @@ def build_layout(dataset: VectorDataset, target: DatabaseTarget, precision: Prec
     places = [name for name in WINDOW_COLUMNS if name in dataset.schema.names and name not in key]
     for name in [*places, *dataset.kept_columns]:
         kind = target.stored_type(plain_type(dataset.schema.field(name).type))
-        fields.append(pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind))
+        if name == SOURCE_COLUMN and has_source_column(dataset):
+            fields.append(pa.field(name, pa.string(), metadata=SOURCE_FIELD))
+        else:
+            fields.append(pa.field(name, pa.string(), metadata=JSON_FIELD) if kind is None else pa.field(name, kind))
     fields.append(pa.field(DIGEST_COLUMN, pa.binary(DIGEST_BYTES)))
-    is_normalized = dataset.kind != "dense" or bool(dataset.vector_space.get("normalize"))
-    normalizes = not (target.keeps_lengths or is_normalized)
-    return TableLayout(key, pa.schema(fields), dataset.kind, precision, dataset.dim, normalizes)
+    # The mean of several vectors of tokens is shorter.
+    has_unit_vectors = bool(dataset.vector_space.get("normalize")) and not dataset.vector_space.get("pool_factor")
+    # int8 numbers are too coarse to keep the length.
+    is_normalized = has_unit_vectors and not is_dequantized(dataset)
+    normalizes = dataset.kind == "dense" and not (target.keeps_lengths or is_normalized)
+    return TableLayout(
+        key, pa.schema(fields), dataset.kind, precision, dataset.dim, normalizes, has_unit_vectors or normalizes
+    )
+
+
+def has_source_column(dataset: VectorDataset) -> bool:
+    """Whether encode has added the column of the names of the inputs, which was not kept from the input."""
+    job = dataset.job_manifest.get("job") or {}
+    return SOURCE_COLUMN in dataset.kept_columns and "keep" in job and SOURCE_COLUMN not in job["keep"]
+
+
+def adapt_source_column(layout: TableLayout, recorded: TableLayout) -> TableLayout:
+    """Return the layout for an output with the column `source` if the table has it, and without it if not.
+
+    An output has it if encode has read several inputs: it comes and goes with their number.
+
+    Args:
+        layout: The layout for the output.
+        recorded: The layout of the table.
+    """
+    before, after = find_source_field(recorded.schema), find_source_field(layout.schema)
+    schema = layout.schema
+    if after and not before and SOURCE_COLUMN not in recorded.schema.names:
+        schema = schema.remove(schema.get_field_index(SOURCE_COLUMN))
+    elif before and not after and SOURCE_COLUMN not in schema.names:
+        schema = schema.insert(len(schema) - 1, before)
+    return replace(layout, schema=schema)
+
+
+def find_source_field(schema: pa.Schema) -> pa.Field | None:
+    found = [field for field in schema if field.metadata == SOURCE_FIELD]
+    return found[0] if found else None
 
 
 def vector_type(dataset: VectorDataset, precision: Precision) -> pa.DataType:
     number = VECTOR_TYPES[precision]
     if dataset.kind == "sparse":
         return sparse_type(number)
-    return pa.list_(pa.field("element", number, nullable=False), dataset.stored_width)
+    vector = pa.list_(pa.field("element", number, nullable=False), dataset.stored_width)
+    return pa.list_(pa.field("element", vector, nullable=False)) if dataset.kind == "multi_vector" else vector
 
 
 def check_column_names(layout: TableLayout, target: DatabaseTarget) -> None:
@@ -218,6 +290,21 @@ def fixed_width_bytes(array: pa.Array) -> NDArray[np.uint8] | None:
 
 
 def variable_width_bytes(array: pa.Array) -> list[bytes | None]:
+    if is_list_of_vectors(array):
+        numbers = array.flatten().flatten().to_numpy(zero_copy_only=False)
+        ends = np.cumsum(array.value_lengths().to_numpy()) * array.type.value_type.list_size
+        return [row.tobytes() for row in np.split(numbers, ends)[:-1]]
     if pa.types.is_string(array.type) or pa.types.is_binary(array.type) or pa.types.is_fixed_size_binary(array.type):
         return list(array.cast(pa.binary()).to_pylist())
     return [None if value is None else to_json_text(value).encode() for value in column_to_python(array)]
+
+
+def is_list_of_vectors(array: pa.Array) -> bool:
+    """Whether all values are lists of vectors of one width, without nulls at any depth."""
+    kind = array.type
+    if not (pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type)):
+        return False
+    if not pa.types.is_primitive(kind.value_type.value_type) or array.null_count:
+        return False
+    vectors = array.flatten()
+    return not (vectors.null_count or vectors.flatten().null_count)

@@ -13,7 +13,14 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
+from embedcli.databases.target import (
+    VECTOR_COLUMN,
+    DatabaseTarget,
+    TableLayout,
+    TargetBusyError,
+    import_client,
+    same_name_error,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision
@@ -35,6 +42,7 @@ class DuckDBTarget(DatabaseTarget):
     # A larger batch costs no more memory than a row group, and fewer commits.
     batch_bytes: ClassVar[int] = 32 << 20
     has_case_sensitive_columns: ClassVar[bool] = False
+    reserved_tables: ClassVar[str] = ROWS_VIEW
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 100_000}
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -65,17 +73,24 @@ class DuckDBTarget(DatabaseTarget):
     def read_record(self, table: str) -> dict[str, Any] | None:
         with self._translate_errors():
             found = self._run(
-                "SELECT comment FROM duckdb_tables() WHERE schema_name = 'main' AND NOT internal "
-                "AND database_name = current_database() AND lower(table_name) = lower(?)",
+                "SELECT table_name, comment FROM duckdb_tables() WHERE schema_name = 'main' AND NOT internal "
+                "AND database_name = current_database() AND lower(table_name) = lower($1) UNION ALL "
+                "SELECT view_name, NULL FROM duckdb_views() WHERE schema_name = 'main' AND NOT internal "
+                "AND database_name = current_database() AND lower(view_name) = lower($1)",
                 [table],
             )
         if not found:
             return None
+        name, comment = found[0]
         try:
-            record = json.loads(found[0][0] or "{}")
+            record = json.loads(comment or "{}")
         except ValueError:
             return {}  # a comment by the user
-        return record if isinstance(record, dict) and "vector_space" in record else {}
+        if not isinstance(record, dict) or "vector_space" not in record:
+            return {}
+        if name != table:
+            raise same_name_error(self.title, table, name)
+        return record
 
     def write_record(self, table: str, record: Mapping[str, Any]) -> None:
         with self._translate_errors():

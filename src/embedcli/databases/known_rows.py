@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 class KnownRows:
     """The rows of a table: 24 bytes of memory for each.
 
+    Attributes:
+        count: Number of rows.
+        repeats: How many of them have the key of another one; one row of each key does not count.
+
     Args:
         tables: The key columns and digests, as `DatabaseTarget.read_digests` yields them.
         key: Names of the key columns.
@@ -33,6 +37,7 @@ class KnownRows:
         self.count = sum(map(len, keys))
         self._digests = np.sort(np.concatenate(digests))
         self._keys = np.sort(np.concatenate(keys))
+        self.repeats = int((self._keys[1:] == self._keys[:-1]).sum())
 
     def have_digests(self, digests: NDArray[Any]) -> BoolArray:
         """Whether rows with these digests are in the table: bool [n]."""

@@ -8,6 +8,7 @@ and the count of the table have not changed since, there is nothing to do, or on
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from embedcli import storage
+from embedcli.checkpoint.rejects import count_rejects_file
+from embedcli.core.counts import format_count
 from embedcli.core.errors import OutputError, UsageError
-from embedcli.databases.columns import plan_layout
+from embedcli.databases.columns import adapt_source_column, describe_conversion, plan_layout
+from embedcli.databases.disk_space import explain_full_disk, require_disk_space
 from embedcli.databases.known_rows import KnownRows, SeenKeys
+from embedcli.databases.load_result import LoadOptions, LoadResult
 from embedcli.databases.record import (
     TableRecord,
     check_same_columns,
@@ -30,65 +36,17 @@ from embedcli.databases.record import (
 from embedcli.databases.rejects import DUPLICATE_REASON, LoadRejects, find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
 from embedcli.databases.sending import BatchBuilder, Shipment, send_batches
+from embedcli.databases.target import SOURCE_COLUMN, SWAP_SUFFIX
 from embedcli.pipeline.prefetch import prefetch
 
 if TYPE_CHECKING:
-    from embedcli.core.types import BoolArray, Int64Array, RejectSummary
+    from embedcli.core.types import BoolArray, Int64Array
     from embedcli.databases.target import DatabaseTarget, TableLayout
     from embedcli.outputs.dataset import VectorDataset
 
 Notify = Callable[[str], None]
-# What is added to the name of a table while --swap fills it.
-SWAP_SUFFIX = "__new"
 # Keys per request that deletes rows.
 DELETE_ROWS = 5_000
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """What a load does beside sending rows.
-
-    Attributes:
-        sync: Delete rows whose ids are not in the output.
-        swap: Fill a new table, which then takes the name of the old one.
-        index: Build the usual index.
-    """
-
-    sync: bool = False
-    swap: bool = False
-    index: bool = False
-
-
-@dataclass(frozen=True)
-class LoadResult:
-    """The end of a load.
-
-    Attributes:
-        rows: Rows of the output.
-        sent: Rows that were sent.
-        unchanged: Rows that were in the table already.
-        deleted: Rows that were deleted.
-        rejects: Rows that the database cannot hold.
-        table_rows: Rows in the table.
-        seconds: Duration.
-        index: Description of the index, if one was asked for.
-        reject_summary: The rejects by reason, if this run has read them.
-    """
-
-    rows: int
-    sent: int = 0
-    unchanged: int = 0
-    deleted: int = 0
-    rejects: int = 0
-    table_rows: int = 0
-    seconds: float = 0.0
-    index: str | None = None
-    reject_summary: RejectSummary | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """3 if rows were rejected, as for `encode`."""
-        return 3 if self.rejects else 0
 
 
 class KeyOfSkippedFileError(Exception):
@@ -102,7 +60,8 @@ def load_output(
     options: LoadOptions | None = None,
     *,
     notify: Notify = lambda line: None,
-    on_progress: Callable[[int], None] = lambda rows: None,
+    on_progress: Callable[[LoadResult], None] = lambda counts: None,
+    on_phase: Notify = lambda text: None,
 ) -> LoadResult:
     """Bring the rows of an output into a table; see `Loader`.
 
@@ -112,7 +71,8 @@ def load_output(
         table: The table.
         options: What to do beside.
         notify: Receives notes.
-        on_progress: Receives the rows of the output that are done, sent or found unchanged.
+        on_progress: Receives the counts so far.
+        on_phase: Receives what happens while no rows are sent.
 
     Raises:
         UsageError: The database cannot hold the output, or the table holds another vector space or other columns.
@@ -120,12 +80,13 @@ def load_output(
     """
     start = time.monotonic()
     dataset.require_vector_space("load")
-    with LoadRejects(dataset.path) as rejects:
+    with LoadRejects(dataset.path, replace(target.address, table=table)) as rejects:
         loader = Loader(dataset, target, table, options or LoadOptions(), rejects)
-        loader.notify, loader.on_progress = notify, on_progress
-        for note in target.notes:
+        loader.notify, loader.on_progress, loader.on_phase = notify, on_progress, on_phase
+        for note in [*target.notes, *describe_conversion(dataset)]:
             notify(note)
-        return replace(loader.run(), seconds=time.monotonic() - start)
+        with explain_full_disk(target):
+            return replace(loader.run(), seconds=time.monotonic() - start)
 
 
 @dataclass
@@ -135,7 +96,8 @@ class Loader:
     Attributes:
         rejects: Where rows go that the database cannot hold.
         notify: Receives notes.
-        on_progress: Receives the rows that are done.
+        on_progress: Receives the counts so far.
+        on_phase: Receives what happens while no rows are sent.
     """
 
     dataset: VectorDataset
@@ -144,11 +106,14 @@ class Loader:
     options: LoadOptions
     rejects: LoadRejects
     notify: Notify = field(default=lambda line: None)
-    on_progress: Callable[[int], None] = field(default=lambda rows: None)
+    on_progress: Callable[[LoadResult], None] = field(default=lambda counts: None)
+    on_phase: Notify = field(default=lambda text: None)
 
     def __post_init__(self) -> None:
         self.layout: TableLayout = plan_layout(self.dataset, self.target)
         self.identity = identify_output(self.dataset)
+        self.token = secrets.token_hex(8)
+        self.repeats = 0
         self.start_again()
 
     def start_again(self) -> None:
@@ -165,14 +130,15 @@ class Loader:
         if self.options.swap and not self.target.can_swap:
             raise UsageError(
                 f"{self.target.title}: cannot replace a table in one step",
-                "leave out --swap, and use --sync or another --table",
+                "leave out --swap, and load into another --table if all rows must be replaced at once",
             )
         record = self.read_record(self.name)
         if self.options.swap:
-            if record is not None and self.fits(record) and self.is_up_to_date(record, self.name):
-                return self.nothing_to_do(record, self.name)
             return self.load_and_swap()
         if record is not None:
+            layout, self.layout = self.layout, adapt_source_column(self.layout, record.layout)
+            if len(self.layout.schema) < len(layout.schema):
+                self.notify(f"the table has no column {SOURCE_COLUMN!r}: the names of the inputs are left out")
             self.check_record(record)
         return self.load_into(self.name, record)
 
@@ -192,8 +158,8 @@ class Loader:
 
     def check_record(self, record: TableRecord) -> None:
         where = self.describe(self.name)
-        check_same_space(record.vector_space, self.dataset.vector_space, where)
-        check_same_columns(record.layout, self.layout, where)
+        check_same_space(record.vector_space, self.dataset.vector_space, where, self.target.replacement_hint)
+        check_same_columns(record.layout, self.layout, where, self.target.replacement_hint)
 
     def fits(self, record: TableRecord) -> bool:
         try:
@@ -213,6 +179,7 @@ class Loader:
         moves_index = self.options.index and self.target.index_moves_with_table
         filler = replace(self, name=name, options=LoadOptions(sync=True, index=moves_index))
         result = filler.load_into(name, record)
+        self.on_phase("replacing the table")
         self.target.replace_table(name, self.name, self.layout)
         if self.options.index and not self.target.index_moves_with_table:
             return replace(result, index=self.target.build_index(self.name, self.layout))
@@ -223,42 +190,102 @@ class Loader:
     def load_into(self, name: str, record: TableRecord | None) -> LoadResult:
         if record is not None and self.is_up_to_date(record, name):
             return self.nothing_to_do(record, name)
-        begun = TableRecord(self.dataset.vector_space, self.layout).to_json()
+        begun = TableRecord(self.dataset.vector_space, self.layout, run=self.token).to_json()
         skipped: frozenset[str] = frozenset()
+        require_disk_space(self.target)
         if record is None:
-            self.target.create_table(name, self.layout, begun)
+            self.create_table(name, begun)
         else:
             skipped = self.find_finished_files(record, name)
             self.target.write_record(name, begun)
-        known = KnownRows(self.target.read_digests(name, self.layout) if record else (), self.layout.key)
+        if record is not None:
+            self.on_phase("reading which rows are there")
+        known = self.read_known_rows(name) if record else KnownRows((), self.layout.key)
+        skipped = frozenset() if self.repeats else skipped
         try:
             self.send_rows(name, known, skipped)
+        except OutputError:
+            self.check_alone(name, begun)
+            raise
         except KeyOfSkippedFileError:
             # What was sent is in the table: it is found unchanged, or replaced by the row that counts.
-            known = KnownRows(self.target.read_digests(name, self.layout), self.layout.key)
+            known = self.read_known_rows(name)
             self.start_again()
             self.send_rows(name, known, frozenset())
+        self.check_alone(name, begun)
         return self.finish(name, known)
 
+    def create_table(self, name: str, record: Mapping[str, Any]) -> None:
+        try:
+            self.target.create_table(name, self.layout, record)
+        except OutputError:
+            if self.target.read_record(name) is None:
+                raise
+            raise self.not_alone_error(name) from None
+
+    def check_alone(self, name: str, begun: Mapping[str, Any]) -> None:
+        """Raise OutputError if another load of the table has begun since this one did, or has replaced the table.
+
+        The rows of both may then be there. Neither is recorded as finished: the next load compares all rows again.
+        """
+        record = self.target.read_record(name)
+        if record is None:
+            raise self.not_alone_error(name)
+        if parse_record(record, self.describe(name)).run != self.token:
+            self.target.write_record(name, begun)
+            raise self.not_alone_error(name)
+
+    def not_alone_error(self, name: str) -> OutputError:
+        return OutputError(
+            f"{self.describe(name)}: another load of this table has begun meanwhile",
+            "run the same command again when no other load is running",
+        )
+
     def is_up_to_date(self, record: TableRecord, name: str) -> bool:
-        """Whether this output was loaded last and completely, and the table has kept its number of rows."""
+        """Whether this output was loaded last and completely, and the table has kept its rows, each once."""
         return (
             bool(record.output.get("files"))
             and dict(record.output) == self.identity
             and (not self.options.sync or record.table_rows == record.rows)
-            and self.target.count_rows(name) == record.table_rows
+            and record.agrees_with(self.target.count_rows(name))
+            and (self.target.keeps_keys_unique or not self.read_table(name).repeats)
+            and (not record.rejects or storage.exists(self.rejects.path))
         )
+
+    def read_table(self, name: str) -> KnownRows:
+        return KnownRows(self.target.read_digests(name, self.layout), self.layout.key)
+
+    def read_known_rows(self, name: str) -> KnownRows:
+        """Return the rows of a table, after deleting those whose key another row has.
+
+        Raises:
+            OutputError: There are such rows in a database where a load cannot have written them.
+        """
+        known = self.read_table(name)
+        if not known.repeats:
+            return known
+        problem = f"{format_count(known.repeats, 'row')} with the id of another row"
+        if self.target.keeps_keys_unique:
+            hint = self.target.replacement_hint
+            raise OutputError(f"{self.describe(name)}: has {problem}: another program has added them", hint)
+        self.target.delete_repeats(name, self.layout)
+        self.repeats += known.repeats
+        self.notify(f"{self.describe(name)}: deleted {problem}")
+        return self.read_table(name)
 
     def nothing_to_do(self, record: TableRecord, name: str) -> LoadResult:
         index = self.target.build_index(name, self.layout) if self.options.index else None
-        self.on_progress(self.dataset.rows)
-        return LoadResult(
+        result = LoadResult(
             rows=self.dataset.rows,
             unchanged=record.rows,
             rejects=record.rejects,
             table_rows=record.table_rows,
             index=index,
+            reject_summary=count_rejects_file(self.rejects.path) if record.rejects else None,
+            was_up_to_date=True,
         )
+        self.on_progress(result)
+        return result
 
     def find_finished_files(self, record: TableRecord, name: str) -> frozenset[str]:
         """Return the paths of the files that were loaded completely and have not changed since; often none.
@@ -270,9 +297,7 @@ class Loader:
         parts = {file_name(self.dataset, part.path): part.path for part in self.dataset.vector_files}
         is_grown = bool(files) and all(known.get(file) == identity for file, identity in files.items())
         needs_all_keys = self.options.sync or self.has_windows or self.dataset.id_name is None
-        if needs_all_keys or record.rejects or not is_grown:
-            return frozenset()
-        if self.target.count_rows(name) != record.table_rows:
+        if needs_all_keys or record.rejects or not is_grown or not record.agrees_with(self.target.count_rows(name)):
             return frozenset()
         return frozenset(parts[file] for file in files)
 
@@ -287,7 +312,10 @@ class Loader:
 
     def count_sent(self, rows: int) -> None:
         self.sent += rows
-        self.on_progress(self.sent + self.unchanged + self.rejects.count)
+        self.on_progress(self.count_so_far())
+
+    def count_so_far(self) -> LoadResult:
+        return LoadResult(self.dataset.rows, self.sent, self.unchanged, rejects=self.rejects.count)
 
     def choose_rows(self, batches: Iterator[RowBatch], known: KnownRows, has_skipped: bool) -> Iterator[Shipment]:
         """Yield the rows that the table lacks or has differently; runs in the thread that reads the output."""
@@ -299,6 +327,8 @@ class Loader:
                 raise KeyOfSkippedFileError
             is_unchanged = is_good & known.have_digests(batch.digests)
             self.unchanged += int(is_unchanged.sum())
+            if is_unchanged.any():
+                self.on_progress(self.count_so_far())
             to_send = is_good & ~is_unchanged
             self.inserted += int((to_send & ~is_known).sum())
             yield from builder.add(batch.filter(to_send & ~is_known).table, are_new=True)
@@ -323,10 +353,12 @@ class Loader:
 
     def finish(self, name: str, known: KnownRows) -> LoadResult:
         """Delete what is to be deleted, check the count, build the index and record the load as finished."""
+        self.on_phase("finishing the table")
         deleted = self.delete_others(name) if self.options.sync or self.has_windows else 0
         self.target.finish_load(name, self.layout)
         count, expected = self.target.count_rows(name), known.count + self.inserted - deleted
-        if count != expected:
+        rows = self.sent + self.unchanged
+        if count != expected or count < rows or (self.options.sync and count != rows):
             raise OutputError(
                 f"{self.describe(name)}: has {count:,} rows instead of {expected:,}: "
                 "another program has changed it while it was loaded",
@@ -334,19 +366,12 @@ class Loader:
             )
         index = self.target.build_index(name, self.layout) if self.options.index else None
         summary = self.rejects.publish()
-        rows = self.sent + self.unchanged
-        record = TableRecord(self.dataset.vector_space, self.layout, self.identity, rows, self.rejects.count, count)
-        self.target.write_record(name, record.to_json())
-        return LoadResult(
-            rows=self.dataset.rows,
-            sent=self.sent,
-            unchanged=self.unchanged,
-            deleted=deleted,
-            rejects=self.rejects.count,
-            table_rows=count,
-            index=index,
-            reject_summary=summary,
+        record = TableRecord(
+            self.dataset.vector_space, self.layout, self.identity, rows, self.rejects.count, count, self.token
         )
+        self.target.write_record(name, record.to_json())
+        deleted += self.repeats
+        return replace(self.count_so_far(), deleted=deleted, table_rows=count, index=index, reject_summary=summary)
 
     def delete_others(self, name: str) -> int:
         """Delete the rows whose keys are not among the accepted rows of the output.

@@ -27,7 +27,14 @@ from embedcli.databases.payloads import (
     sparse_rows,
     stored_payload_type,
 )
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
+from embedcli.databases.target import (
+    SWAP_SUFFIX,
+    VECTOR_COLUMN,
+    DatabaseTarget,
+    TableLayout,
+    TargetBusyError,
+    import_client,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision, VectorKind
@@ -61,6 +68,8 @@ class MilvusTarget(DatabaseTarget):
     # The dynamic fields of a row are at most 65,536 bytes of JSON on a server.
     largest_payload_bytes: ClassVar[int | None] = 60_000
     reserved_columns: ClassVar[frozenset[str]] = frozenset({KEY_FIELD, "$meta"})
+    # Those of the collections behind tables.
+    reserved_tables: ClassVar[str] = r".*__v[0-9]+"
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 32_768}
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -159,13 +168,14 @@ class MilvusTarget(DatabaseTarget):
 
     def _choose_collection(self, table: str) -> str:
         """Return a name for a new collection, and remove those that a killed run has left behind."""
-        stem, aliased = table.split("__", maxsplit=1)[0], set(self._list_aliases().values())
+        aliases = self._list_aliases()
+        stem, aliased = table.removesuffix(SWAP_SUFFIX), set(aliases.values())
         names = set(self._db.list_collections())
         for name in sorted(names - aliased):
             if name.rpartition("__v")[0] == stem and self._is_abandoned(name):
                 self._db.drop_collection(name)
                 names.discard(name)
-        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in names)
+        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in {*names, *aliases})
 
     def _is_abandoned(self, collection: str) -> bool:
         """Whether a collection without an alias has rows: another one has replaced it. A new one is still empty."""
@@ -227,8 +237,10 @@ class MilvusTarget(DatabaseTarget):
             if layout.kind == "sparse"
             else dense_rows(found)
         )
+        # Milvus Lite keeps the old value of what a changed row does not mention.
+        nulls = dict.fromkeys(layout.kept_columns)
         sent = [
-            {KEY_FIELD: key, VECTOR_COLUMN: vector, **payload}
+            {KEY_FIELD: key, VECTOR_COLUMN: vector, **nulls, **payload}
             for key, vector, payload in zip(make_uuids(rows, layout), vectors, make_payloads(rows, layout), strict=True)
         ]
         with self._translate_errors():

@@ -6,6 +6,7 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,11 @@ import pyarrow as pa
 
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import OutputError
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.ragged import offsets_of
 from embedcli.databases.columns import combine_chunks, to_json_text
-from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, VECTOR_COLUMN
+from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, SWAP_HINT, VECTOR_COLUMN
+from embedcli.outputs.schema import multi_to_arrow
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array
@@ -95,17 +99,19 @@ def select_payload(names: Sequence[str]) -> list[str] | bool:
     return list(names) if all(PLAIN_NAME.fullmatch(name) for name in names) else True
 
 
-def payloads_to_table(payloads: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field]) -> pa.Table:
+def payloads_to_table(
+    payloads: Sequence[Mapping[str, Any]], fields: Sequence[pa.Field], hint: str = SWAP_HINT
+) -> pa.Table:
     """Build the columns of some fields, none of them the vectors, from payloads.
 
     Raises:
         OutputError: A payload has no key, or a value of another type: another program has written it.
     """
-    arrays = [from_json_values([payload.get(field.name) for payload in payloads], field) for field in fields]
+    arrays = [from_json_values([payload.get(field.name) for payload in payloads], field, hint) for field in fields]
     return pa.Table.from_arrays(arrays, schema=pa.schema([field.with_nullable(True) for field in fields]))
 
 
-def from_json_values(values: list[Any], field: pa.Field) -> pa.Array:
+def from_json_values(values: list[Any], field: pa.Field, hint: str) -> pa.Array:
     try:
         array = convert_json_values(values, field)
     except (TypeError, ValueError, OverflowError):
@@ -114,7 +120,7 @@ def from_json_values(values: list[Any], field: pa.Field) -> pa.Array:
         raise OutputError(
             f"the database has a row whose {field.name!r} is missing or not of the type {field.type}: another program "
             "has changed it",
-            "use --swap to replace all rows at once",
+            hint,
         )
     return array
 
@@ -146,6 +152,14 @@ def dense_rows(vectors: Any) -> Float32Array:
     return np.asarray(numbers, np.float32).reshape(len(array), array.type.list_size)
 
 
+def multi_vector_rows(vectors: Any) -> list[list[list[float]]]:
+    """Return the vectors of tokens of each row of a column of lists of vectors."""
+    array = combine_chunks(vectors)
+    numbers = dense_rows(array.flatten()).tolist()
+    ends = np.cumsum(array.value_lengths().to_numpy()).tolist()
+    return [numbers[start:end] for start, end in pairwise([0, *ends])]
+
+
 def sparse_rows(vectors: Any) -> list[tuple[list[int], list[float]]]:
     """Return the indices and values of each vector of a sparse column."""
     array = combine_chunks(vectors)
@@ -162,16 +176,27 @@ def points_to_table(points: Sequence[Any], layout: TableLayout, columns: Sequenc
     if layout.kind == "sparse":
         found = [point.vector[VECTOR_COLUMN] for point in points]
         vectors = sparse_column([(vector.indices, vector.values) for vector in found], layout)
+    elif layout.kind == "multi_vector":
+        vectors = multi_vector_column([point.vector for point in points], layout)
     else:
         vectors = dense_column([point.vector for point in points], layout)
     return join_vectors(rows, vectors, layout, columns)
 
 
-def dense_column(vectors: Sequence[Any], layout: TableLayout) -> pa.Array:
-    """Build the column of vectors from lists of numbers."""
+def dense_column(vectors: Any, layout: TableLayout) -> pa.Array:
+    """Build the column of vectors from lists of numbers, or an array of all numbers."""
     kind = layout.schema.field(VECTOR_COLUMN).type
     numbers = np.asarray(vectors, np.float32).reshape(-1).astype(kind.value_type.to_pandas_dtype())
     return pa.FixedSizeListArray.from_arrays(pa.array(numbers, kind.value_type), type=kind)
+
+
+def multi_vector_column(vectors: Sequence[Sequence[Any]], layout: TableLayout) -> pa.Array:
+    """Build the column of vectors from a list of lists of numbers for each row."""
+    kind = layout.schema.field(VECTOR_COLUMN).type
+    dtype = kind.value_type.value_type.to_pandas_dtype()
+    values = np.array([vector for row in vectors for vector in row], np.float32).reshape(-1, layout.dim)
+    tokens = MultiVectors(offsets_of([len(row) for row in vectors]), values)
+    return multi_to_arrow(tokens, values.astype(dtype), kind)
 
 
 def sparse_column(vectors: Sequence[tuple[Sequence[int], Sequence[float]]], layout: TableLayout) -> pa.Array:

@@ -64,6 +64,8 @@ class PostgreSQLTarget(DatabaseTarget):
     longest_name_bytes: ClassVar[int] = 63
     # A field, and the message that has the row, hold up to 1 GB.
     largest_row_bytes: ClassVar[int | None] = 500 << 20
+    # A temporary table hides others of its name.
+    reserved_tables: ClassVar[str] = rf"(.*\.)?{STAGED_ROWS}"
     reserved_columns: ClassVar[frozenset[str]] = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:

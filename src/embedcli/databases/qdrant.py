@@ -16,19 +16,28 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.address import is_loopback
 from embedcli.databases.payloads import (
     dense_rows,
     make_payloads,
     make_uuids,
+    multi_vector_rows,
     payloads_to_table,
     points_to_table,
     select_payload,
     sparse_rows,
     stored_payload_type,
 )
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
+from embedcli.databases.target import (
+    SWAP_SUFFIX,
+    VECTOR_COLUMN,
+    DatabaseTarget,
+    TableLayout,
+    TargetBusyError,
+    import_client,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision, VectorKind
@@ -57,7 +66,7 @@ class QdrantTarget(DatabaseTarget):
     title: ClassVar[str] = "Qdrant"
     extra: ClassVar[str] = "qdrant"
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
-    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
+    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse", "multi_vector"})
     # A server takes requests of 32 MB, in which a number of 4 bytes has up to 20 characters.
     batch_bytes: ClassVar[int] = 2 << 20
     largest_row_bytes: ClassVar[int | None] = 4 << 20
@@ -65,6 +74,8 @@ class QdrantTarget(DatabaseTarget):
     has_index: ClassVar[bool] = True
     keeps_lengths: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
+    # Those of the collections behind tables.
+    reserved_tables: ClassVar[str] = r".*__v[0-9]+"
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 65_536, "float16": 65_536}
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -147,13 +158,14 @@ class QdrantTarget(DatabaseTarget):
 
     def _choose_collection(self, table: str) -> str:
         """Return a name for a new collection, and remove those that a killed run has left behind."""
-        stem, aliased = table.split("__", maxsplit=1)[0], set(self._list_aliases().values())
+        aliases = self._list_aliases()
+        stem, aliased = table.removesuffix(SWAP_SUFFIX), set(aliases.values())
         names = {collection.name for collection in self._client.get_collections().collections}
         for name in sorted(names - aliased):
             if name.rpartition("__v")[0] == stem and self._is_abandoned(name):
                 self._client.delete_collection(name)
                 names.discard(name)
-        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in names)
+        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in {*names, *aliases})
 
     def _is_abandoned(self, collection: str) -> bool:
         """Whether a collection without an alias has rows: another one has replaced it. A new one is still empty."""
@@ -164,7 +176,11 @@ class QdrantTarget(DatabaseTarget):
         if layout.kind == "sparse":
             return {"sparse_vectors_config": {VECTOR_COLUMN: models.SparseVectorParams()}}
         datatype = models.Datatype.FLOAT16 if layout.precision == "float16" else models.Datatype.FLOAT32
-        return {"vectors_config": models.VectorParams(size=layout.dim, distance=models.Distance.DOT, datatype=datatype)}
+        parameters = models.VectorParams(size=layout.dim, distance=models.Distance.DOT, datatype=datatype)
+        if layout.kind == "multi_vector":
+            comparator = models.MultiVectorComparator.MAX_SIM
+            parameters.multivector_config = models.MultiVectorConfig(comparator=comparator)
+        return {"vectors_config": parameters}
 
     def _change_aliases(self, created: Mapping[str, str], deleted: Sequence[str] = ()) -> None:
         models = self._models
@@ -232,6 +248,8 @@ class QdrantTarget(DatabaseTarget):
     def _encode_vectors(self, vectors: Any, layout: TableLayout) -> Any:
         if layout.kind == "sparse":
             return {VECTOR_COLUMN: [self._sparse_vector(*row) for row in sparse_rows(vectors)]}
+        if layout.kind == "multi_vector":
+            return multi_vector_rows(vectors)
         return dense_rows(vectors).tolist()
 
     def _sparse_vector(self, indices: Sequence[int], values: Sequence[float]) -> Any:
@@ -272,6 +290,8 @@ class QdrantTarget(DatabaseTarget):
     ) -> pa.Table:
         if isinstance(query, SparseVectors):
             sent = {"query": self._sparse_vector(query.indices.tolist(), query.values.tolist()), "using": VECTOR_COLUMN}
+        elif isinstance(query, MultiVectors):
+            sent = {"query": query.values.tolist()}
         else:
             sent = {"query": np.asarray(query)[0].tolist()}
         with self._translate_errors():

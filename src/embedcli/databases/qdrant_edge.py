@@ -1,7 +1,8 @@
 """Qdrant Edge: the engine of Qdrant in this process, with a folder for each table.
 
-`embedcli.json` has the records of all tables and names the folder of the points of each, such as `docs-1`: replacing
-this file replaces record and rows in one step.
+`embedcli.json` has the records of all tables and names the folder of the points of each, such as `docs-4f5e1c0b`:
+replacing this file replaces record and rows in one step. It also names the folders that are to be removed, as only
+those may be: any other folder may belong to another program.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,18 +21,20 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.payloads import (
     dense_rows,
     make_payloads,
     make_uuids,
+    multi_vector_rows,
     payloads_to_table,
     points_to_table,
     select_payload,
     sparse_rows,
     stored_payload_type,
 )
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, import_client
+from embedcli.databases.target import SWAP_SUFFIX, VECTOR_COLUMN, DatabaseTarget, TableLayout, import_client
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision, VectorKind
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     from embedcli.outputs.vector_columns import StoredVectors
 
 TABLES_NAME = "embedcli.json"
-SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9]+")
+SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{8}")
 LOCK_NAME = ".embedcli-lock"
 READ_ROWS = 10_000
 # The defaults of Qdrant.
@@ -52,8 +55,10 @@ class QdrantEdgeTarget(DatabaseTarget):
     title: ClassVar[str] = "Qdrant Edge"
     extra: ClassVar[str] = "qdrant-edge"
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
-    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
+    kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse", "multi_vector"})
     has_index: ClassVar[bool] = True
+    # Its log and its storage are mapped files of 32 MB, whose pages take space when they are written.
+    spare_disk_bytes: ClassVar[int] = 64 << 20
     keeps_lengths: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 65_536, "float16": 65_536}
@@ -83,23 +88,30 @@ class QdrantEdgeTarget(DatabaseTarget):
 
     # Shards
 
-    def _read_tables(self) -> dict[str, dict[str, Any]]:
-        """Return what is written about each table: `folder`, that of its shard, and `record`."""
+    def _read_lists(self) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Return what is written about each table, and the folders that no table needs.
+
+        Each table has `folder`, that of its shard, and `record`.
+        """
         path = os.path.join(self._folder, TABLES_NAME)
         if not os.path.exists(path):
-            return {}
+            return {}, []
         try:
             with storage.translate_input_errors(path), open(path, "rb") as file:
-                tables: dict[str, dict[str, Any]] = json.loads(file.read())
-            if all(SHARD_NAME.fullmatch(entry["folder"]) for entry in tables.values()):
-                return tables
+                found = json.loads(file.read())
+            tables, unused = dict(found["tables"]), list(found["unused"])
+            if all(SHARD_NAME.fullmatch(name) for name in [*unused, *(entry["folder"] for entry in tables.values())]):
+                return tables, unused
         except (AttributeError, KeyError, TypeError, ValueError):
             pass
         raise UsageError(f"{storage.format_location(path)}: was not written by `embedcli load`", "name another folder")
 
-    def _write_tables(self, tables: Mapping[str, Mapping[str, Any]]) -> None:
+    def _read_tables(self) -> dict[str, dict[str, Any]]:
+        return self._read_lists()[0]
+
+    def _write_lists(self, tables: Mapping[str, Mapping[str, Any]], unused: Sequence[str] = ()) -> None:
         with storage.write_atomically(os.path.join(self._folder, TABLES_NAME)) as file:
-            file.write(json.dumps(tables).encode())
+            file.write(json.dumps({"tables": tables, "unused": list(unused)}).encode())
 
     def _open(self, table: str) -> Any:
         folder = self._read_tables()[table]["folder"]
@@ -114,20 +126,17 @@ class QdrantEdgeTarget(DatabaseTarget):
             with self._translate_errors():
                 shard.close()
 
-    def _remove_shard(self, folder: str) -> None:
-        self._close_shard(folder)
-        path = os.path.join(self._folder, folder)
-        with storage.translate_output_errors(path):
-            shutil.rmtree(path)
-
-    def _choose_folder(self, table: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
-        """Return a name for a new shard, and remove the folders that a killed run has left behind."""
-        used = {entry["folder"] for entry in tables.values()}
-        for name in os.listdir(self._folder):
-            if SHARD_NAME.fullmatch(name) and name not in used:
-                self._remove_shard(name)
-        stem = table.split("__", maxsplit=1)[0]
-        return next(name for number in count(1) if (name := f"{stem}-{number}") not in used)
+    def _remove_unused(self) -> None:
+        """Remove the folders that no table needs, also those that a killed run has left behind."""
+        tables, unused = self._read_lists()
+        for folder in unused:
+            self._close_shard(folder)
+            path = os.path.join(self._folder, folder)
+            if os.path.isdir(path):
+                with storage.translate_output_errors(path):
+                    shutil.rmtree(path)
+        if unused:
+            self._write_lists(tables)
 
     # Tables
 
@@ -138,12 +147,14 @@ class QdrantEdgeTarget(DatabaseTarget):
         return {} if os.path.exists(os.path.join(self._folder, table)) else None
 
     def write_record(self, table: str, record: Mapping[str, Any]) -> None:
-        tables = self._read_tables()
-        self._write_tables({**tables, table: {**tables[table], "record": record}})
+        tables, unused = self._read_lists()
+        self._write_lists({**tables, table: {**tables[table], "record": record}}, unused)
 
     def create_table(self, table: str, layout: TableLayout, record: Mapping[str, Any]) -> None:
+        self._remove_unused()
         tables = self._read_tables()
-        folder = self._choose_folder(table, tables)
+        folder = f"{table.removesuffix(SWAP_SUFFIX)}-{secrets.token_hex(4)}"
+        self._write_lists(tables, [folder])
         path = os.path.join(self._folder, folder)
         storage.make_folder(path)
         edge = self._client
@@ -152,26 +163,33 @@ class QdrantEdgeTarget(DatabaseTarget):
         else:
             number = edge.VectorStorageDatatype
             datatype = number.Float16 if layout.precision == "float16" else number.Float32
-            vectors = {"vectors": edge.EdgeVectorParams(layout.dim, edge.Distance.Dot, datatype=datatype)}
+            several = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+            parameters = edge.EdgeVectorParams(
+                layout.dim,
+                edge.Distance.Dot,
+                datatype=datatype,
+                multivector_config=several if layout.kind == "multi_vector" else None,
+            )
+            vectors = {"vectors": parameters}
         with self._translate_errors():
             config = edge.EdgeConfig(**vectors, hnsw_config=edge.HnswIndexConfig(**HNSW))
             self._shards[folder] = edge.EdgeShard.create(path, config)
-        self._write_tables({**tables, table: {"folder": folder, "record": record}})
+        self._write_lists({**tables, table: {"folder": folder, "record": record}})
 
     def drop_table(self, table: str) -> None:
-        tables = self._read_tables()
+        tables, unused = self._read_lists()
         entry = tables.pop(table, None)
         if entry is not None:
-            self._write_tables(tables)
-            self._remove_shard(entry["folder"])
+            self._write_lists(tables, [*unused, entry["folder"]])
+            self._remove_unused()
 
     def replace_table(self, new: str, old: str, layout: TableLayout) -> None:
-        tables = self._read_tables()
-        previous = tables.get(old)
+        tables, unused = self._read_lists()
+        if old in tables:
+            unused.append(tables[old]["folder"])
         tables[old] = tables.pop(new)
-        self._write_tables(tables)
-        if previous is not None:
-            self._remove_shard(previous["folder"])
+        self._write_lists(tables, unused)
+        self._remove_unused()
 
     def build_index(self, table: str, layout: TableLayout) -> str:
         shard = self._open(table)
@@ -200,7 +218,7 @@ class QdrantEdgeTarget(DatabaseTarget):
     def _encode_vectors(self, vectors: Any, layout: TableLayout) -> Any:
         if layout.kind == "sparse":
             return [{VECTOR_COLUMN: self._client.SparseVector(*row)} for row in sparse_rows(vectors)]
-        return dense_rows(vectors)
+        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else dense_rows(vectors)
 
     def _update(self, table: str, operation: Any) -> None:
         shard = self._open(table)
@@ -238,6 +256,8 @@ class QdrantEdgeTarget(DatabaseTarget):
             if isinstance(query, SparseVectors):
                 vector = edge.SparseVector(query.indices.tolist(), query.values.tolist())
                 nearest = edge.Query.Nearest(vector, using=VECTOR_COLUMN)
+            elif isinstance(query, MultiVectors):
+                nearest = edge.Query.Nearest(query.values.tolist())
             else:
                 nearest = edge.Query.Nearest(np.asarray(query)[0].tolist())
             points = shard.query(

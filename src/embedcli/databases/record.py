@@ -36,6 +36,7 @@ class TableRecord:
         rows: Rows of that output in the table.
         rejects: Rows of that output that the database cannot hold.
         table_rows: Rows of the table after that load.
+        run: Token of the load that wrote the record: another load that began meanwhile has replaced it.
     """
 
     vector_space: Mapping[str, Any]
@@ -44,6 +45,11 @@ class TableRecord:
     rows: int = 0
     rejects: int = 0
     table_rows: int = 0
+    run: str = ""
+
+    def agrees_with(self, count: int) -> bool:
+        """Whether the table with `count` rows has as many as after the last load, at least those of its output."""
+        return self.rows <= self.table_rows == count
 
     def to_json(self) -> dict[str, Any]:
         layout = self.layout
@@ -64,6 +70,7 @@ class TableRecord:
                 "rows": self.rows,
                 "rejects": self.rejects,
                 "table_rows": self.table_rows,
+                "run": self.run,
             },
         }
 
@@ -91,11 +98,17 @@ def parse_record(record: Mapping[str, Any], where: str) -> TableRecord:
     schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(table["schema"])))
     layout = TableLayout(tuple(table["key"]), schema, table["kind"], table["precision"], int(table["dim"]))
     return TableRecord(
-        record["vector_space"], layout, load["output"], load["rows"], load["rejects"], load["table_rows"]
+        record["vector_space"],
+        layout,
+        load["output"],
+        load["rows"],
+        load["rejects"],
+        load["table_rows"],
+        load.get("run", ""),
     )
 
 
-def check_same_space(recorded: Mapping[str, Any], loaded: Mapping[str, Any], where: str) -> None:
+def check_same_space(recorded: Mapping[str, Any], loaded: Mapping[str, Any], where: str, hint: str) -> None:
     """Raise UsageError, naming what differs, unless the vectors of an output may join those of a table."""
     different = [
         f"{key} is {shorten_value(recorded.get(key))} there, {shorten_value(loaded.get(key))} in the output"
@@ -105,11 +118,11 @@ def check_same_space(recorded: Mapping[str, Any], loaded: Mapping[str, Any], whe
     if different:
         raise UsageError(
             f"{where}: holds vectors of another vector space: {'; '.join(different)}",
-            "use --swap to replace all rows at once, or another --table",
+            hint,
         )
 
 
-def check_same_columns(recorded: TableLayout, loaded: TableLayout, where: str) -> None:
+def check_same_columns(recorded: TableLayout, loaded: TableLayout, where: str, hint: str) -> None:
     """Raise UsageError, naming the columns, unless the rows of an output fit a table."""
     old = {field.name: field.type for field in recorded.schema}
     new = {field.name: field.type for field in loaded.schema}
@@ -125,7 +138,7 @@ def check_same_columns(recorded: TableLayout, loaded: TableLayout, where: str) -
     if problems:
         raise UsageError(
             f"{where}: its columns differ from those of the output: {'; '.join(problems)}",
-            "use --swap to replace the table at once, or another --table",
+            hint,
         )
 
 

@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 from embedcli import storage
 from embedcli.checkpoint.part_files import reject_to_json_line
 from embedcli.checkpoint.rejects import RejectCounter
+from embedcli.core.ragged import RaggedRows, offsets_of
 from embedcli.core.types import Reject
 from embedcli.databases.columns import combine_chunks
 from embedcli.databases.target import JSON_FIELD, VECTOR_COLUMN
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray, RejectSummary
+    from embedcli.databases.address import TargetAddress
     from embedcli.databases.rows import RowBatch
     from embedcli.databases.target import DatabaseTarget, TableLayout
 
@@ -29,18 +31,26 @@ LONG_ID_REASON = "id is too long for the database"
 NUL_REASON = "text has a NUL character, which the database cannot store"
 LARGE_ROW_REASON = "row is too large for the database"
 NOT_FINITE_REASON = "vector is not finite"
+NO_VECTORS_REASON = "row has no vectors"
 
 
-def load_rejects_path(output: str) -> str:
-    """Return the path of the rejects of the last load of an output."""
-    return storage.join(output, "_load-rejects.jsonl") if storage.is_folder(output) else f"{output}.load-rejects.jsonl"
+def load_rejects_path(output: str, address: TargetAddress) -> str:
+    """Return the path of the rejects of the last load of an output into a table: each table has a file of its own."""
+    name = f"load-rejects-{address.scheme}-{address.table}-{address.digest}.jsonl"
+    return storage.join(output, f"_{name}") if storage.is_folder(output) else f"{output}.{name}"
 
 
 class LoadRejects:
-    """The rejects of a load. Use it as a context manager: the lines wait in a temporary file until `publish`."""
+    """The rejects of a load. Use it as a context manager: the lines wait in a temporary file until `publish`.
 
-    def __init__(self, output: str) -> None:
+    Args:
+        output: The output.
+        address: The table.
+    """
+
+    def __init__(self, output: str, address: TargetAddress) -> None:
         self._output = output
+        self.path = load_rejects_path(output, address)
         self._lines = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._counter = RejectCounter()
         self.count = 0
@@ -62,15 +72,14 @@ class LoadRejects:
 
     def publish(self) -> RejectSummary | None:
         """Write the rejects file, or remove that of an earlier load if there are none. Returns the counts."""
-        path = load_rejects_path(self._output)
         if not self.count:
-            if storage.exists(path):
-                storage.remove(path)
+            if storage.exists(self.path):
+                storage.remove(self.path)
             return None
         self._lines.seek(0)
-        with storage.write_atomically(path) as out:
+        with storage.write_atomically(self.path) as out:
             shutil.copyfileobj(self._lines, out)
-        return self._counter.summary(path)
+        return self._counter.summary(self.path)
 
     def __enter__(self) -> LoadRejects:
         return self
@@ -94,7 +103,10 @@ def find_bad_rows(batch: RowBatch, layout: TableLayout, target: DatabaseTarget) 
         add(as_mask(pc.equal(ids, "")), EMPTY_ID_REASON)
     if target.longest_id_bytes is not None and pa.types.is_string(ids.type):
         add(as_mask(pc.greater(pc.binary_length(ids), target.longest_id_bytes)), LONG_ID_REASON)
-    add(~find_finite(combine_chunks(table.column(VECTOR_COLUMN)), len(batch)), NOT_FINITE_REASON)
+    vectors = combine_chunks(table.column(VECTOR_COLUMN))
+    if layout.kind == "multi_vector":
+        add(as_mask(pc.equal(pc.list_value_length(vectors), 0)), NO_VECTORS_REASON)
+    add(~find_finite(vectors), NOT_FINITE_REASON)
     if not target.stores_nul:
         for field in layout.schema:
             if pa.types.is_string(field.type):
@@ -119,14 +131,19 @@ def as_mask(column: Any) -> BoolArray:
     return np.asarray(array.fill_null(False).to_numpy(zero_copy_only=False), bool)
 
 
-def find_finite(vectors: pa.Array, rows: int) -> BoolArray:
-    """Whether all numbers of each vector are finite: bool [n]."""
-    if pa.types.is_struct(vectors.type):
-        lists = vectors.field("values")
-        is_finite = np.isfinite(lists.flatten().to_numpy(zero_copy_only=False))
-        bad = np.repeat(np.arange(rows), np.diff(lists.offsets.to_numpy()))[~is_finite]
-        return ~np.isin(np.arange(rows), bad)
-    numbers = vectors.flatten().to_numpy(zero_copy_only=False)
+def find_finite(vectors: pa.Array) -> BoolArray:
+    """Whether all numbers of each row's vectors are finite: bool [n]."""
+    lists = vectors.field("values") if pa.types.is_struct(vectors.type) else vectors
+    if pa.types.is_list(lists.type):
+        entries = RaggedRows(offsets_of(lists.value_lengths().to_numpy()))
+        return ~entries.find_rows_with(~are_finite(lists.flatten()))
+    return are_finite(lists)
+
+
+def are_finite(values: pa.Array) -> BoolArray:
+    """Whether numbers, or all numbers of vectors of one width, are finite: bool [n]."""
+    width = values.type.list_size if pa.types.is_fixed_size_list(values.type) else None
+    numbers = (values if width is None else values.flatten()).to_numpy(zero_copy_only=False)
     if not np.issubdtype(numbers.dtype, np.floating):
-        return np.ones(rows, bool)
-    return np.asarray(np.isfinite(numbers.reshape(rows, -1)).all(axis=1))
+        return np.ones(len(values), bool)
+    return np.asarray(np.isfinite(numbers).reshape(len(values), width or 1).all(axis=1))

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.analysis.similarities import normalize
+from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
-from embedcli.databases.columns import columns_to_read, combine_chunks, convert_column, digest_rows
-from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, VECTOR_COLUMN, TableLayout
+from embedcli.databases.columns import columns_to_read, combine_chunks, convert_column, digest_rows, is_dequantized
+from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, SOURCE_FIELD, VECTOR_COLUMN, TableLayout
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
 from embedcli.outputs.duplicate_ids import hash_ids
-from embedcli.outputs.schema import numpy_to_arrow, sparse_to_arrow
+from embedcli.outputs.schema import multi_to_arrow, numpy_to_arrow, sparse_to_arrow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +84,10 @@ def convert_block(dataset: VectorDataset, block: VectorBlock, layout: TableLayou
     arrays: dict[str, pa.Array] = {layout.key[0]: convert_column(dataset.block_ids(block), layout.schema.field(0))}
     for field in layout.schema:
         if field.name == VECTOR_COLUMN:
-            arrays[field.name] = convert_vectors(block.vectors, dataset.precision, layout)
+            vectors = dataset.block_vectors(block) if is_dequantized(dataset) else block.vectors
+            arrays[field.name] = convert_vectors(vectors, dataset.precision, layout)
+        elif field.metadata == SOURCE_FIELD and field.name not in block.columns.column_names:
+            arrays[field.name] = pa.nulls(len(block), field.type)
         elif field.name not in arrays and field.name != DIGEST_COLUMN:
             arrays[field.name] = convert_column(block.columns.column(field.name), field)
     table = pa.table(arrays)
@@ -96,15 +100,17 @@ def convert_block(dataset: VectorDataset, block: VectorBlock, layout: TableLayou
 
 
 def convert_vectors(vectors: Any, precision: str, layout: TableLayout) -> pa.Array:
-    """Convert stored vectors to the array of the column of vectors."""
+    """Convert vectors, as they are stored or dequantized, to the array of the column of vectors."""
     kind = layout.schema.field(VECTOR_COLUMN).type
     if isinstance(vectors, SparseVectors):
         return sparse_to_arrow(vectors, vectors.values)
+    dtype = {"float32": np.float32, "float16": np.float16, "ubinary": np.uint8}[layout.precision]
+    if isinstance(vectors, MultiVectors):
+        return multi_to_arrow(vectors, vectors.values.astype(dtype, copy=False), kind)
     if layout.normalizes:
         vectors = normalize(vectors)
     if precision == "binary":
         vectors = (vectors.astype(np.int16) + 128).astype(np.uint8)
-    dtype = {"float32": np.float32, "float16": np.float16, "ubinary": np.uint8}[layout.precision]
     numbers = np.ascontiguousarray(vectors, dtype=dtype).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(numpy_to_arrow(numbers), type=kind)
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from embedcli.analysis.search import Searcher, SearchQuery
-from embedcli.analysis.similarities import normalize, score_rows
+from embedcli.analysis.similarities import USUAL_METRICS, normalize, score_rows
 from embedcli.analysis.text_encoder import Notify, ignore_message
 from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.errors import UsageError
-from embedcli.core.row_vectors import require_single
 from embedcli.databases.columns import combine_chunks
 from embedcli.databases.record import TableRecord, parse_record
 from embedcli.databases.target import VECTOR_COLUMN
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
-from embedcli.outputs.vector_columns import DenseColumn, SparseColumn
+from embedcli.outputs.vector_columns import DenseColumn, MultiVectorColumn, SparseColumn
 
 if TYPE_CHECKING:
     from embedcli.analysis.similarities import Metric
-    from embedcli.core.row_vectors import SingleVectors
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.databases.target import DatabaseTarget, TableLayout
 
 # Of vectors of bits the database returns this many times the wanted rows, which are scored again with the query in
@@ -81,8 +81,8 @@ class TableSearcher(Searcher):
         self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric | None = None
     ) -> list[dict[str, Any]]:
         """Find the `k` best rows for each query; see `Searcher.search`. Scores are those of a search in the output."""
-        vectors = require_single(self._encoder.encode_vectors([query.text for query in queries]))
-        expected: Metric = "dot" if self.layout.distance == "dot" else "cosine"
+        vectors = self._encode(queries)
+        expected = USUAL_METRICS[self.layout.kind]
         if metric not in (None, expected):
             raise UsageError(
                 f"{self.target.title}: the table is searched by {expected}", f"leave out --metric {metric}"
@@ -93,7 +93,7 @@ class TableSearcher(Searcher):
                 hits.append({"query_id": query.id, "query": query.text, "rank": rank, **hit})
         return hits
 
-    def _find_rows(self, query: SingleVectors, k: int, columns: Sequence[str], metric: Metric) -> list[dict[str, Any]]:
+    def _find_rows(self, query: RowVectors, k: int, columns: Sequence[str], metric: Metric) -> list[dict[str, Any]]:
         layout, is_bits = self.layout, self.layout.precision == "ubinary"
         key = layout.key[0]
         names = list(dict.fromkeys([key, VECTOR_COLUMN, *columns]))
@@ -110,12 +110,17 @@ class TableSearcher(Searcher):
             for score, row in zip(scores[order], rows, strict=True)
         ]
 
-    def _score(self, query: SingleVectors, found: pa.Table, metric: Metric) -> Any:
+    def _score(self, query: RowVectors, found: pa.Table, metric: Metric) -> Any:
         """Score rows as a search in the output does: float32 [n]."""
         column = pa.chunked_array([combine_chunks(found.column(VECTOR_COLUMN))])
         layout = self.layout
+        rows: RowVectors
         if layout.kind == "sparse":
-            rows: SingleVectors = SparseColumn(VECTOR_COLUMN, np.dtype("float32"), layout.dim, "").to_vectors(column)
+            rows = SparseColumn(VECTOR_COLUMN, np.dtype("float32"), layout.dim, "").to_vectors(column)
+        elif layout.kind == "multi_vector":
+            number = np.dtype(column.type.value_type.value_type.to_pandas_dtype())
+            tokens = MultiVectorColumn(VECTOR_COLUMN, number, layout.dim, "").to_vectors(column)
+            rows = replace(tokens, values=np.asarray(tokens.values, np.float32))
         else:
             kind = column.type
             dense = DenseColumn(VECTOR_COLUMN, np.dtype(kind.value_type.to_pandas_dtype()), kind.list_size, "")

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from embedcli.databases.disk_space import require_disk_space
 from embedcli.databases.target import TargetBusyError
 
 if TYPE_CHECKING:
     from embedcli.databases.target import DatabaseTarget, TableLayout
 
+FIRST_BATCH_BYTES = 256 << 10
 # Waiting times double from the first to the last: about two minutes in all.
 FIRST_DELAY_SECONDS = 0.5
 MAX_ATTEMPTS = 9
@@ -35,10 +37,17 @@ class Shipment:
 
 
 class BatchBuilder:
-    """Collects rows into batches of about `size` bytes, new rows apart from those that replace others."""
+    """Collects rows into batches, new rows apart from those that replace others.
+
+    The first batches are small, and later ones up to twice as large as the one before, so that a load that is killed
+    early has got ahead.
+
+    Args:
+        size: Size of the largest batches in bytes, about.
+    """
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        self._largest, self._size = size, min(size, FIRST_BATCH_BYTES)
         self._held: dict[bool, list[pa.Table]] = {True: [], False: []}
         self._bytes = {True: 0, False: 0}
 
@@ -46,9 +55,10 @@ class BatchBuilder:
         """Add rows, and yield the batches that are full."""
         if not rows.num_rows:
             return
-        step = max(1, rows.num_rows * self._size // max(1, rows.nbytes))
-        for start in range(0, rows.num_rows, step):
-            piece = rows.slice(start, step)
+        row_bytes, start = max(1, rows.nbytes) / rows.num_rows, 0
+        while start < rows.num_rows:
+            piece = rows.slice(start, max(1, int(self._size / row_bytes)))
+            start += piece.num_rows
             if self._bytes[are_new] and self._bytes[are_new] + piece.nbytes > self._size:
                 yield self._take(are_new)
             self._held[are_new].append(piece)
@@ -62,6 +72,7 @@ class BatchBuilder:
 
     def _take(self, are_new: bool) -> Shipment:
         held, self._held[are_new], self._bytes[are_new] = self._held[are_new], [], 0
+        self._size = min(self._largest, 2 * self._size)
         return Shipment(pa.concat_tables(held), are_new)
 
 
@@ -84,7 +95,12 @@ def send_batches(
 
     def send(shipment: Shipment) -> int:
         write = target.insert_rows if shipment.are_new else target.upsert_rows
-        repeat_while_busy(lambda: write(table, layout, shipment.rows))
+
+        def request() -> None:
+            require_disk_space(target, shipment.rows.nbytes)
+            write(table, layout, shipment.rows)
+
+        repeat_while_busy(request)
         return int(shipment.rows.num_rows)
 
     if target.parallel_requests == 1:

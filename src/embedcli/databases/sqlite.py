@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +18,15 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.columns import combine_chunks
-from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError, import_client
+from embedcli.databases.locks import lock_table
+from embedcli.databases.target import (
+    VECTOR_COLUMN,
+    DatabaseTarget,
+    TableLayout,
+    TargetBusyError,
+    import_client,
+    same_name_error,
+)
 
 if TYPE_CHECKING:
     from embedcli.core.types import Precision
@@ -27,7 +35,10 @@ if TYPE_CHECKING:
 
 ROWID_COLUMN = "vector_rowid"
 VECTORS_SUFFIX = "_vectors"
+# sqlite-vec adds tables of its own to each of its tables; those of such names are in its way.
+VECTORS_SUFFIXES = (VECTORS_SUFFIX, *(f"{VECTORS_SUFFIX}_{name}" for name in ("info", "chunks", "rowids")))
 RECORDS_TABLE = "embedcli_tables"
+LOCK_ENDING = "-embedcli-lock-"
 BUSY_TIMEOUT_MS = 10_000
 # Rows per query: each key column of each row is a parameter, of which SQLite allows 32,766.
 READ_ROWS = 5_000
@@ -45,6 +56,7 @@ class SQLiteTarget(DatabaseTarget):
     }  # fmt: skip
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 8192, "ubinary": 8192 * 8}
     has_case_sensitive_columns: ClassVar[bool] = False
+    reserved_tables: ClassVar[str] = rf"sqlite_.*|{RECORDS_TABLE}"
     reserved_columns: ClassVar[frozenset[str]] = frozenset({ROWID_COLUMN, "rowid", "oid", "_rowid_"})
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -64,22 +76,43 @@ class SQLiteTarget(DatabaseTarget):
             self._db.enable_load_extension(True)
             self._db.load_extension(extension.loadable_path())
             self._query("SELECT count(*) FROM sqlite_master")  # reads the header of the file
+        self._release: Callable[[], None] = lambda: None
+        if not read_only:
+            try:
+                self._release = lock_table(f"{self._path}{LOCK_ENDING}", address.table)
+            except BaseException:
+                self._db.close()
+                raise
 
     def close(self) -> None:
         self._db.close()
+        self._release()
 
     # Tables
 
     def read_record(self, table: str) -> dict[str, Any] | None:
         with self._translate_errors():
-            if not self._has_table(table):
+            if not self._has_name(table):
+                self._check_vectors(table)
                 return None
-            found = (
-                self._query(f"SELECT record FROM {RECORDS_TABLE} WHERE name = ?", [table])
-                if self._has_table(RECORDS_TABLE)
-                else []
-            )
-        return json.loads(found[0][0]) if found else {}
+            if not self._has_name(RECORDS_TABLE):
+                return {}
+            found = self._query(f"SELECT name, record FROM {RECORDS_TABLE} WHERE lower(name) = lower(?)", [table])
+        if not found:
+            return {}
+        name, record = found[0]
+        if name != table:
+            raise same_name_error(self.title, table, name)
+        return dict(json.loads(record))
+
+    def _check_vectors(self, table: str) -> None:
+        """Raise UsageError if something else has the name of the table of the vectors of a new table."""
+        for name in (table + suffix for suffix in VECTORS_SUFFIXES):
+            if self._has_name(name):
+                raise UsageError(
+                    f"{self.title} table {table}: its vectors need the name {name}, which another table has",
+                    "choose another name with --table",
+                )
 
     def write_record(self, table: str, record: Mapping[str, Any]) -> None:
         with self._translate_errors(), self._db:
@@ -111,7 +144,7 @@ class SQLiteTarget(DatabaseTarget):
     def _drop_table(self, table: str) -> None:
         self._query(f"DROP TABLE IF EXISTS {vectors_of(table)}")
         self._query(f"DROP TABLE IF EXISTS {quote(table)}")
-        if self._has_table(RECORDS_TABLE):
+        if self._has_name(RECORDS_TABLE):
             self._query(f"DELETE FROM {RECORDS_TABLE} WHERE name = ?", [table])
 
     def replace_table(self, new: str, old: str, layout: TableLayout) -> None:
@@ -236,8 +269,9 @@ class SQLiteTarget(DatabaseTarget):
     def _vector_parameter(self, layout: TableLayout, value: str) -> str:
         return f"vec_bit({value})" if layout.precision == "ubinary" else value
 
-    def _has_table(self, table: str) -> bool:
-        return bool(self._query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND lower(name) = lower(?)", [table]))
+    def _has_name(self, name: str) -> bool:
+        """Whether there is a table, view, index or trigger of this name."""
+        return bool(self._query("SELECT 1 FROM sqlite_master WHERE lower(name) = lower(?)", [name]))
 
     def _query(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         return list(self._db.execute(statement, values))

@@ -19,6 +19,9 @@ What the loader relies on:
   began, and may be faster; if another program has written one of them meanwhile, it must behave like an upsert.
 - A table and its record (`create_table`) appear together or not at all, and the record can be replaced later.
 - `replace_table` shows readers the old rows or the new ones, never both and never none.
+- Only one load at a time writes to a table in files: where the database does not see to that itself, the target holds a
+  lock while it is connected, unless `read_only`; see `locks.py`. On a server, a load notices at its end, by the record,
+  that another one has begun.
 - A request that the database refuses because it is busy raises `TargetBusyError`; the loader waits and repeats it.
 """
 
@@ -43,12 +46,21 @@ if TYPE_CHECKING:
 
 Distance = Literal["cosine", "dot", "hamming"]
 
+# What is added to the name of a table while --swap fills it.
+SWAP_SUFFIX = "__new"
+SWAP_HINT = "use --swap to replace all rows at once, or another --table"
+# Where there is no --swap.
+NO_SWAP_HINT = "load into another --table, and delete this one when nothing searches it any more"
 VECTOR_COLUMN = "embedding"
 # A digest of everything that is stored of a row: a row is sent again if it differs.
 DIGEST_COLUMN = "row_digest"
 DIGEST_BYTES = 16
 # Marks columns of JSON text in a schema.
 JSON_FIELD = {b"embedcli": b"json"}
+# The column that encode adds where it reads several inputs: the name of the input of each row.
+SOURCE_COLUMN = "source"
+# Marks this column in a schema; another one of the name was kept from the input.
+SOURCE_FIELD = {b"embedcli": b"source"}
 
 
 class TargetBusyError(OutputError):
@@ -66,6 +78,7 @@ class TableLayout:
         precision: Number format of the vectors as they are stored in the database: float32, float16 or ubinary.
         dim: Dimensions of a vector before it is packed into bits.
         normalizes: Whether vectors are normalized before they are sent.
+        has_unit_vectors: Whether all vectors have length 1, up to the rounding of their number format.
     """
 
     key: tuple[str, ...]
@@ -74,10 +87,14 @@ class TableLayout:
     precision: Precision
     dim: int
     normalizes: bool = False
+    has_unit_vectors: bool = False
 
     @property
     def distance(self) -> Distance:
-        """How vectors are compared: sparse encoders are trained for the dot product, most dense ones for the cosine."""
+        """How vectors are compared: sparse encoders are trained for the dot product, most dense ones for the cosine.
+
+        Vectors of tokens are compared by the dot product too, of which MaxSim takes the largest for each of a query.
+        """
         if self.precision == "ubinary":
             return "hamming"
         return "cosine" if self.kind == "dense" else "dot"
@@ -100,7 +117,7 @@ class DatabaseTarget(ABC):
         title: Name of the database, for messages.
         extra: The extra of embedcli that installs its client.
         precisions: For each precision of outputs that it holds, the precision in which it stores the vectors. An output
-            of another precision is refused.
+            of another precision is refused; int8 and uint8 outputs count as float32, as which they are read.
         kinds: The kinds of vectors that it holds.
         batch_bytes: Size of a batch of rows in bytes, about.
         parallel_requests: How many batches may be sent at the same time; `insert_rows` and `upsert_rows` are then
@@ -109,7 +126,9 @@ class DatabaseTarget(ABC):
         index_moves_with_table: Whether `replace_table` keeps the index.
         keeps_lengths: Whether dense vectors may have any length; otherwise they are normalized before they are sent.
         can_swap: Whether there is `replace_table`.
+        keeps_keys_unique: Whether a load cannot write two rows of the same key; otherwise there is `delete_repeats`.
         has_exact_floats: Whether a float64 comes back as it was; otherwise its last bit may differ.
+        has_exact_vectors: Whether vectors come back as they were; otherwise their numbers may be rounded.
         stores_nul: Whether texts may have NUL characters.
         has_schemas: Whether the name of a table may be `SCHEMA.TABLE`.
         has_case_sensitive_columns: Whether `Id` and `id` may be two columns.
@@ -120,8 +139,12 @@ class DatabaseTarget(ABC):
         largest_payload_bytes: The largest row without its vector; None without a limit.
         forbidden_characters: Characters that the name of a column may not have.
         reserved_columns: Names in lower case that no column may have.
+        reserved_tables: A regular expression of names that no table may have, whatever their case: the database does
+            not allow them, or its target uses them itself.
         max_dimensions: The largest dimension by stored precision; without an entry there is no limit.
+        spare_disk_bytes: Free space that a batch needs on the disk of a database in files, beside that for its rows.
         notes: What a user should know about the connection; shown before a load.
+        address: Where the database is; set by `connect`.
     """
 
     title: ClassVar[str]
@@ -134,7 +157,9 @@ class DatabaseTarget(ABC):
     index_moves_with_table: ClassVar[bool] = True
     keeps_lengths: ClassVar[bool] = True
     can_swap: ClassVar[bool] = True
+    keeps_keys_unique: ClassVar[bool] = True
     has_exact_floats: ClassVar[bool] = True
+    has_exact_vectors: ClassVar[bool] = True
     stores_nul: ClassVar[bool] = True
     has_schemas: ClassVar[bool] = False
     has_case_sensitive_columns: ClassVar[bool] = True
@@ -145,8 +170,11 @@ class DatabaseTarget(ABC):
     largest_payload_bytes: ClassVar[int | None] = None
     forbidden_characters: ClassVar[str] = ""
     reserved_columns: ClassVar[frozenset[str]] = frozenset()
+    reserved_tables: ClassVar[str] = ""
     max_dimensions: ClassVar[Mapping[str, int]] = {}
+    spare_disk_bytes: ClassVar[int] = 4 << 20
     notes: Sequence[str] = ()
+    address: TargetAddress
 
     @abstractmethod
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -246,6 +274,10 @@ class DatabaseTarget(ABC):
     def delete_rows(self, table: str, layout: TableLayout, keys: pa.Table) -> None:
         """Delete the rows with these keys: a table of the key columns."""
 
+    def delete_repeats(self, table: str, layout: TableLayout) -> None:
+        """Delete all rows but one of each key, in one step."""
+        raise NotImplementedError  # `keeps_keys_unique` is true
+
     @abstractmethod
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
         """Yield all rows in any order: the key columns and `row_digest`, in the types of the layout."""
@@ -263,10 +295,16 @@ class DatabaseTarget(ABC):
         Args:
             table: The table.
             layout: Its columns.
-            query: One vector: float32 [1, dim], uint8 [1, dim / 8] of packed bits, or sparse.
+            query: One row: float32 [1, dim], uint8 [1, dim / 8] of packed bits, sparse, or vectors of tokens in
+                float32, which are compared by MaxSim.
             count: Number of rows.
             columns: The columns to return, in this order.
         """
+
+    @property
+    def replacement_hint(self) -> str:
+        """What to do about a table whose rows must all be replaced."""
+        return SWAP_HINT if self.can_swap else NO_SWAP_HINT
 
     def __enter__(self) -> DatabaseTarget:
         return self
@@ -283,3 +321,11 @@ def import_client(module: str, title: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise UsageError(f"{title}: needs the package {module}", f"pip install 'embedcli[{extra}]'") from None
+
+
+def same_name_error(title: str, table: str, stored: str) -> UsageError:
+    """Return the error for a table whose name differs in its case alone from that of another one, in the database."""
+    return UsageError(
+        f"{title} table {table}: there is a table {stored}, and {title} cannot tell the two names apart",
+        f"use --table {stored}, or a name that differs more",
+    )

@@ -14,12 +14,12 @@ from embedcli.analysis.verification_checks import MAX_EXAMPLE_IDS, VerificationC
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
-from embedcli.databases.columns import plan_layout
+from embedcli.databases.columns import adapt_source_column, plan_layout
 from embedcli.databases.known_rows import KnownRows, SeenKeys
 from embedcli.databases.record import check_same_columns, check_same_space, parse_record
 from embedcli.databases.rejects import find_bad_rows
 from embedcli.databases.rows import RowBatch, hash_keys, read_rows
-from embedcli.databases.target import DIGEST_COLUMN, JSON_FIELD
+from embedcli.databases.target import DIGEST_COLUMN, JSON_FIELD, VECTOR_COLUMN
 
 if TYPE_CHECKING:
     from embedcli.core.types import BoolArray
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 FETCHED_ROWS = 1_000
 # By how much two neighbouring float64 differ at most, relatively.
 LAST_BIT = 2.0**-52
+# By how much a number of a vector may differ, relatively to the largest one, where the database scales vectors.
+VECTOR_ROUNDING = 1e-6
 
 
 class TableVerifier:
@@ -48,19 +50,21 @@ class TableVerifier:
 
     def __init__(self, dataset: VectorDataset, target: DatabaseTarget, table: str, rows: int | None, seed: int) -> None:
         self.dataset, self.target, self.table = dataset, target, table
-        self.layout: TableLayout = plan_layout(dataset, target)
+        layout = plan_layout(dataset, target)
         where = f"{target.title} table {table}"
         record = target.read_record(table)
         if record is None:
             raise UsageError(f"{where}: there is no such table", "load the output first, or name another with --table")
         self.record = parse_record(record, where)
-        check_same_space(self.record.vector_space, dataset.vector_space, where)
-        check_same_columns(self.record.layout, self.layout, where)
+        self.layout: TableLayout = adapt_source_column(layout, self.record.layout)
+        check_same_space(self.record.vector_space, dataset.vector_space, where, target.replacement_hint)
+        check_same_columns(self.record.layout, self.layout, where, target.replacement_hint)
         self._sample = choose_sample(dataset.rows, rows, seed)
         self._json_columns = {field.name for field in self.layout.schema if field.metadata == JSON_FIELD}
         self._tolerance = 0.0 if target.has_exact_floats else LAST_BIT
+        self._vector_tolerance = 0.0 if target.has_exact_vectors else VECTOR_ROUNDING
         self._seen = SeenKeys()
-        self.accepted = self.sampled = 0
+        self.accepted = self.repeated = self.sampled = 0
         self.missing: list[Any] = []
         self.outdated: list[Any] = []
         self.wrong: list[Any] = []
@@ -78,7 +82,9 @@ class TableVerifier:
         is_good: BoolArray = np.ones(len(batch), bool)
         is_good[list(find_bad_rows(batch, self.layout, self.target))] = False
         keys = hash_keys(batch.table, self.layout.key)
-        is_good[np.flatnonzero(is_good)[self._seen.add(keys[is_good])]] = False
+        repeated = np.flatnonzero(is_good)[self._seen.add(keys[is_good])]
+        self.repeated += len(repeated)
+        is_good[repeated] = False
         return batch.filter(is_good)
 
     def _check_batch(self, batch: RowBatch, known: KnownRows) -> None:
@@ -105,10 +111,17 @@ class TableVerifier:
         stored = {self._key(row): row for row in iterate_rows(found)}
         for row in iterate_rows(rows):
             other = stored.get(self._key(row))
-            if other is not None and not is_same_row(self._parse(row), self._parse(other), self._tolerance):
+            if other is not None and not self._is_same(row, other):
                 self.counts["wrong"] += 1
                 if len(self.wrong) < MAX_EXAMPLE_IDS:
                     self.wrong.append(row[self.layout.key[0]])
+
+    def _is_same(self, row: dict[str, Any], other: dict[str, Any]) -> bool:
+        if self._vector_tolerance:
+            vectors = row.pop(VECTOR_COLUMN), other.pop(VECTOR_COLUMN)
+            if not np.allclose(*vectors, rtol=0, atol=self._vector_tolerance * max(map(abs, vectors[0]))):
+                return False
+        return is_same_row(self._parse(row), self._parse(other), self._tolerance)
 
     def _key(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(row[name] for name in self.layout.key)
@@ -123,13 +136,20 @@ class TableVerifier:
     def _check_count(self, known: KnownRows) -> VerificationCheck:
         count = self.target.count_rows(self.table)
         detail = f"{format_count(count, 'row')} in the table, {self.accepted:,} in the output"
-        rejected = self.dataset.rows - self.accepted
+        rejected = self.dataset.rows - self.accepted - self.repeated
         if rejected:
             detail += f", and {rejected:,} that the database cannot hold"
-        others = count - self.accepted + self.counts["missing"]
+        if self.repeated:
+            detail += f", and {self.repeated:,} whose id appears twice"
+        others = known.count - known.repeats - self.accepted + self.counts["missing"]
         if others > 0:
             detail += f"; {format_count(others, 'row')} of the table not in the output, which load --sync deletes"
-        return VerificationCheck("count", count == self.accepted == known.count, detail)
+        if known.repeats:
+            detail += f"; {format_count(known.repeats, 'row')} of the table with the id of another row"
+        remedy = ""
+        if known.repeats:
+            remedy = self._name_remedy() if self.target.keeps_keys_unique else "load deletes the rows with repeated ids"
+        return VerificationCheck("count", count == self.accepted == known.count, detail, remedy=remedy)
 
     def _check_rows(self) -> VerificationCheck:
         missing, outdated = self.counts["missing"], self.counts["outdated"]
@@ -141,7 +161,13 @@ class TableVerifier:
     def _check_values(self) -> VerificationCheck:
         wrong = self.counts["wrong"]
         detail = f"{format_count(self.sampled, 'row')} fetched, {wrong:,} with other values than the output"
-        return VerificationCheck("values", not wrong, detail, self.wrong)
+        return VerificationCheck("values", not wrong, detail, self.wrong, self._name_remedy() if wrong else "")
+
+    def _name_remedy(self) -> str:
+        """Say how to replace rows that a load would leave as they are."""
+        if self.target.can_swap:
+            return "load --swap replaces all rows"
+        return "delete these rows in the database, and load sends them again"
 
 
 def choose_sample(rows: int, count: int | None, seed: int) -> Any:

@@ -226,7 +226,7 @@ class VectorDataset:
             # Files of other programs do not record the number of dimensions.
             known = replace(vectors, dim=self.dim)
             if self.precision in ("int8", "uint8"):
-                known = quantization.dequantize_weights(known, self.precision, self._require_ranges())
+                known = quantization.dequantize_weights(known, self.precision, self.require_ranges())
             yield VectorBlock(0, known, table)
         elif isinstance(vectors, MultiVectors):
             # As many rows of mean size as fit were read; if these are much longer, they are divided.
@@ -275,10 +275,11 @@ class VectorDataset:
         """Vectors as they are stored, [n, stored width], as float32 [n, dim]."""
         if stored.dtype == np.float32:
             return stored
-        ranges = self._require_ranges() if self.precision in ("int8", "uint8") else None
+        ranges = self.require_ranges() if self.precision in ("int8", "uint8") else None
         return quantization.dequantize(stored, self.precision, self.dim, ranges)
 
-    def _require_ranges(self) -> Float32Array:
+    def require_ranges(self) -> Float32Array:
+        """Return the ranges of int8 and uint8 vectors. Raises UsageError if they are not recorded."""
         if self.ranges is None:
             raise UsageError(
                 f"{storage.format_location(self.path)}: does not contain the ranges of its {self.precision} vectors",

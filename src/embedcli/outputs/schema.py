@@ -149,12 +149,10 @@ class OutputLayout:
             weights = quantization.quantize_weights(vectors, self.precision, self.ranges)
             return sparse_to_arrow(vectors, weights)
         stored = np.ascontiguousarray(quantization.quantize(as_dense(vectors), self.precision, self.ranges))
-        numbers, kind = numpy_to_arrow(stored.reshape(-1)), field.arrow_type(self.precision)
-        if not isinstance(vectors, MultiVectors):
-            return pa.FixedSizeListArray.from_arrays(numbers, type=kind)
-        offsets = numpy_to_arrow(vectors.offsets.astype(np.int32))
-        tokens = pa.FixedSizeListArray.from_arrays(numbers, type=kind.value_type)
-        return pa.ListArray.from_arrays(offsets, tokens, type=kind)
+        kind = field.arrow_type(self.precision)
+        if isinstance(vectors, MultiVectors):
+            return multi_to_arrow(vectors, stored, kind)
+        return pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=kind)
 
     def kept_columns(self) -> list[pa.Field]:
         fields = [pa.field(name, kind) for name, kind in self.input_columns.kept_types.items()]
@@ -193,6 +191,12 @@ def sparse_to_arrow(vectors: SparseVectors, weights: NDArray[Any]) -> pa.Array:
     indices = pa.ListArray.from_arrays(offsets, numpy_to_arrow(vectors.indices), type=kind.field("indices").type)
     values = pa.ListArray.from_arrays(offsets, numpy_to_arrow(weights), type=kind.field("values").type)
     return pa.StructArray.from_arrays([indices, values], fields=list(kind))
+
+
+def multi_to_arrow(vectors: MultiVectors, stored: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Vectors of tokens as an array of lists of vectors, with `stored`, [tokens, width], in place of their values."""
+    tokens = pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=kind.value_type)
+    return pa.ListArray.from_arrays(numpy_to_arrow(vectors.offsets.astype(np.int32)), tokens, type=kind)
 
 
 def numpy_to_arrow(values: Any) -> Any:

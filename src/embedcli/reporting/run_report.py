@@ -76,7 +76,7 @@ class RunReport:
             "usage": dict(result.usage) if result and result.usage else None,
             "cost": self.cost(),
             "peak_memory_mb": peak_memory_mb(),
-            **self.rejects(),
+            **describe_rejects((self.result.reject_summary if self.result else None) or self.reject_summary),
             "duplicate_ids": result.duplicate_ids if result else None,
             "space": dict(result.vector_space) if result else {},
             "files": list(result.files) if result else [],
@@ -103,20 +103,6 @@ class RunReport:
             "tokens_per_second": per_second(self.metrics.fed_tokens, seconds),
         }
 
-    def rejects(self) -> dict[str, Any]:
-        """The rejects of the whole job: rows by reason, the place of the first one, and the file that has all."""
-        summary = (self.result.reject_summary if self.result else self.reject_summary) or RejectSummary({}, "")
-        reasons = [
-            {
-                "reason": reason,
-                "rows": rows,
-                "example": summary.examples.get(reason, reason),
-                "first": summary.first_places.get(reason),
-            }
-            for reason, rows in summary.reasons.items()
-        ]
-        return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_path": summary.path}
-
     def cost(self) -> dict[str, Any] | None:
         """Compute the cost of this run: of the tokens that the server reports, else of those fed to the model."""
         if self.price_per_mtok is None:
@@ -130,6 +116,21 @@ class RunReport:
             "price_per_mtok": self.price_per_mtok,
             "counted_by": "server" if counted else "embedcli",
         }
+
+
+def describe_rejects(summary: RejectSummary | None) -> dict[str, Any]:
+    """Return what a report says of the rejects: rows by reason, the place of the first one, and the file with all."""
+    summary = summary or RejectSummary({}, "")
+    reasons = [
+        {
+            "reason": reason,
+            "rows": rows,
+            "example": summary.examples.get(reason, reason),
+            "first": summary.first_places.get(reason),
+        }
+        for reason, rows in summary.reasons.items()
+    ]
+    return {"reject_reasons": reasons, "first_reject": summary.first or None, "rejects_path": summary.path}
 
 
 def price_of_tokens(tokens: float, price_per_mtok: float) -> float:

@@ -29,6 +29,7 @@ class ProgressEstimate:
         eta_seconds: Seconds until all rows are done; None before the first batch and without a total.
         requests: Requests to a hosted model.
         billed_tokens: Tokens that its server reported.
+        activity: What is done with the rows, in a word.
     """
 
     done: int
@@ -40,6 +41,7 @@ class ProgressEstimate:
     eta_seconds: float | None = None
     requests: int = 0
     billed_tokens: int = 0
+    activity: str = "embedding"
 
 
 class Sample(NamedTuple):
@@ -102,6 +104,7 @@ class ProgressEstimator:
             eta_seconds=self._estimate_eta(done, total, tokens_per_second, rows_per_second),
             requests=counts.requests,
             billed_tokens=counts.billed_tokens,
+            activity=expected.activity,
         )
 
     def _measure_speed(self) -> tuple[float | None, float | None]:

@@ -7,7 +7,7 @@ from typing import TextIO
 
 from embedcli.reporting.progress.estimator import ProgressEstimate
 from embedcli.reporting.progress.renderer import NoRenderer
-from embedcli.reporting.progress.wording import EMBEDDING, Phase, describe_numbers
+from embedcli.reporting.progress.wording import Phase, describe_numbers
 
 FIRST_INTERVAL_SECONDS = 10.0
 LATER_INTERVAL_SECONDS = 60.0
@@ -37,9 +37,9 @@ class PlainRenderer(NoRenderer):
             self._write(phase.describe(now))
 
     def draw_progress(self, estimate: ProgressEstimate, now: float, *, is_final: bool = False) -> None:
-        is_due = self._is_due(EMBEDDING, now)
+        is_due = self._is_due(estimate.activity, now)
         if is_due or (is_final and self._last_line_at > self._started):
-            self._write("  ".join([EMBEDDING, *describe_numbers(estimate, self._price)]))
+            self._write("  ".join([estimate.activity, *describe_numbers(estimate, self._price)]))
 
     def _write(self, text: str) -> None:
         self.print_line(f"{self._prefix()}{text}")

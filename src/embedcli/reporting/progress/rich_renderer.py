@@ -12,7 +12,7 @@ from rich.text import Text
 
 from embedcli.reporting.progress.estimator import ProgressEstimate
 from embedcli.reporting.progress.renderer import Renderer
-from embedcli.reporting.progress.wording import EMBEDDING, Phase, describe_numbers
+from embedcli.reporting.progress.wording import Phase, describe_numbers
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderResult
@@ -68,14 +68,15 @@ class ProgressLine:
     """`embedding ━━━━╸━━━━ 43%  860/2,000 rows  52 rows/s  2.9k tok/s  0:00:22 left` on one line of any width."""
 
     def __init__(self, estimate: ProgressEstimate, price_per_mtok: float | None) -> None:
+        self._activity = estimate.activity
         self._fraction = estimate.fraction
         self._texts = describe_numbers(estimate, price_per_mtok)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        room = options.max_width - len(EMBEDDING) - MIN_BAR_WIDTH - 3
+        room = options.max_width - len(self._activity) - MIN_BAR_WIDTH - 3
         numbers = "  ".join(fit_texts(self._texts, room))
-        width = min(MAX_BAR_WIDTH, options.max_width - len(EMBEDDING) - len(numbers) - 3)
-        yield Text(f"{EMBEDDING} ", end="")
+        width = min(MAX_BAR_WIDTH, options.max_width - len(self._activity) - len(numbers) - 3)
+        yield Text(f"{self._activity} ", end="")
         if self._fraction is not None and width >= MIN_BAR_WIDTH:
             yield ProgressBar(100, self._fraction * 100, width=width)
             yield Text(" ", end="")

@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from embedcli.reporting.progress.estimator import ProgressEstimate
 from embedcli.reporting.progress.renderer import Renderer
-from embedcli.reporting.progress.wording import EMBEDDING, Phase, describe_numbers
+from embedcli.reporting.progress.wording import Phase, describe_numbers
 
 PROGRESS_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| "
 UNKNOWN_TOTAL_FORMAT = "{desc}: "
@@ -34,7 +34,7 @@ class TqdmRenderer(Renderer):
         bar.set_description_str(phase.describe(now))
 
     def draw_progress(self, estimate: ProgressEstimate, now: float, *, is_final: bool = False) -> None:
-        bar = self._open(EMBEDDING, leave=True)
+        bar = self._open(estimate.activity, leave=True)
         texts = describe_numbers(estimate, self._price)
         if estimate.total is None:
             bar.bar_format = UNKNOWN_TOTAL_FORMAT + "  ".join(texts)
@@ -42,7 +42,7 @@ class TqdmRenderer(Renderer):
             bar.total, texts = estimate.total, texts[1:]
             bar.bar_format = PROGRESS_FORMAT + "  ".join(texts)
         bar.n = estimate.done
-        bar.set_description_str(EMBEDDING, refresh=False)
+        bar.set_description_str(estimate.activity, refresh=False)
         bar.refresh()
         if is_final:
             self.close()

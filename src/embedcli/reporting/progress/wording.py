@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from embedcli.reporting.progress.estimator import ProgressEstimate
 
-EMBEDDING = "embedding"
-
 
 @dataclass(frozen=True)
 class Phase:
