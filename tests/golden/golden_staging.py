@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from snapshot import describe_files
 INPUTS = ("words.txt", "in.jsonl", "more.jsonl", "several.jsonl", "unnamed.jsonl", "bad.jsonl", "many.jsonl")
 REPORT = "report.json"
 PARTS_BEFORE_KILL = 5
+# `part-00000-001.parquet`, now `part-00000_00001.parquet`.
+EARLIER_NAME = re.compile(r"(part-\d{5})-(\d{3})(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,13 @@ def run_whole(staged: Staged, folder: Path) -> None:
 def describe_finished(folder: Path) -> dict[str, Any]:
     """All outputs in the folder of a finished job; the report is not one. Rejects are described without `raw`.
 
-    Earlier versions wrote only the text of the rows that the encoder rejects.
+    Earlier versions wrote only the text of the rows that the encoder rejects, and named the further files of a
+    partition otherwise.
     """
     found = describe_files(folder, folder.parent / "nothing")
     found = {name: one for name, one in found.items() if name not in (*INPUTS, REPORT)}
+    found = json.loads(EARLIER_NAME.sub(r"\1_00\2", json.dumps(found)))
+    found = dict(sorted(found.items(), key=lambda item: Path(item[0])))
     for name, one in found.items():
         if name.endswith("rejects.jsonl"):
             rejects = map(json.loads, one["content"])
