@@ -307,7 +307,7 @@ def test_a_second_ctrl_c_stops_now(folder: Path) -> None:
     ended = terminal.end()
     assert ended.code == 130
     assert ended.err.splitlines()[-1] == "hint: run the same command again; encode and load continue where they stopped"
-    assert terminal.seen.rstrip().endswith(b"where it stopped"), "the terminal is left as it was"
+    assert terminal.seen.rstrip().endswith(b"where they stopped"), "the terminal is left as it was"
 
 
 def test_what_shows_no_rows_has_a_spinner(folder: Path) -> None:

@@ -59,7 +59,7 @@ def start_encoding(folder: Path, source: Path, *flags: object) -> subprocess.Pop
 @pytest.mark.parametrize("flags", [(), ("--workers", 2)], ids=["alone", "workers"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_stopped_run_counts_what_is_on_disk(folder: Path, kind: str, flags: tuple[object, ...]) -> None:
-    rows = jobs.rows(30_000)
+    rows = jobs.rows(100_000)
     source = folder / f"in.{kind}"
     if kind == "csv":
         source.write_text("id,text\n" + "".join(f"{row['id']},{row['text']}\n" for row in rows))

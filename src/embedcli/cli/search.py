@@ -155,7 +155,7 @@ def is_output(path: str) -> bool:
 
     try:
         open_dataset(path)
-    except EmbedcliError:
+    except (EmbedcliError, ValueError):  # a name that no file can have
         return False
     return True
 
