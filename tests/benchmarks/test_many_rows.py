@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import many_rows
+from small_bench import MACHINE
 
 
 def test_memory_and_cost_are_measured_for_each_number_of_rows() -> None:
@@ -39,16 +40,7 @@ def test_growing_memory_is_an_error_after_the_table(monkeypatch: pytest.MonkeyPa
     runs = [
         {"rows": n, "peak_memory_mb": n, "process_seconds": 1.0, "rows_per_second": 1.0, **shares} for n in (10, 1000)
     ]
-    machine = {
-        "processor": "p",
-        "cores": 1,
-        "memory_gb": 1,
-        "system": "s",
-        "python": "3",
-        "versions": {},
-        "load_before": 0,
-    }
-    figures = {"machine": machine, "runs": runs, "growth_mb": 990.0, "allowed_mb": 150.0}
+    figures = {"machine": MACHINE, "runs": runs, "growth_mb": 990.0, "allowed_mb": 150.0}
     monkeypatch.setattr(many_rows, "measure", lambda counts, notify: figures)
     done = CliRunner().invoke(many_rows.app, [])
     assert done.exit_code == 1

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 import models
 import sparse_memory
+from small_bench import MACHINE
 
 
 def test_both_jobs_run_and_the_table_shows_them() -> None:
@@ -20,16 +21,7 @@ def test_both_jobs_run_and_the_table_shows_them() -> None:
 
 def test_too_much_memory_is_an_error_after_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     run = {"peak_memory_mb": 1.0, "compiling_mb": 1.0, "rows_per_second": 1.0}
-    machine = {
-        "processor": "p",
-        "cores": 1,
-        "memory_gb": 1,
-        "system": "s",
-        "python": "3",
-        "versions": {},
-        "load_before": 0,
-    }
-    figures = {"machine": machine, "dense": run, "sparse": run, "ratio": 1.6}
+    figures = {"machine": MACHINE, "dense": run, "sparse": run, "ratio": 1.6}
     monkeypatch.setattr(sparse_memory, "measure", lambda source, rows, notify: figures)
     done = CliRunner().invoke(sparse_memory.app, ["-m", str(models.folder("all-MiniLM-L6-v2-shape"))])
     assert done.exit_code == 1

@@ -12,6 +12,16 @@ from embedcli.core.job import Job
 from random_static_models import write_random_vectors
 
 WORDS = [f"w{i}" for i in range(50)]
+# What `describe_machine` returns, in the fields that tables show.
+MACHINE: dict[str, Any] = {
+    "processor": "p",
+    "cores": 1,
+    "memory_gb": 1,
+    "system": "s",
+    "python": "3",
+    "versions": {},
+    "load_before": 0,
+}
 TEXTS = [" ".join(WORDS[(i * j) % 50] for j in range(1, 3 + i % 7)) for i in range(40)]
 
 
