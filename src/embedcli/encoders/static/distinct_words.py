@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcli.encoders.tokenize.word_cache import number_distinct_words
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ class WordFinder:
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         text_ends = np.cumsum(lengths + len(TEXT_SEPARATOR))
         offsets = np.concatenate([[0], np.searchsorted(starts, text_ends)])
-        words, numbers = _number_words(characters[inside], stops - starts)
+        numbers, words = _number_words(characters[inside], stops - starts)
         return DistinctWords(words, numbers, offsets)
 
     def _mark_words(self, characters: NDArray[np.unsignedinteger]) -> BoolArray:
@@ -82,20 +84,12 @@ def _to_code_points(text: str) -> NDArray[np.unsignedinteger]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _number_words(characters: NDArray[np.unsignedinteger], lengths: Int64Array) -> tuple[list[str], Int32Array]:
-    """Number words, given their characters one after the other and their lengths.
-
-    Returns:
-        The distinct words, and for each word its place among them.
-    """
-    import pyarrow as pa
-
+def _number_words(characters: NDArray[np.unsignedinteger], lengths: Int64Array) -> tuple[Int32Array, list[str]]:
+    """Number words, given their characters one after the other and their lengths; see `number_distinct_words`."""
     data, ends = characters.tobytes(), np.cumsum(lengths)
     if characters.itemsize > 1:
         data = data.decode("utf-32-le").encode()
         sizes = 1 + sum((characters >= first).astype(np.int64) for first in LONGER_IN_UTF8)
         ends = np.cumsum(sizes)[ends - 1]
-    offsets = np.concatenate([[0], ends]).astype(np.int32)
-    words = pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data)).dictionary_encode()
-    # `to_numpy` would import pandas, where that is installed: a second on a slow disk.
-    return words.dictionary.to_pylist(), np.frombuffer(words.indices.buffers()[1], np.int32, len(words))
+    bounds = np.concatenate([[0], ends]).astype(np.int32)
+    return number_distinct_words(np.frombuffer(data, np.uint8), bounds)
