@@ -1,4 +1,4 @@
-"""Compare a stored vector with the same text encoded again: its direction, its length, the number of its vectors."""
+"""Compare a stored vector with the same text encoded again: its direction, its number of vectors, its length."""
 
 from __future__ import annotations
 
@@ -108,22 +108,21 @@ def compare_with_stored(
     if not isinstance(stored, SparseVectors):
         # Cosine and MaxSim rank these; a saved dimension may leave them shorter than computed here.
         return Agreement(None, cosine)
-    allowed = accepted_length_differences(output, pair[1], expected, min_cosine)
+    allowed = accepted_length_difference(output, pair[1], expected, min_cosine)
     return Agreement(None if (np.abs(lengths - expected) <= allowed).all() else "length", cosine)
 
 
-def accepted_length_differences(
-    output: VectorDataset, vectors: RowVectors, lengths: NDArray[Any], min_cosine: float
+def accepted_length_difference(
+    output: VectorDataset, vector: SparseVectors, length: NDArray[Any], min_cosine: float
 ) -> NDArray[Any]:
-    """How far the length of each vector may be off: [vectors].
+    """How far the length of a sparse vector may be off: [1], as `length`.
 
     Two vectors of one length with this cosine are sqrt(2 - 2 * cosine) of their length apart. Of integers, every number
     may be one step off.
     """
-    accepted = lengths * np.sqrt(2 - 2 * min_cosine)
+    accepted = length * np.sqrt(2 - 2 * min_cosine)
     if output.precision in ("int8", "uint8") and output.ranges is not None:
-        steps = np.linalg.norm(quantization.quantization_step(output.ranges))
-        accepted = accepted + steps * (np.sqrt(vectors.lengths) if isinstance(vectors, SparseVectors) else 1)
+        accepted = accepted + np.linalg.norm(quantization.quantization_step(output.ranges)) * np.sqrt(vector.lengths)
     return np.asarray(accepted)
 
 
