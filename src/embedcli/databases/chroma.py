@@ -17,6 +17,7 @@ from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.payloads import (
     dense_column,
     dense_rows,
+    is_kept_text,
     join_vectors,
     make_keys,
     make_payloads,
@@ -162,7 +163,7 @@ class ChromaTarget(DatabaseTarget):
         self._write_rows(table, layout, rows)
 
     def upsert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
-        if has_documents(layout):
+        if is_kept_text(layout, DOCUMENT_COLUMN):
             # Chroma keeps the document of a row that is sent without one.
             without = rows.filter(rows.column(DOCUMENT_COLUMN).is_null())
             if without.num_rows:
@@ -174,7 +175,7 @@ class ChromaTarget(DatabaseTarget):
             collection, step = self._get(table), self._db.get_max_batch_size()
             for start in range(0, rows.num_rows, step):
                 part = rows.slice(start, step)
-                documents = part.column(DOCUMENT_COLUMN).to_pylist() if has_documents(layout) else None
+                documents = part.column(DOCUMENT_COLUMN).to_pylist() if is_kept_text(layout, DOCUMENT_COLUMN) else None
                 collection.upsert(
                     ids=make_keys(part, layout),
                     embeddings=dense_rows(part.column(VECTOR_COLUMN)),
@@ -187,7 +188,7 @@ class ChromaTarget(DatabaseTarget):
             self._get(table).delete(ids=make_keys(keys, layout))
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         with self._translate_errors():
             collection = self._get(table)
         offset = 0
@@ -244,19 +245,13 @@ def server_arguments(address: TargetAddress) -> dict[str, Any]:
     }
 
 
-def has_documents(layout: TableLayout) -> bool:
-    """Whether the table has a column that becomes the document of each row."""
-    return DOCUMENT_COLUMN in layout.kept_columns and pa.types.is_string(layout.schema.field(DOCUMENT_COLUMN).type)
-
-
 def make_metadata(rows: pa.Table, layout: TableLayout) -> list[dict[str, Any]]:
     """Return the metadata of each row: its columns but the vector and the document.
 
     Nulls are sent, as Chroma keeps the old value of what a changed row does not mention.
     """
-    names = [
-        field.name for field in layout.plain_columns if not (field.name == DOCUMENT_COLUMN and has_documents(layout))
-    ]
+    has_documents = is_kept_text(layout, DOCUMENT_COLUMN)
+    names = [field.name for field in layout.plain_columns if not (field.name == DOCUMENT_COLUMN and has_documents)]
     return [{name: payload.get(name) for name in names} for payload in make_payloads(rows, layout)]
 
 
@@ -269,7 +264,7 @@ def build_table(
 ) -> pa.Table:
     """Build the named columns from what Chroma returns of some rows."""
     payloads = [dict(row or {}) for row in metadata]
-    if has_documents(layout):
+    if is_kept_text(layout, DOCUMENT_COLUMN):
         for payload, document in zip(payloads, documents, strict=True):
             payload[DOCUMENT_COLUMN] = document
     fields = [layout.schema.field(name) for name in columns if name != VECTOR_COLUMN]

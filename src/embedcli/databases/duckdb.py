@@ -148,7 +148,7 @@ class DuckDBTarget(DatabaseTarget):
             self._run(f"DELETE FROM {quote(table)} AS t USING {ROWS_VIEW} AS k WHERE {same_key(layout)}")
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         with self._translate_errors():
             names = ", ".join(quote(field.name) for field in fields)
             # A cursor of its own: other statements may run before the last batch is read.

@@ -192,7 +192,7 @@ class LanceDBTarget(DatabaseTarget):
                 dataset.delete(f"{ROW_ID} IN ({', '.join(map(str, repeats))})")
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         with self._translate_errors():
             for batch in self._open(table).to_batches(columns=[field.name for field in fields]):
                 yield pa.Table.from_batches([batch]).cast(pa.schema(fields))

@@ -28,6 +28,7 @@ from embedcli.databases.locks import lock_table
 from embedcli.databases.payloads import (
     dense_column,
     dense_rows,
+    is_kept_text,
     join_vectors,
     make_keys,
     make_payloads,
@@ -179,7 +180,7 @@ class LLMTarget(DatabaseTarget):
 
     def upsert_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
         payloads = make_payloads(rows, layout)
-        has_content = has_contents(layout)
+        has_content = is_kept_text(layout, CONTENT_COLUMN)
         contents = [payload.pop(CONTENT_COLUMN, None) if has_content else None for payload in payloads]
         vectors = dense_rows(rows.column(VECTOR_COLUMN)).astype("<f4", copy=False)
         now = int(time.time())
@@ -207,7 +208,7 @@ class LLMTarget(DatabaseTarget):
             )
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         last = 0
         while True:
             with self._translate_errors():
@@ -311,11 +312,6 @@ def choose_llm_model(vector_space: Mapping[str, Any]) -> str:
     return "sentence-transformers/" + model.removeprefix("sentence-transformers/")
 
 
-def has_contents(layout: TableLayout) -> bool:
-    """Whether the table has a column that becomes the content of each row."""
-    return CONTENT_COLUMN in layout.kept_columns and pa.types.is_string(layout.schema.field(CONTENT_COLUMN).type)
-
-
 def hash_content(content: str | None) -> bytes | None:
     """Return the MD5 by which llm knows texts that it has embedded already."""
     return None if content is None else hashlib.md5(content.encode(), usedforsecurity=False).digest()
@@ -330,7 +326,7 @@ def parse_payload(key: str, metadata: str | None, content: str | None, layout: T
     payload = payload if isinstance(payload, dict) else {}
     if len(layout.key) == 1 and layout.key[0] not in payload:
         payload[layout.key[0]] = key
-    return {**payload, CONTENT_COLUMN: content} if has_contents(layout) else payload
+    return {**payload, CONTENT_COLUMN: content} if is_kept_text(layout, CONTENT_COLUMN) else payload
 
 
 def build_table(rows: Sequence[tuple[Any, ...]], layout: TableLayout, columns: Sequence[str]) -> pa.Table:

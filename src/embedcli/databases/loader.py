@@ -198,7 +198,6 @@ class Loader:
         else:
             skipped = self.find_finished_files(record, name)
             self.target.write_record(name, begun)
-        if record is not None:
             self.on_phase("reading which rows are there")
         known = self.read_known_rows(name) if record else KnownRows((), self.layout.key)
         skipped = frozenset() if self.repeats else skipped

@@ -31,7 +31,7 @@ def lock_table(stem: str, table: str) -> Callable[[], None]:
     except OutputLocked:
         hint = "wait until it has finished, or use another --table"
         if not storage.is_local(path):
-            hint += "; the lock of a process that died on another machine expires after a minute"
+            hint += storage.LEASE_NOTE
         raise OutputLocked(
             f"another load into the table {name} is running: {storage.format_location(path)}", hint
         ) from None

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.databases.aliased_collections import COLLECTION_NAMES, choose_collection
 from embedcli.databases.payloads import (
     dense_column,
     dense_rows,
@@ -28,7 +28,6 @@ from embedcli.databases.payloads import (
     stored_payload_type,
 )
 from embedcli.databases.target import (
-    SWAP_SUFFIX,
     VECTOR_COLUMN,
     DatabaseTarget,
     TableLayout,
@@ -69,7 +68,7 @@ class MilvusTarget(DatabaseTarget):
     largest_payload_bytes: ClassVar[int | None] = 60_000
     reserved_columns: ClassVar[frozenset[str]] = frozenset({KEY_FIELD, "$meta"})
     # Those of the collections behind tables.
-    reserved_tables: ClassVar[str] = r".*__v[0-9]+"
+    reserved_tables: ClassVar[str] = COLLECTION_NAMES
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 32_768}
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -156,7 +155,9 @@ class MilvusTarget(DatabaseTarget):
         kind, metric = ("SPARSE_INVERTED_INDEX", "IP") if layout.kind == "sparse" else ("AUTOINDEX", "COSINE")
         index.add_index(VECTOR_COLUMN, index_type=kind, metric_type=metric)
         with self._translate_errors():
-            collection = self._choose_collection(table)
+            collection = choose_collection(
+                table, self._db.list_collections(), self._list_aliases(), self._is_abandoned, self._db.drop_collection
+            )
             self._db.create_collection(
                 collection,
                 schema=schema,
@@ -165,17 +166,6 @@ class MilvusTarget(DatabaseTarget):
                 consistency_level="Strong",
             )
             self._db.create_alias(collection, table)
-
-    def _choose_collection(self, table: str) -> str:
-        """Return a name for a new collection, and remove those that a killed run has left behind."""
-        aliases = self._list_aliases()
-        stem, aliased = table.removesuffix(SWAP_SUFFIX), set(aliases.values())
-        names = set(self._db.list_collections())
-        for name in sorted(names - aliased):
-            if name.rpartition("__v")[0] == stem and self._is_abandoned(name):
-                self._db.drop_collection(name)
-                names.discard(name)
-        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in {*names, *aliases})
 
     def _is_abandoned(self, collection: str) -> bool:
         """Whether a collection without an alias has rows: another one has replaced it. A new one is still empty."""
@@ -251,7 +241,7 @@ class MilvusTarget(DatabaseTarget):
             self._db.delete(self._load(table), ids=make_uuids(keys, layout))
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         with self._translate_errors():
             pages = self._db.query_iterator(
                 self._load(table), batch_size=READ_ROWS, output_fields=[field.name for field in fields]

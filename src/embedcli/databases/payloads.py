@@ -199,6 +199,11 @@ def multi_vector_column(vectors: Sequence[Sequence[Any]], layout: TableLayout) -
     return multi_to_arrow(tokens, values.astype(dtype), kind)
 
 
+def is_kept_text(layout: TableLayout, name: str) -> bool:
+    """Whether a table has a kept column of this name with texts."""
+    return name in layout.kept_columns and pa.types.is_string(layout.schema.field(name).type)
+
+
 def sparse_column(vectors: Sequence[tuple[Sequence[int], Sequence[float]]], layout: TableLayout) -> pa.Array:
     """Build the column of sparse vectors from their indices and values."""
     kind = layout.schema.field(VECTOR_COLUMN).type

@@ -246,7 +246,7 @@ class PostgreSQLTarget(DatabaseTarget):
             self._run(statement, key_lists(keys, layout))
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         statement = self._sql.SQL("SELECT {} FROM {}").format(
             self._names([field.name for field in fields]), self._name(table)
         )

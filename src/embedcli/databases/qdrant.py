@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -19,6 +18,7 @@ from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.address import is_loopback
+from embedcli.databases.aliased_collections import COLLECTION_NAMES, choose_collection
 from embedcli.databases.payloads import (
     dense_rows,
     make_payloads,
@@ -31,7 +31,6 @@ from embedcli.databases.payloads import (
     stored_payload_type,
 )
 from embedcli.databases.target import (
-    SWAP_SUFFIX,
     VECTOR_COLUMN,
     DatabaseTarget,
     TableLayout,
@@ -75,7 +74,7 @@ class QdrantTarget(DatabaseTarget):
     keeps_lengths: ClassVar[bool] = False
     has_exact_floats: ClassVar[bool] = False
     # Those of the collections behind tables.
-    reserved_tables: ClassVar[str] = r".*__v[0-9]+"
+    reserved_tables: ClassVar[str] = COLLECTION_NAMES
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 65_536, "float16": 65_536}
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
@@ -143,7 +142,10 @@ class QdrantTarget(DatabaseTarget):
 
     def create_table(self, table: str, layout: TableLayout, record: Mapping[str, Any]) -> None:
         with self._translate_errors():
-            collection = self._choose_collection(table)
+            names = [found.name for found in self._client.get_collections().collections]
+            collection = choose_collection(
+                table, names, self._list_aliases(), self._is_abandoned, self._client.delete_collection
+            )
             self._client.create_collection(
                 collection, **self._vector_parameters(layout), metadata={RECORD_KEY: json.dumps(record)}
             )
@@ -155,17 +157,6 @@ class QdrantTarget(DatabaseTarget):
                     "install Qdrant 1.16 or later",
                 )
             self._change_aliases(created={table: collection})
-
-    def _choose_collection(self, table: str) -> str:
-        """Return a name for a new collection, and remove those that a killed run has left behind."""
-        aliases = self._list_aliases()
-        stem, aliased = table.removesuffix(SWAP_SUFFIX), set(aliases.values())
-        names = {collection.name for collection in self._client.get_collections().collections}
-        for name in sorted(names - aliased):
-            if name.rpartition("__v")[0] == stem and self._is_abandoned(name):
-                self._client.delete_collection(name)
-                names.discard(name)
-        return next(name for number in count(1) if (name := f"{stem}__v{number}") not in {*names, *aliases})
 
     def _is_abandoned(self, collection: str) -> bool:
         """Whether a collection without an alias has rows: another one has replaced it. A new one is still empty."""
@@ -265,7 +256,7 @@ class QdrantTarget(DatabaseTarget):
             self._check_done(self._client.delete(table, points, wait=True))
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         offset = None
         while True:
             with self._translate_errors():

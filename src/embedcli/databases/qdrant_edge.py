@@ -231,7 +231,7 @@ class QdrantEdgeTarget(DatabaseTarget):
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
         shard, offset = self._open(table), None
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         while True:
             with self._translate_errors():
                 request = self._client.ScrollRequest(

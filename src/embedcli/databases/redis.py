@@ -194,7 +194,7 @@ class RedisTarget(DatabaseTarget):
         return answers
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         with self._translate_errors():
             # More than there are: all of them.
             keys = self._db.execute_command("VRANDMEMBER", table, self.count_rows(table) + 1) or []

@@ -205,7 +205,7 @@ class SQLiteTarget(DatabaseTarget):
             self._db.executemany(f"DELETE FROM {quote(table)} WHERE {ROWID_COLUMN} = ?", rowids)
 
     def read_digests(self, table: str, layout: TableLayout) -> Iterator[pa.Table]:
-        fields = [field for field in layout.plain_columns if field.name not in layout.kept_columns]
+        fields = layout.digest_columns
         names = ", ".join(quote(field.name) for field in fields)
         last = 0
         while True:

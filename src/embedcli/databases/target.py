@@ -109,6 +109,11 @@ class TableLayout:
         """All columns but the key, the vectors and the digest."""
         return [name for name in self.schema.names if name not in (*self.key, VECTOR_COLUMN, DIGEST_COLUMN)]
 
+    @property
+    def digest_columns(self) -> list[pa.Field]:
+        """The key and the digest, which `DatabaseTarget.read_digests` reads."""
+        return [field for field in self.schema if field.name in (*self.key, DIGEST_COLUMN)]
+
 
 class DatabaseTarget(ABC):
     """A connection to a database. Use it as a context manager.

@@ -17,6 +17,7 @@ from embedcli.storage.atomic_replace import (
 from embedcli.storage.atomic_write import write_atomically, write_bytes, write_pair_atomically
 from embedcli.storage.errors import ObjectStoreError
 from embedcli.storage.fs import (
+    LEASE_NOTE,
     acquire_lock,
     basename,
     check_file_can_be_made,
@@ -50,6 +51,7 @@ from embedcli.storage.paths import (
 from embedcli.storage.url_redaction import SECRET_MASK, mask_secrets, strip_query
 
 __all__ = [
+    "LEASE_NOTE",
     "SECRET_MASK",
     "InputListing",
     "InputStream",

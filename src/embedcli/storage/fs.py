@@ -13,6 +13,9 @@ from embedcli.storage.atomic_replace import translate_output_errors
 from embedcli.storage.local import LockHeld
 from embedcli.storage.paths import format_location, get_file_system, get_object_store, is_local, translate_input_errors
 
+# Added to what to do about a lock in an object store.
+LEASE_NOTE = "; the lock of a process that died on another machine expires after a minute"
+
 
 def join(folder: str, name: str) -> str:
     """Return the path of a file in a folder; both may be addresses."""
@@ -145,5 +148,5 @@ def acquire_lock(path: str, output: str, *, shared: bool = False) -> Callable[[]
         except LockHeld:
             hint = "wait until it has finished, or choose another output"
             if not is_local(path):
-                hint += "; the lock of a process that died on another machine expires after a minute"
+                hint += LEASE_NOTE
             raise OutputLocked(f"another embedcli is writing {format_location(output)}", hint) from None
