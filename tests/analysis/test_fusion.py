@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import jobs
-from embedcli.analysis.fusion import fuse_rankings, match_all_rows, ranked_rows
-from embedcli.analysis.topk import Hits
+from embedcli.analysis.fusion import fuse_rankings, match_all_rows
 from embedcli.core.errors import UsageError
 from embedcli.outputs.dataset import open_dataset
 from sample_outputs import make_output, sparse_vectors, unit_vectors
@@ -25,12 +24,6 @@ def test_a_row_scores_the_sum_of_its_reciprocal_ranks() -> None:
 
 def test_of_equal_scores_the_earlier_row_wins() -> None:
     assert fuse_rankings([np.array([8, 3]), np.array([3, 8]), np.array([5])], 3).rows.tolist() == [3, 8, 5]
-
-
-def test_rows_that_share_no_term_with_a_query_have_no_rank() -> None:
-    hits = Hits(np.array([2, 0, 1]), np.array([1.5, 0, 0], np.float32))
-    assert ranked_rows(hits, "sparse").tolist() == [2]
-    assert ranked_rows(hits, "dense").tolist() == ranked_rows(hits, "multi_vector").tolist() == [2, 0, 1]
 
 
 def test_rows_are_matched_by_id(tmp_path: Path) -> None:

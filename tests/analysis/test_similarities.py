@@ -60,10 +60,32 @@ def test_the_cosine_can_be_asked_for(output: VectorDataset, vectors: SparseVecto
 def test_scores_are_those_of_scipy_and_of_dense_vectors(vectors: SparseVectors) -> None:
     queries = sparse_vectors(4, DIM, terms=9)
     dense = as_dense(queries) @ as_dense(vectors).T
-    assert np.allclose(score_rows(queries, vectors, "dot"), dense, atol=1e-5)
     assert np.allclose(dense, (csr_array(as_dense(queries)) @ csr_array(as_dense(vectors)).T).toarray(), atol=1e-5)
+    shares_term = (as_dense(queries) != 0).astype(int) @ (as_dense(vectors) != 0).T.astype(int) > 0
+    assert 0 < shares_term.mean() < 1
+    expected = np.where(shares_term, dense, np.nan)
+    assert np.allclose(score_rows(queries, vectors, "dot"), expected, atol=1e-5, equal_nan=True)
     lengths = np.linalg.norm(as_dense(vectors), axis=1)
-    assert np.allclose(score_rows(queries, vectors, "cosine"), dense / lengths, atol=1e-5)
+    assert np.allclose(score_rows(queries, vectors, "cosine"), expected / lengths, atol=1e-5, equal_nan=True)
+
+
+def test_only_rows_that_share_a_term_are_found_also_if_their_weights_cancel_out(tmp_path: Path) -> None:
+    rows = sparsify(np.array([[0, 0, 5], [1, 1, 0], [2, 0, 0], [0, 0, 1]], np.float32))
+    output = open_dataset(str(make_output(tmp_path / "out.parquet", rows, ids=list("abcd"))))
+    (hits,) = search_vectors(output, sparsify(np.array([[1, -1, 0]], np.float32)), 4)
+    assert hits.rows.tolist() == [2, 1]
+    assert hits.scores.tolist() == [2, 0]
+
+
+def test_outputs_agree_on_rows_that_have_fewer_neighbours(tmp_path: Path) -> None:
+    rows = sparsify(np.array([[1, 0, 0], [2, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3]], np.float32))
+    outputs = [open_dataset(str(make_output(tmp_path / f"{i}.parquet", rows, ids=list("abcdef")))) for i in range(2)]
+    compared = compare_outputs(*outputs, k=4, rows=None, moved=0, seed=0)
+    assert compared.overlaps.tolist() == [1] * 6
+    other = sparsify(np.array([[1, 0, 0], [2, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3]], np.float32))
+    changed = open_dataset(str(make_output(tmp_path / "other.parquet", other, ids=list("abcdef"))))
+    compared = compare_outputs(outputs[0], changed, k=4, rows=None, moved=0, seed=0)
+    assert compared.overlaps.tolist() == pytest.approx([1, 1, 1, 2 / 3, 2 / 3, 2 / 3])
 
 
 def test_cosines_of_rows_ignore_rows_without_terms() -> None:

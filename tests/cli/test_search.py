@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from embedcli.analysis import queries as queries_module
 from embedcli.analysis import search
 from embedcli.analysis.text_encoder import TextEncoder, choose_query_prompt
 from embedcli.cli import app
@@ -182,7 +183,7 @@ def queries_file(path: Path, queries: list[str]) -> Path:
 
 
 def test_many_queries_give_one_line_per_hit(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "QUERY_BATCH_ROWS", 2)
+    monkeypatch.setattr(queries_module, "QUERY_BATCH_ROWS", 2)
     path = embedded(tmp_path / "out.parquet", model)
     queries = queries_file(tmp_path / "q.jsonl", ["mouse", "sun", "pan spoon", "kettle", "storm"])
     code, out, _ = run(path, "--queries", queries, "-k", 2)
@@ -205,12 +206,35 @@ def test_hits_go_to_files(tmp_path: Path, model: Path) -> None:
     assert len(rows) == 6
 
 
-def test_a_bad_query_ends_the_run_with_its_line(tmp_path: Path, model: Path) -> None:
+def test_queries_that_cannot_be_searched_are_named_and_the_others_answered(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries_module, "QUERY_BATCH_ROWS", 2)
     path = embedded(tmp_path / "out.parquet", model)
-    bad = tmp_path / "q.jsonl"
-    bad.write_text('{"query": "sun"}\n{"query": ""}\n')
-    code, _, err = run(path, "--queries", bad, "-o", tmp_path / "hits.jsonl")
-    assert (code, "q.jsonl:2" in err) == (1, True)
+    queries = tmp_path / "q.jsonl"
+    rows = [{"qid": i, "query": text} for i, text in enumerate(["sun", "", "mouse", "\u0001", "storm"])]
+    queries.write_text("".join(json.dumps(row) + "\n" for row in rows) + "no JSON\n")
+    code, out, err = run(path, "--queries", queries, "-k", 2, "-o", tmp_path / "hits.jsonl")
+    assert (code, out) == (3, "")
+    hits = [json.loads(line) for line in (tmp_path / "hits.jsonl").read_text().splitlines()]
+    assert [(hit["query_id"], hit["id"]) for hit in hits if hit["rank"] == 1] == [(0, "t7"), (2, "t6"), (4, "t11")]
+    assert len(hits) == 6
+    named = [line for line in err.splitlines() if line.startswith("not searched: ")]
+    assert [line.split(str(tmp_path))[1][:21] for line in sorted(named)] == [
+        "/q.jsonl:2 (id 1): te",
+        "/q.jsonl:4 (id 3): no",
+        "/q.jsonl:6: bad JSON:",
+    ]
+    assert err.splitlines()[-1] == "3 queries were not searched, 3 were"
+
+
+def test_a_file_without_a_usable_query_is_an_error(tmp_path: Path, model: Path) -> None:
+    path = embedded(tmp_path / "out.parquet", model)
+    (tmp_path / "q.jsonl").write_text('{"query": ""}\n{"query": "\\u0001"}\n')
+    code, out, err = run(path, "--queries", tmp_path / "q.jsonl", "-o", tmp_path / "hits.jsonl")
+    assert (code, out) == (1, "")
+    assert "q.jsonl: no query can be searched; first: " in err
+    assert err.endswith("q.jsonl:1 (id 0): text is empty\nhint: fix the queries\n")
     assert not (tmp_path / "hits.jsonl").exists()
 
 

@@ -21,6 +21,7 @@ from embedcli.core.sparse_vectors import SparseVectors, concat_sparse
 from embedcli.models.vocabulary import read_words
 from embedcli.outputs.dataset import open_dataset
 from embedcli.readers import preview
+from searchable import model_folder
 
 WORDS = ("cat", "dog", "fox", "horse", "mouse", "rain", "sun", "wind", "snow", "storm", "pan", "spoon", "kettle")
 ROWS = 60
@@ -95,10 +96,12 @@ def test_a_search_ranks_by_the_dot_product_of_sentence_transformers(home: Path, 
 def test_a_query_takes_the_query_side_of_an_inference_free_model(home: Path, models: Models) -> None:
     made("out.parquet", models.free, "--as", "document")
     encoder = models.free_encoder
-    query = encoder.encode_query([QUERY]).to_dense().numpy()[0]
-    assert 0 < np.count_nonzero(query) <= 12
-    found = hits("out.parquet", QUERY, "-k", 3)
+    asked = " ".join(chr(letter) for letter in range(ord("a"), ord("z") + 1))
+    query = encoder.encode_query([asked]).to_dense().numpy()[0]
+    assert 0 < np.count_nonzero(query) <= 28
+    found = hits("out.parquet", asked, "-k", 3)
     scores = encoder.encode_document([row["text"] for row in texts()]).to_dense().numpy() @ query
+    assert np.sort(scores)[-3] > 0
     assert [hit["score"] for hit in found] == pytest.approx(np.sort(scores)[::-1][:3].tolist(), abs=1e-4)
 
 
@@ -293,13 +296,71 @@ def test_a_search_reports_damage_before_it_loads_the_model(
     assert "bad.parquet: the vector of row 8 (id r7) has more indices than values" in ended.err
 
 
-def test_a_query_without_terms_is_an_error_that_says_so(home: Path) -> None:
-    sparse_models.build_inference_free(home / "free", home / "work", weightless=("cat",))
-    made("out.parquet", home / "free", "--as", "document")
-    ended = jobs.run("search", "out.parquet", "cat")
+# Words without a common piece in the vocabulary, of which "dog" has no weight.
+WORD_ROWS = ("sun", "rat", "keck sun", "jilly", "rat jilly")
+
+
+@pytest.fixture(scope="module")
+def word_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a sparse model whose queries have the terms of their words alone, and a dense one."""
+    folder = tmp_path_factory.mktemp("words")
+    sparse_models.build_inference_free(folder / "free", folder / "work", weightless=("dog",))
+    model_folder(folder / "dense")
+    return folder
+
+
+def make_words(home: Path, model: Path, output: str) -> None:
+    """Encode rows as queries, so that each has the terms of its words alone."""
+    jobs.write_jsonl(home / "words.jsonl", [{"id": f"w{i}", "text": text} for i, text in enumerate(WORD_ROWS)])
+    ended = encode(output, model, "--as", "query", source="words.jsonl")
+    assert ended.code == 0, ended.err
+
+
+def test_a_query_without_terms_is_an_error_that_says_so(home: Path, word_models: Path) -> None:
+    make_words(home, word_models / "free", "out.parquet")
+    ended = jobs.run("search", "out.parquet", "dog")
     assert ended.code == 1
-    message = "error: the query 'cat' has no vector: the model weighs no term of the text\nhint: use other words\n"
+    message = "error: the query 'dog' has no vector: the model weighs no term of the text\nhint: use other words\n"
     assert ended.err.endswith(message)
+
+
+def test_only_rows_that_share_a_term_are_hits_and_a_note_says_how_many(home: Path, word_models: Path) -> None:
+    make_words(home, word_models / "free", "out.parquet")
+    ended = jobs.run("search", "out.parquet", "sun", "--json")
+    assert (ended.code, sorted(hit["id"] for hit in json.loads(ended.out))) == (0, ["w0", "w2"])
+    assert ended.err.endswith("only 2 rows share a term with the query\n")
+    ended = jobs.run("search", "out.parquet", "vow", "--json")
+    assert (ended.code, json.loads(ended.out)) == (0, [])
+    assert ended.err.endswith("no row shares a term with the query\n")
+    assert "share" not in jobs.run("search", "out.parquet", "sun", "-k", 2).err
+    assert "share" not in jobs.run("search", "out.parquet", " ".join(WORD_ROWS)).err
+
+
+def test_queries_without_terms_or_matches_are_counted(home: Path, word_models: Path) -> None:
+    make_words(home, word_models / "free", "out.parquet")
+    asked = ["sun", "dog", "vow", "jilly"]
+    jobs.write_jsonl(home / "queries.jsonl", [{"id": f"q{i}", "text": text} for i, text in enumerate(asked)])
+    ended = jobs.run("search", "out.parquet", "--queries", "queries.jsonl", "-k", 2)
+    assert ended.code == 3
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert sorted((hit["query_id"], hit["id"]) for hit in found) == [
+        ("q0", "w0"), ("q0", "w2"), ("q3", "w3"), ("q3", "w4"),
+    ]  # fmt: skip
+    assert ended.err.splitlines()[-3:] == [
+        "not searched: queries.jsonl:2 (id q1): the model weighs no term of the text",
+        "1 query shares a term with fewer rows than asked for, 1 of them with none; first: queries.jsonl:3 (id q2)",
+        "1 query was not searched, 3 were",
+    ]
+
+
+def test_a_fusion_answers_a_query_without_terms_by_the_other_output(home: Path, word_models: Path) -> None:
+    make_words(home, word_models / "free", "sparse.parquet")
+    make_words(home, word_models / "dense", "dense.parquet")
+    alone = hits("dense.parquet", "dog")
+    ended = jobs.run("search", "sparse.parquet", "dense.parquet", "dog", "--fuse", "rrf", "--json")
+    assert ended.code == 0, ended.err
+    assert [hit["id"] for hit in json.loads(ended.out)] == [hit["id"] for hit in alone]
+    assert "'dog' has no ranking in sparse.parquet: the model weighs no term of the text\n" in ended.err
 
 
 def test_a_dense_output_is_not_compared_with_a_sparse_one(home: Path, models: Models) -> None:
@@ -444,6 +505,39 @@ def test_an_evaluation_ranks_by_the_dot_product(home: Path, models: Models) -> N
     measures = json.loads(ended.out)[0]["tasks"][0]["measures"]
     assert measures["ndcg@10"] == pytest.approx(0.5)  # the third of the ranking: 1 / log2(4)
     assert measures["map"] == pytest.approx(1 / 3)
+
+
+def evaluate(home: Path, queries: list[str], judged: dict[str, str], *more: object) -> jobs.Ended:
+    """Evaluate on WORD_ROWS; `judged` has the relevant row of each query."""
+    jobs.write_jsonl(home / "words.jsonl", [{"id": f"w{i}", "text": text} for i, text in enumerate(WORD_ROWS)])
+    jobs.write_jsonl(home / "queries.jsonl", [{"id": f"q{i}", "text": text} for i, text in enumerate(queries)])
+    lines = "".join(f"{query}\t{document}\t1\n" for query, document in judged.items())
+    (home / "relevance.tsv").write_text("query_id\tdocument_id\trelevance\n" + lines, "utf-8")
+    options = ("--queries", "queries.jsonl", "--relevance", "relevance.tsv")
+    return jobs.run("eval", "words.jsonl", *options, *more)
+
+
+def test_queries_without_a_vector_score_0_and_are_named(home: Path, word_models: Path) -> None:
+    judged = {"q0": "w0", "q1": "w1", "q2": "w3", "q3": "w4"}
+    ended = evaluate(home, ["sun", "dog", "jilly", ""], judged, "-m", word_models / "free", "--json")
+    assert ended.code == 0, ended.err
+    task = json.loads(ended.out)[0]["tasks"][0]
+    few = evaluate(home, ["sun", "dog", "jilly"], {"q0": "w0", "q2": "w3"}, "-m", word_models / "free", "--json")
+    for name, value in json.loads(few.out)[0]["tasks"][0]["measures"].items():
+        assert task["measures"][name] == pytest.approx(value / 2)
+    first = {"place": "queries.jsonl:2", "id": "q1", "reason": "the model weighs no term of the text"}
+    assert task["without_vectors"] == {"queries": {"count": 2, "first": first}}
+    assert ended.err.endswith(
+        f"words, {word_models / 'free'}: 2 queries without a vector score 0; first: queries.jsonl:2 (id q1): "
+        "the model weighs no term of the text\n"
+    )
+    assert "without a vector" not in few.err
+
+
+def test_an_evaluation_without_a_usable_query_is_an_error(home: Path, word_models: Path) -> None:
+    ended = evaluate(home, ["dog", ""], {"q0": "w0", "q1": "w1"}, "-m", word_models / "free")
+    assert (ended.code, ended.out) == (1, "")
+    assert "no other query with a relevant document has a vector" in ended.err
 
 
 def test_a_plan_gives_the_size_of_sparse_vectors(home: Path, models: Models) -> None:

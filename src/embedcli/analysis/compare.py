@@ -138,7 +138,7 @@ def compare_outputs(
     sample = np.sort(np.random.default_rng(seed).choice(len(shared), min(rows, len(shared)), replace=False))
     k = min(k, max(1, len(shared) - 1))
     neighbours = find_neighbours(first, second, shared, sample, k)
-    overlaps = np.array([len(set(a) & set(b)) / k for a, b in zip(*neighbours, strict=True)], np.float32)
+    overlaps = np.array([measure_overlap(a, b) for a, b in zip(*neighbours, strict=True)], np.float32)
     comparison = Comparison(first, second, shared, k, sample, overlaps)
     if first.dim == second.dim and has_same_vocabulary(first, second) is not False:
         measure_cosines(comparison, moved)
@@ -201,6 +201,8 @@ def find_neighbours(
 ) -> list[list[list[int]]]:
     """Find the `k` nearest shared rows of each sampled row, in both outputs, without the row itself.
 
+    A sparse row has fewer neighbours if fewer rows share a term with it.
+
     If model and prompt are the same, both outputs are searched with the vectors of the more precise one, as a search
     uses a float32 query on stored vectors. Otherwise each output is searched with its own vectors.
 
@@ -253,6 +255,15 @@ def nearest_without_self(
     return neighbours
 
 
+def measure_overlap(first: list[int], second: list[int]) -> float:
+    """Compute the fraction of a row's neighbours that two outputs agree on.
+
+    A sparse row may have fewer neighbours than others: those that share a term with it, or none.
+    """
+    most = max(len(first), len(second))
+    return len(set(first) & set(second)) / most if most else 1.0
+
+
 def read_vectors(output: VectorDataset, positions: RowPositions) -> RowVectors:
     """Read the vectors of some rows, in the order of `positions`: float32 [len(positions), dim], or another kind."""
     order = np.argsort(positions, kind="stable")
@@ -261,7 +272,7 @@ def read_vectors(output: VectorDataset, positions: RowPositions) -> RowVectors:
     for block in output.read_blocks():
         low, high = np.searchsorted(ascending, [block.first_row, block.first_row + len(block)])
         if low < high:
-            found.add(low, block_as_float32(output, block)[ascending[low:high] - block.first_row])
+            found.add(block_as_float32(output, block)[ascending[low:high] - block.first_row])
     return found.finish()[np.argsort(order, kind="stable")]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from embedcli import readers, storage
 from embedcli.analysis.metrics import require_scikit_learn
+from embedcli.analysis.queries import SearchQuery, read_queries
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.job import Job
-from embedcli.core.types import Chunk
+from embedcli.core.types import Chunk, Reject
 from embedcli.readers.csv_dialect import CsvOptions
 from embedcli.readers.preview import preview_input
 
@@ -39,6 +40,8 @@ class ScoredPairs:
     first: list[str]
     second: list[str]
     scores: list[float]
+    path: str
+    lines: list[int]
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> Sco
     if columns is not None:
         check_columns(job, path, columns, "--columns")
     first, second, score = columns or guess_columns(job, path, PAIR_COLUMNS, "--columns TEXT_A,TEXT_B,SCORE")
-    pairs = ScoredPairs(dataset_name(path), [], [], [])
+    pairs = ScoredPairs(dataset_name(path), [], [], [], path, [])
     for chunk in read_valid_chunks(replace(job, inputs=(path,), text_column=first, keep=(second, score)), "--columns"):
         second_texts = column_to_python(chunk.kept_columns.column(second))
         scores = column_to_python(chunk.kept_columns.column(score))
@@ -100,6 +103,7 @@ def read_pairs(job: Job, path: str, columns: Sequence[str] | None = None) -> Sco
             pairs.first.append(first_text)
             pairs.second.append(second_text)
             pairs.scores.append(parse_number(value, score, path, line))
+            pairs.lines.append(line)
     if len(pairs.scores) < 2:
         raise InputError(
             f"{storage.format_location(path)}: a correlation needs two pairs, the file has {len(pairs.scores)}",
@@ -181,24 +185,55 @@ def _read_trec_qrels(path: str) -> Iterator[tuple[str, str, float]]:
             yield fields[0], fields[2], parse_number(fields[3], "relevance", path, number)
 
 
-def read_queries(task: RetrievalTask) -> tuple[list[str], list[str]]:
-    """Read ids and texts of the queries that have a relevant document.
+@dataclass(frozen=True)
+class JudgedQueries:
+    """The queries of a task that have a relevant document.
+
+    Attributes:
+        accepted: Those with a text.
+        rejects: Rows of the file that have no text to encode.
+    """
+
+    accepted: list[SearchQuery]
+    rejects: list[Reject]
+
+
+def read_judged_queries(task: RetrievalTask) -> JudgedQueries:
+    """Read the queries that have a relevant document.
 
     Raises:
-        InputError: A row is bad, or no query has a relevant document.
+        InputError: A row is bad and its id is not known, or no query has a relevant document.
     """
-    ids, texts = [], []
-    for chunk in read_valid_chunks(task.queries):
-        for id, text in zip(map(str, column_to_python(chunk.ids)), chunk.texts, strict=True):
-            if any(grade > 0 for grade in task.grades.get(id, {}).values()):
-                ids.append(id)
-                texts.append(text)
-    if not ids:
+
+    def is_judged(id: Any) -> bool:
+        return any(grade > 0 for grade in task.grades.get(str(id), {}).values())
+
+    rejects: list[Reject] = []
+    queries = read_queries(task.queries, lambda reject: rejects.append(require_id(reject)))
+    judged = JudgedQueries([query for query in queries if is_judged(query.id)], [])
+    judged.rejects.extend(reject for reject in rejects if is_judged(reject.id))
+    if not judged.accepted and not judged.rejects:
         raise InputError(
             f"{task.queries.inputs[0]}: no query has a relevant document",
             "check that all files use the same ids",
         )
-    return ids, texts
+    return judged
+
+
+def read_documents(task: RetrievalTask) -> Iterator[Chunk]:
+    """Yield the chunks of the documents. Raises InputError for a bad row whose id is not known."""
+    plan = readers.plan_inputs(task.documents)
+    for chunk in readers.read_chunks(task.documents, plan, plan.splits):
+        for reject in chunk.rejects:
+            require_id(reject)
+        yield chunk
+
+
+def require_id(reject: Reject) -> Reject:
+    """Return a row that has no text to encode. Raises InputError if its id, by which rows are judged, is not known."""
+    if reject.id is None:
+        raise InputError(f"{storage.format_location(reject.source, reject.line)}: {reject.reason}", "fix the row")
+    return reject
 
 
 def read_valid_chunks(job: Job, keep_option: str = "--keep") -> Iterator[Chunk]:

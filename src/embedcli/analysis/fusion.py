@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcli.analysis.compare import match_rows
-from embedcli.analysis.search import Searcher, SearchQuery, describe_hits
+from embedcli.analysis.queries import SearchQuery
+from embedcli.analysis.search import Rankings, Searcher, SearchResult
 from embedcli.analysis.text_encoder import Notify, ignore_message
 from embedcli.analysis.topk import Hits
 from embedcli.core.errors import UsageError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from embedcli.analysis.similarities import Metric
-    from embedcli.core.types import VectorKind
 
 # Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods",
 # SIGIR 2009: their constant.
@@ -45,6 +45,7 @@ class FusedSearcher:
 
     def __init__(self, outputs: Sequence[VectorDataset], *, notify: Notify = ignore_message, **flags: Any) -> None:
         self.output = outputs[0]
+        self._notify = notify
         self._positions = [match_all_rows(outputs[0], other) for other in outputs]
         with ExitStack() as stack:
             self._searchers = [stack.enter_context(Searcher(output, notify=notify, **flags)) for output in outputs]
@@ -52,29 +53,30 @@ class FusedSearcher:
 
     def search(
         self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric | None = None
-    ) -> list[dict[str, Any]]:
-        """Find the `k` best rows for each query, as `Searcher.search`; scores are those of the fusion."""
+    ) -> SearchResult:
+        """Find the `k` best rows for each query, as `Searcher.search`; scores are those of the fusion.
+
+        A query that gets no vector for one output has no ranking there, which is noted.
+        """
         depth = max(k, FUSION_DEPTH)
         found = [searcher.find(queries, depth, metric) for searcher in self._searchers]
         fused = []
-        for hits in zip(*found, strict=True):
-            rankings = [
-                positions[ranked_rows(hit, searcher.output.kind)]
-                for hit, positions, searcher in zip(hits, self._positions, self._searchers, strict=True)
-            ]
+        for hits in zip(*(rankings.hits for rankings in found), strict=True):
+            rankings = [positions[hit.rows] for hit, positions in zip(hits, self._positions, strict=True)]
             fused.append(fuse_rankings(rankings, k))
-        return describe_hits(self.output, queries, fused, columns)
+        rejects = {i: why for i, why in found[0].rejects.items() if all(i in each.rejects for each in found)}
+        for searcher, each in zip(self._searchers, found, strict=True):
+            for i, reason in sorted(each.rejects.items()):
+                if i not in rejects:
+                    self._notify(f"{queries[i]} has no ranking in {searcher.output.path}: {reason}")
+        wanted = min(k, self.output.rows) if all(each.output.kind == "sparse" for each in self._searchers) else 0
+        return Rankings(fused, rejects).describe(self.output, queries, columns, wanted)
 
     def __enter__(self) -> FusedSearcher:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
-
-
-def ranked_rows(hits: Hits, kind: VectorKind) -> NDArray[np.int64]:
-    """Return the rows of a ranking; by sparse vectors without those that share no term with the query."""
-    return hits.rows[hits.scores != 0] if kind == "sparse" else hits.rows
 
 
 def fuse_rankings(rankings: Sequence[NDArray[np.int64]], k: int) -> Hits:

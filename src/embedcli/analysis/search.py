@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from embedcli.analysis.inspect_output import to_json_value
+from embedcli.analysis.queries import SearchQuery
 from embedcli.analysis.similarities import Metric
 from embedcli.analysis.text_encoder import (
     Notify,
-    RejectedTextError,
     TextEncoder,
     build_query_job,
     check_same_canaries,
@@ -21,28 +19,58 @@ from embedcli.analysis.text_encoder import (
     missing_prompt_warning,
     without_role_note,
 )
-from embedcli.analysis.topk import Hits, hit_positions, search_vectors
-from embedcli.core.arrow_values import column_to_python
+from embedcli.analysis.topk import Hits, hit_positions, search_vectors, spread_hits
 from embedcli.core.errors import InputError
-from embedcli.core.job import Job
 from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.outputs.dataset import VectorDataset
 
 if TYPE_CHECKING:
-    from embedcli.core.row_vectors import RowVectors
-
-# Queries per pass over the rows: enough for large matrix products, few enough to hold their scores.
-QUERY_BATCH_ROWS = 512
-# Characters of a query that an error quotes.
-SHOWN_CHARACTERS = 60
+    from embedcli.analysis.encoded_texts import EncodedTexts
 
 
 @dataclass(frozen=True)
-class SearchQuery:
-    """A query text, and its id if it came from a file."""
+class SearchResult:
+    """What was found for some queries.
 
-    text: str
-    id: Any = None
+    Attributes:
+        hits: One dict per hit, in the order of the queries and best first: query_id, query, rank, score, id and the
+            columns that were asked for.
+        rejects: Why queries could not be searched, by their position.
+        few_matches: Of sparse vectors, with how many rows a query shares a term, by its position, if these are fewer
+            than were asked for.
+    """
+
+    hits: list[dict[str, Any]]
+    rejects: Mapping[int, str]
+    few_matches: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """The best rows of some queries.
+
+    Attributes:
+        hits: Of each query; none of one that has no vector.
+        rejects: Why queries have no vector, by their position.
+    """
+
+    hits: list[Hits]
+    rejects: Mapping[int, str]
+
+    def describe(
+        self, output: VectorDataset, queries: Sequence[SearchQuery], columns: Sequence[str], wanted: int
+    ) -> SearchResult:
+        """Return the result of a search with the values of the rows.
+
+        Args:
+            output: The output of the rows.
+            queries: The queries.
+            columns: The columns to read.
+            wanted: A query with fewer hits has few matches.
+        """
+        counts = {i: len(hit.rows) for i, hit in enumerate(self.hits) if i not in self.rejects}
+        few = {i: count for i, count in counts.items() if count < wanted}
+        return SearchResult(describe_hits(output, queries, self.hits, columns), self.rejects, few)
 
 
 class Searcher:
@@ -89,29 +117,22 @@ class Searcher:
 
     def search(
         self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> SearchResult:
         """Find the `k` best rows for each query, by the usual metric of the output's kind if none is given.
 
-        Returns:
-            One dict per hit, in the order of the queries and best first: query_id, query, rank, score, id and the
-            given columns.
+        Of sparse vectors only rows that share a term with the query are found.
         """
-        return describe_hits(self.output, queries, self.find(queries, k, metric), columns)
+        wanted = min(k, self.output.rows) if self.output.kind == "sparse" else 0
+        return self.find(queries, k, metric).describe(self.output, queries, columns, wanted)
 
-    def find(self, queries: Sequence[SearchQuery], k: int, metric: Metric | None = None) -> list[Hits]:
-        """Find the positions and scores of the `k` best rows for each query.
+    def find(self, queries: Sequence[SearchQuery], k: int, metric: Metric | None = None) -> Rankings:
+        """Find the positions and scores of the `k` best rows for each query."""
+        encoded = self._encode(queries)
+        hits = search_vectors(self.output, encoded.vectors, k, metric)
+        return Rankings(spread_hits(hits, encoded.positions, len(queries)), encoded.rejects)
 
-        Raises:
-            InputError: A query gets no vector.
-        """
-        return search_vectors(self.output, self._encode(queries), k, metric)
-
-    def _encode(self, queries: Sequence[SearchQuery]) -> RowVectors:
-        try:
-            return self._encoder.encode_vectors([query.text for query in queries])
-        except RejectedTextError as error:
-            query = error.text if len(error.text) <= SHOWN_CHARACTERS else error.text[:SHOWN_CHARACTERS] + "..."
-            raise InputError(f"the query {query!r} has no vector: {error.reason}", "use other words") from None
+    def _encode(self, queries: Sequence[SearchQuery]) -> EncodedTexts:
+        return self._encoder.encode_accepted([query.text for query in queries])
 
     def __enter__(self) -> Self:
         return self
@@ -139,29 +160,6 @@ def without_empty_prompt(notify: Notify) -> Notify:
 
     pass_on = without_role_note(notify)
     return lambda note: None if isinstance(note, PromptNote) and not note.prompt else pass_on(note)
-
-
-def read_search_queries(job: Job) -> Iterator[SearchQuery]:
-    """Yield the queries of a file, which is read with the same options as the input of `encode`.
-
-    Raises:
-        InputError: A query is rejected.
-    """
-    from embedcli import readers  # not needed for queries on the command line, which must start fast
-
-    plan = readers.plan_inputs(job)
-    for chunk in readers.read_chunks(job, plan, plan.splits):
-        for reject in chunk.rejects:
-            raise InputError(f"{reject.source}:{reject.line}: {reject.reason}", "fix the query")
-        yield from (
-            SearchQuery(text, to_json_value(id))
-            for text, id in zip(chunk.texts, column_to_python(chunk.ids), strict=True)
-        )
-
-
-def batch_queries(queries: Iterator[SearchQuery], size: int = QUERY_BATCH_ROWS) -> Iterator[list[SearchQuery]]:
-    while batch := list(islice(queries, size)):
-        yield batch
 
 
 def choose_shown_columns(output: VectorDataset, requested: Sequence[str]) -> list[str]:

@@ -62,7 +62,7 @@ def score_rows(queries: RowVectors, rows: RowVectors, metric: Metric, *, are_uni
         are_unit_rows: Whether the vectors of rows are known to have length 1.
 
     Returns:
-        float32 [queries, rows].
+        float32 [queries, rows]; NaN for a row without vectors, and for a sparse one that shares no term with the query.
     """
     scores = dot_products(queries, rows)
     if metric == "cosine" and not are_unit_rows:
@@ -144,8 +144,10 @@ def normalize(vectors: RowVectors) -> Any:
 def sparse_dot_products(queries: SparseVectors, rows: SparseVectors) -> Float32Array:
     """Compute the dot product of each query with each row through the rows that have each term of a query.
 
+    A row that shares no term with a query does not match it, as in the inverted indexes of search engines.
+
     Returns:
-        float32 [queries, rows], summed in float64.
+        float32 [queries, rows], summed in float64; NaN for a row that shares no term with the query.
     """
     is_used = np.zeros(rows.dim, bool)
     is_used[queries.indices] = True
@@ -154,12 +156,15 @@ def sparse_dot_products(queries: SparseVectors, rows: SparseVectors) -> Float32A
     terms, weights, owners = rows.indices[entries], rows.values[entries], rows.entry_rows[entries]
     starts = np.searchsorted(terms, queries.indices, side="left")
     counts = np.searchsorted(terms, queries.indices, side="right") - starts
-    scores = np.empty((len(queries), len(rows)), np.float32)
+    scores = np.full((len(queries), len(rows)), np.nan, np.float32)
     for query in range(len(queries)):
         own = slice(queries.offsets[query], queries.offsets[query + 1])
         found = concat_ranges(starts[own], counts[own])
         products = weights[found] * np.repeat(queries.values[own], counts[own])
-        scores[query] = np.bincount(owners[found], products, minlength=len(rows))
+        sums = np.bincount(owners[found], products, minlength=len(rows))
+        matches = np.zeros(len(rows), bool)
+        matches[owners[found]] = True
+        scores[query, matches] = sums[matches]
     return scores
 
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from embedcli import encoders
+from embedcli.analysis.encoded_texts import EncodedTexts
 from embedcli.analysis.vector_collector import VectorCollector
 from embedcli.core.constants import DEFAULT_CHUNK_ROWS, HOSTED_PREFIX
 from embedcli.core.encoder import BaseEncoder
@@ -45,18 +47,6 @@ def without_role_note(notify: Notify) -> Notify:
     return lambda note: None if isinstance(note, UnusedRoleNote) else notify(note)
 
 
-class RejectedTextError(InputError):
-    """A text gets no vector.
-
-    Attributes:
-        text: The text.
-        reason: Why it was rejected.
-    """
-
-    text = ""
-    reason = ""
-
-
 class TextEncoder:
     """Encodes texts in memory. Use it as a context manager or call `close`.
 
@@ -67,7 +57,13 @@ class TextEncoder:
     """
 
     def __init__(
-        self, job: Job, notify: Notify = ignore_message, files: ModelFiles | None = None, *, few_texts: bool = False
+        self,
+        job: Job,
+        notify: Notify = ignore_message,
+        files: ModelFiles | None = None,
+        *,
+        few_texts: bool = False,
+        takes_heads: bool = False,
     ) -> None:
         """Load the encoder of a job.
 
@@ -76,6 +72,7 @@ class TextEncoder:
             notify: Gets each note for the user.
             files: The model's files, if they are resolved already.
             few_texts: As for `encoders.load_encoder`.
+            takes_heads: Whether texts may get the vectors of several heads.
 
         Raises:
             ModelError: The model cannot be found or loaded.
@@ -83,7 +80,7 @@ class TextEncoder:
         """
         self.metrics = MetricsCollector()
         self._encoder: BaseEncoder = encoders.load_encoder(job, files, notify, few_texts=few_texts)
-        if len(self._encoder.heads) > 1:
+        if len(self._encoder.heads) > 1 and not takes_heads:
             self._encoder.close()
             raise UsageError(
                 f"{job.model} computes {len(self._encoder.heads)} vectors for each text, and one is needed here",
@@ -120,21 +117,25 @@ class TextEncoder:
             float32 [len(texts), dim], sparse vectors or vectors of tokens, in the order of `texts`.
 
         Raises:
-            InputError: A text is not a valid string.
-            RejectedTextError: A text gets no vector.
+            InputError: A text is not a valid string, or gets no vector.
             UsageError: The encoder is closed.
         """
-        vectors = VectorCollector(len(texts), self.dim, self.kind)
+        return self.encode_accepted(texts, observer).require_all()
+
+    def encode_accepted(self, texts: Sequence[str], observer: RunObserver | None = None) -> EncodedTexts:
+        """Encode texts of which some may get no vector.
+
+        Raises:
+            InputError: A text is not a valid string.
+            UsageError: The encoder is closed.
+        """
+        vectors = VectorCollector(len(texts), self.dim, self.kind, self._encoder.heads)
+        positions, rejects = [np.empty(0, np.int64)], {}
         for encoded in self.encode_chunks(texts, observer):
-            for reject in encoded.rejects:
-                error = RejectedTextError(
-                    f"text {reject.line} of {len(texts)} cannot be embedded: {reject.reason}",
-                    "fix the text or leave it out",
-                )
-                error.text, error.reason = texts[reject.line - 1], reject.reason
-                raise error
-            vectors.add(encoded.chunk.lines[0] - 1, encoded.vectors)
-        return vectors.finish()
+            positions.append(encoded.rows + (encoded.chunk.lines[0] - 1))
+            vectors.add(encoded.vectors)
+            rejects.update({reject.line - 1: reject.reason for reject in encoded.rejects})
+        return EncodedTexts(np.concatenate(positions), vectors.finish(), rejects)
 
     def encode_chunks(self, texts: Sequence[str], observer: RunObserver | None = None) -> Iterator[EncodedChunk]:
         """Encode texts and yield the chunks of the engine, with windows, token counts and rejects."""

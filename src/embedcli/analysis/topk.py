@@ -87,6 +87,9 @@ def search_vectors(
     Raises:
         UsageError: The metric does not fit the kind of vectors.
         InputError: A row has no vectors.
+
+    Returns:
+        The hits of each query: fewer than `k` where not as many rows have a score.
     """
     best = TopK(len(queries), k)
     metric = choose_metric(output, metric)
@@ -112,6 +115,14 @@ def block_as_float32(output: VectorDataset, block: VectorBlock) -> RowVectors:
         row = block.first_row + int(np.argmin(vectors.lengths))
         raise InputError(f"{output.path}: row {row} (from 0) has no vectors", "encode the rows again")
     return vectors
+
+
+def spread_hits(hits: list[Hits], positions: NDArray[np.int64], count: int) -> list[Hits]:
+    """Return the hits of `count` queries of which only those at `positions` were searched; the others have none."""
+    spread = [Hits(np.empty(0, np.int64), np.empty(0, np.float32))] * count
+    for position, hit in zip(positions.tolist(), hits, strict=True):
+        spread[position] = hit
+    return spread
 
 
 def hit_positions(hits: list[Hits]) -> list[int]:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embedcli.cli.config_file import OptionSources, collect_given_options, describe_config_options
-from embedcli.cli.entrypoint import describe_error, handle_errors, limit_blas_threads, report_error, set_environment
+from embedcli.cli.entrypoint import (
+    EXIT_REJECTS,
+    describe_error,
+    handle_errors,
+    limit_blas_threads,
+    report_error,
+    set_environment,
+)
 from embedcli.cli.options import (
     ALL_FLAGS,
     PriceOption,
@@ -35,8 +42,6 @@ from embedcli.core.signals import (
 if TYPE_CHECKING:
     from embedcli.reporting.progress import ProgressReporter
     from embedcli.reporting.run_report import RunReport
-
-EXIT_REJECTS = 3
 
 
 @handle_errors

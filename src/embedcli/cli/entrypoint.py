@@ -29,6 +29,7 @@ VERBOSE_VARIABLE = "EMBEDCLI_VERBOSE"
 # Values of a boolean option's environment variable that Click reads as false.
 FALSE_VALUES = ("", "0", "f", "false", "n", "no", "off")
 ARENA_VARIABLE = "MALLOC_ARENA_MAX"
+EXIT_REJECTS = 3
 # What shells report for a program that SIGPIPE ended: 128 + 13.
 EXIT_PIPE_CLOSED = 141
 BLAS_THREADS_VARIABLE = "OPENBLAS_NUM_THREADS"

@@ -90,36 +90,36 @@ def evaluate(
     times 100, and their average; the second shows all measures.
     """
     set_environment(flags)
-    names = model or [DEFAULT_MODEL]
+    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
+    jobs = [Job(inputs=(), output="-", model=name, **encoder_flags) for name in model or [DEFAULT_MODEL]]
     if fuse is not None:
-        check_fusion(fuse, names, queries)
-    from embedcli.analysis.evaluate import evaluate_fusion, evaluate_model
+        check_fusion(fuse, jobs, queries)
+    from embedcli.analysis.evaluate import evaluate_fusion, evaluate_model, name_result
 
     input_job = Job(inputs=(), output="-", **{name: flags[name] for name in INPUT_FLAGS})
     tasks = read_tasks(input_job, files, columns, label, (queries, relevance, query_prompt, document_prompt))
-    encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
-    jobs = [Job(inputs=(), output="-", model=name, **encoder_flags) for name in names]
-    evaluations = [evaluate_model(job, tasks, count, print_note) for job in jobs]
+    evaluations = [each for job in jobs for each in evaluate_model(job, tasks, count, print_note)]
     results = [evaluation.result for evaluation in evaluations]
     if fuse is not None:
         results.append(evaluate_fusion(tasks, evaluations, count))
     if as_json:
         show_json(results)
         return
-    show_table(
-        [model_row(result) for result in results], right=[name for name in model_row(results[0]) if name != "model"]
-    )
+    names = [name_result(result) for result in results]
+    rows = [model_row(name, result) for name, result in zip(names, results, strict=True)]
+    show_table(rows, right=[column for column in rows[0] if column != "model"])
     print_line()
-    show_table(detail_rows(results), right=[result["model"] for result in results])
+    show_table(detail_rows(names, results), right=names)
 
 
-def check_fusion(fuse: str, models: list[str], queries: str | None) -> None:
-    """Raise UsageError unless there are rankings of several models to fuse."""
+def check_fusion(fuse: str, jobs: list[Job], queries: str | None) -> None:
+    """Raise UsageError unless there are rankings of several models or heads to fuse."""
     if queries is None:
         raise UsageError(f"--fuse {fuse} fuses rankings, and there are none without queries", "add --queries PATH")
-    if len(models) < 2:
+    if sum(len(job.heads or ("dense",)) for job in jobs) < 2:
         raise UsageError(
-            f"--fuse {fuse} needs two models, and only {models[0]} was given", "add another one: -m MODEL -m OTHER"
+            f"--fuse {fuse} needs two models or heads, and only {jobs[0].model} was given",
+            "add another model: -m MODEL -m OTHER, or heads of one: --heads dense,sparse",
         )
 
 
@@ -147,21 +147,21 @@ def read_tasks(
     return [read_pairs(job, file, names) for file in files]
 
 
-def model_row(result: dict[str, Any]) -> dict[str, str]:
+def model_row(name: str, result: dict[str, Any]) -> dict[str, str]:
     """Return a model's line of the table: main measures times 100, as benchmark tables print them."""
     main = {task["name"]: to_percent(next(iter(task["measures"].values()))) for task in result["tasks"]}
     speed = result["rows_per_second"]
     average = {"average": to_percent(result["average"])} if len(result["tasks"]) > 1 else {}
-    return {"model": result["model"], **main, **average, "rows/s": f"{speed:,.0f}" if speed is not None else "-"}
+    return {"model": name, **main, **average, "rows/s": f"{speed:,.0f}" if speed is not None else "-"}
 
 
-def detail_rows(results: list[dict[str, Any]]) -> list[dict[str, str]]:
+def detail_rows(names: list[str], results: list[dict[str, Any]]) -> list[dict[str, str]]:
     """Return a line for every measure of every file, with a column per model."""
     return [
-        {"file": task["name"], "measure": name}
-        | {result["model"]: f"{result['tasks'][i]['measures'][name]:.4f}" for result in results}
+        {"file": task["name"], "measure": measure}
+        | {name: f"{result['tasks'][i]['measures'][measure]:.4f}" for name, result in zip(names, results, strict=True)}
         for i, task in enumerate(results[0]["tasks"])
-        for name in task["measures"]
+        for measure in task["measures"]
     ]
 
 

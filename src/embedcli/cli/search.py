@@ -12,12 +12,13 @@ import typer
 
 from embedcli.cli.completion import complete_kept_columns
 from embedcli.cli.console import JsonFlag, print_note, shorten, show_json, show_table
-from embedcli.cli.entrypoint import handle_errors, set_environment
+from embedcli.cli.entrypoint import EXIT_REJECTS, handle_errors, set_environment
 from embedcli.cli.options import INPUT_FLAGS, INTERACTIVE_DEFAULTS, MovedModelOption, with_job_options
 from embedcli.cli.spinner import show_spinner
 from embedcli.cli.tables import TableOption, open_table_searcher, require_target_for_table
 from embedcli.cli.vector_column import VectorColumnsOption, open_outputs
-from embedcli.core.errors import EmbedcliError, UsageError
+from embedcli.core.counts import format_count
+from embedcli.core.errors import EmbedcliError, InputError, UsageError
 from embedcli.core.job import Job
 
 SEARCH_FLAGS = (
@@ -93,9 +94,6 @@ def search(
     others, words = split_outputs(output, words or [], fuse, vector_column or [])
     query = " ".join(words)
     check_query(query, words, queries)
-    from embedcli.analysis.hits_writer import write_rows
-    from embedcli.analysis.search import SearchQuery
-
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}
     encoder_flags |= {"prompt": prompt, "model": model}
     # Results that appear one by one on a terminal would run into a spinner.
@@ -109,10 +107,12 @@ def search(
     ):
         if queries is not None:
             query_job = Job(inputs=(queries,), output="-", **{name: flags[name] for name in INPUT_FLAGS})
-            write_rows(search_queries_in_file(searcher, query_job, (count, columns, metric)), to or "-")
+            search_file(searcher, query_job, (count, columns, metric), to or "-", notify)
             return
-        hits = searcher.search([SearchQuery(query)], count, columns, metric)
+        hits = search_words(searcher, query, (count, columns, metric), notify)
     if to is not None:
+        from embedcli.analysis.hits_writer import write_rows
+
         write_rows(iter(hits), to)
     elif as_json:
         show_json(hits)
@@ -208,12 +208,36 @@ def check_query(query: str, words: list[str], queries: str | None) -> None:
         raise UsageError("the query is empty", 'embedcli search out.parquet "words to look for"')
 
 
-def search_queries_in_file(searcher: Any, job: Job, options: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
-    """Yield the hits of all queries of a file in order, one batch of queries at a time."""
-    from embedcli.analysis.search import batch_queries, read_search_queries
+def search_words(searcher: Any, words: str, options: tuple[Any, ...], notify: Callable[[str], None]) -> Any:
+    """Return the hits of one query. Raises InputError if it has no vector."""
+    from embedcli.analysis.queries import SearchQuery
 
-    for batch in batch_queries(read_search_queries(job)):
-        yield from searcher.search(batch, *options)
+    query = SearchQuery(words)
+    result = searcher.search([query], *options)
+    for reason in result.rejects.values():
+        raise InputError(f"the query {query} has no vector: {reason}", "use other words")
+    for rows in result.few_matches.values():
+        shared = format_count(rows, "row shares", "rows share")
+        notify(f"only {shared} a term with the query" if rows else "no row shares a term with the query")
+    return result.hits
+
+
+def search_file(searcher: Any, job: Job, options: tuple[Any, ...], path: str, notify: Callable[[str], None]) -> None:
+    """Write the hits of all queries of a file, and name the queries that cannot be searched.
+
+    Raises:
+        InputError: No query can be searched.
+        typer.Exit: With EXIT_REJECTS, if some cannot.
+    """
+    from embedcli.analysis.file_search import FileSearch
+    from embedcli.analysis.hits_writer import write_rows
+
+    search = FileSearch(searcher, job, options, notify)
+    write_rows(search.run(), path)
+    for note in search.notes():
+        notify(note)
+    if search.rejects.count:
+        raise typer.Exit(EXIT_REJECTS)
 
 
 def show_hits(hits: list[dict[str, Any]], columns: list[str]) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embedcli.analysis.search import Searcher, SearchQuery
+from embedcli.analysis.queries import SearchQuery
+from embedcli.analysis.search import Searcher, SearchResult
 from embedcli.analysis.similarities import USUAL_METRICS, normalize, score_rows
 from embedcli.analysis.text_encoder import Notify, ignore_message
 from embedcli.core import quantization
@@ -79,19 +80,21 @@ class TableSearcher(Searcher):
 
     def search(
         self, queries: Sequence[SearchQuery], k: int, columns: Sequence[str], metric: Metric | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> SearchResult:
         """Find the `k` best rows for each query; see `Searcher.search`. Scores are those of a search in the output."""
-        vectors = self._encode(queries)
         expected = USUAL_METRICS[self.layout.kind]
         if metric not in (None, expected):
             raise UsageError(
                 f"{self.target.title}: the table is searched by {expected}", f"leave out --metric {metric}"
             )
-        hits = []
-        for i, query in enumerate(queries):
-            for rank, hit in enumerate(self._find_rows(vectors[i : i + 1], k, columns, expected), 1):
-                hits.append({"query_id": query.id, "query": query.text, "rank": rank, **hit})
-        return hits
+        encoded, hits, few_matches = self._encode(queries), [], {}
+        for i, position in enumerate(encoded.positions.tolist()):
+            found = self._find_rows(encoded.vectors[i : i + 1], k, columns, expected)
+            if self.layout.kind == "sparse" and len(found) < k:
+                few_matches[position] = len(found)
+            query = {"query_id": queries[position].id, "query": queries[position].text}
+            hits += [{**query, "rank": rank, **hit} for rank, hit in enumerate(found, 1)]
+        return SearchResult(hits, encoded.rejects, few_matches)
 
     def _find_rows(self, query: RowVectors, k: int, columns: Sequence[str], metric: Metric) -> list[dict[str, Any]]:
         layout, is_bits = self.layout, self.layout.precision == "ubinary"
@@ -103,7 +106,7 @@ class TableSearcher(Searcher):
         if not found.num_rows:
             return []
         scores = self._score(query, found, metric)
-        order = np.argsort(-scores, kind="stable")[:k]
+        order = np.argsort(-scores, kind="stable")[: min(k, int(np.sum(~np.isnan(scores))))]
         rows = table_to_rows(found.select([name for name in names if name != VECTOR_COLUMN]).take(pa.array(order)))
         return [
             {"score": float(score), "id": row[key], **{name: row[name] for name in columns}}
