@@ -255,9 +255,9 @@ def test_an_output_is_not_compared_with_one_of_another_kind(tmp_path: Path) -> N
     output = open_dataset(str(make_output(tmp_path / "out.parquet", token_vectors(9, DIM))))
     for name, others in (("dense", unit_vectors(9, DIM)), ("sparse", sparse_vectors(9, DIM))):
         other = open_dataset(str(make_output(tmp_path / f"{name}.parquet", others)))
-        with pytest.raises(UsageError, match=rf"out\.parquet has per-token vectors, .*{name}\.parquet {name} ones"):
+        with pytest.raises(UsageError, match=rf"out\.parquet has multi-vector vectors, .*{name}\.parquet {name} ones"):
             compare_outputs(output, other, k=5, rows=5, moved=1, seed=0)
-        with pytest.raises(UsageError, match=rf"{name}\.parquet has {name} vectors, .*out\.parquet per-token ones"):
+        with pytest.raises(UsageError, match=rf"{name}\.parquet has {name} vectors, .*out\.parquet multi-vector ones"):
             compare_outputs(other, output, k=5, rows=5, moved=1, seed=0)
 
 
@@ -285,6 +285,8 @@ def test_the_loss_of_a_precision_is_seen_without_encoding_again(tmp_path: Path, 
     found = compare_outputs(output, derived, k=5, rows=100, moved=1, seed=0).as_json()
     assert 0.9 < found["overlap"]["mean"] <= 1
     assert 0.99 < found["cosine"]["min"] < 1
-    for options in ({"dim": 4}, {"stored_as": "binary"}):
-        with pytest.raises(UsageError, match="has per-token vectors, and a view of it in other numbers needs dense"):
-            DerivedDataset(output, **options)
+    with pytest.raises(UsageError, match="has multi-vector vectors, which cannot be cut to fewer dimensions"):
+        DerivedDataset(output, dim=4)
+    with pytest.raises(UsageError, match="multi-vector vectors, which are not stored as binary") as refused:
+        DerivedDataset(output, "binary")
+    assert refused.value.hint == "choose one of float32, float16, int8, uint8"

@@ -341,7 +341,7 @@ def test_rows_that_were_not_stored_so_are_found(home: Path, change: Any, message
     if change is empty:
         ended = jobs.run("search", "bad.parquet", "cat", "--offline")
         assert ended.code != 0
-        assert "bad.parquet: row 7 (from 0) has no vectors" in ended.err
+        assert "bad.parquet: row 8 (id r7) has no vectors" in ended.err
 
 
 def test_places_that_do_not_fit_the_matrix_are_an_error_of_every_command(home: Path) -> None:
@@ -369,7 +369,7 @@ def test_outputs_are_compared_by_their_neighbours(home: Path) -> None:
     assert found[0]["second"]["bytes"] < found[0]["first"]["bytes"] * 0.7
     assert found[1]["second"]["bytes"] == found[0]["first"]["bytes"] / 4
     made("dense.parquet", "dense")
-    assert "out.parquet has per-token vectors, dense.parquet dense ones" in refusal(
+    assert "out.parquet has multi-vector vectors, dense.parquet dense ones" in refusal(
         "compare", "out.parquet", "dense.parquet"
     )
 
@@ -377,9 +377,12 @@ def test_outputs_are_compared_by_their_neighbours(home: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("plot", "out.parquet", "map.html"), "has per-token vectors, and a map needs dense ones"),
-        (("compare", "out.parquet", "--truncate-dim", "8"), "per-token vectors, and a view of it in other numbers"),
-        (("compare", "out.parquet", "--precision", "binary"), "per-token vectors, and a view of it in other numbers"),
+        (("plot", "out.parquet", "map.html"), "has multi-vector vectors, and a map needs dense ones"),
+        (
+            ("compare", "out.parquet", "--truncate-dim", "8"),
+            "multi-vector vectors, which cannot be cut",
+        ),
+        (("compare", "out.parquet", "--precision", "binary"), "multi-vector vectors, which are not stored as binary"),
     ],
 )
 def test_what_needs_dense_vectors_refuses_those_of_tokens(home: Path, command: tuple[str, ...], message: str) -> None:
@@ -409,7 +412,7 @@ def test_what_has_no_maxsim_is_not_evaluated(home: Path) -> None:
     assert "MaxSim compares a query with a document" in refusal("eval", "pairs.jsonl", "--model", "./own")
     jobs.write_jsonl(home / "labels.jsonl", [{"text": row["text"], "label": i % 2} for i, row in enumerate(texts(4))])
     labelled = refusal("eval", "labels.jsonl", "--model", "./own", "--label", "label")
-    assert "per-token vectors, and k-means needs dense ones" in labelled
+    assert "multi-vector vectors, and k-means needs dense ones" in labelled
 
 
 def test_an_evaluation_fuses_the_rankings_of_models(home: Path) -> None:

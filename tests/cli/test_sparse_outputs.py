@@ -380,8 +380,14 @@ def test_a_dense_output_is_not_compared_with_a_sparse_one(home: Path, models: Mo
     ("command", "message"),
     [
         (("plot", "out.parquet", "map.html"), "has sparse vectors, and a map needs dense ones"),
-        (("compare", "out.parquet", "--truncate-dim", "8"), "has sparse vectors, and a view of it in other numbers"),
-        (("compare", "out.parquet", "--precision", "int8"), "has sparse vectors, and a view of it in other numbers"),
+        (
+            ("compare", "out.parquet", "--truncate-dim", "8"),
+            "has sparse vectors, which cannot be cut",
+        ),
+        (
+            ("compare", "out.parquet", "--precision", "int8"),
+            "encode the rows again with --precision int8",
+        ),
     ],
 )
 def test_what_needs_dense_vectors_refuses_sparse_ones(

@@ -216,7 +216,7 @@ def test_float16_and_other_formats_hold_the_same(tmp_path: Path, source: Path, s
         (("--truncate-dim", 16), "--top-k-terms"),
         (("--normalize",), "dot product"),
         (("--overflow", "pool"), "--overflow split"),
-        (("--precision", "binary"), "use --precision float32, float16 or int8"),
+        (("--precision", "binary"), "use --precision float32, float16, int8 or uint8"),
         (("--precision", "ubinary"), "float16"),
     ],
 )

@@ -284,7 +284,9 @@ def test_files_of_two_kinds_in_a_folder_are_refused(tmp_path: Path) -> None:
         folder.mkdir()
         make_output(folder / "a.parquet", token_vectors(4, DIM))
         make_output(folder / "b.parquet", vectors)
-        with pytest.raises(InputError, match=f"some files have (sparse|per-token) vectors, others (per-token|{name})"):
+        with pytest.raises(
+            InputError, match=f"some files have (sparse|multi-vector) vectors, others (multi-vector|{name})"
+        ):
             open_dataset(str(folder))
 
 
@@ -297,5 +299,5 @@ def test_files_of_different_dimensions_in_a_folder_are_refused(tmp_path: Path) -
 
 def test_what_needs_dense_vectors_says_so(tmp_path: Path) -> None:
     output = open_dataset(str(make_output(tmp_path / "out.parquet", token_vectors(4, DIM))))
-    with pytest.raises(UsageError, match="has per-token vectors, and a map needs dense ones"):
+    with pytest.raises(UsageError, match="has multi-vector vectors, and a map needs dense ones"):
         output.require_dense("a map", "use a dense output")

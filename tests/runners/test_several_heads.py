@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -221,8 +222,12 @@ def test_commands_read_the_column_that_is_named(
         described = json.loads(jobs.run("inspect", whole, "--vector-column", column, "--json").out)
         assert described["vector_column"] == column
         assert set(described["vector_columns"]) == set(COLUMNS.values())
-    assert described["zero_rows"] == sum(not vectors["sparse"] for vectors in expected.values())
-    assert "without a term" in jobs.run("inspect", whole, "--vector-column", "embedding_sparse").out
+    lacking = sum(not vectors["sparse"] for vectors in expected.values())
+    assert (described["terms"]["empty_rows"], described["zero_rows"], lacking > 0) == (lacking, 0, True)
+    assert described["norms"]["min"] > 0
+    shown = jobs.run("inspect", whole, "--vector-column", "embedding_sparse").out
+    assert re.search(rf"^without a term +{lacking} rows$", shown, re.MULTILINE)
+    assert re.search("^damage +none: every vector is finite and not zero$", shown, re.MULTILINE)
     sparse = tmp_path / "sparse.parquet"
     assert run(home, sparse, "--heads", "sparse").code == 3
     columns = ("--vector-column", "embedding_sparse", "--vector-column", "embedding")

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcli import storage
 from embedcli.core import quantization
 from embedcli.core.errors import UsageError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.row_vectors import as_dense
+from embedcli.core.types import KIND_ADJECTIVES
+from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
 from embedcli.outputs.dataset import VectorBlock, VectorDataset
 
 if TYPE_CHECKING:
@@ -32,8 +35,7 @@ class DerivedDataset(VectorDataset):
     """
 
     def __init__(self, source: VectorDataset, stored_as: Precision | None = None, dim: int | None = None) -> None:
-        if source.kind != "multi_vector" or dim is not None or stored_as in ("binary", "ubinary"):
-            source.require_dense("a view of it in other numbers", "encode the rows again with other options")
+        check_view(source, stored_as, dim)
         if dim is not None and not 1 <= dim <= source.dim:
             raise UsageError(
                 f"{source.path} has {source.dim} dimensions and cannot be truncated to {dim}",
@@ -75,6 +77,24 @@ class DerivedDataset(VectorDataset):
             low = np.minimum(low, vectors.min(axis=0, initial=np.inf))
             high = np.maximum(high, vectors.max(axis=0, initial=-np.inf))
         return np.stack([low, high])
+
+
+def check_view(source: VectorDataset, stored_as: Precision | None, dim: int | None) -> None:
+    """Raise UsageError if vectors of this kind have no view in this precision or with fewer dimensions."""
+    place = f"{storage.format_location(source.path)}: has {KIND_ADJECTIVES[source.kind]} vectors"
+    if source.kind != "dense" and dim is not None:
+        hint = "leave --truncate-dim out, or use a smaller model"
+        if source.kind == "sparse":
+            hint = "encode the rows again with --top-k-terms, and compare both outputs"
+        raise UsageError(f"{place}, which cannot be cut to fewer dimensions", hint)
+    allowed = {"sparse": SPARSE_PRECISIONS, "multi_vector": MULTI_VECTOR_PRECISIONS}.get(source.kind)
+    if stored_as is not None and allowed is not None and stored_as not in allowed:
+        raise UsageError(f"{place}, which are not stored as {stored_as}", f"choose one of {', '.join(allowed)}")
+    if source.kind == "sparse":
+        raise UsageError(
+            f"{place}, whose weights are not converted here",
+            f"encode the rows again with --precision {stored_as}, and compare both outputs",
+        )
 
 
 def derived_name(path: str, stored_as: str | None, dim: int | None) -> str:

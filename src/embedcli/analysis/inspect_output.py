@@ -99,6 +99,8 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         lengths = compute_vector_norms(vectors_for_norms(output, block))
         is_readable = damage.add(output, block)
         is_damaged, is_zero = find_damaged_rows(block, lengths)
+        if output.may_lack_terms and isinstance(block.vectors, SparseVectors):
+            is_readable &= block.vectors.lengths > 0  # such a row has the vectors of other heads
         non_finite += int((is_damaged & is_readable).sum())
         zero += int((is_zero & is_readable).sum())
         lengths = lengths if is_readable.all() else lengths[is_readable]

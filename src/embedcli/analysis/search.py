@@ -17,6 +17,7 @@ from embedcli.analysis.text_encoder import (
     check_same_canaries,
     ignore_message,
     missing_prompt_warning,
+    with_prompt_source,
     without_role_note,
 )
 from embedcli.analysis.topk import Hits, hit_positions, search_vectors, spread_hits
@@ -90,7 +91,10 @@ class Searcher:
         self.output = output
         next(output.read_blocks(), None)  # a damaged file is an error before the model is loaded
         job = build_query_job(output, "search", **flags)
-        self._encoder = TextEncoder(job, without_empty_prompt(notify), few_texts=True)
+        note = without_empty_prompt(notify)
+        if job.prompt is not None and flags.get("prompt") is None:
+            note = with_prompt_source(note, f"the known query prompt of {job.model}")
+        self._encoder = TextEncoder(job, note, few_texts=True)
         try:
             self._check_model(notify)
         except BaseException:

@@ -26,12 +26,14 @@ class TermCounter:
     def __init__(self) -> None:
         self._terms = StreamingQuantiles()
         self._lowest, self._highest = np.inf, -np.inf
-        self._unsorted_rows = self._repeated_rows = 0
+        self._unsorted_rows = self._repeated_rows = self._empty_rows = 0
         self._samples: list[list[tuple[int, float]]] = []
 
     def add(self, vectors: SparseVectors, sample_rows: int) -> None:
         """Add the next rows; the heaviest terms of the first `sample_rows` of all are kept."""
-        self._terms.add(vectors.lengths if not vectors.damage else np.delete(vectors.lengths, list(vectors.damage)))
+        counts = vectors.lengths if not vectors.damage else np.delete(vectors.lengths, list(vectors.damage))
+        self._terms.add(counts)
+        self._empty_rows += int(np.sum(counts == 0))
         finite = vectors.values[np.isfinite(vectors.values)]
         if len(finite):
             self._lowest = min(self._lowest, float(finite.min()))
@@ -55,6 +57,7 @@ class TermCounter:
         return {
             "per_row": self._terms.summary(median=0.5, p95=0.95),
             "weights": weights,
+            "empty_rows": self._empty_rows,
             "unsorted_rows": self._unsorted_rows,
             "repeated_rows": self._repeated_rows,
             "samples": samples,

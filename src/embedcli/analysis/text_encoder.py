@@ -42,6 +42,13 @@ def ignore_message(line: str) -> None:
     """Discard a message."""
 
 
+def with_prompt_source(notify: Notify, source: str) -> Notify:
+    """Return `notify` with notes of the prompt that say where it really comes from, if no user has given --prompt."""
+    from embedcli.models.config import PromptNote
+
+    return lambda note: notify(PromptNote(note.prompt, source) if isinstance(note, PromptNote) else note)
+
+
 def without_role_note(notify: Notify) -> Notify:
     """Return `notify` without the note that --as has no effect, for commands that choose a role themselves."""
     return lambda note: None if isinstance(note, UnusedRoleNote) else notify(note)

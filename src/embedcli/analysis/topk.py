@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcli import storage
 from embedcli.analysis.similarities import Metric, choose_metric, normalize, score_rows
 from embedcli.core.errors import InputError
 from embedcli.core.multi_vectors import MultiVectors
@@ -113,7 +114,11 @@ def block_as_float32(output: VectorDataset, block: VectorBlock) -> RowVectors:
     vectors = output.block_vectors(block)
     if isinstance(vectors, MultiVectors) and not vectors.lengths.all():
         row = block.first_row + int(np.argmin(vectors.lengths))
-        raise InputError(f"{output.path}: row {row} (from 0) has no vectors", "encode the rows again")
+        place = storage.format_location(output.path)
+        raise InputError(
+            f"{place}: {output.describe_row(row)} has no vectors",
+            "encode the rows again; `embedcli inspect` counts all rows without vectors",
+        )
     return vectors
 
 

@@ -10,7 +10,13 @@ import numpy as np
 from embedcli import readers, storage
 from embedcli.analysis.inspect_output import describe_output, to_json_value
 from embedcli.analysis.stored_rows import StoredRow, StoredRowCursor
-from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, rebuild_recorded_job
+from embedcli.analysis.text_encoder import (
+    Notify,
+    TextEncoder,
+    ignore_message,
+    rebuild_recorded_job,
+    with_prompt_source,
+)
 from embedcli.analysis.vector_agreement import AgreementStats, compare_with_stored
 from embedcli.analysis.verification_checks import (
     MAX_EXAMPLE_IDS,
@@ -80,7 +86,7 @@ def verify_output(output: VectorDataset) -> list[VerificationCheck]:
         digests,
         check_row_counts(output, description),
         check_ids(description),
-        check_values(description, may_lack_terms=output.may_lack_terms),
+        check_values(description),
         *check_norms(output, description),
         *check_recorded_canaries(output),
     ]
@@ -132,10 +138,12 @@ def check_ids(description: dict[str, Any]) -> VerificationCheck:
     return VerificationCheck("ids", True, "all unique" if description["ids"]["column"] else "the output has no ids")
 
 
-def check_values(description: dict[str, Any], *, may_lack_terms: bool = False) -> VerificationCheck:
-    """Check that no vector is damaged; with several heads a row may have no sparse terms."""
-    zero = description["zero_rows"]
-    counts = [(description["non_finite_rows"], "with non-finite values"), (zero, "with zeros only")]
+def check_values(description: dict[str, Any]) -> VerificationCheck:
+    """Check that no vector is damaged."""
+    counts = [
+        (description["non_finite_rows"], "with non-finite values"),
+        (description["zero_rows"], "with zeros only"),
+    ]
     if description["terms"] is not None:
         counts += [
             (description["terms"]["unsorted_rows"], "whose indices do not ascend"),
@@ -151,8 +159,8 @@ def check_values(description: dict[str, Any], *, may_lack_terms: bool = False) -
     detail = ", ".join([f"{format_count(first, 'row')} {problem}", *(f"{count:,} {text}" for count, text in others)])
     examples = description["damage_examples"]
     detail += "".join(f"; row {example['row']} {example['problem']}" for example in examples[:1])
-    damaged = sum(count for count, _ in counts) - (zero if may_lack_terms else 0)
-    return VerificationCheck("values", not damaged, detail, [example["id"] for example in examples])
+    is_sound = not any(count for count, _ in counts)
+    return VerificationCheck("values", is_sound, detail, [example["id"] for example in examples])
 
 
 def check_norms(output: VectorDataset, description: dict[str, Any]) -> list[VerificationCheck]:
@@ -315,7 +323,7 @@ def verify_against_input(
     job = rebuild_recorded_job(output, "verify", inputs=inputs or find_recorded_inputs(output), **flags)
     checks = verify_output(output)
     threshold = min_cosine(output) if least is None else least
-    with TextEncoder(job, notify) as encoder:
+    with TextEncoder(job, with_prompt_source(notify, f"recorded in {output.path}")) as encoder:
         compared = compare_recorded_canaries(output, encoder.vector_space)
         checks = [check for check in checks if not compared or check.name != compared[0].name] + compared
         checks += Verifier(output, job, encoder, rows, seed, threshold).run()

@@ -113,6 +113,8 @@ def format_terms(terms: dict[str, Any] | None) -> list[tuple[str, str]]:
     if terms is None or terms["per_row"] is None:
         return []
     facts = [("terms", "per row {min:g} to {max:g}, median {median:g}, 95% below {p95:g}".format(**terms["per_row"]))]
+    if terms["empty_rows"]:
+        facts.append(("without a term", format_count(terms["empty_rows"], "row")))
     if terms["weights"] is not None:
         facts.append(("weights", "{min:.6g} to {max:.6g}".format(**terms["weights"])))
     for number, row in enumerate(terms["samples"], 1):
@@ -127,9 +129,7 @@ def format_norms(output: dict[str, Any]) -> str:
 
 
 def format_damage(output: dict[str, Any]) -> str:
-    # Beside other vectors of a row, no terms are no damage.
-    zero = "without a term" if output["terms"] is not None and len(output["vector_columns"]) > 1 else "all zero"
-    counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], zero)]
+    counts = [(output["non_finite_rows"], "with non-finite values"), (output["zero_rows"], "all zero")]
     if output["terms"] is not None:
         counts.append((output["terms"]["unsorted_rows"], "whose indices do not ascend"))
         counts.append((output["terms"]["repeated_rows"], "with an index twice"))

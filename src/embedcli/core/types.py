@@ -32,8 +32,8 @@ Precision = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 # What the vectors of a model are: numbers in every dimension, weights of some words of a vocabulary, or a dense vector
 # for each token.
 VectorKind = Literal["dense", "sparse", "multi_vector"]
-# In messages: "has per-token vectors".
-KIND_ADJECTIVES: dict[VectorKind, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "per-token"}
+# In messages: "has multi-vector vectors".
+KIND_ADJECTIVES: dict[VectorKind, str] = {"dense": "dense", "sparse": "sparse", "multi_vector": "multi-vector"}
 # Number format of the computation (--dtype).
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 InferenceEngine = Literal["auto", "torch", "openvino"]

@@ -1,4 +1,4 @@
-"""Models with several heads (BGE-M3): dense, sparse and per-token vectors from one network.
+"""Models with several heads (BGE-M3): dense, sparse and multi-vector vectors from one network.
 
 Their folders have two files beside the network, each the state of a linear layer over the hidden states: one number for
 each token, which is its weight, and a vector for each token. The layout is that of FlagEmbedding's BGE-M3.

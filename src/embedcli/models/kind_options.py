@@ -83,7 +83,7 @@ def _refuse_for_sparse(job: Job) -> None:
         ("a .npy output", writes_npy(job), "use a name that ends in .parquet, .arrow, .jsonl or .lance"),
         (
             f"--precision {job.precision}", job.precision not in SPARSE_PRECISIONS,
-            "use --precision float32, float16 or int8",
+            "use --precision float32, float16, int8 or uint8",
         ),
     )  # fmt: skip
     for flag, is_given, hint in refused:
@@ -99,7 +99,7 @@ def _refuse_for_multi_vector(job: Job) -> None:
         ("--overflow pool", job.overflow == "pool", "use --overflow split, which writes a row for each window"),
         (
             f"--precision {job.precision}", job.precision not in MULTI_VECTOR_PRECISIONS,
-            "use --precision float32, float16 or int8",
+            "use --precision float32, float16, int8 or uint8",
         ),
     )  # fmt: skip
     for flag, is_given, hint in refused:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Vectors in memory at a time: a few times the processor's cache, and enough rows to keep its cores busy.
 BLOCK_BYTES = 8 << 20
-# A row of sparse or per-token vectors counts as at least this many bytes, so that its other columns stay small too.
+# A row of sparse or multi-vector vectors counts as at least this many bytes, so that its other columns stay small too.
 MIN_ROW_BYTES = 1024
 
 
@@ -213,12 +213,14 @@ class VectorDataset:
                     start += len(vectors)
 
     def _damage_error(self, row: int, problem: str) -> InputError:
-        place = f"{storage.format_location(self.path)}: the vector of row {row + 1}"
-        if self.id_name is not None:
-            place += f" (id {self.take_rows([row], [])[0]['id']})"
         return InputError(
-            f"{place} {problem}", f"{REWRITE_HINT}; `embedcli inspect` counts all rows that cannot be read"
+            f"{storage.format_location(self.path)}: the vector of {self.describe_row(row)} {problem}",
+            f"{REWRITE_HINT}; `embedcli inspect` counts all rows that cannot be read",
         )
+
+    def describe_row(self, row: int) -> str:
+        """Name a row, numbered from 0, in a message: "row 8 (id r7)"."""
+        return f"row {row + 1}" + (f" (id {self.take_rows([row], [])[0]['id']})" if self.id_name is not None else "")
 
     def _split_block(self, vectors: StoredVectors, table: pa.Table) -> Iterator[VectorBlock]:
         """Yield the rows that were read at once as blocks, numbered from 0, of which none is too large."""

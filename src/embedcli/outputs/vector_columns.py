@@ -1,4 +1,4 @@
-"""The column of vectors of a file: which one it is, and its values as dense, sparse or per-token vectors."""
+"""The column of vectors of a file: which one it is, and its values as dense, sparse or multi-vector vectors."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def _convert_network(
             return source.convert()
     torch_encoder = source.float32_encoder()
     if torch_encoder.fast_tokenizer is None:
-        raise NotConvertibleError("it has no fast tokenizer, or its inputs are not only token ids")
+        raise NotConvertibleError(torch_encoder.text_tokenizer.not_fast_reason)
     with _as_not_convertible("OpenVINO cannot convert it"), torch_encoder.prepare_for_tracing() as traced:
         graph = runtime.convert(traced)
     tokenizer = torch_encoder.model.tokenizer

@@ -12,11 +12,13 @@ import numpy as np
 
 from embedcli.core.encoder import Tokens
 from embedcli.encoders.tokenize.fast import FastTokenizer, build_tokens
+from embedcli.models.files import ROUTER_MODULES
 
 if TYPE_CHECKING:
     from embedcli.core.types import Int32Array, Int64Array
     from embedcli.models.config import ModelConfig
 
+ROUTER_REASON = "it begins with a Router, which leads queries and documents through networks of their own"
 # More tokens than any text has; transformers warns about larger limits.
 NO_LIMIT = 10**9
 # Several scripts, both cases, unknown characters, special tokens in the text, empty texts and one above small limits.
@@ -42,7 +44,10 @@ class TransformersTokenizer:
         pads_left: Whether rows are padded on the left.
         pad_token_type: The type of a padding token.
         prompt_length: Tokens of the prompt, as sentence-transformers counts them.
+        not_fast_reason: Why the model has no `FastTokenizer`.
     """
+
+    not_fast_reason = "it has no fast tokenizer"
 
     def __init__(self, tokenizer: Any, *, limit: int | None, prompt: str) -> None:
         self._tokenizer = tokenizer
@@ -82,12 +87,17 @@ class PipelinePreprocessor:
     """The model's own preprocessing, for inputs such as word lists, chat templates and routers.
 
     Texts that reach a limit of its modules are counted again without any.
+
+    Attributes:
+        not_fast_reason: Why the model has no `FastTokenizer`.
     """
 
     prompt_length = 0
 
     def __init__(self, model: Any, config: ModelConfig) -> None:
         self._model = model
+        begins_with_router = type(model[0]).__name__ in ROUTER_MODULES
+        self.not_fast_reason = ROUTER_REASON if begins_with_router else "its inputs are not only token ids"
         self._prompt = config.prompt
         self._task_arguments = {"task": config.task} if config.task else {}
         # One thread counts tokens with other limits while another one builds features.
