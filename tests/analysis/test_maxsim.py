@@ -151,7 +151,7 @@ def test_a_row_without_vectors_is_refused(tmp_path: Path, name: str, monkeypatch
     lengths[33] = 0
     vectors = MultiVectors(offsets_of(lengths), unit_vectors(sum(lengths), DIM))
     output = open_dataset(str(make_output(tmp_path / name, vectors)))
-    with pytest.raises(InputError, match=rf"{name}: row 33 \(from 0\) has no vectors"):
+    with pytest.raises(InputError, match=rf"{name}: row 34 \(id 33\) has no vectors"):
         search_vectors(output, token_vectors(1, DIM), 3)
 
 

@@ -118,6 +118,14 @@ def test_what_decides_the_vectors_is_taken_from_the_output(tmp_path: Path, model
     assert code == 0, checks
 
 
+def test_the_note_of_a_recorded_prompt_says_where_it_comes_from(tmp_path: Path, model: Path) -> None:
+    write_rows(tmp_path / "in.jsonl", ROWS)
+    assert run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", model, "--prompt", "rain ")[0] == 0
+    notes = run("verify", tmp_path / "out.parquet")[2]
+    assert f"prompt: 'rain ' (recorded in {tmp_path / 'out.parquet'})\n" in notes
+    assert "--prompt" not in notes
+
+
 def swap(values: Any, first: int, second: int) -> Any:
     order = np.arange(len(values))
     order[[first, second]] = order[[second, first]]

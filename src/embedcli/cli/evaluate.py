@@ -40,7 +40,7 @@ ColumnsOption = Annotated[
 ]
 FuseOption = Annotated[
     Literal["rrf"] | None,
-    typer.Option("--fuse", help="Retrieval: also fuse the rankings of all models, as search does."),
+    typer.Option("--fuse", help="Retrieval: also fuse the rankings of all models and heads, as search does."),
 ]
 RelevanceOption = Annotated[
     str | None,
@@ -86,8 +86,9 @@ def evaluate(
     """Evaluate models on labelled rows.
 
     Pairs with scores: Spearman and Pearson correlation of the cosine. With --queries and --relevance: nDCG, recall
-    and MAP. With --label: v-measure of k-means clusters. The first table shows the main measure of each file,
-    times 100, and their average; the second shows all measures.
+    and MAP; a query without a vector scores 0 and is counted. With --label: v-measure of k-means clusters. The first
+    table shows the main measure of each file, times 100, and their average; the second shows all measures. With
+    --heads, each head of the model becomes a line.
     """
     set_environment(flags)
     encoder_flags = {name: value for name, value in flags.items() if name not in INPUT_FLAGS}

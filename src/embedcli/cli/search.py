@@ -86,9 +86,12 @@ def search(
     """Find the rows of OUTPUT, or of a table in a database, that are nearest to WORDS.
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
-    kept columns; with --queries, one JSON line per result, or a file. With --fuse rrf, outputs of the same ids are
+    kept columns; with --queries, one JSON line per result, or a file. Of sparse vectors, only rows that share a term
+    with the query are found. With --fuse rrf, outputs of the same ids are
     searched, of any kind of vectors, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks; they may
     be several --vector-column of one output.
+
+    Exit codes: 0 all queries searched, 1 failed, 2 usage error, 3 some --queries not searched: each is named.
     """
     set_environment(flags)
     others, words = split_outputs(output, words or [], fuse, vector_column or [])

@@ -72,6 +72,14 @@ def test_each_layout_gives_the_vectors_of_sentence_transformers(build: Any, engi
         assert lowest_cosine(encode(encoder, samples()[:10]), np.array(expected)) >= 0.999999
 
 
+def test_a_note_says_that_a_router_keeps_a_model_from_being_converted(tmp_path: Path) -> None:
+    build_first_router(tmp_path / "model", default_route="document")
+    notes: list[str] = []
+    load_encoder(job(tmp_path / "model", as_="query", device="cpu", engine="auto"), notify=notes.append)
+    assert "it begins with a Router, which leads queries and documents through networks of their own" in str(notes)
+    assert "fast tokenizer" not in str(notes)
+
+
 def test_the_limit_and_the_pooling_are_those_of_the_route(tmp_path: Path) -> None:
     build_first_router(tmp_path / "first", default_route="document")
     for role, limit in (("query", 12), ("document", 40), (None, 40)):
