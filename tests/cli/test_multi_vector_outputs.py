@@ -430,7 +430,7 @@ def test_an_evaluation_fuses_the_rankings_of_models(home: Path) -> None:
 
 def test_a_fusion_needs_two_models_and_queries(home: Path) -> None:
     options = write_relevance(home, ["r1"])
-    assert "--fuse rrf needs two models, and only ./own was given" in refusal(
+    assert "--fuse rrf needs two models or heads, and only ./own was given" in refusal(
         "eval", "in.jsonl", "-m", "./own", *options, "--fuse", "rrf"
     )
     assert "there are none without queries" in refusal("eval", "in.jsonl", "-m", "a", "-m", "b", "--fuse", "rrf")
