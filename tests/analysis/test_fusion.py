@@ -52,6 +52,14 @@ def test_outputs_are_searched_together(tmp_path: Path) -> None:
     assert hits[0]["query"] == "cat dog"
 
 
+@pytest.mark.parametrize("query", ["cat " * 100, "cat\0dog"])
+def test_a_query_that_no_file_can_be_named_is_not_taken_for_an_output(tmp_path: Path, query: str) -> None:
+    path = embedded(tmp_path / "out.parquet", model_folder(tmp_path / "one"))
+    ended = jobs.run("search", path, path, query, "--fuse", "rrf", "-k", 1, "--json")
+    assert ended.code == 0, ended.err
+    assert [hit["query"] for hit in json.loads(ended.out)] == [query]
+
+
 def test_one_output_cannot_be_fused(tmp_path: Path) -> None:
     path = embedded(tmp_path / "out.parquet", model_folder(tmp_path / "one"))
     ended = jobs.run("search", path, "cat", "--fuse", "rrf")

@@ -141,15 +141,23 @@ def split_outputs(
         if len(columns) > 1:
             raise UsageError("several --vector-column need --fuse rrf", "add --fuse rrf, or name one column")
         return [], arguments
-    from embedcli import storage
-
-    count = next((i for i, name in enumerate(arguments) if not storage.exists(name)), len(arguments))
+    count = next((i for i, name in enumerate(arguments) if not is_path(name)), len(arguments))
     if not count and len(columns) < 2:
         raise UsageError(
             f"--fuse {fuse} needs two outputs, and only {output} was given",
             f'embedcli search {output} other.parquet "words to look for" --fuse {fuse}',
         )
     return arguments[:count], arguments[count:]
+
+
+def is_path(name: str) -> bool:
+    """Whether there is something at a path; False for a name that no file can have, such as a long query."""
+    from embedcli import storage
+
+    try:
+        return storage.exists(name)
+    except (EmbedcliError, ValueError):
+        return False
 
 
 def is_output(path: str) -> bool:
