@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcli.benchmark.contenders import PROGRAMS, Contender, EmbedcliRun, PeerLibrary, RunFailed, require_success
+from embedcli.benchmark.contenders import Contender, EmbedcliRun, PeerLibrary
 from embedcli.benchmark.machine import has_bfloat16
-from embedcli.benchmark.model_flops import read_transformer_shape
-from embedcli.benchmark.timed_process import child_environment, run_measured
+from embedcli.benchmark.timed_process import child_environment
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import device as torch_device

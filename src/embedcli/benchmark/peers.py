@@ -27,6 +27,7 @@ class OnnxPeer:
         install_hint: How to get them.
         file: The ONNX file that it runs, in the model's folder.
         runs_any_pipeline: Whether it applies the modules that the model lists, whatever they are.
+        runs_on_accelerators: Whether it is worth measuring there.
     """
 
     name: str
@@ -35,6 +36,7 @@ class OnnxPeer:
     install_hint: str
     file: str = FLOAT32_FILE
     runs_any_pipeline: bool = False
+    runs_on_accelerators: bool = True
 
 
 _BACKEND_PACKAGES = ("sentence_transformers", "optimum", "onnxruntime", "onnx")
@@ -53,9 +55,16 @@ ONNX_PEERS = (
         _BACKEND_HINT,
         INT8_FILE,
         runs_any_pipeline=True,
+        runs_on_accelerators=False,
     ),
     OnnxPeer("fastembed", "fastembed", ("fastembed", "onnxruntime", "onnx"), "pip install fastembed onnx"),
-    OnnxPeer("light-embed", "light-embed", ("light_embed", "onnxruntime", "onnx"), "pip install light-embed onnx"),
+    OnnxPeer(
+        "light-embed",
+        "light-embed",
+        ("light_embed", "onnxruntime", "onnx"),
+        "pip install light-embed onnx",
+        runs_on_accelerators=False,
+    ),
 )
 
 
@@ -98,6 +107,8 @@ def explain_absence(peer: OnnxPeer, model: MeasuredModel, python: str) -> str | 
     """Explain why a library cannot take part; None if it can."""
     if not peer.runs_any_pipeline and not has_plain_pipeline(model):
         return "it cannot run this model's pipeline"
+    if not peer.runs_on_accelerators and not torch_device.runs_on_cpu(model.job):
+        return "it is measured on CPUs only"
     packages = find_missing_packages(peer.packages, python)
     return f"{', '.join(packages)} not installed: {peer.install_hint}" if packages else None
 

@@ -4,9 +4,9 @@ usage: other_library.py SETTINGS.json
 
 Settings: library (a key of LIBRARIES), model (a folder), rows (JSONL with `text`), vectors (.npy to write), facts
 (JSON to write), batch_sizes, and the settings of the library: device, dtype, threads, prompt, max_seq_length,
-normalize, truncate_dim, backend, onnx_file (in the model's folder), dim, kind ("sparse" for a SparseEncoder, "multi_vector" for a MultiVectorEncoder) and
-task (the role of its texts). With several batch sizes, each is timed and no vectors are written. Vectors of tokens are
-written row after row, and the facts say how many each row has.
+normalize, truncate_dim, backend, onnx_file (in the model's folder), dim, kind ("sparse" for a SparseEncoder,
+"multi_vector" for a MultiVectorEncoder) and task (the role of its texts). With several batch sizes, each is timed and
+no vectors are written. Vectors of tokens are written row after row, and the facts say how many each row has.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Quantize an ONNX file's weights to int8, activations while it runs. Runs without embedcli; needs onnxruntime and onnx.
+"""Quantize an ONNX file dynamically to int8. Runs without embedcli; needs onnxruntime and onnx.
 
 usage: quantize_onnx.py SOURCE.onnx TARGET.onnx full|reduced
 
-A scale per output channel. `reduced` uses 7 bits: some processors add two products of 8 bits in 16 bits, which overflows.
+Weights get a scale per output channel, activations one per tensor while the model runs. `reduced` uses 7 bits, for
+processors that add two products in 16 bits, which 8 bits would overflow.
 https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """
 
