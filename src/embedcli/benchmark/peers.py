@@ -49,7 +49,7 @@ ONNX_PEERS = (
         "sentence-transformers onnx", "sentence-transformers", _BACKEND_PACKAGES, _BACKEND_HINT, runs_any_pipeline=True
     ),
     OnnxPeer(
-        "sentence-transformers onnx int8",
+        "sentence-transformers int8",
         "sentence-transformers",
         _BACKEND_PACKAGES,
         _BACKEND_HINT,
