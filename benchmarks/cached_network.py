@@ -18,7 +18,7 @@ from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.openvino.cache import read_cached_model
 from embedcli.encoders.openvino.encoder import LoadRequest
 from embedcli.encoders.openvino.infer_requests import InferRequestPool
-from embedcli.encoders.openvino.loader import COMPILE_OPTIONS
+from embedcli.encoders.openvino.runtime import COMPILE_OPTIONS
 from embedcli.encoders.tokenize.fast import pad_rows
 from embedcli.models import resolve
 

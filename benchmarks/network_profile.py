@@ -107,11 +107,13 @@ def add_up(
         if node.status != node.Status.EXECUTED:
             continue
         shape = products.get(node.node_name)
-        is_product = shape is not None and node.node_type == "FullyConnected"
-        kind = f"{node.node_type} {shape[0]} x {shape[1]}, {node.exec_type}" if is_product else node.node_type
+        if shape is not None and node.node_type == "FullyConnected":
+            kind, flop = f"linear {shape[0]} x {shape[1]}, {node.exec_type}", 2.0 * tokens * shape[0] * shape[1]
+        else:
+            kind, flop = node.node_type, 0.0
         operations = profile[kind]
         operations.seconds += node.real_time.total_seconds()
-        operations.flop += 2.0 * tokens * shape[0] * shape[1] if is_product else 0.0
+        operations.flop += flop
         operations.kernels.add(node.exec_type)
 
 
