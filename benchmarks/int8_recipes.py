@@ -12,35 +12,23 @@ the first rows, which are not among those whose neighbours are compared.
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
+from cached_network import CachedNetwork, Network, find_linear_layers
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
-from embedcli import encoders
 from embedcli.benchmark.dataset import read_texts
 from embedcli.cli.bench import make_request
 from embedcli.cli.console import print_note
 from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, with_job_options
-from embedcli.core.batching import pack_batches
-from embedcli.core.cpu import cpu_quota
-from embedcli.core.encoder import Tokens
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.equivalence import row_cosines
-from embedcli.encoders.openvino.cache import read_cached_model
-from embedcli.encoders.openvino.encoder import LoadRequest
-from embedcli.encoders.openvino.infer_requests import InferRequestPool
-from embedcli.encoders.openvino.loader import COMPILE_OPTIONS
-from embedcli.encoders.tokenize.fast import pad_rows
-from embedcli.models import resolve
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, Int64Array
@@ -57,7 +45,6 @@ DAMPING = 0.01
 ROUNDING_BLOCK = 64
 # A channel's range is this quantile of every so many tokens.
 PERCENTILE, SAMPLE_STEP = 0.999, 8
-BATCH_TOKENS, PAD_MULTIPLE = 2048, 8
 
 
 @dataclass(frozen=True)
@@ -132,68 +119,25 @@ def main(
     publish({"recipes": figures, "rows": len(workbench.rows)}, format_table(figures), json)
 
 
-class Network:
-    """A compiled network that encodes rows of the workbench's tokens."""
-
-    def __init__(self, graph: Any, options: dict[str, Any], tokens: Tokens, pad_id: int) -> None:
-        import openvino
-
-        self.compiled = openvino.Core().compile_model(graph, "CPU", {**COMPILE_OPTIONS, **options})
-        self._requests, self._tokens, self._pad_id = InferRequestPool(self.compiled), tokens, pad_id
-
-    def pad_batches(self, rows: Int64Array) -> Iterator[tuple[Int64Array, Any]]:
-        """The rows of each batch, and their padded ids and mask."""
-        for batch in pack_batches(self._tokens.lengths[rows], lambda: BATCH_TOKENS, PAD_MULTIPLE):
-            yield batch, pad_rows(self._tokens, rows[batch], PAD_MULTIPLE, self._pad_id, left=False)
-
-    def encode(self, rows: Int64Array) -> Float32Array:
-        """Normalized vectors, float32 [rows, dim], with as many batches at a time as the network takes."""
-        parts: list[tuple[Int64Array, Float32Array]] = []
-        running: deque[tuple[Int64Array, Any]] = deque()
-        for batch, inputs in self.pad_batches(rows):
-            if len(running) == self._requests.count:
-                first, request = running.popleft()
-                parts.append((first, self._requests.finish(request)))
-            running.append((batch, self._requests.start(*inputs)))
-        parts.extend((first, self._requests.finish(request)) for first, request in running)
-        order = np.argsort(np.concatenate([batch for batch, _ in parts]))
-        return normalize_rows(np.concatenate([vectors for _, vectors in parts])[order], min_length=1e-12)
-
-    def measure_seconds(self, rows: Int64Array) -> tuple[float, float]:
-        """Seconds and processor seconds of encoding the rows."""
-        start, processor_start = time.perf_counter(), time.process_time()
-        self.encode(rows)
-        return time.perf_counter() - start, time.process_time() - processor_start
-
-    def close(self) -> None:
-        """Release the memory."""
-        self._requests.close()
-
-
 class Workbench:
     """A model's network, the rows, and their float32 vectors."""
 
     def __init__(self, job: Job, texts: Sequence[str]) -> None:
-        files = resolve.resolve_model(job)
-        encoder = encoders.load_encoder(job)  # converts the model if the cache does not have it
-        self._tokens, self._threads = encoder.tokenize(texts), job.threads
-        encoder.close()
-        self._folder = LoadRequest(files, encoders.resolve_model_config(job, files), job).folder
-        self._pad_id = int((read_cached_model(self._folder) or {})["pad_id"])
+        self._model = CachedNetwork(job, texts)
         self.rows = np.arange(len(texts))
-        if len(texts) <= CALIBRATION_ROWS + NEIGHBOURS or not self._tokens.lengths.all():
+        if len(texts) <= CALIBRATION_ROWS + NEIGHBOURS or not self._model.tokens.lengths.all():
             raise UsageError(f"needs more than {CALIBRATION_ROWS + NEIGHBOURS} rows with text", "use other rows")
         self._timed = np.random.default_rng(0).permutation(len(texts))[:TIMED_ROWS]
-        self._float32 = self._compile(self._read_graph(), {})
+        self._float32 = self._model.compile(self._model.read_graph(), {})
         self._vectors = self._float32.encode(self.rows)
         self._statistics = self._collect_statistics()
 
     def measure(self, recipe: Recipe, rounds: int) -> dict[str, Any]:
         """Compare a recipe with float32: speed in alternating runs, vectors, and whether the batch changes them."""
-        graph = self._read_graph()
+        graph = self._model.read_graph()
         quantize_network(graph, recipe, self._statistics)
         options = {"INFERENCE_PRECISION_HINT": recipe.precision, "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(recipe.group)}
-        network = self._compile(graph, options)
+        network = self._model.compile(graph, options)
         vectors = network.encode(self.rows)
         some = self._timed[:SINGLE_ROWS]
         alone = np.concatenate([network.encode(row) for row in np.split(some, len(some))])
@@ -215,26 +159,16 @@ class Workbench:
         float32, other = self._float32.measure_seconds(self._timed), network.measure_seconds(self._timed)
         return [one / another for one, another in zip(float32, other, strict=True)]
 
-    def _read_graph(self) -> Any:
-        import openvino
-
-        return openvino.Core().read_model(str(self._folder / "model.xml"))
-
-    def _compile(self, graph: Any, options: dict[str, Any]) -> Network:
-        threads = {"INFERENCE_NUM_THREADS": self._threads or cpu_quota()}
-        options = {"INFERENCE_PRECISION_HINT": "f32", **options, **{key: n for key, n in threads.items() if n}}
-        return Network(graph, options, self._tokens, self._pad_id)
-
     def _collect_statistics(self) -> list[InputStatistics]:
         """What the linear layers read for the calibration rows; layers with the same input share an entry."""
 
-        graph = self._read_graph()
-        sources = [layer.input_value(0) for layer in find_linear_layers(graph)]
+        graph = self._model.read_graph()
+        sources = [layer.input_value(0) for layer in find_bert_layers(graph)]
         numbers = [sources.index(source) for source in sources]
         for number in set(numbers):
             (result,) = graph.add_outputs([sources[number]])
             result.set_names({f"input {number}"})
-        network = self._compile(graph, {})
+        network = self._model.compile(graph, {})
         collectors = {number: StatisticsCollector() for number in numbers}
         request = network.compiled.create_infer_request()
         for _, (ids, mask) in network.pad_batches(self.rows[:CALIBRATION_ROWS]):
@@ -267,13 +201,9 @@ class StatisticsCollector:
         return InputStatistics(mean, np.quantile(distances, PERCENTILE, axis=0), self._products / self._count)
 
 
-def find_linear_layers(graph: Any) -> list[Any]:
-    """The matrix products with constant weights, in the order of the network. Raises UsageError."""
-    layers = [
-        node
-        for node in graph.get_ordered_ops()
-        if node.get_type_name() == "MatMul" and node.input_value(1).get_node().get_type_name() == "Constant"
-    ]
+def find_bert_layers(graph: Any) -> list[Any]:
+    """The linear layers of all blocks, in the order of LAYERS. Raises UsageError."""
+    layers = find_linear_layers(graph)
     if not layers or len(layers) % len(LAYERS):
         raise UsageError("the model has other linear layers than BERT", "use a model with the architecture of BERT")
     return layers
@@ -282,7 +212,7 @@ def find_linear_layers(graph: Any) -> list[Any]:
 def quantize_network(graph: Any, recipe: Recipe, statistics: Sequence[InputStatistics]) -> None:
     """Replace the linear layers of a graph as the recipe says."""
     smoothed: dict[Any, Any] = {}
-    layers = find_linear_layers(graph)
+    layers = find_bert_layers(graph)
     sources = [layer.input_value(0) for layer in layers]
     weights = [np.array(layer.input_value(1).get_node().data) for layer in layers]
     for i, layer in enumerate(layers):

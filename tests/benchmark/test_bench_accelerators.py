@@ -22,10 +22,10 @@ from embedcli.benchmark.lineup import (
     choose_baseline,
     choose_embedcli_runs,
     configure_library,
-    find_peers,
     resolve_model,
 )
 from embedcli.benchmark.machine import describe_machine
+from embedcli.benchmark.peers import find_peers
 from embedcli.benchmark.results import compute_lowest_cosine
 from embedcli.benchmark.text_tables import format_machine
 from embedcli.benchmark.timed_process import run_measured
@@ -75,8 +75,9 @@ def resolve_small_model() -> MeasuredModel:
 def test_the_baseline_computes_in_float16_and_float32_takes_part(tmp_path: Path) -> None:
     baseline = choose_baseline(resolve_small_model())
     assert (baseline.name, baseline.settings["dtype"]) == ("sentence-transformers f16", "float16")
-    peers, _ = find_peers(resolve_small_model(), sys.executable, tmp_path, lambda line: None)
+    peers, missing = find_peers(resolve_small_model(), sys.executable, tmp_path, lambda line: None)
     assert ("sentence-transformers", "float32") in [(peer.name, peer.settings["dtype"]) for peer in peers]
+    assert missing["light-embed"] == "it is measured on CPUs only"
     assert choose_embedcli_runs(resolve_small_model()) == [EmbedcliRun("embedcli", ())]
 
 

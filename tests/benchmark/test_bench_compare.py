@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import multi_vector_models
 import small_bench
-from embedcli.benchmark import lineup
+from embedcli.benchmark import peers
 from embedcli.benchmark.compare import BenchRequest, run_comparison
 from embedcli.benchmark.contenders import Contender, EmbedcliRun, PeerLibrary, RunFailed
 from embedcli.benchmark.dataset import write_jsonl
@@ -238,11 +238,11 @@ def test_only_dense_models_are_measured_with_onnx(
     multi_vector: Path, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even where its packages are installed: it would be measured as the library without it."""
-    monkeypatch.setattr(lineup, "find_missing_packages", lambda name, python: [])
-    monkeypatch.setattr(lineup, "ensure_onnx_file", None)
+    monkeypatch.setattr(peers, "find_missing_packages", lambda packages, python: [])
+    monkeypatch.setattr(peers, "OnnxFiles", None)
     model = resolve_model(make_job(place, model=str(multi_vector)), ())
-    peers, missing = lineup.find_peers(model, sys.executable, tmp_path, lambda line: None)
-    assert {(peer.settings["library"], peer.settings.get("backend")) for peer in peers} == {
+    found, missing = peers.find_peers(model, sys.executable, tmp_path, lambda line: None)
+    assert {(peer.settings["library"], peer.settings.get("backend")) for peer in found} == {
         ("sentence-transformers", None)
     }
     assert missing == {}

@@ -19,10 +19,10 @@ from embedcli.benchmark.lineup import (
     choose_baseline,
     choose_batch_size,
     choose_embedcli_runs,
-    find_peers,
     resolve_model,
 )
 from embedcli.benchmark.machine import describe_machine
+from embedcli.benchmark.peers import find_peers
 from embedcli.benchmark.results import Measurements, Timings, summarize
 from embedcli.benchmark.timed_process import run_measured
 from embedcli.core.errors import ModelError

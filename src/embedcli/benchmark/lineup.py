@@ -1,4 +1,4 @@
-"""Who takes part: variants of embedcli, the baseline, and other installed libraries with equivalent settings."""
+"""Who takes part: variants of embedcli and the baseline, with equivalent settings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcli.benchmark.contenders import PROGRAMS, Contender, EmbedcliRun, PeerLibrary, RunFailed, require_success
+from embedcli.benchmark.contenders import Contender, EmbedcliRun, PeerLibrary
 from embedcli.benchmark.machine import has_bfloat16
-from embedcli.benchmark.model_flops import read_transformer_shape
-from embedcli.benchmark.timed_process import child_environment, run_measured
+from embedcli.benchmark.timed_process import child_environment
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.job import Job
 from embedcli.encoders.torch import device as torch_device
@@ -28,22 +27,16 @@ Notify = Callable[[str], None]
 BATCH_SIZES = {
     "sentence-transformers": (32, 128, 512),
     "fastembed": (32, 128, 256),
+    "light-embed": (32, 128, 256),
     "model2vec": (256, 1024, 4096),
 }
 BASELINE_BATCH_SIZE = {"sentence-transformers": 32, "model2vec": 1024}
 INSTALL_HINTS = {
-    "sentence-transformers onnx": (
-        "pip install 'sentence-transformers[onnx]' onnx in a separate environment (it needs transformers 4), "
-        "then --peer-python"
-    ),
     "sentence-transformers": "pip install sentence-transformers",
-    "fastembed": "pip install fastembed onnx",
     "model2vec": "pip install model2vec",
 }
 REQUIRED_PACKAGES = {
-    "sentence-transformers onnx": ("sentence_transformers", "optimum", "onnxruntime", "onnx"),
     "sentence-transformers": ("sentence_transformers", "torch", "transformers"),
-    "fastembed": ("fastembed", "onnxruntime", "onnx"),
     "model2vec": ("model2vec",),
 }
 
@@ -190,96 +183,24 @@ def configure_library(
     return PeerLibrary(name, settings | (changes or {}), python)
 
 
-def find_peers(
-    model: MeasuredModel, python: str, folder: Path, notify: Notify
-) -> tuple[list[PeerLibrary], dict[str, str]]:
-    """Find the other libraries that can run this model; their batch sizes are not yet chosen.
-
-    Args:
-        model: The model.
-        python: The interpreter that may have libraries with ONNX.
-        folder: Receives an ONNX file, if one is needed.
-        notify: Receives one line of progress at a time.
-
-    Returns:
-        The libraries, and for each other one the reason why it cannot run.
-    """
-    if model.is_static:
-        return [], {}
-    peers = [configure_library(model, "sentence-transformers", "sentence-transformers")]
-    if has_bfloat16() and torch_device.runs_on_cpu(model.job):
-        bfloat16 = {"dtype": "bfloat16"}
-        peers.append(configure_library(model, "sentence-transformers", "sentence-transformers bf16", bfloat16))
-    if model.recipe.kind != "dense":
-        return peers, {}
-    missing: dict[str, str] = {}
-    for name in ("sentence-transformers onnx", "fastembed"):
-        packages = find_missing_packages(name, python)
-        if packages:
-            missing[name] = f"{', '.join(packages)} not installed: {INSTALL_HINTS[name]}"
-    if not fastembed_supports(model):
-        missing["fastembed"] = "it cannot run this model's pipeline"
-    available = [name for name in ("sentence-transformers onnx", "fastembed") if name not in missing]
-    if available:
-        try:
-            onnx_folder = ensure_onnx_file(model.files.path, python, folder, notify)
-        except RunFailed as error:
-            return peers, missing | dict.fromkeys(available, f"no ONNX file could be created: {error}")
-        peers += [configure_onnx_library(model, name, str(onnx_folder), python) for name in available]
-    return peers, missing
-
-
-def configure_onnx_library(model: MeasuredModel, name: str, onnx_folder: str, python: str) -> PeerLibrary:
-    shape = read_transformer_shape(model.files.path)
-    changes = {"model": onnx_folder, "backend": "onnx", "dim": shape.hidden if shape else None}
-    return configure_library(model, name.removesuffix(" onnx"), name, changes, python)
-
-
-def fastembed_supports(model: MeasuredModel) -> bool:
-    """Whether fastembed's custom models can do this pipeline: pooling of the mean or the first token, nothing after."""
-    recipe = model.recipe
-    has_known_modules = set(recipe.modules) <= {"Transformer", "Pooling", "Normalize"}
-    return has_known_modules and recipe.pooling in ("mean", "cls") and recipe.truncate_dim is None
-
-
 def require_baseline(name: str) -> None:
     """Raise ModelError if the library that everything is compared with is not installed."""
-    if find_missing_packages(name, sys.executable):
+    if find_missing_packages(REQUIRED_PACKAGES[name], sys.executable):
         raise ModelError(f"{name}, the baseline for this model, is not installed", INSTALL_HINTS[name])
 
 
-def find_missing_packages(name: str, python: str) -> list[str]:
-    """Find the packages that a contender needs and an interpreter lacks, without importing them.
+def find_missing_packages(packages: Sequence[str], python: str) -> list[str]:
+    """Find the packages that an interpreter lacks, without importing them.
 
     Raises:
         UsageError: The interpreter cannot be run.
     """
-    packages: Sequence[str] = REQUIRED_PACKAGES[name]
     code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
     command = [python, "-c", code, *packages]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=child_environment())
     if done.returncode:
         raise UsageError(f"--peer-python {python}: Python does not run", "give the path of a Python executable")
     return done.stdout.split()
-
-
-def ensure_onnx_file(model: Path, python: str, folder: Path, notify: Notify) -> Path:
-    """Return a folder with the model's files and onnx/model.onnx: the model's own if it has one, else a new one.
-
-    Raises:
-        RunFailed: The ONNX file could not be created.
-    """
-    if (model / "onnx" / "model.onnx").is_file():
-        return model
-    notify("creating an ONNX file of the model for the libraries that need one")
-    copy = folder / "onnx-model"
-    (copy / "onnx").mkdir(parents=True)
-    for path in model.resolve().iterdir():
-        if path.name != "onnx":
-            (copy / path.name).symlink_to(path)
-    target = copy / "onnx" / "model.onnx"
-    require_success(run_measured([python, str(PROGRAMS / "to_onnx.py"), str(copy), str(target)], folder / "onnx.txt"))
-    return copy
 
 
 def choose_batch_size(peer: PeerLibrary, rows: Path, folder: Path) -> PeerLibrary:

@@ -20,10 +20,13 @@ TIMED_PACKAGES = (
     "sentence-transformers",
     "model2vec",
     "fastembed",
+    "light-embed",
     "onnxruntime",
 )
 # Linux's names for bfloat16 arithmetic on x86 and on ARM.
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+# The same for products of 8-bit integers that are summed in 32 bits.
+INT8_PRODUCT_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -77,8 +80,17 @@ def installed_versions() -> dict[str, str]:
 
 def has_bfloat16() -> bool:
     """Whether the processor is known to have bfloat16 arithmetic."""
+    return bool(BFLOAT16_FLAGS & _read_flags())
+
+
+def has_int8_products() -> bool:
+    """Whether the processor is known to sum products of 8-bit integers without overflow."""
+    return bool(INT8_PRODUCT_FLAGS & _read_flags())
+
+
+def _read_flags() -> set[str]:
     facts = _read_cpuinfo()
-    return bool(BFLOAT16_FLAGS & set((facts.get("flags") or facts.get("Features") or "").split()))
+    return set((facts.get("flags") or facts.get("Features") or "").split())
 
 
 def _read_cpuinfo() -> dict[str, str]:

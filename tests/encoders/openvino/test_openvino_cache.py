@@ -23,6 +23,7 @@ from embedcli import encoders
 from embedcli.core.errors import ModelError
 from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import loader as openvino_loader
+from embedcli.encoders.openvino import runtime as openvino_runtime
 from embedcli.models import resolve
 from embedcli.models.config import read_model_config
 from embedcli.models.fingerprint import cached_sha256
@@ -216,7 +217,7 @@ def test_a_blob_that_openvino_rejects_is_compiled_again(entry: Path) -> None:
 
 def test_a_model_that_openvino_rejects_is_compiled_again(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its hashes match, but OpenVINO cannot read it."""
-    compile_stored = openvino_loader.OpenVinoRuntime._compile_stored
+    compile_stored = openvino_runtime.OpenVinoRuntime._compile_stored
     failures = iter([RuntimeError("Cannot read it")])
 
     def fail_once(self: Any, *args: Any) -> Any:
@@ -224,7 +225,7 @@ def test_a_model_that_openvino_rejects_is_compiled_again(entry: Path, monkeypatc
             raise error
         return compile_stored(self, *args)
 
-    monkeypatch.setattr(openvino_loader.OpenVinoRuntime, "_compile_stored", fail_once)
+    monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "_compile_stored", fail_once)
     assert len(load_and_compare()) == 1
     assert next(failures, None) is None
 

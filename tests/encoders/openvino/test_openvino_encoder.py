@@ -21,6 +21,7 @@ from embedcli.encoders import equivalence
 from embedcli.encoders.openvino import cache as openvino_cache
 from embedcli.encoders.openvino import infer_requests
 from embedcli.encoders.openvino import loader as openvino_loader
+from embedcli.encoders.openvino import runtime as openvino_runtime
 from embedcli.encoders.tokenize.fast import build_tokens
 from embedcli.encoders.torch import export as torch_export
 from reference import encode, encoded, job, load, lowest_cosine, samples, varied
@@ -207,13 +208,13 @@ def test_few_texts_run_on_one_stream_with_the_same_vectors(threads: int) -> None
 def test_the_cpu_quota_of_a_container_limits_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     request = openvino()._request
     for quota in (1, None):
-        monkeypatch.setattr(openvino_loader, "cpu_quota", lambda quota=quota: quota)
-        assert openvino_loader.OpenVinoRuntime(request)._threads == quota
+        monkeypatch.setattr(openvino_runtime, "cpu_quota", lambda quota=quota: quota)
+        assert openvino_runtime.OpenVinoRuntime(request)._threads == quota
 
 
 def cpu_supports(dtype: str) -> bool:
-    core = openvino_loader.OpenVinoRuntime(openvino()._request)._core
-    return openvino_loader.CPU_CAPABILITIES[dtype] in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    core = openvino_runtime.OpenVinoRuntime(openvino()._request)._core
+    return openvino_runtime.CPU_CAPABILITIES[dtype] in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def test_float32_is_the_default() -> None:
@@ -238,7 +239,7 @@ def test_half_precision_is_close_where_the_cpu_supports_it(dtype: str) -> None:
 
 
 def test_half_precision_is_an_error_where_the_cpu_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(openvino_loader.CPU_CAPABILITIES, "bfloat16", "BF16 OF ANOTHER CPU")
+    monkeypatch.setitem(openvino_runtime.CPU_CAPABILITIES, "bfloat16", "BF16 OF ANOTHER CPU")
     with pytest.raises(UsageError, match="no bfloat16") as caught:
         encoders.load_encoder(job(models.folder(BERT), device="cpu", engine="auto", dtype="bfloat16"))
     assert "float32" in caught.value.hint
@@ -260,7 +261,7 @@ def load_with_notes(name: str = BERT, **values: Any) -> tuple[Any, list[str]]:
 
 
 def fail_to_convert(*args: Any) -> Any:
-    raise openvino_loader.NotConvertibleError("a reason")
+    raise openvino_runtime.NotConvertibleError("a reason")
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -275,7 +276,7 @@ def test_a_model_that_cannot_be_converted_runs_on_pytorch_and_is_not_tried_again
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", fail_to_convert)
+        patch.setattr(openvino_runtime.OpenVinoRuntime, "convert", fail_to_convert)
         encoder, lines = load_with_notes()
     assert encoder.vector_space()["engine"] == "torch"
     assert lines[-1].endswith("runs on PyTorch: a reason")
@@ -291,7 +292,7 @@ def test_a_model_that_cannot_be_converted_runs_on_pytorch_and_is_not_tried_again
 def test_other_library_versions_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(openvino_cache, "converter_versions", lambda: {"torch": "0.1"})
-        patch.setattr(openvino_loader.OpenVinoRuntime, "convert", fail_to_convert)
+        patch.setattr(openvino_runtime.OpenVinoRuntime, "convert", fail_to_convert)
         assert load_with_notes()[0].vector_space()["engine"] == "torch"
     assert load_with_notes()[0].vector_space()["engine"] == "openvino"
     assert [entry.reason for entry in openvino_loader.list_cached_models()] == [""]
@@ -299,7 +300,7 @@ def test_other_library_versions_are_tried_again(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_forced_engine_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_loader.OpenVinoRuntime, "convert", fail_to_convert)
+    monkeypatch.setattr(openvino_runtime.OpenVinoRuntime, "convert", fail_to_convert)
     for _ in range(2):
         with pytest.raises(ModelError, match="--engine openvino: a reason"):
             load_with_notes(engine="openvino")

@@ -19,7 +19,7 @@ import reference
 from embedcli import encoders
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.multi_vectors import MultiVectors
-from embedcli.encoders.openvino import loader
+from embedcli.encoders.openvino import runtime
 from embedcli.encoders.tokenize.token_selection import QueryExpansion, TokenSelection
 from embedcli.encoders.torch import multi_vector
 
@@ -164,10 +164,10 @@ def test_a_pooling_saved_with_the_model_runs_on_pytorch(tmp_path: Path) -> None:
 
 def test_what_pytorch_computes_instead_is_pooled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any) -> Any:
-        raise loader.NotConvertibleError("a reason")
+        raise runtime.NotConvertibleError("a reason")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loader.OpenVinoRuntime, "convert", fail)
+        patch.setattr(runtime.OpenVinoRuntime, "convert", fail)
         encoder, _ = load_with_notes(folder, pool_factor=3)
     assert encoder.vector_space()["engine"] == "torch"
     assert_close(encode(encoder, texts(), 1), encode(reference.load(folder, pool_factor=3), texts(), 1), 1e-5)

@@ -4,9 +4,9 @@ usage: other_library.py SETTINGS.json
 
 Settings: library (a key of LIBRARIES), model (a folder), rows (JSONL with `text`), vectors (.npy to write), facts
 (JSON to write), batch_sizes, and the settings of the library: device, dtype, threads, prompt, max_seq_length,
-normalize, truncate_dim, backend, dim, kind ("sparse" for a SparseEncoder, "multi_vector" for a MultiVectorEncoder) and
-task (the role of its texts). With several batch sizes, each is timed and no vectors are written. Vectors of tokens are
-written row after row, and the facts say how many each row has.
+normalize, truncate_dim, backend, onnx_file (in the model's folder), dim, kind ("sparse" for a SparseEncoder,
+"multi_vector" for a MultiVectorEncoder) and task (the role of its texts). With several batch sizes, each is timed and
+no vectors are written. Vectors of tokens are written row after row, and the facts say how many each row has.
 """
 
 from __future__ import annotations
@@ -60,13 +60,14 @@ def load_sentence_transformers(settings: Settings) -> EncodeFunction:
     if settings.get("kind") == "multi_vector":
         return load_multi_vector_encoder(settings)
     backend = settings.get("backend", "torch")
-    options = {"model_kwargs": {"dtype": settings["dtype"]}} if backend == "torch" else {"backend": backend}
+    choice = {"dtype": settings["dtype"]} if backend == "torch" else {"file_name": settings["onnx_file"]}
     model = importlib.import_module("sentence_transformers").SentenceTransformer(
         settings["model"],
         device=settings["device"],
         truncate_dim=settings["truncate_dim"],
         trust_remote_code=settings["trust_remote_code"],
-        **options,
+        backend=backend,
+        model_kwargs=choice,
     )
     if settings["max_seq_length"]:
         model.max_seq_length = settings["max_seq_length"]
@@ -152,20 +153,38 @@ def load_fastembed(settings: Settings) -> EncodeFunction:
         model_file="model.onnx",
     )
     with tempfile.TemporaryDirectory() as folder:
-        copy_for_fastembed(Path(settings["model"]), Path(folder), settings["max_seq_length"])
+        copy_flat(settings, Path(folder))
         model = library.TextEmbedding("local/model", specific_model_path=folder, threads=settings["threads"])
     prompt = settings["prompt"]
     return lambda texts, size: np.stack(list(model.embed([prompt + text for text in texts], batch_size=size)))
 
 
-def copy_for_fastembed(model: Path, folder: Path, max_tokens: int | None) -> None:
-    """Lay out a model as fastembed expects it: all files in one folder, the limit in the tokenizer's configuration."""
+def load_light_embed(settings: Settings) -> EncodeFunction:
+    """`TextEmbedding.encode` with the ONNX file as a local model, with the same limit as the other contenders."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy_flat(settings, Path(folder))
+        model = importlib.import_module("light_embed").TextEmbedding(
+            folder,
+            device="cpu",
+            model_config={
+                "onnx_file": "model.onnx",
+                "pooling_mode": settings["pooling"],
+                "normalize": settings["normalize"],
+            },
+        )
+    prompt = settings["prompt"]
+    return lambda texts, size: model.encode([prompt + text for text in texts], batch_size=size)
+
+
+def copy_flat(settings: Settings, folder: Path) -> None:
+    """Lay out a model in one folder, with model.onnx and the limit in the tokenizer's configuration."""
+    model = Path(settings["model"])
     for file in model.glob("*.json"):
         shutil.copy(file, folder)
-    (folder / "model.onnx").symlink_to((model / "onnx" / "model.onnx").resolve())
+    (folder / "model.onnx").symlink_to((model / settings["onnx_file"]).resolve())
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
-    config["model_max_length"] = max_tokens or config.get("model_max_length", 512)
+    config["model_max_length"] = settings["max_seq_length"] or config.get("model_max_length", 512)
     path.write_text(json.dumps(config), "utf-8")
 
 
@@ -173,6 +192,7 @@ LIBRARIES: dict[str, Callable[[Settings], EncodeFunction]] = {
     "sentence-transformers": load_sentence_transformers,
     "model2vec": load_model2vec,
     "fastembed": load_fastembed,
+    "light-embed": load_light_embed,
 }
 
 
