@@ -233,7 +233,7 @@ def estimate_output_bytes(
     texts, rows = scan.first_chunk.texts, scan.token_counts.totals()["outputs"]
     shapes = [VectorShape("dense", dim)]
     if isinstance(encoder, BaseEncoder):
-        dims = {head: int(space["dim"]) for head, space in encoder.heads.items()} or {encoder.kind: dim}
+        dims = encoders.stored_dims(job, encoder)
         shapes = [estimate_shape(kind, dim, encoder, texts, throughput) for kind, dim in dims.items()]
     return estimate_output_sizes(plan.columns, shapes, job.overflow == "split", scan.first_chunk, rows)
 

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
-from embedcli.core.head_vectors import HeadVectors
+from embedcli.core.head_vectors import join_heads
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision, VectorKind
 from embedcli.core.vectors import normalize_rows
-from embedcli.models.kind_options import HEAD_PRECISIONS, MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
+from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
 from embedcli.outputs import writers
-from embedcli.outputs.schema import OutputLayout, VectorField, head_column_name
+from embedcli.outputs.schema import OutputLayout, create_vector_fields
 
 if TYPE_CHECKING:
     from embedcli.core.types import Float32Array, InputColumns
@@ -67,12 +67,12 @@ def estimate_output_sizes(
     fits_npy = len(shapes) == 1 and kinds != ["sparse"]
     formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if fits_npy or name != "npy"]
     parts = [fake_vectors(max(count, 2), shape) for shape in shapes]
-    vectors = HeadVectors(dict(zip(kinds, parts, strict=True))) if len(parts) > 1 else parts[0]
-    ranges = None if isinstance(vectors, HeadVectors) else quantization.compute_ranges_of(vectors)
-    others = [VectorField(head_column_name(i, shape.kind), shape.kind, shape.dim) for i, shape in enumerate(shapes)][1:]
+    vectors = join_heads(dict(zip(kinds, parts, strict=True)))
+    ranges = quantization.compute_ranges_of(vectors)
+    dims = {shape.kind: shape.dim for shape in shapes}
     sizes: dict[str, dict[str, int]] = {}
-    for precision in STORED_PRECISIONS[kinds[0]] if len(shapes) == 1 else HEAD_PRECISIONS:
-        layout = OutputLayout(columns, shapes[0].dim, precision, windows, ranges, kinds[0], tuple(others))
+    for precision in min((STORED_PRECISIONS[kind] for kind in kinds), key=len):
+        layout = OutputLayout(columns, create_vector_fields(dims, precision, ranges), windows)
         table = layout.build_table(fake_encoded_chunk(sample, vectors[:count], windows))
         sizes[precision] = {name: round(bytes_per_row(table, layout, name) * rows) for name in formats}
     return sizes
@@ -119,12 +119,12 @@ def bytes_per_row(table: pa.Table, layout: OutputLayout, format: OutputFormat) -
     if format == "jsonl":
         return float(sum(map(len, writers.table_to_json_lines(table))) / table.num_rows)
     # Parquet has no one-byte type, so the size of an int8 column depends on its encoding and must be measured.
-    includes_vectors = format == "parquet" or layout.kind == "sparse" or bool(layout.other_heads)
+    includes_vectors = format == "parquet" or layout.first.kind == "sparse" or len(layout.vector_fields) > 1
     measured = table if includes_vectors else table.drop_columns(["embedding"])
     measure = measure_arrow_bytes if format in ("arrow", "lance") else measure_parquet_bytes
     other_bytes = (measure(measured) - measure(measured.slice(0, 0))) / table.num_rows
-    vectors = table.column("embedding").combine_chunks().flatten() if layout.kind == "multi_vector" else table
-    vector_bytes = 0 if includes_vectors else layout.bytes_per_vector * len(vectors) / table.num_rows
+    vectors = table.column("embedding").combine_chunks().flatten() if layout.first.kind == "multi_vector" else table
+    vector_bytes = 0 if includes_vectors else layout.first.bytes_per_vector * len(vectors) / table.num_rows
     return float(vector_bytes + other_bytes)
 
 
