@@ -17,6 +17,7 @@ from embedcli.core.row_vectors import as_dense
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import open_dataset
 from head_jobs import COUNT, arguments, prepare, run
+from sparse_models import build_masked_lm
 
 HEADS = ("--heads", "dense,sparse,multi_vector")
 COLUMNS = ("embedding", "embedding_sparse", "embedding_multi_vector")
@@ -163,3 +164,34 @@ def test_rows_without_any_term_have_ranges(home: Path, tmp_path: Path) -> None:
     ended = encode_file(home, source, tmp_path / "out.parquet", "--precision", "uint8")
     assert ended.code == 0, ended.err
     assert open_dataset(str(tmp_path / "out.parquet"), "embedding_sparse").require_ranges().tolist() == [[0.0], [0.0]]
+
+
+def test_other_heads_and_models_are_named(home: Path, tmp_path: Path) -> None:
+    """Before the model is loaded, and in words."""
+    output = tmp_path / "out.parquet"
+    assert run(home, output, "--heads", "dense,sparse").code == 0
+    other = run(home, output, "--heads", "sparse,dense", "--update")
+    assert other.code == 2
+    assert "they are those of the heads dense, sparse, and this job asks for sparse, dense" in other.err
+    own = run(home, output)
+    assert "was made with other settings: --heads (dense sparse, now dense)\n" in own.err
+    one = run(home, output, "--heads", "sparse")
+    assert "was made with other settings: --heads (dense sparse, now sparse)\n" in one.err
+    build_masked_lm(tmp_path / "dense")
+    model = jobs.run("encode", home / "in.jsonl", output, "-m", tmp_path / "dense", "--offline", "--update")
+    assert model.code == 2
+    assert f"they are those of the model {home}/bge-m3" in model.err
+    layer = home / "bge-m3" / "sparse_linear.pt"
+    content = layer.read_bytes()
+    layer.write_bytes((home / "bge-m3" / "colbert_linear.pt").read_bytes())
+    version = run(home, output, "--heads", "dense,sparse", "--update")
+    layer.write_bytes(content)
+    assert version.code == 2
+    assert f"another version of {home}/bge-m3 computed them, with the fingerprint" in version.err
+
+
+def test_vectors_of_tokens_are_merged_by_the_head_that_has_them(home: Path, tmp_path: Path) -> None:
+    refused = run(home, tmp_path / "out.parquet", "--heads", "dense", "--pool-factor", 2)
+    assert refused.code == 2
+    assert "--pool-factor is for vectors of tokens, and --heads dense has none" in refused.err
+    assert "add multi_vector to --heads" in refused.err

@@ -179,7 +179,7 @@ def test_what_several_heads_refuse(home: Path, tmp_path: Path, whole: Path) -> N
     assert "--precision binary makes no sense for the sparse vectors" in binary.err
     reused = run(home, tmp_path / "out.parquet", "--reuse", whole)
     assert reused.code == 2
-    assert "heads was ['dense', 'sparse', 'multi_vector'], now None" in reused.err
+    assert "they are those of the heads dense, sparse, multi_vector, and this job asks for dense" in reused.err
     named = jobs.write_jsonl(tmp_path / "in.jsonl", [{"id": 1, "text": "a", "embedding_sparse": 3}])
     flags = arguments(home, tmp_path / "kept.parquet", "--heads", HEADS, "--keep", "embedding_sparse")[2:]
     kept = jobs.run("encode", named, *flags)

@@ -49,6 +49,11 @@ def _refuse_sparse_options(job: Job, kind: VectorKind) -> None:
 def _check_pool_factor(job: Job, kinds: tuple[VectorKind, ...]) -> None:
     if job.pool_factor is None:
         return
+    if "multi_vector" not in kinds and job.heads:
+        raise UsageError(
+            f"--pool-factor is for vectors of tokens, and --heads {','.join(job.heads)} has none",
+            "add multi_vector to --heads, or leave --pool-factor out",
+        )
     if "multi_vector" not in kinds:
         raise UsageError(
             f"--pool-factor is for models with a vector for each token, and {job.model} computes one for each text",

@@ -39,33 +39,51 @@ if TYPE_CHECKING:
 STORE_COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
 
-def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayout, folder: str) -> ReuseStore:
-    """Build a store of the rows of finished outputs.
+ReusedOutput = tuple[OutputTarget, FinishedOutput]
+
+
+def find_reusable_outputs(paths: Sequence[str], job: Mapping[str, Any]) -> list[ReusedOutput]:
+    """Find finished outputs whose vectors a job can take over, without its encoder.
 
     Args:
         paths: Finished outputs; with --update the first is the one that will be replaced.
         job: The new job as recorded in manifests.
-        layout: Columns and number format of the new output.
-        folder: Where the store keeps its files of vectors.
 
     Raises:
-        ResumeError: The vectors of an output are in another vector space or were stored with other ranges.
-        UsageError: A path is not a finished output, or is JSONL.
-        InputError: A file of an output is damaged.
-        OutputError: There is no room for the copy of their vectors.
+        ResumeError: The vectors of an output are in another vector space.
+        UsageError: A path is not a finished output.
     """
-    found: list[tuple[OutputTarget, FinishedOutput]] = []
+    found: list[ReusedOutput] = []
     for path in paths:
         old = find_existing_target(path)
         done = read_finished_output(old)
         if done is None:
             raise UsageError(f"{path} is not a finished output", "name a finished output of `embedcli encode`")
         check_same_vector_space(path, done.job_manifest.get("job", {}), job)
-        check_same_ranges(path, done, layout)
-        if old.format != "jsonl":
-            check_output_digests(open_dataset(path))
         found.append((old, done))
-    return ReuseStore([old for old, _ in found], layout, folder, job.get("max_seq_length"))
+    return found
+
+
+def load_store(found: Sequence[ReusedOutput], layout: OutputLayout, folder: str, limit: int | None) -> ReuseStore:
+    """Build a store of the rows of finished outputs.
+
+    Args:
+        found: The outputs, from `find_reusable_outputs`.
+        layout: Columns and number format of the new output.
+        folder: Where the store keeps its files of vectors.
+        limit: Number of tokens that are read of a row; None if unknown.
+
+    Raises:
+        ResumeError: The vectors of an output were stored with other ranges.
+        UsageError: An output is JSONL.
+        InputError: A file of an output is damaged.
+        OutputError: There is no room for the copy of their vectors.
+    """
+    for old, done in found:
+        check_same_ranges(old.output, done, layout)
+        if old.format != "jsonl":
+            check_output_digests(open_dataset(old.output))
+    return ReuseStore([old for old, _ in found], layout, folder, limit)
 
 
 def check_same_ranges(path: str, done: FinishedOutput, layout: OutputLayout) -> None:
