@@ -232,13 +232,6 @@ def test_the_planned_size_is_that_of_the_output(home: Path, tmp_path: Path, pool
         assert planned["float32"]["npy"] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.2)
 
 
-def test_the_python_api_refuses_to_load_it(home: Path) -> None:
-    import embedcli
-
-    with pytest.raises(embedcli.UsageError, match="a vector for each token"):
-        embedcli.load(str(home / "model"), offline=True)
-
-
 # Updates
 
 CHANGED, ADDED, REMOVED = 11, 3, 5

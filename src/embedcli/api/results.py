@@ -9,10 +9,12 @@ from embedcli.core.errors import UsageError
 from embedcli.core.quantization import STORAGE_DTYPES, compute_ranges, quantize, truncate_and_normalize
 from embedcli.core.types import Precision
 from embedcli.core.vectors import normalize_rows
+from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from embedcli.core.multi_vectors import MultiVectors
     from embedcli.core.types import Float32Array
 
 log = logging.getLogger("embedcli")
@@ -68,8 +70,25 @@ def convert_precision(vectors: Float32Array, precision: Precision) -> NDArray[An
             "give all texts at once, or use precision='float16'",
         )
     if len(vectors) < MIN_TEXTS_FOR_RANGES:
-        log.warning("%s ranges are computed from these %d texts alone: use more texts", precision, len(vectors))
+        log.warning("%s ranges are computed from these %d vectors alone: use more texts", precision, len(vectors))
     return quantize(vectors, precision, compute_ranges(vectors))
+
+
+def convert_token_vectors(vectors: MultiVectors, precision: Precision, *, to_numpy: bool, to_tensor: bool) -> list[Any]:
+    """The vectors of each text's tokens in a number format: arrays [tokens, dim], or tensors without `to_numpy`.
+
+    Raises:
+        UsageError: As `convert_precision`; or the format is not for vectors of tokens.
+    """
+    if precision not in MULTI_VECTOR_PRECISIONS:
+        raise UsageError(
+            f"precision={precision!r} cannot be used with a vector for each token",
+            f"choose from {', '.join(MULTI_VECTOR_PRECISIONS)}",
+        )
+    stored = convert_precision(vectors.values, precision)
+    bounds = zip(vectors.offsets[:-1], vectors.offsets[1:], strict=True)
+    parts = [stored[start:stop] for start, stop in bounds]
+    return [convert_type(part, to_numpy=to_numpy, to_tensor=to_tensor or not to_numpy) for part in parts]
 
 
 def convert_type(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any:
