@@ -110,8 +110,8 @@ def write_staged_ranges(staging_folder: str | None, ranges: Ranges) -> None:
     """Record in a staging folder, if there is one, the ranges of all its part files."""
     if staging_folder is not None:
         first, *further = (own.tolist() for own in ranges)
-        text = json.dumps({"ranges": first, "further": further, "digest": _hash_ranges(ranges)})
-        storage.write_bytes(storage.join(staging_folder, RANGES_FILE), text.encode())
+        content = {"ranges": first, **({"further": further} if further else {}), "digest": _hash_ranges(ranges)}
+        storage.write_bytes(storage.join(staging_folder, RANGES_FILE), json.dumps(content).encode())
 
 
 def _hash_ranges(ranges: Ranges) -> str:
