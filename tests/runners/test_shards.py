@@ -193,7 +193,7 @@ def test_a_merge_killed_while_it_removes_the_staging_folder_is_finished(
 def test_fewer_partitions_than_shards_are_told(home: Path) -> None:
     """By the shard that has rows, too: its user waits for the others."""
     source = jobs.write_jsonl(home / "one.jsonl", [{"id": 1, "text": "word1 word2"}])
-    for number, who in ((1, "some shards"), (2, "this shard")):
+    for number, who in ((2, "this shard"), (1, "some shards")):
         flags = ("--model", home / "words.txt", "--shard", f"{number}/2")
         ended = jobs.run("encode", source, home / "out.parquet", *flags)
         told = " ".join(ended.err.split())
