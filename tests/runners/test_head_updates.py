@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -195,3 +196,21 @@ def test_vectors_of_tokens_are_merged_by_the_head_that_has_them(home: Path, tmp_
     assert refused.code == 2
     assert "--pool-factor is for vectors of tokens, and --heads dense has none" in refused.err
     assert "add multi_vector to --heads" in refused.err
+
+
+def test_ranges_that_make_no_sense_are_refused(home: Path, tmp_path: Path) -> None:
+    output, flags = tmp_path / "out.arrow", ("--heads", "dense,sparse", "--precision", "int8")
+    assert run(home, output, *flags).code == 0
+    with pa.ipc.open_file(str(output)) as file:
+        table = file.read_all()
+    space = json.loads(table.schema.metadata[b"embedcli"])
+    space["columns"]["embedding_sparse"]["ranges"] = [[2.0], [1.0]]
+    changed = table.replace_schema_metadata(table.schema.metadata | {b"embedcli": json.dumps(space).encode()})
+    with pa.ipc.new_file(str(output), changed.schema) as writer:
+        writer.write_table(changed)
+    source = edit_rows(home, tmp_path)
+    updated = jobs.run("encode", source, output, *arguments(home, "")[3:], *flags, "--update")
+    named = run(home, tmp_path / "new.parquet", *flags, "--ranges-from", output)
+    for ended in (updated, named):
+        assert ended.code == 1
+        assert "the ranges of its int8 vectors make no sense: a lowest value is above the highest" in ended.err

@@ -92,7 +92,7 @@ def check_same_ranges(path: str, done: FinishedOutput, layout: OutputLayout) -> 
     Converting from other ranges would round a second time and give other vectors than a full run.
     """
     ranges = tuple(field.ranges for field in layout.vector_fields if field.ranges is not None)
-    if not are_equal_ranges(read_ranges(done.vector_space), ranges):
+    if not are_equal_ranges(read_ranges(done.vector_space, path), ranges):
         raise ResumeError(
             f"the vectors in {path} were stored with other ranges than those of the new output",
             f"use --ranges-from {path} to store all rows with its ranges, or leave out --reuse {path}",

@@ -250,15 +250,30 @@ def describe_column(vector_space: Mapping[str, Any], name: str) -> dict[str, Any
     return common | columns.get(name, {})
 
 
-def read_ranges(vector_space: Mapping[str, Any]) -> Ranges:
+def read_ranges(vector_space: Mapping[str, Any], path: str) -> Ranges:
     """The ranges of int8 and uint8 that an output records, for each of its columns of vectors; empty if it has none.
 
+    Args:
+        vector_space: The vector space metadata.
+        path: The output, for messages.
+
     Raises:
-        ValueError: They make no sense.
+        InputError: They make no sense.
     """
     names = [head_column_name(i, head) for i, head in enumerate(vector_space.get("heads") or ["dense"])]
     recorded = [describe_column(vector_space, name).get("ranges") for name in names]
-    return tuple(parse_ranges(ranges) for ranges in recorded if ranges)
+    try:
+        return tuple(parse_ranges(ranges) for ranges in recorded if ranges)
+    except ValueError as error:
+        raise meaningless_ranges_error(path, vector_space.get("precision"), error) from None
+
+
+def meaningless_ranges_error(path: str, precision: Any, problem: ValueError) -> InputError:
+    """The error for recorded ranges of int8 or uint8 that make no sense."""
+    return InputError(
+        f"{storage.format_location(path)}: the ranges of its {precision} vectors make no sense: {problem}",
+        "restore the output from a copy, or encode the rows again",
+    )
 
 
 def find_vector_column(schema: pa.Schema, path: str, wanted: str | None = None) -> str:

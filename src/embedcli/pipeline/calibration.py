@@ -41,15 +41,16 @@ def needs_ranges(job: Job) -> bool:
 
 
 def read_output_ranges(path: str) -> Ranges:
-    """Read the ranges recorded in a finished output, for each column. Raises UsageError if it has none."""
+    """Read the ranges recorded in a finished output, for each column.
+
+    Raises:
+        UsageError: It has none.
+        InputError: They make no sense.
+    """
     finished = output_target.read_finished_output(output_target.resolve_target(path, None))
-    hint = "use a finished output of --precision int8 or uint8"
-    try:
-        ranges = read_ranges(finished.vector_space) if finished is not None else ()
-    except ValueError as error:
-        raise UsageError(f"the ranges that {path} records make no sense: {error}", hint) from None
+    ranges = read_ranges(finished.vector_space, path) if finished is not None else ()
     if not ranges:
-        raise UsageError(f"{path} records no ranges", hint)
+        raise UsageError(f"{path} records no ranges", "use a finished output of --precision int8 or uint8")
     return ranges
 
 

@@ -171,7 +171,7 @@ class RunContext:
         job = apply_saved_truncation(self.job, encoder)
         if not calibration.needs_ranges(job):
             return ()
-        kept = read_ranges(finished.vector_space) if finished is not None else ()
+        kept = read_ranges(finished.vector_space, job.output) if finished is not None else ()
         known = calibration.choose_known_ranges(job, staging_folder, kept)
         if not known:
             self.observer.on_phase(f"choosing the ranges of {job.precision} from a sample of the rows")

@@ -165,16 +165,17 @@ def read_vector_space(staging_folder: str) -> tuple[OutputLayout, dict[str, Any]
             f"{storage.format_location(staging_folder)} has no completed partitions", "run encode with --shard first"
         ) from None
     schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(note["schema"])))
-    return layout_from_schema(schema, note["space"]), note["space"]
+    return layout_from_schema(schema, note["space"], staging_folder), note["space"]
 
 
-def layout_from_schema(schema: pa.Schema, vector_space: dict[str, Any]) -> OutputLayout:
-    """Restore the layout of an output from its Arrow schema and its vector space."""
+def layout_from_schema(schema: pa.Schema, vector_space: dict[str, Any], path: str) -> OutputLayout:
+    """Restore the layout of an output from its Arrow schema and its vector space; `path` is for messages."""
     no_columns = InputColumns(None, None, None, pa.int64(), {})
     names = vector_space.get("columns") or {VECTOR_COLUMN}
     described = [describe_column(vector_space, name) for name in schema.names if name in names]
     dims = {space.get("kind", "dense"): space["dim"] for space in described}
-    fields = create_vector_fields(dims, vector_space["precision"], read_ranges(vector_space))
+    ranges = read_ranges(vector_space, path)
+    fields = create_vector_fields(dims, vector_space["precision"], ranges)
     base = OutputLayout(no_columns, fields, "window" in schema.names)
     id_name = schema.names[0]
     own_names = {*base.schema().names[1:], id_name}
