@@ -36,7 +36,7 @@ from embedcli.databases import connect, parse_target
 from embedcli.databases.verify import TableVerifier
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import open_dataset
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, VectorField
 
 TABLE, BASELINE_TABLE = "embedcli_benchmark", "embedcli_baseline"
 BASELINE = Path(__file__).parent / "programs" / "bulk_load.py"
@@ -170,7 +170,9 @@ def drop_tables(address: str) -> None:
 
 def write_output(path: Path, rows: int) -> Path:
     """Write an output of random unit vectors with ids of texts, the same on every call."""
-    layout = OutputLayout(InputColumns("text", None, "id", pa.string(), {}), DIMENSIONS, "float32")
+    layout = OutputLayout(
+        InputColumns("text", None, "id", pa.string(), {}), (VectorField("dense", DIMENSIONS, "float32"),)
+    )
     space = {"model": "random", "fingerprint": "0" * 64, "dim": DIMENSIONS, "precision": "float32", "normalize": True}
     job = {"job": {}, "source_hash": "0", "read": rows, "rows": rows}
     metadata = {writers.SPACE_METADATA_KEY: space, writers.JOB_METADATA_KEY: job}

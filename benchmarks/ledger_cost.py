@@ -23,7 +23,7 @@ from embedcli import checkpoint, readers
 from embedcli.core.job import Job
 from embedcli.core.types import Chunk, EncodedChunk
 from embedcli.outputs import target as output_target
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, VectorField
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
         job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), chunk_rows=options.rows)
         write_rows(folder / "in.jsonl", options.parts * options.rows)
         plan = readers.plan_inputs(job)
-        layout = OutputLayout(plan.columns, options.dim, "float32")
+        layout = OutputLayout(plan.columns, (VectorField("dense", options.dim, "float32"),))
         reading = measure_seconds(lambda: sum(1 for _ in readers.read_chunks(job, plan, plan.splits)))
         chunks = list(readers.read_chunks(job, plan, plan.splits))
         encoded = list(add_random_vectors(chunks, options.dim))

@@ -159,10 +159,12 @@ def write_large(path: Path, rows: int, make_npy: Callable[..., Any] | None = Non
     """An output of rows of 20 vectors of 32 dimensions, in row groups of 64 kB."""
     from embedcli.core.types import InputColumns
     from embedcli.outputs.multi_vector_npy import write_multi_vector_npy
-    from embedcli.outputs.schema import OutputLayout
+    from embedcli.outputs.schema import OutputLayout, VectorField
     from sample_outputs import SPACE, encoded
 
-    layout = OutputLayout(InputColumns("text", None, None, pa.int64(), {}), 32, "float16", kind="multi_vector")
+    layout = OutputLayout(
+        InputColumns("text", None, None, pa.int64(), {}), (VectorField("multi_vector", 32, "float16"),)
+    )
     random = np.random.default_rng(1)
 
     def tables() -> Any:

@@ -19,7 +19,7 @@ from embedcli import checkpoint
 from embedcli.core.errors import OutputError, ResumeError
 from embedcli.core.types import Chunk, Partition, Reject
 from embedcli.outputs import target as output_target
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, VectorField
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.engine import encode_chunks
 from embedcli.pipeline.metrics import MetricsCollector
@@ -27,7 +27,7 @@ from embedcli.pipeline.preparation import EncodingSettings
 from fakes import COLUMNS, FakeEncoder, chunk
 
 JOB = {"model": "fake", "prompt": ""}
-LAYOUT = OutputLayout(COLUMNS, 8, "float32")
+LAYOUT = OutputLayout(COLUMNS, (VectorField("dense", 8, "float32"),))
 BAD = Reject("in.jsonl", 99, "bad JSON", None, "{oops")
 
 

@@ -16,11 +16,12 @@ import pytest
 import jobs
 from embedcli.outputs.dataset import VectorBlock
 from embedcli.outputs.reuse import ReuseStore
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, VectorField
 from embedcli.outputs.target import resolve_target
 from fakes import COLUMNS, chunk
 
 COUNT = 1000
+LAYOUT = OutputLayout(COLUMNS, (VectorField("dense", jobs.DIM, "float32"),))
 
 
 def edit_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -217,9 +218,7 @@ def test_no_room_for_the_copy_of_the_old_vectors(folder: Path) -> None:
 
 def test_memory_per_old_row(folder: Path) -> None:
     encode(folder, "out.parquet")
-    store = ReuseStore(
-        [resolve_target(str(folder / "out.parquet"), None)], OutputLayout(COLUMNS, jobs.DIM, "float32"), str(folder)
-    )
+    store = ReuseStore([resolve_target(str(folder / "out.parquet"), None)], LAYOUT, str(folder))
     arrays = [
         value for value in vars(store).values() if isinstance(value, np.ndarray) and not isinstance(value, np.memmap)
     ]
@@ -242,11 +241,13 @@ def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch:
         return VectorBlock(i * block, np.zeros((block, 1), np.float32), pa.table(columns))
 
     old_blocks = list(map(make_block, range(blocks)))
-    monkeypatch.setattr("embedcli.outputs.reuse.read_reusable_blocks", lambda _: iter(old_blocks))
+    monkeypatch.setattr("embedcli.outputs.reuse.read_reusable_blocks", lambda *_: iter(old_blocks))
     tracemalloc.start()
     try:
         store = ReuseStore(
-            [resolve_target(str(tmp_path / "out.parquet"), None)], OutputLayout(COLUMNS, 1, "float32"), str(tmp_path)
+            [resolve_target(str(tmp_path / "out.parquet"), None)],
+            OutputLayout(COLUMNS, (VectorField("dense", 1, "float32"),)),
+            str(tmp_path),
         )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -254,15 +255,13 @@ def test_memory_per_old_row_while_the_store_is_made(tmp_path: Path, monkeypatch:
     rows = blocks * block
     assert len(store._order) == rows
     assert peak <= 40 * rows
-    assert [path.name for path in tmp_path.iterdir()] == ["reuse.bin"]
+    assert [path.name for path in tmp_path.iterdir()] == ["reuse.embedding.bin"]
     store.close()
 
 
 def test_hashes_with_equal_first_halves_are_distinguished(folder: Path) -> None:
     encode(folder, "out.parquet")
-    store = ReuseStore(
-        [resolve_target(str(folder / "out.parquet"), None)], OutputLayout(COLUMNS, jobs.DIM, "float32"), str(folder)
-    )
+    store = ReuseStore([resolve_target(str(folder / "out.parquet"), None)], LAYOUT, str(folder))
     store._high = np.zeros_like(store._high)
     order = np.argsort(store._low)
     store._low, store._order = store._low[order], store._order[order]

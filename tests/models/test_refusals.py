@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import models
 import reference
+import sparse_models
 from embedcli.core.errors import EmbedcliError, ModelError
 from embedcli.models import refusals
 from embedcli.storage.lfs import POINTER_START
@@ -356,3 +357,16 @@ def test_rows_are_not_touched_by_a_refused_model(raw: Path, tmp_path: Path) -> N
     assert ended.code == 1
     assert "reranker" in ended.err
     assert not (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [(None, "is missing"), ("{}", "does not name SparseEncoder as model_type")]
+)
+def test_a_sparse_encoder_that_is_not_marked_as_such(tmp_path: Path, content: str | None, problem: str) -> None:
+    """sentence-transformers would take it for a dense model, and append random weights to it."""
+    sparse_models.build_splade(tmp_path / "model", tmp_path)
+    settings = tmp_path / "model" / "config_sentence_transformers.json"
+    settings.unlink()
+    if content is not None:
+        settings.write_text(content)
+    assert f"its config_sentence_transformers.json {problem}" in str(refusal(tmp_path / "model"))

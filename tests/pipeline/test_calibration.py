@@ -253,7 +253,7 @@ def test_ranges_are_as_wide_as_the_truncated_vectors(folder: Path) -> None:
     """For workers too, whose job is that of the user."""
     job = Job((str(folder / "in.jsonl"),), str(folder / "out.parquet"), precision="int8", chunk_rows=50)
     this = RunContext(job, readers.plan_inputs(job), None, jobs.Silent(), RunControl(), MetricsCollector())
-    found = this.resolve_ranges(TruncatingEncoder(), None)
+    (found,) = this.resolve_ranges(TruncatingEncoder(), None)
     assert found is not None
     assert found.shape == (2, 3)
 

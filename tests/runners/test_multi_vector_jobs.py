@@ -221,21 +221,15 @@ def test_names_of_kept_columns_that_the_ids_file_needs(home: Path, tmp_path: Pat
     assert "start" in ended.err
 
 
-def test_the_planned_size_is_that_of_the_output(home: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pooling", [(), ("--pool-factor", 3)])
+def test_the_planned_size_is_that_of_the_output(home: Path, tmp_path: Path, pooling: tuple[object, ...]) -> None:
     flags = ("--model", home / "model", "--offline", "--device", "cpu", "--json")
-    planned = json.loads(jobs.run("plan", home / "in.jsonl", *flags).out)["output_bytes"]
-    assert list(planned) == ["float32", "float16", "int8", "uint8"]
-    assert run(home, tmp_path / "out.npy").code == 3
-    for name, ending in (("parquet", "whole.parquet"), ("npy", "out.npy")):
-        folder = home if ending == "whole.parquet" else tmp_path
-        assert planned["float32"][name] == pytest.approx((folder / ending).stat().st_size, rel=0.25)
-
-
-def test_the_python_api_refuses_to_load_it(home: Path) -> None:
-    import embedcli
-
-    with pytest.raises(embedcli.UsageError, match="a vector for each token"):
-        embedcli.load(str(home / "model"), offline=True)
+    for measured in ((), ("--measure-seconds", 0)):
+        planned = json.loads(jobs.run("plan", home / "in.jsonl", *flags, *pooling, *measured).out)["output_bytes"]
+        assert list(planned) == ["float32", "float16", "int8", "uint8"]
+        assert run(home, tmp_path / "out.npy", *pooling, "--overwrite").code == 3
+        files = [tmp_path / name for name in ("out.npy", "out.ids.parquet")]
+        assert planned["float32"]["npy"] == pytest.approx(sum(file.stat().st_size for file in files), rel=0.2)
 
 
 # Updates

@@ -28,7 +28,7 @@ from embedcli.core.errors import EmbedcliError, OutputError, OutputLocked, Usage
 from embedcli.core.job import Job
 from embedcli.core.types import InputSplit, Partition
 from embedcli.outputs import target as output_target
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, VectorField
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.readers import preview
@@ -632,7 +632,7 @@ def test_a_layout_is_restored_from_the_staging_folder(tmp_path: Path) -> None:
     columns = core_types.InputColumns(
         "t", None, "id", pa.string(), {"a": pa.int64(), "b": pa.string()}, has_source_column=True
     )
-    layout = OutputLayout(columns, 8, "binary", True)
+    layout = OutputLayout(columns, (VectorField("dense", 8, "binary"),), True)
     space = {"dim": 8, "precision": "binary"}
     vector_space.write_vector_space(str(tmp_path), layout, space)
     restored, restored_space = vector_space.read_vector_space(str(tmp_path))

@@ -175,12 +175,12 @@ def test_what_several_heads_refuse(home: Path, tmp_path: Path, whole: Path) -> N
     npy = run(home, tmp_path / "out.npy", "--heads", "dense,multi_vector")
     assert npy.code == 2
     assert "a .npy output cannot be used with several heads" in npy.err
-    updated = run(home, whole, "--heads", HEADS, "--keep", "n", "--update")
-    assert updated.code == 2
-    assert "--update cannot be used with several heads" in updated.err
+    binary = run(home, tmp_path / "out.parquet", "--heads", HEADS, "--precision", "binary")
+    assert binary.code == 2
+    assert "--precision binary makes no sense for the sparse vectors" in binary.err
     reused = run(home, tmp_path / "out.parquet", "--reuse", whole)
     assert reused.code == 2
-    assert "heads was ['dense', 'sparse', 'multi_vector'], now None" in reused.err
+    assert "they are those of the heads dense, sparse, multi_vector, and this job asks for dense" in reused.err
     named = jobs.write_jsonl(tmp_path / "in.jsonl", [{"id": 1, "text": "a", "embedding_sparse": 3}])
     flags = arguments(home, tmp_path / "kept.parquet", "--heads", HEADS, "--keep", "embedding_sparse")[2:]
     kept = jobs.run("encode", named, *flags)
@@ -286,13 +286,14 @@ def test_damage_in_a_column_is_found(home: Path, tmp_path: Path, whole: Path) ->
 
 @pytest.mark.parametrize("heads", ["multi_vector", HEADS])
 def test_a_plan_has_the_size_of_the_output(home: Path, tmp_path: Path, heads: str) -> None:
-    flags = ("--model", home / "bge-m3", "--offline", "--device", "cpu", "--json", "--heads", heads)
-    planned = json.loads(jobs.run("plan", home / "in.jsonl", *flags).out)
+    options = ("--model", home / "bge-m3", "--offline", "--device", "cpu", "--json", "--heads", heads)
+    planned = json.loads(jobs.run("plan", home / "in.jsonl", *options).out)
     assert planned["dim"] == head_models.DIM
-    for ending in ("parquet", "arrow"):
-        assert run(home, tmp_path / f"out.{ending}", "--heads", heads).code == 0
+    for ending, precision in (("parquet", "float32"), ("parquet", "int8"), ("arrow", "float32")):
+        flags = ("--heads", heads, "--precision", precision, "--overwrite")
+        assert run(home, tmp_path / f"out.{ending}", *flags).code == 0
         size = (tmp_path / f"out.{ending}").stat().st_size
-        assert planned["output_bytes"]["float32"][ending] == pytest.approx(size, rel=0.25)
+        assert planned["output_bytes"][precision][ending] == pytest.approx(size, rel=0.25)
     assert ("npy" in planned["output_bytes"]["float32"]) == (heads != HEADS)
 
 

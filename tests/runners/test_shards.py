@@ -188,3 +188,13 @@ def test_a_merge_killed_while_it_removes_the_staging_folder_is_finished(
         assert "Killed" in run_shard(home, "out/", 2).err
     merged = jobs.run("merge", f"{home}/out/")
     assert (merged.code, len(read_ids(home, "out/"))) == (0, 400), merged.err
+
+
+def test_fewer_partitions_than_shards_are_told(home: Path) -> None:
+    """By the shard that has rows, too: its user waits for the others."""
+    source = jobs.write_jsonl(home / "one.jsonl", [{"id": 1, "text": "word1 word2"}])
+    for number, who in ((2, "this shard"), (1, "some shards")):
+        flags = ("--model", home / "words.txt", "--shard", f"{number}/2")
+        ended = jobs.run("encode", source, home / "out.parquet", *flags)
+        told = " ".join(ended.err.split())
+        assert f"{who} will have nothing to do: the input is divided into 1 partition; JSONL is split" in told

@@ -18,7 +18,7 @@ from embedcli.core.sparse_vectors import SparseVectors, sparsify
 from embedcli.core.types import Chunk, EncodedChunk, InputColumns, InputSplit, OutputFormat, Precision
 from embedcli.outputs import writers
 from embedcli.outputs.multi_vector_npy import write_multi_vector_npy
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, create_vector_fields
 
 if TYPE_CHECKING:
     from embedcli.core.row_vectors import RowVectors
@@ -60,7 +60,7 @@ def make_output(
     """Write `vectors` as an output. A path that ends in .folder becomes a folder of three parts."""
     rows, dim = vectors.shape
     kind = kind_of(vectors)
-    ranges = quantization.compute_ranges_of(vectors) if stored_as in ("int8", "uint8") else None
+    ranges = quantization.compute_ranges_of(vectors) if stored_as in ("int8", "uint8") else ()
     table = pa.table({name: pa.array(values) for name, values in (kept or {}).items()})
     columns = InputColumns(
         text_column="text",
@@ -69,13 +69,13 @@ def make_output(
         id_type=pa.array(ids).type if ids is not None else pa.int64(),
         kept_types={field.name: field.type for field in table.schema},
     )
-    layout = OutputLayout(columns, dim, stored_as, ranges=ranges, kind=kind)
+    layout = OutputLayout(columns, create_vector_fields({kind: dim}, stored_as, ranges))
     whole = layout.build_table(encoded(vectors, ids, table, truncated, n_tokens))
     said = {**SPACE, "dim": dim, "precision": stored_as, "normalize": kind != "sparse", **(space or {})}
     if kind != "dense":
         said["kind"] = kind
-    if ranges is not None:
-        said.setdefault("ranges", ranges.tolist())
+    if ranges:
+        said.setdefault("ranges", ranges[0].tolist())
     metadata = {
         writers.SPACE_METADATA_KEY: said,
         writers.JOB_METADATA_KEY: {"job": {}, "source_hash": "0", "read": rows, "rows": rows},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, overload
@@ -11,12 +12,14 @@ from embedcli.analysis.text_encoder import TextEncoder
 from embedcli.api.observers import Notify, log_note, watch_progress
 from embedcli.api.options import ModelOptions, PathLike, build_job, with_options
 from embedcli.api.prompts import plan_prompt, read_saved_prompts
-from embedcli.api.results import convert_precision, convert_type, shape_vectors
+from embedcli.api.results import convert_precision, convert_token_vectors, convert_type, shape_vectors
 from embedcli.api.similarity import compute_pairwise_similarity, compute_similarity
 from embedcli.api.texts import Texts, read_texts
 from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
+from embedcli.core.multi_vectors import MultiVectors
+from embedcli.core.row_vectors import as_dense, require_single
 from embedcli.core.types import Precision, Role
 from embedcli.models.refusals import find_model_kind
 from embedcli.models.similarity import read_similarity_name
@@ -52,26 +55,32 @@ class Model:
     """A loaded model. Close it, or use it as a context manager, to free the device. It is not thread-safe.
 
     Attributes:
+        kind: What `encode` returns: "dense" vectors, "sparse" ones as arrays of their whole width, or "multi_vector", a
+            list of arrays.
         dim: The dimensions of the vectors.
         space: The vector space metadata, as outputs store it.
         prompts: The prompts saved with the model, by name.
         similarity_fn_name: The similarity function that the model was trained for: "cosine" (also if its files name
-            none), "dot", "euclidean" or "manhattan".
+            none), "dot" (the same for sparse ones), "euclidean" or "manhattan"; of a multi-vector model "maxsim" or
+            "meanmaxsim".
     """
 
     def __init__(self, job: Job, notify: Notify = log_note) -> None:
-        self._job, self._notify = job, notify
+        refuse_several_heads(job)
         self._files = encoders.resolve_model_files(job)
-        if self._files is not None and self._files.kind == "transformer":
-            refuse_multi_vector(job, self._files)
+        if job.as_ is None and not job.heads and has_token_vectors(self._files):
+            # The same job as that of `encode_document`, so that its encoder is loaded once.
+            job = replace(job, as_="document")
+        self._job, self._notify = job, notify
         self._saved = read_saved_prompts(job, self._files)
         texts = TextEncoder(job, notify, self._files)
         # One for each role and each prompt that is more than text before the text.
         self._encoders: dict[Job, TextEncoder] = {job: texts}
+        self.kind = texts.kind
         self.dim = texts.dim
         self.space = dict(texts.vector_space)
         self.prompts = dict(self._saved.prompts)
-        self.similarity_fn_name = read_similarity_name(self._files)
+        self.similarity_fn_name = read_similarity_name(self._files, self.kind)
 
     @overload
     def encode(self, texts: Texts, **options: Unpack[ArrayOptions]) -> NDArray[Any]: ...
@@ -112,7 +121,8 @@ class Model:
 
         Returns:
             [n, dim], one vector per text, in order; [dim] for a str. float32 unless `precision` says otherwise; binary
-            formats have ceil(dim / 8) columns.
+            formats have ceil(dim / 8) columns. Of a multi-vector model a list of n arrays, or tensors, [tokens, dim];
+            one of them for a str. Its texts are documents unless it was loaded with `as_="query"`.
 
         Raises:
             UsageError: `texts` is a table or no texts, an option has a wrong value, or the model is closed.
@@ -162,8 +172,9 @@ class Model:
         """Compute the similarities of all pairs of vectors with the function `similarity_fn_name`.
 
         Args:
-            embeddings1: [n, dim] or [dim]: an array, a tensor, or a list of vectors.
-            embeddings2: [m, dim] or [dim].
+            embeddings1: [n, dim] or [dim]: an array, a tensor, or a list of vectors; of a multi-vector model what
+                `encode_query` returned.
+            embeddings2: [m, dim] or [dim]; of a multi-vector model what `encode_document` returned.
 
         Returns:
             float [n, m], higher for texts that are more alike: distances are negative. A tensor if tensors were given.
@@ -195,17 +206,21 @@ class Model:
         plan = plan_prompt(self._job, self._saved, role, options.get("prompt"), options.get("prompt_name"))
         prompted = [plan.prefix + text for text in texts] if plan.prefix else texts
         with watch_progress(options.get("show_progress_bar"), self._notify) as observer:
-            vectors = self._load(plan.job).encode(prompted, observer)
+            vectors = self._load(plan.job).encode_vectors(prompted, observer)
+        precision = options.get("precision") or self._job.precision
+        types = {
+            "to_numpy": options.get("convert_to_numpy", True),
+            "to_tensor": options.get("convert_to_tensor", False),
+        }
+        if isinstance(vectors, MultiVectors):
+            refuse_dense_options(options)
+            parts = convert_token_vectors(vectors, precision, **types)
+            return parts[0] if is_single else parts
         normalize = options.get("normalize_embeddings")
         if normalize is None and self._job.normalize is False:
             normalize = False
-        shaped = shape_vectors(vectors, options.get("truncate_dim"), normalize)
-        stored = convert_precision(shaped, options.get("precision") or self._job.precision)
-        result = convert_type(
-            stored,
-            to_numpy=options.get("convert_to_numpy", True),
-            to_tensor=options.get("convert_to_tensor", False),
-        )
+        shaped = shape_vectors(as_dense(require_single(vectors)), options.get("truncate_dim"), normalize)
+        result = convert_type(convert_precision(shaped, precision), **types)
         return result[0] if is_single else result
 
     def _load(self, job: Job) -> TextEncoder:
@@ -216,18 +231,36 @@ class Model:
         return self._encoders[job]
 
 
-def refuse_multi_vector(job: Job, files: ModelFiles) -> None:
-    """Raise UsageError for several vectors of a text, of its tokens or of heads: `Model.encode` returns one array."""
+def has_token_vectors(files: ModelFiles | None) -> bool:
+    """Whether a model's own vectors are those of the tokens of a text."""
+    return files is not None and files.kind == "transformer" and find_model_kind(files) == "multi_vector"
+
+
+def refuse_several_heads(job: Job) -> None:
+    """Raise UsageError for vectors of several heads: `Model.encode` returns those of one."""
     if len(job.heads or ()) > 1:
         raise UsageError(
             f"heads={list(job.heads or ())} gives a text several vectors, and embedcli.load returns one",
             "load the model once for each head, or use embedcli.encode_file",
         )
-    if "multi_vector" in (job.heads or (find_model_kind(files),)):
+
+
+def require_one_vector(model: Model, what: str) -> None:
+    """Raise UsageError if a model computes a vector for each token, and `what` needs one for each text."""
+    if model.kind == "multi_vector":
         raise UsageError(
-            f"{files.name} computes a vector for each token, and embedcli.load returns one for each text",
-            "use embedcli.encode_file, or MultiVectorEncoder of sentence-transformers",
+            f"the model computes a vector for each token, and {what} needs one for each text",
+            "use Model.encode, which returns a list of arrays, or embedcli.encode_file",
         )
+
+
+def refuse_dense_options(options: EncodeOptions) -> None:
+    """Raise UsageError for options of a call that make no sense for the vectors of tokens."""
+    for name in ("truncate_dim", "normalize_embeddings"):
+        if options.get(name) is not None:
+            raise UsageError(
+                f"{name} cannot be used with a model that computes a vector for each token", "leave it out"
+            )
 
 
 def check_batch_size(batch_size: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from embedcli.api.model import Model, load
+from embedcli.api.model import Model, load, require_one_vector
 from embedcli.api.options import PathLike, build_job
 from embedcli.core.constants import DEFAULT_MODEL
 from embedcli.core.errors import UsageError
@@ -45,6 +45,7 @@ class MtebModel:
         if role not in self._loaded:
             asked: dict[str, Any] = {"as_": role} if role in ("query", "document") else {}
             self._loaded[role] = load(self._model, **asked | self._flags)
+            require_one_vector(self._loaded[role], "MtebModel")
         texts = [text for batch in inputs for text in batch["text"]]
         vectors: Float32Array = self._loaded[role].encode(texts, precision="float32")
         return vectors

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
 from embedcli.core.types import Role
-from embedcli.models.config import read_model_config, resolve_prompt
+from embedcli.models.config import ModelConfig, read_model_config, resolve_prompt
 from embedcli.models.files import ROUTER_MODULES, ModelFiles
 
 
@@ -53,8 +53,13 @@ def read_saved_prompts(job: Job, files: ModelFiles | None) -> SavedPrompts:
         config.default_prompt_name,
         # Windows of a long text get the prompt each.
         config.pools_prompt and not config.custom_code and job.overflow != "pool",
-        any(module in ROUTER_MODULES for module in config.modules),
+        any(module in ROUTER_MODULES for module in config.modules) or has_token_roles(config),
     )
+
+
+def has_token_roles(config: ModelConfig) -> bool:
+    """Whether a multi-vector model has other limits and skipped tokens for queries than for documents."""
+    return config.kind == "multi_vector" and not config.heads
 
 
 def plan_prompt(

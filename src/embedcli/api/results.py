@@ -9,10 +9,12 @@ from embedcli.core.errors import UsageError
 from embedcli.core.quantization import STORAGE_DTYPES, compute_ranges, quantize, truncate_and_normalize
 from embedcli.core.types import Precision
 from embedcli.core.vectors import normalize_rows
+from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from embedcli.core.multi_vectors import MultiVectors
     from embedcli.core.types import Float32Array
 
 log = logging.getLogger("embedcli")
@@ -41,12 +43,13 @@ def shape_vectors(vectors: Float32Array, truncate_dim: int | None, normalize: bo
     return normalize_rows(shaped, min_length=1e-12) if normalize else shaped
 
 
-def convert_precision(vectors: Float32Array, precision: Precision) -> NDArray[Any]:
+def convert_precision(vectors: Float32Array, precision: Precision, of: str = "texts") -> NDArray[Any]:
     """Convert vectors to a number format.
 
     Args:
         vectors: float32 [n, dim].
         precision: The format. The value ranges of int8 and uint8 are those of `vectors`, as in sentence-transformers.
+        of: What has a vector each, for the warning that they are few.
 
     Returns:
         [n, dim], or [n, ceil(dim / 8)] for binary and ubinary.
@@ -68,8 +71,25 @@ def convert_precision(vectors: Float32Array, precision: Precision) -> NDArray[An
             "give all texts at once, or use precision='float16'",
         )
     if len(vectors) < MIN_TEXTS_FOR_RANGES:
-        log.warning("%s ranges are computed from these %d texts alone: use more texts", precision, len(vectors))
+        log.warning("%s ranges are computed from these %d %s alone: use more texts", precision, len(vectors), of)
     return quantize(vectors, precision, compute_ranges(vectors))
+
+
+def convert_token_vectors(vectors: MultiVectors, precision: Precision, *, to_numpy: bool, to_tensor: bool) -> list[Any]:
+    """The vectors of each text's tokens in a number format: arrays [tokens, dim], or tensors without `to_numpy`.
+
+    Raises:
+        UsageError: As `convert_precision`; or the format is not for vectors of tokens.
+    """
+    if precision not in MULTI_VECTOR_PRECISIONS:
+        raise UsageError(
+            f"precision={precision!r} cannot be used with a vector for each token",
+            f"choose from {', '.join(MULTI_VECTOR_PRECISIONS)}",
+        )
+    stored = convert_precision(vectors.values, precision, "tokens")
+    bounds = zip(vectors.offsets[:-1], vectors.offsets[1:], strict=True)
+    parts = [stored[start:stop] for start, stop in bounds]
+    return [convert_type(part, to_numpy=to_numpy, to_tensor=to_tensor or not to_numpy) for part in parts]
 
 
 def convert_type(vectors: NDArray[Any], *, to_numpy: bool, to_tensor: bool) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow as pa
 
-from embedcli.api.model import Model, load
+from embedcli.api.model import Model, load, require_one_vector
 from embedcli.api.options import ModelOptions, PathLike, with_options
 from embedcli.api.texts import list_columns, suggest_column
 from embedcli.core.constants import DEFAULT_MODEL
@@ -72,6 +72,7 @@ def encode_column(model: Model, texts: Any, kind: str | None, show_progress_bar:
     methods = {None: model.encode, "query": model.encode_query, "document": model.encode_document}
     if kind not in methods:
         raise UsageError(f"kind={kind!r} is not a valid choice", "choose from query and document, or leave it out")
+    require_one_vector(model, "embed_table")
     vectors: NDArray[Any] = methods[kind](texts, show_progress_bar=show_progress_bar)
     return vectors
 

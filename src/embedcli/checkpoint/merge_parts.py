@@ -30,7 +30,7 @@ def merge_parts(
         The paths of the files that were written.
     """
     rows = sum(part.stats["vectors"] for part in parts)
-    if format == "npy" and layout.kind == "multi_vector":
+    if format == "npy" and layout.first.kind == "multi_vector":
         token_count = sum(map(count_vectors, parts))
         return write_multi_vector_npy(read_part_tables(parts), path, layout, metadata, rows, token_count)
     return writers.OUTPUT_WRITERS[format](read_part_tables(parts), path, layout, metadata, rows)

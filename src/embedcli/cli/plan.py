@@ -13,7 +13,7 @@ from embedcli.core.counts import format_count
 
 PLAN_FLAGS = (
     *INPUT_FLAGS, *ENCODER_FLAGS, "keep", "overflow", "split_overlap", "heads", "top_k_terms", "min_weight",
-    "chunk_rows",
+    "pool_factor", "chunk_rows",
 )  # fmt: skip
 
 
@@ -101,7 +101,9 @@ def format_estimate(estimate: dict[str, Any]) -> list[tuple[str, str]]:
     if estimate["cost"]:
         lines.append(("cost", format_cost_estimate(estimate["cost"])))
     if not estimate["output_bytes"]:
-        lines.append(("size", "unknown: the server sets the dimensions; use --truncate-dim N to set them"))
+        known = "no row of the sample gets a vector"
+        unknown = "the server sets the dimensions; use --truncate-dim N to set them"
+        lines.append(("size", f"unknown: {known if estimate['dim'] else unknown}"))
     return lines
 
 

@@ -10,7 +10,12 @@ from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from embedcli.core.types import Float32Array, VectorKind
+
+    # The vectors of rows by one head.
+    OneHead: TypeAlias = Float32Array | SparseVectors | MultiVectors
 
 
 @dataclass(frozen=True)
@@ -21,13 +26,13 @@ class HeadVectors:
         parts: By head, in the order of the job's heads, at least two: the vectors of the same n rows.
     """
 
-    parts: Mapping[VectorKind, Float32Array | SparseVectors | MultiVectors]
+    parts: Mapping[VectorKind, OneHead]
 
     def __len__(self) -> int:
         return len(self.first)
 
     @property
-    def first(self) -> Float32Array | SparseVectors | MultiVectors:
+    def first(self) -> OneHead:
         """The vectors of the first head."""
         return next(iter(self.parts.values()))
 
@@ -39,6 +44,16 @@ class HeadVectors:
     def __getitem__(self, rows: Any) -> HeadVectors:
         """Take some rows: by numbers int64 [k], a mask bool [n] or a slice."""
         return HeadVectors({head: vectors[rows] for head, vectors in self.parts.items()})
+
+
+def join_heads(parts: Mapping[VectorKind, OneHead]) -> OneHead | HeadVectors:
+    """The vectors of rows by the heads of a model, in their order; of a single head just its vectors."""
+    return HeadVectors(parts) if len(parts) > 1 else next(iter(parts.values()))
+
+
+def split_heads(vectors: OneHead | HeadVectors) -> list[OneHead]:
+    """The vectors of rows by each head, in their order, or those of the only one."""
+    return list(vectors.parts.values()) if isinstance(vectors, HeadVectors) else [vectors]
 
 
 def heads_of(parts: Sequence[HeadVectors]) -> list[VectorKind]:

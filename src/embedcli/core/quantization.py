@@ -13,10 +13,16 @@ from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.vectors import normalize_rows
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from numpy.typing import NDArray
 
     from embedcli.core.row_vectors import EncodedVectors, RowVectors
     from embedcli.core.types import BoolArray, Float32Array, Precision
+
+    # The value ranges of int8 and uint8 for each column of vectors, float32 [2, dim], of sparse ones [2, 1]; empty for
+    # other precisions.
+    Ranges: TypeAlias = tuple[Float32Array, ...]
 
 STORAGE_DTYPES: dict[str, Any] = {
     "float32": np.float32,
@@ -48,20 +54,24 @@ def compute_ranges(vectors: Float32Array) -> Float32Array:
     return np.stack([vectors.min(axis=0), vectors.max(axis=0)]).astype(np.float32)
 
 
-def compute_ranges_of(vectors: RowVectors) -> Float32Array:
-    """The value ranges of a sample of any kind.
+def compute_ranges_of(vectors: RowVectors) -> Ranges:
+    """The value ranges of a sample of any kind, for each of its heads.
 
     Returns:
-        float32 [2, dim], as `compute_ranges`; of sparse vectors [2, 1], since all dimensions share one range.
-
-    Raises:
-        TypeError: They are the vectors of several heads, which are not stored in integers.
+        float32 [2, dim], as `compute_ranges`; of sparse vectors [2, 1], since all dimensions share one range, which is
+        zero if no row has a term.
     """
     if isinstance(vectors, HeadVectors):
-        raise TypeError("vectors of several heads have no common range")
+        return tuple(own for part in vectors.parts.values() for own in compute_ranges_of(part))
     if isinstance(vectors, SparseVectors):
-        return compute_ranges(vectors.values[:, None])
-    return compute_ranges(vectors.values if isinstance(vectors, MultiVectors) else vectors)
+        weights = vectors.values if len(vectors.values) else np.zeros(1, np.float32)
+        return (compute_ranges(weights[:, None]),)
+    return (compute_ranges(vectors.values if isinstance(vectors, MultiVectors) else vectors),)
+
+
+def are_equal_ranges(one: Ranges, other: Ranges) -> bool:
+    """Whether vectors of two jobs are stored with the same ranges."""
+    return len(one) == len(other) and all(map(np.array_equal, one, other))
 
 
 def parse_ranges(saved: Any, width: int | None = None) -> Float32Array:

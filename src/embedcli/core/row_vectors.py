@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from embedcli.core import multi_vectors
-from embedcli.core.head_vectors import HeadVectors, heads_of
+from embedcli.core.head_vectors import HeadVectors, heads_of, split_heads
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse, keep_largest, sparsify
@@ -174,8 +174,7 @@ def require_single(vectors: RowVectors) -> SingleVectors:
 
 def find_token_vectors(vectors: RowVectors) -> MultiVectors | None:
     """The vectors of tokens, of one of several heads if there are more; None if there are none."""
-    parts = vectors.parts.values() if isinstance(vectors, HeadVectors) else [vectors]
-    return next((part for part in parts if isinstance(part, MultiVectors)), None)
+    return next((part for part in split_heads(vectors) if isinstance(part, MultiVectors)), None)
 
 
 def as_dense(vectors: RowVectors) -> Float32Array:

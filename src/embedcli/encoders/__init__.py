@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from embedcli.core.multi_vectors import MultiVectors
+    from embedcli.core.types import VectorKind
     from embedcli.encoders.torch.encoder import TorchEncoder
     from embedcli.models.config import ModelConfig
     from embedcli.models.files import ModelFiles
@@ -154,6 +155,12 @@ def stored_dim(job: Job, dim: int) -> int:
             f"use --truncate-dim {max(1, dim // 2)}, or leave it out",
         )
     return job.truncate_dim
+
+
+def stored_dims(job: Job, encoder: BaseEncoder) -> dict[VectorKind, int]:
+    """The dimensions of each column of vectors that a job writes, by their kind; raises as `stored_dim`."""
+    by_head = {head: int(space["dim"]) for head, space in encoder.heads.items()}
+    return by_head or {encoder.kind: stored_dim(job, encoder.dim)}
 
 
 def _load_transformer(job: Job, files: ModelFiles, notify: Notify, on_phase: Notify, *, few_texts: bool) -> BaseEncoder:

@@ -22,17 +22,17 @@ from embedcli.encoders.hosted.token_counting import (
     cut_into_windows,
     max_tokens_per_text,
 )
-from embedcli.estimate.output_size import MEASURED_ROWS, VectorShape, estimate_output_sizes
+from embedcli.estimate.output_size import MEASURED_ROWS, estimate_output_sizes, fake_dense_vectors
 from embedcli.estimate.throughput import MeasuredThroughput, measure_throughput
 from embedcli.estimate.token_counts import DistinctTextCounter, ReservoirSampler, TokenCounts
-from embedcli.estimate.token_vectors import measure_token_vectors
 from embedcli.models.config import resolve_prompt
-from embedcli.outputs.schema import ASSUMED_TERMS, ASSUMED_TOKENS
+from embedcli.pipeline import calibration
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
     from embedcli.core.encoder import Tokens
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import InputPlan, VectorKind
 
 Notify = Callable[[str], None]
@@ -40,6 +40,8 @@ Notify = Callable[[str], None]
 # Rows for the measurement. Their texts are kept in memory, hence cut to this many characters.
 MAX_TIMED_ROWS = 2048
 MAX_TIMED_CHARACTERS = 100_000
+# Rows encoded to learn the size of their vectors where the speed is not measured: a second on a slow machine.
+MIN_ENCODED_ROWS = 32
 # Dimensions by OpenAI's documentation; those of other hosted models are known only to the server.
 HOSTED_DIMENSIONS = {"text-embedding-3-small": 1536, "text-embedding-3-large": 3072, "text-embedding-ada-002": 1536}
 
@@ -227,32 +229,23 @@ def estimate_output_bytes(
     encoder: TextTokenizer,
     throughput: MeasuredThroughput | None,
 ) -> dict[str, dict[str, int]] | None:
-    """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown."""
-    if dim is None or scan.first_chunk is None:
+    """Estimate bytes on disk by precision and format; None if the number of dimensions is unknown, or without rows."""
+    if dim is None or scan.first_chunk is None or not scan.first_chunk.texts:
         return None
-    texts, rows = scan.first_chunk.texts, scan.token_counts.totals()["outputs"]
-    shapes = [VectorShape("dense", dim)]
-    if isinstance(encoder, BaseEncoder):
-        dims = {head: int(space["dim"]) for head, space in encoder.heads.items()} or {encoder.kind: dim}
-        shapes = [estimate_shape(kind, dim, encoder, texts, throughput) for kind, dim in dims.items()]
-    return estimate_output_sizes(plan.columns, shapes, job.overflow == "split", scan.first_chunk, rows)
-
-
-def estimate_shape(
-    kind: VectorKind, dim: int, encoder: BaseEncoder, texts: Sequence[str], throughput: MeasuredThroughput | None
-) -> VectorShape:
-    """Estimate how many terms or vectors of tokens a row has."""
-    if kind == "sparse":
-        return VectorShape(kind, dim, estimate_terms(throughput))
-    if kind == "multi_vector":
-        return VectorShape(kind, dim, measure_token_vectors(encoder, texts) or ASSUMED_TOKENS)
-    return VectorShape(kind, dim)
-
-
-def estimate_terms(throughput: MeasuredThroughput | None) -> float:
-    """The mean number of terms of a sparse vector as it was measured, else an assumption."""
-    measured = None if throughput is None else throughput.terms_per_row
-    return ASSUMED_TERMS if measured is None else measured
+    dims: dict[VectorKind, int] = {"dense": dim}
+    vectors: RowVectors = fake_dense_vectors(dim)
+    if isinstance(encoder, BaseEncoder) and (encoder.kind != "dense" or encoder.heads):
+        # Rows have different numbers of terms or vectors, which only encoding tells.
+        dims = encoders.stored_dims(job, encoder)
+        measured = None if throughput is None else throughput.vectors
+        if measured is None:
+            settings = build_settings(job, encoder)
+            measured = calibration.encode_sample(list(scan.texts.values())[:MIN_ENCODED_ROWS], encoder, settings)
+        vectors = measured
+    if not len(vectors):
+        return None
+    rows = scan.token_counts.totals()["outputs"]
+    return estimate_output_sizes(plan.columns, vectors, dims, job.overflow == "split", scan.first_chunk, rows)
 
 
 def estimate_time(scan: InputScan, throughput: MeasuredThroughput, encoder: Any, load_seconds: float) -> dict[str, Any]:

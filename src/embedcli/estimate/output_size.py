@@ -1,30 +1,28 @@
-"""Estimate the size of an output: vectors by their layout, other columns by writing a few rows to memory."""
+"""Estimate the size of an output by writing a few rows to memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from embedcli.core import quantization
-from embedcli.core.head_vectors import HeadVectors
-from embedcli.core.multi_vectors import MultiVectors
-from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.core.types import Chunk, EncodedChunk, OutputFormat, Precision, VectorKind
 from embedcli.core.vectors import normalize_rows
-from embedcli.models.kind_options import HEAD_PRECISIONS, MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
+from embedcli.models.kind_options import MULTI_VECTOR_PRECISIONS, SPARSE_PRECISIONS
 from embedcli.outputs import writers
-from embedcli.outputs.schema import OutputLayout, VectorField, head_column_name
+from embedcli.outputs.schema import OutputLayout, create_vector_fields
+from embedcli.outputs.vector_types import is_sparse_type
 
 if TYPE_CHECKING:
+    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array, InputColumns
 
 # Rows written to memory. More rows would change the result by less than kept texts vary.
 MEASURED_ROWS = 200
-MEASURED_MULTI_VECTOR_ROWS = 20
 STORED_PRECISIONS: dict[VectorKind, tuple[Precision, ...]] = {
     "dense": get_args(Precision),
     "sparse": SPARSE_PRECISIONS,
@@ -32,63 +30,37 @@ STORED_PRECISIONS: dict[VectorKind, tuple[Precision, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class VectorShape:
-    """What the vectors of a row are like.
-
-    Attributes:
-        kind: The kind of the vectors.
-        dim: Dimensions, before quantization.
-        per_row: Mean number of terms of a sparse vector, or of vectors of a row with one for each token.
-    """
-
-    kind: VectorKind
-    dim: int
-    per_row: float = 1.0
-
-
 def estimate_output_sizes(
-    columns: InputColumns, shapes: Sequence[VectorShape], windows: bool, chunk: Chunk, rows: float
+    columns: InputColumns, vectors: RowVectors, dims: Mapping[VectorKind, int], windows: bool, chunk: Chunk, rows: float
 ) -> dict[str, dict[str, int]]:
     """Estimate the bytes of an output by precision and format.
 
     Args:
         columns: Columns of the input.
-        shapes: The vectors, of several heads those of each.
+        vectors: Those of some rows, at least one, or vectors of the same size.
+        dims: The dimensions of the vectors of each column, by their kind.
         windows: Whether rows are split into windows, which adds columns.
         chunk: Some rows, for the size of ids and kept columns.
         rows: Number of output rows.
     """
-    # Token vectors are measured in a few rows of as many vectors as the mean.
-    kinds = [shape.kind for shape in shapes]
-    most = MEASURED_MULTI_VECTOR_ROWS if "multi_vector" in kinds else MEASURED_ROWS
-    count = min(len(chunk.texts), most)
+    count = min(len(chunk.texts), len(vectors), MEASURED_ROWS)
     sample = replace(chunk, ids=chunk.ids.slice(0, count), kept_columns=chunk.kept_columns.slice(0, count))
-    fits_npy = len(shapes) == 1 and kinds != ["sparse"]
+    encoded = fake_encoded_chunk(sample, vectors[:count], windows)
+    fits_npy = len(dims) == 1 and "sparse" not in dims
     formats: list[OutputFormat] = [name for name in get_args(OutputFormat) if fits_npy or name != "npy"]
-    parts = [fake_vectors(max(count, 2), shape) for shape in shapes]
-    vectors = HeadVectors(dict(zip(kinds, parts, strict=True))) if len(parts) > 1 else parts[0]
-    ranges = None if isinstance(vectors, HeadVectors) else quantization.compute_ranges_of(vectors)
-    others = [VectorField(head_column_name(i, shape.kind), shape.kind, shape.dim) for i, shape in enumerate(shapes)][1:]
+    ranges = quantization.compute_ranges_of(vectors)
     sizes: dict[str, dict[str, int]] = {}
-    for precision in STORED_PRECISIONS[kinds[0]] if len(shapes) == 1 else HEAD_PRECISIONS:
-        layout = OutputLayout(columns, shapes[0].dim, precision, windows, ranges, kinds[0], tuple(others))
-        table = layout.build_table(fake_encoded_chunk(sample, vectors[:count], windows))
+    for precision in min((STORED_PRECISIONS[kind] for kind in dims), key=len):
+        layout = OutputLayout(columns, create_vector_fields(dims, precision, ranges), windows)
+        table = layout.build_table(encoded)
         sizes[precision] = {name: round(bytes_per_row(table, layout, name) * rows) for name in formats}
     return sizes
 
 
-def fake_vectors(rows: int, shape: VectorShape) -> Float32Array | SparseVectors | MultiVectors:
-    """Random vectors of a shape: dense ones and those of tokens have length 1."""
+def fake_dense_vectors(dim: int) -> Float32Array:
+    """Random vectors of length 1: float32 [MEASURED_ROWS, dim]."""
     random = np.random.default_rng(0)
-    length = min(shape.dim, round(shape.per_row)) if shape.kind == "sparse" else max(1, round(shape.per_row))
-    starts = np.arange(rows + 1) * length
-    if shape.kind == "sparse":
-        indices = np.concatenate([np.sort(random.choice(shape.dim, length, replace=False)) for _ in range(rows)])
-        values = random.uniform(0, 3, len(indices)).astype(np.float32)
-        return SparseVectors(starts, indices.astype(np.int32), values, shape.dim)
-    vectors = normalize_rows(random.standard_normal((rows * length, shape.dim)).astype(np.float32))
-    return MultiVectors(starts, vectors) if shape.kind == "multi_vector" else vectors
+    return normalize_rows(random.standard_normal((MEASURED_ROWS, dim)).astype(np.float32))
 
 
 def fake_encoded_chunk(chunk: Chunk, vectors: Any, windows: bool) -> EncodedChunk:
@@ -114,17 +86,16 @@ def fake_encoded_chunk(chunk: Chunk, vectors: Any, windows: bool) -> EncodedChun
 
 def bytes_per_row(table: pa.Table, layout: OutputLayout, format: OutputFormat) -> float:
     """Measure the bytes per row in a format, without headers and footers."""
-    if not table.num_rows:
-        return float(layout.bytes_per_row)
     if format == "jsonl":
         return float(sum(map(len, writers.table_to_json_lines(table))) / table.num_rows)
     # Parquet has no one-byte type, so the size of an int8 column depends on its encoding and must be measured.
-    includes_vectors = format == "parquet" or layout.kind == "sparse" or bool(layout.other_heads)
+    includes_vectors = format == "parquet" or layout.first.kind == "sparse" or len(layout.vector_fields) > 1
     measured = table if includes_vectors else table.drop_columns(["embedding"])
-    measure = measure_arrow_bytes if format in ("arrow", "lance") else measure_parquet_bytes
+    measures = {"arrow": measure_arrow_bytes, "lance": measure_lance_bytes}
+    measure = measures.get(format, measure_parquet_bytes)
     other_bytes = (measure(measured) - measure(measured.slice(0, 0))) / table.num_rows
-    vectors = table.column("embedding").combine_chunks().flatten() if layout.kind == "multi_vector" else table
-    vector_bytes = 0 if includes_vectors else layout.bytes_per_vector * len(vectors) / table.num_rows
+    vectors = table.column("embedding").combine_chunks().flatten() if layout.first.kind == "multi_vector" else table
+    vector_bytes = 0 if includes_vectors else layout.first.bytes_per_vector * len(vectors) / table.num_rows
     return float(vector_bytes + other_bytes)
 
 
@@ -134,3 +105,13 @@ def measure_parquet_bytes(table: pa.Table) -> int:
 
 def measure_arrow_bytes(table: pa.Table) -> int:
     return int(table.nbytes)
+
+
+def measure_lance_bytes(table: pa.Table) -> int:
+    """As in Arrow, without the bits of indices of sparse vectors that Lance leaves out, because none of them is set."""
+    saved = 0.0
+    for name in writers.list_vector_columns(table.schema):
+        if is_sparse_type(table.schema.field(name).type) and table.num_rows:
+            indices = table.column(name).combine_chunks().field("indices").flatten().to_numpy()
+            saved += indices.nbytes - len(indices) * int(indices.max(initial=1)).bit_length() / 8
+    return measure_arrow_bytes(table) - round(saved)

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from embedcli.core import batching
 from embedcli.core.encoder import BaseEncoder
-from embedcli.core.head_vectors import HeadVectors
-from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.core.row_vectors import concat_vectors
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.pipeline import engine, preparation
 from embedcli.pipeline.control import RunControl
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 WARMUP_ROWS = 8
 # Number of chunks in the measured time: with one, the last chunk could double it.
 TIMED_CHUNKS = 8
+# Rows whose vectors show how large those of a job will be.
+KEPT_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class MeasuredThroughput:
         tokens: Tokens encoded, without padding.
         padded_tokens: Tokens encoded with padding, which determine the time.
         padded_tokens_per_token: Ratio of both in a whole job, whose chunks are larger.
-        terms_per_row: Mean number of terms of a sparse vector; None if nothing was measured or vectors are dense.
+        vectors: Those of the first rows; None if nothing was measured.
     """
 
     seconds: float
@@ -46,7 +47,7 @@ class MeasuredThroughput:
     tokens: int
     padded_tokens: int
     padded_tokens_per_token: float
-    terms_per_row: float | None = None
+    vectors: RowVectors | None = None
 
     def seconds_for(self, tokens: float) -> float | None:
         """Estimate the seconds for this many tokens without padding; None if nothing was measured."""
@@ -58,7 +59,7 @@ class MeasuredThroughput:
 def measure_throughput(
     texts: Sequence[str], encoder: BaseEncoder, settings: EncodingSettings, chunk_rows: int, seconds: float
 ) -> MeasuredThroughput:
-    """Encode texts repeatedly for about `seconds` after a warm-up; the vectors are dropped.
+    """Encode texts repeatedly for about `seconds` after a warm-up; all vectors but the first are dropped.
 
     Args:
         texts: Texts of the input.
@@ -71,47 +72,26 @@ def measure_throughput(
         settings = replace(settings, overflow="truncate")
     if not texts or not seconds:
         return MeasuredThroughput(0.0, 0, 0, 0, 1.0)
-    terms = TermTotals()
-    _, elapsed = _time_chunks(iter([make_chunk(texts[:WARMUP_ROWS], 0)]), encoder, settings, RunControl(), terms)
+    _, elapsed, _ = _time_chunks(iter([make_chunk(texts[:WARMUP_ROWS], 0)]), encoder, settings, RunControl())
     rows = int(len(texts[:WARMUP_ROWS]) / elapsed * seconds / TIMED_CHUNKS)
     chunks = repeat_in_chunks(texts, min(max(rows, WARMUP_ROWS), chunk_rows))
-    metrics, elapsed = _time_chunks(chunks, encoder, settings, RunControl(max_seconds=seconds), terms)
+    metrics, elapsed, vectors = _time_chunks(chunks, encoder, settings, RunControl(max_seconds=seconds))
     ratio = padded_tokens_per_token(texts, encoder, settings, chunk_rows)
-    return MeasuredThroughput(elapsed, metrics.rows, metrics.fed_tokens, metrics.padded_tokens, ratio, terms.mean())
-
-
-@dataclass
-class TermTotals:
-    """The numbers of sparse vectors and of their terms."""
-
-    rows: int = 0
-    terms: int = 0
-
-    def add(self, vectors: RowVectors) -> None:
-        if isinstance(vectors, HeadVectors):
-            for part in vectors.parts.values():
-                self.add(part)
-        if isinstance(vectors, SparseVectors):
-            self.rows += len(vectors)
-            self.terms += len(vectors.indices)
-
-    def mean(self) -> float | None:
-        return self.terms / self.rows if self.rows else None
+    return MeasuredThroughput(elapsed, metrics.rows, metrics.fed_tokens, metrics.padded_tokens, ratio, vectors)
 
 
 def _time_chunks(
-    chunks: Iterator[Chunk],
-    encoder: BaseEncoder,
-    settings: EncodingSettings,
-    control: RunControl,
-    terms: TermTotals,
-) -> tuple[MetricsCollector, float]:
+    chunks: Iterator[Chunk], encoder: BaseEncoder, settings: EncodingSettings, control: RunControl
+) -> tuple[MetricsCollector, float, RowVectors | None]:
+    """Encode chunks: the counts, the seconds, and the vectors of the first rows, KEPT_ROWS at most."""
     metrics = MetricsCollector()
+    kept: list[RowVectors] = []
     start = time.perf_counter()
     for encoded in engine.encode_chunks(chunks, encoder, settings, metrics, control):
+        if metrics.rows < KEPT_ROWS:
+            kept.append(encoded.vectors[: KEPT_ROWS - metrics.rows])
         metrics.rows += encoded.embedded_rows
-        terms.add(encoded.vectors)
-    return metrics, time.perf_counter() - start
+    return metrics, time.perf_counter() - start, concat_vectors(kept) if kept else None
 
 
 def repeat_in_chunks(texts: Sequence[str], rows: int) -> Iterator[Chunk]:

@@ -175,6 +175,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         notes=(
             *_write_notes(files, job, kind, prompts, prompt, source),
             *_write_code_notes(files, job, custom_code, native),
+            *(f"{files.name} {assumed}" for assumed in (multi_vector.missing if multi_vector else ())),
             *_describe_batches(files, traits),
         ),
         traits=traits,

@@ -9,8 +9,6 @@ from embedcli.models.heads import no_heads_error
 
 SPARSE_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
 MULTI_VECTOR_PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8", "uint8")
-# Of several heads in one job: the ranges of integers would be different for each.
-HEAD_PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 
 
 def check_options_for_kind(job: Job, kind: VectorKind, heads: tuple[VectorKind, ...] = ()) -> None:
@@ -51,6 +49,11 @@ def _refuse_sparse_options(job: Job, kind: VectorKind) -> None:
 def _check_pool_factor(job: Job, kinds: tuple[VectorKind, ...]) -> None:
     if job.pool_factor is None:
         return
+    if "multi_vector" not in kinds and job.heads:
+        raise UsageError(
+            f"--pool-factor is for vectors of tokens, and --heads {','.join(job.heads)} has none",
+            "add multi_vector to --heads, or leave --pool-factor out",
+        )
     if "multi_vector" not in kinds:
         raise UsageError(
             f"--pool-factor is for models with a vector for each token, and {job.model} computes one for each text",
@@ -64,11 +67,8 @@ def _refuse_for_several_heads(job: Job) -> None:
     one_job_each = "leave it out, or encode each head in a job of its own"
     refused = (
         ("--truncate-dim", job.truncate_dim is not None, one_job_each),
-        (f"--precision {job.precision}", job.precision not in HEAD_PRECISIONS, "use --precision float32 or float16"),
         ("--overflow pool", job.overflow == "pool", "use --overflow split, which writes a row for each window"),
         ("a .npy output", writes_npy(job), "use a name that ends in .parquet, .arrow, .jsonl or .lance"),
-        ("--update", job.update, "leave it out, or use --overwrite to encode all rows again"),
-        ("--reuse", bool(job.reuse), one_job_each),
     )
     for flag, is_given, hint in refused:
         if is_given:

@@ -19,6 +19,7 @@ from embedcli.models.weights import read_header
 
 MultiVectorRole = Literal["query", "document"]
 
+SAVED_SETTINGS = "config_sentence_transformers.json"
 ORIGINAL_ARCHITECTURE = "HF_ColBERT"
 ORIGINAL_METADATA = "artifact.metadata"
 PYLATE_TYPE = "ColBERT"
@@ -41,6 +42,7 @@ class MultiVectorSettings:
         limit: The longest row in tokens, prompt and special tokens included; None: what the network accepts.
         has_fixed_width: Whether every row is filled up to `limit` with mask tokens, so that no other limit makes sense.
         has_normalize: Whether the last thing that happens to a vector is that it is scaled to length 1.
+        missing: What is assumed in place of files that are missing, as half a sentence for each, about the model.
     """
 
     role: MultiVectorRole
@@ -48,6 +50,7 @@ class MultiVectorSettings:
     limit: int | None = None
     has_fixed_width: bool = False
     has_normalize: bool = False
+    missing: tuple[str, ...] = ()
 
 
 def read_multi_vector_settings(
@@ -65,7 +68,7 @@ def read_multi_vector_settings(
         UsageError: The job sets another limit for queries that all have the same width.
     """
     role: MultiVectorRole = "query" if job.as_ == "query" else "document"
-    saved = read_json_object(folder / "config_sentence_transformers.json")
+    saved = read_json_object(folder / SAVED_SETTINGS)
     is_original = not (folder / "modules.json").is_file()
     legacy = _read_original(folder) if is_original else _read_pylate(saved)
     own = next((config for name in TRANSFORMER_CONFIGS if (config := read_json_object(network_folder / name))), {})
@@ -79,7 +82,43 @@ def read_multi_vector_settings(
     has_normalize = is_original or saved.get("model_type") != "MultiVectorEncoder" or "Normalize" in kinds
     has_pooling = any(kind.endswith("TokenPooling") for kind in kinds)
     prompts = _read_original_prompts(folder) if is_original else _read_prompts(saved)
-    return MultiVectorSettings(role, prompts, limit, has_fixed_width, has_normalize and not has_pooling)
+    missing = describe_missing_files(folder, modules, network_folder, has_limit="document_length" in {**legacy, **own})
+    return MultiVectorSettings(role, prompts, limit, has_fixed_width, has_normalize and not has_pooling, missing)
+
+
+def describe_missing_files(
+    folder: Path, modules: Sequence[tuple[str, str]], network_folder: Path, *, has_limit: bool
+) -> tuple[str, ...]:
+    """What is assumed because files are missing, without a word from sentence-transformers, which assumes the same.
+
+    Args:
+        folder: The model's folder.
+        modules: Its pipeline, from `read_modules`.
+        network_folder: The folder of its Transformer module.
+        has_limit: Whether its files name the longest document.
+
+    Returns:
+        For each file half a sentence that goes on after the model's name.
+    """
+    if not (folder / "modules.json").is_file():
+        if (folder / ORIGINAL_METADATA).is_file():
+            return ()
+        return (
+            f"has no {ORIGINAL_METADATA}: the markers [unused0] and [unused1], queries of {DEFAULT_QUERY_LENGTH} "
+            "tokens, no other limit than the network's, and no vectors of punctuation are assumed",
+        )
+    missing = []
+    masks = [folder / path for kind, path in modules if kind.rpartition(".")[2] == "MultiVectorMask"]
+    if not (folder / SAVED_SETTINGS).is_file():
+        rest = "" if masks else ", and vectors of all tokens, punctuation included,"
+        missing.append(f"has no {SAVED_SETTINGS}: no markers before queries and documents{rest} are assumed")
+    if not has_limit and not any((network_folder / name).is_file() for name in TRANSFORMER_CONFIGS):
+        missing.append(
+            f"has no {TRANSFORMER_CONFIGS[0]}: no other limit than the network's, and no fill-up, are assumed"
+        )
+    if any(not (mask / "config.json").is_file() for mask in masks):
+        missing.append("has no config.json of its mask: vectors of all tokens, punctuation included, are assumed")
+    return tuple(missing)
 
 
 def has_loadable_projection(folder: Path, modules: Sequence[tuple[str, str]]) -> bool:
@@ -92,7 +131,7 @@ def has_loadable_projection(folder: Path, modules: Sequence[tuple[str, str]]) ->
         modules: Its pipeline, from `read_modules`.
     """
     if (folder / "modules.json").is_file():
-        saved = read_json_object(folder / "config_sentence_transformers.json").get("model_type")
+        saved = read_json_object(folder / SAVED_SETTINGS).get("model_type")
         return saved in ("MultiVectorEncoder", PYLATE_TYPE) or any(
             kind.rpartition(".")[2] == "Dense" for kind, _ in modules
         )

@@ -15,6 +15,7 @@ from embedcli.models.multi_vector import (
     ORIGINAL_ARCHITECTURE,
     ORIGINAL_METADATA,
     PYLATE_TYPE,
+    SAVED_SETTINGS,
     has_loadable_projection,
     has_projection,
 )
@@ -38,7 +39,7 @@ SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "
 
 
 def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) -> None:
-    """Refuse rerankers, and multi-vector models that lack their projection.
+    """Refuse rerankers, multi-vector models without their projection, and sparse encoders that are not marked as such.
 
     sentence-transformers would load the network of a raw folder without its head and take the mean of its tokens,
     which is not what the model was trained for. Only heads with no use for embeddings are refused: a raw folder with a
@@ -51,14 +52,29 @@ def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) ->
         modules: Its pipeline, from `read_modules`.
 
     Raises:
-        ModelError: The model computes no vectors for a text, dense, sparse or of its tokens.
+        ModelError: The model computes no vectors for a text, dense, sparse or of its tokens, or not all its files are
+            there.
     """
     kind = _find_other_kind(files.path, modules)
     if kind == MULTI_VECTOR_ENCODER and has_loadable_projection(files.path, modules):
         return
+    if kind == SPARSE_ENCODER and (files.path / "modules.json").is_file():
+        _refuse_unmarked_sparse_encoder(files)
     if kind not in (None, SPARSE_ENCODER):
         reason = OTHER_KINDS.get(str(kind), f"was saved as a {kind}, which does not compute one vector per text")
         raise ModelError(f"{files.name} {reason}", EMBEDDING_MODEL_HINT)
+
+
+def _refuse_unmarked_sparse_encoder(files: ModelFiles) -> None:
+    """Raise ModelError if a saved pipeline has sparse modules, and sentence-transformers takes it for a dense model."""
+    saved = files.path / SAVED_SETTINGS
+    if read_json_object(saved).get("model_type") != SPARSE_ENCODER:
+        problem = f"does not name {SPARSE_ENCODER} as model_type" if saved.is_file() else "is missing"
+        raise ModelError(
+            f"{files.name} has the modules of a sparse encoder, but its {SAVED_SETTINGS} {problem}: "
+            "sentence-transformers would add a layer of random weights",
+            "copy the folder of the model again, with all its files",
+        )
 
 
 def find_vector_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> VectorKind:
@@ -132,7 +148,7 @@ def is_installed(package: str) -> bool:
 
 
 def _find_other_kind(folder: Path, modules: Sequence[tuple[str, str]]) -> str | None:
-    saved = read_json_object(folder / "config_sentence_transformers.json").get("model_type", "SentenceTransformer")
+    saved = read_json_object(folder / SAVED_SETTINGS).get("model_type", "SentenceTransformer")
     if saved != "SentenceTransformer":
         return MULTI_VECTOR_ENCODER if saved == PYLATE_TYPE else str(saved)
     kinds = {kind for kind, _ in modules}

@@ -23,7 +23,7 @@ from embedcli.outputs import lance as lance_output
 from embedcli.outputs import writers
 from embedcli.outputs.jsonl_vectors import JsonlVectorFile
 from embedcli.outputs.lance_rows import LanceVectorFile
-from embedcli.outputs.vector_columns import REWRITE_HINT, describe_column
+from embedcli.outputs.vector_columns import REWRITE_HINT, describe_column, meaningless_ranges_error
 from embedcli.outputs.vector_files import VectorFile, translate_read_errors
 from embedcli.outputs.vector_formats import open_vector_file
 
@@ -147,11 +147,7 @@ class VectorDataset:
         try:
             return quantization.parse_ranges(saved, 1 if self.kind == "sparse" else self.dim)
         except ValueError as error:
-            place = storage.format_location(self.path)
-            raise InputError(
-                f"{place}: the ranges of its {self.precision} vectors make no sense: {error}",
-                "restore the output from a copy, or encode the rows again",
-            ) from None
+            raise meaningless_ranges_error(self.path, self.precision, error) from None
 
     @property
     def vocabulary(self) -> str | None:

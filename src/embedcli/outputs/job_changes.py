@@ -19,7 +19,11 @@ COMPARED_SPACE_KEYS = (
 # Longer values are shown by their beginning.
 MAX_VALUE_CHARACTERS = 60
 # Parts of a job's identity that follow from others, and are named only if nothing else differs.
-DERIVED_KEYS = frozenset({"id_type", "fingerprint"})
+DERIVED_KEYS = frozenset({"id_type", "fingerprint", "pooling"})
+# What follows from --heads unless it is the only change.
+DERIVED_FROM_HEADS = frozenset({"normalize"})
+# A model with heads has these vectors without --heads.
+OWN_HEADS = ("dense",)
 # The options of parts that have another name in the identity.
 OPTION_NAMES = {"task": "--as", "to": "--to"}
 
@@ -61,7 +65,7 @@ def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str,
     for key in COMPARED_SPACE_KEYS:
         if old.get(key) != new.get(key):
             raise ResumeError(
-                f"the vectors in {path} are in another space: {key} was {old.get(key)!r}, now {new.get(key)!r}",
+                f"the vectors in {path} are in another space: {describe_space_change(key, old, new)}",
                 "use the settings of that output, or encode all rows again: "
                 "--overwrite in place of --update, or no --reuse",
             )
@@ -79,6 +83,19 @@ def check_same_vector_space(path: str, old: Mapping[str, Any], new: Mapping[str,
         )
 
 
+def describe_space_change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """How two jobs differ in a key of COMPARED_SPACE_KEYS, as half a sentence."""
+    was, now = old.get(key), new.get(key)
+    if key == "fingerprint" and old.get("model") != new.get("model"):
+        return f"they are those of the model {old.get('model')}, and this job uses {new.get('model')}"
+    if key == "fingerprint":
+        return f"another version of {new.get('model')} computed them, with the fingerprint {str(was)[:12]}"
+    if key == "heads":
+        asked = ", ".join(now or OWN_HEADS)
+        return f"they are those of the heads {', '.join(was or OWN_HEADS)}, and this job asks for {asked}"
+    return f"{key} was {was!r}, now {now!r}"
+
+
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The keys in which the identities of two jobs differ, sorted."""
     return [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
@@ -87,7 +104,10 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The settings that differ with their values, as `--keep (none, now lang), --dtype (float32, now half)`."""
     changed = differing_keys(old, new)
-    named = [key for key in changed if key not in DERIVED_KEYS] or changed
+    derived = DERIVED_KEYS | (DERIVED_FROM_HEADS if "heads" in changed else set())
+    if "heads" in changed:
+        old, new = ({**job, "heads": job.get("heads") or OWN_HEADS} for job in (old, new))
+    named = [key for key in changed if key not in derived] or changed
     return ", ".join(f"{_option(key)} ({_show(old.get(key))}, now {_show(new.get(key))})" for key in named)
 
 
@@ -105,7 +125,7 @@ def _show(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         text = value if value == value.strip() else json.dumps(value, ensure_ascii=False)
-    elif isinstance(value, dict | list):
+    elif isinstance(value, dict | list | tuple):
         text = " ".join(str(item) for item in value)
     else:
         text = json.dumps(value)

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from embedcli import storage
-from embedcli.core import quantization
 from embedcli.core.errors import InputError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
@@ -49,8 +48,8 @@ def write_multi_vector_npy(
     """
     ids = ids_path(target)
     schema = _ids_schema(layout.schema())
-    descr = np.dtype(quantization.STORAGE_DTYPES[layout.precision]).str
-    header = {"descr": descr, "fortran_order": False, "shape": (token_count, layout.stored_width)}
+    shape = (token_count, layout.first.stored_width)
+    header = {"descr": layout.first.dtype.str, "fortran_order": False, "shape": shape}
     written = tokens = 0
     with storage.write_pair_atomically(target, ids) as files:
         vectors, others = map(digests.DigestWriter, files)

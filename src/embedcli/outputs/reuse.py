@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.arrow_values import column_to_python
+from embedcli.core.constants import VECTOR_COLUMN
 from embedcli.core.errors import OutputError, ResumeError, UsageError
+from embedcli.core.head_vectors import join_heads
+from embedcli.core.quantization import are_equal_ranges
 from embedcli.core.types import Chunk, EncodedChunk, ReusedVectors
 from embedcli.outputs.dataset import VectorBlock, open_dataset
 from embedcli.outputs.integrity import check_output_digests
@@ -25,51 +29,70 @@ from embedcli.outputs.job_changes import check_same_vector_space
 from embedcli.outputs.reuse_vectors import create_vector_store, write_array
 from embedcli.outputs.schema import OutputLayout
 from embedcli.outputs.target import FinishedOutput, OutputTarget, find_existing_target, read_finished_output
+from embedcli.outputs.vector_columns import read_ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.types import BoolArray, Float32Array, Int64Array
+    from embedcli.core.types import BoolArray, Int64Array
 
 STORE_COLUMNS = ("high", "low", "ids", "tokens", "truncated")
 
 
-def load_store(paths: Sequence[str], job: Mapping[str, Any], layout: OutputLayout, folder: str) -> ReuseStore:
-    """Build a store of the rows of finished outputs.
+ReusedOutput = tuple[OutputTarget, FinishedOutput]
+
+
+def find_reusable_outputs(paths: Sequence[str], job: Mapping[str, Any]) -> list[ReusedOutput]:
+    """Find finished outputs whose vectors a job can take over, without its encoder.
 
     Args:
         paths: Finished outputs; with --update the first is the one that will be replaced.
         job: The new job as recorded in manifests.
-        layout: Columns and number format of the new output.
-        folder: Where the store keeps its files of vectors.
 
     Raises:
-        ResumeError: The vectors of an output are in another vector space or were stored with other ranges.
-        UsageError: A path is not a finished output, or is JSONL.
-        InputError: A file of an output is damaged.
-        OutputError: There is no room for the copy of their vectors.
+        ResumeError: The vectors of an output are in another vector space.
+        UsageError: A path is not a finished output.
     """
-    found: list[tuple[OutputTarget, FinishedOutput]] = []
+    found: list[ReusedOutput] = []
     for path in paths:
         old = find_existing_target(path)
         done = read_finished_output(old)
         if done is None:
             raise UsageError(f"{path} is not a finished output", "name a finished output of `embedcli encode`")
         check_same_vector_space(path, done.job_manifest.get("job", {}), job)
-        if layout.ranges is not None:
-            check_same_ranges(path, done, layout.ranges)
-        if old.format != "jsonl":
-            check_output_digests(open_dataset(path))
         found.append((old, done))
-    return ReuseStore([old for old, _ in found], layout, folder, job.get("max_seq_length"))
+    return found
 
 
-def check_same_ranges(path: str, done: FinishedOutput, ranges: Float32Array) -> None:
+def load_store(found: Sequence[ReusedOutput], layout: OutputLayout, folder: str, limit: int | None) -> ReuseStore:
+    """Build a store of the rows of finished outputs.
+
+    Args:
+        found: The outputs, from `find_reusable_outputs`.
+        layout: Columns and number format of the new output.
+        folder: Where the store keeps its files of vectors.
+        limit: Number of tokens that are read of a row; None if unknown.
+
+    Raises:
+        ResumeError: The vectors of an output were stored with other ranges.
+        UsageError: An output is JSONL.
+        InputError: A file of an output is damaged.
+        OutputError: There is no room for the copy of their vectors.
+    """
+    for old, done in found:
+        check_same_ranges(old.output, done, layout)
+        if old.format != "jsonl":
+            check_output_digests(open_dataset(old.output))
+    return ReuseStore([old for old, _ in found], layout, folder, limit)
+
+
+def check_same_ranges(path: str, done: FinishedOutput, layout: OutputLayout) -> None:
     """Raise ResumeError unless int8 or uint8 vectors have the same ranges in both outputs.
 
     Converting from other ranges would round a second time and give other vectors than a full run.
     """
-    if not np.array_equal(np.array(done.vector_space.get("ranges") or [], np.float32), ranges):
+    ranges = tuple(field.ranges for field in layout.vector_fields if field.ranges is not None)
+    if not are_equal_ranges(read_ranges(done.vector_space, path), ranges):
         raise ResumeError(
             f"the vectors in {path} were stored with other ranges than those of the new output",
             f"use --ranges-from {path} to store all rows with its ranges, or leave out --reuse {path}",
@@ -93,7 +116,7 @@ class ReuseStore:
         self._limit = limit
         self._reused_rows: dict[tuple[int, int], Int64Array] = {}
         self._folder = Path(folder)
-        self._vectors = create_vector_store(folder, layout)
+        self._vectors = {field.kind: create_vector_store(self._folder, field) for field in layout.vector_fields}
         self._copy(olds)
         # One column at a time, so that sorting never needs more than the finished store: 32 bytes per old row.
         high, low = self._column("high", np.uint64), self._column("low", np.uint64)
@@ -112,17 +135,19 @@ class ReuseStore:
     def _copy(self, olds: Sequence[OutputTarget]) -> None:
         """Copy vectors and columns of the old rows into files, block by block."""
         with self._translate_disk_errors(), ExitStack() as stack:
-            stack.enter_context(self._vectors.open_for_writing())
+            for store in self._vectors.values():
+                stack.enter_context(store.open_for_writing())
             columns = {name: stack.enter_context(open(self._path(name), "wb")) for name in STORE_COLUMNS}
             for i, old in enumerate(olds):
-                for block in read_reusable_blocks(old):
-                    # Only the replaced output's ids count as added, changed or removed.
-                    self._append(block, columns, has_ids=i == 0)
+                for store in self._vectors.values():
+                    for block in read_reusable_blocks(old, store.field.name):
+                        store.append(block.vectors)
+                        if store.field.name == VECTOR_COLUMN:
+                            # Only the replaced output's ids count as added, changed or removed.
+                            self._append(block.columns, columns, has_ids=i == 0)
 
-    def _append(self, block: VectorBlock, columns: Mapping[str, BinaryIO], *, has_ids: bool) -> None:
-        """Add rows to the files of vectors and `columns`, one for each name in STORE_COLUMNS."""
-        table = block.columns
-        self._vectors.append(block.vectors)
+    def _append(self, table: pa.Table, columns: Mapping[str, BinaryIO], *, has_ids: bool) -> None:
+        """Add rows to the files of `columns`, one for each name in STORE_COLUMNS."""
         hashes = hashes_as_uint64(b"".join(table.column("text_hash").to_pylist()))
         write_array(columns["high"], hashes[:, 0])
         write_array(columns["low"], hashes[:, 1])
@@ -162,7 +187,7 @@ class ReuseStore:
         where = self._find(hashes_as_uint64(hashes.tobytes()))
         rows = np.flatnonzero(where >= 0)
         old = self._order[where[rows]].astype(np.int64)
-        vectors = self._vectors.take(old)
+        vectors = join_heads({head: store.take(old) for head, store in self._vectors.items()})
         self._reused_rows[chunk.key] = rows
         tokens, truncated = self._tokens[old], self._truncated[old]
         lost = np.where(truncated, tokens - (tokens if self._limit is None else self._limit), 0).astype(np.int32)
@@ -223,7 +248,8 @@ class ReuseStore:
 
     def close(self) -> None:
         """Delete the files of vectors."""
-        self._vectors.close()
+        for store in self._vectors.values():
+            store.close()
 
 
 def hashes_as_uint64(digests: bytes) -> NDArray[np.uint64]:
@@ -237,8 +263,12 @@ def digest_ids(ids: Any) -> NDArray[np.uint64]:
     return np.frombuffer(digests, np.uint64)
 
 
-def read_reusable_blocks(old: OutputTarget) -> Iterator[VectorBlock]:
+def read_reusable_blocks(old: OutputTarget, column: str) -> Iterator[VectorBlock]:
     """Yield the rows of a finished output in order, with page checksums verified.
+
+    Args:
+        old: The output.
+        column: Which of its columns of vectors to read.
 
     Yields:
         Blocks whose columns are the id (or row number), `n_tokens`, `truncated` and `text_hash`, in this order.
@@ -250,6 +280,7 @@ def read_reusable_blocks(old: OutputTarget) -> Iterator[VectorBlock]:
         raise UsageError(
             f"{old.output}: the vectors of a JSONL output cannot be reused", "use --overwrite to encode all rows again"
         )
-    dataset = open_dataset(old.output)
+    # The first column is found without its name, which .npy files do not have.
+    dataset = open_dataset(old.output, None if column == VECTOR_COLUMN else column)
     if dataset.rows:
         yield from dataset.read_blocks([dataset.schema.names[0], "n_tokens", "truncated", "text_hash"], verify=True)

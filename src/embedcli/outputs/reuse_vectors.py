@@ -1,4 +1,7 @@
-"""The vectors of finished outputs in memory-mapped files, of which rows are taken by their number."""
+"""The vectors of finished outputs in memory-mapped files, of which rows are taken by their number.
+
+A store has the vectors of one column; those of an output with several heads are in several stores.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from embedcli.core import quantization
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.core.sparse_vectors import SparseVectors
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import VectorField
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import Float32Array, Int64Array, VectorKind
     from embedcli.outputs.vector_columns import StoredVectors
 
@@ -28,15 +29,15 @@ class VectorStore(ABC):
     """Vectors on disk: appended block by block, then taken by row.
 
     Args:
-        folder: Where the files are kept, as `reuse.*`.
-        layout: The format of the stored vectors.
+        folder: Where the files are kept, as `reuse.COLUMN.*`.
+        field: The column that the vectors are for.
     """
 
     file_names: tuple[str, ...]
 
-    def __init__(self, folder: Path, layout: OutputLayout) -> None:
-        self.layout = layout
-        self._paths = [folder / name for name in self.file_names]
+    def __init__(self, folder: Path, field: VectorField) -> None:
+        self.field = field
+        self._paths = [folder / f"reuse.{field.name}.{name}" for name in self.file_names]
         self._files: list[BinaryIO] = []
 
     @contextmanager
@@ -56,7 +57,7 @@ class VectorStore(ABC):
         """Open the closed files for reading."""
 
     @abstractmethod
-    def take(self, rows: Int64Array) -> RowVectors:
+    def take(self, rows: Int64Array) -> Float32Array | SparseVectors | MultiVectors:
         """Return the vectors of some rows, in their order, as float32."""
 
     def close(self) -> None:
@@ -71,18 +72,13 @@ class VectorStore(ABC):
 
     def _map_numbers(self) -> NDArray[Any]:
         """The stored numbers of dense vectors, [vectors, stored width]."""
-        dtype = np.dtype(quantization.STORAGE_DTYPES[self.layout.precision])
-        return map_array(self._paths[0], dtype).reshape(-1, self.layout.stored_width)
-
-    def _dequantize(self, stored: NDArray[Any]) -> Float32Array:
-        layout = self.layout
-        return quantization.dequantize(np.asarray(stored), layout.precision, layout.dim, layout.ranges)
+        return map_array(self._paths[0], self.field.dtype).reshape(-1, self.field.stored_width)
 
 
 class DenseVectorStore(VectorStore):
     """Arrays of stored numbers."""
 
-    file_names = ("reuse.bin",)
+    file_names = ("bin",)
     _vectors: Any = None
 
     def append(self, vectors: StoredVectors) -> None:
@@ -92,7 +88,7 @@ class DenseVectorStore(VectorStore):
         self._vectors = self._map_numbers()
 
     def take(self, rows: Int64Array) -> Float32Array:
-        return self._dequantize(self._vectors[rows])
+        return self.field.dequantize(self._vectors[rows])
 
     def _release(self) -> None:
         self._vectors = None
@@ -101,11 +97,11 @@ class DenseVectorStore(VectorStore):
 class SparseVectorStore(VectorStore):
     """Indices and values of sparse vectors; 8 bytes of memory per row."""
 
-    file_names = ("reuse.indices", "reuse.values")
+    file_names = ("indices", "values")
     _stored: SparseVectors | None = None
 
-    def __init__(self, folder: Path, layout: OutputLayout) -> None:
-        super().__init__(folder, layout)
+    def __init__(self, folder: Path, field: VectorField) -> None:
+        super().__init__(folder, field)
         self._lengths: list[Int64Array] = [np.zeros(1, np.int64)]
 
     def append(self, vectors: StoredVectors) -> None:
@@ -119,7 +115,7 @@ class SparseVectorStore(VectorStore):
         offsets = np.cumsum(np.concatenate(self._lengths))
         self._lengths = []
         indices, values = (map_array(path, kind) for path, kind in zip(self._paths, ("i4", "f4"), strict=True))
-        self._stored = SparseVectors(offsets, indices, values, self.layout.dim)
+        self._stored = SparseVectors(offsets, indices, values, self.field.dim)
 
     def take(self, rows: Int64Array) -> SparseVectors:
         if self._stored is None:
@@ -133,11 +129,11 @@ class SparseVectorStore(VectorStore):
 class MultiVectorStore(VectorStore):
     """Arrays of stored numbers, a vector for each token; 8 bytes of memory per row."""
 
-    file_names = ("reuse.bin",)
+    file_names = ("bin",)
     _stored: MultiVectors | None = None
 
-    def __init__(self, folder: Path, layout: OutputLayout) -> None:
-        super().__init__(folder, layout)
+    def __init__(self, folder: Path, field: VectorField) -> None:
+        super().__init__(folder, field)
         self._lengths: list[Int64Array] = [np.zeros(0, np.int64)]
 
     def append(self, vectors: StoredVectors) -> None:
@@ -155,7 +151,7 @@ class MultiVectorStore(VectorStore):
         if self._stored is None:
             raise ValueError("the store is still being written, or closed")
         taken = self._stored[rows]
-        return MultiVectors(taken.offsets, self._dequantize(taken.values))
+        return MultiVectors(taken.offsets, self.field.dequantize(taken.values))
 
     def _release(self) -> None:
         self._stored = None
@@ -171,11 +167,11 @@ def map_array(path: Path, dtype: Any) -> NDArray[Any]:
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
-def create_vector_store(folder: str, layout: OutputLayout) -> VectorStore:
-    """Create an empty store for vectors of the layout's kind."""
+def create_vector_store(folder: Path, field: VectorField) -> VectorStore:
+    """Create an empty store for the vectors of a column."""
     stores: dict[VectorKind, type[VectorStore]] = {
         "dense": DenseVectorStore,
         "sparse": SparseVectorStore,
         "multi_vector": MultiVectorStore,
     }
-    return stores[layout.kind](Path(folder), layout)
+    return stores[field.kind](folder, field)

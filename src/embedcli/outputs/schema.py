@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from embedcli.core import quantization
 from embedcli.core.constants import HEAD_COLUMN_PREFIX, VECTOR_COLUMN, WINDOW_COLUMNS
-from embedcli.core.head_vectors import HeadVectors
+from embedcli.core.head_vectors import split_heads
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
 from embedcli.core.row_vectors import as_dense
@@ -22,6 +22,7 @@ from embedcli.outputs.vector_types import sparse_type
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from embedcli.core.quantization import Ranges
     from embedcli.core.row_vectors import RowVectors
     from embedcli.core.types import EncodedChunk, Float32Array, InputColumns, Int64Array, Precision, VectorKind
 
@@ -38,30 +39,64 @@ class VectorField:
     """A column of vectors.
 
     Attributes:
-        name: Its name.
         kind: The kind of its vectors.
         dim: Dimensions of a vector before quantization.
+        precision: Number format of the stored vectors.
+        ranges: float32 [2, dim], of sparse vectors [2, 1]: minimum and maximum for int8 and uint8; None for other
+            precisions.
+        name: Its name.
     """
 
-    name: str
     kind: VectorKind
     dim: int
+    precision: Precision
+    ranges: Float32Array | None = None
+    name: str = VECTOR_COLUMN
 
-    def arrow_type(self, precision: Precision) -> pa.DataType:
-        """The type of the column, with numbers in the dtype of `precision`."""
-        value = pa.from_numpy_dtype(quantization.STORAGE_DTYPES[precision])
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the stored numbers."""
+        dtype: np.dtype[Any] = np.dtype(quantization.STORAGE_DTYPES[self.precision])
+        return dtype
+
+    @property
+    def stored_width(self) -> int:
+        """Numbers of a stored vector, dense or of a token."""
+        return quantization.stored_width(self.dim, self.precision)
+
+    @property
+    def ranges_width(self) -> int:
+        """Numbers of a row of `ranges`: all weights of sparse vectors share one."""
+        return 1 if self.kind == "sparse" else self.dim
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """The type of the column."""
+        value = pa.from_numpy_dtype(self.dtype)
         if self.kind == "sparse":
             return sparse_type(value)
-        width = quantization.stored_width(self.dim, precision)
-        vector = pa.list_(pa.field("element", value, nullable=False), width)
+        vector = pa.list_(pa.field("element", value, nullable=False), self.stored_width)
         return pa.list_(pa.field("element", vector, nullable=False)) if self.kind == "multi_vector" else vector
 
-    def bytes_per_vector(self, precision: Precision) -> int:
+    @property
+    def bytes_per_vector(self) -> int:
         """Bytes of one stored vector, dense or of a token; an assumption for sparse ones, whose sizes differ."""
-        number = int(np.dtype(quantization.STORAGE_DTYPES[precision]).itemsize)
         if self.kind == "sparse":
-            return ASSUMED_TERMS * (4 + number)
-        return quantization.stored_width(self.dim, precision) * number
+            return ASSUMED_TERMS * (4 + self.dtype.itemsize)
+        return self.stored_width * self.dtype.itemsize
+
+    def store(self, vectors: RowVectors) -> pa.Array:
+        """Vectors as an array of the column, in their number format."""
+        if isinstance(vectors, SparseVectors):
+            return sparse_to_arrow(vectors, quantization.quantize_weights(vectors, self.precision, self.ranges))
+        stored = np.ascontiguousarray(quantization.quantize(as_dense(vectors), self.precision, self.ranges))
+        if isinstance(vectors, MultiVectors):
+            return multi_to_arrow(vectors, stored, self.arrow_type)
+        return pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=self.arrow_type)
+
+    def dequantize(self, stored: NDArray[Any]) -> Float32Array:
+        """Stored vectors, dense or of tokens, [n, stored_width], as float32 [n, dim]."""
+        return quantization.dequantize(np.asarray(stored), self.precision, self.dim, self.ranges)
 
 
 @dataclass(frozen=True)
@@ -70,35 +105,22 @@ class OutputLayout:
 
     Attributes:
         input_columns: Id and kept columns of the input, with their types.
-        dim: Dimensions of a vector before quantization.
-        precision: Number format of the stored vectors.
+        vector_fields: The columns of vectors, in their order: one, or one for each head of the model.
         has_windows: Whether rows are windows of long texts (--overflow split).
-        ranges: float32 [2, dim], of sparse vectors [2, 1]: minimum and maximum for int8 and uint8; None for other
-            precisions.
-        kind: The kind of the vectors.
-        other_heads: The columns of further vectors of each row, by the other heads of the model.
     """
 
     input_columns: InputColumns
-    dim: int
-    precision: Precision
+    vector_fields: tuple[VectorField, ...]
     has_windows: bool = False
-    ranges: Float32Array | None = None
-    kind: VectorKind = "dense"
-    other_heads: tuple[VectorField, ...] = ()
 
     @property
     def id_name(self) -> str:
         return "row" if self.input_columns.id_column is None else "id"
 
     @property
-    def stored_width(self) -> int:
-        return quantization.stored_width(self.dim, self.precision)
-
-    @property
-    def vector_fields(self) -> tuple[VectorField, ...]:
-        """The columns of vectors, in their order."""
-        return (VectorField(VECTOR_COLUMN, self.kind, self.dim), *self.other_heads)
+    def first(self) -> VectorField:
+        """The first column of vectors."""
+        return self.vector_fields[0]
 
     @property
     def has_equal_rows(self) -> bool:
@@ -110,22 +132,17 @@ class OutputLayout:
         """Bytes of the stored vectors of a row; an assumption for sparse and multi-vector rows, whose sizes differ."""
         return self.measure_bytes(1, ASSUMED_TOKENS)
 
-    @property
-    def bytes_per_vector(self) -> int:
-        """Bytes of one stored vector of the first column, dense or of a token."""
-        return self.vector_fields[0].bytes_per_vector(self.precision)
-
     def measure_bytes(self, rows: int, token_vectors: int) -> int:
         """Bytes of the stored vectors of rows with a number of vectors of tokens; an assumption for sparse ones."""
         counts = [token_vectors if field.kind == "multi_vector" else rows for field in self.vector_fields]
-        sizes = [field.bytes_per_vector(self.precision) for field in self.vector_fields]
+        sizes = [field.bytes_per_vector for field in self.vector_fields]
         return sum(count * size for count, size in zip(counts, sizes, strict=True))
 
     def schema(self) -> pa.Schema:
         """Return the Arrow schema: `id` or `row`, `embedding`, counts and hash, window offsets if any, kept columns."""
         fields = [
             pa.field(self.id_name, self.input_columns.id_type),
-            *(pa.field(field.name, field.arrow_type(self.precision), nullable=False) for field in self.vector_fields),
+            *(pa.field(field.name, field.arrow_type, nullable=False) for field in self.vector_fields),
             pa.field("n_tokens", pa.int32()),
             pa.field("truncated", pa.bool_()),
             pa.field("text_hash", pa.binary(16)),
@@ -139,20 +156,8 @@ class OutputLayout:
         return pa.schema([*fields, *self.kept_columns()])
 
     def _store_vectors(self, vectors: RowVectors) -> list[pa.Array]:
-        """Vectors as an array for each of the columns of vectors."""
-        parts = list(vectors.parts.values()) if isinstance(vectors, HeadVectors) else [vectors]
-        return [self._store_column(field, part) for field, part in zip(self.vector_fields, parts, strict=True)]
-
-    def _store_column(self, field: VectorField, vectors: RowVectors) -> pa.Array:
-        """Vectors as an array of a column, in their number format."""
-        if isinstance(vectors, SparseVectors):
-            weights = quantization.quantize_weights(vectors, self.precision, self.ranges)
-            return sparse_to_arrow(vectors, weights)
-        stored = np.ascontiguousarray(quantization.quantize(as_dense(vectors), self.precision, self.ranges))
-        kind = field.arrow_type(self.precision)
-        if isinstance(vectors, MultiVectors):
-            return multi_to_arrow(vectors, stored, kind)
-        return pa.FixedSizeListArray.from_arrays(numpy_to_arrow(stored.reshape(-1)), type=kind)
+        """Vectors as an array for each of their columns."""
+        return [field.store(part) for field, part in zip(self.vector_fields, split_heads(vectors), strict=True)]
 
     def kept_columns(self) -> list[pa.Field]:
         fields = [pa.field(name, kind) for name, kind in self.input_columns.kept_types.items()]
@@ -247,6 +252,23 @@ def split_tables(tables: list[pa.Table], rows: int) -> tuple[list[pa.Table], lis
     """Split off the first `rows` rows. Returns them and the rest, each as a list of one table."""
     joined = pa.concat_tables(tables)
     return [joined.slice(0, rows)], [joined.slice(rows)]
+
+
+def create_vector_fields(
+    dims: Mapping[VectorKind, int], precision: Precision, ranges: Ranges = ()
+) -> tuple[VectorField, ...]:
+    """The columns of vectors of a job.
+
+    Args:
+        dims: The dimensions of the vectors of each head, or of the model's own vectors, by their kind.
+        precision: Number format of the stored vectors.
+        ranges: Those of int8 and uint8, for each column; empty for other precisions.
+    """
+    known = ranges or [None] * len(dims)
+    return tuple(
+        VectorField(kind, dim, precision, own, head_column_name(position, kind))
+        for position, ((kind, dim), own) in enumerate(zip(dims.items(), known, strict=True))
+    )
 
 
 def head_column_name(position: int, head: VectorKind) -> str:

@@ -13,8 +13,10 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import InputError, UsageError
 from embedcli.core.multi_vectors import MultiVectors, concat_multi
+from embedcli.core.quantization import parse_ranges
 from embedcli.core.ragged import RaggedRows, offsets_of
 from embedcli.core.sparse_vectors import SparseVectors, concat_sparse, empty_sparse
+from embedcli.outputs.schema import head_column_name
 from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type, is_vector_type
 from embedcli.outputs.writers import SPACE_METADATA_KEY
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from embedcli.core.quantization import Ranges
     from embedcli.core.types import Int64Array, VectorKind
 
     StoredVectors: TypeAlias = NDArray[Any] | SparseVectors | MultiVectors
@@ -245,6 +248,32 @@ def describe_column(vector_space: Mapping[str, Any], name: str) -> dict[str, Any
     described = {"columns", *(key for column in columns.values() for key in column)} if columns else set()
     common = {key: value for key, value in vector_space.items() if key not in described}
     return common | columns.get(name, {})
+
+
+def read_ranges(vector_space: Mapping[str, Any], path: str) -> Ranges:
+    """The ranges of int8 and uint8 that an output records, for each of its columns of vectors; empty if it has none.
+
+    Args:
+        vector_space: The vector space metadata.
+        path: The output, for messages.
+
+    Raises:
+        InputError: They make no sense.
+    """
+    names = [head_column_name(i, head) for i, head in enumerate(vector_space.get("heads") or ["dense"])]
+    recorded = [describe_column(vector_space, name).get("ranges") for name in names]
+    try:
+        return tuple(parse_ranges(ranges) for ranges in recorded if ranges)
+    except ValueError as error:
+        raise meaningless_ranges_error(path, vector_space.get("precision"), error) from None
+
+
+def meaningless_ranges_error(path: str, precision: Any, problem: ValueError) -> InputError:
+    """The error for recorded ranges of int8 or uint8 that make no sense."""
+    return InputError(
+        f"{storage.format_location(path)}: the ranges of its {precision} vectors make no sense: {problem}",
+        "restore the output from a copy, or encode the rows again",
+    )
 
 
 def find_vector_column(schema: pa.Schema, path: str, wanted: str | None = None) -> str:

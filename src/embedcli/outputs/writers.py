@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedcli import storage
-from embedcli.core import quantization
 from embedcli.core.arrow_values import table_to_rows
 from embedcli.core.constants import VECTOR_COLUMN
 from embedcli.core.errors import OutputError, UsageError
@@ -37,12 +36,7 @@ from embedcli.outputs.vector_types import is_multi_vector_type, is_sparse_type
 if TYPE_CHECKING:
     from embedcli.core.types import EncodedChunk
 
-BITS_PER_BYTE = 8
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-VECTOR_COLUMN_PATH = "embedding.list.element"
-MULTI_VECTOR_COLUMN_PATH = "embedding.list.element.list.element"
-SPARSE_INDICES_PATH = "{}.indices.list.element"
-SPARSE_VALUES_PATH = "{}.values.list.element"
 SPACE_METADATA_KEY = "embedcli"
 JOB_METADATA_KEY = "embedcli.job"
 Metadata = dict[str, Any]
@@ -107,19 +101,8 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
     plain = (VECTOR_COLUMN, "text_hash")
     names = [field.name for field in schema if field.name not in plain and not pa.types.is_nested(field.type)]
     full = schema.with_metadata(encode_metadata(metadata))
-    codecs = dict.fromkeys(names, "ZSTD")
-    vector = schema.field(VECTOR_COLUMN).type if VECTOR_COLUMN in schema.names else None
-    sparse = [name for name in list_vector_columns(schema) if is_sparse_type(schema.field(name).type)]
-    for name in sparse:
-        codecs[SPARSE_INDICES_PATH.format(name)] = "ZSTD"
-        if schema.field(name).type.field("values").type.value_type.bit_width == BITS_PER_BYTE:
-            codecs[SPARSE_VALUES_PATH.format(name)] = "ZSTD"
-    if vector is not None and is_multi_vector_type(vector):
-        if vector.value_type.value_type.bit_width == BITS_PER_BYTE:
-            codecs[MULTI_VECTOR_COLUMN_PATH] = "ZSTD"
-    elif vector is not None and not sparse and vector.value_type.bit_width == BITS_PER_BYTE:
-        # Parquet stores 8-bit integers in 32 bits; zstd removes the padding at 1 GB/s.
-        codecs[VECTOR_COLUMN_PATH] = "ZSTD"
+    vectors = [schema.field(name) for name in list_vector_columns(schema)]
+    codecs = dict.fromkeys([*names, *(path for field in vectors for path in list_compressed_paths(field))], "ZSTD")
     with pq.ParquetWriter(
         target,
         full,
@@ -129,6 +112,23 @@ def open_parquet_writer(target: Any, schema: pa.Schema, metadata: Metadata) -> I
         write_page_checksum=True,
     ) as writer:
         yield writer
+
+
+def list_compressed_paths(field: pa.Field, path: str = "") -> list[str]:
+    """The leaves of a column of vectors that are stored with zstd: all integers, and no floats.
+
+    Parquet stores 8-bit integers in 32 bits; zstd removes the padding at 1 GB/s.
+
+    Args:
+        field: The column, or a part of it.
+        path: The path of its parent in the file.
+    """
+    path, kind = f"{path}.{field.name}".lstrip("."), field.type
+    if is_sparse_type(kind):
+        return [leaf for part in kind for leaf in list_compressed_paths(part, path)]
+    if pa.types.is_nested(kind):
+        return list_compressed_paths(kind.value_field, f"{path}.list")
+    return [path] if pa.types.is_integer(kind) else []
 
 
 def table_to_parquet(table: pa.Table, metadata: Metadata) -> pa.Buffer:
@@ -200,8 +200,9 @@ def write_npy(
     """Write `NAME.npy` [rows, width], memory-mappable, then `NAME.ids.parquet` with all else."""
     ids = ids_path(target)
     schema = pa.schema([field for field in layout.schema() if field.name != VECTOR_COLUMN])
-    descr = np.dtype(quantization.STORAGE_DTYPES[layout.precision]).str
-    header = {"descr": descr, "fortran_order": False, "shape": (rows, layout.stored_width)}
+    header = {
+        "descr": layout.first.dtype.str, "fortran_order": False, "shape": (rows, layout.first.stored_width),
+    }  # fmt: skip
     written = 0
     with storage.write_pair_atomically(target, ids) as files:
         vectors, others = map(digests.DigestWriter, files)

@@ -17,16 +17,18 @@ from embedcli.core import quantization
 from embedcli.core.encoder import BaseEncoder
 from embedcli.core.errors import ResumeError, UsageError
 from embedcli.core.job import Job
+from embedcli.core.quantization import are_equal_ranges
 from embedcli.core.types import Chunk, InputSplit
 from embedcli.outputs import target as output_target
+from embedcli.outputs.vector_columns import read_ranges
 from embedcli.pipeline import engine
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
 from embedcli.pipeline.preparation import EncodingSettings
 
 if TYPE_CHECKING:
+    from embedcli.core.quantization import Ranges
     from embedcli.core.row_vectors import RowVectors
-    from embedcli.core.types import Float32Array
 
 # sentence-transformers warns below 100 rows; the extremes of 2,000 leave about 1 value in 1,000 of a column outside.
 SAMPLE_ROWS = 2000
@@ -38,22 +40,21 @@ def needs_ranges(job: Job) -> bool:
     return job.precision in ("int8", "uint8")
 
 
-def read_output_ranges(path: str) -> Float32Array:
-    """Read the ranges recorded in a finished output: float32 [2, dim]. Raises UsageError if it has none."""
+def read_output_ranges(path: str) -> Ranges:
+    """Read the ranges recorded in a finished output, for each column.
+
+    Raises:
+        UsageError: It has none.
+        InputError: They make no sense.
+    """
     finished = output_target.read_finished_output(output_target.resolve_target(path, None))
-    ranges = finished.vector_space.get("ranges") if finished is not None else None
-    hint = "use a finished output of --precision int8 or uint8"
+    ranges = read_ranges(finished.vector_space, path) if finished is not None else ()
     if not ranges:
-        raise UsageError(f"{path} records no ranges", hint)
-    try:
-        return quantization.parse_ranges(ranges)
-    except ValueError as error:
-        raise UsageError(f"the ranges that {path} records make no sense: {error}", hint) from None
+        raise UsageError(f"{path} records no ranges", "use a finished output of --precision int8 or uint8")
+    return ranges
 
 
-def choose_known_ranges(
-    job: Job, staging_folder: str | None, updated_ranges: Float32Array | None = None
-) -> Float32Array | None:
+def choose_known_ranges(job: Job, staging_folder: str | None, updated_ranges: Ranges = ()) -> Ranges:
     """Choose the ranges of a job that needs no sample, and record them in the staging folder.
 
     They are those that an interrupted run recorded, else those of the output that --update replaces, else those that
@@ -62,30 +63,30 @@ def choose_known_ranges(
     Args:
         job: The job.
         staging_folder: Its staging folder; None if it has none.
-        updated_ranges: float32 [2, dim]; the ranges of the output that --update replaces.
+        updated_ranges: The ranges of the output that --update replaces.
 
     Returns:
-        float32 [2, dim], or None if the ranges must be computed from a sample.
+        Those of each column; empty if the ranges must be computed from a sample.
 
     Raises:
         ResumeError: Two of these differ. All part files of an output must have the ranges that it records.
     """
-    named = read_output_ranges(job.ranges_from) if job.ranges_from is not None else None
+    named = read_output_ranges(job.ranges_from) if job.ranges_from is not None else ()
     output = storage.format_location(job.output)
-    if updated_ranges is not None and named is not None and not np.array_equal(updated_ranges, named):
+    if updated_ranges and named and not are_equal_ranges(updated_ranges, named):
         raise ResumeError(
             f"{output} was stored with other ranges than those of {job.ranges_from}",
             "use --overwrite to encode all rows again, or leave out --ranges-from",
         )
-    requested = named if updated_ranges is None else updated_ranges
+    requested = updated_ranges or named
     staged = read_staged_ranges(staging_folder)
-    if staged is None:
-        if requested is not None:
+    if not staged:
+        if requested:
             write_staged_ranges(staging_folder, requested)
         return requested
-    if requested is not None and not np.array_equal(staged, requested):
+    if requested and not are_equal_ranges(staged, requested):
         parts = f"the parts in {storage.format_location(staging_folder or '')} were stored with other ranges than"
-        if updated_ranges is None:
+        if not updated_ranges:
             raise ResumeError(f"{parts} {job.ranges_from} has now", "use --overwrite to encode all rows again")
         raise ResumeError(
             f"{parts} {output} records",
@@ -94,32 +95,34 @@ def choose_known_ranges(
     return staged
 
 
-def read_staged_ranges(staging_folder: str | None) -> Float32Array | None:
-    """The ranges that `write_staged_ranges` recorded; None if there are none, or if the file is damaged."""
+def read_staged_ranges(staging_folder: str | None) -> Ranges:
+    """The ranges that `write_staged_ranges` recorded; empty if there are none, or if the file is damaged."""
     if staging_folder is None or not storage.exists(storage.join(staging_folder, RANGES_FILE)):
-        return None
+        return ()
     try:
         content = json.loads(storage.read_bytes(storage.join(staging_folder, RANGES_FILE)))
-        ranges = np.array(content["ranges"], np.float32)
-        return ranges if _hash_ranges(ranges) == content["digest"] else None
+        ranges = tuple(np.array(own, np.float32) for own in (content["ranges"], *content.get("further", [])))
+        return ranges if _hash_ranges(ranges) == content["digest"] else ()
     except (ValueError, KeyError, TypeError):
-        return None
+        return ()
 
 
-def write_staged_ranges(staging_folder: str | None, ranges: Float32Array) -> None:
+def write_staged_ranges(staging_folder: str | None, ranges: Ranges) -> None:
     """Record in a staging folder, if there is one, the ranges of all its part files."""
     if staging_folder is not None:
-        text = json.dumps({"ranges": ranges.tolist(), "digest": _hash_ranges(ranges)})
-        storage.write_bytes(storage.join(staging_folder, RANGES_FILE), text.encode())
+        first, *further = (own.tolist() for own in ranges)
+        content = {"ranges": first, **({"further": further} if further else {}), "digest": _hash_ranges(ranges)}
+        storage.write_bytes(storage.join(staging_folder, RANGES_FILE), json.dumps(content).encode())
 
 
-def _hash_ranges(ranges: Float32Array) -> str:
-    return blake2b(ranges.astype(np.float32).tobytes(), digest_size=16).hexdigest()
+def _hash_ranges(ranges: Ranges) -> str:
+    content = b"".join(own.astype(np.float32).tobytes() for own in ranges)
+    return blake2b(content, digest_size=16).hexdigest()
 
 
 def compute_ranges_from_sample(
     job: Job, chunks: Iterable[Chunk], encoder: BaseEncoder, settings: EncodingSettings, staging_folder: str | None
-) -> Float32Array:
+) -> Ranges:
     """Compute ranges from a sample of the input, and record them in the staging folder.
 
     The sample is the SAMPLE_ROWS distinct texts with the smallest hashes: spread over the input, and always the same.
@@ -132,7 +135,7 @@ def compute_ranges_from_sample(
         staging_folder: Its staging folder; None if it has none.
 
     Returns:
-        float32 [2, dim].
+        Those of each column of vectors.
 
     Raises:
         UsageError: The input is stdin, which can be read only once, or has no rows.

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from embedcli import checkpoint, encoders, readers, storage
 from embedcli.core.constants import DEFAULT_CHUNK_ROWS
 from embedcli.core.counts import format_count
@@ -17,8 +15,9 @@ from embedcli.core.errors import OutputError, TooManyRejectsError, TooManyRemove
 from embedcli.core.job import Job
 from embedcli.core.signals import exit_code_of_stop
 from embedcli.core.types import Chunk, EncodedChunk, InputPlan, InputSplit, RunObserver, RunResult
-from embedcli.outputs.schema import OutputLayout
+from embedcli.outputs.schema import OutputLayout, create_vector_fields
 from embedcli.outputs.target import FinishedOutput, OutputTarget, count_replaced_rows
+from embedcli.outputs.vector_columns import read_ranges
 from embedcli.pipeline import calibration, engine
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
@@ -31,7 +30,7 @@ from embedcli.runners.vector_space import apply_saved_truncation, build_layout, 
 
 if TYPE_CHECKING:
     from embedcli.checkpoint import Ledger
-    from embedcli.core.types import Float32Array
+    from embedcli.core.quantization import Ranges
     from embedcli.models.files import ModelFiles
     from embedcli.outputs import reuse
 
@@ -155,7 +154,7 @@ class RunContext:
 
     def resolve_ranges(
         self, encoder: BaseEncoder, staging_folder: str | None, finished: FinishedOutput | None = None
-    ) -> Float32Array | None:
+    ) -> Ranges:
         """Return the quantization ranges of int8 and uint8: those that are recorded, else those of a sample of rows.
 
         Args:
@@ -164,29 +163,23 @@ class RunContext:
             finished: The output that --update replaces.
 
         Returns:
-            float32 [2, dim]; None for other number formats.
+            Those of each column of vectors; empty for other number formats.
 
         Raises:
             ResumeError: The recorded ranges differ from those that the user asked for.
         """
         job = apply_saved_truncation(self.job, encoder)
         if not calibration.needs_ranges(job):
-            return None
-        recorded = finished.vector_space.get("ranges") if finished is not None else None
-        kept = np.array(recorded, np.float32) if recorded else None
+            return ()
+        kept = read_ranges(finished.vector_space, job.output) if finished is not None else ()
         known = calibration.choose_known_ranges(job, staging_folder, kept)
-        if known is None:
+        if not known:
             self.observer.on_phase(f"choosing the ranges of {job.precision} from a sample of the rows")
             chunks = readers.read_chunks(job, self.plan, self.plan.splits)
             settings = self.encoding_settings(encoder)
             return calibration.compute_ranges_from_sample(job, chunks, encoder, settings, staging_folder)
-        dim = encoders.stored_dim(job, encoder.dim)
-        width, needed = (1, "sparse ones share one") if encoder.kind == "sparse" else (dim, f"the vectors have {dim}")
-        if kept is None and known.shape[1] != width:
-            raise UsageError(
-                f"{job.ranges_from} has ranges for {format_count(known.shape[1], 'dimension')}, {needed}",
-                "name an output of the same model and --truncate-dim",
-            )
+        if not kept:
+            check_ranges_fit(job, known, encoder)
         return known
 
     def encoding_settings(self, encoder: BaseEncoder, store: reuse.ReuseStore | None = None) -> EncodingSettings:
@@ -304,6 +297,24 @@ class RunContext:
             return "run the same command again; a smaller --chunk-rows keeps rows sooner"
         # With --overwrite the finished chunks would be discarded.
         return f"run the same command {'without --overwrite' if self.job.overwrite else 'again'} to go on"
+
+
+def check_ranges_fit(job: Job, ranges: Ranges, encoder: BaseEncoder) -> None:
+    """Raise UsageError unless the ranges of --ranges-from are for the columns of vectors that a job writes."""
+    fields = create_vector_fields(encoders.stored_dims(job, encoder), job.precision)
+    if len(ranges) != len(fields):
+        raise UsageError(
+            f"{job.ranges_from} has ranges for {format_count(len(ranges), 'column')} of vectors, and this job writes "
+            f"{len(fields)}",
+            "name an output of the same model and --heads",
+        )
+    for column, own in zip(fields, ranges, strict=True):
+        if own.shape[1] != column.ranges_width:
+            needed = "sparse ones share one" if column.kind == "sparse" else f"the vectors have {column.dim}"
+            raise UsageError(
+                f"{job.ranges_from} has ranges for {format_count(own.shape[1], 'dimension')}, {needed}",
+                "name an output of the same model and --truncate-dim",
+            )
 
 
 def describe_lost_chunk(chunk_rows: int | None) -> str:

@@ -79,7 +79,7 @@ def find_missing_partitions(run: RunContext, ledger: checkpoint.Ledger) -> list[
 def stage_ranges(run: RunContext, ledger: checkpoint.Ledger) -> None:
     """Write the quantization ranges of int8 and uint8 to the staging folder, where every worker finds them."""
     staging_folder = ledger.target.staging_folder
-    if calibration.needs_ranges(run.job) and calibration.choose_known_ranges(run.job, staging_folder) is None:
+    if calibration.needs_ranges(run.job) and not calibration.choose_known_ranges(run.job, staging_folder):
         one_device = replace(run, job=replace(run.job, device=assign_devices(run.job)[0]))
         with closing(one_device.load_encoder()) as encoder:
             one_device.resolve_ranges(encoder, staging_folder)

@@ -40,12 +40,13 @@ def encode_locally(run: RunContext, ledger: checkpoint.Ledger, finished: Finishe
     splits = find_missing_splits(run, ledger, partitions) if partitions else list(run.plan.splits)
     if partitions and not splits:
         return publish_completed(run, ledger)
+    reused = find_reused_outputs(run, ledger, finished)
     with closing(run.load_encoder()) as encoder, tempfile.TemporaryDirectory(prefix="embedcli-") as folder:
         layout, vector_space = run.describe_output(encoder, target.staging_folder, finished if job.update else None)
         if partitions:
             write_vector_space(target.staging_folder, layout, vector_space)
         check_reused_canaries(vector_space, job.reuse)
-        store = open_reuse_store(run, ledger, layout, finished, folder)
+        store = open_reuse_store(reused, layout, folder, ledger.job.get("max_seq_length"))
         encode_missing_chunks(run, ledger, encoder, splits, layout, vector_space, store)
         run.record_usage(encoder)
         if run.control.reason is not None:
@@ -88,21 +89,28 @@ def make_partition_reader(run: RunContext, ledger: checkpoint.Ledger) -> Callabl
     return read_partition
 
 
-def open_reuse_store(
-    run: RunContext,
-    ledger: checkpoint.Ledger,
-    layout: OutputLayout,
-    finished: FinishedOutput | None,
-    folder: str,
-) -> reuse.ReuseStore | None:
-    """Open the vectors that --update and --reuse may take over; None without either."""
+def find_reused_outputs(
+    run: RunContext, ledger: checkpoint.Ledger, finished: FinishedOutput | None
+) -> list[reuse.ReusedOutput]:
+    """Find the outputs whose vectors --update and --reuse may take over, before the model is loaded."""
     job = run.job
     paths = [*([job.output] if job.update and finished is not None else []), *job.reuse]
     if not paths:
+        return []
+    from embedcli.outputs import reuse
+
+    return reuse.find_reusable_outputs(paths, ledger.job)
+
+
+def open_reuse_store(
+    found: list[reuse.ReusedOutput], layout: OutputLayout, folder: str, limit: int | None
+) -> reuse.ReuseStore | None:
+    """Open the vectors of finished outputs; None without any."""
+    if not found:
         return None
     from embedcli.outputs import reuse
 
-    return reuse.load_store(paths, ledger.job, layout, folder)
+    return reuse.load_store(found, layout, folder, limit)
 
 
 def encode_missing_chunks(

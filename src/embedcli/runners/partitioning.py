@@ -49,6 +49,8 @@ def warn_idle_workers(run: RunContext, own_partitions: list[Partition], all_part
     """Notify the user if there are fewer partitions than workers or shards."""
     if run.job.shard is not None and not own_partitions:
         who = "this shard"
+    elif run.job.shard is not None and len(all_partitions) < run.job.shard[1]:
+        who = "some shards"
     elif len(all_partitions) < (run.job.workers or 1):
         who = "some workers"
     else:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from embedcli import __version__, encoders, storage
@@ -21,10 +20,12 @@ from embedcli.models.files import ModelFiles
 from embedcli.models.vocabulary import fingerprint_vocabulary, load_vocabulary
 from embedcli.outputs import writers
 from embedcli.outputs.multi_vector_npy import PLACE_COLUMNS
-from embedcli.outputs.schema import OutputLayout, VectorField, head_column_name
+from embedcli.outputs.schema import OutputLayout, VectorField, create_vector_fields, head_column_name
+from embedcli.outputs.vector_columns import describe_column, read_ranges
 
 if TYPE_CHECKING:
-    from embedcli.core.types import Float32Array, VectorKind
+    from embedcli.core.quantization import Ranges
+    from embedcli.core.types import VectorKind
 
 VECTOR_SPACE_FILE = "_space.json"
 # These may differ between the runs and the workers of one job: the vectors are the same up to rounding. Canaries are
@@ -41,18 +42,18 @@ def apply_saved_truncation(job: Job, encoder: BaseEncoder) -> Job:
 
 
 def build_vector_space(
-    job: Job, encoder: BaseEncoder, ranges: Float32Array | None = None, files: ModelFiles | None = None
+    job: Job, encoder: BaseEncoder, ranges: Ranges = (), files: ModelFiles | None = None
 ) -> dict[str, Any]:
     """Return the vector space metadata of an output.
 
     Args:
         job: The job, with the truncation that applies.
         encoder: The job's encoder.
-        ranges: float32 [2, dim], the quantization ranges of int8 and uint8.
+        ranges: The quantization ranges of int8 and uint8, for each column of vectors.
         files: The files of the model, which have the vocabulary of a sparse one.
     """
     space = encoder.vector_space()
-    columns = describe_head_columns(job, encoder, files)
+    columns = describe_head_columns(job, encoder, ranges, files)
     if columns:
         # As without further columns, what is not in `columns` describes the vectors of `embedding`.
         space |= columns[VECTOR_COLUMN] | {"columns": columns, "heads": list(encoder.heads)}
@@ -64,19 +65,22 @@ def build_vector_space(
         **({} if encoder.kind == "dense" else {"kind": encoder.kind}),
         **({} if columns else describe_vocabulary(encoder.kind, encoder.dim, files)),
         **({} if columns else list_kind_settings(job, encoder.kind)),
-        **({} if ranges is None else {"ranges": ranges.tolist()}),
+        **({"ranges": ranges[0].tolist()} if ranges else {}),
         "overflow": job.overflow,
         "versions": {"embedcli": __version__, **space.get("versions", {})},
     }
 
 
-def describe_head_columns(job: Job, encoder: BaseEncoder, files: ModelFiles | None) -> dict[str, dict[str, Any]]:
+def describe_head_columns(
+    job: Job, encoder: BaseEncoder, ranges: Ranges, files: ModelFiles | None
+) -> dict[str, dict[str, Any]]:
     """What the metadata say of each column of vectors, by name, if the encoder has several heads; else nothing."""
     return {
         head_column_name(position, head): {
             **space,
             **describe_vocabulary(head, space.get("dim", encoder.dim), files),
             **list_kind_settings(job, head),
+            **({"ranges": ranges[position].tolist()} if ranges else {}),
         }
         for position, (head, space) in enumerate(encoder.heads.items())
     }
@@ -95,23 +99,17 @@ def list_kind_settings(job: Job, kind: VectorKind) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Float32Array | None = None) -> OutputLayout:
+def build_layout(job: Job, plan: InputPlan, encoder: BaseEncoder, ranges: Ranges = ()) -> OutputLayout:
     """Return the columns of an output; the arguments are those of `build_vector_space`.
 
     Raises:
         UsageError: A kept column has a name that the output needs itself.
     """
-    dim = encoders.stored_dim(job, encoder.dim)
     if encoder.kind == "multi_vector" and writers.resolve_output_format(job.output, job.to) == "npy":
         check_kept_names(plan.columns.kept_types)
-    others = [
-        VectorField(head_column_name(i, head), head, space["dim"])
-        for i, (head, space) in enumerate(encoder.heads.items())
-    ]
-    check_kept_columns_of_heads(plan.columns.kept_types, others)
-    return OutputLayout(
-        plan.columns, dim, job.precision, job.overflow == "split", ranges, encoder.kind, tuple(others[1:])
-    )
+    fields = create_vector_fields(encoders.stored_dims(job, encoder), job.precision, ranges)
+    check_kept_columns_of_heads(plan.columns.kept_types, fields)
+    return OutputLayout(plan.columns, fields, job.overflow == "split")
 
 
 def check_kept_columns_of_heads(names: Iterable[str], fields: Sequence[VectorField]) -> None:
@@ -167,23 +165,20 @@ def read_vector_space(staging_folder: str) -> tuple[OutputLayout, dict[str, Any]
             f"{storage.format_location(staging_folder)} has no completed partitions", "run encode with --shard first"
         ) from None
     schema = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(note["schema"])))
-    return layout_from_schema(schema, note["space"]), note["space"]
+    return layout_from_schema(schema, note["space"], staging_folder), note["space"]
 
 
-def layout_from_schema(schema: pa.Schema, vector_space: dict[str, Any]) -> OutputLayout:
-    """Restore the layout of an output from its Arrow schema and its vector space."""
+def layout_from_schema(schema: pa.Schema, vector_space: dict[str, Any], path: str) -> OutputLayout:
+    """Restore the layout of an output from its Arrow schema and its vector space; `path` is for messages."""
     no_columns = InputColumns(None, None, None, pa.int64(), {})
-    has_windows = "window" in schema.names
-    kind = vector_space.get("kind", "dense")
-    columns = vector_space.get("columns") or {}
-    names = [name for name in schema.names if name in columns and name != VECTOR_COLUMN]
-    others = tuple(VectorField(name, columns[name].get("kind", "dense"), columns[name]["dim"]) for name in names)
-    base = OutputLayout(
-        no_columns, vector_space["dim"], vector_space["precision"], has_windows, kind=kind, other_heads=others
-    )
+    names = vector_space.get("columns") or {VECTOR_COLUMN}
+    described = [describe_column(vector_space, name) for name in schema.names if name in names]
+    dims = {space.get("kind", "dense"): space["dim"] for space in described}
+    ranges = read_ranges(vector_space, path)
+    fields = create_vector_fields(dims, vector_space["precision"], ranges)
+    base = OutputLayout(no_columns, fields, "window" in schema.names)
     id_name = schema.names[0]
     own_names = {*base.schema().names[1:], id_name}
     kept_types = {field.name: field.type for field in schema if field.name not in own_names}
     columns = InputColumns(None, None, None if id_name == "row" else "id", schema.field(0).type, kept_types)
-    ranges = np.array(vector_space["ranges"], np.float32) if vector_space.get("ranges") else None
-    return replace(base, input_columns=columns, ranges=ranges)
+    return replace(base, input_columns=columns)

@@ -10,7 +10,7 @@ import numpy as np
 
 from embedcli.core.encoder import NOT_FINITE_REASON
 from embedcli.core.errors import ModelError
-from embedcli.core.head_vectors import HeadVectors
+from embedcli.core.head_vectors import HeadVectors, join_heads
 from embedcli.core.job import Job
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import concat_ranges, offsets_of
@@ -98,8 +98,7 @@ class HeadsTorchEncoder(TorchEncoder):
 
     def collect(self, output: Any) -> EncodedVectors:
         """Wait for a batch: SparseVectors or MultiVectors of its rows, or HeadVectors if there are several heads."""
-        parts = {head: self._collect_head(head, pending) for head, pending in output.items()}
-        return HeadVectors(parts) if self.heads else parts[self.kind]
+        return join_heads({head: self._collect_head(head, pending) for head, pending in output.items()})
 
     def has_verified_vectors(self, output: Any) -> bool:
         """Whether the device has checked all vectors of a collected batch, and every row has them."""
