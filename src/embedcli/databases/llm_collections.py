@@ -24,6 +24,7 @@ from embedcli import storage
 from embedcli.analysis.similarities import normalize, score_rows
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.databases.columns import to_json_text, view_rows
 from embedcli.databases.locks import lock_table
 from embedcli.databases.payloads import (
     dense_column,
@@ -46,6 +47,8 @@ CONTENT_COLUMN = "text"
 RECORDS_TABLE = "embedcli_collections"
 LOCK_ENDING = "-embedcli-lock-"
 BUSY_TIMEOUT_SECONDS = 10
+# Pages of a transaction in memory: fewer are read and written again.
+CACHE_KIBIBYTES = 32 << 10
 READ_ROWS = 20_000
 # Keys per query: SQLite allows 32,766 parameters.
 KEYS_PER_QUERY = 10_000
@@ -77,6 +80,8 @@ class LLMTarget(DatabaseTarget):
     title: ClassVar[str] = "llm"
     extra: ClassVar[str] = ""
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float32"}
+    # Each batch is a transaction, which waits for the disk.
+    batch_bytes: ClassVar[int] = 32 << 20
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
         self._path = address.location
@@ -89,6 +94,7 @@ class LLMTarget(DatabaseTarget):
             self._db = sqlite3.connect(
                 uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
+            self._query(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         self._release: Callable[[], None] = lambda: None
         try:
             with self._translate_errors():
@@ -193,9 +199,9 @@ class LLMTarget(DatabaseTarget):
             self._db.executemany(
                 f"INSERT OR REPLACE INTO embeddings {columns} VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (number[0][0], key, vector.tobytes(), content, hash_content(content), json.dumps(payload), now)
+                    (number[0][0], key, vector, content, hash_content(content), to_json_text(payload), now)
                     for key, vector, content, payload in zip(
-                        make_keys(rows, layout), vectors, contents, payloads, strict=True
+                        make_keys(rows, layout), view_rows(vectors), contents, payloads, strict=True
                     )
                 ),
             )

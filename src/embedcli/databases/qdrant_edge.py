@@ -23,6 +23,7 @@ from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.databases.columns import view_rows
 from embedcli.databases.payloads import (
     dense_rows,
     make_payloads,
@@ -56,6 +57,8 @@ class QdrantEdgeTarget(DatabaseTarget):
     extra: ClassVar[str] = "qdrant-edge"
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
     kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse", "multi_vector"})
+    # Each batch is flushed, which waits for the disk.
+    batch_bytes: ClassVar[int] = 32 << 20
     has_index: ClassVar[bool] = True
     # Its log and its storage are mapped files of 32 MB, whose pages take space when they are written.
     spare_disk_bytes: ClassVar[int] = 64 << 20
@@ -218,7 +221,8 @@ class QdrantEdgeTarget(DatabaseTarget):
     def _encode_vectors(self, vectors: Any, layout: TableLayout) -> Any:
         if layout.kind == "sparse":
             return [{VECTOR_COLUMN: self._client.SparseVector(*row)} for row in sparse_rows(vectors)]
-        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else dense_rows(vectors)
+        # The engine reads a view in half the time of an array or a list.
+        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else view_rows(dense_rows(vectors))
 
     def _update(self, table: str, operation: Any) -> None:
         shard = self._open(table)
