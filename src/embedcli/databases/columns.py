@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime, time
 from hashlib import blake2b
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from embedcli.outputs.dataset import VectorDataset
 
 ROW_NUMBER_COLUMN = "row"
+# Bytes of a row in a column that are hashed where they are.
+WIDE_BYTES = 256
 VECTOR_TYPES: dict[str, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16(), "ubinary": pa.uint8()}
 
 
@@ -263,11 +267,16 @@ def digest_rows(table: pa.Table, text_hashes: pa.Array | None) -> list[bytes]:
             fixed.append(lengths.view(np.uint8).reshape(len(values), -1))
             varying.append([value or b"" for value in values])
     # The lengths come first, so that no two different rows have the same bytes.
-    heads = view_rows(np.concatenate(fixed, axis=1))
-    if not varying:
-        return [blake2b(head, digest_size=DIGEST_BYTES).digest() for head in heads]
-    rows = zip(heads, *varying, strict=True)
+    rows = zip(*map(view_rows, join_narrow(fixed)), *varying, strict=True)
     return [blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest() for parts in rows]
+
+
+def join_narrow(columns: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Join neighbours among bytes of columns, uint8 [n, width], but for wide ones: these would be copied in vain."""
+    joined = []
+    for is_narrow, group in groupby(columns, lambda column: column.shape[1] < WIDE_BYTES):
+        joined += [np.concatenate(list(group), axis=1)] if is_narrow else group
+    return joined
 
 
 def view_rows(numbers: NDArray[Any]) -> list[memoryview]:

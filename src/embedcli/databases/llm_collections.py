@@ -24,17 +24,17 @@ from embedcli import storage
 from embedcli.analysis.similarities import normalize, score_rows
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import OutputError, UsageError, first_line
-from embedcli.databases.columns import to_json_text, view_rows
+from embedcli.databases.columns import to_json_text
 from embedcli.databases.locks import lock_table
 from embedcli.databases.payloads import (
     dense_column,
-    dense_rows,
     is_kept_text,
     join_vectors,
     make_keys,
     make_payloads,
     payloads_to_table,
     stored_payload_type,
+    view_dense_rows,
 )
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError
 
@@ -188,8 +188,7 @@ class LLMTarget(DatabaseTarget):
         payloads = make_payloads(rows, layout)
         has_content = is_kept_text(layout, CONTENT_COLUMN)
         contents = [payload.pop(CONTENT_COLUMN, None) if has_content else None for payload in payloads]
-        vectors = dense_rows(rows.column(VECTOR_COLUMN)).astype("<f4", copy=False)
-        now = int(time.time())
+        vectors, now = view_dense_rows(rows.column(VECTOR_COLUMN)), int(time.time())
         columns = "(collection_id, id, embedding, content, content_hash, metadata, updated)"
         with self._transaction():
             number = self._query("SELECT id FROM collections WHERE name = ?", table)
@@ -201,7 +200,7 @@ class LLMTarget(DatabaseTarget):
                 (
                     (number[0][0], key, vector, content, hash_content(content), to_json_text(payload), now)
                     for key, vector, content, payload in zip(
-                        make_keys(rows, layout), view_rows(vectors), contents, payloads, strict=True
+                        make_keys(rows, layout), vectors, contents, payloads, strict=True
                     )
                 ),
             )

@@ -17,7 +17,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import OutputError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
-from embedcli.databases.columns import combine_chunks, to_fast_list_type, to_json_text
+from embedcli.databases.columns import combine_chunks, to_fast_list_type, to_json_text, view_rows
 from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, SWAP_HINT, VECTOR_COLUMN
 from embedcli.outputs.schema import multi_to_arrow
 
@@ -160,6 +160,11 @@ def dense_rows(vectors: Any) -> Float32Array:
     array = combine_chunks(vectors)
     numbers = array.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(numbers, np.float32).reshape(len(array), array.type.list_size)
+
+
+def view_dense_rows(vectors: Any) -> list[memoryview]:
+    """Return the vectors of a fixed-size list column one by one, as float32 numbers that are not copied."""
+    return [row for chunk in vectors.chunks for row in view_rows(dense_rows(chunk))]
 
 
 def multi_vector_rows(vectors: Any) -> list[list[list[float]]]:

@@ -23,9 +23,7 @@ from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
-from embedcli.databases.columns import view_rows
 from embedcli.databases.payloads import (
-    dense_rows,
     make_payloads,
     make_uuids,
     multi_vector_rows,
@@ -34,6 +32,7 @@ from embedcli.databases.payloads import (
     select_payload,
     sparse_rows,
     stored_payload_type,
+    view_dense_rows,
 )
 from embedcli.databases.target import SWAP_SUFFIX, VECTOR_COLUMN, DatabaseTarget, TableLayout, import_client
 
@@ -222,7 +221,7 @@ class QdrantEdgeTarget(DatabaseTarget):
         if layout.kind == "sparse":
             return [{VECTOR_COLUMN: self._client.SparseVector(*row)} for row in sparse_rows(vectors)]
         # The engine reads a view in half the time of an array or a list.
-        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else view_rows(dense_rows(vectors))
+        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else view_dense_rows(vectors)
 
     def _update(self, table: str, operation: Any) -> None:
         shard = self._open(table)

@@ -183,7 +183,7 @@ class SQLiteTarget(DatabaseTarget):
     def _write_rows(self, table: str, layout: TableLayout, rows: pa.Table, *, replaces: bool) -> None:
         names = [field.name for field in layout.plain_columns]
         columns = [to_fast_list_type(combine_chunks(rows.column(name))).to_pylist() for name in names]
-        vectors = vector_blobs(combine_chunks(rows.column(VECTOR_COLUMN)))
+        vectors = [blob for chunk in rows.column(VECTOR_COLUMN).chunks for blob in vector_blobs(chunk)]
         marks = ", ".join(["?"] * (len(names) + 1))
         value = self._vector_parameter(layout, "?")
         with self._translate_errors(), self._db:
