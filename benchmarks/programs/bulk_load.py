@@ -114,7 +114,7 @@ def load_chroma(path: str, address: str, table: str) -> None:
 
     if "://" in address:
         host, port = urlsplit(address).hostname, urlsplit(address).port
-        client = chromadb.HttpClient(host=str(host), port=port or 8000)
+        client: Any = chromadb.HttpClient(host=str(host), port=port or 8000)
     else:
         client = chromadb.PersistentClient(address.removeprefix("chroma:"))
     collection = client.create_collection(table, embedding_function=None, configuration={"hnsw": {"space": "ip"}})

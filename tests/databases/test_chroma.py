@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,9 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
 def test_a_folder_has_one_writer(tmp_path: Path, database: ChromaBackend) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(6, 8), ids=IDS)
     with connect(parse_target(database.address, "docs")):
-        assert "another embedcli is writing" in load(output, database).stderr
+        done = load(output, database)
+        assert f"another load is running (process {os.getpid()})" in done.stderr
+        assert "choose another output" not in done.stderr
     assert load(output, database).exit_code == 0
 
 

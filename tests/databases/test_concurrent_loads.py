@@ -64,9 +64,13 @@ def test_a_second_load_is_refused_or_noticed(tmp_path: Path, backend: Backend, o
     second = make_output(tmp_path / "second.parquet", unit_vectors(COUNT, DIM, seed=2), ids=names(COUNT))
     with held_load(first, backend, *option) as process:
         done = load(second, backend, *option)
+        read = check(first, backend)
         _, said = process.communicate("go on\n")
     if backend.refusal:
-        assert (done.code, backend.refusal in done.err) == (1, True), done.err
+        assert (done.code, f"{backend.refusal}{process.pid})" in done.err) == (1, True), done.err
+        assert "hint: run the same command again when it has finished" in done.err
+        # Some engines keep readers away as well.
+        assert not read.err or f": a load is running (process {process.pid})" in read.err, read.err
         assert process.returncode == 0, said
         assert check(first, backend).code == 0
     else:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.databases.locks import lock_database
 from embedcli.databases.payloads import (
     dense_column,
     dense_rows,
@@ -86,7 +87,7 @@ class ChromaTarget(DatabaseTarget):
             )
         if not read_only:
             storage.make_folder(folder)
-            self._release = storage.acquire_lock(os.path.join(folder, LOCK_NAME), folder)
+            self._release = lock_database(os.path.join(folder, LOCK_NAME), storage.format_location(folder))
         with self._translate_errors():
             self._db = self._client.PersistentClient(folder, settings=settings)
 

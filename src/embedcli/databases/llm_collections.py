@@ -25,7 +25,7 @@ from embedcli.analysis.similarities import normalize, score_rows
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.columns import to_json_text
-from embedcli.databases.locks import lock_table
+from embedcli.databases.locks import LOCK_ENDING, lock_table
 from embedcli.databases.payloads import (
     dense_column,
     is_kept_text,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 CONTENT_COLUMN = "text"
 RECORDS_TABLE = "embedcli_collections"
-LOCK_ENDING = "-embedcli-lock-"
 BUSY_TIMEOUT_SECONDS = 10
 # Pages of a transaction in memory: fewer are read and written again.
 CACHE_KIBIBYTES = 32 << 10
@@ -100,7 +99,9 @@ class LLMTarget(DatabaseTarget):
             with self._translate_errors():
                 self._check_tables()
             if not read_only:
-                self._release = lock_table(f"{self._path}{LOCK_ENDING}", address.table)
+                self._release = lock_table(
+                    f"{self._path}{LOCK_ENDING}-", address.table, storage.format_location(self._path)
+                )
         except BaseException:
             self._db.close()
             raise

@@ -18,7 +18,7 @@ import pyarrow as pa
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.databases.columns import combine_chunks, to_fast_list_type, view_rows
-from embedcli.databases.locks import lock_table
+from embedcli.databases.locks import LOCK_ENDING, lock_table
 from embedcli.databases.target import (
     VECTOR_COLUMN,
     DatabaseTarget,
@@ -38,7 +38,6 @@ VECTORS_SUFFIX = "_vectors"
 # sqlite-vec adds tables of its own to each of its tables; those of such names are in its way.
 VECTORS_SUFFIXES = (VECTORS_SUFFIX, *(f"{VECTORS_SUFFIX}_{name}" for name in ("info", "chunks", "rowids")))
 RECORDS_TABLE = "embedcli_tables"
-LOCK_ENDING = "-embedcli-lock-"
 BUSY_TIMEOUT_MS = 10_000
 # Pages of a transaction in memory: sqlite-vec changes the same pages for each of 1,024 vectors.
 CACHE_KIBIBYTES = 32 << 10
@@ -84,7 +83,9 @@ class SQLiteTarget(DatabaseTarget):
         self._release: Callable[[], None] = lambda: None
         if not read_only:
             try:
-                self._release = lock_table(f"{self._path}{LOCK_ENDING}", address.table)
+                self._release = lock_table(
+                    f"{self._path}{LOCK_ENDING}-", address.table, storage.format_location(self._path)
+                )
             except BaseException:
                 self._db.close()
                 raise
