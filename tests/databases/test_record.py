@@ -14,7 +14,11 @@ PROMPT = "Represent this sentence for searching relevant passages, please, as it
     ("there", "here", "expected"),
     [
         ("", PROMPT, f"prompt is '' there, '{PROMPT[:MAX_VALUE_CHARACTERS]}...' in the output"),
-        (PROMPT, PROMPT + "now", "prompt is '...s it was given: ' there, '...s it was given: now' in the output"),
+        (
+            PROMPT,
+            PROMPT + "now",
+            "prompt is '...e, as it was given: ' there, '...e, as it was given: now' in the output",
+        ),
         ("short", "shorter", "prompt is 'short' there, 'shorter' in the output"),
         (None, "x", "prompt is None there, 'x' in the output"),
         ([0.25] * 40, 3, f"prompt is {'[' + '0.25, ' * 9 + '0.25,'}... there, 3 in the output"),

@@ -45,6 +45,8 @@ RECORD_KEY = "embedcli"
 # The kept column that becomes the document of a row, where most programs look for its text.
 DOCUMENT_COLUMN = "text"
 READ_ROWS = 20_000
+# Rows that are written by a request, during which a signal waits: 2 ms each on a busy machine.
+REQUEST_ROWS = 250
 INDEX = "hnsw, which Chroma keeps by itself"
 
 
@@ -173,7 +175,7 @@ class ChromaTarget(DatabaseTarget):
 
     def _write_rows(self, table: str, layout: TableLayout, rows: pa.Table) -> None:
         with self._translate_errors():
-            collection, step = self._get(table), self._db.get_max_batch_size()
+            collection, step = self._get(table), min(REQUEST_ROWS, self._db.get_max_batch_size())
             for start in range(0, rows.num_rows, step):
                 part = rows.slice(start, step)
                 documents = part.column(DOCUMENT_COLUMN).to_pylist() if is_kept_text(layout, DOCUMENT_COLUMN) else None

@@ -231,7 +231,7 @@ class LanceDBTarget(DatabaseTarget):
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            reason = SOURCE_LOCATION.sub("", first_line(error))
+            reason = first_line(Exception(SOURCE_LOCATION.sub("", str(error))))
             raise OutputError(
                 f"{storage.format_location(self._path)}: {reason}", "check the folder and the disk"
             ) from error
