@@ -89,10 +89,12 @@ def load_sqlite(path: str, address: str, table: str) -> None:
 
 
 def load_llm(path: str, address: str, table: str) -> None:
-    """One transaction into a collection in the tables of llm."""
+    """One transaction into a collection in the tables of llm, in a file of its own."""
     import sqlite3
 
-    connection = sqlite3.connect(address.removeprefix("llm:"), isolation_level=None)
+    file = Path(address.removeprefix("llm:") + ".by-hand")
+    file.unlink(missing_ok=True)
+    connection = sqlite3.connect(file, isolation_level=None)
     connection.execute("BEGIN")
     connection.execute("CREATE TABLE IF NOT EXISTS collections (id INTEGER PRIMARY KEY, name TEXT, model TEXT)")
     connection.execute(
@@ -145,10 +147,13 @@ def load_milvus(path: str, address: str, table: str) -> None:
 
 def load_qdrant_edge(path: str, address: str, table: str) -> None:
     """One shard with numbers as ids, flushed once."""
+    import shutil
+
     import qdrant_edge
 
     dim = pq.read_schema(path).field("embedding").type.list_size
     folder = Path(address.removeprefix("qdrant-edge:")) / table
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     parameters = qdrant_edge.EdgeVectorParams(dim, qdrant_edge.Distance.Dot)
     shard = qdrant_edge.EdgeShard.create(str(folder), qdrant_edge.EdgeConfig(vectors=parameters))

@@ -67,6 +67,8 @@ class MilvusTarget(DatabaseTarget):
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float32"}
     kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
     has_index: ClassVar[bool] = True
+    # Milvus Lite writes the index of a segment while its log and its rows are still there.
+    spare_disk_bytes: ClassVar[int] = 64 << 20
     # The dynamic fields of a row are at most 65,536 bytes of JSON on a server.
     largest_payload_bytes: ClassVar[int | None] = 60_000
     reserved_columns: ClassVar[frozenset[str]] = frozenset({KEY_FIELD, "$meta"})
