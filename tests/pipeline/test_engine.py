@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from embedcli.core.errors import InputError, ModelError
 from embedcli.core.quantization import find_unusable, truncate_and_normalize
-from embedcli.core.types import Chunk, ReusedVectors
+from embedcli.core.types import Chunk, EncodedChunk, ReusedVectors
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.engine import encode_chunks
 from embedcli.pipeline.metrics import MetricsCollector
@@ -132,6 +132,26 @@ def test_a_failing_stage_ends_the_run_with_its_own_error_and_no_thread(method: s
     with pytest.raises(ZeroDivisionError, match=f"{method} failed"):
         run(chunks, FailingEncoder(method, at=3))
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("fails_in", ["read", "tokenize"])
+@pytest.mark.parametrize("max_in_flight", [1, 4])
+def test_chunks_before_a_failing_one_are_finished(fails_in: str, max_in_flight: int) -> None:
+    """Always, not only if their batches were collected before the error arrived."""
+
+    def read() -> Iterator[Chunk]:
+        for i in range(3):
+            yield chunk(["a", f"b n{i}"], seq=i)
+        if fails_in == "read":
+            raise InputError("the third chunk is damaged", "repair it")
+        yield chunk(["a b c d e"], seq=3)
+
+    encoder = FakeEncoder(limit=3, max_in_flight=max_in_flight)
+    overflow = EncodingSettings(overflow="error")
+    finished: list[EncodedChunk] = []
+    with pytest.raises(InputError):
+        finished.extend(encode_chunks(read(), encoder, overflow, MetricsCollector(), RunControl()))
+    assert [encoded.chunk.index_in_split for encoded in finished] == [0, 1, 2]
 
 
 def test_few_chunks_are_in_flight() -> None:

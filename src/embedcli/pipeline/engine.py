@@ -18,7 +18,7 @@ from embedcli.core.types import Chunk, EncodedChunk
 from embedcli.pipeline.assembly import assemble_chunk
 from embedcli.pipeline.control import RunControl
 from embedcli.pipeline.metrics import MetricsCollector
-from embedcli.pipeline.prefetch import IdleSignal, prefetch, prefetch_with_idle
+from embedcli.pipeline.prefetch import IDLE_SIGNAL, IdleSignal, prefetch, prefetch_with_idle
 from embedcli.pipeline.preparation import (
     ChunkInProgress,
     EncodingSettings,
@@ -113,7 +113,7 @@ class BatchScheduler:
         started = time.perf_counter()
         for portion in self._receive(portions):
             if isinstance(portion, IdleSignal):
-                # No input comes: finished rows must not wait for more.
+                # No input comes, or it failed: finished rows must not wait for more, nor be lost.
                 yield from self._collect_all()
                 continue
             if portion.first_text == 0:
@@ -132,10 +132,15 @@ class BatchScheduler:
         self.metrics.forward_seconds = time.perf_counter() - started
 
     def _receive(self, portions: Iterator[TokenizedPortion | IdleSignal]) -> Iterator[TokenizedPortion | IdleSignal]:
-        """Count as idle time how long the device waits for the next portion."""
+        """Count as idle time how long the device waits for the next portion; signal before an error passes."""
         while True:
             started = time.perf_counter()
-            portion = next(portions, None)
+            try:
+                portion = next(portions, None)
+            except Exception:
+                # The chunks before the failing row are finished, whatever the speed of reading and computing.
+                yield IDLE_SIGNAL
+                raise
             if not self.in_flight:
                 self.metrics.idle_seconds += time.perf_counter() - started
             if portion is None:
