@@ -38,7 +38,7 @@ def test_a_file_that_is_open_elsewhere_is_named(tmp_path: Path, database: Backen
         for done in (load(output, database), check(output, database)):
             assert done.code == 1
             assert f"error: {path}: another program has opened it, and only one at a time can\n" in done.err
-            assert "hint: close that program, or run the same command again when it has finished" in done.err
+            assert "hint: run the same command again when that program has closed it" in done.err
             assert "IO Error" not in done.err
         process.communicate("")
     assert load(output, database).code == 0

@@ -31,8 +31,14 @@ def lock_table(stem: str, table: str, place: str) -> Callable[[], None]:
         OutputLocked: Another load into the table is running.
     """
     name = table.removesuffix(SWAP_SUFFIX).lower()
-    hint = f"{AGAIN_HINT}, or use another --table"
-    return _acquire(f"{stem}{name}", f"{place}: another load into the table {name} is running", hint)
+    path = f"{stem}{name}"
+    try:
+        return _acquire(path)
+    except OutputLocked:
+        hint = f"run the same command again when it has finished, or use another --table{_describe_lease(path)}"
+        raise OutputLocked(
+            f"{place}: another load into the table {name} is running{_describe_process(path)}", hint
+        ) from None
 
 
 def lock_database(path: str, place: str) -> Callable[[], None]:
@@ -42,17 +48,14 @@ def lock_database(path: str, place: str) -> Callable[[], None]:
         path: The lock file.
         place: The database, for the message.
     """
-    return _acquire(path, f"{place}: another load is running", AGAIN_HINT)
-
-
-def _acquire(path: str, problem: str, hint: str) -> Callable[[], None]:
     try:
-        unlock = storage.acquire_lock(path, path)
+        return _acquire(path)
     except OutputLocked:
-        is_remote = not storage.is_local(path)
-        raise OutputLocked(
-            f"{problem}{_describe_process(path)}", f"{hint}{storage.LEASE_NOTE if is_remote else ''}"
-        ) from None
+        raise OutputLocked(f"{place}: another load is running{_describe_process(path)}", AGAIN_HINT) from None
+
+
+def _acquire(path: str) -> Callable[[], None]:
+    unlock = storage.acquire_lock(path, path)
     if storage.is_local(path):
         with open(path, "w", encoding="ascii") as file:
             file.write(str(os.getpid()))
@@ -64,6 +67,10 @@ def _acquire(path: str, problem: str, hint: str) -> Callable[[], None]:
         unlock()
 
     return release
+
+
+def _describe_lease(path: str) -> str:
+    return "" if storage.is_local(path) else storage.LEASE_NOTE
 
 
 def _describe_process(path: str) -> str:
@@ -86,7 +93,7 @@ def in_use_error(place: str, path: str | None) -> OutputLocked:
         return OutputLocked(f"{place}: a load is running{_describe_process(path)}", AGAIN_HINT)
     return OutputLocked(
         f"{place}: another program has opened it, and only one at a time can",
-        "close that program, or run the same command again when it has finished",
+        "run the same command again when that program has closed it",
     )
 
 

@@ -113,7 +113,7 @@ class MilvusTarget(DatabaseTarget):
                 if not self._file:
                     raise
                 raise OutputError(
-                    f"{place}: Milvus Lite cannot open it", "check its folder, its permissions and the disk"
+                    f"{place}: cannot be opened by Milvus Lite", "check its folder, its permissions and the disk"
                 ) from None
 
     def _check_file(self, read_only: bool) -> None:
