@@ -10,7 +10,9 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +21,8 @@ import pyarrow.parquet as pq
 BATCH_ROWS = 5_000
 
 
-def batches(path: str) -> Iterator[pa.RecordBatch]:
-    yield from pq.ParquetFile(path).iter_batches(BATCH_ROWS, columns=["id", "embedding"])
+def batches(path: str, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    yield from pq.ParquetFile(path).iter_batches(rows, columns=["id", "embedding"])
 
 
 def vectors_of(batch: pa.RecordBatch) -> Any:
@@ -86,6 +88,100 @@ def load_sqlite(path: str, address: str, table: str) -> None:
             connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
 
 
+def load_llm(path: str, address: str, table: str) -> None:
+    """One transaction into a collection in the tables of llm, in a file of its own."""
+    import sqlite3
+
+    file = Path(address.removeprefix("llm:") + ".by-hand")
+    file.unlink(missing_ok=True)
+    connection = sqlite3.connect(file, isolation_level=None)
+    connection.execute("BEGIN")
+    connection.execute("CREATE TABLE IF NOT EXISTS collections (id INTEGER PRIMARY KEY, name TEXT, model TEXT)")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS embeddings (collection_id INTEGER, id TEXT, embedding BLOB, content TEXT, "
+        "content_blob BLOB, content_hash BLOB, metadata TEXT, updated INTEGER, PRIMARY KEY (collection_id, id))"
+    )
+    connection.execute("CREATE INDEX IF NOT EXISTS idx_embeddings_content_hash ON embeddings (content_hash)")
+    number = connection.execute("INSERT INTO collections (name, model) VALUES (?, 'none')", [table]).lastrowid
+    for batch in batches(path):
+        rows = zip(batch.column(0).to_pylist(), (row.tobytes() for row in vectors_of(batch)), strict=True)
+        statement = f"INSERT INTO embeddings (collection_id, id, embedding) VALUES ({number}, ?, ?)"
+        connection.executemany(statement, rows)
+    connection.execute("COMMIT")
+
+
+def load_chroma(path: str, address: str, table: str) -> None:
+    """The largest batches that the client takes, as one array each."""
+    import chromadb
+
+    if "://" in address:
+        host, port = urlsplit(address).hostname, urlsplit(address).port
+        client: Any = chromadb.HttpClient(host=str(host), port=port or 8000)
+    else:
+        client = chromadb.PersistentClient(address.removeprefix("chroma:"))
+    collection = client.create_collection(table, embedding_function=None, configuration={"hnsw": {"space": "ip"}})
+    for batch in batches(path, client.get_max_batch_size()):
+        collection.add(ids=batch.column(0).to_pylist(), embeddings=vectors_of(batch))
+    client.close()
+
+
+def load_milvus(path: str, address: str, table: str) -> None:
+    """Inserts of whole rows, as large as a message may be."""
+    from pymilvus import DataType, MilvusClient
+
+    dim = pq.read_schema(path).field("embedding").type.list_size
+    url = address.replace("milvus", "http", 1) if "://" in address else address.removeprefix("milvus:")
+    client = MilvusClient(url)
+    schema = MilvusClient.create_schema(auto_id=False)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=dim)
+    index = MilvusClient.prepare_index_params()
+    index.add_index("embedding", index_type="AUTOINDEX", metric_type="COSINE")
+    client.create_collection(table, schema=schema, index_params=index)
+    for batch in batches(path):
+        rows = zip(batch.column(0).to_pylist(), vectors_of(batch), strict=True)
+        client.insert(table, [{"id": id, "embedding": vector} for id, vector in rows])
+    client.flush(table)
+    client.close()
+
+
+def load_qdrant_edge(path: str, address: str, table: str) -> None:
+    """One shard with numbers as ids, flushed once."""
+    import shutil
+
+    import qdrant_edge
+
+    dim = pq.read_schema(path).field("embedding").type.list_size
+    folder = Path(address.removeprefix("qdrant-edge:")) / table
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    parameters = qdrant_edge.EdgeVectorParams(dim, qdrant_edge.Distance.Dot)
+    shard = qdrant_edge.EdgeShard.create(str(folder), qdrant_edge.EdgeConfig(vectors=parameters))
+    number = 0
+    for batch in batches(path):
+        points = [
+            qdrant_edge.Point(number + row, vector, {"id": id})
+            for row, (id, vector) in enumerate(zip(batch.column(0).to_pylist(), vectors_of(batch), strict=True))
+        ]
+        number += len(points)
+        shard.update(qdrant_edge.UpdateOperation.upsert_points(points))
+    shard.flush()
+    shard.close()
+
+
+def load_redis(path: str, address: str, table: str) -> None:
+    """Pipelines without transactions."""
+    import redis
+
+    parts = urlsplit(address)
+    client: Any = redis.Redis(host=str(parts.hostname), port=parts.port or 6379)
+    for batch in batches(path, 1_000):
+        pipeline = client.pipeline(transaction=False)
+        for id, vector in zip(batch.column(0).to_pylist(), vectors_of(batch), strict=True):
+            pipeline.execute_command("VADD", table, "FP32", vector.tobytes(), id, "NOQUANT")
+        pipeline.execute()
+
+
 if __name__ == "__main__":
     file, address, table = sys.argv[1:]
-    globals()[f"load_{address.partition(':')[0]}"](file, address, table)
+    globals()[f"load_{address.partition(':')[0].replace('-', '_')}"](file, address, table)

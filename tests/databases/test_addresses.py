@@ -31,6 +31,15 @@ def test_addresses_are_parsed(text: str, scheme: str, location: str) -> None:
     assert parse_target(text, "docs").table == "docs"
 
 
+@pytest.mark.parametrize("text", ["elasticsearch://localhost:9200/docs", "opensearch://host", "weaviate:docs"])
+def test_databases_without_a_target_are_refused_with_what_else_to_do(text: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse_target(text)
+    assert error.value.message == f"{text!r} is not the address of a database that embedcli can load into"
+    assert "use one of chroma:, duckdb:," in error.value.hint
+    assert error.value.hint.endswith("the guide to databases tells how to send rows to others as JSON")
+
+
 @pytest.mark.parametrize(
     "text", ["out.parquet", "out/", "s3://bucket/out", "qdrantt://host", "words to look for", "C:\\a"]
 )

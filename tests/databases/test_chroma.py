@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from chroma_backends import ChromaBackend
 from embedcli.cli import app
 from embedcli.core.errors import OutputError, UsageError
 from embedcli.databases import connect, parse_target
-from embedcli.databases.chroma import server_arguments
+from embedcli.databases.chroma import REQUEST_ROWS, server_arguments
 from sample_outputs import make_output, unit_vectors
 
 IDS = [f"r{i}" for i in range(6)]
@@ -66,8 +67,29 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
 def test_a_folder_has_one_writer(tmp_path: Path, database: ChromaBackend) -> None:
     output = make_output(tmp_path / "out.parquet", unit_vectors(6, 8), ids=IDS)
     with connect(parse_target(database.address, "docs")):
-        assert "another embedcli is writing" in load(output, database).stderr
+        done = load(output, database)
+        assert f"another load is running (process {os.getpid()})" in done.stderr
+        assert "choose another output" not in done.stderr
     assert load(output, database).exit_code == 0
+
+
+def test_requests_are_short_so_that_a_signal_does_not_wait(
+    tmp_path: Path, database: ChromaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chromadb import Collection
+
+    sizes: list[int] = []
+    upsert = Collection.upsert
+
+    def count(self: Any, ids: Any, *values: Any, **named: Any) -> None:
+        sizes.append(len(ids))
+        upsert(self, ids, *values, **named)
+
+    monkeypatch.setattr(Collection, "upsert", count)
+    ids = [f"r{i}" for i in range(600)]
+    assert load(make_output(tmp_path / "out.parquet", unit_vectors(600, 8), ids=ids), database).exit_code == 0
+    assert sum(sizes) == 600
+    assert max(sizes) <= REQUEST_ROWS
 
 
 def test_texts_become_documents(tmp_path: Path, database: ChromaBackend) -> None:

@@ -66,7 +66,8 @@ def test_a_second_load_is_refused_or_noticed(tmp_path: Path, backend: Backend, o
         done = load(second, backend, *option)
         _, said = process.communicate("go on\n")
     if backend.refusal:
-        assert (done.code, backend.refusal in done.err) == (1, True), done.err
+        assert (done.code, f"{backend.refusal}{process.pid})" in done.err) == (1, True), done.err
+        assert "hint: run the same command again when it has finished" in done.err
         assert process.returncode == 0, said
         assert check(first, backend).code == 0
     else:
@@ -77,6 +78,18 @@ def test_a_second_load_is_refused_or_noticed(tmp_path: Path, backend: Backend, o
         assert load(second, backend, *option).code == 0
         assert sorted(backend.ids()) == sorted(names(COUNT))
         assert check(second, backend).code == 0
+
+
+@pytest.mark.parametrize("name", ["duckdb", "milvus", "qdrant-edge"])
+def test_readers_of_an_engine_with_one_program_are_told_about_a_load(tmp_path: Path, name: str) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(COUNT, DIM), ids=names(COUNT))
+    for backend in make_backend(name, tmp_path):
+        with held_load(output, backend) as process:
+            done = check(output, backend)
+            process.communicate("go on\n")
+        assert done.code == 1
+        assert f": a load is running (process {process.pid})" in done.err
+        assert check(output, backend).code == 0
 
 
 @pytest.mark.parametrize("name", sorted(name for name, backend in BACKENDS.items() if backend.refusal))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import uuid
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from embedcli.cli import app
 from embedcli.core.errors import OutputError, UsageError
-from embedcli.databases import connect, parse_target
+from embedcli.databases import connect, disk_space, parse_target
 from embedcli.databases.milvus import server_url
 from embedcli.databases.payloads import NAMESPACE
 from local_servers import free_port
@@ -63,7 +64,7 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
     address = f"milvus://127.0.0.1:{free_port()}/docs"
     with pytest.raises(OutputError) as error:
         connect(parse_target(address))
-    assert address in error.value.message
+    assert error.value.message.startswith(f"{address}: Fail connecting to server")
     assert "MILVUS_TOKEN" in error.value.hint
 
 
@@ -77,8 +78,33 @@ def test_a_file_that_is_open_elsewhere_is_named(tmp_path: Path, database: Milvus
     with database.connect():
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "only one program at a time can open it" in done.stderr
+    assert "another program has opened it, and only one at a time can" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# The engine leaves its log open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_disk_that_fills_up_within_a_batch_is_named(
+    tmp_path: Path, database: MilvusBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Milvus Lite gives back what it could not finish, so that some megabytes are free again afterwards."""
+    flush = pytest.importorskip("milvus_lite.engine.flush")
+    output = make_output(tmp_path / "out.parquet", unit_vectors(6, 8), ids=IDS)
+    sizes = iter([1 << 40] * 2)  # before the table, before the rows
+    monkeypatch.setattr(disk_space, "count_free_bytes", lambda path: next(sizes, 19 << 20))
+
+    def write_data_file(*arguments: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(flush, "write_data_file", write_data_file)
+    done = load(output, database)
+    assert done.exit_code == 1
+    assert "No space left on device; 19.0 MB are left on the disk" in done.stderr
+    assert "hint: free some space, and run the same command again" in done.stderr
+    monkeypatch.undo()
+    assert load(output, database).exit_code == 0
+    assert sorted(database.ids()) == sorted(IDS)
 
 
 def test_a_swap_leaves_one_collection_behind_an_alias(tmp_path: Path, database: MilvusBackend) -> None:

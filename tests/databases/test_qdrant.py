@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -278,8 +279,17 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     with connect(parse_target(database.address, "docs")):
         done = load(output, database)
     assert done.exit_code != 0
-    assert "another embedcli is writing" in done.stderr
+    assert f"{database.root}: another load is running (process {os.getpid()})" in done.stderr
+    assert "hint: run the same command again when it has finished" in done.stderr
     assert load(output, database).exit_code == 0
+
+
+def test_few_vectors_have_no_index_and_a_reason(tmp_path: Path) -> None:
+    database = QdrantEdgeBackend(tmp_path)
+    output = make_output(tmp_path / "out.parquet", unit_vectors(20, 8), ids=IDS)
+    done = load(output, database, "--index")
+    assert done.exit_code == 0
+    assert "none yet: vectors of less than 10 MB are compared with a query one by one" in done.stderr
 
 
 def test_a_shard_that_is_in_use_is_named(tmp_path: Path) -> None:
@@ -289,7 +299,7 @@ def test_a_shard_that_is_in_use_is_named(tmp_path: Path) -> None:
     with database.open("docs"):
         done = load(output, database)
     assert done.exit_code == 1
-    assert "only one program at a time" in done.stderr
+    assert "another program has opened it, and only one at a time can" in done.stderr
 
 
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ def build(largest: int, count: int, part: int) -> list[pa.Table]:
 
 
 def test_batches_grow_up_to_the_largest() -> None:
-    sizes = [batch.num_rows * ROW_BYTES / FIRST_BATCH_BYTES for batch in build(4 * FIRST_BATCH_BYTES, 5000, 5000)]
-    assert sizes[:5] == [1, 1, 2, 4, 4]
+    sizes = [batch.num_rows * ROW_BYTES / FIRST_BATCH_BYTES for batch in build(8 * FIRST_BATCH_BYTES, 9000, 9000)]
+    assert sizes[:4] == [1, 1, 4, 8]
 
 
 def test_batches_of_small_parts_grow_as_well() -> None:
     batches = build(4 * FIRST_BATCH_BYTES, 5000, 10)
-    assert batches[0].nbytes <= FIRST_BATCH_BYTES < batches[1].nbytes <= 2 * FIRST_BATCH_BYTES
+    assert batches[0].nbytes <= FIRST_BATCH_BYTES < batches[1].nbytes <= 4 * FIRST_BATCH_BYTES
     assert max(batch.nbytes for batch in batches) <= 4 * FIRST_BATCH_BYTES
 
 

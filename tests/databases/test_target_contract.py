@@ -599,6 +599,15 @@ def test_a_swap_replaces_another_space(tmp_path: Path, swapping: Backend) -> Non
     assert "nothing to do" in load(new, swapping).err
 
 
+def test_a_swap_says_that_it_deletes_all_other_rows(tmp_path: Path, swapping: Backend) -> None:
+    loaded(make_output(tmp_path / "out.parquet", unit_vectors(9, DIM), ids=names(9)), swapping)
+    output = make_output(tmp_path / "new.parquet", unit_vectors(4, DIM, seed=1), ids=names(4))
+    done = load(output, swapping, "--sync", "--swap")
+    assert done.code == 0
+    assert "--swap replaces all rows, so that --sync has nothing more to delete" in done.err
+    assert sorted(swapping.ids()) == names(4)
+
+
 def test_a_swap_may_be_the_first_load(tmp_path: Path, swapping: Backend) -> None:
     output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(40, DIM), ids=names(40)), swapping, "--swap")
     assert sorted(swapping.ids()) == sorted(names(40))

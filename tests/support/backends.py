@@ -27,7 +27,7 @@ IN_COLLECTION = "collection_id = (SELECT id FROM collections WHERE name = ?)"
 class SQLiteBackend(Backend):
     packages = ("apsw", "sqlite_vec")
     module = "embedcli.databases.sqlite"
-    refusal = "another load into the table docs is running"
+    refusal = "another load into the table docs is running (process "
     can_repeat_ids = False
     reserved = ("sqlite_docs", "embedcli_tables", "SQLite_docs")
     neighbours = ("{}_vectors", "{}__new_vectors", "{}_vectors_chunks", "{}_vectors_rowids", "{}_vectors_info")
@@ -80,7 +80,7 @@ class SQLiteBackend(Backend):
 class LLMBackend(Backend):
     packages = ("llm",)
     module = "embedcli.databases.llm_collections"
-    refusal = "another load into the table docs is running"
+    refusal = "another load into the table docs is running (process "
     can_repeat_ids = False
 
     @property
@@ -130,7 +130,7 @@ class LLMBackend(Backend):
 class DuckDBBackend(Backend):
     packages = ("duckdb",)
     module = "embedcli.databases.duckdb"
-    refusal = "only one program at a time can write to it"
+    refusal = "vectors.duckdb: another load is running (process "
     can_repeat_ids = False
     reserved = ("embedcli_rows",)
     has_case_sensitive_names = False
@@ -165,7 +165,7 @@ class DuckDBBackend(Backend):
 class LanceDBBackend(Backend):
     packages = ("lancedb", "lance")
     module = "embedcli.databases.lancedb"
-    refusal = "another load into the table docs is running"
+    refusal = "another load into the table docs is running (process "
     repairs_ids = True
     precisions = ("float32", "float16", "binary", "ubinary")
     kinds = ("dense", "multi_vector")

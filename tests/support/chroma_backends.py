@@ -62,7 +62,7 @@ class BaseChromaBackend(Backend):
 
 
 class ChromaBackend(BaseChromaBackend):
-    refusal = "another embedcli is writing"
+    refusal = ": another load is running (process "
 
     @property
     def address(self) -> str:

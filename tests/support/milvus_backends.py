@@ -17,7 +17,7 @@ from local_servers import free_port, start_server, stop_server
 class MilvusBackend(Backend):
     packages = ("pymilvus", "milvus_lite")
     module = "embedcli.databases.milvus"
-    refusal = "only one program at a time can open it"
+    refusal = "milvus.db: another load is running (process "
     reserved = ("docs__v1", "docs__v2")
     neighbours = ("{}__v1", "{}__v2")
     kinds = ("dense", "sparse")

@@ -67,7 +67,7 @@ class QdrantBackend(Backend):
 class QdrantEdgeBackend(Backend):
     packages = ("qdrant_edge",)
     module = "embedcli.databases.qdrant_edge"
-    refusal = "another embedcli is writing"
+    refusal = ": another load is running (process "
     kinds = ("dense", "sparse", "multi_vector")
     neighbours = ("{}-1", "{}-2", "{}-01234567", "{}__new-1")
     has_index = True

@@ -125,10 +125,11 @@ def parse_target(text: str, table: str | None = None) -> TargetAddress:
     if not os.path.lexists(rest):
         check_no_password(text, scheme if scheme in TARGETS else "")
     if scheme not in TARGETS:
-        raise UsageError(
-            f"'{storage.format_location(text)}' is not the address of a database",
-            f"use one of {', '.join(f'{name}:' for name in sorted(TARGETS))}, as in sqlite:vectors.db",
-        )
+        place = storage.format_location(text)
+        targets = f"use one of {', '.join(f'{name}:' for name in sorted(TARGETS))}, as in sqlite:vectors.db"
+        if scheme:
+            targets += "; the guide to databases tells how to send rows to others as JSON"
+        raise UsageError(f"'{place}' is not the address of a database that embedcli can load into", targets)
     if not rest.strip("/"):
         raise UsageError(f"'{text}' names no file or server", f"use an address such as {EXAMPLES[scheme]}")
     if rest.startswith("//"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from hashlib import blake2b
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from embedcli.core.arrow_values import column_to_python
+from embedcli.core.arrow_values import UNITS_PER_SECOND, column_to_python
 from embedcli.core.constants import ROW_INFO_COLUMNS, WINDOW_COLUMNS
 from embedcli.core.errors import UsageError
 from embedcli.core.types import KIND_ADJECTIVES
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from embedcli.outputs.dataset import VectorDataset
 
 ROW_NUMBER_COLUMN = "row"
+# Bytes of a row in a column that are hashed where they are.
+WIDE_BYTES = 256
 VECTOR_TYPES: dict[str, pa.DataType] = {"float32": pa.float32(), "float16": pa.float16(), "ubinary": pa.uint8()}
 
 
@@ -209,10 +213,23 @@ def convert_column(column: Any, field: pa.Field) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if not pa.types.is_string(field.type) or plain_type(array.type) == pa.string():
-        return array.cast(field.type)
+        return cast_column(array, field)
+    if pa.types.is_duration(array.type):
+        return pa.array([None if value is None else format_duration(value, array.type.unit) for value in counts(array)])
     write = to_json_text if field.metadata == JSON_FIELD else to_text
-    values = (None if value is None else write(value) for value in column_to_python(array))
+    values = (None if value is None else write(name_map_keys(value, array.type)) for value in column_to_python(array))
     return pa.array(values, pa.string())
+
+
+def cast_column(array: pa.Array, field: pa.Field) -> pa.Array:
+    """Cast a column. Raises UsageError with its name if the stored type does not hold one of its values."""
+    try:
+        return array.cast(field.type)
+    except pa.ArrowInvalid:
+        raise UsageError(
+            f"column {field.name!r} has a value that the type {field.type} of the database does not hold",
+            "leave it out of --keep, or keep it as text",
+        ) from None
 
 
 def combine_chunks(column: Any) -> pa.Array:
@@ -224,7 +241,41 @@ def combine_chunks(column: Any) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
+def to_fast_list_type(array: pa.Array) -> pa.Array:
+    """Return an array whose `to_pylist` is fast: it takes 20 times as long for digests as for other bytes."""
+    return array.cast(pa.binary()) if pa.types.is_fixed_size_binary(array.type) else array
+
+
+def counts(durations: pa.Array) -> list[int | None]:
+    """Return durations as counts of their unit."""
+    return list(durations.view(pa.int64()).to_pylist())
+
+
+def format_duration(count: int, unit: str) -> str:
+    """Return a duration in seconds by ISO 8601, such as `PT93784.5S`, from its count of a unit."""
+    seconds, fraction = divmod(abs(count), UNITS_PER_SECOND[unit])
+    digits = f"{fraction:0{len(str(UNITS_PER_SECOND[unit])) - 1}d}".rstrip("0") if fraction else ""
+    return f"PT{'-' if count < 0 else ''}{seconds}{'.' if digits else ''}{digits}S"
+
+
+def name_map_keys(value: Any, kind: pa.DataType) -> Any:
+    """Return a value with an object for each map in it, at any depth; a list of pairs if a key of a map is repeated."""
+    if value is None or not pa.types.is_nested(kind):
+        return value
+    if pa.types.is_map(kind):
+        pairs = [(key, name_map_keys(item, kind.item_type)) for key, item in value]
+        named = {key if isinstance(key, str) else to_json_text(key): item for key, item in pairs}
+        return named if len(named) == len(pairs) else pairs
+    if isinstance(value, dict):
+        return {name: name_map_keys(item, kind.field(name).type) for name, item in value.items()}
+    if pa.types.is_struct(kind):
+        return value  # pairs of a struct with repeated names
+    return [name_map_keys(item, kind.value_type) for item in value]
+
+
 def to_text(value: Any) -> str:
+    if isinstance(value, timedelta):
+        return format_duration(value // timedelta(microseconds=1), "us")
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     return value.hex() if isinstance(value, bytes) else str(value)
@@ -258,15 +309,24 @@ def digest_rows(table: pa.Table, text_hashes: pa.Array | None) -> list[bytes]:
             fixed.append(lengths.view(np.uint8).reshape(len(values), -1))
             varying.append([value or b"" for value in values])
     # The lengths come first, so that no two different rows have the same bytes.
-    heads = [memoryview(row) for row in np.ascontiguousarray(np.concatenate(fixed, axis=1))]
-    if not varying:
-        return [blake2b(head, digest_size=DIGEST_BYTES).digest() for head in heads]
-    digests = []
-    for head, *rest in zip(heads, *varying, strict=True):
-        state = blake2b(head, digest_size=DIGEST_BYTES)
-        state.update(b"".join(rest))
-        digests.append(state.digest())
-    return digests
+    rows = zip(*map(view_rows, join_narrow(fixed)), *varying, strict=True)
+    return [blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest() for parts in rows]
+
+
+def join_narrow(columns: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """Join neighbours among bytes of columns, uint8 [n, width], but for wide ones: these would be copied in vain."""
+    joined: list[NDArray[np.uint8]] = []
+    for is_narrow, group in groupby(columns, lambda column: column.shape[1] < WIDE_BYTES):
+        neighbours = list(group)
+        joined += [np.concatenate(neighbours, axis=1)] if is_narrow else neighbours
+    return joined
+
+
+def view_rows(numbers: NDArray[Any]) -> list[memoryview]:
+    """Return the rows of numbers [n, width] without copying them: a third of the time of iterating over the array."""
+    width = numbers.shape[1]
+    flat = np.ascontiguousarray(numbers).reshape(-1).data
+    return [flat[start : start + width] for start in range(0, len(numbers) * width, width)]
 
 
 def fixed_width_bytes(array: pa.Array) -> NDArray[np.uint8] | None:

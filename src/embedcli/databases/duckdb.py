@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
+from embedcli.databases.locks import LOCK_ENDING, has_record_lock, in_use_error, lock_database
 from embedcli.databases.target import (
     VECTOR_COLUMN,
     DatabaseTarget,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ROWS_VIEW = "embedcli_rows"
 READ_ROWS = 100_000
+DAY_MICROSECONDS = 86_400_000_000
 # DuckDB would fetch extensions from its own server when a file or a function seems to need one.
 NO_DOWNLOADS = {"autoinstall_known_extensions": "false"}
 
@@ -52,12 +54,26 @@ class DuckDBTarget(DatabaseTarget):
             raise UsageError(
                 f"{storage.format_location(self._path)}: there is no such file", "create it with `embedcli load`"
             )
-        with self._translate_errors():
-            self._db = self._client.connect(self._path, read_only=read_only, config=NO_DOWNLOADS)
-            self._run("SET TimeZone = 'UTC'")
+        place, lock = storage.format_location(self._path), f"{self._path}{LOCK_ENDING}"
+        self._release: Callable[[], None] = lambda: None
+        if not read_only:
+            self._release = lock_database(lock, place)
+        try:
+            with self._translate_errors():
+                try:
+                    self._db = self._client.connect(self._path, read_only=read_only, config=NO_DOWNLOADS)
+                except self._client.IOException:
+                    if os.path.isfile(self._path) and has_record_lock(self._path, is_reader=read_only):
+                        raise in_use_error(place, lock if read_only else None) from None
+                    raise
+                self._run("SET TimeZone = 'UTC'")
+        except BaseException:
+            self._release()
+            raise
 
     def close(self) -> None:
         self._db.close()
+        self._release()
 
     def stored_type(self, kind: pa.DataType) -> pa.DataType | None:
         if pa.types.is_nested(kind):
@@ -66,6 +82,8 @@ class DuckDBTarget(DatabaseTarget):
             return pa.date32()
         if pa.types.is_timestamp(kind) and kind.tz is not None and kind.unit != "ns":
             return pa.timestamp("us", kind.tz)
+        if pa.types.is_duration(kind) and kind.unit != "ns":
+            return pa.duration("us")
         return kind if is_native(kind) else pa.string()
 
     # Tables
@@ -160,7 +178,7 @@ class DuckDBTarget(DatabaseTarget):
         names = ", ".join(f"t.{quote(name)}" for name in layout.schema.names)
         with self._translate_errors(), self._view(keys):
             found = self._db.sql(f"SELECT {names} FROM {quote(table)} AS t JOIN {ROWS_VIEW} AS k ON {same_key(layout)}")
-            return found.to_arrow_table().cast(layout.schema)
+            return to_stored_types(found.to_arrow_table(), layout.schema)
 
     def find_nearest(
         self, table: str, layout: TableLayout, query: StoredVectors, count: int, columns: Sequence[str]
@@ -173,7 +191,8 @@ class DuckDBTarget(DatabaseTarget):
                 f"ORDER BY array_cosine_distance({VECTOR_COLUMN}, ?::FLOAT[{width}]) LIMIT ?",
                 params=[np.asarray(query)[0].tolist(), count],
             )
-            return found.to_arrow_table().cast(pa.schema([layout.schema.field(name) for name in columns]))
+            schema = pa.schema([layout.schema.field(name) for name in columns])
+            return to_stored_types(found.to_arrow_table(), schema)
 
     # Statements
 
@@ -210,13 +229,26 @@ class DuckDBTarget(DatabaseTarget):
                 f"{storage.format_location(self._path)}: {first_line(error)}", "run the same command again"
             ) from error
         except self._client.Error as error:
-            hint = "check the file; only one program at a time can write to it"
-            raise OutputError(f"{storage.format_location(self._path)}: {first_line(error)}", hint) from error
+            raise OutputError(
+                f"{storage.format_location(self._path)}: {first_line(error)}", "check the file, its folder and the disk"
+            ) from error
 
 
 def quote(name: str) -> str:
     """Quote a name for SQL."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def to_stored_types(found: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Cast what DuckDB returned. Its intervals, of months, days and nanoseconds, become durations."""
+    for position, field in enumerate(schema):
+        if pa.types.is_duration(field.type):
+            values = [
+                None if value is None else value.days * DAY_MICROSECONDS + value.nanoseconds // 1000
+                for value in found.column(position).to_pylist()
+            ]
+            found = found.set_column(position, field, pa.array(values, pa.int64()).cast(field.type))
+    return found.cast(schema)
 
 
 def same_key(layout: TableLayout) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 RECORD_KEY = "embedcli"
 LOCK_PREFIX = ".embedcli-lock-"
 ROW_ID = "_rowid"
+# The engine puts the place in its own source behind what happened.
+SOURCE_LOCATION = re.compile(r",? *\S+\.rs:\d+(:\d+)?")
 # Rows named in one condition: the parser of conditions works through nested ORs recursively.
 FILTER_ROWS = 200
 FILTER_IDS = 5_000
@@ -75,7 +78,8 @@ class LanceDBTarget(DatabaseTarget):
         if not read_only:
             if storage.is_local(self._path):
                 storage.make_folder(self._path)
-            self._release = lock_table(storage.join(self._path, LOCK_PREFIX), address.table)
+            place = storage.format_location(self._path)
+            self._release = lock_table(storage.join(self._path, LOCK_PREFIX), address.table, place)
 
     def close(self) -> None:
         self._release()
@@ -227,8 +231,10 @@ class LanceDBTarget(DatabaseTarget):
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            hint = "check the folder and the disk; only one load at a time may write to a table"
-            raise OutputError(f"{storage.format_location(self._path)}: {first_line(error)}", hint) from error
+            reason = first_line(Exception(SOURCE_LOCATION.sub("", str(error))))
+            raise OutputError(
+                f"{storage.format_location(self._path)}: {reason}", "check the folder and the disk"
+            ) from error
 
 
 def list_conditions(keys: pa.Table, layout: TableLayout) -> Iterator[str]:

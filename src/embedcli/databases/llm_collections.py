@@ -24,16 +24,17 @@ from embedcli import storage
 from embedcli.analysis.similarities import normalize, score_rows
 from embedcli.core.constants import HOSTED_PREFIX
 from embedcli.core.errors import OutputError, UsageError, first_line
-from embedcli.databases.locks import lock_table
+from embedcli.databases.columns import to_json_text
+from embedcli.databases.locks import LOCK_ENDING, lock_table
 from embedcli.databases.payloads import (
     dense_column,
-    dense_rows,
     is_kept_text,
     join_vectors,
     make_keys,
     make_payloads,
     payloads_to_table,
     stored_payload_type,
+    view_dense_rows,
 )
 from embedcli.databases.target import VECTOR_COLUMN, DatabaseTarget, TableLayout, TargetBusyError
 
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
 
 CONTENT_COLUMN = "text"
 RECORDS_TABLE = "embedcli_collections"
-LOCK_ENDING = "-embedcli-lock-"
 BUSY_TIMEOUT_SECONDS = 10
+# Pages of a transaction in memory: fewer are read and written again.
+CACHE_KIBIBYTES = 32 << 10
 READ_ROWS = 20_000
 # Keys per query: SQLite allows 32,766 parameters.
 KEYS_PER_QUERY = 10_000
@@ -77,6 +79,8 @@ class LLMTarget(DatabaseTarget):
     title: ClassVar[str] = "llm"
     extra: ClassVar[str] = ""
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float32"}
+    # Each batch is a transaction, which waits for the disk.
+    batch_bytes: ClassVar[int] = 32 << 20
 
     def __init__(self, address: TargetAddress, *, read_only: bool = False) -> None:
         self._path = address.location
@@ -89,12 +93,15 @@ class LLMTarget(DatabaseTarget):
             self._db = sqlite3.connect(
                 uri, uri=True, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
+            self._query(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         self._release: Callable[[], None] = lambda: None
         try:
             with self._translate_errors():
                 self._check_tables()
             if not read_only:
-                self._release = lock_table(f"{self._path}{LOCK_ENDING}", address.table)
+                self._release = lock_table(
+                    f"{self._path}{LOCK_ENDING}-", address.table, storage.format_location(self._path)
+                )
         except BaseException:
             self._db.close()
             raise
@@ -182,8 +189,7 @@ class LLMTarget(DatabaseTarget):
         payloads = make_payloads(rows, layout)
         has_content = is_kept_text(layout, CONTENT_COLUMN)
         contents = [payload.pop(CONTENT_COLUMN, None) if has_content else None for payload in payloads]
-        vectors = dense_rows(rows.column(VECTOR_COLUMN)).astype("<f4", copy=False)
-        now = int(time.time())
+        vectors, now = view_dense_rows(rows.column(VECTOR_COLUMN)), int(time.time())
         columns = "(collection_id, id, embedding, content, content_hash, metadata, updated)"
         with self._transaction():
             number = self._query("SELECT id FROM collections WHERE name = ?", table)
@@ -193,7 +199,7 @@ class LLMTarget(DatabaseTarget):
             self._db.executemany(
                 f"INSERT OR REPLACE INTO embeddings {columns} VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
-                    (number[0][0], key, vector.tobytes(), content, hash_content(content), json.dumps(payload), now)
+                    (number[0][0], key, vector, content, hash_content(content), to_json_text(payload), now)
                     for key, vector, content, payload in zip(
                         make_keys(rows, layout), vectors, contents, payloads, strict=True
                     )

@@ -132,6 +132,8 @@ class Loader:
                 f"{self.target.title}: cannot replace a table in one step",
                 "leave out --swap, and load into another --table if all rows must be replaced at once",
             )
+        if self.options.swap and self.options.sync:
+            self.notify("--swap replaces all rows, so that --sync has nothing more to delete")
         record = self.read_record(self.name)
         if self.options.swap:
             return self.load_and_swap()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.databases.aliased_collections import COLLECTION_NAMES, choose_collection
+from embedcli.databases.locks import LOCK_ENDING, in_use_error, is_locked, lock_database
 from embedcli.databases.payloads import (
     dense_column,
     dense_rows,
@@ -44,6 +45,8 @@ TOKEN_VARIABLE = "MILVUS_TOKEN"
 DEFAULT_PORT = 19530
 TIMEOUT_SECONDS = 120
 FILE_SUFFIX = ".db"
+# What Milvus Lite locks in the folder.
+MILVUS_LITE_LOCK = "LOCK"
 KEY_FIELD = "row_key"
 UUID_CHARACTERS = 36
 RECORD_KEY = "embedcli"
@@ -64,6 +67,8 @@ class MilvusTarget(DatabaseTarget):
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float32"}
     kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse"})
     has_index: ClassVar[bool] = True
+    # Milvus Lite writes the index of a segment while its log and its rows are still there.
+    spare_disk_bytes: ClassVar[int] = 64 << 20
     # The dynamic fields of a row are at most 65,536 bytes of JSON on a server.
     largest_payload_bytes: ClassVar[int | None] = 60_000
     reserved_columns: ClassVar[frozenset[str]] = frozenset({KEY_FIELD, "$meta"})
@@ -76,6 +81,7 @@ class MilvusTarget(DatabaseTarget):
         self._errors = import_client("pymilvus.exceptions", self.title, self.extra)
         self._address = address
         self._loaded: set[str] = set()
+        self._release: Callable[[], None] = lambda: None
         self._file = "" if "://" in address.location else address.location
         # They print what this module raises as well.
         for name in ("pymilvus", "milvus_lite"):
@@ -83,12 +89,32 @@ class MilvusTarget(DatabaseTarget):
         if self._file:
             import_client("milvus_lite", self.title, self.extra)
             self._check_file(read_only)
+            if not read_only:
+                self._release = lock_database(f"{self._file}{LOCK_ENDING}", storage.format_location(self._file))
+        try:
+            self._connect(read_only)
+        except BaseException:
+            self._release()
+            raise
+
+    def _connect(self, read_only: bool) -> None:
+        place = storage.format_location(self._file)
+        # The client says no more than that it cannot open the file.
+        if self._file and is_locked(os.path.join(self._file, MILVUS_LITE_LOCK)):
+            raise in_use_error(place, f"{self._file}{LOCK_ENDING}" if read_only else None)
         with self._translate_errors():
-            self._db = self._client.MilvusClient(
-                self._file or server_url(address),
-                token=os.environ.get(TOKEN_VARIABLE, "") if not self._file else "",
-                timeout=TIMEOUT_SECONDS,
-            )
+            try:
+                self._db = self._client.MilvusClient(
+                    self._file or server_url(self._address),
+                    token=os.environ.get(TOKEN_VARIABLE, "") if not self._file else "",
+                    timeout=TIMEOUT_SECONDS,
+                )
+            except self._errors.ConnectionConfigException:
+                if not self._file:
+                    raise
+                raise OutputError(
+                    f"{place}: cannot be opened by Milvus Lite", "check its folder, its permissions and the disk"
+                ) from None
 
     def _check_file(self, read_only: bool) -> None:
         place = storage.format_location(self._file)
@@ -109,6 +135,7 @@ class MilvusTarget(DatabaseTarget):
             from milvus_lite.server_manager import server_manager_instance
 
             server_manager_instance.release_server(self._file)
+        self._release()
 
     def stored_type(self, kind: pa.DataType) -> pa.DataType | None:
         return stored_payload_type(kind)
@@ -281,15 +308,14 @@ class MilvusTarget(DatabaseTarget):
         place = storage.format_location(str(self._address))
         try:
             yield
-        except self._errors.MilvusUnavailableException as error:
-            raise TargetBusyError(f"{place}: {first_line(error)}", "run the same command again") from error
         except self._errors.MilvusException as error:
-            if error.code == RATE_LIMIT_CODE:
-                raise TargetBusyError(f"{place}: {first_line(error)}", "run the same command again") from error
-            hint = "check the file; only one program at a time can open it"
+            problem = f"{place}: {first_line(Exception(error.message))}"
+            if isinstance(error, self._errors.MilvusUnavailableException) or error.code == RATE_LIMIT_CODE:
+                raise TargetBusyError(problem, "run the same command again") from error
+            hint = "check the file and the disk"
             if not self._file:
                 hint = f"check the address; the token is read from {TOKEN_VARIABLE}"
-            raise OutputError(f"{place}: {first_line(error)}", hint) from error
+            raise OutputError(problem, hint) from error
 
 
 def server_url(address: TargetAddress) -> str:

@@ -6,6 +6,7 @@ import math
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from hashlib import sha1
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import OutputError
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.ragged import offsets_of
-from embedcli.databases.columns import combine_chunks, to_json_text
+from embedcli.databases.columns import combine_chunks, to_fast_list_type, to_json_text, view_rows
 from embedcli.databases.target import DIGEST_BYTES, DIGEST_COLUMN, SWAP_HINT, VECTOR_COLUMN
 from embedcli.outputs.schema import multi_to_arrow
 
@@ -65,7 +66,16 @@ def make_keys(rows: pa.Table, layout: TableLayout) -> list[str]:
 
 def make_uuids(rows: pa.Table, layout: TableLayout) -> list[str]:
     """Return the UUID, version 5, of the key of each row."""
-    return [str(uuid.uuid5(NAMESPACE, key)) for key in make_keys(rows, layout)]
+    return [make_uuid(key) for key in make_keys(rows, layout)]
+
+
+def make_uuid(key: str) -> str:
+    """Return `str(uuid.uuid5(NAMESPACE, key))` in a third of its time."""
+    digest = bytearray(sha1(NAMESPACE.bytes + key.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50  # version 5
+    digest[8] = digest[8] & 0x3F | 0x80  # the variant of RFC 9562
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def make_payloads(rows: pa.Table, layout: TableLayout) -> list[dict[str, Any]]:
@@ -73,20 +83,20 @@ def make_payloads(rows: pa.Table, layout: TableLayout) -> list[dict[str, Any]]:
 
     The digest is hexadecimal. JSON has no NaN, which is left out, and no infinity, which becomes a text.
     """
-    payloads: list[dict[str, Any]] = [{} for _ in range(rows.num_rows)]
-    for field in layout.plain_columns:
-        for payload, value in zip(payloads, to_json_values(rows.column(field.name)), strict=True):
-            if value is not None:
-                payload[field.name] = value
-    return payloads
+    names = [field.name for field in layout.plain_columns]
+    columns = [to_json_values(rows.column(name)) for name in names]
+    return [
+        {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        for values in zip(*columns, strict=True)
+    ]
 
 
 def to_json_values(column: Any) -> list[Any]:
-    array = combine_chunks(column)
+    array = to_fast_list_type(combine_chunks(column))
     values = column_to_python(array)
     if pa.types.is_floating(array.type):
         return [None if value is None or math.isnan(value) else INFINITIES.get(value, value) for value in values]
-    if pa.types.is_fixed_size_binary(array.type):
+    if pa.types.is_binary(array.type):
         return [None if value is None else value.hex() for value in values]
     return values
 
@@ -150,6 +160,11 @@ def dense_rows(vectors: Any) -> Float32Array:
     array = combine_chunks(vectors)
     numbers = array.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(numbers, np.float32).reshape(len(array), array.type.list_size)
+
+
+def view_dense_rows(vectors: Any) -> list[memoryview]:
+    """Return the vectors of a fixed-size list column one by one, as float32 numbers that are not copied."""
+    return [row for chunk in vectors.chunks for row in view_rows(dense_rows(chunk))]
 
 
 def multi_vector_rows(vectors: Any) -> list[list[list[float]]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from embedcli.databases.columns import combine_chunks
+from embedcli.databases.columns import combine_chunks, counts
 from embedcli.databases.target import JSON_FIELD, VECTOR_COLUMN, TableLayout
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ def encode_column(array: pa.Array, field: pa.Field, layout: TableLayout) -> Sequ
     numbers = to_numbers(array)
     if numbers is not None:
         return with_nulls(fixed_width(numbers), array)
+    if pa.types.is_duration(array.type):
+        # Microseconds, days, months.
+        pack = struct.Struct("!qii").pack
+        return with_lengths(None if count is None else pack(count, 0, 0) for count in counts(array))
     if pa.types.is_decimal(array.type):
         return with_lengths(encode_decimal(value) for value in array.to_pylist())
     prefix = b"\x01" if field.metadata == JSON_FIELD else b""  # the version of jsonb

@@ -15,15 +15,19 @@ def native_type(kind: pa.DataType) -> pa.DataType | None:
         return pa.timestamp("us", "UTC" if kind.tz else None)
     if pa.types.is_time(kind) and kind.unit != "ns":
         return pa.time64("us")
+    if pa.types.is_duration(kind) and kind.unit != "ns":
+        return pa.duration("us")
     if pa.types.is_decimal(kind):
         return kind
-    if pa.types.is_integer(kind) and kind != pa.uint64():
-        return pa.int16() if kind.bit_width == 8 or kind == pa.int16() else wider_integer(kind)
-    return None
+    return integer_type(kind) if pa.types.is_integer(kind) else None
 
 
-def wider_integer(kind: pa.DataType) -> pa.DataType:
-    """The signed type of 32 or 64 bits that holds an integer type."""
+def integer_type(kind: pa.DataType) -> pa.DataType:
+    """The smallest type that holds an integer type: PostgreSQL has signed ones of 16, 32 and 64 bits, and decimals."""
+    if kind == pa.uint64():
+        return pa.decimal128(20, 0)
+    if kind.bit_width == 8 or kind == pa.int16():
+        return pa.int16()
     return pa.int32() if kind in (pa.int32(), pa.uint16()) else pa.int64()
 
 
@@ -52,7 +56,7 @@ def column_type(field: pa.Field, layout: TableLayout) -> str:
     types = {
         pa.string(): "text", pa.binary(): "bytea", pa.bool_(): "boolean", pa.int16(): "smallint", pa.int32(): "integer",
         pa.int64(): "bigint", pa.float32(): "real", pa.float64(): "double precision", pa.date32(): "date",
-        pa.time64("us"): "time",
+        pa.time64("us"): "time", pa.duration("us"): "interval",
     }  # fmt: skip
     return types[kind]
 

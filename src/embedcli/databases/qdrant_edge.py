@@ -23,8 +23,8 @@ from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
 from embedcli.core.multi_vectors import MultiVectors
 from embedcli.core.sparse_vectors import SparseVectors
+from embedcli.databases.locks import in_use_error, is_locked, lock_database
 from embedcli.databases.payloads import (
-    dense_rows,
     make_payloads,
     make_uuids,
     multi_vector_rows,
@@ -33,6 +33,7 @@ from embedcli.databases.payloads import (
     select_payload,
     sparse_rows,
     stored_payload_type,
+    view_dense_rows,
 )
 from embedcli.databases.target import SWAP_SUFFIX, VECTOR_COLUMN, DatabaseTarget, TableLayout, import_client
 
@@ -44,8 +45,11 @@ if TYPE_CHECKING:
 TABLES_NAME = "embedcli.json"
 SHARD_NAME = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{8}")
 LOCK_NAME = ".embedcli-lock"
+# What the engine locks in the folder of a shard: this folder.
+WAL_FOLDER = "wal"
 READ_ROWS = 10_000
 # The defaults of Qdrant.
+INDEXED_KILOBYTES = 10_000
 HNSW = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10_000}
 
 
@@ -56,6 +60,8 @@ class QdrantEdgeTarget(DatabaseTarget):
     extra: ClassVar[str] = "qdrant-edge"
     precisions: ClassVar[Mapping[str, Precision]] = {"float32": "float32", "float16": "float16"}
     kinds: ClassVar[frozenset[VectorKind]] = frozenset({"dense", "sparse", "multi_vector"})
+    # Each batch is flushed, which waits for the disk.
+    batch_bytes: ClassVar[int] = 32 << 20
     has_index: ClassVar[bool] = True
     # Its log and its storage are mapped files of 32 MB, whose pages take space when they are written.
     spare_disk_bytes: ClassVar[int] = 64 << 20
@@ -67,6 +73,7 @@ class QdrantEdgeTarget(DatabaseTarget):
         self._client = import_client("qdrant_edge", self.title, self.extra)
         self._folder = address.location
         self._shards: dict[str, Any] = {}
+        self._read_only = read_only
         self._release: Callable[[], None] = lambda: None
         if read_only:
             if not os.path.isdir(self._folder):
@@ -76,7 +83,11 @@ class QdrantEdgeTarget(DatabaseTarget):
                 )
             return
         storage.make_folder(self._folder)
-        self._release = storage.acquire_lock(os.path.join(self._folder, LOCK_NAME), self._folder)
+        self._release = lock_database(self._lock_path, storage.format_location(self._folder))
+
+    @property
+    def _lock_path(self) -> str:
+        return os.path.join(self._folder, LOCK_NAME)
 
     def close(self) -> None:
         for folder in list(self._shards):
@@ -116,8 +127,12 @@ class QdrantEdgeTarget(DatabaseTarget):
     def _open(self, table: str) -> Any:
         folder = self._read_tables()[table]["folder"]
         if folder not in self._shards:
+            path = os.path.join(self._folder, folder)
+            # The engine says no more than that its log would block.
+            if is_locked(os.path.join(path, WAL_FOLDER)):
+                raise in_use_error(storage.format_location(self._folder), self._lock_path if self._read_only else None)
             with self._translate_errors():
-                self._shards[folder] = self._client.EdgeShard.load(os.path.join(self._folder, folder))
+                self._shards[folder] = self._client.EdgeShard.load(path)
         return self._shards[folder]
 
     def _close_shard(self, folder: str) -> None:
@@ -198,6 +213,10 @@ class QdrantEdgeTarget(DatabaseTarget):
             indexed = shard.info().indexed_vectors_count
         if layout.kind == "sparse":
             return "inverted index"
+        if not indexed:
+            return (
+                f"none yet: vectors of less than {INDEXED_KILOBYTES // 1000:,} MB are compared with a query one by one"
+            )
         return f"hnsw (m = {HNSW['m']}, ef_construct = {HNSW['ef_construct']}), {indexed:,} vectors in it"
 
     # Rows
@@ -218,7 +237,8 @@ class QdrantEdgeTarget(DatabaseTarget):
     def _encode_vectors(self, vectors: Any, layout: TableLayout) -> Any:
         if layout.kind == "sparse":
             return [{VECTOR_COLUMN: self._client.SparseVector(*row)} for row in sparse_rows(vectors)]
-        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else dense_rows(vectors)
+        # The engine reads a view in half the time of an array or a list.
+        return multi_vector_rows(vectors) if layout.kind == "multi_vector" else view_dense_rows(vectors)
 
     def _update(self, table: str, operation: Any) -> None:
         shard = self._open(table)
@@ -277,5 +297,5 @@ class QdrantEdgeTarget(DatabaseTarget):
         except Exception as error:  # the engine raises nothing more precise
             raise OutputError(
                 f"{storage.format_location(self._folder)}: {first_line(error)}",
-                "check the folder; only one program at a time can use a table",
+                "check the folder and the disk",
             ) from error

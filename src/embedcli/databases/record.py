@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from embedcli.outputs.dataset import VectorDataset
 
 RECORD_FORMAT = 1
-# Longer values are shown by their beginning.
+# Of longer values a part is shown, with this many characters before the first difference of two texts.
 MAX_VALUE_CHARACTERS = 60
+CONTEXT_CHARACTERS = 20
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def parse_record(record: Mapping[str, Any], where: str) -> TableRecord:
 def check_same_space(recorded: Mapping[str, Any], loaded: Mapping[str, Any], where: str, hint: str) -> None:
     """Raise UsageError, naming what differs, unless the vectors of an output may join those of a table."""
     different = [
-        f"{key} is {shorten_value(recorded.get(key))} there, {shorten_value(loaded.get(key))} in the output"
+        "{} is {} there, {} in the output".format(key, *shorten_values(recorded.get(key), loaded.get(key)))
         for key in sorted({*recorded, *loaded} - UNCONSTRAINED_KEYS)
         if recorded.get(key) != loaded.get(key)
     ]
@@ -142,9 +143,23 @@ def check_same_columns(recorded: TableLayout, loaded: TableLayout, where: str, h
         )
 
 
-def shorten_value(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
+def shorten_values(one: Any, other: Any) -> tuple[str, str]:
+    """Quote different values. Long texts are shown from where they differ, with dots for what is left out."""
+    start = 0
+    if isinstance(one, str) and isinstance(other, str) and max(len(one), len(other)) > MAX_VALUE_CHARACTERS:
+        shorter = min(len(one), len(other))
+        same = next((place for place in range(shorter) if one[place] != other[place]), shorter)
+        start = max(0, same - CONTEXT_CHARACTERS)
+    return shorten_value(one, start), shorten_value(other, start)
+
+
+def shorten_value(value: Any, start: int = 0) -> str:
+    """Quote a value: of a long one a part, that of a text from `start` on."""
+    if not isinstance(value, str):
+        text = repr(value)
+        return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
+    end = start + MAX_VALUE_CHARACTERS
+    return repr(f"{'...' if start else ''}{value[start:end]}{'...' if end < len(value) else ''}")
 
 
 def identify_output(dataset: VectorDataset) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedcli.databases.target import DatabaseTarget, TableLayout
 
 FIRST_BATCH_BYTES = 256 << 10
+GROWTH = 4
 # Waiting times double from the first to the last: about two minutes in all.
 FIRST_DELAY_SECONDS = 0.5
 MAX_ATTEMPTS = 9
@@ -39,8 +40,8 @@ class Shipment:
 class BatchBuilder:
     """Collects rows into batches, new rows apart from those that replace others.
 
-    The first batches are small, and later ones up to twice as large as the one before, so that a load that is killed
-    early has got ahead.
+    The first batches are small, and later ones up to four times as large as the one before, so that a load that is
+    killed early has got ahead.
 
     Args:
         size: Size of the largest batches in bytes, about.
@@ -72,7 +73,7 @@ class BatchBuilder:
 
     def _take(self, are_new: bool) -> Shipment:
         held, self._held[are_new], self._bytes[are_new] = self._held[are_new], [], 0
-        self._size = min(self._largest, 2 * self._size)
+        self._size = min(self._largest, GROWTH * self._size)
         return Shipment(pa.concat_tables(held), are_new)
 
 

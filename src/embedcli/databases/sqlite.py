@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from embedcli import storage
 from embedcli.core.errors import OutputError, UsageError, first_line
-from embedcli.databases.columns import combine_chunks
-from embedcli.databases.locks import lock_table
+from embedcli.databases.columns import combine_chunks, to_fast_list_type, view_rows
+from embedcli.databases.locks import LOCK_ENDING, lock_table
 from embedcli.databases.target import (
     VECTOR_COLUMN,
     DatabaseTarget,
@@ -38,8 +38,9 @@ VECTORS_SUFFIX = "_vectors"
 # sqlite-vec adds tables of its own to each of its tables; those of such names are in its way.
 VECTORS_SUFFIXES = (VECTORS_SUFFIX, *(f"{VECTORS_SUFFIX}_{name}" for name in ("info", "chunks", "rowids")))
 RECORDS_TABLE = "embedcli_tables"
-LOCK_ENDING = "-embedcli-lock-"
 BUSY_TIMEOUT_MS = 10_000
+# Pages of a transaction in memory: sqlite-vec changes the same pages for each of 1,024 vectors.
+CACHE_KIBIBYTES = 32 << 10
 # Rows per query: each key column of each row is a parameter, of which SQLite allows 32,766.
 READ_ROWS = 5_000
 # The most neighbours that sqlite-vec returns.
@@ -54,6 +55,8 @@ class SQLiteTarget(DatabaseTarget):
     precisions: ClassVar[Mapping[str, Precision]] = {
         "float32": "float32", "float16": "float32", "binary": "ubinary", "ubinary": "ubinary",
     }  # fmt: skip
+    # Each batch is a transaction, which waits for the disk.
+    batch_bytes: ClassVar[int] = 32 << 20
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 8192, "ubinary": 8192 * 8}
     has_case_sensitive_columns: ClassVar[bool] = False
     reserved_tables: ClassVar[str] = rf"sqlite_.*|{RECORDS_TABLE}"
@@ -73,13 +76,16 @@ class SQLiteTarget(DatabaseTarget):
                 self._path, flags=mode if read_only else mode | self._apsw.SQLITE_OPEN_CREATE
             )
             self._db.set_busy_timeout(BUSY_TIMEOUT_MS)
+            self._query(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
             self._db.enable_load_extension(True)
             self._db.load_extension(extension.loadable_path())
             self._query("SELECT count(*) FROM sqlite_master")  # reads the header of the file
         self._release: Callable[[], None] = lambda: None
         if not read_only:
             try:
-                self._release = lock_table(f"{self._path}{LOCK_ENDING}", address.table)
+                self._release = lock_table(
+                    f"{self._path}{LOCK_ENDING}-", address.table, storage.format_location(self._path)
+                )
             except BaseException:
                 self._db.close()
                 raise
@@ -177,8 +183,8 @@ class SQLiteTarget(DatabaseTarget):
 
     def _write_rows(self, table: str, layout: TableLayout, rows: pa.Table, *, replaces: bool) -> None:
         names = [field.name for field in layout.plain_columns]
-        columns = [rows.column(name).to_pylist() for name in names]
-        vectors = vector_blobs(combine_chunks(rows.column(VECTOR_COLUMN)))
+        columns = [to_fast_list_type(combine_chunks(rows.column(name))).to_pylist() for name in names]
+        vectors = [blob for chunk in rows.column(VECTOR_COLUMN).chunks for blob in vector_blobs(chunk)]
         marks = ", ".join(["?"] * (len(names) + 1))
         value = self._vector_parameter(layout, "?")
         with self._translate_errors(), self._db:
@@ -328,10 +334,10 @@ def build_table(rows: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> pa
     return pa.Table.from_arrays(arrays, schema=pa.schema(list(fields)))
 
 
-def vector_blobs(vectors: pa.Array) -> list[bytes]:
+def vector_blobs(vectors: pa.Array) -> list[memoryview]:
     """Return the bytes of each vector of a fixed-size list column."""
-    numbers = np.ascontiguousarray(vectors.flatten().to_numpy(zero_copy_only=False)).reshape(len(vectors), -1)
-    return [row.tobytes() for row in numbers]
+    numbers = vectors.flatten().to_numpy(zero_copy_only=False)
+    return view_rows(numbers.reshape(len(vectors), vectors.type.list_size))
 
 
 def add_vectors(rows: pa.Table, vectors: Sequence[bytes], layout: TableLayout) -> pa.Table:

@@ -1,0 +1,44 @@
+"""DuckDB alone: who keeps others away from the file, and types of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends import Backend
+from loads import check, load, loaded, make_backend
+from sample_outputs import make_output, unit_vectors
+
+# A program that opens the file until its stdin ends.
+HOLDER = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Backend]:
+    yield from make_backend("duckdb", tmp_path)
+
+
+def test_a_file_that_is_open_elsewhere_is_named(tmp_path: Path, database: Backend) -> None:
+    output = loaded(make_output(tmp_path / "out.parquet", unit_vectors(6, 8)), database)
+    path = database.address.partition(":")[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        for done in (load(output, database), check(output, database)):
+            assert done.code == 1
+            assert f"error: {path}: another program has opened it, and only one at a time can\n" in done.err
+            assert "hint: run the same command again when that program has closed it" in done.err
+            assert "IO Error" not in done.err
+        process.communicate("")
+    assert load(output, database).code == 0
