@@ -17,7 +17,7 @@ import random_static_models
 import small_bench
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SHARED = {"command_line.py"}
+SHARED = {"cached_network.py", "command_line.py"}
 PROGRAMS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in SHARED)
 
 
