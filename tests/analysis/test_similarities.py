@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from embedcli.analysis.compare import compare_outputs, read_vectors
+from embedcli.analysis.compare import compare_outputs, measure_row_cosines, read_vectors
 from embedcli.analysis.similarities import normalize, row_cosines, score_rows
 from embedcli.analysis.topk import search_vectors
 from embedcli.core.errors import UsageError
@@ -138,3 +138,9 @@ def test_the_output_that_keeps_more_terms_queries_both(tmp_path: Path) -> None:
     there = compare_outputs(first, second, k=5, rows=100, moved=0, seed=0).as_json()["overlap"]
     back = compare_outputs(second, first, k=5, rows=100, moved=0, seed=0).as_json()["overlap"]
     assert there == back
+
+
+def test_a_row_without_terms_in_both_outputs_has_not_changed() -> None:
+    first = SparseVectors(np.array([0, 0, 1, 1]), np.array([3], np.int32), np.array([2], np.float32), 5)
+    second = SparseVectors(np.array([0, 0, 1, 2]), np.array([3, 1], np.int32), np.array([4, 1], np.float32), 5)
+    assert measure_row_cosines(first, second).tolist() == [1, 1, 0]

@@ -360,7 +360,7 @@ def test_a_fusion_answers_a_query_without_terms_by_the_other_output(home: Path, 
     ended = jobs.run("search", "sparse.parquet", "dense.parquet", "dog", "--fuse", "rrf", "--json")
     assert ended.code == 0, ended.err
     assert [hit["id"] for hit in json.loads(ended.out)] == [hit["id"] for hit in alone]
-    assert "'dog' has no ranking in sparse.parquet: the model weighs no term of the text\n" in ended.err
+    assert "'dog' has no sparse ranking in sparse.parquet: the model weighs no term of the text\n" in ended.err
 
 
 def test_a_dense_output_is_not_compared_with_a_sparse_one(home: Path, models: Models) -> None:

@@ -14,6 +14,7 @@ from embedcli.analysis.topk import TopK, block_as_float32, search_vectors
 from embedcli.analysis.vector_collector import VectorCollector
 from embedcli.core.arrow_values import column_to_python
 from embedcli.core.errors import UsageError
+from embedcli.core.sparse_vectors import SparseVectors
 from embedcli.outputs.dataset import VectorDataset
 
 if TYPE_CHECKING:
@@ -291,13 +292,21 @@ def measure_cosines(comparison: Comparison, moved: int) -> None:
         pairs = iterate_sampled_pairs(comparison)
     start = 0
     for first, second in pairs:
-        cosines = row_cosines(first, second)
+        cosines = measure_row_cosines(first, second)
         comparison.cosines.add(cosines[np.isfinite(cosines)])
         lowest.add(-cosines[None], start)
         start += len(cosines)
     hits = lowest.to_hits()[0]
     rows_and_cosines = zip(rows[hits.rows].tolist(), (-hits.scores).tolist(), strict=True)
     comparison.most_moved = list(rows_and_cosines)[:moved]
+
+
+def measure_row_cosines(first: RowVectors, second: RowVectors) -> NDArray[Any]:
+    """Compute the cosine between both vectors of each row; 1 for a row that has no term in either output."""
+    cosines = row_cosines(first, second)
+    if isinstance(first, SparseVectors) and isinstance(second, SparseVectors):
+        cosines[(first.lengths == 0) & (second.lengths == 0)] = 1
+    return cosines
 
 
 def iterate_vector_pairs(first: VectorDataset, second: VectorDataset) -> Iterator[tuple[RowVectors, RowVectors]]:

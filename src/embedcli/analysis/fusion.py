@@ -15,6 +15,7 @@ from embedcli.analysis.search import Rankings, Searcher, SearchResult
 from embedcli.analysis.text_encoder import Notify, ignore_message
 from embedcli.analysis.topk import Hits
 from embedcli.core.errors import UsageError
+from embedcli.core.types import KIND_ADJECTIVES
 from embedcli.outputs.dataset import VectorDataset
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class FusedSearcher:
         for searcher, each in zip(self._searchers, found, strict=True):
             for i, reason in sorted(each.rejects.items()):
                 if i not in rejects:
-                    self._notify(f"{queries[i]} has no ranking in {searcher.output.path}: {reason}")
+                    self._notify(
+                        f"{queries[i]} has no {KIND_ADJECTIVES[searcher.output.kind]} ranking in "
+                        f"{searcher.output.path}: {reason}"
+                    )
         wanted = min(k, self.output.rows) if all(each.output.kind == "sparse" for each in self._searchers) else 0
         return Rankings(fused, rejects).describe(self.output, queries, columns, wanted)
 
