@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from backends import Backend
@@ -42,3 +45,18 @@ def test_a_file_that_is_open_elsewhere_is_named(tmp_path: Path, database: Backen
             assert "IO Error" not in done.err
         process.communicate("")
     assert load(output, database).code == 0
+
+
+def test_a_row_whose_map_has_a_key_twice_is_rejected_and_the_others_are_loaded(
+    tmp_path: Path, database: Backend
+) -> None:
+    output = make_output(tmp_path / "out.parquet", unit_vectors(4, 8), ids=["a", "b", "c", "d"], kept={"m": ["x"] * 4})
+    maps = pa.array([[("x", 1)], [("x", 1), ("y", 2), ("x", 3)], None, []], pa.map_(pa.string(), pa.int64()))
+    table = pq.read_table(output)
+    pq.write_table(table.set_column(table.column_names.index("m"), "m", maps), output)
+    done = load(output, database)
+    assert done.code == 3
+    (rejects,) = tmp_path.glob("out.parquet.load-rejects-duckdb-*.jsonl")
+    (reject,) = map(json.loads, rejects.read_text("utf-8").splitlines())
+    assert (reject["id"], reject["reason"]) == ("b", "map has a key twice, which the database cannot store")
+    assert "3 rows" in check(output, database).out

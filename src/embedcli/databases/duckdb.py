@@ -44,6 +44,7 @@ class DuckDBTarget(DatabaseTarget):
     # A larger batch costs no more memory than a row group, and fewer commits.
     batch_bytes: ClassVar[int] = 32 << 20
     has_case_sensitive_columns: ClassVar[bool] = False
+    stores_repeated_map_keys: ClassVar[bool] = False
     reserved_tables: ClassVar[str] = ROWS_VIEW
     max_dimensions: ClassVar[Mapping[str, int]] = {"float32": 100_000}
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from embedcli import storage
 from embedcli.checkpoint.part_files import reject_to_json_line
 from embedcli.checkpoint.rejects import RejectCounter
+from embedcli.core.arrow_values import column_to_python
 from embedcli.core.ragged import RaggedRows, offsets_of
 from embedcli.core.types import Reject
 from embedcli.databases.columns import combine_chunks
@@ -29,6 +30,7 @@ MISSING_ID_REASON = "id is missing"
 EMPTY_ID_REASON = "id is empty"
 LONG_ID_REASON = "id is too long for the database"
 NUL_REASON = "text has a NUL character, which the database cannot store"
+REPEATED_KEY_REASON = "map has a key twice, which the database cannot store"
 LARGE_ROW_REASON = "row is too large for the database"
 NOT_FINITE_REASON = "vector is not finite"
 NO_VECTORS_REASON = "row has no vectors"
@@ -113,6 +115,8 @@ def find_bad_rows(batch: RowBatch, layout: TableLayout, target: DatabaseTarget) 
                 # JSON text has the character as an escape.
                 nul = "\\u0000" if field.metadata == JSON_FIELD else "\0"
                 add(as_mask(pc.match_substring(table.column(field.name), nul)), NUL_REASON)
+    if not target.stores_repeated_map_keys:
+        add(find_repeated_keys(table), REPEATED_KEY_REASON)
     add(find_larger(table, target.largest_row_bytes), LARGE_ROW_REASON)
     add(find_larger(table.drop_columns(VECTOR_COLUMN), target.largest_payload_bytes), LARGE_ROW_REASON)
     return found
@@ -123,6 +127,16 @@ def find_larger(table: pa.Table, limit: int | None) -> BoolArray:
     if limit is None or table.nbytes <= limit:
         return np.zeros(table.num_rows, bool)
     return np.array([table.slice(row, 1).nbytes for row in range(table.num_rows)]) > limit
+
+
+def find_repeated_keys(table: pa.Table) -> BoolArray:
+    """Whether a map of each row has a key twice: bool [n]."""
+    found = np.zeros(table.num_rows, bool)
+    for column in table.columns:
+        if pa.types.is_map(column.type):
+            keys = ([key for key, _ in pairs or ()] for pairs in column_to_python(column))
+            found |= np.fromiter((len(set(row)) < len(row) for row in keys), bool, table.num_rows)
+    return found
 
 
 def as_mask(column: Any) -> BoolArray:

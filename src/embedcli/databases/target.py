@@ -138,6 +138,7 @@ class DatabaseTarget(ABC):
         has_schemas: Whether the name of a table may be `SCHEMA.TABLE`.
         has_case_sensitive_columns: Whether `Id` and `id` may be two columns.
         stores_empty_ids: Whether an id may be the empty text.
+        stores_repeated_map_keys: Whether a map may have a key twice.
         longest_id_bytes: The longest id in UTF-8; None without a limit.
         longest_name_bytes: The longest name of a table or column in UTF-8.
         largest_row_bytes: The largest row; None without a limit.
@@ -169,6 +170,7 @@ class DatabaseTarget(ABC):
     has_schemas: ClassVar[bool] = False
     has_case_sensitive_columns: ClassVar[bool] = True
     stores_empty_ids: ClassVar[bool] = True
+    stores_repeated_map_keys: ClassVar[bool] = True
     longest_id_bytes: ClassVar[int | None] = None
     longest_name_bytes: ClassVar[int] = 255
     largest_row_bytes: ClassVar[int | None] = None
