@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import jobs
 from backends import Backend
 from loads import check, load, loaded, make_backend
 from sample_outputs import make_output, unit_vectors
@@ -60,3 +63,18 @@ def test_a_row_whose_map_has_a_key_twice_is_rejected_and_the_others_are_loaded(
     (reject,) = map(json.loads, rejects.read_text("utf-8").splitlines())
     assert (reject["id"], reject["reason"]) == ("b", "map has a key twice, which the database cannot store")
     assert "3 rows" in check(output, database).out
+
+
+@pytest.mark.parametrize("content", ["SQLite", "text"])
+def test_a_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "v.db"
+    if content == "SQLite":
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE a (i INTEGER)")
+    else:
+        path.write_text("no database at all\n" * 1000)
+    before = path.read_bytes()
+    done = jobs.run("load", make_output(tmp_path / "out.parquet", unit_vectors(3, 8)), f"duckdb:{path}")
+    assert done.code == 2
+    assert "v.db: is not a DuckDB database" in done.err
+    assert path.read_bytes() == before

@@ -35,6 +35,15 @@ DAY_MICROSECONDS = 86_400_000_000
 NO_DOWNLOADS = {"autoinstall_known_extensions": "false"}
 
 
+def is_duckdb_or_new(path: str) -> bool:
+    """Whether DuckDB would read a file as its own. It would attach a file of SQLite, if its extension is installed."""
+    if not os.path.isfile(path) or not os.path.getsize(path):
+        return True
+    with open(path, "rb") as file:
+        # https://duckdb.org/docs/stable/internals/storage: 4 magic bytes after a checksum of 8.
+        return file.read(12)[8:] == b"DUCK"
+
+
 class DuckDBTarget(DatabaseTarget):
     """A DuckDB file. Searches compare the query with all vectors, exactly."""
 
@@ -56,6 +65,8 @@ class DuckDBTarget(DatabaseTarget):
                 f"{storage.format_location(self._path)}: there is no such file", "create it with `embedcli load`"
             )
         place, lock = storage.format_location(self._path), f"{self._path}{LOCK_ENDING}"
+        if not is_duckdb_or_new(self._path):
+            raise UsageError(f"{place}: is not a DuckDB database", "name another file")
         self._release: Callable[[], None] = lambda: None
         if not read_only:
             self._release = lock_database(lock, place)
