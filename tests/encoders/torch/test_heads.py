@@ -115,11 +115,9 @@ def test_a_row_without_a_term_is_usable_with_several_heads_only(folder: Path, ex
     ("options", "word"),
     [
         ({"truncate_dim": 4}, "--truncate-dim"),
-        ({"precision": "int8"}, "--precision int8"),
+        ({"precision": "binary"}, "--precision binary"),
         ({"overflow": "pool"}, "--overflow pool"),
         ({"to": "npy"}, "a .npy output"),
-        ({"update": True}, "--update"),
-        ({"reuse": ("old.parquet",)}, "--reuse"),
         ({"normalize": False}, "--no-normalize"),
         ({"top_k_terms": 3}, "--top-k-terms"),
         ({"as_": "query", "pool_factor": 3}, "--pool-factor"),
