@@ -13,7 +13,7 @@ from embedcli import encoders, storage
 from embedcli.analysis import metrics
 from embedcli.analysis.eval_data import EvaluationTask, LabelledTexts, RetrievalTask, ScoredPairs
 from embedcli.analysis.fusion import fuse_rankings
-from embedcli.analysis.queries import RejectCounter
+from embedcli.analysis.queries import RejectedRows
 from embedcli.analysis.retrieval import RETRIEVAL_DEPTH, RetrievedDocuments, measure_retrieval, retrieve_documents
 from embedcli.analysis.similarities import row_cosines
 from embedcli.analysis.text_encoder import Notify, TextEncoder, ignore_message, without_role_note
@@ -47,7 +47,7 @@ class TaskResult:
     """
 
     measures: dict[str, float]
-    rejects: dict[str, RejectCounter]
+    rejects: dict[str, RejectedRows]
     retrieved: RetrievedDocuments | None = None
 
 
@@ -149,7 +149,7 @@ def evaluate_task(task: EvaluationTask, model_encoders: EncodersByPrompt, k: int
 
 
 def summarize_retrieval(task: RetrievalTask, found: RetrievedDocuments, k: int) -> TaskResult:
-    queries = RejectCounter()
+    queries = RejectedRows()
     for reject in found.rejected_queries.values():
         queries.add(reject)
     rejects = {"queries": queries, "documents": found.rejected_documents}
@@ -157,7 +157,7 @@ def summarize_retrieval(task: RetrievalTask, found: RetrievedDocuments, k: int) 
     return TaskResult(measure_retrieval(task, found, k), counted, found)
 
 
-def describe_rejects(where: str, rows: str, counter: RejectCounter) -> str:
+def describe_rejects(where: str, rows: str, counter: RejectedRows) -> str:
     """Return a note on rows of a task that have no vector."""
     return f"{where}: {format_count(counter.count, *REJECT_EFFECTS[rows])}; first: {counter.format_first()}"
 
@@ -235,7 +235,7 @@ def measure_pairs(task: ScoredPairs, first: EncodedTexts, second: EncodedTexts) 
     cosines = np.zeros(len(task.scores))
     both, at_first, at_second = np.intersect1d(first.positions, second.positions, return_indices=True)
     cosines[both] = row_cosines(first.vectors[at_first], second.vectors[at_second])
-    rejects = RejectCounter()
+    rejects = RejectedRows()
     for position, reason in sorted({**second.rejects, **first.rejects}.items()):
         rejects.add(Reject(storage.format_path(task.path), task.lines[position], reason))
     measures = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from embedcli import storage
-from embedcli.analysis.queries import RejectCounter, SearchQuery, batch_queries, format_reject, read_queries
+from embedcli.analysis.queries import RejectedRows, SearchQuery, batch_queries, format_reject, read_queries
 from embedcli.core.counts import format_count
 from embedcli.core.errors import InputError
 from embedcli.core.job import Job
@@ -27,7 +27,7 @@ class FileSearch:
     """
 
     def __init__(self, searcher: Any, job: Job, options: tuple[Any, ...], notify: Callable[[str], None]) -> None:
-        self.rejects = RejectCounter()
+        self.rejects = RejectedRows()
         self._searcher, self._job, self._options, self._notify = searcher, job, options, notify
         self._searched = self._without_matches = self._with_few_matches = 0
         self._first_with_few: SearchQuery | None = None

@@ -44,7 +44,7 @@ def read_queries(job: Job, on_reject: Callable[[Reject], None]) -> Iterator[Sear
 
     Args:
         job: The job that names the file.
-        on_reject: Called for each row that is no query.
+        on_reject: Called for each row without a text to search for.
     """
     from embedcli import readers  # not needed for queries on the command line, which must start fast
 
@@ -68,7 +68,7 @@ def format_row(source: str, line: int, id: Any) -> str:
     return location if id is None else f"{location} (id {id})"
 
 
-class RejectCounter:
+class RejectedRows:
     """Counts rows that have no vector, and keeps the first.
 
     Attributes:

@@ -10,7 +10,7 @@ import numpy as np
 from embedcli import storage
 from embedcli.analysis import metrics
 from embedcli.analysis.eval_data import RetrievalTask, read_documents, read_judged_queries
-from embedcli.analysis.queries import RejectCounter, format_reject
+from embedcli.analysis.queries import RejectedRows, format_reject
 from embedcli.analysis.similarities import USUAL_METRICS, normalize, score_rows
 from embedcli.analysis.topk import Hits, TopK, spread_hits
 from embedcli.core.arrow_values import column_to_python
@@ -45,7 +45,7 @@ class RetrievedDocuments:
     document_ids: list[str]
     hits: list[Hits]
     rejected_queries: dict[str, Reject]
-    rejected_documents: RejectCounter = field(default_factory=RejectCounter)
+    rejected_documents: RejectedRows = field(default_factory=RejectedRows)
 
 
 class HeadRanking:
@@ -53,7 +53,7 @@ class HeadRanking:
 
     def __init__(self, kind: VectorKind, queries: EncodedTexts) -> None:
         self.queries = queries
-        self.rejected_documents = RejectCounter()
+        self.rejected_documents = RejectedRows()
         self._metric = USUAL_METRICS[kind]
         self._query_vectors = self._scale(queries)
         self._best = TopK(len(queries.positions), RETRIEVAL_DEPTH)
