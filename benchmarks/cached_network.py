@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedcli import encoders
+from embedcli.benchmark.dataset import read_texts
+from embedcli.cli.bench import make_request
+from embedcli.cli.entrypoint import set_environment
 from embedcli.core.batching import pack_batches
 from embedcli.core.cpu import cpu_quota
 from embedcli.core.encoder import Tokens
-from embedcli.core.job import Job
 from embedcli.core.vectors import normalize_rows
 from embedcli.encoders.openvino.cache import read_cached_model
 from embedcli.encoders.openvino.encoder import LoadRequest
@@ -67,13 +69,21 @@ class Network:
 
 
 class CachedNetwork:
-    """The converted network of a job's model, and the tokens of rows.
+    """The converted network of a model, and the tokens of rows.
+
+    Args:
+        paths: The inputs with the rows.
+        flags: The options of the command line.
+        rows: Use only the first rows; None for all.
 
     Attributes:
         tokens: The tokens of the texts.
     """
 
-    def __init__(self, job: Job, texts: Sequence[str]) -> None:
+    def __init__(self, paths: list[str], flags: dict[str, Any], rows: int | None) -> None:
+        set_environment(flags)
+        job = make_request(paths, flags | {"device": "cpu", "engine": "openvino"}).job
+        texts = list(read_texts(job, rows))
         files = resolve.resolve_model(job)
         encoder = encoders.load_encoder(job)  # converts the model if the cache does not have it
         self.tokens, self._threads = encoder.tokenize(texts), job.threads

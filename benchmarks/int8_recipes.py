@@ -21,13 +21,9 @@ import typer
 
 from cached_network import CachedNetwork, Network, find_linear_layers
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
-from embedcli.benchmark.dataset import read_texts
-from embedcli.cli.bench import make_request
 from embedcli.cli.console import print_note
-from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, with_job_options
 from embedcli.core.errors import UsageError
-from embedcli.core.job import Job
 from embedcli.encoders.equivalence import row_cosines
 
 if TYPE_CHECKING:
@@ -108,9 +104,7 @@ def main(
     flags: dict[str, Any],
 ) -> None:
     """Measure the speed of int8 recipes, and how far their vectors move."""
-    set_environment(flags)
-    job = make_request(paths, flags | {"device": "cpu", "engine": "openvino"}).job
-    workbench = Workbench(job, list(read_texts(job, rows)))
+    workbench = Workbench(CachedNetwork(paths, flags, rows))
     figures = []
     for name, recipe in RECIPES.items():
         if not only or any(part in name for part in only):
@@ -122,12 +116,13 @@ def main(
 class Workbench:
     """A model's network, the rows, and their float32 vectors."""
 
-    def __init__(self, job: Job, texts: Sequence[str]) -> None:
-        self._model = CachedNetwork(job, texts)
-        self.rows = np.arange(len(texts))
-        if len(texts) <= CALIBRATION_ROWS + NEIGHBOURS or not self._model.tokens.lengths.all():
+    def __init__(self, model: CachedNetwork) -> None:
+        self._model = model
+        lengths = model.tokens.lengths
+        self.rows = np.arange(len(lengths))
+        if len(lengths) <= CALIBRATION_ROWS + NEIGHBOURS or not lengths.all():
             raise UsageError(f"needs more than {CALIBRATION_ROWS + NEIGHBOURS} rows with text", "use other rows")
-        self._timed = np.random.default_rng(0).permutation(len(texts))[:TIMED_ROWS]
+        self._timed = np.random.default_rng(0).permutation(len(lengths))[:TIMED_ROWS]
         self._float32 = self._model.compile(self._model.read_graph(), {})
         self._vectors = self._float32.encode(self.rows)
         self._statistics = self._collect_statistics()

@@ -25,12 +25,9 @@ import typer
 from cached_network import CachedNetwork, Network, find_linear_layers
 from command_line import JsonPath, Rounds, RowLimit, make_app, publish
 from embedcli.benchmark.contenders import PROGRAMS, require_success
-from embedcli.benchmark.dataset import read_texts
 from embedcli.benchmark.machine import describe_machine
 from embedcli.benchmark.timed_process import run_measured
-from embedcli.cli.bench import make_request
 from embedcli.cli.console import print_note
-from embedcli.cli.entrypoint import set_environment
 from embedcli.cli.options import ENCODER_FLAGS, INPUT_FLAGS, with_job_options
 
 ONE_CORE = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1, "PERF_COUNT": True}
@@ -61,9 +58,7 @@ def main(
     flags: dict[str, Any],
 ) -> None:
     """Profile the compiled network on one core."""
-    set_environment(flags)
-    job = make_request(paths, flags | {"device": "cpu", "engine": "openvino"}).job
-    cached = CachedNetwork(job, list(read_texts(job, rows)))
+    cached = CachedNetwork(paths, flags, rows)
     graph = cached.read_graph()
     products = find_products(graph)
     network = cached.compile(graph, ONE_CORE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,9 @@ from embedcli.outputs import schema
 from head_jobs import COUNT, arguments, assert_terms, compute_expected, prepare, run
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("heads"))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from prepare(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,9 @@ HEADS = "dense,sparse,multi_vector"
 COLUMNS = {"dense": "embedding", "sparse": "embedding_sparse", "multi_vector": "embedding_multi_vector"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EMBEDCLI_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepare(tmp_path_factory.mktemp("heads"))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield from prepare(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import head_models
 import jobs
@@ -15,8 +17,17 @@ import reference
 COUNT = 60
 
 
-def prepare(folder: Path) -> Path:
-    """The model and rows with an id each in a folder: the last two have only unknown words."""
+def prepare(factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The model and rows with an id each in a folder: the last two have only unknown words.
+
+    Until the fixture ends that yields from this, networks are compiled into a cache of its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBEDCLI_CACHE", str(factory.mktemp("cache")))
+        yield write_inputs(factory.mktemp("heads"))
+
+
+def write_inputs(folder: Path) -> Path:
     head_models.build_bge_m3(folder / "bge-m3")
     texts = [*reference.samples()[: COUNT - 2], "🙂", "🙂🙂"]
     jobs.write_jsonl(folder / "in.jsonl", [{"id": f"r{i}", "text": text, "n": i} for i, text in enumerate(texts)])
