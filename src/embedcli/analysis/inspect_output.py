@@ -83,28 +83,46 @@ class DamageCounter:
         return is_readable
 
 
+class LengthCounter:
+    """Collects the lengths of vectors, and counts the rows whose vectors are not finite or all zero.
+
+    Attributes:
+        norms: The finite lengths.
+        non_finite: The rows with a number that is not finite.
+        zero: The rows of zeros.
+    """
+
+    def __init__(self) -> None:
+        self.norms = StreamingQuantiles()
+        self.non_finite = self.zero = 0
+
+    def add(self, output: VectorDataset, block: VectorBlock, is_readable: BoolArray) -> None:
+        """Add the rows of a block of an output but for unreadable ones, and for sparse ones that may lack terms."""
+        lengths = compute_vector_norms(vectors_for_norms(output, block))
+        is_damaged, is_zero = find_damaged_rows(block, lengths)
+        if output.may_lack_terms and isinstance(block.vectors, SparseVectors):
+            is_readable = is_readable & (block.vectors.lengths > 0)  # such a row has the vectors of other heads
+        self.non_finite += int((is_damaged & is_readable).sum())
+        self.zero += int((is_zero & is_readable).sum())
+        lengths = lengths if is_readable.all() else lengths[is_readable]
+        self.norms.add(lengths[np.isfinite(lengths)])
+
+
 def describe_output(output: VectorDataset) -> dict[str, Any]:
     """Describe an output for `embedcli inspect`, as JSON values. Reads it once.
 
     Raises:
         InputError: A checksum does not match.
     """
-    norms, tokens, ids = StreamingQuantiles(), StreamingQuantiles(), DuplicateIdCounter(output)
+    tokens, ids = StreamingQuantiles(), DuplicateIdCounter(output)
     names = [name for name in ("n_tokens", "truncated") if name in output.schema.names]
     terms, token_vectors, damage = TermCounter(), TokenVectorCounter(), DamageCounter()
     # Queries are filled up with tokens that their texts do not have.
     has_counts = "n_tokens" in names and output.vector_space.get("task") == "document"
-    non_finite = zero = truncated = rows = total_tokens = 0
+    lengths = LengthCounter()
+    truncated = rows = total_tokens = 0
     for block in output.read_blocks([*ids.columns, *names], verify=True, keep_damaged=True):
-        lengths = compute_vector_norms(vectors_for_norms(output, block))
-        is_readable = damage.add(output, block)
-        is_damaged, is_zero = find_damaged_rows(block, lengths)
-        if output.may_lack_terms and isinstance(block.vectors, SparseVectors):
-            is_readable &= block.vectors.lengths > 0  # such a row has the vectors of other heads
-        non_finite += int((is_damaged & is_readable).sum())
-        zero += int((is_zero & is_readable).sum())
-        lengths = lengths if is_readable.all() else lengths[is_readable]
-        norms.add(lengths[np.isfinite(lengths)])
+        lengths.add(output, block, damage.add(output, block))
         rows += len(block)
         if "truncated" in names:
             truncated += int(block.columns["truncated"].to_numpy().sum())
@@ -130,11 +148,11 @@ def describe_output(output: VectorDataset) -> dict[str, Any]:
         "vector_column": output.vector_files[0].column.name if output.vector_files else None,
         "vector_columns": list(output.vector_columns),
         "precision": output.precision,
-        "norms": None if "binary" in output.precision else norms.summary(median=0.5),
+        "norms": None if "binary" in output.precision else lengths.norms.summary(median=0.5),
         "terms": terms.describe(load_words(output.vector_space, output.dim)) if output.kind == "sparse" else None,
         "token_vectors": token_vectors.describe() if output.kind == "multi_vector" else None,
-        "non_finite_rows": non_finite,
-        "zero_rows": zero,
+        "non_finite_rows": lengths.non_finite,
+        "zero_rows": lengths.zero,
         "damaged_rows": damage.count,
         "damage_examples": damage.examples,
         "truncated_rows": truncated if "truncated" in names else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any, Literal
 
@@ -87,9 +87,8 @@ def search(
 
     The search is exact and uses the model and the query prompt recorded in OUTPUT. It prints score, id and the
     kept columns; with --queries, one JSON line per result, or a file. Of sparse vectors, only rows that share a term
-    with the query are found. With --fuse rrf, outputs of the same ids are
-    searched, of any kind of vectors, and a row scores the sum of 1 / (60 + rank) over its first 1,000 ranks; they may
-    be several --vector-column of one output.
+    with the query are found. With --fuse rrf, outputs of the same ids are searched, of any kind of vectors, and a row
+    scores the sum of 1 / (60 + rank) over its first 1,000 ranks; they may be several --vector-column of one output.
 
     Exit codes: 0 all queries searched, 1 failed, 2 usage error, 3 some --queries not searched: each is named.
     """
@@ -114,9 +113,7 @@ def search(
             return
         hits = search_words(searcher, query, (count, columns, metric), notify)
     if to is not None:
-        from embedcli.analysis.hits_writer import write_rows
-
-        write_rows(iter(hits), to)
+        write_hits(hits, to)
     elif as_json:
         show_json(hits)
     else:
@@ -241,14 +238,20 @@ def search_file(searcher: Any, job: Job, options: tuple[Any, ...], path: str, no
         typer.Exit: With EXIT_REJECTS, if some cannot.
     """
     from embedcli.analysis.file_search import FileSearch
-    from embedcli.analysis.hits_writer import write_rows
 
     search = FileSearch(searcher, job, options, notify)
-    write_rows(search.run(), path)
+    write_hits(search.run(), path)
     for note in search.notes():
         notify(note)
     if search.rejects.count:
         raise typer.Exit(EXIT_REJECTS)
+
+
+def write_hits(hits: Iterable[dict[str, Any]], path: str) -> None:
+    """Write hits to a file, or as lines of JSON to stdout for `-`."""
+    from embedcli.analysis.hits_writer import write_rows
+
+    write_rows(iter(hits), path)
 
 
 def show_hits(hits: list[dict[str, Any]], columns: list[str]) -> None:

@@ -39,7 +39,7 @@ SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "
 
 
 def refuse_other_kinds(files: ModelFiles, modules: Sequence[tuple[str, str]]) -> None:
-    """Refuse rerankers, multi-vector models without their projection, and sparse encoders that are not marked as such.
+    """Refuse rerankers, multi-vector models without their projection, and unmarked sparse encoders.
 
     sentence-transformers would load the network of a raw folder without its head and take the mean of its tokens,
     which is not what the model was trained for. Only heads with no use for embeddings are refused: a raw folder with a

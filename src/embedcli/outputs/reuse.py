@@ -77,7 +77,7 @@ def load_store(found: Sequence[ReusedOutput], layout: OutputLayout, folder: str,
         ResumeError: The vectors of an output were stored with other ranges.
         UsageError: An output is JSONL.
         InputError: A file of an output is damaged.
-        OutputError: There is no room for the copy of their vectors.
+        OutputError: The disk has too little space for the copy of their vectors.
     """
     for old, done in found:
         check_same_ranges(old.output, done, layout)

@@ -1,4 +1,4 @@
-"""OpenVINO on this CPU: what it is told when it converts, stores and compiles a network."""
+"""OpenVINO on this CPU: convert, store and compile a network with the right options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heads of BGE-M3 on PyTorch: dense, sparse and multi-vector vectors from one pass of one network."""
+"""The heads of BGE-M3 on PyTorch: three kinds of vectors from one pass of one network."""
 
 from __future__ import annotations
 
