@@ -202,6 +202,19 @@ def test_reuse_refuses_a_file_that_is_not_a_finished_output(folder: Path) -> Non
     assert "in.jsonl" in done.err
 
 
+@pytest.mark.parametrize("reused", [False, True])
+def test_jsonl_outputs_are_refused_before_the_model_is_loaded(
+    folder: Path, reused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(folder, "out.jsonl")
+    jobs.write_jsonl(folder / "in.jsonl", edit_rows(unique_rows(COUNT)))
+    monkeypatch.setattr("embedcli.encoders.load_encoder", lambda *_, **__: pytest.fail("was loaded"))
+    words = ("new.parquet", "--reuse", folder / "out.jsonl") if reused else ("out.jsonl", "--update")
+    done, _ = encode(folder, *words)
+    assert done.code == 2
+    assert "out.jsonl: the vectors of a JSONL output cannot be reused" in done.err
+
+
 def test_no_room_for_the_copy_of_the_old_vectors(folder: Path) -> None:
     encode(folder, "out.parquet")
     before = read_files(folder / "out.parquet")

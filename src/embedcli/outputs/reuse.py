@@ -51,7 +51,7 @@ def find_reusable_outputs(paths: Sequence[str], job: Mapping[str, Any]) -> list[
 
     Raises:
         ResumeError: The vectors of an output are in another vector space.
-        UsageError: A path is not a finished output.
+        UsageError: A path is not a finished output, or is JSONL.
     """
     found: list[ReusedOutput] = []
     for path in paths:
@@ -60,6 +60,11 @@ def find_reusable_outputs(paths: Sequence[str], job: Mapping[str, Any]) -> list[
         if done is None:
             raise UsageError(f"{path} is not a finished output", "name a finished output of `embedcli encode`")
         check_same_vector_space(path, done.job_manifest.get("job", {}), job)
+        if old.format == "jsonl":  # it does not hold the stored numbers exactly
+            raise UsageError(
+                f"{old.output}: the vectors of a JSONL output cannot be reused",
+                "use --overwrite to encode all rows again",
+            )
         found.append((old, done))
     return found
 
@@ -75,14 +80,12 @@ def load_store(found: Sequence[ReusedOutput], layout: OutputLayout, folder: str,
 
     Raises:
         ResumeError: The vectors of an output were stored with other ranges.
-        UsageError: An output is JSONL.
         InputError: A file of an output is damaged.
         OutputError: The disk has too little space for the copy of their vectors.
     """
     for old, done in found:
         check_same_ranges(old.output, done, layout)
-        if old.format != "jsonl":
-            check_output_digests(open_dataset(old.output))
+        check_output_digests(open_dataset(old.output))
     return ReuseStore([old for old, _ in found], layout, folder, limit)
 
 
@@ -272,14 +275,7 @@ def read_reusable_blocks(old: OutputTarget, column: str) -> Iterator[VectorBlock
 
     Yields:
         Blocks whose columns are the id (or row number), `n_tokens`, `truncated` and `text_hash`, in this order.
-
-    Raises:
-        UsageError: The output is JSONL, which does not hold the stored numbers exactly.
     """
-    if old.format == "jsonl":
-        raise UsageError(
-            f"{old.output}: the vectors of a JSONL output cannot be reused", "use --overwrite to encode all rows again"
-        )
     # The first column is found without its name, which .npy files do not have.
     dataset = open_dataset(old.output, None if column == VECTOR_COLUMN else column)
     if dataset.rows:

@@ -1,4 +1,4 @@
-"""The column of vectors of a file: which one it is, and its values as dense, sparse or multi-vector vectors."""
+"""The column of vectors of a file: which one it is, and its values as dense vectors, sparse ones or those of tokens."""
 
 from __future__ import annotations
 
