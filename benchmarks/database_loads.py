@@ -142,13 +142,14 @@ def wait_for_rows(process: subprocess.Popen[bytes], address: str, rows: int) -> 
             if count_rows(address) >= rows:
                 return
         except EmbedcliError:
-            # No table yet, or a database that only one process may open.
+            # No database yet, or one that only one process may open.
             continue
 
 
 def count_rows(address: str) -> int:
+    """The rows in the table; 0 if there is none yet."""
     with connect(parse_target(address, TABLE), read_only=True) as database:
-        return database.count_rows(TABLE)
+        return 0 if database.read_record(TABLE) is None else database.count_rows(TABLE)
 
 
 def load_command(output: Path, address: str) -> list[str]:
