@@ -33,7 +33,8 @@ WORDS = 20_000
 DIMENSIONS = 50
 WORDS_PER_ROW = 8
 OUTPUT = "vectors/"
-COLUMNS = ("memory", "process", "rows/s", "cost", "write", "publish")
+TIMED_SYNC = Path(__file__).parent / "programs" / "timed_sync.py"
+COLUMNS = ("memory", "process", "rows/s", "cost", "write", "sync", "publish")
 
 
 def main(
@@ -75,7 +76,9 @@ def measure(row_counts: Sequence[int], notify: Callable[[str], None]) -> dict[st
         folder = Path(name)
         words = [f"word{i}" for i in range(WORDS)]
         write_word_vectors(folder / "words.txt", words)
-        contender = EmbedcliRun("embedcli", ("--model", str(folder / "words.txt")), OUTPUT)
+        sync = folder / "sync.txt"
+        model, program = ("--model", str(folder / "words.txt")), (str(TIMED_SYNC), str(sync))
+        contender = EmbedcliRun("embedcli", model, OUTPUT, program)
         runs, start = [], None
         for count in (1, *row_counts):
             rows = folder / "rows.jsonl"
@@ -85,7 +88,7 @@ def measure(row_counts: Sequence[int], notify: Callable[[str], None]) -> dict[st
             if start is None:
                 start = timing
                 continue
-            runs.append(summarize_run(count, timing, start))
+            runs.append(summarize_run(count, timing, start, float(sync.read_text("ascii"))))
             notify(f"{count:,} rows: {runs[-1]['peak_memory_mb']:,.0f} MB")
     return {
         "embedcli": __version__,
@@ -96,11 +99,12 @@ def measure(row_counts: Sequence[int], notify: Callable[[str], None]) -> dict[st
     }
 
 
-def summarize_run(count: int, timing: Timing, start: Timing) -> dict[str, Any]:
+def summarize_run(count: int, timing: Timing, start: Timing, sync_seconds: float) -> dict[str, Any]:
     """The figures of a run, without what the run `start` of one row took.
 
     `write_share` is the share of the process's time that its writing thread spent on hashing, writing and syncing
-    files; the other threads work meanwhile. `publish_share` is the time after the last row.
+    files; the other threads work meanwhile. `sync_share` is the part of it in which the thread waited for the disk
+    (fsync). `publish_share` is the time after the last row.
     """
     report = timing.report
     embedding_seconds = report["embedding_speed"]["seconds"]
@@ -112,6 +116,7 @@ def summarize_run(count: int, timing: Timing, start: Timing) -> dict[str, Any]:
             "rows_per_second": count / max(timing.seconds - start.seconds, 1e-3),
             "cpu_microseconds_per_row": 1e6 * (timing.cpu_seconds - start.cpu_seconds) / count,
             "write_share": report["stage_seconds"]["write"] / timing.seconds,
+            "sync_share": sync_seconds / timing.seconds,
             "publish_share": publish_seconds / timing.seconds,
         }
     )
@@ -152,11 +157,12 @@ def format_table(figures: Mapping[str, Any]) -> str:
             f"{run['rows_per_second']:,.0f}",
             f"{run['cpu_microseconds_per_row']:.1f} µs",
             format_percent(run["write_share"]),
+            format_percent(run["sync_share"]),
             format_percent(run["publish_share"]),
         )
         lines.append(format_row(f"{run['rows']:,}", cells))
     lines.append(f"memory grows by {figures['growth_mb']:,.0f} MB; allowed are {figures['allowed_mb']:,.0f} MB")
-    return "\n".join([*lines, "cost: processor time per row; write, publish: shares of the process's time"])
+    return "\n".join([*lines, "cost: processor time per row; write, sync, publish: shares of the process's time"])
 
 
 app = make_app(main)

@@ -4,8 +4,8 @@
 
 It runs the network that embedcli compiled for OpenVINO on the rows in embedcli's batches, on one thread, and adds up
 what each operation took, as OpenVINO reports it. Padding counts as work here: the products are compared as they are
-computed. ONEDNN_MAX_CPU_ISA=AVX2 does not show what a processor without AVX-512 would do: the kernels called gemm_mlas
-ignore it.
+computed. What a processor without AVX-512 would do is shown with `hide_avx512.c`; ONEDNN_MAX_CPU_ISA=AVX2 is not
+enough, because the kernels called gemm_mlas ignore it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ def test_memory_and_cost_are_measured_for_each_number_of_rows() -> None:
     assert [run["rows"] for run in figures["runs"]] == [10, 30]
     assert figures["growth_mb"] < figures["allowed_mb"]
     assert all(0 <= run["write_share"] < 1 and 0 <= run["publish_share"] < 1 for run in figures["runs"])
+    assert all(0 < run["sync_share"] < 1 for run in figures["runs"])
     assert "memory grows by" in many_rows.format_table(figures)
 
 
@@ -36,7 +37,7 @@ def test_what_is_no_number_of_rows_is_said(counts: str) -> None:
 
 
 def test_growing_memory_is_an_error_after_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = {"write_share": 0.1, "publish_share": 0.1, "cpu_microseconds_per_row": 1.0}
+    shares = {"write_share": 0.1, "sync_share": 0.1, "publish_share": 0.1, "cpu_microseconds_per_row": 1.0}
     runs = [
         {"rows": n, "peak_memory_mb": n, "process_seconds": 1.0, "rows_per_second": 1.0, **shares} for n in (10, 1000)
     ]

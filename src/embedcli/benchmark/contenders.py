@@ -80,15 +80,16 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class EmbedcliRun:
-    """`embedcli encode` with `arguments`."""
+    """`embedcli encode` with `arguments`, started by Python with the words of `program`."""
 
     name: str
     arguments: tuple[str, ...]
     output: str = "out.parquet"
+    program: tuple[str, ...] = ("-m", "embedcli")
 
     def run(self, rows: Path, folder: Path) -> Timing:
         report_path = folder / "report.json"
-        command = [sys.executable, "-m", "embedcli", "encode", str(rows), f"{folder}/{self.output}", "--overwrite"]
+        command = [sys.executable, *self.program, "encode", str(rows), f"{folder}/{self.output}", "--overwrite"]
         options = ["--text-column", "text", "--id-column", "id", "--progress", "none", "--report", str(report_path)]
         result = require_success(run_measured([*command, *options, *self.arguments], folder / "stderr.txt"))
         report = json.loads(report_path.read_text("utf-8"))

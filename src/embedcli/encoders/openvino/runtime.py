@@ -15,6 +15,7 @@ from embedcli.core.cpu import cpu_quota
 from embedcli.core.errors import UsageError, first_line
 from embedcli.encoders.errors import translate_memory_errors
 from embedcli.encoders.openvino import cache
+from embedcli.encoders.openvino.activations import needs_separate_activations, separate_activations
 
 if TYPE_CHECKING:
     from embedcli.encoders.openvino.encoder import ConvertedNetwork, LoadRequest
@@ -55,8 +56,9 @@ class OpenVinoRuntime:
         self._core = self._openvino.Core()
         self._threads = request.job.threads or cpu_quota()
         self._streams = ONE_STREAM if request.few_texts else {}
+        self._capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         capability = CPU_CAPABILITIES.get(request.dtype)
-        if capability and capability not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if capability and capability not in self._capabilities:
             raise UsageError(f"this CPU has no {request.dtype} instructions", "use --dtype float32")
 
     def convert(self, traced: Any) -> Any:
@@ -77,8 +79,13 @@ class OpenVinoRuntime:
             options["INFERENCE_NUM_THREADS"] = self._threads
         with translate_memory_errors():
             if network.folder is None:
-                return self._core.compile_model(network.graph, "CPU", options | self._streams)
+                return self._compile_graph(network.graph, options)
             return self._compile_stored(network.folder, options)
+
+    def _compile_graph(self, graph: Any, options: dict[str, Any]) -> Any:
+        if needs_separate_activations(self._capabilities):
+            separate_activations(graph)
+        return self._core.compile_model(graph, "CPU", options | self._streams)
 
     def _compile_stored(self, folder: Path, options: dict[str, Any]) -> Any:
         """Import the stored blob for this CPU, or compile the network and store one."""
@@ -90,16 +97,15 @@ class OpenVinoRuntime:
                 return self._core.import_model(content, "CPU", options | self._streams | weights)
             except RuntimeError as error:
                 log.debug("%s is not used: %s", blob, error)
-        compiled = self._core.compile_model(str(folder / "model.xml"), "CPU", options | self._streams)
+        compiled = self._compile_graph(self._core.read_model(str(folder / "model.xml")), options)
         cache.write_checked_file(blob, compiled.export_model().getvalue())
         return compiled
 
     def _machine_key(self, options: dict[str, Any]) -> str:
         """A short name for the CPU and the options that a blob is compiled for."""
-        properties = [
-            self._core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
-        ]
-        return hashlib.sha256(repr((properties, sorted(options.items()))).encode()).hexdigest()[:16]
+        facts = [self._core.get_property("CPU", "FULL_DEVICE_NAME"), self._capabilities, sorted(options.items())]
+        facts += ["separate activations"] if needs_separate_activations(self._capabilities) else []
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _import_openvino() -> Any:
