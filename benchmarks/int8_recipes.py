@@ -65,6 +65,8 @@ class Recipe:
 RECIPES = {
     "bfloat16": Recipe(kept=LAYERS, precision="bf16"),
     "weights only": Recipe(),
+    "weights only, compensated": Recipe(is_compensated=True, is_smoothed=True),
+    "dynamic, groups of 384": Recipe(384),
     "dynamic, groups of 128": Recipe(128),
     "dynamic, groups of 32": Recipe(32),
     "compensated, groups of 128": Recipe(128, True),

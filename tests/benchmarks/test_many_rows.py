@@ -15,7 +15,9 @@ def test_memory_and_cost_are_measured_for_each_number_of_rows() -> None:
     assert figures["growth_mb"] < figures["allowed_mb"]
     assert all(0 <= run["write_share"] < 1 and 0 <= run["publish_share"] < 1 for run in figures["runs"])
     assert all(0 < run["sync_share"] < 1 for run in figures["runs"])
-    assert "memory grows by" in many_rows.format_table(figures)
+    table = many_rows.format_table(figures)
+    assert all(column in table for column in many_rows.COLUMNS)
+    assert "memory grows by" in table
 
 
 def test_generated_rows_are_the_same_on_every_call() -> None:
