@@ -6,9 +6,11 @@
    The settings of libraries are not enough: with ONEDNN_MAX_CPU_ISA=AVX2, OpenVINO's MLAS kernels still use AVX-512.
    Here the kernel makes the instruction CPUID fail (arch_prctl, ARCH_SET_CPUID; Linux on x86-64, where /proc/cpuinfo
    has the flag cpuid_fault), and the signal handler answers in its place, without those instructions. Programs that
-   are started inherit it. The C library looked before this file was loaded, so it still copies memory with AVX-512. */
+   are started inherit it. The C library looked before this file was loaded, so it still copies memory with AVX-512.
+   Handlers that the program sets for SIGSEGV are ignored. */
 
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -29,6 +31,24 @@ static const uint32_t EDX_1 = BIT(4) | BIT(5) | BIT(10) | BIT(19);
 
 static long allow_cpuid(unsigned long allowed) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, allowed); }
 
+/* The C library's own sigaction. */
+static int set_action(int signal_number, const struct sigaction *action, struct sigaction *old)
+{
+    int (*original)(int, const struct sigaction *, struct sigaction *) = dlsym(RTLD_NEXT, "sigaction");
+    return original(signal_number, action, old);
+}
+
+int sigaction(int signal_number, const struct sigaction *action, struct sigaction *old)
+{
+    return set_action(signal_number, signal_number == SIGSEGV ? NULL : action, old);
+}
+
+__sighandler_t signal(int signal_number, __sighandler_t handler)
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
+    return sigaction(signal_number, &action, &old) == 0 ? old.sa_handler : SIG_ERR;
+}
+
 static void answer(int signal_number, siginfo_t *info, void *context)
 {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
@@ -36,7 +56,8 @@ static void answer(int signal_number, siginfo_t *info, void *context)
     uint32_t leaf = registers[REG_RAX], subleaf = registers[REG_RCX], a, b, c, d;
     (void)info;
     if (instruction[0] != 0x0f || instruction[1] != 0xa2) { /* another fault, which happens again and ends the program */
-        signal(signal_number, SIG_DFL);
+        struct sigaction action = {.sa_handler = SIG_DFL};
+        set_action(signal_number, &action, NULL);
         return;
     }
     allow_cpuid(1);
@@ -53,8 +74,8 @@ static void answer(int signal_number, siginfo_t *info, void *context)
 
 __attribute__((constructor)) static void start(void)
 {
-    struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
-    sigaction(SIGSEGV, &action, NULL);
+    struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    set_action(SIGSEGV, &action, NULL);
     if (allow_cpuid(0) != 0) {
         fputs("hide_avx512: this kernel or processor cannot make CPUID fail\n", stderr);
         _exit(2);
