@@ -164,9 +164,9 @@ def stretch(table: pa.Table) -> pa.Table:
     ("damage", "failing", "ids"),
     [
         (swap_vectors, {"vectors"}, ["t3", "t7"]),
-        (swap_ids, {"texts"}, ["t3"]),
-        (drop_row, {"rows", "texts"}, ["t5"]),
-        (add_row, {"rows", "ids", "texts"}, ["t5"]),
+        (swap_ids, {"texts", "missing", "extra"}, ["t3"]),
+        (drop_row, {"rows", "missing"}, ["t5"]),
+        (add_row, {"rows", "ids", "extra"}, ["t5"]),
         (spoil, {"values", "vectors"}, ["t4"]),
         (stretch, {"norms"}, []),
     ],
@@ -209,7 +209,9 @@ def test_a_changed_input_is_noticed(copy: Path) -> None:
     assert checks["texts"]["detail"] == "1 row has a different text in the input"
     write_rows(copy / "in.jsonl", rows[:-1])
     code, checks = verified(copy / "out.parquet")
-    assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11", "t59"])
+    assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11"])
+    assert (checks["extra"]["ids"], "missing" in checks) == (["t59"], False)
+    assert checks["extra"]["detail"] == "1 row of the output is not in the input, or in a different order"
 
 
 def test_repeated_ids_in_the_input_pass(tmp_path: Path, model: Path) -> None:

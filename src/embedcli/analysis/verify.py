@@ -46,6 +46,10 @@ HALF_PRECISION_TOLERANCE = 0.001
 NORM_TOLERANCE = {"float32": 1e-3, "float16": 3e-3}
 TEXT_BATCH_ROWS = 256
 
+# The checks that compare the rows of an output and of its input.
+INPUT, TEXTS, MISSING, EXTRA = "input", "texts", "missing", "extra"
+COMPARISONS = {INPUT, TEXTS, MISSING, EXTRA}
+
 
 @dataclass
 class RowExamples:
@@ -201,7 +205,7 @@ class Verifier:
         for row in stored.remaining_rows():
             stats.extra_rows.add(row.id)
         self._compare_pending()
-        return [self.check_row_conservation(), self.check_texts(), self.check_vectors()]
+        return [self.check_row_conservation(), *self.check_texts(), self.check_vectors()]
 
     def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> None:
         rows = stored.take_rows_of(id)
@@ -245,30 +249,29 @@ class Verifier:
         detail = format_count(read, "row") + (
             "" if is_equal else f"; {recorded:,} were read when the output was written"
         )
-        return VerificationCheck("input", is_equal, detail)
+        return VerificationCheck(INPUT, is_equal, detail)
 
-    def check_texts(self) -> VerificationCheck:
+    def check_texts(self) -> list[VerificationCheck]:
+        """Whether the rows have the input's texts, and failed checks of rows that only one of the two has."""
         stats = self.stats
         # The manifest also counts rows that the encoder rejected; those are missing from the output.
         rejected_by_encoder = int(self.output.job_manifest.get("rejects", stats.rejected_rows)) - stats.rejected_rows
         missing = stats.missing_rows if stats.missing_rows.count > rejected_by_encoder else RowExamples()
-        problems = [
-            (stats.changed_rows, ("row has", "rows have"), "a different text in the input"),
-            (missing, ("row of the input is", "rows of the input are"), "not in the output"),
-            (
-                stats.extra_rows,
-                ("row of the output is", "rows of the output are"),
-                "not in the input, or in a different order",
-            ),
+        changed = format_count(stats.changed_rows.count, "row has", "rows have")
+        matched = format_count(stats.matched_rows, "row has", "rows have")
+        checks = [
+            VerificationCheck(TEXTS, False, f"{changed} a different text in the input", stats.changed_rows.example_ids)
+            if stats.changed_rows.count
+            else VerificationCheck(TEXTS, True, f"{matched} the input's ids and texts")
         ]
-        detail = "; ".join(f"{format_count(rows.count, *noun)} {end}" for rows, noun, end in problems if rows.count)
-        ids = [id for rows, *_ in problems for id in rows.example_ids]
-        return VerificationCheck(
-            "texts",
-            not detail,
-            detail or f"{format_count(stats.matched_rows, 'row has', 'rows have')} the input's ids and texts",
-            ids,
-        )
+        if missing.count:
+            count = format_count(missing.count, "row of the input is", "rows of the input are")
+            checks.append(VerificationCheck(MISSING, False, f"{count} not in the output", missing.example_ids))
+        if stats.extra_rows.count:
+            count = format_count(stats.extra_rows.count, "row of the output is", "rows of the output are")
+            detail = f"{count} not in the input, or in a different order"
+            checks.append(VerificationCheck(EXTRA, False, detail, stats.extra_rows.example_ids))
+        return checks
 
     def check_vectors(self) -> VerificationCheck:
         stats = self.stats
@@ -332,10 +335,10 @@ def verify_against_input(
 
 def allow_repeated_ids(checks: list[VerificationCheck]) -> list[VerificationCheck]:
     """Accept duplicate ids if the input has the same ones."""
-    by_name = {check.name: check for check in checks}
-    if not by_name["ids"].passed and by_name["texts"].passed and by_name["input"].passed:
-        by_name["ids"].passed, by_name["ids"].example_ids = True, []
-        by_name["ids"].detail += ", as in the input"
+    (ids,) = (check for check in checks if check.name == "ids")
+    if not ids.passed and all(check.passed for check in checks if check.name in COMPARISONS):
+        ids.passed, ids.example_ids = True, []
+        ids.detail += ", as in the input"
     return checks
 
 

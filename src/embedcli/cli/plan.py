@@ -126,8 +126,7 @@ def format_time_estimate(time: dict[str, Any]) -> str:
     """Return the time of the whole job, and the measurement that it is based on."""
     if time["seconds"] is not None:
         speed = f"{time['tokens_per_second']:,.0f} tokens/s ({time['device']})"
-        measured = format_count(time["measured_rows"], "row")
-        return f"about {format_seconds(time['seconds'])} on this machine; {measured} ran at {speed}"
+        return f"about {format_seconds(time['seconds'])} on this machine, which computed a sample at {speed}"
     if time.get("at_least_seconds"):
         return f"at least {format_seconds(time['at_least_seconds'])}, because of --tpm"
     return "unknown: it depends on the server" if "at_least_seconds" in time else "unknown: nothing was measured"
