@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 import jobs
+from embedcli.analysis import stored_rows, verify
 from embedcli.cli import app
 from sample_outputs import FORMATS, PRECISIONS, unit_vectors
 from searchable import PROMPTS, TEXTS, model_folder
@@ -164,7 +165,7 @@ def stretch(table: pa.Table) -> pa.Table:
     ("damage", "failing", "ids"),
     [
         (swap_vectors, {"vectors"}, ["t3", "t7"]),
-        (swap_ids, {"texts", "missing", "extra"}, ["t3"]),
+        (swap_ids, {"texts", "order"}, ["t3"]),
         (drop_row, {"rows", "missing"}, ["t5"]),
         (add_row, {"rows", "ids", "extra"}, ["t5"]),
         (spoil, {"values", "vectors"}, ["t4"]),
@@ -211,7 +212,65 @@ def test_a_changed_input_is_noticed(copy: Path) -> None:
     code, checks = verified(copy / "out.parquet")
     assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11"])
     assert (checks["extra"]["ids"], "missing" in checks) == (["t59"], False)
-    assert checks["extra"]["detail"] == "1 row of the output is not in the input, or in a different order"
+    assert checks["extra"]["detail"] == "1 row of the output is not in the input"
+
+
+ROW_CHECKS = {"texts", "missing", "extra", "order"}
+
+
+def edit_input(copy: Path, edit: Callable[[list[Any]], Any]) -> None:
+    """Edit the rows of the input; those that are rejected come last."""
+    rows = [json.loads(line) for line in (copy / "in.jsonl").read_text().splitlines()]
+    accepted = [row for row in rows if row not in BAD]
+    edit(accepted)
+    write_rows(copy / "in.jsonl", [*accepted, *BAD])
+
+
+def failed_ids(copy: Path) -> dict[str, list[Any]]:
+    """The ids that each failed comparison of the rows names, without those of rejected rows."""
+    _, checks = verified(copy / "out.parquet")
+    found = {name: checks[name]["ids"] for name in ROW_CHECKS & checks.keys() if not checks[name]["ok"]}
+    return {name: [id for id in ids if id.startswith("t")] for name, ids in found.items()}
+
+
+def test_rows_behind_a_lost_one_are_still_compared(copy: Path) -> None:
+    def edit(rows: list[Any]) -> None:
+        rows[20]["text"] += " storm"
+        rows[30]["id"] = "t-new"
+        del rows[5]
+
+    edit_input(copy, edit)
+    assert failed_ids(copy) == {"texts": ["t20"], "missing": ["t-new"], "extra": ["t5", "t30"]}
+
+
+def test_rows_in_another_order_are_no_missing_rows(copy: Path) -> None:
+    edit_input(copy, lambda rows: rows.insert(10, rows.pop(3)))
+    assert failed_ids(copy) == {"order": ["t3"]}
+    edit_input(copy, lambda rows: rows.reverse())
+    assert failed_ids(copy).keys() == {"order"}
+
+
+def test_rows_far_from_their_place_are_not_looked_for(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stored_rows, verify):
+        monkeypatch.setattr(module, "MAX_DISTANCE", 4)
+    edit_input(copy, lambda rows: rows.insert(10, rows.pop(50)))
+    _, checks = verified(copy / "out.parquet")
+    far = "at least not within 4 rows of its place"
+    assert checks["missing"]["detail"] == f"2 rows of the input are not in the output, {far}"
+    assert checks["extra"]["detail"] == f"1 row of the output is not in the input, {far}"
+    assert failed_ids(copy) == {"missing": ["t50"], "extra": ["t50"]}
+
+
+def test_rows_that_were_passed_over_are_given_up(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output has five rows, one in three, before the one that the input has last."""
+    monkeypatch.setattr(stored_rows, "MAX_DISTANCE", 4)
+
+    def edit(rows: list[Any]) -> None:
+        rows.append(rows[0])
+        del rows[0:15:3]
+
+    edit_input(copy, edit)
+    assert failed_ids(copy) == {"missing": ["t0"], "extra": ["t0", "t3", "t6", "t9", "t12"]}
 
 
 def test_repeated_ids_in_the_input_pass(tmp_path: Path, model: Path) -> None:

@@ -1,9 +1,11 @@
-"""Read the rows of an output in order, by id."""
+"""Take the rows of an output by id, in order as far as possible."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from embedcli.core.arrow_values import column_to_python
@@ -11,6 +13,9 @@ from embedcli.outputs.dataset import VectorDataset
 
 if TYPE_CHECKING:
     from embedcli.outputs.vector_columns import StoredVectors
+
+# How far from its place a row is looked for; so many rows are in memory twice at most.
+MAX_DISTANCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,25 +30,83 @@ class StoredRow:
 
 
 class StoredRowCursor:
-    """Reads the rows of an output in order, by id."""
+    """Takes the rows of an output by id, in order as far as possible.
 
-    def __init__(self, output: VectorDataset) -> None:
+    Args:
+        output: The output.
+        report_extra: Gets each row that no call has taken, once it is too far behind or at the end.
+    """
+
+    def __init__(self, output: VectorDataset, report_extra: Callable[[StoredRow], None]) -> None:
         self._rows = iterate_stored_rows(output)
-        self._next = next(self._rows, None)
+        self._report_extra = report_extra
+        self._ahead: deque[StoredRow] = deque()
+        self._ids_ahead: Counter[Any] = Counter()
+        self._passed: dict[Any, deque[list[StoredRow]]] = {}
+        self._passed_count = 0
 
-    def take_rows_of(self, id: Any) -> list[StoredRow]:
-        """Return the next row with all its windows if it has this id; otherwise an empty list, without advancing."""
+    def take_rows_of(self, id: Any) -> tuple[list[StoredRow], bool]:
+        """Take the row with this id, with all its windows.
+
+        Looks at the next row, then at those that were passed over, then up to MAX_DISTANCE rows ahead.
+
+        Returns:
+            The row's windows, none if it was not found, and whether the row is in its place.
+        """
+        self._read_ahead(1)
+        if self._ahead and self._ahead[0].id == id:
+            return self._take_next(), True
+        if id in self._passed:
+            return self._take_passed(id), False
+        self._read_ahead(MAX_DISTANCE)
+        if not self._ids_ahead[id]:
+            return [], True
+        while self._ahead[0].id != id:
+            self._pass_over(self._take_next())
+        return self._take_next(), True
+
+    def finish(self) -> None:
+        """Report the rows that no call has taken."""
+        while self._passed:
+            self._report_passed()
+        for row in chain(self._ahead, self._rows):
+            self._report_extra(row)
+
+    def _read_ahead(self, count: int) -> None:
+        """Have at least so many of the next rows in memory, if there are as many."""
+        for row in islice(self._rows, max(0, count - len(self._ahead))):
+            self._ahead.append(row)
+            self._ids_ahead[row.id] += 1
+
+    def _take_next(self) -> list[StoredRow]:
+        """Take the next row with all its windows."""
         rows: list[StoredRow] = []
-        while self._next is not None and self._next.id == id and (not rows or self._next.window > rows[-1].window):
-            rows.append(self._next)
-            self._next = next(self._rows, None)
+        while self._ahead and (
+            not rows or (self._ahead[0].id == rows[0].id and self._ahead[0].window > rows[-1].window)
+        ):
+            rows.append(self._ahead.popleft())
+            self._read_ahead(1)
+        self._ids_ahead[rows[0].id] -= len(rows)
         return rows
 
-    def remaining_rows(self) -> Iterator[StoredRow]:
-        """Yield the rows that no call has taken."""
-        if self._next is not None:
-            yield self._next
-        yield from self._rows
+    def _pass_over(self, rows: list[StoredRow]) -> None:
+        self._passed.setdefault(rows[0].id, deque()).append(rows)
+        self._passed_count += 1
+        if self._passed_count > MAX_DISTANCE:
+            self._report_passed()
+
+    def _take_passed(self, id: Any) -> list[StoredRow]:
+        groups = self._passed[id]
+        rows = groups.popleft()
+        self._passed_count -= 1
+        if not groups:
+            del self._passed[id]
+        return rows
+
+    def _report_passed(self) -> None:
+        """Report the row that was passed over first."""
+        for row in self._take_passed(next(iter(self._passed))):
+            self._report_extra(row)
 
 
 def iterate_stored_rows(output: VectorDataset) -> Iterator[StoredRow]:

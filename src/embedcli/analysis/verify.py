@@ -9,7 +9,7 @@ import numpy as np
 
 from embedcli import readers, storage
 from embedcli.analysis.inspect_output import describe_output, to_json_value
-from embedcli.analysis.stored_rows import StoredRow, StoredRowCursor
+from embedcli.analysis.stored_rows import MAX_DISTANCE, StoredRow, StoredRowCursor
 from embedcli.analysis.text_encoder import (
     Notify,
     TextEncoder,
@@ -47,8 +47,8 @@ NORM_TOLERANCE = {"float32": 1e-3, "float16": 3e-3}
 TEXT_BATCH_ROWS = 256
 
 # The checks that compare the rows of an output and of its input.
-INPUT, TEXTS, MISSING, EXTRA = "input", "texts", "missing", "extra"
-COMPARISONS = {INPUT, TEXTS, MISSING, EXTRA}
+INPUT, TEXTS, MISSING, EXTRA, ORDER = "input", "texts", "missing", "extra", "order"
+COMPARISONS = {INPUT, TEXTS, MISSING, EXTRA, ORDER}
 
 
 @dataclass
@@ -75,6 +75,7 @@ class VerificationStats:
     changed_rows: RowExamples = field(default_factory=RowExamples)
     missing_rows: RowExamples = field(default_factory=RowExamples)
     extra_rows: RowExamples = field(default_factory=RowExamples)
+    moved_rows: RowExamples = field(default_factory=RowExamples)
     deviating_rows: RowExamples = field(default_factory=RowExamples)
 
 
@@ -192,7 +193,8 @@ class Verifier:
 
     def run(self) -> list[VerificationCheck]:
         """Read input and output once, side by side, and return the checks."""
-        stats, stored = self.stats, StoredRowCursor(self.output)
+        stats = self.stats
+        stored = StoredRowCursor(self.output, lambda row: stats.extra_rows.add(row.id))
         plan = readers.plan_inputs(self.job)
         for chunk in readers.read_chunks(self.job, plan, plan.splits):
             stats.rows_read += chunk.rows_read
@@ -202,13 +204,14 @@ class Verifier:
             ids = writers.to_json_values(ids) if self.output.has_json_types else ids
             for text, id, digest in zip(chunk.texts, ids, hashes, strict=True):
                 self._check_row(text, id, digest.tobytes(), stored)
-        for row in stored.remaining_rows():
-            stats.extra_rows.add(row.id)
+        stored.finish()
         self._compare_pending()
         return [self.check_row_conservation(), *self.check_texts(), self.check_vectors()]
 
     def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> None:
-        rows = stored.take_rows_of(id)
+        rows, is_in_place = stored.take_rows_of(id)
+        if not is_in_place:
+            self.stats.moved_rows.add(id)
         if not rows:
             self.stats.missing_rows.add(id)
         elif rows[0].text_hash != digest:
@@ -252,7 +255,7 @@ class Verifier:
         return VerificationCheck(INPUT, is_equal, detail)
 
     def check_texts(self) -> list[VerificationCheck]:
-        """Whether the rows have the input's texts, and failed checks of rows that only one of the two has."""
+        """Whether rows have the input's texts, and failed checks of rows that only one has, or in another place."""
         stats = self.stats
         # The manifest also counts rows that the encoder rejected; those are missing from the output.
         rejected_by_encoder = int(self.output.job_manifest.get("rejects", stats.rejected_rows)) - stats.rejected_rows
@@ -264,13 +267,16 @@ class Verifier:
             if stats.changed_rows.count
             else VerificationCheck(TEXTS, True, f"{matched} the input's ids and texts")
         ]
-        if missing.count:
-            count = format_count(missing.count, "row of the input is", "rows of the input are")
-            checks.append(VerificationCheck(MISSING, False, f"{count} not in the output", missing.example_ids))
-        if stats.extra_rows.count:
-            count = format_count(stats.extra_rows.count, "row of the output is", "rows of the output are")
-            detail = f"{count} not in the input, or in a different order"
-            checks.append(VerificationCheck(EXTRA, False, detail, stats.extra_rows.example_ids))
+        far = f", at least not within {MAX_DISTANCE:,} rows of its place" if self.output.rows > MAX_DISTANCE else ""
+        problems = [
+            (MISSING, missing, ("row of the input is", "rows of the input are"), f"not in the output{far}"),
+            (EXTRA, stats.extra_rows, ("row of the output is", "rows of the output are"), f"not in the input{far}"),
+            (ORDER, stats.moved_rows, ("row comes", "rows come"), "later in the input than in the output"),
+        ]
+        for name, rows, noun, end in problems:
+            if rows.count:
+                detail = f"{format_count(rows.count, *noun)} {end}"
+                checks.append(VerificationCheck(name, False, detail, rows.example_ids))
         return checks
 
     def check_vectors(self) -> VerificationCheck:
