@@ -165,7 +165,7 @@ def stretch(table: pa.Table) -> pa.Table:
     ("damage", "failing", "ids"),
     [
         (swap_vectors, {"vectors"}, ["t3", "t7"]),
-        (swap_ids, {"texts", "order"}, ["t3"]),
+        (swap_ids, {"missing", "extra"}, ["t3"]),
         (drop_row, {"rows", "missing"}, ["t5"]),
         (add_row, {"rows", "ids", "extra"}, ["t5"]),
         (spoil, {"values", "vectors"}, ["t4"]),
@@ -212,7 +212,7 @@ def test_a_changed_input_is_noticed(copy: Path) -> None:
     code, checks = verified(copy / "out.parquet")
     assert (code, checks["input"]["ok"], checks["texts"]["ids"]) == (1, False, ["t11"])
     assert (checks["extra"]["ids"], "missing" in checks) == (["t59"], False)
-    assert checks["extra"]["detail"] == "1 row of the output is not in the input"
+    assert checks["extra"]["detail"] == "1 row of the output is not in the input with this text"
 
 
 ROW_CHECKS = {"texts", "missing", "extra", "order"}
@@ -255,9 +255,9 @@ def test_rows_far_from_their_place_are_not_looked_for(copy: Path, monkeypatch: p
         monkeypatch.setattr(module, "MAX_DISTANCE", 4)
     edit_input(copy, lambda rows: rows.insert(10, rows.pop(50)))
     _, checks = verified(copy / "out.parquet")
-    far = "at least not within 4 rows of its place"
-    assert checks["missing"]["detail"] == f"2 rows of the input are not in the output, {far}"
-    assert checks["extra"]["detail"] == f"1 row of the output is not in the input, {far}"
+    far = "or not within 4 rows of its place"
+    assert checks["missing"]["detail"] == f"2 rows of the input are not in the output with this text, {far}"
+    assert checks["extra"]["detail"] == f"1 row of the output is not in the input with this text, {far}"
     assert failed_ids(copy) == {"missing": ["t50"], "extra": ["t50"]}
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # How far from its place a row is looked for; so many rows are in memory twice at most.
 MAX_DISTANCE = 10_000
+RowKey = tuple[Any, bytes]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class StoredRow:
     text_hash: bytes
     window: int
     vector: StoredVectors
+
+    @property
+    def key(self) -> RowKey:
+        """Id and text hash."""
+        return self.id, self.text_hash
 
 
 class StoredRowCursor:
@@ -41,29 +47,32 @@ class StoredRowCursor:
         self._rows = iterate_stored_rows(output)
         self._report_extra = report_extra
         self._ahead: deque[StoredRow] = deque()
-        self._ids_ahead: Counter[Any] = Counter()
-        self._passed: dict[Any, deque[list[StoredRow]]] = {}
+        self._keys_ahead: Counter[RowKey] = Counter()
+        self._passed: dict[RowKey, deque[list[StoredRow]]] = {}
         self._passed_count = 0
 
-    def take_rows_of(self, id: Any) -> tuple[list[StoredRow], bool]:
-        """Take the row with this id, with all its windows.
+    def take_row(self, id: Any, text_hash: bytes) -> tuple[list[StoredRow], bool]:
+        """Take the row with this id and text, with all its windows; or else the next row, if it has this id.
 
-        Looks at the next row, then at those that were passed over, then up to MAX_DISTANCE rows ahead.
+        Looks at the next row, then at those that were passed over, then up to MAX_DISTANCE rows ahead. Ids may repeat,
+        and rows that the encoder rejected are in no output: an id alone does not say that a row has moved.
 
         Returns:
             The row's windows, none if it was not found, and whether the row is in its place.
         """
+        key = (id, text_hash)
         self._read_ahead(1)
-        if self._ahead and self._ahead[0].id == id:
+        if self._ahead and self._ahead[0].key == key:
             return self._take_next(), True
-        if id in self._passed:
-            return self._take_passed(id), False
-        self._read_ahead(MAX_DISTANCE)
-        if not self._ids_ahead[id]:
-            return [], True
-        while self._ahead[0].id != id:
-            self._pass_over(self._take_next())
-        return self._take_next(), True
+        if key in self._passed:
+            return self._take_passed(key), False
+        if not self._ahead or self._ahead[0].id != id:
+            self._read_ahead(MAX_DISTANCE)
+        if self._keys_ahead[key]:
+            while self._ahead[0].key != key:
+                self._pass_over(self._take_next())
+            return self._take_next(), True
+        return (self._take_next() if self._ahead and self._ahead[0].id == id else []), True
 
     def finish(self) -> None:
         """Report the rows that no call has taken."""
@@ -76,7 +85,7 @@ class StoredRowCursor:
         """Have at least so many of the next rows in memory, if there are as many."""
         for row in islice(self._rows, max(0, count - len(self._ahead))):
             self._ahead.append(row)
-            self._ids_ahead[row.id] += 1
+            self._keys_ahead[row.key] += 1
 
     def _take_next(self) -> list[StoredRow]:
         """Take the next row with all its windows."""
@@ -86,21 +95,21 @@ class StoredRowCursor:
         ):
             rows.append(self._ahead.popleft())
             self._read_ahead(1)
-        self._ids_ahead[rows[0].id] -= len(rows)
+        self._keys_ahead.subtract(row.key for row in rows)
         return rows
 
     def _pass_over(self, rows: list[StoredRow]) -> None:
-        self._passed.setdefault(rows[0].id, deque()).append(rows)
+        self._passed.setdefault(rows[0].key, deque()).append(rows)
         self._passed_count += 1
         if self._passed_count > MAX_DISTANCE:
             self._report_passed()
 
-    def _take_passed(self, id: Any) -> list[StoredRow]:
-        groups = self._passed[id]
+    def _take_passed(self, key: RowKey) -> list[StoredRow]:
+        groups = self._passed[key]
         rows = groups.popleft()
         self._passed_count -= 1
         if not groups:
-            del self._passed[id]
+            del self._passed[key]
         return rows
 
     def _report_passed(self) -> None:

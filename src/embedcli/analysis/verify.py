@@ -209,7 +209,7 @@ class Verifier:
         return [self.check_row_conservation(), *self.check_texts(), self.check_vectors()]
 
     def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> None:
-        rows, is_in_place = stored.take_rows_of(id)
+        rows, is_in_place = stored.take_row(id, digest)
         if not is_in_place:
             self.stats.moved_rows.add(id)
         if not rows:
@@ -267,10 +267,20 @@ class Verifier:
             if stats.changed_rows.count
             else VerificationCheck(TEXTS, True, f"{matched} the input's ids and texts")
         ]
-        far = f", at least not within {MAX_DISTANCE:,} rows of its place" if self.output.rows > MAX_DISTANCE else ""
+        far = f", or not within {MAX_DISTANCE:,} rows of its place" if self.output.rows > MAX_DISTANCE else ""
         problems = [
-            (MISSING, missing, ("row of the input is", "rows of the input are"), f"not in the output{far}"),
-            (EXTRA, stats.extra_rows, ("row of the output is", "rows of the output are"), f"not in the input{far}"),
+            (
+                MISSING,
+                missing,
+                ("row of the input is", "rows of the input are"),
+                f"not in the output with this text{far}",
+            ),
+            (
+                EXTRA,
+                stats.extra_rows,
+                ("row of the output is", "rows of the output are"),
+                f"not in the input with this text{far}",
+            ),
             (ORDER, stats.moved_rows, ("row comes", "rows come"), "later in the input than in the output"),
         ]
         for name, rows, noun, end in problems:
