@@ -7,7 +7,8 @@
    Here the kernel makes the instruction CPUID fail (arch_prctl, ARCH_SET_CPUID; Linux on x86-64, where /proc/cpuinfo
    has the flag cpuid_fault), and the signal handler answers in its place, without those instructions. Programs that
    are started inherit it. The C library looked before this file was loaded, so it still copies memory with AVX-512.
-   Handlers that the program sets for SIGSEGV are ignored. */
+   Handlers that the program sets for SIGSEGV are ignored. /proc/cpuinfo still names what the processor has, and the
+   path of the library must not have a space. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
