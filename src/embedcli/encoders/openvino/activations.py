@@ -17,9 +17,9 @@ X86_MACHINES = {"x86_64", "amd64"}
 def needs_separate_activations(capabilities: Sequence[str]) -> bool:
     """Whether this processor computes a linear layer much slower with an activation inside than without.
 
-    On processors with AVX2 only, OpenVINO 2026.4 computes the one by oneDNN and the other by MLAS, which reaches 84 % of
-    the processor's fastest product instead of 61 %: 1.06 times as fast for a whole BERT, but 0.95 times with AVX-512
-    (`benchmarks/network_profile.py`).
+    On processors with AVX2 only, OpenVINO 2026.4 computes the one by oneDNN and the other by MLAS, which reaches 84 %
+    of the processor's fastest product instead of 61 %: 1.06 times as fast for a whole BERT, but 0.95 times with
+    AVX-512 (`benchmarks/network_profile.py`).
 
     Args:
         capabilities: OpenVINO's OPTIMIZATION_CAPABILITIES of the processor.
