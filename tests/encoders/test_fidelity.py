@@ -69,10 +69,9 @@ def test_every_kind_of_model(name: str) -> None:
     assert len(texts) >= 40
     assert lowest_cosine(encode(encoder, texts, 900), reference) >= SAME
     np.testing.assert_allclose(encode(encoder, texts[:5]), reference[:5], atol=1e-4)
-    # Rows differ enough that a wrong pooling or cut would show. How much depends on the tokenizer, which comes out of
-    # its training a little different each time: of instruct-model, 0.71 and 0.91 were seen.
+    # Rows differ enough that a wrong pooling or cut would show.
     unit = reference / np.linalg.norm(reference, axis=1, keepdims=True)
-    assert np.median(unit @ unit.T) < 0.97
+    assert np.median(unit @ unit.T) < 0.9
 
 
 @pytest.mark.parametrize("name", ["text2vec-base-multilingual-raw", "text2vec-large-chinese", "xlm-roberta-raw"])

@@ -78,6 +78,9 @@ def wordpiece(special: tuple[str, ...], start: str, end: str) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(special), show_progress=False)
     tokenizer.train_from_iterator(texts(), trainer)
+    # The trainer finds the same tokens on every run, and numbers them differently.
+    tokens = [*special, *sorted(tokenizer.get_vocab().keys() - set(special))]
+    tokenizer.model = models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]")
     return with_template(tokenizer, f"{start} $A {end}".strip(), (start, end))
 
 
