@@ -17,11 +17,10 @@ from embedcli.core.batching import pack_batches
 from embedcli.core.cpu import cpu_quota
 from embedcli.core.encoder import Tokens
 from embedcli.core.vectors import normalize_rows
-from embedcli.encoders.openvino.activations import needs_separate_activations, separate_activations
 from embedcli.encoders.openvino.cache import read_cached_model
 from embedcli.encoders.openvino.encoder import LoadRequest
 from embedcli.encoders.openvino.infer_requests import InferRequestPool
-from embedcli.encoders.openvino.runtime import COMPILE_OPTIONS
+from embedcli.encoders.openvino.runtime import COMPILE_OPTIONS, compile_graph
 from embedcli.encoders.tokenize.fast import pad_rows
 from embedcli.models import resolve
 
@@ -37,10 +36,7 @@ class Network:
     def __init__(self, graph: Any, options: dict[str, Any], tokens: Tokens, pad_id: int) -> None:
         import openvino
 
-        core = openvino.Core()
-        if needs_separate_activations(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")):
-            separate_activations(graph)
-        self.compiled = core.compile_model(graph, "CPU", {**COMPILE_OPTIONS, **options})
+        self.compiled = compile_graph(openvino.Core(), graph, {**COMPILE_OPTIONS, **options})
         self._requests, self._tokens, self._pad_id = InferRequestPool(self.compiled), tokens, pad_id
 
     def pad_batches(self, rows: Int64Array) -> Iterator[tuple[Int64Array, Any]]:

@@ -56,7 +56,7 @@ class OpenVinoRuntime:
         self._core = self._openvino.Core()
         self._threads = request.job.threads or cpu_quota()
         self._streams = ONE_STREAM if request.few_texts else {}
-        self._capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._capabilities = read_capabilities(self._core)
         capability = CPU_CAPABILITIES.get(request.dtype)
         if capability and capability not in self._capabilities:
             raise UsageError(f"this CPU has no {request.dtype} instructions", "use --dtype float32")
@@ -79,13 +79,8 @@ class OpenVinoRuntime:
             options["INFERENCE_NUM_THREADS"] = self._threads
         with translate_memory_errors():
             if network.folder is None:
-                return self._compile_graph(network.graph, options)
+                return compile_graph(self._core, network.graph, options | self._streams)
             return self._compile_stored(network.folder, options)
-
-    def _compile_graph(self, graph: Any, options: dict[str, Any]) -> Any:
-        if needs_separate_activations(self._capabilities):
-            separate_activations(graph)
-        return self._core.compile_model(graph, "CPU", options | self._streams)
 
     def _compile_stored(self, folder: Path, options: dict[str, Any]) -> Any:
         """Import the stored blob for this CPU, or compile the network and store one."""
@@ -97,7 +92,8 @@ class OpenVinoRuntime:
                 return self._core.import_model(content, "CPU", options | self._streams | weights)
             except RuntimeError as error:
                 log.debug("%s is not used: %s", blob, error)
-        compiled = self._compile_graph(self._core.read_model(str(folder / "model.xml")), options)
+        graph = self._core.read_model(str(folder / "model.xml"))
+        compiled = compile_graph(self._core, graph, options | self._streams)
         cache.write_checked_file(blob, compiled.export_model().getvalue())
         return compiled
 
@@ -106,6 +102,19 @@ class OpenVinoRuntime:
         facts = [self._core.get_property("CPU", "FULL_DEVICE_NAME"), self._capabilities, sorted(options.items())]
         facts += ["separate activations"] if needs_separate_activations(self._capabilities) else []
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def compile_graph(core: Any, graph: Any, options: dict[str, Any]) -> Any:
+    """Compile a graph for this CPU, where it may be changed. Raises RuntimeError."""
+    if needs_separate_activations(read_capabilities(core)):
+        separate_activations(graph)
+    return core.compile_model(graph, "CPU", options)
+
+
+def read_capabilities(core: Any) -> list[str]:
+    """What OpenVINO says that this CPU has instructions for."""
+    capabilities: list[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return capabilities
 
 
 def _import_openvino() -> Any:
