@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from embedcli.outputs.dataset import VectorDataset
 if TYPE_CHECKING:
     from embedcli.outputs.vector_columns import StoredVectors
 
-# How far from its place a row is looked for; so many rows are in memory twice at most.
-MAX_DISTANCE = 10_000
+# How far from its place a row is looked for. Up to twice as many rows are in memory, which matters for those with a
+# vector for each token: 150 kB for 300 of 128 dimensions.
+MAX_DISTANCE = 1_000
 RowKey = tuple[Any, bytes]
 
 
@@ -44,9 +45,9 @@ class StoredRowCursor:
     """
 
     def __init__(self, output: VectorDataset, report_extra: Callable[[StoredRow], None]) -> None:
-        self._rows = iterate_stored_rows(output)
+        self._rows = iterate_rows_with_windows(output)
         self._report_extra = report_extra
-        self._ahead: deque[StoredRow] = deque()
+        self._ahead: deque[list[StoredRow]] = deque()
         self._keys_ahead: Counter[RowKey] = Counter()
         self._passed: dict[RowKey, deque[list[StoredRow]]] = {}
         self._passed_count = 0
@@ -62,60 +63,75 @@ class StoredRowCursor:
         """
         key = (id, text_hash)
         self._read_ahead(1)
-        if self._ahead and self._ahead[0].key == key:
+        has_id = bool(self._ahead) and self._ahead[0][0].id == id
+        if has_id and self._ahead[0][0].text_hash == text_hash:
             return self._take_next(), True
         if key in self._passed:
             return self._take_passed(key), False
-        if not self._ahead or self._ahead[0].id != id:
+        if not has_id:
             self._read_ahead(MAX_DISTANCE)
-        if self._keys_ahead[key]:
-            while self._ahead[0].key != key:
+        if key in self._keys_ahead:
+            while self._ahead[0][0].key != key:
                 self._pass_over(self._take_next())
             return self._take_next(), True
-        return (self._take_next() if self._ahead and self._ahead[0].id == id else []), True
+        return (self._take_next() if has_id else []), True
 
     def finish(self) -> None:
         """Report the rows that no call has taken."""
         while self._passed:
             self._report_passed()
-        for row in chain(self._ahead, self._rows):
-            self._report_extra(row)
+        for rows in chain(self._ahead, self._rows):
+            self._report(rows)
 
     def _read_ahead(self, count: int) -> None:
         """Have at least so many of the next rows in memory, if there are as many."""
-        for row in islice(self._rows, max(0, count - len(self._ahead))):
-            self._ahead.append(row)
-            self._keys_ahead[row.key] += 1
+        for rows in islice(self._rows, max(0, count - len(self._ahead))):
+            self._ahead.append(rows)
+            self._keys_ahead[rows[0].key] += 1
 
     def _take_next(self) -> list[StoredRow]:
-        """Take the next row with all its windows."""
-        rows: list[StoredRow] = []
-        while self._ahead and (
-            not rows or (self._ahead[0].id == rows[0].id and self._ahead[0].window > rows[-1].window)
-        ):
-            rows.append(self._ahead.popleft())
-            self._read_ahead(1)
-        self._keys_ahead.subtract(row.key for row in rows)
+        rows = self._ahead.popleft()
+        key = rows[0].key
+        self._keys_ahead[key] -= 1
+        if not self._keys_ahead[key]:
+            del self._keys_ahead[key]
         return rows
 
     def _pass_over(self, rows: list[StoredRow]) -> None:
-        self._passed.setdefault(rows[0].key, deque()).append(rows)
+        # Copies of the vectors, because views would keep the blocks in memory that they are from.
+        copies = [replace(row, vector=row.vector[[0]]) for row in rows]
+        self._passed.setdefault(rows[0].key, deque()).append(copies)
         self._passed_count += 1
         if self._passed_count > MAX_DISTANCE:
             self._report_passed()
 
     def _take_passed(self, key: RowKey) -> list[StoredRow]:
-        groups = self._passed[key]
-        rows = groups.popleft()
+        passed = self._passed[key]
+        rows = passed.popleft()
         self._passed_count -= 1
-        if not groups:
+        if not passed:
             del self._passed[key]
         return rows
 
     def _report_passed(self) -> None:
-        """Report the row that was passed over first."""
-        for row in self._take_passed(next(iter(self._passed))):
+        """Report one of the rows whose key was passed over first."""
+        self._report(self._take_passed(next(iter(self._passed))))
+
+    def _report(self, rows: list[StoredRow]) -> None:
+        for row in rows:
             self._report_extra(row)
+
+
+def iterate_rows_with_windows(output: VectorDataset) -> Iterator[list[StoredRow]]:
+    """Yield each row of the input as the rows of its windows, in order."""
+    windows: list[StoredRow] = []
+    for row in iterate_stored_rows(output):
+        if windows and (row.id != windows[0].id or row.window <= windows[-1].window):
+            yield windows
+            windows = []
+        windows.append(row)
+    if windows:
+        yield windows
 
 
 def iterate_stored_rows(output: VectorDataset) -> Iterator[StoredRow]:

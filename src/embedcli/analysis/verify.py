@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,12 @@ class Verifier:
                 self._check_row(text, id, digest.tobytes(), stored)
         stored.finish()
         self._compare_pending()
-        return [self.check_row_conservation(), *self.check_texts(), self.check_vectors()]
+        return [
+            self.check_row_conservation(),
+            self.check_texts(),
+            *self.find_misplaced_rows(),
+            self.check_vectors(),
+        ]
 
     def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> None:
         rows, is_in_place = stored.take_row(id, digest)
@@ -254,40 +260,30 @@ class Verifier:
         )
         return VerificationCheck(INPUT, is_equal, detail)
 
-    def check_texts(self) -> list[VerificationCheck]:
-        """Whether rows have the input's texts, and failed checks of rows that only one has, or in another place."""
-        stats = self.stats
-        # The manifest also counts rows that the encoder rejected; those are missing from the output.
-        rejected_by_encoder = int(self.output.job_manifest.get("rejects", stats.rejected_rows)) - stats.rejected_rows
-        missing = stats.missing_rows if stats.missing_rows.count > rejected_by_encoder else RowExamples()
-        changed = format_count(stats.changed_rows.count, "row has", "rows have")
-        matched = format_count(stats.matched_rows, "row has", "rows have")
-        checks = [
-            VerificationCheck(TEXTS, False, f"{changed} a different text in the input", stats.changed_rows.example_ids)
-            if stats.changed_rows.count
-            else VerificationCheck(TEXTS, True, f"{matched} the input's ids and texts")
-        ]
+    def check_texts(self) -> VerificationCheck:
+        changed, matched = self.stats.changed_rows, self.stats.matched_rows
+        if changed.count:
+            detail = f"{format_count(changed.count, 'row has', 'rows have')} a different text in the input"
+            return VerificationCheck(TEXTS, False, detail, changed.example_ids)
+        detail = f"{format_count(matched, 'row has', 'rows have')} the input's ids and texts"
+        return VerificationCheck(TEXTS, True, detail)
+
+    def find_misplaced_rows(self) -> Iterator[VerificationCheck]:
+        """Yield failed checks of rows that only the input or only the output has, and of those in another order."""
+        missing, extra, moved = self.stats.missing_rows, self.stats.extra_rows, self.stats.moved_rows
         far = f", or not within {MAX_DISTANCE:,} rows of its place" if self.output.rows > MAX_DISTANCE else ""
-        problems = [
-            (
-                MISSING,
-                missing,
-                ("row of the input is", "rows of the input are"),
-                f"not in the output with this text{far}",
-            ),
-            (
-                EXTRA,
-                stats.extra_rows,
-                ("row of the output is", "rows of the output are"),
-                f"not in the input with this text{far}",
-            ),
-            (ORDER, stats.moved_rows, ("row comes", "rows come"), "later in the input than in the output"),
-        ]
-        for name, rows, noun, end in problems:
-            if rows.count:
-                detail = f"{format_count(rows.count, *noun)} {end}"
-                checks.append(VerificationCheck(name, False, detail, rows.example_ids))
-        return checks
+        # The manifest also counts rows that the encoder rejected; those are missing from the output.
+        rejected = self.stats.rejected_rows
+        if missing.count > int(self.output.job_manifest.get("rejects", rejected)) - rejected:
+            rows = format_count(missing.count, "row of the input is", "rows of the input are")
+            detail = f"{rows} not in the output with this text{far}"
+            yield VerificationCheck(MISSING, False, detail, missing.example_ids)
+        if extra.count:
+            rows = format_count(extra.count, "row of the output is", "rows of the output are")
+            yield VerificationCheck(EXTRA, False, f"{rows} not in the input with this text{far}", extra.example_ids)
+        if moved.count:
+            detail = f"{format_count(moved.count, 'row comes', 'rows come')} later in the input than in the output"
+            yield VerificationCheck(ORDER, False, detail, moved.example_ids)
 
     def check_vectors(self) -> VerificationCheck:
         stats = self.stats
