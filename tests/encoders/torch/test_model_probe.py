@@ -83,6 +83,12 @@ INDEPENDENT = {
 }
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured of an equal model by another test would be read instead of measured."""
+    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("probed")
@@ -267,7 +273,7 @@ def test_rows_are_encoded_one_at_a_time_if_any_neighbour_changes_them(
 
     save(tmp_path / "bert", build("bert"))
     expected = encode(load(tmp_path / "bert"), TEXTS)
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "second-cache"))
     forward = BertModel.forward
 
     def mix_rows(*args: Any, **options: Any) -> Any:
