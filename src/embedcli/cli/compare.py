@@ -16,6 +16,16 @@ from embedcli.core.types import Precision
 BAR_WIDTH = 40
 RIGHT_ALIGNED_COLUMNS = ("rows", "dim", "size", "cosine min", "5%", "median", "neighbours", "worst")
 
+RowsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--rows",
+        metavar="N",
+        help="Number of random rows whose neighbours are compared; default 1000, or 100 of a multi-vector model.",
+        min=1,
+    ),
+]
+
 
 @handle_errors
 def compare(
@@ -33,15 +43,7 @@ def compare(
     ] = None,
     vector_column: VectorColumnsOption = None,
     count: Annotated[int, typer.Option("-k", "--count", metavar="N", help="Neighbours per row.", min=1)] = 10,
-    rows: Annotated[
-        int | None,
-        typer.Option(
-            "--rows",
-            metavar="N",
-            help="Number of random rows whose neighbours are compared; default 1000, or 100 of a multi-vector model.",
-            min=1,
-        ),
-    ] = None,
+    rows: RowsOption = None,
     moved: Annotated[
         int, typer.Option("--moved", metavar="N", help="Number of rows to show that changed most.", min=0)
     ] = 5,

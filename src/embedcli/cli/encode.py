@@ -102,27 +102,16 @@ def run_job_with_reporting(
     from embedcli import runners
     from embedcli.core.startup import block_pandas_import
     from embedcli.pipeline.control import RunControl
-    from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting.progress import ProgressReporter
-    from embedcli.reporting.run_report import RunReport, check_report_path
+    from embedcli.reporting.run_report import check_report_path
 
     if report_path is not None:
         check_report_path(report_path)
     if progress == "auto" and job.output == "-" and sys.stdout.isatty():
         progress = "plain"  # a bar would be drawn between the rows
     reporter = ProgressReporter(progress, quiet, price_per_mtok=price)
-    metrics, control = MetricsCollector(), RunControl(job.stop_after, job.max_seconds)
-    report = RunReport(
-        job=job,
-        exit_code=1,
-        reason="",
-        seconds=0.0,
-        started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
-        metrics=metrics,
-        notes=reporter.notes,
-        price_per_mtok=price,
-        option_sources=settings or {},
-    )
+    control = RunControl(job.stop_after, job.max_seconds)
+    report = start_report(job, reporter, price, settings or {})
     for line in describe_config_options(settings or {}):
         reporter.notify(line)
     start = time.perf_counter()
@@ -131,7 +120,7 @@ def run_job_with_reporting(
             report.result = runners.find_finished_result(job, reporter) if load is None else None
             if report.result is None:
                 block_pandas_import()
-                report.result = runners.execute_job(job, reporter, control, metrics, load)
+                report.result = runners.execute_job(job, reporter, control, report.metrics, load)
         report.exit_code, report.reason = report.result.exit_code, report.result.reason
     except BaseException as error:  # noqa: BLE001  the report describes every failure
         reporter.stop()
@@ -142,6 +131,24 @@ def run_job_with_reporting(
         report.seconds = time.perf_counter() - start
     show_and_write_report(report, reporter, report_path)
     return report.exit_code
+
+
+def start_report(job: Job, reporter: ProgressReporter, price: float | None, settings: OptionSources) -> RunReport:
+    """The report of a run that begins now: it has failed unless it is told otherwise."""
+    from embedcli.pipeline.metrics import MetricsCollector
+    from embedcli.reporting.run_report import RunReport
+
+    return RunReport(
+        job=job,
+        exit_code=1,
+        reason="",
+        seconds=0.0,
+        started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        metrics=MetricsCollector(),
+        notes=reporter.notes,
+        price_per_mtok=price,
+        option_sources=settings,
+    )
 
 
 def record_failure(report: RunReport, error: BaseException) -> None:

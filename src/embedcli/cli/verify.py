@@ -28,6 +28,18 @@ VERIFY_FLAGS = (
     "patience",
 )
 
+MinCosineOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-cosine",
+        metavar="NUMBER",
+        min=-1,
+        max=1,
+        callback=refuse_not_finite,
+        help="Minimum cosine between stored and recomputed vectors; default: by precision.",
+    ),
+]
+
 
 @handle_errors
 @with_job_options(VERIFY_FLAGS, INTERACTIVE_DEFAULTS)
@@ -46,17 +58,7 @@ def verify(
     ] = 100,
     every: Annotated[bool, typer.Option("--all", help="Encode every row again.")] = False,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed for choosing random rows.", min=0)] = 0,
-    least: Annotated[
-        float | None,
-        typer.Option(
-            "--min-cosine",
-            metavar="NUMBER",
-            min=-1,
-            max=1,
-            callback=refuse_not_finite,
-            help="Minimum cosine between stored and recomputed vectors; default: by precision.",
-        ),
-    ] = None,
+    least: MinCosineOption = None,
     only_output: Annotated[
         bool, typer.Option("--only-output", help="Check only the output, without input and model.")
     ] = False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,10 +127,7 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
     folder = files.path
     modules = read_modules(folder)
     refuse_other_kinds(files, modules)
-    kind = find_vector_kind(folder, modules)
-    heads = resolve_heads(files, modules, job, kind)
-    kind = heads[0] if heads else kind
-    check_options_for_kind(job, kind, heads)
+    kind, heads = _resolve_kinds(files, modules, job)
     task: Role | None = _choose_route(files, modules, job)
     first = find_input_module(folder, modules, task)
     if files.kind == "transformer":
@@ -150,11 +147,8 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         folder, [first], job, base=base, traits=traits, role_limit=None if multi_vector is None else multi_vector.limit
     )
     saved_dim = None if multi_vector else _read_saved_dim(files, saved, heads)
-    # Only the last module counts: modules behind a Normalize change the length again.
-    has_normalize = multi_vector.has_normalize if multi_vector else modules[-1][0] == "Normalize"
-    if heads and "dense" not in heads:
-        has_normalize = kind == "multi_vector"
-    return ModelConfig(
+    has_normalize = _normalizes_vectors(modules, multi_vector, heads)
+    config = ModelConfig(
         pooling=pooling,
         max_seq_length=max_seq_length,
         max_positions=max_positions,
@@ -172,16 +166,22 @@ def read_model_config(files: ModelFiles, job: Job, traits: ModelTraits | None = 
         modules=tuple(kind for kind, _ in modules),
         custom_code=custom_code,
         native=native,
-        notes=(
-            *_write_notes(files, job, kind, prompts, prompt, source),
-            *_write_code_notes(files, job, custom_code, native),
-            *(f"{files.name} {assumed}" for assumed in (multi_vector.missing if multi_vector else ())),
-            *_describe_batches(files, traits),
-        ),
         traits=traits,
         kind=kind,
         heads=heads,
     )
+    return replace(config, notes=tuple(_write_notes(files, job, config, multi_vector)))
+
+
+def _resolve_kinds(
+    files: ModelFiles, modules: list[tuple[str, str]], job: Job
+) -> tuple[VectorKind, tuple[VectorKind, ...]]:
+    """The kind of vectors that come first in the output, and the heads that compute them if there are several."""
+    kind = find_vector_kind(files.path, modules)
+    heads = resolve_heads(files, modules, job, kind)
+    kind = heads[0] if heads else kind
+    check_options_for_kind(job, kind, heads)
+    return kind, heads
 
 
 def _choose_prompt(
@@ -349,20 +349,34 @@ def _choose_route(files: ModelFiles, modules: list[tuple[str, str]], job: Job) -
     return None
 
 
+def _normalizes_vectors(
+    modules: Sequence[tuple[str, str]], multi_vector: MultiVectorSettings | None, heads: tuple[VectorKind, ...]
+) -> bool:
+    """Whether the model gives its vectors, or those of the first head, the length 1."""
+    if multi_vector is not None:
+        return multi_vector.has_normalize
+    if heads and "dense" not in heads:
+        return heads[0] == "multi_vector"
+    # Only the last module counts: modules behind a Normalize change the length again.
+    return modules[-1][0] == "Normalize"
+
+
 def _write_notes(
-    files: ModelFiles, job: Job, kind: VectorKind, prompts: Mapping[str, str], prompt: str, source: str
-) -> tuple[str, ...]:
-    notes: list[str] = []
-    if kind == "dense" and not (files.path / "modules.json").is_file() and files.kind == "transformer":
-        notes.append(f"{files.name} has no modules.json: {_default_pooling(files)} pooling is used")
-    if prompt or job.as_ in ("query", "document"):
-        notes.append(PromptNote(prompt, source))
+    files: ModelFiles, job: Job, config: ModelConfig, multi_vector: MultiVectorSettings | None
+) -> Iterator[str]:
+    """What the user should know: about pooling and prompts, the model's code, its missing files and batches."""
+    if config.kind == "dense" and not config.is_saved_pipeline and files.kind == "transformer":
+        yield f"{files.name} has no modules.json: {_default_pooling(files)} pooling is used"
+    if config.prompt or job.as_ in ("query", "document"):
+        yield PromptNote(config.prompt, config.prompt_source)
     known = find_registered_model(files.name)
-    if known and known.prompts and not any(prompts.values()) and job.prompt is None and job.as_ != "none":
+    if known and known.prompts and not any(config.prompts.values()) and job.prompt is None and job.as_ != "none":
         plurals = {"query": "queries", "document": "documents"}
         options = " or ".join(f"--prompt {text!r} for {plurals[role]}" for role, text in known.prompts.items())
-        notes.append(f"{known.alias} was trained with prompts that its files lack; use {options}")
-    return tuple(notes)
+        yield f"{known.alias} was trained with prompts that its files lack; use {options}"
+    yield from _write_code_notes(files, job, config.custom_code, config.native)
+    yield from (f"{files.name} {assumed}" for assumed in (multi_vector.missing if multi_vector else ()))
+    yield from _describe_batches(files, config.traits)
 
 
 def _write_code_notes(
