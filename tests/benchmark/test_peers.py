@@ -105,5 +105,6 @@ def test_pipelines_that_a_library_would_not_run_are_named(monkeypatch: pytest.Mo
 
 def test_missing_packages_come_with_the_command_that_installs_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "find_missing_packages", lambda packages, python: ["light_embed", "onnx"])
-    reason = explain_absence(PEERS["light-embed"], resolve_small_model(), sys.executable)
-    assert reason == "light_embed, onnx not installed: pip install light-embed onnx"
+    reason = explain_absence(PEERS["light-embed"], resolve_small_model(), "other env/bin/python")
+    command = "'other env/bin/python' -m pip install light-embed onnx"
+    assert reason == f"light_embed, onnx not installed: {command}"

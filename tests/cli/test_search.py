@@ -175,6 +175,9 @@ def test_fewer_rows_than_asked_and_none(tmp_path: Path, model: Path) -> None:
     space = {"model": str(model), "fingerprint": None, "normalize": True}
     none = make_output(tmp_path / "none.parquet", np.zeros((0, 24), np.float32), ids=[], space=space)
     assert run(none, "sun", "--json")[:2] == (0, "[]\n")
+    code, out, err = run(none, "sun")
+    assert (code, out) == (0, "")
+    assert "no row was found" in err
 
 
 def queries_file(path: Path, queries: list[str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class OnnxPeer:
         name: The contender's name.
         library: A library that the program of other libraries knows.
         packages: The modules that its interpreter needs.
-        install_hint: How to get them.
+        install_hint: How to get them; `{python}` stands for that interpreter.
         file: The ONNX file that it runs, in the model's folder.
         runs_any_pipeline: Whether it applies the modules that the model lists, whatever they are.
         runs_on_accelerators: Whether it is worth measuring there.
@@ -57,12 +58,12 @@ ONNX_PEERS = (
         runs_any_pipeline=True,
         runs_on_accelerators=False,
     ),
-    OnnxPeer("fastembed", "fastembed", ("fastembed", "onnxruntime", "onnx"), "pip install fastembed onnx"),
+    OnnxPeer("fastembed", "fastembed", ("fastembed", "onnxruntime", "onnx"), "{python} -m pip install fastembed onnx"),
     OnnxPeer(
         "light-embed",
         "light-embed",
         ("light_embed", "onnxruntime", "onnx"),
-        "pip install light-embed onnx",
+        "{python} -m pip install light-embed onnx",
         runs_on_accelerators=False,
     ),
 )
@@ -110,7 +111,8 @@ def explain_absence(peer: OnnxPeer, model: MeasuredModel, python: str) -> str | 
     if not peer.runs_on_accelerators and not torch_device.runs_on_cpu(model.job):
         return "it is measured on CPUs only"
     packages = find_missing_packages(peer.packages, python)
-    return f"{', '.join(packages)} not installed: {peer.install_hint}" if packages else None
+    hint = peer.install_hint.format(python=shlex.quote(python))
+    return f"{', '.join(packages)} not installed: {hint}" if packages else None
 
 
 def has_plain_pipeline(model: MeasuredModel) -> bool:

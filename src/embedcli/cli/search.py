@@ -255,9 +255,12 @@ def write_hits(hits: Iterable[dict[str, Any]], path: str) -> None:
 
 
 def show_hits(hits: list[dict[str, Any]], columns: list[str]) -> None:
+    if not hits:
+        print_note("no row was found")
+        return
     if not columns:
         print_note("the output has no text column; encode with --keep COLUMN to see texts here")
-    ids = max((len(str(hit["id"])) for hit in hits), default=0)
+    ids = max(len(str(hit["id"])) for hit in hits)
     width = text_width(len("1.0000") + 2 + ids + 2, len(columns))
     rows = [
         {"score": f"{hit['score']:.4f}", "id": str(hit["id"])}
