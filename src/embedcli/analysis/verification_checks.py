@@ -16,10 +16,14 @@ MAX_EXAMPLE_IDS = 20
 
 @dataclass
 class VerificationCheck:
-    """Result of one check, with the ids of some rows that failed it, and what to do about them."""
+    """Result of one check, with the ids of some rows that failed it, and what to do about them.
+
+    Attributes:
+        passed: None if there was nothing to check.
+    """
 
     name: str
-    passed: bool
+    passed: bool | None
     detail: str
     example_ids: list[Any] = field(default_factory=list)
     remedy: str = ""

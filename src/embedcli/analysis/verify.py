@@ -10,6 +10,7 @@ import numpy as np
 
 from embedcli import readers, storage
 from embedcli.analysis.inspect_output import describe_output, to_json_value
+from embedcli.analysis.listed_rejects import ListedRejects
 from embedcli.analysis.stored_rows import MAX_DISTANCE, StoredRow, StoredRowCursor
 from embedcli.analysis.text_encoder import (
     Notify,
@@ -29,7 +30,6 @@ from embedcli.core.arrow_values import column_to_python
 from embedcli.core.counts import format_count
 from embedcli.core.errors import UsageError
 from embedcli.core.job import Job
-from embedcli.outputs import target as output_target
 from embedcli.outputs import writers
 from embedcli.outputs.dataset import VectorDataset
 from embedcli.outputs.integrity import check_output_digests
@@ -49,7 +49,6 @@ TEXT_BATCH_ROWS = 256
 
 # The checks that compare the rows of an output and of its input.
 INPUT, TEXTS, MISSING, EXTRA, ORDER = "input", "texts", "missing", "extra", "order"
-COMPARISONS = {INPUT, TEXTS, MISSING, EXTRA, ORDER}
 
 
 @dataclass
@@ -71,7 +70,6 @@ class VerificationStats:
 
     agreement: AgreementStats
     rows_read: int = 0
-    rejected_rows: int = 0
     matched_rows: int = 0
     changed_rows: RowExamples = field(default_factory=RowExamples)
     missing_rows: RowExamples = field(default_factory=RowExamples)
@@ -102,16 +100,16 @@ def check_digests(output: VectorDataset) -> VerificationCheck:
     """Compare all bytes with the recorded digests; InputError if they differ."""
     if check_output_digests(output):
         return VerificationCheck("digests", True, "all bytes agree with the recorded SHA-256")
-    return VerificationCheck("digests", True, "none recorded: written by another program or an earlier version")
+    return VerificationCheck("digests", None, "none recorded: written by another program or an earlier version")
 
 
 def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> VerificationCheck:
     """Check that the file has the recorded rows, and that every row read has a vector or a reject."""
     manifest, rows = output.job_manifest, format_count(description["rows"], "row")
     if "read" not in manifest:
-        return VerificationCheck("rows", True, f"{rows}; the expected number is not recorded")
+        return VerificationCheck("rows", None, f"{rows}; the expected number is not recorded")
     windows = "window" in output.schema.names
-    rejects, listed = int(manifest.get("rejects", 0)), count_listed_rejects(output)
+    rejects, listed = int(manifest.get("rejects", 0)), ListedRejects(output).count()
     is_conserved = manifest["read"] == manifest["rows"] + rejects and (
         windows or manifest["rows"] == description["rows"]
     )
@@ -125,15 +123,6 @@ def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> Veri
             f"{format_count(rejects, 'row was', 'rows were')} rejected, the rejects file lists {listed:,}",
         )
     return VerificationCheck("rows", True, detail)
-
-
-def count_listed_rejects(output: VectorDataset) -> int | None:
-    """Count the lines of the rejects file beside the output; None if there is no such file."""
-    path = output_target.OutputTarget(output.path, "parquet", storage.is_folder(output.path)).rejects_path
-    if not storage.exists(path):
-        return None
-    with open(storage.local_copy(path), "rb") as lines:
-        return sum(1 for line in lines if line.strip())
 
 
 def check_ids(description: dict[str, Any]) -> VerificationCheck:
@@ -190,6 +179,7 @@ class Verifier:
         self._prompt = str(output.vector_space.get("prompt") or "")
         self._sample = sample_rows(output.rows, rows, seed)
         self._pending: list[tuple[str, list[StoredRow]]] = []
+        self._rejects = ListedRejects(output)
         self.stats = VerificationStats(AgreementStats(min_cosine))
 
     def run(self) -> list[VerificationCheck]:
@@ -199,12 +189,13 @@ class Verifier:
         plan = readers.plan_inputs(self.job)
         for chunk in readers.read_chunks(self.job, plan, plan.splits):
             stats.rows_read += chunk.rows_read
-            stats.rejected_rows += len(chunk.rejects)
             hashes = hash_texts(chunk.texts, self._prompt)
-            ids = column_to_python(chunk.ids)
-            ids = writers.to_json_values(ids) if self.output.has_json_types else ids
-            for text, id, digest in zip(chunk.texts, ids, hashes, strict=True):
-                self._check_row(text, id, digest.tobytes(), stored)
+            original_ids = column_to_python(chunk.ids)
+            ids = writers.to_json_values(original_ids) if self.output.has_json_types else original_ids
+            for row, (text, id, digest) in enumerate(zip(chunk.texts, ids, hashes, strict=True)):
+                is_stored = self._check_row(text, id, digest.tobytes(), stored)
+                if not is_stored and not self._rejects.includes(original_ids[row], chunk.raw_row(row)):
+                    stats.missing_rows.add(id)
         stored.finish()
         self._compare_pending()
         return [
@@ -214,21 +205,21 @@ class Verifier:
             self.check_vectors(),
         ]
 
-    def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> None:
+    def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> bool:
+        """Compare a row of the input with the output's. Returns whether the output has it."""
         rows, is_in_place = stored.take_row(id, digest)
         if not is_in_place:
             self.stats.moved_rows.add(id)
-        if not rows:
-            self.stats.missing_rows.add(id)
-        elif rows[0].text_hash != digest:
+        if rows and rows[0].text_hash != digest:
             self.stats.changed_rows.add(id)
-        else:
+        elif rows:
             self.stats.matched_rows += 1
             sampled = [row for row in rows if self._sample is None or row.position in self._sample]
             if sampled:
                 self._pending.append((text, sampled))
                 if len(self._pending) == TEXT_BATCH_ROWS:
                     self._compare_pending()
+        return bool(rows)
 
     def _compare_pending(self) -> None:
         """Encode the pending texts again and compare the vectors with the stored ones."""
@@ -266,18 +257,18 @@ class Verifier:
             detail = f"{format_count(changed.count, 'row has', 'rows have')} a different text in the input"
             return VerificationCheck(TEXTS, False, detail, changed.example_ids)
         detail = f"{format_count(matched, 'row has', 'rows have')} the input's ids and texts"
+        if self.output.kept_columns:
+            detail += f"; not compared: {', '.join(self.output.kept_columns)}"
         return VerificationCheck(TEXTS, True, detail)
 
     def find_misplaced_rows(self) -> Iterator[VerificationCheck]:
         """Yield failed checks of rows that only the input or only the output has, and of those in another order."""
         missing, extra, moved = self.stats.missing_rows, self.stats.extra_rows, self.stats.moved_rows
         far = f", or not within {MAX_DISTANCE:,} rows of its place" if self.output.rows > MAX_DISTANCE else ""
-        # The manifest also counts rows that the encoder rejected; those are missing from the output.
-        rejected = self.stats.rejected_rows
-        if missing.count > int(self.output.job_manifest.get("rejects", rejected)) - rejected:
+        if missing.count:
             rows = format_count(missing.count, "row of the input is", "rows of the input are")
             detail = f"{rows} not in the output with this text{far}"
-            yield VerificationCheck(MISSING, False, detail, missing.example_ids)
+            yield VerificationCheck(MISSING, False, detail, missing.example_ids, self._explain_missing_rows())
         if extra.count:
             rows = format_count(extra.count, "row of the output is", "rows of the output are")
             yield VerificationCheck(EXTRA, False, f"{rows} not in the input with this text{far}", extra.example_ids)
@@ -285,10 +276,19 @@ class Verifier:
             detail = f"{format_count(moved.count, 'row comes', 'rows come')} later in the input than in the output"
             yield VerificationCheck(ORDER, False, detail, moved.example_ids)
 
+    def _explain_missing_rows(self) -> str:
+        missing, extra = self.stats.missing_rows.example_ids, self.stats.extra_rows.example_ids
+        if missing and extra and isinstance(missing[0], str) != isinstance(extra[0], str):
+            read, stored = (("text", "numbers")[not isinstance(ids[0], str)] for ids in (missing, extra))
+            return f"the input's ids are {read}, the output's are {stored}"
+        if self.output.job_manifest.get("rejects") and not self._rejects.exists:
+            return f"rejected rows would be known by {self._rejects.path}, which is not there"
+        return ""
+
     def check_vectors(self) -> VerificationCheck:
         stats = self.stats
         if self._sample == set():
-            return VerificationCheck("vectors", True, "no row was selected to be encoded again")
+            return VerificationCheck("vectors", None, "no row was selected to be encoded again")
         if not stats.agreement.rows:
             return VerificationCheck("vectors", self.output.rows == 0, "no row could be compared")
         detail = f"{format_count(stats.agreement.rows, 'row')} encoded again: {stats.agreement}"
@@ -335,6 +335,8 @@ def verify_against_input(
     """
     if "text_hash" not in output.schema.names:
         raise UsageError(f"{output.path} has no text hashes to compare with an input", "use --only-output")
+    # In chunks as when the output was written: their size decides how much of a rejected row is listed.
+    flags |= {"chunk_rows": (output.job_manifest.get("job") or {}).get("chunk_rows")}
     job = rebuild_recorded_job(output, "verify", inputs=inputs or find_recorded_inputs(output), **flags)
     checks = verify_output(output)
     threshold = min_cosine(output) if least is None else least
@@ -346,9 +348,9 @@ def verify_against_input(
 
 
 def allow_repeated_ids(checks: list[VerificationCheck]) -> list[VerificationCheck]:
-    """Accept duplicate ids if the input has the same ones."""
+    """Accept duplicate ids if each row of the output was found in the input."""
     (ids,) = (check for check in checks if check.name == "ids")
-    if not ids.passed and all(check.passed for check in checks if check.name in COMPARISONS):
+    if not ids.passed and all(check.name != EXTRA for check in checks):
         ids.passed, ids.example_ids = True, []
         ids.detail += ", as in the input"
     return checks

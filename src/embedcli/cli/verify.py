@@ -12,6 +12,7 @@ from embedcli.cli.options import INTERACTIVE_DEFAULTS, MovedModelOption, refuse_
 from embedcli.cli.spinner import show_spinner
 from embedcli.cli.tables import TableOption, require_target_for_table, verify_table
 from embedcli.cli.vector_column import VectorColumnOption
+from embedcli.core.errors import UsageError
 
 VERIFY_FLAGS = (
     "trust_remote_code",
@@ -27,6 +28,8 @@ VERIFY_FLAGS = (
     "omit_field",
     "patience",
 )
+
+RESULTS = {True: "ok", False: "FAILED", None: "-"}
 
 MinCosineOption = Annotated[
     float | None,
@@ -71,16 +74,19 @@ def verify(
     """Check OUTPUT against its metadata, its input and its model, or a database that it was loaded into.
 
     Checks row counts, ids, values and checksums of OUTPUT, ids and texts of all rows against INPUT, and the
-    vectors of some rows by encoding them again. With a database in place of INPUT, checks that its table has the
-    rows of OUTPUT, and compares some of them value by value.
+    vectors of some rows by encoding them again. Rows of INPUT may be missing from OUTPUT if its rejects file lists
+    them; kept columns are not compared. With a database in place of INPUT, checks that its table has the rows of
+    OUTPUT, and compares some of them value by value.
 
-    Exit codes: 0 all checks passed, 1 a check failed; the ids of wrong rows are shown.
+    Exit codes: 0 no check failed ("-": there was nothing to check), 1 a check failed; the ids of wrong rows are shown.
     """
     set_environment(flags)
     from embedcli.analysis.verify import verify_against_input, verify_output
     from embedcli.databases import is_target_address
     from embedcli.outputs.dataset import open_dataset
 
+    if only_output and inputs:
+        raise UsageError("--only-output reads no input", f"leave out --only-output or {inputs[0]}")
     if not inputs or not is_target_address(inputs[0]):
         require_target_for_table(table)
     with show_spinner(f"checking {output}") as notify:
@@ -92,7 +98,7 @@ def verify(
         else:
             options = {"seed": seed, "least": least, "notify": notify, "model": model, **flags}
             checks = verify_against_input(dataset, tuple(inputs or ()), None if every else rows, **options)
-    passed = all(check.passed for check in checks)
+    passed = all(check.passed is not False for check in checks)
     if as_json:
         show_json({"path": output, "ok": passed, "checks": [check.as_json() for check in checks]})
     else:
@@ -102,7 +108,7 @@ def verify(
 
 
 def format_check(check: Any) -> str:
-    """Return the result of a check and, if it failed, example ids."""
+    """Return the result of a check, "-" if there was nothing to check, and ids of rows that failed it."""
     ids = f": {', '.join(map(str, check.example_ids))}" if check.example_ids and not check.passed else ""
     remedy = f"; {check.remedy}" if check.remedy else ""
-    return f"{'ok' if check.passed else 'FAILED':<6}  {check.detail}{ids}{remedy}"
+    return f"{RESULTS[check.passed]:<6}  {check.detail}{ids}{remedy}"

@@ -194,6 +194,10 @@ class Chunk:
         """The number of the split and the position in it: unique in a job."""
         return self.input_split.index, self.index_in_split
 
+    def raw_row(self, row: int) -> str:
+        """The beginning of an accepted row as it is in its file; the text of a row of no file."""
+        return (self.raw_rows or self.texts)[row]
+
 
 @dataclass(frozen=True)
 class EncodedChunk:

@@ -166,5 +166,5 @@ def _make_reject(progress: ChunkInProgress, row: int, rejected_texts: dict[int, 
         line=chunk.lines[row],
         reason=reason,
         id=scalar_to_python(chunk.ids[row]),
-        raw=(chunk.raw_rows or chunk.texts)[row],
+        raw=chunk.raw_row(row),
     )
