@@ -56,7 +56,8 @@ class ListedRejects:
         try:
             return np.sort(np.fromiter((row_key(row["id"], row["raw"]) for row in rows), np.uint64))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.path} is no list of rejected rows: {first_line(error)}") from error
+            problem = f"{self.path} is no list of rejected rows: {first_line(error)}"
+            raise InputError(problem, "use the file that was written with the output") from error
 
     def _lines(self) -> Iterator[bytes]:
         if self.exists:
