@@ -308,6 +308,14 @@ def test_only_rows_that_were_rejected_may_be_missing(tmp_path: Path, model: Path
         assert checks["missing"]["detail"] == "1 row of the input is not in the output with this text"
 
 
+def test_a_rejected_row_beside_one_with_its_id_is_not_a_changed_one(tmp_path: Path, model: Path) -> None:
+    rows = [{"id": "a", "text": "\x7f"}, {"id": "a", "text": "sun"}, {"id": "a", "text": "rain"}]
+    write_rows(tmp_path / "in.jsonl", rows)
+    assert run("encode", tmp_path / "in.jsonl", tmp_path / "out.parquet", "-m", model)[0] == 3
+    code, checks = verified(tmp_path / "out.parquet")
+    assert (code, checks["texts"]["detail"]) == (0, "2 rows have the input's ids and texts")
+
+
 def test_a_good_text_that_became_empty_is_an_extra_row_only(copy: Path) -> None:
     edit_input(copy, lambda rows: rows[7].update(text=""))
     assert failed_ids(copy) == {"extra": ["t7"]}

@@ -37,7 +37,7 @@ class StoredRow:
 
 
 class StoredRowCursor:
-    """Takes the rows of an output by id, in order as far as possible.
+    """Takes the rows of an output by id and text, in order as far as possible.
 
     Args:
         output: The output.
@@ -53,10 +53,11 @@ class StoredRowCursor:
         self._passed_count = 0
 
     def take_row(self, id: Any, text_hash: bytes) -> tuple[list[StoredRow], bool]:
-        """Take the row with this id and text, with all its windows; or else the next row, if it has this id.
+        """Take the row with this id and text, with all its windows.
 
-        Looks at the next row, then at those that were passed over, then up to MAX_DISTANCE rows ahead. Ids may repeat,
-        and rows that the encoder rejected are in no output: an id alone does not say that a row has moved.
+        Looks at the next row, then at those that were passed over, then up to MAX_DISTANCE rows ahead, but not if the
+        next row has the id. Ids may repeat, and rows that the encoder rejected are in no output: an id alone does not
+        say that a row has moved.
 
         Returns:
             The row's windows, none if it was not found, and whether the row is in its place.
@@ -74,7 +75,12 @@ class StoredRowCursor:
             while self._ahead[0][0].key != key:
                 self._pass_over(self._take_next())
             return self._take_next(), True
-        return (self._take_next() if has_id else []), True
+        return [], True
+
+    def take_next_row(self, id: Any) -> list[StoredRow]:
+        """Take the next row, with all its windows, if it has this id, whatever its text; none otherwise."""
+        self._read_ahead(1)
+        return self._take_next() if self._ahead and self._ahead[0][0].id == id else []
 
     def finish(self) -> None:
         """Report the rows that no call has taken."""

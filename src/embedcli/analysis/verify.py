@@ -193,8 +193,14 @@ class Verifier:
             original_ids = column_to_python(chunk.ids)
             ids = writers.to_json_values(original_ids) if self.output.has_json_types else original_ids
             for row, (text, id, digest) in enumerate(zip(chunk.texts, ids, hashes, strict=True)):
-                is_stored = self._check_row(text, id, digest.tobytes(), stored)
-                if not is_stored and not self._rejects.includes(original_ids[row], chunk.raw_row(row)):
+                rows, is_in_place = stored.take_row(id, digest.tobytes())
+                if rows:
+                    self._add_matching_row(text, id, rows, is_in_place=is_in_place)
+                elif self._rejects.includes(original_ids[row], chunk.raw_row(row)):
+                    continue
+                elif stored.take_next_row(id):
+                    stats.changed_rows.add(id)
+                else:
                     stats.missing_rows.add(id)
         stored.finish()
         self._compare_pending()
@@ -205,21 +211,15 @@ class Verifier:
             self.check_vectors(),
         ]
 
-    def _check_row(self, text: str, id: Any, digest: bytes, stored: StoredRowCursor) -> bool:
-        """Compare a row of the input with the output's. Returns whether the output has it."""
-        rows, is_in_place = stored.take_row(id, digest)
+    def _add_matching_row(self, text: str, id: Any, rows: list[StoredRow], *, is_in_place: bool) -> None:
+        self.stats.matched_rows += 1
         if not is_in_place:
             self.stats.moved_rows.add(id)
-        if rows and rows[0].text_hash != digest:
-            self.stats.changed_rows.add(id)
-        elif rows:
-            self.stats.matched_rows += 1
-            sampled = [row for row in rows if self._sample is None or row.position in self._sample]
-            if sampled:
-                self._pending.append((text, sampled))
-                if len(self._pending) == TEXT_BATCH_ROWS:
-                    self._compare_pending()
-        return bool(rows)
+        sampled = [row for row in rows if self._sample is None or row.position in self._sample]
+        if sampled:
+            self._pending.append((text, sampled))
+            if len(self._pending) == TEXT_BATCH_ROWS:
+                self._compare_pending()
 
     def _compare_pending(self) -> None:
         """Encode the pending texts again and compare the vectors with the stored ones."""
