@@ -112,6 +112,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Groups(config, log)
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache for one test, without what other tests have compiled and measured of an equal model."""
+    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def sample_data() -> Path:
     """The folder with texts.jsonl, texts.csv and texts.parquet: the same 205 rows."""

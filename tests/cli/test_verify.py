@@ -300,9 +300,10 @@ def test_only_rows_that_were_rejected_may_be_missing(tmp_path: Path, model: Path
     write_rows(source, [*ROWS[:5], *BAD])
     assert run("encode", source, output, "-m", model)[0] == 3
     assert verified(output, source)[0] == 0
-    for changed in ({"id": "b1", "text": "sun"}, {"id": "b2", "text": "sun"}, {"id": "b3", "text": BAD[1]["text"]}):
-        rows = [row for row in BAD if row["id"] != changed["id"]][-1:]
-        write_rows(source, [*ROWS[:5], *rows, changed])
+    filled = [{"id": "b1", "text": "sun"}, {"id": "b2", "text": "sun"}]
+    renamed = {"id": "b3", "text": BAD[1]["text"]}
+    for kept, changed in ((BAD[1], filled[0]), (BAD[0], filled[1]), (BAD[1], renamed)):
+        write_rows(source, [*ROWS[:5], kept, changed])
         code, checks = verified(output, source)
         assert (code, checks["missing"]["ids"]) == (1, [changed["id"]])
         assert checks["missing"]["detail"] == "1 row of the input is not in the output with this text"
@@ -337,11 +338,13 @@ def test_without_the_rejects_file_rejected_rows_are_not_excused(copy: Path) -> N
     rejects.rename(copy / "elsewhere.jsonl")
     code, checks = verified(copy / "out.parquet")
     assert (code, checks["missing"]["ids"]) == (1, ["b2"])
-    assert checks["missing"]["remedy"] == f"rejected rows would be known by {rejects}, which is not there"
+    absent = f"{rejects}, which lists the rejected rows, does not exist"
+    assert checks["missing"]["remedy"] == absent
+    assert checks["rows"]["detail"] == f"62 read = 60 embedded + 2 rejected; {absent}"
     rejects.write_text("[]\n[]\n")
     code, _, err = run("verify", copy / "out.parquet")
     assert code == 1
-    assert f"{rejects} is no list of rejected rows" in err
+    assert f"{rejects} cannot be read as a rejects file" in err
 
 
 def test_ids_of_another_type_are_told(tmp_path: Path, model: Path) -> None:

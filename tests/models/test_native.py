@@ -17,13 +17,10 @@ import reference
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.models.native import find_native_equivalent
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 NAMES = ("bilingual-embedding-small", "bilingual-embedding-base", "bilingual-embedding-large", "gte-multilingual-base")
 TEXTS = ["a", "Two words", "向量 et des vecteurs", "Un texte plus long. " * 12, "words " * 700]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("engine", ["torch", "auto"])

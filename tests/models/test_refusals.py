@@ -23,13 +23,10 @@ from embedcli.models import refusals
 from embedcli.storage.lfs import POINTER_START
 from jobs import rows, run, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ENGINES = ("torch", "auto")
 POINTER = POINTER_START + b"\noid sha256:" + b"0" * 64 + b"\nsize 90000000\n"
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -24,18 +24,20 @@ class ListedRejects:
     """The rejects file of an output. It is read when it is asked for the first time.
 
     Attributes:
-        path: The file, whether it is there or not.
+        path: The file, whether it exists or not.
+        absence: What to say if it does not.
     """
 
     def __init__(self, output: VectorDataset) -> None:
         self.path = OutputTarget(output.path, "parquet", storage.is_folder(output.path)).rejects_path
+        self.absence = f"{self.path}, which lists the rejected rows, does not exist"
 
     @cached_property
     def exists(self) -> bool:
         return storage.exists(self.path)
 
     def count(self) -> int | None:
-        """Count the listed rows; None if there is no such file."""
+        """Count the listed rows; None without a rejects file."""
         return sum(1 for _ in self._lines()) if self.exists else None
 
     def includes(self, id: Any, raw: str) -> bool:
@@ -46,8 +48,9 @@ class ListedRejects:
         Raises:
             InputError: The file is damaged.
         """
-        position = np.searchsorted(self._keys, row_key(id, raw))
-        return bool(position < len(self._keys) and self._keys[position] == row_key(id, raw))
+        key = row_key(id, raw)
+        position = np.searchsorted(self._keys, key)
+        return bool(position < len(self._keys) and self._keys[position] == key)
 
     @cached_property
     def _keys(self) -> NDArray[np.uint64]:
@@ -56,7 +59,7 @@ class ListedRejects:
         try:
             return np.sort(np.fromiter((row_key(row["id"], row["raw"]) for row in rows), np.uint64))
         except (ValueError, KeyError, TypeError) as error:
-            problem = f"{self.path} is no list of rejected rows: {first_line(error)}"
+            problem = f"{self.path} cannot be read as a rejects file: {first_line(error)}"
             raise InputError(problem, "use the file that was written with the output") from error
 
     def _lines(self) -> Iterator[bytes]:

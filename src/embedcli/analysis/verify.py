@@ -109,7 +109,8 @@ def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> Veri
     if "read" not in manifest:
         return VerificationCheck("rows", None, f"{rows}; the expected number is not recorded")
     windows = "window" in output.schema.names
-    rejects, listed = int(manifest.get("rejects", 0)), ListedRejects(output).count()
+    rejects, listing = int(manifest.get("rejects", 0)), ListedRejects(output)
+    listed = listing.count()
     is_conserved = manifest["read"] == manifest["rows"] + rejects and (
         windows or manifest["rows"] == description["rows"]
     )
@@ -122,6 +123,8 @@ def check_row_counts(output: VectorDataset, description: dict[str, Any]) -> Veri
             False,
             f"{format_count(rejects, 'row was', 'rows were')} rejected, the rejects file lists {listed:,}",
         )
+    if rejects and listed is None:
+        detail += f"; {listing.absence}"
     return VerificationCheck("rows", True, detail)
 
 
@@ -278,11 +281,11 @@ class Verifier:
 
     def _explain_missing_rows(self) -> str:
         missing, extra = self.stats.missing_rows.example_ids, self.stats.extra_rows.example_ids
-        if missing and extra and isinstance(missing[0], str) != isinstance(extra[0], str):
-            read, stored = (("text", "numbers")[not isinstance(ids[0], str)] for ids in (missing, extra))
-            return f"the input's ids are {read}, the output's are {stored}"
+        kinds = ["text" if isinstance(ids[0], str) else "numbers" for ids in (missing, extra) if ids]
+        if len(set(kinds)) == 2:
+            return f"the input's ids are {kinds[0]}, the output's are {kinds[1]}"
         if self.output.job_manifest.get("rejects") and not self._rejects.exists:
-            return f"rejected rows would be known by {self._rejects.path}, which is not there"
+            return self._rejects.absence
         return ""
 
     def check_vectors(self) -> VerificationCheck:

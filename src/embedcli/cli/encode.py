@@ -134,7 +134,7 @@ def run_job_with_reporting(
 
 
 def start_report(job: Job, reporter: ProgressReporter, price: float | None, settings: OptionSources) -> RunReport:
-    """The report of a run that begins now: it has failed unless it is told otherwise."""
+    """The report of a run that begins now, with the exit code of a failure until the run has ended."""
     from embedcli.pipeline.metrics import MetricsCollector
     from embedcli.reporting.run_report import RunReport
 

@@ -74,12 +74,6 @@ def test_doing_it_again_changes_nothing(weights: Any) -> None:
     assert len(graph.get_ops()) == count
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 @pytest.mark.parametrize("first", [True, False])
 def test_a_network_that_was_compiled_otherwise_is_not_used(
     first: bool, own_cache: Path, monkeypatch: pytest.MonkeyPatch

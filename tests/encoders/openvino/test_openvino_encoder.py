@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,11 +245,6 @@ def test_half_precision_is_an_error_where_the_cpu_lacks_it(monkeypatch: pytest.M
 
 
 # Models that cannot be compiled
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
 
 
 def load_with_notes(name: str = BERT, **values: Any) -> tuple[Any, list[str]]:

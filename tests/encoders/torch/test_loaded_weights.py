@@ -16,13 +16,10 @@ import models
 import reference
 from embedcli.core.errors import ModelError
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 Tensors = dict[str, Any]
 ENGINES = ("torch", "auto")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
 
 
 def changed(name: str, target: Path, change: Callable[[Tensors], Tensors], **config: Any) -> Path:

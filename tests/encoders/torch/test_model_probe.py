@@ -26,6 +26,8 @@ from embedcli.models.config import read_model_config
 from embedcli.models.traits import BUNDLED_TRAITS
 from reference import encode, job, load, lowest_cosine, samples
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SAME = 0.999999
 # More than the tokenizer of the small models has.
 VOCABULARY = 4000
@@ -81,12 +83,6 @@ INDEPENDENT = {
     "gpt2": ("gpt2", "lasttoken", "right"),
     "xlnet": ("xlnet", "mean", "left"),
 }
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was measured of an equal model by another test would be read instead of measured."""
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ import reference
 from embedcli.core.errors import ModelError, UsageError
 from embedcli.core.multi_vectors import MultiVectors
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 Build = Callable[[Path, Path], Any]
 
 LAYOUTS: dict[str, Build] = {
@@ -27,11 +29,6 @@ LAYOUTS: dict[str, Build] = {
         folder, attend_to_mask_tokens=True, mask_punctuation=False
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EMBEDCLI_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(params=list(LAYOUTS))
